@@ -1,0 +1,92 @@
+"""Captions for the teacher, made from the attributes a record has (method section 4)."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+CLASS_TEMPLATE = 'a picture that evokes {emotion}'
+NEUTRAL = 'a picture'
+
+_BRIGHTNESS = (
+  'pitch dark', 'very dark', 'dark', 'rather dark', 'dim', 'evenly lit',
+  'lit', 'rather bright', 'bright', 'very bright', 'glaring',
+)  # fmt: skip
+_COLOURFULNESS = (
+  'no colours', 'hardly any colours', 'faint colours', 'muted colours', 'soft colours', 'moderate colours',
+  'clear colours', 'rich colours', 'vivid colours', 'very vivid colours', 'blazing colours',
+)  # fmt: skip
+
+
+def caption(attributes: Mapping, emotion: str | None = None, template: str = CLASS_TEMPLATE) -> str:
+  """One sentence that says what the record knows; what it does not know leaves no trace.
+
+  Args:
+    attributes: any of EmoSet's scene, object (list), brightness and colorfulness (0.0-1.0), facial_expression,
+      human_action.
+    emotion: the class name, or None to keep the label out of the text.
+    template: text for a record without attributes whose emotion is given; holds '{emotion}'.
+
+  Returns:
+    For example "a dark picture with muted colours of a forest path, with tree and street light, a happy face,
+    laughing, evoking amusement"; "a picture" where nothing is known.
+  """
+  parts = [_look(attributes)]
+  if attributes.get('object'):
+    parts.append('with ' + _listed([name.lower() for name in attributes['object']]))
+  if attributes.get('facial_expression'):
+    parts.append(f'{_article(attributes["facial_expression"])} face')
+  if attributes.get('human_action'):
+    parts.append(attributes['human_action'].strip())
+  if parts == [NEUTRAL]:
+    return template.format(emotion=emotion) if emotion else NEUTRAL
+  if emotion:
+    parts.append(f'evoking {emotion}')
+  return ', '.join(parts)
+
+
+def fit(
+  attributes: Mapping,
+  emotion: str | None,
+  count_tokens: Callable[[str], int],
+  limit: int = 77,
+  template: str = CLASS_TEMPLATE,
+) -> str:
+  """The caption with as many of its objects, from the first on, as `limit` tokens hold.
+
+  Args:
+    attributes, emotion, template: as for `caption`.
+    count_tokens: tokens of a text as the teacher counts them, its start and end tokens included.
+    limit: longest text the teacher reads.
+
+  Returns:
+    The caption; without any object it is returned whatever its length.
+  """
+  objects = list(attributes.get('object', ()))
+  for kept in range(len(objects), 0, -1):
+    text = caption({**attributes, 'object': objects[:kept]}, emotion, template)
+    if count_tokens(text) <= limit:
+      return text
+  return caption({**attributes, 'object': []}, emotion, template)
+
+
+def _look(attributes: Mapping) -> str:
+  """Brightness, colourfulness and scene in one phrase."""
+  text = NEUTRAL
+  if 'brightness' in attributes:
+    text = f'{_article(_step(_BRIGHTNESS, attributes["brightness"]))} picture'
+  if 'colorfulness' in attributes:
+    text += f' with {_step(_COLOURFULNESS, attributes["colorfulness"])}'
+  if attributes.get('scene'):
+    text += f' of {_article(attributes["scene"].replace("_", " "))}'
+  return text
+
+
+def _step(words: Sequence[str], value: float) -> str:
+  return words[round(float(value) * (len(words) - 1))]
+
+
+def _article(noun: str) -> str:
+  return f'{"an" if noun[0] in "aeiou" else "a"} {noun}'
+
+
+def _listed(names: Sequence[str]) -> str:
+  """'a', 'a and b', 'a, b and c'."""
+  return ' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))

@@ -1,0 +1,32 @@
+"""How the commands of this package start: a user's mistake ends in one line on standard error and exit code 2."""
+
+from collections.abc import Callable
+import sys
+
+from absl import app, flags
+
+from data_pipelines.errors import UserError
+
+USAGE_ERROR = 2
+
+
+def _parse(argv: list[str]) -> list[str]:
+  try:
+    rest = flags.FLAGS(argv)
+  except flags.Error as error:
+    raise UserError(f'{error} (--help lists the options)') from error
+  if len(rest) > 1:
+    raise UserError(f"unexpected argument '{rest[1]}': options are given as --name=value")
+  return rest
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+  """Parses the command line and runs `main` under absl; exit code 2 after a `UserError` or Ctrl-C."""
+  try:
+    app.run(main, flags_parser=_parse)
+  except UserError as error:
+    print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
+    sys.exit(USAGE_ERROR)
+  except KeyboardInterrupt:
+    print('interrupted: run the same command again to start over', file=sys.stderr)
+    sys.exit(USAGE_ERROR)

@@ -1,0 +1,1 @@
+"""Emo8: eight emotions, five visual styles, folders only."""

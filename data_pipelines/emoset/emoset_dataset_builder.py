@@ -1,0 +1,108 @@
+"""Builder of EmoSet-118K: split lists in JSON, pictures and annotations in folders by emotion."""
+
+from collections.abc import Iterator
+import functools
+import importlib.resources
+import json
+import pathlib
+
+import tensorflow_datasets as tfds
+
+from data_pipelines import builder, images, schema
+from data_pipelines.errors import UserError
+
+SPLITS = ('train', 'val', 'test')
+ATTRIBUTES = ('scene', 'object', 'brightness', 'colorfulness', 'facial_expression', 'human_action')
+
+
+@functools.cache
+def vocabulary() -> dict[str, frozenset[str]]:
+  """Attribute -> its values as EmoSet's own `info.json` names them (brightness and colorfulness as '0.0' ... '1.0')."""
+  info = json.loads(importlib.resources.files(__package__).joinpath('info.json').read_text(encoding='utf-8'))
+  return {attribute: frozenset(info[attribute]['label2idx']) for attribute in ATTRIBUTES}
+
+
+class Builder(builder.FolderBuilder):
+  """EmoSet-118K (Yang et al., EmoSet, ICCV 2023): one of Mikels' eight emotions each, with annotated attributes."""
+
+  VERSION = tfds.core.Version('1.0.0')
+  LABELS = schema.EMOTIONS
+  MANUAL_DOWNLOAD_INSTRUCTIONS = (
+    'EmoSet-118K holds info.json, train.json, val.json, test.json, image/<emotion>/*.jpg and '
+    'annotation/<emotion>/<id>.json; ask its authors for it, see https://vcc.tech/EmoSet'
+  )
+
+  def list_pictures(self, source: pathlib.Path) -> dict[str, list[builder.Listed]]:
+    """Pictures by split, as train.json, val.json and test.json list them. Raises UserError as the base says."""
+    for folder in ('image', 'annotation'):
+      if not (source / folder).is_dir():
+        raise UserError(f'{source} has no folder {folder}/. {self.layout}')
+    info = self._json(source / 'info.json')
+    order = info.get('emotion', {}).get('label2idx', {}) if isinstance(info, dict) else {}
+    if order != {label: index for index, label in enumerate(self.LABELS)}:
+      raise UserError(f'{source}/info.json does not number the emotions {", ".join(self.LABELS)}. {self.layout}')
+    splits = {split: list(self._list_split(source, split)) for split in SPLITS}
+    self._check_folders(source, {listed.path for pictures in splits.values() for listed in pictures})
+    return splits
+
+  def attributes(self, source: pathlib.Path, listed: builder.Listed) -> dict:
+    """The annotated attributes that EmoSet's vocabulary knows; others are dropped and counted by value.
+
+    Raises:
+      images.RejectedError: the annotation cannot be read, or names another emotion than the split does.
+    """
+    try:
+      annotation = json.loads((source / listed.annotation).read_text(encoding='utf-8'))
+      emotion = annotation['emotion']
+    except (OSError, ValueError, KeyError, TypeError) as error:
+      raise images.RejectedError(f'annotation {listed.annotation} cannot be read') from error
+    if emotion != listed.label:
+      raise images.RejectedError(f"annotation says '{emotion}', the split says '{listed.label}'")
+    known = {}
+    for attribute in ATTRIBUTES:
+      value = annotation.get(attribute)
+      if isinstance(value, list):
+        kept = [item for item in value if self._is_known(attribute, item)]
+        known |= {attribute: kept} if kept else {}
+      elif value is not None and self._is_known(attribute, value):
+        known[attribute] = value
+    return known
+
+  def _is_known(self, attribute: str, value: object) -> bool:
+    known = str(float(value) if isinstance(value, int) else value) in vocabulary()[attribute]
+    if not known:
+      self.ignore(f'{attribute}: {value}')
+    return known
+
+  def _json(self, path: pathlib.Path) -> object:
+    try:
+      return json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError as error:
+      raise UserError(f'{path.parent} has no file {path.name}. {self.layout}') from error
+    except ValueError as error:
+      raise UserError(f'{path} is not JSON ({error}): fetch it again. {self.layout}') from error
+
+  def _list_split(self, source: pathlib.Path, split: str) -> Iterator[builder.Listed]:
+    entries = self._json(source / f'{split}.json')
+    if not isinstance(entries, list) or not entries:
+      raise UserError(f'{source}/{split}.json is not a list of pictures. {self.layout}')
+    for entry in entries:
+      # Copies differ: [emotion, image, annotation] or [emotion, id, image, annotation].
+      if not isinstance(entry, list) or len(entry) not in (3, 4) or not all(isinstance(item, str) for item in entry):
+        raise UserError(f'{source}/{split}.json holds {entry!r}, not [emotion, image, annotation]. {self.layout}')
+      if entry[0] not in self.LABELS:
+        raise UserError(f"{source}/{split}.json holds the unknown emotion '{entry[0]}'. {self.layout}")
+      yield builder.Listed(path=entry[-2], label=entry[0], annotation=entry[-1])
+
+  def _check_folders(self, source: pathlib.Path, listed: set[str]) -> None:
+    """Every emotion has pictures; those that no split lists are counted."""
+    for unknown in sorted(entry.name for entry in (source / 'image').iterdir() if entry.is_dir()):
+      if unknown not in self.LABELS and not unknown.startswith('.'):
+        raise UserError(f"{source}/image holds the unknown class '{unknown}'. {self.layout}")
+    for label in self.LABELS:
+      files = self.files(source / 'image' / label)
+      if not files:
+        raise UserError(f'{source}/image/{label} is missing or empty. {self.layout}')
+      for path in files:
+        if path.relative_to(source).as_posix() not in listed:
+          self.ignore('pictures in no split')

@@ -1,0 +1,193 @@
+"""Batches for training and evaluation. What a batch holds is a function of (seed, step) alone.
+
+There is no shuffle buffer and no iterator state: order comes from a keyed permutation, draws from stateless seeds. So a
+run resumes by asking for the batches from its step on, and every host makes its own rows of the same global batch.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from data_pipelines import augment
+from data_pipelines.errors import UserError
+from data_pipelines.records import Split
+
+READ_TOGETHER = 64
+"""Records per call into Python: enough to make the call cheap, few enough to keep a large batch out of memory."""
+_FIELDS = {'image': tf.io.FixedLenFeature([], tf.string), 'person': tf.io.FixedLenFeature([], tf.string),
+           'label': tf.io.FixedLenFeature([], tf.int64), 'example_id': tf.io.FixedLenFeature([], tf.int64)}
+
+Batch = dict[str, np.ndarray]
+Record = dict[str, tf.Tensor]
+
+
+def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, start_step: int = 0,
+                  mode: str = 'pretrain', person: bool = True, crop_area: tuple[float, float] = (0.2, 1.0),
+                  process_index: int = 0, process_count: int = 1, parallelism: int | None = None) -> Iterator[Batch]:
+  """Endless training batches from `start_step` on: this host's rows of every global batch.
+
+  Each epoch is a new permutation that shows no record twice; the num_examples % batch_size records left at its end are
+  dropped, others each time. Views follow method.md, section 2: random resized crop and flip, bicubic, antialiased.
+
+  Args:
+    split: the records.
+    batch_size: of the global batch, over all hosts.
+    seed: of order and augmentation.
+    image_size: side S of the square views, pixels.
+    start_step: the step of the first batch.
+    mode: 'pretrain' for a scene and a person view, 'finetune' for one image.
+    person: whether 'pretrain' makes the person view.
+    crop_area: share of the picture's area that the random crop takes.
+    process_index, process_count: which host this is, of how many.
+    parallelism: threads; None lets tf.data choose. It does not change what a batch holds.
+
+  Yields:
+    With R = batch_size / process_count rows: 'scene' and 'person' ('pretrain') or 'image' ('finetune'), uint8
+    (R, S, S, 3); 'position' in the split int32 (R,), 'example_id' int64 (R,), 'label' int32 (R,), -1 for none.
+    'person' is the stored crop squashed to S x S and flipped as the scene is; the scene view where there is none.
+
+  Raises:
+    UserError: the batch is larger than the split or does not divide by process_count; while iterating, a damaged shard.
+  """
+  if mode not in ('pretrain', 'finetune'):
+    raise UserError(f"mode is {mode!r}: choose 'pretrain' or 'finetune'")
+  epoch_steps = steps_per_epoch(split, batch_size)
+  first_row, rows = _host_rows(batch_size, process_index, process_count)
+
+  def order(step: tf.Tensor) -> Record:
+    keys_5 = augment.epoch_keys(seed, step // epoch_steps)
+    index_R = step % epoch_steps * batch_size + first_row + tf.range(rows, dtype=tf.int64)
+    position_R = augment.shuffled(index_R, keys_5[augment.ORDER], split.num_examples)
+    return {'position': position_R, 'keys': tf.tile(keys_5[None], [rows, 1])}
+
+  def views(record: Record) -> Record:
+    return _labels(record) | _train_views(record, image_size, mode, person, crop_area)
+
+  steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+  return _batches(split, steps.map(order), views, rows, parallelism)
+
+
+def steps_per_epoch(split: Split, batch_size: int) -> int:
+  """Whole training batches in one epoch.
+
+  Raises:
+    UserError: the batch is larger than the split.
+  """
+  if batch_size > split.num_examples:
+    raise UserError(f'batch_size {batch_size} is more than the {split.num_examples} examples of split {split.name!r}: '
+                    'make it smaller')
+  return split.num_examples // batch_size
+
+
+def eval_batches(split: Split, *, batch_size: int, image_size: int, process_index: int = 0, process_count: int = 1,
+                 parallelism: int | None = None) -> Iterator[Batch]:
+  """Every example once over all hosts, in order; every host makes `eval_step_count` batches of the same shape.
+
+  Args: as in `train_batches`.
+
+  Yields:
+    With R = batch_size / process_count rows: 'image' uint8 (R, S, S, 3), the evaluation view; 'label' int32 (R,),
+    'position' int32 (R,), 'example_id' int64 (R,); 'mask' float32 (R,), 1 for an example, 0 for the padding of the last
+    batch, which is zero throughout.
+
+  Raises:
+    UserError: the batch does not divide by process_count; while iterating, a damaged shard.
+  """
+  first_row, rows = _host_rows(batch_size, process_index, process_count)
+
+  def order(step: tf.Tensor) -> Record:
+    index_R = step * batch_size + first_row + tf.range(rows, dtype=tf.int64)
+    # Padding reads a real record, so that it has every field in its shape, and is then zeroed.
+    return {'position': tf.minimum(index_R, split.num_examples - 1), 'mask': index_R < split.num_examples}
+
+  def view(record: Record) -> Record:
+    values = _labels(record) | {'image': augment.evaluation_view(record['image'], image_size)}
+    zeroed = {name: value * tf.cast(record['mask'], value.dtype) for name, value in values.items()}
+    return zeroed | {'mask': tf.cast(record['mask'], tf.float32)}
+
+  steps = tf.data.Dataset.range(eval_step_count(split, batch_size))
+  return _batches(split, steps.map(order), view, rows, parallelism)
+
+
+def eval_step_count(split: Split, batch_size: int) -> int:
+  """How many batches `eval_batches` yields on every host."""
+  return -(-split.num_examples // batch_size)
+
+
+def _host_rows(batch_size: int, process_index: int, process_count: int) -> tuple[int, int]:
+  """First row and number of rows of the global batch that this host makes."""
+  if batch_size < 1 or batch_size % process_count:
+    raise UserError(f'batch_size {batch_size} does not divide by {process_count} hosts: choose a multiple of '
+                    f'{process_count}')
+  rows = batch_size // process_count
+  return process_index * rows, rows
+
+
+def _labels(record: Record) -> Record:
+  return {'position': tf.cast(record['position'], tf.int32), 'example_id': record['example_id'],
+          'label': tf.cast(record['label'], tf.int32)}
+
+
+def _train_views(record: Record, size: int, mode: str, person: bool, crop_area: tuple[float, float]) -> Record:
+  jpeg, example_id, keys = record['image'], record['example_id'], record['keys']
+  height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(jpeg))
+  draws = augment.uniform(keys[augment.CROP], example_id, [2, augment.TRIES + 1])
+  box = augment.random_crop(draws, height, width, crop_area)
+  flip = augment.uniform(keys[augment.FLIP], example_id, []) < 0.5
+
+  def finish(image: tf.Tensor) -> tf.Tensor:
+    image = augment.resize(image, size, size)
+    return tf.ensure_shape(tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image), [size, size, 3])
+
+  scene = finish(augment.decode_crop(jpeg, box))
+  if mode == 'finetune':
+    return {'image': scene}
+  if not person:
+    return {'scene': scene}
+  has_person = tf.strings.length(record['person']) > 0
+  return {'scene': scene,
+          'person': tf.cond(has_person, lambda: finish(augment.decode(record['person'])), lambda: scene)}
+
+
+def _batches(split: Split, ordered: tf.data.Dataset, make: Callable[[Record], Record], rows: int,
+             parallelism: int | None) -> Iterator[Batch]:
+  """Reads the records that `ordered` names, makes each into one row, and batches the rows in the same order."""
+  failures = []
+
+  def read(positions_R: np.ndarray) -> np.ndarray:
+    try:
+      return np.array([split.read(position) for position in positions_R], dtype=object)
+    except UserError as error:
+      # TensorFlow would print and wrap what is raised here; an empty record ends the stream instead.
+      failures.append(error)
+      return np.array([b''], dtype=object)
+
+  def add_serialized(names: Record) -> Record:
+    serialized_R = tf.numpy_function(read, [names['position']], tf.string)
+    return names | {'serialized': tf.ensure_shape(serialized_R, [None])}
+
+  def intact(names: Record) -> tf.Tensor:
+    return tf.strings.length(names['serialized'][0]) > 0
+
+  def parse(names: Record) -> Record:
+    serialized_R = names.pop('serialized')
+    return names | tf.io.parse_example(serialized_R, _FIELDS)
+
+  options = tf.data.Options()
+  options.deterministic = True
+  options.threading.max_intra_op_parallelism = 1
+  if parallelism:
+    options.threading.private_threadpool_size = parallelism
+  calls = parallelism or tf.data.AUTOTUNE
+  dataset = ordered.unbatch().batch(READ_TOGETHER).map(add_serialized, num_parallel_calls=calls)
+  dataset = dataset.take_while(intact).map(parse).unbatch().map(make, num_parallel_calls=calls)
+  dataset = dataset.batch(rows, drop_remainder=True).prefetch(2).with_options(options)
+  return _iterate(dataset, failures)
+
+
+def _iterate(dataset: tf.data.Dataset, failures: list[UserError]) -> Iterator[Batch]:
+  """The batches, and after the last that could be made what stopped them."""
+  yield from dataset.as_numpy_iterator()
+  if failures:
+    raise failures[0]

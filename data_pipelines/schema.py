@@ -1,0 +1,36 @@
+"""The one record schema: what every dataset's TFRecord shards hold, whatever the dataset knows about its pictures."""
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+EMOTIONS = ('amusement', 'awe', 'contentment', 'excitement', 'anger', 'disgust', 'fear', 'sadness')
+"""Mikels' eight emotions in EmoSet's order: the label table of EmoSet, Emo8 and FI."""
+
+
+def record_features(labels: tuple[str, ...]) -> tfds.features.FeaturesDict:
+  """Features of one record.
+
+  Args:
+    labels: class names in label order.
+
+  Returns:
+    id          path of the picture inside the raw folder, unique in the dataset.
+    example_id  rank of `id` among all pictures found, sorted by path; the key of every random draw.
+    image       the whole picture as a clean sRGB JPEG (uint8, H x W x 3).
+    person      JPEG of the largest confident person with a 20 % margin, cut from the original pixels
+                (short side <= 256); empty bytes where there is none.
+    boxes       all person boxes, float32 (N, 4) as (ymin, xmin, ymax, xmax), fractions of the stored picture.
+    box_scores  their confidences, float32 (N,), 1.0 where a human drew the box.
+    label       class index, -1 where the picture has none.
+    attributes  JSON object of EmoSet's annotation fields that are present; '{}' where there are none.
+  """
+  return tfds.features.FeaturesDict({
+      'id': tfds.features.Text(),
+      'example_id': np.int64,
+      'image': tfds.features.Image(shape=(None, None, 3), encoding_format='jpeg'),
+      'person': tfds.features.Tensor(shape=(), dtype=np.object_),
+      'boxes': tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
+      'box_scores': tfds.features.Tensor(shape=(None,), dtype=np.float32),
+      'label': tfds.features.ClassLabel(names=list(labels)),
+      'attributes': tfds.features.Text(),
+  })

@@ -1,0 +1,70 @@
+"""Package metadata. The version is `uniemox_jax.__version__`."""
+
+from pathlib import Path
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'uniemox_jax' / '__init__.py').read_text(encoding='utf-8'))[1]
+
+# Each range starts at a version that the tests passed with and ends before the next series, which nobody has seen.
+INSTALL_REQUIRES = [
+  'absl-py>=2.5,<3',
+  'etils[epath]>=1.15,<2',
+  'flax>=0.12.8,<0.13',
+  'google-crc32c>=1.9,<2',
+  'huggingface_hub>=2.4,<3',
+  'jax>=0.10.2,<0.11',
+  'jinja2>=3.1.6,<4',
+  'matplotlib>=3.11,<4',
+  'ml_collections>=1.1,<2',
+  'numpy>=2.4,<3',
+  'optax>=0.2.8,<0.3',
+  'orbax-checkpoint>=0.12.8,<0.13',
+  'pillow>=12.3,<13',
+  'safetensors>=0.8,<0.9',
+  'scipy>=1.17,<2',
+  # tensorboardX writes the event files, tensorboard is what shows them (tensorflow no longer brings it).
+  'tensorboard>=2.21,<3',
+  'tensorboardX>=2.6.5,<3',
+  # Only reads and writes records, so the CPU build will do; tensorflow-tpu would fight jax over the TPU. Elsewhere than
+  # on x86-64 the CPU build goes by the plain name (not tested there).
+  'tensorflow-cpu>=2.21,<2.22; platform_machine == "x86_64" or platform_machine == "AMD64"',
+  'tensorflow>=2.21,<2.22; platform_machine != "x86_64" and platform_machine != "AMD64"',
+  'tensorflow-datasets>=4.9.10,<4.10',
+  'tqdm>=4.70,<5',
+  'transformers>=5.23,<6',
+]
+
+# Below 2.6, torch.load(weights_only=True) can be made to run code.
+TORCH = ['torch>=2.6,<3']
+
+setup(
+  name='uniemox_jax',
+  version=VERSION,
+  description='UniEmoX in JAX: cross-modal semantic-guided pretraining for emotion recognition in whole scenes',
+  long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  license_files=['LICENSE', 'uniemox_jax/assets/clip/LICENSE', 'data_pipelines/emoset/LICENSE.txt'],
+  python_requires='>=3.11',
+  packages=find_packages(include=['uniemox_jax', 'uniemox_jax.*', 'data_pipelines', 'data_pipelines.*', 'configs']),
+  package_data={
+    'uniemox_jax': ['assets/**/*', '**/*.j2'],
+    'data_pipelines': ['emoset/info.json', 'emoset/LICENSE.txt'],
+  },
+  install_requires=INSTALL_REQUIRES,
+  extras_require={
+    'tpu': ['jax[tpu]'],
+    'cuda': ['jax[cuda12]'],
+    'torch': TORCH,
+    # This very torch has a small CPU build where the tests run; any other request fetches gigabytes of CUDA there.
+    'dev': ['pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'ruff>=0.17,<0.18', 'scikit-learn>=1.9,<2', 'torch==2.13.0'],
+  },
+  classifiers=[
+    'Intended Audience :: Science/Research',
+    'Programming Language :: Python :: 3.11',
+    'Topic :: Scientific/Engineering :: Artificial Intelligence',
+  ],
+)

@@ -1,0 +1,120 @@
+"""A user's mistake at any command: exit code 2, and one line on standard error that names the thing and the remedy."""
+
+from collections.abc import Callable, Iterator
+import os
+from pathlib import Path
+import runpy
+import subprocess
+import sys
+
+from absl import flags
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PRETRAIN = '--config=configs/demo.py:pretrain'
+FINETUNE = '--config=configs/demo.py:finetune'
+
+# verb, arguments after --workdir, what the line must name, what it must say to do
+MISTAKES = {
+  'config file that does not exist': ('pretrain', ['--config=configs/nope.py'], 'configs/nope.py', 'give a path'),
+  'config missing': ('pretrain', [], '--config', 'add --config='),
+  'config argument that the file does not know': (
+    'pretrain', ['--config=configs/demo.py:nope'], 'nope', 'correct the name'),
+  'config that takes no argument': (
+    'pretrain', ['--config=configs/pretrain_emoset_vitb16.py:nope'], 'pretrain_emoset_vitb16.py:nope', 'argument'),
+  'config that is no Python': ('pretrain', ['--config=Makefile'], 'Makefile', 'invalid syntax'),
+  'config of another verb': ('finetune', [PRETRAIN], 'emotion_in_caption', 'remove it'),
+  'section missing': ('pretrain', ['--config=configs/demo.py'], 'clip', 'remove it'),
+  'section where none belongs': ('demo', [PRETRAIN], 'configs/demo.py', 'without a section'),
+  'unknown key': ('pretrain', [PRETRAIN, '--config.nonsense=1'], '--config.nonsense', 'correct the name'),
+  'misspelt key': ('pretrain', [PRETRAIN, '--config.model.widht=9'], '--config.model.widht', 'Did you mean "width"'),
+  'key below one that has none': ('pretrain', [PRETRAIN, '--config.init.x=1'], '--config.init.x', 'correct the name'),
+  'override of another type': ('pretrain', [PRETRAIN, '--config.batch_size=big'], '--config.batch_size', 'int'),
+  'unknown flag': ('pretrain', [PRETRAIN, '--nonsense=1'], 'nonsense', '--help'),
+  'stray argument': ('pretrain', [PRETRAIN, 'stray'], 'stray', '--name=value'),
+  'no records': ('pretrain', [PRETRAIN, '--config.data_dir=nowhere'], 'nowhere', 'data_pipelines.build'),
+  'no records to fine-tune on': (
+    'finetune', [FINETUNE, '--config.data_dir=nowhere'], 'nowhere', 'data_pipelines.build'),
+  'no records for the teacher': (
+    'train_clip', ['--config=configs/demo.py:clip', '--config.data_dir=nowhere'], 'nowhere', 'data_pipelines.build'),
+  'mesh that does not fit': ('pretrain', [PRETRAIN, '--config.mesh.fsdp=7'], 'fsdp=7', '--config.mesh.data=-1'),
+  'micro-batches that do not fit': ('pretrain', [PRETRAIN, '--config.accum_steps=3'], 'accum_steps 3', 'multiple of'),
+  'batch of none': ('finetune', [FINETUNE, '--config.batch_size=0'], 'batch_size', 'at least 1'),
+  'unknown dtype': ('pretrain', [PRETRAIN, '--config.dtype=float8'], 'float8', 'bfloat16'),
+  'unknown fusion': ('pretrain', [PRETRAIN, '--config.model.fusion=glue'], 'glue', 'glu'),
+  'unknown loss form': ('pretrain', [PRETRAIN, '--config.loss.form=l3'], 'l3', 'cosine or kl'),
+  'unknown negatives': ('pretrain', [PRETRAIN, '--config.loss.negatives=all'], 'all', 'global or local'),
+  'nothing to train': (
+    'pretrain', [PRETRAIN, *(f'--config.loss.{name}=0.0' for name in ('contrastive', 'similarity', 'reconstruction'))],
+    'loss weight', 'nothing to train'),
+  'heads that do not divide the width': ('pretrain', [PRETRAIN, '--config.model.heads=5'], 'width 96', '5'),
+  'unknown split': ('evaluate', ['--split=tset'], 'tset', 'test'),
+  'run that does not exist': ('evaluate', [], 'run', 'give the --workdir'),
+}
+
+
+def _assert_one_line(code: int, stderr: str, thing: str, remedy: str) -> None:
+  assert code == 2
+  assert stderr.startswith('error: ') and stderr.count('\n') == 1, stderr
+  assert thing in stderr and remedy in stderr
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+  """Runs `python -m uniemox_jax.VERB ARGUMENTS` in this process, and gives the exit code."""
+  monkeypatch.chdir(ROOT)
+  before = set(flags.FLAGS)
+
+  def run(verb: str, *arguments: str) -> int:
+    monkeypatch.setattr(sys, 'argv', [verb, *arguments])
+    with pytest.raises(SystemExit) as stopped:
+      runpy.run_module(f'uniemox_jax.{verb}', run_name='__main__')
+    return stopped.value.code
+
+  yield run
+  for name in set(flags.FLAGS) - before:
+    delattr(flags.FLAGS, name)
+
+
+@pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")  # runpy, of a module that another test imported
+@pytest.mark.parametrize(('verb', 'arguments', 'thing', 'remedy'), MISTAKES.values(), ids=MISTAKES)
+def test_mistake_ends_in_one_line_and_leaves_nothing(
+    command: Callable[..., int], capsys: pytest.CaptureFixture, tmp_path: Path, verb: str, arguments: list[str],
+    thing: str, remedy: str) -> None:
+  code = command(verb, f'--workdir={tmp_path}/run', *arguments)
+  _assert_one_line(code, capsys.readouterr().err, thing, remedy)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")
+def test_missing_workdir_is_asked_for(command: Callable[..., int], capsys: pytest.CaptureFixture) -> None:
+  _assert_one_line(command('pretrain', PRETRAIN), capsys.readouterr().err, '--workdir', 'add --workdir=')
+
+
+@pytest.fixture(scope='module')
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, subprocess.Popen]]:
+  """Two commands as users start them, side by side: importing tensorflow is what takes the time."""
+  folder = tmp_path_factory.mktemp('commands')
+  emulated = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+                           'PYTHONPATH': str(ROOT)}
+  commands = {
+    'devices': ['uniemox_jax.finetune', FINETUNE, f'--workdir={folder}/run', '--config.batch_size=12'],
+    'build': ['data_pipelines.build', '--dataset=emo8', f'--source={folder}/nowhere', f'--data_dir={folder}/data'],
+  }
+  # From another folder than the clone: --config=configs/... falls back to the installed files.
+  started = {name: subprocess.Popen([sys.executable, '-m', *arguments], env=emulated, cwd=folder, text=True,
+                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+             for name, arguments in commands.items()}
+  yield started
+  for process in started.values():
+    process.kill()
+
+
+@pytest.mark.parametrize(('name', 'thing', 'remedy'), [
+  ('devices', 'batch_size 12', 'multiple of 8'),
+  ('build', 'nowhere', 'ask its authors'),
+])
+def test_real_process_says_nothing_else(processes: dict[str, subprocess.Popen], name: str, thing: str,
+                                        remedy: str) -> None:
+  stderr = processes[name].communicate(timeout=120)[1]
+  _assert_one_line(processes[name].returncode, stderr, thing, remedy)

@@ -1,0 +1,159 @@
+"""One pretraining step: golden values, and that devices, micro-batches and dead terms change nothing."""
+
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from uniemox_jax import losses, optim, sharding
+from uniemox_jax.models.clip import CLIPConfig, ImageTower
+from uniemox_jax.models.layers import unit
+from uniemox_jax.models.uniemox import UniEmoX
+from uniemox_jax.teacher import clip_normalise
+from uniemox_jax.train_state import TrainState, builder, create_state, graphdef_of
+from uniemox_jax.train_step import PretrainOptions, Teacher, make_pretrain_step
+
+BATCH, SIZE, WIDTH = 16, 32, 12
+GOLDEN = (
+    {'contrastive': 1.163356, 'similarity': 0.794965, 'reconstruction': 1.831985, 'gradient_norm': 29.27809},
+    {'contrastive': 0.503365, 'similarity': 0.418613, 'reconstruction': 1.811928, 'gradient_norm': 10.85755},
+)
+"""Metrics of the first and third step."""
+WEIGHTS = {'contrastive': 1.0, 'similarity': 1.0, 'reconstruction': 1.0}
+MODEL = dict(image_size=SIZE, patch_size=8, width=24, depth=2, heads=2, decoder_width=WIDTH, decoder_depth=1,
+             decoder_heads=2, mask_ratio=0.75)
+
+
+@pytest.fixture(scope='module')
+def batch() -> dict[str, np.ndarray]:
+  rng = np.random.default_rng(0)
+  text = rng.standard_normal((BATCH, WIDTH)).astype(np.float32)
+  pictures = rng.integers(0, 256, (2, BATCH, SIZE, SIZE, 3), dtype=np.uint8)
+  return {'scene': pictures[0], 'person': pictures[1], 'text': text / np.linalg.norm(text, axis=1, keepdims=True)}
+
+
+@pytest.fixture(scope='module')
+def teacher(clip_config: CLIPConfig, clip_params: dict[str, Any]) -> tuple[Teacher, dict[str, Any]]:
+  tower = graphdef_of(lambda rngs: ImageTower(clip_config, remat='none', scan=False, dtype=jnp.float32, rngs=rngs))
+  embed = lambda frozen, images: unit(nnx.merge(tower, frozen)(clip_normalise(images, clip_config.image_size)))  # noqa: E731
+  return Teacher(embed, lambda frozen: jnp.float32(10.0)), clip_params['vision']
+
+
+def run_steps(batch: dict[str, np.ndarray], teacher: tuple[Teacher, Any] | None, *, steps: int = 1, devices: int = 1,
+              fsdp: int = 1, weights: dict[str, float] = WEIGHTS, model: dict[str, Any] | None = None, **options: Any
+              ) -> tuple[dict[str, float], TrainState]:
+  """Metrics of the last step, and the state on the host."""
+  mesh = sharding.make_mesh(-1, fsdp, jax.devices()[:devices])
+  semantic = bool(weights['contrastive'] or weights['similarity'])
+  build = builder(UniEmoX, **MODEL | (model or {}), semantic=semantic, reconstruct=bool(weights['reconstruction']))
+  schedule = optim.warmup_cosine(0.016, BATCH, 10, 0)
+  tx = optim.adamw(schedule)
+  state, _ = create_state(build, tx, mesh, seed=0)
+  embedder, frozen = teacher or (None, ())
+  step = jax.jit(make_pretrain_step(graphdef_of(build), embedder, tx, schedule, PretrainOptions(weights, **options)))
+  with jax.set_mesh(mesh):
+    for _ in range(steps):
+      state, metrics = step(state, sharding.replicate(frozen, mesh), sharding.global_batch(batch, mesh),
+                            jax.random.key(1))
+  return {name: float(value) for name, value in metrics.items()}, jax.device_get(state)
+
+
+@pytest.fixture(scope='module')
+def plain_step(batch, teacher) -> tuple[dict[str, float], TrainState]:
+  """One step on one device in one micro-batch."""
+  return run_steps(batch, teacher)
+
+
+def assert_same(one: tuple[dict[str, float], TrainState], other: tuple[dict[str, float], TrainState]) -> None:
+  """Losses and every parameter agree to 1e-4 relative, but for the keys' biases.
+
+  Softmax ignores them: their true gradient is zero, and Adam turns its rounding error into a step of full length.
+  """
+  for name, value in one[0].items():
+    assert other[0][name] == pytest.approx(value, rel=1e-4), name
+  theirs = dict(jax.tree_util.tree_leaves_with_path(other[1].params))
+  for path, mine in jax.tree_util.tree_leaves_with_path(one[1].params):
+    kept = np.ones(mine.shape[-1], bool)
+    if [key.key for key in path[-2:]] == ['qkv', 'bias']:
+      kept[mine.shape[-1] // 3:2 * mine.shape[-1] // 3] = False
+    difference = np.linalg.norm((mine - theirs[path])[..., kept])
+    assert difference <= 1e-4 * np.linalg.norm(mine[..., kept]), jax.tree_util.keystr(path)
+
+
+def test_first_steps_have_their_golden_losses(batch, teacher, plain_step):
+  third, _ = run_steps(batch, teacher, steps=3)
+  for metrics, values in zip((plain_step[0], third), GOLDEN, strict=True):
+    for name, value in values.items():
+      assert metrics[name] == pytest.approx(value, rel=2e-4), name
+
+
+@pytest.mark.parametrize('fsdp', [1, 4])
+def test_eight_devices_compute_what_one_computes(batch, teacher, plain_step, fsdp):
+  assert_same(plain_step, run_steps(batch, teacher, devices=8, fsdp=fsdp))
+
+
+def test_accumulation_changes_nothing(batch, teacher, plain_step):
+  assert_same(plain_step, run_steps(batch, teacher, accum_steps=4))
+
+
+def test_accumulation_on_devices_with_local_negatives_changes_nothing(batch, teacher):
+  options = dict(negatives='local', local_batch=4)
+  assert_same(run_steps(batch, teacher, **options), run_steps(batch, teacher, devices=4, accum_steps=2, **options))
+
+
+def test_fsdp_splits_the_large_parameters():
+  mesh = sharding.make_mesh(1, 8)
+  state, _ = create_state(builder(UniEmoX, **MODEL), optim.adamw(lambda step: 1e-3), mesh, seed=0)
+  kernels = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.opt_state))
+             if path[-1] == jax.tree_util.DictKey('kernel') and leaf.shape[-2] % 8 == 0]
+  assert kernels
+  assert all(leaf.addressable_shards[0].data.size * 8 == leaf.size for leaf in kernels)
+
+
+@pytest.mark.parametrize('alone', ['contrastive', 'similarity', 'reconstruction'])
+def test_a_single_loss_trains_alone(batch, teacher, alone):
+  weights = {name: float(name == alone) for name in WEIGHTS}
+  metrics, _ = run_steps(batch, teacher, weights=weights)
+  assert metrics['loss'] == pytest.approx(metrics[alone])
+  assert not {name for name in WEIGHTS if name != alone} & metrics.keys()
+
+
+def test_reconstruction_alone_needs_neither_teacher_nor_person_nor_texts(batch):
+  metrics, state = run_steps({'scene': batch['scene']}, None, weights=WEIGHTS | {'contrastive': 0.0, 'similarity': 0.0})
+  assert 'fusion' not in state.params
+  assert np.isfinite(metrics['reconstruction'])
+
+
+def test_glu_fusion_trains(batch, teacher, plain_step):
+  model = {'fusion': 'glu', 'fusion_heads': 2}
+  assert run_steps(batch, teacher, model=model, steps=4)[0]['loss'] < run_steps(batch, teacher, model=model)[0]['loss']
+
+
+def test_decoding_both_streams_averages_both_reconstructions(batch, teacher):
+  weights = WEIGHTS | {'contrastive': 0.0, 'similarity': 0.0}
+  same = batch | {'person': batch['scene']}
+  both, scene = (run_steps(same, None, weights=weights, model={'decode': decode})[0]['reconstruction']
+                 for decode in ('both', 'scene'))
+  other = run_steps(batch, None, weights=weights, model={'decode': 'both'})[0]['reconstruction']
+  assert both == pytest.approx(scene, rel=0.02)
+  assert other != both
+
+
+def test_local_negatives_are_the_texts_of_the_own_group(batch):
+  rng = np.random.default_rng(1)
+  fused, image = (losses.unit(jnp.asarray(rng.standard_normal((BATCH, WIDTH)), jnp.float32)) for _ in range(2))
+  local = losses.contrastive_cosine(fused, image, losses.group_texts(jnp.asarray(batch['text']), 4))
+  for start in range(0, BATCH, 4):
+    rows = slice(start, start + 4)
+    alone = losses.contrastive_cosine(fused[rows], image[rows], jnp.asarray(batch['text'])[rows])
+    np.testing.assert_allclose(local[rows], alone, rtol=1e-5)
+
+
+def test_contrastive_losses_vanish_for_a_perfect_student(batch):
+  text = jnp.asarray(batch['text'])
+  image = losses.unit(text[::-1] + 0.3)
+  assert float(jnp.max(losses.contrastive_cosine(7 * image, image, text))) == pytest.approx(0, abs=1e-6)
+  assert float(jnp.max(losses.contrastive_kl(7 * image, image, text, jnp.float32(20)))) == pytest.approx(0, abs=1e-5)

@@ -1,0 +1,95 @@
+"""Trained models for notebooks and programs: arrays in, arrays out (design, "Python API").
+
+`images` everywhere: uint8 (B, H, W, 3), which is resized, cropped and normalised as the model's evaluation does; or
+float32 (B, size, size, 3), taken as already normalised. Anything else is a ValueError.
+"""
+
+import functools
+from typing import Any
+
+from flax import nnx
+import jax
+import numpy as np
+
+from data_pipelines.errors import UserError
+from uniemox_jax.checkpoint import Checkpoint, load_checkpoint
+from uniemox_jax.models.classifier import Classifier as ClassifierModule
+from uniemox_jax.models.uniemox import UniEmoX
+from uniemox_jax.preprocess import student_view
+from uniemox_jax.train_state import abstract_model, builder
+
+MODULES = {'uniemox': UniEmoX, 'classifier': ClassifierModule}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _apply(graphdef: nnx.GraphDef, output: str, params: dict[str, Any], images: jax.Array) -> jax.Array:
+  model = nnx.merge(graphdef, params)
+  if output == 'tokens':
+    return model.encoder(images)
+  return jax.nn.softmax(model(images)) if output == 'probabilities' else model.features(images)
+
+
+class _Model:
+  def __init__(self, checkpoint: Checkpoint):
+    description = checkpoint.description
+    model = abstract_model(builder(MODULES[description['kind']], **description['model']))
+    self._graphdef = nnx.graphdef(model)
+    self._params = jax.device_put(checkpoint.params)
+    self.image_size: int = description['model']['image_size']
+
+  def _run(self, output: str, images: Any) -> np.ndarray:
+    images_BxHxWx3 = student_view(images, self.image_size)
+    return np.asarray(_apply(self._graphdef, output, self._params, images_BxHxWx3), np.float32)
+
+
+class Encoder(_Model):
+  """A ViT encoder, from pretraining or fine-tuning."""
+
+  def __init__(self, checkpoint: Checkpoint):
+    super().__init__(checkpoint)
+    self._pools_itself = checkpoint.description['kind'] == 'classifier'
+
+  def tokens(self, images: Any) -> np.ndarray:
+    """float32 (B, 1 + L, D), CLS first: after the final LayerNorm, or a fine-tuned model's block outputs."""
+    return self._run('tokens', images)
+
+  def features(self, images: Any) -> np.ndarray:
+    """float32 (B, D): mean over patch tokens, or a fine-tuned model's `fc_norm` output."""
+    return self._run('features', images) if self._pools_itself else self.tokens(images)[:, 1:].mean(axis=1)
+
+
+class Classifier(_Model):
+  """A fine-tuned classifier. labels: class names in the order of the probabilities."""
+
+  def __init__(self, checkpoint: Checkpoint):
+    super().__init__(checkpoint)
+    self.labels: list[str] = checkpoint.description['labels']
+
+  def predict_proba(self, images: Any) -> np.ndarray:
+    """float32 (B, classes), rows sum to 1."""
+    return self._run('probabilities', images)
+
+
+def load_encoder(checkpoint: str) -> Encoder:
+  """Loads the encoder of a pretrained or fine-tuned checkpoint PATH (workdir or step folder).
+
+  Raises:
+    UserError: no checkpoint, or one without a student (a CLIP's).
+  """
+  loaded = load_checkpoint(checkpoint)
+  if loaded.description['kind'] not in MODULES:
+    raise UserError(f"{checkpoint} holds a {loaded.description['kind']}, not a student: give a pretrain or finetune "
+                    'run')
+  return Encoder(loaded)
+
+
+def load_classifier(checkpoint: str) -> Classifier:
+  """Loads a fine-tuned checkpoint PATH (workdir: its best epoch; or a step folder).
+
+  Raises:
+    UserError: no checkpoint, or one that was not fine-tuned.
+  """
+  loaded = load_checkpoint(checkpoint)
+  if loaded.description['kind'] != 'classifier':
+    raise UserError(f'{checkpoint} holds no classifier: fine-tune it first (python -m uniemox_jax.finetune)')
+  return Classifier(loaded)

@@ -1,0 +1,105 @@
+"""What every command shares: flags, configs that may live in the wheel, and one line instead of a traceback."""
+
+from collections.abc import Callable
+import importlib.util
+import os
+import re
+import sys
+from typing import NoReturn
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from data_pipelines.errors import UserError
+
+USAGE_ERROR = 2
+
+
+def define_config(default: str | None = None) -> flags.FlagHolder:
+  """Declares `--config=FILE[:ARG]`, with `--config.key=value` overrides; required unless there is a default."""
+  help_text = 'An ml_collections file, FILE or FILE:ARGUMENT; --config.key=value overrides a key.'
+  holder = config_flags.DEFINE_config_file('config', default and find_config(default), help_text)
+  if default is None:
+    flags.mark_flag_as_required('config')
+  return holder
+
+
+def define_workdir() -> flags.FlagHolder:
+  """Declares `--workdir`, the folder of a run."""
+  return flags.DEFINE_string('workdir', None, 'Folder of the run; the same command again resumes it.', required=True)
+
+
+def find_config(value: str) -> str:
+  """The existing file for a `--config` value: as given, or from the installed `configs` package.
+
+  Args:
+    value: FILE or FILE:ARG.
+
+  Raises:
+    UserError: neither exists. ml_collections itself would go on in silence.
+  """
+  path, colon, argument = value.partition(':')
+  if os.path.isfile(path):
+    return value
+  spec = importlib.util.find_spec('configs')
+  for folder in spec.submodule_search_locations if spec else ():
+    installed = os.path.join(folder, os.path.basename(path))
+    if os.path.dirname(path) in ('', 'configs') and os.path.isfile(installed):
+      return installed + colon + argument
+  raise UserError(f"config file '{path}' does not exist: give a path to a file, or one of the shipped configs/*.py")
+
+
+def _arguments(argv: list[str]) -> list[str]:
+  """argv with each `--config FILE` resolved by `find_config`."""
+  resolved = list(argv)
+  for index, argument in enumerate(argv):
+    if argument.startswith(('--config=', '-config=')):
+      resolved[index] = '--config=' + find_config(argument.partition('=')[2])
+    elif argument in ('--config', '-config') and index + 1 < len(argv):
+      resolved[index + 1] = find_config(argv[index + 1])
+  return resolved
+
+
+def _fail(message: str) -> NoReturn:
+  print('error: ' + ' '.join(str(message).split()), file=sys.stderr)
+  sys.exit(USAGE_ERROR)
+
+
+def _explain(message: str) -> str:
+  """What absl says of a flag, shorter where it is long."""
+  missing = re.match(r'flag --(\w+)=None', message)
+  if missing:
+    return f'--{missing[1]} is missing: add --{missing[1]}=VALUE (--help lists the options)'
+  if 'parsing config file' in message:  # ml_collections puts the whole traceback into the message
+    return f'{message.partition(": ")[0]}: {message.strip().splitlines()[-1]}: mend the config file or its argument'
+  return f'{message} (--help lists the options)'
+
+
+def _explain_config(argv: list[str], error: Exception) -> str:
+  """What ml_collections lets through as bare exceptions: a key, or an argument after FILE's colon, that is unknown."""
+  inner = error.args[0] if error.args and isinstance(error.args[0], KeyError) else error
+  said = inner.args[0] if isinstance(inner, KeyError) else inner
+  overrides = [argument for argument in argv if argument.startswith('--config.')]
+  asked = ' '.join(overrides or [argument for argument in argv if argument.startswith('--config')])
+  return f'{asked} does not fit this config ({said}): correct the name; the config file shows what there is'
+
+
+def run(main: Callable[[], None]) -> None:
+  """Parses the command line and runs `main`; a user's mistake ends in one line on standard error and exit code 2."""
+  try:
+    rest = flags.FLAGS(_arguments(sys.argv))
+    if len(rest) > 1:
+      _fail(f"unexpected argument '{rest[1]}': options are given as --name=value")
+  except UserError as error:
+    _fail(str(error))
+  except flags.Error as error:
+    _fail(_explain(str(error)))
+  except (AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
+    _fail(_explain_config(sys.argv, error))
+  logging.set_verbosity(logging.ERROR)
+  try:
+    main()
+  except UserError as error:
+    _fail(str(error))
+  except KeyboardInterrupt:
+    _fail('interrupted: run the same command again to resume')

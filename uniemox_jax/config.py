@@ -1,0 +1,95 @@
+"""Configs as the verbs take them: every key is known and does something, and a run's own config is kept with it."""
+
+import hashlib
+import json
+import os
+from typing import Any
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from data_pipelines.errors import UserError
+from uniemox_jax.files import read_json, write_json
+
+_RUN = {'seed': int, 'data_dir': str, 'dataset': str, 'batch_size': int, 'epochs': int, 'warmup_epochs': int,
+        'dtype': str, 'mesh': {'data': int, 'fsdp': int}, 'log_every': int, 'min_crop_area': float}
+_ENCODER = {'image_size': int, 'patch_size': int, 'width': int, 'depth': int, 'heads': int, 'remat': str, 'scan': bool}
+_OPTIMIZER = {'base_lr': float, 'final_lr': float, 'b1': float, 'b2': float, 'weight_decay': float}
+
+PRETRAIN_KEYS = _RUN | {
+    'split': str, 'accum_steps': int, 'init': str, 'teacher': str, 'emotion_in_caption': bool, 'save_every': int,
+    'images_every': int, 'optimizer': _OPTIMIZER,
+    'model': _ENCODER | {'decoder_width': int, 'decoder_depth': int, 'decoder_heads': int, 'mask_ratio': float,
+                         'fusion': str, 'fusion_heads': int, 'decode': str},
+    'loss': {'contrastive': float, 'similarity': float, 'reconstruction': float, 'form': str, 'negatives': str,
+             'local_batch': int, 'norm_pix': bool}}
+FINETUNE_KEYS = _RUN | {
+    'accum_steps': int, 'init': str, 'model': _ENCODER, 'eval_every_epochs': int,
+    'optimizer': _OPTIMIZER | {'layer_decay': float},
+    'regularisation': {'drop_path': float, 'mixup': float, 'cutmix': float, 'smoothing': float}}
+CLIP_KEYS = _RUN | {
+    'split': str, 'init': str, 'emotion_in_caption': bool, 'save_every': int, 'optimizer': _OPTIMIZER,
+    'model': {'image_size': int, 'patch_size': int, 'projection': int, 'context': int,
+              'vision': {'width': int, 'depth': int, 'heads': int}, 'text': {'width': int, 'depth': int, 'heads': int}}}
+
+# What a resumed run may change: none of it changes the numbers a step computes.
+_FREE_KEYS = ('data_dir', 'teacher', 'init', 'mesh', 'log_every', 'save_every', 'images_every')
+
+
+def check_keys(config: ConfigDict, keys: dict[str, Any], prefix: str = '') -> None:
+  """Raises UserError for a key that no verb reads, that is missing, or that holds another type."""
+  for name in config:
+    if name not in keys:
+      raise UserError(f"config key '{prefix}{name}' is unknown and would do nothing: remove it; "
+                      f"known here: {', '.join(sorted(keys))}")
+  for name, kind in keys.items():
+    if name not in config:
+      raise UserError(f"config key '{prefix}{name}' is missing: add it to the config file")
+    value = config[name]
+    if isinstance(kind, dict):
+      if not isinstance(value, ConfigDict):
+        raise UserError(f"config key '{prefix}{name}' must hold the keys {', '.join(sorted(kind))}")
+      check_keys(value, kind, f'{prefix}{name}.')
+    elif not (isinstance(value, kind) or (kind is float and type(value) is int)):
+      raise UserError(f"config key '{prefix}{name}' is {value!r}: it must be of type {kind.__name__}")
+
+
+def compute_dtype(config: ConfigDict) -> Any:
+  """The dtype of the computation; parameters are float32 always.
+
+  Raises:
+    UserError: neither float32 nor bfloat16.
+  """
+  if config.dtype not in ('float32', 'bfloat16'):
+    raise UserError(f"config key 'dtype' is '{config.dtype}': choose float32 or bfloat16")
+  return jnp.dtype(config.dtype)
+
+
+def check_positive(config: ConfigDict, *names: str) -> None:
+  """Raises UserError unless each named key is at least 1."""
+  for name in names:
+    if config[name] < 1:
+      raise UserError(f"config key '{name}' is {config[name]}: it must be at least 1")
+
+
+def config_hash(config: dict[str, Any]) -> str:
+  """First 16 hex digits of the sha256 of the config as sorted JSON."""
+  return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def keep_config(config: ConfigDict, workdir: str) -> None:
+  """Writes `config.json`, or checks that a resumed run's config says the same.
+
+  Raises:
+    UserError: the workdir belongs to a run with other values, named.
+  """
+  path = os.path.join(workdir, 'config.json')
+  new = config.to_dict()
+  if os.path.exists(path):
+    old = read_json(path)
+    changed = sorted(key for key in old.keys() | new.keys()
+                     if key not in _FREE_KEYS and json.dumps(old.get(key)) != json.dumps(new.get(key)))
+    if changed:
+      raise UserError(f"{workdir} holds a run with other values of {', '.join(changed)}: "
+                      'restore them to resume it, or choose another --workdir')
+  write_json(path, new)

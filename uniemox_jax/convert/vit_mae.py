@@ -1,0 +1,81 @@
+"""MAE: transformers' `ViTMAEForPreTraining` <-> `UniEmoX` without fusion, and their configurations."""
+
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.errors import UserError
+from uniemox_jax.convert import table
+from uniemox_jax.convert.table import Row
+
+
+def _blocks(ours: str, theirs: str) -> list[Row]:
+  attention = 'attention.attention'
+  return table.blocks(ours, theirs, norm1='layernorm_before',
+                      qkv=(f'{attention}.query', f'{attention}.key', f'{attention}.value'),
+                      out='attention.output.dense', norm2='layernorm_after', up='intermediate.dense',
+                      down='output.dense')
+
+
+ENCODER_ROWS = [
+    Row('encoder/cls_token', ('vit.embeddings.cls_token',), table.BATCHED),
+    Row('encoder/positions', ('vit.embeddings.position_embeddings',), table.BATCHED),
+    Row('encoder/patch_embed/kernel', ('vit.embeddings.patch_embeddings.projection.weight',), table.CONV),
+    Row('encoder/patch_embed/bias', ('vit.embeddings.patch_embeddings.projection.bias',)),
+    *_blocks('encoder/blocks', 'vit.encoder.layer.{}'),
+    *table.layer_norm('encoder/norm', 'vit.layernorm'),
+]
+DECODER_ROWS = [
+    *table.linear('project', 'decoder.decoder_embed'),
+    Row('decoder/mask_token', ('decoder.mask_token',), table.BATCHED),
+    Row('decoder/positions', ('decoder.decoder_pos_embed',), table.BATCHED),
+    *_blocks('decoder/blocks', 'decoder.decoder_encoder.layer.{}'),
+    *table.layer_norm('decoder/norm', 'decoder.decoder_norm'),
+    *table.linear('decoder/predict', 'decoder.decoder_pred'),
+]
+ROWS = ENCODER_ROWS + DECODER_ROWS
+
+SETTINGS = {
+    'image_size': ('image_size', 224), 'patch_size': ('patch_size', 16), 'width': ('hidden_size', 768),
+    'depth': ('num_hidden_layers', 12), 'heads': ('num_attention_heads', 12),
+    'decoder_width': ('decoder_hidden_size', 512), 'decoder_depth': ('decoder_num_hidden_layers', 8),
+    'decoder_heads': ('decoder_num_attention_heads', 16), 'mask_ratio': ('mask_ratio', 0.75),
+    'norm_eps': ('layer_norm_eps', 1e-12),
+}
+"""`UniEmoX` argument -> (config.json key, what transformers assumes where the file says nothing)."""
+
+
+def model_arguments(hub: dict[str, Any]) -> dict[str, Any]:
+  """Keyword arguments of `UniEmoX` from the contents of a ViTMAE `config.json`.
+
+  Raises:
+    UserError: another model's config, or a setting that `UniEmoX` does not have.
+  """
+  if hub.get('model_type') != 'vit_mae':
+    raise UserError(f"config.json is of model_type '{hub.get('model_type')}', not 'vit_mae'")
+  arguments = {ours: hub.get(theirs, default) for ours, (theirs, default) in SETTINGS.items()}
+  fixed = {'hidden_act': 'gelu', 'num_channels': 3, 'qkv_bias': True,
+           'intermediate_size': 4 * arguments['width'], 'decoder_intermediate_size': 4 * arguments['decoder_width']}
+  defaults = {'intermediate_size': 3072, 'decoder_intermediate_size': 2048}
+  for key, wanted in fixed.items():
+    if (given := hub.get(key, defaults.get(key, wanted))) != wanted:
+      raise UserError(f'ViTMAE config.json: {key} is {given!r}, this model has {wanted!r}')
+  return arguments | {'fusion': 'none', 'semantic': False}
+
+
+def hub_config(arguments: dict[str, Any], *, norm_pix: bool = False) -> dict[str, Any]:
+  """The inverse of `model_arguments`: a `config.json` that transformers reads; LayerNorm's epsilon is written out."""
+  return {theirs: arguments[ours] for ours, (theirs, _) in SETTINGS.items()} | {
+      'architectures': ['ViTMAEForPreTraining'], 'model_type': 'vit_mae', 'dtype': 'float32', 'hidden_act': 'gelu',
+      'num_channels': 3, 'qkv_bias': True, 'norm_pix_loss': norm_pix, 'intermediate_size': 4 * arguments['width'],
+      'decoder_intermediate_size': 4 * arguments['decoder_width']}
+
+
+def import_mae(flat: dict[str, np.ndarray], template: dict[str, Any], *, source: str) -> dict[str, Any]:
+  """transformers' tensors -> our parameters; positions come from the file. See `table.import_params`."""
+  return table.import_params(ROWS, flat, template, source=source)
+
+
+def export_mae(params: dict[str, Any]) -> dict[str, Any]:
+  """Our parameters -> transformers' tensors; see `table.export_params`."""
+  return table.export_params(ROWS, params)

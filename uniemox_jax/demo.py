@@ -1,0 +1,132 @@
+"""The main job, small: python -m uniemox_jax.demo --workdir=runs/demo, which is what `make demo` runs.
+
+Draws two datasets in the real layouts, builds records, trains a tiny CLIP as teacher, pretrains UniEmoX and, for
+comparison, its masked image modelling alone, fine-tunes three initialisations by one recipe, and writes report.html.
+Every stage is the same verb that a pod runs. A finished stage is not run again.
+"""
+
+from collections.abc import Callable
+import os
+import time
+from typing import Any
+
+from absl import flags
+from etils import epath
+from ml_collections import ConfigDict
+
+from data_pipelines import build, manifest, synthetic
+from data_pipelines.errors import UserError
+from uniemox_jax import cli, report
+from uniemox_jax.files import read_json, write_json
+from uniemox_jax.finetune import finetune
+from uniemox_jax.logging import read_metrics
+from uniemox_jax.pretrain import pretrain
+from uniemox_jax.train_clip import TEACHER_FOLDER, train_clip
+
+DATASETS = ('emoset', 'emo8')
+INITIALISATIONS = ('uniemox', 'mae_only', 'scratch')
+LABELS_SEEN = {
+    'uniemox': 'pretraining: the emotion word in the captions of the EmoSet-like pictures, also through the teacher; '
+               'fine-tuning: Emo8-like train labels',
+    'mae_only': 'pretraining: none; fine-tuning: Emo8-like train labels',
+    'scratch': 'Emo8-like train labels only',
+}
+
+
+def without_semantics(config: ConfigDict) -> ConfigDict:
+  """The pretraining config with masked image modelling alone: no teacher, no texts, no person view."""
+  config = config.copy_and_resolve_references()
+  config.loss.contrastive = config.loss.similarity = 0.0
+  return config
+
+
+class Stages:
+  """Runs each stage once; how long it took is kept in the workdir, so a killed demo goes on where it was."""
+
+  def __init__(self, workdir: str):
+    self._path = os.path.join(workdir, 'stages.json')
+    self.seconds: dict[str, float] = read_json(self._path) if os.path.exists(self._path) else {}
+
+  def run(self, name: str, stage: Callable[[], Any]) -> None:
+    """Runs `stage` unless it has finished before."""
+    if name in self.seconds:
+      print(f'== {name}: done before', flush=True)
+      return
+    print(f'== {name}', flush=True)
+    start = time.perf_counter()
+    stage()
+    self.seconds[name] = round(time.perf_counter() - start, 1)
+    write_json(self._path, self.seconds)
+    print(f'== {name}: {self.seconds[name]:.0f} s', flush=True)
+
+
+def prepare(config: ConfigDict, workdir: str, stages: Stages) -> None:
+  """Draws the datasets, builds their records and trains the teacher."""
+  raw, data_dir = os.path.join(workdir, 'raw'), os.path.join(workdir, 'data')
+  stages.run('draw', lambda: synthetic.draw(raw, config.emoset_examples, config.pretrain.seed))
+  for dataset in DATASETS:
+    stages.run(f'build {dataset}', lambda dataset=dataset: build.build(
+        dataset, os.path.join(raw, dataset), data_dir, overwrite=True))
+  stages.run('train_clip', lambda: train_clip(config.clip, os.path.join(workdir, 'clip')))
+
+
+def place(config: ConfigDict, workdir: str) -> ConfigDict:
+  """The demo's sections with data and teacher inside `workdir`."""
+  config = config.copy_and_resolve_references()
+  for section in ('clip', 'pretrain', 'finetune'):
+    config[section].data_dir = os.path.join(workdir, 'data')
+  config.pretrain.teacher = os.path.join(workdir, 'clip', TEACHER_FOLDER)
+  return config
+
+
+def demo(config: ConfigDict, workdir: str) -> dict[str, Any]:
+  """Runs all stages and writes report.json, whose content it returns, and report.html."""
+  stages = Stages(workdir)
+  config = place(config, workdir)
+  prepare(config, workdir, stages)
+  pretraining = {'uniemox': config.pretrain, 'mae_only': without_semantics(config.pretrain)}
+  for name, section in pretraining.items():
+    stages.run(f'pretrain {name}', lambda name=name, section=section: pretrain(section, os.path.join(workdir, name)))
+  for name in INITIALISATIONS:
+    section = config.finetune.copy_and_resolve_references()
+    section.init = os.path.join(workdir, name) if name in pretraining else 'none'
+    stages.run(f'finetune {name}', lambda name=name, section=section: finetune(
+        section, os.path.join(workdir, f'finetune_{name}')))
+  content = _report(config, workdir, stages.seconds)
+  report.write_report(content, workdir)
+  return content
+
+
+def _report(config: ConfigDict, workdir: str, seconds: dict[str, float]) -> dict[str, Any]:
+  results = {name: read_json(os.path.join(workdir, f'finetune_{name}', 'result.json')) for name in INITIALISATIONS}
+  lines = read_metrics(os.path.join(workdir, 'uniemox'))
+  folders = {name: next(epath.Path(workdir, 'data', name).glob('*/manifest.json')).parent for name in DATASETS}
+  manifests = {name: manifest.read_manifest(folder) for name, folder in folders.items()}
+  runs = ['clip', 'uniemox', 'mae_only', *(f'finetune_{name}' for name in INITIALISATIONS)]
+  return {
+      'accuracy': {name: result['top1'] for name, result in results.items()},
+      'test_examples': results['uniemox']['examples'],
+      'losses': report.summarise_losses(lines, lines[-1]['step']),
+      'seconds': seconds, 'results': results, 'labels_seen': LABELS_SEEN,
+      'oracle': {name: manifest['provenance']['oracle'] for name, manifest in manifests.items()},
+      'datasets': manifests, 'versions': report.package_versions(),
+      'commands': [f'python -m uniemox_jax.demo --workdir={workdir}'],
+      'config': config.to_dict(), 'runs': {name: name for name in runs},
+  }
+
+
+def main() -> None:
+  """Entry point after flags are parsed."""
+  values = flags.FLAGS
+  if values.config.keys() != {'clip', 'pretrain', 'finetune', 'emoset_examples'}:
+    raise UserError('the demo takes --config=configs/demo.py without a section')
+  content = demo(values.config, values.workdir)
+  print('top-1 on the Emo8-like test split: ' + ', '.join(
+      f'{name} {accuracy:.4f}' for name, accuracy in content['accuracy'].items()))
+  print(f"report: {os.path.join(values.workdir, 'report.html')}")
+
+
+if __name__ == '__main__':
+  cli.define_config(default='configs/demo.py')
+  cli.define_workdir()
+  cli.run(main)

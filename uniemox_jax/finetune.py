@@ -1,0 +1,110 @@
+"""Fine-tunes a classifier.
+
+python -m uniemox_jax.finetune --config=configs/finetune.py:emo8 --config.init=PATH --workdir=DIR
+
+The best epoch is chosen on val; test is read once, at the end.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from absl import flags
+from flax import nnx
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+import numpy as np
+
+from data_pipelines import pipeline, records
+from data_pipelines.errors import UserError
+from uniemox_jax import cli, loop, optim, sharding
+from uniemox_jax.config import FINETUNE_KEYS, check_keys, check_positive, compute_dtype
+from uniemox_jax.evaluate import describe, evaluate, evaluate_params
+from uniemox_jax.logging import RunLog
+from uniemox_jax.models.classifier import Classifier
+from uniemox_jax.train_state import TrainState, abstract_params, builder, graphdef_of
+from uniemox_jax.train_step import FinetuneOptions, make_finetune_step
+from uniemox_jax.transfer import initial_weights
+
+
+def _validator(config: ConfigDict, classifier: nnx.GraphDef, split: records.Split, mesh: Mesh, log: RunLog
+               ) -> Callable[[int, TrainState], float]:
+  """(step, state) -> top-1 on val, which chooses the checkpoint that is kept."""
+  def validate(step: int, state: TrainState) -> float:
+    metrics = evaluate_params(classifier, state.params, split, image_size=config.model.image_size,
+                              batch_size=config.batch_size, mesh=mesh)
+    values = {f'val_{name}': metrics[name] for name in ('loss', 'top1', 'top3', 'macro_f1')}
+    log.write(step, values)
+    print(f"finetune {step}/{log.total_steps}  val top-1 {metrics['top1']:.4f}  loss {metrics['loss']:.4f}", flush=True)
+    return metrics['top1']
+
+  return validate
+
+
+def _on_device(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+  for batch in batches:
+    yield {'image': batch['image'], 'label': batch['label']}
+
+
+def _open_splits(config: ConfigDict) -> tuple[records.Split, records.Split]:
+  """Train and val.
+
+  Raises:
+    UserError: the training split has pictures without a label.
+  """
+  train, val = (records.open_split(config.data_dir, config.dataset, name) for name in ('train', 'val'))
+  unlabelled = sum(label < 0 for _, label, _ in train.annotations())
+  if unlabelled:
+    raise UserError(f'{config.dataset}: {unlabelled} training pictures have no label: fine-tuning needs one for each')
+  return train, val
+
+
+def finetune(config: ConfigDict, workdir: str) -> dict[str, Any]:
+  """Fine-tunes, or resumes, the run in `workdir`, then evaluates its best checkpoint on test.
+
+  Leaves checkpoints/, metrics.jsonl, tensorboard/, config.json and result.json, whose content it returns.
+
+  Raises:
+    UserError: a mistake in the config, the data or the checkpoint to start from.
+  """
+  check_keys(config, FINETUNE_KEYS)
+  check_positive(config, 'batch_size', 'epochs', 'accum_steps', 'log_every', 'eval_every_epochs')
+  mesh = sharding.make_mesh(**config.mesh)
+  sharding.check_batch(config.batch_size, mesh, config.accum_steps)
+  train_split, val_split = _open_splits(config)
+  steps_per_epoch = pipeline.steps_per_epoch(train_split, config.batch_size)
+  total_steps = config.epochs * steps_per_epoch
+  arguments = config.model.to_dict() | {'classes': len(train_split.labels)}
+  build = builder(Classifier, dtype=compute_dtype(config), **arguments)
+  classifier = graphdef_of(build)
+  loaded = initial_weights(config.init, abstract_params(build), classifier=True)
+
+  schedule, tx = optim.from_config(config, total_steps, steps_per_epoch, config.optimizer.layer_decay)
+  description = {'kind': 'classifier', 'model': arguments, 'dataset': config.dataset,
+                 'labels': list(train_split.labels)}
+  run = loop.open_run(config, workdir, name='finetune', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
+                      description=description, loaded=loaded)
+  batches = pipeline.train_batches(
+      train_split, batch_size=config.batch_size, seed=config.seed, image_size=config.model.image_size,
+      start_step=run.start, mode='finetune', crop_area=(config.min_crop_area, 1.0),
+      process_index=jax.process_index(), process_count=jax.process_count())
+  options = FinetuneOptions(**config.regularisation, accum_steps=config.accum_steps)
+  loop.train(run, make_finetune_step(classifier, tx, schedule, options), _on_device(batches),
+             key=jax.random.key(config.seed),
+             every=loop.Every(config.log_every, 0, config.eval_every_epochs * steps_per_epoch),
+             evaluate=_validator(config, classifier, val_split, mesh, run.log))
+  run.close()
+  result = evaluate(workdir)
+  print(describe(result), flush=True)
+  return result
+
+
+def main() -> None:
+  """Entry point after flags are parsed."""
+  finetune(flags.FLAGS.config, flags.FLAGS.workdir)
+
+
+if __name__ == '__main__':
+  cli.define_config()
+  cli.define_workdir()
+  cli.run(main)

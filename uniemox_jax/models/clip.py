@@ -1,0 +1,196 @@
+"""CLIP (Radford et al. 2021) in Flax: the frozen teacher, and what `train_clip` trains from scratch.
+
+Configuration and weights are those of transformers' `CLIPModel`; `uniemox_jax.convert.clip` renames the parameters.
+"""
+
+import dataclasses
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from data_pipelines.errors import UserError
+from uniemox_jax.models import layers
+from uniemox_jax.models.masking import patchify
+
+# What transformers assumes where a config.json says nothing.
+TOWER_DEFAULTS = {'hidden_act': 'quick_gelu', 'layer_norm_eps': 1e-5, 'num_hidden_layers': 12}
+TEXT_DEFAULTS = TOWER_DEFAULTS | {'hidden_size': 512, 'intermediate_size': 2048, 'num_attention_heads': 8,
+                                  'vocab_size': 49408, 'max_position_embeddings': 77, 'eos_token_id': 49407}
+VISION_DEFAULTS = TOWER_DEFAULTS | {'hidden_size': 768, 'intermediate_size': 3072, 'num_attention_heads': 12,
+                                    'image_size': 224, 'patch_size': 32, 'num_channels': 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tower:
+  """One of CLIP's two transformers; `hidden` is the MLP's width, `activation` a key of `layers.ACTIVATIONS`."""
+
+  width: int
+  depth: int
+  heads: int
+  hidden: int
+  activation: str = 'quick_gelu'
+  norm_eps: float = 1e-5
+
+  @classmethod
+  def from_dict(cls, hub: dict[str, Any]) -> 'Tower':
+    """From a transformers `text_config` or `vision_config` in which every key is present."""
+    if hub['hidden_act'] not in layers.ACTIVATIONS:
+      raise UserError(f"CLIP config.json: hidden_act '{hub['hidden_act']}' is not one of "
+                      f"{', '.join(layers.ACTIVATIONS)}")
+    if hub['hidden_size'] % hub['num_attention_heads']:
+      raise UserError(f"CLIP config.json: hidden_size {hub['hidden_size']} is not divisible by num_attention_heads "
+                      f"{hub['num_attention_heads']}")
+    return cls(width=hub['hidden_size'], depth=hub['num_hidden_layers'], heads=hub['num_attention_heads'],
+               hidden=hub['intermediate_size'], activation=hub['hidden_act'], norm_eps=hub['layer_norm_eps'])
+
+  def to_dict(self) -> dict[str, Any]:
+    """The inverse of `from_dict`."""
+    return {'hidden_size': self.width, 'num_hidden_layers': self.depth, 'num_attention_heads': self.heads,
+            'intermediate_size': self.hidden, 'hidden_act': self.activation, 'layer_norm_eps': self.norm_eps}
+
+
+def _tower_dict(hub: dict[str, Any], name: str, defaults: dict[str, Any]) -> dict[str, Any]:
+  """One tower's settings; a non-null `*_config_dict` of old files wins, defaults included, as in transformers."""
+  settings = defaults | (hub.get(name) or {})
+  legacy = hub.get(f'{name}_dict')
+  return settings if legacy is None else settings | defaults | legacy
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPConfig:
+  """Shape of a CLIP.
+
+  image_size, patch_size: pixels. context_length: positions of the text tower. projection_dim: E, width of the shared
+  space. eos_token_id: where texts are pooled; 2 is the legacy rule of OpenAI's configs, the largest id.
+  """
+
+  vision: Tower
+  text: Tower
+  image_size: int
+  patch_size: int
+  projection_dim: int
+  context_length: int = 77
+  vocab_size: int = 49408
+  eos_token_id: int = 49407
+  logit_scale_init: float = 2.6592
+
+  def __post_init__(self):
+    if self.image_size % self.patch_size:
+      raise UserError(f'CLIP: image_size {self.image_size} is not divisible by patch_size {self.patch_size}')
+
+  @classmethod
+  def from_dict(cls, hub: dict[str, Any]) -> 'CLIPConfig':
+    """From the contents of a transformers CLIP `config.json`.
+
+    Raises:
+      UserError: another model's config, or a value that this implementation does not cover.
+    """
+    if hub.get('model_type') != 'clip':
+      raise UserError(f"config.json is of model_type '{hub.get('model_type')}': give the folder of a CLIP model")
+    text = _tower_dict(hub, 'text_config', TEXT_DEFAULTS)
+    vision = _tower_dict(hub, 'vision_config', VISION_DEFAULTS)
+    for key, settings in (('image_size', vision), ('patch_size', vision), ('eos_token_id', text)):
+      if not isinstance(settings[key], int):
+        raise UserError(f'CLIP config.json: {key} {settings[key]!r} is not one integer')
+    if vision['num_channels'] != 3:
+      raise UserError(f"CLIP config.json: num_channels is {vision['num_channels']}, only 3 is supported")
+    return cls(vision=Tower.from_dict(vision), text=Tower.from_dict(text), image_size=vision['image_size'],
+               patch_size=vision['patch_size'], projection_dim=hub.get('projection_dim', 512),
+               context_length=text['max_position_embeddings'], vocab_size=text['vocab_size'],
+               eos_token_id=text['eos_token_id'], logit_scale_init=hub.get('logit_scale_init_value', 2.6592))
+
+  def to_dict(self) -> dict[str, Any]:
+    """The contents of a `config.json` that transformers' `CLIPModel.from_pretrained` reads."""
+    text = self.text.to_dict() | {
+        'model_type': 'clip_text_model', 'vocab_size': self.vocab_size, 'max_position_embeddings': self.context_length,
+        'eos_token_id': self.eos_token_id, 'projection_dim': self.projection_dim}
+    vision = self.vision.to_dict() | {
+        'model_type': 'clip_vision_model', 'image_size': self.image_size, 'patch_size': self.patch_size,
+        'num_channels': 3, 'projection_dim': self.projection_dim}
+    return {'architectures': ['CLIPModel'], 'model_type': 'clip', 'dtype': 'float32',
+            'projection_dim': self.projection_dim, 'logit_scale_init_value': self.logit_scale_init,
+            'text_config': text, 'vision_config': vision}
+
+
+def _blocks(tower: Tower, *, causal: bool, remat: str, scan: bool, dtype: Any, rngs: nnx.Rngs) -> layers.Blocks:
+  return layers.Blocks(tower.width, tower.depth, tower.heads, tower.hidden, eps=tower.norm_eps,
+                       activation=tower.activation, causal=causal, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
+
+
+def _random(stddev: float, *shape: int, rngs: nnx.Rngs) -> nnx.Param:
+  return nnx.Param(nnx.initializers.normal(stddev)(rngs.params(), shape))
+
+
+class ImageTower(nnx.Module):
+  """ViT with a LayerNorm before the blocks, one after them on the class token, and bias-free projections."""
+
+  def __init__(self, config: CLIPConfig, *, remat: str, scan: bool, dtype: Any, rngs: nnx.Rngs):
+    tower = config.vision
+    self.patch_size, self.dtype = config.patch_size, dtype
+    patches = (config.image_size // config.patch_size) ** 2
+    self.patch_embed = layers.linear(3 * config.patch_size**2, tower.width, use_bias=False, dtype=dtype, rngs=rngs)
+    self.class_embedding = _random(0.02, tower.width, rngs=rngs)
+    self.positions = _random(0.01, 1 + patches, tower.width, rngs=rngs)
+    self.pre_norm = layers.layer_norm(tower.width, eps=tower.norm_eps, dtype=dtype, rngs=rngs)
+    self.blocks = _blocks(tower, causal=False, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
+    self.post_norm = layers.layer_norm(tower.width, eps=tower.norm_eps, dtype=dtype, rngs=rngs)
+    self.project = layers.linear(tower.width, config.projection_dim, use_bias=False, dtype=dtype, rngs=rngs)
+
+  def __call__(self, images_BxHxWx3: jax.Array) -> jax.Array:
+    """Projected class token (B, E), of any norm."""
+    patches_BxLxD = self.patch_embed(patchify(images_BxHxWx3, self.patch_size))
+    cls = jnp.broadcast_to(self.class_embedding[...], (patches_BxLxD.shape[0], 1, patches_BxLxD.shape[-1]))
+    tokens = jnp.concatenate([cls.astype(self.dtype), patches_BxLxD], axis=1) + self.positions[...].astype(self.dtype)
+    tokens = self.blocks(self.pre_norm(tokens))
+    return self.project(self.post_norm(tokens[:, 0]))
+
+
+class TextTower(nnx.Module):
+  """Causal transformer pooled at the end-of-text token, which no padding after it can reach."""
+
+  def __init__(self, config: CLIPConfig, *, remat: str, scan: bool, dtype: Any, rngs: nnx.Rngs):
+    tower = config.text
+    self.eos_token_id, self.dtype = config.eos_token_id, dtype
+    self.token_embedding = _random(0.02, config.vocab_size, tower.width, rngs=rngs)
+    self.positions = _random(0.01, config.context_length, tower.width, rngs=rngs)
+    self.blocks = _blocks(tower, causal=True, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
+    self.norm = layers.layer_norm(tower.width, eps=tower.norm_eps, dtype=dtype, rngs=rngs)
+    self.project = layers.linear(tower.width, config.projection_dim, use_bias=False, dtype=dtype, rngs=rngs)
+
+  def __call__(self, ids_BxT: jax.Array) -> jax.Array:
+    """Projected end-of-text token (B, E), of any norm."""
+    tokens = self.token_embedding[...][ids_BxT] + self.positions[...][: ids_BxT.shape[1]]
+    tokens_BxTxD = self.norm(self.blocks(tokens.astype(self.dtype)))
+    # OpenAI's configs carry a wrong eos_token_id of 2; there the end of text is the largest id of the vocabulary.
+    end_B = jnp.argmax(ids_BxT if self.eos_token_id == 2 else ids_BxT == self.eos_token_id, axis=1)
+    pooled_BxD = jnp.take_along_axis(tokens_BxTxD, end_B[:, None, None], axis=1)[:, 0]
+    return self.project(pooled_BxD)
+
+
+class CLIP(nnx.Module):
+  """Both towers and the learned log temperature.
+
+  Args:
+    config: see `CLIPConfig`.
+    remat, scan, dtype: see `layers.Blocks`; dtype is that of the computation, parameters stay float32.
+  """
+
+  def __init__(self, config: CLIPConfig, *, remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32,
+               rngs: nnx.Rngs):
+    options = {'remat': remat, 'scan': scan, 'dtype': dtype, 'rngs': rngs}
+    self.vision = ImageTower(config, **options)
+    self.language = TextTower(config, **options)
+    self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale_init, jnp.float32))
+
+  def image(self, images_BxHxWx3: jax.Array) -> jax.Array:
+    """Image embeddings, float32 (B, E) of unit norm, of float images normalised by CLIP's mean and deviation."""
+    return layers.unit(self.vision(images_BxHxWx3))
+
+  def text(self, ids_BxT: jax.Array) -> jax.Array:
+    """Text embeddings, float32 (B, E) of unit norm, of int32 token ids; T is at most the context length.
+
+    A row without the end-of-text id is pooled at its first token, as transformers does.
+    """
+    return layers.unit(self.language(ids_BxT))

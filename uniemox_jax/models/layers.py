@@ -1,0 +1,144 @@
+"""Transformer blocks shared by the ViT student, its decoder and both CLIP towers.
+
+Blocks are pre-LayerNorm. A stack of them keeps one parameter tree with a leading layer axis, whether it is scanned or
+unrolled, so a checkpoint never depends on how the program was compiled.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+REMAT_POLICIES = {
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def gelu(x: jax.Array) -> jax.Array:
+  """GELU by the error function, as ViT and MAE use it."""
+  return jax.nn.gelu(x, approximate=False)
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+  """The sigmoid approximation of GELU that OpenAI's CLIP was trained with."""
+  return x * jax.nn.sigmoid(1.702 * x)
+
+
+def unit(x_BxE: jax.Array) -> jax.Array:
+  """Rows scaled to unit length, float32. The epsilon sits inside the root: the gradient at zero stays finite."""
+  x_BxE = x_BxE.astype(jnp.float32)
+  return x_BxE * jax.lax.rsqrt(jnp.sum(x_BxE * x_BxE, axis=-1, keepdims=True) + 1e-12)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'gelu': gelu, 'quick_gelu': quick_gelu}
+
+
+def linear(inputs: int, outputs: int, *, dtype: Any, rngs: nnx.Rngs, use_bias: bool = True) -> nnx.Linear:
+  """A dense layer with MAE's initialisation: Xavier-uniform weights, zero biases; float32 parameters."""
+  return nnx.Linear(
+      inputs, outputs, use_bias=use_bias, dtype=dtype, kernel_init=nnx.initializers.xavier_uniform(), rngs=rngs
+  )
+
+
+def layer_norm(width: int, *, eps: float, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
+  """LayerNorm with float32 two-pass statistics; the fast variance loses the digits that parity needs."""
+  return nnx.LayerNorm(width, epsilon=eps, dtype=dtype, use_fast_variance=False, rngs=rngs)
+
+
+class Attention(nnx.Module):
+  """Multi-head self-attention with one fused projection in the order query, key, value; float32 softmax."""
+
+  def __init__(self, width: int, heads: int, *, causal: bool, dtype: Any, rngs: nnx.Rngs):
+    if width % heads:
+      raise ValueError(f'width {width} is not divisible by {heads} attention heads')
+    self.heads = heads
+    self.causal = causal
+    self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
+    self.out = linear(width, width, dtype=dtype, rngs=rngs)
+
+  def __call__(self, tokens_BxLxD: jax.Array) -> jax.Array:
+    batch, length, width = tokens_BxLxD.shape
+    qkv = self.qkv(tokens_BxLxD).reshape(batch, length, 3, self.heads, width // self.heads)
+    query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+    mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
+    return self.out(mixed.reshape(batch, length, width))
+
+
+class Mlp(nnx.Module):
+  """Two dense layers with an activation between."""
+
+  def __init__(self, width: int, hidden: int, *, activation: str, dtype: Any, rngs: nnx.Rngs):
+    self.activation = ACTIVATIONS[activation]
+    self.up = linear(width, hidden, dtype=dtype, rngs=rngs)
+    self.down = linear(hidden, width, dtype=dtype, rngs=rngs)
+
+  def __call__(self, tokens_BxLxD: jax.Array) -> jax.Array:
+    return self.down(self.activation(self.up(tokens_BxLxD)))
+
+
+class Block(nnx.Module):
+  """x + attention(norm(x)), then x + mlp(norm(x)); each branch may be scaled per example (drop-path)."""
+
+  def __init__(self, width: int, heads: int, hidden: int, *, eps: float, activation: str, causal: bool, dtype: Any,
+               rngs: nnx.Rngs):
+    self.norm1 = layer_norm(width, eps=eps, dtype=dtype, rngs=rngs)
+    self.attention = Attention(width, heads, causal=causal, dtype=dtype, rngs=rngs)
+    self.norm2 = layer_norm(width, eps=eps, dtype=dtype, rngs=rngs)
+    self.mlp = Mlp(width, hidden, activation=activation, dtype=dtype, rngs=rngs)
+
+  def __call__(self, tokens_BxLxD: jax.Array, branch_scale_Bx2: jax.Array | None = None) -> jax.Array:
+    for branch, run in enumerate((self._attend, self._transform)):
+      update = run(tokens_BxLxD)
+      if branch_scale_Bx2 is not None:
+        update = update * branch_scale_Bx2[:, branch, None, None].astype(update.dtype)
+      tokens_BxLxD = tokens_BxLxD + update
+    return tokens_BxLxD
+
+  def _attend(self, tokens_BxLxD: jax.Array) -> jax.Array:
+    return self.attention(self.norm1(tokens_BxLxD))
+
+  def _transform(self, tokens_BxLxD: jax.Array) -> jax.Array:
+    return self.mlp(self.norm2(tokens_BxLxD))
+
+
+class Blocks(nnx.Module):
+  """A stack of `depth` equal blocks.
+
+  Args:
+    width, depth, heads, hidden: token width, layers, attention heads, MLP width.
+    eps: LayerNorm epsilon.
+    activation: a key of `ACTIVATIONS`.
+    causal: whether a token sees only itself and earlier ones.
+    remat: 'none', 'dots' (keep matrix products) or 'full' (recompute everything in the backward pass).
+    scan: compile one block and loop over it; False unrolls, which is faster and slower to compile.
+  """
+
+  def __init__(self, width: int, depth: int, heads: int, hidden: int, *, eps: float, activation: str = 'gelu',
+               causal: bool = False, remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32,
+               rngs: nnx.Rngs):
+    if remat != 'none' and remat not in REMAT_POLICIES:
+      raise ValueError(f"remat '{remat}' is not one of none, {', '.join(REMAT_POLICIES)}")
+    self.depth, self.remat, self.scan = depth, remat, scan
+
+    @nnx.split_rngs(splits=depth)
+    @nnx.vmap(in_axes=0, out_axes=0)
+    def create(rngs: nnx.Rngs) -> Block:
+      return Block(width, heads, hidden, eps=eps, activation=activation, causal=causal, dtype=dtype, rngs=rngs)
+
+    self.layers = create(rngs)
+
+  def __call__(self, tokens_BxLxD: jax.Array, branch_scale_NxBx2: jax.Array | None = None) -> jax.Array:
+    """Applies all blocks; `branch_scale_NxBx2`, if given, multiplies each layer's two branches per example."""
+    graphdef, params_NxX = nnx.split(self.layers)
+
+    def body(tokens, layer):
+      params, branch_scale = layer
+      return nnx.merge(graphdef, params)(tokens, branch_scale), None
+
+    if self.remat != 'none':
+      body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan)
+    unroll = 1 if self.scan else max(self.depth, 1)
+    return jax.lax.scan(body, tokens_BxLxD, (params_NxX, branch_scale_NxBx2), unroll=unroll)[0]

@@ -1,0 +1,52 @@
+"""The pixel decoder of masked image modelling (method section 2, step 5; MAE section 3)."""
+
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from uniemox_jax.models import layers
+from uniemox_jax.models.masking import take_tokens
+from uniemox_jax.models.vit import sincos_positions
+
+
+class Decoder(nnx.Module):
+  """Predicts the pixels of every patch from the visible ones, already projected to the decoder's width.
+
+  Args:
+    patches: L of the whole image.
+    patch_size: pixels; each prediction has 3 * patch_size^2 values.
+    width, depth, heads: E, layers, attention heads.
+    norm_eps, remat, scan, dtype: as in `vit.ViT`.
+  """
+
+  def __init__(self, *, patches: int, patch_size: int, width: int, depth: int, heads: int, norm_eps: float = 1e-6,
+               remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
+    self.dtype = dtype
+    self.mask_token = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (1, width)))
+    self.positions = nnx.Param(jnp.asarray(sincos_positions(width, round(patches**0.5))))
+    self.blocks = layers.Blocks(width, depth, heads, 4 * width, eps=norm_eps, remat=remat, scan=scan, dtype=dtype,
+                                rngs=rngs)
+    self.norm = layers.layer_norm(width, eps=norm_eps, dtype=dtype, rngs=rngs)
+    self.predict = layers.linear(width, 3 * patch_size**2, dtype=dtype, rngs=rngs)
+
+  def __call__(self, tokens_BxKxE: jax.Array, ids_restore_BxL: jax.Array) -> jax.Array:
+    """Fills hidden places with the mask token and decodes.
+
+    Args:
+      tokens_BxKxE: (B, 1 + K, E), CLS first.
+      ids_restore_BxL: see `masking.Masking`.
+
+    Returns:
+      Predicted pixels of *all* patches, float32 (B, L, 3 p^2). (Upstream keeps `[:, :1]`, one prediction
+      broadcast to all patches, and so learns nothing: method section 5.)
+    """
+    batch, visible, width = tokens_BxKxE.shape
+    hidden = ids_restore_BxL.shape[1] - (visible - 1)
+    mask_tokens = jnp.broadcast_to(self.mask_token[...].astype(tokens_BxKxE.dtype), (batch, hidden, width))
+    patches_BxLxE = take_tokens(jnp.concatenate([tokens_BxKxE[:, 1:], mask_tokens], axis=1), ids_restore_BxL)
+    tokens_BxLxE = jnp.concatenate([tokens_BxKxE[:, :1], patches_BxLxE], axis=1)
+    positions = jax.lax.stop_gradient(self.positions[...]).astype(self.dtype)
+    decoded = self.norm(self.blocks(tokens_BxLxE + positions))
+    return self.predict(decoded[:, 1:]).astype(jnp.float32)

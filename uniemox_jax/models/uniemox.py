@@ -1,0 +1,101 @@
+"""UniEmoX: one encoder over scene and person, their fusion, and the pixel decoder (method section 2)."""
+
+from typing import Any, NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from uniemox_jax.models import layers
+from uniemox_jax.models.fusion import make_fusion
+from uniemox_jax.models.mae import Decoder
+from uniemox_jax.models.masking import random_masking, visible_patches
+from uniemox_jax.models.vit import ViT
+
+
+class Outputs(NamedTuple):
+  """fused_BxE: gamma, float32, not normalised; None where no loss needs it.
+
+  prediction_BxDxLxP, mask_BxDxL: pixels predicted for each decoded stream (D = 1, the scene, or 2) and which
+  patches were hidden; None without reconstruction.
+  """
+
+  fused_BxE: jax.Array | None
+  prediction_BxDxLxP: jax.Array | None
+  mask_BxDxL: jax.Array | None
+
+
+class UniEmoX(nnx.Module):
+  """The student.
+
+  Args:
+    image_size, patch_size, width, depth, heads: the encoder, see `vit.ViT`.
+    decoder_width, decoder_depth, decoder_heads: the decoder; its width E is also the teacher's projection width.
+    mask_ratio: share of patches hidden, 0.9 in the published recipe.
+    fusion, fusion_heads: see `fusion.make_fusion`.
+    decode: 'scene' decodes the scene stream, 'both' also the person's.
+    semantic: whether L1 or L2 is trained, so that fusion and person view are needed.
+    reconstruct: whether L3 is trained, so that the decoder is needed.
+    norm_eps, remat, scan, dtype: see `vit.ViT`.
+
+  Raises:
+    ValueError: an option outside its choices, or nothing to train.
+  """
+
+  def __init__(self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int, decoder_width: int,
+               decoder_depth: int, decoder_heads: int, mask_ratio: float = 0.9, fusion: str = 'additive',
+               fusion_heads: int = 1, decode: str = 'scene', semantic: bool = True, reconstruct: bool = True,
+               norm_eps: float = 1e-6, remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32,
+               rngs: nnx.Rngs):
+    if decode not in ('scene', 'both'):
+      raise ValueError(f"decode '{decode}' is not one of scene, both")
+    if not (semantic or reconstruct):
+      raise ValueError('every loss weight is zero: nothing to train')
+    blocks = dict(norm_eps=norm_eps, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
+    self.encoder = ViT(image_size=image_size, patch_size=patch_size, width=width, depth=depth, heads=heads, **blocks)
+    self.project = layers.linear(width, decoder_width, dtype=dtype, rngs=rngs)
+    self.visible = visible_patches(self.encoder.patches, mask_ratio)
+    if not 0 < self.visible < self.encoder.patches:
+      raise ValueError(f'mask_ratio {mask_ratio} leaves {self.visible} of {self.encoder.patches} patches visible')
+    self.semantic = semantic
+    self.fusion = make_fusion(fusion, decoder_width, fusion_heads, dtype=dtype, rngs=rngs) if semantic else None
+    self.decoder = Decoder(
+        patches=self.encoder.patches, patch_size=patch_size, width=decoder_width, depth=decoder_depth,
+        heads=decoder_heads, **blocks) if reconstruct else None
+    self.decoded_streams = (2 if decode == 'both' else 1) if reconstruct else 0
+    self.streams = 2 if self.fusion is not None or self.decoded_streams == 2 else 1
+
+  def __call__(self, views_BxVxHxWx3: jax.Array, noise_BxVxL: jax.Array) -> Outputs:
+    """Masks, encodes all views in one call, fuses and decodes.
+
+    Args:
+      views_BxVxHxWx3: normalised float images; view 0 is the scene, view 1 the person. V = `streams`. The view axis
+        follows the batch axis so that a batch sharded over devices stays where it is.
+      noise_BxVxL: uniform noise; its lowest K entries per view stay visible.
+    """
+    batch, views = views_BxVxHxWx3.shape[:2]
+    masking = random_masking(noise_BxVxL.reshape(batch * views, -1), self.visible)
+    tokens_NxKxD = self.encoder(views_BxVxHxWx3.reshape(batch * views, *views_BxVxHxWx3.shape[2:]),
+                                masking.ids_keep_BxK)
+    tokens_BxVxKxE = self.project(tokens_NxKxD).reshape(batch, views, 1 + self.visible, -1)
+    prediction, mask = self._decode(tokens_BxVxKxE, masking.ids_restore_BxL.reshape(batch, views, -1),
+                                    masking.mask_BxL.reshape(batch, views, -1))
+    return Outputs(self._fuse(tokens_BxVxKxE), prediction, mask)
+
+  def _fuse(self, tokens_BxVxKxE: jax.Array) -> jax.Array | None:
+    if not self.semantic:
+      return None
+    scene_BxE = tokens_BxVxKxE[:, 0, 0]
+    fused_BxE = scene_BxE if self.fusion is None else self.fusion(scene_BxE, tokens_BxVxKxE[:, 1, 0])
+    return fused_BxE.astype(jnp.float32)
+
+  def _decode(self, tokens_BxVxKxE: jax.Array, ids_restore_BxVxL: jax.Array, mask_BxVxL: jax.Array
+              ) -> tuple[jax.Array | None, jax.Array | None]:
+    if self.decoder is None:
+      return None, None
+    decoded = self.decoded_streams
+    batch, _, visible, width = tokens_BxVxKxE.shape
+    prediction_NxLxP = self.decoder(tokens_BxVxKxE[:, :decoded].reshape(batch * decoded, visible, width),
+                                    ids_restore_BxVxL[:, :decoded].reshape(batch * decoded, -1))
+    prediction_BxDxLxP = prediction_NxLxP.reshape(batch, decoded, *prediction_NxLxP.shape[1:])
+    return prediction_BxDxLxP, mask_BxVxL[:, :decoded]

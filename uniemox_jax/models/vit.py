@@ -1,0 +1,77 @@
+"""The student's encoder: MAE's Vision Transformer (method section 2, step 2)."""
+
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from uniemox_jax.models import layers
+from uniemox_jax.models.masking import patchify, take_tokens
+
+
+def sincos_positions(width: int, side: int) -> np.ndarray:
+  """MAE's fixed 2-D sine-cosine positions with a zero row for CLS: float32 (1 + side*side, width).
+
+  The first half of the channels encodes the column, the second the row; each half is [sines, cosines] with
+  frequencies 10000^(-i / (width/4)). big_vision's form differs in denominator and block order.
+  """
+  if width % 4:
+    raise ValueError(f'sine-cosine positions need a width divisible by 4, not {width}')
+  frequencies = 1.0 / 10000 ** (np.arange(width // 4, dtype=np.float64) / (width / 4))
+  rows, columns = np.meshgrid(np.arange(side), np.arange(side), indexing='ij')
+
+  def encode(coordinate_L: np.ndarray) -> np.ndarray:
+    angles = np.outer(coordinate_L, frequencies)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+  grid = np.concatenate([encode(columns.ravel()), encode(rows.ravel())], axis=1)
+  return np.concatenate([np.zeros((1, width)), grid]).astype(np.float32)
+
+
+class ViT(nnx.Module):
+  """Patch embedding, CLS token, positions, blocks, final LayerNorm.
+
+  Args:
+    image_size, patch_size: pixels; the image is square and divisible by the patch.
+    width, depth, heads: D, layers, attention heads. The MLP is 4 D wide.
+    norm_eps: LayerNorm epsilon, 1e-6 in MAE's and upstream's files.
+    final_norm: whether the last LayerNorm exists; fine-tuned classifiers drop it.
+    train_positions: False keeps the sine-cosine positions fixed (pretraining).
+    remat, scan, dtype: see `layers.Blocks`; dtype is that of the computation, parameters stay float32.
+  """
+
+  def __init__(self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int, norm_eps: float = 1e-6,
+               final_norm: bool = True, train_positions: bool = False, remat: str = 'none', scan: bool = False,
+               dtype: Any = jnp.float32, rngs: nnx.Rngs):
+    if image_size % patch_size:
+      raise ValueError(f'image_size {image_size} is not divisible by patch_size {patch_size}')
+    self.patch_size, self.train_positions, self.dtype = patch_size, train_positions, dtype
+    side = image_size // patch_size
+    self.patches = side * side
+    self.patch_embed = layers.linear(3 * patch_size**2, width, dtype=dtype, rngs=rngs)
+    self.cls_token = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (1, width)))
+    self.positions = nnx.Param(jnp.asarray(sincos_positions(width, side)))
+    self.blocks = layers.Blocks(width, depth, heads, 4 * width, eps=norm_eps, remat=remat, scan=scan, dtype=dtype,
+                                rngs=rngs)
+    self.norm = layers.layer_norm(width, eps=norm_eps, dtype=dtype, rngs=rngs) if final_norm else None
+
+  def __call__(self, images_BxHxWx3: jax.Array, ids_keep_BxK: jax.Array | None = None,
+               branch_scale_NxBx2: jax.Array | None = None) -> jax.Array:
+    """Encodes normalised float images; with `ids_keep_BxK` only those patches are embedded at all.
+
+    Returns:
+      Tokens (B, 1 + K, D), CLS first; after the final LayerNorm where there is one. K is L without masking.
+    """
+    positions = self.positions[...] if self.train_positions else jax.lax.stop_gradient(self.positions[...])
+    patches_BxLxP = patchify(images_BxHxWx3, self.patch_size)
+    grid_BxLxD = jnp.broadcast_to(positions[None, 1:], (images_BxHxWx3.shape[0], *positions[1:].shape))
+    if ids_keep_BxK is not None:
+      patches_BxLxP = take_tokens(patches_BxLxP, ids_keep_BxK)
+      grid_BxLxD = take_tokens(grid_BxLxD, ids_keep_BxK)
+    tokens = self.patch_embed(patches_BxLxP) + grid_BxLxD.astype(self.dtype)
+    cls = jnp.broadcast_to(self.cls_token[...] + positions[:1], (tokens.shape[0], 1, tokens.shape[-1]))
+    tokens = jnp.concatenate([cls.astype(tokens.dtype), tokens], axis=1)
+    tokens = self.blocks(tokens, branch_scale_NxBx2)
+    return tokens if self.norm is None else self.norm(tokens)

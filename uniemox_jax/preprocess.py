@@ -1,0 +1,69 @@
+"""Pixels to what a model reads: normalisation on the device, and the evaluation view of any picture."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+EVALUATION_SHARE = 224 / 256
+"""The centre crop is this share of the resized short side (method section 3)."""
+
+
+def normalise(images_BxHxWx3: jax.Array, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+              ) -> jax.Array:
+  """0..255 pixels, uint8 or float, to (x/255 - mean) / std in float32; the student uses ImageNet's statistics."""
+  return (images_BxHxWx3.astype(jnp.float32) / 255.0 - jnp.array(mean)) / jnp.array(std)
+
+
+def denormalise(images_BxHxWx3: np.ndarray) -> np.ndarray:
+  """The inverse of `normalise` with ImageNet's statistics, as uint8, clipped."""
+  pixels = (np.asarray(images_BxHxWx3) * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)) * 255.0
+  return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
+
+
+def resize(images_BxHxWx3: jax.Array, height: int, width: int) -> jax.Array:
+  """Bicubic, antialiased; float32 in the input's range, rounded and clipped to 0..255 as an image file would be."""
+  shape = (images_BxHxWx3.shape[0], height, width, 3)
+  resized = jax.image.resize(images_BxHxWx3.astype(jnp.float32), shape, 'cubic', antialias=True)
+  return jnp.clip(jnp.round(resized), 0, 255)
+
+
+def centre_view(images_BxHxWx3: jax.Array, size: int, short_side: int) -> jax.Array:
+  """Resizes the short side to `short_side`, then crops the central size x size; float32 0..255."""
+  height, width = images_BxHxWx3.shape[1:3]
+  scale = short_side / min(height, width)
+  height, width = max(size, round(height * scale)), max(size, round(width * scale))
+  resized = resize(images_BxHxWx3, height, width)
+  top, left = (height - size) // 2, (width - size) // 2
+  return resized[:, top:top + size, left:left + size]
+
+
+def as_model_input(images: Any, size: int, view_and_normalise: Any) -> jax.Array:
+  """The `images` argument of every `load_*` model (design, Python API) as normalised float32 (B, size, size, 3).
+
+  Args:
+    images: uint8 (B, H, W, 3) pixels, or float32 (B, size, size, 3) taken as already normalised.
+    size: the model's input size.
+    view_and_normalise: maps uint8 pixels to the model's normalised evaluation view.
+
+  Raises:
+    ValueError: anything else.
+  """
+  images = np.asarray(images) if not isinstance(images, jax.Array) else images
+  if images.ndim == 4 and images.shape[-1] == 3:
+    if images.dtype == np.uint8:
+      return view_and_normalise(images)
+    if images.dtype == np.float32 and images.shape[1:3] == (size, size):
+      return jnp.asarray(images)
+  raise ValueError(f'images are {images.dtype} {images.shape}; wanted uint8 (B, H, W, 3), or float32 '
+                   f'(B, {size}, {size}, 3) already normalised')
+
+
+def student_view(images: Any, size: int) -> jax.Array:
+  """uint8 or normalised pictures as the student's evaluation sees them; see `as_model_input`."""
+  def view(pixels: jax.Array) -> jax.Array:
+    return normalise(centre_view(pixels, size, round(size / EVALUATION_SHARE)))
+
+  return as_model_input(images, size, view)

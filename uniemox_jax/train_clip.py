@@ -1,0 +1,101 @@
+"""Trains or adapts a CLIP on a split's captions, contrastively, and saves it in Hugging Face form.
+
+python -m uniemox_jax.train_clip --config=configs/demo.py:clip --workdir=DIR leaves DIR/teacher, a folder that
+`load_clip` and transformers' `CLIPModel` read.
+"""
+
+import functools
+import os
+
+from absl import flags
+import jax
+from ml_collections import ConfigDict
+
+from data_pipelines import pipeline, records
+from data_pipelines.errors import UserError
+from uniemox_jax import cli, loop, optim, sharding
+from uniemox_jax.captions import split_captions
+from uniemox_jax.config import CLIP_KEYS, check_keys, check_positive, compute_dtype
+from uniemox_jax.models.clip import CLIP, CLIPConfig, Tower
+from uniemox_jax.teacher import Clip, clip_normalise, load_clip, save_clip
+from uniemox_jax.train_state import builder, graphdef_of, initial_params
+from uniemox_jax.train_step import make_clip_step
+
+TEACHER_FOLDER = 'teacher'
+
+
+def clip_config(config: ConfigDict) -> CLIPConfig:
+  """The shape in `config.model`, with OpenAI's vocabulary, activation and end-of-text rule."""
+  model = config.model
+  towers = {name: Tower(**model[name], hidden=4 * model[name].width) for name in ('vision', 'text')}
+  return CLIPConfig(**towers, image_size=model.image_size, patch_size=model.patch_size,
+                    projection_dim=model.projection, context_length=model.context)
+
+
+def _starting_clip(config: ConfigDict, workdir: str) -> Clip:
+  """The CLIP to adapt, or a new one, written and read in the form that every teacher has.
+
+  Raises:
+    UserError: the CLIP to adapt has another shape than `config.model`.
+  """
+  wanted = clip_config(config)
+  if config.init == 'none':
+    folder = os.path.join(workdir, 'initial')
+    create = jax.jit(lambda: initial_params(builder(CLIP, config=wanted), config.seed))
+    save_clip(folder, wanted, jax.device_get(create()))
+    return load_clip(folder)
+  clip = load_clip(config.init)
+  for name in ('image_size', 'patch_size', 'projection_dim', 'context_length', 'vision', 'text'):
+    have, want = getattr(clip.config, name), getattr(wanted, name)
+    if isinstance(want, Tower):
+      have, want = ((tower.width, tower.depth, tower.heads) for tower in (have, want))
+    if have != want:
+      raise UserError(f"{config.init}: {name} is {have}, config.model says {want}: set it to the CLIP's")
+  return clip
+
+
+def train_clip(config: ConfigDict, workdir: str) -> str:
+  """Trains, or resumes, and returns the teacher's folder. `config.init` is 'none' or a CLIP to adapt.
+
+  Raises:
+    UserError: a mistake in the config, the data or the CLIP to start from.
+  """
+  check_keys(config, CLIP_KEYS)
+  check_positive(config, 'batch_size', 'epochs', 'log_every', 'save_every')
+  mesh = sharding.make_mesh(**config.mesh)
+  sharding.check_batch(config.batch_size, mesh)
+  split = records.open_split(config.data_dir, config.dataset, config.split)
+  steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
+  total_steps = config.epochs * steps_per_epoch
+  clip = _starting_clip(config, workdir)
+  ids_NxT = clip.tokenize(split_captions(split, clip, config.emotion_in_caption))
+  build = builder(CLIP, config=clip.config, dtype=compute_dtype(config))
+
+  schedule, tx = optim.from_config(config, total_steps, steps_per_epoch)
+  run = loop.open_run(config, workdir, name='train_clip', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
+                      description={'kind': 'clip', 'model': clip.config.to_dict()}, loaded=clip.params)
+  batches = pipeline.train_batches(
+      split, batch_size=config.batch_size, seed=config.seed, image_size=clip.config.image_size, start_step=run.start,
+      mode='pretrain', person=False, crop_area=(config.min_crop_area, 1.0),
+      process_index=jax.process_index(), process_count=jax.process_count())
+  view = functools.partial(clip_normalise, size=clip.config.image_size, mean=clip.view.mean, std=clip.view.std)
+  state = loop.train(run, make_clip_step(graphdef_of(build), tx, schedule, view),
+                     ({'scene': batch['scene'], 'ids': ids_NxT[batch['position']]} for batch in batches),
+                     key=jax.random.key(config.seed), every=loop.Every(config.log_every, config.save_every))
+  run.close()
+  folder = os.path.join(workdir, TEACHER_FOLDER)
+  if jax.process_index() == 0:
+    save_clip(folder, clip.config, state.params, vocabulary_source=clip.folder)
+  print(f'teacher saved: {folder}', flush=True)
+  return folder
+
+
+def main() -> None:
+  """Entry point after flags are parsed."""
+  train_clip(flags.FLAGS.config, flags.FLAGS.workdir)
+
+
+if __name__ == '__main__':
+  cli.define_config()
+  cli.define_workdir()
+  cli.run(main)

@@ -1,0 +1,93 @@
+"""What training changes: step, parameters, optimizer state; made sharded from the start."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import optax
+
+from data_pipelines.errors import UserError
+from uniemox_jax.sharding import tree_shardings
+
+
+class TrainState(NamedTuple):
+  """step: int32 scalar, updates done. params: nested dict of float32 arrays. opt_state: optax's."""
+
+  step: jax.Array
+  params: dict[str, Any]
+  opt_state: Any
+
+
+Build = Callable[[nnx.Rngs], nnx.Module]
+
+
+def builder(module: type[nnx.Module], **arguments: Any) -> Build:
+  """A function from random streams to `module(**arguments)`, tried once without allocating anything.
+
+  Raises:
+    UserError: the module refuses its arguments, which come from the config.
+  """
+  def build(rngs: nnx.Rngs) -> nnx.Module:
+    return module(**arguments, rngs=rngs)
+
+  try:
+    abstract_model(build)
+  except ValueError as error:
+    raise UserError(f'config.model: {error}') from error
+  return build
+
+
+def abstract_model(build: Build) -> nnx.Module:
+  """The module with shapes in place of parameters."""
+  return nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+
+
+def graphdef_of(build: Build) -> nnx.GraphDef:
+  """The static half of a module; `nnx.merge(graphdef, params)` is the module again."""
+  return nnx.split(abstract_model(build))[0]
+
+
+def abstract_params(build: Build) -> dict[str, Any]:
+  """Shapes and dtypes of the parameters as a nested dict."""
+  return nnx.to_pure_dict(nnx.state(abstract_model(build), nnx.Param))
+
+
+def initial_params(build: Build, seed: int) -> dict[str, Any]:
+  """Freshly drawn parameters as a plain nested dict; call it under jit with shardings for large models."""
+  return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(seed)), nnx.Param))
+
+
+def create_state(build: Build, tx: optax.GradientTransformation, mesh: Mesh, seed: int,
+                 loaded: dict[str, Any] | None = None) -> tuple[TrainState, TrainState]:
+  """Shapes, then shardings, then a jitted initialisation: no parameter is made on one host and copied.
+
+  Args:
+    build: makes the module from random streams.
+    tx: the optimizer.
+    mesh: see `sharding.make_mesh`.
+    seed: of the initial draws.
+    loaded: parameters that replace the drawn ones where the path is the same; paths and shapes already checked.
+
+  Returns:
+    The state, and its template of `jax.ShapeDtypeStruct` with shardings for restoring checkpoints.
+  """
+  def create(loaded: dict[str, Any]) -> TrainState:
+    params = _overlay(initial_params(build, seed), loaded)
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+
+  shapes = jax.eval_shape(create, loaded or {})
+  shardings = tree_shardings(shapes, mesh)
+  template = jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), shapes, shardings)
+  with jax.set_mesh(mesh):
+    return jax.jit(create, out_shardings=shardings)(loaded or {}), template
+
+
+def _overlay(params: dict[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:
+  """`params` with every leaf that `loaded` also has taken from there."""
+  merged = dict(params)
+  for name, value in loaded.items():
+    merged[name] = _overlay(params[name], value) if isinstance(value, dict) else jnp.asarray(value, params[name].dtype)
+  return merged

@@ -1,0 +1,200 @@
+"""The training steps: pure functions (state, frozen, batch, key) -> (state, metrics). No mesh, no files.
+
+Accumulation changes nothing but memory: every random draw is made for the whole batch and split with it, every
+micro-batch sees all texts, and every loss is a mean over rows (method section 2).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import optax
+
+from uniemox_jax import losses
+from uniemox_jax.models.masking import patchify
+from uniemox_jax.preprocess import normalise
+from uniemox_jax.regularise import Mix, draw_branch_scales, draw_mix, smooth_labels
+from uniemox_jax.train_state import TrainState
+
+Arrays = dict[str, jax.Array]
+Schedule = Callable[[jax.Array], jax.Array]
+Step = Callable[[TrainState, Any, Arrays, jax.Array], tuple[TrainState, Arrays]]
+
+
+class PretrainOptions(NamedTuple):
+  """What one pretraining step optimises.
+
+  weights: of 'contrastive' (L1), 'similarity' (L2), 'reconstruction' (L3); a zero removes the term from the program,
+    and what only it needs.
+  contrastive: 'cosine' (published) or 'kl'.
+  negatives: texts of L1 from the 'global' batch, or from consecutive groups of `local_batch` rows ('local').
+  norm_pix: normalise target patches. accum_steps: micro-batches a step.
+  """
+
+  weights: dict[str, float]
+  contrastive: str = 'cosine'
+  negatives: str = 'global'
+  local_batch: int = 2
+  norm_pix: bool = False
+  accum_steps: int = 1
+
+
+class Teacher(NamedTuple):
+  """The frozen CLIP as the step sees it.
+
+  embed_image: (params, uint8 scene views (B, H, W, 3)) -> unit-norm float32 (B, E).
+  scale: (params) -> CLIP's learned logit scale s.
+  """
+
+  embed_image: Callable[[Any, jax.Array], jax.Array]
+  scale: Callable[[Any], jax.Array]
+
+
+def make_pretrain_step(student: nnx.GraphDef, teacher: Teacher | None, tx: optax.GradientTransformation,
+                       schedule: Schedule, options: PretrainOptions) -> Step:
+  """The UniEmoX step (method section 2).
+
+  Its batch: 'scene' uint8 (B, H, W, 3); 'person' likewise where the student has two streams; 'text' float32 (B, E),
+  unit-norm caption embeddings, where L1 is on. `frozen` holds the teacher's parameters; `key` belongs to the run.
+  """
+  weights = {name: weight for name, weight in options.weights.items() if weight}
+
+  def step(state: TrainState, frozen: Any, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
+    model = nnx.merge(student, state.params)
+    views = [batch[name] for name in ('scene', 'person')[:model.streams]]
+    noise_shape = (len(batch['scene']), model.streams, model.encoder.patches)
+    rows = {'views': jnp.stack(views, axis=1),
+            'noise': jax.random.uniform(jax.random.fold_in(key, state.step), noise_shape)}
+    texts = batch['text'] if 'contrastive' in weights else None
+    if texts is not None and options.negatives == 'local':
+      rows['texts'] = losses.group_texts(texts, options.local_batch)
+
+    def row_losses(params: dict[str, Any], rows: Arrays) -> Arrays:
+      model = nnx.merge(student, params)
+      values = semantic_losses(model, rows, rows.get('texts', texts), teacher, frozen, options)
+      return {name: values[name] for name in weights}
+
+    return update(state, row_losses, weights, rows, options.accum_steps, tx, schedule)
+
+  return step
+
+
+def semantic_losses(model: nnx.Module, rows: Arrays, texts: jax.Array | None, teacher: Teacher | None, frozen: Any,
+                    options: PretrainOptions) -> Arrays:
+  """Mask, encode, fuse, decode, teach, lose: every loss that has a weight, per example."""
+  views_BxVxHxWx3 = normalise(rows['views'])
+  outputs = model(views_BxVxHxWx3, rows['noise'])
+  values = {}
+  if outputs.fused_BxE is not None:
+    image_BxE = jax.lax.stop_gradient(teacher.embed_image(frozen, rows['views'][:, 0]))
+    values['similarity'] = losses.similarity(outputs.fused_BxE, image_BxE)
+    if texts is not None:
+      scale = (teacher.scale(frozen),) if options.contrastive == 'kl' else ()
+      contrast = losses.contrastive_kl if scale else losses.contrastive_cosine
+      values['contrastive'] = contrast(outputs.fused_BxE, image_BxE, texts, *scale)
+  if outputs.prediction_BxDxLxP is not None:
+    target_BxDxLxP = jax.vmap(lambda views: patchify(views, model.encoder.patch_size), 1, 1)(
+        views_BxVxHxWx3[:, :model.decoded_streams])
+    values['reconstruction'] = losses.reconstruction(
+        outputs.prediction_BxDxLxP, target_BxDxLxP, outputs.mask_BxDxL, options.norm_pix)
+  return values
+
+
+class FinetuneOptions(NamedTuple):
+  """mixup, cutmix: Beta parameters, 0 is off; smoothing: label smoothing; drop_path: rate of the last block."""
+
+  mixup: float = 0.8
+  cutmix: float = 1.0
+  smoothing: float = 0.1
+  drop_path: float = 0.2
+  accum_steps: int = 1
+
+
+def make_finetune_step(classifier: nnx.GraphDef, tx: optax.GradientTransformation, schedule: Schedule,
+                       options: FinetuneOptions) -> Step:
+  """The classifier's step (method section 3). Its batch: 'image' uint8 (B, H, W, 3), 'label' int32 (B,)."""
+
+  def step(state: TrainState, frozen: Any, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
+    del frozen
+    mix_key, drop_key = jax.random.split(jax.random.fold_in(key, state.step))
+    model = nnx.merge(classifier, state.params)
+    classes, depth = model.head.out_features, model.encoder.blocks.depth
+    mix = draw_mix(mix_key, batch['image'].shape[1:3], options.mixup, options.cutmix)
+    target_BxC = smooth_labels(batch['label'], classes, options.smoothing)
+    rows = {'image': batch['image'], 'target': mix_with_reversed(target_BxC, mix),
+            'branch_scale': draw_branch_scales(drop_key, len(target_BxC), depth, options.drop_path)}
+    if mix is not None:
+      rows['partner'] = batch['image'][::-1]
+
+    def row_losses(params: dict[str, Any], rows: Arrays) -> Arrays:
+      image = normalise(rows['image'])
+      if mix is not None:
+        image = mix.blend(image, normalise(rows['partner']))
+      branch_scale_NxBx2 = rows['branch_scale'].swapaxes(0, 1) if options.drop_path else None
+      logits = nnx.merge(classifier, params)(image, branch_scale_NxBx2)
+      return {'cross_entropy': losses.cross_entropy(logits, rows['target'])}
+
+    return update(state, row_losses, {'cross_entropy': 1.0}, rows, options.accum_steps, tx, schedule)
+
+  return step
+
+
+def mix_with_reversed(target_BxC: jax.Array, mix: Mix | None) -> jax.Array:
+  """Targets of images each mixed with its partner from the other end of the batch."""
+  return target_BxC if mix is None else mix.share * target_BxC + (1 - mix.share) * target_BxC[::-1]
+
+
+def make_clip_step(clip: nnx.GraphDef, tx: optax.GradientTransformation, schedule: Schedule,
+                   view: Callable[[jax.Array], jax.Array]) -> Step:
+  """CLIP's contrastive step. Its batch: 'scene' uint8 (B, H, W, 3), 'ids' int32 (B, T); `view` normalises pixels."""
+
+  def step(state: TrainState, frozen: Any, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
+    del frozen, key
+
+    def row_losses(params: dict[str, Any], rows: Arrays) -> Arrays:
+      model = nnx.merge(clip, params)
+      image_BxE, text_BxE = model.image(view(rows['scene'])), model.text(rows['ids'])
+      # CLIP clips its temperature at 100.
+      scale = jnp.exp(jnp.minimum(model.logit_scale[...], jnp.log(100.0)))
+      return {'contrastive': losses.clip_contrastive(image_BxE, text_BxE, scale)}
+
+    # One micro-batch: splitting would change the negatives, and so the loss.
+    return update(state, row_losses, {'contrastive': 1.0}, batch, 1, tx, schedule)
+
+  return step
+
+
+def update(state: TrainState, row_losses: Callable[[dict[str, Any], Arrays], Arrays], weights: dict[str, float],
+           rows: Arrays, accum_steps: int, tx: optax.GradientTransformation, schedule: Schedule
+           ) -> tuple[TrainState, Arrays]:
+  """One optimizer update; metrics are the loss, its terms, the gradient's norm and the rate."""
+  gradients, means = accumulate(row_losses, weights, state.params, rows, accum_steps)
+  updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+  metrics = {'loss': sum(weight * means[name] for name, weight in weights.items()), **means,
+             'gradient_norm': optax.tree.norm(gradients), 'lr': schedule(state.step)}
+  return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+
+
+def accumulate(row_losses: Callable[[dict[str, Any], Arrays], Arrays], weights: dict[str, float],
+               params: dict[str, Any], rows: Arrays, accum_steps: int) -> tuple[dict[str, Any], Arrays]:
+  """Gradient of the weighted mean losses over all rows, and the mean of each loss, in `accum_steps` micro-batches."""
+  batch = len(jax.tree.leaves(rows)[0])
+
+  def objective(params: dict[str, Any], rows: Arrays) -> tuple[jax.Array, Arrays]:
+    shares = {name: jnp.sum(values) / batch for name, values in row_losses(params, rows).items()}
+    return sum(weight * shares[name] for name, weight in weights.items()), shares
+
+  gradient = jax.grad(objective, has_aux=True)
+  if accum_steps == 1:
+    return gradient(params, rows)
+  # Micro-batch i takes rows i, i + accum, ...: every device keeps its own rows.
+  micro_rows = jax.tree.map(lambda x: x.reshape(-1, accum_steps, *x.shape[1:]).swapaxes(0, 1), rows)
+  first = jax.tree.map(lambda x: x[0], micro_rows)
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, params, first))
+
+  def add(total: Any, rows: Arrays) -> tuple[Any, None]:
+    return jax.tree.map(jnp.add, total, gradient(params, rows)), None
+
+  return jax.lax.scan(add, zeros, micro_rows)[0]

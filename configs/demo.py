@@ -32,7 +32,7 @@ def _run(dataset: str, batch_size: int, epochs: int, warmup_epochs: int) -> Conf
 
 
 def _clip() -> ConfigDict:
-  config = _run('emoset', batch_size=64, epochs=12, warmup_epochs=1)
+  config = _run('emoset', batch_size=64, epochs=8, warmup_epochs=1)
   config.split = 'train+val'
   config.emotion_in_caption = True
   config.save_every = 200
@@ -44,7 +44,7 @@ def _clip() -> ConfigDict:
 
 
 def _pretrain() -> ConfigDict:
-  config = _run('emoset', batch_size=64, epochs=16, warmup_epochs=1)
+  config = _run('emoset', batch_size=64, epochs=7, warmup_epochs=1)
   config.split = 'train+val'
   config.accum_steps = 1
   config.teacher = 'runs/demo/clip/teacher'
@@ -55,18 +55,18 @@ def _pretrain() -> ConfigDict:
   config.loss = ConfigDict({
       'contrastive': 1.0, 'similarity': 1.0, 'reconstruction': 1.0,
       'form': 'cosine', 'negatives': 'global', 'local_batch': 2, 'norm_pix': False})
-  config.optimizer = ConfigDict({'base_lr': 4e-3, 'final_lr': 0.0, 'b1': 0.9, 'b2': 0.95, 'weight_decay': 0.05})
+  config.optimizer = ConfigDict({'base_lr': 8e-3, 'final_lr': 0.0, 'b1': 0.9, 'b2': 0.95, 'weight_decay': 0.05})
   config.save_every = 200
   config.images_every = 200
   return config
 
 
 def _finetune() -> ConfigDict:
-  config = _run('emo8', batch_size=64, epochs=20, warmup_epochs=2)
+  config = _run('emo8', batch_size=64, epochs=10, warmup_epochs=1)
   config.accum_steps = 1
   config.model = ConfigDict(ENCODER)
   config.optimizer = ConfigDict({
-      'base_lr': 4e-3, 'final_lr': 1e-6, 'b1': 0.9, 'b2': 0.999, 'weight_decay': 0.05, 'layer_decay': 0.75})
+      'base_lr': 16e-3, 'final_lr': 1e-6, 'b1': 0.9, 'b2': 0.999, 'weight_decay': 0.05, 'layer_decay': 0.75})
   config.regularisation = ConfigDict({'drop_path': 0.0, 'mixup': 0.0, 'cutmix': 0.0, 'smoothing': 0.1})
   config.eval_every_epochs = 2
   return config
@@ -75,4 +75,4 @@ def _finetune() -> ConfigDict:
 def get_config(section: str = '') -> ConfigDict:
   """One section (clip, pretrain, finetune), or all with `emoset_examples`, the size of the drawn pretraining set."""
   sections = {'clip': _clip(), 'pretrain': _pretrain(), 'finetune': _finetune()}
-  return sections[section] if section else ConfigDict(sections | {'emoset_examples': 2880})
+  return sections[section] if section else ConfigDict(sections | {'emoset_examples': 4000})

@@ -47,12 +47,12 @@ def figure(face: str, posture: str, light: str, flat: bool, rng: np.random.Gener
     RGBA image, (SCALE * SIZE) squared; its alpha's bounding box is the person box.
   """
   layer = Image.new('RGBA', (SIZE * SCALE, SIZE * SCALE))
-  height = float(rng.uniform(56, 70))
+  height = float(rng.uniform(74, 86))
   body = Body(
-    x=float(rng.uniform(32, 64)),
-    foot=float(rng.uniform(87, 92)),
+    x=float(rng.uniform(38, 58)),
+    foot=float(rng.uniform(90, 94)),
     height=height,
-    head=height * rng.uniform(0.31, 0.36) / 2,
+    head=height * rng.uniform(0.34, 0.38) / 2,
     side=int(rng.choice([-1, 1])),
     skin=_SKIN[rng.integers(len(_SKIN))],
     hair=_HAIR[rng.integers(len(_HAIR))],
@@ -69,7 +69,7 @@ def figure(face: str, posture: str, light: str, flat: bool, rng: np.random.Gener
 def _legs(pen: Pen, body: Body, hip: Point, feet: tuple[float, float], bend: float = 0.0) -> None:
   for across in feet:
     knee = ((hip[0] + body.at(across, 0)[0]) / 2 + body.side * bend * body.height, body.at(0, 0.16)[1])
-    pen.limb([hip, knee, body.at(across, 0.02)], body.height * 0.085, body.trousers)
+    pen.limb([hip, knee, body.at(across, 0.02)], body.height * 0.1, body.trousers)
 
 
 def _trunk(pen: Pen, body: Body, hip: Point, neck: Point) -> None:
@@ -77,8 +77,8 @@ def _trunk(pen: Pen, body: Body, hip: Point, neck: Point) -> None:
 
 
 def _arm(pen: Pen, body: Body, *points: Point) -> None:
-  pen.limb(points, body.height * 0.07, body.shirt)
-  pen.ellipse(points[-1], (body.height * 0.045, body.height * 0.045), body.skin)
+  pen.limb(points, body.height * 0.1, body.shirt)
+  pen.ellipse(points[-1], (body.height * 0.055, body.height * 0.055), body.skin)
 
 
 def _head_above(body: Body, neck: Point, lean: float = 0.0) -> Point:

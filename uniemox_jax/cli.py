@@ -24,9 +24,10 @@ def define_config(default: str | None = None) -> flags.FlagHolder:
   return holder
 
 
-def define_workdir() -> flags.FlagHolder:
-  """Declares `--workdir`, the folder of a run."""
-  return flags.DEFINE_string('workdir', None, 'Folder of the run; the same command again resumes it.', required=True)
+def define_workdir(default: str | None = None) -> flags.FlagHolder:
+  """Declares `--workdir`, the folder of a run; required unless there is a default."""
+  help_text = 'Folder of the run; the same command again resumes it.'
+  return flags.DEFINE_string('workdir', default, help_text, required=default is None)
 
 
 def find_config(value: str) -> str:

@@ -40,6 +40,12 @@ def without_semantics(config: ConfigDict) -> ConfigDict:
   return config
 
 
+def check_sections(config: ConfigDict) -> None:
+  """Raises UserError unless the config has the demo's sections, all of them."""
+  if set(config.keys()) != {'clip', 'pretrain', 'finetune', 'emoset_examples'}:
+    raise UserError('this needs a config of the sections clip, pretrain and finetune: --config=configs/demo.py')
+
+
 class Stages:
   """Runs each stage once; how long it took is kept in the workdir, so a killed demo goes on where it was."""
 
@@ -118,8 +124,7 @@ def _report(config: ConfigDict, workdir: str, seconds: dict[str, float]) -> dict
 def main() -> None:
   """Entry point after flags are parsed."""
   values = flags.FLAGS
-  if values.config.keys() != {'clip', 'pretrain', 'finetune', 'emoset_examples'}:
-    raise UserError('the demo takes --config=configs/demo.py without a section')
+  check_sections(values.config)
   content = demo(values.config, values.workdir)
   print('top-1 on the Emo8-like test split: ' + ', '.join(
       f'{name} {accuracy:.4f}' for name, accuracy in content['accuracy'].items()))

@@ -1,0 +1,188 @@
+"""The verbs on tiny records: what they leave behind, resuming after a kill, and one way to read every checkpoint."""
+
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+from configs import demo
+from data_pipelines import build, synthetic
+from data_pipelines.errors import UserError
+import uniemox_jax
+from uniemox_jax.checkpoint import load_checkpoint
+from uniemox_jax.evaluate import evaluate
+from uniemox_jax.finetune import finetune
+from uniemox_jax.logging import read_metrics
+from uniemox_jax.pretrain import pretrain
+
+ROOT = Path(__file__).parents[1]
+SMALL = {'image_size': 32, 'patch_size': 8, 'width': 16, 'depth': 2, 'heads': 2}
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+  raw, data = (tmp_path_factory.mktemp(name) for name in ('raw', 'data'))
+  for dataset in ('emoset', 'emo8'):
+    plans = synthetic.plan(dataset, {'train': 40, 'val': 16, 'test': 24}, seed=0)
+    synthetic.write(raw / dataset, dataset, plans, {})
+    build.build(dataset, raw / dataset, data)
+  return str(data)
+
+
+@pytest.fixture
+def pretrain_config(data_dir: str, clip_folder: Path) -> ConfigDict:
+  config = demo.get_config('pretrain')
+  config.data_dir, config.teacher = data_dir, str(clip_folder)
+  config.batch_size, config.epochs, config.log_every, config.save_every, config.images_every = 8, 2, 1, 3, 6
+  config.mesh.data = 8
+  config.model.update(SMALL | {'decoder_width': 12, 'decoder_depth': 1, 'decoder_heads': 2})
+  return config
+
+
+@pytest.fixture
+def finetune_config(data_dir: str) -> ConfigDict:
+  config = demo.get_config('finetune')
+  config.data_dir, config.batch_size, config.epochs, config.eval_every_epochs = data_dir, 8, 2, 1
+  config.model.update(SMALL)
+  return config
+
+
+@pytest.fixture(scope='module')
+def shared() -> dict[str, str]:
+  """Folders of runs that later tests read."""
+  return {}
+
+
+def leaves(path: str) -> list[np.ndarray]:
+  return jax.tree.leaves(load_checkpoint(path).params)
+
+
+def test_pretraining_leaves_what_the_design_promises(pretrain_config, tmp_path, shared):
+  pretrain(pretrain_config, str(tmp_path))
+  assert {'checkpoints', 'metrics.jsonl', 'tensorboard', 'reconstructions', 'config.json'} <= set(os.listdir(tmp_path))
+  lines = read_metrics(str(tmp_path))
+  assert [line['step'] for line in lines] == list(range(1, 15))
+  assert {'loss', 'contrastive', 'similarity', 'reconstruction', 'lr'} <= lines[0].keys()
+  assert lines[-1]['examples_per_second'] > 0
+  assert any(name.startswith('events') for name in os.listdir(tmp_path / 'tensorboard'))
+  shared['pretrain'] = str(tmp_path)
+
+
+def test_running_again_after_the_end_changes_nothing(pretrain_config, shared):
+  before, lines = leaves(shared['pretrain']), read_metrics(shared['pretrain'])
+  pretrain(pretrain_config, shared['pretrain'])
+  assert all(np.array_equal(a, b) for a, b in zip(before, leaves(shared['pretrain']), strict=True))
+  assert read_metrics(shared['pretrain']) == lines
+
+
+def test_killed_run_ends_bit_equal(pretrain_config, tmp_path, shared):
+  """SIGKILL after the first checkpoint, then the same command: the end is that of the uninterrupted run."""
+  config_file = tmp_path / 'config.py'
+  values = json.dumps(pretrain_config.to_dict())
+  config_file.write_text(f'import json\nfrom ml_collections import ConfigDict\ndef get_config():\n'
+                         f'  return ConfigDict(json.loads({values!r}))\n')
+  command = [sys.executable, '-m', 'uniemox_jax.pretrain', f'--config={config_file}', f'--workdir={tmp_path / "run"}']
+  process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+  deadline = time.monotonic() + 300
+  checkpoints = tmp_path / 'run' / 'checkpoints'
+  while not (checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())):
+    assert process.poll() is None, process.stdout.read()
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+  assert load_checkpoint(shared['pretrain']).step == 14
+  assert 'resumes at step' in finished.stdout
+  assert all(np.array_equal(a, b) for a, b in zip(leaves(shared['pretrain']), leaves(str(tmp_path / 'run')), strict=True))
+  assert [line['step'] for line in read_metrics(str(tmp_path / 'run'))] == list(range(1, 15))
+
+
+def test_finetuning_from_pretraining_is_evaluated_the_same_again(finetune_config, tmp_path, shared):
+  finetune_config.init = shared['pretrain']
+  result = finetune(finetune_config, str(tmp_path))
+  assert result['split'] == 'test'
+  assert result['examples'] == 24
+  written = (tmp_path / 'result.json').read_bytes()
+  evaluate(str(tmp_path))
+  assert (tmp_path / 'result.json').read_bytes() == written
+  evaluate(str(tmp_path), 'val')
+  assert json.loads((tmp_path / 'result_val.json').read_text())['examples'] == 16
+  shared['finetune'] = str(tmp_path)
+
+
+def test_best_checkpoint_is_the_best_on_val(shared):
+  scores = {line['step']: line['val_top1'] for line in read_metrics(shared['finetune']) if 'val_top1' in line}
+  assert scores[load_checkpoint(shared['finetune']).step] == max(scores.values())
+
+
+def test_labels_of_batches_are_those_of_the_folders(shared):
+  result = json.loads(Path(shared['finetune'], 'result.json').read_text())
+  assert [row['examples'] for row in result['per_class']] == [3] * 8
+
+
+def test_every_checkpoint_path_loads(shared):
+  images = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
+  step = load_checkpoint(shared['pretrain']).path
+  for path in (shared['pretrain'], step):
+    encoder = uniemox_jax.load_encoder(path)
+    assert encoder.tokens(images).shape == (3, 17, 16)
+    assert encoder.features(images).shape == (3, 16)
+  classifier = uniemox_jax.load_classifier(shared['finetune'])
+  assert classifier.labels[0] == 'amusement'
+  np.testing.assert_allclose(classifier.predict_proba(images).sum(1), 1, rtol=1e-5)
+  assert uniemox_jax.load_encoder(shared['finetune']).features(images).shape == (3, 16)
+
+
+def test_images_of_another_kind_are_refused(shared):
+  with pytest.raises(ValueError, match=r'float64 \(2, 32, 32, 3\); wanted uint8'):
+    uniemox_jax.load_encoder(shared['pretrain']).tokens(np.zeros((2, 32, 32, 3)))
+
+
+def assert_refused(call: Any, match: str) -> None:
+  with pytest.raises(UserError, match=match) as error:
+    call()
+  assert '\n' not in str(error.value)
+
+
+def test_checkpoint_of_another_model_is_refused(finetune_config, tmp_path, shared):
+  finetune_config.init, finetune_config.model.width = shared['pretrain'], 24
+  assert_refused(lambda: finetune(finetune_config, str(tmp_path / 'run')), 'is of another model: other shape')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_missing_checkpoint_is_named(finetune_config, tmp_path):
+  finetune_config.init = str(tmp_path)
+  assert_refused(lambda: finetune(finetune_config, str(tmp_path / 'run')), 'holds no checkpoint')
+
+
+def test_pretrained_encoder_cannot_be_evaluated(shared):
+  assert_refused(lambda: evaluate(shared['pretrain']), 'without a classifier: fine-tune it first')
+  assert_refused(lambda: uniemox_jax.load_classifier(shared['pretrain']), 'holds no classifier')
+
+
+def test_teacher_of_another_width_is_refused(pretrain_config, tmp_path):
+  pretrain_config.model.decoder_width = 16
+  assert_refused(lambda: pretrain(pretrain_config, str(tmp_path / 'run')),
+                 'CLIP teacher projects to 12, the decoder is 16 wide: set --config.model.decoder_width=12')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_workdir_of_another_run_is_refused(pretrain_config, shared):
+  pretrain_config.seed = 5
+  assert_refused(lambda: pretrain(pretrain_config, shared['pretrain']), 'other values of seed')
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_names_itself(pretrain_config, tmp_path):
+  pretrain_config.optimizer.base_lr, pretrain_config.warmup_epochs = 1e30, 0
+  assert_refused(lambda: pretrain(pretrain_config, str(tmp_path)),
+                 r'step \d+: \w+ is (nan|inf|-inf); the last good checkpoint is')

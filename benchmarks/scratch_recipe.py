@@ -2,8 +2,8 @@
 
 python -m benchmarks.scratch_recipe --config=configs/demo.py:finetune --workdir=runs/recipe
 
-The epochs are the demo's budget and stay. Every recipe of the grid trains from scratch over `--seeds` seeds; recipes.md ranks them by mean top-1 on val. Test is
-not looked at. Finished runs are not repeated.
+The epochs are the demo's budget and stay. Every recipe of the grid trains from scratch over `--seeds` seeds; recipes.md
+ranks them by mean top-1 on val. Test is not looked at here. Finished runs are not repeated.
 """
 
 import itertools

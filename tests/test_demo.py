@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_demo_shows_that_the_method_learns(tmp_path):
-  subprocess.run([sys.executable, '-m', 'uniemox_jax.demo', f'--workdir={tmp_path}'], cwd=ROOT, check=True, timeout=1800)
+  command = [sys.executable, '-m', 'uniemox_jax.demo', f'--workdir={tmp_path}']
+  subprocess.run(command, cwd=ROOT, check=True, timeout=1800)
   report = json.loads((tmp_path / 'report.json').read_text())
   accuracy = report['accuracy']
   assert 0.20 < accuracy['scratch'] < 0.80
@@ -24,6 +25,5 @@ def test_demo_shows_that_the_method_learns(tmp_path):
   assert all(oracle['all'] >= 0.95 for oracle in report['oracle'].values())
   assert all(max(oracle['scene_only'], oracle['figure_only']) <= 0.65 for oracle in report['oracle'].values())
   assert (tmp_path / 'report.html').stat().st_size > 50_000
-  again = subprocess.run([sys.executable, '-m', 'uniemox_jax.demo', f'--workdir={tmp_path}'], cwd=ROOT, check=True,
-                         timeout=600, capture_output=True, text=True)
+  again = subprocess.run(command, cwd=ROOT, check=True, timeout=600, capture_output=True, text=True)
   assert again.stdout.count('done before') == len(report['seconds'])

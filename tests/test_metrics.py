@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from uniemox_jax.metrics import classification_sums, classification_summary
+from uniemox_jax.metrics import classification_summary, classification_sums
 
 LABELS = ['a', 'b', 'c', 'd', 'never']
 
@@ -20,7 +20,7 @@ def test_metrics_of_padded_batches_equal_scikit_learn():
   total = None
   for start in range(0, 64, 16):
     rows = slice(start, start + 16)
-    sums = classification_sums(jnp.asarray(padded_logits[rows]), jnp.asarray(padded_label[rows]), jnp.asarray(mask[rows]))
+    sums = classification_sums(*(jnp.asarray(x[rows]) for x in (padded_logits, padded_label, mask)))
     total = sums if total is None else {name: total[name] + value for name, value in sums.items()}
   result = classification_summary({name: np.asarray(value) for name, value in total.items()}, LABELS)
 

@@ -43,7 +43,7 @@ def without_semantics(config: ConfigDict) -> ConfigDict:
 def check_sections(config: ConfigDict) -> None:
   """Raises UserError unless the config has the demo's sections, all of them."""
   if set(config.keys()) != {'clip', 'pretrain', 'finetune', 'emoset_examples'}:
-    raise UserError('this needs a config of the sections clip, pretrain and finetune: --config=configs/demo.py')
+    raise UserError('this needs clip, pretrain and finetune at once: give --config=configs/demo.py without a section')
 
 
 class Stages:

@@ -91,7 +91,7 @@ def test_figures_are_large_enough_to_read(drawn):
   with (drawn / 'emo8' / 'person_boxes.csv').open() as file:
     boxes = list(csv.DictReader(file))
   heights = [float(box['ymax']) - float(box['ymin']) for box in boxes]
-  assert all(45 <= height <= 80 for height in heights)
+  assert all(65 <= height <= 95 for height in heights)
   assert 0.7 < len(boxes) / 176 < 0.9
 
 

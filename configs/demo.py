@@ -62,11 +62,12 @@ def _pretrain() -> ConfigDict:
 
 
 def _finetune() -> ConfigDict:
+  # Best for scratch on val within ten epochs (benchmarks/scratch_recipe.py), then frozen for every initialisation.
   config = _run('emo8', batch_size=64, epochs=10, warmup_epochs=1)
   config.accum_steps = 1
   config.model = ConfigDict(ENCODER)
   config.optimizer = ConfigDict({
-      'base_lr': 16e-3, 'final_lr': 1e-6, 'b1': 0.9, 'b2': 0.999, 'weight_decay': 0.05, 'layer_decay': 0.75})
+      'base_lr': 8e-3, 'final_lr': 1e-6, 'b1': 0.9, 'b2': 0.999, 'weight_decay': 0.05, 'layer_decay': 0.75})
   config.regularisation = ConfigDict({'drop_path': 0.0, 'mixup': 0.0, 'cutmix': 0.0, 'smoothing': 0.1})
   config.eval_every_epochs = 2
   return config

@@ -5,6 +5,7 @@ run resumes by asking for the batches from its step on, and every host makes its
 """
 
 from collections.abc import Callable, Iterator
+import os
 
 import numpy as np
 import tensorflow as tf
@@ -40,7 +41,7 @@ def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, 
     person: whether 'pretrain' makes the person view.
     crop_area: share of the picture's area that the random crop takes.
     process_index, process_count: which host this is, of how many.
-    parallelism: threads; None lets tf.data choose. It does not change what a batch holds.
+    parallelism: threads; None is one a CPU. It does not change what a batch holds.
 
   Yields:
     With R = batch_size / process_count rows: 'scene' and 'person' ('pretrain') or 'image' ('finetune'), uint8
@@ -176,10 +177,12 @@ def _batches(split: Split, ordered: tf.data.Dataset, make: Callable[[Record], Re
 
   options = tf.data.Options()
   options.deterministic = True
+  # The autotuner's thread sleeps for up to a minute, and closing an iterator waits for it.
+  options.autotune.enabled = False
   options.threading.max_intra_op_parallelism = 1
   if parallelism:
     options.threading.private_threadpool_size = parallelism
-  calls = parallelism or tf.data.AUTOTUNE
+  calls = parallelism or os.cpu_count() or 1
   dataset = ordered.unbatch().batch(READ_TOGETHER).map(add_serialized, num_parallel_calls=calls)
   dataset = dataset.take_while(intact).map(parse).unbatch().map(make, num_parallel_calls=calls)
   dataset = dataset.batch(rows, drop_remainder=True).prefetch(2).with_options(options)

@@ -41,9 +41,10 @@ def transfer(source: dict[str, Any], template: dict[str, Any], *, new: tuple[str
     raise UserError(f'{origin} is of another model: {"; ".join(problems)}: '
                     'set --config.model to the sizes it was trained with')
   taken = {name: np.asarray(have[name]) for name in want if name in have}
-  parts = {'taken': taken, 'drawn anew': want.keys() - have.keys(), 'left behind': have.keys() - want.keys()}
-  said = '; '.join(f'{kind}: {", ".join(sorted({name.split("/")[0] for name in names})) or "nothing"}'
-                   for kind, names in parts.items())
+  parts = {'taken': sorted({name.split('/')[0] for name in taken}),
+           'drawn anew': [part for part in new if any(name.startswith(part) for name in want.keys() - have.keys())],
+           'left behind': [part for part in left if any(name.startswith(part) for name in have.keys() - want.keys())]}
+  said = '; '.join(f'{kind}: {", ".join(names) or "nothing"}' for kind, names in parts.items())
   return traverse_util.unflatten_dict(taken, sep='/'), f'init from {origin}: {said}'
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -161,3 +162,14 @@ def test_damaged_record_stops_training_with_one_line(data_dir, tmp_path, capfd, 
 def test_impossible_request_is_one_line_before_any_batch(train, options, message):
   with pytest.raises(UserError, match=message):
     train_batches(train, **{'batch_size': BATCH, 'seed': 1, 'image_size': SIDE} | options)
+
+
+def test_closing_a_stream_is_immediate(train):
+  """tf.data's autotuner would be waited for: longer, the longer the stream has run."""
+  batches = train_batches(train, batch_size=BATCH, seed=1, image_size=SIDE)
+  started = time.monotonic()
+  while time.monotonic() - started < 4:
+    next(batches)
+  closing = time.monotonic()
+  batches.close()
+  assert time.monotonic() - closing < 0.5

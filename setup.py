@@ -59,6 +59,8 @@ setup(
     'tpu': ['jax[tpu]'],
     'cuda': ['jax[cuda12]'],
     'torch': TORCH,
+    # What the `tfds` console command itself needs; python -m data_pipelines.build does without.
+    'tfds': ['importlib_resources>=7.1,<8', 'mlcroissant>=1.1,<2'],
     # This very torch has a small CPU build where the tests run; any other request fetches gigabytes of CUDA there.
     'dev': ['pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'ruff>=0.17,<0.18', 'scikit-learn>=1.9,<2', 'torch==2.13.0'],
   },

@@ -2,12 +2,19 @@
 
 from collections.abc import Callable
 import sys
+from typing import NoReturn
 
 from absl import app, flags
 
 from data_pipelines.errors import UserError
 
 USAGE_ERROR = 2
+
+
+def fail(message: str) -> NoReturn:
+  """Ends the process with the message as one line on standard error and exit code 2."""
+  print('error: ' + ' '.join(message.split()), file=sys.stderr)
+  sys.exit(USAGE_ERROR)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -25,8 +32,7 @@ def run(main: Callable[[list[str]], None]) -> None:
   try:
     app.run(main, flags_parser=_parse)
   except UserError as error:
-    print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
-    sys.exit(USAGE_ERROR)
+    fail(str(error))
   except KeyboardInterrupt:
     print('interrupted: run the same command again to start over', file=sys.stderr)
     sys.exit(USAGE_ERROR)

@@ -5,14 +5,12 @@ import importlib.util
 import os
 import re
 import sys
-from typing import NoReturn
 
 from absl import flags, logging
 from ml_collections import config_flags
 
+from data_pipelines.command import fail
 from data_pipelines.errors import UserError
-
-USAGE_ERROR = 2
 
 
 def define_config(default: str | None = None) -> flags.FlagHolder:
@@ -61,11 +59,6 @@ def _arguments(argv: list[str]) -> list[str]:
   return resolved
 
 
-def _fail(message: str) -> NoReturn:
-  print('error: ' + ' '.join(str(message).split()), file=sys.stderr)
-  sys.exit(USAGE_ERROR)
-
-
 def _explain(message: str) -> str:
   """What absl says of a flag, shorter where it is long."""
   missing = re.match(r'flag --(\w+)=None', message)
@@ -90,17 +83,17 @@ def run(main: Callable[[], None]) -> None:
   try:
     rest = flags.FLAGS(_arguments(sys.argv))
     if len(rest) > 1:
-      _fail(f"unexpected argument '{rest[1]}': options are given as --name=value")
+      fail(f"unexpected argument '{rest[1]}': options are given as --name=value")
   except UserError as error:
-    _fail(str(error))
+    fail(str(error))
   except flags.Error as error:
-    _fail(_explain(str(error)))
+    fail(_explain(str(error)))
   except (AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
-    _fail(_explain_config(sys.argv, error))
+    fail(_explain_config(sys.argv, error))
   logging.set_verbosity(logging.ERROR)
   try:
     main()
   except UserError as error:
-    _fail(str(error))
+    fail(str(error))
   except KeyboardInterrupt:
-    _fail('interrupted: run the same command again to resume')
+    fail('interrupted: run the same command again to resume')

@@ -37,6 +37,10 @@ INSTALL_REQUIRES = [
   'transformers>=5.23,<6',
 ]
 
+# Person detectors for pictures without annotated boxes: OpenCV's HOG, and YOLOX files in ONNX.
+DETECT = ['onnxruntime>=1.32,<2', 'opencv-python-headless>=5.0,<6']
+# Builds on many machines through TFDS's Beam path.
+BEAM = ['apache-beam>=2.77,<3']
 # Below 2.6, torch.load(weights_only=True) can be made to run code.
 TORCH = ['torch>=2.6,<3']
 
@@ -52,17 +56,20 @@ setup(
   packages=find_packages(include=['uniemox_jax', 'uniemox_jax.*', 'data_pipelines', 'data_pipelines.*', 'configs']),
   package_data={
     'uniemox_jax': ['assets/**/*', '**/*.j2'],
-    'data_pipelines': ['emoset/info.json', 'emoset/LICENSE.txt'],
+    'data_pipelines': ['emoset/info.json', 'emoset/LICENSE.txt', '*/README.md', '*/CITATIONS.bib', '*/TAGS.txt'],
   },
   install_requires=INSTALL_REQUIRES,
   extras_require={
     'tpu': ['jax[tpu]'],
     'cuda': ['jax[cuda12]'],
     'torch': TORCH,
+    'detect': DETECT,
+    'beam': BEAM,
     # What the `tfds` console command itself needs; python -m data_pipelines.build does without.
     'tfds': ['importlib_resources>=7.1,<8', 'mlcroissant>=1.1,<2'],
     # This very torch has a small CPU build where the tests run; any other request fetches gigabytes of CUDA there.
-    'dev': ['pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'ruff>=0.17,<0.18', 'scikit-learn>=1.9,<2', 'torch==2.13.0'],
+    'dev': ['pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'ruff>=0.17,<0.18', 'scikit-learn>=1.9,<2', 'torch==2.13.0',
+            *DETECT, *BEAM],
   },
   classifiers=[
     'Intended Audience :: Science/Research',

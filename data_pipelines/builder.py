@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent import futures
 import dataclasses
 import json
+import math
 import pathlib
 import threading
 
@@ -19,16 +20,38 @@ from data_pipelines.errors import UserError
 
 PROVENANCE = 'provenance.json'
 _JUNK = ('thumbs.db', 'desktop.ini')
+NO_LABEL = -1
 _CHUNK = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
-  """One picture of the raw folder: its path inside the folder (the record's id), its label, its annotation's path."""
+  """One example of the raw folder, as its lists, folders and annotations name it.
+
+  Attributes:
+    path: of the picture, inside the folder.
+    label: class name, or -1 for none.
+    person: which of the picture's annotated persons the example is about, if it is about one.
+    annotation: path of its annotation file, inside the folder.
+    labels: class names of a multi-label dataset.
+    distribution: shares of votes over the builder's DISTRIBUTION.
+    vad: valence, arousal, dominance on the dataset's own scale; NaN where not annotated.
+    boxes: annotated persons as (xmin, ymin, xmax, ymax) in pixels of the picture as displayed, the subject first.
+  """
 
   path: str
-  label: str
+  label: str | int = NO_LABEL
+  person: int | None = None
   annotation: str = ''
+  labels: tuple[str, ...] = ()
+  distribution: tuple[float, ...] = ()
+  vad: tuple[float, float, float] = (math.nan, math.nan, math.nan)
+  boxes: tuple[tuple[float, float, float, float], ...] = ()
+
+  @property
+  def id(self) -> str:
+    """The record's id: the path, and the person where the picture has several examples."""
+    return self.path if self.person is None else f'{self.path}#{self.person}'
 
 
 class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -44,6 +67,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """
 
   LABELS: tuple[str, ...]
+  DISTRIBUTION: tuple[str, ...] = ()  # What the entries of `Listed.distribution` stand for.
   url_infos = None  # Nothing is downloaded: TFDS need not look for checksums of URLs.
 
   def __init__(self, *, max_rejects: float = 0.01, short_side: int = 256, **kwargs):
@@ -105,12 +129,13 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     self._boxes = person_boxes.read_boxes(self._source)
     self._provenance = self._read_provenance()
     splits = self.list_pictures(self._source)
-    paths = sorted(listed.path for pictures in splits.values() for listed in pictures)
-    for path, following in zip(paths, paths[1:]):
-      if path == following:
-        raise UserError(f"{self._source} lists '{path}' twice: every picture belongs to one split, once")
-    self._example_ids = {path: rank for rank, path in enumerate(paths)}
-    for path in self._boxes.keys() - self._example_ids.keys():
+    ids = sorted(listed.id for pictures in splits.values() for listed in pictures)
+    for name, following in zip(ids, ids[1:]):
+      if name == following:
+        raise UserError(f"{self._source} lists '{name}' twice: every picture belongs to one split, once")
+    self._example_ids = {name: rank for rank, name in enumerate(ids)}
+    paths = {listed.path for pictures in splits.values() for listed in pictures}
+    for path in self._boxes.keys() - paths:
       self.ignore('person boxes of pictures not listed', len(self._boxes[path]))
     self._tallies = {split: manifest.SplitTally(self.LABELS) for split in splits}
     return {split: self._generate_examples(split, pictures) for split, pictures in splits.items()}
@@ -135,25 +160,34 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       attributes = self.attributes(self._source, listed)
       picture = images.read_picture(self._source / listed.path, self._short_side)
     except UnicodeEncodeError:
-      self._rejects[listed.path] = 'the file name is not UTF-8'
+      self._rejects[listed.id] = 'the file name is not UTF-8'
       return None
     except images.RejectedError as error:
-      self._rejects[listed.path] = str(error)
+      self._rejects[listed.id] = str(error)
       return None
-    boxes_Nx5 = self._boxes.get(listed.path, np.zeros((0, 5)))
-    boxes_Nx4, scores_N = person_boxes.to_fractions(boxes_Nx5, *picture.original.size)
-    if len(boxes_Nx4) < len(boxes_Nx5):
-      self.ignore('person boxes outside the picture', len(boxes_Nx5) - len(boxes_Nx4))
+    boxes_Nx4, scores_N = self._person_boxes(listed, picture.original.size)
     return {
-      'id': listed.path,
-      'example_id': self._example_ids[listed.path],
+      'id': listed.id,
+      'example_id': self._example_ids[listed.id],
       'image': picture.jpeg,
-      'person': person_boxes.person_crop(picture.original, boxes_Nx4, scores_N),
+      'persons': person_boxes.person_crops(picture.original, boxes_Nx4, scores_N, subject=listed.person is not None),
       'boxes': boxes_Nx4,
       'box_scores': scores_N,
       'label': listed.label,
+      'labels': list(listed.labels),
+      'distribution': listed.distribution,
+      'vad': listed.vad,
       'attributes': json.dumps(attributes, ensure_ascii=False, sort_keys=True),
     }
+
+  def _person_boxes(self, listed: Listed, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Annotated boxes, else those of person_boxes.csv, as `person_boxes.to_fractions` returns them."""
+    annotated_Nx5 = np.array([[*box, 1.0] for box in listed.boxes])
+    boxes_Nx5 = annotated_Nx5 if listed.boxes else self._boxes.get(listed.path, np.zeros((0, 5)))
+    boxes_Nx4, scores_N = person_boxes.to_fractions(boxes_Nx5, *size)
+    if len(boxes_Nx4) < len(boxes_Nx5):
+      self.ignore('person boxes outside the picture', len(boxes_Nx5) - len(boxes_Nx4))
+    return boxes_Nx4, scores_N
 
   def _download_and_prepare(self, dl_manager, download_config) -> None:
     super()._download_and_prepare(dl_manager, download_config)
@@ -182,6 +216,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       'dataset': self.name,
       'version': str(self.version),
       'labels': list(self.LABELS),
+      'distribution': list(self.DISTRIBUTION),
       'short_side': self._short_side,
       'found': len(self._example_ids),
       'read': sum(tally.examples for tally in self._tallies.values()),

@@ -30,8 +30,8 @@ class SplitTally:
   def add(self, record: Mapping) -> None:
     """Counts one record of `schema.record_features`."""
     self._ids.append(record['id'])
-    self._per_class[record['label']] += 1
-    self._with_person += bool(record['person'])
+    self._per_class.update(record['labels'] or [record['label']])
+    self._with_person += bool(record['persons'])
 
   def summary(self) -> dict:
     """examples, per_class (every label, 0 included), with_person, with_person_share, ids_sha256.

@@ -65,8 +65,10 @@ def to_fractions(boxes_Nx5: np.ndarray, width: int, height: int) -> tuple[np.nda
   return corners_Nx4[kept], boxes_Nx5[kept, 4].astype(np.float32)
 
 
-def person_crop(original: Image.Image, boxes_Nx4: np.ndarray, scores_N: np.ndarray) -> bytes:
-  """The person view: the largest box of score >= 0.5, with room around it, cut from the original pixels.
+def person_crops(
+  original: Image.Image, boxes_Nx4: np.ndarray, scores_N: np.ndarray, max_persons: int = 1, subject: bool = False
+) -> list[bytes]:
+  """The person views: the largest boxes of score >= 0.5, with room around them, cut from the original pixels.
 
   The margin is 20 % on each side: left and right edges move out by 0.2 of the box's width, top and bottom by 0.2 of
   its height, as far as the picture reaches.
@@ -75,14 +77,22 @@ def person_crop(original: Image.Image, boxes_Nx4: np.ndarray, scores_N: np.ndarr
     original: RGB picture as displayed, original size.
     boxes_Nx4: float32 (ymin, xmin, ymax, xmax), fractions.
     scores_N: float32.
+    max_persons: most crops made.
+    subject: whether the first box is the one that the example is about: then it alone is cut out.
 
   Returns:
-    JPEG bytes, short side <= 256; b'' where no box is sure enough.
+    JPEG bytes, short side <= 256, largest person first; empty where no box is sure enough.
   """
-  confident = boxes_Nx4[scores_N >= MIN_SCORE]
-  if not len(confident):
-    return b''
-  ymin, xmin, ymax, xmax = max(confident, key=lambda box: (box[2] - box[0]) * (box[3] - box[1])).tolist()
+  if subject:
+    return [_crop(original, boxes_Nx4[0])] if len(boxes_Nx4) else []
+  confident_Nx4 = boxes_Nx4[scores_N >= MIN_SCORE]
+  heights_N, widths_N = (confident_Nx4[:, 2:] - confident_Nx4[:, :2]).T
+  order = np.argsort(-heights_N * widths_N, kind='stable')
+  return [_crop(original, confident_Nx4[person]) for person in order[:max_persons]]
+
+
+def _crop(original: Image.Image, box_4: np.ndarray) -> bytes:
+  ymin, xmin, ymax, xmax = box_4.tolist()
   wider, taller = MARGIN * (xmax - xmin), MARGIN * (ymax - ymin)
   left, top = round(max(xmin - wider, 0) * original.width), round(max(ymin - taller, 0) * original.height)
   right, bottom = round(min(xmax + wider, 1) * original.width), round(min(ymax + taller, 1) * original.height)

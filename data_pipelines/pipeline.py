@@ -16,7 +16,7 @@ from data_pipelines.records import Split
 
 READ_TOGETHER = 64
 """Records per call into Python: enough to make the call cheap, few enough to keep a large batch out of memory."""
-_FIELDS = {'image': tf.io.FixedLenFeature([], tf.string), 'person': tf.io.FixedLenFeature([], tf.string),
+_FIELDS = {'image': tf.io.FixedLenFeature([], tf.string), 'persons': tf.io.RaggedFeature(tf.string),
            'label': tf.io.FixedLenFeature([], tf.int64), 'example_id': tf.io.FixedLenFeature([], tf.int64)}
 
 Batch = dict[str, np.ndarray]
@@ -146,9 +146,9 @@ def _train_views(record: Record, size: int, mode: str, person: bool, crop_area: 
     return {'image': scene}
   if not person:
     return {'scene': scene}
-  has_person = tf.strings.length(record['person']) > 0
+  persons = record['persons']
   return {'scene': scene,
-          'person': tf.cond(has_person, lambda: finish(augment.decode(record['person'])), lambda: scene)}
+          'person': tf.cond(tf.size(persons) > 0, lambda: finish(augment.decode(persons[0])), lambda: scene)}
 
 
 def _batches(split: Split, ordered: tf.data.Dataset, make: Callable[[Record], Record], rows: int,

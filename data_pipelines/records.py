@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from data_pipelines import schema
 from data_pipelines.errors import UserError
 
 # Input runs on the CPU; a GPU that TensorFlow claims is memory that training does not get.
@@ -95,7 +96,8 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
     split: 'train', or several joined as 'train+val', whose records follow each other in that order.
 
   Raises:
-    UserError: there is no such dataset or split, or a shard is missing, cut short or damaged.
+    UserError: there is no such dataset or split, its records follow another schema, or a shard is missing, cut short
+      or damaged.
   """
   versions = [path.parent for path in epath.Path(data_dir, dataset).glob('*/dataset_info.json')
               if tfds.core.Version.is_valid(path.parent.name)]
@@ -103,6 +105,9 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
     raise UserError(f'no records of {dataset!r} under {data_dir}: build them with python -m data_pipelines.build '
                     f'--dataset={dataset} --source=RAW_FOLDER --data_dir={data_dir}')
   builder = tfds.builder_from_directory(max(versions, key=lambda path: tfds.core.Version(path.name)))
+  if missing := schema.record_features(('',)).keys() - builder.info.features.keys():
+    raise UserError(f"{builder.data_dir} was built by another version of this package (no field {min(missing)!r}): "
+                    'build it again with --overwrite')
   known = builder.info.splits
   names = split.split('+')
   if unknown := [name for name in names if name not in known]:

@@ -67,7 +67,7 @@ def test_emoset_records_hold_what_the_folder_holds(emoset, tmp_path):
       annotated = json.loads((emoset / annotation).read_text())
       expected = {name: value for name, value in annotated.items() if name not in ('image_id', 'emotion')}
       assert json.loads(record['attributes']) == expected
-      assert bool(record['person']) == bool(len(record['boxes']))
+      assert bool(len(record['persons'])) == bool(len(record['boxes']))
     digest = hashlib.sha256('\n'.join(sorted(records)).encode()).hexdigest()
     assert manifest['splits'][split]['ids_sha256'] == digest
   assert manifest['labels'] == list(EMOTIONS)
@@ -255,7 +255,7 @@ def test_boxes_that_fit_no_picture_are_counted(emo8, tmp_path):
   assert manifest['ignored'] == {'person boxes of pictures not listed': 1, 'person boxes outside the picture': 1}
   assert sum(split['with_person'] for split in manifest['splits'].values()) == 1
   record = next(r for r in _records(tmp_path / 'out', 'emo8', 'test') if r['id'].decode() == first)
-  assert record['boxes'].tolist() == [[0, 0, 1, 0.5]] and record['person']
+  assert record['boxes'].tolist() == [[0, 0, 1, 0.5]] and len(record['persons']) == 1
 
 
 def test_pictures_are_stored_at_the_short_side_asked_for(emo8, tmp_path):

@@ -132,14 +132,15 @@ def test_boxes_are_clamped_fractions_and_empty_ones_go():
 
 def test_person_crop_is_the_largest_confident_box_with_its_margin():
   boxes_Nx4, scores_N = _boxes((70, 20, 90, 60, 0.9), (70, 20, 75, 25, 1.0), (0, 0, 120, 80, 0.4))
-  crop = Image.open(io.BytesIO(person_boxes.person_crop(_photo(), boxes_Nx4, scores_N)))
+  crop, = person_boxes.person_crops(_photo(), boxes_Nx4, scores_N)
+  crop = Image.open(io.BytesIO(crop))
   assert crop.size == (20 + 2 * 4, 40 + 2 * 8)
   assert np.asarray(crop)[..., 2].min() > 150  # All from the blue half.
 
 
 def test_no_person_crop_without_a_confident_box():
-  assert person_boxes.person_crop(_photo(), *_boxes((0, 0, 50, 50, 0.49))) == b''
-  assert person_boxes.person_crop(_photo(), np.zeros((0, 4), np.float32), np.zeros(0, np.float32)) == b''
+  assert person_boxes.person_crops(_photo(), *_boxes((0, 0, 50, 50, 0.49))) == []
+  assert person_boxes.person_crops(_photo(), np.zeros((0, 4), np.float32), np.zeros(0, np.float32)) == []
 
 
 def test_boxes_mean_the_picture_as_displayed(tmp_path):
@@ -149,7 +150,7 @@ def test_boxes_mean_the_picture_as_displayed(tmp_path):
   picture = images.read_picture(tmp_path / 'a.jpg', 256)
   assert picture.original.size == (80, 120)
   upper = person_boxes.to_fractions(np.array([[10, 10, 70, 40, 1.0]]), *picture.original.size)
-  crop = np.asarray(Image.open(io.BytesIO(person_boxes.person_crop(picture.original, *upper))))
+  crop = np.asarray(Image.open(io.BytesIO(person_boxes.person_crops(picture.original, *upper)[0])))
   assert crop[..., 0].mean() > 200 and crop[..., 2].mean() < 50
 
 

@@ -43,8 +43,17 @@ def test_every_record_is_what_tfds_reads_in_the_same_order(data_dir, train):
   for position, their in enumerate(theirs):
     example = tf.train.Example.FromString(train.read(position)).features.feature
     assert example['image'].bytes_list.value[0] == their['image']
-    assert example['person'].bytes_list.value[0] == their['person']
+    assert list(example['persons'].bytes_list.value) == list(their['persons'])
     assert example['example_id'].int64_list.value[0] == their['example_id']
+
+
+def test_records_of_an_older_schema_are_named(data_dir, tmp_path):
+  shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+  features = tmp_path / 'tiny' / '1.0.0' / 'features.json'
+  features.write_text(features.read_text().replace('"persons"', '"person"'))
+  with pytest.raises(UserError) as error:
+    open_split(tmp_path, 'tiny', 'train')
+  assert_one_line_names(error, tmp_path, "'persons'", '--overwrite')
 
 
 def test_a_path_with_a_scheme_is_read_to_the_same_bytes(data_dir, train):

@@ -3,8 +3,9 @@
 python -m data_pipelines.build --dataset=emoset --source=DIR --data_dir=DIR
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
+import functools
 import importlib
 import os
 import pathlib
@@ -14,10 +15,10 @@ from absl import flags, logging
 from etils import epath
 import tensorflow_datasets as tfds
 
-from data_pipelines import command, manifest
+from data_pipelines import command, images, manifest, person_boxes
 from data_pipelines.errors import UserError
 
-DATASETS = ('emoset', 'emo8')
+DATASETS = ('emoset', 'emo8', 'fi', 'emotion6', 'unbiasedemo', 'caers', 'heco', 'emotic', 'folder')
 
 
 def build(
@@ -27,8 +28,15 @@ def build(
   max_rejects: float = 0.01,
   short_side: int = 256,
   overwrite: bool = False,
+  *,
+  max_megapixels: float = images.MAX_MEGAPIXELS,
+  max_persons: int = 1,
+  boxes_file: str | os.PathLike | None = None,
+  detector: str | None = None,
+  beam_runner: str | None = None,
+  beam_options: Sequence[str] = (),
 ) -> dict:
-  """Builds `data_dir/dataset/VERSION/`: shards, dataset_info.json, features.json, manifest.json, rejects.csv.
+  """Builds `data_dir/dataset/VERSION/`: shards, manifest.json, rejects.csv, duplicates.csv, TFDS's files.
 
   The folder appears whole or not at all. A finished build is left as it is unless `overwrite`, and then comes back
   if the new one fails.
@@ -38,34 +46,79 @@ def build(
     source: the raw folder, as its authors lay it out.
     data_dir: a local folder or a bucket.
     max_rejects: largest fraction of the pictures found that may be rejected.
-    short_side: pictures are shrunk to this short side, pixels.
+    short_side: pictures are shrunk to this short side, pixels; 0 keeps the original size.
     overwrite: build again where a finished build lies.
+    max_megapixels: larger pictures are rejected undecoded; up to 178, Pillow's own limit.
+    max_persons: most person crops per picture.
+    boxes_file: CSV of person boxes; by default person_boxes.csv in the raw folder, if it is there.
+    detector: what `detectors.load_detector` takes: finds the persons first, and writes them to
+      `data_dir/dataset/person_boxes.csv`, which is used again when it is there.
+    beam_runner: name of an Apache Beam runner, such as 'DirectRunner': its workers read the pictures.
+    beam_options: Beam pipeline options, such as 'project=my-project'.
 
   Returns:
     The content of manifest.json.
 
   Raises:
-    UserError: the source is not laid out as the dataset is, or too many pictures are rejected.
+    UserError: the source is not laid out as the dataset is, too many pictures are rejected, or options do not fit.
   """
   source = pathlib.Path(source)
-  if dataset not in DATASETS:
-    raise UserError(f"unknown dataset '{dataset}': one of {', '.join(DATASETS)}")
-  builder_class = importlib.import_module(f'data_pipelines.{dataset}.{dataset}_dataset_builder').Builder
-  if not source.is_dir() or not any(source.iterdir()):
-    layout = builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS
-    raise UserError(f'source folder {source} is missing or empty. {layout}')
+  if 0 < short_side < 16:
+    raise UserError(f'short side {short_side} is too small: 16 pixels or more, or 0, which keeps the original size')
+  builder_class = _builder_class(dataset, source)
   final = epath.Path(data_dir) / dataset / str(builder_class.VERSION)
   _clean_up(final)
   if final.exists() and not overwrite:
     print(f'{final} is already built: left as it is (--overwrite builds it again)')
     return manifest.read_manifest(final)
   tfds.disable_progress_bar()  # TFDS does not know the total; the builder's own bar does.
-  with _set_aside(final):
-    builder = builder_class(data_dir=os.fspath(data_dir), max_rejects=max_rejects, short_side=short_side)
-    with tempfile.TemporaryDirectory() as downloads:  # TFDS insists on a folder for what it never downloads here.
-      config = tfds.download.DownloadConfig(manual_dir=source)
-      builder.download_and_prepare(download_dir=downloads, download_config=config)
+  config = tfds.download.DownloadConfig(manual_dir=source, **_beam(beam_runner, beam_options))
+  make_builder = functools.partial(
+    builder_class, data_dir=os.fspath(data_dir), max_rejects=max_rejects, short_side=short_side,
+    max_megapixels=max_megapixels, max_persons=max_persons,
+    boxes_file=_boxes_file(source, final.parent, boxes_file, detector),
+  )  # fmt: skip
+  with _set_aside(final), tempfile.TemporaryDirectory() as downloads:  # Of which TFDS makes none here, but asks where.
+    make_builder().download_and_prepare(download_dir=downloads, download_config=config)
   return manifest.read_manifest(final)
+
+
+def _builder_class(dataset: str, source: pathlib.Path) -> type:
+  if dataset not in DATASETS:
+    raise UserError(f"unknown dataset '{dataset}': one of {', '.join(DATASETS)}")
+  builder_class = importlib.import_module(f'data_pipelines.{dataset}.{dataset}_dataset_builder').Builder
+  if not source.is_dir() or not any(source.iterdir()):
+    raise UserError(f'source folder {source} is missing or empty. {builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS}')
+  return builder_class
+
+
+def _boxes_file(
+  source: pathlib.Path, folder: epath.Path, boxes_file: str | os.PathLike | None, detector: str | None
+) -> pathlib.Path | None:
+  """Where the person boxes lie; those that are not there yet are detected."""
+  if not detector:
+    return pathlib.Path(boxes_file) if boxes_file else None
+  if boxes_file:
+    raise UserError('--person_boxes and --detector exclude each other: give one of them')
+  if '://' in os.fspath(folder):
+    raise UserError('--detector writes to a local --data_dir only: run data_pipelines.person_boxes first')
+  path = pathlib.Path(folder, person_boxes.FILE_NAME)
+  if path.exists():
+    print(f'{path} is there already: its boxes are used (remove it to detect anew)')
+  else:
+    print(person_boxes.summary(person_boxes.detect_folder(source, detector, path), path))
+  return path
+
+
+def _beam(runner: str | None, options: Sequence[str]) -> dict:
+  """TFDS's arguments for Apache Beam; none where neither is given."""
+  if not runner and not options:
+    return {}
+  try:
+    from apache_beam.options.pipeline_options import PipelineOptions
+  except ImportError as error:
+    raise UserError("Apache Beam is not installed: pip install 'uniemox_jax[beam]'") from error
+  return {'beam_runner': runner, 'beam_options': PipelineOptions([f'--{option}' for option in options])}
 
 
 def define_flags() -> None:
@@ -74,7 +127,13 @@ def define_flags() -> None:
   flags.DEFINE_string('source', None, 'The raw folder, as its authors lay it out.')
   flags.DEFINE_string('data_dir', None, 'Where DATASET/VERSION/ is written.')
   flags.DEFINE_float('max_rejects', 0.01, 'Largest fraction of pictures that may be rejected.', 0, 1)
-  flags.DEFINE_integer('short_side', 256, 'Pictures are shrunk to this short side, pixels.', 16)
+  flags.DEFINE_integer('short_side', 256, 'Pictures are shrunk to this short side, pixels; 0 keeps their size.', 0)
+  flags.DEFINE_float('max_megapixels', images.MAX_MEGAPIXELS, 'Larger pictures are rejected.', 0, 178)
+  flags.DEFINE_string('person_boxes', None, 'CSV of person boxes; by default person_boxes.csv in --source.')
+  flags.DEFINE_string('detector', None, 'Finds persons first: hog, FILE.onnx (YOLOX), or a transformers model.')
+  flags.DEFINE_integer('max_persons', 1, 'Most person crops per picture.', 0)
+  flags.DEFINE_string('beam_runner', None, 'Apache Beam runner whose workers read the pictures, such as DirectRunner.')
+  flags.DEFINE_list('beam_options', [], 'Beam pipeline options, such as project=NAME,region=NAME.')
   flags.DEFINE_bool('overwrite', False, 'Build again where a finished build lies.')
 
 
@@ -87,11 +146,32 @@ def main(argv: list[str]) -> None:
     if not values[name].value:
       raise UserError(f'--{name} is missing (--help lists the options)')
   result = build(
-    values.dataset, values.source, values.data_dir, values.max_rejects, values.short_side, values.overwrite
+    values.dataset,
+    values.source,
+    values.data_dir,
+    values.max_rejects,
+    values.short_side,
+    values.overwrite,
+    max_megapixels=values.max_megapixels,
+    max_persons=values.max_persons,
+    boxes_file=values.person_boxes,
+    detector=values.detector,
+    beam_runner=values.beam_runner,
+    beam_options=values.beam_options,
   )
-  splits = ', '.join(f'{name} {split["examples"]}' for name, split in result['splits'].items())
-  counts = f'{result["read"]} of {result["found"]} pictures read, {result["rejected"]} rejected'
-  print(f'{result["dataset"]}: {counts}; {splits}')
+  print_summary(result)
+
+
+def print_summary(result: dict) -> None:
+  """Prints what a person wants to know of a manifest: what was read, where persons are, what leaks."""
+  print(f'{result["dataset"]}: {result["read"]} of {result["found"]} pictures read, {result["rejected"]} rejected')
+  for name, split in result['splits'].items():
+    print(f'  {name}: {split["examples"]} records, {split["with_person_share"]:.1%} with a person')
+  if result['duplicates_across_splits']:
+    print(
+      f'  {result["duplicates_across_splits"]} pictures are in an earlier split too, byte for byte: '
+      f'{manifest.DUPLICATES} names them'
+    )
 
 
 def _aside(final: epath.Path) -> epath.Path:

@@ -2,11 +2,12 @@
 
 import abc
 import collections
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
-import dataclasses
+import contextlib
+import functools
 import json
-import math
+import os
 import pathlib
 import threading
 
@@ -15,43 +16,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-from data_pipelines import images, manifest, person_boxes, schema
+from data_pipelines import beam_records, images, listing, manifest, person_boxes, schema, stored
 from data_pipelines.errors import UserError
+from data_pipelines.listed import Listed, Task
 
 PROVENANCE = 'provenance.json'
-_JUNK = ('thumbs.db', 'desktop.ini')
-NO_LABEL = -1
-_CHUNK = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Listed:
-  """One example of the raw folder, as its lists, folders and annotations name it.
-
-  Attributes:
-    path: of the picture, inside the folder.
-    label: class name, or -1 for none.
-    person: which of the picture's annotated persons the example is about, if it is about one.
-    annotation: path of its annotation file, inside the folder.
-    labels: class names of a multi-label dataset.
-    distribution: shares of votes over the builder's DISTRIBUTION.
-    vad: valence, arousal, dominance on the dataset's own scale; NaN where not annotated.
-    boxes: annotated persons as (xmin, ymin, xmax, ymax) in pixels of the picture as displayed, the subject first.
-  """
-
-  path: str
-  label: str | int = NO_LABEL
-  person: int | None = None
-  annotation: str = ''
-  labels: tuple[str, ...] = ()
-  distribution: tuple[float, ...] = ()
-  vad: tuple[float, float, float] = (math.nan, math.nan, math.nan)
-  boxes: tuple[tuple[float, float, float, float], ...] = ()
-
-  @property
-  def id(self) -> str:
-    """The record's id: the path, and the person where the picture has several examples."""
-    return self.path if self.person is None else f'{self.path}#{self.person}'
+_THREADS = min(32, (os.cpu_count() or 1) + 4)  # Pillow decodes, resizes and encodes without holding Python's lock.
 
 
 class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -62,18 +32,35 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   Args:
     max_rejects: largest fraction of the pictures found that may be rejected.
-    short_side: pictures are shrunk to this short side, pixels.
+    short_side: pictures are shrunk to this short side, pixels; 0 keeps the original size.
+    max_megapixels: larger pictures are rejected undecoded.
+    max_persons: most person crops of a picture whose persons come from `boxes_file`.
+    boxes_file: person boxes, a file that `person_boxes.read_boxes` reads; None: person_boxes.csv in the raw folder.
     **kwargs: TFDS's own (data_dir, config, version).
   """
 
   LABELS: tuple[str, ...]
   DISTRIBUTION: tuple[str, ...] = ()  # What the entries of `Listed.distribution` stand for.
+  SPLIT_SEED: int | None = None  # Of `splits.seeded_splits`; None where the splits are the dataset's own.
   url_infos = None  # Nothing is downloaded: TFDS need not look for checksums of URLs.
 
-  def __init__(self, *, max_rejects: float = 0.01, short_side: int = 256, **kwargs):
+  def __init__(
+    self,
+    *,
+    max_rejects: float = 0.01,
+    short_side: int = 256,
+    max_megapixels: float = images.MAX_MEGAPIXELS,
+    max_persons: int = 1,
+    boxes_file: pathlib.Path | None = None,
+    **kwargs,
+  ):
     self._max_rejects = max_rejects
-    self._short_side = short_side
+    self._options = {'short_side': short_side, 'max_megapixels': float(max_megapixels), 'max_persons': max_persons}
+    self._boxes_file = boxes_file
+    self._ignored: collections.Counter[str] = collections.Counter()
+    self._lock = threading.Lock()
     super().__init__(**kwargs)
+    self._original_state |= self._options  # TFDS makes a Beam worker's copy of the builder from these arguments.
 
   @abc.abstractmethod
   def list_pictures(self, source: pathlib.Path) -> dict[str, list[Listed]]:
@@ -100,102 +87,126 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     with self._lock:  # Pictures are read by several threads.
       self._ignored[kind] += count
 
+  def take_ignored(self) -> dict[str, int]:
+    """What was counted since the last call."""
+    with self._lock:
+      taken = dict(sorted(self._ignored.items()))
+      self._ignored.clear()
+    return taken
+
   def files(self, folder: pathlib.Path) -> list[pathlib.Path]:
     """All files under a folder, sorted, without what file managers and editors leave behind (counted)."""
-    kept = []
-    for path in sorted(folder.rglob('*')):
-      if path.is_dir():
-        continue
-      if any(part.startswith('.') for part in path.relative_to(folder).parts):
-        self.ignore('.*')
-      elif path.name.endswith('~'):
-        self.ignore('*~')
-      elif path.name.lower() in _JUNK:
-        self.ignore(path.name)
-      else:
-        kept.append(path)
-    return kept
+    return listing.files(folder, self.ignore)
 
   def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self, description=self.__doc__ or '', features=schema.record_features(self.LABELS)
-    )
+    # Description, citation and tags come from the dataset's own README.md, CITATIONS.bib and TAGS.txt.
+    return self.dataset_info_from_configs(features=schema.record_features(self.LABELS))
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
     self._source = pathlib.Path(dl_manager.manual_dir)
     self._rejects: dict[str, str] = {}
-    self._ignored: collections.Counter[str] = collections.Counter()
-    self._lock = threading.Lock()
-    self._boxes = person_boxes.read_boxes(self._source)
     self._provenance = self._read_provenance()
-    splits = self.list_pictures(self._source)
+    tasks = self._tasks({split: listed[: self._limit] for split, listed in self.list_pictures(self._source).items()})
+    self._found = sum(map(len, tasks.values()))
+    for split, of_split in tasks.items():
+      if not of_split:
+        raise UserError(f"{self._source} holds too few pictures: split '{split}' is empty. {self.layout}")
+    if not self._beam:
+      return {split: self._generate_examples(split, of_split) for split, of_split in tasks.items()}
+    return {
+      split: beam_records.transform(self, self._source, of_split, self.data_path, split)
+      for split, of_split in tasks.items()
+    }
+
+  def _tasks(self, splits: dict[str, list[Listed]]) -> dict[str, list[Task]]:
     ids = sorted(listed.id for pictures in splits.values() for listed in pictures)
     for name, following in zip(ids, ids[1:]):
       if name == following:
         raise UserError(f"{self._source} lists '{name}' twice: every picture belongs to one split, once")
-    self._example_ids = {name: rank for rank, name in enumerate(ids)}
+    example_ids = {name: rank for rank, name in enumerate(ids)}
+    boxes = person_boxes.read_boxes(self._boxes_file or self._source)
     paths = {listed.path for pictures in splits.values() for listed in pictures}
-    for path in self._boxes.keys() - paths:
-      self.ignore('person boxes of pictures not listed', len(self._boxes[path]))
-    self._tallies = {split: manifest.SplitTally(self.LABELS) for split in splits}
-    return {split: self._generate_examples(split, pictures) for split, pictures in splits.items()}
-
-  def _generate_examples(self, split: str, pictures: list[Listed]) -> Iterator[tuple[str, dict]]:
-    tally = self._tallies[split]
-    progress = tqdm.tqdm(total=len(pictures), desc=f'{self.name} {split}', unit=' pictures')
-    with progress, futures.ThreadPoolExecutor() as pool:
-      for start in range(0, len(pictures), _CHUNK):
-        for record in pool.map(self._record, pictures[start : start + _CHUNK]):
-          progress.update()
-          if record:
-            tally.add(record)
-            yield record['id'], record
-    if not tally.examples:
-      raise self._too_many_rejects(f"split '{split}' has no readable picture")
-
-  def _record(self, listed: Listed) -> dict | None:
-    """One record of `schema.record_features`, or None and a line in the rejects."""
-    try:
-      listed.path.encode()
-      attributes = self.attributes(self._source, listed)
-      picture = images.read_picture(self._source / listed.path, self._short_side)
-    except UnicodeEncodeError:
-      self._rejects[listed.id] = 'the file name is not UTF-8'
-      return None
-    except images.RejectedError as error:
-      self._rejects[listed.id] = str(error)
-      return None
-    boxes_Nx4, scores_N = self._person_boxes(listed, picture.original.size)
+    for path in boxes.keys() - paths:
+      self.ignore('person boxes of pictures not listed', len(boxes[path]))
+    nowhere = np.zeros((0, 5))
     return {
-      'id': listed.id,
-      'example_id': self._example_ids[listed.id],
-      'image': picture.jpeg,
-      'persons': person_boxes.person_crops(picture.original, boxes_Nx4, scores_N, subject=listed.person is not None),
-      'boxes': boxes_Nx4,
-      'box_scores': scores_N,
-      'label': listed.label,
-      'labels': list(listed.labels),
-      'distribution': listed.distribution,
-      'vad': listed.vad,
-      'attributes': json.dumps(attributes, ensure_ascii=False, sort_keys=True),
+      split: [Task(one, example_ids[one.id], boxes.get(one.path, nowhere).tolist()) for one in pictures]
+      for split, pictures in splits.items()
     }
 
-  def _person_boxes(self, listed: Listed, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+  def _generate_examples(self, split: str, tasks: list[Task]) -> Iterator[tuple[str, dict]]:
+    empty = True
+    running = _in_threads(functools.partial(self.record, self._source), tasks)
+    for task, future in tqdm.tqdm(running, f'{self.name} {split}', len(tasks), unit=' pictures'):
+      try:
+        record = future.result()
+      except images.RejectedError as error:
+        self._rejects[task.listed.id] = str(error)
+        continue
+      empty = False
+      yield record['id'], record
+    if empty:
+      raise self._too_many_rejects(f"split '{split}' has no readable picture")
+
+  def record(self, source: pathlib.Path, task: Task) -> dict:
+    """One record, as `schema.record_features` describes it, before TFDS encodes it.
+
+    Raises:
+      images.RejectedError: the picture, or what is known about it, cannot become a record.
+    """
+    listed = task.listed
+    try:
+      listed.path.encode()
+    except UnicodeEncodeError as error:
+      raise images.RejectedError('the file name is not UTF-8') from error
+    attributes = self.attributes(source, listed)
+    short_side, max_megapixels = self._options['short_side'], self._options['max_megapixels']
+    with images.opened_picture(source / listed.path, short_side, max_megapixels) as picture:
+      boxes_Nx4, scores_N = self._boxes(task, picture.original.size)
+      return {
+        'id': listed.id,
+        'example_id': task.example_id,
+        'image': picture.jpeg,
+        'persons': person_boxes.person_crops(
+          picture.original, boxes_Nx4, scores_N, self._options['max_persons'], subject=listed.person is not None
+        ),
+        'boxes': boxes_Nx4,
+        'box_scores': scores_N,
+        'label': listed.label,
+        'labels': list(listed.labels),
+        'distribution': listed.distribution,
+        'vad': listed.vad,
+        'attributes': json.dumps(attributes, ensure_ascii=False, sort_keys=True),
+      }
+
+  def _boxes(self, task: Task, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Annotated boxes, else those of person_boxes.csv, as `person_boxes.to_fractions` returns them."""
-    annotated_Nx5 = np.array([[*box, 1.0] for box in listed.boxes])
-    boxes_Nx5 = annotated_Nx5 if listed.boxes else self._boxes.get(listed.path, np.zeros((0, 5)))
+    boxes_Nx5 = np.array([[*box, 1.0] for box in task.listed.boxes] or task.boxes).reshape(-1, 5)
+    if task.listed.person is not None and not len(person_boxes.to_fractions(boxes_Nx5[:1], *size)[0]):
+      raise images.RejectedError('the annotated person is outside the picture')
     boxes_Nx4, scores_N = person_boxes.to_fractions(boxes_Nx5, *size)
     if len(boxes_Nx4) < len(boxes_Nx5):
       self.ignore('person boxes outside the picture', len(boxes_Nx5) - len(boxes_Nx4))
     return boxes_Nx4, scores_N
 
   def _download_and_prepare(self, dl_manager, download_config) -> None:
-    super()._download_and_prepare(dl_manager, download_config)
+    self._beam = bool(download_config.beam_runner or download_config.beam_options)
+    self._limit = download_config.max_examples_per_split
+    with beam_records.explained(dl_manager.manual_dir) if self._beam else contextlib.nullcontext():
+      super()._download_and_prepare(dl_manager, download_config)
     # Still inside TFDS's temporary folder: an error from here on leaves nothing that looks finished.
-    if len(self._rejects) > self._max_rejects * len(self._example_ids):
-      raise self._too_many_rejects(f'{len(self._rejects)} of {len(self._example_ids)} pictures were rejected')
-    manifest.write_manifest(self.data_path, self._manifest())
+    if self._beam:
+      beam_records.take_notes(self.data_path, self._rejects, self.ignore)
+    if len(self._rejects) > self._max_rejects * self._found:
+      raise self._too_many_rejects(f'{len(self._rejects)} of {self._found} pictures were rejected')
+    splits = {
+      split: stored.read_split(split, info.filepaths, info.num_examples, self.LABELS)
+      for split, info in self.info.splits.items()
+    }
+    duplicates = stored.duplicates(splits)
+    manifest.write_manifest(self.data_path, self._manifest(splits, len(duplicates)))
     manifest.write_rejects(self.data_path / manifest.REJECTS, self._rejects)
+    manifest.write_duplicates(self.data_path / manifest.DUPLICATES, duplicates)
     self._failed_rejects.unlink(missing_ok=True)
 
   @property
@@ -211,18 +222,20 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       f'in {self._failed_rejects}: mend or remove them, or raise --max_rejects'
     )
 
-  def _manifest(self) -> dict:
+  def _manifest(self, splits: dict[str, stored.StoredSplit], duplicates: int) -> dict:
     return {
       'dataset': self.name,
       'version': str(self.version),
       'labels': list(self.LABELS),
       'distribution': list(self.DISTRIBUTION),
-      'short_side': self._short_side,
-      'found': len(self._example_ids),
-      'read': sum(tally.examples for tally in self._tallies.values()),
+      'split_seed': self.SPLIT_SEED,
+      **self._options,
+      'found': self._found,
+      'read': sum(len(split.pictures) for split in splits.values()),
       'rejected': len(self._rejects),
-      'ignored': dict(sorted(self._ignored.items())),
-      'splits': {split: tally.summary() for split, tally in self._tallies.items()},
+      'ignored': self.take_ignored(),
+      'duplicates_across_splits': duplicates,
+      'splits': {name: split.summary for name, split in splits.items()},
       'provenance': self._provenance,
     }
 
@@ -232,3 +245,16 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       return json.loads(path.read_text(encoding='utf-8')) if path.exists() else None
     except ValueError as error:
       raise UserError(f'{path} is not JSON ({error}): mend or remove it') from error
+
+
+def _in_threads(
+  function: Callable[[Task], dict], tasks: list[Task]
+) -> Iterator[tuple[Task, futures.Future[dict]]]:
+  """Calls the function in several threads, a little ahead of who takes the results, in the order of the tasks."""
+  running: collections.deque[tuple[Task, futures.Future[dict]]] = collections.deque()
+  with futures.ThreadPoolExecutor(_THREADS) as pool:
+    for task in tasks:
+      running.append((task, pool.submit(function, task)))
+      if len(running) > 2 * _THREADS:
+        yield running.popleft()
+    yield from running

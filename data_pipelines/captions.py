@@ -35,6 +35,7 @@ def caption(attributes: Mapping, emotion: str | None = None, template: str = CLA
     parts.append(f'{_article(attributes["facial_expression"])} face')
   if attributes.get('human_action'):
     parts.append(attributes['human_action'].strip())
+  emotion = emotion and emotion.lower()  # Some datasets capitalise their classes; a sentence does not.
   if parts == [NEUTRAL]:
     return template.format(emotion=emotion) if emotion else NEUTRAL
   if emotion:

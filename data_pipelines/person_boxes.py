@@ -1,13 +1,23 @@
-"""Person boxes: read from a raw folder's `person_boxes.csv`, kept as fractions, and cut out once as the person view."""
+"""Person boxes: read from a raw folder's `person_boxes.csv`, kept as fractions, and cut out once as the person view.
 
+Where a folder has none, a detector writes them: docs/person_boxes.md.
+
+python -m data_pipelines.person_boxes --source=DIR --detector=hog|FILE.onnx|FOLDER_OR_HUB_ID
+"""
+
+import contextlib
 import csv
+import dataclasses
 import pathlib
 
+from absl import flags
+from etils import epath
 import numpy as np
 from PIL import Image
 
-from data_pipelines import images
+from data_pipelines import command, detection, detectors, images, manifest
 from data_pipelines.errors import UserError
+from data_pipelines.journal import Journal
 
 FILE_NAME = 'person_boxes.csv'
 COLUMNS = ('image', 'xmin', 'ymin', 'xmax', 'ymax', 'score')
@@ -16,22 +26,46 @@ MARGIN = 0.2
 CROP_SHORT_SIDE = 256
 
 
+@dataclasses.dataclass(frozen=True)
+class Detected:
+  """What a detector saw in a folder.
+
+  Attributes:
+    pictures: number of pictures looked at.
+    with_person: of these, how many show a confident person (score >= 0.5).
+    boxes: number of boxes written.
+    dropped: boxes not written, because they are not finite or have no area inside the picture.
+    unreadable: path -> reason, for each picture that cannot be read; the build rejects these too.
+    ignored: kind -> number of files that are no pictures.
+  """
+
+  pictures: int
+  with_person: int
+  boxes: int
+  dropped: int
+  unreadable: dict[str, str]
+  ignored: dict[str, int]
+
+
 def read_boxes(source: pathlib.Path) -> dict[str, np.ndarray]:
   """Boxes of a raw folder.
 
   Args:
-    source: raw folder; its `person_boxes.csv` is optional and has the columns image, xmin, ymin, xmax, ymax, score.
-      `image` is the record's id; coordinates are pixels of the original picture as displayed (after EXIF rotation).
+    source: the raw folder, whose `person_boxes.csv` is optional; or such a file itself. Its columns are image, xmin,
+      ymin, xmax, ymax, score: `image` is the picture's path inside the folder; coordinates are pixels of the original
+      picture as displayed (after EXIF rotation).
 
   Returns:
-    id -> float64 (N, 5) of xmin, ymin, xmax, ymax, score; empty when the file is not there.
+    image -> float64 (N, 5) of xmin, ymin, xmax, ymax, score; empty when the folder has no such file.
 
   Raises:
-    UserError: a column is missing, or a row holds something else than finite numbers.
+    UserError: a column is missing, or a row holds something else than finite numbers, or the file is not there.
   """
-  path = source / FILE_NAME
-  if not path.exists():
+  path = source / FILE_NAME if source.is_dir() else source
+  if source.is_dir() and not path.exists():
     return {}
+  if not path.is_file():
+    raise UserError(f'{path} is not there: give a file of person boxes, or a --detector')
   rows: dict[str, list[list[float]]] = {}
   with path.open(newline='', encoding='utf-8-sig') as file:
     reader = csv.DictReader(file)
@@ -99,3 +133,105 @@ def _crop(original: Image.Image, box_4: np.ndarray) -> bytes:
   # At least one pixel, however thin the box.
   crop = original.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
   return images.encode_jpeg(images.shrink(crop, CROP_SHORT_SIDE))
+
+
+def detect_folder(source: pathlib.Path, detector: str, path: pathlib.Path) -> Detected:
+  """Runs a detector on every picture of a raw folder and writes the boxes as `read_boxes` reads them.
+
+  The file appears whole or not at all. Until then a hidden file beside it keeps what is done, and a run that was
+  stopped at any moment goes on from there when it is started again with the same detector.
+
+  Args:
+    source: the raw folder; all pictures in it and below are looked at.
+    detector: as `detectors.load_detector` takes it.
+    path: of the CSV file, on a local disk. One row per box, unsure ones too (score >= 0.1), coordinates in pixels of
+      the picture as displayed, clamped to it. Pictures that cannot be read are listed beside it, in NAME_rejects.csv.
+
+  Raises:
+    UserError: the file is there already or cannot be written, `source` holds no picture, or the detector cannot run.
+  """
+  if path.exists():
+    raise UserError(f'{path} is there already: remove it, or choose another --out')
+  names, ignored = detection.list_pictures(source)
+  if not names:
+    raise UserError(f'{source} is missing or holds no picture: give the raw folder of a dataset as --source')
+  detect = detectors.load_detector(detector)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    journal = Journal(path.with_name(f'.{path.name}.unfinished'), job=f'boxes of {detector}')
+  except OSError as error:
+    raise UserError(f'{path} cannot be written ({error.strerror}): choose another place with --out') from error
+  with contextlib.closing(journal):
+    items, unreadable = detection.detect_all(source, names, detect, journal)
+    _write(path, items, unreadable)
+  journal.remove()
+  return Detected(
+    pictures=len(items),
+    with_person=sum(any(score >= MIN_SCORE for *_, score in item['boxes']) for item in items),
+    boxes=sum(len(item['boxes']) for item in items),
+    dropped=sum(item['dropped'] for item in items),
+    unreadable=unreadable,
+    ignored=ignored,
+  )
+
+
+def _rejects(path: pathlib.Path) -> pathlib.Path:
+  return path.with_name(f'{path.stem}_{manifest.REJECTS}')
+
+
+def _write(path: pathlib.Path, items: list[dict], unreadable: dict[str, str]) -> None:
+  _rejects(path).unlink(missing_ok=True)
+  if unreadable:
+    manifest.write_rejects(epath.Path(_rejects(path)), unreadable)
+  unfinished = path.with_name(f'.{path.name}.new')
+  with unfinished.open('w', newline='', encoding='utf-8') as file:
+    writer = csv.writer(file)
+    writer.writerow(COLUMNS)
+    for item in items:
+      writer.writerows([item['image'], *box] for box in item['boxes'])
+  unfinished.rename(path)
+
+
+def define_flags() -> None:
+  """Declares the command's flags; not on import, where they could clash with those of a caller of `detect_folder`."""
+  flags.DEFINE_string('source', None, 'Raw folder of a dataset; all pictures in it and below are looked at.')
+  flags.DEFINE_string(
+    'detector', None, f"'hog', a YOLOX FILE.onnx, or folder or hub id of a transformers model: {detectors.RECOMMENDED}"
+  )
+  flags.DEFINE_string('out', None, f'The CSV file to write; by default {FILE_NAME} in the source folder.')
+
+
+def main(argv: list[str]) -> None:
+  """The command."""
+  del argv
+  for name in ('source', 'detector'):
+    if not flags.FLAGS[name].value:
+      raise UserError(f'--{name} is missing (--help lists the options)')
+  source = pathlib.Path(flags.FLAGS.source)
+  path = pathlib.Path(flags.FLAGS.out or source / FILE_NAME)
+  print(summary(detect_folder(source, flags.FLAGS.detector, path), path))
+
+
+def summary(detected: Detected, path: pathlib.Path) -> str:
+  """What a person wants to know of a run: one line, and one for each kind of thing that is not in the file."""
+  share = detected.with_person / max(detected.pictures, 1)
+  lines = [
+    f'{path}: {detected.boxes} boxes in {detected.pictures} pictures; {detected.with_person} pictures ({share:.1%}) '
+    f'show a person with a score of {MIN_SCORE} or more'
+  ]
+  if detected.dropped:
+    lines.append(f'{detected.dropped} boxes dropped: not finite, or without area inside the picture')
+  if detected.unreadable:
+    first = min(detected.unreadable)
+    lines.append(
+      f'{len(detected.unreadable)} pictures cannot be read: listed in {_rejects(path)}, first {first} '
+      f'({detected.unreadable[first]})'
+    )
+  if detected.ignored:
+    lines.append('no pictures: ' + ', '.join(f'{count} {kind}' for kind, count in detected.ignored.items()))
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  define_flags()
+  command.run(main)

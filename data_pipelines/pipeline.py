@@ -5,12 +5,13 @@ run resumes by asking for the batches from its step on, and every host makes its
 """
 
 from collections.abc import Callable, Iterator
+import functools
 import os
 
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines import augment
+from data_pipelines import augment, rand_augment
 from data_pipelines.errors import UserError
 from data_pipelines.records import Split
 
@@ -24,12 +25,14 @@ Record = dict[str, tf.Tensor]
 
 
 def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, start_step: int = 0,
-                  mode: str = 'pretrain', person: bool = True, crop_area: tuple[float, float] = (0.2, 1.0),
+                  mode: str = 'pretrain', crop_area: tuple[float, float] = (0.2, 1.0), person: bool = True,
+                  person_jitter: float = 0.0, randaugment: tuple[float, float] | None = None, erase: float = 0.0,
                   process_index: int = 0, process_count: int = 1, parallelism: int | None = None) -> Iterator[Batch]:
   """Endless training batches from `start_step` on: this host's rows of every global batch.
 
   Each epoch is a new permutation that shows no record twice; the num_examples % batch_size records left at its end are
-  dropped, others each time. Views follow method.md, section 2: random resized crop and flip, bicubic, antialiased.
+  dropped, others each time. Views follow method.md, sections 2 and 3: random resized crop, bicubic and antialiased, and
+  flip; then RandAugment and erasing where asked for. Every draw is a function of (seed, epoch, example id).
 
   Args:
     split: the records.
@@ -38,35 +41,45 @@ def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, 
     image_size: side S of the square views, pixels.
     start_step: the step of the first batch.
     mode: 'pretrain' for a scene and a person view, 'finetune' for one image.
-    person: whether 'pretrain' makes the person view.
     crop_area: share of the picture's area that the random crop takes.
+    person: whether 'pretrain' makes the person view.
+    person_jitter: in 'pretrain', how far each edge of the stored person crop may move inwards, as a share of its side,
+      in [0, 0.5). Up to 1/7, it cuts nothing but the margin, where the picture had room for one.
+    randaugment: in 'finetune', mean and standard deviation of RandAugment's magnitude; the recipe's m9-mstd0.5-inc1 is
+      (9, 0.5).
+    erase: in 'finetune', probability of random erasing.
     process_index, process_count: which host this is, of how many.
     parallelism: threads; None is one a CPU. It does not change what a batch holds.
 
   Yields:
     With R = batch_size / process_count rows: 'scene' and 'person' ('pretrain') or 'image' ('finetune'), uint8
     (R, S, S, 3); 'position' in the split int32 (R,), 'example_id' int64 (R,), 'label' int32 (R,), -1 for none.
-    'person' is the stored crop squashed to S x S and flipped as the scene is; the scene view where there is none.
+    'person' is the stored crop of one person, drawn each epoch where the record has several, squashed to S x S and
+    flipped as the scene is; the scene view where there is none.
 
   Raises:
-    UserError: the batch is larger than the split or does not divide by process_count; while iterating, a damaged shard.
+    UserError: the batch is larger than the split or does not divide by process_count, an augmentation is out of its
+      range or not of this mode; while iterating, a damaged shard.
   """
-  if mode not in ('pretrain', 'finetune'):
-    raise UserError(f"mode is {mode!r}: choose 'pretrain' or 'finetune'")
+  _check_augmentations(mode, person_jitter, randaugment, erase)
+  if mode == 'pretrain':
+    views = functools.partial(_pretrain_views, person=person, jitter=person_jitter)
+  else:
+    views = functools.partial(_finetune_view, randaugment=randaugment, erase=erase)
   epoch_steps = steps_per_epoch(split, batch_size)
   first_row, rows = _host_rows(batch_size, process_index, process_count)
 
   def order(step: tf.Tensor) -> Record:
-    keys_5 = augment.epoch_keys(seed, step // epoch_steps)
+    keys_K = augment.epoch_keys(seed, step // epoch_steps)
     index_R = step % epoch_steps * batch_size + first_row + tf.range(rows, dtype=tf.int64)
-    position_R = augment.shuffled(index_R, keys_5[augment.ORDER], split.num_examples)
-    return {'position': position_R, 'keys': tf.tile(keys_5[None], [rows, 1])}
+    position_R = augment.shuffled(index_R, keys_K[augment.ORDER], split.num_examples)
+    return {'position': position_R, 'keys': tf.tile(keys_K[None], [rows, 1])}
 
-  def views(record: Record) -> Record:
-    return _labels(record) | _train_views(record, image_size, mode, person, crop_area)
+  def make(record: Record) -> Record:
+    return _labels(record) | views(record, size=image_size, crop_area=crop_area)
 
   steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-  return _batches(split, steps.map(order), views, rows, parallelism)
+  return _batches(split, steps.map(order), make, rows, parallelism)
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
@@ -130,25 +143,74 @@ def _labels(record: Record) -> Record:
           'label': tf.cast(record['label'], tf.int32)}
 
 
-def _train_views(record: Record, size: int, mode: str, person: bool, crop_area: tuple[float, float]) -> Record:
-  jpeg, example_id, keys = record['image'], record['example_id'], record['keys']
+def _check_augmentations(mode: str, jitter: float, randaugment: tuple[float, float] | None, erase: float) -> None:
+  """UserError where an augmentation is out of its range or would have no effect."""
+  if mode not in ('pretrain', 'finetune'):
+    raise UserError(f"mode is {mode!r}: choose 'pretrain' or 'finetune'")
+  if mode == 'pretrain' and (randaugment or erase):
+    raise UserError("randaugment and erase belong to mode 'finetune': leave them off")
+  if mode == 'finetune' and jitter:
+    raise UserError("person_jitter belongs to mode 'pretrain': leave it at 0")
+  if not 0 <= jitter < 0.5:
+    raise UserError(f'person_jitter is {jitter}: choose at least 0 and less than 0.5')
+  if not 0 <= erase <= 1:
+    raise UserError(f'erase is {erase}: a probability lies in [0, 1]')
+  if randaugment and not (0 <= randaugment[0] <= rand_augment.MAX_MAGNITUDE and randaugment[1] >= 0):
+    raise UserError(f'randaugment is {randaugment}: choose a magnitude in [0, {rand_augment.MAX_MAGNITUDE:g}] and a '
+                    'standard deviation of at least 0')
+
+
+def _pretrain_views(record: Record, size: int, crop_area: tuple[float, float], person: bool, jitter: float) -> Record:
+  finish = _finisher(record, size)
+  scene = finish(_random_crop(record, crop_area))
+  if not person:
+    return {'scene': scene}
+  persons_P = record['persons']
+  return {'scene': scene,
+          'person': tf.cond(tf.size(persons_P) > 0, lambda: finish(_person_crop(record, jitter)), lambda: scene)}
+
+
+def _finetune_view(record: Record, size: int, crop_area: tuple[float, float],
+                   randaugment: tuple[float, float] | None, erase: float) -> Record:
+  key, example_id = record['keys'], record['example_id']
+  image = _finisher(record, size)(_random_crop(record, crop_area))
+  if randaugment:
+    draws = augment.uniform(key[augment.RANDAUGMENT], example_id, list(rand_augment.DRAWS))
+    image = rand_augment.rand_augment(image, draws, *randaugment)
+  if erase:
+    draws = augment.uniform(key[augment.ERASE], example_id, [2, augment.TRIES + 2])
+    image = augment.erase(image, draws, tf.stack([key[augment.NOISE], example_id]), erase)
+  return {'image': image}
+
+
+def _random_crop(record: Record, area: tuple[float, float]) -> tf.Tensor:
+  jpeg = record['image']
+  draws = augment.uniform(record['keys'][augment.CROP], record['example_id'], [2, augment.TRIES + 1])
   height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(jpeg))
-  draws = augment.uniform(keys[augment.CROP], example_id, [2, augment.TRIES + 1])
-  box = augment.random_crop(draws, height, width, crop_area)
-  flip = augment.uniform(keys[augment.FLIP], example_id, []) < 0.5
+  return augment.decode_crop(jpeg, augment.random_crop(draws, height, width, area))
+
+
+def _person_crop(record: Record, jitter: float) -> tf.Tensor:
+  """The stored crop of one of the record's persons, uint8 (H, W, 3)."""
+  persons_P, keys, example_id = record['persons'], record['keys'], record['example_id']
+  count = tf.cast(tf.size(persons_P), tf.float32)
+  jpeg = persons_P[tf.cast(augment.uniform(keys[augment.PERSON], example_id, []) * count, tf.int32)]
+  if not jitter:
+    return augment.decode(jpeg)
+  draws_4 = augment.uniform(keys[augment.JITTER], example_id, [4])
+  height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(jpeg))
+  return augment.decode_crop(jpeg, augment.inner_box(draws_4, height, width, jitter))
+
+
+def _finisher(record: Record, size: int) -> Callable[[tf.Tensor], tf.Tensor]:
+  """What gives all views of a record their size and the same flip."""
+  flip = augment.uniform(record['keys'][augment.FLIP], record['example_id'], []) < 0.5
 
   def finish(image: tf.Tensor) -> tf.Tensor:
     image = augment.resize(image, size, size)
     return tf.ensure_shape(tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image), [size, size, 3])
 
-  scene = finish(augment.decode_crop(jpeg, box))
-  if mode == 'finetune':
-    return {'image': scene}
-  if not person:
-    return {'scene': scene}
-  persons = record['persons']
-  return {'scene': scene,
-          'person': tf.cond(tf.size(persons) > 0, lambda: finish(augment.decode(persons[0])), lambda: scene)}
+  return finish
 
 
 def _batches(split: Split, ordered: tf.data.Dataset, make: Callable[[Record], Record], rows: int,

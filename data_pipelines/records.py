@@ -4,7 +4,10 @@ TFRecord has no index. Each record is framed as length (uint64), crc of length, 
 walk over the frames of a shard finds them all, so a batch can ask for exactly the records that (seed, step) names.
 """
 
+import collections
 from collections.abc import Iterable
+import copy
+import hashlib
 import io
 import json
 import os
@@ -60,6 +63,11 @@ class Split:
     self._frames_Nx3 = np.concatenate(frames)
     self.num_examples = len(self._frames_Nx3)
 
+  @property
+  def folder(self) -> epath.Path:
+    """Where the shards lie, beside their manifest."""
+    return epath.Path(self._shards[0].path).parent
+
   def read(self, position: int) -> bytes:
     """One serialized tf.train.Example. Safe to call from many threads.
 
@@ -85,6 +93,29 @@ class Split:
       found += [Annotation(name.decode(), label, json.loads(attributes))
                 for name, label, attributes in zip(parsed['id'], parsed['label'], parsed['attributes'])]
     return found
+
+  def fraction(self, fraction: float, seed: int) -> 'Split':
+    """This share of each class, at least one record of each, for training on few examples.
+
+    Of a class, those records stay whose SHA-256 of seed and id is lowest: so the shares of one seed are nested, each
+    in every larger one, and no record's place depends on the others. Records without a label count as one class.
+
+    Raises:
+      UserError: `fraction` is not in (0, 1]; a damaged shard, for every record is read once.
+    """
+    if not 0 < fraction <= 1:
+      raise UserError(f'fraction is {fraction}: choose more than 0 and at most 1')
+    members = collections.defaultdict(list)
+    for position, annotation in enumerate(self.annotations()):
+      digest = hashlib.sha256(f'fraction {seed}:{annotation.id}'.encode()).digest()
+      members[annotation.label].append((digest, position))
+    kept = [position for ranked in members.values()
+            for _, position in sorted(ranked)[:max(1, round(fraction * len(ranked)))]]
+    part = copy.copy(self)
+    part.name = f'{self.name}, {100 * fraction:g} %'
+    part._frames_Nx3 = self._frames_Nx3[sorted(kept)]
+    part.num_examples = len(kept)
+    return part
 
 
 def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:

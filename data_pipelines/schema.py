@@ -11,7 +11,7 @@ def record_features(labels: tuple[str, ...]) -> tfds.features.FeaturesDict:
   """Features of one record. A target that a dataset does not have is empty, -1 or NaN.
 
   Args:
-    labels: class names in label order.
+    labels: class names in label order; () leaves them open, and they are set before the first record is encoded.
 
   Returns:
     id            path of the picture inside the raw folder, with '#k' after it where a record is one of its persons;
@@ -30,6 +30,7 @@ def record_features(labels: tuple[str, ...]) -> tfds.features.FeaturesDict:
     vad           valence, arousal, dominance on the dataset's own scale, float32 (3,), NaN where not annotated.
     attributes    JSON object of EmoSet's annotation fields that are present; '{}' where there are none.
   """
+  names = list(labels) or None
   return tfds.features.FeaturesDict({
       'id': tfds.features.Text(),
       'example_id': np.int64,
@@ -37,8 +38,8 @@ def record_features(labels: tuple[str, ...]) -> tfds.features.FeaturesDict:
       'persons': tfds.features.Sequence(tfds.features.Tensor(shape=(), dtype=np.object_)),
       'boxes': tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
       'box_scores': tfds.features.Tensor(shape=(None,), dtype=np.float32),
-      'label': tfds.features.ClassLabel(names=list(labels)),
-      'labels': tfds.features.Sequence(tfds.features.ClassLabel(names=list(labels))),
+      'label': tfds.features.ClassLabel(names=names),
+      'labels': tfds.features.Sequence(tfds.features.ClassLabel(names=names)),
       'distribution': tfds.features.Tensor(shape=(None,), dtype=np.float32),
       'vad': tfds.features.Tensor(shape=(3,), dtype=np.float32),
       'attributes': tfds.features.Text(),

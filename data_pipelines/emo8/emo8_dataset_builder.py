@@ -4,8 +4,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from data_pipelines import builder, schema
-from data_pipelines.errors import UserError
+from data_pipelines import builder, class_folders, schema
 
 SPLITS = ('train', 'val', 'test')
 
@@ -22,25 +21,7 @@ class Builder(builder.FolderBuilder):
 
   def list_pictures(self, source: pathlib.Path) -> dict[str, list[builder.Listed]]:
     """Pictures by split, in the folders' own splits. Raises UserError as the base says."""
-    splits = {split: self._list_split(source, split) for split in SPLITS}
-    for entry in source.iterdir():
-      if entry.is_dir() and entry.name not in SPLITS:
-        self.ignore(f'folder {entry.name}/')
-    return splits
-
-  def _list_split(self, source: pathlib.Path, split: str) -> list[builder.Listed]:
-    folder = source / split
-    if not folder.is_dir():
-      raise UserError(f'{source} has no folder {split}/. {self.layout}')
-    for entry in sorted(folder.iterdir()):
-      if not entry.is_dir() or entry.name.startswith('.'):
-        self.ignore(f'{split}/{entry.name}')
-      elif entry.name not in self.LABELS:
-        raise UserError(f"{folder} holds the unknown class '{entry.name}'. {self.layout}")
-    pictures = []
-    for label in self.LABELS:
-      files = self.files(folder / label)
-      if not files:
-        raise UserError(f'{folder / label} is missing or empty. {self.layout}')
-      pictures += [builder.Listed(path.relative_to(source).as_posix(), label) for path in files]
-    return pictures
+    folders = class_folders.split_folders(self, source, SPLITS)
+    return {
+      split: class_folders.list_classes(self, source, folder, self.LABELS) for split, folder in folders.items()
+    }

@@ -1,5 +1,6 @@
 import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -12,9 +13,11 @@ from PIL import Image
 import pytest
 import tensorflow_datasets as tfds
 
-from data_pipelines import images, synthetic
-from data_pipelines.build import build
+from data_pipelines import images, person_boxes, synthetic
+from data_pipelines.build import build, print_summary
+from data_pipelines.emotic import emotic_dataset_builder
 from data_pipelines.errors import UserError
+from data_pipelines.listed import Listed, Task
 from data_pipelines.schema import EMOTIONS
 
 SIZES = {'train': 16, 'val': 8, 'test': 8}
@@ -221,7 +224,7 @@ def test_an_error_while_building_leaves_nothing(emo8, tmp_path, monkeypatch):
   def fail(*_):
     raise MemoryError
 
-  monkeypatch.setattr(images, 'read_picture', fail)
+  monkeypatch.setattr(images, 'opened_picture', fail)
   with pytest.raises(MemoryError):
     build('emo8', emo8, tmp_path / 'out')
   assert not list((tmp_path / 'out' / 'emo8').iterdir())
@@ -266,6 +269,73 @@ def test_pictures_are_stored_at_the_short_side_asked_for(emo8, tmp_path):
   assert sizes == {(64, 64), (64, 85)}
 
 
+def test_short_side_0_keeps_the_size_and_large_pictures_are_rejected_at_the_limit_asked_for(emo8, tmp_path):
+  Image.new('RGB', (700, 500)).save(emo8 / 'train' / 'awe' / 'large.png')
+  Image.new('RGB', (1500, 1000)).save(emo8 / 'train' / 'awe' / 'larger.png')
+  manifest = build('emo8', emo8, tmp_path / 'out', max_rejects=0.1, short_side=0, max_megapixels=1)
+  assert (manifest['short_side'], manifest['max_megapixels'], manifest['rejected']) == (0, 1, 1)
+  reason = _rejects(tmp_path / 'out' / 'emo8' / '1.0.0')['train/awe/larger.png']
+  assert reason == '1500 x 1000 pixels: over 1 megapixels'
+  stored = {record['id'].decode(): record['image'] for record in _records(tmp_path / 'out', 'emo8', 'train')}
+  assert Image.open(io.BytesIO(stored['train/awe/large.png'])).size == (700, 500)
+
+
+def test_pictures_that_an_earlier_split_holds_too_are_named(emo8, tmp_path, capsys):
+  for split in SIZES:
+    for path in (emo8 / split / 'awe').iterdir():
+      path.unlink()
+  Image.new('RGB', (40, 30)).save(emo8 / 'train' / 'awe' / 'a.png')
+  for name in ('train/awe/b.png', 'val/awe/c.png', 'test/awe/d.png', 'test/awe/e.png'):
+    shutil.copy(emo8 / 'train' / 'awe' / 'a.png', emo8 / name)
+  result = build('emo8', emo8, tmp_path / 'out')
+  with (tmp_path / 'out' / 'emo8' / '1.0.0' / 'duplicates.csv').open(newline='') as file:
+    rows = [tuple(row.values()) for row in csv.DictReader(file)]
+  copies = [('test/awe/d.png', 'test'), ('test/awe/e.png', 'test'), ('val/awe/c.png', 'val')]
+  assert rows == [(*copy, 'train/awe/a.png', 'train') for copy in copies]
+  assert result['duplicates_across_splits'] == 3
+  print_summary(result)
+  assert '3 pictures are in an earlier split too' in capsys.readouterr().out
+
+
+def test_person_boxes_come_from_the_file_or_the_detector_asked_for(emo8, tmp_path, monkeypatch, capsys):
+  path = sorted((emo8 / 'train').rglob('*.jpg'))[0].relative_to(emo8).as_posix()
+  columns = 'image,xmin,ymin,xmax,ymax,score'
+  (emo8 / 'person_boxes.csv').write_text(columns)
+  other = tmp_path / 'other.csv'
+  other.write_text('\n'.join([columns, f'{path},0,0,30,60,0.9', f'{path},40,0,90,90,0.8']))
+  manifest = build('emo8', emo8, tmp_path / 'file', boxes_file=other, max_persons=2)
+  assert manifest['splits']['train']['with_person'] == 1
+  record = next(r for r in _records(tmp_path / 'file', 'emo8', 'train') if r['id'].decode() == path)
+  assert len(record['persons']) == 2
+  print_summary(manifest)
+  assert f'train: 16 records, {1 / 16:.1%} with a person' in capsys.readouterr().out
+
+  def detect(source, detector, to):
+    assert (source, detector) == (emo8, 'hog')
+    to.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(other, to)
+    return person_boxes.Detected(pictures=32, with_person=1, boxes=2, dropped=0, unreadable={}, ignored={})
+
+  monkeypatch.setattr(person_boxes, 'detect_folder', detect)
+  detected = build('emo8', emo8, tmp_path / 'detector', detector='hog', max_persons=2)
+  assert detected == manifest
+  monkeypatch.delattr(person_boxes, 'detect_folder')
+  assert build('emo8', emo8, tmp_path / 'detector', detector='hog', max_persons=2, overwrite=True) == manifest
+  with pytest.raises(UserError, match='exclude each other'):
+    build('emo8', emo8, tmp_path / 'both', detector='hog', boxes_file=other)
+
+
+def test_an_annotated_person_outside_the_picture_is_rejected_not_replaced_by_the_next(emo8, tmp_path):
+  name = next((emo8 / 'train').rglob('*.jpg')).relative_to(emo8).as_posix()
+  persons = emotic_dataset_builder.Builder(data_dir=tmp_path)
+  outside, inside = (5000, 0, 5100, 50), (10, 10, 60, 60)
+  with pytest.raises(images.RejectedError, match='outside the picture'):
+    persons.record(emo8, Task(Listed(name, person=0, boxes=(outside, inside)), 0, []))
+  record = persons.record(emo8, Task(Listed(name, person=0, boxes=(inside, outside)), 0, []))
+  assert len(record['boxes']) == len(record['persons']) == 1
+  assert persons.take_ignored() == {'person boxes outside the picture': 1}
+
+
 @pytest.mark.parametrize(
   'arguments', [['--dataset=emo8'], ['--dataset=nothing'], ['--max_rejects=2'], ['--colour=blue'], ['emo8']]
 )
@@ -277,7 +347,8 @@ def test_the_command_ends_with_one_line_and_code_2_after_a_mistake(arguments, tm
 
 
 @pytest.mark.slow
-def test_tfds_build_works_too(raw, tmp_path):
+@pytest.mark.parametrize('beam', [[], ['--beam_pipeline_options=runner=DirectRunner']])
+def test_tfds_build_works_too(raw, tmp_path, beam):
   import data_pipelines.emo8 as package
 
   folder = os.path.dirname(package.__file__)
@@ -286,6 +357,6 @@ def test_tfds_build_works_too(raw, tmp_path):
     'import sys; from tensorflow_datasets.scripts.cli import build, cli_utils; '
     'cli_utils.make_flags_parser(build.Args, description="")(sys.argv).execute()'
   )
-  command = [sys.executable, '-c', script, folder, f'--manual_dir={raw / "emo8"}', f'--data_dir={tmp_path}']
+  command = [sys.executable, '-c', script, folder, f'--manual_dir={raw / "emo8"}', f'--data_dir={tmp_path}', *beam]
   subprocess.run(command, check=True)
   assert len(_records(tmp_path, 'emo8', 'train')) == 16

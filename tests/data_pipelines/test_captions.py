@@ -27,6 +27,11 @@ def test_the_whole_caption():
   )
 
 
+def test_a_class_is_said_in_lower_case():
+  assert captions.caption(FULL, 'Anger').endswith('evoking anger')
+  assert captions.caption({}, 'Anger') == 'a picture that evokes anger'
+
+
 @pytest.mark.parametrize('missing', FULL)
 def test_a_missing_attribute_leaves_no_trace(missing):
   present = {name: value for name, value in FULL.items() if name != missing}

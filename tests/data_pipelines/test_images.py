@@ -1,9 +1,12 @@
+from concurrent import futures
+import contextlib
 import io
 import zlib
 
 import numpy as np
 from PIL import Image
 import pytest
+import tensorflow as tf
 
 from data_pipelines import images, person_boxes
 from data_pipelines.errors import UserError
@@ -86,6 +89,39 @@ def test_pictures_are_shrunk_and_never_enlarged(tmp_path):
   assert _decoded(images.read_picture(path, 256)).shape == (256, 384, 3)
   _photo(60, 40).save(path)
   assert _decoded(images.read_picture(path, 256)).shape == (40, 60, 3)
+
+
+def test_short_side_0_keeps_the_original_size(tmp_path):
+  path = tmp_path / 'a.png'
+  _photo(600, 400).save(path)
+  assert _decoded(images.read_picture(path, 0)).shape == (400, 600, 3)
+  _photo(600, 400).save(path, 'JPEG')
+  assert images.read_picture(path, 0).jpeg == path.read_bytes()
+
+
+def test_a_jpeg_that_training_could_not_decode_is_encoded_again(tmp_path):
+  good = bytearray(images.encode_jpeg(_photo()))
+  for position in range(good.index(b'\xff\xda') + 20, len(good) - 2):
+    damaged = bytes(good[:position]) + b'\xff' + bytes(good[position + 1 :])
+    (tmp_path / 'a.jpg').write_bytes(damaged)
+    try:
+      tf.io.decode_jpeg(damaged)
+    except tf.errors.InvalidArgumentError:
+      with contextlib.suppress(images.RejectedError):
+        tf.io.decode_jpeg(images.read_picture(tmp_path / 'a.jpg', 256).jpeg)
+        return
+  pytest.fail('no byte made a JPEG that Pillow reads and TensorFlow does not')
+
+
+def test_large_pictures_are_in_memory_one_at_a_time(tmp_path, monkeypatch):
+  path = tmp_path / 'a.png'
+  _photo(60, 40).save(path)
+  monkeypatch.setattr(images, '_LARGE', 60 * 40 - 1)
+  with futures.ThreadPoolExecutor() as pool:
+    with images.opened_picture(path, 256):
+      other = pool.submit(images.read_picture, path, 256)
+      assert not futures.wait([other], timeout=0.5).done
+    assert other.result(timeout=30)
 
 
 def _bomb() -> bytes:

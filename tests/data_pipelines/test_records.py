@@ -1,5 +1,6 @@
 """Random access gives what was written, and a damaged shard is named instead of read past."""
 
+import collections
 import shutil
 
 import pytest
@@ -139,6 +140,39 @@ def test_missing_shard_is_named(copied):
   with pytest.raises(UserError) as error:
     open_split(folder, 'tiny', 'train')
   assert_one_line_names(error, shards[0], 'build')
+
+
+def ids(split):
+  return [annotation.id for annotation in split.annotations()]
+
+
+def test_fractions_are_nested_seeded_and_take_a_share_of_every_class(data_dir):
+  whole = open_split(data_dir, 'tiny', 'train+val')
+  shares = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
+  parts = [whole.fraction(share, seed=3) for share in shares]
+  per_class = collections.Counter(annotation.label for annotation in whole.annotations())
+  for share, part, larger in zip(shares, parts, parts[1:] + [whole]):
+    assert set(ids(part)) <= set(ids(larger)) and len(set(ids(part))) == part.num_examples
+    assert collections.Counter(annotation.label for annotation in part.annotations()) == {
+        label: max(1, round(share * count)) for label, count in per_class.items()}
+  assert ids(parts[-1]) == ids(whole)
+  assert ids(whole.fraction(0.25, seed=3)) == ids(parts[3]) != ids(whole.fraction(0.25, seed=4))
+
+
+def test_a_fraction_reads_as_a_split_of_its_own(train):
+  annotations = train.annotations()
+  part = train.fraction(0.5, seed=0)
+  assert part.num_examples < train.num_examples == 27 and part.labels == train.labels and '50 %' in part.name
+  positions = [annotations.index(annotation) for annotation in part.annotations()]
+  assert positions == sorted(positions)
+  assert [part.read(i) for i in range(part.num_examples)] == [train.read(position) for position in positions]
+
+
+@pytest.mark.parametrize('fraction', [0, -0.1, 1.5, float('nan')])
+def test_impossible_fraction_is_one_line(train, fraction):
+  with pytest.raises(UserError) as error:
+    train.fraction(fraction, seed=0)
+  assert_one_line_names(error, fraction, 'more than 0 and at most 1')
 
 
 @pytest.mark.parametrize('dataset, split, parts', [

@@ -1,0 +1,1 @@
+"""CAER-S: stills of television shows, persons in seven emotions."""

@@ -1,0 +1,226 @@
+"""Person detectors: a transformers model, a YOLOX file, or OpenCV's HOG; each takes pictures and gives scored boxes."""
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines.errors import UserError
+
+RECOMMENDED = 'ustc-community/dfine-large-coco'
+"""D-FINE-L (Peng et al., ICLR 2025), trained on COCO alone: Apache-2.0, 126 MB of safetensors."""
+
+FLOOR = 0.1
+"""Boxes below this score are not reported."""
+
+Detector = Callable[[list[Image.Image]], list[np.ndarray]]
+"""RGB pictures -> per picture float64 (N, 5) of xmin, ymin, xmax, ymax in its pixels, and a score in [0, 1].
+
+A person is more likely than not from a score of 0.5. Boxes may reach outside the picture, and a row that is not finite
+stands for a result that is broken.
+"""
+
+_BROKEN = np.full((1, 5), np.nan)
+
+
+def load_detector(name: str) -> Detector:
+  """The detector that `--detector` names.
+
+  Args:
+    name: 'hog'; or the path of a YOLOX file (.onnx); or a folder or hub id of a transformers object-detection model.
+
+  Raises:
+    UserError: its library is not installed, there is no such model, or it does not detect persons.
+  """
+  if name == 'hog':
+    return Hog()
+  return Yolox(name) if name.lower().endswith('.onnx') else Transformer(name)
+
+
+class Transformer:
+  """A transformers object-detection model (D-FINE, RT-DETR, DETR, YOLOS...), on the GPU where PyTorch sees one.
+
+  Pictures are prepared and boxes scaled back by the model's own image processor, always in its PIL form: that needs no
+  torchvision, and so boxes do not depend on whether it is installed. Weights come from safetensors only.
+
+  Args:
+    name: folder or hub id; the model's config must name a class 'person'.
+
+  Raises:
+    UserError: PyTorch is not installed; the model does not load, or not whole; it has no class 'person'.
+  """
+
+  def __init__(self, name: str):
+    try:
+      import torch
+      import transformers
+    except ImportError as error:
+      raise UserError(f"--detector={name} needs PyTorch: pip install 'uniemox_jax[torch]'") from error
+    try:
+      self._processor = transformers.AutoImageProcessor.from_pretrained(name, backend='pil', trust_remote_code=False)
+      model, loaded = transformers.AutoModelForObjectDetection.from_pretrained(
+        name, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+      )
+    except Exception as error:  # The hub, safetensors and the models have errors of many kinds.
+      raise UserError(
+        f'--detector={name} does not load as a transformers object-detection model with safetensors weights: give a '
+        f'folder, or a hub id such as {RECOMMENDED} ({_first_line(error)})'
+      ) from error
+    if loaded['missing_keys']:  # transformers draws them at random, and only warns.
+      raise UserError(
+        f'--detector={name} lacks {len(loaded["missing_keys"])} weights, {min(loaded["missing_keys"])} first: fetch it '
+        'again, or choose another model'
+      )
+    labels = model.config.id2label
+    self._persons = [index for index, label in labels.items() if label.lower() == 'person']
+    if not self._persons:
+      known = ', '.join(list(labels.values())[:3])
+      raise UserError(f"--detector={name} has no class 'person' (it has {known}...): choose a model trained on COCO")
+    self._device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    self._model = model.eval().to(self._device)
+
+  def __call__(self, pictures: list[Image.Image]) -> list[np.ndarray]:
+    """Boxes as `Detector` says."""
+    if getattr(self._processor, 'do_pad', False):  # Alone, or its boxes would hang on the sizes of its neighbours.
+      return [boxes_Nx5 for picture in pictures for boxes_Nx5 in self._detect([picture])]
+    return self._detect(pictures)
+
+  def _detect(self, pictures: list[Image.Image]) -> list[np.ndarray]:
+    import torch
+
+    with torch.inference_mode():
+      outputs = self._model(**self._processor(images=pictures, return_tensors='pt').to(self._device))
+    sizes = [(picture.height, picture.width) for picture in pictures]
+    results = self._processor.post_process_object_detection(outputs, threshold=FLOOR, target_sizes=sizes)
+    found = []
+    for logits, result in zip(outputs.logits, results):
+      boxes_Nx5 = torch.cat([result['boxes'], result['scores'][:, None]], dim=1).double().cpu().numpy()
+      boxes_Nx5 = boxes_Nx5[np.isin(result['labels'].cpu().numpy(), self._persons)]
+      found.append(_BROKEN if logits.isnan().any() else boxes_Nx5)
+    return found
+
+
+class Yolox:
+  """A YOLOX file as its authors' `tools/export_onnx.py` writes it, run as their ONNX demo runs it (Ge et al., 2021).
+
+  Input (1, 3, H, W): BGR, 0-255, the picture scaled to fit into the upper left corner, 114 elsewhere. Output (1, N, C):
+  for each cell of strides 8, 16 and 32 the offset of a box's centre and the logarithm of its sides, both in cells; how
+  sure it is of an object; then the classes, person first as in COCO. Unlike the demo's, a score is that of 'person'
+  even where another class scores higher. Of boxes that overlap by more than 0.45 (intersection over union) the surest
+  stays.
+
+  Args:
+    path: the .onnx file, of YOLOX 0.1.1 or later (models before took normalised RGB).
+
+  Raises:
+    UserError: onnxruntime or OpenCV is not installed; the file does not load, or is no such export.
+  """
+
+  _STRIDES = (8, 16, 32)
+  _PADDING = 114
+  _MAX_OVERLAP = 0.45
+  _MAX_LOG_SIDE = 12  # e^12 cells are more than any picture's side: what is above must be pixels, not logarithms.
+
+  def __init__(self, path: str):
+    try:
+      import cv2  # noqa: F401  # Used on every picture: better missed now than then.
+      import onnxruntime
+    except ImportError as error:
+      raise UserError(f"--detector={path} needs onnxruntime and OpenCV: pip install 'uniemox_jax[detect]'") from error
+    usable = set(onnxruntime.get_available_providers())
+    providers = [name for name in ('CUDAExecutionProvider', 'CPUExecutionProvider') if name in usable]
+    try:
+      self._session = onnxruntime.InferenceSession(path, providers=providers)
+    except Exception as error:  # onnxruntime's errors share no other base.
+      raise UserError(f'--detector={path} does not load as an ONNX file: {_first_line(error)}') from error
+    self._path = path
+    self._input = self._session.get_inputs()[0].name
+    taken, given = (ends[0].shape for ends in (self._session.get_inputs(), self._session.get_outputs()))
+    whole = len(taken) == 4 and all(isinstance(side, int) and side % self._STRIDES[-1] == 0 for side in taken[2:])
+    self._cells_Nx3 = self._cells(*taken[2:]) if whole else np.zeros((0, 3))
+    if len(given) != 3 or given[1] != len(self._cells_Nx3) or given[1] == 0:
+      raise UserError(
+        f'--detector={path} takes {taken} and gives {given}, not (1, 3, H, W) and (1, cells of strides 8, 16 and 32, '
+        "85): export it with YOLOX's tools/export_onnx.py"
+      )
+    self._height, self._width = taken[2:]
+
+  def __call__(self, pictures: list[Image.Image]) -> list[np.ndarray]:
+    """Boxes as `Detector` says."""
+    return [self._detect(picture) for picture in pictures]
+
+  def _cells(self, height: int, width: int) -> np.ndarray:
+    """Column, row and stride of every cell, (N, 3), in the order of the output."""
+    grids = [(np.indices((height // stride, width // stride)), stride) for stride in self._STRIDES]
+    return np.concatenate([
+      np.stack([columns, rows, np.full_like(rows, stride)], axis=-1).reshape(-1, 3) for (rows, columns), stride in grids
+    ])
+
+  def _detect(self, picture: Image.Image) -> np.ndarray:
+    import cv2
+
+    scale = min(self._height / picture.height, self._width / picture.width)
+    inner = max(1, int(picture.width * scale)), max(1, int(picture.height * scale))
+    canvas_HxWx3 = np.full((self._height, self._width, 3), self._PADDING, np.uint8)
+    bgr_HxWx3 = np.ascontiguousarray(np.asarray(picture)[:, :, ::-1])
+    canvas_HxWx3[: inner[1], : inner[0]] = cv2.resize(bgr_HxWx3, inner, interpolation=cv2.INTER_LINEAR)
+    batch_1x3xHxW = canvas_HxWx3.transpose(2, 0, 1)[None].astype(np.float32)
+    raw_NxC = self._session.run(None, {self._input: batch_1x3xHxW})[0][0].astype(np.float64)
+    if np.isnan(raw_NxC).any():
+      return _BROKEN
+    if raw_NxC[:, 2:4].max() > self._MAX_LOG_SIDE:
+      raise UserError(f'--detector={self._path} was exported with --decode_in_inference: export it without')
+    strides_Nx1 = self._cells_Nx3[:, 2:]
+    sides_Nx2 = np.exp(raw_NxC[:, 2:4]) * strides_Nx1
+    corners_Nx2 = (raw_NxC[:, :2] + self._cells_Nx3[:, :2]) * strides_Nx1 - sides_Nx2 / 2
+    scores_N = raw_NxC[:, 4] * raw_NxC[:, 5]
+    kept = cv2.dnn.NMSBoxes(np.hstack([corners_Nx2, sides_Nx2]), scores_N, FLOOR, self._MAX_OVERLAP)
+    boxes_Nx4 = np.hstack([corners_Nx2, corners_Nx2 + sides_Nx2]) / scale
+    return np.column_stack([boxes_Nx4, scores_N])[np.asarray(kept, int)]
+
+
+class Hog:
+  """OpenCV's people detector (Dalal and Triggs, CVPR 2005): nothing to fetch, and weak; docs/person_boxes.md says how.
+
+  Its linear SVM gives a margin, not a probability: the score is 1 / (1 + exp(-margin)), so that 0.5 is where the SVM
+  itself decides, and no box scores less. Settings, and how much smaller than its window a person is, are those of
+  OpenCV's own sample, peopledetect.cpp.
+
+  Raises:
+    UserError: OpenCV is not installed, or has no such detector.
+  """
+
+  _SHORT_SIDE = 384  # The smallest person it sees is 96 pixels tall: a quarter of the picture.
+  _INNER = np.array([0.1, 0.07, 0.8, 0.8])  # Left, top, width and height of the person in a window.
+
+  def __init__(self):
+    try:
+      import cv2
+    except ImportError as error:
+      raise UserError("--detector=hog needs OpenCV: pip install 'uniemox_jax[detect]'") from error
+    if not hasattr(cv2, 'HOGDescriptor'):
+      raise UserError(
+        f'--detector=hog: OpenCV {cv2.__version__} has no HOG detector, which left for contrib in version 5: '
+        "pip install 'opencv-python-headless<5', or choose another --detector"
+      )
+    self._hog = cv2.HOGDescriptor()
+    self._hog.setSVMDetector(cv2.HOGDescriptor_getDefaultPeopleDetector())
+
+  def __call__(self, pictures: list[Image.Image]) -> list[np.ndarray]:
+    """Boxes as `Detector` says."""
+    return [self._detect(picture) for picture in pictures]
+
+  def _detect(self, picture: Image.Image) -> np.ndarray:
+    scale = self._SHORT_SIDE / min(picture.size)
+    resized = picture.resize([round(side * scale) for side in picture.size], Image.Resampling.BILINEAR)
+    bgr_HxWx3 = np.ascontiguousarray(np.asarray(resized)[:, :, ::-1])
+    windows, margins = self._hog.detectMultiScale(bgr_HxWx3, winStride=(8, 8), padding=(32, 32), scale=1.05)
+    windows_Nx4 = np.reshape(windows, (-1, 4)).astype(np.float64)  # Left, top, width, height; () where there are none.
+    sides_Nx2 = windows_Nx4[:, 2:] * self._INNER[2:]
+    corners_Nx2 = windows_Nx4[:, :2] + windows_Nx4[:, 2:] * self._INNER[:2]
+    scores_N = 1 / (1 + np.exp(-np.reshape(margins, -1).astype(np.float64)))
+    return np.column_stack([np.hstack([corners_Nx2, corners_Nx2 + sides_Nx2]) / scale, scores_N])
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).strip() or type(error).__name__).splitlines()[0]

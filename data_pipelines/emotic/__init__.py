@@ -1,0 +1,1 @@
+"""EMOTIC: persons in context, with 26 categories, valence, arousal and dominance."""

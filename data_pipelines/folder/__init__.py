@@ -1,0 +1,1 @@
+"""Anyone's own pictures, with or without labels."""

@@ -1,0 +1,1 @@
+"""HECO: persons in context, eight emotions, folders only."""

@@ -1,0 +1,1 @@
+"""UnBiasedEmo: six emotions, each searched for by several queries."""

@@ -1,0 +1,158 @@
+"""Measures our input pipeline beside a PyTorch-style loader and bare JPEG decoding, in one run, on Linux.
+
+python -m benchmarks.input_pipeline
+
+Draws 500 x 375 pictures with a person each and builds records of them, at a short side of 256 and at original size.
+Every loader makes two views of 224 x 224 a picture, scene and person, each counted as one image, on all CPUs of this
+process (`taskset -c 0,1` for two). Rates want a quiet machine: among other jobs, a loader's share of the CPUs grows
+with its number of threads. CPU time does not depend on that. docs/input.md tells what was measured.
+"""
+
+from collections.abc import Generator, Iterator
+import contextlib
+import importlib.metadata
+import multiprocessing
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+from absl import flags, logging
+import tensorflow as tf
+import tqdm
+
+from benchmarks import photographs, pil_loader
+from data_pipelines import augment, build, command, pipeline, records
+from data_pipelines.errors import UserError
+
+BATCH, SIZE = 64, 224
+REPETITIONS = 5
+WARM_UP_BATCHES, TIMED_BATCHES = 6, 8
+SETTLE_SECONDS = 1.5
+CPUS = len(os.sched_getaffinity(0))
+MEMORY_PICTURES, MEMORY_EVERY = 20_000, 2_000
+PIL = f'PIL loader, {CPUS} worker processes'
+
+
+class Cost(NamedTuple):
+  """What a stream of images took. CPU time is that of this process and its workers, all threads."""
+  images_per_second: float
+  cpu_milliseconds_per_image: float
+
+
+def ours(data_dir: pathlib.Path) -> Generator[int, None, None]:
+  """Views in each batch of our pretraining pipeline."""
+  split = records.open_split(data_dir, 'folder', 'train')
+  for batch in pipeline.train_batches(split, batch_size=BATCH, seed=0, image_size=SIZE, parallelism=CPUS):
+    yield len(batch['scene']) + len(batch['person'])
+
+
+def bare_decoding(source: pathlib.Path) -> Generator[int, None, None]:
+  """Pictures decoded, by the decoder that our pipeline uses, and thrown away."""
+  paths = tf.data.Dataset.list_files(str(source / 'train' / '*' / '*.jpg'), seed=0).cache().repeat()
+  shapes = paths.map(lambda path: tf.shape(augment.decode(tf.io.read_file(path))), num_parallel_calls=CPUS)
+  yield from (len(batch) for batch in shapes.batch(BATCH).prefetch(2).as_numpy_iterator())
+
+
+def torch_style(batches: Iterator[tuple]) -> Generator[int, None, None]:
+  """Views in each batch of `pil_loader.batches`."""
+  for scenes, persons in batches:
+    yield len(scenes) + len(persons)
+
+
+def measure(streams: dict[str, Iterator[int]]) -> dict[str, list[Cost]]:
+  """REPETITIONS costs of each stream, taken in turns so that a busy moment of the machine meets them all.
+
+  The streams never end. Before one is timed, all others have filled their buffers and rest, and its own buffer, filled
+  while others were timed, has been emptied.
+  """
+  costs = {name: [] for name in streams}
+  for name in tqdm.tqdm(list(streams) * REPETITIONS, desc='measuring'):
+    time.sleep(SETTLE_SECONDS)
+    for _ in range(WARM_UP_BATCHES):
+      next(streams[name])
+    start, cpu_start = time.perf_counter(), _cpu_seconds()
+    images = sum(next(streams[name]) for _ in range(TIMED_BATCHES))
+    seconds, cpu_seconds = time.perf_counter() - start, _cpu_seconds() - cpu_start
+    costs[name].append(Cost(images / seconds, 1000 * cpu_seconds / images))
+  return costs
+
+
+def memory(stream: Iterator[int]) -> dict[int, float]:
+  """Resident memory of this process in MiB, after every MEMORY_EVERY pictures (two views each) of a stream."""
+  taken, pictures = {}, 0
+  with tqdm.tqdm(total=MEMORY_PICTURES, desc='memory', unit=' pictures') as progress:
+    while pictures < MEMORY_PICTURES:
+      pictures += next(stream) // 2
+      progress.update(min(pictures, MEMORY_PICTURES) - progress.n)
+      if pictures // MEMORY_EVERY > len(taken):
+        taken[pictures] = _resident_mebibytes()
+  return taken
+
+
+def table(costs: dict[str, list[Cost]]) -> str:
+  """Medians and ranges, in Markdown; a ratio is the median of those within one turn, where the machine is the same."""
+  lines = ['| | images/s, median | range | times the PIL loader | CPU ms an image |', '|---|---|---|---|---|']
+  for name, measured in costs.items():
+    rates, cpu = zip(*measured)
+    ratio = statistics.median(rate / reference for rate, (reference, _) in zip(rates, costs[PIL]))
+    spread = f'{min(rates):.0f}-{max(rates):.0f}'
+    lines.append(f'| {name} | {statistics.median(rates):.0f} | {spread} | {ratio:.2f} | {statistics.median(cpu):.2f} |')
+  return '\n'.join(lines)
+
+
+def main(argv: list[str]) -> None:
+  """The command."""
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  workdir = flags.FLAGS.workdir
+  if workdir and not os.path.isdir(workdir):
+    raise UserError(f'--workdir={workdir} is not a folder: make it first, or leave it out')
+  with tempfile.TemporaryDirectory(dir=workdir) as folder:
+    folder = pathlib.Path(folder)
+    source = folder / 'raw'
+    photographs.draw(source, flags.FLAGS.images)
+    # Its processes are forked while TensorFlow has no threads yet: a fork copies locks, but not who would open them.
+    theirs = pil_loader.batches(source, BATCH, SIZE, CPUS)
+    for short_side in (256, 0):
+      with contextlib.redirect_stdout(sys.stderr):  # Standard output is for the result.
+        build.build('folder', source, folder / str(short_side), short_side=short_side)
+    streams = {
+      'ours, stored at short side 256': ours(folder / '256'),
+      'ours, stored at original size': ours(folder / '0'),
+      PIL: torch_style(theirs),
+      'bare decoding, one image a picture': bare_decoding(source),
+    }
+    with contextlib.ExitStack() as stack:
+      for stream in streams.values():  # An open one can keep an interrupted process from ending.
+        stack.callback(stream.close)
+      costs = measure(streams)
+      resident = memory(streams['ours, stored at short side 256'])
+  versions = ', '.join(f'{name} {importlib.metadata.version(name)}' for name in ('tensorflow-cpu', 'torch', 'pillow'))
+  print(f'{flags.FLAGS.images} pictures of {photographs.WIDTH} x {photographs.HEIGHT}, {REPETITIONS} turns of '
+        f'{TIMED_BATCHES} batches of {BATCH}; {versions}; {CPUS} CPUs, load {os.getloadavg()[0]:.1f} at the end\n')
+  print(table(costs) + '\n')
+  print('Resident MiB after so many pictures: ' + ', '.join(f'{count:,}: {mib:.0f}' for count, mib in resident.items()))
+
+
+def _cpu_seconds() -> float:
+  """User and system time so far, of this process and the loader's workers."""
+  ticks = 0
+  for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
+    after_name = pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    ticks += int(after_name[11]) + int(after_name[12])
+  return ticks / os.sysconf('SC_CLK_TCK')
+
+
+def _resident_mebibytes() -> float:
+  pages = int(pathlib.Path('/proc/self/statm').read_text().split()[1])
+  return pages * os.sysconf('SC_PAGE_SIZE') / 2**20
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('workdir', None, 'Where 0.3 MB of temporary files a picture are written.')
+  flags.DEFINE_integer('images', 1000, 'Pictures drawn.', BATCH)
+  command.run(main)

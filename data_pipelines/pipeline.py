@@ -4,9 +4,11 @@ There is no shuffle buffer and no iterator state: order comes from a keyed permu
 run resumes by asking for the batches from its step on, and every host makes its own rows of the same global batch.
 """
 
+import atexit
 from collections.abc import Callable, Iterator
 import functools
 import os
+import weakref
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +24,15 @@ _FIELDS = {'image': tf.io.FixedLenFeature([], tf.string), 'persons': tf.io.Ragge
 
 Batch = dict[str, np.ndarray]
 Record = dict[str, tf.Tensor]
+
+_open: weakref.WeakSet[Iterator[Batch]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+  """The reading threads call into Python: where they outlive the interpreter, the process may never end."""
+  for batches in list(_open):
+    batches.close()
 
 
 def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, start_step: int = 0,
@@ -248,7 +259,8 @@ def _batches(split: Split, ordered: tf.data.Dataset, make: Callable[[Record], Re
   dataset = ordered.unbatch().batch(READ_TOGETHER).map(add_serialized, num_parallel_calls=calls)
   dataset = dataset.take_while(intact).map(parse).unbatch().map(make, num_parallel_calls=calls)
   dataset = dataset.batch(rows, drop_remainder=True).prefetch(2).with_options(options)
-  return _iterate(dataset, failures)
+  _open.add(batches := _iterate(dataset, failures))
+  return batches
 
 
 def _iterate(dataset: tf.data.Dataset, failures: list[UserError]) -> Iterator[Batch]:

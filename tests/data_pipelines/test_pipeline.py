@@ -6,6 +6,8 @@ import itertools
 import os
 import platform
 import shutil
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -325,3 +327,13 @@ def test_closing_a_stream_is_immediate(train):
   closing = time.monotonic()
   batches.close()
   assert time.monotonic() - closing < 0.5
+
+
+def test_a_process_with_an_open_stream_ends(data_dir):
+  program = f"""
+from data_pipelines.pipeline import train_batches
+from data_pipelines.records import open_split
+kept = train_batches(open_split({str(data_dir)!r}, 'tiny', 'train'), batch_size={BATCH}, seed=0, image_size={SIDE})
+next(kept)
+"""
+  subprocess.run([sys.executable, '-c', program], check=True, timeout=100, stderr=subprocess.DEVNULL)

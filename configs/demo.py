@@ -47,7 +47,10 @@ def _pretrain() -> ConfigDict:
   config = _run('emoset', batch_size=64, epochs=7, warmup_epochs=1)
   config.split = 'train+val'
   config.accum_steps = 1
+  config.person_jitter = 0.0
   config.teacher = 'runs/demo/clip/teacher'
+  config.teacher_shape = ConfigDict({  # `plan` goes by this and opens no weights
+      'image_size': 96, 'patch_size': 16, 'width': 96, 'depth': 3, 'heads': 4, 'projection': 64})
   config.emotion_in_caption = True
   config.model = ConfigDict(ENCODER | {
       'decoder_width': 64, 'decoder_depth': 2, 'decoder_heads': 4,
@@ -65,10 +68,12 @@ def _finetune() -> ConfigDict:
   # The best for scratch on val that the demo has time for (docs/demo_recipe.md), frozen for every initialisation.
   config = _run('emo8', batch_size=64, epochs=20, warmup_epochs=1)
   config.accum_steps = 1
+  config.fraction = 1.0
   config.model = ConfigDict(ENCODER)
   config.optimizer = ConfigDict({
       'base_lr': 8e-3, 'final_lr': 1e-6, 'b1': 0.9, 'b2': 0.999, 'weight_decay': 0.05, 'layer_decay': 0.75})
   config.regularisation = ConfigDict({'drop_path': 0.0, 'mixup': 0.0, 'cutmix': 0.0, 'smoothing': 0.1})
+  config.augment = ConfigDict({'randaugment': 0.0, 'erase': 0.0})
   config.eval_every_epochs = 2
   return config
 

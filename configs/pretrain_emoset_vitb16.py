@@ -22,8 +22,11 @@ def get_config() -> ConfigDict:
   config.warmup_epochs = 40
   config.accum_steps = 1
   config.min_crop_area = 0.2
+  config.person_jitter = 0.0
   config.init = 'none'
   config.teacher = 'openai/clip-vit-base-patch16'
+  config.teacher_shape = ConfigDict({  # `plan` goes by this and opens no weights
+      'image_size': 224, 'patch_size': 16, 'width': 768, 'depth': 12, 'heads': 12, 'projection': 512})
   config.emotion_in_caption = True
   config.dtype = 'bfloat16'
   config.mesh = ConfigDict({'data': -1, 'fsdp': 1})
@@ -31,7 +34,7 @@ def get_config() -> ConfigDict:
       'image_size': 224, 'patch_size': 16, 'width': 768, 'depth': 12, 'heads': 12,
       'decoder_width': 512, 'decoder_depth': 8, 'decoder_heads': 16,
       'mask_ratio': 0.9, 'fusion': 'additive', 'fusion_heads': 1, 'decode': 'scene',
-      'remat': 'dots', 'scan': True})
+      'remat': 'dots', 'scan': True, 'norm_eps': 1e-6})
   config.loss = ConfigDict({
       'contrastive': 1.0, 'similarity': 1.0, 'reconstruction': 1.0,
       'form': 'cosine', 'negatives': 'global', 'local_batch': 2, 'norm_pix': False})

@@ -13,19 +13,20 @@ PACKAGES = ('uniemox_jax', 'data_pipelines', 'configs')
 
 # Lowest first. A module of `uniemox_jax`, or a folder of them, imports from its own layer and from those below it.
 LAYERS = (
-  ('models', 'preprocess', 'files'),
-  ('convert', 'optim', 'losses', 'sharding', 'metrics', 'regularise'),
+  ('models', 'preprocess', 'files', 'topology', 'collectives'),
+  ('convert', 'optim', 'losses', 'sharding', 'metrics', 'regularise', 'flops'),
   ('train_state', 'teacher', 'caption_cache', 'config', 'logging', 'reconstruct'),
   ('train_step', 'checkpoint', 'captions', 'data_pipelines'),
-  ('transfer', 'loop', 'api', 'report', 'cli'),
-  ('train_clip', 'pretrain', 'evaluate', 'finetune', 'import_torch', 'ablate', 'demo'),
+  ('transfer', 'loop', 'api', 'report', 'model_card', 'cli'),
+  ('train_clip', 'pretrain', 'evaluate', 'finetune', 'import_torch', 'export_torch', 'ablate', 'demo', 'compile_step',
+   'plan'),
 )
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 FROM_ANYWHERE = 'data_pipelines.errors'
 
 # Library -> the only places that import it; below a folder that ends in '/', or one file.
 ONLY_IN = {
-  'tensorflow': ('data_pipelines/',),
+  'tensorflow': ('data_pipelines/', 'uniemox_jax/convert/saved_model.py'),
   'tensorflow_datasets': ('data_pipelines/',),
   'orbax': ('uniemox_jax/checkpoint.py',),
   'torch': ('uniemox_jax/convert/', 'data_pipelines/detectors.py'),

@@ -24,8 +24,8 @@ def load(folder):
   """Our model with the folder's weights."""
   arguments = vit_mae.model_arguments(json.loads((folder / 'config.json').read_text()))
   graphdef, state = nnx.split(nnx.eval_shape(lambda: UniEmoX(**arguments, rngs=nnx.Rngs(0))))
-  flat, source = files.read_folder(folder)
-  return nnx.merge(graphdef, vit_mae.import_mae(flat, nnx.to_pure_dict(state), source=str(source)))
+  weights = files.read_weights(folder)
+  return nnx.merge(graphdef, vit_mae.import_mae(weights.flat, nnx.to_pure_dict(state), source=str(weights.path)))
 
 
 def check(shape, folder, random_torch, assert_parity, noise):

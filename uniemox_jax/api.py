@@ -13,12 +13,9 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from uniemox_jax.checkpoint import Checkpoint, load_checkpoint
-from uniemox_jax.models.classifier import Classifier as ClassifierModule
-from uniemox_jax.models.uniemox import UniEmoX
+from uniemox_jax.models.kinds import MODULES
 from uniemox_jax.preprocess import student_view
 from uniemox_jax.train_state import abstract_model, builder
-
-MODULES = {'uniemox': UniEmoX, 'classifier': ClassifierModule}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -36,14 +33,15 @@ class _Model:
     self._graphdef = nnx.graphdef(model)
     self._params = jax.device_put(checkpoint.params)
     self.image_size: int = description['model']['image_size']
+    self._statistics = {name: tuple(values) for name, values in description.get('statistics', {}).items()}
 
   def _run(self, output: str, images: Any) -> np.ndarray:
-    images_BxHxWx3 = student_view(images, self.image_size)
+    images_BxHxWx3 = student_view(images, self.image_size, **self._statistics)
     return np.asarray(_apply(self._graphdef, output, self._params, images_BxHxWx3), np.float32)
 
 
 class Encoder(_Model):
-  """A ViT encoder, from pretraining or fine-tuning."""
+  """A ViT encoder, from pretraining, fine-tuning or another library."""
 
   def __init__(self, checkpoint: Checkpoint):
     super().__init__(checkpoint)
@@ -71,7 +69,7 @@ class Classifier(_Model):
 
 
 def load_encoder(checkpoint: str) -> Encoder:
-  """Loads the encoder of a pretrained or fine-tuned checkpoint PATH (workdir or step folder).
+  """Loads the encoder of a pretrained or fine-tuned checkpoint PATH (workdir, step folder or `import_torch` output).
 
   Raises:
     UserError: no checkpoint, or one without a student (a CLIP's).
@@ -84,7 +82,7 @@ def load_encoder(checkpoint: str) -> Encoder:
 
 
 def load_classifier(checkpoint: str) -> Classifier:
-  """Loads a fine-tuned checkpoint PATH (workdir: its best epoch; or a step folder).
+  """Loads a fine-tuned checkpoint PATH (workdir: its best epoch; a step folder; `import_torch` output).
 
   Raises:
     UserError: no checkpoint, or one that was not fine-tuned.

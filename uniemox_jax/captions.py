@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import captions as captions_lib
-from uniemox_jax.teacher import Clip, embed_captions
+from uniemox_jax.caption_cache import embed_captions
+from uniemox_jax.teacher import Clip
 
 
 def split_captions(split: Any, clip: Clip, emotion_in_caption: bool) -> list[str]:

@@ -84,6 +84,24 @@ class Checkpoints:
     self._manager.close()
 
 
+def save_weights(workdir: str, params: dict[str, Any], description: dict[str, Any]) -> None:
+  """Writes weights from elsewhere as step 0 of a run without an optimizer, for `load_checkpoint` to read."""
+  items = ocp.args.Composite(params=ocp.args.PyTreeSave(params), description=ocp.args.JsonSave(description))
+  # As they lie in memory, not copied first and packed: that would take twice a large model's size again.
+  arrays = ocp.type_handlers.create_type_handler_registry(
+      (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)))
+  handler = ocp.CompositeCheckpointHandler(
+      params=ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False, type_handler_registry=arrays),
+      description=ocp.JsonCheckpointHandler())
+  with ocp.Checkpointer(handler) as checkpointer:
+    checkpointer.save(os.path.abspath(os.path.join(workdir, FOLDER, '0')), args=items)
+
+
+def has_checkpoint(path: str) -> bool:
+  """Whether `path` is a folder that `load_checkpoint` understands, whole or not."""
+  return any(os.path.isdir(os.path.join(path, name)) for name in ('params', FOLDER))
+
+
 def _step_folder(path: str) -> str:
   """The step folder that a checkpoint PATH means (design, "Commands"): itself, or a workdir's best, else newest."""
   if os.path.isdir(os.path.join(path, 'params')):

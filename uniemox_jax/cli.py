@@ -78,12 +78,19 @@ def _explain_config(argv: list[str], error: Exception) -> str:
   return f'{asked} does not fit this config ({said}): correct the name; the config file shows what there is'
 
 
-def run(main: Callable[[], None]) -> None:
-  """Parses the command line and runs `main`; a user's mistake ends in one line on standard error and exit code 2."""
+def run(main: Callable[..., None], *operands: str) -> None:
+  """Parses the command line and runs `main`; a user's mistake ends in one line on standard error and exit code 2.
+
+  Args:
+    main: receives what the command line gives for the operands.
+    operands: names of what is given without `--`, such as 'SRC'.
+  """
   try:
     rest = flags.FLAGS(_arguments(sys.argv))
-    if len(rest) > 1:
-      fail(f"unexpected argument '{rest[1]}': options are given as --name=value")
+    if len(rest) - 1 > len(operands):
+      fail(f"unexpected argument '{rest[1 + len(operands)]}': options are given as --name=value")
+    if len(rest) - 1 < len(operands):
+      fail(f'{operands[len(rest) - 1]} is missing: give it without --, see --help')
   except UserError as error:
     fail(str(error))
   except flags.Error as error:
@@ -92,7 +99,7 @@ def run(main: Callable[[], None]) -> None:
     fail(_explain_config(sys.argv, error))
   logging.set_verbosity(logging.ERROR)
   try:
-    main()
+    main(*rest[1:])
   except UserError as error:
     fail(str(error))
   except KeyboardInterrupt:

@@ -13,18 +13,23 @@ from uniemox_jax.files import read_json, write_json
 
 _RUN = {'seed': int, 'data_dir': str, 'dataset': str, 'batch_size': int, 'epochs': int, 'warmup_epochs': int,
         'dtype': str, 'mesh': {'data': int, 'fsdp': int}, 'log_every': int, 'min_crop_area': float}
-_ENCODER = {'image_size': int, 'patch_size': int, 'width': int, 'depth': int, 'heads': int, 'remat': str, 'scan': bool}
+_ENCODER = {'image_size': int, 'patch_size': int, 'width': int, 'depth': int, 'heads': int, 'remat': str, 'scan': bool,
+            'norm_eps': float}
+_OPTIONAL = ('norm_eps', 'teacher_shape')
 _OPTIMIZER = {'base_lr': float, 'final_lr': float, 'b1': float, 'b2': float, 'weight_decay': float}
 
 PRETRAIN_KEYS = _RUN | {
     'split': str, 'accum_steps': int, 'init': str, 'teacher': str, 'emotion_in_caption': bool, 'save_every': int,
-    'images_every': int, 'optimizer': _OPTIMIZER,
+    'images_every': int, 'person_jitter': float, 'optimizer': _OPTIMIZER,
+    'teacher_shape': {'image_size': int, 'patch_size': int, 'width': int, 'depth': int, 'heads': int,
+                      'projection': int},
     'model': _ENCODER | {'decoder_width': int, 'decoder_depth': int, 'decoder_heads': int, 'mask_ratio': float,
                          'fusion': str, 'fusion_heads': int, 'decode': str},
     'loss': {'contrastive': float, 'similarity': float, 'reconstruction': float, 'form': str, 'negatives': str,
              'local_batch': int, 'norm_pix': bool}}
 FINETUNE_KEYS = _RUN | {
-    'accum_steps': int, 'init': str, 'model': _ENCODER, 'eval_every_epochs': int,
+    'accum_steps': int, 'init': str, 'model': _ENCODER, 'eval_every_epochs': int, 'fraction': float,
+    'augment': {'randaugment': float, 'erase': float},
     'optimizer': _OPTIMIZER | {'layer_decay': float},
     'regularisation': {'drop_path': float, 'mixup': float, 'cutmix': float, 'smoothing': float}}
 CLIP_KEYS = _RUN | {
@@ -33,7 +38,7 @@ CLIP_KEYS = _RUN | {
               'vision': {'width': int, 'depth': int, 'heads': int}, 'text': {'width': int, 'depth': int, 'heads': int}}}
 
 # What a resumed run may change: none of it changes the numbers a step computes.
-_FREE_KEYS = ('data_dir', 'teacher', 'init', 'mesh', 'log_every', 'save_every', 'images_every')
+_FREE_KEYS = ('data_dir', 'teacher', 'teacher_shape', 'init', 'mesh', 'log_every', 'save_every', 'images_every')
 
 
 def check_keys(config: ConfigDict, keys: dict[str, Any], prefix: str = '') -> None:
@@ -44,6 +49,8 @@ def check_keys(config: ConfigDict, keys: dict[str, Any], prefix: str = '') -> No
                       f"known here: {', '.join(sorted(keys))}")
   for name, kind in keys.items():
     if name not in config:
+      if name in _OPTIONAL:
+        continue
       raise UserError(f"config key '{prefix}{name}' is missing: add it to the config file")
     value = config[name]
     if isinstance(kind, dict):

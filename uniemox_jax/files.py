@@ -1,7 +1,11 @@
 """Small outputs, written whole or not at all."""
 
+from collections.abc import Iterator
+import contextlib
 import json
 import os
+from pathlib import Path
+import tempfile
 from typing import Any
 
 
@@ -23,3 +27,14 @@ def read_json(path: str) -> Any:
   """The value in a JSON file."""
   with open(path, encoding='utf-8') as file:
     return json.load(file)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+  """A new folder that becomes `folder`, absent or empty until then, at the end, or vanishes with an error."""
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as scratch:
+    partial = Path(scratch) / 'new'
+    partial.mkdir()
+    yield partial
+    os.rename(partial, folder)

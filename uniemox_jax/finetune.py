@@ -20,11 +20,15 @@ from data_pipelines.errors import UserError
 from uniemox_jax import cli, loop, optim, sharding
 from uniemox_jax.config import FINETUNE_KEYS, check_keys, check_positive, compute_dtype
 from uniemox_jax.evaluate import describe, evaluate, evaluate_params
+from uniemox_jax.flops import finetune_work
 from uniemox_jax.logging import RunLog
 from uniemox_jax.models.classifier import Classifier
-from uniemox_jax.train_state import TrainState, abstract_params, builder, graphdef_of
+from uniemox_jax.train_state import TrainState, abstract_model, abstract_params, builder, graphdef_of
 from uniemox_jax.train_step import FinetuneOptions, make_finetune_step
 from uniemox_jax.transfer import initial_weights
+
+RANDAUGMENT_STD = 0.5
+"""Of RandAugment's magnitude (method section 3)."""
 
 
 def _validator(config: ConfigDict, classifier: nnx.GraphDef, split: records.Split, mesh: Mesh, log: RunLog
@@ -41,21 +45,30 @@ def _validator(config: ConfigDict, classifier: nnx.GraphDef, split: records.Spli
   return validate
 
 
-def _on_device(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
-  for batch in batches:
+def _batches(config: ConfigDict, split: records.Split, start: int) -> Iterator[dict[str, np.ndarray]]:
+  """What the step takes, from step `start` on."""
+  magnitude = config.augment.randaugment
+  for batch in pipeline.train_batches(
+      split, batch_size=config.batch_size, seed=config.seed, image_size=config.model.image_size, start_step=start,
+      mode='finetune', crop_area=(config.min_crop_area, 1.0), erase=config.augment.erase,
+      randaugment=(magnitude, RANDAUGMENT_STD) if magnitude else None,
+      process_index=jax.process_index(), process_count=jax.process_count()):
     yield {'image': batch['image'], 'label': batch['label']}
 
 
 def _open_splits(config: ConfigDict) -> tuple[records.Split, records.Split]:
-  """Train and val.
+  """Train, or the share of it that `fraction` asks for, and val.
 
   Raises:
-    UserError: the training split has pictures without a label.
+    UserError: the training split has pictures without a label, or there is no such share.
   """
   train, val = (records.open_split(config.data_dir, config.dataset, name) for name in ('train', 'val'))
   unlabelled = sum(label < 0 for _, label, _ in train.annotations())
   if unlabelled:
     raise UserError(f'{config.dataset}: {unlabelled} training pictures have no label: fine-tuning needs one for each')
+  if config.fraction != 1:
+    train = train.fraction(config.fraction, config.seed)
+    print(f'few-shot: {train.num_examples} pictures of {train.name}', flush=True)
   return train, val
 
 
@@ -77,19 +90,16 @@ def finetune(config: ConfigDict, workdir: str) -> dict[str, Any]:
   arguments = config.model.to_dict() | {'classes': len(train_split.labels)}
   build = builder(Classifier, dtype=compute_dtype(config), **arguments)
   classifier = graphdef_of(build)
-  loaded = initial_weights(config.init, abstract_params(build), classifier=True)
+  loaded = initial_weights(config.init, abstract_params(build), arguments, classifier=True)
 
   schedule, tx = optim.from_config(config, total_steps, steps_per_epoch, config.optimizer.layer_decay)
   description = {'kind': 'classifier', 'model': arguments, 'dataset': config.dataset,
                  'labels': list(train_split.labels)}
   run = loop.open_run(config, workdir, name='finetune', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
-                      description=description, loaded=loaded)
-  batches = pipeline.train_batches(
-      train_split, batch_size=config.batch_size, seed=config.seed, image_size=config.model.image_size,
-      start_step=run.start, mode='finetune', crop_area=(config.min_crop_area, 1.0),
-      process_index=jax.process_index(), process_count=jax.process_count())
+                      description=description, loaded=loaded,
+                      flops_per_example=finetune_work(abstract_model(build)).training.flops)
   options = FinetuneOptions(**config.regularisation, accum_steps=config.accum_steps)
-  loop.train(run, make_finetune_step(classifier, tx, schedule, options), _on_device(batches),
+  loop.train(run, make_finetune_step(classifier, tx, schedule, options), _batches(config, train_split, run.start),
              key=jax.random.key(config.seed),
              every=loop.Every(config.log_every, 0, config.eval_every_epochs * steps_per_epoch),
              evaluate=_validator(config, classifier, val_split, mesh, run.log))

@@ -13,6 +13,7 @@ from tensorboardX import SummaryWriter
 
 from data_pipelines.errors import UserError
 from uniemox_jax.files import write_text
+from uniemox_jax.topology import peak_flops
 
 METRICS_FILE = 'metrics.jsonl'
 
@@ -82,10 +83,16 @@ class Clock:
 class RunLog:
   """A run's log. Metrics stay on the device until `flush`, which also checks that every loss is finite."""
 
-  def __init__(self, workdir: str, *, name: str, total_steps: int, batch_size: int, start_step: int):
-    """Opens the log and cuts it back to `start_step`, the step that was restored (0 for a new run)."""
+  def __init__(self, workdir: str, *, name: str, total_steps: int, batch_size: int, start_step: int,
+               flops_per_example: int | None = None):
+    """Opens the log and cuts it back to `start_step`, the step that was restored (0 for a new run).
+
+    `flops_per_example` of training gives `mfu`, the share of the devices' peak, where that is known too.
+    """
     self.name, self.total_steps, self.batch_size = name, total_steps, batch_size
     self.clock = Clock()
+    peak = peak_flops(jax.devices()[0].device_kind)
+    self._mfu_of_one = flops_per_example / (peak * jax.device_count()) if flops_per_example and peak else None
     self._pending: list[tuple[int, dict[str, jax.Array]]] = []
     self._writes = jax.process_index() == 0
     if self._writes:
@@ -124,6 +131,8 @@ class RunLog:
     rate = self.clock.lap()
     if rate:
       line['examples_per_second'] = self.batch_size / rate
+      if self._mfu_of_one:
+        line['mfu'] = self._mfu_of_one * line['examples_per_second']
     self.write(step, line)
     self._progress(step, line, rate)
 

@@ -42,7 +42,8 @@ class Run(NamedTuple):
 
 
 def open_run(config: ConfigDict, workdir: str, *, name: str, build: Build, tx: optax.GradientTransformation, mesh: Mesh,
-             total_steps: int, description: dict[str, Any], loaded: dict[str, Any] | None) -> Run:
+             total_steps: int, description: dict[str, Any], loaded: dict[str, Any] | None,
+             flops_per_example: int | None = None) -> Run:
   """Starts the run in `workdir`, or resumes it from its newest checkpoint.
 
   Args:
@@ -52,6 +53,7 @@ def open_run(config: ConfigDict, workdir: str, *, name: str, build: Build, tx: o
     build, tx, mesh, loaded: see `train_state.create_state`.
     total_steps: where the run ends.
     description: of the model, stored with every checkpoint.
+    flops_per_example: of training (see `flops`), for the utilisation in the log; None leaves it out.
 
   Raises:
     UserError: the workdir belongs to another run.
@@ -65,7 +67,8 @@ def open_run(config: ConfigDict, workdir: str, *, name: str, build: Build, tx: o
   start = int(state.step)
   if start:
     print(f'{name} resumes at step {start} of {total_steps}', flush=True)
-  log = RunLog(workdir, name=name, total_steps=total_steps, batch_size=config.batch_size, start_step=start)
+  log = RunLog(workdir, name=name, total_steps=total_steps, batch_size=config.batch_size, start_step=start,
+               flops_per_example=flops_per_example)
   return Run(state, start, mesh, log, checkpoints)
 
 
@@ -74,6 +77,12 @@ def use_compilation_cache() -> None:
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     cache = os.environ.get('XDG_CACHE_HOME', os.path.expanduser('~/.cache'))
     jax.config.update('jax_compilation_cache_dir', os.path.join(cache, 'uniemox_jax', 'xla'))
+
+
+def jit_step(step_fn: Step, state: TrainState) -> Any:
+  """The jitted step: the state's buffers are donated, and it comes back sharded as it came (shapes will do)."""
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+  return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def train(run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], *, key: jax.Array, every: Every,
@@ -93,8 +102,7 @@ def train(run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], *, 
     UserError: a loss is not finite; nothing after the last good checkpoint is saved.
   """
   state, start, mesh, log, checkpoints = run
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-  compiled = jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
+  compiled = jit_step(step_fn, state)
   total = log.total_steps
   for step in range(start, total + 1):
     due = {name: step > start and (step == total or bool(interval) and step % interval == 0)

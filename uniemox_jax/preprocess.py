@@ -61,9 +61,10 @@ def as_model_input(images: Any, size: int, view_and_normalise: Any) -> jax.Array
                    f'(B, {size}, {size}, 3) already normalised')
 
 
-def student_view(images: Any, size: int) -> jax.Array:
+def student_view(images: Any, size: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+                 ) -> jax.Array:
   """uint8 or normalised pictures as the student's evaluation sees them; see `as_model_input`."""
   def view(pixels: jax.Array) -> jax.Array:
-    return normalise(centre_view(pixels, size, round(size / EVALUATION_SHARE)))
+    return normalise(centre_view(pixels, size, round(size / EVALUATION_SHARE)), mean, std)
 
   return as_model_input(images, size, view)

@@ -17,13 +17,14 @@ from data_pipelines.errors import UserError
 from uniemox_jax import cli, loop, optim, sharding
 from uniemox_jax.captions import embedded_captions
 from uniemox_jax.config import PRETRAIN_KEYS, check_keys, check_positive, compute_dtype
+from uniemox_jax.flops import ExampleWork, pretrain_work
 from uniemox_jax.logging import RunLog
 from uniemox_jax.models.clip import ImageTower
 from uniemox_jax.models.layers import unit
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.reconstruct import reconstruction_triplets
 from uniemox_jax.teacher import Clip, clip_normalise, load_clip
-from uniemox_jax.train_state import TrainState, abstract_model, abstract_params, builder, graphdef_of
+from uniemox_jax.train_state import TrainState, abstract_model, abstract_params, builder
 from uniemox_jax.train_step import PretrainOptions, Teacher, make_pretrain_step
 from uniemox_jax.transfer import initial_weights
 
@@ -63,14 +64,21 @@ def make_teacher(clip: Clip, decoder_width: int, dtype: Any) -> tuple[Teacher, d
   if width != decoder_width:
     raise UserError(f'CLIP teacher projects to {width}, the decoder is {decoder_width} wide: set '
                     f'--config.model.decoder_width={width} or choose another teacher')
-  graphdef = graphdef_of(lambda rngs: ImageTower(clip.config, remat='none', scan=False, dtype=dtype, rngs=rngs))
+  tower = abstract_model(lambda rngs: ImageTower(clip.config, remat='none', scan=False, dtype=dtype, rngs=rngs))
+  graphdef = nnx.graphdef(tower)
 
   def embed_image(frozen: dict[str, Any], scene_BxHxWx3: jax.Array) -> jax.Array:
     view_BxSxSx3 = clip_normalise(scene_BxHxWx3, size, clip.view.mean, clip.view.std)
     return unit(nnx.merge(graphdef, frozen['vision'])(view_BxSxSx3))
 
   frozen = {'vision': clip.params['vision'], 'logit_scale': clip.params['logit_scale']}
-  return Teacher(embed_image, lambda frozen: jnp.exp(frozen['logit_scale'])), frozen
+  return Teacher(embed_image, lambda frozen: jnp.exp(frozen['logit_scale']), tower), frozen
+
+
+def example_work(config: ConfigDict, student: UniEmoX, teacher: Teacher | None) -> ExampleWork:
+  """The work of one example by formula; the student may hold shapes in place of parameters."""
+  texts = config.loss.local_batch if config.loss.negatives == 'local' else config.batch_size
+  return pretrain_work(student, teacher and teacher.tower, texts if config.loss.contrastive else 0)
 
 
 def _with_texts(batches: Iterator[dict[str, np.ndarray]], text_NxE: np.ndarray | None
@@ -128,16 +136,17 @@ def pretrain(config: ConfigDict, workdir: str) -> None:
   steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
   total_steps = config.epochs * steps_per_epoch
   teacher, frozen, text_NxE = _teach(config, split, dtype)
-  loaded = initial_weights(config.init, abstract_params(build), classifier=False)
+  loaded = initial_weights(config.init, abstract_params(build), arguments, classifier=False)
 
   schedule, tx = optim.from_config(config, total_steps, steps_per_epoch)
-  run = loop.open_run(config, workdir, name='pretrain', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
-                      description={'kind': 'uniemox', 'model': arguments, 'dataset': config.dataset}, loaded=loaded)
   student = abstract_model(build)
+  run = loop.open_run(config, workdir, name='pretrain', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
+                      description={'kind': 'uniemox', 'model': arguments, 'dataset': config.dataset}, loaded=loaded,
+                      flops_per_example=example_work(config, student, teacher).training.flops)
   batches = pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=config.model.image_size, start_step=run.start,
       mode='pretrain', person=student.streams == 2, crop_area=(config.min_crop_area, 1.0),
-      process_index=jax.process_index(), process_count=jax.process_count())
+      person_jitter=config.person_jitter, process_index=jax.process_index(), process_count=jax.process_count())
   graphdef = nnx.graphdef(student)
   loop.train(run, make_pretrain_step(graphdef, teacher, tx, schedule, options), _with_texts(batches, text_NxE),
              key=jax.random.key(config.seed), frozen=sharding.replicate(frozen, mesh),

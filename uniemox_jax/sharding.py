@@ -14,8 +14,10 @@ from data_pipelines.errors import UserError
 
 PARAMETER_RULES: tuple[tuple[str, P], ...] = (
     (r'layers/.*kernel$', P(None, 'fsdp', None)),  # stacked blocks: (layer, in, out)
+    (r'layers/', P(None, 'fsdp')),  # their biases and norms: (layer, width)
     (r'kernel$', P('fsdp', None)),
-    (r'(positions|embedding)$', P(None, 'fsdp')),
+    (r'(positions|embedding|token)$', P(None, 'fsdp')),
+    (r'(bias|scale)$', P('fsdp')),
     (r'.*', P()),
 )
 """First match wins, every parameter is covered; optimizer moments have their parameter's path and so its rule."""

@@ -1,4 +1,4 @@
-"""The CLIP teacher as users and the training loop meet it: a Hugging Face folder in, unit-norm embeddings out."""
+"""The CLIP teacher as users and the training loop meet it: published weights in, unit-norm embeddings out."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -7,24 +7,17 @@ import hashlib
 import json
 import os
 from pathlib import Path
-import re
 import shutil
-import sys
 import tempfile
-import time
 from typing import Any
 
 from flax import nnx, traverse_util
 import jax
-from jax.experimental import multihost_utils
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from data_pipelines.errors import UserError
-from uniemox_jax.convert import files, vocabulary
-from uniemox_jax.convert.clip import export_clip, import_clip
+from uniemox_jax.convert import clip, families, files, hub, vocabulary
 from uniemox_jax.models.clip import CLIP, CLIPConfig
 from uniemox_jax.preprocess import as_model_input, normalise, resize
 
@@ -32,8 +25,8 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 BICUBIC = 3
 """PIL's number for the filter, as preprocessor_config.json gives it."""
 CONFIG_FILES = ('config.json', 'preprocessor_config.json', 'processor_config.json')
+OPEN_CLIP_CONFIG = 'open_clip_config.json'
 TOKENIZER_FILES = ('vocab.json', 'merges.txt', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json')
-PROGRESS_SECONDS = 5.0
 LENGTH_STEP = 8
 """Token ids are padded to a multiple of this, so that few lengths are ever compiled."""
 
@@ -69,6 +62,28 @@ class View:
                       f'not give {image_size} pixels by bicubic resizing (resample 3): mend the file or remove it')
     return cls(image_size, short_side, squash, tuple(hub.get('image_mean', CLIP_MEAN)),
                tuple(hub.get('image_std', CLIP_STD)))
+
+  @classmethod
+  def from_open_clip(cls, settings: dict[str, Any], image_size: int) -> 'View':
+    """From `preprocess_cfg` of an `open_clip_config.json`; {} gives OpenAI's settings.
+
+    Raises:
+      UserError: it resizes in a way that is not here.
+    """
+    mode, filter_name = settings.get('resize_mode', 'shortest'), settings.get('interpolation', 'bicubic')
+    if mode not in ('shortest', 'squash') or filter_name != 'bicubic':
+      raise UserError(f'{OPEN_CLIP_CONFIG}: preprocess_cfg resizes by {mode}, {filter_name}: only bicubic, shortest or '
+                      'squash, is supported')
+    return cls(image_size, image_size, mode == 'squash', tuple(settings.get('mean', CLIP_MEAN)),
+               tuple(settings.get('std', CLIP_STD)))
+
+  def to_dict(self) -> dict[str, Any]:
+    """The contents of a `preprocessor_config.json` that `from_dict` and transformers read."""
+    side = {'height': self.short_side, 'width': self.short_side} if self.squash else {'shortest_edge': self.short_side}
+    return {'image_processor_type': 'CLIPImageProcessor', 'size': side,
+            'crop_size': {'height': self.size, 'width': self.size}, 'resample': BICUBIC, 'do_resize': True,
+            'do_center_crop': True, 'do_rescale': True, 'do_normalize': True, 'do_convert_rgb': True,
+            'image_mean': list(self.mean), 'image_std': list(self.std)}
 
   @functools.partial(jax.jit, static_argnums=0)
   def __call__(self, images_BxHxWx3: jax.Array) -> jax.Array:
@@ -112,13 +127,13 @@ class Clip:
   """A loaded CLIP.
 
   config: its shape. params: float32 numpy arrays, the plain nested dict of `models.clip.CLIP`. view: evaluation
-  preprocessing. folder: where tokenizer files may lie. dtype: of the computation.
+  preprocessing. folder: where tokenizer files may lie; None is OpenAI's vocabulary. dtype: of the computation.
   """
 
   config: CLIPConfig
   params: dict[str, Any]
   view: View
-  folder: Path
+  folder: Path | None
   dtype: Any = jnp.float32
 
   @functools.cached_property
@@ -133,11 +148,15 @@ class Clip:
     Raises:
       UserError: the folder has no tokenizer files.
     """
-    has = {name for name in TOKENIZER_FILES if (self.folder / name).is_file()}
-    if not ({'vocab.json', 'merges.txt'} <= has or 'tokenizer.json' in has):
-      raise UserError(f'{self.folder} has no tokenizer: put its vocab.json and merges.txt there, or give int32 ids')
+    if self.folder is not None:
+      has = {name for name in TOKENIZER_FILES if (self.folder / name).is_file()}
+      if not ({'vocab.json', 'merges.txt'} <= has or 'tokenizer.json' in has):
+        raise UserError(f'{self.folder} has no tokenizer: put its vocab.json and merges.txt there, or give int32 ids')
     from transformers import CLIPTokenizer  # imports torch where that is installed, which takes seconds
-    return CLIPTokenizer.from_pretrained(self.folder)
+    with tempfile.TemporaryDirectory() as openai:
+      if self.folder is None:
+        vocabulary.write_openai_vocabulary(Path(openai))
+      return CLIPTokenizer.from_pretrained(self.folder or openai)
 
   @functools.cached_property
   def digest(self) -> str:
@@ -196,140 +215,69 @@ class Clip:
     return np.asarray(_embed(self.graphdef, 'text', self._placed, ids.astype(np.int32)))
 
 
-def embed_captions(clip: Clip, captions: Sequence[str], cache_dir: str | os.PathLike, batch_size: int = 1024
-                   ) -> np.ndarray:
-  """Every caption's embedding, computed once over all devices and kept on disk (method section 4).
-
-  Several hosts call this together, with the same captions.
-
-  Args:
-    clip: the teacher.
-    captions: N texts; equal ones are embedded once.
-    cache_dir: holds one .npy per teacher and set of captions.
-    batch_size: captions a call, over all devices.
-
-  Returns:
-    float32 (N, E) of unit norm.
-
-  Raises:
-    UserError: the teacher has no tokenizer, or the cached file is damaged.
-  """
-  distinct = sorted(set(captions))
-  ids_NxT = clip.tokenize(distinct)
-  # The ids, not the strings: another tokenizer in the teacher's folder must not find the old embeddings.
-  key = hashlib.sha256(f'{clip.digest} {ids_NxT.shape} '.encode() + ids_NxT.tobytes()).hexdigest()
-  path = Path(cache_dir) / f'captions-{key}.npy'
-  # Embedding is collective: if one host lacks the file, all compute.
-  if np.all(multihost_utils.process_allgather(np.array(path.is_file()))):
-    embedded_NxE = _read_npy(path, (len(distinct), clip.config.projection_dim))
-  else:
-    embedded_NxE = _embed_ids(clip, ids_NxT, batch_size)
-    _write_npy(path, embedded_NxE)
-  row_of = {caption: row for row, caption in enumerate(distinct)}
-  return embedded_NxE[np.array([row_of[caption] for caption in captions], np.int64)]
-
-
-def _embed_ids(clip: Clip, ids_NxT: np.ndarray, batch_size: int) -> np.ndarray:
-  """Batches of ids through the text tower, split over all devices; the same result on every host."""
-  mesh = Mesh(np.asarray(jax.devices()), ('data',))
-  split, whole = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
-  total = len(ids_NxT)
-  batch = -(-min(batch_size, max(total, 1)) // mesh.size) * mesh.size
-  params = jax.device_put(clip.params, whole)
-  embed = jax.jit(lambda params, ids: nnx.merge(clip.graphdef, params).text(ids), out_shardings=whole)
-  rows, started, spoke = [], time.monotonic(), time.monotonic()
-  for first in range(0, total, batch):
-    part = ids_NxT[first:first + batch]
-    padded = np.concatenate([part, np.zeros((batch - len(part), part.shape[1]), np.int32)])
-    ids = jax.make_array_from_callback(padded.shape, split, padded.__getitem__)
-    rows.append(np.asarray(embed(params, ids))[:len(part)])
-    now, done = time.monotonic(), first + len(part)
-    if jax.process_index() == 0 and now - spoke > PROGRESS_SECONDS:
-      spoke = now
-      print(f'captions {done:,}/{total:,}  {(now - started) / done * (total - done):.0f}s left', file=sys.stderr,
-            flush=True)
-  return np.concatenate(rows) if rows else np.zeros((0, clip.config.projection_dim), np.float32)
-
-
-def _write_npy(path: Path, array: np.ndarray) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # Hosts may share the folder: each writes its own temporary file.
-  with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f'.{path.name}.', delete=False) as file:
-    np.save(file, array)
-  os.replace(file.name, path)
-
-
-def _read_npy(path: Path, shape: tuple[int, int]) -> np.ndarray:
-  try:
-    array = np.load(path, allow_pickle=False)
-  except (ValueError, OSError, EOFError) as error:
-    raise UserError(f'cached caption embeddings {path} are damaged ({error}): delete the file') from error
-  if array.shape != shape or array.dtype != np.float32:
-    raise UserError(f'cached caption embeddings {path} are {array.dtype} {array.shape} instead of float32 {shape}: '
-                    'delete the file')
-  return array
-
-
 def abstract_clip(config: CLIPConfig, dtype: Any = jnp.float32) -> tuple[nnx.GraphDef, dict[str, Any]]:
   """The module without parameters, and their shapes as a plain nested dict."""
   graphdef, state = nnx.split(nnx.eval_shape(lambda: CLIP(config, dtype=dtype, rngs=nnx.Rngs(0))))
   return graphdef, nnx.to_pure_dict(state)
 
 
-def load_clip(folder_or_hub_id: str | os.PathLike, *, dtype: Any = jnp.float32) -> Clip:
-  """A CLIP from a folder in Hugging Face's form, or from its hub.
+def load_clip(source: str | os.PathLike, *, dtype: Any = jnp.float32, activation: str | None = None) -> Clip:
+  """A CLIP from a file, a folder, or the Hugging Face hub.
 
   Args:
-    folder_or_hub_id: holds config.json and model.safetensors (or shards, or flax_model.msgpack).
+    source: a folder in transformers' form (config.json and weights), a folder or file of open_clip, one of OpenAI's .pt
+      files, or a hub id.
     dtype: of the computation; parameters stay float32.
+    activation: 'gelu' or 'quick_gelu', for weights in OpenAI's form that do not say it.
 
   Raises:
-    UserError: not found, not a CLIP, damaged, or tensors that do not fit the configuration.
+    UserError: not found, not a CLIP, damaged, tensors that do not fit the configuration, or an unknown activation.
   """
-  folder = _folder(folder_or_hub_id)
-  if not (folder / 'config.json').is_file():
-    raise UserError(f'{folder} has no config.json: give the folder of a CLIP in Hugging Face form')
-  config = CLIPConfig.from_dict(_read_json(folder / 'config.json'))
-  settings = next((_read_json(folder / name) for name in CONFIG_FILES[1:] if (folder / name).is_file()), {})
-  view = View.from_dict(settings.get('image_processor', settings), config.image_size)
-  flat, source = files.read_folder(folder)
-  params = import_clip(flat, abstract_clip(config)[1], source=str(source))
-  return Clip(config, params, view, folder, dtype)
+  path = hub.locate(source, [*CONFIG_FILES, OPEN_CLIP_CONFIG, *TOKENIZER_FILES])
+  return read_clip(files.read_weights(path), path, dtype=dtype, activation=activation)
 
 
-def _folder(folder_or_hub_id: str | os.PathLike) -> Path:
-  """The folder itself, or the hub's files in the local cache, downloaded where they are not there yet."""
-  folder = Path(folder_or_hub_id).expanduser()
-  if folder.is_dir():
-    return folder
-  name = str(folder_or_hub_id)
-  if folder.exists() or not re.fullmatch(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', name):
-    raise UserError(f"'{name}' is not a folder: give the folder of a CLIP, or a hub id such as "
-                    'openai/clip-vit-base-patch16')
-  import huggingface_hub
-  wanted = [*CONFIG_FILES, *TOKENIZER_FILES, files.SAFETENSORS, files.SHARDED, 'model-*.safetensors']
-  try:
-    folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
-    if not (folder / files.SAFETENSORS).is_file() and not (folder / files.SHARDED).is_file():
-      folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*wanted, files.MSGPACK]))
-  except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
-    raise UserError(f"'{name}' is neither a folder here nor a model that could be fetched from the Hugging Face hub "
-                    f'({type(error).__name__}): check the name and the connection, or give a folder') from error
-  return folder
+def read_clip(weights: files.Weights, source: Path, *, dtype: Any = jnp.float32, activation: str | None = None) -> Clip:
+  """The CLIP in `weights`, which came from `source` and are emptied; see `load_clip`."""
+  name, folder = str(weights.path), hub.beside(source, weights.path)
+  family = families.family_of(weights.flat, name)
+  if family == families.CLIP:
+    config, view, vocabulary_folder = _transformers_settings(folder, name)
+  elif family == families.OPENAI_CLIP:
+    shapes = {key: array.shape for key, array in weights.flat.items()}
+    config, view, vocabulary_folder = _openai_settings(shapes, folder, weights.path, activation)
+  else:
+    raise UserError(f'{name} holds {families.TITLES[family]}, not a CLIP: it can be a student (--config.init=)')
+  if activation not in (None, config.text.activation):
+    raise UserError(f'{name} was trained with {config.text.activation}, not {activation}: leave activation out')
+  rows = clip.ROWS if family == families.CLIP else clip.OPENAI_ROWS
+  params = clip.import_clip(weights.flat, abstract_clip(config)[1], source=name, rows=rows)
+  return Clip(config, params, view, vocabulary_folder, dtype)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-  try:
-    contents = json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as error:
-    raise UserError(f'{path} is not JSON ({error}): fetch it again') from error
-  if not isinstance(contents, dict):
-    raise UserError(f'{path} holds no JSON object: fetch it again')
-  return contents
+def _transformers_settings(folder: Path | None, name: str) -> tuple[CLIPConfig, View, Path | None]:
+  if folder is None or not (folder / CONFIG_FILES[0]).is_file():
+    raise UserError(f'{name} has no config.json beside it: give the folder of a CLIP in Hugging Face form')
+  config = CLIPConfig.from_dict(hub.read_json(folder / CONFIG_FILES[0]))
+  settings = next(filter(None, (hub.read_config(folder, file) for file in CONFIG_FILES[1:])), {})
+  return config, View.from_dict(settings.get('image_processor', settings), config.image_size), folder
+
+
+def _openai_settings(shapes: dict[str, tuple[int, ...]], folder: Path | None, file: Path, activation: str | None
+                     ) -> tuple[CLIPConfig, View, Path | None]:
+  settings = hub.read_config(folder, OPEN_CLIP_CONFIG)
+  if not settings:
+    config = clip.openai_config(shapes, source=str(file), activation=activation)
+  else:
+    config = clip.open_clip_config(settings, str(folder / OPEN_CLIP_CONFIG))
+  own_tokenizer = folder is not None and any((folder / name).is_file() for name in TOKENIZER_FILES)
+  openai_tokenizer = config.vocab_size == vocabulary.SIZE and not own_tokenizer
+  return (config, View.from_open_clip(settings.get('preprocess_cfg') or {}, config.image_size),
+          None if openai_tokenizer else file.parent)
 
 
 def save_clip(folder: str | os.PathLike, config: CLIPConfig, params: dict[str, Any],
-              vocabulary_source: str | os.PathLike | None = None) -> None:
+              vocabulary_source: str | os.PathLike | None = None, view: View | None = None) -> None:
   """Writes a CLIP that transformers (`CLIPModel`, `CLIPTokenizer`, `CLIPImageProcessor`) and `load_clip` read.
 
   The folder appears whole or not at all, and replaces an earlier one that holds nothing but such files.
@@ -338,6 +286,7 @@ def save_clip(folder: str | os.PathLike, config: CLIPConfig, params: dict[str, A
     folder: the destination.
     config, params: as in `Clip`.
     vocabulary_source: a folder whose tokenizer files are copied; None writes OpenAI's vocabulary.
+    view: evaluation preprocessing; None is OpenAI's.
 
   Raises:
     UserError: the destination holds other files, or the vocabulary is larger than the model's.
@@ -353,22 +302,17 @@ def save_clip(folder: str | os.PathLike, config: CLIPConfig, params: dict[str, A
   with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as scratch:
     partial = Path(scratch) / 'new'
     partial.mkdir()
-    _write_clip(partial, config, params, vocabulary_source)
+    _write_clip(partial, config, params, vocabulary_source, view or View(config.image_size, config.image_size))
     if folder.exists():
       folder.rename(Path(scratch) / 'old')
     partial.rename(folder)
 
 
 def _write_clip(folder: Path, config: CLIPConfig, params: dict[str, Any],
-                vocabulary_source: str | os.PathLike | None) -> None:
-  size = config.image_size
-  preprocessor = {'image_processor_type': 'CLIPImageProcessor', 'size': {'shortest_edge': size},
-                  'crop_size': {'height': size, 'width': size}, 'resample': BICUBIC, 'do_resize': True,
-                  'do_center_crop': True, 'do_rescale': True, 'do_normalize': True, 'do_convert_rgb': True,
-                  'image_mean': list(CLIP_MEAN), 'image_std': list(CLIP_STD)}
+                vocabulary_source: str | os.PathLike | None, view: View) -> None:
   (folder / 'config.json').write_text(json.dumps(config.to_dict(), indent=2))
-  (folder / 'preprocessor_config.json').write_text(json.dumps(preprocessor, indent=2))
-  files.write_safetensors(folder / files.SAFETENSORS, export_clip(jax.device_get(params)))
+  (folder / 'preprocessor_config.json').write_text(json.dumps(view.to_dict(), indent=2))
+  files.write_safetensors(folder / files.SAFETENSORS, clip.export_clip(jax.device_get(params)))
   if vocabulary_source is None:
     vocabulary.write_openai_vocabulary(folder)
     return

@@ -85,7 +85,7 @@ def train_clip(config: ConfigDict, workdir: str) -> str:
   run.close()
   folder = os.path.join(workdir, TEACHER_FOLDER)
   if jax.process_index() == 0:
-    save_clip(folder, clip.config, state.params, vocabulary_source=clip.folder)
+    save_clip(folder, clip.config, state.params, vocabulary_source=clip.folder, view=clip.view)
   print(f'teacher saved: {folder}', flush=True)
   return folder
 

@@ -60,6 +60,13 @@ def initial_params(build: Build, seed: int) -> dict[str, Any]:
   return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(seed)), nnx.Param))
 
 
+def state_template(build: Build, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+  """The state as `jax.ShapeDtypeStruct` with shardings: for restoring checkpoints, and for compiling ahead of time."""
+  shapes = jax.eval_shape(lambda: _create(build, tx, 0, {}))
+  return jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to),
+                      shapes, tree_shardings(shapes, mesh))
+
+
 def create_state(build: Build, tx: optax.GradientTransformation, mesh: Mesh, seed: int,
                  loaded: dict[str, Any] | None = None) -> tuple[TrainState, TrainState]:
   """Shapes, then shardings, then a jitted initialisation: no parameter is made on one host and copied.
@@ -72,17 +79,17 @@ def create_state(build: Build, tx: optax.GradientTransformation, mesh: Mesh, see
     loaded: parameters that replace the drawn ones where the path is the same; paths and shapes already checked.
 
   Returns:
-    The state, and its template of `jax.ShapeDtypeStruct` with shardings for restoring checkpoints.
+    The state, and its `state_template`.
   """
-  def create(loaded: dict[str, Any]) -> TrainState:
-    params = _overlay(initial_params(build, seed), loaded)
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
-
-  shapes = jax.eval_shape(create, loaded or {})
-  shardings = tree_shardings(shapes, mesh)
-  template = jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), shapes, shardings)
+  template = state_template(build, tx, mesh)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
   with jax.set_mesh(mesh):
-    return jax.jit(create, out_shardings=shardings)(loaded or {}), template
+    return jax.jit(lambda loaded: _create(build, tx, seed, loaded), out_shardings=shardings)(loaded or {}), template
+
+
+def _create(build: Build, tx: optax.GradientTransformation, seed: int, loaded: dict[str, Any]) -> TrainState:
+  params = _overlay(initial_params(build, seed), loaded)
+  return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
 
 def _overlay(params: dict[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:

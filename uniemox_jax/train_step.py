@@ -46,10 +46,12 @@ class Teacher(NamedTuple):
 
   embed_image: (params, uint8 scene views (B, H, W, 3)) -> unit-norm float32 (B, E).
   scale: (params) -> CLIP's learned logit scale s.
+  tower: the module behind `embed_image`, shapes in place of parameters, for counting its FLOPs.
   """
 
   embed_image: Callable[[Any, jax.Array], jax.Array]
   scale: Callable[[Any], jax.Array]
+  tower: nnx.Module | None = None
 
 
 def make_pretrain_step(student: nnx.GraphDef, teacher: Teacher | None, tx: optax.GradientTransformation,

@@ -1,5 +1,6 @@
-"""Which weights of a checkpoint start which part of a new model: strict, and said aloud."""
+"""Which weights of a checkpoint, ours or another library's, start which part of a new model: strict, and said aloud."""
 
+import os
 from typing import Any
 
 from flax import traverse_util
@@ -7,15 +8,26 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from uniemox_jax.checkpoint import load_checkpoint
+from uniemox_jax.convert import files, hub
+from uniemox_jax.convert.positions import are_sincos, resize_positions, side_of
+from uniemox_jax.convert.students import Heads, import_student
+from uniemox_jax.convert.table import listed
+from uniemox_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 # Parts that a new model may have to draw itself, and parts of a checkpoint that it may leave behind.
 PRETRAIN_NEW, PRETRAIN_LEFT = ('project', 'fusion', 'decoder'), ('fusion', 'decoder', 'fc_norm', 'head')
 CLASSIFIER_NEW, CLASSIFIER_LEFT = ('fc_norm', 'head'), ('encoder/norm', 'project', 'fusion', 'decoder')
 
+UNSEEN = {'heads': None, 'decoder_heads': None, 'norm_eps': 1e-6}
+"""Arguments of a model that no shape shows, and what a description that leaves them out means."""
+CONFIG_FILES = ('config.json', 'preprocessor_config.json')
+
 
 def transfer(source: dict[str, Any], template: dict[str, Any], *, new: tuple[str, ...], left: tuple[str, ...],
              origin: str) -> tuple[dict[str, Any], str]:
   """The part of `source` that fits `template`.
+
+  Positions of another image size are resized, see `convert.positions`.
 
   Args:
     source: nested dict of arrays, from a checkpoint.
@@ -25,40 +37,83 @@ def transfer(source: dict[str, Any], template: dict[str, Any], *, new: tuple[str
     origin: the checkpoint's name, for messages.
 
   Returns:
-    Nested dict of the arrays to take, and a line that says what was taken, drawn anew and left behind.
+    Nested dict of the arrays to take, and a line that says what was taken, resized, drawn anew and left behind.
 
   Raises:
     UserError: another name is missing or left over, or a shape differs; all of them named.
   """
   have, want = (traverse_util.flatten_dict(tree, sep='/') for tree in (source, template))
+  resized = _fit_positions(have, want, origin)
   missing = [name for name in want if name not in have and not name.startswith(new)]
   extra = [name for name in have if name not in want and not name.startswith(left)]
   shapes = [f'{name} {tuple(have[name].shape)} for {tuple(want[name].shape)}' for name in want
             if name in have and have[name].shape != want[name].shape]
-  problems = [f'{kind} {", ".join(names[:6])}{f" and {len(names) - 6} more" if len(names) > 6 else ""}'
+  problems = [f'{kind} {listed(names)}'
               for kind, names in (('missing', missing), ('left over', extra), ('other shape', shapes)) if names]
   if problems:
     raise UserError(f'{origin} is of another model: {"; ".join(problems)}: '
                     'set --config.model to the sizes it was trained with')
   taken = {name: np.asarray(have[name]) for name in want if name in have}
-  parts = {'taken': sorted({name.split('/')[0] for name in taken}),
+  parts = {'taken': sorted({name.split('/')[0] for name in taken}), 'resized': resized,
            'drawn anew': [part for part in new if any(name.startswith(part) for name in want.keys() - have.keys())],
            'left behind': [part for part in left if any(name.startswith(part) for name in have.keys() - want.keys())]}
   said = '; '.join(f'{kind}: {", ".join(names) or "nothing"}' for kind, names in parts.items())
   return traverse_util.unflatten_dict(taken, sep='/'), f'init from {origin}: {said}'
 
 
-def initial_weights(init: str, template: dict[str, Any], *, classifier: bool) -> dict[str, Any] | None:
+def _fit_positions(have: dict[str, Any], want: dict[str, Any], origin: str) -> list[str]:
+  """Replaces positions in `have` by ones for the image size of `want`; says which, from and to how many patches."""
+  resized = []
+  for name in sorted(name for name in have.keys() & want.keys() if name.endswith('/positions')):
+    old, new = have[name], want[name]
+    if old.shape[0] != new.shape[0] and old.shape[1:] == new.shape[1:]:
+      how = 'sine-cosine, made anew' if are_sincos(old) else 'bicubic'
+      have[name] = resize_positions(old, new.shape[0], origin)
+      resized.append(f'{name} {side_of(len(old), origin)}² → {side_of(len(have[name]), origin)}² ({how})')
+  return resized
+
+
+def initial_weights(init: str, template: dict[str, Any], model: dict[str, Any], *, classifier: bool
+                    ) -> dict[str, Any] | None:
   """Weights for `--config.init`, or None for 'none'. Prints what was taken.
 
   A classifier's head is always new: its rows belong to one dataset's label table.
+
+  Args:
+    init: 'none', a checkpoint PATH of ours, or a file, folder or hub id that `import_torch` reads.
+    template: shapes of the model to start.
+    model: its arguments.
+    classifier: whether it is a classifier; it needs no decoder.
+
+  Raises:
+    UserError: nothing there to start from, or it is of another model.
   """
   if init == 'none':
     return None
-  source = load_checkpoint(init).params
+  if os.path.isdir(init) and not set(files.FORMS) & set(os.listdir(init)):
+    checkpoint = load_checkpoint(init)
+    source, trained, statistics = checkpoint.params, checkpoint.description['model'], {}
+  else:
+    path = hub.locate(init, CONFIG_FILES)
+    heads = Heads(model['heads'], model.get('decoder_heads'))
+    imported = import_student(files.read_weights(path), path, heads, decoder=not classifier)
+    source, trained, statistics = imported.params, imported.model, imported.statistics
+    print('\n'.join(imported.said), flush=True)
   if classifier:
     source = {name: part for name, part in source.items() if name != 'head'}
   new, left = (CLASSIFIER_NEW, CLASSIFIER_LEFT) if classifier else (PRETRAIN_NEW, PRETRAIN_LEFT)
   taken, said = transfer(source, template, new=new, left=left, origin=init)
+  _check_unseen(trained, model, 'decoder' in taken, init)
   print(said, flush=True)
+  if statistics and (tuple(statistics['mean']), tuple(statistics['std'])) != (IMAGENET_MEAN, IMAGENET_STD):
+    print(f"{init} saw pixels with mean {statistics['mean']} and deviation {statistics['std']}; here they are "
+          "normalised with ImageNet's, which training has to get used to", flush=True)
   return taken
+
+
+def _check_unseen(trained: dict[str, Any], model: dict[str, Any], decoder: bool, origin: str) -> None:
+  for name, default in UNSEEN.items():
+    was, now = trained.get(name, default), model.get(name, default)
+    if was != now and (decoder or not name.startswith('decoder')):
+      raise UserError(f'{origin} was trained with {name} {was}, config.model.{name} is {now}: '
+                      f'set --config.model.{name}={was}')

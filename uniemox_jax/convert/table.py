@@ -21,6 +21,10 @@ MAX_LISTED = 8
 """Names printed of each kind of problem before `and N more`."""
 
 
+NOTHING = r'(?!)'
+"""A regular expression that no name matches."""
+
+
 class Layout(NamedTuple):
   """How one of their tensors becomes ours, and back."""
 
@@ -37,6 +41,8 @@ KEEP = Layout(lambda x: x, lambda x: x)
 TRANSPOSE = Layout(lambda x: x.T, lambda x: x.T)
 BATCHED = Layout(lambda x: x[0], lambda x: x[None])
 """Theirs has a leading axis of size 1."""
+SPACED = Layout(lambda x: x[:, 0], lambda x: x[:, None])
+"""Theirs has a second axis of size 1."""
 CONV = Layout(lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]), _patches_to_conv)
 """Theirs is a patch convolution (D, 3, p, p), ours a matrix (p*p*3, D) in `patchify`'s order."""
 
@@ -55,10 +61,10 @@ class Row(NamedTuple):
   layout: Layout = KEEP
 
 
-def linear(ours: str, *theirs: str) -> list[Row]:
-  """Rows of a dense layer with bias; several PyTorch layers are fused along the output."""
-  return [Row(f'{ours}/kernel', tuple(f'{name}.weight' for name in theirs), TRANSPOSE),
-          Row(f'{ours}/bias', tuple(f'{name}.bias' for name in theirs))]
+def linear(ours: str, *theirs: str, joint: str = '.') -> list[Row]:
+  """Rows of a dense layer with bias; several PyTorch layers are fused along the output. joint: before `weight`."""
+  return [Row(f'{ours}/kernel', tuple(f'{name}{joint}weight' for name in theirs), TRANSPOSE),
+          Row(f'{ours}/bias', tuple(f'{name}{joint}bias' for name in theirs))]
 
 
 def layer_norm(ours: str, theirs: str) -> list[Row]:
@@ -66,13 +72,13 @@ def layer_norm(ours: str, theirs: str) -> list[Row]:
   return [Row(f'{ours}/scale', (f'{theirs}.weight',)), Row(f'{ours}/bias', (f'{theirs}.bias',))]
 
 
-def blocks(ours: str, theirs: str, *, norm1: str, qkv: tuple[str, ...], out: str, norm2: str, up: str, down: str
-           ) -> list[Row]:
+def blocks(ours: str, theirs: str, *, norm1: str, qkv: tuple[str, ...], out: str, norm2: str, up: str, down: str,
+           qkv_joint: str = '.') -> list[Row]:
   """Rows of a `layers.Blocks`; `theirs` is the prefix of one block, with '{}', the others are names within it."""
   ours = f'{ours}/layers'
   return [
       *layer_norm(f'{ours}/norm1', f'{theirs}.{norm1}'),
-      *linear(f'{ours}/attention/qkv', *(f'{theirs}.{name}' for name in qkv)),
+      *linear(f'{ours}/attention/qkv', *(f'{theirs}.{name}' for name in qkv), joint=qkv_joint),
       *linear(f'{ours}/attention/out', f'{theirs}.{out}'),
       *layer_norm(f'{ours}/norm2', f'{theirs}.{norm2}'),
       *linear(f'{ours}/mlp/up', f'{theirs}.{up}'),
@@ -107,12 +113,13 @@ def export_params(rows: Iterable[Row], params: dict[str, Any]) -> dict[str, Any]
 
 
 def import_params(rows: Iterable[Row], flat: dict[str, np.ndarray], template: dict[str, Any], *, source: str,
-                  ignored: str = r'(?!)') -> dict[str, Any]:
+                  ignored: str = NOTHING) -> dict[str, Any]:
   """Their flat dict -> our nested dict.
 
   Args:
     rows: the family's table.
-    flat: name -> array.
+    flat: name -> array. It is emptied while ours is filled, so that a large model is never held twice; after an error
+      it is as it was.
     template: our nested dict of anything with `shape` and `dtype` (arrays, `ShapeDtypeStruct`).
     source: what the error calls the file.
     ignored: a regular expression; names that match it in full may be there or not, and are dropped.
@@ -121,20 +128,19 @@ def import_params(rows: Iterable[Row], flat: dict[str, np.ndarray], template: di
     UserError: one line with every missing, extra and mis-shaped name.
   """
   rows = list(rows)
-  flat = {name: array for name, array in flat.items() if not re.fullmatch(ignored, name)}
+  found = {name: array.shape for name, array in flat.items() if not re.fullmatch(ignored, name)}
   expected = jax.eval_shape(functools.partial(export_params, rows), template)
-  _check({name: leaf.shape for name, leaf in expected.items()}, {name: x.shape for name, x in flat.items()}, source)
-  shapes = traverse_util.flatten_dict(template, sep='/')
-
-  def build(row: Row, *layer: int) -> np.ndarray:
-    return np.concatenate([np.atleast_1d(row.layout.to_ours(flat[name.format(*layer)])) for name in row.theirs], -1)
-
-  ours = {}
+  _check({name: leaf.shape for name, leaf in expected.items()}, found, source)
+  shapes, ours = traverse_util.flatten_dict(template, sep='/'), {}
   for row in rows:
     leaf = shapes[row.ours]
-    stacked = '{}' in row.theirs[0]
-    array = np.stack([build(row, i) for i in range(leaf.shape[0])]) if stacked else build(row)
-    ours[row.ours] = array.reshape(leaf.shape).astype(leaf.dtype, copy=False)
+    ours[row.ours] = array = np.empty(leaf.shape, leaf.dtype)
+    layers = enumerate(array) if '{}' in row.theirs[0] else [(0, array)]
+    for layer, target in layers:
+      parts = np.split(target, len(row.theirs), -1) if len(row.theirs) > 1 else [target]
+      for part, name in zip(parts, row.theirs):
+        part[...] = row.layout.to_ours(flat.pop(name.format(layer)))
+  flat.clear()
   return traverse_util.unflatten_dict(ours, sep='/')
 
 
@@ -142,14 +148,19 @@ def _check(expected: dict[str, Any], found: dict[str, Any], source: str) -> None
   problems = {
       'missing': sorted(expected.keys() - found.keys()),
       'unexpected': sorted(found.keys() - expected.keys()),
-      'of another shape': [f'{name} {tuple(found[name])} instead of {tuple(expected[name])}'
+      'of another shape': [_misshapen(name, tuple(found[name]), tuple(expected[name]))
                            for name in sorted(expected.keys() & found.keys()) if found[name] != expected[name]],
   }
-  lines = [f'{len(names)} {kind}: {_listed(names)}' for kind, names in problems.items() if names]
+  lines = [f'{len(names)} {kind}: {listed(names)}' for kind, names in problems.items() if names]
   if lines:
-    raise UserError(f'{source} does not fit the model its config describes: {"; ".join(lines)}')
+    raise UserError(f'{source} does not fit the model it describes: {"; ".join(lines)}')
 
 
-def _listed(names: list[str]) -> str:
+def _misshapen(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+  return f'{name} {found} instead of {expected}' + (' (transposed)' if found == expected[::-1] else '')
+
+
+def listed(names: list[str]) -> str:
+  """The first names, and how many more there are."""
   more = f' and {len(names) - MAX_LISTED} more' if len(names) > MAX_LISTED else ''
   return ', '.join(names[:MAX_LISTED]) + more

@@ -1,0 +1,186 @@
+"""A config's real training step, compiled for devices that need not exist: no data, no weights, nothing computed.
+
+`python -m uniemox_jax.compile_step FILE` is what `plan` starts in a process of its own, since a compiler may crash: it
+reads a config and a slice from FILE and leaves there what it measured.
+"""
+
+from collections.abc import Sequence
+import math
+import re
+import sys
+from typing import Any, NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from data_pipelines.errors import UserError
+from uniemox_jax import loop, optim, sharding, topology
+from uniemox_jax.collectives import read_collectives
+from uniemox_jax.config import FINETUNE_KEYS, PRETRAIN_KEYS, check_keys, check_positive, compute_dtype
+from uniemox_jax.files import read_json, write_json
+from uniemox_jax.flops import ExampleWork, finetune_work
+from uniemox_jax.models.classifier import Classifier
+from uniemox_jax.models.clip import CLIPConfig, Tower
+from uniemox_jax.models.uniemox import UniEmoX
+from uniemox_jax.pretrain import example_work, make_teacher, model_arguments, step_options
+from uniemox_jax.teacher import Clip, View, abstract_clip
+from uniemox_jax.train_state import TrainState, abstract_model, builder, state_template
+from uniemox_jax.train_step import FinetuneOptions, Step, make_finetune_step, make_pretrain_step
+
+STEPS_PER_EPOCH = 1000
+"""Only constants in the learning rate's schedule depend on it, never the program."""
+CLASSES = 8
+"""Of a fine-tuned dataset: emotion data sets have 6 to 26, and the head is a few thousandths of any model."""
+
+
+class Program(NamedTuple):
+  """A step and the shapes of its arguments, with shardings; and the work of one example by formula."""
+
+  step: Step
+  state: TrainState
+  frozen: Any
+  batch: dict[str, jax.ShapeDtypeStruct]
+  mesh: Mesh
+  work: ExampleWork
+
+
+def _teacher_clip(config: ConfigDict) -> Clip:
+  """A CLIP of the config's `teacher_shape`, with shapes in place of weights."""
+  if 'teacher_shape' not in config:
+    raise UserError("config section 'teacher_shape' is missing: a plan opens no weights, so add the teacher's "
+                    'image_size, patch_size, width, depth, heads and projection (see configs/)')
+  shape = config.teacher_shape
+  tower = Tower(shape.width, shape.depth, shape.heads, 4 * shape.width)
+  clip = CLIPConfig(tower, tower, shape.image_size, shape.patch_size, shape.projection)
+  return Clip(clip, abstract_clip(clip)[1], View(shape.image_size, shape.image_size), None)
+
+
+def _rows(config: ConfigDict, mesh: Mesh, **shapes: tuple[Any, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+  """A batch: for each name, the dtype and the shape of one example."""
+  return {name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=NamedSharding(mesh, sharding.BATCH))
+          for name, (dtype, *shape) in shapes.items()}
+
+
+def _pretraining(config: ConfigDict, mesh: Mesh) -> Program:
+  options, dtype = step_options(config), compute_dtype(config)
+  build = builder(UniEmoX, dtype=dtype, **model_arguments(config))
+  student = abstract_model(build)
+  schedule, tx = optim.from_config(config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH)
+  picture = (jnp.uint8, config.model.image_size, config.model.image_size, 3)
+  rows = {'scene': picture} | ({'person': picture} if student.streams == 2 else {})
+  teacher, frozen = None, ()
+  if student.semantic:
+    teacher, frozen = make_teacher(_teacher_clip(config), config.model.decoder_width, dtype)
+  if config.loss.contrastive:
+    rows['text'] = (jnp.float32, config.model.decoder_width)
+  step = make_pretrain_step(nnx.graphdef(student), teacher, tx, schedule, options)
+  return Program(step, state_template(build, tx, mesh), frozen, _rows(config, mesh, **rows), mesh,
+                 example_work(config, student, teacher))
+
+
+def _finetuning(config: ConfigDict, mesh: Mesh) -> Program:
+  build = builder(Classifier, dtype=compute_dtype(config), **config.model, classes=CLASSES)
+  classifier = abstract_model(build)
+  schedule, tx = optim.from_config(config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH,
+                                   config.optimizer.layer_decay)
+  options = FinetuneOptions(**config.regularisation, accum_steps=config.accum_steps)
+  rows = _rows(config, mesh, image=(jnp.uint8, config.model.image_size, config.model.image_size, 3), label=(jnp.int32,))
+  return Program(make_finetune_step(nnx.graphdef(classifier), tx, schedule, options), state_template(build, tx, mesh),
+                 (), rows, mesh, finetune_work(classifier))
+
+
+VERBS = {'loss': (_pretraining, PRETRAIN_KEYS), 'regularisation': (_finetuning, FINETUNE_KEYS)}
+"""By the section that only this verb's configs have."""
+
+
+def training_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
+  """The step that `pretrain` or `finetune` runs with this config on these devices.
+
+  Raises:
+    UserError: a mistake in the config, another verb's config, or a mesh or batch that does not fit the devices.
+  """
+  sections = [name for name in VERBS if name in config]
+  if not sections:
+    raise UserError('a plan needs a config of pretrain or finetune, with a section loss or regularisation: '
+                    'configs/demo.py, for one, wants :pretrain or :finetune after its name')
+  prepare, keys = VERBS[sections[0]]
+  check_keys(config, keys)
+  check_positive(config, 'batch_size', 'epochs', 'accum_steps')
+  mesh = sharding.make_mesh(**config.mesh, devices=devices)
+  sharding.check_batch(config.batch_size, mesh, config.accum_steps)
+  program = prepare(config, mesh)
+  replicated = NamedSharding(mesh, P())
+  frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), program.frozen)
+  return program._replace(frozen=frozen)
+
+
+def compile_program(program: Program) -> jax.stages.Compiled:
+  """Compiles as `loop.train` does."""
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(program.mesh, P()))
+  with jax.set_mesh(program.mesh):
+    return loop.jit_step(program.step, program.state).lower(program.state, program.frozen, program.batch, key).compile()
+
+
+def device_bytes(tree: Any) -> int:
+  """Bytes of a tree of sharded shapes that one device holds."""
+  return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def sizes(program: Program) -> dict[str, int]:
+  """What is known before compiling: bytes a device of what the step takes, and the work of one example."""
+  work = program.work
+  return {'params_bytes_per_device': device_bytes(program.state.params),
+          'optimizer_bytes_per_device': device_bytes(program.state.opt_state),
+          'teacher_bytes_per_device': device_bytes(program.frozen),
+          'batch_bytes_per_device': device_bytes(program.batch),
+          'params': sum(leaf.size for leaf in jax.tree.leaves(program.state.params)),
+          'student_flops_per_example': 3 * work.student.flops, 'teacher_flops_per_example': work.teacher.flops,
+          'activation_values_per_example': work.training.values}
+
+
+def measure(compiled: jax.stages.Compiled) -> dict[str, Any]:
+  """What the compiler says of a program that fits: memory of one device, and what it sends to others."""
+  memory = compiled.memory_analysis()
+  total = (memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+           + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes)
+  return {'fits': True, 'hbm_bytes_per_device': total, 'temporary_bytes_per_device': memory.temp_size_in_bytes,
+          'collectives': [one._asdict() for one in read_collectives(compiled.as_text())]}
+
+
+def out_of_memory(message: str) -> dict[str, Any] | None:
+  """What a refused program would have needed, as far as the compiler's message says; None for another error."""
+  if 'RESOURCE_EXHAUSTED' not in message:
+    return None
+  units = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+  needed = [round(float(number) * units[unit]) for number, unit in
+            re.findall(r'(?:required|Used|Program|temporaries)\D{0,40}?([\d.]+)([KMGT]?)\b', message)]
+  return {'fits': False, 'hbm_bytes_per_device': max(needed, default=None), 'collectives': [],
+          'message': message.split(' HLO module')[0].splitlines()[0]}
+
+
+def main(path: str) -> None:
+  """Replaces the request in the file by the answer: `sizes` and `measure`, or {'error': one line}."""
+  request = read_json(path)
+  try:
+    program = training_program(ConfigDict(request['config']),
+                               topology.slice_devices(topology.parse_slice(request['topology'])))
+    answer = sizes(program)
+    try:
+      answer |= measure(compile_program(program))
+    except jax.errors.JaxRuntimeError as error:
+      refused = out_of_memory(str(error))
+      if refused is None:
+        raise UserError(f'the TPU compiler failed: {str(error).splitlines()[0]}') from error
+      answer |= refused
+  except UserError as error:
+    answer = {'error': str(error)}
+  write_json(path, answer)
+
+
+if __name__ == '__main__':
+  main(sys.argv[1])

@@ -1,0 +1,69 @@
+"""Where weights lie: a file, a folder in Hugging Face's form, or the hub's copy of one."""
+
+from collections.abc import Sequence
+import json
+import os
+from pathlib import Path
+import re
+from typing import Any
+
+from data_pipelines.errors import UserError
+
+WEIGHTS = (('model.safetensors', 'model.safetensors.index.json', 'model-*.safetensors'), ('flax_model.msgpack',),
+           ('pytorch_model*.bin', 'pytorch_model.bin.index.json'), ('open_clip_model.safetensors',),
+           ('open_clip_pytorch_model.bin',))
+"""Names of weights on the hub, the most wanted first: the others are fetched only where those are missing."""
+
+
+def locate(source: str | os.PathLike, wanted: Sequence[str]) -> Path:
+  """The file or folder itself, or a hub id's files in the local cache, downloaded where they are not there yet.
+
+  Args:
+    source: a path, or an id such as openai/clip-vit-base-patch16.
+    wanted: names of the files needed beside the weights.
+
+  Raises:
+    UserError: neither a path here, nor a model that could be fetched.
+  """
+  path, name = Path(source).expanduser(), str(source)
+  if path.exists():
+    return path
+  if not re.fullmatch(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', name):
+    raise UserError(f"'{name}' does not exist: give a weight file, a folder, or a hub id such as "
+                    'openai/clip-vit-base-patch16')
+  import huggingface_hub
+  try:
+    for weights in WEIGHTS:
+      path = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*wanted, *weights]))
+      if any(any(path.glob(pattern)) for pattern in weights):
+        break
+  except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+    raise UserError(f"'{name}' is neither a path here nor a model that could be fetched from the Hugging Face hub "
+                    f'({type(error).__name__}): check the name and the connection, or give a folder') from error
+  return path
+
+
+def beside(source: Path, weights: Path) -> Path | None:
+  """The folder whose configuration is about these weights; None for a file under a name of its own."""
+  named = any(weights.match(pattern) for patterns in WEIGHTS for pattern in patterns)
+  return weights.parent if source.is_dir() or named else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+  """A JSON object.
+
+  Raises:
+    UserError: it is something else, or cannot be read.
+  """
+  try:
+    contents = json.loads(path.read_text(encoding='utf-8'))
+  except (ValueError, OSError) as error:
+    raise UserError(f'{path} is not JSON ({error}): fetch it again') from error
+  if not isinstance(contents, dict):
+    raise UserError(f'{path} holds no JSON object: fetch it again')
+  return contents
+
+
+def read_config(folder: Path | None, name: str) -> dict[str, Any]:
+  """The JSON object in `folder`/`name`, {} where there is no such file."""
+  return read_json(folder / name) if folder is not None and (folder / name).is_file() else {}

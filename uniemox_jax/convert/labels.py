@@ -1,0 +1,44 @@
+"""A head's rows in two orders: ours is the dataset's label table, the original's its sorted folder names."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from data_pipelines.errors import UserError
+
+
+def name_head(head: dict[str, Any], names: Sequence[str] | None, table: Sequence[str] | None
+              ) -> tuple[dict[str, Any], list[str], str]:
+  """Says which class each row of an imported head is, and puts the rows in our order.
+
+  Args:
+    head: {'kernel': (D, C), 'bias': (C,)}.
+    names: the classes in the head's order, where the file has them.
+    table: the dataset's label table, where the user named a dataset. A head without names then has the order of
+      ImageFolder, which numbers sorted folder names (method section 6).
+
+  Returns:
+    The head with its rows in the order of `table`, else as they were; the names of the rows; a line for the user.
+
+  Raises:
+    UserError: the classes are not the table's.
+  """
+  classes = head['bias'].shape[0]
+  if table is None:
+    how = 'named by the file' if names else 'numbered, since the file does not name them: --dataset=NAME does'
+    return head, list(names or map(str, range(classes))), f'classes: {how}'
+  found = list(names) if names else sorted(table)
+  if sorted(found) != sorted(table) or len(found) != classes:
+    raise UserError(f'the head has {classes} classes{" (" + ", ".join(names) + ")" if names else ""}, the dataset has '
+                    f'{len(table)} ({", ".join(table)}): name the dataset that it was trained on')
+  order = [found.index(label) for label in table]
+  how = 'by their names' if names else 'from sorted folder names'
+  return _take(head, order), list(table), f'classes: put in the order of our label table {how}'
+
+
+def to_sorted(head: dict[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+  """A head whose rows are `labels` -> one in ImageFolder's order, sorted(labels), as the original's files have it."""
+  return _take(head, sorted(range(len(labels)), key=labels.__getitem__))
+
+
+def _take(head: dict[str, Any], rows: list[int]) -> dict[str, Any]:
+  return {name: array[..., rows] for name, array in head.items()}

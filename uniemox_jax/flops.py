@@ -1,0 +1,97 @@
+"""FLOPs and memory traffic of one example by formula: what the method needs, however the program computes it.
+
+A product of (m, k) and (k, n) counts 2 m k n FLOPs; norms, activations and softmax are left out. Training counts the
+student's forward pass three times (forward, gradients of inputs, gradients of weights) and the frozen teacher's once.
+Recomputation is not counted (PaLM, Chowdhery et al. 2022, appendix B), so utilisation is that of the model.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from flax import nnx, traverse_util
+
+from uniemox_jax.models.classifier import Classifier
+from uniemox_jax.models.clip import ImageTower
+from uniemox_jax.models.layers import Blocks
+from uniemox_jax.models.uniemox import UniEmoX
+from uniemox_jax.models.vit import ViT
+
+
+class Work(NamedTuple):
+  """Of a forward pass: FLOPs, and how many values its matrix products read and write besides their weights."""
+
+  flops: int = 0
+  values: int = 0
+
+  def __add__(self, other: 'Work') -> 'Work':
+    return Work(self.flops + other.flops, self.values + other.values)
+
+  def times(self, count: int) -> 'Work':
+    """The work done `count` times over."""
+    return Work(count * self.flops, count * self.values)
+
+
+class ExampleWork(NamedTuple):
+  """Of one example: the forward passes of the student and of the teacher, apart."""
+
+  student: Work
+  teacher: Work = Work()
+
+  @property
+  def training(self) -> Work:
+    """Of one example in training: the student three times, the teacher once."""
+    return self.student.times(3) + self.teacher
+
+
+def _kernels(module: nnx.Module) -> Iterator[tuple[int, ...]]:
+  params = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
+  yield from (leaf.shape for path, leaf in params.items() if path[-1] == 'kernel')
+
+
+def _dense(module: nnx.Module, tokens: int = 1) -> Work:
+  """Every kernel (..., in, out) of the module, applied once to each of `tokens`."""
+  total = Work()
+  for *stacked, inputs, outputs in _kernels(module):
+    layers = stacked[0] if stacked else 1
+    total += Work(2 * layers * inputs * outputs, layers * (inputs + outputs)).times(tokens)
+  return total
+
+
+def _blocks(blocks: Blocks, tokens: int) -> Work:
+  """Dense layers, and each layer's two products of attention: L x L scores a head, made once and read once."""
+  attention = blocks.layers.attention
+  width = attention.out.out_features
+  products = Work(4 * tokens**2 * width, 4 * tokens * width + 2 * attention.heads * tokens**2)
+  return _dense(blocks, tokens) + products.times(blocks.depth)
+
+
+def _encoder(encoder: ViT | ImageTower, patches: int) -> Work:
+  return _dense(encoder.patch_embed, patches) + _blocks(encoder.blocks, 1 + patches)
+
+
+def pretrain_work(student: UniEmoX, teacher: ImageTower | None, texts: int) -> ExampleWork:
+  """One pretraining example (method section 2).
+
+  Args:
+    student: the module; shapes in place of parameters will do.
+    teacher: likewise, None where no loss needs it.
+    texts: which each example is compared with in L1; 0 without L1.
+  """
+  tokens, patches = 1 + student.visible, student.encoder.patches
+  work = (_encoder(student.encoder, student.visible) + _dense(student.project, tokens)).times(student.streams)
+  if student.fusion is not None:
+    work += _dense(student.fusion)
+  if student.decoder is not None:
+    decoder = student.decoder
+    work += (_blocks(decoder.blocks, 1 + patches) + _dense(decoder.predict, patches)).times(student.decoded_streams)
+  if teacher is None:
+    return ExampleWork(work)
+  compared = Work(2 * texts * student.project.out_features, texts)
+  embedded = _encoder(teacher, teacher.positions.shape[0] - 1) + _dense(teacher.project)
+  return ExampleWork(work + compared, embedded + compared)
+
+
+def finetune_work(classifier: Classifier) -> ExampleWork:
+  """One example of fine-tuning (method section 3)."""
+  encoder = classifier.encoder
+  return ExampleWork(_encoder(encoder, encoder.patches) + _dense(classifier.head))

@@ -1,0 +1,113 @@
+"""Weights of other libraries -> a checkpoint that every verb reads, or, of a CLIP, a folder that can be a teacher.
+
+python -m uniemox_jax.import_torch mae_pretrain_vit_large.pth --out=runs/mae
+python -m uniemox_jax.import_torch checkpoint-max.pth --out=runs/theirs --dataset=emo8
+python -m uniemox_jax.import_torch ViT-B-16.pt --out=runs/clip
+
+SRC is a file, a folder or a hub id: CLIP of transformers, OpenAI or open_clip; MAE; timm's and transformers' ViT; what
+the original saves. Which it is, is told from its contents.
+"""
+
+from collections.abc import Sequence
+import importlib
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from data_pipelines.errors import UserError
+from uniemox_jax import cli
+from uniemox_jax.checkpoint import save_weights
+from uniemox_jax.convert import families, files, hub
+from uniemox_jax.convert.labels import name_head
+from uniemox_jax.convert.students import UNKNOWN_HEADS, Heads, Imported, import_student
+from uniemox_jax.files import whole_folder, write_json
+from uniemox_jax.teacher import CONFIG_FILES, OPEN_CLIP_CONFIG, TOKENIZER_FILES, read_clip, save_clip
+
+BATCH_SIZE = 64
+
+
+def import_torch(source: str, out: str, *, dataset: str | None = None, heads: Heads = UNKNOWN_HEADS,
+                 activation: str | None = None) -> None:
+  """Writes `out`, whole or not at all, and prints what was found.
+
+  Args:
+    source: a file, a folder or a hub id.
+    out: a folder that does not exist yet. A student becomes a checkpoint; a classifier of a known dataset can be given
+      to `evaluate --workdir`; a CLIP becomes a folder in transformers' form.
+    dataset: whose label table the rows of a classifier's head get: files of the original count sorted folder names.
+    heads: where neither file nor origin says.
+    activation: 'gelu' or 'quick_gelu', for a CLIP that does not say.
+
+  Raises:
+    UserError: nothing there, not to be read, of no family known, not whole, or contradicting itself or the flags.
+  """
+  target = Path(out).expanduser().absolute()
+  if target.exists():
+    raise UserError(f'{out} exists: choose another --out, or remove it')
+  path = hub.locate(source, [*CONFIG_FILES, OPEN_CLIP_CONFIG, *TOKENIZER_FILES])
+  weights = files.read_weights(path)
+  is_clip = families.family_of(weights.flat, str(weights.path)) in (families.CLIP, families.OPENAI_CLIP)
+  if is_clip and (dataset or heads != UNKNOWN_HEADS) or activation and not is_clip:
+    raise UserError(f'{weights.path} holds a {"CLIP" if is_clip else "student"}: --activation is for a CLIP, '
+                    '--dataset, --heads and --decoder_heads are for a student')
+  if is_clip:
+    clip = read_clip(weights, path, activation=activation)
+    save_clip(target, clip.config, clip.params, clip.folder, clip.view)
+    print(f'{weights.path}: a CLIP at {clip.config.image_size} pixels, {clip.config.projection_dim} wide, '
+          f'{clip.config.text.activation}\nsaved: {out}', flush=True)
+    return
+  imported = import_student(weights, path, heads)
+  for line in imported.said:
+    print(line, flush=True)
+  labels = _labels(imported, dataset)
+  with whole_folder(target) as partial:
+    description = {'kind': imported.kind, 'model': imported.model, 'source': str(source), **labels}
+    if imported.statistics:
+      description['statistics'] = imported.statistics
+    save_weights(str(partial), imported.params, description)
+    if dataset and labels:
+      # What `evaluate` reads of a run's config.
+      write_json(str(partial / 'config.json'), {
+          'init': str(source), 'dataset': dataset, 'data_dir': 'data', 'batch_size': BATCH_SIZE,
+          'mesh': {'data': -1, 'fsdp': 1}, 'model': imported.model})
+  print(f'saved: {out}', flush=True)
+
+
+def _labels(imported: Imported, dataset: str | None) -> dict[str, Any]:
+  """What a classifier's description says of its classes; puts the head of `imported` in that order."""
+  if imported.kind != 'classifier':
+    if dataset:
+      raise UserError(f'--dataset={dataset} names the classes of a head, and none was imported: leave it out')
+    return {}
+  imported.params['head'], labels, said = name_head(imported.params['head'], imported.labels,
+                                                    _label_table(dataset) if dataset else None)
+  print(said, flush=True)
+  return {'labels': labels} | ({'dataset': dataset} if dataset else {})
+
+
+def _label_table(dataset: str) -> Sequence[str]:
+  from data_pipelines.build import DATASETS  # imports tensorflow
+  if dataset not in DATASETS:
+    raise UserError(f"unknown dataset '{dataset}': one of {', '.join(DATASETS)}")
+  table = importlib.import_module(f'data_pipelines.{dataset}.{dataset}_dataset_builder').Builder.LABELS
+  if not table:
+    raise UserError(f"dataset '{dataset}' has no label table of its own: leave --dataset out")
+  return table
+
+
+def main(source: str) -> None:
+  """Entry point after flags are parsed."""
+  values = flags.FLAGS
+  import_torch(source, values.out, dataset=values.dataset, heads=Heads(values.heads, values.decoder_heads),
+               activation=values.activation)
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('out', None, 'Folder to write; it must not exist.', required=True)
+  flags.DEFINE_string('dataset', None, "Whose label table a classifier's head gets: emo8, fi, heco, ...")
+  flags.DEFINE_integer('heads', None, 'Attention heads of the encoder, where the file does not say.', lower_bound=1)
+  flags.DEFINE_integer('decoder_heads', None, 'Attention heads of the decoder, where the file does not say.',
+                       lower_bound=1)
+  flags.DEFINE_enum('activation', None, ['gelu', 'quick_gelu'], 'Of a CLIP, where the file does not say.')
+  cli.run(main, 'SRC')

@@ -1,0 +1,102 @@
+"""Accelerators by name: TPU slices that can be planned for, and what a device can do at most.
+
+Sources: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e} for FLOP/s and bandwidths, NVIDIA's data sheets for H100 and H200
+(dense, SXM). The memory that a program may use is less than the data sheet's: it is what libtpu 0.0.52 names when it
+refuses a program.
+"""
+
+import importlib.util
+import math
+import re
+from typing import Any, NamedTuple
+
+from data_pipelines.errors import UserError
+
+
+class Chip(NamedTuple):
+  """One TPU chip, which is one device here.
+
+  peak: bf16 FLOP/s. hbm: bytes that a program may use. hbm_bandwidth: bytes/s. ici_bandwidth: bytes/s that it can send
+  to its neighbours, all links together (half of the bidirectional figure). device_kind: as `jax.Device` says it.
+  """
+
+  peak: float
+  hbm: int
+  hbm_bandwidth: float
+  ici_bandwidth: float
+  device_kind: str
+
+
+GIB = 2**30
+CHIPS = {
+    'v4': Chip(275e12, round(30.75 * GIB), 1228e9, 300e9, 'TPU v4'),
+    'v5e': Chip(197e12, round(15.75 * GIB), 819e9, 200e9, 'TPU v5 lite'),
+    'v5p': Chip(459e12, round(95.73 * GIB), 2765e9, 600e9, 'TPU v5'),
+    'v6e': Chip(918e12, round(31.24 * GIB), 1638e9, 400e9, 'TPU v6 lite'),
+}
+_PEAKS = {chip.device_kind: chip.peak for chip in CHIPS.values()} | {'NVIDIA H100': 989e12, 'NVIDIA H200': 989e12}
+
+
+def peak_flops(device_kind: str) -> float | None:
+  """Peak bf16 FLOP/s of one device; None where it is not known, as for a CPU."""
+  if device_kind == 'TPU v5p':  # what the runtime says where the compiler says TPU v5
+    device_kind = 'TPU v5'
+  return next((peak for kind, peak in _PEAKS.items()
+               if device_kind == kind or (kind.startswith('NVIDIA') and device_kind.startswith(kind))), None)
+
+
+class Slice(NamedTuple):
+  """A TPU slice: its name, such as v5e:4x4, its chip's name, and the chips along each axis of its torus."""
+
+  name: str
+  generation: str
+  shape: tuple[int, ...]
+
+  @property
+  def chips(self) -> int:
+    """How many there are; each is one device."""
+    return math.prod(self.shape)
+
+  @property
+  def chip(self) -> Chip:
+    """What each device of the slice can do."""
+    return CHIPS[self.generation]
+
+
+def parse_slice(name: str) -> Slice:
+  """The slice called `name`.
+
+  Raises:
+    UserError: not of the form GENERATION:AxB or GENERATION:AxBxC, or an unknown generation.
+  """
+  match = re.fullmatch(r'(\w+):(\d+(?:x\d+){1,2})', name)
+  if not match or match[1] not in CHIPS:
+    raise UserError(f"--topology '{name}' is not a TPU slice: give one such as v5e:4x4 or v4:2x2x4 "
+                    f"({', '.join(CHIPS)})")
+  shape = tuple(int(size) for size in match[2].split('x'))
+  if not all(shape):
+    raise UserError(f"--topology '{name}' has no chips: every axis is at least 1")
+  return Slice(name, match[1], shape)
+
+
+def require_compiler() -> None:
+  """Raises UserError where the TPU compiler is not installed."""
+  if importlib.util.find_spec('libtpu') is None:
+    raise UserError("the TPU compiler is missing: pip install 'uniemox_jax[tpu]' (it needs no TPU)")
+
+
+def slice_devices(where: Slice) -> list[Any]:
+  """The slice's devices as the TPU compiler describes them; nothing can run on them.
+
+  Raises:
+    UserError: there is no such slice.
+  """
+  from jax.experimental import topologies
+
+  options = {'chips_per_host_bounds': (1, 1, 1)} if where.chips == 1 else {}
+  if where.generation == 'v4':
+    options['chip_config_name'] = 'megacore'  # as Cloud TPU runs it: one device a chip, not one a core
+  try:
+    return list(topologies.get_topology_desc(platform='tpu', topology_name=where.name, **options).devices)
+  except RuntimeError as error:
+    raise UserError(f'--topology {where.name}: the TPU compiler refuses it: {error}') from error

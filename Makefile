@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest
+TIMM := .venv-timm
+TIMM_STAMP := $(TIMM)/.installed
 
-.PHONY: help demo test test-slow lint
+.PHONY: help demo test test-slow test-timm lint
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -20,6 +22,9 @@ test: $(DEV_STAMP) ## the fast tests
 
 test-slow: $(DEV_STAMP) ## published model sizes and long runs
 	$(PYTEST) -m slow
+
+test-timm: $(TIMM_STAMP) ## weights to and from timm itself, in an environment of its own
+	JAX_PLATFORMS=cpu $(TIMM)/bin/python -m pytest tests/with_timm
 
 lint: $(DEV_STAMP) ## style
 	$(BIN)/ruff check .
@@ -35,3 +40,12 @@ $(RUN_STAMP): setup.py pyproject.toml | $(VENV)
 $(DEV_STAMP): setup.py pyproject.toml | $(VENV)
 	$(BIN)/python -m pip install -e '.[dev]'
 	touch $(RUN_STAMP) $@
+
+# What .venv has, and what must not be there: torchvision beside a CPU build of torch breaks imports of transformers.
+$(TIMM_STAMP): Makefile | $(DEV_STAMP)
+	$(BIN)/python -m venv --clear $(TIMM)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  $$($(TIMM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth
+	$(TIMM)/bin/python -m pip install --no-deps timm==1.0.31 torchvision==0.29.2 onnx==1.23.2 onnx-ir==1.1.0 \
+	  onnxscript==0.7.2
+	touch $@

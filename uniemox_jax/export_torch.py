@@ -1,0 +1,140 @@
+"""A checkpoint -> a folder that PyTorch, timm, transformers or TensorFlow loads, with a model card.
+
+python -m uniemox_jax.export_torch --checkpoint=runs/emo8 --to=timm --out=export/emo8
+python -m uniemox_jax.export_torch --checkpoint=runs/b16 --to=vit-mae --out=export/b16 --push_to_hub=me/uniemox-b16
+
+Which checkpoint becomes what, and how closely the numbers agree: docs/weights.md.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+
+from data_pipelines.errors import UserError
+from uniemox_jax import cli
+from uniemox_jax.checkpoint import FOLDER, load_checkpoint
+from uniemox_jax.convert import export_students
+from uniemox_jax.convert.export_students import Student
+from uniemox_jax.convert.saved_model import write_saved_model
+from uniemox_jax.files import whole_folder, write_json
+from uniemox_jax.model_card import read_run_config, run_folder, write_card
+from uniemox_jax.preprocess import EVALUATION_SHARE, IMAGENET_MEAN, IMAGENET_STD
+from uniemox_jax.teacher import View, load_clip, save_clip
+
+TEACHER_FOLDER = 'teacher'
+
+
+def _write_saved_model(folder: Path, student: Student) -> list[str]:
+  write_saved_model(folder, student.kind, student.model, student.params)
+  return []
+
+
+STUDENTS: dict[str, Callable[[Path, Student], list[str]]] = {
+    'timm': export_students.write_timm, 'vit-mae': export_students.write_vit_mae, 'mae': export_students.write_mae,
+    'saved_model': _write_saved_model,
+}
+TARGETS = (*STUDENTS, 'clip', 'onnx')
+
+
+def export_torch(checkpoint: str, target: str, out: str) -> None:
+  """Writes `out`, whole or not at all, and prints what was left behind.
+
+  Args:
+    checkpoint: a checkpoint PATH of a student; for 'clip' a `train_clip` run, or what `load_clip` takes.
+    target: one of `TARGETS`.
+    out: a folder, absent or empty.
+
+  Raises:
+    UserError: `out` is in the way, no such checkpoint, or one that the target has no place for.
+  """
+  if target == 'onnx':
+    raise UserError('--to=onnx is not offered: docs/weights.md says why, and how PyTorch makes ONNX from --to=timm')
+  folder = Path(out).expanduser().absolute()
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise UserError(f'{out} exists and is not an empty folder: choose another --out, or remove it')
+  said = (_export_clip if target == 'clip' else _export_student)(checkpoint, target, folder)
+  print('\n'.join([*said, f'saved: {out}']), flush=True)
+
+
+def _export_student(checkpoint: str, target: str, folder: Path) -> list[str]:
+  loaded = load_checkpoint(checkpoint)
+  if loaded.description['kind'] == 'clip':
+    raise UserError(f"'{checkpoint}' holds a CLIP, and --to={target} is for a pretrained or fine-tuned student: choose "
+                    '--to=clip')
+  run, description = run_folder(loaded.path), loaded.description
+  kind, size = description['kind'], description['model']['image_size']
+  statistics = description.get('statistics', {'mean': IMAGENET_MEAN, 'std': IMAGENET_STD})
+  view = View(size, round(size / EVALUATION_SHARE), mean=tuple(statistics['mean']), std=tuple(statistics['std']))
+  student = Student(kind, export_students.MODEL_DEFAULTS[kind] | description['model'], loaded.params,
+                    description.get('labels'), view.mean, view.std, view.short_side,
+                    read_run_config(run).get('loss', {}).get('norm_pix', False))
+  if target == 'mae':
+    student = export_students.by_folder_names(student)
+  with whole_folder(folder) as partial:
+    said = STUDENTS[target](partial, student)
+    if target != 'timm':  # whose own processor reads `pretrained_cfg`
+      write_json(str(partial / 'preprocessor_config.json'), view.to_dict())
+    if target in ('mae', 'saved_model'):
+      write_json(str(partial / 'config.json'), {'kind': kind, 'model': student.model, 'labels': student.labels})
+    write_card(partial, target=target, kind=kind, run=run, step=loaded.step, facts={
+        'labels': student.labels, 'view': view, 'notes': said, 'source': description.get('source')})
+  return said
+
+
+def _export_clip(checkpoint: str, target: str, folder: Path) -> list[str]:
+  path = Path(checkpoint).expanduser()
+  source = path / TEACHER_FOLDER if (path / TEACHER_FOLDER).is_dir() else path
+  run = source.parent if source.name == TEACHER_FOLDER else source
+  if source == run and (run_folder(str(run)) / FOLDER).is_dir():
+    raise UserError(f"'{checkpoint}' holds no CLIP: give the --workdir of a train_clip run, or what load_clip takes "
+                    f'(for a student --to={", ".join(STUDENTS)})')
+  clip = load_clip(source)
+  with whole_folder(folder) as partial:
+    save_clip(partial, clip.config, clip.params, clip.folder, clip.view)
+    write_card(partial, target=target, kind='clip', run=run, step=None, facts={
+        'labels': None, 'view': clip.view, 'notes': [], 'source': None if read_run_config(run) else str(source)})
+  return []
+
+
+def push(folder: str, repo_id: str) -> None:
+  """Uploads an export to a new, private repository of the Hugging Face hub, or to one of the user's.
+
+  Raises:
+    UserError: the hub refuses.
+  """
+  import huggingface_hub
+  hub = huggingface_hub.HfApi()
+  try:
+    hub.create_repo(repo_id, private=True, exist_ok=True)
+    hub.upload_folder(repo_id=repo_id, folder_path=folder)
+  except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+    raise UserError(f'{folder} is written, but was not pushed to {repo_id} ({type(error).__name__}: '
+                    f'{str(error).splitlines()[0]}): check the name, the token and the connection') from error
+  print(f'pushed: https://huggingface.co/{repo_id}', flush=True)
+
+
+def check_token() -> None:
+  """Raises UserError where no token for the Hugging Face hub is found."""
+  import huggingface_hub
+  if not huggingface_hub.get_token():
+    raise UserError('--push_to_hub needs a token, and none is found: run `hf auth login`, or set HF_TOKEN')
+
+
+def main() -> None:
+  """Entry point after flags are parsed."""
+  values = flags.FLAGS
+  if values.push_to_hub:
+    check_token()
+  export_torch(values.checkpoint, values.to, values.out)
+  if values.push_to_hub:
+    push(str(Path(values.out).expanduser()), values.push_to_hub)
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('checkpoint', None, 'A checkpoint PATH; of a CLIP: a train_clip run, or what load_clip takes.',
+                      required=True)
+  flags.DEFINE_enum('to', None, TARGETS, 'Which library is to read it.', required=True)
+  flags.DEFINE_string('out', None, 'Folder to write; absent or empty.', required=True)
+  flags.DEFINE_string('push_to_hub', None, 'Repository of the Hugging Face hub to upload it to as well.')
+  cli.run(main)

@@ -15,6 +15,10 @@ TINY = dict(text_config=dict(hidden_size=24, intermediate_size=40, num_hidden_la
                                image_size=32, patch_size=8),
             projection_dim=20)
 VIT_B_16 = dict(text_config={}, vision_config=dict(patch_size=16), projection_dim=512)
+VIT_L_14 = dict(
+  text_config=dict(hidden_size=768, num_attention_heads=12, intermediate_size=3072, projection_dim=768),
+  vision_config=dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
+                     patch_size=14, projection_dim=768), projection_dim=768)
 
 
 def clip_config(shape, activation, eos_token_id):
@@ -60,9 +64,10 @@ def test_clip_equals_pytorch(activation, eos_token_id, length, tmp_path, random_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('activation', 'eos_token_id'), [('quick_gelu', 2), ('gelu', 400)])
-def test_clip_vit_b_16_equals_pytorch(activation, eos_token_id, tmp_path, random_torch, assert_parity):
-  check(clip_config(VIT_B_16, activation, eos_token_id), tmp_path, random_torch, assert_parity, 77, 0.01)
+@pytest.mark.parametrize(('shape', 'activation', 'eos_token_id'), [
+  (VIT_B_16, 'quick_gelu', 2), (VIT_B_16, 'gelu', 400), (VIT_L_14, 'quick_gelu', 2)])
+def test_clip_at_published_size_equals_pytorch(shape, activation, eos_token_id, tmp_path, random_torch, assert_parity):
+  check(clip_config(shape, activation, eos_token_id), tmp_path, random_torch, assert_parity, 77, 0.01)
 
 
 @pytest.mark.parametrize('activation', ['quick_gelu', 'gelu'])

@@ -96,28 +96,39 @@ def test_fine_tuned_classifier_gives_the_probabilities_of_its_code(shape, noise,
   assert classifier.labels == [str(number) for number in range(8)]
 
 
-@pytest.mark.parametrize(('fusion', 'heads', 'wrapped'), [
-  ('additive', 1, False), ('weighted_sum', 3, True), ('attention', 3, False), ('attention', 1, True), ('glu', 3, True)])
-def test_pretraining_of_the_original_fuses_as_its_code_does(fusion, heads, wrapped, tmp_path, assert_parity):
-  theirs = randomised(reference.Mae(**TINY, **TINY_DECODER))
-  fuse = randomised(reference.FUSIONS[fusion](16, heads))
+def check_pretraining_of_the_original(fusion, heads, wrapped, shape, decoder, noise, tmp_path, assert_parity):
+  size, width = shape['image_size'], decoder['decoder_width']
+  theirs = randomised(reference.Mae(**shape, **decoder), noise)
+  fuse = randomised(reference.FUSIONS[fusion](width, heads))
   prefix = 'module.' if wrapped else ''
   states = {key: {prefix + name: tensor for name, tensor in module.state_dict().items()}
             for key, module in (('model', theirs), ('att_fusion', fuse))}
   optimizer = torch.optim.AdamW(theirs.parameters()).state_dict()
   torch.save(states | {'optimizer': optimizer, 'epoch': 1, 'args': argparse.Namespace(mask_ratio=0.9)},
              tmp_path / 'checkpoint.pth')
-  imported = student(tmp_path / 'checkpoint.pth')
+  imported = student(tmp_path / 'checkpoint.pth', Heads(shape['heads'], decoder['decoder_heads']))
   assert any('cannot be reproduced' in line for line in imported.said) == (fusion == 'attention')
   ours = module_of(imported)
-  (scene, scene_torch), (person, person_torch) = pictures(32), pictures(32)
+  (scene, scene_torch), (person, person_torch) = pictures(size), pictures(size)
   person, person_torch = person[::-1].copy(), person_torch.flip(0)
-  noise = np.random.default_rng(0).random((2, 2, 16)).astype(np.float32)
+  mask_noise = np.random.default_rng(0).random((2, 2, ours.encoder.patches)).astype(np.float32)
   with torch.no_grad(), jax.default_matmul_precision('highest'):
-    fused = call(ours, np.stack([scene, person], 1), noise).fused_BxE
-    cls = [theirs.projected(pixels, torch.tensor(noise[:, view]), ours.visible)[:, 0]
+    fused = call(ours, np.stack([scene, person], 1), mask_noise).fused_BxE
+    cls = [theirs.projected(pixels, torch.tensor(mask_noise[:, view]), ours.visible)[:, 0]
            for view, pixels in enumerate((scene_torch, person_torch))]
     assert_parity(fused, fuse(*cls))
+
+
+@pytest.mark.parametrize(('fusion', 'heads', 'wrapped'), [
+  ('additive', 1, False), ('weighted_sum', 3, True), ('attention', 3, False), ('attention', 1, True), ('glu', 3, True)])
+def test_pretraining_of_the_original_fuses_as_its_code_does(fusion, heads, wrapped, tmp_path, assert_parity):
+  check_pretraining_of_the_original(fusion, heads, wrapped, TINY, TINY_DECODER, 0.1, tmp_path, assert_parity)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('shape', [VIT_B, VIT_L], ids=['B', 'L'])
+def test_pretraining_of_the_original_at_published_size(shape, tmp_path, assert_parity):
+  check_pretraining_of_the_original('additive', 1, True, shape, PUBLISHED_DECODER, 0.01, tmp_path, assert_parity)
 
 
 def state_dicts():

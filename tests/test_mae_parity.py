@@ -19,6 +19,8 @@ TINY = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermed
             patch_size=8, decoder_hidden_size=16, decoder_num_hidden_layers=2, decoder_num_attention_heads=2,
             decoder_intermediate_size=64)
 
+VIT_L = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+
 
 def load(folder):
   """Our model with the folder's weights."""
@@ -57,8 +59,9 @@ def test_mae_equals_pytorch(extra, tmp_path, random_torch, assert_parity):
 
 
 @pytest.mark.slow
-def test_mae_vit_b_equals_pytorch(tmp_path, random_torch, assert_parity):
-  check({}, tmp_path, random_torch, assert_parity, 0.01)
+@pytest.mark.parametrize('shape', [{}, VIT_L], ids=['B', 'L'])
+def test_mae_at_published_size_equals_pytorch(shape, tmp_path, random_torch, assert_parity):
+  check(shape, tmp_path, random_torch, assert_parity, 0.01)
 
 
 def test_positions_come_from_the_file(tmp_path, random_torch):

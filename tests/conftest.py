@@ -1,8 +1,10 @@
-"""Shared by all tests: small random models with no zero left in them, and the measure of parity."""
+"""Shared by all tests: commands and what a mistake ends in, small random models, and the measure of parity."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import os
 from pathlib import Path
+import runpy
+import sys
 from typing import Any
 
 # Before jax wakes up: eight emulated devices, for the promises about sharding; and quick compilation, since these
@@ -11,6 +13,7 @@ os.environ['XLA_FLAGS'] = ' '.join([
     os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=8', '--xla_backend_optimization_level=0',
     '--xla_llvm_disable_expensive_passes=true'])
 
+from absl import flags
 import jax
 import numpy as np
 import pytest
@@ -28,6 +31,33 @@ def assert_parity() -> Callable[[Any, Any], None]:
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     assert ours.shape == theirs.shape
     assert np.linalg.norm(ours - theirs) < PARITY * np.linalg.norm(theirs)
+
+  return check
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+  """Runs `python -m MODULE ARGUMENTS` in this process, and gives the exit code."""
+  before = set(flags.FLAGS)
+
+  def run(module: str, *arguments: Any) -> int:
+    monkeypatch.setattr(sys, 'argv', [module, *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+      runpy.run_module(module, run_name='__main__')
+    return stopped.value.code
+
+  yield run
+  for name in set(flags.FLAGS) - before:
+    delattr(flags.FLAGS, name)
+
+
+@pytest.fixture(scope='session')
+def assert_one_line() -> Callable[..., None]:
+  """Fails unless a command ended as a user's mistake should: code 2, one line that names the thing and the remedy."""
+  def check(code: int, stderr: str, thing: str, remedy: str) -> None:
+    assert code == 2
+    assert stderr.startswith('error: ') and stderr.count('\n') == 1, stderr
+    assert thing in stderr and remedy in stderr
 
   return check
 

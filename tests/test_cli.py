@@ -3,11 +3,9 @@
 from collections.abc import Callable, Iterator
 import os
 from pathlib import Path
-import runpy
 import subprocess
 import sys
 
-from absl import flags
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -53,42 +51,22 @@ MISTAKES = {
 }
 
 
-def _assert_one_line(code: int, stderr: str, thing: str, remedy: str) -> None:
-  assert code == 2
-  assert stderr.startswith('error: ') and stderr.count('\n') == 1, stderr
-  assert thing in stderr and remedy in stderr
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
-  """Runs `python -m uniemox_jax.VERB ARGUMENTS` in this process, and gives the exit code."""
-  monkeypatch.chdir(ROOT)
-  before = set(flags.FLAGS)
-
-  def run(verb: str, *arguments: str) -> int:
-    monkeypatch.setattr(sys, 'argv', [verb, *arguments])
-    with pytest.raises(SystemExit) as stopped:
-      runpy.run_module(f'uniemox_jax.{verb}', run_name='__main__')
-    return stopped.value.code
-
-  yield run
-  for name in set(flags.FLAGS) - before:
-    delattr(flags.FLAGS, name)
-
-
 @pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")  # runpy, of a module that another test imported
 @pytest.mark.parametrize(('verb', 'arguments', 'thing', 'remedy'), MISTAKES.values(), ids=MISTAKES)
 def test_mistake_ends_in_one_line_and_leaves_nothing(
-    command: Callable[..., int], capsys: pytest.CaptureFixture, tmp_path: Path, verb: str, arguments: list[str],
-    thing: str, remedy: str) -> None:
-  code = command(verb, f'--workdir={tmp_path}/run', *arguments)
-  _assert_one_line(code, capsys.readouterr().err, thing, remedy)
+    command: Callable[..., int], assert_one_line: Callable[..., None], capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str, arguments: list[str], thing: str, remedy: str) -> None:
+  monkeypatch.chdir(ROOT)
+  code = command(f'uniemox_jax.{verb}', f'--workdir={tmp_path}/run', *arguments)
+  assert_one_line(code, capsys.readouterr().err, thing, remedy)
   assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")
-def test_missing_workdir_is_asked_for(command: Callable[..., int], capsys: pytest.CaptureFixture) -> None:
-  _assert_one_line(command('pretrain', PRETRAIN), capsys.readouterr().err, '--workdir', 'add --workdir=')
+def test_missing_workdir_is_asked_for(command: Callable[..., int], assert_one_line: Callable[..., None],
+                                      capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+  monkeypatch.chdir(ROOT)
+  assert_one_line(command('uniemox_jax.pretrain', PRETRAIN), capsys.readouterr().err, '--workdir', 'add --workdir=')
 
 
 @pytest.fixture(scope='module')
@@ -114,7 +92,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, su
   ('devices', 'batch_size 12', 'multiple of 8'),
   ('build', 'nowhere', 'ask its authors'),
 ])
-def test_real_process_says_nothing_else(processes: dict[str, subprocess.Popen], name: str, thing: str,
-                                        remedy: str) -> None:
+def test_real_process_says_nothing_else(processes: dict[str, subprocess.Popen], assert_one_line: Callable[..., None],
+                                        name: str, thing: str, remedy: str) -> None:
   stderr = processes[name].communicate(timeout=120)[1]
-  _assert_one_line(processes[name].returncode, stderr, thing, remedy)
+  assert_one_line(processes[name].returncode, stderr, thing, remedy)

@@ -1,10 +1,8 @@
 """Exports: what the other library computes from them, the same bits after the way back, one line for a mistake."""
 
 from pathlib import Path
-import runpy
 import sys
 
-from absl import flags
 from exported import LABELS, PUBLISHED_DECODER, TINY, TINY_DECODER, VIT_B, VIT_L, module_of, pictures, saved
 import huggingface_hub
 import jax
@@ -186,18 +184,11 @@ def folder(tmp_path_factory, clip_folder) -> Path:
   (['--checkpoint={}/encoder', '--to=mae', '--out={}/new'], '1e-12', '--to=saved_model'),
   (['--checkpoint={}/classifier', '--to=timm', '--out={}/new', '--push_to_hub=me/x'], 'token', 'HF_TOKEN'),
 ])
-def test_mistake_at_the_command_is_one_line(arguments, thing, remedy, folder, monkeypatch, capsys):
+def test_mistake_at_the_command_is_one_line(arguments, thing, remedy, folder, monkeypatch, capsys, command,
+                                            assert_one_line):
   monkeypatch.setattr(huggingface_hub, 'get_token', lambda: None)
-  monkeypatch.setattr(sys, 'argv', ['export_torch', *(argument.format(folder) for argument in arguments)])
-  before = set(flags.FLAGS)
-  with pytest.raises(SystemExit) as stopped:
-    runpy.run_module('uniemox_jax.export_torch', run_name='__main__')
-  for name in set(flags.FLAGS) - before:
-    delattr(flags.FLAGS, name)
-  stderr = capsys.readouterr().err
-  assert stopped.value.code == 2
-  assert stderr.startswith('error: ') and stderr.count('\n') == 1, stderr
-  assert thing in stderr and remedy in stderr
+  code = command('uniemox_jax.export_torch', *(argument.format(folder) for argument in arguments))
+  assert_one_line(code, capsys.readouterr().err, thing, remedy)
   assert sorted(path.name for path in folder.iterdir()) == ['classifier', 'clip', 'encoder', 'train_clip']
 
 

@@ -1,12 +1,10 @@
 """Imported weights in the verbs: positions of another size, heads in our label order, runs that start from them."""
 
 from pathlib import Path
-import runpy
 import subprocess
 import sys
 import textwrap
 
-from absl import flags
 import jax
 from ml_collections import ConfigDict
 import numpy as np
@@ -204,18 +202,11 @@ def test_what_shapes_do_not_show_must_agree(change, match, encoder_file, finetun
   (['{file}', '--heads=0'], 'heads', '--help'),
   (['{file}', '--heads=2', '--activation=gelu'], 'holds a student', '--activation is for a CLIP'),
 ])
-def test_mistake_at_the_command_is_one_line(arguments, thing, remedy, encoder_file, tmp_path, monkeypatch, capsys):
-  before = set(flags.FLAGS)
+def test_mistake_at_the_command_is_one_line(arguments, thing, remedy, encoder_file, tmp_path, capsys, command,
+                                            assert_one_line):
   filled = [argument.format(file=encoder_file, folder=tmp_path) for argument in arguments]
-  monkeypatch.setattr(sys, 'argv', ['import_torch', *filled, f'--out={tmp_path}/out'])
-  with pytest.raises(SystemExit) as stopped:
-    runpy.run_module('uniemox_jax.import_torch', run_name='__main__')
-  for name in set(flags.FLAGS) - before:
-    delattr(flags.FLAGS, name)
-  stderr = capsys.readouterr().err
-  assert stopped.value.code == 2
-  assert stderr.startswith('error: ') and stderr.count('\n') == 1, stderr
-  assert thing in stderr and remedy in stderr
+  code = command('uniemox_jax.import_torch', *filled, f'--out={tmp_path}/out')
+  assert_one_line(code, capsys.readouterr().err, thing, remedy)
   assert [path.name for path in Path(tmp_path).iterdir()] == ['mae_pretrain.pth']
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from uniemox_jax.convert import clip, families, files, hub, vocabulary
+from uniemox_jax.files import whole_folder
 from uniemox_jax.models.clip import CLIP, CLIPConfig
 from uniemox_jax.preprocess import as_model_input, normalise, resize
 
@@ -298,14 +299,10 @@ def save_clip(folder: str | os.PathLike, config: CLIPConfig, params: dict[str, A
   if vocabulary_source is None and config.vocab_size < vocabulary.SIZE:
     raise UserError(f"the model has {config.vocab_size} tokens, OpenAI's vocabulary {vocabulary.SIZE}: name a folder "
                     'with a smaller one')
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as scratch:
-    partial = Path(scratch) / 'new'
-    partial.mkdir()
+  with whole_folder(folder) as partial:
     _write_clip(partial, config, params, vocabulary_source, view or View(config.image_size, config.image_size))
     if folder.exists():
-      folder.rename(Path(scratch) / 'old')
-    partial.rename(folder)
+      folder.rename(partial.parent / 'old')
 
 
 def _write_clip(folder: Path, config: CLIPConfig, params: dict[str, Any],

@@ -2,11 +2,8 @@
 
 import errno
 import pathlib
-import runpy
 import shutil
-import sys
 
-from absl import flags
 import numpy as np
 from PIL import Image
 import pytest
@@ -25,22 +22,6 @@ def built(data_dir, tmp_path_factory):
   folder = shutil.copytree(data_dir, tmp_path_factory.mktemp('built'), dirs_exist_ok=True)
   manifest.write_manifest(folder / 'tiny' / '1.0.0', {'distribution': ['anger', 'joy']})
   return folder
-
-
-@pytest.fixture
-def command(monkeypatch):
-  """Runs the command in this process, and gives its exit code."""
-  before = set(flags.FLAGS)
-
-  def run(*arguments):
-    monkeypatch.setattr(sys, 'argv', ['preview', *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-      runpy.run_module('data_pipelines.preview', run_name='__main__')
-    return stopped.value.code
-
-  yield run
-  for name in set(flags.FLAGS) - before:
-    delattr(flags.FLAGS, name)
 
 
 def record(**fields):
@@ -64,8 +45,8 @@ def holds(sheet_HxWx3, picture_SxSx3):
 def test_sheet_holds_the_first_views_of_training_and_frames_those_without_a_person(built, train, tmp_path, command,
                                                                                   capsys):
   out = tmp_path / 'sheet.png'
-  assert not command(f'--data_dir={built}', '--dataset=tiny', f'--out={out}', f'--count={COUNT}', f'--seed={SEED}',
-                     f'--image_size={SIDE}')
+  assert not command('data_pipelines.preview', f'--data_dir={built}', '--dataset=tiny', f'--out={out}',
+                     f'--count={COUNT}', f'--seed={SEED}', f'--image_size={SIDE}')
   sheet = np.asarray(Image.open(out))
   # Another batch size on purpose: which examples come first does not depend on it.
   batch = next(train_batches(train, batch_size=9, seed=SEED, image_size=SIDE))
@@ -154,7 +135,7 @@ def test_long_text_stays_below_its_own_pictures():
 def test_mistake_ends_in_one_line_and_leaves_nothing(built, tmp_path, monkeypatch, command, capsys, arguments, thing,
                                                      remedy):
   monkeypatch.chdir(tmp_path)
-  assert command(*(argument.format(built=built) for argument in arguments)) == 2
+  assert command('data_pipelines.preview', *(argument.format(built=built) for argument in arguments)) == 2
   told = capsys.readouterr().err
   assert told.count('\n') == 1
   assert thing in told

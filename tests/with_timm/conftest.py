@@ -3,9 +3,9 @@
 import importlib.util
 
 if importlib.util.find_spec('torchvision'):
-  import torch
+  from torch import library
 
   # torchvision's compiled operators do not load there, and importing it asks for these; no test here calls them.
   for operator in ('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
                    'qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'):
-    torch.library.define(f'torchvision::{operator.partition("(")[0]}', f'({operator.partition("(")[2]}')
+    library.define(f'torchvision::{operator.partition("(")[0]}', f'({operator.partition("(")[2]}')

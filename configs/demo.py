@@ -27,6 +27,8 @@ def _run(dataset: str, batch_size: int, epochs: int, warmup_epochs: int) -> Conf
   config.init = 'none'
   config.dtype = 'float32'
   config.mesh = ConfigDict({'data': -1, 'fsdp': 1})
+  config.max_gradient_norm = 1e3  # a step above it is skipped, and counted
+  config.max_skipped_steps = 10  # in a row; then the run stops
   config.log_every = 20
   return config
 
@@ -49,6 +51,7 @@ def _pretrain() -> ConfigDict:
   config.accum_steps = 1
   config.person_jitter = 0.0
   config.teacher = 'runs/demo/clip/teacher'
+  config.teacher_sharded = False
   config.teacher_shape = ConfigDict({  # `plan` goes by this and opens no weights
       'image_size': 96, 'patch_size': 16, 'width': 96, 'depth': 3, 'heads': 4, 'projection': 64})
   config.emotion_in_caption = True

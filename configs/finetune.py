@@ -34,6 +34,8 @@ def get_config(dataset: str = 'emo8') -> ConfigDict:
       'base_lr': 1e-3, 'final_lr': 1e-6, 'b1': 0.9, 'b2': 0.999, 'weight_decay': 0.05, 'layer_decay': 0.75})
   config.regularisation = ConfigDict({'drop_path': 0.2, 'mixup': 0.8, 'cutmix': 1.0, 'smoothing': 0.1})
   config.augment = ConfigDict({'randaugment': 9.0, 'erase': 0.25})
+  config.max_gradient_norm = 1e3  # a step above it is skipped, and counted
+  config.max_skipped_steps = 10  # in a row; then the run stops
   config.log_every = 20
   config.eval_every_epochs = 1
   return config

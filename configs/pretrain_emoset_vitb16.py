@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
   config.person_jitter = 0.0
   config.init = 'none'
   config.teacher = 'openai/clip-vit-base-patch16'
+  config.teacher_sharded = False
   config.teacher_shape = ConfigDict({  # `plan` goes by this and opens no weights
       'image_size': 224, 'patch_size': 16, 'width': 768, 'depth': 12, 'heads': 12, 'projection': 512})
   config.emotion_in_caption = True
@@ -39,6 +40,8 @@ def get_config() -> ConfigDict:
       'contrastive': 1.0, 'similarity': 1.0, 'reconstruction': 1.0,
       'form': 'cosine', 'negatives': 'global', 'local_batch': 2, 'norm_pix': False})
   config.optimizer = ConfigDict({'base_lr': 1e-3, 'final_lr': 0.0, 'b1': 0.9, 'b2': 0.95, 'weight_decay': 0.05})
+  config.max_gradient_norm = 1e3  # a step above it is skipped, and counted
+  config.max_skipped_steps = 10  # in a row; then the run stops
   config.log_every = 20
   config.save_every = 500
   config.images_every = 2000

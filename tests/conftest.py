@@ -14,12 +14,11 @@ os.environ['XLA_FLAGS'] = ' '.join([
     '--xla_llvm_disable_expensive_passes=true'])
 
 from absl import flags
-import jax
 import numpy as np
 import pytest
 
-from uniemox_jax.models.clip import CLIPConfig, Tower
-from uniemox_jax.teacher import abstract_clip, save_clip
+from tests import small_runs
+from uniemox_jax.models.clip import CLIPConfig
 
 PARITY = 1e-5
 
@@ -81,20 +80,22 @@ def random_torch() -> Callable[..., Any]:
 @pytest.fixture(scope='session')
 def clip_config() -> CLIPConfig:
   """A CLIP of 16-wide towers with OpenAI's vocabulary."""
-  vision, text = Tower(16, 2, 2, 32), Tower(16, 3, 4, 24)
-  return CLIPConfig(vision=vision, text=text, image_size=32, patch_size=8, projection_dim=12)
+  return small_runs.random_clip()[0]
 
 
 @pytest.fixture(scope='session')
-def clip_params(clip_config: CLIPConfig) -> dict[str, Any]:
+def clip_params() -> dict[str, Any]:
   """Random parameters of `clip_config`, none of them zero."""
-  rng = np.random.default_rng(0)
-  return jax.tree.map(lambda x: (0.2 * rng.standard_normal(x.shape)).astype(np.float32), abstract_clip(clip_config)[1])
+  return small_runs.random_clip()[1]
 
 
 @pytest.fixture(scope='session')
-def clip_folder(clip_config: CLIPConfig, clip_params: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
   """The same CLIP in Hugging Face form. Do not write into it."""
-  folder = tmp_path_factory.mktemp('clip') / 'model'
-  save_clip(folder, clip_config, clip_params)
-  return folder
+  return small_runs.write_teacher(tmp_path_factory.mktemp('clip') / 'model')
+
+
+@pytest.fixture(scope='session')
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+  """Records of small drawn sets, see `small_runs.write_records`."""
+  return small_runs.write_records(tmp_path_factory.mktemp('records'))

@@ -8,6 +8,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
+import numpy as np
 import pytest
 
 from uniemox_jax.flops import finetune_work, pretrain_work
@@ -117,8 +118,8 @@ def test_log_tells_utilisation_where_the_peak_is_known(tmp_path, monkeypatch, pe
   monkeypatch.setattr('uniemox_jax.logging.peak_flops', lambda kind: peak)
   log = RunLog(str(tmp_path), name='test', total_steps=2, batch_size=4, start_step=0, flops_per_example=1000)
   log.clock.start()
-  log.add(1, {'loss': jnp.float32(1.0), 'lr': jnp.float32(0.1)})
-  log.flush('none')
+  log.add(1, {'loss': jnp.float32(1.0), 'lr': jnp.float32(0.1), 'skipped': jnp.bool_(False)}, np.arange(4))
+  log.flush(3, 'none')
   log.close()
   line = read_metrics(str(tmp_path))[-1]
   assert line.get('mfu') == (peak and pytest.approx(1000 * line['examples_per_second'] / (peak * jax.device_count())))

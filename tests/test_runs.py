@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 import signal
 import subprocess
-import sys
 import time
 from typing import Any
 
@@ -14,9 +13,8 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from configs import demo
-from data_pipelines import build, synthetic
 from data_pipelines.errors import UserError
+from tests import small_runs
 import uniemox_jax
 from uniemox_jax.checkpoint import load_checkpoint
 from uniemox_jax.evaluate import evaluate
@@ -24,36 +22,17 @@ from uniemox_jax.finetune import finetune
 from uniemox_jax.logging import read_metrics
 from uniemox_jax.pretrain import pretrain
 
-ROOT = Path(__file__).parents[1]
-SMALL = {'image_size': 32, 'patch_size': 8, 'width': 16, 'depth': 2, 'heads': 2}
-
-
-@pytest.fixture(scope='module')
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-  raw, data = (tmp_path_factory.mktemp(name) for name in ('raw', 'data'))
-  for dataset in ('emoset', 'emo8'):
-    plans = synthetic.plan(dataset, {'train': 40, 'val': 16, 'test': 24}, seed=0)
-    synthetic.write(raw / dataset, dataset, plans, {})
-    build.build(dataset, raw / dataset, data)
-  return str(data)
-
 
 @pytest.fixture
 def pretrain_config(data_dir: str, clip_folder: Path) -> ConfigDict:
-  config = demo.get_config('pretrain')
-  config.data_dir, config.teacher = data_dir, str(clip_folder)
-  config.batch_size, config.epochs, config.log_every, config.save_every, config.images_every = 8, 2, 1, 3, 6
+  config = small_runs.pretrain_config(data_dir, clip_folder)
   config.mesh.data = 8
-  config.model.update(SMALL | {'decoder_width': 12, 'decoder_depth': 1, 'decoder_heads': 2})
   return config
 
 
 @pytest.fixture
 def finetune_config(data_dir: str) -> ConfigDict:
-  config = demo.get_config('finetune')
-  config.data_dir, config.batch_size, config.epochs, config.eval_every_epochs = data_dir, 8, 2, 1
-  config.model.update(SMALL)
-  return config
+  return small_runs.finetune_config(data_dir)
 
 
 @pytest.fixture(scope='module')
@@ -86,12 +65,8 @@ def test_running_again_after_the_end_changes_nothing(pretrain_config, shared):
 
 def test_killed_run_ends_bit_equal(pretrain_config, tmp_path, shared):
   """SIGKILL after the first checkpoint, then the same command: the end is that of the uninterrupted run."""
-  config_file = tmp_path / 'config.py'
-  values = json.dumps(pretrain_config.to_dict())
-  config_file.write_text(f'import json\nfrom ml_collections import ConfigDict\ndef get_config():\n'
-                         f'  return ConfigDict(json.loads({values!r}))\n')
-  command = [sys.executable, '-m', 'uniemox_jax.pretrain', f'--config={config_file}', f'--workdir={tmp_path / "run"}']
-  process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+  command = small_runs.command('uniemox_jax.pretrain', pretrain_config, tmp_path / 'run')
+  process = subprocess.Popen(command, cwd=small_runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
   deadline = time.monotonic() + 300
   checkpoints = tmp_path / 'run' / 'checkpoints'
   while not (checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())):
@@ -100,7 +75,7 @@ def test_killed_run_ends_bit_equal(pretrain_config, tmp_path, shared):
     time.sleep(0.02)
   process.send_signal(signal.SIGKILL)
   process.wait()
-  finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+  finished = subprocess.run(command, cwd=small_runs.ROOT, capture_output=True, text=True, timeout=300, check=True)
   assert load_checkpoint(shared['pretrain']).step == 14
   assert 'resumes at step' in finished.stdout
   ended = zip(leaves(shared['pretrain']), leaves(str(tmp_path / 'run')), strict=True)
@@ -183,7 +158,12 @@ def test_workdir_of_another_run_is_refused(pretrain_config, shared):
   assert_refused(lambda: pretrain(pretrain_config, shared['pretrain']), 'other values of seed')
 
 
-def test_loss_that_is_not_finite_stops_the_run_and_names_itself(pretrain_config, tmp_path):
-  pretrain_config.optimizer.base_lr, pretrain_config.warmup_epochs = 1e30, 0
+def test_steps_that_are_not_finite_are_skipped_counted_and_stop_the_run(pretrain_config, tmp_path):
+  pretrain_config.optimizer.base_lr, pretrain_config.warmup_epochs, pretrain_config.max_skipped_steps = 1e30, 0, 4
   assert_refused(lambda: pretrain(pretrain_config, str(tmp_path)),
-                 r'step \d+: \w+ is (nan|inf|-inf); the last good checkpoint is')
+                 r'step 5: gradient_norm is nan, loss nan, and 4 steps in a row .* ids \d+, \d+, .*checkpoints/3')
+  lines = read_metrics(str(tmp_path))
+  skipped = [line for line in lines if 'skipped' in line]
+  assert [line['step'] for line in skipped] == [2, 3, 4, 5]
+  assert all(len(set(line['example_ids'])) == 8 for line in skipped)
+  assert [line['skipped_steps'] for line in lines if 'skipped_steps' in line] == [0, 1, 1, 1]

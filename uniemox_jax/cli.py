@@ -1,6 +1,7 @@
 """What every command shares: flags, configs that may live in the wheel, and one line instead of a traceback."""
 
 from collections.abc import Callable
+import errno
 import importlib.util
 import os
 import re
@@ -11,6 +12,8 @@ from ml_collections import config_flags
 
 from data_pipelines.command import fail
 from data_pipelines.errors import UserError
+from uniemox_jax import distributed, preemption
+from uniemox_jax.logging import Profile
 
 
 def define_config(default: str | None = None) -> flags.FlagHolder:
@@ -26,6 +29,35 @@ def define_workdir(default: str | None = None) -> flags.FlagHolder:
   """Declares `--workdir`, the folder of a run; required unless there is a default."""
   help_text = 'Folder of the run; the same command again resumes it.'
   return flags.DEFINE_string('workdir', default, help_text, required=default is None)
+
+
+def define_multihost() -> None:
+  """Declares `--multihost`; `run` then joins the other processes before the command's own work."""
+  flags.DEFINE_bool('multihost', False, 'Join the other hosts of a TPU slice, or of a GKE, Slurm or Open MPI job.')
+
+
+def define_training() -> None:
+  """Declares what every training verb takes: `--config`, `--workdir`, `--multihost` and `--profile`."""
+  define_config()
+  define_workdir()
+  define_multihost()
+  flags.DEFINE_string('profile', None, 'Steps to trace into WORKDIR/profile: FIRST:LAST, or N for N after compilation.')
+
+
+def profile_steps() -> Profile | None:
+  """The steps that `--profile` asks for.
+
+  Raises:
+    UserError: neither a number nor two.
+  """
+  value = flags.FLAGS.profile
+  if value is None:
+    return None
+  match = re.fullmatch(r'(?:(\d+):)?(\d+)', value)
+  first, last = (int(match[1] or 1), int(match[2])) if match else (1, 0)
+  if first < 0 or last < first:
+    raise UserError(f"--profile is '{value}': give FIRST:LAST, such as 10:15, or how many steps, such as 5")
+  return Profile(first, last)
 
 
 def find_config(value: str) -> str:
@@ -99,8 +131,18 @@ def run(main: Callable[..., None], *operands: str) -> None:
     fail(_explain_config(sys.argv, error))
   logging.set_verbosity(logging.ERROR)
   try:
+    if 'multihost' in flags.FLAGS:
+      distributed.join(flags.FLAGS.multihost)
+    if 'workdir' in flags.FLAGS:
+      preemption.watch()
     main(*rest[1:])
   except UserError as error:
     fail(str(error))
+  except preemption.Preempted as reason:
+    preemption.leave(reason)
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    fail(f'no space left for {error.filename}: make room and run the same command again')
   except KeyboardInterrupt:
     fail('interrupted: run the same command again to resume')

@@ -26,7 +26,7 @@ from uniemox_jax.flops import ExampleWork, finetune_work
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.models.clip import CLIPConfig, Tower
 from uniemox_jax.models.uniemox import UniEmoX
-from uniemox_jax.pretrain import example_work, make_teacher, model_arguments, step_options
+from uniemox_jax.pretrain import example_work, make_teacher, model_arguments, place_teacher, step_options
 from uniemox_jax.teacher import Clip, View, abstract_clip
 from uniemox_jax.train_state import TrainState, abstract_model, builder, state_template
 from uniemox_jax.train_step import FinetuneOptions, Step, make_finetune_step, make_pretrain_step
@@ -75,6 +75,8 @@ def _pretraining(config: ConfigDict, mesh: Mesh) -> Program:
   teacher, frozen = None, ()
   if student.semantic:
     teacher, frozen = make_teacher(_teacher_clip(config), config.model.decoder_width, dtype)
+    frozen = jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), frozen,
+                          place_teacher(config, frozen, mesh))
   if config.loss.contrastive:
     rows['text'] = (jnp.float32, config.model.decoder_width)
   step = make_pretrain_step(nnx.graphdef(student), teacher, tx, schedule, options)
@@ -87,7 +89,8 @@ def _finetuning(config: ConfigDict, mesh: Mesh) -> Program:
   classifier = abstract_model(build)
   schedule, tx = optim.from_config(config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH,
                                    config.optimizer.layer_decay)
-  options = FinetuneOptions(**config.regularisation, accum_steps=config.accum_steps)
+  options = FinetuneOptions(**config.regularisation, accum_steps=config.accum_steps,
+                            max_gradient_norm=config.max_gradient_norm)
   rows = _rows(config, mesh, image=(jnp.uint8, config.model.image_size, config.model.image_size, 3), label=(jnp.int32,))
   return Program(make_finetune_step(nnx.graphdef(classifier), tx, schedule, options), state_template(build, tx, mesh),
                  (), rows, mesh, finetune_work(classifier))
@@ -109,13 +112,10 @@ def training_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Progr
                     'configs/demo.py, for one, wants :pretrain or :finetune after its name')
   prepare, keys = VERBS[sections[0]]
   check_keys(config, keys)
-  check_positive(config, 'batch_size', 'epochs', 'accum_steps')
+  check_positive(config, 'accum_steps')
   mesh = sharding.make_mesh(**config.mesh, devices=devices)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
-  program = prepare(config, mesh)
-  replicated = NamedSharding(mesh, P())
-  frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), program.frozen)
-  return program._replace(frozen=frozen)
+  return prepare(config, mesh)
 
 
 def compile_program(program: Program) -> jax.stages.Compiled:

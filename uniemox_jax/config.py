@@ -9,18 +9,20 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
-from uniemox_jax.files import read_json, write_json
+from uniemox_jax.distributed import is_primary, wait_for_all
+from uniemox_jax.files import exists, read_json, write_json
 
 _RUN = {'seed': int, 'data_dir': str, 'dataset': str, 'batch_size': int, 'epochs': int, 'warmup_epochs': int,
-        'dtype': str, 'mesh': {'data': int, 'fsdp': int}, 'log_every': int, 'min_crop_area': float}
+        'dtype': str, 'mesh': {'data': int, 'fsdp': int}, 'log_every': int, 'min_crop_area': float,
+        'max_gradient_norm': float, 'max_skipped_steps': int}
 _ENCODER = {'image_size': int, 'patch_size': int, 'width': int, 'depth': int, 'heads': int, 'remat': str, 'scan': bool,
             'norm_eps': float}
 _OPTIONAL = ('norm_eps', 'teacher_shape')
 _OPTIMIZER = {'base_lr': float, 'final_lr': float, 'b1': float, 'b2': float, 'weight_decay': float}
 
 PRETRAIN_KEYS = _RUN | {
-    'split': str, 'accum_steps': int, 'init': str, 'teacher': str, 'emotion_in_caption': bool, 'save_every': int,
-    'images_every': int, 'person_jitter': float, 'optimizer': _OPTIMIZER,
+    'split': str, 'accum_steps': int, 'init': str, 'teacher': str, 'teacher_sharded': bool, 'emotion_in_caption': bool,
+    'save_every': int, 'images_every': int, 'person_jitter': float, 'optimizer': _OPTIMIZER,
     'teacher_shape': {'image_size': int, 'patch_size': int, 'width': int, 'depth': int, 'heads': int,
                       'projection': int},
     'model': _ENCODER | {'decoder_width': int, 'decoder_depth': int, 'decoder_heads': int, 'mask_ratio': float,
@@ -38,7 +40,8 @@ CLIP_KEYS = _RUN | {
               'vision': {'width': int, 'depth': int, 'heads': int}, 'text': {'width': int, 'depth': int, 'heads': int}}}
 
 # What a resumed run may change: none of it changes the numbers a step computes.
-_FREE_KEYS = ('data_dir', 'teacher', 'teacher_shape', 'init', 'mesh', 'log_every', 'save_every', 'images_every')
+_FREE_KEYS = ('data_dir', 'teacher', 'teacher_shape', 'teacher_sharded', 'init', 'mesh', 'log_every', 'save_every',
+              'images_every', 'max_skipped_steps')
 
 
 def check_keys(config: ConfigDict, keys: dict[str, Any], prefix: str = '') -> None:
@@ -73,8 +76,8 @@ def compute_dtype(config: ConfigDict) -> Any:
 
 
 def check_positive(config: ConfigDict, *names: str) -> None:
-  """Raises UserError unless each named key is at least 1."""
-  for name in names:
+  """Raises UserError unless each named key, and those that every training verb has, are at least 1."""
+  for name in ('batch_size', 'epochs', 'log_every', 'max_skipped_steps', *names):
     if config[name] < 1:
       raise UserError(f"config key '{name}' is {config[name]}: it must be at least 1")
 
@@ -92,11 +95,13 @@ def keep_config(config: ConfigDict, workdir: str) -> None:
   """
   path = os.path.join(workdir, 'config.json')
   new = config.to_dict()
-  if os.path.exists(path):
+  if exists(path):
     old = read_json(path)
     changed = sorted(key for key in old.keys() | new.keys()
                      if key not in _FREE_KEYS and json.dumps(old.get(key)) != json.dumps(new.get(key)))
     if changed:
       raise UserError(f"{workdir} holds a run with other values of {', '.join(changed)}: "
                       'restore them to resume it, or choose another --workdir')
-  write_json(path, new)
+  wait_for_all('config compared')
+  if is_primary():
+    write_json(path, new)

@@ -1,4 +1,4 @@
-"""Small outputs, written whole or not at all."""
+"""Small outputs, written whole or not at all, on a disk or in a bucket (gs://)."""
 
 from collections.abc import Iterator
 import contextlib
@@ -8,14 +8,39 @@ from pathlib import Path
 import tempfile
 from typing import Any
 
+from etils import epath
 
-def write_text(path: str, text: str) -> None:
+
+def is_remote(path: str) -> bool:
+  """Whether `path` lies in a bucket, where an object appears whole and cannot be appended to."""
+  return '://' in path
+
+
+def absolute(path: str) -> epath.Path:
+  """`path`, absolute where it is on a disk."""
+  return epath.Path(path if is_remote(path) else os.path.abspath(path))
+
+
+def exists(path: str) -> bool:
+  """Whether there is a file or folder."""
+  return epath.Path(path).exists()
+
+
+def write_bytes(path: str, content: bytes) -> None:
   """Writes `path` under a temporary name beside it, then renames: a reader never sees half a file."""
+  if is_remote(path):
+    epath.Path(path).write_bytes(content)
+    return
   os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
   temporary = f'{path}.writing'
-  with open(temporary, 'w', encoding='utf-8') as file:
-    file.write(text)
+  with open(temporary, 'wb') as file:
+    file.write(content)
   os.replace(temporary, path)
+
+
+def write_text(path: str, text: str) -> None:
+  """`write_bytes` of UTF-8."""
+  write_bytes(path, text.encode())
 
 
 def write_json(path: str, value: Any) -> None:
@@ -25,8 +50,7 @@ def write_json(path: str, value: Any) -> None:
 
 def read_json(path: str) -> Any:
   """The value in a JSON file."""
-  with open(path, encoding='utf-8') as file:
-    return json.load(file)
+  return json.loads(epath.Path(path).read_text())
 
 
 @contextlib.contextmanager

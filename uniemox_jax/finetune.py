@@ -21,7 +21,7 @@ from uniemox_jax import cli, loop, optim, sharding
 from uniemox_jax.config import FINETUNE_KEYS, check_keys, check_positive, compute_dtype
 from uniemox_jax.evaluate import describe, evaluate, evaluate_params
 from uniemox_jax.flops import finetune_work
-from uniemox_jax.logging import RunLog
+from uniemox_jax.logging import Profile, RunLog
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.train_state import TrainState, abstract_model, abstract_params, builder, graphdef_of
 from uniemox_jax.train_step import FinetuneOptions, make_finetune_step
@@ -53,7 +53,7 @@ def _batches(config: ConfigDict, split: records.Split, start: int) -> Iterator[d
       mode='finetune', crop_area=(config.min_crop_area, 1.0), erase=config.augment.erase,
       randaugment=(magnitude, RANDAUGMENT_STD) if magnitude else None,
       process_index=jax.process_index(), process_count=jax.process_count()):
-    yield {'image': batch['image'], 'label': batch['label']}
+    yield {name: batch[name] for name in ('image', 'label', 'example_id')}
 
 
 def _open_splits(config: ConfigDict) -> tuple[records.Split, records.Split]:
@@ -72,7 +72,7 @@ def _open_splits(config: ConfigDict) -> tuple[records.Split, records.Split]:
   return train, val
 
 
-def finetune(config: ConfigDict, workdir: str) -> dict[str, Any]:
+def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -> dict[str, Any]:
   """Fine-tunes, or resumes, the run in `workdir`, then evaluates its best checkpoint on test.
 
   Leaves checkpoints/, metrics.jsonl, tensorboard/, config.json and result.json, whose content it returns.
@@ -81,7 +81,7 @@ def finetune(config: ConfigDict, workdir: str) -> dict[str, Any]:
     UserError: a mistake in the config, the data or the checkpoint to start from.
   """
   check_keys(config, FINETUNE_KEYS)
-  check_positive(config, 'batch_size', 'epochs', 'accum_steps', 'log_every', 'eval_every_epochs')
+  check_positive(config, 'accum_steps', 'eval_every_epochs')
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
   train_split, val_split = _open_splits(config)
@@ -97,8 +97,9 @@ def finetune(config: ConfigDict, workdir: str) -> dict[str, Any]:
                  'labels': list(train_split.labels)}
   run = loop.open_run(config, workdir, name='finetune', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
                       description=description, loaded=loaded,
-                      flops_per_example=finetune_work(abstract_model(build)).training.flops)
-  options = FinetuneOptions(**config.regularisation, accum_steps=config.accum_steps)
+                      flops_per_example=finetune_work(abstract_model(build)).training.flops, profile=profile)
+  options = FinetuneOptions(**config.regularisation, accum_steps=config.accum_steps,
+                            max_gradient_norm=config.max_gradient_norm)
   loop.train(run, make_finetune_step(classifier, tx, schedule, options), _batches(config, train_split, run.start),
              key=jax.random.key(config.seed),
              every=loop.Every(config.log_every, 0, config.eval_every_epochs * steps_per_epoch),
@@ -111,10 +112,9 @@ def finetune(config: ConfigDict, workdir: str) -> dict[str, Any]:
 
 def main() -> None:
   """Entry point after flags are parsed."""
-  finetune(flags.FLAGS.config, flags.FLAGS.workdir)
+  finetune(flags.FLAGS.config, flags.FLAGS.workdir, cli.profile_steps())
 
 
 if __name__ == '__main__':
-  cli.define_config()
-  cli.define_workdir()
+  cli.define_training()
   cli.run(main)

@@ -1,149 +1,147 @@
-"""What a run tells: metrics.jsonl, TensorBoard, progress lines, and a clock that leaves out what is not training."""
+"""What a run tells: metrics.jsonl, TensorBoard, progress lines, steps that were skipped, profiles."""
 
 from collections.abc import Iterator
 import contextlib
 import json
 import os
-import time
-from typing import Any
+from typing import Any, NamedTuple
 
+from etils import epath
 import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
 from data_pipelines.errors import UserError
-from uniemox_jax.files import write_text
+from uniemox_jax.clock import Clock, duration
+from uniemox_jax.files import exists, is_remote, write_text
 from uniemox_jax.topology import peak_flops
 
 METRICS_FILE = 'metrics.jsonl'
+SHOWN_IDS = 16
+
+
+class Profile(NamedTuple):
+  """Steps to trace: from `first` on, until `last` is done."""
+
+  first: int
+  last: int
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
   """All lines of a run's metrics.jsonl; a last line cut short by a kill is left out."""
   path = os.path.join(workdir, METRICS_FILE)
-  if not os.path.exists(path):
+  if not exists(path):
     return []
-  with open(path, encoding='utf-8') as file:
-    return [json.loads(line) for line in file if line.endswith('\n')]
-
-
-def _duration(seconds: float) -> str:
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f'{hours}h{minutes:02d}m' if hours else f'{minutes}m{seconds:02d}s' if minutes else f'{seconds}s'
-
-
-class Clock:
-  """Seconds spent training: starts after the first step, which compiles, and stops while paused."""
-
-  def __init__(self) -> None:
-    self._started: float | None = None
-    self._interval_seconds, self._interval_steps = 0.0, 0
-    self.seconds, self.steps = 0.0, 0
-
-  def start(self) -> None:
-    """Begins to count."""
-    self._started = time.perf_counter()
-
-  @contextlib.contextmanager
-  def paused(self) -> Iterator[None]:
-    """Leaves out what runs inside: evaluation, saving."""
-    running = self._started is not None
-    self._stop()
-    yield
-    if running:
-      self.start()
-
-  def _stop(self) -> None:
-    if self._started is not None:
-      elapsed = time.perf_counter() - self._started
-      self._interval_seconds += elapsed
-      self.seconds += elapsed
-      self._started = None
-
-  def count_step(self) -> None:
-    """Counts a step if the clock runs."""
-    if self._started is not None:
-      self._interval_steps += 1
-      self.steps += 1
-
-  def lap(self) -> float | None:
-    """Seconds a step since the last lap; None where no step was counted."""
-    running = self._started is not None
-    self._stop()
-    if running:
-      self.start()
-    if not self._interval_steps:
-      return None
-    rate = self._interval_seconds / self._interval_steps
-    self._interval_seconds, self._interval_steps = 0.0, 0
-    return rate
+  return [json.loads(line) for line in epath.Path(path).read_text().splitlines(keepends=True) if line.endswith('\n')]
 
 
 class RunLog:
-  """A run's log. Metrics stay on the device until `flush`, which also checks that every loss is finite."""
+  """A run's log. Metrics stay on the device until `flush`, which also counts the steps that were skipped."""
 
   def __init__(self, workdir: str, *, name: str, total_steps: int, batch_size: int, start_step: int,
-               flops_per_example: int | None = None):
+               flops_per_example: int | None = None, profile: Profile | None = None):
     """Opens the log and cuts it back to `start_step`, the step that was restored (0 for a new run).
 
     `flops_per_example` of training gives `mfu`, the share of the devices' peak, where that is known too.
     """
     self.name, self.total_steps, self.batch_size = name, total_steps, batch_size
     self.clock = Clock()
+    self.skipped_in_row = 0
+    self._profile, self._profile_folder = profile, os.path.join(workdir, 'profile')
     peak = peak_flops(jax.devices()[0].device_kind)
     self._mfu_of_one = flops_per_example / (peak * jax.device_count()) if flops_per_example and peak else None
-    self._pending: list[tuple[int, dict[str, jax.Array]]] = []
+    self._pending: list[tuple[int, dict[str, jax.Array], np.ndarray]] = []
     self._writes = jax.process_index() == 0
     if self._writes:
-      os.makedirs(workdir, exist_ok=True)
+      epath.Path(workdir).mkdir(parents=True, exist_ok=True)
       self._path = os.path.join(workdir, METRICS_FILE)
       kept = [line for line in read_metrics(workdir) if line['step'] <= start_step and start_step > 0]
-      write_text(self._path, ''.join(json.dumps(line) + '\n' for line in kept))
+      self._text = ''.join(json.dumps(line) + '\n' for line in kept)
+      write_text(self._path, self._text)
       self._board = SummaryWriter(os.path.join(workdir, 'tensorboard'), purge_step=start_step + 1)
 
-  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Keeps a step's metrics, still on the device."""
-    self._pending.append((step, metrics))
+  @contextlib.contextmanager
+  def stepping(self, step: int, first: bool) -> Iterator[None]:
+    """Around the update after `step` of them: the run's first is counted as compilation; traces what is to be."""
+    if self._profile and step == self._profile.first:
+      jax.profiler.start_trace(self._profile_folder)
+    with self.clock.apart('compile') if first else contextlib.nullcontext():
+      yield
+      if first:
+        jax.block_until_ready(self._pending[-1][1])
+    if first:
+      self.clock.start()
+    if self._profile and step == self._profile.last:
+      jax.block_until_ready(self._pending[-1][1])
+      jax.profiler.stop_trace()
+      self._profile = None
+      if self._writes:
+        print(f'profile: {self._profile_folder} (tensorboard with tensorboard-plugin-profile shows it)', flush=True)
+
+  def add(self, step: int, metrics: dict[str, jax.Array], example_ids: np.ndarray) -> None:
+    """Keeps a step's metrics, still on the device, and the ids of this host's examples."""
+    self._pending.append((step, metrics, example_ids))
     self.clock.count_step()
 
-  def flush(self, last_good: str) -> None:
-    """Writes the mean of all kept metrics as one line, and prints the progress.
+  def flush(self, max_skipped: int, newest_checkpoint: str) -> None:
+    """Writes the mean of all kept metrics as one line, one more for every skipped step, and prints the progress.
 
     Args:
-      last_good: the newest checkpoint, named when a loss is not finite.
+      max_skipped: how many steps in a row may be skipped.
+      newest_checkpoint: named in the error.
 
     Raises:
-      UserError: a loss is not finite, naming step, loss and `last_good`.
+      UserError: more were, naming step, reason and examples.
     """
     if not self._pending:
       return
-    fetched = [(step, jax.device_get(metrics)) for step, metrics in self._pending]
-    for step, metrics in fetched:
-      broken = [name for name, value in metrics.items() if name != 'loss' and not np.isfinite(value)]
-      if broken:
-        raise UserError(f'step {step}: {broken[0]} is {float(metrics[broken[0]])}; the last good checkpoint is '
-                        f'{last_good}: lower --config.optimizer.base_lr, or look at the pictures of this batch')
-    step, last = fetched[-1]
-    line = {name: float(np.mean([metrics[name] for _, metrics in fetched])) for name in last}
-    line['lr'] = float(last['lr'])
+    fetched = [(step, jax.device_get(metrics), ids) for step, metrics, ids in self._pending]
     self._pending = []
+    for step, metrics, example_ids in fetched:
+      self.skipped_in_row = self.skipped_in_row + 1 if metrics['skipped'] else 0
+      if metrics['skipped']:
+        self._tell_skipped(step, metrics, example_ids, max_skipped, newest_checkpoint)
+    step, last, _ = fetched[-1]
+    done = [metrics for _, metrics, _ in fetched if not metrics['skipped']]
+    line = {name: float(np.mean([metrics[name] for metrics in done])) for name in last if done and name != 'skipped'}
+    line |= {'lr': float(last['lr']), 'skipped_steps': len(fetched) - len(done)}
     rate = self.clock.lap()
     if rate:
       line['examples_per_second'] = self.batch_size / rate
+      line['examples_per_second_per_device'] = line['examples_per_second'] / jax.device_count()
       if self._mfu_of_one:
         line['mfu'] = self._mfu_of_one * line['examples_per_second']
-    self.write(step, line)
+    self.write(step, line | self.clock.newly_apart())
     self._progress(step, line, rate)
+
+  def _tell_skipped(self, step: int, metrics: dict[str, np.ndarray], example_ids: np.ndarray, max_skipped: int,
+                    newest_checkpoint: str) -> None:
+    why = f"gradient_norm is {metrics['gradient_norm']:.4g}, loss {metrics['loss']:.4g}"
+    if self._writes:
+      self._append({'step': step, 'skipped': why, 'example_ids': example_ids.tolist()})
+      print(f'{self.name} {step}/{self.total_steps}  skipped: {why}', flush=True)
+    if self.skipped_in_row >= max_skipped:
+      shown = ', '.join(map(str, example_ids[:SHOWN_IDS])) + (', …' if len(example_ids) > SHOWN_IDS else '')
+      raise UserError(f'step {step}: {why}, and {self.skipped_in_row} steps in a row had to be skipped; example ids '
+                      f'{shown} (all in {METRICS_FILE}); newest checkpoint: {newest_checkpoint}: lower '
+                      '--config.optimizer.base_lr, raise --config.max_gradient_norm, or look at these pictures')
 
   def write(self, step: int, values: dict[str, float]) -> None:
     """One line of metrics.jsonl, and the same scalars to TensorBoard."""
     if not self._writes:
       return
-    with open(self._path, 'a', encoding='utf-8') as file:
-      file.write(json.dumps({'step': step, **values}) + '\n')
+    self._append({'step': step, **values})
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
+
+  def _append(self, line: dict[str, Any]) -> None:
+    text = json.dumps(line) + '\n'
+    self._text += text
+    if is_remote(self._path):
+      write_text(self._path, self._text)
+      return
+    with open(self._path, 'a', encoding='utf-8') as file:
+      file.write(text)
 
   def image(self, step: int, name: str, image_HxWx3: np.ndarray) -> None:
     """A uint8 picture to TensorBoard."""
@@ -153,13 +151,16 @@ class RunLog:
   def _progress(self, step: int, line: dict[str, float], rate: float | None) -> None:
     if not self._writes:
       return
-    text = f"{self.name} {step}/{self.total_steps}  loss {line['loss']:.4f}"
+    text = f'{self.name} {step}/{self.total_steps}'
+    if 'loss' in line:
+      text += f"  loss {line['loss']:.4f}"
     if rate:
-      left = _duration((self.total_steps - step) * rate)
-      text += f"  {line['examples_per_second']:.0f} examples/s  {left} left"
+      text += f"  {line['examples_per_second']:.0f} examples/s  {duration((self.total_steps - step) * rate)} left"
     print(text, flush=True)
 
   def close(self) -> None:
-    """Flushes TensorBoard."""
+    """Flushes TensorBoard, and says where the time went."""
     if self._writes:
       self._board.close()
+      if self.clock.seconds['train']:
+        print(f'{self.name}: {self.clock.summary()}', flush=True)

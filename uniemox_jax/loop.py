@@ -10,10 +10,13 @@ from ml_collections import ConfigDict
 import numpy as np
 import optax
 
+from data_pipelines.errors import UserError
+from uniemox_jax import preemption
 from uniemox_jax.checkpoint import Checkpoints
 from uniemox_jax.config import config_hash, keep_config
-from uniemox_jax.logging import RunLog
-from uniemox_jax.sharding import global_batch
+from uniemox_jax.distributed import is_primary
+from uniemox_jax.logging import Profile, RunLog
+from uniemox_jax.sharding import describe_mesh, global_batch, replicate
 from uniemox_jax.train_state import Build, TrainState, create_state
 from uniemox_jax.train_step import Step
 
@@ -25,15 +28,24 @@ class Every(NamedTuple):
   save: int
   evaluate: int = 0
 
+  def due(self, step: int, total: int) -> 'Every':
+    """The same with whether each is due after `step` of `total` updates."""
+    return Every(*(step == total or bool(interval) and step % interval == 0 for interval in self))
+
 
 class Run(NamedTuple):
-  """A new or restored run: `state` stands at `start`, the log is cut back to it."""
+  """A new or restored run: `state` stands at `start`, the log is cut back to it.
+
+  unevaluated: the restored step was saved when its evaluation was still to come.
+  """
 
   state: TrainState
   start: int
+  unevaluated: bool
   mesh: Mesh
   log: RunLog
   checkpoints: Checkpoints
+  max_skipped_steps: int
 
   def close(self) -> None:
     """Waits for the last save and closes the log."""
@@ -43,8 +55,8 @@ class Run(NamedTuple):
 
 def open_run(config: ConfigDict, workdir: str, *, name: str, build: Build, tx: optax.GradientTransformation, mesh: Mesh,
              total_steps: int, description: dict[str, Any], loaded: dict[str, Any] | None,
-             flops_per_example: int | None = None) -> Run:
-  """Starts the run in `workdir`, or resumes it from its newest checkpoint.
+             flops_per_example: int | None = None, profile: Profile | None = None) -> Run:
+  """Starts the run in `workdir`, or resumes it from its newest good checkpoint.
 
   Args:
     config: kept as config.json; a resumed run must have the same.
@@ -54,22 +66,32 @@ def open_run(config: ConfigDict, workdir: str, *, name: str, build: Build, tx: o
     total_steps: where the run ends.
     description: of the model, stored with every checkpoint.
     flops_per_example: of training (see `flops`), for the utilisation in the log; None leaves it out.
+    profile: steps to trace.
 
   Raises:
-    UserError: the workdir belongs to another run.
+    UserError: the workdir belongs to another run, or its checkpoints are damaged.
   """
   use_compilation_cache()
   keep_config(config, workdir)
-  checkpoints = Checkpoints(workdir, description | {'config_hash': config_hash(config.to_dict())})
+  checkpoints = Checkpoints(workdir, description | {'config_hash': config_hash(config.to_dict())}, describe_mesh(mesh))
   state, template = create_state(build, tx, mesh, config.seed, loaded)
   restored = checkpoints.restore_latest(template)
-  state = state if restored is None else restored
+  if restored is not None:
+    state = restored.state
+    _tell_resumed(name, int(state.step), total_steps, restored.devices, mesh)
   start = int(state.step)
-  if start:
-    print(f'{name} resumes at step {start} of {total_steps}', flush=True)
   log = RunLog(workdir, name=name, total_steps=total_steps, batch_size=config.batch_size, start_step=start,
-               flops_per_example=flops_per_example)
-  return Run(state, start, mesh, log, checkpoints)
+               flops_per_example=flops_per_example, profile=profile)
+  return Run(state, start, restored is not None and restored.unevaluated, mesh, log, checkpoints,
+             config.max_skipped_steps)
+
+
+def _tell_resumed(name: str, step: int, total_steps: int, devices: str | None, mesh: Mesh) -> None:
+  if is_primary():
+    print(f'{name} resumes at step {step} of {total_steps}', flush=True)
+    if devices != describe_mesh(mesh):
+      print(f'saved on {devices or "unknown devices"}, resumed on {describe_mesh(mesh)}: the last bits may differ from '
+            'those of an uninterrupted run', flush=True)
 
 
 def use_compilation_cache() -> None:
@@ -92,38 +114,67 @@ def train(run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], *, 
   Args:
     run: see `open_run`; the buffers of its state are donated.
     step_fn: a pure step of `train_step`.
-    batches: this host's batches, already at the step to resume from.
+    batches: this host's batches, already at the step to resume from; 'example_id' stays on the host.
     key: of the run; the step folds its number in.
     every: how often to log, evaluate, save; it saves too after an evaluation that returns a score, and at the end.
     frozen: arguments of the step that never change (the teacher).
     evaluate: (step, state) -> score of the state, higher is better, or None.
 
   Raises:
-    UserError: a loss is not finite; nothing after the last good checkpoint is saved.
+    UserError: `run.max_skipped_steps` steps in a row had to be skipped, or there is no space to save.
+    Preempted: SIGTERM came; everything is saved.
   """
-  state, start, mesh, log, checkpoints = run
-  compiled = jit_step(step_fn, state)
-  total = log.total_steps
-  for step in range(start, total + 1):
-    due = {name: step > start and (step == total or bool(interval) and step % interval == 0)
-           for name, interval in every._asdict().items()}
-    if any(due.values()):
-      log.flush(_last_good(checkpoints))
-      with log.clock.paused():
-        score = evaluate(step, state) if evaluate and due['evaluate'] else None
-        if due['save'] or score is not None:
-          checkpoints.save(state, score)
-    if step == total:
-      break
-    with jax.set_mesh(mesh):
-      state, metrics = compiled(state, frozen, global_batch(next(batches), mesh), key)
-    log.add(step + 1, metrics)
-    if step == start:
-      jax.block_until_ready(state.step)
-      log.clock.start()
+  try:
+    state = _loop(run, jit_step(step_fn, run.state), batches, replicate(key, run.mesh), every, frozen, evaluate)
+    run.checkpoints.wait()
+  except (UserError, preemption.Preempted):
+    run.close()
+    raise
+  preemption.set_unsaved(False)
   return state
 
 
-def _last_good(checkpoints: Checkpoints) -> str:
-  step = checkpoints.latest_step
-  return 'none yet' if step is None else os.path.join(checkpoints.folder, str(step))
+def _loop(run: Run, compiled: Any, batches: Iterator[dict[str, np.ndarray]], key: jax.Array, every: Every, frozen: Any,
+          evaluate: Callable[[int, TrainState], float | None] | None) -> TrainState:
+  state, log, total = run.state, run.log, run.log.total_steps
+  for step in range(run.start, total + 1):
+    stopping = preemption.poll()
+    due = every.due(step, total)
+    if stopping or any(due):
+      log.flush(run.max_skipped_steps, run.checkpoints.newest)
+      _evaluate_and_save(run, step, state, due, stopping, evaluate)
+    if step == total:
+      break
+    batch = next(batches)
+    example_ids = batch.pop('example_id')
+    with jax.set_mesh(run.mesh), log.stepping(step, step == run.start):
+      state, metrics = compiled(state, frozen, global_batch(batch, run.mesh), key)
+      log.add(step + 1, metrics, example_ids)
+    preemption.set_unsaved(True)
+  return state
+
+
+def _evaluate_and_save(run: Run, step: int, state: TrainState, due: Every, stopping: bool,
+                       evaluate: Callable[[int, TrainState], float | None] | None) -> None:
+  """What is due after `step` updates; what the run was restored with is not done again.
+
+  Raises:
+    Preempted: as `train` does, after saving.
+  """
+  log, checkpoints = run.log, run.checkpoints
+  fresh = step > run.start
+  to_evaluate = evaluate is not None and due.evaluate and (fresh or run.unevaluated) and step > 0
+  score = None
+  if to_evaluate and not stopping:
+    try:
+      with log.clock.apart('evaluate'):
+        score = evaluate(step, state)
+      to_evaluate = False
+    except preemption.Preempted:
+      stopping = True
+  with log.clock.apart('save'):
+    if score is not None or fresh and (due.save or stopping) and step > 0:
+      checkpoints.save(state, score, unevaluated=to_evaluate)
+  if stopping:
+    where = f'step {step} is saved in {checkpoints.folder}' if step > 0 else 'no step was done yet'
+    raise preemption.Preempted(where)

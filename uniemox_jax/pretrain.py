@@ -1,6 +1,8 @@
 """Pretrains UniEmoX: python -m uniemox_jax.pretrain --config=configs/... --workdir=DIR. Run again, it resumes."""
 
 from collections.abc import Callable, Iterator
+import functools
+import io
 import os
 from typing import Any
 
@@ -8,6 +10,8 @@ from absl import flags
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
@@ -17,8 +21,10 @@ from data_pipelines.errors import UserError
 from uniemox_jax import cli, loop, optim, sharding
 from uniemox_jax.captions import embedded_captions
 from uniemox_jax.config import PRETRAIN_KEYS, check_keys, check_positive, compute_dtype
+from uniemox_jax.distributed import is_primary
+from uniemox_jax.files import write_bytes
 from uniemox_jax.flops import ExampleWork, pretrain_work
-from uniemox_jax.logging import RunLog
+from uniemox_jax.logging import Profile
 from uniemox_jax.models.clip import ImageTower
 from uniemox_jax.models.layers import unit
 from uniemox_jax.models.uniemox import UniEmoX
@@ -51,7 +57,8 @@ def step_options(config: ConfigDict) -> PretrainOptions:
   if loss.negatives == 'local' and config.batch_size % loss.local_batch:
     raise UserError(f'batch_size {config.batch_size} is not divisible by loss.local_batch {loss.local_batch}')
   weights = {name: float(loss[name]) for name in ('contrastive', 'similarity', 'reconstruction')}
-  return PretrainOptions(weights, loss.form, loss.negatives, loss.local_batch, loss.norm_pix, config.accum_steps)
+  return PretrainOptions(weights, loss.form, loss.negatives, loss.local_batch, loss.norm_pix, config.accum_steps,
+                         config.max_gradient_norm)
 
 
 def make_teacher(clip: Clip, decoder_width: int, dtype: Any) -> tuple[Teacher, dict[str, Any]]:
@@ -71,8 +78,23 @@ def make_teacher(clip: Clip, decoder_width: int, dtype: Any) -> tuple[Teacher, d
     view_BxSxSx3 = clip_normalise(scene_BxHxWx3, size, clip.view.mean, clip.view.std)
     return unit(nnx.merge(graphdef, frozen['vision'])(view_BxSxSx3))
 
-  frozen = {'vision': clip.params['vision'], 'logit_scale': clip.params['logit_scale']}
+  frozen = {'vision': jax.tree_util.tree_map_with_path(functools.partial(_as_computed, dtype), clip.params['vision']),
+            'logit_scale': clip.params['logit_scale']}
   return Teacher(embed_image, lambda frozen: jnp.exp(frozen['logit_scale']), tower), frozen
+
+
+def _as_computed(dtype: Any, path: tuple[Any, ...], leaf: Any) -> Any:
+  """A kernel in the dtype that the computation casts it to anyway: the same numbers, half the memory in bfloat16."""
+  if path[-1].key != 'kernel':
+    return leaf
+  return jax.ShapeDtypeStruct(leaf.shape, dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf.astype(dtype)
+
+
+def place_teacher(config: ConfigDict, frozen: Any, mesh: Mesh) -> Any:
+  """Shardings of the frozen parameters: split over `fsdp` as the student's are (`teacher_sharded`), or replicated."""
+  if config.teacher_sharded:
+    return sharding.tree_shardings(frozen, mesh)
+  return jax.tree.map(lambda leaf: NamedSharding(mesh, P()), frozen)
 
 
 def example_work(config: ConfigDict, student: UniEmoX, teacher: Teacher | None) -> ExampleWork:
@@ -85,11 +107,11 @@ def _with_texts(batches: Iterator[dict[str, np.ndarray]], text_NxE: np.ndarray |
                 ) -> Iterator[dict[str, np.ndarray]]:
   """What the device needs of each batch, each example's caption embedding with it."""
   for batch in batches:
-    kept = {name: batch[name] for name in ('scene', 'person') if name in batch}
+    kept = {name: batch[name] for name in ('scene', 'person', 'example_id') if name in batch}
     yield kept if text_NxE is None else kept | {'text': text_NxE[batch['position']]}
 
 
-def _reconstruction_viewer(config: ConfigDict, student: nnx.GraphDef, split: Any, workdir: str, log: RunLog
+def _reconstruction_viewer(config: ConfigDict, student: nnx.GraphDef, split: Any, workdir: str, run: loop.Run
                            ) -> Callable[[int, TrainState], None] | None:
   """Draws triplets of the split's first pictures while training; None where nothing is reconstructed."""
   if not config.loss.reconstruction:
@@ -98,11 +120,13 @@ def _reconstruction_viewer(config: ConfigDict, student: nnx.GraphDef, split: Any
   folder = os.path.join(workdir, 'reconstructions')
 
   def show(step: int, state: TrainState) -> None:
-    sheet = reconstruction_triplets(student, state.params, first['image'], config.loss.norm_pix)
-    log.image(step, 'reconstruction', sheet)
-    if jax.process_index() == 0:
-      os.makedirs(folder, exist_ok=True)
-      Image.fromarray(sheet).save(os.path.join(folder, f'step_{step:07d}.png'))
+    params = sharding.replicate(state.params, run.mesh)
+    sheet = reconstruction_triplets(student, params, first['image'], config.loss.norm_pix)
+    run.log.image(step, 'reconstruction', sheet)
+    if is_primary():
+      png = io.BytesIO()
+      Image.fromarray(sheet).save(png, 'PNG')
+      write_bytes(os.path.join(folder, f'step_{step:07d}.png'), png.getvalue())
 
   return show
 
@@ -118,7 +142,7 @@ def _teach(config: ConfigDict, split: Any, dtype: Any) -> tuple[Teacher | None, 
   return teacher, frozen, embedded_captions(clip, split, config.emotion_in_caption, config.data_dir)
 
 
-def pretrain(config: ConfigDict, workdir: str) -> None:
+def pretrain(config: ConfigDict, workdir: str, profile: Profile | None = None) -> None:
   """Pretrains, or resumes, the run in `workdir` (design, "Commands").
 
   Leaves checkpoints/, metrics.jsonl, tensorboard/, reconstructions/ and config.json.
@@ -127,7 +151,7 @@ def pretrain(config: ConfigDict, workdir: str) -> None:
     UserError: a mistake in the config, the data, the teacher or the checkpoint to start from.
   """
   check_keys(config, PRETRAIN_KEYS)
-  check_positive(config, 'batch_size', 'epochs', 'accum_steps', 'log_every', 'save_every')
+  check_positive(config, 'accum_steps', 'save_every')
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
   options, dtype, arguments = step_options(config), compute_dtype(config), model_arguments(config)
@@ -142,25 +166,24 @@ def pretrain(config: ConfigDict, workdir: str) -> None:
   student = abstract_model(build)
   run = loop.open_run(config, workdir, name='pretrain', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
                       description={'kind': 'uniemox', 'model': arguments, 'dataset': config.dataset}, loaded=loaded,
-                      flops_per_example=example_work(config, student, teacher).training.flops)
+                      flops_per_example=example_work(config, student, teacher).training.flops, profile=profile)
   batches = pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=config.model.image_size, start_step=run.start,
       mode='pretrain', person=student.streams == 2, crop_area=(config.min_crop_area, 1.0),
       person_jitter=config.person_jitter, process_index=jax.process_index(), process_count=jax.process_count())
   graphdef = nnx.graphdef(student)
   loop.train(run, make_pretrain_step(graphdef, teacher, tx, schedule, options), _with_texts(batches, text_NxE),
-             key=jax.random.key(config.seed), frozen=sharding.replicate(frozen, mesh),
+             key=jax.random.key(config.seed), frozen=jax.device_put(frozen, place_teacher(config, frozen, mesh)),
              every=loop.Every(config.log_every, config.save_every, config.images_every),
-             evaluate=_reconstruction_viewer(config, graphdef, split, workdir, run.log))
+             evaluate=_reconstruction_viewer(config, graphdef, split, workdir, run))
   run.close()
 
 
 def main() -> None:
   """Entry point after flags are parsed."""
-  pretrain(flags.FLAGS.config, flags.FLAGS.workdir)
+  pretrain(flags.FLAGS.config, flags.FLAGS.workdir, cli.profile_steps())
 
 
 if __name__ == '__main__':
-  cli.define_config()
-  cli.define_workdir()
+  cli.define_training()
   cli.run(main)

@@ -41,6 +41,12 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
   return Mesh(np.asarray(devices).reshape(sizes), ('data', 'fsdp'))
 
 
+def describe_mesh(mesh: Mesh) -> str:
+  """The devices and how they share the work: what decides the order of additions, and so the last bits."""
+  axes = ', '.join(f'{axis}={size}' for axis, size in mesh.shape.items())
+  return f'{mesh.size} x {mesh.devices.flat[0].device_kind} in {jax.process_count()} processes ({axes})'
+
+
 def check_batch(batch_size: int, mesh: Mesh, accum_steps: int = 1) -> None:
   """Raises UserError unless every micro-batch splits evenly over the devices."""
   if accum_steps < 1 or batch_size % (accum_steps * mesh.size):
@@ -68,5 +74,7 @@ def global_batch(host_batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-  """The same host arrays on every device of every host."""
+  """The same arrays on every device of every host; from host arrays, or from ones that are sharded over the mesh."""
+  if any(isinstance(leaf, jax.Array) and not leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))(tree)
   return jax.device_put(tree, NamedSharding(mesh, P()))

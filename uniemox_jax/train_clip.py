@@ -16,6 +16,8 @@ from data_pipelines.errors import UserError
 from uniemox_jax import cli, loop, optim, sharding
 from uniemox_jax.captions import split_captions
 from uniemox_jax.config import CLIP_KEYS, check_keys, check_positive, compute_dtype
+from uniemox_jax.distributed import is_primary, wait_for_all
+from uniemox_jax.logging import Profile
 from uniemox_jax.models.clip import CLIP, CLIPConfig, Tower
 from uniemox_jax.teacher import Clip, clip_normalise, load_clip, save_clip
 from uniemox_jax.train_state import builder, graphdef_of, initial_params
@@ -41,8 +43,10 @@ def _starting_clip(config: ConfigDict, workdir: str) -> Clip:
   wanted = clip_config(config)
   if config.init == 'none':
     folder = os.path.join(workdir, 'initial')
-    create = jax.jit(lambda: initial_params(builder(CLIP, config=wanted), config.seed))
-    save_clip(folder, wanted, jax.device_get(create()))
+    if is_primary():
+      create = jax.jit(lambda: initial_params(builder(CLIP, config=wanted), config.seed))
+      save_clip(folder, wanted, jax.device_get(create()))
+    wait_for_all('initial CLIP written')
     return load_clip(folder)
   clip = load_clip(config.init)
   for name in ('image_size', 'patch_size', 'projection_dim', 'context_length', 'vision', 'text'):
@@ -54,14 +58,14 @@ def _starting_clip(config: ConfigDict, workdir: str) -> Clip:
   return clip
 
 
-def train_clip(config: ConfigDict, workdir: str) -> str:
+def train_clip(config: ConfigDict, workdir: str, profile: Profile | None = None) -> str:
   """Trains, or resumes, and returns the teacher's folder. `config.init` is 'none' or a CLIP to adapt.
 
   Raises:
     UserError: a mistake in the config, the data or the CLIP to start from.
   """
   check_keys(config, CLIP_KEYS)
-  check_positive(config, 'batch_size', 'epochs', 'log_every', 'save_every')
+  check_positive(config, 'save_every')
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch(config.batch_size, mesh)
   split = records.open_split(config.data_dir, config.dataset, config.split)
@@ -73,29 +77,30 @@ def train_clip(config: ConfigDict, workdir: str) -> str:
 
   schedule, tx = optim.from_config(config, total_steps, steps_per_epoch)
   run = loop.open_run(config, workdir, name='train_clip', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
-                      description={'kind': 'clip', 'model': clip.config.to_dict()}, loaded=clip.params)
+                      description={'kind': 'clip', 'model': clip.config.to_dict()}, loaded=clip.params, profile=profile)
   batches = pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=clip.config.image_size, start_step=run.start,
       mode='pretrain', person=False, crop_area=(config.min_crop_area, 1.0),
       process_index=jax.process_index(), process_count=jax.process_count())
   view = functools.partial(clip_normalise, size=clip.config.image_size, mean=clip.view.mean, std=clip.view.std)
-  state = loop.train(run, make_clip_step(graphdef_of(build), tx, schedule, view),
-                     ({'scene': batch['scene'], 'ids': ids_NxT[batch['position']]} for batch in batches),
+  state = loop.train(run, make_clip_step(graphdef_of(build), tx, schedule, view, config.max_gradient_norm),
+                     ({'scene': batch['scene'], 'ids': ids_NxT[batch['position']], 'example_id': batch['example_id']}
+                      for batch in batches),
                      key=jax.random.key(config.seed), every=loop.Every(config.log_every, config.save_every))
   run.close()
   folder = os.path.join(workdir, TEACHER_FOLDER)
-  if jax.process_index() == 0:
-    save_clip(folder, clip.config, state.params, vocabulary_source=clip.folder, view=clip.view)
+  params = jax.device_get(sharding.replicate(state.params, mesh))
+  if is_primary():
+    save_clip(folder, clip.config, params, vocabulary_source=clip.folder, view=clip.view)
   print(f'teacher saved: {folder}', flush=True)
   return folder
 
 
 def main() -> None:
   """Entry point after flags are parsed."""
-  train_clip(flags.FLAGS.config, flags.FLAGS.workdir)
+  train_clip(flags.FLAGS.config, flags.FLAGS.workdir, cli.profile_steps())
 
 
 if __name__ == '__main__':
-  cli.define_config()
-  cli.define_workdir()
+  cli.define_training()
   cli.run(main)

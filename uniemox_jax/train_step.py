@@ -5,6 +5,7 @@ micro-batch sees all texts, and every loss is a mean over rows (method section 2
 """
 
 from collections.abc import Callable
+import math
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -30,7 +31,7 @@ class PretrainOptions(NamedTuple):
     and what only it needs.
   contrastive: 'cosine' (published) or 'kl'.
   negatives: texts of L1 from the 'global' batch, or from consecutive groups of `local_batch` rows ('local').
-  norm_pix: normalise target patches. accum_steps: micro-batches a step.
+  norm_pix: normalise target patches. accum_steps: micro-batches a step. max_gradient_norm: see `update`.
   """
 
   weights: dict[str, float]
@@ -39,6 +40,7 @@ class PretrainOptions(NamedTuple):
   local_batch: int = 2
   norm_pix: bool = False
   accum_steps: int = 1
+  max_gradient_norm: float = math.inf
 
 
 class Teacher(NamedTuple):
@@ -78,7 +80,7 @@ def make_pretrain_step(student: nnx.GraphDef, teacher: Teacher | None, tx: optax
       values = semantic_losses(model, rows, rows.get('texts', texts), teacher, frozen, options)
       return {name: values[name] for name in weights}
 
-    return update(state, row_losses, weights, rows, options.accum_steps, tx, schedule)
+    return update(state, row_losses, weights, rows, tx, schedule, options.accum_steps, options.max_gradient_norm)
 
   return step
 
@@ -105,13 +107,15 @@ def semantic_losses(model: nnx.Module, rows: Arrays, texts: jax.Array | None, te
 
 
 class FinetuneOptions(NamedTuple):
-  """mixup, cutmix: Beta parameters, 0 is off; smoothing: label smoothing; drop_path: rate of the last block."""
+  """mixup, cutmix: Beta parameters, 0 is off; smoothing: label smoothing; drop_path: rate of the last block;
+  accum_steps, max_gradient_norm: see `update`."""
 
   mixup: float = 0.8
   cutmix: float = 1.0
   smoothing: float = 0.1
   drop_path: float = 0.2
   accum_steps: int = 1
+  max_gradient_norm: float = math.inf
 
 
 def make_finetune_step(classifier: nnx.GraphDef, tx: optax.GradientTransformation, schedule: Schedule,
@@ -138,7 +142,8 @@ def make_finetune_step(classifier: nnx.GraphDef, tx: optax.GradientTransformatio
       logits = nnx.merge(classifier, params)(image, branch_scale_NxBx2)
       return {'cross_entropy': losses.cross_entropy(logits, rows['target'])}
 
-    return update(state, row_losses, {'cross_entropy': 1.0}, rows, options.accum_steps, tx, schedule)
+    return update(state, row_losses, {'cross_entropy': 1.0}, rows, tx, schedule, options.accum_steps,
+                  options.max_gradient_norm)
 
   return step
 
@@ -149,7 +154,7 @@ def mix_with_reversed(target_BxC: jax.Array, mix: Mix | None) -> jax.Array:
 
 
 def make_clip_step(clip: nnx.GraphDef, tx: optax.GradientTransformation, schedule: Schedule,
-                   view: Callable[[jax.Array], jax.Array]) -> Step:
+                   view: Callable[[jax.Array], jax.Array], max_gradient_norm: float = math.inf) -> Step:
   """CLIP's contrastive step. Its batch: 'scene' uint8 (B, H, W, 3), 'ids' int32 (B, T); `view` normalises pixels."""
 
   def step(state: TrainState, frozen: Any, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
@@ -163,20 +168,28 @@ def make_clip_step(clip: nnx.GraphDef, tx: optax.GradientTransformation, schedul
       return {'contrastive': losses.clip_contrastive(image_BxE, text_BxE, scale)}
 
     # One micro-batch: splitting would change the negatives, and so the loss.
-    return update(state, row_losses, {'contrastive': 1.0}, batch, 1, tx, schedule)
+    return update(state, row_losses, {'contrastive': 1.0}, batch, tx, schedule, 1, max_gradient_norm)
 
   return step
 
 
 def update(state: TrainState, row_losses: Callable[[dict[str, Any], Arrays], Arrays], weights: dict[str, float],
-           rows: Arrays, accum_steps: int, tx: optax.GradientTransformation, schedule: Schedule
-           ) -> tuple[TrainState, Arrays]:
-  """One optimizer update; metrics are the loss, its terms, the gradient's norm and the rate."""
+           rows: Arrays, tx: optax.GradientTransformation, schedule: Schedule, accum_steps: int,
+           max_gradient_norm: float) -> tuple[TrainState, Arrays]:
+  """One optimizer update; metrics are the loss, its terms, the gradient's norm, the rate, and whether it was skipped.
+
+  A gradient that is not finite, or longer than `max_gradient_norm`, is not applied: parameters and optimizer stay as
+  they are to the bit, only the step is counted, so that the next one sees other examples.
+  """
   gradients, means = accumulate(row_losses, weights, state.params, rows, accum_steps)
+  loss, norm = sum(weight * means[name] for name, weight in weights.items()), optax.tree.norm(gradients)
+  sound = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm <= max_gradient_norm)
   updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-  metrics = {'loss': sum(weight * means[name] for name, weight in weights.items()), **means,
-             'gradient_norm': optax.tree.norm(gradients), 'lr': schedule(state.step)}
-  return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+  changed = optax.apply_updates(state.params, updates), opt_state
+  params, opt_state = jax.tree.map(lambda new, old: jnp.where(sound, new, old), changed,
+                                   (state.params, state.opt_state))
+  metrics = {'loss': loss, **means, 'gradient_norm': norm, 'lr': schedule(state.step), 'skipped': ~sound}
+  return TrainState(state.step + 1, params, opt_state), metrics
 
 
 def accumulate(row_losses: Callable[[dict[str, Any], Arrays], Arrays], weights: dict[str, float],

@@ -1,0 +1,71 @@
+"""A run's time: what was training, and what was not."""
+
+from collections import Counter
+from collections.abc import Iterator
+import contextlib
+import time
+
+
+def duration(seconds: float) -> str:
+  """For people: 42s, 3m05s, 2h10m."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}h{minutes:02d}m' if hours else f'{minutes}m{seconds:02d}s' if minutes else f'{seconds}s'
+
+
+class Clock:
+  """Counts training from the end of the first step, which compiles, and leaves out what runs `apart`.
+
+  seconds: by activity; 'train' is one of them.
+  """
+
+  def __init__(self) -> None:
+    self.seconds: Counter[str] = Counter()
+    self._training_since: float | None = None
+    self._steps, self._seconds_at_lap = 0, 0.0
+    self._told: Counter[str] = Counter()
+
+  def start(self) -> None:
+    """Begins to count training."""
+    self._training_since = time.perf_counter()
+
+  def _stop(self) -> bool:
+    """Ends counting training, and says whether it did."""
+    if self._training_since is None:
+      return False
+    self.seconds['train'] += time.perf_counter() - self._training_since
+    self._training_since = None
+    return True
+
+  @contextlib.contextmanager
+  def apart(self, activity: str) -> Iterator[None]:
+    """Counts what runs inside under its own name: 'compile', 'evaluate', 'save'."""
+    training, began = self._stop(), time.perf_counter()
+    try:
+      yield
+    finally:
+      self.seconds[activity] += time.perf_counter() - began
+      if training:
+        self.start()
+
+  def count_step(self) -> None:
+    """Counts a step if training is being counted."""
+    self._steps += self._training_since is not None
+
+  def lap(self) -> float | None:
+    """Seconds a step since the last lap; None where no step was counted."""
+    if self._stop():
+      self.start()
+    steps, seconds = self._steps, self.seconds['train'] - self._seconds_at_lap
+    self._steps, self._seconds_at_lap = 0, self.seconds['train']
+    return seconds / steps if steps else None
+
+  def newly_apart(self) -> dict[str, float]:
+    """'{activity}_seconds' of everything but training since this was last asked."""
+    new = self.seconds - self._told
+    self._told = self.seconds.copy()
+    return {f'{activity}_seconds': seconds for activity, seconds in new.items() if activity != 'train'}
+
+  def summary(self) -> str:
+    """Everything, for people."""
+    return ', '.join(f'{activity} {duration(seconds)}' for activity, seconds in self.seconds.items())

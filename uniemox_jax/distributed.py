@@ -1,0 +1,48 @@
+"""How the processes of a run find each other, and wait for each other."""
+
+import os
+
+import jax
+from jax.experimental import multihost_utils
+
+from data_pipelines.errors import UserError
+
+VARIABLES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+
+
+def join(multihost: bool) -> None:
+  """Joins the other processes, before anything else is asked of jax.
+
+  Args:
+    multihost: find them as jax does by itself on TPU slices, GKE, Slurm and Open MPI. Without it, only where
+      `VARIABLES` (host:port of the first process, how many, which this is) are set, as launch_local.sh sets them.
+
+  Raises:
+    UserError: some of the variables are missing or no numbers, or there is nothing to find.
+  """
+  found = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+  # The first alone is jax's own, and may be set for other reasons.
+  if len(found) == len(VARIABLES):
+    address, count, index = found.values()
+    if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
+      raise UserError(f'JAX_NUM_PROCESSES={count} and JAX_PROCESS_ID={index} are not a count and an index below it')
+    jax.distributed.initialize(address, int(count), int(index))
+  elif set(found) & set(VARIABLES[1:]):
+    raise UserError(f'{", ".join(found)} without {", ".join(set(VARIABLES) - set(found))}: set all three, or none')
+  elif multihost:
+    try:
+      jax.distributed.initialize()
+    except ValueError as error:
+      raise UserError(f'--multihost: jax finds no other processes here ({error}): leave it out on a single machine, or '
+                      f'set {", ".join(VARIABLES)}') from error
+
+
+def is_primary() -> bool:
+  """Whether this is the one process that writes what only one should."""
+  return jax.process_index() == 0
+
+
+def wait_for_all(what: str) -> None:
+  """Returns when every process has come to the point called `what`."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(what)

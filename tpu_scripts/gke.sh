@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A run on Google Kubernetes Engine, over xpk (pip install xpk): a cluster with a TPU slice, and a job that Kubernetes
+# A run on Google Kubernetes Engine, over xpk (pip install xpk==1.16.0): a cluster with a TPU slice, and a job that Kubernetes
 # runs again when it was interrupted. No machine of yours need stay on.
 #
 #   gke.sh create --cluster=C --zone=Z --type=v5litepod-256 [--spot]     the cluster and its slice
@@ -73,7 +73,12 @@ case $subcommand in
     ;;
   logs | stop) need name ;;
 esac
-need_tool xpk 'https://github.com/AI-Hypercomputer/xpk (pip install xpk)'
+if [[ $subcommand == logs ]]; then
+  need_tool gcloud https://cloud.google.com/sdk/docs/install
+  need_tool kubectl https://kubernetes.io/docs/tasks/tools
+else
+  need_tool xpk 'https://github.com/AI-Hypercomputer/xpk (pip install xpk==1.16.0)'
+fi
 place=(--cluster="$cluster" --zone="$zone" ${project:+"--project=$project"})
 scratch_folder
 case $subcommand in

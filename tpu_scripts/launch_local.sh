@@ -52,7 +52,8 @@ start_group() {
   for ((rank = 0; rank < processes; rank++)); do
     local command=(env JAX_COORDINATOR_ADDRESS="127.0.0.1:$port" JAX_NUM_PROCESSES="$processes" JAX_PROCESS_ID="$rank"
       JAX_PLATFORMS=cpu
-      XLA_FLAGS="${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=$devices_per_process" "${program[@]}")
+      XLA_FLAGS="${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=$devices_per_process"
+      PYTHONUNBUFFERED=1 "${program[@]}")
     if [[ $dry_run ]]; then
       run "${command[@]}"
       continue

@@ -51,7 +51,7 @@ ask() { # ASSUMED COMMAND...: what the command answers. A dry run prints it and 
 }
 
 parse_flags() { # VALUES SWITCHES ARGUMENT...: sets $name for --name=value and for --name; after -- comes the program.
-  local values=" $1 " switches=" $2 dry_run " argument flag # a name here hides the flag of that name
+  local values=" ${1//[[:space:]]/ } " switches=" $2 dry_run " argument flag # a name here hides the flag of that name
   shift 2
   while (($#)); do
     argument=$1 flag=${1#--}

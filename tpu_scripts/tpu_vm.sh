@@ -211,7 +211,7 @@ watch() {
 launch() {
   if [[ ! $keep ]]; then
     workers start "${program[@]}"
-    say "started on every worker of $name; see tpu_vm.sh status and tpu_vm.sh logs --follow"
+    [[ $dry_run ]] || say "started on every worker of $name; see tpu_vm.sh status and tpu_vm.sh logs --follow"
     return
   fi
   [[ $dry_run ]] || ref=$(commit "$ref") # what was launched is what a new pod gets, whatever is committed meanwhile
@@ -249,8 +249,8 @@ need_number 0 restarts grace_seconds poll_seconds worker lines
 case $subcommand in
   create) need type ;;
   launch)
-    need_pod_program
     [[ ! $keep ]] || need type
+    need_pod_program
     ;;
 esac
 need_tool gcloud https://cloud.google.com/sdk/docs/install

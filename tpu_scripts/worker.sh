@@ -59,7 +59,7 @@ start() { # HOW PROGRAM...
   [[ -x $home/venv/bin/python ]] || fail 'nothing is installed here: tpu_vm.sh setup does it'
   mkdir -p "$run"
   exec 9>>"$run/lock"
-  if ! flock --wait 5 9; then
+  if ! flock --wait 2 9; then
     [[ $(<"$run/program") == "$line" ]] ||
       fail "$(hostname) still runs $(<"$run/program"): tpu_vm.sh stop ends it"
     return
@@ -75,7 +75,7 @@ supervise() {
   local code=0
   trap : TERM HUP # a machine that shuts down tells every process; this one stays to write the code
   cd "$home"
-  PATH=$home/venv/bin:$PATH
+  export PATH=$home/venv/bin:$PATH PYTHONUNBUFFERED=1
   echo "--- $(date -u +%FT%TZ) $(quote "$@")"
   # shellcheck disable=SC2016 # the inner shell expands these: its pid becomes the program's
   bash -c 'echo $$ >"$0.new" && mv "$0.new" "$0" && exec "$@"' "$run/pid" "$@" 9>&- || code=$?
@@ -95,7 +95,7 @@ end() { # SECONDS: SIGTERM; whether it has ended in that time.
 }
 
 finish() { # SECONDS: as end; then SIGKILL to all of it, which leaves it lost.
-  end "$1" || kill -KILL -- "-$(ps --no-headers -o pgid "$(<"$run/pid")" | tr -d ' ')"
+  end "$1" || kill -KILL -- "-$(ps --no-headers -o pgid -p "$(<"$run/pid")" | tr -d ' ')"
 }
 
 log() { # LINES [follow]

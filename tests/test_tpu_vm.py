@@ -35,7 +35,7 @@ if code == 'deaf':
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
 time.sleep(seconds)
 if code == 'taken away':
-  (cloud / 'states.json').write_text('["SUSPENDING", "SUSPENDED"]')
+  (cloud / 'states.json').write_text('["SUSPENDING", "SUSPENDING", "SUSPENDING", "SUSPENDED"]')
   code = 143
 note('end')
 sys.exit(code)
@@ -131,6 +131,7 @@ def test_run_goes_on_after_code_75_and_after_the_pod_was_taken_away(cloud: Cloud
   cloud.plan(w0=[(75, 0), ('taken away', 0.5), (0, 0)], w1=[(143, 0), (143, 0.5), (0, 0)])
   done = cloud.call('launch', '--keep', '--', *cloud.program)
   assert done.returncode == 0, done.stderr
+  assert 'did not become ACTIVE' not in done.stderr
   made = ['create', 'scp', 'unpack', 'install']
   assert cloud.verbs() == [*made, 'start', 'again', 'delete', *made, 'again']
   for host in (0, 1):
@@ -197,6 +198,11 @@ def test_stop_lets_the_run_save_and_ends_the_watching(cloud: Cloud) -> None:
   assert cloud.notes(0, 'saved') and cloud.notes(1, 'saved')
   watching.communicate(timeout=60)
   assert watching.returncode == 75
+  # One that was about to start it again, when stop came, does not.
+  for home in (cloud.folder / 'workers').iterdir():
+    subprocess.run(['bash', home / 'uniemox/code/tpu_scripts/worker.sh', 'again', *cloud.program], check=True,
+                   env=cloud.environment | {'PATH': f'{home}/bin:{os.environ["PATH"]}'})
+  assert sorted(cloud.call('status').stdout.splitlines()[1:]) == sorted(stopped.stdout.splitlines())
   assert len(cloud.notes(0, 'start')) == 1
 
 

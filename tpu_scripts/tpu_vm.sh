@@ -94,7 +94,10 @@ remove() { run gcloud compute tpus queued-resources delete "$name" "${place[@]}"
 
 create() { # Leaves the pod ACTIVE.
   local now before=''
-  now=$(pod_state NOT_FOUND)
+  # What is being taken away can be removed only when it is gone; who watches outlasts a broken line.
+  while now=$(pod_state NOT_FOUND) && [[ $now =~ ^(SUSPENDING|DELETING${keep:+|UNREACHABLE})$ ]]; do
+    sleep "$poll_seconds"
+  done
   case $now in
     UNREACHABLE) return 1 ;;
     SUSPENDED | FAILED)

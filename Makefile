@@ -7,8 +7,13 @@ DEV_STAMP := $(VENV)/.installed-dev
 PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest
 TIMM := .venv-timm
 TIMM_STAMP := $(TIMM)/.installed
+COLAB := .venv-colab
+COLAB_STAMP := $(COLAB)/.installed
+COLAB_VERSIONS := tpu_scripts/colab_versions.txt
+COLAB_TESTS := $(patsubst %,tests/test_%.py,models metrics train_step finetune_step clip_parity mae_parity teacher \
+  convert weight_files import_clip import_students import_verbs export_torch runs)
 
-.PHONY: help demo test test-slow test-timm lint
+.PHONY: help demo test test-slow test-timm test-colab lint
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -25,6 +30,9 @@ test-slow: $(DEV_STAMP) ## published model sizes and long runs
 
 test-timm: $(TIMM_STAMP) ## weights to and from timm itself, in an environment of its own
 	JAX_PLATFORMS=cpu $(TIMM)/bin/python -m pytest tests/with_timm
+
+test-colab: $(COLAB_STAMP) ## the core tests with Google Colab's versions of jax, flax and Orbax
+	JAX_PLATFORMS=cpu $(COLAB)/bin/python -m pytest $(COLAB_TESTS)
 
 lint: $(DEV_STAMP) ## style
 	$(BIN)/ruff check .
@@ -48,4 +56,9 @@ $(TIMM_STAMP): Makefile | $(DEV_STAMP)
 	  $$($(TIMM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth
 	$(TIMM)/bin/python -m pip install --no-deps timm==1.0.31 torchvision==0.29.2 onnx==1.23.2 onnx-ir==1.1.0 \
 	  onnxscript==0.7.2
+	touch $@
+
+$(COLAB_STAMP): $(COLAB_VERSIONS) setup.py pyproject.toml | $(VENV)
+	$(BIN)/python -m venv --clear $(COLAB)
+	$(COLAB)/bin/python -m pip install --constraint $(COLAB_VERSIONS) -e '.[dev]'
 	touch $@

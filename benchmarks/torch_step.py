@@ -1,12 +1,12 @@
 """The original's two-view step written plainly in PyTorch, for `benchmarks.train_step`.
 
-What it computes each step, and how often, is the original's (chincharles/u-emo, main_pretrain.py and engine_pretrain.py):
-two encoder passes, two decoder passes of which the person's is thrown away, CLIP's image tower on the scene and its text
-tower on the captions. Its mistakes are left out (README, "Differences from the original"): every patch is predicted, and
-the person is a person. So it computes the same losses as ours, which a test compares, and differs in work alone.
+What it computes each step, and how often, is what the original (chincharles/u-emo) computes: two encoder passes, two
+decoder passes of which the person's is thrown away, CLIP's image tower on the scene and its text tower on the captions.
+Its mistakes are left out (README, "Differences from the original"): every patch is predicted, the person is a person.
+So the losses are ours, which a test compares, and only the work differs.
 """
 
-import math
+import os
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class Block(nn.Module):
     self.norm2, self.up, self.down = nn.LayerNorm(width, eps), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
   def forward(self, x: Tensor) -> Tensor:
+    """Tokens (B, L, D) to the same."""
     query, key, value = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
     mixed = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
     x = x + self.out(mixed.transpose(1, 2).flatten(2))
@@ -114,6 +115,7 @@ class Fusion(nn.Module):
     self.norm, self.linear = nn.LayerNorm(width), nn.Linear(width, width)
 
   def forward(self, scene_BxE: Tensor, person_BxE: Tensor) -> Tensor:
+    """(B, E), not normalised."""
     return F.elu(self.linear(self.norm(scene_BxE) + self.norm(person_BxE)))
 
 
@@ -188,14 +190,18 @@ class TorchStep:
     rate, weight_decay: of AdamW.
   """
 
+  version = f'torch {torch.__version__}'
+
   def __init__(self, model: dict[str, Any], vision: dict[str, Any], text: dict[str, Any], batch: dict[str, np.ndarray],
                *, dtype: str = 'float32', compiled: bool = False, rate: float = 1e-4, weight_decay: float = 0.05):
     torch.manual_seed(0)
-    self.device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    self.place = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    self.device = torch.cuda.get_device_name() if self.place.type == 'cuda' else 'cpu'
     self.dtype = getattr(torch, dtype)
-    self.module = TwoViews(model, vision, text).to(self.device)
+    self.module = TwoViews(model, vision, text).to(self.place)
     self.losses = torch.compile(self.module) if compiled else self.module
-    self.batch = {name: torch.as_tensor(rows, device=self.device) for name, rows in batch.items()}
+    self.batch = {name: torch.as_tensor(rows, device=self.place) for name, rows in batch.items()}
     self.batch['ids'] = self.batch['ids'].long()
     self.patches = (model['image_size'] // model['patch_size']) ** 2
     trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
@@ -207,10 +213,17 @@ class TorchStep:
   def run(self, steps: int) -> float:
     """Takes so many steps, waits for the last and gives its loss."""
     for _ in range(steps):
-      noise = torch.rand(2, len(self.batch['scene']), self.patches, device=self.device)
-      with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+      noise = torch.rand(2, len(self.batch['scene']), self.patches, device=self.place)
+      with torch.autocast(self.place.type, self.dtype, enabled=self.dtype != torch.float32):
         loss = sum(self.losses(self.batch['scene'], self.batch['person'], self.batch['ids'], noise).values())
       self.optimizer.zero_grad()
       loss.backward()
       self.optimizer.step()
     return loss.item()
+
+  def product(self, size: int, times: int) -> None:
+    """Multiplies two square matrices so many times, and waits."""
+    matrix = torch.ones(size, size, dtype=self.dtype, device=self.place)
+    for _ in range(times):
+      product = matrix @ matrix
+    product[0, 0].item()

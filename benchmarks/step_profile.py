@@ -54,7 +54,7 @@ class Program:
       return KINDS[2]
     if functions & {'gelu', 'quick_gelu'}:
       return KINDS[3]
-    if 'LayerNorm.__call__' in functions:
+    if any('LayerNorm' in function or 'layer_norm' in function for function in functions):
       return KINDS[4]
     if any(function.startswith(('scale_by', 'add_decayed', 'apply_updates', 'chain')) for function in functions):
       return OPTIMIZER

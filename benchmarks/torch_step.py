@@ -172,8 +172,7 @@ class TwoViews(nn.Module):
     scene_BxE, reconstruction = self.student(normalise(scene, IMAGENET), noise_2xBxL[0])
     person_BxE, _ = self.student(normalise(person, IMAGENET), noise_2xBxL[1])
     fused_BxE = F.normalize(self.fusion(scene_BxE, person_BxE).float(), dim=-1)
-    with torch.autocast(scene.device.type, enabled=False):
-      by_student, by_teacher = fused_BxE @ text_BxE.T, image_BxE @ text_BxE.T
+    by_student, by_teacher = (fused_BxE @ text_BxE.T).float(), (image_BxE @ text_BxE.T).float()
     return {'contrastive': 1 - F.cosine_similarity(by_student, by_teacher).mean(),
             'similarity': 1 - F.cosine_similarity(fused_BxE, image_BxE).mean(),
             'reconstruction': reconstruction}

@@ -19,7 +19,7 @@ PRODUCT_SECONDS = 0.5
 
 
 def build(implementation: str, config: ConfigDict) -> Any:
-  """The step, with methods `run`, `product`, `device`, `version`. Each process imports its own framework only."""
+  """The step, with methods `run`, `product`, `device`, `version`. Each process runs its own framework only."""
   batch = step_sizes.random_batch(config)
   if implementation == 'ours':
     from benchmarks.ours_step import OurStep

@@ -46,7 +46,8 @@ class Worker:
 
   def __init__(self, implementation: str, config: ConfigDict, platform: str):
     self.implementation = implementation
-    environment = os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
+    # A cached program may carry the function names of another version of the code, and the profile goes by them.
+    environment = os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false', 'JAX_ENABLE_COMPILATION_CACHE': 'false'}
     if platform == 'cpu':
       environment |= {'JAX_PLATFORMS': 'cpu', 'CUDA_VISIBLE_DEVICES': ''}
     self._said = tempfile.TemporaryFile('w+')  # noqa: SIM115 - closed with the process

@@ -17,7 +17,7 @@ LAYERS = (
   ('convert', 'optim', 'losses', 'sharding', 'metrics', 'regularise', 'flops'),
   ('train_state', 'teacher', 'caption_cache', 'config', 'logging', 'reconstruct'),
   ('train_step', 'checkpoint', 'captions', 'data_pipelines'),
-  ('transfer', 'loop', 'api', 'report', 'model_card', 'cli'),
+  ('transfer', 'loop', 'api', 'report', 'model_card', 'cli', 'pretraining'),
   ('train_clip', 'pretrain', 'evaluate', 'finetune', 'import_torch', 'export_torch', 'ablate', 'demo', 'compile_step',
    'plan'),
 )

@@ -17,7 +17,7 @@ from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.models.clip import CLIPConfig, ImageTower, Tower
 from uniemox_jax.models.fusion import FUSIONS
 from uniemox_jax.models.uniemox import UniEmoX
-from uniemox_jax.pretrain import example_work, make_teacher
+from uniemox_jax.pretraining import example_work, make_teacher
 from uniemox_jax.teacher import Clip, View, abstract_clip
 from uniemox_jax.topology import peak_flops
 from uniemox_jax.train_state import abstract_model, abstract_params, builder

@@ -1,5 +1,7 @@
 """The student's parts: masking counts, fusions by their formulas, drop-path, one parameter layout for all programs."""
 
+import math
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -136,3 +138,28 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
   model = ViT(image_size=32, patch_size=8, width=24, depth=2, heads=2, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
   assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype('float32')}
   assert model(jnp.ones((1, 32, 32, 3))).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(jnp.float32, 2e-6), (jnp.bfloat16, 2e-2)])
+def test_layer_norm_and_its_written_out_gradient_are_the_librarys(dtype, tolerance):
+  rng = np.random.default_rng(0)
+  x, weight = (jnp.asarray(rng.standard_normal((5, 3, 24)) + 2.0, dtype) for _ in range(2))
+  scale, bias = (jnp.asarray(rng.standard_normal(24), jnp.float32) for _ in range(2))
+  results = []
+  for norm in (layers.layer_norm(24, eps=1e-6, dtype=dtype, rngs=nnx.Rngs(0)),
+               nnx.LayerNorm(24, epsilon=1e-6, dtype=dtype, use_fast_variance=False, rngs=nnx.Rngs(0))):
+    graphdef = nnx.graphdef(norm)
+    value, pull = jax.vjp(lambda x, params, graphdef=graphdef: nnx.merge(graphdef, params)(x), x,
+                          {'scale': scale, 'bias': bias})
+    results.append(jax.tree.leaves((value, pull(weight))))
+  for ours, theirs in zip(*results, strict=True):
+    assert ours.dtype == theirs.dtype
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    assert np.linalg.norm(ours - theirs) <= tolerance * np.linalg.norm(theirs)
+
+
+def test_gelu_is_exact_in_float32_and_keeps_small_values_in_bfloat16():
+  x = np.linspace(-5, 5, 1001)
+  exact = x * np.vectorize(math.erfc)(-x / math.sqrt(2)) / 2
+  np.testing.assert_allclose(layers.gelu(jnp.asarray(x, jnp.float32)), exact, atol=1e-6)
+  assert layers.gelu(jnp.bfloat16(-4.0)) < 0

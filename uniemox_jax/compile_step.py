@@ -24,10 +24,15 @@ from uniemox_jax.config import FINETUNE_KEYS, PRETRAIN_KEYS, check_keys, check_p
 from uniemox_jax.files import read_json, write_json
 from uniemox_jax.flops import ExampleWork, finetune_work
 from uniemox_jax.models.classifier import Classifier
-from uniemox_jax.models.clip import CLIPConfig, Tower
 from uniemox_jax.models.uniemox import UniEmoX
-from uniemox_jax.pretrain import example_work, make_teacher, model_arguments, place_teacher, step_options
-from uniemox_jax.teacher import Clip, View, abstract_clip
+from uniemox_jax.pretraining import (
+    clip_of_shape,
+    example_work,
+    make_teacher,
+    model_arguments,
+    place_teacher,
+    step_options,
+)
 from uniemox_jax.train_state import TrainState, abstract_model, builder, state_template
 from uniemox_jax.train_step import FinetuneOptions, Step, make_finetune_step, make_pretrain_step
 
@@ -48,17 +53,6 @@ class Program(NamedTuple):
   work: ExampleWork
 
 
-def _teacher_clip(config: ConfigDict) -> Clip:
-  """A CLIP of the config's `teacher_shape`, with shapes in place of weights."""
-  if 'teacher_shape' not in config:
-    raise UserError("config section 'teacher_shape' is missing: a plan opens no weights, so add the teacher's "
-                    'image_size, patch_size, width, depth, heads and projection (see configs/)')
-  shape = config.teacher_shape
-  tower = Tower(shape.width, shape.depth, shape.heads, 4 * shape.width)
-  clip = CLIPConfig(tower, tower, shape.image_size, shape.patch_size, shape.projection)
-  return Clip(clip, abstract_clip(clip)[1], View(shape.image_size, shape.image_size), None)
-
-
 def _rows(config: ConfigDict, mesh: Mesh, **shapes: tuple[Any, ...]) -> dict[str, jax.ShapeDtypeStruct]:
   """A batch: for each name, the dtype and the shape of one example."""
   return {name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=NamedSharding(mesh, sharding.BATCH))
@@ -74,7 +68,7 @@ def _pretraining(config: ConfigDict, mesh: Mesh) -> Program:
   rows = {'scene': picture} | ({'person': picture} if student.streams == 2 else {})
   teacher, frozen = None, ()
   if student.semantic:
-    teacher, frozen = make_teacher(_teacher_clip(config), config.model.decoder_width, dtype)
+    teacher, frozen = make_teacher(clip_of_shape(config), config.model.decoder_width, dtype)
     frozen = jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), frozen,
                           place_teacher(config, frozen, mesh))
   if config.loss.contrastive:

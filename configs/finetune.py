@@ -2,8 +2,9 @@
 
 python -m uniemox_jax.finetune --config=configs/finetune.py:emo8 --config.init=CHECKPOINT --workdir=DIR
 
-The argument is the dataset: emoset, emo8, fi, emotion6, unbiasedemo, caers, heco or folder. `--config.init=none`
-trains from scratch under the same recipe. Another encoder, such as ViT-B/16:
+The argument is the dataset: emoset, emo8, fi, emotion6, unbiasedemo, caers, heco, emotic or folder.
+`--config.init=none` trains from scratch under the same recipe. `--config.tasks=label+vad` learns these alone, auto all
+that the records have (docs/tasks.md). Another encoder, such as ViT-B/16:
 --config.model.width=768 --config.model.depth=12 --config.model.heads=12
 Few-shot: --config.fraction=0.1 trains on a tenth of every class; 0.05 on half of those.
 Hardware: any TPU slice; with 16 examples a device, scale batch_size with the slice. Time: not measured yet.
@@ -34,6 +35,10 @@ def get_config(dataset: str = 'emo8') -> ConfigDict:
       'base_lr': 1e-3, 'final_lr': 1e-6, 'b1': 0.9, 'b2': 0.999, 'weight_decay': 0.05, 'layer_decay': 0.75})
   config.regularisation = ConfigDict({'drop_path': 0.2, 'mixup': 0.8, 'cutmix': 1.0, 'smoothing': 0.1})
   config.augment = ConfigDict({'randaugment': 9.0, 'erase': 0.25})
+  config.tasks = 'auto'
+  config.task_loss = ConfigDict({
+      'label': 1.0, 'labels': 1.0, 'distribution': 1.0, 'vad': 1.0, 'labels_form': 'bce', 'class_weights': 'none',
+      'vad_form': 'l2'})
   config.log_every = 20
   config.eval_every_epochs = 1
   return config

@@ -1,6 +1,7 @@
-"""Draws two small datasets in the folder layouts of EmoSet-118K and Emo8, so that every command can be tried out.
+"""Draws small datasets in the folder layouts of EmoSet-118K and Emo8, so that every command can be tried out.
 
 python -m data_pipelines.synthetic --out=DIR
+python -m data_pipelines.synthetic --out=DIR --tasks    # EMOTIC and Emotion6 instead: every kind of target
 """
 
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from data_pipelines.schema import EMOTIONS
 
 EMO8_SPLITS = {'train': 800, 'val': 160, 'test': 480}
 EMOSET_RANGE = (2400, 4000)
+TASK_SPLITS = {'emotic': {'train': 640, 'val': 96, 'test': 160}, 'emotion6': {'train': 800}}
+"""Pictures planned: EMOTIC's layout takes those with a figure; Emotion6's is split by its builder."""
 
 REVISION = 2
 """Raised whenever the same seed gives other pictures."""
@@ -81,6 +84,23 @@ def draw(out: str | os.PathLike, emoset_examples: int = 2880, seed: int = 0) -> 
       'wrong_labels': sum(item.label != item.look.emotion for item in plans),
       'oracle': synthetic_world.oracle(looks['train'], looks['test']),
     })  # fmt: skip
+
+
+def draw_tasks(out: str | os.PathLike, seed: int = 0) -> None:
+  """Draws `out/emotic` and `out/emotion6`: labels that go together, distributions, valence, arousal, dominance.
+
+  They show the world of `draw`, and its annotators are never wrong (`synthetic_annotations`).
+
+  Args:
+    out: folder that holds the two.
+    seed: every picture is a function of (seed, dataset, its index).
+
+  Raises:
+    UserError: the folder holds something else.
+  """
+  for dataset, splits in TASK_SPLITS.items():
+    provenance = {'synthetic': True, 'revision': REVISION, 'seed': seed, 'planned': splits}
+    write(pathlib.Path(out) / dataset, dataset, plan(dataset, splits, seed), provenance)
 
 
 def plan(dataset: str, splits: dict[str, int], seed: int) -> list[Plan]:
@@ -217,6 +237,7 @@ _LAYOUTS = {'emoset': _write_emoset, 'emo8': _write_emo8, 'emotic': _write_emoti
 def define_flags() -> None:
   """Declares the command's flags; not on import, where they could clash with those of a caller of `draw`."""
   flags.DEFINE_string('out', None, 'Where emoset/ and emo8/ are written.')
+  flags.DEFINE_bool('tasks', False, 'Draw emotic/ and emotion6/ instead, which hold every kind of target.')
   flags.DEFINE_integer('emoset_examples', 2880, 'Pictures in emoset/, 2400 to 4000, a multiple of 8.')
   flags.DEFINE_integer('seed', 0, 'The same seed gives the same files.', 0)
 
@@ -226,7 +247,10 @@ def main(argv: list[str]) -> None:
   del argv
   if not flags.FLAGS.out:
     raise UserError('--out is missing (--help lists the options)')
-  draw(flags.FLAGS.out, flags.FLAGS.emoset_examples, flags.FLAGS.seed)
+  if flags.FLAGS.tasks:
+    draw_tasks(flags.FLAGS.out, flags.FLAGS.seed)
+  else:
+    draw(flags.FLAGS.out, flags.FLAGS.emoset_examples, flags.FLAGS.seed)
 
 
 if __name__ == '__main__':

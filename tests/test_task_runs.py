@@ -32,7 +32,6 @@ ROOT = Path(__file__).parents[1]
 SMALL = {'image_size': 32, 'patch_size': 8, 'width': 16, 'depth': 1, 'heads': 2}
 LEARNER = {'image_size': 48, 'patch_size': 8, 'width': 64, 'depth': 2, 'heads': 4}
 FEW = {'emotic': {'train': 48, 'val': 24, 'test': 32}, 'emotion6': {'train': 160}}
-MANY = {'emotic': {'train': 640, 'val': 96, 'test': 160}, 'emotion6': {'train': 800}}
 
 
 def records(folder: Path, sizes: dict[str, dict[str, int]]) -> str:
@@ -193,7 +192,7 @@ def test_a_run_is_not_resumed_with_other_tasks(runs, few):
 
 @pytest.fixture(scope='module')
 def many(tmp_path_factory: pytest.TempPathFactory) -> str:
-  return records(tmp_path_factory.mktemp('many'), MANY)
+  return records(tmp_path_factory.mktemp('many'), synthetic.TASK_SPLITS)
 
 
 MARGIN = {'label': ('balanced_accuracy', 0.15), 'labels': ('map', 0.08), 'distribution': ('kl', -0.15),

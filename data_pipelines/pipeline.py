@@ -83,6 +83,7 @@ def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, 
     views = functools.partial(_finetune_view, randaugment=randaugment, erase=erase)
   epoch_steps = steps_per_epoch(split, batch_size)
   first_row, rows = _host_rows(batch_size, process_index, process_count)
+  sizes = record_targets.lengths(split, targets)
 
   def order(step: tf.Tensor) -> Record:
     keys_K = augment.epoch_keys(seed, step // epoch_steps)
@@ -91,7 +92,7 @@ def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, 
     return {'position': position_R, 'keys': tf.tile(keys_K[None], [rows, 1])}
 
   def make(record: Record) -> Record:
-    return (_labels(record) | record_targets.dense(record, split, targets)
+    return (_labels(record) | record_targets.dense(record, sizes)
             | views(record, size=image_size, crop_area=crop_area))
 
   steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
@@ -125,6 +126,7 @@ def eval_batches(split: Split, *, batch_size: int, image_size: int, targets: Seq
     UserError: the batch does not divide by process_count; while iterating, a damaged shard.
   """
   first_row, rows = _host_rows(batch_size, process_index, process_count)
+  sizes = record_targets.lengths(split, targets)
 
   def order(step: tf.Tensor) -> Record:
     index_R = step * batch_size + first_row + tf.range(rows, dtype=tf.int64)
@@ -133,7 +135,7 @@ def eval_batches(split: Split, *, batch_size: int, image_size: int, targets: Seq
 
   def view(record: Record) -> Record:
     values = _labels(record) | {'image': augment.evaluation_view(record['image'], image_size)}
-    values |= record_targets.dense(record, split, targets)
+    values |= record_targets.dense(record, sizes)
     # Not a product: what is missing may be NaN.
     zeroed = {name: tf.where(record['mask'], value, tf.zeros_like(value)) for name, value in values.items()}
     return zeroed | {'mask': tf.cast(record['mask'], tf.float32)}

@@ -38,14 +38,23 @@ def columns(split: Split, name: str) -> tuple[str, ...]:
   return VAD if name == 'vad' else split.labels
 
 
-def dense(record: dict[str, tf.Tensor], split: Split, names: Sequence[str]) -> dict[str, tf.Tensor]:
+def lengths(split: Split, names: Sequence[str]) -> dict[str, int]:
+  """How many entries each of these targets has."""
+  return {name: len(columns(split, name)) for name in names}
+
+
+def dense(record: dict[str, tf.Tensor], sizes: dict[str, int]) -> dict[str, tf.Tensor]:
   """The parsed fields of one record in one shape for all records.
+
+  Args:
+    record: the parsed fields.
+    sizes: of `lengths`.
 
   Returns:
     'labels' float32 (C,), 1 for each class it has; 'distribution' float32 (D,), zero throughout where there is none;
-    'vad' float32 (3,), NaN where not annotated. Those that `names` holds.
+    'vad' float32 (3,), NaN where not annotated. Those that `sizes` names.
   """
-  return {name: _MAKE[name](record[name], len(columns(split, name))) for name in names}
+  return {name: _MAKE[name](record[name], size) for name, size in sizes.items()}
 
 
 def _multi_hot(index_M: tf.Tensor, classes: int) -> tf.Tensor:
@@ -68,12 +77,12 @@ def read(split: Split) -> dict[str, np.ndarray]:
   Raises:
     UserError: a damaged shard.
   """
-  failures = []
+  failures, sizes = [], lengths(split, tuple(TARGETS))
   parsing = fields(tuple(TARGETS)) | {'label': tf.io.FixedLenFeature([], tf.int64)}
 
   def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     record = tf.io.parse_single_example(serialized, parsing)
-    return {'label': tf.cast(record['label'], tf.int32)} | dense(record, split, tuple(TARGETS))
+    return {'label': tf.cast(record['label'], tf.int32)} | dense(record, sizes)
 
   def serialized() -> Iterator[bytes]:
     try:

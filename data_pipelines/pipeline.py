@@ -67,10 +67,9 @@ def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, 
 
   Yields:
     With R = batch_size / process_count rows: 'scene' and 'person' ('pretrain') or 'image' ('finetune'), uint8
-    (R, S, S, 3); 'position' in the split int32 (R,), 'example_id' int64 (R,), 'label' int32 (R,), -1 for none; and
-    what `targets` asks for.
-    'person' is the stored crop of one person, drawn each epoch where the record has several, squashed to S x S and
-    flipped as the scene is; the scene view where there is none.
+    (R, S, S, 3); 'position' in the split int32 (R,), 'example_id' int64 (R,), 'label' int32 (R,), -1 for none; what
+    `targets` asks for. 'person' is the stored crop of one person, drawn each epoch where the record has several,
+    squashed to S x S and flipped as the scene is; the scene view where there is none.
 
   Raises:
     UserError: the batch is larger than the split or does not divide by process_count, an augmentation is out of its
@@ -92,8 +91,8 @@ def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, 
     return {'position': position_R, 'keys': tf.tile(keys_K[None], [rows, 1])}
 
   def make(record: Record) -> Record:
-    return (_labels(record) | record_targets.dense(record, sizes)
-            | views(record, size=image_size, crop_area=crop_area))
+    labels = _labels(record) | record_targets.dense(record, sizes)
+    return labels | views(record, size=image_size, crop_area=crop_area)
 
   steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
   return _batches(split, steps.map(order), make, rows, parallelism, targets)

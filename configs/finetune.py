@@ -2,8 +2,9 @@
 
 python -m uniemox_jax.finetune --config=configs/finetune.py:emo8 --config.init=CHECKPOINT --workdir=DIR
 
-The argument is the dataset: emoset, emo8, fi, emotion6, unbiasedemo, caers, heco or folder. `--config.init=none`
-trains from scratch under the same recipe. Another encoder, such as ViT-B/16:
+The argument is the dataset: emoset, emo8, fi, emotion6, unbiasedemo, caers, heco, emotic or folder.
+`--config.init=none` trains from scratch under the same recipe. `--config.tasks=label+vad` learns these alone, auto all
+that the records have (docs/tasks.md). Another encoder, such as ViT-B/16:
 --config.model.width=768 --config.model.depth=12 --config.model.heads=12
 Few-shot: --config.fraction=0.1 trains on a tenth of every class; 0.05 on half of those.
 Hardware: any TPU slice; with 16 examples a device, scale batch_size with the slice. Time: not measured yet.
@@ -36,6 +37,10 @@ def get_config(dataset: str = 'emo8') -> ConfigDict:
   config.augment = ConfigDict({'randaugment': 9.0, 'erase': 0.25})
   config.max_gradient_norm = 1e3  # a step above it is skipped, and counted
   config.max_skipped_steps = 10  # in a row; then the run stops
+  config.tasks = 'auto'
+  config.task_loss = ConfigDict({
+      'label': 1.0, 'labels': 1.0, 'distribution': 1.0, 'vad': 1.0, 'labels_form': 'bce', 'class_weights': 'none',
+      'vad_form': 'l2'})
   config.log_every = 20
   config.eval_every_epochs = 1
   return config

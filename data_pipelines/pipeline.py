@@ -5,7 +5,7 @@ run resumes by asking for the batches from its step on, and every host makes its
 """
 
 import atexit
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import functools
 import os
 import weakref
@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines import augment, rand_augment
+from data_pipelines import targets as record_targets
 from data_pipelines.errors import UserError
 from data_pipelines.records import Split
 
@@ -38,7 +39,8 @@ def _close_all() -> None:
 def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, start_step: int = 0,
                   mode: str = 'pretrain', crop_area: tuple[float, float] = (0.2, 1.0), person: bool = True,
                   person_jitter: float = 0.0, randaugment: tuple[float, float] | None = None, erase: float = 0.0,
-                  process_index: int = 0, process_count: int = 1, parallelism: int | None = None) -> Iterator[Batch]:
+                  targets: Sequence[str] = (), process_index: int = 0, process_count: int = 1,
+                  parallelism: int | None = None) -> Iterator[Batch]:
   """Endless training batches from `start_step` on: this host's rows of every global batch.
 
   Each epoch is a new permutation that shows no record twice; the num_examples % batch_size records left at its end are
@@ -59,14 +61,15 @@ def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, 
     randaugment: in 'finetune', mean and standard deviation of RandAugment's magnitude; the recipe's m9-mstd0.5-inc1 is
       (9, 0.5).
     erase: in 'finetune', probability of random erasing.
+    targets: names of `targets.TARGETS` to add, as `targets.dense` describes them.
     process_index, process_count: which host this is, of how many.
     parallelism: threads; None is one a CPU. It does not change what a batch holds.
 
   Yields:
     With R = batch_size / process_count rows: 'scene' and 'person' ('pretrain') or 'image' ('finetune'), uint8
-    (R, S, S, 3); 'position' in the split int32 (R,), 'example_id' int64 (R,), 'label' int32 (R,), -1 for none.
-    'person' is the stored crop of one person, drawn each epoch where the record has several, squashed to S x S and
-    flipped as the scene is; the scene view where there is none.
+    (R, S, S, 3); 'position' in the split int32 (R,), 'example_id' int64 (R,), 'label' int32 (R,), -1 for none; what
+    `targets` asks for. 'person' is the stored crop of one person, drawn each epoch where the record has several,
+    squashed to S x S and flipped as the scene is; the scene view where there is none.
 
   Raises:
     UserError: the batch is larger than the split or does not divide by process_count, an augmentation is out of its
@@ -79,6 +82,7 @@ def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, 
     views = functools.partial(_finetune_view, randaugment=randaugment, erase=erase)
   epoch_steps = steps_per_epoch(split, batch_size)
   first_row, rows = _host_rows(batch_size, process_index, process_count)
+  sizes = record_targets.lengths(split, targets)
 
   def order(step: tf.Tensor) -> Record:
     keys_K = augment.epoch_keys(seed, step // epoch_steps)
@@ -87,10 +91,11 @@ def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, 
     return {'position': position_R, 'keys': tf.tile(keys_K[None], [rows, 1])}
 
   def make(record: Record) -> Record:
-    return _labels(record) | views(record, size=image_size, crop_area=crop_area)
+    labels = _labels(record) | record_targets.dense(record, sizes)
+    return labels | views(record, size=image_size, crop_area=crop_area)
 
   steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-  return _batches(split, steps.map(order), make, rows, parallelism)
+  return _batches(split, steps.map(order), make, rows, parallelism, targets)
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
@@ -105,8 +110,8 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
   return split.num_examples // batch_size
 
 
-def eval_batches(split: Split, *, batch_size: int, image_size: int, process_index: int = 0, process_count: int = 1,
-                 parallelism: int | None = None) -> Iterator[Batch]:
+def eval_batches(split: Split, *, batch_size: int, image_size: int, targets: Sequence[str] = (),
+                 process_index: int = 0, process_count: int = 1, parallelism: int | None = None) -> Iterator[Batch]:
   """Every example once over all hosts, in order; every host makes `eval_step_count` batches of the same shape.
 
   Args: as in `train_batches`.
@@ -114,12 +119,13 @@ def eval_batches(split: Split, *, batch_size: int, image_size: int, process_inde
   Yields:
     With R = batch_size / process_count rows: 'image' uint8 (R, S, S, 3), the evaluation view; 'label' int32 (R,),
     'position' int32 (R,), 'example_id' int64 (R,); 'mask' float32 (R,), 1 for an example, 0 for the padding of the last
-    batch, which is zero throughout.
+    batch, which is zero throughout; and what `targets` asks for.
 
   Raises:
     UserError: the batch does not divide by process_count; while iterating, a damaged shard.
   """
   first_row, rows = _host_rows(batch_size, process_index, process_count)
+  sizes = record_targets.lengths(split, targets)
 
   def order(step: tf.Tensor) -> Record:
     index_R = step * batch_size + first_row + tf.range(rows, dtype=tf.int64)
@@ -128,11 +134,13 @@ def eval_batches(split: Split, *, batch_size: int, image_size: int, process_inde
 
   def view(record: Record) -> Record:
     values = _labels(record) | {'image': augment.evaluation_view(record['image'], image_size)}
-    zeroed = {name: value * tf.cast(record['mask'], value.dtype) for name, value in values.items()}
+    values |= record_targets.dense(record, sizes)
+    # Not a product: what is missing may be NaN.
+    zeroed = {name: tf.where(record['mask'], value, tf.zeros_like(value)) for name, value in values.items()}
     return zeroed | {'mask': tf.cast(record['mask'], tf.float32)}
 
   steps = tf.data.Dataset.range(eval_step_count(split, batch_size))
-  return _batches(split, steps.map(order), view, rows, parallelism)
+  return _batches(split, steps.map(order), view, rows, parallelism, targets)
 
 
 def eval_step_count(split: Split, batch_size: int) -> int:
@@ -225,9 +233,10 @@ def _finisher(record: Record, size: int) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _batches(split: Split, ordered: tf.data.Dataset, make: Callable[[Record], Record], rows: int,
-             parallelism: int | None) -> Iterator[Batch]:
+             parallelism: int | None, targets: Sequence[str]) -> Iterator[Batch]:
   """Reads the records that `ordered` names, makes each into one row, and batches the rows in the same order."""
   failures = []
+  fields = _FIELDS | record_targets.fields(targets)
 
   def read(positions_R: np.ndarray) -> np.ndarray:
     try:
@@ -246,7 +255,7 @@ def _batches(split: Split, ordered: tf.data.Dataset, make: Callable[[Record], Re
 
   def parse(names: Record) -> Record:
     serialized_R = names.pop('serialized')
-    return names | tf.io.parse_example(serialized_R, _FIELDS)
+    return names | tf.io.parse_example(serialized_R, fields)
 
   options = tf.data.Options()
   options.deterministic = True

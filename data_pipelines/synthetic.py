@@ -1,6 +1,7 @@
-"""Draws two small datasets in the folder layouts of EmoSet-118K and Emo8, so that every command can be tried out.
+"""Draws small datasets in the folder layouts of EmoSet-118K and Emo8, so that every command can be tried out.
 
 python -m data_pipelines.synthetic --out=DIR
+python -m data_pipelines.synthetic --out=DIR --tasks    # EMOTIC and Emotion6 instead: every kind of target
 """
 
 from collections.abc import Iterator
@@ -16,23 +17,29 @@ from absl import flags
 import numpy as np
 import tqdm
 
-from data_pipelines import builder, command, person_boxes, synthetic_draw, synthetic_world
+from data_pipelines import builder, command, person_boxes, synthetic_annotations, synthetic_draw, synthetic_world
+from data_pipelines.emotic import annotations as emotic_annotations
+from data_pipelines.emotion6.emotion6_dataset_builder import Builder as Emotion6
 from data_pipelines.errors import UserError
 from data_pipelines.schema import EMOTIONS
 
 EMO8_SPLITS = {'train': 800, 'val': 160, 'test': 480}
 EMOSET_RANGE = (2400, 4000)
+TASK_SPLITS = {'emotic': {'train': 640, 'val': 96, 'test': 160}, 'emotion6': {'train': 800}}
+"""Pictures planned: EMOTIC's layout takes those with a figure; Emotion6's is split by its builder."""
 
 REVISION = 2
 """Raised whenever the same seed gives other pictures."""
 
-# Independent random streams for the two datasets, and their shares of the five styles.
-_STREAM = {'emoset': 0, 'emo8': 1}
-_STYLE_SHARES = {'emoset': (0.12, 0.32, 0.32, 0.12, 0.12), 'emo8': (0.2, 0.2, 0.2, 0.2, 0.2)}
+# Independent random streams for the datasets, and their shares of the five styles.
+_STREAM = {'emoset': 0, 'emo8': 1, 'emotic': 2, 'emotion6': 3}
+_EQUAL_SHARES = (0.2, 0.2, 0.2, 0.2, 0.2)
+_STYLE_SHARES = {'emoset': (0.12, 0.32, 0.32, 0.12, 0.12)}
 
 _EXPRESSION = {'laughing': 'happy', 'frowning': 'angry', 'open_mouth': 'surprise'}
 _ACTION = {'bent': 'laughing', 'akimbo': 'pumping fist', 'arms_up': 'stretching arm', 'standing': 'waiting in line'}
 _MISSING_SHARE = 0.15
+_EMOTIC_FOLDER = 'framesdb/images'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +86,30 @@ def draw(out: str | os.PathLike, emoset_examples: int = 2880, seed: int = 0) -> 
     })  # fmt: skip
 
 
+def draw_tasks(out: str | os.PathLike, seed: int = 0) -> None:
+  """Draws `out/emotic` and `out/emotion6`: labels that go together, distributions, valence, arousal, dominance.
+
+  They show the world of `draw`, and its annotators are never wrong (`synthetic_annotations`).
+
+  Args:
+    out: folder that holds the two.
+    seed: every picture is a function of (seed, dataset, its index).
+
+  Raises:
+    UserError: the folder holds something else.
+  """
+  for dataset, splits in TASK_SPLITS.items():
+    provenance = {'synthetic': True, 'revision': REVISION, 'seed': seed, 'planned': splits}
+    write(pathlib.Path(out) / dataset, dataset, plan(dataset, splits, seed), provenance)
+
+
 def plan(dataset: str, splits: dict[str, int], seed: int) -> list[Plan]:
   """What each picture of a dataset shows; the first `splits['train']` are train, and so on. Sizes: multiples of 8."""
   plans = []
   names = [split for split, size in splits.items() for _ in range(size)]
   for index, split in enumerate(names):
     rng = np.random.default_rng((seed, _STREAM[dataset], index))
-    look = synthetic_world.look_at(index, rng, _STYLE_SHARES[dataset])
+    look = synthetic_world.look_at(index, rng, _STYLE_SHARES.get(dataset, _EQUAL_SHARES))
     label = synthetic_world.given_label(look) if split == 'train' else look.emotion
     plans.append(Plan(look, split, label, rng))
   return plans
@@ -96,7 +120,7 @@ def write(folder: pathlib.Path, dataset: str, plans: list[Plan], provenance: dic
 
   Args:
     folder: the raw folder to make; left as it is when it holds the same provenance.
-    dataset: 'emoset' or 'emo8', the layout.
+    dataset: 'emoset', 'emo8', 'emotic' or 'emotion6', the layout.
     plans: from `plan`.
     provenance: content of its `provenance.json`.
 
@@ -148,6 +172,35 @@ def _write_emoset(folder: pathlib.Path, plans: Iterator[Plan]) -> list[tuple]:
   return boxes
 
 
+def _write_emotic(folder: pathlib.Path, plans: Iterator[Plan]) -> list[tuple]:
+  """Pictures with a figure, and EMOTIC's CSV tables, which hold the persons: no rows for person_boxes.csv."""
+  tables: dict[str, list[list]] = {split: [] for split in emotic_annotations.SPLITS}
+  for item in plans:
+    if item.look.face is None:
+      continue
+    name, drawing = f'{item.look.index:05d}.jpg', synthetic_draw.draw(item.look, item.rng)
+    _save(folder, f'emotic/{_EMOTIC_FOLDER}/{name}', drawing)
+    tables[item.split].append([_EMOTIC_FOLDER, name, list(drawing.box), synthetic_annotations.categories(item.look),
+                               list(synthetic_annotations.vad(item.look))])  # fmt: skip
+  for split, rows in tables.items():
+    with (folder / f'{split}.csv').open('w', newline='') as file:
+      csv.writer(file).writerows([emotic_annotations.CSV_COLUMNS, *rows])
+  return []
+
+
+def _write_emotion6(folder: pathlib.Path, plans: Iterator[Plan]) -> list[tuple]:
+  """Pictures in images/<class>/, and ground_truth.txt; the builder splits. Returns the rows of person_boxes.csv."""
+  boxes = []
+  lines = ['\t'.join(['[image_filename]', '[valence]', '[arousal]', *map('[prob. {}]'.format, Emotion6.DISTRIBUTION)])]
+  for item in plans:
+    path = f'{synthetic_annotations.emotion6_label(item.look)}/{item.look.index:05d}.jpg'
+    boxes += _save(folder, f'images/{path}', synthetic_draw.draw(item.look, item.rng))
+    numbers = [*synthetic_annotations.vad(item.look)[:2], *synthetic_annotations.distribution(item.look)]
+    lines.append('\t'.join([path, *(f'{number:.6g}' for number in numbers)]))
+  (folder / 'ground_truth.txt').write_text('\n'.join(lines) + '\n')
+  return boxes
+
+
 def _attributes(item: Plan, drawing: synthetic_draw.Drawing) -> dict:
   """EmoSet's attributes of the picture, true to what is drawn; each is missing in 15 %."""
   pixels = np.asarray(drawing.picture, np.float32)
@@ -178,12 +231,13 @@ def _save(folder: pathlib.Path, path: str, drawing: synthetic_draw.Drawing) -> l
   return [(path, *drawing.box, 1.0)] if drawing.box else []
 
 
-_LAYOUTS = {'emoset': _write_emoset, 'emo8': _write_emo8}
+_LAYOUTS = {'emoset': _write_emoset, 'emo8': _write_emo8, 'emotic': _write_emotic, 'emotion6': _write_emotion6}
 
 
 def define_flags() -> None:
   """Declares the command's flags; not on import, where they could clash with those of a caller of `draw`."""
   flags.DEFINE_string('out', None, 'Where emoset/ and emo8/ are written.')
+  flags.DEFINE_bool('tasks', False, 'Draw emotic/ and emotion6/ instead, which hold every kind of target.')
   flags.DEFINE_integer('emoset_examples', 2880, 'Pictures in emoset/, 2400 to 4000, a multiple of 8.')
   flags.DEFINE_integer('seed', 0, 'The same seed gives the same files.', 0)
 
@@ -193,7 +247,10 @@ def main(argv: list[str]) -> None:
   del argv
   if not flags.FLAGS.out:
     raise UserError('--out is missing (--help lists the options)')
-  draw(flags.FLAGS.out, flags.FLAGS.emoset_examples, flags.FLAGS.seed)
+  if flags.FLAGS.tasks:
+    draw_tasks(flags.FLAGS.out, flags.FLAGS.seed)
+  else:
+    draw(flags.FLAGS.out, flags.FLAGS.emoset_examples, flags.FLAGS.seed)
 
 
 if __name__ == '__main__':

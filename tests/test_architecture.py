@@ -14,7 +14,8 @@ PACKAGES = ('uniemox_jax', 'data_pipelines', 'configs')
 # Lowest first. A module of `uniemox_jax`, or a folder of them, imports from its own layer and from those below it.
 LAYERS = (
   ('models', 'preprocess', 'files', 'topology', 'collectives', 'distributed', 'preemption', 'integrity', 'clock'),
-  ('convert', 'optim', 'losses', 'sharding', 'metrics', 'regularise', 'flops'),
+  ('convert', 'optim', 'losses', 'sharding', 'metrics', 'regularise', 'flops', 'task_losses',
+   'tasks'),
   ('train_state', 'teacher', 'caption_cache', 'config', 'logging', 'reconstruct'),
   ('train_step', 'checkpoint', 'captions', 'data_pipelines'),
   ('transfer', 'loop', 'api', 'report', 'model_card', 'cli', 'pretraining'),

@@ -15,6 +15,7 @@ from data_pipelines.errors import UserError
 from uniemox_jax.checkpoint import Checkpoint, load_checkpoint
 from uniemox_jax.models.kinds import MODULES
 from uniemox_jax.preprocess import student_view
+from uniemox_jax.tasks import predict, split_columns, tasks_of
 from uniemox_jax.train_state import abstract_model, builder
 
 
@@ -23,7 +24,7 @@ def _apply(graphdef: nnx.GraphDef, output: str, params: dict[str, Any], images: 
   model = nnx.merge(graphdef, params)
   if output == 'tokens':
     return model.encoder(images)
-  return jax.nn.softmax(model(images)) if output == 'probabilities' else model.features(images)
+  return model(images) if output == 'outputs' else model.features(images)
 
 
 class _Model:
@@ -57,15 +58,32 @@ class Encoder(_Model):
 
 
 class Classifier(_Model):
-  """A fine-tuned classifier. labels: class names in the order of the probabilities."""
+  """A fine-tuned classifier. labels: class names in the order of the probabilities; tasks: all that it predicts."""
 
   def __init__(self, checkpoint: Checkpoint):
     super().__init__(checkpoint)
     self.labels: list[str] = checkpoint.description['labels']
+    self.tasks = tasks_of(checkpoint.description)
+
+  def predict(self, images: Any) -> dict[str, np.ndarray]:
+    """What it predicts, by task, float32 (B, columns); `tasks` names the columns.
+
+    'label': probabilities, rows sum to 1; 'labels': scores; 'distribution': shares, rows sum to 1; 'vad': valence,
+    arousal, dominance on the dataset's scale, as far as it has them.
+    """
+    outputs = split_columns(self._run('outputs', images), self.tasks)
+    return {task.name: predict(task, outputs[task.name]).astype(np.float32) for task in self.tasks}
 
   def predict_proba(self, images: Any) -> np.ndarray:
-    """float32 (B, classes), rows sum to 1."""
-    return self._run('probabilities', images)
+    """float32 (B, classes), rows sum to 1.
+
+    Raises:
+      UserError: it was not trained to predict a single label.
+    """
+    predicted = self.predict(images)
+    if 'label' not in predicted:
+      raise UserError(f'this checkpoint predicts {", ".join(predicted)} and no single label: use predict')
+    return predicted['label']
 
 
 def load_encoder(checkpoint: str) -> Encoder:

@@ -17,7 +17,7 @@ _RUN = {'seed': int, 'data_dir': str, 'dataset': str, 'batch_size': int, 'epochs
         'max_gradient_norm': float, 'max_skipped_steps': int}
 _ENCODER = {'image_size': int, 'patch_size': int, 'width': int, 'depth': int, 'heads': int, 'remat': str, 'scan': bool,
             'norm_eps': float}
-_OPTIONAL = ('norm_eps', 'teacher_shape')
+_OPTIONAL = ('norm_eps', 'teacher_shape', 'tasks', 'task_loss')
 _OPTIMIZER = {'base_lr': float, 'final_lr': float, 'b1': float, 'b2': float, 'weight_decay': float}
 
 PRETRAIN_KEYS = _RUN | {
@@ -32,6 +32,8 @@ PRETRAIN_KEYS = _RUN | {
 FINETUNE_KEYS = _RUN | {
     'accum_steps': int, 'init': str, 'model': _ENCODER, 'eval_every_epochs': int, 'fraction': float,
     'augment': {'randaugment': float, 'erase': float},
+    'tasks': str, 'task_loss': {'label': float, 'labels': float, 'distribution': float, 'vad': float,
+                                'labels_form': str, 'class_weights': str, 'vad_form': str},
     'optimizer': _OPTIMIZER | {'layer_decay': float},
     'regularisation': {'drop_path': float, 'mixup': float, 'cutmix': float, 'smoothing': float}}
 CLIP_KEYS = _RUN | {

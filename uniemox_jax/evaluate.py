@@ -1,5 +1,6 @@
 """Evaluates what a fine-tuning run left: python -m uniemox_jax.evaluate --workdir=DIR [--split=test]."""
 
+from collections.abc import Sequence
 import functools
 import os
 from typing import Any
@@ -7,49 +8,88 @@ from typing import Any
 from absl import flags
 from flax import nnx
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from data_pipelines import pipeline, records
+from data_pipelines import pipeline, records, targets
 from data_pipelines.errors import UserError
 from uniemox_jax import cli, preemption, sharding
 from uniemox_jax.checkpoint import Checkpoint, load_checkpoint
 from uniemox_jax.config import config_hash
 from uniemox_jax.distributed import is_primary
 from uniemox_jax.files import exists, read_json, write_json
-from uniemox_jax.metrics import classification_summary, classification_sums
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.preprocess import normalise
+from uniemox_jax.tasks import KINDS, Task, is_single_label, measure, split_columns, tasks_of
 from uniemox_jax.train_state import builder, graphdef_of
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _batch_sums(classifier: nnx.GraphDef, whole: NamedSharding, params: dict[str, Any], batch: dict[str, jax.Array]
-                ) -> dict[str, jax.Array]:
-  """What one batch adds, `whole` on every host."""
-  logits = nnx.merge(classifier, params)(normalise(batch['image']))
-  sums = classification_sums(logits, batch['label'], batch['mask'])
-  return jax.lax.with_sharding_constraint(sums, whole)
+@functools.partial(jax.jit, static_argnums=0)
+def _outputs(classifier: nnx.GraphDef, params: dict[str, Any], image: jax.Array, fields: dict[str, jax.Array]
+             ) -> dict[str, jax.Array]:
+  """The outputs of a batch and its other fields, whole on every host."""
+  outputs_BxW = nnx.merge(classifier, params)(normalise(image))
+  return jax.lax.with_sharding_constraint({'outputs': outputs_BxW, **fields}, P())
 
 
-def evaluate_params(classifier: nnx.GraphDef, params: dict[str, Any], split: records.Split, *, image_size: int,
-                    batch_size: int, mesh: Mesh) -> dict[str, Any]:
-  """Metrics of a classifier over a whole split, every example counted exactly once (see `metrics`).
+def predict_split(classifier: nnx.GraphDef, params: dict[str, Any], split: records.Split, fields: Sequence[str], *,
+                  image_size: int, batch_size: int, mesh: Mesh) -> dict[str, np.ndarray]:
+  """'outputs' float32 (N, W) and the asked `fields`, targets of tasks, of every example, in order, on every host.
 
   Raises:
     Preempted: SIGTERM came.
   """
   batch_size = -(-batch_size // mesh.size) * mesh.size
-  sums = None
+  parts = []
   with jax.set_mesh(mesh):
     for batch in pipeline.eval_batches(split, batch_size=batch_size, image_size=image_size,
+                                       targets=[name for name in fields if name != 'label'],
                                        process_index=jax.process_index(), process_count=jax.process_count()):
       preemption.check()
-      rows = sharding.global_batch({name: batch[name] for name in ('image', 'label', 'mask')}, mesh)
-      new = _batch_sums(classifier, NamedSharding(mesh, P()), params, rows)
-      sums = new if sums is None else jax.tree.map(np.add, sums, jax.device_get(new))
-  return classification_summary(jax.device_get(sums), split.labels)
+      rows = sharding.global_batch({name: batch[name] for name in ('image', 'mask', *fields)}, mesh)
+      part = jax.device_get(_outputs(classifier, params, rows.pop('image'), rows))
+      kept = part.pop('mask') > 0
+      parts.append({name: values[kept] for name, values in part.items()})
+  return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def evaluate_params(classifier: nnx.GraphDef, params: dict[str, Any], split: records.Split, tasks: Sequence[Task], *,
+                    image_size: int, batch_size: int, mesh: Mesh,
+                    thresholds: Sequence[float | None] | None = None) -> dict[str, Any]:
+  """Loss and metrics of a classifier over a whole split, every example counted exactly once.
+
+  Args:
+    classifier, params, mesh: the model and where it runs.
+    split: the records.
+    tasks: whose columns the model's head has.
+    image_size, batch_size: of the batches.
+    thresholds: of the task 'labels', chosen on val; None chooses them on this split.
+
+  Returns:
+    What `tasks.measure` gives of a single 'label'; else examples, loss (the weighted sum) and the same by task under
+    'tasks'.
+
+  Raises:
+    UserError: the split lacks what a task needs.
+  """
+  for task in tasks:
+    if not set(task.outputs) <= set(targets.columns(split, task.name)):
+      raise UserError(f"split '{split.name}' holds other {task.name} than the model predicts ({', '.join(task.outputs)}"
+                      '): evaluate it on its own dataset')
+  found = predict_split(classifier, params, split, [task.name for task in tasks], image_size=image_size,
+                        batch_size=batch_size, mesh=mesh)
+  outputs = split_columns(found['outputs'], tasks)
+  measured = {task.name: measure(task, outputs[task.name], found[task.name], thresholds) for task in tasks}
+  if is_single_label(tasks):
+    return measured['label']
+  loss = sum(task.weight * measured[task.name]['loss'] for task in tasks)
+  return {'examples': split.num_examples, 'loss': loss, 'tasks': measured}
+
+
+def measured_of(metrics: dict[str, Any], task: Task) -> dict[str, Any]:
+  """One task's part of what `evaluate_params` returns."""
+  return metrics['tasks'][task.name] if 'tasks' in metrics else metrics
 
 
 def load_trained(path: str) -> tuple[Checkpoint, nnx.GraphDef]:
@@ -88,9 +128,15 @@ def evaluate(workdir: str, split_name: str = 'test', data_dir: str | None = None
   if list(split.labels) != checkpoint.description['labels']:
     raise UserError(f"{config['dataset']} has the labels {', '.join(split.labels)}; the checkpoint was trained with "
                     f"{', '.join(checkpoint.description['labels'])}: evaluate it on its own dataset")
-  mesh = sharding.make_mesh(**config['mesh'])
-  metrics = evaluate_params(classifier, sharding.replicate(checkpoint.params, mesh), split,
-                            image_size=config['model']['image_size'], batch_size=config['batch_size'], mesh=mesh)
+  mesh, tasks = sharding.make_mesh(**config['mesh']), tasks_of(checkpoint.description)
+  measure_on = functools.partial(
+      evaluate_params, classifier, sharding.replicate(checkpoint.params, mesh), tasks=tasks,
+      image_size=config['model']['image_size'], batch_size=config['batch_size'], mesh=mesh)
+  thresholds = None
+  if split_name != 'val' and any(task.name == 'labels' for task in tasks):
+    val = measure_on(records.open_split(data_dir or config['data_dir'], config['dataset'], 'val'))
+    thresholds = [row['threshold'] for row in val['tasks']['labels']['per_class']]
+  metrics = measure_on(split, thresholds=thresholds)
   result = {'dataset': config['dataset'], 'split': split_name, 'init': config['init'],
             'checkpoint_step': checkpoint.step, 'config_hash': config_hash(config), **metrics}
   if is_primary():
@@ -101,8 +147,13 @@ def evaluate(workdir: str, split_name: str = 'test', data_dir: str | None = None
 
 def describe(result: dict[str, Any]) -> str:
   """One line for people."""
-  return (f"{result['dataset']} {result['split']}: top-1 {result['top1']:.4f}, top-3 {result['top3']:.4f}, macro-F1 "
-          f"{result['macro_f1']:.4f} over {result['examples']} examples (step {result['checkpoint_step']})")
+  if 'tasks' not in result:
+    said = f"top-1 {result['top1']:.4f}, top-3 {result['top3']:.4f}, macro-F1 {result['macro_f1']:.4f}"
+  else:
+    said = ', '.join(f'{name} {KINDS[name].score} {measured[KINDS[name].score] or 0:.4f}'
+                     for name, measured in result['tasks'].items())
+  return (f"{result['dataset']} {result['split']}: {said} over {result['examples']} examples "
+          f"(step {result['checkpoint_step']})")
 
 
 def main() -> None:

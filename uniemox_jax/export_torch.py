@@ -20,6 +20,7 @@ from uniemox_jax.convert.saved_model import write_saved_model
 from uniemox_jax.files import whole_folder, write_json
 from uniemox_jax.model_card import read_run_config, run_folder, write_card
 from uniemox_jax.preprocess import EVALUATION_SHARE, IMAGENET_MEAN, IMAGENET_STD
+from uniemox_jax.tasks import is_single_label, tasks_of
 from uniemox_jax.teacher import View, load_clip, save_clip
 
 TEACHER_FOLDER = 'teacher'
@@ -64,6 +65,9 @@ def _export_student(checkpoint: str, target: str, folder: Path) -> list[str]:
                     '--to=clip')
   run, description = run_folder(loaded.path), loaded.description
   kind, size = description['kind'], description['model']['image_size']
+  if kind == 'classifier' and not is_single_label(tasks := tasks_of(description)):
+    raise UserError(f"'{checkpoint}' predicts {', '.join(task.name for task in tasks)}, and the classifiers of other "
+                    'libraries a single label: fine-tune with --config.tasks=label, or export what it started from')
   statistics = description.get('statistics', {'mean': IMAGENET_MEAN, 'std': IMAGENET_STD})
   view = View(size, round(size / EVALUATION_SHARE), mean=tuple(statistics['mean']), std=tuple(statistics['std']))
   student = Student(kind, export_students.MODEL_DEFAULTS[kind] | description['model'], loaded.params,

@@ -5,7 +5,7 @@ python -m uniemox_jax.finetune --config=configs/finetune.py:emo8 --config.init=P
 The best epoch is chosen on val; test is read once, at the end.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -16,13 +16,15 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from data_pipelines import pipeline, records
+from data_pipelines import targets as record_targets
 from data_pipelines.errors import UserError
 from uniemox_jax import cli, loop, optim, sharding
 from uniemox_jax.config import FINETUNE_KEYS, check_keys, check_positive, compute_dtype
-from uniemox_jax.evaluate import describe, evaluate, evaluate_params
+from uniemox_jax.evaluate import describe, evaluate, evaluate_params, measured_of
 from uniemox_jax.flops import finetune_work
 from uniemox_jax.logging import Profile, RunLog
 from uniemox_jax.models.classifier import Classifier
+from uniemox_jax.tasks import DEFAULTS, KINDS, Task, choose, present, score, width
 from uniemox_jax.train_state import TrainState, abstract_model, abstract_params, builder, graphdef_of
 from uniemox_jax.train_step import FinetuneOptions, make_finetune_step
 from uniemox_jax.transfer import initial_weights
@@ -31,45 +33,71 @@ RANDAUGMENT_STD = 0.5
 """Of RandAugment's magnitude (method section 3)."""
 
 
-def _validator(config: ConfigDict, classifier: nnx.GraphDef, split: records.Split, mesh: Mesh, log: RunLog
-               ) -> Callable[[int, TrainState], float]:
-  """(step, state) -> top-1 on val, which chooses the checkpoint that is kept."""
+def _validator(config: ConfigDict, classifier: nnx.GraphDef, split: records.Split, tasks: Sequence[Task], mesh: Mesh,
+               log: RunLog) -> Callable[[int, TrainState], float]:
+  """(step, state) -> the first task's score on val, which chooses the checkpoint that is kept."""
+  first = tasks[0]
+
   def validate(step: int, state: TrainState) -> float:
-    metrics = evaluate_params(classifier, state.params, split, image_size=config.model.image_size,
+    metrics = evaluate_params(classifier, state.params, split, tasks, image_size=config.model.image_size,
                               batch_size=config.batch_size, mesh=mesh)
-    values = {f'val_{name}': metrics[name] for name in ('loss', 'top1', 'top3', 'macro_f1')}
-    log.write(step, values)
-    print(f"finetune {step}/{log.total_steps}  val top-1 {metrics['top1']:.4f}  loss {metrics['loss']:.4f}", flush=True)
-    return metrics['top1']
+    by_task = {'': metrics} | {f'{name}_': measured for name, measured in metrics.get('tasks', {}).items()}
+    log.write(step, {f'val_{prefix}{name}': value for prefix, measured in by_task.items()
+                     for name, value in measured.items() if isinstance(value, float)})
+    name = KINDS[first.name].score
+    print(f"finetune {step}/{log.total_steps}  val {name} {measured_of(metrics, first)[name] or 0:.4f}  "
+          f"loss {metrics['loss']:.4f}", flush=True)
+    return score(first, measured_of(metrics, first))
 
   return validate
 
 
-def _batches(config: ConfigDict, split: records.Split, start: int) -> Iterator[dict[str, np.ndarray]]:
+def _batches(config: ConfigDict, split: records.Split, tasks: Sequence[Task], start: int
+             ) -> Iterator[dict[str, np.ndarray]]:
   """What the step takes, from step `start` on."""
   magnitude = config.augment.randaugment
+  fields = [task.name for task in tasks]
   for batch in pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=config.model.image_size, start_step=start,
       mode='finetune', crop_area=(config.min_crop_area, 1.0), erase=config.augment.erase,
       randaugment=(magnitude, RANDAUGMENT_STD) if magnitude else None,
+      targets=[name for name in fields if name != 'label'],
       process_index=jax.process_index(), process_count=jax.process_count()):
-    yield {name: batch[name] for name in ('image', 'label', 'example_id')}
+    yield {name: batch[name] for name in ('image', 'example_id', *fields)}
 
 
 def _open_splits(config: ConfigDict) -> tuple[records.Split, records.Split]:
   """Train, or the share of it that `fraction` asks for, and val.
 
   Raises:
-    UserError: the training split has pictures without a label, or there is no such share.
+    UserError: no such records, or no such share.
   """
   train, val = (records.open_split(config.data_dir, config.dataset, name) for name in ('train', 'val'))
-  unlabelled = sum(label < 0 for _, label, _ in train.annotations())
-  if unlabelled:
-    raise UserError(f'{config.dataset}: {unlabelled} training pictures have no label: fine-tuning needs one for each')
   if config.fraction != 1:
     train = train.fraction(config.fraction, config.seed)
     print(f'few-shot: {train.num_examples} pictures of {train.name}', flush=True)
   return train, val
+
+
+def _choose_tasks(config: ConfigDict, train: records.Split) -> tuple[Task, ...]:
+  """The tasks of the run; says how many training pictures lack a target and so stay out of that task's loss.
+
+  Raises:
+    UserError: see `tasks.choose`; or the CCC loss, which is of a whole batch, with accumulation.
+  """
+  found = record_targets.read(train)
+  columns = {name: record_targets.columns(train, name) for name in KINDS}
+  options = DEFAULTS | (config.task_loss.to_dict() if 'task_loss' in config else {})
+  tasks = choose(config.get('tasks', 'label'), columns, found, options)
+  for task in tasks:
+    missing = int((~present(task.name, found[task.name]).any(axis=-1)).sum())
+    if missing:
+      print(f"task '{task.name}': {missing} of {train.num_examples} training pictures have none, and do not count",
+            flush=True)
+    if task.loss == 'ccc' and config.accum_steps > 1:
+      raise UserError(f'the loss ccc is of a whole batch, and accum_steps is {config.accum_steps}: set '
+                      '--config.accum_steps=1, or --config.task_loss.vad_form=l2')
+  return tasks
 
 
 def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -> dict[str, Any]:
@@ -87,23 +115,24 @@ def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -
   train_split, val_split = _open_splits(config)
   steps_per_epoch = pipeline.steps_per_epoch(train_split, config.batch_size)
   total_steps = config.epochs * steps_per_epoch
-  arguments = config.model.to_dict() | {'classes': len(train_split.labels)}
+  tasks = _choose_tasks(config, train_split)
+  arguments = config.model.to_dict() | {'classes': width(tasks)}
   build = builder(Classifier, dtype=compute_dtype(config), **arguments)
   classifier = graphdef_of(build)
   loaded = initial_weights(config.init, abstract_params(build), arguments, classifier=True)
 
   schedule, tx = optim.from_config(config, total_steps, steps_per_epoch, config.optimizer.layer_decay)
   description = {'kind': 'classifier', 'model': arguments, 'dataset': config.dataset,
-                 'labels': list(train_split.labels)}
+                 'labels': list(train_split.labels), 'tasks': [task.to_json() for task in tasks]}
   run = loop.open_run(config, workdir, name='finetune', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
                       description=description, loaded=loaded,
                       flops_per_example=finetune_work(abstract_model(build)).training.flops, profile=profile)
   options = FinetuneOptions(**config.regularisation, accum_steps=config.accum_steps,
                             max_gradient_norm=config.max_gradient_norm)
-  loop.train(run, make_finetune_step(classifier, tx, schedule, options), _batches(config, train_split, run.start),
-             key=jax.random.key(config.seed),
+  loop.train(run, make_finetune_step(classifier, tx, schedule, options, tasks),
+             _batches(config, train_split, tasks, run.start), key=jax.random.key(config.seed),
              every=loop.Every(config.log_every, 0, config.eval_every_epochs * steps_per_epoch),
-             evaluate=_validator(config, classifier, val_split, mesh, run.log))
+             evaluate=_validator(config, classifier, val_split, tasks, mesh, run.log))
   run.close()
   result = evaluate(workdir)
   print(describe(result), flush=True)

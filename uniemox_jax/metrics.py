@@ -1,49 +1,181 @@
-"""Classification metrics as sums over masked batches, so that padding and hosts never change a number."""
+"""The tasks' metrics over a whole split: outputs and targets of every example, float64 on the host (docs/tasks.md).
 
+Neither batches nor hosts enter, so padding and topology change nothing but the outputs' own rounding. Metrics that a
+split leaves undefined, such as the average precision of a class without examples, are None, and left out of means.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from uniemox_jax import losses
+ECE_BINS = 15
 
 
-def classification_sums(logits_BxC: jax.Array, label_B: jax.Array, mask_B: jax.Array) -> dict[str, jax.Array]:
-  """What one batch adds.
+def _softmax(logits_NxC: np.ndarray) -> np.ndarray:
+  exponentials_NxC = np.exp(logits_NxC - logits_NxC.max(axis=-1, keepdims=True))
+  return exponentials_NxC / exponentials_NxC.sum(axis=-1, keepdims=True)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+  return 0.5 * (1 + np.tanh(0.5 * logits))
+
+
+ACTIVATIONS = {'softmax': _softmax, 'sigmoid': _sigmoid, 'identity': lambda outputs: outputs}
+"""From outputs to predictions; any float dtype, rows are examples."""
+
+
+def mean_defined(values: Sequence[float | None]) -> float | None:
+  """Mean of those that are not None; None where all are."""
+  defined = [value for value in values if value is not None]
+  return float(np.mean(defined)) if defined else None
+
+
+def single_label(logits_NxC: np.ndarray, label_N: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+  """Of classes that exclude each other.
 
   Args:
-    logits_BxC: float32.
-    label_B: int32 class indices.
-    mask_B: float32, 0 for padding rows.
+    logits_NxC: of any float dtype.
+    label_N: class indices.
+    names: of the classes.
 
   Returns:
-    'loss' (sum of cross-entropies), 'top3' (hits among the three highest) and 'confusion' (C, C), true by predicted.
+    examples, top1, top3, macro_f1, balanced_accuracy (mean recall of the classes with examples), ece (15 equal bins of
+    confidence; Guo et al. 2017), per_class, confusion (true by row). A class without examples and predictions counts
+    as F1 0, as scikit-learn's zero_division=0 does.
   """
-  true_BxC = jax.nn.one_hot(label_B, logits_BxC.shape[-1]) * mask_B[:, None]
-  predicted_BxC = jax.nn.one_hot(jnp.argmax(logits_BxC, -1), logits_BxC.shape[-1])
-  top3_Bx3 = jax.lax.top_k(logits_BxC, min(3, logits_BxC.shape[-1]))[1]
-  return {
-      'loss': jnp.sum(losses.cross_entropy(logits_BxC, true_BxC)),
-      'top3': jnp.sum(jnp.any(top3_Bx3 == label_B[:, None], axis=-1) * mask_B),
-      'confusion': true_BxC.T @ predicted_BxC,
-  }
-
-
-def classification_summary(sums: dict[str, np.ndarray], labels: list[str]) -> dict[str, Any]:
-  """Metrics from the summed batches: examples, loss, top1, top3, macro_f1, per_class and confusion (true by row).
-
-  A class without examples and predictions counts as F1 0, as scikit-learn's zero_division=0 does.
-  """
-  confusion = np.asarray(sums['confusion']).round().astype(int)
+  classes, rows = len(names), np.arange(len(label_N))
+  ranked_NxC = np.argsort(-logits_NxC, axis=-1, kind='stable')
+  predicted_N = ranked_NxC[:, 0]
+  confusion = np.zeros((classes, classes), int)
+  np.add.at(confusion, (label_N, predicted_N), 1)
   hits, support, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-  precision = hits / np.maximum(predicted, 1)
-  recall = hits / np.maximum(support, 1)
+  precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(support, 1)
   f1 = 2 * hits / np.maximum(predicted + support, 1)
-  total = int(confusion.sum())
+  confidence_N = _softmax(logits_NxC.astype(np.float64))[rows, predicted_N]
   per_class = [
-      {'label': label, 'examples': int(support[i]), 'precision': float(precision[i]), 'recall': float(recall[i]),
-       'f1': float(f1[i])} for i, label in enumerate(labels)]
-  return {'examples': total, 'loss': float(sums['loss']) / total, 'top1': float(hits.sum() / total),
-          'top3': float(sums['top3']) / total, 'macro_f1': float(f1.mean()), 'per_class': per_class,
+      {'label': name, 'examples': int(support[i]), 'precision': float(precision[i]), 'recall': float(recall[i]),
+       'f1': float(f1[i])} for i, name in enumerate(names)]
+  return {'examples': len(label_N), 'top1': float(np.mean(predicted_N == label_N)),
+          'top3': float(np.mean((ranked_NxC[:, :3] == label_N[:, None]).any(axis=-1))), 'macro_f1': float(f1.mean()),
+          'balanced_accuracy': float(recall[support > 0].mean()),
+          'ece': expected_calibration_error(confidence_N, predicted_N == label_N), 'per_class': per_class,
           'confusion': confusion.tolist()}
+
+
+def expected_calibration_error(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = ECE_BINS) -> float:
+  """Mean distance of accuracy and confidence over bins (low, high] of confidence, by size (Guo et al. 2017, eq. 3)."""
+  bin_N = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence_N)
+  gap_K = np.bincount(bin_N, confidence_N - correct_N, minlength=bins)
+  return float(np.abs(gap_K).sum() / len(confidence_N))
+
+
+def multi_label(scores_NxC: np.ndarray, present_NxC: np.ndarray, names: Sequence[str],
+                thresholds_C: Sequence[float | None]) -> dict[str, Any]:
+  """Of classes that go together.
+
+  Args:
+    scores_NxC: higher is likelier, comparable within a class.
+    present_NxC: which classes each example has; bool.
+    names: of the classes.
+    thresholds_C: of `break_even_thresholds` on val; a class is predicted from its threshold on, never at None.
+
+  Returns:
+    examples; map, the mean average precision over the classes with examples; at the thresholds, macro_f1 over all
+    classes and jaccard, the mean over examples of intersection over union; per_class with examples, ap, threshold,
+    precision, recall and f1.
+  """
+  limits_C = np.array([np.inf if threshold is None else threshold for threshold in thresholds_C])
+  predicted_NxC = scores_NxC >= limits_C
+  both = predicted_NxC & present_NxC
+  hits, support, predicted = both.sum(0), present_NxC.sum(0), predicted_NxC.sum(0)
+  precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(support, 1)
+  f1 = 2 * hits / np.maximum(predicted + support, 1)
+  ap_C = [average_precision(scores_NxC[:, i], present_NxC[:, i]) for i in range(len(names))]
+  jaccard_N = both.sum(1) / np.maximum((predicted_NxC | present_NxC).sum(1), 1)
+  per_class = [
+      {'label': name, 'examples': int(support[i]), 'ap': ap_C[i], 'threshold': thresholds_C[i],
+       'precision': float(precision[i]), 'recall': float(recall[i]), 'f1': float(f1[i])}
+      for i, name in enumerate(names)]
+  return {'examples': len(scores_NxC), 'map': mean_defined(ap_C), 'macro_f1': float(f1.mean()),
+          'jaccard': float(jaccard_N.mean()), 'per_class': per_class}
+
+
+def average_precision(score_N: np.ndarray, present_N: np.ndarray) -> float | None:
+  """Sum over thresholds of precision times the step in recall, equal scores taken together; None without positives."""
+  order_N = np.argsort(-score_N, kind='stable')
+  hits_N = np.cumsum(present_N[order_N])
+  last_of_equals = np.flatnonzero(np.append(np.diff(score_N[order_N]) != 0, True))
+  if not present_N.any():
+    return None
+  hits_K = hits_N[last_of_equals]
+  return float(np.sum(np.diff(hits_K, prepend=0) * hits_K / (last_of_equals + 1)) / hits_K[-1])
+
+
+def break_even_thresholds(scores_NxC: np.ndarray, present_NxC: np.ndarray) -> list[float | None]:
+  """Of each class, the score at which precision equals recall: as many are predicted as there are.
+
+  Equal scores at that place are predicted together, and precision is then the lower of the two. None without examples.
+  """
+  sorted_NxC = -np.sort(-scores_NxC, axis=0)
+  return [float(sorted_NxC[count - 1, i]) if count else None for i, count in enumerate(present_NxC.sum(0))]
+
+
+def label_distribution(logits_NxC: np.ndarray, target_NxC: np.ndarray) -> dict[str, Any]:
+  """The six measures of Geng (2016, table 1), means over examples; 0 / 0 and 0 ln 0 count as 0.
+
+  Args:
+    logits_NxC: their softmax is the prediction.
+    target_NxC: shares, rows sum to 1.
+
+  Returns:
+    examples; chebyshev, clark, canberra, kl (target to prediction, nats), lower is better; cosine, intersection, higher
+    is better.
+  """
+  logits_NxC, target_NxC = logits_NxC.astype(np.float64), target_NxC.astype(np.float64)
+  predicted_NxC = _softmax(logits_NxC)
+  log_NxC = logits_NxC - logits_NxC.max(axis=-1, keepdims=True)
+  log_NxC = log_NxC - np.log(np.exp(log_NxC).sum(axis=-1, keepdims=True))
+  apart_NxC, total_NxC = np.abs(predicted_NxC - target_NxC), predicted_NxC + target_NxC
+  relative_NxC = np.divide(apart_NxC, total_NxC, out=np.zeros_like(apart_NxC), where=total_NxC > 0)
+  log_target_NxC = np.log(target_NxC, out=np.zeros_like(target_NxC), where=target_NxC > 0)
+  norms_N = np.linalg.norm(predicted_NxC, axis=-1) * np.linalg.norm(target_NxC, axis=-1)
+  by_example = {
+      'chebyshev': apart_NxC.max(axis=-1),
+      'clark': np.sqrt((relative_NxC ** 2).sum(axis=-1)),
+      'canberra': relative_NxC.sum(axis=-1),
+      'kl': (target_NxC * (log_target_NxC - log_NxC)).sum(axis=-1),
+      'cosine': (predicted_NxC * target_NxC).sum(axis=-1) / norms_N,
+      'intersection': np.minimum(predicted_NxC, target_NxC).sum(axis=-1)}
+  return {'examples': len(target_NxC)} | {name: float(values_N.mean()) for name, values_N in by_example.items()}
+
+
+def dimensional(predicted_NxD: np.ndarray, target_NxD: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+  """Of continuous dimensions.
+
+  Args:
+    predicted_NxD, target_NxD: on the dataset's scale; a target may be NaN, which leaves it out.
+    names: of the dimensions.
+
+  Returns:
+    examples (with any target), mae, pearson, ccc, means over dimensions; per_dimension with the same of each. Pearson
+    is None where one side is constant; CCC is Lin's (1989), with variances over N.
+  """
+  rows = [_one_dimension(predicted_NxD[:, i].astype(np.float64), target_NxD[:, i].astype(np.float64))
+          for i in range(len(names))]
+  means = {metric: mean_defined([row[metric] for row in rows]) for metric in ('mae', 'pearson', 'ccc')}
+  return {'examples': int(np.isfinite(target_NxD).any(axis=-1).sum()), **means,
+          'per_dimension': [{'dimension': name, **row} for name, row in zip(names, rows)]}
+
+
+def _one_dimension(predicted_N: np.ndarray, target_N: np.ndarray) -> dict[str, Any]:
+  known_N = np.isfinite(target_N)
+  x, y = predicted_N[known_N], target_N[known_N]
+  if not len(x):
+    return {'examples': 0, 'mae': None, 'pearson': None, 'ccc': None}
+  covariance, spread_x, spread_y = np.mean((x - x.mean()) * (y - y.mean())), x.var(), y.var()
+  total = spread_x + spread_y + (x.mean() - y.mean()) ** 2
+  product = np.sqrt(spread_x * spread_y)
+  return {'examples': len(x), 'mae': float(np.abs(x - y).mean()),
+          'pearson': float(covariance / product) if product else None,
+          'ccc': float(2 * covariance / total) if total else None}

@@ -4,7 +4,7 @@ Accumulation changes nothing but memory: every random draw is made for the whole
 micro-batch sees all texts, and every loss is a mean over rows (method section 2).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import math
 from typing import Any, NamedTuple
 
@@ -16,7 +16,8 @@ import optax
 from uniemox_jax import losses
 from uniemox_jax.models.masking import patchify
 from uniemox_jax.preprocess import normalise
-from uniemox_jax.regularise import Mix, draw_branch_scales, draw_mix, smooth_labels
+from uniemox_jax.regularise import Mix, draw_branch_scales, draw_mix
+from uniemox_jax.tasks import Task, prepare, row_loss, row_weights, single_label, split_columns
 from uniemox_jax.train_state import TrainState
 
 Arrays = dict[str, jax.Array]
@@ -119,18 +120,26 @@ class FinetuneOptions(NamedTuple):
 
 
 def make_finetune_step(classifier: nnx.GraphDef, tx: optax.GradientTransformation, schedule: Schedule,
-                       options: FinetuneOptions) -> Step:
-  """The classifier's step (method section 3). Its batch: 'image' uint8 (B, H, W, 3), 'label' int32 (B,)."""
+                       options: FinetuneOptions, tasks: Sequence[Task] | None = None) -> Step:
+  """The classifier's step (method section 3) for any tasks; None is a single label.
+
+  Its batch: 'image' uint8 (B, H, W, 3), and the field of every task as `tasks.prepare` takes it.
+  """
 
   def step(state: TrainState, frozen: Any, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
     del frozen
     mix_key, drop_key = jax.random.split(jax.random.fold_in(key, state.step))
     model = nnx.merge(classifier, state.params)
-    classes, depth = model.head.out_features, model.encoder.blocks.depth
+    learned = tasks or (single_label(range(model.head.out_features)),)
     mix = draw_mix(mix_key, batch['image'].shape[1:3], options.mixup, options.cutmix)
-    target_BxC = smooth_labels(batch['label'], classes, options.smoothing)
-    rows = {'image': batch['image'], 'target': mix_with_reversed(target_BxC, mix),
-            'branch_scale': draw_branch_scales(drop_key, len(target_BxC), depth, options.drop_path)}
+    rows = {'image': batch['image'],
+            'branch_scale': draw_branch_scales(drop_key, len(batch['image']), model.encoder.blocks.depth,
+                                               options.drop_path)}
+    for task in learned:
+      target_BxC, there_BxK = prepare(task, batch[task.name], options.smoothing)
+      if mix is not None:  # A mixture has a target where both its pictures have one.
+        target_BxC, there_BxK = mix_with_reversed(target_BxC, mix), there_BxK * there_BxK[::-1]
+      rows[task.name] = target_BxC, row_weights(task, target_BxC, there_BxK)
     if mix is not None:
       rows['partner'] = batch['image'][::-1]
 
@@ -139,11 +148,11 @@ def make_finetune_step(classifier: nnx.GraphDef, tx: optax.GradientTransformatio
       if mix is not None:
         image = mix.blend(image, normalise(rows['partner']))
       branch_scale_NxBx2 = rows['branch_scale'].swapaxes(0, 1) if options.drop_path else None
-      logits = nnx.merge(classifier, params)(image, branch_scale_NxBx2)
-      return {'cross_entropy': losses.cross_entropy(logits, rows['target'])}
+      outputs = split_columns(nnx.merge(classifier, params)(image, branch_scale_NxBx2), learned)
+      return {task.loss: row_loss(task, outputs[task.name], *rows[task.name]) for task in learned}
 
-    return update(state, row_losses, {'cross_entropy': 1.0}, rows, tx, schedule, options.accum_steps,
-                  options.max_gradient_norm)
+    weights = {task.loss: task.weight for task in learned}
+    return update(state, row_losses, weights, rows, tx, schedule, options.accum_steps, options.max_gradient_norm)
 
   return step
 

@@ -132,3 +132,31 @@ def test_a_folder_with_something_else_is_not_touched(tmp_path):
   with pytest.raises(UserError, match='something else'):
     synthetic.write(tmp_path / 'emo8', 'emo8', plans, {'seed': 1})
   assert [path.name for path in tmp_path.iterdir()] == ['emo8']
+
+
+def test_annotators_of_the_task_sets_name_what_is_drawn(tmp_path):
+  sizes = {'train': 40, 'val': 8, 'test': 8}
+  for dataset in synthetic.TASK_SPLITS:
+    synthetic.write(tmp_path / dataset, dataset, synthetic.plan(dataset, sizes, 0), {})
+  with (tmp_path / 'emotic' / 'train.csv').open() as file:
+    people = list(csv.DictReader(file))
+  figures = [item.look for item in synthetic.plan('emotic', sizes, 0) if item.look.face and item.split == 'train']
+  assert len(people) == len(figures) == len(list((tmp_path / 'emotic' / 'emotic').rglob('*.jpg'))) - sum(
+    item.look.face is not None for item in synthetic.plan('emotic', sizes, 0)[40:])
+  for row, look in zip(people, figures):
+    assert ("'Sadness'" in row['Categorical_Labels']) == (look.weather == 'rain')
+    assert ("'Disquietment'" in row['Categorical_Labels']) == (look.light == 'night')
+  header, *lines = (tmp_path / 'emotion6' / 'ground_truth.txt').read_text().splitlines()
+  assert len(lines) == 56 and header.startswith('[image_filename]')
+  for line in lines:
+    path, valence, arousal, *shares = line.split('\t')
+    assert (tmp_path / 'emotion6' / 'images' / path).exists()
+    assert 1 <= float(valence) <= 9 and 1 <= float(arousal) <= 9
+    assert sum(map(float, shares)) == pytest.approx(1)
+
+
+def test_task_sets_have_their_sizes(tmp_path, monkeypatch):
+  drawn = []
+  monkeypatch.setattr(synthetic, 'write', lambda folder, dataset, plans, provenance: drawn.append((folder, len(plans))))
+  synthetic.draw_tasks(tmp_path)
+  assert drawn == [(tmp_path / 'emotic', 896), (tmp_path / 'emotion6', 800)]

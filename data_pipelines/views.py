@@ -73,7 +73,7 @@ def _picture(path: str, size: int) -> View:
     with images.opened_original(pathlib.Path(path)) as picture:
       return View(printable(path), images.evaluation_view(picture, size))
   except images.RejectedError as error:
-    return View(printable(path), None, str(error))
+    return _unreadable(path, error)
 
 
 def _frames(path: str, size: int, per_second: float, done: Collection[str]) -> Iterator[View]:
@@ -83,4 +83,8 @@ def _frames(path: str, size: int, per_second: float, done: Collection[str]) -> I
       if name not in done:
         yield View(name, images.evaluation_view(frame, size))
   except images.RejectedError as error:
-    yield View(printable(path), None, str(error))
+    yield _unreadable(path, error)
+
+
+def _unreadable(path: str, error: images.RejectedError) -> View:
+  return View(printable(path), None, ' '.join(str(error).split()))

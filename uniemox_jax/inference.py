@@ -17,7 +17,7 @@ from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.preprocess import normalise
 from uniemox_jax.train_state import builder, graphdef_of
 
-CPU_BATCH = 16
+CPU_BATCH = 32
 """Measured (docs/predict.md): on a CPU, larger batches gain nothing and keep more in memory."""
 SMALLEST, LARGEST = 32, 1024
 """Of the batches that are tried on an accelerator; a view of 224 x 224 takes 150 kB."""
@@ -53,8 +53,8 @@ class Predictor:
     checkpoint = load_checkpoint(path)
     description = checkpoint.description
     if description['kind'] != 'classifier':
-      raise UserError(f"{path} holds a model of kind '{description['kind']}', which names no emotions: fine-tune it first "
-                      f'(python -m uniemox_jax.finetune --config.init={path} ...)')
+      raise UserError(f"{path} holds a model of kind '{description['kind']}', which names no emotions: give the "
+                      '--workdir of a fine-tuning run (python -m uniemox_jax.finetune)')
     self.path, self.labels = checkpoint.path, list(description['labels'])
     self.image_size: int = description['model']['image_size']
     statistics = tuple((name, tuple(values)) for name, values in description.get('statistics', {}).items())
@@ -66,7 +66,7 @@ class Predictor:
     self._apply = functools.partial(_apply, classifier, statistics, params)
 
   def __call__(self, views_BxSxSx3: np.ndarray) -> Outputs:
-    """Starts on uint8 views, a multiple of `devices`: 'probabilities' float32 (B, C), on the devices, maybe not ready."""
+    """Starts on uint8 views, B a multiple of `devices`; gives 'probabilities', float32 (B, C), perhaps not ready."""
     with jax.set_mesh(self._mesh):
       return self._apply(sharding.global_batch({'views': views_BxSxSx3}, self._mesh)['views'])
 
@@ -89,12 +89,12 @@ def batch_size(predictor: Predictor, most: int) -> int:
   devices = predictor.devices
   if jax.default_backend() == 'cpu':
     return min(CPU_BATCH * devices, _multiple(most, devices))
-  size = predictor.image_size
-  return fastest_batch(lambda rows: seconds_a_batch(predictor, np.zeros((rows, size, size, 3), np.uint8)), most, devices)
+  return fastest_batch(functools.partial(seconds_a_batch, predictor), most, devices)
 
 
-def seconds_a_batch(predictor: Predictor, views_BxSxSx3: np.ndarray, repetitions: int = 3) -> float:
-  """The shortest of some runs, from host to host, once compiled."""
+def seconds_a_batch(predictor: Predictor, rows: int, repetitions: int = 3) -> float:
+  """What a batch takes from host to host, once compiled: the shortest of some runs."""
+  views_BxSxSx3 = np.zeros((rows, predictor.image_size, predictor.image_size, 3), np.uint8)
   jax.block_until_ready(predictor(views_BxSxSx3))
   taken = []
   for _ in range(repetitions):

@@ -19,7 +19,7 @@ import tqdm
 from data_pipelines import found_images, video
 from data_pipelines.errors import UserError
 from data_pipelines.found_images import Found
-from data_pipelines.views import View, views
+from data_pipelines.views import View, printable, views
 from uniemox_jax import cli, inference, table_writer
 from uniemox_jax.inference import Predictor
 from uniemox_jax.table_writer import Table
@@ -75,14 +75,16 @@ def predict(checkpoint: str, arguments: Sequence[str], out: str | None = None, *
   with contextlib.closing(Table(out, file_format, columns, made_by | {
       'checkpoint': predictor.path, 'batch_size': batch_size})) as table:
     rows = views(found.paths, predictor.image_size, ahead=2 * batch_size, per_second=per_second, done=table.names)
-    with contextlib.closing(rows), tqdm.tqdm(total=expected, initial=table.rows, desc='predicting', unit=' pictures',
+    initial = sum(printable(path) in table.names for path in found.paths)
+    with contextlib.closing(rows), tqdm.tqdm(total=expected, initial=initial, desc='predicting', unit=' pictures',
                                              delay=1) as progress:
       summary = write_rows(predictor, rows, table, batch_size, progress)
     _report(summary, found, table.rows, out)
   return summary
 
 
-def write_rows(predictor: Predictor, rows: Iterator[View], table: Table, batch_size: int, progress: tqdm.tqdm) -> Summary:
+def write_rows(predictor: Predictor, rows: Iterator[View], table: Table, batch_size: int, progress: tqdm.tqdm
+               ) -> Summary:
   """Predicts and writes batch by batch; while the devices work on one, the one before is written."""
   summary = Summary()
   working = None

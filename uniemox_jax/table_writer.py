@@ -47,7 +47,7 @@ def unfinished(path: str | None, made_by: Mapping[str, Any], append: bool) -> di
   try:
     found = read_json(path + DESCRIPTION)
   except (OSError, ValueError) as error:
-    raise UserError(f'{path} cannot be gone on with, for {path}{DESCRIPTION} is missing or no JSON: choose another --out'
+    raise UserError(f'{path} is of unknown origin, for {path}{DESCRIPTION} is missing or no JSON: choose another --out'
                     ) from error
   for key, value in made_by.items():
     if found.get(key) != value:
@@ -109,7 +109,7 @@ class Table:
       raise UserError(f'{self._path} has a row that no run of this command wrote: choose another --out') from error
     if first and self._format == 'csv':
       if row != self._columns:
-        raise UserError(f'{self._path} has the columns {_brief(row)}, now {_brief(self._columns)}: choose another --out')
+        raise UserError(f'{self._path} has other columns ({_brief(row)}): choose another --out')
       return
     self.names.add(row[0])
     self.rows += 1
@@ -148,7 +148,8 @@ class Table:
       self._file.flush()
     except BrokenPipeError as error:
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end.
-      raise UserError('nobody reads standard output any more: the rows after that are lost, or give --out=FILE') from error
+      raise UserError('nobody reads standard output any more: the rest is not predicted; --out=FILE keeps all'
+                      ) from error
     except OSError as error:
       raise UserError(f'{self._path or "standard output"} cannot be written ({error.strerror}): free some space, then '
                       'run the same command with --append') from error

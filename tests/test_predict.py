@@ -1,7 +1,6 @@
 """`predict`: a row for everything it is given, in order, the same after a kill; and one line for mistakes."""
 
 from collections.abc import Callable
-import csv
 import io
 import json
 import os
@@ -11,12 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any
 
 from image_corpus import coloured, colourless, unusable
 import jax
 import numpy as np
 from PIL import Image
+from predictions import LABELS, SMALL, assert_refused, draw, rows_of, save_random
 import pytest
 
 from data_pipelines import images
@@ -31,18 +30,7 @@ from uniemox_jax.predict import predict
 from uniemox_jax.train_state import builder, initial_params
 
 ROOT = Path(__file__).parents[1]
-LABELS = ['amusement', 'awe', 'sadness']
-SMALL = {'image_size': 32, 'patch_size': 8, 'width': 16, 'depth': 2, 'heads': 2}
 COLUMNS = ['path', 'label', 'probability', 'p_amusement', 'p_awe', 'p_sadness', 'error']
-
-
-def save_random(folder: Path, seed: int = 0) -> str:
-  """A tiny classifier whose classes depend on the picture."""
-  model = SMALL | {'classes': len(LABELS)}
-  params = jax.device_get(initial_params(builder(Classifier, **model), seed))
-  params['head']['kernel'] = np.random.default_rng(seed).normal(size=(16, 3)).astype(np.float32)
-  save_weights(str(folder), params, {'kind': 'classifier', 'model': model, 'labels': LABELS})
-  return str(folder)
 
 
 @pytest.fixture(scope='session')
@@ -61,21 +49,6 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
   params = jax.device_get(initial_params(builder(Encoder, **SMALL), 0))
   save_weights(folder, params, {'kind': 'encoder', 'model': SMALL})
   return folder
-
-
-def draw(folder: Path, count: int, seed: int = 0) -> list[str]:
-  """Noisy PNGs, all different."""
-  rng = np.random.default_rng(seed)
-  folder.mkdir(parents=True, exist_ok=True)
-  paths = [folder / f'{index:04d}.png' for index in range(count)]
-  for path in paths:
-    Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize((48, 40)).save(path)
-  return [str(path) for path in paths]
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-  with path.open(newline='', encoding='utf-8') as file:
-    return list(csv.DictReader(file))
 
 
 def probabilities(rows: list[dict[str, str]]) -> np.ndarray:
@@ -173,7 +146,7 @@ def test_without_out_the_table_is_standard_output(checkpoint: str, tmp_path: Pat
   done = subprocess.run([sys.executable, '-m', 'uniemox_jax.predict', f'--checkpoint={checkpoint}',
                          str(tmp_path / 'pictures')], cwd=ROOT, capture_output=True, text=True, check=True)
   assert done.stdout == (tmp_path / 'out.csv').read_text()
-  assert done.stderr == 'standard output: 3 predicted, 0 unreadable\n'
+  assert done.stderr.endswith('standard output: 3 predicted, 0 unreadable\n')
 
 
 @pytest.mark.parametrize('name', ['out.csv', 'out.jsonl'])
@@ -323,11 +296,6 @@ def test_reader_that_goes_away_is_one_line(checkpoint: str, tmp_path: Path) -> N
                         '--batch_size=1 | true', shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
   errors = [line for line in done.stderr.replace('\r', '\n').splitlines() if line and not line.startswith('predicting')]
   assert len(errors) == 1 and errors[0].startswith('error: nobody reads'), done.stderr
-
-
-def assert_refused(call: Callable[[], Any], match: str) -> None:
-  with pytest.raises(UserError, match=match):
-    call()
 
 
 def test_weights_that_are_broken_are_named(checkpoint: str, tmp_path: Path) -> None:

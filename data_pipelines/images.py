@@ -35,6 +35,8 @@ def is_picture(path: pathlib.Path) -> bool:
   """Whether a file is called a picture or, names from the web may end in anything, is one by its first bytes."""
   if path.suffix.lower() in SUFFIXES:
     return True
+  if not path.is_file():  # Opening a pipe never ends.
+    return False
   try:
     Image.open(path, formats=FORMATS).close()
   except Exception:  # Malformed files make Pillow raise nearly anything.

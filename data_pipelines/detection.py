@@ -16,7 +16,6 @@ from data_pipelines.journal import Journal
 # Detectors look at 800 pixels or less; larger pictures need not wait for them in memory.
 _SHORT_SIDE = 800
 _BATCH = 8
-_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff', '.avif', '.heic')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +31,7 @@ def list_pictures(source: pathlib.Path) -> tuple[list[str], dict[str, int]]:
   ignored: collections.Counter[str] = collections.Counter()
   names = []
   for path in listing.files(source, lambda kind: ignored.update([kind])):
-    if path.suffix.lower() in _SUFFIXES or _starts_as_picture(path):
+    if images.is_picture(path):
       names.append(path.relative_to(source).as_posix())
     else:
       ignored[f'*{path.suffix}'] += 1
@@ -69,15 +68,6 @@ def detect_all(
       items |= {item['image']: item for item in finished}
       progress.update(len(batch))
   return [items[name] for name in names if name in items], unreadable
-
-
-def _starts_as_picture(path: pathlib.Path) -> bool:
-  """Whether a file with another name is a picture by its first bytes: names from the web may end in anything."""
-  try:
-    Image.open(path, formats=images.FORMATS).close()
-  except Exception:  # Malformed files make Pillow raise nearly anything.
-    return False
-  return True
 
 
 def _read_ahead(source: pathlib.Path, names: list[str]) -> Iterator[dict[str, _View | str]]:

@@ -17,6 +17,8 @@ JPEG_QUALITY = 95
 
 # The formats that are opened, whatever the file is called. Others (EPS, PDF...) may start other programs.
 FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'AVIF', 'PPM')
+SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff', '.avif', '.heic')
+"""What the names of pictures end in, those of them that cannot be opened included."""
 _JPEG_END = b'\xff\xd9'
 _HEIC = (b'ftyphei', b'ftyphev', b'ftypmif1', b'ftypmsf1')
 
@@ -27,6 +29,19 @@ _ONE_LARGE = threading.Lock()
 
 Image.init()  # Registers all formats once; Image.open alone knows only the most frequent ones at first.
 warnings.filterwarnings('ignore', module=r'PIL\.')  # They name no file; what matters becomes a RejectedError.
+
+
+def is_picture(path: pathlib.Path) -> bool:
+  """Whether a file is called a picture or, names from the web may end in anything, is one by its first bytes."""
+  if path.suffix.lower() in SUFFIXES:
+    return True
+  if not path.is_file():  # Opening a pipe never ends.
+    return False
+  try:
+    Image.open(path, formats=FORMATS).close()
+  except Exception:  # Malformed files make Pillow raise nearly anything.
+    return False
+  return True
 
 
 class RejectedError(Exception):
@@ -70,14 +85,18 @@ def opened_picture(
   Raises:
     RejectedError: missing, empty, too many pixels, truncated, or nothing that Pillow can decode.
   """
-  try:
-    file = path.open('rb')
-  except OSError as error:
-    raise RejectedError(f'cannot be read: {error.strerror}') from error
-  with file:
-    encoded = _opened(file, max_megapixels)
-    with _ONE_LARGE if encoded.width * encoded.height > _LARGE else contextlib.nullcontext():
-      yield _decoded(encoded, file, short_side)
+  with _opened(path, max_megapixels) as (encoded, file):
+    yield _picture(encoded, file, short_side)
+
+
+@contextlib.contextmanager
+def opened_original(path: pathlib.Path, max_megapixels: float = MAX_MEGAPIXELS) -> Iterator[Image.Image]:
+  """The picture as displayed at its original size, mode RGB, sRGB colours: what `opened_picture` starts from.
+
+  Args and errors are those of `opened_picture`; nothing is encoded.
+  """
+  with _opened(path, max_megapixels) as (encoded, file):
+    yield _original(encoded, file)[0]
 
 
 def shrink(picture: Image.Image, short_side: int) -> Image.Image:
@@ -88,6 +107,18 @@ def shrink(picture: Image.Image, short_side: int) -> Image.Image:
   return picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC)
 
 
+def evaluation_view(picture: Image.Image, size: int) -> np.ndarray:
+  """Short side to round(size * 256 / 224), then the central uint8 (size, size, 3): `augment.evaluation_view` in Pillow.
+
+  Only what the crop needs is resized. Pillow rounds between the two axes: pixels differ by 1 here and there.
+  """
+  sides_2 = np.array(picture.size)
+  resized_2 = np.round(sides_2 * (round(size * 256 / 224) / sides_2.min()))
+  corner_2 = (resized_2 - size) // 2
+  box = np.concatenate([corner_2, corner_2 + size]) * np.tile(sides_2 / resized_2, 2)
+  return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=tuple(box.tolist())))
+
+
 def encode_jpeg(picture: Image.Image) -> bytes:
   """JPEG bytes of an RGB picture, quality 95."""
   buffer = io.BytesIO()
@@ -95,8 +126,22 @@ def encode_jpeg(picture: Image.Image) -> bytes:
   return buffer.getvalue()
 
 
-def _opened(file: io.BufferedReader, max_megapixels: float) -> Image.Image:
-  """The picture with its header read and nothing decoded yet."""
+@contextlib.contextmanager
+def _opened(path: pathlib.Path, max_megapixels: float) -> Iterator[tuple[Image.Image, io.BufferedReader]]:
+  """The picture with its header read and nothing decoded yet, and its file."""
+  if path.is_fifo():
+    raise RejectedError('cannot be read: a pipe, which has no end')
+  try:
+    file = path.open('rb')
+  except OSError as error:
+    raise RejectedError(f'cannot be read: {error.strerror}') from error
+  with file:
+    encoded = _identified(file, max_megapixels)
+    with _ONE_LARGE if encoded.width * encoded.height > _LARGE else contextlib.nullcontext():
+      yield encoded, file
+
+
+def _identified(file: io.BufferedReader, max_megapixels: float) -> Image.Image:
   try:
     encoded = Image.open(file, formats=FORMATS)
   except Image.DecompressionBombError as error:
@@ -120,16 +165,21 @@ def _unidentified(file: io.BufferedReader) -> str:
   return 'not a picture in a known format'
 
 
-def _decoded(encoded: Image.Image, file: io.BufferedReader, short_side: int) -> Picture:
+def _original(encoded: Image.Image, file: io.BufferedReader) -> tuple[Image.Image, bool]:
+  """The picture as displayed, and whether the file is an RGB JPEG that shows just that."""
   try:
     encoded.load()
     profile = _foreign_profile(encoded)
     clean = profile is None and _is_clean_jpeg(encoded, file)
-    original = _displayed(encoded, profile)
+    return _displayed(encoded, profile), clean
   except RejectedError:
     raise
   except Exception as error:  # As above.
     raise RejectedError(f'cannot be decoded: {error or type(error).__name__}') from error
+
+
+def _picture(encoded: Image.Image, file: io.BufferedReader, short_side: int) -> Picture:
+  original, clean = _original(encoded, file)
   if short_side and min(original.size) > short_side:
     return Picture(encode_jpeg(shrink(original, short_side)), original)
   if clean:

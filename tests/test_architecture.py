@@ -14,13 +14,12 @@ PACKAGES = ('uniemox_jax', 'data_pipelines', 'configs')
 # Lowest first. A module of `uniemox_jax`, or a folder of them, imports from its own layer and from those below it.
 LAYERS = (
   ('models', 'preprocess', 'files', 'topology', 'collectives', 'distributed', 'preemption', 'integrity', 'clock'),
-  ('convert', 'optim', 'losses', 'sharding', 'metrics', 'regularise', 'flops', 'task_losses',
-   'tasks'),
-  ('train_state', 'teacher', 'caption_cache', 'config', 'logging', 'reconstruct'),
+  ('convert', 'optim', 'losses', 'sharding', 'metrics', 'regularise', 'flops', 'task_losses', 'tasks'),
+  ('train_state', 'teacher', 'caption_cache', 'config', 'logging', 'reconstruct', 'table_writer'),
   ('train_step', 'checkpoint', 'captions', 'data_pipelines'),
-  ('transfer', 'loop', 'api', 'report', 'model_card', 'cli', 'pretraining'),
+  ('transfer', 'loop', 'api', 'inference', 'report', 'model_card', 'cli', 'pretraining'),
   ('train_clip', 'pretrain', 'evaluate', 'finetune', 'import_torch', 'export_torch', 'ablate', 'demo', 'compile_step',
-   'plan'),
+   'plan', 'predict'),
 )
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 FROM_ANYWHERE = 'data_pipelines.errors'
@@ -103,7 +102,7 @@ def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
       yield from _outside_functions(child)
 
 
-@pytest.mark.parametrize('library', ['torch', 'cv2', 'onnxruntime', 'apache_beam'])
+@pytest.mark.parametrize('library', ['torch', 'cv2', 'onnxruntime', 'apache_beam', 'av'])
 def test_optional_library_is_imported_inside_functions_only(library: str) -> None:
   for path in _sources('uniemox_jax', 'data_pipelines'):
     nodes = _outside_functions(ast.parse(path.read_text(encoding='utf-8')))
@@ -127,7 +126,9 @@ def test_files_and_functions_are_short(path: Path) -> None:
   # The compute core runs where tensorflow is not installed.
   ([f'uniemox_jax.{name}' for name in ('models.uniemox', 'models.classifier', 'train_step', 'checkpoint', 'api',
                                        'teacher', 'optim', 'metrics')], ['tensorflow', 'torch']),
-], ids=['package', 'compute core'])
+  # Predicting starts without tensorflow's seconds.
+  (['uniemox_jax.predict'], ['tensorflow', 'torch', 'av']),
+], ids=['package', 'compute core', 'predict'])
 def test_import_leaves_heavy_libraries_alone(modules: list[str], absent: list[str]) -> None:
   program = f'import sys, {", ".join(modules)}; print([name for name in {absent} if name in sys.modules])'
   done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -115,11 +115,12 @@ def run(main: Callable[..., None], *operands: str) -> None:
 
   Args:
     main: receives what the command line gives for the operands.
-    operands: names of what is given without `--`, such as 'SRC'.
+    operands: names of what is given without `--`, such as 'SRC'; of the last, one or more where it ends in '...'.
   """
   try:
     rest = flags.FLAGS(_arguments(sys.argv))
-    if len(rest) - 1 > len(operands):
+    many = operands and operands[-1].endswith('...')
+    if len(rest) - 1 > len(operands) and not many:
       fail(f"unexpected argument '{rest[1 + len(operands)]}': options are given as --name=value")
     if len(rest) - 1 < len(operands):
       fail(f'{operands[len(rest) - 1]} is missing: give it without --, see --help')

@@ -1,0 +1,137 @@
+"""Measures `uniemox_jax.predict` on 10,000 pictures, 1 % of them broken, beside its two parts alone, on Linux.
+
+python -m benchmarks.predict
+
+Draws 500 x 375 pictures of photographs' detail, breaks every hundredth, and saves a classifier of the demo's size with
+random weights. Of every 2,000 pictures three things are timed: the model over views that are there already, the views
+alone, and both together with the table written. Two steps that share a machine and do not overlap take the sum of
+their times, so 1 / (1 / model + 1 / views) is what they reach in turns. docs/predict.md tells what was measured.
+"""
+
+from collections.abc import Callable
+import importlib.metadata
+import itertools
+import os
+import pathlib
+import tempfile
+import time
+
+from absl import flags
+import jax
+import numpy as np
+import tqdm
+
+from benchmarks import photographs
+from configs import demo
+from data_pipelines import found_images
+from data_pipelines.views import views
+from uniemox_jax import cli, inference, predict
+from uniemox_jax.checkpoint import save_weights
+from uniemox_jax.inference import Predictor
+from uniemox_jax.models.classifier import Classifier
+from uniemox_jax.table_writer import Table
+from uniemox_jax.train_state import builder, initial_params
+
+CLASSES = 8
+BROKEN_EVERY = 100
+PART = 2_000
+
+
+def save_demo_model(folder: pathlib.Path) -> None:
+  """A classifier of the demo's size with random weights."""
+  model = demo.get_config('finetune').model.to_dict() | {'classes': CLASSES}
+  params = jax.device_get(initial_params(builder(Classifier, **model), seed=0))
+  save_weights(str(folder), params, {
+      'kind': 'classifier', 'model': model, 'labels': [f'class{index}' for index in range(CLASSES)]})
+
+
+def break_some(paths: list[str]) -> None:
+  """Every hundredth file becomes empty, cut in half, or text, in turns."""
+  kinds: tuple[Callable[[bytes], bytes], ...] = (
+      lambda data: b'', lambda data: data[:len(data) // 2], lambda data: b'<html>404</html>')
+  for path, kind in zip(paths[BROKEN_EVERY // 2::BROKEN_EVERY], itertools.cycle(kinds)):
+    file = pathlib.Path(path)
+    file.write_bytes(kind(file.read_bytes()))
+
+
+def model_alone(predictor: Predictor, count: int, batch_size: int) -> float:
+  """Pictures a second."""
+  pixels = np.random.default_rng(0).integers(0, 256, (batch_size, *[predictor.image_size] * 2, 3), np.uint8)
+  start = time.perf_counter()
+  working = predictor(pixels)
+  for _ in range(1, -(-count // batch_size)):
+    following = predictor(pixels)
+    jax.device_get(working)
+    working = following
+  jax.device_get(working)
+  return count / (time.perf_counter() - start)
+
+
+def views_alone(predictor: Predictor, paths: list[str], batch_size: int) -> float:
+  """Pictures a second, broken ones among them."""
+  start = time.perf_counter()
+  count = sum(1 for _ in views(paths, predictor.image_size, ahead=2 * batch_size))
+  return count / (time.perf_counter() - start)
+
+
+def together(predictor: Predictor, paths: list[str], batch_size: int, table: Table) -> tuple[float, predict.Summary]:
+  """Pictures a second, from opening the first to the last row in the table's file; and what was counted."""
+  start = time.perf_counter()
+  summary = predict.write_rows(predictor, views(paths, predictor.image_size, ahead=2 * batch_size), table, batch_size,
+                               tqdm.tqdm(disable=True))
+  return len(paths) / (time.perf_counter() - start), summary
+
+
+def measure(predictor: Predictor, paths: list[str], batch_size: int, out: pathlib.Path) -> None:
+  """Prints a line a part of the pictures, so that a busy moment of the machine meets all three, and the whole."""
+  table = Table(str(out), 'csv', ['path', *inference.column_names(predictor.labels), 'error'], {})
+  rates, mebibytes, predicted, unreadable = [], [], 0, 0
+  print('| pictures | model alone | views alone | 1/(1/model + 1/views) | together | ratio | MiB |\n|' + '---|' * 7)
+  for first in range(0, len(paths), PART):
+    part = paths[first:first + PART]
+    alone = model_alone(predictor, len(part), batch_size), views_alone(predictor, part, batch_size)
+    rate, summary = together(predictor, part, batch_size, table)
+    predicted, unreadable = predicted + summary.predicted, unreadable + summary.unreadable
+    rates.append((*alone, rate))
+    mebibytes.append(_resident_mebibytes())
+    print(_line(f'{first + len(part):,}', np.array(rates[-1:]), f'{mebibytes[-1]:.0f}'), flush=True)
+  table.close()
+  print(_line('all', np.array(rates), f'{max(mebibytes) - mebibytes[0]:+.0f} at most') + '\n')
+  rows = len(out.read_text().splitlines()) - 1
+  print(f'{rows:,} rows for {len(paths):,} pictures: {predicted:,} predicted, {unreadable} unreadable')
+
+
+def _line(pictures: str, rates_Nx3: np.ndarray, memory: str) -> str:
+  """A row of the table; of several equal parts, the harmonic means, which come from the times added up."""
+  model, view, both = 1 / (1 / rates_Nx3).mean(axis=0)
+  bound = 1 / (1 / model + 1 / view)
+  return f'| {pictures} | {model:.0f} | {view:.0f} | {bound:.0f} | {both:.0f} | {both / bound:.2f} | {memory} |'
+
+
+def _resident_mebibytes() -> float:
+  pages = int(pathlib.Path('/proc/self/statm').read_text().split()[1])
+  return pages * os.sysconf('SC_PAGE_SIZE') / 2**20
+
+
+def main() -> None:
+  """Entry point after flags are parsed."""
+  values = flags.FLAGS
+  with tempfile.TemporaryDirectory(dir=values.workdir) as folder:
+    folder = pathlib.Path(folder)
+    photographs.draw(folder / 'raw', values.images)
+    paths = found_images.find([str(folder / 'raw')]).paths
+    break_some(paths)
+    save_demo_model(folder / 'run')
+    predictor = Predictor(str(folder / 'run'))
+    batch_size = inference.batch_size(predictor, len(paths))
+    model_alone(predictor, batch_size, batch_size)  # compiles
+    print(f'{len(paths):,} pictures of {photographs.WIDTH} x {photographs.HEIGHT}, every {BROKEN_EVERY}th broken; '
+          f'{jax.devices()[0].device_kind}, batch {batch_size}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; '
+          f"jax {jax.__version__}, pillow {importlib.metadata.version('pillow')}\n")
+    measure(predictor, paths, batch_size, folder / 'predictions.csv')
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('workdir', None, 'Existing folder for the temporary files.')
+  flags.DEFINE_integer('images', 10_000, 'Pictures drawn, 60 kB each.', lower_bound=PART)
+  cli.run(main)

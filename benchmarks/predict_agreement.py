@@ -1,0 +1,75 @@
+"""How closely `predict` agrees with `evaluate`: the same pictures by both ways, probability by probability.
+
+python -m benchmarks.predict_agreement --workdir=runs/demo/finetune_uniemox --source=runs/demo/raw/emo8
+
+For every record of the test split, what `evaluate` sees (TensorFlow's decoder and resizing) is compared with `predict`
+on the JPEG that the record stores, and on the raw file that it was built from, which may be larger and is
+not a JPEG encoded again. docs/predict.md tells what was measured.
+"""
+
+import os
+import pathlib
+import tempfile
+
+from absl import flags
+import jax
+import numpy as np
+import tensorflow as tf
+
+from data_pipelines import pipeline, records
+from data_pipelines.views import views
+from uniemox_jax import cli
+from uniemox_jax.files import read_json
+from uniemox_jax.inference import Predictor
+
+BATCH = 32
+
+
+def evaluated(predictor: Predictor, split: records.Split) -> np.ndarray:
+  """float32 (N, C) of every record, over the views that `evaluate` takes."""
+  batches = pipeline.eval_batches(split, batch_size=BATCH, image_size=predictor.image_size)
+  return np.concatenate([jax.device_get(predictor(batch['image']))['probabilities'][batch['mask'] > 0]
+                         for batch in batches])
+
+
+def predicted(predictor: Predictor, paths: list[str]) -> np.ndarray:
+  """float32 (N, C) of files, over the views that `predict` takes."""
+  pixels_NxSxSx3 = np.stack([view.pixels for view in views(paths, predictor.image_size, ahead=BATCH)])
+  padding = -len(paths) % BATCH
+  padded = np.pad(pixels_NxSxSx3, ((0, padding), (0, 0), (0, 0), (0, 0)))
+  found = [jax.device_get(predictor(batch))['probabilities'] for batch in np.split(padded, len(padded) // BATCH)]
+  return np.concatenate(found)[:len(paths)]
+
+
+def write_stored(split: records.Split, folder: pathlib.Path) -> list[str]:
+  """The JPEG of every record as a file of its own."""
+  paths = [folder / f'{position}.jpg' for position in range(split.num_examples)]
+  for position, path in enumerate(paths):
+    record = tf.train.Example.FromString(split.read(position))
+    path.write_bytes(record.features.feature['image'].bytes_list.value[0])
+  return [str(path) for path in paths]
+
+
+def main() -> None:
+  """Entry point after flags are parsed."""
+  values = flags.FLAGS
+  predictor = Predictor(values.workdir)
+  config = read_json(os.path.join(values.workdir, 'config.json'))
+  split = records.open_split(config['data_dir'], config['dataset'], 'test')
+  reference = evaluated(predictor, split)
+  raw = [os.path.join(values.source, annotation.id) for annotation in split.annotations()]
+  with tempfile.TemporaryDirectory() as folder:
+    ways = {'the stored JPEG': predicted(predictor, write_stored(split, pathlib.Path(folder))),
+            'the raw file': predicted(predictor, raw)}
+  print(f'{len(reference)} pictures, {predictor.image_size} pixels, {len(predictor.labels)} classes\n\n'
+        '| predict on | largest difference of a probability | mean | same class |\n|---|---|---|---|')
+  for name, found in ways.items():
+    apart = np.abs(found - reference)
+    same = (found.argmax(axis=1) == reference.argmax(axis=1)).sum()
+    print(f'| {name} | {apart.max():.4f} | {apart.mean():.5f} | {same} of {len(reference)} |')
+
+
+if __name__ == '__main__':
+  cli.define_workdir()
+  flags.DEFINE_string('source', None, 'The raw folder that the records were built from.', required=True)
+  cli.run(main)

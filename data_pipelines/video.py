@@ -1,0 +1,89 @@
+"""Frames of a video at a steady rate, one after the other; PyAV decodes them, where it is installed."""
+
+from collections.abc import Iterator
+import contextlib
+import importlib.util
+import math
+import os
+from typing import Any
+
+from PIL import Image
+
+from data_pipelines import images
+from data_pipelines.errors import UserError
+
+SUFFIXES = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.flv', '.3gp', '.ogv', '.mts')
+REMEDY = "pip install 'uniemox_jax[video]'"
+
+# A container that is none of these may be a playlist, which makes FFmpeg open other files and addresses.
+_CONTAINERS = 'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg'
+
+_SOUND_LONGER = 0.1
+"""Share of a file's length that sound may go on after the last frame; past that, and a second, the file was cut."""
+
+
+def is_video(path: str | os.PathLike) -> bool:
+  """Whether a file is called a video."""
+  return os.fspath(path).lower().endswith(SUFFIXES)
+
+
+def check_installed(path: str) -> None:
+  """Raises UserError, naming the video, where nothing can decode it."""
+  if importlib.util.find_spec('av') is None:
+    raise UserError(f"'{path}' is a video, and PyAV, which decodes them, is not installed: {REMEDY}")
+
+
+def frames(path: str, per_second: float) -> Iterator[tuple[float, Image.Image]]:
+  """The first frame at or after each of 0, 1 / per_second, ... seconds from the start, decoded one at a time.
+
+  Yields:
+    Seconds from the start to a millisecond, and the frame as displayed, mode RGB.
+
+  Raises:
+    images.RejectedError: not a video that can be decoded; also after some frames, if it is damaged further on.
+  """
+  with _opened(path) as container:
+    stream = container.streams.video[0]
+    stream.thread_type = 'AUTO'
+    start, seconds, due = None, 0.0, 0
+    for frame in container.decode(stream):
+      if frame.time is None:
+        raise images.RejectedError('cannot be decoded: a frame without a time')
+      start = frame.time if start is None else start
+      seconds = round(frame.time - start, 3)
+      if seconds * per_second >= due - 1e-6:
+        due = math.floor(seconds * per_second + 1e-6) + 1
+        yield seconds, frame.to_image().rotate(frame.rotation, expand=True)
+    if start is None:
+      raise images.RejectedError('cannot be decoded: no frames')
+    length = (container.duration or 0) / 1e6
+    if length - seconds > 1 + _SOUND_LONGER * length:
+      raise images.RejectedError(f'truncated: it ends after {seconds:.1f} of {length:.1f} seconds')
+
+
+def expected_frames(path: str, per_second: float) -> int:
+  """About how many frames `frames` yields, by what the file says of its length; 1 where it says nothing."""
+  try:
+    with _opened(path) as container:
+      return max(1, math.ceil((container.duration or 0) / 1e6 * per_second))
+  except images.RejectedError:
+    return 1
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Any]:
+  """An `av.container.InputContainer` with a picture stream; what FFmpeg says of damage becomes a RejectedError."""
+  if importlib.util.find_spec('av') is None:
+    raise images.RejectedError(f'a video, and PyAV is not installed: {REMEDY}')
+  import av
+
+  try:
+    with av.open(path, options={'format_whitelist': _CONTAINERS, 'protocol_whitelist': 'file'}) as container:
+      if not container.streams.video:
+        raise images.RejectedError('cannot be decoded: it has sound alone')
+      size = container.streams.video[0]
+      if size.width * size.height > images.MAX_MEGAPIXELS * 1e6:
+        raise images.RejectedError(f'{size.width} x {size.height} pixels: over {images.MAX_MEGAPIXELS} megapixels')
+      yield container
+  except (av.error.FFmpegError, ValueError) as error:
+    raise images.RejectedError(f'cannot be decoded: {getattr(error, "strerror", None) or error}') from error

@@ -13,7 +13,7 @@ from ml_collections import config_flags
 from data_pipelines.command import fail
 from data_pipelines.errors import UserError
 from uniemox_jax import distributed, preemption
-from uniemox_jax.logging import Profile
+from uniemox_jax.clock import Profile
 
 
 def define_config(default: str | None = None) -> flags.FlagHolder:

@@ -1,9 +1,10 @@
-"""A run's time: what was training, and what was not."""
+"""A run's time: what was training and what was not, and which steps to look into."""
 
 from collections import Counter
 from collections.abc import Iterator
 import contextlib
 import time
+from typing import NamedTuple
 
 
 def duration(seconds: float) -> str:
@@ -11,6 +12,13 @@ def duration(seconds: float) -> str:
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f'{hours}h{minutes:02d}m' if hours else f'{minutes}m{seconds:02d}s' if minutes else f'{seconds}s'
+
+
+class Profile(NamedTuple):
+  """Steps to trace: from `first` on, until `last` is done."""
+
+  first: int
+  last: int
 
 
 class Clock:

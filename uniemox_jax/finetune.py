@@ -19,10 +19,11 @@ from data_pipelines import pipeline, records
 from data_pipelines import targets as record_targets
 from data_pipelines.errors import UserError
 from uniemox_jax import cli, loop, optim, sharding
+from uniemox_jax.clock import Profile
 from uniemox_jax.config import FINETUNE_KEYS, check_keys, check_positive, compute_dtype
 from uniemox_jax.evaluate import describe, evaluate, evaluate_params, measured_of
 from uniemox_jax.flops import finetune_work
-from uniemox_jax.logging import Profile, RunLog
+from uniemox_jax.logging import RunLog
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.tasks import DEFAULTS, KINDS, Task, choose, present, score, width
 from uniemox_jax.train_state import TrainState, abstract_model, abstract_params, builder, graphdef_of

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import json
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 from etils import epath
 import jax
@@ -12,19 +12,12 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from data_pipelines.errors import UserError
-from uniemox_jax.clock import Clock, duration
+from uniemox_jax.clock import Clock, Profile, duration
 from uniemox_jax.files import exists, is_remote, write_text
 from uniemox_jax.topology import peak_flops
 
 METRICS_FILE = 'metrics.jsonl'
 SHOWN_IDS = 16
-
-
-class Profile(NamedTuple):
-  """Steps to trace: from `first` on, until `last` is done."""
-
-  first: int
-  last: int
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:

@@ -13,9 +13,10 @@ import optax
 from data_pipelines.errors import UserError
 from uniemox_jax import preemption
 from uniemox_jax.checkpoint import Checkpoints
+from uniemox_jax.clock import Profile
 from uniemox_jax.config import config_hash, keep_config
 from uniemox_jax.distributed import is_primary
-from uniemox_jax.logging import Profile, RunLog
+from uniemox_jax.logging import RunLog
 from uniemox_jax.sharding import describe_mesh, global_batch, replicate
 from uniemox_jax.train_state import Build, TrainState, create_state
 from uniemox_jax.train_step import Step

@@ -15,10 +15,10 @@ from PIL import Image
 from data_pipelines import pipeline, records
 from uniemox_jax import cli, loop, optim, sharding
 from uniemox_jax.captions import embedded_captions
+from uniemox_jax.clock import Profile
 from uniemox_jax.config import PRETRAIN_KEYS, check_keys, check_positive, compute_dtype
 from uniemox_jax.distributed import is_primary
 from uniemox_jax.files import write_bytes
-from uniemox_jax.logging import Profile
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.pretraining import example_work, make_teacher, model_arguments, place_teacher, step_options
 from uniemox_jax.reconstruct import reconstruction_triplets

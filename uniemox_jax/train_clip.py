@@ -15,9 +15,9 @@ from data_pipelines import pipeline, records
 from data_pipelines.errors import UserError
 from uniemox_jax import cli, loop, optim, sharding
 from uniemox_jax.captions import split_captions
+from uniemox_jax.clock import Profile
 from uniemox_jax.config import CLIP_KEYS, check_keys, check_positive, compute_dtype
 from uniemox_jax.distributed import is_primary, wait_for_all
-from uniemox_jax.logging import Profile
 from uniemox_jax.models.clip import CLIP, CLIPConfig, Tower
 from uniemox_jax.teacher import Clip, clip_normalise, load_clip, save_clip
 from uniemox_jax.train_state import builder, graphdef_of, initial_params

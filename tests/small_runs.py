@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -84,3 +85,14 @@ def same_weights(one: Path, other: Path) -> bool:
   ours, theirs = load_checkpoint(str(one)), load_checkpoint(str(other))
   return ours.step == theirs.step and jax.tree.structure(ours.params) == jax.tree.structure(theirs.params) and all(
       a.tobytes() == b.tobytes() for a, b in zip(jax.tree.leaves(ours.params), jax.tree.leaves(theirs.params)))
+
+
+def start_group(arguments: list[str], processes: int, devices: int = 1) -> list[subprocess.Popen]:
+  """Starts a command in several processes that find each other, with so many emulated devices each."""
+  if processes == 1:
+    return [start(arguments, devices)]
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{probe.getsockname()[1]}'
+  return [start(arguments, devices, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=str(processes),
+                JAX_PROCESS_ID=str(index)) for index in range(processes)]

@@ -131,7 +131,7 @@ def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -
   options = FinetuneOptions(**config.regularisation, accum_steps=config.accum_steps,
                             max_gradient_norm=config.max_gradient_norm)
   loop.train(run, make_finetune_step(classifier, tx, schedule, options, tasks),
-             _batches(config, train_split, tasks, run.start), key=jax.random.key(config.seed),
+             _batches(config, train_split, tasks, run.start), seed=config.seed,
              every=loop.Every(config.log_every, 0, config.eval_every_epochs * steps_per_epoch),
              evaluate=_validator(config, classifier, val_split, tasks, mesh, run.log))
   run.close()

@@ -5,7 +5,8 @@ import os
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 import numpy as np
 import optax
@@ -17,7 +18,7 @@ from uniemox_jax.clock import Profile
 from uniemox_jax.config import config_hash, keep_config
 from uniemox_jax.distributed import is_primary
 from uniemox_jax.logging import RunLog
-from uniemox_jax.sharding import describe_mesh, global_batch, replicate
+from uniemox_jax.sharding import describe_mesh, global_batch
 from uniemox_jax.train_state import Build, TrainState, create_state
 from uniemox_jax.train_step import Step
 
@@ -108,7 +109,7 @@ def jit_step(step_fn: Step, state: TrainState) -> Any:
   return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
 
 
-def train(run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], *, key: jax.Array, every: Every,
+def train(run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], *, seed: int, every: Every,
           frozen: Any = (), evaluate: Callable[[int, TrainState], float | None] | None = None) -> TrainState:
   """Runs from `run.start` to the end, and returns the last state.
 
@@ -116,7 +117,7 @@ def train(run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], *, 
     run: see `open_run`; the buffers of its state are donated.
     step_fn: a pure step of `train_step`.
     batches: this host's batches, already at the step to resume from; 'example_id' stays on the host.
-    key: of the run; the step folds its number in.
+    seed: of the run's key, into which the step folds its number.
     every: how often to log, evaluate, save; it saves too after an evaluation that returns a score, and at the end.
     frozen: arguments of the step that never change (the teacher).
     evaluate: (step, state) -> score of the state, higher is better, or None.
@@ -126,7 +127,8 @@ def train(run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], *, 
     Preempted: SIGTERM came; everything is saved.
   """
   try:
-    state = _loop(run, jit_step(step_fn, run.state), batches, replicate(key, run.mesh), every, frozen, evaluate)
+    key = jax.jit(lambda: jax.random.key(seed), out_shardings=NamedSharding(run.mesh, P()))()
+    state = _loop(run, jit_step(step_fn, run.state), batches, key, every, frozen, evaluate)
     run.checkpoints.wait()
   except (UserError, preemption.Preempted):
     run.close()

@@ -100,7 +100,7 @@ def pretrain(config: ConfigDict, workdir: str, profile: Profile | None = None) -
       person_jitter=config.person_jitter, process_index=jax.process_index(), process_count=jax.process_count())
   graphdef = nnx.graphdef(student)
   loop.train(run, make_pretrain_step(graphdef, teacher, tx, schedule, options), _with_texts(batches, text_NxE),
-             key=jax.random.key(config.seed), frozen=jax.device_put(frozen, place_teacher(config, frozen, mesh)),
+             seed=config.seed, frozen=jax.device_put(frozen, place_teacher(config, frozen, mesh)),
              every=loop.Every(config.log_every, config.save_every, config.images_every),
              evaluate=_reconstruction_viewer(config, graphdef, split, workdir, run))
   run.close()

@@ -86,7 +86,7 @@ def train_clip(config: ConfigDict, workdir: str, profile: Profile | None = None)
   state = loop.train(run, make_clip_step(graphdef_of(build), tx, schedule, view, config.max_gradient_norm),
                      ({'scene': batch['scene'], 'ids': ids_NxT[batch['position']], 'example_id': batch['example_id']}
                       for batch in batches),
-                     key=jax.random.key(config.seed), every=loop.Every(config.log_every, config.save_every))
+                     seed=config.seed, every=loop.Every(config.log_every, config.save_every))
   run.close()
   folder = os.path.join(workdir, TEACHER_FOLDER)
   params = jax.device_get(sharding.replicate(state.params, mesh))

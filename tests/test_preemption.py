@@ -1,0 +1,93 @@
+"""SIGTERM in every phase, in one process and two: saved once, at the same step, exit code 75, resumed to the bit."""
+
+from pathlib import Path
+import re
+import signal
+import subprocess
+import time
+
+from ml_collections import ConfigDict
+import pytest
+
+from tests import small_runs
+from uniemox_jax.checkpoint import FOLDER
+from uniemox_jax.preemption import EXIT_CODE
+
+SECONDS = 10
+"""Within which a run must have saved and ended."""
+PHASES = ('compile', 'train', 'evaluate', 'save')
+FAST = [('pretrain', 'compile', 1, 1), ('finetune', 'evaluate', 1, 1), ('pretrain', 'train', 2, 1)]
+# Verb, phase, how many processes there are, how many of them get the signal.
+CASES = [(verb, phase, processes, processes) for verb in ('pretrain', 'finetune') for phase in PHASES
+         for processes in (1, 2)] + [('pretrain', 'compile', 2, 1), ('finetune', 'train', 2, 1),
+                                     ('finetune', 'evaluate', 2, 1), ('pretrain', 'save', 2, 1)]
+
+
+@pytest.fixture(scope='module')
+def configs(data_dir: str, clip_folder: Path) -> dict[str, ConfigDict]:
+  return {'pretrain': small_runs.pretrain_config(data_dir, clip_folder),
+          'finetune': small_runs.finetune_config(data_dir, epochs=3)}
+
+
+@pytest.fixture(scope='module')
+def whole_runs(configs: dict[str, ConfigDict], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Path]:
+  """Runs that nobody ended, made when first asked for."""
+  folder = tmp_path_factory.mktemp('whole')
+
+  class Runs(dict):
+    def __missing__(self, asked: tuple[str, int]) -> Path:
+      verb, processes = asked
+      workdir = folder / f'{verb}_{processes}'
+      finish(small_runs.start_group(small_runs.command(f'uniemox_jax.{verb}', configs[verb], workdir), processes))
+      self[asked] = workdir
+      return workdir
+
+  return Runs()
+
+
+def finish(group: list[subprocess.Popen]) -> None:
+  said = [process.communicate(timeout=300)[0] for process in group]
+  assert [process.returncode for process in group] == [0] * len(group), said
+
+
+def end_in_phase(group: list[subprocess.Popen], phase: str, signalled: int) -> list[str]:
+  """Sends SIGTERM to the last processes when the first says that the phase begins; what each then said."""
+  for line in group[0].stdout:
+    if line.startswith(f'PHASE {phase}'):
+      break
+  for process in group[-signalled:]:
+    process.send_signal(signal.SIGTERM)
+  began = time.monotonic()
+  said = [process.communicate(timeout=120)[0] for process in group]
+  assert [process.returncode for process in group] == [EXIT_CODE] * len(group), said
+  assert time.monotonic() - began < SECONDS
+  return said
+
+
+def check_ends_and_resumes(configs: dict[str, ConfigDict], whole_runs: dict[tuple[str, int], Path], workdir: Path,
+                           case: tuple[str, str, int, int]) -> None:
+  verb, phase, processes, signalled = case
+  command = small_runs.command(f'uniemox_jax.{verb}', configs[verb], workdir)
+  announcing = [*command[:2], 'tests.phases', verb, *command[3:]]
+  said = end_in_phase(small_runs.start_group(announcing, processes), phase, signalled)
+  saved = [re.search(r'pre-empted: step (\d+) is saved', text) for text in said]
+  assert len({match and match[1] for match in saved}) == 1, said
+  if saved[0]:
+    assert (workdir / FOLDER / saved[0][1]).is_dir()
+  else:
+    assert 'nothing is unsaved' in said[0] or 'no step was done yet' in said[0], said
+  finish(small_runs.start_group(command, processes))
+  assert small_runs.same_weights(whole_runs[verb, processes], workdir)
+  assert [path.read_bytes() for path in whole_runs[verb, processes].glob('result.json')] == [
+      path.read_bytes() for path in workdir.glob('result.json')]
+
+
+@pytest.mark.parametrize('case', FAST, ids=str)
+def test_sigterm_saves_and_the_run_ends_bit_equal(configs, whole_runs, tmp_path, case):
+  check_ends_and_resumes(configs, whole_runs, tmp_path / 'run', case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('case', CASES, ids=str)
+def test_sigterm_in_every_phase(configs, whole_runs, tmp_path, case):
+  check_ends_and_resumes(configs, whole_runs, tmp_path / 'run', case)

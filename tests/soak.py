@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from tests import small_runs
@@ -114,6 +114,7 @@ def soak(kills: int, seed: int, folder: Path) -> Counter:
 
 def main(argv: list[str]) -> None:
   """Entry point after flags are parsed."""
+  logging.set_verbosity(logging.ERROR)
   with tempfile.TemporaryDirectory() as folder:
     moments = soak(flags.FLAGS.kills, flags.FLAGS.seed, Path(folder))
   for moment, count in sorted(moments.items()):

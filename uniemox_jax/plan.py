@@ -209,7 +209,7 @@ def plan_all(workdir: str) -> None:
   """Plans every shipped config and rewrites the table of docs/tpu.md after each; what `workdir` holds is kept.
 
   Raises:
-    UserError: docs/tpu.md or its marks are missing; and see `compile_step`.
+    UserError: docs/tpu.md or its marks are missing; or, after all others are planned, the compiler failed on some.
   """
   if not os.path.exists(DOCUMENT):
     raise UserError(f'{DOCUMENT} does not exist here: run --all in a clone of the repository')
@@ -221,15 +221,23 @@ def plan_all(workdir: str) -> None:
   table = ['| config | slice | batch | parameters | optimizer | total | limit | fits | sent | roofline | FLOPs |',
            '|---' * 11 + '|']
   plans = [(name, topology) for name, topologies in SHIPPED.items() for topology in topologies]
+  failed = {}
   for name, topology in tqdm(plans, desc='plans', unit='plan'):
     config = shipped_config(name)
     path = os.path.join(workdir, f'{name}-{topology}'.replace(':', '_'), 'plan.json')
     result = _known(path, config)
-    if result is None:
-      result = plan(config, topology)
-      write_json(path, result)
+    try:
+      if result is None:
+        result = plan(config, topology)
+        write_json(path, result)
+    except UserError as error:
+      failed[f'{name} on {topology}'] = error
+      continue
     table.append(_row(name, topology, result))
     write_text(DOCUMENT, '\n'.join([before + BEGIN, *table, END]) + after)
+  if failed:
+    raise UserError(f'{len(failed)} of {len(plans)} plans failed: '
+                    + '; '.join(f'{what}: {error}' for what, error in failed.items()))
 
 
 @contextlib.contextmanager

@@ -38,6 +38,8 @@ MISTAKES = {
   'mesh that does not fit': ('pretrain', [PRETRAIN, '--config.mesh.fsdp=7'], 'fsdp=7', '--config.mesh.data=-1'),
   'micro-batches that do not fit': ('pretrain', [PRETRAIN, '--config.accum_steps=3'], 'accum_steps 3', 'multiple of'),
   'batch of none': ('finetune', [FINETUNE, '--config.batch_size=0'], 'batch_size', 'at least 1'),
+  'profile of no steps': ('pretrain', [PRETRAIN, '--profile=9:3'], '9:3', 'FIRST:LAST'),
+  'no step may be skipped': ('finetune', [FINETUNE, '--config.max_skipped_steps=0'], 'max_skipped_steps', 'at least 1'),
   'unknown dtype': ('pretrain', [PRETRAIN, '--config.dtype=float8'], 'float8', 'bfloat16'),
   'unknown fusion': ('pretrain', [PRETRAIN, '--config.model.fusion=glue'], 'glue', 'glu'),
   'unknown loss form': ('pretrain', [PRETRAIN, '--config.loss.form=l3'], 'l3', 'cosine or kl'),
@@ -77,6 +79,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, su
                            'PYTHONPATH': str(ROOT)}
   commands = {
     'devices': ['uniemox_jax.finetune', FINETUNE, f'--workdir={folder}/run', '--config.batch_size=12'],
+    'hosts': ['uniemox_jax.pretrain', PRETRAIN, f'--workdir={folder}/run', '--multihost'],
     'build': ['data_pipelines.build', '--dataset=emo8', f'--source={folder}/nowhere', f'--data_dir={folder}/data'],
   }
   # From another folder than the clone: --config=configs/... falls back to the installed files.
@@ -90,6 +93,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, su
 
 @pytest.mark.parametrize(('name', 'thing', 'remedy'), [
   ('devices', 'batch_size 12', 'multiple of 8'),
+  ('hosts', '--multihost', 'leave it out on a single machine'),
   ('build', 'nowhere', 'ask its authors'),
 ])
 def test_real_process_says_nothing_else(processes: dict[str, subprocess.Popen], assert_one_line: Callable[..., None],

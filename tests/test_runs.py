@@ -17,6 +17,7 @@ from data_pipelines.errors import UserError
 from tests import small_runs
 import uniemox_jax
 from uniemox_jax.checkpoint import load_checkpoint
+from uniemox_jax.clock import Profile
 from uniemox_jax.evaluate import evaluate
 from uniemox_jax.finetune import finetune
 from uniemox_jax.logging import read_metrics
@@ -46,12 +47,15 @@ def leaves(path: str) -> list[np.ndarray]:
 
 
 def test_pretraining_leaves_what_the_design_promises(pretrain_config, tmp_path, shared):
-  pretrain(pretrain_config, str(tmp_path))
+  pretrain(pretrain_config, str(tmp_path), Profile(2, 3))
   assert {'checkpoints', 'metrics.jsonl', 'tensorboard', 'reconstructions', 'config.json'} <= set(os.listdir(tmp_path))
   lines = read_metrics(str(tmp_path))
   assert [line['step'] for line in lines] == list(range(1, 15))
   assert {'loss', 'contrastive', 'similarity', 'reconstruction', 'lr'} <= lines[0].keys()
-  assert lines[-1]['examples_per_second'] > 0
+  assert lines[-1]['examples_per_second'] == pytest.approx(8 * lines[-1]['examples_per_second_per_device'])
+  assert {'compile_seconds', 'evaluate_seconds', 'save_seconds'} <= {name for line in lines for name in line}
+  assert 'examples_per_second' not in lines[0]
+  assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
   assert any(name.startswith('events') for name in os.listdir(tmp_path / 'tensorboard'))
   shared['pretrain'] = str(tmp_path)
 

@@ -5,6 +5,8 @@ from typing import Any
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
@@ -12,7 +14,8 @@ from uniemox_jax import losses, optim, sharding
 from uniemox_jax.models.clip import CLIPConfig, ImageTower
 from uniemox_jax.models.layers import unit
 from uniemox_jax.models.uniemox import UniEmoX
-from uniemox_jax.teacher import clip_normalise
+from uniemox_jax.pretraining import make_teacher
+from uniemox_jax.teacher import Clip, View, clip_normalise
 from uniemox_jax.train_state import TrainState, builder, create_state, graphdef_of
 from uniemox_jax.train_step import PretrainOptions, Teacher, make_pretrain_step
 
@@ -43,8 +46,8 @@ def teacher(clip_config: CLIPConfig, clip_params: dict[str, Any]) -> tuple[Teach
 
 
 def run_steps(batch: dict[str, np.ndarray], teacher: tuple[Teacher, Any] | None, *, steps: int = 1, devices: int = 1,
-              fsdp: int = 1, weights: dict[str, float] = WEIGHTS, model: dict[str, Any] | None = None, **options: Any
-              ) -> tuple[dict[str, float], TrainState]:
+              fsdp: int = 1, weights: dict[str, float] = WEIGHTS, model: dict[str, Any] | None = None,
+              shard_teacher: bool = False, **options: Any) -> tuple[dict[str, float], TrainState]:
   """Metrics of the last step, and the state on the host."""
   mesh = sharding.make_mesh(-1, fsdp, jax.devices()[:devices])
   semantic = bool(weights['contrastive'] or weights['similarity'])
@@ -54,10 +57,11 @@ def run_steps(batch: dict[str, np.ndarray], teacher: tuple[Teacher, Any] | None,
   state, _ = create_state(build, tx, mesh, seed=0)
   embedder, frozen = teacher or (None, ())
   step = jax.jit(make_pretrain_step(graphdef_of(build), embedder, tx, schedule, PretrainOptions(weights, **options)))
+  place = sharding.tree_shardings(frozen, mesh) if shard_teacher else NamedSharding(mesh, P())
+  frozen, metrics = jax.device_put(frozen, place), {}
   with jax.set_mesh(mesh):
     for _ in range(steps):
-      state, metrics = step(state, sharding.replicate(frozen, mesh), sharding.global_batch(batch, mesh),
-                            jax.random.key(1))
+      state, metrics = step(state, frozen, sharding.global_batch(batch, mesh), jax.random.key(1))
   return {name: float(value) for name, value in metrics.items()}, jax.device_get(state)
 
 
@@ -65,6 +69,12 @@ def run_steps(batch: dict[str, np.ndarray], teacher: tuple[Teacher, Any] | None,
 def plain_step(batch, teacher) -> tuple[dict[str, float], TrainState]:
   """One step on one device in one micro-batch."""
   return run_steps(batch, teacher)
+
+
+@pytest.fixture(scope='module')
+def third_step(batch, teacher) -> dict[str, float]:
+  """Metrics of the third step on one device."""
+  return run_steps(batch, teacher, steps=3)[0]
 
 
 def assert_same(one: tuple[dict[str, float], TrainState], other: tuple[dict[str, float], TrainState]) -> None:
@@ -83,9 +93,8 @@ def assert_same(one: tuple[dict[str, float], TrainState], other: tuple[dict[str,
     assert difference <= 1e-4 * np.linalg.norm(mine[..., kept]), jax.tree_util.keystr(path)
 
 
-def test_first_steps_have_their_golden_losses(batch, teacher, plain_step):
-  third, _ = run_steps(batch, teacher, steps=3)
-  for metrics, values in zip((plain_step[0], third), GOLDEN, strict=True):
+def test_first_steps_have_their_golden_losses(plain_step, third_step):
+  for metrics, values in zip((plain_step[0], third_step), GOLDEN, strict=True):
     for name, value in values.items():
       assert metrics[name] == pytest.approx(value, rel=2e-4), name
 
@@ -102,6 +111,39 @@ def test_accumulation_changes_nothing(batch, teacher, plain_step):
 def test_accumulation_on_devices_with_local_negatives_changes_nothing(batch, teacher):
   options = dict(negatives='local', local_batch=4)
   assert_same(run_steps(batch, teacher, **options), run_steps(batch, teacher, devices=4, accum_steps=2, **options))
+
+
+@pytest.mark.parametrize('model', [dict(scan=True), dict(remat='dots'), dict(remat='dots', scan=True),
+                                   dict(remat='full'), dict(remat='full', scan=True)], ids=str)
+def test_remat_and_scan_change_losses_by_less_than_1e_5(batch, teacher, third_step, model):
+  for name, value in run_steps(batch, teacher, model=model, steps=3)[0].items():
+    assert third_step[name] == pytest.approx(value, rel=1e-5), name
+
+
+@pytest.mark.parametrize('spoilt', ['text that is not a number', 'gradient that is too long'])
+def test_skipped_step_leaves_every_bit_but_the_count(batch, teacher, spoilt):
+  if spoilt == 'text that is not a number':
+    metrics, after = run_steps(batch | {'text': np.full_like(batch['text'], np.nan)}, teacher)
+  else:
+    metrics, after = run_steps(batch, teacher, max_gradient_norm=1e-3)
+  before = run_steps(batch, teacher, steps=0)[1]
+  assert metrics['skipped'] == 1.0
+  assert int(after.step) == int(before.step) + 1
+  assert all(a.tobytes() == b.tobytes() for a, b in zip(jax.tree.leaves(after[1:]), jax.tree.leaves(before[1:])))
+
+
+def test_sharded_teacher_teaches_the_same(batch, teacher, plain_step):
+  assert_same(plain_step, run_steps(batch, teacher, devices=8, fsdp=4, shard_teacher=True))
+
+
+def test_teacher_in_bfloat16_halves_and_computes_the_same(clip_config, clip_params):
+  clip = Clip(clip_config, clip_params, View(32, 32), None)
+  images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8))
+  teacher, frozen = make_teacher(clip, WIDTH, jnp.bfloat16)
+  kernels = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(frozen['vision']) if path[-1].key == 'kernel']
+  assert kernels and all(leaf.dtype == jnp.bfloat16 for leaf in kernels)
+  whole = {'vision': clip_params['vision'], 'logit_scale': clip_params['logit_scale']}
+  np.testing.assert_array_equal(teacher.embed_image(frozen, images), teacher.embed_image(whole, images))
 
 
 def test_fsdp_splits_the_large_parameters():

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import errno
 import importlib.util
+import logging as std_logging
 import os
 import re
 import sys
@@ -131,6 +132,8 @@ def run(main: Callable[..., None], *operands: str) -> None:
   except (AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
     fail(_explain_config(sys.argv, error))
   logging.set_verbosity(logging.ERROR)
+  # What it says in the end of reads that failed, as those of a damaged checkpoint do, is named where it belongs.
+  std_logging.getLogger('asyncio').setLevel(std_logging.CRITICAL)
   try:
     if 'multihost' in flags.FLAGS:
       distributed.join(flags.FLAGS.multihost)

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 import hashlib
+import io
 import os
-from pathlib import Path
 import sys
 import tempfile
 import time
 
+from etils import epath
 from flax import nnx
 import jax
 from jax.experimental import multihost_utils
@@ -16,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from data_pipelines.errors import UserError
+from uniemox_jax.files import is_remote
 from uniemox_jax.teacher import Clip
 
 PROGRESS_SECONDS = 5.0
@@ -43,7 +45,7 @@ def embed_captions(clip: Clip, captions: Sequence[str], cache_dir: str | os.Path
   ids_NxT = clip.tokenize(distinct)
   # The ids, not the strings: another tokenizer in the teacher's folder must not find the old embeddings.
   key = hashlib.sha256(f'{clip.digest} {ids_NxT.shape} '.encode() + ids_NxT.tobytes()).hexdigest()
-  path = Path(cache_dir) / f'captions-{key}.npy'
+  path = epath.Path(cache_dir) / f'captions-{key}.npy'
   # Embedding is collective: if one host lacks the file, all compute.
   if np.all(multihost_utils.process_allgather(np.array(path.is_file()))):
     embedded_NxE = _read_npy(path, (len(distinct), clip.config.projection_dim))
@@ -76,17 +78,22 @@ def _embed_ids(clip: Clip, ids_NxT: np.ndarray, batch_size: int) -> np.ndarray:
   return np.concatenate(rows) if rows else np.zeros((0, clip.config.projection_dim), np.float32)
 
 
-def _write_npy(path: Path, array: np.ndarray) -> None:
+def _write_npy(path: epath.Path, array: np.ndarray) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
+  content = io.BytesIO()
+  np.save(content, array)
+  if is_remote(str(path)):
+    path.write_bytes(content.getvalue())
+    return
   # Hosts may share the folder: each writes its own temporary file.
   with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f'.{path.name}.', delete=False) as file:
-    np.save(file, array)
+    file.write(content.getbuffer())
   os.replace(file.name, path)
 
 
-def _read_npy(path: Path, shape: tuple[int, int]) -> np.ndarray:
+def _read_npy(path: epath.Path, shape: tuple[int, int]) -> np.ndarray:
   try:
-    array = np.load(path, allow_pickle=False)
+    array = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
   except (ValueError, OSError, EOFError) as error:
     raise UserError(f'cached caption embeddings {path} are damaged ({error}): delete the file') from error
   if array.shape != shape or array.dtype != np.float32:

@@ -1,8 +1,8 @@
 """Which weights of a checkpoint, ours or another library's, start which part of a new model: strict, and said aloud."""
 
-import os
 from typing import Any
 
+from etils import epath
 from flax import traverse_util
 import numpy as np
 
@@ -90,7 +90,8 @@ def initial_weights(init: str, template: dict[str, Any], model: dict[str, Any], 
   """
   if init == 'none':
     return None
-  if os.path.isdir(init) and not set(files.FORMS) & set(os.listdir(init)):
+  folder = epath.Path(init)
+  if folder.is_dir() and not set(files.FORMS) & {path.name for path in folder.iterdir()}:
     checkpoint = load_checkpoint(init)
     source, trained, statistics = checkpoint.params, checkpoint.description['model'], {}
   else:

@@ -16,7 +16,7 @@ from uniemox_jax.preemption import EXIT_CODE
 SECONDS = 10
 """Within which a run must have saved and ended."""
 PHASES = ('compile', 'train', 'evaluate', 'save')
-FAST = [('pretrain', 'compile', 1, 1), ('finetune', 'evaluate', 1, 1), ('pretrain', 'train', 2, 1)]
+FAST = [('finetune', 'evaluate', 1, 1), ('pretrain', 'train', 2, 1)]
 # Verb, phase, how many processes there are, how many of them get the signal.
 CASES = [(verb, phase, processes, processes) for verb in ('pretrain', 'finetune') for phase in PHASES
          for processes in (1, 2)] + [('pretrain', 'compile', 2, 1), ('finetune', 'train', 2, 1),

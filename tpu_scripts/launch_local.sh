@@ -86,7 +86,9 @@ wait_for_group() { # Sets $result, and ends the group once one has failed.
     if [[ $kill_at ]] && ((left && SECONDS >= kill_at)); then
       tell KILL
     fi
-    sleep 0.1 || true
+    # Not in the foreground: there bash keeps a SIGINT to itself when the sleep ends without one.
+    sleep 0.1 &
+    wait "$!" || true
   done
   wait "${readers[@]}" || true
   result=0

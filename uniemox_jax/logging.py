@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import json
 import os
+import sys
 from typing import Any
 
 from etils import epath
@@ -26,6 +27,16 @@ def read_metrics(workdir: str) -> list[dict[str, Any]]:
   if not exists(path):
     return []
   return [json.loads(line) for line in epath.Path(path).read_text().splitlines(keepends=True) if line.endswith('\n')]
+
+
+@contextlib.contextmanager
+def _tensorflow_as_it_was() -> Iterator[None]:
+  """Where tensorflow keeps a function that it calls with every operation, the profiler of jax 0.7 puts a bool."""
+  trace = sys.modules.get('tensorflow.python.profiler.trace')
+  enabled = trace and trace.enabled
+  yield
+  if trace:
+    trace.enabled = enabled
 
 
 class RunLog:
@@ -57,7 +68,8 @@ class RunLog:
   def stepping(self, step: int, first: bool) -> Iterator[None]:
     """Around the update after `step` of them: the run's first is counted as compilation; traces what is to be."""
     if self._profile and step == self._profile.first:
-      jax.profiler.start_trace(self._profile_folder)
+      with _tensorflow_as_it_was():
+        jax.profiler.start_trace(self._profile_folder)
     with self.clock.apart('compile') if first else contextlib.nullcontext():
       yield
       if first:
@@ -66,7 +78,8 @@ class RunLog:
       self.clock.start()
     if self._profile and step == self._profile.last:
       jax.block_until_ready(self._pending[-1][1])
-      jax.profiler.stop_trace()
+      with _tensorflow_as_it_was():
+        jax.profiler.stop_trace()
       self._profile = None
       if self._writes:
         print(f'profile: {self._profile_folder} (tensorboard with tensorboard-plugin-profile shows it)', flush=True)

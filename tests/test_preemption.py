@@ -14,7 +14,9 @@ from uniemox_jax.checkpoint import FOLDER
 from uniemox_jax.preemption import EXIT_CODE
 
 SECONDS = 10
-"""Within which a run must have saved and ended."""
+"""Within which a run must have saved and ended, on a machine that does nothing else: the slow tests hold it to that."""
+PATIENT_SECONDS = 60
+"""The same for the fast tests, and where several processes are compiling: they end together, after their first step."""
 PHASES = ('compile', 'train', 'evaluate', 'save')
 FAST = [('finetune', 'evaluate', 1, 1), ('pretrain', 'train', 2, 1)]
 # Verb, phase, how many processes there are, how many of them get the signal.
@@ -50,7 +52,7 @@ def finish(group: list[subprocess.Popen]) -> None:
   assert [process.returncode for process in group] == [0] * len(group), said
 
 
-def end_in_phase(group: list[subprocess.Popen], phase: str, signalled: int) -> list[str]:
+def end_in_phase(group: list[subprocess.Popen], phase: str, signalled: int, seconds: float) -> list[str]:
   """Sends SIGTERM to the last processes when the first says that the phase begins; what each then said."""
   for line in group[0].stdout:
     if line.startswith(f'PHASE {phase}'):
@@ -60,16 +62,16 @@ def end_in_phase(group: list[subprocess.Popen], phase: str, signalled: int) -> l
   began = time.monotonic()
   said = [process.communicate(timeout=120)[0] for process in group]
   assert [process.returncode for process in group] == [EXIT_CODE] * len(group), said
-  assert time.monotonic() - began < SECONDS
+  assert time.monotonic() - began < seconds
   return said
 
 
 def check_ends_and_resumes(configs: dict[str, ConfigDict], whole_runs: dict[tuple[str, int], Path], workdir: Path,
-                           case: tuple[str, str, int, int]) -> None:
+                           case: tuple[str, str, int, int], seconds: float) -> None:
   verb, phase, processes, signalled = case
   command = small_runs.command(f'uniemox_jax.{verb}', configs[verb], workdir)
   announcing = [*command[:2], 'tests.phases', verb, *command[3:]]
-  said = end_in_phase(small_runs.start_group(announcing, processes), phase, signalled)
+  said = end_in_phase(small_runs.start_group(announcing, processes), phase, signalled, seconds)
   saved = [re.search(r'pre-empted: step (\d+) is saved', text) for text in said]
   assert len({match and match[1] for match in saved}) == 1, said
   if saved[0]:
@@ -84,10 +86,12 @@ def check_ends_and_resumes(configs: dict[str, ConfigDict], whole_runs: dict[tupl
 
 @pytest.mark.parametrize('case', FAST, ids=str)
 def test_sigterm_saves_and_the_run_ends_bit_equal(configs, whole_runs, tmp_path, case):
-  check_ends_and_resumes(configs, whole_runs, tmp_path / 'run', case)
+  check_ends_and_resumes(configs, whole_runs, tmp_path / 'run', case, PATIENT_SECONDS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_sigterm_in_every_phase(configs, whole_runs, tmp_path, case):
-  check_ends_and_resumes(configs, whole_runs, tmp_path / 'run', case)
+  compiling_together = case[1] == 'compile' and case[2] > 1
+  check_ends_and_resumes(configs, whole_runs, tmp_path / 'run', case,
+                         PATIENT_SECONDS if compiling_together else SECONDS)

@@ -101,6 +101,8 @@ def use_compilation_cache() -> None:
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     cache = os.environ.get('XDG_CACHE_HOME', os.path.expanduser('~/.cache'))
     jax.config.update('jax_compilation_cache_dir', os.path.join(cache, 'uniemox_jax', 'xla'))
+    # Small programs too: checksums are compiled when a run saves, and a pre-empted one has little time.
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
 def jit_step(step_fn: Step, state: TrainState) -> Any:

@@ -1,6 +1,6 @@
 """Probe frozen features of ViT-L/16 on one dataset: a linear classifier, or nearest neighbours (docs/protocols.md).
 
-python -m uniemox_jax.probe --config=configs/probe.py:emo8 --config.init=CHECKPOINT --config.protocol=linear --workdir=DIR
+python -m uniemox_jax.probe --config=configs/probe.py:emo8 --config.init=PATH --config.protocol=linear --workdir=DIR
 
 The argument is the dataset: emoset, emo8, fi, emotion6, unbiasedemo, caers, heco or folder. `--config.protocol=knn`;
 `--config.init=none` is a random encoder, the honest baseline. Another encoder, such as ViT-B/16:

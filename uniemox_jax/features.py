@@ -9,9 +9,9 @@ from etils import epath
 from flax import nnx
 import jax
 from jax.experimental import multihost_utils
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import records

@@ -62,8 +62,8 @@ def load_label_map(source: str) -> LabelMap:
                     'null: mend it')
   for side in SIDES:
     if wrong := [name for name, target in found[side].items() if target is not None and not isinstance(target, str)]:
-      raise UserError(f"label map {source}: {side} class '{wrong[0]}' leads to {found[side][wrong[0]]!r}: give a class, "
-                      'or null to leave it out')
+      raise UserError(f"label map {source}: {side} class '{wrong[0]}' leads to {found[side][wrong[0]]!r}: give a "
+                      'class, or null to leave it out')
   return LabelMap(path.name.removesuffix('.json'), found['source'], found['target'])
 
 
@@ -81,8 +81,8 @@ def bind(label_map: LabelMap | None, source: Sequence[str], target: Sequence[str
   """
   if label_map is None:
     if set(source) != set(target):
-      raise UserError(f'the model knows {", ".join(source)}, the dataset has {", ".join(target)}: give --label_map=NAME '
-                      f'or FILE.json; shipped: {", ".join(shipped())}')
+      raise UserError(f'the model knows {", ".join(source)}, the dataset has {", ".join(target)}: give '
+                      f'--label_map=NAME or FILE.json; shipped: {", ".join(shipped())}')
     label_map = LabelMap('', {name: name for name in source}, {})
   to_target = label_map.target or {name: name for name in target}
   missing = [f"{side} {', '.join(lacking)}" for side, lacking in (

@@ -1,7 +1,6 @@
 """The linear probe: logistic regression on frozen features, its strength chosen on val (Radford et al. 2021, A.3).
 
-scikit-learn's L-BFGS, as the protocol has it. It runs on the host: at EmoSet's size the features of 100,000 pictures are
-a few hundred megabytes, and a fit takes less than their extraction (docs/protocols.md).
+scikit-learn's L-BFGS, as the protocol has it, on the host: docs/protocols.md says how long it takes at EmoSet's size.
 """
 
 from collections.abc import Callable, Sequence

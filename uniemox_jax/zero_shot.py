@@ -47,6 +47,21 @@ def class_embeddings(clip: Clip, labels: Sequence[str], templates: Sequence[str]
   return mean_CxE / np.linalg.norm(mean_CxE, axis=1, keepdims=True)
 
 
+def image_embeddings(clip: Clip, split: records.Split, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+  """Unit-norm float32 (N, E) of every record under the CLIP's own view, and labels int32 (N,), -1 for none.
+
+  Raises:
+    UserError: a damaged shard.
+    Preempted: SIGTERM came.
+  """
+  mesh, view = sharding.make_mesh(), clip.view
+  found = split_outputs(
+      functools.partial(_embed, clip.graphdef, view, sharding.replicate(clip.params, mesh)), split, ['label'],
+      image_size=view.size, batch_size=batch_size, mesh=mesh, what=f'zero-shot {split.name}',
+      view=functools.partial(augment.centre_view, size=view.size, short_side=view.short_side, squash=view.squash))
+  return found['outputs'], found['label']
+
+
 def zero_shot(teacher: str, data_dir: str, dataset: str, workdir: str, split_name: str = 'test',
               templates: Sequence[str] = prompts.TEMPLATES, batch_size: int = BATCH_SIZE) -> dict[str, Any]:
   """Classifies a split by the nearest class embedding and writes result.json (result_val.json for val).
@@ -59,8 +74,8 @@ def zero_shot(teacher: str, data_dir: str, dataset: str, workdir: str, split_nam
     batch_size: pictures at a time, over all devices.
 
   Returns:
-    What the file holds: as `evaluate` gives of a single label, and protocol, templates, and under 'plain' the metrics of
-    the one template `prompts.PLAIN`.
+    What the file holds: as `evaluate` gives of a single label, and protocol, templates, and under 'plain' the metrics
+    of the one template `prompts.PLAIN`.
 
   Raises:
     UserError: no such CLIP, records or split; no single label; a text longer than the context.
@@ -70,16 +85,12 @@ def zero_shot(teacher: str, data_dir: str, dataset: str, workdir: str, split_nam
     raise UserError(f'no picture of split {split_name!r} of {dataset} has a single label, by which zero-shot is '
                     'measured: choose another split or dataset')
   clip = load_clip(teacher)
-  task, mesh, view = single_label(split.labels), sharding.make_mesh(), clip.view
+  task = single_label(split.labels)
   classes = {'': class_embeddings(clip, split.labels, templates),
              'plain': class_embeddings(clip, split.labels, [prompts.PLAIN])}
-  found = split_outputs(
-      functools.partial(_embed, clip.graphdef, view, sharding.replicate(clip.params, mesh)), split, ['label'],
-      image_size=view.size, batch_size=batch_size, mesh=mesh, what=f'zero-shot {split.name}',
-      view=functools.partial(augment.centre_view, size=view.size, short_side=view.short_side, squash=view.squash))
+  image_NxE, label_N = image_embeddings(clip, split, batch_size)
   scale = float(np.exp(clip.params['logit_scale']))
-  measured = {name: measure(task, scale * found['outputs'] @ text_CxE.T, found['label'])
-              for name, text_CxE in classes.items()}
+  measured = {name: measure(task, scale * image_NxE @ text_CxE.T, label_N) for name, text_CxE in classes.items()}
   asked = {'teacher': teacher, 'dataset': dataset, 'split': split_name, 'templates': list(templates)}
   result = {'dataset': dataset, 'split': split_name, 'init': teacher, 'checkpoint_step': None,
             'config_hash': config_hash(asked), **measured[''], 'protocol': 'zero_shot', 'templates': list(templates),
@@ -110,6 +121,6 @@ if __name__ == '__main__':
   flags.DEFINE_string('data_dir', 'data', 'Folder of the records.')
   flags.DEFINE_string('dataset', None, 'Whose records.', required=True)
   flags.DEFINE_enum('split', 'test', ['train', 'val', 'test'], 'Which split.')
-  flags.DEFINE_string('prompts', None, 'A text file, one template a line with {} for the class; None: the shipped ones.')
+  flags.DEFINE_string('prompts', None, 'A text file, one template a line with {} for the class.')
   flags.DEFINE_integer('batch_size', BATCH_SIZE, 'Pictures at a time, over all devices.', lower_bound=1)
   cli.run(main)

@@ -239,8 +239,8 @@ def test_damaged_cache_is_one_line(data_dir, tmp_path):
     (['--config.init=SAVED', '--config.model.width=24'], 'other shape', 'set --config.model'),
     (['--config.init=SAVED', '--config.model.heads=4'], 'heads 2', 'set --config.model.heads=2'),
 ])
-def test_mistake_is_one_line(command: Callable[..., int], assert_one_line: Callable[..., None], capsys, data_dir, tmp_path,
-                             arguments, thing, remedy):
+def test_mistake_is_one_line(command: Callable[..., int], assert_one_line: Callable[..., None], capsys, data_dir,
+                             tmp_path, arguments, thing, remedy):
   saved = save_random(tmp_path / 'saved', 'encoder')
   model = [f'--config.model.{name}={value}' for name, value in small_runs.ENCODER.items()]
   code = command('uniemox_jax.probe', '--config=configs/probe.py:emo8', f'--workdir={tmp_path / "run"}',
@@ -255,6 +255,13 @@ def test_too_few_pictures_are_one_line():
   few = np.zeros((4, 2), np.float32), np.zeros(4, int)
   with pytest.raises(UserError, match='needs 5 or more training pictures, and there are 4'):
     knn.probe_knn(few, 2, make_mesh(), few[0], lambda logits: 0.0)
+
+
+def test_dataset_without_a_single_label_is_sent_to_fine_tuning(data_dir, tmp_path, monkeypatch):
+  monkeypatch.setattr(records.Split, 'annotations', lambda split: [records.Annotation('a', -1, {})])
+  with pytest.raises(UserError, match='no val picture of emo8 has a single label.*uniemox_jax.finetune'):
+    probe(config_of(data_dir), str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
 
 
 def test_fine_tuning_on_too_few_pictures_for_a_batch_is_one_line(data_dir, tmp_path):

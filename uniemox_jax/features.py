@@ -19,7 +19,7 @@ from data_pipelines.errors import UserError
 from uniemox_jax import sharding
 from uniemox_jax.config import config_hash
 from uniemox_jax.distributed import is_primary, wait_for_all
-from uniemox_jax.files import write_bytes
+from uniemox_jax.files import write_shared
 from uniemox_jax.integrity import describe_leaves
 from uniemox_jax.models.kinds import MODULES
 from uniemox_jax.preprocess import normalise
@@ -117,7 +117,7 @@ def split_features(frozen: Frozen, split: records.Split, cache_dir: str, *, imag
   if is_primary():
     content = io.BytesIO()
     np.savez(content, features=found['outputs'], label=found['label'])
-    write_bytes(str(path), content.getvalue())
+    write_shared(str(path), content.getvalue())  # runs side by side may share the folder
   wait_for_all('features cached')
   return Features(found['outputs'], found['label'])
 

@@ -36,6 +36,8 @@ FINETUNE_KEYS = _RUN | {
                                 'labels_form': str, 'class_weights': str, 'vad_form': str},
     'optimizer': _OPTIMIZER | {'layer_decay': float},
     'regularisation': {'drop_path': float, 'mixup': float, 'cutmix': float, 'smoothing': float}}
+PROBE_KEYS = {name: _RUN[name] for name in ('seed', 'data_dir', 'dataset', 'batch_size', 'dtype', 'mesh')} | {
+    'init': str, 'model': _ENCODER, 'fraction': float, 'protocol': str, 'features_dir': str}
 CLIP_KEYS = _RUN | {
     'split': str, 'init': str, 'emotion_in_caption': bool, 'save_every': int, 'optimizer': _OPTIMIZER,
     'model': {'image_size': int, 'patch_size': int, 'projection': int, 'context': int,
@@ -43,7 +45,7 @@ CLIP_KEYS = _RUN | {
 
 # What a resumed run may change: none of it changes the numbers a step computes.
 _FREE_KEYS = ('data_dir', 'teacher', 'teacher_shape', 'teacher_sharded', 'init', 'mesh', 'log_every', 'save_every',
-              'images_every', 'max_skipped_steps')
+              'images_every', 'max_skipped_steps', 'features_dir')
 
 
 def check_keys(config: ConfigDict, keys: dict[str, Any], prefix: str = '') -> None:
@@ -78,9 +80,9 @@ def compute_dtype(config: ConfigDict) -> Any:
 
 
 def check_positive(config: ConfigDict, *names: str) -> None:
-  """Raises UserError unless each named key, and those that every training verb has, are at least 1."""
+  """Raises UserError unless each named key, and those of the training verbs that it has, are at least 1."""
   for name in ('batch_size', 'epochs', 'log_every', 'max_skipped_steps', *names):
-    if config[name] < 1:
+    if config.get(name, 1) < 1:
       raise UserError(f"config key '{name}' is {config[name]}: it must be at least 1")
 
 

@@ -1,6 +1,6 @@
 """Which weights of a checkpoint, ours or another library's, start which part of a new model: strict, and said aloud."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 from flax import traverse_util
@@ -73,6 +73,43 @@ def _fit_positions(have: dict[str, Any], want: dict[str, Any], origin: str) -> l
   return resized
 
 
+class Source(NamedTuple):
+  """What there is to start from.
+
+  kind, model, params: as in a checkpoint. statistics: {'mean', 'std'} of its pixels where they are known not to be
+  ImageNet's, else {}. step: of our checkpoint, None for a file of another library.
+  """
+
+  kind: str
+  model: dict[str, Any]
+  params: dict[str, Any]
+  statistics: dict[str, list[float]]
+  step: int | None
+
+
+def read_source(init: str, model: dict[str, Any], *, decoder: bool) -> Source:
+  """Reads a checkpoint PATH of ours, or a file, folder or hub id that `import_torch` reads.
+
+  Args:
+    init: where it is.
+    model: arguments of the model to start; its heads count where the file does not say.
+    decoder: whether another library's decoder is wanted.
+
+  Raises:
+    UserError: nothing there, or nothing that can be read.
+  """
+  folder = epath.Path(init)
+  if folder.is_dir() and not set(files.FORMS) & {path.name for path in folder.iterdir()}:
+    loaded = load_checkpoint(init)
+    return Source(loaded.description['kind'], loaded.description['model'], loaded.params,
+                  loaded.description.get('statistics', {}), loaded.step)
+  path = hub.locate(init, CONFIG_FILES)
+  heads = Heads(model['heads'], model.get('decoder_heads'))
+  imported = import_student(files.read_weights(path), path, heads, decoder=decoder)
+  print('\n'.join(imported.said), flush=True)
+  return Source(imported.kind, imported.model, imported.params, imported.statistics, None)
+
+
 def initial_weights(init: str, template: dict[str, Any], model: dict[str, Any], *, classifier: bool
                     ) -> dict[str, Any] | None:
   """Weights for `--config.init`, or None for 'none'. Prints what was taken.
@@ -90,21 +127,13 @@ def initial_weights(init: str, template: dict[str, Any], model: dict[str, Any], 
   """
   if init == 'none':
     return None
-  folder = epath.Path(init)
-  if folder.is_dir() and not set(files.FORMS) & {path.name for path in folder.iterdir()}:
-    checkpoint = load_checkpoint(init)
-    source, trained, statistics = checkpoint.params, checkpoint.description['model'], {}
-  else:
-    path = hub.locate(init, CONFIG_FILES)
-    heads = Heads(model['heads'], model.get('decoder_heads'))
-    imported = import_student(files.read_weights(path), path, heads, decoder=not classifier)
-    source, trained, statistics = imported.params, imported.model, imported.statistics
-    print('\n'.join(imported.said), flush=True)
+  source = read_source(init, model, decoder=not classifier)
+  params, statistics = source.params, source.statistics
   if classifier:
-    source = {name: part for name, part in source.items() if name != 'head'}
+    params = {name: part for name, part in params.items() if name != 'head'}
   new, left = (CLASSIFIER_NEW, CLASSIFIER_LEFT) if classifier else (PRETRAIN_NEW, PRETRAIN_LEFT)
-  taken, said = transfer(source, template, new=new, left=left, origin=init)
-  _check_unseen(trained, model, 'decoder' in taken, init)
+  taken, said = transfer(params, template, new=new, left=left, origin=init)
+  check_unseen(source.model, model, 'decoder' in taken, init)
   print(said, flush=True)
   if statistics and (tuple(statistics['mean']), tuple(statistics['std'])) != (IMAGENET_MEAN, IMAGENET_STD):
     print(f"{init} saw pixels with mean {statistics['mean']} and deviation {statistics['std']}; here they are "
@@ -112,7 +141,8 @@ def initial_weights(init: str, template: dict[str, Any], model: dict[str, Any], 
   return taken
 
 
-def _check_unseen(trained: dict[str, Any], model: dict[str, Any], decoder: bool, origin: str) -> None:
+def check_unseen(trained: dict[str, Any], model: dict[str, Any], decoder: bool, origin: str) -> None:
+  """Raises UserError where a source was trained with other arguments that its shapes do not show, see `UNSEEN`."""
   for name, default in UNSEEN.items():
     was, now = trained.get(name, default), model.get(name, default)
     if was != now and (decoder or not name.startswith('decoder')):

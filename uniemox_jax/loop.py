@@ -15,7 +15,7 @@ from data_pipelines.errors import UserError
 from uniemox_jax import preemption
 from uniemox_jax.checkpoint import Checkpoints
 from uniemox_jax.clock import Profile
-from uniemox_jax.config import config_hash, keep_config
+from uniemox_jax.config import config_hash, ema_decay, keep_config
 from uniemox_jax.distributed import is_primary
 from uniemox_jax.logging import RunLog
 from uniemox_jax.sharding import describe_mesh, global_batch
@@ -76,7 +76,7 @@ def open_run(config: ConfigDict, workdir: str, *, name: str, build: Build, tx: o
   use_compilation_cache()
   keep_config(config, workdir)
   checkpoints = Checkpoints(workdir, description | {'config_hash': config_hash(config.to_dict())}, describe_mesh(mesh))
-  state, template = create_state(build, tx, mesh, config.seed, loaded)
+  state, template = create_state(build, tx, mesh, config.seed, loaded, averaged=ema_decay(config) > 0)
   restored = checkpoints.restore_latest(template)
   if restored is not None:
     state = restored.state

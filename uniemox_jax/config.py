@@ -17,14 +17,16 @@ _RUN = {'seed': int, 'data_dir': str, 'dataset': str, 'batch_size': int, 'epochs
         'max_gradient_norm': float, 'max_skipped_steps': int}
 _ENCODER = {'image_size': int, 'patch_size': int, 'width': int, 'depth': int, 'heads': int, 'remat': str, 'scan': bool,
             'norm_eps': float, 'pre_norm': bool, 'activation': str}
-_OPTIONAL = ('norm_eps', 'pre_norm', 'activation', 'ema_decay', 'teacher_shape', 'tasks', 'task_loss')
-_ABSENT = {'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu', 'ema_decay': 0.0}
+_ABSENT = {'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu', 'ema_decay': 0.0, 'person_view': 'crop',
+           'teacher_statistics': 'clip'}
 """What it means where a config leaves these out."""
+_OPTIONAL = (*_ABSENT, 'teacher_shape', 'tasks', 'task_loss')
 _OPTIMIZER = {'base_lr': float, 'final_lr': float, 'b1': float, 'b2': float, 'weight_decay': float}
 
 PRETRAIN_KEYS = _RUN | {
     'split': str, 'accum_steps': int, 'init': str, 'teacher': str, 'teacher_sharded': bool, 'emotion_in_caption': bool,
-    'save_every': int, 'images_every': int, 'person_jitter': float, 'optimizer': _OPTIMIZER,
+    'save_every': int, 'images_every': int, 'person_jitter': float, 'person_view': str, 'teacher_statistics': str,
+    'optimizer': _OPTIMIZER,
     'teacher_shape': {'image_size': int, 'patch_size': int, 'width': int, 'depth': int, 'heads': int,
                       'projection': int},
     'model': _ENCODER | {'decoder_width': int, 'decoder_depth': int, 'decoder_heads': int, 'mask_ratio': float,
@@ -111,6 +113,13 @@ def _without_defaults(config: dict[str, Any]) -> dict[str, Any]:
           if name not in _ABSENT or value != _ABSENT[name]}
 
 
+def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+  """Keys whose values differ, but for those that change no number that a step computes."""
+  old, new = _without_defaults(old), _without_defaults(new)
+  return sorted(key for key in old.keys() | new.keys()
+                if key not in _FREE_KEYS and json.dumps(old.get(key)) != json.dumps(new.get(key)))
+
+
 def keep_config(config: ConfigDict, workdir: str) -> None:
   """Writes `config.json`, or checks that a resumed run's config says the same.
 
@@ -120,9 +129,7 @@ def keep_config(config: ConfigDict, workdir: str) -> None:
   path = os.path.join(workdir, 'config.json')
   new = config.to_dict()
   if exists(path):
-    old, new_values = _without_defaults(read_json(path)), _without_defaults(new)
-    changed = sorted(key for key in old.keys() | new_values.keys()
-                     if key not in _FREE_KEYS and json.dumps(old.get(key)) != json.dumps(new_values.get(key)))
+    changed = changed_keys(read_json(path), new)
     if changed:
       raise UserError(f"{workdir} holds a run with other values of {', '.join(changed)}: "
                       'restore them to resume it, or choose another --workdir')

@@ -14,6 +14,7 @@ VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'uniemox_jax' / '__init__.p
 INSTALL_REQUIRES = [
   'absl-py>=2.5,<3',
   'etils[epath]>=1.15,<2',
+  'filelock>=4.2,<5',
   'flax>=0.11.2,<0.13',
   'google-crc32c>=1.9,<2',
   'huggingface_hub>=2.4,<3',

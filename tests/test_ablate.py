@@ -2,6 +2,9 @@
 
 import json
 
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
 import pytest
 
 from configs import demo
@@ -9,6 +12,10 @@ from data_pipelines.errors import UserError
 from uniemox_jax.ablate import ROWS, check_rows, pretrain_config, read_scores, supervised_config, write_table
 from uniemox_jax.config import PRETRAIN_KEYS, check_keys
 from uniemox_jax.models.fusion import FUSIONS
+from uniemox_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from uniemox_jax.pretrain import _with_texts
+from uniemox_jax.pretraining import PERSON_VIEWS, TEACHER_STATISTICS, choose, make_teacher
+from uniemox_jax.teacher import clip_normalise, load_clip
 
 TEACHERS = {True: 'teacher', False: 'teacher_without'}
 PRETRAINED = [name for name, row in ROWS.items() if row.change is not None]
@@ -64,3 +71,32 @@ def test_table_tells_mean_spread_paired_differences_and_runs(tmp_path):
   assert '| scratch | - | 0.5400 | 0.0566 | - | - | -0.1100 | 0.0577 | 2 |' in table
   assert json.loads((tmp_path / 'ablation.json').read_text())['rows'][0]['top1_by_seed'] == {
       '0': 0.6, '1': 0.7, '2': 0.8}
+
+
+def test_whole_image_row_gives_the_scene_as_person_view():
+  batch = {'scene': np.zeros((2, 4, 4, 3), np.uint8), 'example_id': np.arange(2), 'position': np.arange(2)}
+  taken = next(_with_texts(iter([batch]), None, scene_twice=True))
+  assert taken['person'] is taken['scene']
+  assert 'person' not in next(_with_texts(iter([batch]), None, scene_twice=False))
+
+
+def test_teacher_statistics_are_clips_or_imagenets(clip_folder):
+  clip = load_clip(clip_folder)
+  scene_BxHxWx3 = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+  shown = {}
+  for statistics in TEACHER_STATISTICS:
+    teacher, frozen = make_teacher(clip, clip.config.projection_dim, jnp.float32, statistics)
+    shown[statistics] = teacher.embed_image(frozen, scene_BxHxWx3)
+  own, imagenets = (clip.encode_image(clip_normalise(scene_BxHxWx3, 32, mean, std)) for mean, std in (
+      (clip.view.mean, clip.view.std), (IMAGENET_MEAN, IMAGENET_STD)))
+  np.testing.assert_allclose(shown['clip'], own, atol=1e-5)
+  np.testing.assert_allclose(shown['imagenet'], imagenets, atol=1e-5)
+  assert np.abs(own - imagenets).max() > 1e-4
+
+
+@pytest.mark.parametrize(('key', 'choices'), [
+    ('person_view', PERSON_VIEWS), ('teacher_statistics', TEACHER_STATISTICS)])
+def test_unknown_choice_is_named(key, choices):
+  assert choose(ConfigDict(), key, choices) == choices[0]
+  with pytest.raises(UserError, match=f"'{key}' is 'other': choose {' or '.join(choices)}"):
+    choose(ConfigDict({key: 'other'}), key, choices)

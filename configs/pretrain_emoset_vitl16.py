@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
       'image_size': 224, 'patch_size': 16, 'width': 1024, 'depth': 24, 'heads': 16,
       'decoder_width': 512, 'decoder_depth': 8, 'decoder_heads': 16,
       'mask_ratio': 0.9, 'fusion': 'additive', 'fusion_heads': 1, 'decode': 'scene',
-      'remat': 'dots', 'scan': True, 'norm_eps': 1e-6})
+      'remat': 'dots', 'scan': True, 'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu'})
   config.loss = ConfigDict({
       'contrastive': 1.0, 'similarity': 1.0, 'reconstruction': 1.0,
       'form': 'cosine', 'negatives': 'global', 'local_batch': 2, 'norm_pix': False})

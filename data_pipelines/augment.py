@@ -134,6 +134,17 @@ def evaluation_view(jpeg: tf.Tensor, size: int) -> tf.Tensor:
   return tf.ensure_shape(resize(image, height, width)[top:top + size, left:left + size], [size, size, 3])
 
 
+def centre_view(jpeg: tf.Tensor, size: int, short_side: int, squash: bool) -> tf.Tensor:
+  """CLIP's: the short side, or with `squash` both, to `short_side`, then the central uint8 (size, size, 3)."""
+  image = decode(jpeg)
+  height, width = tf.unstack(tf.shape(image)[:2])
+  short = tf.minimum(height, width)
+  # Integer division as in transformers: rounding would shift some pictures by half a pixel.
+  height, width = (short_side,) * 2 if squash else (short_side * height // short, short_side * width // short)
+  top, left = (height - size) // 2, (width - size) // 2
+  return tf.ensure_shape(resize(image, height, width)[top:top + size, left:left + size], [size, size, 3])
+
+
 def _resize_first(lines_NxK: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
   """float32 (size, K): the first axis resized, all numbers along the second as channels."""
   count, channels = tf.unstack(tf.shape(lines_NxK))

@@ -111,10 +111,12 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
 
 
 def eval_batches(split: Split, *, batch_size: int, image_size: int, targets: Sequence[str] = (),
-                 process_index: int = 0, process_count: int = 1, parallelism: int | None = None) -> Iterator[Batch]:
+                 view: Callable[[tf.Tensor], tf.Tensor] | None = None, process_index: int = 0, process_count: int = 1,
+                 parallelism: int | None = None) -> Iterator[Batch]:
   """Every example once over all hosts, in order; every host makes `eval_step_count` batches of the same shape.
 
-  Args: as in `train_batches`.
+  Args: as in `train_batches`, and
+    view: from a JPEG to the uint8 (S, S, 3) of another model's evaluation; None is the student's.
 
   Yields:
     With R = batch_size / process_count rows: 'image' uint8 (R, S, S, 3), the evaluation view; 'label' int32 (R,),
@@ -126,21 +128,22 @@ def eval_batches(split: Split, *, batch_size: int, image_size: int, targets: Seq
   """
   first_row, rows = _host_rows(batch_size, process_index, process_count)
   sizes = record_targets.lengths(split, targets)
+  make_view = view or functools.partial(augment.evaluation_view, size=image_size)
 
   def order(step: tf.Tensor) -> Record:
     index_R = step * batch_size + first_row + tf.range(rows, dtype=tf.int64)
     # Padding reads a real record, so that it has every field in its shape, and is then zeroed.
     return {'position': tf.minimum(index_R, split.num_examples - 1), 'mask': index_R < split.num_examples}
 
-  def view(record: Record) -> Record:
-    values = _labels(record) | {'image': augment.evaluation_view(record['image'], image_size)}
+  def make(record: Record) -> Record:
+    values = _labels(record) | {'image': make_view(record['image'])}
     values |= record_targets.dense(record, sizes)
     # Not a product: what is missing may be NaN.
     zeroed = {name: tf.where(record['mask'], value, tf.zeros_like(value)) for name, value in values.items()}
     return zeroed | {'mask': tf.cast(record['mask'], tf.float32)}
 
   steps = tf.data.Dataset.range(eval_step_count(split, batch_size))
-  return _batches(split, steps.map(order), view, rows, parallelism, targets)
+  return _batches(split, steps.map(order), make, rows, parallelism, targets)
 
 
 def eval_step_count(split: Split, batch_size: int) -> int:

@@ -68,6 +68,11 @@ class Split:
     """Where the shards lie, beside their manifest."""
     return epath.Path(self._shards[0].path).parent
 
+  @property
+  def fingerprint(self) -> str:
+    """SHA-256 of where each record lies and how long it is: other for other records, or another choice of them."""
+    return hashlib.sha256(self._frames_Nx3.tobytes()).hexdigest()
+
   def read(self, position: int) -> bytes:
     """One serialized tf.train.Example. Safe to call from many threads.
 

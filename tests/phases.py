@@ -27,15 +27,19 @@ def announced(phase: str, call: Callable[..., Any]) -> Callable[..., Any]:
   return speak
 
 
-def compiling(jit_step: Callable[..., Any]) -> Callable[..., Any]:
-  """`loop.jit_step`, whose program announces its first call, which compiles, and all later ones, which train."""
-  def make(*args: Any) -> Callable[..., Any]:
-    program, calls = jit_step(*args), []
+def compiling(compile_step: Callable[..., Any]) -> Callable[..., Any]:
+  """`loop.compile_step`, announced, and of the program that it gives the fourth step, as one of training.
+
+  The steps after that take their time as well: processes need a second or two to hear of each other's signal.
+  """
+  def make(*arguments: Any) -> Callable[..., Any]:
+    program, calls = announced('compile', compile_step)(*arguments), []
 
     def step(*arguments: Any) -> Any:
       calls.append(None)
-      phase = {1: 'compile', 5: 'train'}.get(len(calls))
-      return (announced(phase, program) if phase else program)(*arguments)
+      if len(calls) > 4:
+        time.sleep(PAUSE_SECONDS)
+      return (announced('train', program) if len(calls) == 4 else program)(*arguments)
 
     return step
 
@@ -45,7 +49,7 @@ def compiling(jit_step: Callable[..., Any]) -> Callable[..., Any]:
 def main() -> None:
   """Entry point."""
   verb = VERBS[sys.argv.pop(1)]
-  loop.jit_step = compiling(loop.jit_step)
+  loop.compile_step = compiling(loop.compile_step)
   Checkpoints.save = announced('save', Checkpoints.save)
   finetune.evaluate_params = announced('evaluate', finetune.evaluate_params)
   pretrain.reconstruction_triplets = announced('evaluate', pretrain.reconstruction_triplets)

@@ -1,6 +1,5 @@
 """Runs small enough for tests, of the real verbs on real records: pretraining and fine-tuning in seconds."""
 
-import json
 import os
 from pathlib import Path
 import socket
@@ -68,8 +67,8 @@ def finetune_config(data_dir: str, epochs: int = 2) -> ConfigDict:
 def command(verb: str, config: ConfigDict, workdir: Path, *arguments: str) -> list[str]:
   """`python -m VERB` with this config, written beside the workdir."""
   path = workdir.with_name(f'{workdir.name}_config.py')
-  path.write_text(f'import json\nfrom ml_collections import ConfigDict\ndef get_config():\n'
-                  f'  return ConfigDict(json.loads({json.dumps(config.to_dict())!r}))\n')
+  path.write_text('from ml_collections import ConfigDict\ndef get_config():\n'
+                  f'  return ConfigDict({config.to_dict()!r})\n')
   return [sys.executable, '-m', verb, f'--config={path}', f'--workdir={workdir}', *arguments]
 
 

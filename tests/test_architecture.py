@@ -14,12 +14,14 @@ PACKAGES = ('uniemox_jax', 'data_pipelines', 'configs')
 # Lowest first. A module of `uniemox_jax`, or a folder of them, imports from its own layer and from those below it.
 LAYERS = (
   ('models', 'preprocess', 'files', 'topology', 'collectives', 'distributed', 'preemption', 'integrity', 'clock'),
-  ('convert', 'optim', 'losses', 'sharding', 'metrics', 'regularise', 'flops', 'task_losses', 'tasks'),
+  ('convert', 'optim', 'losses', 'sharding', 'metrics', 'regularise', 'flops', 'task_losses', 'tasks',
+   'label_maps', 'knn', 'linear_probe', 'prompts', 'tables', 'cells'),
   ('train_state', 'teacher', 'caption_cache', 'config', 'logging', 'reconstruct', 'table_writer'),
   ('train_step', 'checkpoint', 'captions', 'data_pipelines'),
-  ('transfer', 'loop', 'api', 'inference', 'report', 'model_card', 'cli', 'pretraining'),
+  ('transfer', 'loop', 'api', 'inference', 'report', 'model_card', 'cli', 'pretraining',
+   'split_outputs', 'features', 'comparison'),
   ('train_clip', 'pretrain', 'evaluate', 'finetune', 'import_torch', 'export_torch', 'ablate', 'demo', 'compile_step',
-   'plan', 'predict'),
+   'plan', 'predict', 'probe', 'zero_shot', 'compare'),
 )
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 FROM_ANYWHERE = 'data_pipelines.errors'

@@ -21,6 +21,9 @@ SIZES = [pytest.param(TINY, TINY_DECODER, id='tiny'), pytest.param(VIT_B, PUBLIS
          pytest.param(VIT_L, PUBLISHED_DECODER, id='L/16', marks=SLOW)]
 
 
+CLIP_LIKE = {'pre_norm': True, 'activation': 'quick_gelu', 'norm_eps': 1e-5}
+
+
 def equal(ours, theirs):
   return jax.tree.structure(ours) == jax.tree.structure(theirs) and jax.tree.all(
     jax.tree.map(np.array_equal, ours, theirs))
@@ -61,7 +64,8 @@ def test_vit_mae_reconstructs_what_we_reconstruct(shape, decoder, tmp_path, asse
 
 
 @pytest.mark.parametrize(('kind', 'extra'), [
-  ('uniemox', TINY_DECODER), ('encoder', {}), ('classifier', {'classes': 8})])
+  ('uniemox', TINY_DECODER), ('encoder', {}), ('classifier', {'classes': 8}), ('encoder', CLIP_LIKE),
+  ('classifier', {'classes': 8, **CLIP_LIKE, 'activation': 'gelu'})])
 def test_timm_folder_comes_back_bit_equal(kind, extra, tmp_path, capsys):
   params = saved(tmp_path / 'run', kind, **TINY, **extra)
   export_torch(str(tmp_path / 'run'), 'timm', str(tmp_path / 'out'))
@@ -69,6 +73,8 @@ def test_timm_folder_comes_back_bit_equal(kind, extra, tmp_path, capsys):
   again = reimported(tmp_path / 'out', tmp_path / 'again')
   assert again.description.get('labels') == (LABELS if kind == 'classifier' else None)
   assert equal(again.params, params if kind == 'classifier' else {'encoder': params['encoder']})
+  assert {name: again.description['model'].get(name) for name in extra if name in CLIP_LIKE} == {
+    name: value for name, value in extra.items() if name in CLIP_LIKE}
 
 
 @pytest.mark.parametrize(('shape', 'decoder'), SIZES)
@@ -162,6 +168,7 @@ def folder(tmp_path_factory, clip_folder) -> Path:
   folder = tmp_path_factory.mktemp('runs')
   saved(folder / 'classifier', 'classifier', **TINY, classes=8)
   saved(folder / 'encoder', 'encoder', **TINY, norm_eps=1e-12)
+  saved(folder / 'from_clip', 'uniemox', **TINY, **TINY_DECODER, **CLIP_LIKE)
   (folder / 'clip').symlink_to(clip_folder)
   save_weights(str(folder / 'train_clip'), {'logit_scale': np.ones(1, np.float32)}, {'kind': 'clip'})
   return folder
@@ -182,6 +189,8 @@ def folder(tmp_path_factory, clip_folder) -> Path:
   (['--checkpoint={}/classifier', '--to=vit-mae', '--out={}/new'], 'decoder', '--to=timm'),
   (['--checkpoint={}/encoder', '--to=timm', '--out={}/new'], '1e-12', '--to=saved_model'),
   (['--checkpoint={}/encoder', '--to=mae', '--out={}/new'], '1e-12', '--to=saved_model'),
+  (['--checkpoint={}/from_clip', '--to=mae', '--out={}/new'], 'quick_gelu and a LayerNorm before', '--to=saved_model'),
+  (['--checkpoint={}/from_clip', '--to=vit-mae', '--out={}/new'], 'quick_gelu and a LayerNorm', '--to=saved_model'),
   (['--checkpoint={}/classifier', '--to=timm', '--out={}/new', '--push_to_hub=me/x'], 'token', 'HF_TOKEN'),
 ])
 def test_mistake_at_the_command_is_one_line(arguments, thing, remedy, folder, monkeypatch, capsys, command,
@@ -189,7 +198,7 @@ def test_mistake_at_the_command_is_one_line(arguments, thing, remedy, folder, mo
   monkeypatch.setattr(huggingface_hub, 'get_token', lambda: None)
   code = command('uniemox_jax.export_torch', *(argument.format(folder) for argument in arguments))
   assert_one_line(code, capsys.readouterr().err, thing, remedy)
-  assert sorted(path.name for path in folder.iterdir()) == ['classifier', 'clip', 'encoder', 'train_clip']
+  assert sorted(path.name for path in folder.iterdir()) == ['classifier', 'clip', 'encoder', 'from_clip', 'train_clip']
 
 
 def test_missing_torch_is_explained_and_nothing_is_written(folder, tmp_path, monkeypatch):

@@ -1,56 +1,78 @@
 """Which part does what: python -m uniemox_jax.ablate --config=configs/demo.py --workdir=runs/ablation
 
 Every row is one way to pretrain, or none, repeated over seeds; all rows are fine-tuned by one recipe and compared on
-the Emo8-like test split. Records and teacher come from the demo's folder and are made there if missing. A finished
-cell (row, seed) is never run again, an interrupted one resumes; ablation.md and ablation.json are rewritten after each.
-The row without the emotion word has a teacher of its own, whose captions did not name the emotion either.
+the Emo8-like test split. Records and teacher come from the demo's folder and are made there if missing. A cell (row,
+seed) is a run of its own (see `cells`): a finished one is never run again, an interrupted one resumes; ablation.md and
+ablation.json are rewritten after each. The row without the emotion word has a teacher of its own, whose captions did
+not name the emotion either.
 """
 
-import concurrent.futures
+from collections.abc import Sequence
 import os
-import queue
-import subprocess
-import sys
-import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict
-import numpy as np
 
 from data_pipelines.errors import UserError
-from uniemox_jax import cli
-from uniemox_jax.demo import Stages, check_sections, place, prepare, without_semantics
+from uniemox_jax import cells, cli, tables
+from uniemox_jax.demo import Stages, check_sections, place, prepare
 from uniemox_jax.files import read_json, write_json, write_text
 from uniemox_jax.finetune import finetune
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.train_clip import TEACHER_FOLDER, train_clip
 
-LABELS_IN_PRETRAINING = {
-    'full': 'in captions', 'no_emotion_word': 'none', 'no_contrastive': 'through the teacher',
-    'no_similarity': 'in captions', 'no_reconstruction': 'in captions', 'no_fusion': 'in captions', 'mae_only': 'none',
-    'supervised': 'as targets', 'scratch': '-'}
-"""Every row, and where its pretraining meets the EmoSet-like labels."""
+
+class Row(NamedTuple):
+  """One way to pretrain. labels: where its pretraining meets the EmoSet-like labels; change: of the demo's pretraining
+  config, by dotted key; None for a row that does not pretrain by that verb."""
+
+  labels: str
+  change: dict[str, Any] | None
+
+
+_CAPTIONS = 'in captions'
+ROWS = {
+    'full': Row(_CAPTIONS, {}),
+    'no_emotion_word': Row('none', {'emotion_in_caption': False}),
+    'no_contrastive': Row('through the teacher', {'loss.contrastive': 0.0}),
+    'no_similarity': Row(_CAPTIONS, {'loss.similarity': 0.0}),
+    'no_reconstruction': Row(_CAPTIONS, {'loss.reconstruction': 0.0}),
+    'contrastive_kl': Row(_CAPTIONS, {'loss.form': 'kl'}),
+    'local_negatives': Row(_CAPTIONS, {'loss.negatives': 'local'}),
+    'no_fusion': Row(_CAPTIONS, {'model.fusion': 'none'}),
+    'fusion_prior': Row(_CAPTIONS, {'model.fusion': 'prior'}),
+    'fusion_weighted_sum': Row(_CAPTIONS, {'model.fusion': 'weighted_sum'}),
+    'fusion_attention': Row(_CAPTIONS, {'model.fusion': 'attention'}),
+    'fusion_glu': Row(_CAPTIONS, {'model.fusion': 'glu'}),
+    'whole_image': Row(_CAPTIONS, {'person_view': 'scene'}),
+    'decode_both': Row(_CAPTIONS, {'model.decode': 'both'}),
+    'mask_50': Row(_CAPTIONS, {'model.mask_ratio': 0.5}),
+    'mask_90': Row(_CAPTIONS, {'model.mask_ratio': 0.9}),
+    'teacher_imagenet_statistics': Row(_CAPTIONS, {'teacher_statistics': 'imagenet'}),
+    'mae_only': Row('none', {'loss.contrastive': 0.0, 'loss.similarity': 0.0}),
+    'supervised': Row('as targets', None),
+    'scratch': Row('-', None),
+}
+"""`full` is the demo's pretraining: all three losses, additive fusion, person crops, 75 % hidden, the scene decoded,
+texts from the global batch, CLIP's own pixel statistics. Every other row changes what its name says."""
 
 
 def pretrain_config(row: str, config: ConfigDict, teachers: dict[bool, str]) -> ConfigDict:
   """The pretraining of a row: the demo's, with one thing changed.
 
   Args:
-    row: a key of `LABELS_IN_PRETRAINING` but for supervised and scratch.
+    row: a key of `ROWS` but for supervised and scratch.
     config: the demo's sections.
     teachers: folder of the teacher whose captions held the emotion word (True), or did not (False).
   """
   section = config.pretrain.copy_and_resolve_references()
   section.teacher = teachers[row != 'no_emotion_word']
-  if row == 'no_emotion_word':
-    section.emotion_in_caption = False
-  elif row == 'no_fusion':
-    section.model.fusion = 'none'
-  elif row == 'mae_only':
-    section = without_semantics(section)
-  elif row != 'full':
-    section.loss[row.removeprefix('no_')] = 0.0
+  with section.unlocked():
+    for key in ROWS[row].change.keys() - set(section.keys()):
+      if '.' not in key:  # an optional key that the demo leaves out
+        section[key] = ROWS[row].change[key]
+  section.update_from_flattened_dict(ROWS[row].change)
   return section
 
 
@@ -83,24 +105,26 @@ def run_cell(row: str, seed: int, config: ConfigDict, teachers: dict[bool, str],
 
 
 def write_table(scores: dict[str, dict[int, float]], workdir: str) -> None:
-  """ablation.json, and ablation.md with mean, spread (standard deviation over seeds) and difference from scratch."""
+  """ablation.json, and ablation.md: mean, spread, and differences from scratch and from the full method by seed."""
   rows: list[dict[str, Any]] = []
-  scratch = list(scores.get('scratch', {}).values())
   for row, by_seed in scores.items():
-    values = list(by_seed.values())
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    rows.append({'row': row, 'labels_in_pretraining': LABELS_IN_PRETRAINING[row], 'top1_by_seed': by_seed,
-                 'mean': float(np.mean(values)), 'spread': spread, 'runs': len(values),
-                 'over_scratch': float(np.mean(values) - np.mean(scratch)) if scratch else None})
-  lines = ['| pretraining | labels in pretraining | top-1, mean | spread | over scratch | runs |',
-           '|---|---|---|---|---|---|']
-  for row in rows:
-    spread, gain = (format(row[key], form) if row[key] is not None else '-'
-                    for key, form in (('spread', '.4f'), ('over_scratch', '+.4f')))
-    lines.append(f"| {row['row']} | {row['labels_in_pretraining']} | {row['mean']:.4f} | {spread} | {gain} "
-                 f"| {row['runs']} |")
+    rows.append({'row': row, 'labels_in_pretraining': ROWS[row].labels, 'top1_by_seed': by_seed,
+                 **tables.summarise(list(by_seed.values()))._asdict()})
+    for other in ('scratch', 'full'):
+      pair = tables.paired(by_seed, scores.get(other, {})) if row != other else None
+      rows[-1] |= {f'over_{other}': pair and pair.difference, f'p_{other}': pair and pair.p}
+  for other in ('scratch', 'full'):
+    for row, p in zip(rows, tables.holm([row[f'p_{other}'] for row in rows])):
+      row[f'p_holm_{other}'] = p
+  header = ['pretraining', 'labels in pretraining', 'top-1, mean', 'spread', 'over scratch', "p, Holm's", 'over full',
+            "p, Holm's", 'runs']
+  keys = ('mean', 'spread', 'over_scratch', 'p_holm_scratch', 'over_full', 'p_holm_full')
+  forms = ('.4f', '.4f', '+.4f', '.3g', '+.4f', '.3g')
+  lines = [[row['row'], row['labels_in_pretraining'],
+            *('-' if row[key] is None else format(row[key], form) for key, form in zip(keys, forms)), str(row['runs'])]
+           for row in rows]
   write_json(os.path.join(workdir, 'ablation.json'), {'rows': rows})
-  write_text(os.path.join(workdir, 'ablation.md'), '\n'.join(lines) + '\n')
+  write_text(os.path.join(workdir, 'ablation.md'), tables.markdown(header, lines))
 
 
 def train_teacher_without_emotion_word(config: ConfigDict, teacher: str) -> None:
@@ -111,87 +135,72 @@ def train_teacher_without_emotion_word(config: ConfigDict, teacher: str) -> None
     train_clip(section, os.path.dirname(teacher))
 
 
-def cell_folder(workdir: str, row: str, seed: int) -> str:
-  """Where a cell's runs and its log.txt lie."""
+def cell_folder(workdir: str, cell: str) -> str:
+  """Where the runs and the log.txt of the cell ROW:SEED lie."""
+  row, seed = cell.split(':')
   return os.path.join(workdir, row, f'seed{seed}')
 
 
-def read_scores(workdir: str, cells: list[tuple[str, int]]) -> dict[str, dict[int, float]]:
+def read_scores(workdir: str, rows: Sequence[str], seeds: int) -> dict[str, dict[int, float]]:
   """Top-1 on test of every finished cell, by row and seed, in the rows' order."""
-  scores: dict[str, dict[int, float]] = {row: {} for row in LABELS_IN_PRETRAINING}
-  for row, seed in cells:
-    path = os.path.join(cell_folder(workdir, row, seed), 'finetune', 'result.json')
-    if os.path.exists(path):
-      scores[row][seed] = read_json(path)['top1']
-  return {row: by_seed for row, by_seed in scores.items() if by_seed}
+  scores: dict[str, dict[int, float]] = {}
+  for row in rows:
+    for seed in range(seeds):
+      path = os.path.join(cell_folder(workdir, f'{row}:{seed}'), 'finetune', 'result.json')
+      if os.path.exists(path):
+        scores.setdefault(row, {})[seed] = read_json(path)['top1']
+  return scores
 
 
-def _run_in_process(row: str, seed: int, folder: str, cpus: queue.Queue[list[int]]) -> str | None:
-  """Runs one cell as a process of its own on the next free CPUs; the last line it wrote if it failed."""
-  own = cpus.get()
-  os.makedirs(folder, exist_ok=True)
-  command = [sys.executable, '-m', 'uniemox_jax.ablate', *sys.argv[1:], f'--cell={row}:{seed}',
-             f'--cpus={",".join(map(str, own))}']
-  with open(os.path.join(folder, 'log.txt'), 'w+', encoding='utf-8') as log:
-    failed = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
-    cpus.put(own)
-    log.seek(0)
-    return (log.read().strip().splitlines() or ['no output'])[-1] if failed else None
-
-
-def _share_cpus(jobs: int) -> queue.Queue[list[int]]:
-  """This process's CPUs dealt out to `jobs` processes: small steps run better one to a core than all over all."""
-  available = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
-  shares: queue.Queue[list[int]] = queue.Queue()
-  for job in range(jobs):
-    shares.put(available[job::jobs] or available)
-  return shares
-
-
-def ablate(workdir: str, seeds: int, jobs: int) -> None:
+def ablate(workdir: str, rows: Sequence[str], seeds: int) -> None:
   """Runs all cells that are not finished, seed by seed, and keeps the table up to date.
 
   Raises:
     UserError: some cells failed; they are named, all others are finished.
   """
-  cells = [(row, seed) for seed in range(seeds) for row in LABELS_IN_PRETRAINING]
-  cpus, start, done = _share_cpus(jobs), time.perf_counter(), 0
-  scores, failed = read_scores(workdir, cells), []
-  todo = [cell for cell in cells if cell[1] not in scores.get(cell[0], {})]
-  with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-    futures = {pool.submit(_run_in_process, *cell, cell_folder(workdir, *cell), cpus): cell for cell in todo}
-    for future in concurrent.futures.as_completed(futures):
-      row, seed = futures[future]
-      done += 1
-      if said := future.result():
-        failed.append(f'{row} seed {seed} ({said})')
-      scores = read_scores(workdir, cells)
-      write_table(scores, workdir)
-      left = (time.perf_counter() - start) / done * (len(todo) - done) / 60
-      print(f'== {row} seed {seed}: top-1 {scores.get(row, {}).get(seed, float("nan")):.4f}  '
-            f'{len(cells) - len(todo) + done}/{len(cells)} cells  {left:.0f} min left', flush=True)
-  if failed:
-    raise UserError(f'{len(failed)} cells failed: {"; ".join(failed)}; run the same command again for these alone')
+  def after(cell: str) -> str:
+    row, seed = cell.split(':')
+    scores = read_scores(workdir, rows, seeds)
+    write_table(scores, workdir)
+    return f'top-1 {scores.get(row, {}).get(int(seed), float("nan")):.4f}'
+
+  done = read_scores(workdir, rows, seeds)
+  write_table(done, workdir)
+  todo = [f'{row}:{seed}' for seed in range(seeds) for row in rows if seed not in done.get(row, {})]
+  print(f'{len(rows) * seeds} cells, {len(rows) * seeds - len(todo)} of them finished before', flush=True)
+  cells.run_cells('uniemox_jax.ablate', todo, lambda cell: cell_folder(workdir, cell), after)
+
+
+def check_rows(rows: Sequence[str]) -> None:
+  """Raises UserError for a row that there is not."""
+  for row in rows:
+    if row not in ROWS:
+      raise UserError(f"--rows: there is no row '{row}': choose from {', '.join(ROWS)}")
 
 
 def main() -> None:
   """Entry point after flags are parsed."""
   values = flags.FLAGS
   check_sections(values.config)
+  check_rows(values.rows)
   config = place(values.config, values.demo_workdir)
   teachers = {True: config.pretrain.teacher,
               False: os.path.join(values.workdir, 'clip_no_emotion_word', TEACHER_FOLDER)}
   if values.cell:
-    if values.cpus and hasattr(os, 'sched_setaffinity'):
-      os.sched_setaffinity(0, map(int, values.cpus))
     row, seed = values.cell.split(':')
-    run_cell(row, int(seed), config, teachers, cell_folder(values.workdir, row, int(seed)))
+    folder = cell_folder(values.workdir, values.cell)
+    cells.run_here(folder, lambda: run_cell(row, int(seed), config, teachers, folder))
     return
   prepare(config, values.demo_workdir, Stages(values.demo_workdir))
-  train_teacher_without_emotion_word(config, teachers[False])
-  ablate(values.workdir, values.seeds, values.jobs)
-  with open(os.path.join(values.workdir, 'ablation.md'), encoding='utf-8') as table:
-    print(table.read())
+  if 'no_emotion_word' in values.rows:
+    train_teacher_without_emotion_word(config, teachers[False])
+  try:
+    ablate(values.workdir, values.rows, values.seeds)
+  finally:
+    path = os.path.join(values.workdir, 'ablation.md')
+    if os.path.exists(path):
+      with open(path, encoding='utf-8') as table:
+        print(table.read())
 
 
 if __name__ == '__main__':
@@ -199,7 +208,6 @@ if __name__ == '__main__':
   cli.define_workdir(default='runs/ablation')
   flags.DEFINE_string('demo_workdir', 'runs/demo', "The demo's folder, whose records and teacher are used.")
   flags.DEFINE_integer('seeds', 3, 'Repetitions of every row.', lower_bound=1)
-  flags.DEFINE_integer('jobs', 2, 'Cells that run side by side, each on its share of the CPUs.', lower_bound=1)
-  flags.DEFINE_string('cell', None, 'ROW:SEED, one cell alone, in this process.')
-  flags.DEFINE_list('cpus', None, 'CPUs of a single cell.')
+  flags.DEFINE_list('rows', list(ROWS), 'Rows to run; of the others nothing is shown.')
+  cells.define_flags(jobs=2)
   cli.run(main)

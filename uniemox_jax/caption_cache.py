@@ -5,7 +5,6 @@ import hashlib
 import io
 import os
 import sys
-import tempfile
 import time
 
 from etils import epath
@@ -17,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from data_pipelines.errors import UserError
-from uniemox_jax.files import is_remote
+from uniemox_jax.files import write_shared
 from uniemox_jax.teacher import Clip
 
 PROGRESS_SECONDS = 5.0
@@ -79,16 +78,9 @@ def _embed_ids(clip: Clip, ids_NxT: np.ndarray, batch_size: int) -> np.ndarray:
 
 
 def _write_npy(path: epath.Path, array: np.ndarray) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
   content = io.BytesIO()
   np.save(content, array)
-  if is_remote(str(path)):
-    path.write_bytes(content.getvalue())
-    return
-  # Hosts may share the folder: each writes its own temporary file.
-  with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f'.{path.name}.', delete=False) as file:
-    file.write(content.getbuffer())
-  os.replace(file.name, path)
+  write_shared(str(path), content.getvalue())  # hosts may share the folder
 
 
 def _read_npy(path: epath.Path, shape: tuple[int, int]) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 A step folder holds `params`, `optimizer`, `description` (what the model is) and `record`: a checksum for every array,
 the score, the devices it was made on, and a seal over all of that. What does not agree with its record is never used:
-it is named, and the last good step takes its place.
+it is named, and the last good step takes its place. Of a run that averages its weights, `params` are the averaged ones,
+which is what readers want; those that train on lie with the optimizer.
 """
 
 from collections.abc import Iterator
@@ -60,6 +61,21 @@ def _options() -> ocp.CheckpointManagerOptions:
                                 keep_checkpoints_without_metrics=False),
   ])
   return ocp.CheckpointManagerOptions(preservation_policy=keep, best_fn=lambda metrics: metrics[_SCORE])
+
+
+def _to_trees(state: TrainState) -> dict[str, Any]:
+  """What of a state a step folder holds, by item."""
+  optimizer = {'step': state.step, 'opt_state': state.opt_state}
+  return {'params': state.evaluated, 'optimizer': optimizer if state.average is None else
+          optimizer | {'params': state.params}}
+
+
+def _to_state(trees: dict[str, Any]) -> TrainState:
+  """The inverse of `_to_trees`."""
+  params, optimizer = trees['params'], trees['optimizer']
+  if 'params' not in optimizer:
+    return TrainState(optimizer['step'], params, optimizer['opt_state'])
+  return TrainState(optimizer['step'], optimizer['params'], optimizer['opt_state'], params)
 
 
 def _record(trees: dict[str, Any], description: dict[str, Any], **facts: Any) -> dict[str, Any]:
@@ -138,11 +154,10 @@ class Checkpoints:
     Raises:
       UserError: there is no space; earlier steps are intact.
     """
-    step, optimizer = int(state.step), {'step': state.step, 'opt_state': state.opt_state}
-    record = _record({'params': state.params, 'optimizer': optimizer}, self._description, devices=self._devices,
-                     score=score, unevaluated=unevaluated)
+    step, trees = int(state.step), _to_trees(state)
+    record = _record(trees, self._description, devices=self._devices, score=score, unevaluated=unevaluated)
     items = ocp.args.Composite(
-        params=ocp.args.StandardSave(state.params), optimizer=ocp.args.StandardSave(optimizer),
+        **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
         description=ocp.args.JsonSave(self._description), record=ocp.args.JsonSave(record))
     with self._space_explained():
       if step in self._manager.all_steps():
@@ -173,7 +188,7 @@ class Checkpoints:
 
   def _restore(self, step: int, template: TrainState) -> Restored:
     folder = self.folder / str(step)
-    wanted = {'params': template.params, 'optimizer': {'step': template.step, 'opt_state': template.opt_state}}
+    wanted = _to_trees(template)
     _, record = _read_record(folder)
     if record is not None:
       self._check_fits(step, wanted, record)
@@ -193,9 +208,7 @@ class Checkpoints:
       record = {'unevaluated': False, 'devices': None}
     elif changed := changed_leaves(trees, record['leaves']):
       raise Damaged(f'the bits of {listed(changed)} are not the saved ones')
-    optimizer = trees['optimizer']
-    return Restored(TrainState(optimizer['step'], trees['params'], optimizer['opt_state']), record['unevaluated'],
-                    record['devices'])
+    return Restored(_to_state(trees), record['unevaluated'], record['devices'])
 
   def _check_fits(self, step: int, wanted: dict[str, Any], record: dict[str, Any]) -> None:
     """Raises UserError where the recorded arrays have other names or shapes than the model's."""

@@ -9,7 +9,7 @@ import re
 import sys
 
 from absl import flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from data_pipelines.command import fail
 from data_pipelines.errors import UserError
@@ -79,6 +79,26 @@ def find_config(value: str) -> str:
     if os.path.dirname(path) in ('', 'configs') and os.path.isfile(installed):
       return installed + colon + argument
   raise UserError(f"config file '{path}' does not exist: give a path to a file, or one of the shipped configs/*.py")
+
+
+def load_config(value: str) -> ConfigDict:
+  """What a config file gives, as `--config` does.
+
+  Args:
+    value: FILE or FILE:ARG, see `find_config`.
+
+  Raises:
+    UserError: no such file, or the file or its argument is at fault.
+  """
+  path, colon, argument = find_config(value).partition(':')
+  spec = importlib.util.spec_from_file_location('loaded_config', path)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    return module.get_config(*([argument] if colon else []))
+  except Exception as error:  # whatever the file's own code raises
+    raise UserError(f'{value} gives no config ({" ".join(str(error).split())}): mend the file or its argument'
+                    ) from error
 
 
 def _arguments(argv: list[str]) -> list[str]:

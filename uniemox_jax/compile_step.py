@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from data_pipelines.errors import UserError
 from uniemox_jax import loop, optim, sharding, topology
 from uniemox_jax.collectives import read_collectives
-from uniemox_jax.config import FINETUNE_KEYS, PRETRAIN_KEYS, check_keys, check_positive, compute_dtype
+from uniemox_jax.config import FINETUNE_KEYS, PRETRAIN_KEYS, check_keys, check_positive, compute_dtype, ema_decay
 from uniemox_jax.files import read_json, write_json
 from uniemox_jax.flops import ExampleWork, finetune_work
 from uniemox_jax.models.classifier import Classifier
@@ -84,10 +84,11 @@ def _finetuning(config: ConfigDict, mesh: Mesh) -> Program:
   schedule, tx = optim.from_config(config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH,
                                    config.optimizer.layer_decay)
   options = FinetuneOptions(**config.regularisation, accum_steps=config.accum_steps,
-                            max_gradient_norm=config.max_gradient_norm)
+                            max_gradient_norm=config.max_gradient_norm, ema_decay=ema_decay(config))
   rows = _rows(config, mesh, image=(jnp.uint8, config.model.image_size, config.model.image_size, 3), label=(jnp.int32,))
-  return Program(make_finetune_step(nnx.graphdef(classifier), tx, schedule, options), state_template(build, tx, mesh),
-                 (), rows, mesh, finetune_work(classifier))
+  state = state_template(build, tx, mesh, averaged=options.ema_decay > 0)
+  return Program(make_finetune_step(nnx.graphdef(classifier), tx, schedule, options), state, (), rows, mesh,
+                 finetune_work(classifier))
 
 
 VERBS = {'loss': (_pretraining, PRETRAIN_KEYS), 'regularisation': (_finetuning, FINETUNE_KEYS)}
@@ -129,7 +130,7 @@ def sizes(program: Program) -> dict[str, int]:
   """What is known before compiling: bytes a device of what the step takes, and the work of one example."""
   work = program.work
   return {'params_bytes_per_device': device_bytes(program.state.params),
-          'optimizer_bytes_per_device': device_bytes(program.state.opt_state),
+          'optimizer_bytes_per_device': device_bytes((program.state.opt_state, program.state.average)),
           'teacher_bytes_per_device': device_bytes(program.frozen),
           'batch_bytes_per_device': device_bytes(program.batch),
           'params': sum(leaf.size for leaf in jax.tree.leaves(program.state.params)),

@@ -16,13 +16,17 @@ _RUN = {'seed': int, 'data_dir': str, 'dataset': str, 'batch_size': int, 'epochs
         'dtype': str, 'mesh': {'data': int, 'fsdp': int}, 'log_every': int, 'min_crop_area': float,
         'max_gradient_norm': float, 'max_skipped_steps': int}
 _ENCODER = {'image_size': int, 'patch_size': int, 'width': int, 'depth': int, 'heads': int, 'remat': str, 'scan': bool,
-            'norm_eps': float}
-_OPTIONAL = ('norm_eps', 'teacher_shape', 'tasks', 'task_loss')
+            'norm_eps': float, 'pre_norm': bool, 'activation': str}
+_ABSENT = {'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu', 'ema_decay': 0.0, 'person_view': 'crop',
+           'teacher_statistics': 'clip'}
+"""What it means where a config leaves these out."""
+_OPTIONAL = (*_ABSENT, 'teacher_shape', 'tasks', 'task_loss')
 _OPTIMIZER = {'base_lr': float, 'final_lr': float, 'b1': float, 'b2': float, 'weight_decay': float}
 
 PRETRAIN_KEYS = _RUN | {
     'split': str, 'accum_steps': int, 'init': str, 'teacher': str, 'teacher_sharded': bool, 'emotion_in_caption': bool,
-    'save_every': int, 'images_every': int, 'person_jitter': float, 'optimizer': _OPTIMIZER,
+    'save_every': int, 'images_every': int, 'person_jitter': float, 'person_view': str, 'teacher_statistics': str,
+    'optimizer': _OPTIMIZER,
     'teacher_shape': {'image_size': int, 'patch_size': int, 'width': int, 'depth': int, 'heads': int,
                       'projection': int},
     'model': _ENCODER | {'decoder_width': int, 'decoder_depth': int, 'decoder_heads': int, 'mask_ratio': float,
@@ -30,12 +34,14 @@ PRETRAIN_KEYS = _RUN | {
     'loss': {'contrastive': float, 'similarity': float, 'reconstruction': float, 'form': str, 'negatives': str,
              'local_batch': int, 'norm_pix': bool}}
 FINETUNE_KEYS = _RUN | {
-    'accum_steps': int, 'init': str, 'model': _ENCODER, 'eval_every_epochs': int, 'fraction': float,
+    'accum_steps': int, 'init': str, 'model': _ENCODER, 'eval_every_epochs': int, 'fraction': float, 'ema_decay': float,
     'augment': {'randaugment': float, 'erase': float},
     'tasks': str, 'task_loss': {'label': float, 'labels': float, 'distribution': float, 'vad': float,
                                 'labels_form': str, 'class_weights': str, 'vad_form': str},
     'optimizer': _OPTIMIZER | {'layer_decay': float},
     'regularisation': {'drop_path': float, 'mixup': float, 'cutmix': float, 'smoothing': float}}
+PROBE_KEYS = {name: _RUN[name] for name in ('seed', 'data_dir', 'dataset', 'batch_size', 'dtype', 'mesh')} | {
+    'init': str, 'model': _ENCODER, 'fraction': float, 'protocol': str, 'features_dir': str}
 CLIP_KEYS = _RUN | {
     'split': str, 'init': str, 'emotion_in_caption': bool, 'save_every': int, 'optimizer': _OPTIMIZER,
     'model': {'image_size': int, 'patch_size': int, 'projection': int, 'context': int,
@@ -43,7 +49,7 @@ CLIP_KEYS = _RUN | {
 
 # What a resumed run may change: none of it changes the numbers a step computes.
 _FREE_KEYS = ('data_dir', 'teacher', 'teacher_shape', 'teacher_sharded', 'init', 'mesh', 'log_every', 'save_every',
-              'images_every', 'max_skipped_steps')
+              'images_every', 'max_skipped_steps', 'features_dir')
 
 
 def check_keys(config: ConfigDict, keys: dict[str, Any], prefix: str = '') -> None:
@@ -77,16 +83,41 @@ def compute_dtype(config: ConfigDict) -> Any:
   return jnp.dtype(config.dtype)
 
 
+def ema_decay(config: ConfigDict) -> float:
+  """The decay of the averaged weights, 0 without.
+
+  Raises:
+    UserError: it is none.
+  """
+  decay = config.get('ema_decay', _ABSENT['ema_decay'])
+  if not 0 <= decay < 1:
+    raise UserError(f"config key 'ema_decay' is {decay}: choose 0, which is off, or below 1, such as 0.9999")
+  return decay
+
+
 def check_positive(config: ConfigDict, *names: str) -> None:
-  """Raises UserError unless each named key, and those that every training verb has, are at least 1."""
+  """Raises UserError unless each named key, and those of the training verbs that it has, are at least 1."""
   for name in ('batch_size', 'epochs', 'log_every', 'max_skipped_steps', *names):
-    if config[name] < 1:
+    if config.get(name, 1) < 1:
       raise UserError(f"config key '{name}' is {config[name]}: it must be at least 1")
 
 
 def config_hash(config: dict[str, Any]) -> str:
   """First 16 hex digits of the sha256 of the config as sorted JSON."""
   return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_defaults(config: dict[str, Any]) -> dict[str, Any]:
+  """Without the optional keys that say what their absence means, so that runs from before these keys resume."""
+  return {name: _without_defaults(value) if isinstance(value, dict) else value for name, value in config.items()
+          if name not in _ABSENT or value != _ABSENT[name]}
+
+
+def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+  """Keys whose values differ, but for those that change no number that a step computes."""
+  old, new = _without_defaults(old), _without_defaults(new)
+  return sorted(key for key in old.keys() | new.keys()
+                if key not in _FREE_KEYS and json.dumps(old.get(key)) != json.dumps(new.get(key)))
 
 
 def keep_config(config: ConfigDict, workdir: str) -> None:
@@ -98,9 +129,7 @@ def keep_config(config: ConfigDict, workdir: str) -> None:
   path = os.path.join(workdir, 'config.json')
   new = config.to_dict()
   if exists(path):
-    old = read_json(path)
-    changed = sorted(key for key in old.keys() | new.keys()
-                     if key not in _FREE_KEYS and json.dumps(old.get(key)) != json.dumps(new.get(key)))
+    changed = changed_keys(read_json(path), new)
     if changed:
       raise UserError(f"{workdir} holds a run with other values of {', '.join(changed)}: "
                       'restore them to resume it, or choose another --workdir')

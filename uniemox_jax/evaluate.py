@@ -1,4 +1,7 @@
-"""Evaluates what a fine-tuning run left: python -m uniemox_jax.evaluate --workdir=DIR [--split=test]."""
+"""Evaluates what a fine-tuning run left: python -m uniemox_jax.evaluate --workdir=DIR [--split=test].
+
+On another dataset, by a map of labels: --dataset=OTHER --label_map=NAME_OR_FILE (docs/protocols.md).
+"""
 
 from collections.abc import Sequence
 import functools
@@ -12,16 +15,17 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from data_pipelines import pipeline, records, targets
+from data_pipelines import records, targets
 from data_pipelines.errors import UserError
-from uniemox_jax import cli, preemption, sharding
+from uniemox_jax import cli, label_maps, sharding
 from uniemox_jax.checkpoint import Checkpoint, load_checkpoint
 from uniemox_jax.config import config_hash
 from uniemox_jax.distributed import is_primary
 from uniemox_jax.files import exists, read_json, write_json
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.preprocess import normalise
-from uniemox_jax.tasks import KINDS, Task, is_single_label, measure, split_columns, tasks_of
+from uniemox_jax.split_outputs import split_outputs
+from uniemox_jax.tasks import KINDS, Task, is_single_label, measure, single_label, split_columns, tasks_of
 from uniemox_jax.train_state import builder, graphdef_of
 
 
@@ -40,18 +44,8 @@ def predict_split(classifier: nnx.GraphDef, params: dict[str, Any], split: recor
   Raises:
     Preempted: SIGTERM came.
   """
-  batch_size = -(-batch_size // mesh.size) * mesh.size
-  parts = []
-  with jax.set_mesh(mesh):
-    for batch in pipeline.eval_batches(split, batch_size=batch_size, image_size=image_size,
-                                       targets=[name for name in fields if name != 'label'],
-                                       process_index=jax.process_index(), process_count=jax.process_count()):
-      preemption.check()
-      rows = sharding.global_batch({name: batch[name] for name in ('image', 'mask', *fields)}, mesh)
-      part = jax.device_get(_outputs(classifier, params, rows.pop('image'), rows))
-      kept = part.pop('mask') > 0
-      parts.append({name: values[kept] for name, values in part.items()})
-  return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+  return split_outputs(functools.partial(_outputs, classifier, params), split, fields, image_size=image_size,
+                       batch_size=batch_size, mesh=mesh)
 
 
 def evaluate_params(classifier: nnx.GraphDef, params: dict[str, Any], split: records.Split, tasks: Sequence[Task], *,
@@ -105,6 +99,13 @@ def load_trained(path: str) -> tuple[Checkpoint, nnx.GraphDef]:
   return checkpoint, graphdef_of(builder(Classifier, **checkpoint.description['model']))
 
 
+def _read_config(workdir: str) -> dict[str, Any]:
+  path = os.path.join(workdir, 'config.json')
+  if not exists(path):
+    raise UserError(f'{workdir} has no config.json: give the --workdir of a fine-tuning run, not a step folder')
+  return read_json(path)
+
+
 def evaluate(workdir: str, split_name: str = 'test', data_dir: str | None = None) -> dict[str, Any]:
   """Evaluates the best checkpoint of a fine-tuning run and writes result.json (result_val.json for val).
 
@@ -120,10 +121,7 @@ def evaluate(workdir: str, split_name: str = 'test', data_dir: str | None = None
     UserError: no such run, records or split.
   """
   checkpoint, classifier = load_trained(workdir)
-  path = os.path.join(workdir, 'config.json')
-  if not exists(path):
-    raise UserError(f'{workdir} has no config.json: give the --workdir of a fine-tuning run, not a step folder')
-  config = read_json(path)
+  config = _read_config(workdir)
   split = records.open_split(data_dir or config['data_dir'], config['dataset'], split_name)
   if list(split.labels) != checkpoint.description['labels']:
     raise UserError(f"{config['dataset']} has the labels {', '.join(split.labels)}; the checkpoint was trained with "
@@ -145,6 +143,49 @@ def evaluate(workdir: str, split_name: str = 'test', data_dir: str | None = None
   return result
 
 
+def evaluate_on(workdir: str, dataset: str, label_map: str | None = None, split_name: str = 'test',
+                data_dir: str | None = None) -> dict[str, Any]:
+  """Evaluates a fine-tuning run on another dataset, and writes result_DATASET[_SPLIT][_MAP].json.
+
+  Probabilities of classes that share a target are summed; those of classes that the map leaves out are not counted,
+  and the rest is scaled to 1. Pictures whose class the map leaves out do not count, and are named.
+
+  Args:
+    workdir: of the run.
+    dataset: whose pictures.
+    label_map: see `label_maps.load_label_map`; None where both have the same classes.
+    split_name, data_dir: as for `evaluate`.
+
+  Returns:
+    What the file holds: as `evaluate`, and trained_on, label_map and left_out, examples by class.
+
+  Raises:
+    UserError: no such run, records, split or map; a map that does not fit; or the model predicts no single label.
+  """
+  checkpoint, classifier = load_trained(workdir)
+  config, tasks = _read_config(workdir), tasks_of(checkpoint.description)
+  known = next((task.outputs for task in tasks if task.name == 'label'), None)
+  if known is None:
+    raise UserError(f'{workdir} predicts {", ".join(task.name for task in tasks)} and no single label: evaluate it on '
+                    'its own dataset')
+  chosen = None if label_map is None else label_maps.load_label_map(label_map)
+  split = records.open_split(data_dir or config['data_dir'], dataset, split_name)
+  bound = label_maps.bind(chosen, known, split.labels)
+  mesh = sharding.make_mesh(**config['mesh'])
+  found = predict_split(classifier, sharding.replicate(checkpoint.params, mesh), split, ['label'], mesh=mesh,
+                        image_size=config['model']['image_size'], batch_size=config['batch_size'])
+  logits_NxT = label_maps.mapped_logits(split_columns(found['outputs'], tasks)['label'], bound)
+  label_N, left_out = label_maps.mapped_labels(found['label'], bound, split.labels)
+  print(label_maps.describe_left_out(left_out, split.num_examples), flush=True)
+  result = {'dataset': dataset, 'split': split_name, 'init': config['init'], 'checkpoint_step': checkpoint.step,
+            'config_hash': config_hash(config), 'trained_on': config['dataset'], 'label_map': chosen and chosen.name,
+            'left_out': left_out, **measure(single_label(bound.classes), logits_NxT.astype(np.float32), label_N)}
+  if is_primary():
+    parts = ['result', dataset, *([split_name] if split_name != 'test' else []), *([chosen.name] if chosen else [])]
+    write_json(os.path.join(workdir, f'{"_".join(parts)}.json'), result)
+  return result
+
+
 def describe(result: dict[str, Any]) -> str:
   """One line for people."""
   if 'tasks' not in result:
@@ -159,7 +200,13 @@ def describe(result: dict[str, Any]) -> str:
 def main() -> None:
   """Entry point after flags are parsed."""
   values = flags.FLAGS
-  print(describe(evaluate(values.workdir, values.split, values.data_dir)), flush=True)
+  if values.dataset is None:
+    if values.label_map is not None:
+      raise UserError('--label_map is for another dataset: add --dataset=NAME')
+    result = evaluate(values.workdir, values.split, values.data_dir)
+  else:
+    result = evaluate_on(values.workdir, values.dataset, values.label_map, values.split, values.data_dir)
+  print(describe(result), flush=True)
 
 
 if __name__ == '__main__':
@@ -167,4 +214,6 @@ if __name__ == '__main__':
   cli.define_multihost()
   flags.DEFINE_enum('split', 'test', ['train', 'val', 'test'], 'Which split.')
   flags.DEFINE_string('data_dir', None, 'Folder of the records, if not the one the run was trained from.')
+  flags.DEFINE_string('dataset', None, "Another dataset than the run's own.")
+  flags.DEFINE_string('label_map', None, 'Of labels to those of --dataset: the name of a shipped map, or FILE.json.')
   cli.run(main)

@@ -38,6 +38,18 @@ def write_bytes(path: str, content: bytes) -> None:
   os.replace(temporary, path)
 
 
+def write_shared(path: str, content: bytes) -> None:
+  """`write_bytes` of a file that several processes may write at once: each has a temporary file of its own."""
+  if is_remote(path):
+    epath.Path(path).write_bytes(content)
+    return
+  folder, name = os.path.split(path)
+  os.makedirs(folder or '.', exist_ok=True)
+  with tempfile.NamedTemporaryFile(dir=folder or '.', prefix=f'.{name}.', delete=False) as file:
+    file.write(content)
+  os.replace(file.name, path)
+
+
 def write_text(path: str, text: str) -> None:
   """`write_bytes` of UTF-8."""
   write_bytes(path, text.encode())

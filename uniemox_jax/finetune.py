@@ -20,7 +20,7 @@ from data_pipelines import targets as record_targets
 from data_pipelines.errors import UserError
 from uniemox_jax import cli, loop, optim, sharding
 from uniemox_jax.clock import Profile
-from uniemox_jax.config import FINETUNE_KEYS, check_keys, check_positive, compute_dtype
+from uniemox_jax.config import FINETUNE_KEYS, check_keys, check_positive, compute_dtype, ema_decay
 from uniemox_jax.evaluate import describe, evaluate, evaluate_params, measured_of
 from uniemox_jax.flops import finetune_work
 from uniemox_jax.logging import RunLog
@@ -40,7 +40,7 @@ def _validator(config: ConfigDict, classifier: nnx.GraphDef, split: records.Spli
   first = tasks[0]
 
   def validate(step: int, state: TrainState) -> float:
-    metrics = evaluate_params(classifier, state.params, split, tasks, image_size=config.model.image_size,
+    metrics = evaluate_params(classifier, state.evaluated, split, tasks, image_size=config.model.image_size,
                               batch_size=config.batch_size, mesh=mesh)
     by_task = {'': metrics} | {f'{name}_': measured for name, measured in metrics.get('tasks', {}).items()}
     log.write(step, {f'val_{prefix}{name}': value for prefix, measured in by_task.items()
@@ -111,6 +111,7 @@ def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -
   """
   check_keys(config, FINETUNE_KEYS)
   check_positive(config, 'accum_steps', 'eval_every_epochs')
+  averaging = ema_decay(config)
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
   train_split, val_split = _open_splits(config)
@@ -129,7 +130,7 @@ def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -
                       description=description, loaded=loaded,
                       flops_per_example=finetune_work(abstract_model(build)).training.flops, profile=profile)
   options = FinetuneOptions(**config.regularisation, accum_steps=config.accum_steps,
-                            max_gradient_norm=config.max_gradient_norm)
+                            max_gradient_norm=config.max_gradient_norm, ema_decay=averaging)
   loop.train(run, make_finetune_step(classifier, tx, schedule, options, tasks),
              _batches(config, train_split, tasks, run.start), seed=config.seed,
              every=loop.Every(config.log_every, 0, config.eval_every_epochs * steps_per_epoch),

@@ -3,6 +3,7 @@
 python -m uniemox_jax.import_torch mae_pretrain_vit_large.pth --out=runs/mae
 python -m uniemox_jax.import_torch checkpoint-max.pth --out=runs/theirs --dataset=emo8
 python -m uniemox_jax.import_torch ViT-B-16.pt --out=runs/clip
+python -m uniemox_jax.import_torch ViT-B-16.pt --image_tower --out=runs/clip_tower
 
 SRC is a file, a folder or a hub id: CLIP of transformers, OpenAI or open_clip; MAE; timm's and transformers' ViT; what
 the original saves. Which it is, is told from its contents.
@@ -20,7 +21,7 @@ from uniemox_jax import cli
 from uniemox_jax.checkpoint import save_weights
 from uniemox_jax.convert import families, files, hub
 from uniemox_jax.convert.labels import name_head
-from uniemox_jax.convert.students import UNKNOWN_HEADS, Heads, Imported, import_student
+from uniemox_jax.convert.students import UNKNOWN_HEADS, Heads, Imported, import_student, student_of_clip
 from uniemox_jax.files import whole_folder, write_json
 from uniemox_jax.teacher import CONFIG_FILES, OPEN_CLIP_CONFIG, TOKENIZER_FILES, read_clip, save_clip
 
@@ -28,7 +29,7 @@ BATCH_SIZE = 64
 
 
 def import_torch(source: str, out: str, *, dataset: str | None = None, heads: Heads = UNKNOWN_HEADS,
-                 activation: str | None = None) -> None:
+                 activation: str | None = None, image_tower: bool = False) -> None:
   """Writes `out`, whole or not at all, and prints what was found.
 
   Args:
@@ -38,6 +39,7 @@ def import_torch(source: str, out: str, *, dataset: str | None = None, heads: He
     dataset: whose label table the rows of a classifier's head get: files of the original count sorted folder names.
     heads: where neither file nor origin says.
     activation: 'gelu' or 'quick_gelu', for a CLIP that does not say.
+    image_tower: whether to make a student's encoder of a CLIP's image tower, and leave the rest behind.
 
   Raises:
     UserError: nothing there, not to be read, of no family known, not whole, or contradicting itself or the flags.
@@ -47,17 +49,18 @@ def import_torch(source: str, out: str, *, dataset: str | None = None, heads: He
     raise UserError(f'{out} exists: choose another --out, or remove it')
   path = hub.locate(source, [*CONFIG_FILES, OPEN_CLIP_CONFIG, *TOKENIZER_FILES])
   weights = files.read_weights(path)
-  is_clip = families.family_of(weights.flat, str(weights.path)) in (families.CLIP, families.OPENAI_CLIP)
-  if is_clip and (dataset or heads != UNKNOWN_HEADS) or activation and not is_clip:
-    raise UserError(f'{weights.path} holds a {"CLIP" if is_clip else "student"}: --activation is for a CLIP, '
-                    '--dataset, --heads and --decoder_heads are for a student')
-  if is_clip:
-    clip = read_clip(weights, path, activation=activation)
+  is_clip = families.family_of(weights.flat, str(weights.path)) in families.CLIPS
+  if is_clip and (dataset or heads != UNKNOWN_HEADS) or (activation or image_tower) and not is_clip:
+    raise UserError(f'{weights.path} holds a {"CLIP" if is_clip else "student"}: --activation and --image_tower are '
+                    'for a CLIP, --dataset, --heads and --decoder_heads are for a student')
+  clip = read_clip(weights, path, activation=activation) if is_clip else None
+  if clip and not image_tower:
     save_clip(target, clip.config, clip.params, clip.folder, clip.view)
     print(f'{weights.path}: a CLIP at {clip.config.image_size} pixels, {clip.config.projection_dim} wide, '
           f'{clip.config.text.activation}\nsaved: {out}', flush=True)
     return
-  imported = import_student(weights, path, heads)
+  imported = (student_of_clip(clip.config, clip.params, clip.view.statistics, str(weights.path)) if clip else
+              import_student(weights, path, heads))
   for line in imported.said:
     print(line, flush=True)
   labels = _labels(imported, dataset)
@@ -100,7 +103,7 @@ def main(source: str) -> None:
   """Entry point after flags are parsed."""
   values = flags.FLAGS
   import_torch(source, values.out, dataset=values.dataset, heads=Heads(values.heads, values.decoder_heads),
-               activation=values.activation)
+               activation=values.activation, image_tower=values.image_tower)
 
 
 if __name__ == '__main__':
@@ -110,4 +113,5 @@ if __name__ == '__main__':
   flags.DEFINE_integer('decoder_heads', None, 'Attention heads of the decoder, where the file does not say.',
                        lower_bound=1)
   flags.DEFINE_enum('activation', None, ['gelu', 'quick_gelu'], 'Of a CLIP, where the file does not say.')
+  flags.DEFINE_bool('image_tower', False, "Make a student's encoder of a CLIP's image tower.")
   cli.run(main, 'SRC')

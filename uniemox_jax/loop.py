@@ -15,7 +15,7 @@ from data_pipelines.errors import UserError
 from uniemox_jax import preemption
 from uniemox_jax.checkpoint import Checkpoints
 from uniemox_jax.clock import Profile
-from uniemox_jax.config import config_hash, keep_config
+from uniemox_jax.config import config_hash, ema_decay, keep_config
 from uniemox_jax.distributed import is_primary
 from uniemox_jax.logging import RunLog
 from uniemox_jax.sharding import describe_mesh, global_batch
@@ -76,7 +76,7 @@ def open_run(config: ConfigDict, workdir: str, *, name: str, build: Build, tx: o
   use_compilation_cache()
   keep_config(config, workdir)
   checkpoints = Checkpoints(workdir, description | {'config_hash': config_hash(config.to_dict())}, describe_mesh(mesh))
-  state, template = create_state(build, tx, mesh, config.seed, loaded)
+  state, template = create_state(build, tx, mesh, config.seed, loaded, averaged=ema_decay(config) > 0)
   restored = checkpoints.restore_latest(template)
   if restored is not None:
     state = restored.state
@@ -130,7 +130,7 @@ def train(run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], *, 
   """
   try:
     key = jax.jit(lambda: jax.random.key(seed), out_shardings=NamedSharding(run.mesh, P()))()
-    state = _loop(run, jit_step(step_fn, run.state), batches, key, every, frozen, evaluate)
+    state = _loop(run, step_fn, batches, key, every, frozen, evaluate)
     run.checkpoints.wait()
   except (UserError, preemption.Preempted):
     run.close()
@@ -139,9 +139,21 @@ def train(run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], *, 
   return state
 
 
-def _loop(run: Run, compiled: Any, batches: Iterator[dict[str, np.ndarray]], key: jax.Array, every: Every, frozen: Any,
+def compile_step(step_fn: Step, *arguments: Any) -> Any:
+  """The program for these arguments of a step, state first. Before it is there nothing has been done, so a signal that
+  came meanwhile ends the run without a step.
+
+  Raises:
+    Preempted: SIGTERM came.
+  """
+  compiled = jit_step(step_fn, arguments[0]).lower(*arguments).compile()
+  preemption.check()
+  return compiled
+
+
+def _loop(run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], key: jax.Array, every: Every, frozen: Any,
           evaluate: Callable[[int, TrainState], float | None] | None) -> TrainState:
-  state, log, total = run.state, run.log, run.log.total_steps
+  state, log, total, compiled = run.state, run.log, run.log.total_steps, None
   for step in range(run.start, total + 1):
     stopping = preemption.poll()
     due = every.due(step, total)
@@ -153,7 +165,9 @@ def _loop(run: Run, compiled: Any, batches: Iterator[dict[str, np.ndarray]], key
     batch = next(batches)
     example_ids = batch.pop('example_id')
     with jax.set_mesh(run.mesh), log.stepping(step, step == run.start):
-      state, metrics = compiled(state, frozen, global_batch(batch, run.mesh), key)
+      rows = global_batch(batch, run.mesh)
+      compiled = compiled or compile_step(step_fn, state, frozen, rows, key)
+      state, metrics = compiled(state, frozen, rows, key)
       log.add(step + 1, metrics, example_ids)
     preemption.set_unsaved(True)
   return state

@@ -64,6 +64,21 @@ def adamw(schedule: Callable[[jax.Array], jax.Array], *, b1: float = 0.9, b2: fl
   )
 
 
+def update_average(average: dict[str, Any], params: dict[str, Any], step: jax.Array, decay: float) -> dict[str, Any]:
+  """The exponential moving average of the parameters after one more update.
+
+  Its decay is min(`decay`, (1 + step) / (10 + step)), TensorFlow's rule (`tf.train.ExponentialMovingAverage` with
+  `num_updates`): the initial weights, with which it starts, are soon forgotten, so nothing is left to correct for.
+
+  Args:
+    average, params: nested dicts of float32 arrays; `params` are the updated ones.
+    step: updates done before this one.
+    decay: below 1.
+  """
+  decay = jnp.minimum(decay, (1 + step) / (10 + step))
+  return optax.incremental_update(params, average, 1 - decay)
+
+
 def from_config(config: ConfigDict, steps: int, steps_per_epoch: int, layer_decay: float = 1.0
                 ) -> tuple[Callable[[jax.Array], jax.Array], optax.GradientTransformation]:
   """Schedule and optimizer of a training config, whose `optimizer` section holds the arguments above."""

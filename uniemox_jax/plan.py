@@ -39,7 +39,8 @@ SHIPPED = {
 DOCUMENT = os.path.join('docs', 'tpu.md')
 BEGIN, END = '<!-- plan --all: begin -->', '<!-- plan --all: end -->'
 ASSUMPTIONS = ('estimate, nothing ran: matrix products at the peak of bf16; each reads and writes its activations in '
-               'HBM once, 2 bytes a value; weights are read twice and the update moves 8 values a weight, float32; '
+               'HBM once, 2 bytes a value; weights are read twice and the update moves 8 values a weight (10 where '
+               'an average is kept), float32; '
                'recomputation is free; what is sent is added in full, none of it hidden')
 
 
@@ -66,7 +67,8 @@ def compile_step(config: ConfigDict, topology: str) -> dict[str, Any]:
 def roofline(measured: dict[str, Any], chip: Chip, examples_per_device: float) -> dict[str, Any]:
   """Seconds a step by `ASSUMPTIONS`, and each part of them."""
   flops = measured['student_flops_per_example'] + measured['teacher_flops_per_example']
-  weights = 2 * 4 * measured['params'] + 8 * measured['params_bytes_per_device']
+  updated = 4 * measured['params_bytes_per_device'] + 2 * measured['optimizer_bytes_per_device']
+  weights = 2 * 4 * measured['params'] + updated
   sent = sum(one['bytes'] * (2 if one['kind'] == 'all-reduce' else 1) for one in measured['collectives'])
   compute = flops * examples_per_device / chip.peak
   memory = (2 * measured['activation_values_per_example'] * examples_per_device + weights) / chip.hbm_bandwidth

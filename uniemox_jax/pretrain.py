@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines import pipeline, records
-from uniemox_jax import cli, loop, optim, sharding
+from uniemox_jax import cli, loop, optim, pretraining, sharding
 from uniemox_jax.captions import embedded_captions
 from uniemox_jax.clock import Profile
 from uniemox_jax.config import PRETRAIN_KEYS, check_keys, check_positive, compute_dtype
@@ -30,11 +30,13 @@ from uniemox_jax.transfer import initial_weights
 SHOWN_EXAMPLES = 8
 
 
-def _with_texts(batches: Iterator[dict[str, np.ndarray]], text_NxE: np.ndarray | None
+def _with_texts(batches: Iterator[dict[str, np.ndarray]], text_NxE: np.ndarray | None, scene_twice: bool
                 ) -> Iterator[dict[str, np.ndarray]]:
-  """What the device needs of each batch, each example's caption embedding with it."""
+  """What the device needs of each batch: each example's caption embedding, and the scene as person view if asked."""
   for batch in batches:
     kept = {name: batch[name] for name in ('scene', 'person', 'example_id') if name in batch}
+    if scene_twice:
+      kept['person'] = kept['scene']
     yield kept if text_NxE is None else kept | {'text': text_NxE[batch['position']]}
 
 
@@ -63,7 +65,8 @@ def _teach(config: ConfigDict, split: Any, dtype: Any) -> tuple[Teacher | None, 
   if not (config.loss.contrastive or config.loss.similarity):
     return None, (), None
   clip = load_clip(config.teacher)
-  teacher, frozen = make_teacher(clip, config.model.decoder_width, dtype)
+  teacher, frozen = make_teacher(clip, config.model.decoder_width, dtype,
+                                 pretraining.choose(config, 'teacher_statistics', pretraining.TEACHER_STATISTICS))
   if not config.loss.contrastive:
     return teacher, frozen, None
   return teacher, frozen, embedded_captions(clip, split, config.emotion_in_caption, config.data_dir)
@@ -94,12 +97,14 @@ def pretrain(config: ConfigDict, workdir: str, profile: Profile | None = None) -
   run = loop.open_run(config, workdir, name='pretrain', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
                       description={'kind': 'uniemox', 'model': arguments, 'dataset': config.dataset}, loaded=loaded,
                       flops_per_example=example_work(config, student, teacher).training.flops, profile=profile)
+  crops = pretraining.choose(config, 'person_view', pretraining.PERSON_VIEWS) == 'crop'
   batches = pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=config.model.image_size, start_step=run.start,
-      mode='pretrain', person=student.streams == 2, crop_area=(config.min_crop_area, 1.0),
+      mode='pretrain', person=crops and student.streams == 2, crop_area=(config.min_crop_area, 1.0),
       person_jitter=config.person_jitter, process_index=jax.process_index(), process_count=jax.process_count())
+  batches = _with_texts(batches, text_NxE, scene_twice=not crops and student.streams == 2)
   graphdef = nnx.graphdef(student)
-  loop.train(run, make_pretrain_step(graphdef, teacher, tx, schedule, options), _with_texts(batches, text_NxE),
+  loop.train(run, make_pretrain_step(graphdef, teacher, tx, schedule, options), batches,
              seed=config.seed, frozen=jax.device_put(frozen, place_teacher(config, frozen, mesh)),
              every=loop.Every(config.log_every, config.save_every, config.images_every),
              evaluate=_reconstruction_viewer(config, graphdef, split, workdir, run))

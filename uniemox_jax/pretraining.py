@@ -16,9 +16,15 @@ from uniemox_jax.flops import ExampleWork, pretrain_work
 from uniemox_jax.models.clip import CLIPConfig, ImageTower, Tower
 from uniemox_jax.models.layers import unit
 from uniemox_jax.models.uniemox import UniEmoX
+from uniemox_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from uniemox_jax.teacher import Clip, View, abstract_clip, clip_normalise
 from uniemox_jax.train_state import abstract_model
 from uniemox_jax.train_step import PretrainOptions, Teacher
+
+PERSON_VIEWS = ('crop', 'scene')
+TEACHER_STATISTICS = ('clip', 'imagenet')
+"""Choices of the optional config keys `person_view` and `teacher_statistics`; the second of each is what the original
+code did, for ablations (method section 5)."""
 
 
 def model_arguments(config: ConfigDict) -> dict[str, Any]:
@@ -45,8 +51,27 @@ def step_options(config: ConfigDict) -> PretrainOptions:
                          config.max_gradient_norm)
 
 
-def make_teacher(clip: Clip, decoder_width: int, dtype: Any) -> tuple[Teacher, dict[str, Any]]:
+def choose(config: ConfigDict, key: str, choices: tuple[str, str]) -> str:
+  """An optional key's value; the first of its choices where the config does not have it.
+
+  Raises:
+    UserError: it is neither.
+  """
+  value = config.get(key, choices[0])
+  if value not in choices:
+    raise UserError(f"config key '{key}' is '{value}': choose {' or '.join(choices)}")
+  return value
+
+
+def make_teacher(clip: Clip, decoder_width: int, dtype: Any, statistics: str = TEACHER_STATISTICS[0]
+                 ) -> tuple[Teacher, dict[str, Any]]:
   """CLIP's image tower as the step wants it, and its frozen parameters; the text tower stays out of the step.
+
+  Args:
+    clip: the teacher; its weights may be shapes.
+    decoder_width: E, as wide as its projection.
+    dtype: of the computation.
+    statistics: 'clip', its own of the pixels, or 'imagenet', the student's, which the original code fed it.
 
   Raises:
     UserError: CLIP's projection is not as wide as the decoder.
@@ -57,9 +82,10 @@ def make_teacher(clip: Clip, decoder_width: int, dtype: Any) -> tuple[Teacher, d
                     f'--config.model.decoder_width={width} or choose another teacher')
   tower = abstract_model(lambda rngs: ImageTower(clip.config, remat='none', scan=False, dtype=dtype, rngs=rngs))
   graphdef = nnx.graphdef(tower)
+  mean, std = (clip.view.mean, clip.view.std) if statistics == 'clip' else (IMAGENET_MEAN, IMAGENET_STD)
 
   def embed_image(frozen: dict[str, Any], scene_BxHxWx3: jax.Array) -> jax.Array:
-    view_BxSxSx3 = clip_normalise(scene_BxHxWx3, size, clip.view.mean, clip.view.std)
+    view_BxSxSx3 = clip_normalise(scene_BxHxWx3, size, mean, std)
     return unit(nnx.merge(graphdef, frozen['vision'])(view_BxSxSx3))
 
   frozen = {'vision': jax.tree_util.tree_map_with_path(functools.partial(_as_computed, dtype), clip.params['vision']),

@@ -78,6 +78,11 @@ class View:
     return cls(image_size, image_size, mode == 'squash', tuple(settings.get('mean', CLIP_MEAN)),
                tuple(settings.get('std', CLIP_STD)))
 
+  @property
+  def statistics(self) -> dict[str, list[float]]:
+    """'mean' and 'std', as a checkpoint's description holds them."""
+    return {'mean': list(self.mean), 'std': list(self.std)}
+
   def to_dict(self) -> dict[str, Any]:
     """The contents of a `preprocessor_config.json` that `from_dict` and transformers read."""
     side = {'height': self.short_side, 'width': self.short_side} if self.squash else {'shortest_edge': self.short_side}

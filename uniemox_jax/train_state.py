@@ -14,11 +14,18 @@ from uniemox_jax.sharding import tree_shardings
 
 
 class TrainState(NamedTuple):
-  """step: int32 scalar, updates done. params: nested dict of float32 arrays. opt_state: optax's."""
+  """step: int32 scalar, updates done. params: nested dict of float32 arrays. opt_state: optax's.
+  average: the moving average of `params` (`optim.update_average`), None without."""
 
   step: jax.Array
   params: dict[str, Any]
   opt_state: Any
+  average: dict[str, Any] | None = None
+
+  @property
+  def evaluated(self) -> dict[str, Any]:
+    """The parameters to evaluate and to give away: the average where there is one."""
+    return self.params if self.average is None else self.average
 
 
 Build = Callable[[nnx.Rngs], nnx.Module]
@@ -60,15 +67,15 @@ def initial_params(build: Build, seed: int) -> dict[str, Any]:
   return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(seed)), nnx.Param))
 
 
-def state_template(build: Build, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def state_template(build: Build, tx: optax.GradientTransformation, mesh: Mesh, averaged: bool = False) -> TrainState:
   """The state as `jax.ShapeDtypeStruct` with shardings: for restoring checkpoints, and for compiling ahead of time."""
-  shapes = jax.eval_shape(lambda: _create(build, tx, 0, {}))
+  shapes = jax.eval_shape(lambda: _create(build, tx, 0, {}, averaged))
   return jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to),
                       shapes, tree_shardings(shapes, mesh))
 
 
 def create_state(build: Build, tx: optax.GradientTransformation, mesh: Mesh, seed: int,
-                 loaded: dict[str, Any] | None = None) -> tuple[TrainState, TrainState]:
+                 loaded: dict[str, Any] | None = None, averaged: bool = False) -> tuple[TrainState, TrainState]:
   """Shapes, then shardings, then a jitted initialisation: no parameter is made on one host and copied.
 
   Args:
@@ -77,19 +84,22 @@ def create_state(build: Build, tx: optax.GradientTransformation, mesh: Mesh, see
     mesh: see `sharding.make_mesh`.
     seed: of the initial draws.
     loaded: parameters that replace the drawn ones where the path is the same; paths and shapes already checked.
+    averaged: whether an average is kept beside the parameters; it starts as they do.
 
   Returns:
     The state, and its `state_template`.
   """
-  template = state_template(build, tx, mesh)
+  template = state_template(build, tx, mesh, averaged)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
   with jax.set_mesh(mesh):
-    return jax.jit(lambda loaded: _create(build, tx, seed, loaded), out_shardings=shardings)(loaded or {}), template
+    create = jax.jit(lambda loaded: _create(build, tx, seed, loaded, averaged), out_shardings=shardings)
+    return create(loaded or {}), template
 
 
-def _create(build: Build, tx: optax.GradientTransformation, seed: int, loaded: dict[str, Any]) -> TrainState:
+def _create(build: Build, tx: optax.GradientTransformation, seed: int, loaded: dict[str, Any], averaged: bool
+            ) -> TrainState:
   params = _overlay(initial_params(build, seed), loaded)
-  return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+  return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), params if averaged else None)
 
 
 def _overlay(params: dict[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:

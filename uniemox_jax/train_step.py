@@ -15,6 +15,7 @@ import optax
 
 from uniemox_jax import losses
 from uniemox_jax.models.masking import patchify
+from uniemox_jax.optim import update_average
 from uniemox_jax.preprocess import normalise
 from uniemox_jax.regularise import Mix, draw_branch_scales, draw_mix
 from uniemox_jax.tasks import Task, prepare, row_loss, row_weights, single_label, split_columns
@@ -109,7 +110,7 @@ def semantic_losses(model: nnx.Module, rows: Arrays, texts: jax.Array | None, te
 
 class FinetuneOptions(NamedTuple):
   """mixup, cutmix: Beta parameters, 0 is off; smoothing: label smoothing; drop_path: rate of the last block;
-  accum_steps, max_gradient_norm: see `update`."""
+  accum_steps, max_gradient_norm, ema_decay: see `update`."""
 
   mixup: float = 0.8
   cutmix: float = 1.0
@@ -117,6 +118,7 @@ class FinetuneOptions(NamedTuple):
   drop_path: float = 0.2
   accum_steps: int = 1
   max_gradient_norm: float = math.inf
+  ema_decay: float = 0.0
 
 
 def make_finetune_step(classifier: nnx.GraphDef, tx: optax.GradientTransformation, schedule: Schedule,
@@ -152,7 +154,8 @@ def make_finetune_step(classifier: nnx.GraphDef, tx: optax.GradientTransformatio
       return {task.loss: row_loss(task, outputs[task.name], *rows[task.name]) for task in learned}
 
     weights = {task.loss: task.weight for task in learned}
-    return update(state, row_losses, weights, rows, tx, schedule, options.accum_steps, options.max_gradient_norm)
+    return update(state, row_losses, weights, rows, tx, schedule, options.accum_steps, options.max_gradient_norm,
+                  options.ema_decay)
 
   return step
 
@@ -184,21 +187,23 @@ def make_clip_step(clip: nnx.GraphDef, tx: optax.GradientTransformation, schedul
 
 def update(state: TrainState, row_losses: Callable[[dict[str, Any], Arrays], Arrays], weights: dict[str, float],
            rows: Arrays, tx: optax.GradientTransformation, schedule: Schedule, accum_steps: int,
-           max_gradient_norm: float) -> tuple[TrainState, Arrays]:
+           max_gradient_norm: float, ema_decay: float = 0.0) -> tuple[TrainState, Arrays]:
   """One optimizer update; metrics are the loss, its terms, the gradient's norm, the rate, and whether it was skipped.
 
-  A gradient that is not finite, or longer than `max_gradient_norm`, is not applied: parameters and optimizer stay as
-  they are to the bit, only the step is counted, so that the next one sees other examples.
+  A gradient that is not finite, or longer than `max_gradient_norm`, is not applied: parameters, optimizer and average
+  stay as they are to the bit, only the step is counted, so that the next one sees other examples. `ema_decay` is of the
+  state's average, if it has one, see `update_average`.
   """
   gradients, means = accumulate(row_losses, weights, state.params, rows, accum_steps)
   loss, norm = sum(weight * means[name] for name, weight in weights.items()), optax.tree.norm(gradients)
   sound = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm <= max_gradient_norm)
   updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-  changed = optax.apply_updates(state.params, updates), opt_state
-  params, opt_state = jax.tree.map(lambda new, old: jnp.where(sound, new, old), changed,
-                                   (state.params, state.opt_state))
+  params = optax.apply_updates(state.params, updates)
+  average = None if state.average is None else update_average(state.average, params, state.step, ema_decay)
+  kept = jax.tree.map(lambda new, old: jnp.where(sound, new, old), (params, opt_state, average),
+                      (state.params, state.opt_state, state.average))
   metrics = {'loss': loss, **means, 'gradient_norm': norm, 'lr': schedule(state.step), 'skipped': ~sound}
-  return TrainState(state.step + 1, params, opt_state), metrics
+  return TrainState(state.step + 1, *kept), metrics
 
 
 def accumulate(row_losses: Callable[[dict[str, Any], Arrays], Arrays], weights: dict[str, float],

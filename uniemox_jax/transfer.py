@@ -1,6 +1,6 @@
 """Which weights of a checkpoint, ours or another library's, start which part of a new model: strict, and said aloud."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 from flax import traverse_util
@@ -8,19 +8,19 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from uniemox_jax.checkpoint import load_checkpoint
-from uniemox_jax.convert import files, hub
+from uniemox_jax.convert import families, files, hub
 from uniemox_jax.convert.positions import are_sincos, resize_positions, side_of
-from uniemox_jax.convert.students import Heads, import_student
+from uniemox_jax.convert.students import Heads, Imported, import_student, student_of_clip
 from uniemox_jax.convert.table import listed
 from uniemox_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from uniemox_jax.teacher import CONFIG_FILES, OPEN_CLIP_CONFIG, read_clip
 
 # Parts that a new model may have to draw itself, and parts of a checkpoint that it may leave behind.
 PRETRAIN_NEW, PRETRAIN_LEFT = ('project', 'fusion', 'decoder'), ('fusion', 'decoder', 'fc_norm', 'head')
 CLASSIFIER_NEW, CLASSIFIER_LEFT = ('fc_norm', 'head'), ('encoder/norm', 'project', 'fusion', 'decoder')
 
-UNSEEN = {'heads': None, 'decoder_heads': None, 'norm_eps': 1e-6}
+UNSEEN = {'heads': None, 'decoder_heads': None, 'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu'}
 """Arguments of a model that no shape shows, and what a description that leaves them out means."""
-CONFIG_FILES = ('config.json', 'preprocessor_config.json')
 
 
 def transfer(source: dict[str, Any], template: dict[str, Any], *, new: tuple[str, ...], left: tuple[str, ...],
@@ -73,6 +73,41 @@ def _fit_positions(have: dict[str, Any], want: dict[str, Any], origin: str) -> l
   return resized
 
 
+class Source(NamedTuple):
+  """What there is to start from.
+
+  kind, model, params: as in a checkpoint. statistics: {'mean', 'std'} of its pixels where they are known not to be
+  ImageNet's, else {}. step: of our checkpoint, None for a file of another library.
+  """
+
+  kind: str
+  model: dict[str, Any]
+  params: dict[str, Any]
+  statistics: dict[str, list[float]]
+  step: int | None
+
+
+def read_source(init: str, model: dict[str, Any], *, decoder: bool) -> Source:
+  """Reads a checkpoint PATH of ours, or a file, folder or hub id that `import_torch` reads.
+
+  Args:
+    init: where it is.
+    model: arguments of the model to start; its heads count where the file does not say.
+    decoder: whether another library's decoder is wanted.
+
+  Raises:
+    UserError: nothing there, or nothing that can be read.
+  """
+  folder = epath.Path(init)
+  if folder.is_dir() and not set(files.FORMS) & {path.name for path in folder.iterdir()}:
+    loaded = load_checkpoint(init)
+    return Source(loaded.description['kind'], loaded.description['model'], loaded.params,
+                  loaded.description.get('statistics', {}), loaded.step)
+  imported = _import(init, Heads(model['heads'], model.get('decoder_heads')), decoder=decoder)
+  print('\n'.join(imported.said), flush=True)
+  return Source(imported.kind, imported.model, imported.params, imported.statistics, None)
+
+
 def initial_weights(init: str, template: dict[str, Any], model: dict[str, Any], *, classifier: bool
                     ) -> dict[str, Any] | None:
   """Weights for `--config.init`, or None for 'none'. Prints what was taken.
@@ -80,7 +115,8 @@ def initial_weights(init: str, template: dict[str, Any], model: dict[str, Any], 
   A classifier's head is always new: its rows belong to one dataset's label table.
 
   Args:
-    init: 'none', a checkpoint PATH of ours, or a file, folder or hub id that `import_torch` reads.
+    init: 'none', a checkpoint PATH of ours, or a file, folder or hub id that `import_torch` reads; of a CLIP its image
+      tower.
     template: shapes of the model to start.
     model: its arguments.
     classifier: whether it is a classifier; it needs no decoder.
@@ -90,21 +126,13 @@ def initial_weights(init: str, template: dict[str, Any], model: dict[str, Any], 
   """
   if init == 'none':
     return None
-  folder = epath.Path(init)
-  if folder.is_dir() and not set(files.FORMS) & {path.name for path in folder.iterdir()}:
-    checkpoint = load_checkpoint(init)
-    source, trained, statistics = checkpoint.params, checkpoint.description['model'], {}
-  else:
-    path = hub.locate(init, CONFIG_FILES)
-    heads = Heads(model['heads'], model.get('decoder_heads'))
-    imported = import_student(files.read_weights(path), path, heads, decoder=not classifier)
-    source, trained, statistics = imported.params, imported.model, imported.statistics
-    print('\n'.join(imported.said), flush=True)
+  source = read_source(init, model, decoder=not classifier)
+  params, statistics = source.params, source.statistics
   if classifier:
-    source = {name: part for name, part in source.items() if name != 'head'}
+    params = {name: part for name, part in params.items() if name != 'head'}
   new, left = (CLASSIFIER_NEW, CLASSIFIER_LEFT) if classifier else (PRETRAIN_NEW, PRETRAIN_LEFT)
-  taken, said = transfer(source, template, new=new, left=left, origin=init)
-  _check_unseen(trained, model, 'decoder' in taken, init)
+  check_unseen(source.model, model, 'decoder' in params and 'decoder' in template, init)
+  taken, said = transfer(params, template, new=new, left=left, origin=init)
   print(said, flush=True)
   if statistics and (tuple(statistics['mean']), tuple(statistics['std'])) != (IMAGENET_MEAN, IMAGENET_STD):
     print(f"{init} saw pixels with mean {statistics['mean']} and deviation {statistics['std']}; here they are "
@@ -112,9 +140,21 @@ def initial_weights(init: str, template: dict[str, Any], model: dict[str, Any], 
   return taken
 
 
-def _check_unseen(trained: dict[str, Any], model: dict[str, Any], decoder: bool, origin: str) -> None:
-  for name, default in UNSEEN.items():
-    was, now = trained.get(name, default), model.get(name, default)
-    if was != now and (decoder or not name.startswith('decoder')):
-      raise UserError(f'{origin} was trained with {name} {was}, config.model.{name} is {now}: '
-                      f'set --config.model.{name}={was}')
+def _import(init: str, heads: Heads, *, decoder: bool) -> Imported:
+  path = hub.locate(init, (*CONFIG_FILES, OPEN_CLIP_CONFIG))
+  weights = files.read_weights(path)
+  if families.family_of(weights.flat, str(weights.path)) not in families.CLIPS:
+    return import_student(weights, path, heads, decoder=decoder)
+  clip = read_clip(weights, path)
+  return student_of_clip(clip.config, clip.params, clip.view.statistics, str(weights.path))
+
+
+def check_unseen(trained: dict[str, Any], model: dict[str, Any], decoder: bool, origin: str) -> None:
+  """Raises UserError where a source was trained with other arguments that its shapes do not show, see `UNSEEN`."""
+  values = {name: (trained.get(name, default), model.get(name, default)) for name, default in UNSEEN.items()
+            if decoder or not name.startswith('decoder')}
+  differ = {name: (was, now) for name, (was, now) in values.items() if was != now}
+  if differ:
+    told = '; '.join(f'{name} {was}, config.model.{name} is {now}' for name, (was, now) in differ.items())
+    raise UserError(f'{origin} was trained with {told}: set '
+                    + ' '.join(f'--config.model.{name}={was}' for name, (was, _) in differ.items()))

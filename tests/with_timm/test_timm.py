@@ -19,6 +19,10 @@ SHAPES = [pytest.param(TINY, id='tiny'), pytest.param(VIT_B, id='B/16', marks=py
           pytest.param(VIT_L, id='L/16', marks=pytest.mark.slow)]
 
 
+CLIP_LIKE = [pytest.param({'pre_norm': True, 'activation': activation, 'norm_eps': 1e-5}, id=activation)
+             for activation in ('gelu', 'quick_gelu')]
+
+
 def torch_pixels(images):
   return torch.tensor(images).permute(0, 3, 1, 2)
 
@@ -49,6 +53,31 @@ def test_timm_gives_the_tokens_of_our_encoder(kind, shape, tmp_path, assert_pari
     tokens = ours.encoder(images)
     assert_parity(tokens, theirs.forward_features(torch_pixels(images)))
     assert_parity(tokens[:, 1:].mean(axis=1), theirs(torch_pixels(images)))
+
+
+@pytest.mark.parametrize('variant', CLIP_LIKE)
+def test_timm_gives_the_numbers_of_a_student_that_started_from_a_clip(variant, tmp_path, assert_parity):
+  images = pictures(32)
+  with torch.no_grad(), jax.default_matmul_precision('highest'):
+    ours, theirs = exported(tmp_path / 'encoder', 'encoder', **TINY, **variant)
+    assert_parity(ours.encoder(images), theirs.forward_features(torch_pixels(images)))
+    ours, theirs = exported(tmp_path / 'classifier', 'classifier', **TINY, **variant, classes=8)
+    assert_parity(ours(images), theirs(torch_pixels(images)))
+
+
+@pytest.mark.parametrize('name', ['vit_base_patch16_clip_224', 'vit_base_patch16_clip_quickgelu_224'])
+def test_image_tower_saved_by_timm_gives_its_tokens_here(name, tmp_path, assert_parity):
+  torch.manual_seed(0)
+  theirs = timm.create_model(name, img_size=64, depth=2, num_classes=0).eval()
+  with torch.no_grad():
+    for parameter in theirs.parameters():
+      parameter.add_(torch.randn_like(parameter) * 0.1)
+  timm.models.save_for_hf(theirs, tmp_path / 'timm', safe_serialization=True)
+  import_torch(str(tmp_path / 'timm'), str(tmp_path / 'run'))
+  images = pictures(64)
+  with torch.no_grad(), jax.default_matmul_precision('highest'):
+    assert_parity(uniemox_jax.load_encoder(str(tmp_path / 'run')).tokens(images),
+                  theirs.forward_features(torch_pixels(images)))
 
 
 def test_pipeline_of_transformers_ranks_pictures_as_we_do(tmp_path):

@@ -104,7 +104,8 @@ def openai_config(shapes: Mapping[str, tuple[int, ...]], *, source: str, activat
   chosen = 'quick_gelu' if 'input_resolution' in shapes else activation
   if chosen not in ACTIVATIONS:
     raise UserError(f'{source} does not say its activation: put its open_clip_config.json beside it, or give '
-                    "activation=quick_gelu (OpenAI's weights) or activation=gelu (most others)")
+                    "activation=quick_gelu (OpenAI's weights) or activation=gelu (most others) to load_clip, or "
+                    '--activation to import_torch and use what that writes')
   wanted = {'visual.conv1.weight': 4, 'visual.positional_embedding': 2, 'visual.proj': 2, 'token_embedding.weight': 2,
             'positional_embedding': 2}
   lacking = [name for name, rank in wanted.items() if len(shapes.get(name, ())) != rank]

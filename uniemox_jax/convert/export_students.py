@@ -17,10 +17,15 @@ from uniemox_jax.files import write_json
 
 ARCHITECTURES = {192: 'tiny', 384: 'small', 768: 'base', 1024: 'large'}
 """timm's names of widths; `model_args` state every size anyway."""
+TIMM_VARIANTS = {
+    (False, 'gelu', mae.NORM_EPS): 'patch16_224', (True, 'gelu', mae.CLIP_NORM_EPS): 'patch16_clip_224',
+    (True, 'quick_gelu', mae.CLIP_NORM_EPS): 'patch16_clip_quickgelu_224',
+}
+"""(pre_norm, activation, norm_eps) -> the end of timm's name for it."""
+_VIT_DEFAULTS = {'norm_eps': mae.NORM_EPS, 'pre_norm': False, 'activation': 'gelu'}
 MODEL_DEFAULTS = {
-    'encoder': {'norm_eps': mae.NORM_EPS}, 'classifier': {'norm_eps': mae.NORM_EPS},
-    'uniemox': {'norm_eps': mae.NORM_EPS, 'mask_ratio': 0.9, 'fusion': 'additive', 'fusion_heads': 1,
-                'reconstruct': True},
+    'encoder': _VIT_DEFAULTS, 'classifier': _VIT_DEFAULTS,
+    'uniemox': _VIT_DEFAULTS | {'mask_ratio': 0.9, 'fusion': 'additive', 'fusion_heads': 1, 'reconstruct': True},
 }
 """What a description may leave out, as the modules have it."""
 PTH = 'checkpoint.pth'
@@ -59,9 +64,10 @@ def write_timm(folder: Path, student: Student) -> list[str]:
     Lines for the user.
 
   Raises:
-    UserError: a LayerNorm epsilon that timm's ViT does not have.
+    UserError: a variant that timm does not have.
   """
-  _check_epsilon(student, "timm's ViT")
+  if _variant(student) not in TIMM_VARIANTS:
+    raise _no_place(student, 'timm')
   kind = 'classifier' if student.kind == 'classifier' else 'encoder'
   flat, said = _export(mae.rows(kind, student.model), student.params)
   files.write_safetensors(folder / files.SAFETENSORS, flat)
@@ -78,7 +84,9 @@ def _timm_config(student: Student) -> dict[str, Any]:
                    'crop_pct': size / student.short_side, 'crop_mode': 'center', 'mean': student.mean,
                    'std': student.std}
   labels = {'label_names': student.labels} if classes else {}
-  return {'architecture': f"vit_{ARCHITECTURES.get(width, 'base')}_patch16_224", 'num_classes': classes,
+  # Its image towers of CLIP come in fewer sizes.
+  size_name = 'base' if model['pre_norm'] else ARCHITECTURES.get(width, 'base')
+  return {'architecture': f'vit_{size_name}_{TIMM_VARIANTS[_variant(student)]}', 'num_classes': classes,
           'num_features': width, 'global_pool': 'avg', 'model_args': arguments, **labels,
           'pretrained_cfg': preprocessing | {'num_classes': classes, 'first_conv': 'patch_embed.proj',
                                              'classifier': 'head'}}
@@ -88,10 +96,11 @@ def write_vit_mae(folder: Path, student: Student) -> list[str]:
   """Writes what transformers' `ViTMAEForPreTraining.from_pretrained` loads; returns lines for the user.
 
   Raises:
-    UserError: the student has no decoder.
+    UserError: the student has no decoder, or a variant of the ViT that ViTMAE does not have.
   """
   if not student.reconstructs:
     raise UserError('a ViTMAE has a decoder, and this checkpoint has none: choose --to=timm')
+  _check_plain(student, "transformers' ViTMAE", student.model['norm_eps'])
   flat, said = _export(vit_mae.ROWS, student.params)
   files.write_safetensors(folder / files.SAFETENSORS, {_published(name): array for name, array in flat.items()})
   write_json(str(folder / 'config.json'), vit_mae.hub_config(student.model, norm_pix=student.norm_pix))
@@ -122,9 +131,9 @@ def write_mae(folder: Path, student: Student) -> list[str]:
     Lines for the user.
 
   Raises:
-    UserError: torch is missing, or a LayerNorm epsilon that MAE's code does not have.
+    UserError: torch is missing, or a variant that MAE's code does not have.
   """
-  _check_epsilon(student, "MAE's code")
+  _check_plain(student, "MAE's code", mae.NORM_EPS)
   kind = student.kind if student.reconstructs or student.kind == 'classifier' else 'encoder'
   # The paper's figure has the fusion 'prior', the original's code does not.
   fuses = student.reconstructs and 'fusion' in student.params and student.model['fusion'] != 'prior'
@@ -159,8 +168,18 @@ def _export(rows: Iterable[Row], params: dict[str, Any]) -> tuple[dict[str, Any]
   return flat, [f'left behind: {", ".join(left)}'] if left else []
 
 
-def _check_epsilon(student: Student, whose: str) -> None:
-  epsilon = student.model['norm_eps']
-  if epsilon != mae.NORM_EPS:
-    raise UserError(f'{whose} has a LayerNorm epsilon of {mae.NORM_EPS:g}, this model {epsilon:g}: choose '
-                    '--to=saved_model, or --to=vit-mae where there is a decoder, which keep it')
+def _variant(student: Student) -> tuple[bool, str, float]:
+  return tuple(student.model[name] for name in ('pre_norm', 'activation', 'norm_eps'))
+
+
+def _check_plain(student: Student, whose: str, epsilon: float) -> None:
+  """Raises UserError for a variant that `whose` form cannot say."""
+  if _variant(student) != (False, 'gelu', epsilon):
+    raise _no_place(student, whose)
+
+
+def _no_place(student: Student, whose: str) -> UserError:
+  pre_norm, activation, epsilon = _variant(student)
+  return UserError(f'{whose} has no ViT with LayerNorm epsilon {epsilon:g}, {activation} and '
+                   f'{"a" if pre_norm else "no"} LayerNorm before the blocks: choose --to=saved_model, which takes '
+                   'any; docs/weights.md says what the other forms have')

@@ -12,6 +12,7 @@ TITLES = {
     CLIP: "a CLIP in transformers' form", OPENAI_CLIP: "a CLIP in OpenAI's form",
     MAE: "a ViT in the form of MAE, timm or the original", VIT: "a ViT or MAE in transformers' form",
 }
+CLIPS = (CLIP, OPENAI_CLIP)
 ENOUGH = 0.5
 """Share of a file's names that a family must know; what is still wrong then is the table's to say."""
 
@@ -24,8 +25,8 @@ def _known_names(rows: Iterable[Row], *others: str) -> re.Pattern[str]:
 _NAMES = {
     CLIP: _known_names(clip.ROWS, clip.IGNORED),
     OPENAI_CLIP: _known_names(clip.OPENAI_ROWS, clip.IGNORED),
-    MAE: _known_names([*mae.ENCODER_ROWS, *mae.NORM_ROWS, *mae.CLASSIFIER_ROWS, *mae.PROJECT_ROWS, *mae.DECODER_ROWS],
-                      re.escape(mae.FUSION_PREFIX) + '.*'),
+    MAE: _known_names([*mae.ENCODER_ROWS, *mae.PRE_NORM_ROWS, *mae.NORM_ROWS, *mae.CLASSIFIER_ROWS, *mae.PROJECT_ROWS,
+                       *mae.DECODER_ROWS], re.escape(mae.FUSION_PREFIX) + '.*'),
     VIT: _known_names(vit_mae.ROWS, vit_mae.LEFT),
 }
 

@@ -12,6 +12,8 @@ from uniemox_jax.convert import table
 from uniemox_jax.convert.table import Row
 
 NORM_EPS = 1e-6
+CLIP_NORM_EPS = 1e-5
+"""Of timm's image towers of CLIP (timm/models/vision_transformer.py, `vit_*_clip_*`)."""
 FUSION_PREFIX = 'att_fusion.'
 
 
@@ -27,6 +29,8 @@ ENCODER_ROWS = [
     Row('encoder/patch_embed/bias', ('patch_embed.proj.bias',)),
     *_blocks('encoder/blocks', 'blocks.{}'),
 ]
+PRE_NORM_ROWS = table.layer_norm('encoder/pre_norm', 'norm_pre')
+"""Of timm's image towers of CLIP, whose patch embedding has no bias."""
 NORM_ROWS = table.layer_norm('encoder/norm', 'norm')
 PROJECT_ROWS = table.linear('project', 'decoder_embed')
 DECODER_ROWS = [
@@ -85,10 +89,13 @@ def rows(kind: str, model: dict[str, Any]) -> list[Row]:
     kind: a key of `models.kinds.MODULES`.
     model: its arguments, as a checkpoint's description holds them.
   """
+  encoder = ENCODER_ROWS
+  if model.get('pre_norm'):
+    encoder = [row for row in encoder if row.ours != 'encoder/patch_embed/bias'] + PRE_NORM_ROWS
   if kind == 'encoder':
-    return ENCODER_ROWS + NORM_ROWS
+    return encoder + NORM_ROWS
   if kind == 'classifier':
-    return ENCODER_ROWS + CLASSIFIER_ROWS
+    return encoder + CLASSIFIER_ROWS
   decoder = DECODER_ROWS if model['reconstruct'] else []
   fusion = fusion_rows(model['fusion'], model['fusion_heads']) if model['semantic'] else []
-  return ENCODER_ROWS + NORM_ROWS + PROJECT_ROWS + decoder + fusion
+  return encoder + NORM_ROWS + PROJECT_ROWS + decoder + fusion

@@ -1,4 +1,5 @@
 """Students of other libraries -> ours: an encoder, a whole MAE, the original's pretraining, or a fine-tuned classifier.
+The image tower of a CLIP is an encoder, too.
 
 What shapes do not tell (heads, LayerNorm's epsilon) comes from the config beside the weights, or from what the origin
 is known to have, or is asked for; nothing is guessed.
@@ -17,6 +18,7 @@ from uniemox_jax.convert import families, hub, mae, table, vit_mae
 from uniemox_jax.convert.files import Weights
 from uniemox_jax.convert.positions import are_sincos, side_of
 from uniemox_jax.convert.table import Row
+from uniemox_jax.models.clip import CLIPConfig
 from uniemox_jax.models.kinds import MODULES
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -92,7 +94,7 @@ def import_student(weights: Weights, source: Path, heads: Heads, *, decoder: boo
     raise UserError(f'{name} holds {families.TITLES[family]}, not a student: it can be a teacher '
                     '(--config.teacher=, load_clip)')
   params = _convert(weights.flat, kind, model, rows, left, name)
-  said = [f'{name}: {_describe(family, kind, model, params)}']
+  said = [f'{name}: {_describe(families.TITLES[family], kind, model, params)}']
   dropped = sorted(key for key in shapes if re.fullmatch(left, key))
   if dropped:
     said.append(f'left behind: {table.listed(dropped)}')
@@ -100,6 +102,34 @@ def import_student(weights: Weights, source: Path, heads: Heads, *, decoder: boo
     said.append("fusion 'attention': the original takes its softmax over an axis of size 1, here it is over the two "
                 'streams; the weights are taken, the output of the original cannot be reproduced')
   return Imported(kind, model, params, labels, {'mean': mean, 'std': std} if mean and std else {}, said)
+
+
+def student_of_clip(config: CLIPConfig, params: dict[str, Any], statistics: dict[str, list[float]], source: str
+                    ) -> Imported:
+  """The image tower of a CLIP as an encoder: the same numbers up to the last block's output.
+
+  CLIP's LayerNorm after the blocks, which it applies to the class token alone, becomes the final norm, as in timm.
+
+  Args:
+    config, params: of the whole CLIP, as in `teacher.Clip`.
+    statistics: see `Imported`.
+    source: what messages call the file.
+
+  Raises:
+    UserError: an MLP of another width than our ViT's.
+  """
+  tower, vision = config.vision, params['vision']
+  if tower.hidden != 4 * tower.width:
+    raise UserError(f"{source}: the MLP of its image tower is {tower.hidden} wide, a student's four times its width, "
+                    f'{4 * tower.width}: this CLIP can only be a teacher')
+  model = {'image_size': config.image_size, 'patch_size': config.patch_size, 'width': tower.width,
+           'depth': tower.depth, 'heads': tower.heads, 'norm_eps': tower.norm_eps, 'pre_norm': True,
+           'activation': tower.activation}
+  same = {name: vision[name] for name in ('patch_embed', 'positions', 'pre_norm', 'blocks')}
+  encoder = {'encoder': same | {'cls_token': vision['class_embedding'][None], 'norm': vision['post_norm']}}
+  return Imported('encoder', model, encoder, None, statistics, [
+      f"{source}: {_describe('the image tower of a CLIP', 'encoder', model, encoder)}",
+      'left behind: text tower, projections, logit_scale'])
 
 
 def _convert(flat: dict[str, np.ndarray], kind: str, model: dict[str, Any], rows: list[Row], left: str, source: str
@@ -112,16 +142,17 @@ def _convert(flat: dict[str, np.ndarray], kind: str, model: dict[str, Any], rows
   return table.import_params(rows, flat, template, source=source, ignored=left)
 
 
-def _describe(family: str, kind: str, model: dict[str, Any], params: dict[str, Any]) -> str:
+def _describe(title: str, kind: str, model: dict[str, Any], params: dict[str, Any]) -> str:
   size = f"ViT{'-' + SIZES[model['width']] if model['width'] in SIZES else ''}/{model['patch_size']}"
   positions = 'sine-cosine' if are_sincos(params['encoder']['positions']) else 'learned'
   decoder = f"decoder {model['decoder_width']} wide with {model['decoder_depth']} blocks" if kind == 'uniemox' else (
       'no decoder')
   fusion = f", fusion '{model['fusion']}'" if model.get('semantic') else ''
   classes = f", {model['classes']} classes" if kind == 'classifier' else ''
-  return (f"{families.TITLES[family]}: {size} at {model['image_size']} pixels, {model['width']} wide, {model['depth']} "
-          f"blocks, {model['heads']} heads, {positions} positions, LayerNorm epsilon {model['norm_eps']:g}, {decoder}"
-          f'{fusion}{classes}')
+  clip = f", a LayerNorm before the blocks, {model['activation']}" if model.get('pre_norm') else ''
+  return (f"{title}: {size} at {model['image_size']} pixels, {model['width']} wide, {model['depth']} "
+          f"blocks, {model['heads']} heads, {positions} positions, LayerNorm epsilon {model['norm_eps']:g}{clip}, "
+          f'{decoder}{fusion}{classes}')
 
 
 def _from_transformers(shapes: Shapes, heads: Heads, config: dict[str, Any], decoder: bool, source: str
@@ -146,7 +177,8 @@ def _from_mae(shapes: Shapes, heads: Heads, config: dict[str, Any], decoder: boo
   said = config.get('model_args', {}).get('num_heads', HEADS.get(width))
   model = {'image_size': patch * side_of(_shape(shapes, 'pos_embed', 3, source)[1], source), 'patch_size': patch,
            'width': width, 'depth': _depth(shapes, 'blocks', source),
-           'heads': _agree(said, heads.encoder, f'an encoder {width} wide', 'heads', source), 'norm_eps': mae.NORM_EPS}
+           'heads': _agree(said, heads.encoder, f'an encoder {width} wide', 'heads', source),
+           **_variant(shapes, config, source)}
   if 'fc_norm.weight' in shapes:
     return 'classifier', model | {'classes': _shape(shapes, 'head.weight', 2, source)[0]}, r'norm\.(weight|bias)'
   parts = any(re.fullmatch(PRETRAINING, name) for name in shapes)
@@ -161,6 +193,19 @@ def _from_mae(shapes: Shapes, heads: Heads, config: dict[str, Any], decoder: boo
       'mask_ratio': MAE_MASK_RATIO if fusion == 'none' else FUSED_MASK_RATIO, 'fusion': fusion,
       'fusion_heads': fusion_heads, 'decode': 'scene', 'semantic': fusion != 'none', 'reconstruct': True,
   }, table.NOTHING
+
+
+def _variant(shapes: Shapes, config: dict[str, Any], source: str) -> dict[str, Any]:
+  """What tells timm's image towers of CLIP from other ViTs."""
+  if 'norm_pre.weight' not in shapes:
+    return {'norm_eps': mae.NORM_EPS}
+  architecture = str(config.get('architecture'))
+  if '_clip_' not in architecture:
+    raise UserError(f"{source} has a LayerNorm before its blocks, as CLIP's image towers in timm: their config.json "
+                    'says the activation, by an architecture such as vit_base_patch16_clip_224: put it there, and give '
+                    'the folder')
+  return {'norm_eps': mae.CLIP_NORM_EPS, 'pre_norm': True,
+          'activation': 'quick_gelu' if '_quickgelu_' in architecture else 'gelu'}
 
 
 def _shape(shapes: Shapes, name: str, rank: int, source: str) -> tuple[int, ...]:

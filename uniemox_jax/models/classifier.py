@@ -14,16 +14,16 @@ class Classifier(nnx.Module):
   """A ViT classifier whose positions train and whose final LayerNorm gives way to `fc_norm` after pooling.
 
   Args:
-    image_size, patch_size, width, depth, heads, norm_eps, remat, scan, dtype: see `vit.ViT`.
+    image_size, patch_size, width, depth, heads, norm_eps, pre_norm, activation, remat, scan, dtype: see `vit.ViT`.
     classes: number of classes.
   """
 
   def __init__(self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int, classes: int,
-               norm_eps: float = 1e-6, remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32,
-               rngs: nnx.Rngs):
+               norm_eps: float = 1e-6, pre_norm: bool = False, activation: str = 'gelu', remat: str = 'none',
+               scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
     self.encoder = ViT(image_size=image_size, patch_size=patch_size, width=width, depth=depth, heads=heads,
-                       norm_eps=norm_eps, final_norm=False, train_positions=True, remat=remat, scan=scan, dtype=dtype,
-                       rngs=rngs)
+                       norm_eps=norm_eps, final_norm=False, train_positions=True, pre_norm=pre_norm,
+                       activation=activation, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
     self.fc_norm = layers.layer_norm(width, eps=norm_eps, dtype=dtype, rngs=rngs)
     self.head = nnx.Linear(width, classes, dtype=dtype, kernel_init=nnx.initializers.normal(2e-5), rngs=rngs)
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from flax import nnx
+import jax
 
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.models.uniemox import UniEmoX
@@ -14,6 +15,10 @@ class Encoder(nnx.Module):
 
   def __init__(self, **arguments: Any):
     self.encoder = ViT(**arguments)
+
+  def features(self, images_BxHxWx3: jax.Array) -> jax.Array:
+    """Pooled features (B, D) of normalised float images: mean over patch tokens, after the final LayerNorm."""
+    return self.encoder(images_BxHxWx3)[:, 1:].mean(axis=1)
 
 
 MODULES: dict[str, type[nnx.Module]] = {'uniemox': UniEmoX, 'classifier': Classifier, 'encoder': Encoder}

@@ -37,6 +37,7 @@ class UniEmoX(nnx.Module):
     semantic: whether L1 or L2 is trained, so that fusion and person view are needed.
     reconstruct: whether L3 is trained, so that the decoder is needed.
     norm_eps, remat, scan, dtype: see `vit.ViT`.
+    pre_norm, activation: of the encoder alone, see `vit.ViT`.
 
   Raises:
     ValueError: an option outside its choices, or nothing to train.
@@ -45,14 +46,15 @@ class UniEmoX(nnx.Module):
   def __init__(self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int, decoder_width: int,
                decoder_depth: int, decoder_heads: int, mask_ratio: float = 0.9, fusion: str = 'additive',
                fusion_heads: int = 1, decode: str = 'scene', semantic: bool = True, reconstruct: bool = True,
-               norm_eps: float = 1e-6, remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32,
-               rngs: nnx.Rngs):
+               norm_eps: float = 1e-6, pre_norm: bool = False, activation: str = 'gelu', remat: str = 'none',
+               scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
     if decode not in ('scene', 'both'):
       raise ValueError(f"decode '{decode}' is not one of scene, both")
     if not (semantic or reconstruct):
       raise ValueError('every loss weight is zero: nothing to train')
     blocks = dict(norm_eps=norm_eps, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
-    self.encoder = ViT(image_size=image_size, patch_size=patch_size, width=width, depth=depth, heads=heads, **blocks)
+    self.encoder = ViT(image_size=image_size, patch_size=patch_size, width=width, depth=depth, heads=heads,
+                       pre_norm=pre_norm, activation=activation, **blocks)
     self.project = layers.linear(width, decoder_width, dtype=dtype, rngs=rngs)
     self.visible = visible_patches(self.encoder.patches, mask_ratio)
     if not 0 < self.visible < self.encoder.patches:

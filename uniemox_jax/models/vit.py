@@ -39,22 +39,27 @@ class ViT(nnx.Module):
     norm_eps: LayerNorm epsilon, 1e-6 in MAE's and upstream's files.
     final_norm: whether the last LayerNorm exists; fine-tuned classifiers drop it.
     train_positions: False keeps the sine-cosine positions fixed (pretraining).
+    pre_norm: a LayerNorm before the blocks, and no bias in the patch embedding, as CLIP's image tower has it.
+    activation: 'gelu', or 'quick_gelu' as OpenAI's CLIP has it.
     remat, scan, dtype: see `layers.Blocks`; dtype is that of the computation, parameters stay float32.
   """
 
   def __init__(self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int, norm_eps: float = 1e-6,
-               final_norm: bool = True, train_positions: bool = False, remat: str = 'none', scan: bool = False,
-               dtype: Any = jnp.float32, rngs: nnx.Rngs):
+               final_norm: bool = True, train_positions: bool = False, pre_norm: bool = False, activation: str = 'gelu',
+               remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
     if image_size % patch_size:
       raise ValueError(f'image_size {image_size} is not divisible by patch_size {patch_size}')
+    if activation not in layers.ACTIVATIONS:
+      raise ValueError(f"activation '{activation}' is not one of {', '.join(layers.ACTIVATIONS)}")
     self.patch_size, self.train_positions, self.dtype = patch_size, train_positions, dtype
     side = image_size // patch_size
     self.patches = side * side
-    self.patch_embed = layers.linear(3 * patch_size**2, width, dtype=dtype, rngs=rngs)
+    self.patch_embed = layers.linear(3 * patch_size**2, width, use_bias=not pre_norm, dtype=dtype, rngs=rngs)
     self.cls_token = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (1, width)))
     self.positions = nnx.Param(jnp.asarray(sincos_positions(width, side)))
-    self.blocks = layers.Blocks(width, depth, heads, 4 * width, eps=norm_eps, remat=remat, scan=scan, dtype=dtype,
-                                rngs=rngs)
+    self.pre_norm = layers.layer_norm(width, eps=norm_eps, dtype=dtype, rngs=rngs) if pre_norm else None
+    self.blocks = layers.Blocks(width, depth, heads, 4 * width, eps=norm_eps, activation=activation, remat=remat,
+                                scan=scan, dtype=dtype, rngs=rngs)
     self.norm = layers.layer_norm(width, eps=norm_eps, dtype=dtype, rngs=rngs) if final_norm else None
 
   def __call__(self, images_BxHxWx3: jax.Array, ids_keep_BxK: jax.Array | None = None,
@@ -73,5 +78,7 @@ class ViT(nnx.Module):
     tokens = self.patch_embed(patches_BxLxP) + grid_BxLxD.astype(self.dtype)
     cls = jnp.broadcast_to(self.cls_token[...] + positions[:1], (tokens.shape[0], 1, tokens.shape[-1]))
     tokens = jnp.concatenate([cls.astype(tokens.dtype), tokens], axis=1)
+    if self.pre_norm is not None:
+      tokens = self.pre_norm(tokens)
     tokens = self.blocks(tokens, branch_scale_NxBx2)
     return tokens if self.norm is None else self.norm(tokens)

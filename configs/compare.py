@@ -1,0 +1,64 @@
+"""Which initialisation is best, on which data, under which protocol: all by one recipe, over seeds.
+
+python -m uniemox_jax.compare --config=configs/compare.py --workdir=runs/compare \
+  --config.initialisation.uniemox.init=runs/pretrain_vitl16 --config.initialisation.mae.init=mae_pretrain_vit_large.pth
+
+Chosen among what is defined below: --config.datasets="('emo8','fi')" --config.protocols="('linear',)" --config.seeds=5
+Another encoder, for all: --config.change.model.width=768 --config.change.model.depth=12 --config.change.model.heads=12
+In small, after `make demo`: --config=configs/compare.py:demo
+Hardware: the demo on two CPU cores (docs/compare.md); the published sizes any TPU slice, one cell after the other.
+Time of these: not measured; cells × the time of one fine-tuning (configs/finetune.py).
+"""
+
+from ml_collections import ConfigDict
+
+PROTOCOLS = {
+    'finetune': {'verb': 'finetune', 'recipe': 'configs/finetune.py:{dataset}', 'change': {}},
+    'linear': {'verb': 'probe', 'recipe': 'configs/probe.py:{dataset}', 'change': {'protocol': 'linear'}},
+    'knn': {'verb': 'probe', 'recipe': 'configs/probe.py:{dataset}', 'change': {'protocol': 'knn'}},
+} | {f'few_shot_{percent}': {'verb': 'finetune', 'recipe': 'configs/finetune.py:{dataset}', 'change': {
+    'fraction': percent / 100}} for percent in (1, 5, 10, 25, 50)}
+
+INITIALISATIONS = {
+    'uniemox': {'init': 'runs/pretrain_vitl16', 'change': {}},
+    'mae': {'init': 'facebook/vit-mae-large', 'change': {}},
+    # CLIP's tower has another norm, activation and eps; its parameters mean nothing without them.
+    'clip': {'init': 'openai/clip-vit-large-patch14', 'change': {'model': {
+        'patch_size': 14, 'pre_norm': True, 'activation': 'quick_gelu', 'norm_eps': 1e-5}}},
+    'supervised': {'init': 'google/vit-large-patch16-224', 'change': {'model': {'norm_eps': 1e-12}}},
+    'scratch': {'init': 'none', 'change': {}},
+}
+
+DEMO_MODEL = {'image_size': 96, 'patch_size': 16, 'width': 96, 'depth': 4, 'heads': 4, 'remat': 'none', 'scan': False}
+
+
+def _published() -> ConfigDict:
+  config = ConfigDict()
+  config.initialisations = ('uniemox', 'mae', 'clip', 'supervised', 'scratch')
+  config.datasets = ('emo8', 'emoset', 'fi', 'emotion6', 'unbiasedemo', 'caers', 'heco')
+  config.protocols = ('finetune', 'linear')
+  config.seeds = 3
+  config.reference = 'scratch'
+  config.initialisation = ConfigDict(INITIALISATIONS)
+  config.protocol = ConfigDict(PROTOCOLS)
+  config.change = ConfigDict({'data_dir': 'data', 'model': {'width': 1024, 'depth': 24, 'heads': 16}})
+  return config
+
+
+def _demo() -> ConfigDict:
+  config = _published()
+  config.initialisations = ('uniemox', 'mae_only', 'scratch')
+  config.datasets = ('emo8', 'emoset')
+  config.initialisation = ConfigDict({
+      'uniemox': {'init': 'runs/demo/uniemox', 'change': {}}, 'mae_only': {'init': 'runs/demo/mae_only', 'change': {}},
+      'scratch': {'init': 'none', 'change': {}}})
+  # Shorter than the demo's own fine-tuning: 18 of them are run here.
+  config.protocol.finetune = ConfigDict({'verb': 'finetune', 'recipe': 'configs/demo.py:finetune', 'change': {
+      'epochs': 6, 'eval_every_epochs': 3}})
+  config.change = ConfigDict({'data_dir': 'runs/demo/data', 'dtype': 'float32', 'model': DEMO_MODEL})
+  return config
+
+
+def get_config(size: str = 'published') -> ConfigDict:
+  """The comparison at the 'published' sizes, or that of the 'demo'."""
+  return {'published': _published, 'demo': _demo}[size]()

@@ -1,0 +1,99 @@
+"""What tables of repeated runs say is what scipy and statistics say; LaTeX and Markdown survive any name."""
+
+import csv
+import io
+import json
+import statistics
+
+import pytest
+from scipy import stats
+
+from uniemox_jax import comparison, tables
+
+OURS, THEIRS = {0: 0.61, 1: 0.66, 2: 0.70, 3: 0.65}, {0: 0.55, 1: 0.63, 2: 0.58, 4: 0.9}
+
+
+def result(top1: float) -> dict:
+  return {'top1': top1, 'top3': 0.9, 'macro_f1': 0.5, 'examples': 24, 'checkpoint_step': 7, 'config_hash': 'abc'}
+
+
+@pytest.fixture
+def table() -> comparison.Table:
+  """Two of three initialisations are finished; one run of scratch failed."""
+  results = {('ours', 'emo8', 'linear', seed): result(value) for seed, value in OURS.items()}
+  results |= {('scratch', 'emo8', 'linear', seed): result(value) for seed, value in THEIRS.items() if seed < 4}
+  return comparison.Table(('ours', 'mae_only', 'scratch'), ('emo8', 'fi'), ('linear',), 4, 'scratch', results,
+                          {('scratch', 'emo8', 'linear', 3): 'error: no space left, "really"'})
+
+
+def test_summary_is_mean_and_sample_deviation():
+  summary = tables.summarise(list(OURS.values()))
+  assert summary.mean == pytest.approx(statistics.mean(OURS.values()))
+  assert summary.spread == pytest.approx(statistics.stdev(OURS.values()))
+  assert summary.runs == 4
+  assert tables.summarise([0.5]) == (0.5, None, 1)
+
+
+def test_pairs_are_the_shared_seeds_and_p_is_scipys():
+  pair = tables.paired(OURS, THEIRS)
+  expected = stats.ttest_rel([OURS[seed] for seed in range(3)], [THEIRS[seed] for seed in range(3)])
+  assert pair.runs == 3
+  assert pair.p == pytest.approx(expected.pvalue)
+  assert pair.difference == pytest.approx((0.06 + 0.03 + 0.12) / 3)
+
+
+@pytest.mark.parametrize(('ours', 'theirs'), [({0: 0.5}, {0: 0.4}), ({0: 0.5, 1: 0.6}, {0: 0.4, 1: 0.5})])
+def test_no_p_where_nothing_varies(ours, theirs):
+  assert tables.paired(ours, theirs).p is None
+
+
+def test_no_pair_without_a_shared_seed():
+  assert tables.paired({0: 0.5}, {1: 0.5}) is None
+
+
+def test_holm_is_the_step_down_procedure():
+  assert tables.holm([0.01, None, 0.04, 0.03]) == pytest.approx([0.03, None, 0.06, 0.06])
+
+
+def test_text_of_any_name_survives():
+  assert r'\|' in tables.markdown(['a|b'], [['c']])
+  assert r'fusion\_none \& 50\%' in tables.latex(['row'], [['fusion_none & 50%']], 'x')
+  assert r'\textbf{0.5 $\pm$ 0.1}' in tables.latex(['row'], [['**0.5 ± 0.1**']], 'x')
+
+
+def test_comparison_tells_every_run_and_what_is_missing(table, tmp_path):
+  comparison.write(table, str(tmp_path))
+  page = (tmp_path / 'comparison.md').read_text()
+  assert '| ours | **0.6550 ± 0.0370 (4)** | - |' in page
+  assert '| mae_only | - | - |' in page
+  assert '17 runs have no result yet:' in page
+  assert '- scratch/emo8/linear seed 3 failed: error: no space left, "really"' in page
+  rows = list(csv.DictReader(io.StringIO((tmp_path / 'comparison.csv').read_text())))
+  assert len(rows) == 8
+  assert [row['error'] for row in rows if not row['value']] == ['error: no space left, "really"']
+  assert (rows[0]['top1'], rows[0]['metric'], rows[0]['config_hash']) == ('0.61', 'top1', 'abc')
+  content = json.loads((tmp_path / 'comparison.json').read_text())
+  assert content['unfinished'] == 17
+  assert content['compared'][0]['runs'] == 3
+  assert (tmp_path / 'comparison.png').read_bytes().startswith(b'\x89PNG')
+  assert r'\toprule' in (tmp_path / 'comparison.tex').read_text()
+
+
+def test_a_difference_beyond_chance_is_marked_and_only_then(table, tmp_path):
+  surely = {('ours', 'emo8', 'linear', seed): result(0.9 + seed / 1000) for seed in range(4)}
+  surely |= {('scratch', 'emo8', 'linear', seed): result(0.5 + seed / 500) for seed in range(4)}
+  comparison.write(table._replace(results=surely, failures={}), str(tmp_path))
+  assert '(4) †' in (tmp_path / 'comparison.md').read_text()
+  comparison.write(table, str(tmp_path))
+  assert '(4) †' not in (tmp_path / 'comparison.md').read_text()
+
+
+def test_the_best_of_a_metric_of_which_less_is_better_is_the_least():
+  def measured(kl: float) -> dict:
+    return {'tasks': {'distribution': {'kl': kl}}, 'examples': 3}
+
+  results = {(name, 'emotion6', 'finetune', 0): measured(kl) for name, kl in (('a', 0.2), ('b', 0.1))}
+  table = comparison.Table(('a', 'b'), ('emotion6',), ('finetune',), 1, 'a', results, {})
+  assert comparison.headline(results['a', 'emotion6', 'finetune', 0]) == ('distribution kl', 0.2)
+  rows = comparison._texts(table, 'finetune', set())
+  assert rows == [['a', '0.2000 (1)'], ['b', '**0.1000 (1)**']]

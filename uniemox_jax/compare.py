@@ -1,0 +1,176 @@
+"""Every initialisation on every dataset under every protocol, over seeds: one table, with its uncertainty.
+
+python -m uniemox_jax.compare --config=configs/compare.py --workdir=runs/compare
+
+A cell (initialisation, dataset, protocol, seed) is a run of its own, see `cells`: a finished one is never run again, an
+interrupted one resumes, one that fails is named and the others go on. comparison.md, .csv, .tex, .png and .json are
+rewritten after each. docs/compare.md says how to read them.
+"""
+
+import itertools
+import os
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from data_pipelines.errors import UserError
+from uniemox_jax import cells, cli, comparison
+from uniemox_jax.config import FINETUNE_KEYS, PROBE_KEYS, changed_keys, check_keys
+from uniemox_jax.files import read_json
+from uniemox_jax.finetune import finetune
+from uniemox_jax.probe import probe
+
+VERBS = {'finetune': (finetune, FINETUNE_KEYS), 'probe': (probe, PROBE_KEYS)}
+"""By the name a protocol gives: what runs a cell, and the keys of its config."""
+_KEYS = {'initialisations': tuple, 'datasets': tuple, 'protocols': tuple, 'seeds': int, 'reference': str,
+         'initialisation': ConfigDict, 'protocol': ConfigDict, 'change': ConfigDict}
+
+
+class Cell(NamedTuple):
+  """One run. `name` is also its folder."""
+
+  initialisation: str
+  dataset: str
+  protocol: str
+  seed: int
+
+  @property
+  def name(self) -> str:
+    """Unique among all cells."""
+    return f'{self.initialisation}/{self.dataset}/{self.protocol}/seed{self.seed}'
+
+
+def check(config: ConfigDict) -> None:
+  """Raises UserError for a key that is unknown, missing or of another type, and for a name that is not defined."""
+  check_keys(config, _KEYS)
+  if config.seeds < 1:
+    raise UserError(f"config key 'seeds' is {config.seeds}: it must be at least 1")
+  for names, sections in (('initialisations', 'initialisation'), ('protocols', 'protocol')):
+    for name in config[names]:
+      if name not in config[sections]:
+        raise UserError(f"'{name}' of {names} is not defined: add {sections}.{name} to the config, or choose from "
+                        f"{', '.join(config[sections])}")
+  if config.reference not in config.initialisations:
+    raise UserError(f"reference '{config.reference}' is none of the initialisations: choose from "
+                    f"{', '.join(config.initialisations)}")
+  for name in config.protocols:
+    if config.protocol[name].get('verb') not in VERBS:
+      raise UserError(f"protocol.{name}.verb is '{config.protocol[name].get('verb')}': choose {' or '.join(VERBS)}")
+
+
+def cells_of(config: ConfigDict) -> list[Cell]:
+  """All cells, seed by seed, so that the table is soon complete in small."""
+  return [Cell(initialisation, dataset, protocol, seed) for seed, dataset, protocol, initialisation in
+          itertools.product(range(config.seeds), config.datasets, config.protocols, config.initialisations)]
+
+
+def cell_config(config: ConfigDict, cell: Cell) -> ConfigDict:
+  """The config of one cell's run: the protocol's recipe and what is changed in it, the same for all initialisations but
+  for what an initialisation says of itself.
+
+  Raises:
+    UserError: no such recipe, or a change that does not fit it.
+  """
+  protocol, initialisation = config.protocol[cell.protocol], config.initialisation[cell.initialisation]
+  section = cli.load_config(protocol.recipe.replace('{dataset}', cell.dataset))
+  for origin, change in (('change', config.change), (f'protocol.{cell.protocol}', protocol.get('change')),
+                         (f'initialisation.{cell.initialisation}', initialisation.get('change'))):
+    try:
+      section.update(change or {})
+    except (TypeError, ValueError, KeyError) as error:
+      raise UserError(f'{origin} of the config does not fit {protocol.recipe}: {" ".join(str(error).split())}'
+                      ) from error
+  section.dataset, section.seed, section.init = cell.dataset, cell.seed, initialisation.init
+  check_keys(section, VERBS[protocol.verb][1])
+  return section
+
+
+def read_results(config: ConfigDict, workdir: str) -> dict[Cell, dict[str, Any]]:
+  """result.json of every finished cell.
+
+  Raises:
+    UserError: a finished cell was run with other values than the config has now.
+  """
+  results = {}
+  for cell in cells_of(config):
+    folder = os.path.join(workdir, cell.name)
+    if os.path.exists(os.path.join(folder, 'result.json')):
+      ran, now = read_json(os.path.join(folder, 'config.json')), cell_config(config, cell).to_dict()
+      changed = changed_keys(ran, now) + (['init'] if ran['init'] != now['init'] else [])
+      if changed:
+        raise UserError(f'{folder} was run with other values of {", ".join(changed)}: restore them, remove that '
+                        'folder, or choose another --workdir')
+      results[cell] = read_json(os.path.join(folder, 'result.json'))
+  return results
+
+
+def write(config: ConfigDict, workdir: str) -> dict[Cell, dict[str, Any]]:
+  """Writes all tables from what is finished; returns that."""
+  results = read_results(config, workdir)
+  failures = {cell: said for cell in cells_of(config)
+              if cell not in results and (said := cells.why_failed(os.path.join(workdir, cell.name)))}
+  comparison.write(comparison.Table(
+      tuple(config.initialisations), tuple(config.datasets), tuple(config.protocols), config.seeds, config.reference,
+      {tuple(cell): result for cell, result in results.items()},
+      {tuple(cell): said for cell, said in failures.items()}), workdir)
+  return results
+
+
+def compare(config: ConfigDict, workdir: str) -> None:
+  """Runs what is not finished, and keeps the tables up to date.
+
+  Raises:
+    UserError: a mistake in the config; or cells that failed, named, when all others are finished.
+  """
+  check(config)
+  everything = cells_of(config)
+  for cell in everything:
+    cell_config(config, cell)
+  finished = write(config, workdir)
+  by_name = {cell.name: cell for cell in everything}
+
+  def after(name: str) -> str:
+    result = write(config, workdir).get(by_name[name])
+    return 'no result' if result is None else '{} {:.4f}'.format(*comparison.headline(result))
+
+  print(f'{len(everything)} cells, {len(finished)} of them finished before', flush=True)
+  cells.run_cells('uniemox_jax.compare', [cell.name for cell in everything if cell not in finished],
+                  lambda name: os.path.join(workdir, name), after)
+
+
+def run_cell(config: ConfigDict, workdir: str, name: str) -> None:
+  """Runs one cell, or goes on with it.
+
+  Raises:
+    UserError: no such cell; or what its verb raises.
+  """
+  check(config)
+  found = [cell for cell in cells_of(config) if cell.name == name]
+  if not found:
+    raise UserError(f"--cell='{name}' is no cell of this config: give INITIALISATION/DATASET/PROTOCOL/seedN")
+  verb = VERBS[config.protocol[found[0].protocol].verb][0]
+  folder = os.path.join(workdir, name)
+  cells.run_here(folder, lambda: verb(cell_config(config, found[0]), folder))
+
+
+def main() -> None:
+  """Entry point after flags are parsed."""
+  values = flags.FLAGS
+  if values.cell:
+    run_cell(values.config, values.workdir, values.cell)
+    return
+  try:
+    compare(values.config, values.workdir)
+  finally:
+    said = os.path.join(values.workdir, 'comparison.md')
+    if os.path.exists(said):
+      with open(said, encoding='utf-8') as table:
+        print(table.read())
+
+
+if __name__ == '__main__':
+  cli.define_config()
+  cli.define_workdir(default='runs/compare')
+  cells.define_flags(jobs=1)
+  cli.run(main)

@@ -1,0 +1,122 @@
+"""The linear probe: logistic regression on frozen features, its strength chosen on val (Radford et al. 2021, A.3).
+
+scikit-learn's L-BFGS, as the protocol has it, on the host: docs/protocols.md says how long it takes at EmoSet's size.
+"""
+
+from collections.abc import Callable, Sequence
+import functools
+from typing import Any, NamedTuple
+import warnings
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from data_pipelines.errors import UserError
+
+MAX_ITERATIONS = 1000
+STEPS_PER_DECADE = 8
+DECADES = 6
+"""The strength lies in 10^-6 to 10^6."""
+FIRST_STEP = 2 * STEPS_PER_DECADE
+"""The sweep starts at every second decade: 1e-6, 1e-4, ..., 1e6."""
+
+
+class LinearProbe(NamedTuple):
+  """mean_D, std_D: of the training features. kernel_DxC, bias_C: of the standardised ones. converged: within
+  `MAX_ITERATIONS`. All float64."""
+
+  mean_D: np.ndarray
+  std_D: np.ndarray
+  kernel_DxC: np.ndarray
+  bias_C: np.ndarray
+  converged: bool
+
+  def __call__(self, features_NxD: np.ndarray) -> np.ndarray:
+    """Logits, float64 (N, C)."""
+    return ((features_NxD - self.mean_D) / self.std_D) @ self.kernel_DxC + self.bias_C
+
+
+def fit(features_NxD: np.ndarray, label_N: np.ndarray, classes: Sequence[str], strength: float) -> LinearProbe:
+  """Minimises Σ cross-entropy + strength / 2 · ‖kernel‖² over standardised features; the bias is free.
+
+  Args:
+    features_NxD: of the training pictures. A feature that is constant there stays at 0.
+    label_N: class indices.
+    classes: their names.
+    strength: of L2, 1 / C of scikit-learn.
+
+  Raises:
+    UserError: a class has no training picture.
+  """
+  absent = [name for index, name in enumerate(classes) if index not in label_N]
+  if absent or len(classes) < 2:
+    raise UserError(f'a linear probe needs training pictures of two or more classes, and there are none of '
+                    f'{", ".join(absent) or "a second one"}: raise --config.fraction, or take another dataset')
+  features_NxD = features_NxD.astype(np.float64)
+  mean_D, std_D = features_NxD.mean(axis=0), features_NxD.std(axis=0)
+  std_D = np.where(std_D > 0, std_D, 1.0)
+  model = LogisticRegression(C=1 / strength, max_iter=MAX_ITERATIONS)
+  with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter('always', ConvergenceWarning)
+    model.fit((features_NxD - mean_D) / std_D, label_N)
+  kernel_CxD, bias_C = model.coef_, model.intercept_
+  if len(classes) == 2:  # scikit-learn keeps the one log-odds.
+    kernel_CxD, bias_C = np.concatenate([0 * kernel_CxD, kernel_CxD]), np.append(0, bias_C)
+  return LinearProbe(mean_D, std_D, kernel_CxD.T, bias_C,
+                     not any(issubclass(warning.category, ConvergenceWarning) for warning in caught))
+
+
+def sweep(score: Callable[[float], float]) -> tuple[float, list[tuple[float, float]]]:
+  """The strength with the highest score: every second decade first, then ever closer around the best.
+
+  Each round halves the distance of the two neighbours that are tried, down to 8 steps a decade, so 15 of 97 strengths
+  are tried at most. Of equal scores, the stronger wins.
+
+  Args:
+    score: of a strength, on val.
+
+  Returns:
+    The strength; (strength, score) of all that were tried, weakest first.
+  """
+  def strength(index: int) -> float:
+    return 10.0 ** (index / STEPS_PER_DECADE)
+
+  scored = functools.cache(lambda index: score(strength(index)))
+  last = DECADES * STEPS_PER_DECADE
+  tried, step = set(range(-last, last + 1, FIRST_STEP)), FIRST_STEP
+  while True:
+    best = max(tried, key=lambda index: (scored(index), index))
+    if step == 1:
+      return strength(best), [(strength(index), scored(index)) for index in sorted(tried)]
+    step //= 2
+    tried |= {index for index in (best - step, best + step) if abs(index) <= last}
+
+
+def probe_linear(train: tuple[np.ndarray, np.ndarray], classes: Sequence[str],
+                 val_score: Callable[[LinearProbe], float]) -> tuple[LinearProbe, dict[str, Any]]:
+  """Fits on train at the strength that is best on val.
+
+  Args:
+    train: features_NxD and label_N, as for `fit`.
+    classes: names.
+    val_score: of a fitted probe on val.
+
+  Returns:
+    The probe; what result.json tells of the choice.
+
+  Raises:
+    UserError: see `fit`.
+  """
+  fitted: dict[float, LinearProbe] = {}
+
+  def score(strength: float) -> float:
+    fitted[strength] = fit(*train, classes, strength)
+    found = val_score(fitted[strength])
+    print(f'linear probe: L2 {strength:.3g}  val top1 {found:.4f}'
+          f'{"" if fitted[strength].converged else f"  not converged after {MAX_ITERATIONS} iterations"}', flush=True)
+    return found
+
+  best, tried = sweep(score)
+  rows = [{'l2': strength, 'val_top1': found, 'converged': fitted[strength].converged} for strength, found in tried]
+  return fitted[best], {'l2': best, 'val_top1': dict(tried)[best], 'tried': rows}

@@ -1,0 +1,60 @@
+"""What a CLIP is asked, in words, to tell emotions apart (docs/protocols.md)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipelines.errors import UserError
+
+PLAIN = 'a photo of {}.'
+"""The single template that the ensemble is compared with."""
+TEMPLATES = (
+    PLAIN,
+    'a picture that makes people feel {}.',
+    'a photo that evokes {}.',
+    'a scene full of {}.',
+    'an image that expresses {}.',
+    'people in a moment of {}.',
+    'a person showing {}.',
+    'a face that shows {}.',
+    'the mood of this photo is {}.',
+    'an atmosphere of {}.',
+    'a place that fills visitors with {}.',
+    'a painting about {}.',
+    'a drawing of {}.',
+    'whoever looks at this picture feels {}.',
+    'the emotion in this image is {}.',
+    'a feeling of {}.',
+)
+"""{} is the class, as a noun."""
+NOUNS = {'happy': 'happiness', 'sad': 'sadness', 'neutral': 'neutrality'}
+"""Of labels that are adjectives (CAER-S)."""
+
+
+def class_word(label: str) -> str:
+  """How a text names a class: lower case, without underscores, as a noun."""
+  word = ' '.join(label.replace('_', ' ').lower().split())
+  return NOUNS.get(word, word)
+
+
+def read_templates(path: str) -> tuple[str, ...]:
+  """One template a line; empty lines do not count.
+
+  Raises:
+    UserError: no such file, none in it, or one without {}.
+  """
+  try:
+    lines = Path(path).read_text(encoding='utf-8').splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(f'--prompts={path} cannot be read ({error}): give a text file, one template a line') from error
+  if bad := [f'line {number}, {line.strip()!r},' for number, line in enumerate(lines, start=1)
+             if line.strip() and '{}' not in line]:
+    raise UserError(f'--prompts={path}: {bad[0]} has no {{}} where the class goes: add it')
+  templates = tuple(line.strip() for line in lines if line.strip())
+  if not templates:
+    raise UserError(f'--prompts={path} holds no template: write one a line, with {{}} where the class goes')
+  return templates
+
+
+def fill(template: str, labels: Sequence[str]) -> list[str]:
+  """The template about each class."""
+  return [template.replace('{}', class_word(label)) for label in labels]

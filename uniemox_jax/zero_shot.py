@@ -1,0 +1,126 @@
+"""What a CLIP tells of emotions without having been trained for it, by prompts (docs/protocols.md).
+
+python -m uniemox_jax.zero_shot --teacher=CLIP_PATH --data_dir=DIR --dataset=NAME [--prompts=FILE] --workdir=DIR
+"""
+
+from collections.abc import Sequence
+import functools
+import os
+from typing import Any
+
+from absl import flags
+from flax import nnx
+import jax
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+from data_pipelines import augment, records
+from data_pipelines.errors import UserError
+from uniemox_jax import cli, prompts, sharding
+from uniemox_jax.config import config_hash
+from uniemox_jax.distributed import is_primary
+from uniemox_jax.files import write_json
+from uniemox_jax.preprocess import normalise
+from uniemox_jax.split_outputs import Fields, split_outputs
+from uniemox_jax.tasks import measure, single_label
+from uniemox_jax.teacher import Clip, View, load_clip
+
+BATCH_SIZE = 256
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _embed(graphdef: nnx.GraphDef, view: View, params: dict[str, Any], image: jax.Array, fields: Fields) -> Fields:
+  embedded_BxE = nnx.merge(graphdef, params).image(normalise(image, view.mean, view.std))
+  return jax.lax.with_sharding_constraint({'outputs': embedded_BxE, **fields}, P())
+
+
+def class_embeddings(clip: Clip, labels: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+  """One text embedding a class, unit-norm float32 (C, E): the mean over templates of unit-norm ones, scaled to unit.
+
+  Raises:
+    UserError: the CLIP has no tokenizer, or a text is longer than its context.
+  """
+  for text in [text for template in templates for text in prompts.fill(template, labels)]:
+    if (tokens := len(clip.tokenizer(text)['input_ids'])) > clip.config.context_length:
+      raise UserError(f"prompt '{text}' takes {tokens} tokens, the CLIP reads {clip.config.context_length}: shorten it")
+  mean_CxE = np.mean([clip.encode_text(prompts.fill(template, labels)) for template in templates], axis=0)
+  return mean_CxE / np.linalg.norm(mean_CxE, axis=1, keepdims=True)
+
+
+def image_embeddings(clip: Clip, split: records.Split, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+  """Unit-norm float32 (N, E) of every record under the CLIP's own view, and labels int32 (N,), -1 for none.
+
+  Raises:
+    UserError: a damaged shard.
+    Preempted: SIGTERM came.
+  """
+  mesh, view = sharding.make_mesh(), clip.view
+  found = split_outputs(
+      functools.partial(_embed, clip.graphdef, view, sharding.replicate(clip.params, mesh)), split, ['label'],
+      image_size=view.size, batch_size=batch_size, mesh=mesh, what=f'zero-shot {split.name}',
+      view=functools.partial(augment.centre_view, size=view.size, short_side=view.short_side, squash=view.squash))
+  return found['outputs'], found['label']
+
+
+def zero_shot(teacher: str, data_dir: str, dataset: str, workdir: str, split_name: str = 'test',
+              templates: Sequence[str] = prompts.TEMPLATES, batch_size: int = BATCH_SIZE) -> dict[str, Any]:
+  """Classifies a split by the nearest class embedding and writes result.json (result_val.json for val).
+
+  Args:
+    teacher: a CLIP, as `load_clip` reads it.
+    data_dir, dataset, split_name: whose records.
+    workdir: where the result goes.
+    templates: each with {} for the class.
+    batch_size: pictures at a time, over all devices.
+
+  Returns:
+    What the file holds: as `evaluate` gives of a single label, and protocol, templates, and under 'plain' the metrics
+    of the one template `prompts.PLAIN`.
+
+  Raises:
+    UserError: no such CLIP, records or split; no single label; a text longer than the context.
+  """
+  split = records.open_split(data_dir, dataset, split_name)
+  if all(annotation.label < 0 for annotation in split.annotations()):
+    raise UserError(f'no picture of split {split_name!r} of {dataset} has a single label, by which zero-shot is '
+                    'measured: choose another split or dataset')
+  clip = load_clip(teacher)
+  task = single_label(split.labels)
+  classes = {'': class_embeddings(clip, split.labels, templates),
+             'plain': class_embeddings(clip, split.labels, [prompts.PLAIN])}
+  image_NxE, label_N = image_embeddings(clip, split, batch_size)
+  scale = float(np.exp(clip.params['logit_scale']))
+  measured = {name: measure(task, scale * image_NxE @ text_CxE.T, label_N) for name, text_CxE in classes.items()}
+  asked = {'teacher': teacher, 'dataset': dataset, 'split': split_name, 'templates': list(templates)}
+  result = {'dataset': dataset, 'split': split_name, 'init': teacher, 'checkpoint_step': None,
+            'config_hash': config_hash(asked), **measured[''], 'protocol': 'zero_shot', 'templates': list(templates),
+            'plain': {'template': prompts.PLAIN, **measured['plain']}}
+  if is_primary():
+    write_json(os.path.join(workdir, 'result.json' if split_name == 'test' else f'result_{split_name}.json'), result)
+  return result
+
+
+def _describe(result: dict[str, Any]) -> str:
+  return (f"{result['dataset']} {result['split']}, zero-shot: top-1 {result['top1']:.4f} with "
+          f"{len(result['templates'])} templates, {result['plain']['top1']:.4f} with one, over {result['examples']} "
+          'examples')
+
+
+def main() -> None:
+  """Entry point after flags are parsed."""
+  values = flags.FLAGS
+  templates = prompts.TEMPLATES if values.prompts is None else prompts.read_templates(values.prompts)
+  print(_describe(zero_shot(values.teacher, values.data_dir, values.dataset, values.workdir, values.split, templates,
+                            values.batch_size)), flush=True)
+
+
+if __name__ == '__main__':
+  cli.define_workdir()
+  cli.define_multihost()
+  flags.DEFINE_string('teacher', None, 'A CLIP: folder, file or hub id.', required=True)
+  flags.DEFINE_string('data_dir', 'data', 'Folder of the records.')
+  flags.DEFINE_string('dataset', None, 'Whose records.', required=True)
+  flags.DEFINE_enum('split', 'test', ['train', 'val', 'test'], 'Which split.')
+  flags.DEFINE_string('prompts', None, 'A text file, one template a line with {} for the class.')
+  flags.DEFINE_integer('batch_size', BATCH_SIZE, 'Pictures at a time, over all devices.', lower_bound=1)
+  cli.run(main)

@@ -69,23 +69,23 @@ def load_frozen(init: str, model: dict[str, Any], *, dtype: Any, seed: int) -> F
   if init == 'none':
     build = builder(MODULES['encoder'], dtype=dtype, **model)
     params = jax.device_get(jax.jit(lambda: initial_params(build, seed))())
-    return _frozen(graphdef_of(build), params, {}, None, dtype)
+    return Frozen(graphdef_of(build), params, (), None, _digest(params, model, {}, dtype))
   source = read_source(init, model, decoder=False)
   # A fine-tuned model normalises after pooling, every other one before.
   kind, classes = 'encoder', {}
   if source.kind == 'classifier':
     kind, classes = 'classifier', {'classes': source.model['classes']}
   build = builder(MODULES[kind], dtype=dtype, **model, **classes)
-  params, said = transfer(source.params, abstract_params(build), new=(), left=LEFT, origin=init)
   check_unseen(source.model, model, False, init)
+  params, said = transfer(source.params, abstract_params(build), new=(), left=LEFT, origin=init)
   print(said, flush=True)
-  return _frozen(graphdef_of(build), params, source.statistics, source.step, dtype)
+  return Frozen(graphdef_of(build), params, tuple((name, tuple(values)) for name, values in source.statistics.items()),
+                source.step, _digest(params, model, source.statistics, dtype))
 
 
-def _frozen(graphdef: nnx.GraphDef, params: dict[str, Any], statistics: dict[str, list[float]], step: int | None,
-            dtype: Any) -> Frozen:
-  digest = config_hash({'leaves': describe_leaves(params), 'statistics': statistics, 'dtype': jnp.dtype(dtype).name})
-  return Frozen(graphdef, params, tuple((name, tuple(values)) for name, values in statistics.items()), step, digest)
+def _digest(params: dict[str, Any], model: dict[str, Any], statistics: dict[str, list[float]], dtype: Any) -> str:
+  return config_hash({'leaves': describe_leaves(params), 'model': model, 'statistics': statistics,
+                      'dtype': jnp.dtype(dtype).name})
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -59,11 +59,12 @@ def test_bce_is_torchs(rng):
 @pytest.mark.parametrize('weighting', ['static', 'dynamic'])
 def test_weighted_euclidean_is_kostis_formula(rng, weighting):
   target, outputs = draw_targets(rng, 20)['labels'], rng.standard_normal((20, 3)).astype(np.float32)
-  shares = (0.5, 0.01, 0.2) if weighting == 'static' else target.mean(axis=0)
+  target[:, 1], target[:, 2] = 0, np.maximum(target[:, 2], 1 - target[:, 0])  # every example has a class
+  shares = (0.5, 0.0, 0.2) if weighting == 'static' else target.mean(axis=0)
   task = Task('labels', tuple('pqr'), 'weighted_euclidean', class_weights=weighting,
               shares=shares if weighting == 'static' else ())
-  wanted = np.mean([sum((o - t) ** 2 / np.log(1.2 + p) for o, t, p in zip(outputs[i], target[i], shares))
-                    for i in range(20)])
+  weights = [1 / np.log(1.2 + shares[0]), 1e-4, 1 / np.log(1.2 + shares[2])]  # no example has the second class
+  wanted = np.mean([sum(w * (o - t) ** 2 for o, t, w in zip(outputs[i], target[i], weights)) for i in range(20)])
   assert loss_of(task, outputs, target) == close(wanted)
 
 

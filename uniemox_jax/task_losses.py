@@ -11,7 +11,9 @@ import optax
 from uniemox_jax import losses
 
 DYNAMIC_C = 1.2
-"""Of the class weights 1 / ln(c + p) (Kosti et al. 2017, section 4.2)."""
+"""Of the class weights 1 / ln(c + p) (Kosti et al. 2017, whose text could not be checked; their code has it too)."""
+ABSENT_WEIGHT = 1e-4
+"""Of a class that no example has, as in the published code of EMOTIC; the formula would weigh it most of all."""
 
 
 def cross_entropy(logits_BxC: jax.Array, target_BxC: jax.Array, weight_Bx1: jax.Array) -> jax.Array:
@@ -59,4 +61,4 @@ def one_minus_ccc(output_BxD: jax.Array, target_BxD: jax.Array, weight_BxD: jax.
 
 def class_weights(share_C: jax.Array) -> jax.Array:
   """1 / ln(c + p) with c = 1.2 of each class's share p of the examples, of the train split (static) or of the batch."""
-  return 1 / jnp.log(DYNAMIC_C + share_C)
+  return jnp.where(share_C > 0, 1 / jnp.log(DYNAMIC_C + share_C), ABSENT_WEIGHT)

@@ -11,13 +11,14 @@ from ml_collections import ConfigDict
 from data_pipelines.errors import UserError
 from uniemox_jax.distributed import is_primary, wait_for_all
 from uniemox_jax.files import exists, read_json, write_json
+from uniemox_jax.models.classifier import STREAMS
 
 _RUN = {'seed': int, 'data_dir': str, 'dataset': str, 'batch_size': int, 'epochs': int, 'warmup_epochs': int,
         'dtype': str, 'mesh': {'data': int, 'fsdp': int}, 'log_every': int, 'min_crop_area': float,
         'max_gradient_norm': float, 'max_skipped_steps': int}
 _ENCODER = {'image_size': int, 'patch_size': int, 'width': int, 'depth': int, 'heads': int, 'remat': str, 'scan': bool,
             'norm_eps': float}
-_OPTIONAL = ('norm_eps', 'teacher_shape', 'tasks', 'task_loss')
+_OPTIONAL = ('norm_eps', 'teacher_shape', 'tasks', 'task_loss', 'streams')
 _OPTIMIZER = {'base_lr': float, 'final_lr': float, 'b1': float, 'b2': float, 'weight_decay': float}
 
 PRETRAIN_KEYS = _RUN | {
@@ -30,7 +31,7 @@ PRETRAIN_KEYS = _RUN | {
     'loss': {'contrastive': float, 'similarity': float, 'reconstruction': float, 'form': str, 'negatives': str,
              'local_batch': int, 'norm_pix': bool}}
 FINETUNE_KEYS = _RUN | {
-    'accum_steps': int, 'init': str, 'model': _ENCODER, 'eval_every_epochs': int, 'fraction': float,
+    'accum_steps': int, 'init': str, 'model': _ENCODER, 'streams': str, 'eval_every_epochs': int, 'fraction': float,
     'augment': {'randaugment': float, 'erase': float},
     'tasks': str, 'task_loss': {'label': float, 'labels': float, 'distribution': float, 'vad': float,
                                 'labels_form': str, 'class_weights': str, 'vad_form': str},
@@ -40,6 +41,9 @@ CLIP_KEYS = _RUN | {
     'split': str, 'init': str, 'emotion_in_caption': bool, 'save_every': int, 'optimizer': _OPTIMIZER,
     'model': {'image_size': int, 'patch_size': int, 'projection': int, 'context': int,
               'vision': {'width': int, 'depth': int, 'heads': int}, 'text': {'width': int, 'depth': int, 'heads': int}}}
+
+ABSENT = {'streams': 'scene'}
+"""What configs mean that were written before the key was."""
 
 # What a resumed run may change: none of it changes the numbers a step computes.
 _FREE_KEYS = ('data_dir', 'teacher', 'teacher_shape', 'teacher_sharded', 'init', 'mesh', 'log_every', 'save_every',
@@ -77,6 +81,18 @@ def compute_dtype(config: ConfigDict) -> Any:
   return jnp.dtype(config.dtype)
 
 
+def streams_of(config: ConfigDict) -> str:
+  """The views that a fine-tuned model sees, a key of `classifier.STREAMS`; 'scene' where the config does not say.
+
+  Raises:
+    UserError: another value.
+  """
+  streams = config.get('streams', ABSENT['streams'])
+  if streams not in STREAMS:
+    raise UserError(f"config key 'streams' is '{streams}': choose {' or '.join(STREAMS)}")
+  return streams
+
+
 def check_positive(config: ConfigDict, *names: str) -> None:
   """Raises UserError unless each named key, and those that every training verb has, are at least 1."""
   for name in ('batch_size', 'epochs', 'log_every', 'max_skipped_steps', *names):
@@ -98,9 +114,9 @@ def keep_config(config: ConfigDict, workdir: str) -> None:
   path = os.path.join(workdir, 'config.json')
   new = config.to_dict()
   if exists(path):
-    old = read_json(path)
-    changed = sorted(key for key in old.keys() | new.keys()
-                     if key not in _FREE_KEYS and json.dumps(old.get(key)) != json.dumps(new.get(key)))
+    before, now = (ABSENT | values for values in (read_json(path), new))
+    changed = sorted(key for key in before.keys() | now.keys()
+                     if key not in _FREE_KEYS and json.dumps(before.get(key)) != json.dumps(now.get(key)))
     if changed:
       raise UserError(f"{workdir} holds a run with other values of {', '.join(changed)}: "
                       'restore them to resume it, or choose another --workdir')

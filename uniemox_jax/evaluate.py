@@ -19,17 +19,17 @@ from uniemox_jax.checkpoint import Checkpoint, load_checkpoint
 from uniemox_jax.config import config_hash
 from uniemox_jax.distributed import is_primary
 from uniemox_jax.files import exists, read_json, write_json
-from uniemox_jax.models.classifier import Classifier
+from uniemox_jax.models.classifier import Classifier, stack_views
 from uniemox_jax.preprocess import normalise
 from uniemox_jax.tasks import KINDS, Task, is_single_label, measure, split_columns, tasks_of
 from uniemox_jax.train_state import builder, graphdef_of
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _outputs(classifier: nnx.GraphDef, params: dict[str, Any], image: jax.Array, fields: dict[str, jax.Array]
-             ) -> dict[str, jax.Array]:
+def _outputs(classifier: nnx.GraphDef, params: dict[str, Any], views: dict[str, jax.Array],
+             fields: dict[str, jax.Array]) -> dict[str, jax.Array]:
   """The outputs of a batch and its other fields, whole on every host."""
-  outputs_BxW = nnx.merge(classifier, params)(normalise(image))
+  outputs_BxW = nnx.merge(classifier, params)(normalise(stack_views(views)))
   return jax.lax.with_sharding_constraint({'outputs': outputs_BxW, **fields}, P())
 
 
@@ -42,13 +42,15 @@ def predict_split(classifier: nnx.GraphDef, params: dict[str, Any], split: recor
   """
   batch_size = -(-batch_size // mesh.size) * mesh.size
   parts = []
+  person = nnx.merge(classifier, params).streams == 2
+  pictures = ('image', 'person') if person else ('image',)
   with jax.set_mesh(mesh):
-    for batch in pipeline.eval_batches(split, batch_size=batch_size, image_size=image_size,
+    for batch in pipeline.eval_batches(split, batch_size=batch_size, image_size=image_size, person=person,
                                        targets=[name for name in fields if name != 'label'],
                                        process_index=jax.process_index(), process_count=jax.process_count()):
       preemption.check()
-      rows = sharding.global_batch({name: batch[name] for name in ('image', 'mask', *fields)}, mesh)
-      part = jax.device_get(_outputs(classifier, params, rows.pop('image'), rows))
+      rows = sharding.global_batch({name: batch[name] for name in (*pictures, 'mask', *fields)}, mesh)
+      part = jax.device_get(_outputs(classifier, params, {name: rows.pop(name) for name in pictures}, rows))
       kept = part.pop('mask') > 0
       parts.append({name: values[kept] for name, values in part.items()})
   return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,6 +1,7 @@
 """Fine-tuning on scene and person: sums by hand, the same on any topology, and every verb that meets such a model."""
 
 from pathlib import Path
+import shutil
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from test_flops import product_flops
 
 from configs import finetune as published
+from data_pipelines import build
 from data_pipelines.records import open_split
 from tests import small_runs
 import uniemox_jax
@@ -173,7 +175,8 @@ def test_killed_run_ends_bit_equal(data_dir, run, tmp_path):
 def test_it_starts_from_another_run_and_another_run_from_it(data_dir, run, one_stream, tmp_path, capsys):
   for name, init, streams in (('a', one_stream, TWO), ('b', run, 'scene')):
     finetune(config_of(data_dir, init=init, streams=streams, epochs=1), str(tmp_path / name))
-    assert 'taken: encoder, fc_norm' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert 'taken: encoder, fc_norm' in said and (' training pictures show one; ' in said) == (streams == TWO)
 
 
 def test_a_run_that_was_started_before_the_key_was_is_resumed(data_dir, tmp_path):
@@ -286,6 +289,14 @@ def test_mistake_is_one_line(command, assert_one_line, capsys, request, data_dir
 def test_unknown_streams_are_one_line(data_dir, tmp_path):
   assert_refused(lambda: finetune(config_of(data_dir, streams='person'), str(tmp_path)),
                  "config key 'streams' is 'person': choose scene or scene.person")
+
+
+def test_records_without_a_person_are_one_line(data_dir, tmp_path):
+  shutil.copytree(raw(data_dir), tmp_path / 'raw')
+  (tmp_path / 'raw' / 'person_boxes.csv').unlink()
+  build.build('emo8', tmp_path / 'raw', tmp_path / 'data')
+  assert_refused(lambda: finetune(config_of(str(tmp_path / 'data')), str(tmp_path / 'run')),
+                 'no training record has one: find them .*--config.streams=scene')
 
 
 def test_exports_name_what_can_be_exported(run, tmp_path):

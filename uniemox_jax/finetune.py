@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from data_pipelines import pipeline, records
+from data_pipelines import manifest, pipeline, records
 from data_pipelines import targets as record_targets
 from data_pipelines.errors import UserError
 from uniemox_jax import cli, loop, optim, sharding
@@ -101,6 +101,20 @@ def _choose_tasks(config: ConfigDict, train: records.Split) -> tuple[Task, ...]:
   return tasks
 
 
+def _tell_persons(train: records.Split) -> None:
+  """Says in how many training pictures the scene stands in for the person.
+
+  Raises:
+    UserError: in all of them.
+  """
+  found = manifest.read_manifest(train.folder)['splits']['train']
+  if not found['with_person']:
+    raise UserError('config.streams asks for persons, and no training record has one: find them (docs/person_boxes.md) '
+                    'and build the records again, or set --config.streams=scene')
+  print(f"persons: {found['with_person']} of {found['examples']} training pictures show one; in the others the scene "
+        'stands in', flush=True)
+
+
 def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -> dict[str, Any]:
   """Fine-tunes, or resumes, the run in `workdir`, then evaluates its best checkpoint on test.
 
@@ -114,6 +128,8 @@ def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
   train_split, val_split = _open_splits(config)
+  if 'person' in STREAMS[streams_of(config)]:
+    _tell_persons(train_split)
   steps_per_epoch = pipeline.steps_per_epoch(train_split, config.batch_size)
   total_steps = config.epochs * steps_per_epoch
   tasks = _choose_tasks(config, train_split)

@@ -45,8 +45,7 @@ def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, 
 
   Each epoch is a new permutation that shows no record twice; the num_examples % batch_size records left at its end are
   dropped, others each time. Views follow method.md, sections 2 and 3: random resized crop, bicubic and antialiased, and
-  flip; then RandAugment and erasing where asked for, of each view by draws of its own. Every draw is a function of
-  (seed, epoch, example id).
+  flip; then RandAugment and erasing where asked for. Every draw is a function of (seed, epoch, example id).
 
   Args:
     split: the records.
@@ -59,9 +58,9 @@ def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, 
     person: whether the person view is made; None makes it in 'pretrain' alone.
     person_jitter: in 'pretrain', how far each edge of the stored person crop may move inwards, as a share of its side,
       in [0, 0.5). Up to 1/7, it cuts nothing but the margin, where the picture had room for one.
-    randaugment: in 'finetune', mean and standard deviation of RandAugment's magnitude; the recipe's m9-mstd0.5-inc1 is
-      (9, 0.5).
-    erase: in 'finetune', probability of random erasing.
+    randaugment: in 'finetune', mean and standard deviation of RandAugment's magnitude, drawn for each view; the
+      recipe's m9-mstd0.5-inc1 is (9, 0.5).
+    erase: in 'finetune', probability of random erasing, of each view.
     targets: names of `targets.TARGETS` to add, as `targets.dense` describes them.
     process_index, process_count: which host this is, of how many.
     parallelism: threads; None is one a CPU. It does not change what a batch holds.
@@ -77,11 +76,10 @@ def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, 
       range or not of this mode; while iterating, a damaged shard.
   """
   _check_augmentations(mode, person_jitter, randaugment, erase)
-  person = mode == 'pretrain' if person is None else person
   if mode == 'pretrain':
-    views = functools.partial(_pretrain_views, person=person, jitter=person_jitter)
+    views = functools.partial(_pretrain_views, person=person is not False, jitter=person_jitter)
   else:
-    views = functools.partial(_finetune_views, person=person, randaugment=randaugment, erase=erase)
+    views = functools.partial(_finetune_views, person=bool(person), randaugment=randaugment, erase=erase)
   epoch_steps = steps_per_epoch(split, batch_size)
   first_row, rows = _host_rows(batch_size, process_index, process_count)
   sizes = record_targets.lengths(split, targets)

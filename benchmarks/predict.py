@@ -84,7 +84,7 @@ def together(predictor: Predictor, paths: list[str], batch_size: int, table: Tab
 
 def measure(predictor: Predictor, paths: list[str], batch_size: int, out: pathlib.Path) -> None:
   """Prints a line a part of the pictures, so that a busy moment of the machine meets all three, and the whole."""
-  table = Table(str(out), 'csv', ['path', *inference.column_names(predictor.labels), 'error'], {})
+  table = Table(str(out), 'csv', predict.column_names(predictor), {})
   rates, mebibytes, predicted, unreadable = [], [], 0, 0
   print('| pictures | model alone | views alone | 1/(1/model + 1/views) | together | ratio | MiB |\n|' + '---|' * 7)
   for first in range(0, len(paths), PART):

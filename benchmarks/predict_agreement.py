@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from data_pipelines import pipeline, records
 from data_pipelines.views import views
-from uniemox_jax import cli
+from uniemox_jax import cli, tasks
 from uniemox_jax.files import read_json
 from uniemox_jax.inference import Predictor
 
@@ -28,8 +28,8 @@ BATCH = 32
 def evaluated(predictor: Predictor, split: records.Split) -> np.ndarray:
   """float32 (N, C) of every record, over the views that `evaluate` takes."""
   batches = pipeline.eval_batches(split, batch_size=BATCH, image_size=predictor.image_size)
-  return np.concatenate([jax.device_get(predictor(batch['image']))['probabilities'][batch['mask'] > 0]
-                         for batch in batches])
+  return _probabilities(predictor, np.concatenate(
+      [jax.device_get(predictor(batch['image']))[batch['mask'] > 0] for batch in batches]))
 
 
 def predicted(predictor: Predictor, paths: list[str]) -> np.ndarray:
@@ -37,8 +37,12 @@ def predicted(predictor: Predictor, paths: list[str]) -> np.ndarray:
   pixels_NxSxSx3 = np.stack([view.pixels for view in views(paths, predictor.image_size, ahead=BATCH)])
   padding = -len(paths) % BATCH
   padded = np.pad(pixels_NxSxSx3, ((0, padding), (0, 0), (0, 0), (0, 0)))
-  found = [jax.device_get(predictor(batch))['probabilities'] for batch in np.split(padded, len(padded) // BATCH)]
-  return np.concatenate(found)[:len(paths)]
+  found = [jax.device_get(predictor(batch)) for batch in np.split(padded, len(padded) // BATCH)]
+  return _probabilities(predictor, np.concatenate(found)[:len(paths)])
+
+
+def _probabilities(predictor: Predictor, outputs_NxC: np.ndarray) -> np.ndarray:
+  return tasks.predict(predictor.tasks[0], outputs_NxC)
 
 
 def write_stored(split: records.Split, folder: pathlib.Path) -> list[str]:
@@ -61,7 +65,7 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as folder:
     ways = {'the stored JPEG': predicted(predictor, write_stored(split, pathlib.Path(folder))),
             'the raw file': predicted(predictor, raw)}
-  print(f'{len(reference)} pictures, {predictor.image_size} pixels, {len(predictor.labels)} classes\n\n'
+  print(f'{len(reference)} pictures, {predictor.image_size} pixels, {len(predictor.tasks[0].outputs)} classes\n\n'
         '| predict on | largest difference of a probability | mean | same class |\n|---|---|---|---|')
   for name, found in ways.items():
     apart = np.abs(found - reference)

@@ -6,6 +6,7 @@ The argument is the dataset: emoset, emo8, fi, emotion6, unbiasedemo, caers, hec
 `--config.init=none` trains from scratch under the same recipe. `--config.tasks=label+vad` learns these alone, auto all
 that the records have (docs/tasks.md). Another encoder, such as ViT-B/16:
 --config.model.width=768 --config.model.depth=12 --config.model.heads=12
+`--config.streams=scene+person` sees the person too (docs/two_streams.md); as published, the scene alone.
 Few-shot: --config.fraction=0.1 trains on a tenth of every class; 0.05 on half of those.
 Hardware: any TPU slice; with 16 examples a device, scale batch_size with the slice. Time: not measured yet.
 """
@@ -26,6 +27,7 @@ def get_config(dataset: str = 'emo8') -> ConfigDict:
   config.accum_steps = 1
   config.min_crop_area = 0.2
   config.init = 'none'
+  config.streams = 'scene'
   config.dtype = 'bfloat16'
   config.mesh = ConfigDict({'data': -1, 'fsdp': 1})
   config.model = ConfigDict({

@@ -4,9 +4,11 @@ import math
 
 import tensorflow as tf
 
-ORDER, CROP, FLIP, PERSON, JITTER, RANDAUGMENT, ERASE, NOISE = slice(0, 3), *range(3, 10)
+ORDER, CROP, FLIP, PERSON, JITTER = slice(0, 3), *range(3, 7)
 """What each of `epoch_keys` is for: a stream of draws of its own, independent of the others."""
-KEYS = 10
+RANDAUGMENT, ERASE, NOISE = {'image': 7, 'person': 10}, {'image': 8, 'person': 11}, {'image': 9, 'person': 12}
+"""These by view."""
+KEYS = 13
 TRIES = 10
 """Crops that torchvision's RandomResizedCrop draws before it falls back to the centre."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as shares of 255.

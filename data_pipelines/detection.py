@@ -70,6 +70,13 @@ def detect_all(
   return [items[name] for name in names if name in items], unreadable
 
 
+def detect_one(picture: Image.Image, detect: detectors.Detector) -> np.ndarray:
+  """Looks at one RGB picture as displayed; boxes (N, 5) as those of `detect_all`, in its pixels."""
+  shown = images.shrink(picture, _SHORT_SIDE)
+  item = _item('', _View(shown, picture.size), detect([shown])[0])
+  return np.array(item['boxes']).reshape(-1, 5)
+
+
 def _read_ahead(source: pathlib.Path, names: list[str]) -> Iterator[dict[str, _View | str]]:
   """Batches of pictures, or why they cannot be read; the next one is being read while the caller works on one."""
   batches = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]

@@ -119,10 +119,14 @@ def person_crops(
   """
   if subject:
     return [_crop(original, boxes_Nx4[0])] if len(boxes_Nx4) else []
-  confident_Nx4 = boxes_Nx4[scores_N >= MIN_SCORE]
-  heights_N, widths_N = (confident_Nx4[:, 2:] - confident_Nx4[:, :2]).T
-  order = np.argsort(-heights_N * widths_N, kind='stable')
-  return [_crop(original, confident_Nx4[person]) for person in order[:max_persons]]
+  return [_crop(original, boxes_Nx4[person]) for person in largest_first(boxes_Nx4, scores_N)[:max_persons]]
+
+
+def largest_first(boxes_Nx4: np.ndarray, scores_N: np.ndarray) -> np.ndarray:
+  """Indices of the boxes of score >= 0.5, the largest first."""
+  sides_Nx2 = boxes_Nx4[:, 2:] - boxes_Nx4[:, :2]
+  order = np.argsort(-sides_Nx2.prod(axis=1), kind='stable')
+  return order[scores_N[order] >= MIN_SCORE]
 
 
 def _crop(original: Image.Image, box_4: np.ndarray) -> bytes:

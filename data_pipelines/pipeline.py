@@ -37,7 +37,7 @@ def _close_all() -> None:
 
 
 def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, start_step: int = 0,
-                  mode: str = 'pretrain', crop_area: tuple[float, float] = (0.2, 1.0), person: bool = True,
+                  mode: str = 'pretrain', crop_area: tuple[float, float] = (0.2, 1.0), person: bool | None = None,
                   person_jitter: float = 0.0, randaugment: tuple[float, float] | None = None, erase: float = 0.0,
                   targets: Sequence[str] = (), process_index: int = 0, process_count: int = 1,
                   parallelism: int | None = None) -> Iterator[Batch]:
@@ -53,23 +53,23 @@ def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, 
     seed: of order and augmentation.
     image_size: side S of the square views, pixels.
     start_step: the step of the first batch.
-    mode: 'pretrain' for a scene and a person view, 'finetune' for one image.
+    mode: 'pretrain' for a scene and a person view, 'finetune' for one image, or for both.
     crop_area: share of the picture's area that the random crop takes.
-    person: whether 'pretrain' makes the person view.
+    person: whether the person view is made; None makes it in 'pretrain' alone.
     person_jitter: in 'pretrain', how far each edge of the stored person crop may move inwards, as a share of its side,
       in [0, 0.5). Up to 1/7, it cuts nothing but the margin, where the picture had room for one.
-    randaugment: in 'finetune', mean and standard deviation of RandAugment's magnitude; the recipe's m9-mstd0.5-inc1 is
-      (9, 0.5).
-    erase: in 'finetune', probability of random erasing.
+    randaugment: in 'finetune', mean and standard deviation of RandAugment's magnitude, drawn for each view; the
+      recipe's m9-mstd0.5-inc1 is (9, 0.5).
+    erase: in 'finetune', probability of random erasing, of each view.
     targets: names of `targets.TARGETS` to add, as `targets.dense` describes them.
     process_index, process_count: which host this is, of how many.
     parallelism: threads; None is one a CPU. It does not change what a batch holds.
 
   Yields:
-    With R = batch_size / process_count rows: 'scene' and 'person' ('pretrain') or 'image' ('finetune'), uint8
+    With R = batch_size / process_count rows: 'scene' ('pretrain') or 'image' ('finetune') and 'person', uint8
     (R, S, S, 3); 'position' in the split int32 (R,), 'example_id' int64 (R,), 'label' int32 (R,), -1 for none; what
     `targets` asks for. 'person' is the stored crop of one person, drawn each epoch where the record has several,
-    squashed to S x S and flipped as the scene is; the scene view where there is none.
+    squashed to S x S and flipped as the scene is; the finished scene view itself where there is none.
 
   Raises:
     UserError: the batch is larger than the split or does not divide by process_count, an augmentation is out of its
@@ -77,9 +77,9 @@ def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, 
   """
   _check_augmentations(mode, person_jitter, randaugment, erase)
   if mode == 'pretrain':
-    views = functools.partial(_pretrain_views, person=person, jitter=person_jitter)
+    views = functools.partial(_pretrain_views, person=person is not False, jitter=person_jitter)
   else:
-    views = functools.partial(_finetune_view, randaugment=randaugment, erase=erase)
+    views = functools.partial(_finetune_views, person=bool(person), randaugment=randaugment, erase=erase)
   epoch_steps = steps_per_epoch(split, batch_size)
   first_row, rows = _host_rows(batch_size, process_index, process_count)
   sizes = record_targets.lengths(split, targets)
@@ -110,7 +110,7 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
   return split.num_examples // batch_size
 
 
-def eval_batches(split: Split, *, batch_size: int, image_size: int, targets: Sequence[str] = (),
+def eval_batches(split: Split, *, batch_size: int, image_size: int, person: bool = False, targets: Sequence[str] = (),
                  view: Callable[[tf.Tensor], tf.Tensor] | None = None, process_index: int = 0, process_count: int = 1,
                  parallelism: int | None = None) -> Iterator[Batch]:
   """Every example once over all hosts, in order; every host makes `eval_step_count` batches of the same shape.
@@ -119,7 +119,8 @@ def eval_batches(split: Split, *, batch_size: int, image_size: int, targets: Seq
     view: from a JPEG to the uint8 (S, S, 3) of another model's evaluation; None is the student's.
 
   Yields:
-    With R = batch_size / process_count rows: 'image' uint8 (R, S, S, 3), the evaluation view; 'label' int32 (R,),
+    With R = batch_size / process_count rows: 'image' uint8 (R, S, S, 3), the evaluation view; with `person` also
+    'person' likewise, the first stored crop squashed to S x S, or 'image' where there is none; 'label' int32 (R,),
     'position' int32 (R,), 'example_id' int64 (R,); 'mask' float32 (R,), 1 for an example, 0 for the padding of the last
     batch, which is zero throughout; and what `targets` asks for.
 
@@ -136,7 +137,7 @@ def eval_batches(split: Split, *, batch_size: int, image_size: int, targets: Seq
     return {'position': tf.minimum(index_R, split.num_examples - 1), 'mask': index_R < split.num_examples}
 
   def make(record: Record) -> Record:
-    values = _labels(record) | {'image': make_view(record['image'])}
+    values = _labels(record) | _evaluation_views(record, make_view, image_size, person)
     values |= record_targets.dense(record, sizes)
     # Not a product: what is missing may be NaN.
     zeroed = {name: tf.where(record['mask'], value, tf.zeros_like(value)) for name, value in values.items()}
@@ -192,17 +193,37 @@ def _pretrain_views(record: Record, size: int, crop_area: tuple[float, float], p
           'person': tf.cond(tf.size(persons_P) > 0, lambda: finish(_person_crop(record, jitter)), lambda: scene)}
 
 
-def _finetune_view(record: Record, size: int, crop_area: tuple[float, float],
-                   randaugment: tuple[float, float] | None, erase: float) -> Record:
-  key, example_id = record['keys'], record['example_id']
-  image = _finisher(record, size)(_random_crop(record, crop_area))
-  if randaugment:
-    draws = augment.uniform(key[augment.RANDAUGMENT], example_id, list(rand_augment.DRAWS))
-    image = rand_augment.rand_augment(image, draws, *randaugment)
-  if erase:
-    draws = augment.uniform(key[augment.ERASE], example_id, [2, augment.TRIES + 2])
-    image = augment.erase(image, draws, tf.stack([key[augment.NOISE], example_id]), erase)
-  return {'image': image}
+def _finetune_views(record: Record, size: int, crop_area: tuple[float, float], person: bool,
+                    randaugment: tuple[float, float] | None, erase: float) -> Record:
+  finish = _finisher(record, size)
+
+  def augmented(view: str, image: tf.Tensor) -> tf.Tensor:
+    key, example_id = record['keys'], record['example_id']
+    image = finish(image)
+    if randaugment:
+      draws = augment.uniform(key[augment.RANDAUGMENT[view]], example_id, list(rand_augment.DRAWS))
+      image = rand_augment.rand_augment(image, draws, *randaugment)
+    if erase:
+      draws = augment.uniform(key[augment.ERASE[view]], example_id, [2, augment.TRIES + 2])
+      image = augment.erase(image, draws, tf.stack([key[augment.NOISE[view]], example_id]), erase)
+    return image
+
+  image = augmented('image', _random_crop(record, crop_area))
+  if not person:
+    return {'image': image}
+  return {'image': image, 'person': tf.cond(tf.size(record['persons']) > 0,
+                                            lambda: augmented('person', _person_crop(record, 0.0)), lambda: image)}
+
+
+def _evaluation_views(record: Record, view: Callable[[tf.Tensor], tf.Tensor], size: int, person: bool) -> Record:
+  image, persons_P = view(record['image']), record['persons']
+  if not person:
+    return {'image': image}
+
+  def squashed() -> tf.Tensor:
+    return tf.ensure_shape(augment.resize(augment.decode(persons_P[0]), size, size), [size, size, 3])
+
+  return {'image': image, 'person': tf.cond(tf.size(persons_P) > 0, squashed, lambda: image)}
 
 
 def _random_crop(record: Record, area: tuple[float, float]) -> tf.Tensor:

@@ -103,13 +103,36 @@ def draw_tasks(out: str | os.PathLike, seed: int = 0) -> None:
     write(pathlib.Path(out) / dataset, dataset, plan(dataset, splits, seed), provenance)
 
 
-def plan(dataset: str, splits: dict[str, int], seed: int) -> list[Plan]:
+def draw_cue(out: str | os.PathLike, cue: str, splits: dict[str, int] | None = None, seed: int = 0) -> None:
+  """Draws `out/emo8` in Emo8's layout, in a world where only the figure, only the surroundings, or both tell the class.
+
+  Args:
+    out: folder that holds it.
+    cue: one of `synthetic_world.CUES`; 'both' is the world of `draw`.
+    splits: pictures by split, multiples of 8; None for Emo8's.
+    seed: every picture is a function of (seed, cue, its index).
+
+  Raises:
+    UserError: the folder holds something else.
+    AssertionError: the world is decided by something else than its cue.
+  """
+  splits = splits or EMO8_SPLITS
+  plans = plan('emo8', splits, seed, cue)
+  looks = {split: [item.look for item in plans if item.split == split] for split in splits}
+  oracle = synthetic_world.oracle(looks['train'], looks['test'], cue)
+  provenance = {'synthetic': True, 'revision': REVISION, 'seed': seed, 'cue': cue, 'examples': splits, 'oracle': oracle}
+  write(pathlib.Path(out) / 'emo8', 'emo8', plans, provenance)
+
+
+def plan(dataset: str, splits: dict[str, int], seed: int, cue: str = 'both') -> list[Plan]:
   """What each picture of a dataset shows; the first `splits['train']` are train, and so on. Sizes: multiples of 8."""
   plans = []
   names = [split for split, size in splits.items() for _ in range(size)]
   for index, split in enumerate(names):
     rng = np.random.default_rng((seed, _STREAM[dataset], index))
-    look = synthetic_world.look_at(index, rng, _STYLE_SHARES.get(dataset, _EQUAL_SHARES))
+    shares = _STYLE_SHARES.get(dataset, _EQUAL_SHARES)
+    look = (synthetic_world.look_at(index, rng, shares) if cue == 'both' else
+            synthetic_world.cued_look(index, cue, rng, shares))
     label = synthetic_world.given_label(look) if split == 'train' else look.emotion
     plans.append(Plan(look, split, label, rng))
   return plans

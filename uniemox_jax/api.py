@@ -1,7 +1,8 @@
 """Trained models for notebooks and programs: arrays in, arrays out (design, "Python API").
 
 `images` everywhere: uint8 (B, H, W, 3), which is resized, cropped and normalised as the model's evaluation does; or
-float32 (B, size, size, 3), taken as already normalised. Anything else is a ValueError.
+float32 (B, size, size, 3), taken as already normalised. Anything else is a ValueError. `persons` likewise, but squashed
+to the square, as the person crops of records are.
 """
 
 import functools
@@ -13,18 +14,19 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from uniemox_jax.checkpoint import Checkpoint, load_checkpoint
+from uniemox_jax.models.classifier import stack_views
 from uniemox_jax.models.kinds import MODULES
-from uniemox_jax.preprocess import student_view
+from uniemox_jax.preprocess import person_view, student_view
 from uniemox_jax.tasks import predict, split_columns, tasks_of
 from uniemox_jax.train_state import abstract_model, builder
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _apply(graphdef: nnx.GraphDef, output: str, params: dict[str, Any], images: jax.Array) -> jax.Array:
+def _apply(graphdef: nnx.GraphDef, output: str, params: dict[str, Any], views: jax.Array) -> jax.Array:
   model = nnx.merge(graphdef, params)
   if output == 'tokens':
-    return model.encoder(images)
-  return model(images) if output == 'outputs' else model.features(images)
+    return model.encoder(views)
+  return model(views) if output == 'outputs' else model.features(views)
 
 
 class _Model:
@@ -36,9 +38,11 @@ class _Model:
     self.image_size: int = description['model']['image_size']
     self._statistics = {name: tuple(values) for name, values in description.get('statistics', {}).items()}
 
-  def _run(self, output: str, images: Any) -> np.ndarray:
-    images_BxHxWx3 = student_view(images, self.image_size, **self._statistics)
-    return np.asarray(_apply(self._graphdef, output, self._params, images_BxHxWx3), np.float32)
+  def _view(self, images: Any) -> jax.Array:
+    return student_view(images, self.image_size, **self._statistics)
+
+  def _run(self, output: str, views: jax.Array) -> np.ndarray:
+    return np.asarray(_apply(self._graphdef, output, self._params, views), np.float32)
 
 
 class Encoder(_Model):
@@ -50,37 +54,57 @@ class Encoder(_Model):
 
   def tokens(self, images: Any) -> np.ndarray:
     """float32 (B, 1 + L, D), CLS first: after the final LayerNorm, or a fine-tuned model's block outputs."""
-    return self._run('tokens', images)
+    return self._run('tokens', self._view(images))
 
   def features(self, images: Any) -> np.ndarray:
-    """float32 (B, D): mean over patch tokens, or a fine-tuned model's `fc_norm` output."""
-    return self._run('features', images) if self._pools_itself else self.tokens(images)[:, 1:].mean(axis=1)
+    """float32 (B, D): mean over patch tokens, or a fine-tuned model's `fc_norm` output, one view alone."""
+    return self._run('features', self._view(images)) if self._pools_itself else self.tokens(images)[:, 1:].mean(axis=1)
 
 
 class Classifier(_Model):
-  """A fine-tuned classifier. labels: class names in the order of the probabilities; tasks: all that it predicts."""
+  """A fine-tuned classifier. labels: class names in the order of the probabilities; tasks: all that it predicts;
+  streams: 'scene', or 'scene+person' for one that takes `persons`."""
 
   def __init__(self, checkpoint: Checkpoint):
     super().__init__(checkpoint)
     self.labels: list[str] = checkpoint.description['labels']
     self.tasks = tasks_of(checkpoint.description)
+    self.streams: str = checkpoint.description['model'].get('streams', 'scene')
 
-  def predict(self, images: Any) -> dict[str, np.ndarray]:
+  def predict(self, images: Any, persons: Any = None) -> dict[str, np.ndarray]:
     """What it predicts, by task, float32 (B, columns); `tasks` names the columns.
+
+    Args:
+      images: the scenes.
+      persons: the person in each, cut out with a margin (docs/two_streams.md); None shows each scene twice.
 
     'label': probabilities, rows sum to 1; 'labels': scores; 'distribution': shares, rows sum to 1; 'vad': valence,
     arousal, dominance on the dataset's scale, as far as it has them.
+
+    Raises:
+      ValueError: pictures in another form, persons for a model of the scene alone, or another number of them.
     """
-    outputs = split_columns(self._run('outputs', images), self.tasks)
+    outputs = split_columns(self._run('outputs', self._views(images, persons)), self.tasks)
     return {task.name: predict(task, outputs[task.name]).astype(np.float32) for task in self.tasks}
 
-  def predict_proba(self, images: Any) -> np.ndarray:
-    """float32 (B, classes), rows sum to 1.
+  def _views(self, images: Any, persons: Any) -> jax.Array:
+    scene = self._view(images)
+    if self.streams == 'scene':
+      if persons is not None:
+        raise ValueError("this model sees the scene alone (streams 'scene'): leave persons out")
+      return scene
+    person = scene if persons is None else person_view(persons, self.image_size, **self._statistics)
+    if len(person) != len(scene):
+      raise ValueError(f'there are {len(person)} persons for {len(scene)} images: give one each')
+    return stack_views({'image': scene, 'person': person})
+
+  def predict_proba(self, images: Any, persons: Any = None) -> np.ndarray:
+    """float32 (B, classes), rows sum to 1; arguments and errors are those of `predict`.
 
     Raises:
       UserError: it was not trained to predict a single label.
     """
-    predicted = self.predict(images)
+    predicted = self.predict(images, persons)
     if 'label' not in predicted:
       raise UserError(f'this checkpoint predicts {", ".join(predicted)} and no single label: use predict')
     return predicted['label']

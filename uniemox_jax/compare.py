@@ -149,9 +149,11 @@ def run_cell(config: ConfigDict, workdir: str, name: str) -> None:
   found = [cell for cell in cells_of(config) if cell.name == name]
   if not found:
     raise UserError(f"--cell='{name}' is no cell of this config: give INITIALISATION/DATASET/PROTOCOL/seedN")
-  verb = VERBS[config.protocol[found[0].protocol].verb][0]
+  verb, section = VERBS[config.protocol[found[0].protocol].verb][0], cell_config(config, found[0])
+  if section.get('features_dir') == '':
+    section.features_dir = os.path.join(workdir, 'features')  # extracted once for all probes of an encoder
   folder = os.path.join(workdir, name)
-  cells.run_here(folder, lambda: verb(cell_config(config, found[0]), folder))
+  cells.run_here(folder, lambda: verb(section, folder))
 
 
 def main() -> None:

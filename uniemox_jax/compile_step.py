@@ -20,10 +20,18 @@ from ml_collections import ConfigDict
 from data_pipelines.errors import UserError
 from uniemox_jax import loop, optim, sharding, topology
 from uniemox_jax.collectives import read_collectives
-from uniemox_jax.config import FINETUNE_KEYS, PRETRAIN_KEYS, check_keys, check_positive, compute_dtype, ema_decay
+from uniemox_jax.config import (
+    FINETUNE_KEYS,
+    PRETRAIN_KEYS,
+    check_keys,
+    check_positive,
+    compute_dtype,
+    ema_decay,
+    streams_of,
+)
 from uniemox_jax.files import read_json, write_json
 from uniemox_jax.flops import ExampleWork, finetune_work
-from uniemox_jax.models.classifier import Classifier
+from uniemox_jax.models.classifier import STREAMS, Classifier
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.pretraining import (
     clip_of_shape,
@@ -79,13 +87,15 @@ def _pretraining(config: ConfigDict, mesh: Mesh) -> Program:
 
 
 def _finetuning(config: ConfigDict, mesh: Mesh) -> Program:
-  build = builder(Classifier, dtype=compute_dtype(config), **config.model, classes=CLASSES)
+  streams = streams_of(config)
+  build = builder(Classifier, dtype=compute_dtype(config), **config.model, classes=CLASSES, streams=streams)
   classifier = abstract_model(build)
   schedule, tx = optim.from_config(config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH,
                                    config.optimizer.layer_decay)
   options = FinetuneOptions(**config.regularisation, accum_steps=config.accum_steps,
                             max_gradient_norm=config.max_gradient_norm, ema_decay=ema_decay(config))
-  rows = _rows(config, mesh, image=(jnp.uint8, config.model.image_size, config.model.image_size, 3), label=(jnp.int32,))
+  picture = (jnp.uint8, config.model.image_size, config.model.image_size, 3)
+  rows = _rows(config, mesh, label=(jnp.int32,), **dict.fromkeys(STREAMS[streams], picture))
   state = state_template(build, tx, mesh, averaged=options.ema_decay > 0)
   return Program(make_finetune_step(nnx.graphdef(classifier), tx, schedule, options), state, (), rows, mesh,
                  finetune_work(classifier))

@@ -11,14 +11,15 @@ from ml_collections import ConfigDict
 from data_pipelines.errors import UserError
 from uniemox_jax.distributed import is_primary, wait_for_all
 from uniemox_jax.files import exists, read_json, write_json
+from uniemox_jax.models.classifier import STREAMS
 
 _RUN = {'seed': int, 'data_dir': str, 'dataset': str, 'batch_size': int, 'epochs': int, 'warmup_epochs': int,
         'dtype': str, 'mesh': {'data': int, 'fsdp': int}, 'log_every': int, 'min_crop_area': float,
         'max_gradient_norm': float, 'max_skipped_steps': int}
 _ENCODER = {'image_size': int, 'patch_size': int, 'width': int, 'depth': int, 'heads': int, 'remat': str, 'scan': bool,
             'norm_eps': float, 'pre_norm': bool, 'activation': str}
-_ABSENT = {'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu', 'ema_decay': 0.0, 'person_view': 'crop',
-           'teacher_statistics': 'clip'}
+_ABSENT = {'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu', 'ema_decay': 0.0, 'streams': 'scene',
+           'person_view': 'crop', 'teacher_statistics': 'clip'}
 """What it means where a config leaves these out."""
 _OPTIONAL = (*_ABSENT, 'teacher_shape', 'tasks', 'task_loss')
 _OPTIMIZER = {'base_lr': float, 'final_lr': float, 'b1': float, 'b2': float, 'weight_decay': float}
@@ -34,7 +35,8 @@ PRETRAIN_KEYS = _RUN | {
     'loss': {'contrastive': float, 'similarity': float, 'reconstruction': float, 'form': str, 'negatives': str,
              'local_batch': int, 'norm_pix': bool}}
 FINETUNE_KEYS = _RUN | {
-    'accum_steps': int, 'init': str, 'model': _ENCODER, 'eval_every_epochs': int, 'fraction': float, 'ema_decay': float,
+    'accum_steps': int, 'init': str, 'model': _ENCODER, 'streams': str, 'eval_every_epochs': int, 'fraction': float,
+    'ema_decay': float,
     'augment': {'randaugment': float, 'erase': float},
     'tasks': str, 'task_loss': {'label': float, 'labels': float, 'distribution': float, 'vad': float,
                                 'labels_form': str, 'class_weights': str, 'vad_form': str},
@@ -93,6 +95,18 @@ def ema_decay(config: ConfigDict) -> float:
   if not 0 <= decay < 1:
     raise UserError(f"config key 'ema_decay' is {decay}: choose 0, which is off, or below 1, such as 0.9999")
   return decay
+
+
+def streams_of(config: ConfigDict) -> str:
+  """The views that a fine-tuned model sees, a key of `classifier.STREAMS`; 'scene' where the config does not say.
+
+  Raises:
+    UserError: another value.
+  """
+  streams = config.get('streams', _ABSENT['streams'])
+  if streams not in STREAMS:
+    raise UserError(f"config key 'streams' is '{streams}': choose {' or '.join(STREAMS)}")
+  return streams
 
 
 def check_positive(config: ConfigDict, *names: str) -> None:

@@ -22,7 +22,7 @@ from uniemox_jax.checkpoint import Checkpoint, load_checkpoint
 from uniemox_jax.config import config_hash
 from uniemox_jax.distributed import is_primary
 from uniemox_jax.files import exists, read_json, write_json
-from uniemox_jax.models.classifier import Classifier
+from uniemox_jax.models.classifier import Classifier, stack_views
 from uniemox_jax.preprocess import normalise
 from uniemox_jax.split_outputs import split_outputs
 from uniemox_jax.tasks import KINDS, Task, is_single_label, measure, single_label, split_columns, tasks_of
@@ -30,10 +30,10 @@ from uniemox_jax.train_state import builder, graphdef_of
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _outputs(classifier: nnx.GraphDef, params: dict[str, Any], image: jax.Array, fields: dict[str, jax.Array]
-             ) -> dict[str, jax.Array]:
+def _outputs(classifier: nnx.GraphDef, params: dict[str, Any], views: dict[str, jax.Array],
+             fields: dict[str, jax.Array]) -> dict[str, jax.Array]:
   """The outputs of a batch and its other fields, whole on every host."""
-  outputs_BxW = nnx.merge(classifier, params)(normalise(image))
+  outputs_BxW = nnx.merge(classifier, params)(normalise(stack_views(views)))
   return jax.lax.with_sharding_constraint({'outputs': outputs_BxW, **fields}, P())
 
 
@@ -44,8 +44,9 @@ def predict_split(classifier: nnx.GraphDef, params: dict[str, Any], split: recor
   Raises:
     Preempted: SIGTERM came.
   """
+  person = nnx.merge(classifier, params).streams == 2
   return split_outputs(functools.partial(_outputs, classifier, params), split, fields, image_size=image_size,
-                       batch_size=batch_size, mesh=mesh)
+                       batch_size=batch_size, mesh=mesh, person=person)
 
 
 def evaluate_params(classifier: nnx.GraphDef, params: dict[str, Any], split: records.Split, tasks: Sequence[Task], *,

@@ -68,6 +68,9 @@ def _export_student(checkpoint: str, target: str, folder: Path) -> list[str]:
   if kind == 'classifier' and not is_single_label(tasks := tasks_of(description)):
     raise UserError(f"'{checkpoint}' predicts {', '.join(task.name for task in tasks)}, and the classifiers of other "
                     'libraries a single label: fine-tune with --config.tasks=label, or export what it started from')
+  if kind == 'classifier' and description['model'].get('streams', 'scene') != 'scene':
+    raise UserError(f"'{checkpoint}' is a classifier of scene and person, for which no other library has a form: "
+                    'fine-tune with --config.streams=scene, or export the encoder that it started from')
   statistics = description.get('statistics', {'mean': IMAGENET_MEAN, 'std': IMAGENET_STD})
   view = View(size, round(size / EVALUATION_SHARE), mean=tuple(statistics['mean']), std=tuple(statistics['std']))
   student = Student(kind, export_students.MODEL_DEFAULTS[kind] | description['model'], loaded.params,

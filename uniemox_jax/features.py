@@ -90,8 +90,8 @@ def _digest(params: dict[str, Any], model: dict[str, Any], statistics: dict[str,
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _features(graphdef: nnx.GraphDef, statistics: tuple[tuple[str, tuple[float, ...]], ...], params: dict[str, Any],
-              image: jax.Array, fields: Fields) -> Fields:
-  features_BxD = nnx.merge(graphdef, params).features(normalise(image, **dict(statistics))).astype(jnp.float32)
+              views: Fields, fields: Fields) -> Fields:
+  features_BxD = nnx.merge(graphdef, params).features(normalise(views['image'], **dict(statistics))).astype(jnp.float32)
   return jax.lax.with_sharding_constraint({'outputs': features_BxD, **fields}, P())
 
 

@@ -15,16 +15,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from data_pipelines import pipeline, records
+from data_pipelines import manifest, pipeline, records
 from data_pipelines import targets as record_targets
 from data_pipelines.errors import UserError
 from uniemox_jax import cli, loop, optim, sharding
 from uniemox_jax.clock import Profile
-from uniemox_jax.config import FINETUNE_KEYS, check_keys, check_positive, compute_dtype, ema_decay
+from uniemox_jax.config import FINETUNE_KEYS, check_keys, check_positive, compute_dtype, ema_decay, streams_of
 from uniemox_jax.evaluate import describe, evaluate, evaluate_params, measured_of
 from uniemox_jax.flops import finetune_work
 from uniemox_jax.logging import RunLog
-from uniemox_jax.models.classifier import Classifier
+from uniemox_jax.models.classifier import STREAMS, Classifier
 from uniemox_jax.tasks import DEFAULTS, KINDS, Task, choose, present, score, width
 from uniemox_jax.train_state import TrainState, abstract_model, abstract_params, builder, graphdef_of
 from uniemox_jax.train_step import FinetuneOptions, make_finetune_step
@@ -57,14 +57,14 @@ def _batches(config: ConfigDict, split: records.Split, tasks: Sequence[Task], st
              ) -> Iterator[dict[str, np.ndarray]]:
   """What the step takes, from step `start` on."""
   magnitude = config.augment.randaugment
-  fields = [task.name for task in tasks]
+  fields, pictures = [task.name for task in tasks], STREAMS[streams_of(config)]
   for batch in pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=config.model.image_size, start_step=start,
-      mode='finetune', crop_area=(config.min_crop_area, 1.0), erase=config.augment.erase,
+      mode='finetune', crop_area=(config.min_crop_area, 1.0), person='person' in pictures, erase=config.augment.erase,
       randaugment=(magnitude, RANDAUGMENT_STD) if magnitude else None,
       targets=[name for name in fields if name != 'label'],
       process_index=jax.process_index(), process_count=jax.process_count()):
-    yield {name: batch[name] for name in ('image', 'example_id', *fields)}
+    yield {name: batch[name] for name in (*pictures, 'example_id', *fields)}
 
 
 def _open_splits(config: ConfigDict) -> tuple[records.Split, records.Split]:
@@ -101,6 +101,20 @@ def _choose_tasks(config: ConfigDict, train: records.Split) -> tuple[Task, ...]:
   return tasks
 
 
+def _tell_persons(train: records.Split) -> None:
+  """Says in how many training pictures the scene stands in for the person.
+
+  Raises:
+    UserError: in all of them.
+  """
+  found = manifest.read_manifest(train.folder)['splits']['train']
+  if not found['with_person']:
+    raise UserError('config.streams asks for persons, and no training record has one: find them (docs/person_boxes.md) '
+                    'and build the records again, or set --config.streams=scene')
+  print(f"persons: {found['with_person']} of {found['examples']} training pictures show one; in the others the scene "
+        'stands in', flush=True)
+
+
 def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -> dict[str, Any]:
   """Fine-tunes, or resumes, the run in `workdir`, then evaluates its best checkpoint on test.
 
@@ -115,10 +129,12 @@ def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
   train_split, val_split = _open_splits(config)
+  if 'person' in STREAMS[streams_of(config)]:
+    _tell_persons(train_split)
   steps_per_epoch = pipeline.steps_per_epoch(train_split, config.batch_size)
   total_steps = config.epochs * steps_per_epoch
   tasks = _choose_tasks(config, train_split)
-  arguments = config.model.to_dict() | {'classes': width(tasks)}
+  arguments = config.model.to_dict() | {'classes': width(tasks), 'streams': streams_of(config)}
   build = builder(Classifier, dtype=compute_dtype(config), **arguments)
   classifier = graphdef_of(build)
   loaded = initial_weights(config.init, abstract_params(build), arguments, classifier=True)

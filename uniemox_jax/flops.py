@@ -94,4 +94,4 @@ def pretrain_work(student: UniEmoX, teacher: ImageTower | None, texts: int) -> E
 def finetune_work(classifier: Classifier) -> ExampleWork:
   """One example of fine-tuning (method section 3)."""
   encoder = classifier.encoder
-  return ExampleWork(_encoder(encoder, encoder.patches) + _dense(classifier.head))
+  return ExampleWork(_encoder(encoder, encoder.patches).times(classifier.streams) + _dense(classifier.head))

@@ -1,8 +1,9 @@
-"""A trained model over any number of evaluation views: on all devices, in batches of one size."""
+"""A trained model over any number of evaluation views: on all devices, in batches of one size; what it says."""
 
 from collections.abc import Callable, Sequence
 import functools
 import hashlib
+import os
 import time
 from typing import Any
 
@@ -12,9 +13,12 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from uniemox_jax import sharding
-from uniemox_jax.checkpoint import load_checkpoint
-from uniemox_jax.models.classifier import Classifier
+from uniemox_jax.checkpoint import Checkpoint, load_checkpoint
+from uniemox_jax.files import exists, read_json
+from uniemox_jax.model_card import run_folder
+from uniemox_jax.models.classifier import STREAMS, Classifier
 from uniemox_jax.preprocess import normalise
+from uniemox_jax.tasks import Task, predict, split_columns, tasks_of, width
 from uniemox_jax.train_state import builder, graphdef_of
 
 CPU_BATCH = 32
@@ -23,14 +27,13 @@ SMALLEST, LARGEST = 32, 1024
 """Of the batches that are tried on an accelerator; a view of 224 x 224 takes 150 kB."""
 _WORTH = 1.05
 
-Outputs = dict[str, Any]
+Cells = list[str] | list[float]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _apply(classifier: nnx.GraphDef, statistics: tuple[tuple[str, tuple[float, ...]], ...], params: dict[str, Any],
-           views_BxSxSx3: jax.Array) -> Outputs:
-  logits_BxC = nnx.merge(classifier, params)(normalise(views_BxSxSx3, **dict(statistics)))
-  return {'probabilities': jax.nn.softmax(logits_BxC)}
+           views: jax.Array) -> jax.Array:
+  return nnx.merge(classifier, params)(normalise(views, **dict(statistics)))
 
 
 class Predictor:
@@ -38,8 +41,11 @@ class Predictor:
 
   Attributes:
     path: the step folder it came from.
-    labels: class names in the order of the probabilities.
+    tasks: what it predicts.
+    thresholds: of the task 'labels', from which on a class is chosen, None for never; or None where they are not known.
+    streams: 'scene', or 'scene+person'.
     image_size: side S of its views, pixels.
+    view_shape: of what it takes for a picture: (S, S, 3), or (2, S, S, 3), scene and person.
     weights_sha256: of all weights and of how they are used.
     devices: how many share a batch.
   """
@@ -48,40 +54,67 @@ class Predictor:
     """Loads a checkpoint PATH (workdir: its best epoch; a step folder; `import_torch` output).
 
     Raises:
-      UserError: no checkpoint, or one of another task.
+      UserError: no checkpoint, or one without a classifier.
     """
     checkpoint = load_checkpoint(path)
     description = checkpoint.description
     if description['kind'] != 'classifier':
       raise UserError(f"{path} holds a model of kind '{description['kind']}', which names no emotions: give the "
                       '--workdir of a fine-tuning run (python -m uniemox_jax.finetune)')
-    self.path, self.labels = checkpoint.path, list(description['labels'])
+    self.path, self.tasks = checkpoint.path, tasks_of(description)
+    self.thresholds = _stored_thresholds(checkpoint, self.tasks)
+    self.streams: str = description['model'].get('streams', 'scene')
     self.image_size: int = description['model']['image_size']
+    view = self.image_size, self.image_size, 3
+    self.view_shape = view if self.streams == 'scene' else (len(STREAMS[self.streams]), *view)
     statistics = tuple((name, tuple(values)) for name, values in description.get('statistics', {}).items())
-    self.weights_sha256 = _digest(checkpoint.params, (description['model'], self.labels, statistics))
+    self.weights_sha256 = _digest(checkpoint.params, (description['model'], self.tasks, self.thresholds, statistics))
     self._mesh = sharding.make_mesh()
     self.devices = self._mesh.size
     classifier = graphdef_of(builder(Classifier, **description['model']))
     params = sharding.replicate(checkpoint.params, self._mesh)
     self._apply = functools.partial(_apply, classifier, statistics, params)
 
-  def __call__(self, views_BxSxSx3: np.ndarray) -> Outputs:
-    """Starts on uint8 views, B a multiple of `devices`; gives 'probabilities', float32 (B, C), perhaps not ready."""
+  def __call__(self, views: np.ndarray) -> jax.Array:
+    """Starts on uint8 views (B, *view_shape), B a multiple of `devices`; gives outputs (B, W), perhaps not ready."""
     with jax.set_mesh(self._mesh):
-      return self._apply(sharding.global_batch({'views': views_BxSxSx3}, self._mesh)['views'])
+      return self._apply(sharding.global_batch({'views': views}, self._mesh)['views'])
+
+  def columns(self, outputs_BxW: np.ndarray) -> dict[str, Cells]:
+    """What a table tells of a batch, column by column in their order (docs/predict.md)."""
+    outputs, table = split_columns(outputs_BxW.astype(np.float64), self.tasks), {}
+    naming = [task.name for task in self.tasks if task.name != 'vad']
+    for task in self.tasks:
+      predicted_BxC = predict(task, outputs[task.name])
+      if task.name == 'label':
+        best_B = predicted_BxC.argmax(axis=1)
+        table |= {'label': [task.outputs[index] for index in best_B], 'probability': predicted_BxC.max(axis=1).tolist()}
+      if task.name == 'labels' and self.thresholds is not None:
+        table['labels'] = _chosen(task, predicted_BxC, self.thresholds)
+      # Two tasks may name the same classes: only the first has short headings.
+      prefix = '' if task.name == 'vad' else 'p_' if task.name == naming[0] else f'{task.name}_p_'
+      table |= {prefix + name: cells for name, cells in zip(task.outputs, predicted_BxC.T.tolist(), strict=True)}
+    return table
+
+  def column_names(self) -> list[str]:
+    """The keys of `columns`, before there is any batch."""
+    return list(self.columns(np.zeros((1, width(self.tasks)))))
 
 
-def columns(labels: Sequence[str], outputs: Outputs) -> dict[str, list[str] | list[float]]:
-  """What a table tells of a batch, column by column in their order: the likeliest class, then every class's p_CLASS."""
-  probabilities_BxC = np.asarray(outputs['probabilities'])
-  best_B = probabilities_BxC.argmax(axis=1)
-  each = {f'p_{label}': probabilities_BxC[:, index].tolist() for index, label in enumerate(labels)}
-  return {'label': [labels[index] for index in best_B], 'probability': probabilities_BxC.max(axis=1).tolist()} | each
+def _chosen(task: Task, scores_BxC: np.ndarray, thresholds: Sequence[float | None]) -> list[str]:
+  """Of each row, the classes that reach their threshold, joined by a semicolon."""
+  limits_C = np.array([np.inf if threshold is None else threshold for threshold in thresholds])
+  return [';'.join(name for name, chosen in zip(task.outputs, row) if chosen) for row in scores_BxC >= limits_C]
 
 
-def column_names(labels: Sequence[str]) -> list[str]:
-  """The keys of `columns`, before there is any batch."""
-  return list(columns(labels, {'probabilities': np.zeros((1, len(labels)))}))
+def _stored_thresholds(checkpoint: Checkpoint, tasks: Sequence[Task]) -> list[float | None] | None:
+  """Those of the task 'labels', chosen on val, that result.json holds of this checkpoint; None where it does not."""
+  path = os.path.join(run_folder(checkpoint.path), 'result.json')
+  result = read_json(path) if exists(path) else {}
+  rows = result.get('tasks', {}).get('labels', {}).get('per_class', [])
+  labels = [list(task.outputs) for task in tasks if task.name == 'labels']
+  known = result.get('checkpoint_step') == checkpoint.step and labels == [[row['label'] for row in rows]]
+  return [row['threshold'] for row in rows] if known else None
 
 
 def batch_size(predictor: Predictor, most: int) -> int:
@@ -94,12 +127,12 @@ def batch_size(predictor: Predictor, most: int) -> int:
 
 def seconds_a_batch(predictor: Predictor, rows: int, repetitions: int = 3) -> float:
   """What a batch takes from host to host, once compiled: the shortest of some runs."""
-  views_BxSxSx3 = np.zeros((rows, predictor.image_size, predictor.image_size, 3), np.uint8)
-  jax.block_until_ready(predictor(views_BxSxSx3))
+  views = np.zeros((rows, *predictor.view_shape), np.uint8)
+  jax.block_until_ready(predictor(views))
   taken = []
   for _ in range(repetitions):
     start = time.perf_counter()
-    jax.device_get(predictor(views_BxSxSx3))
+    jax.device_get(predictor(views))
     taken.append(time.perf_counter() - start)
   return min(taken)
 

@@ -40,13 +40,14 @@ def centre_view(images_BxHxWx3: jax.Array, size: int, short_side: int) -> jax.Ar
   return resized[:, top:top + size, left:left + size]
 
 
-def as_model_input(images: Any, size: int, view_and_normalise: Any) -> jax.Array:
+def as_model_input(images: Any, size: int, view_and_normalise: Any, name: str = 'images') -> jax.Array:
   """The `images` argument of every `load_*` model (design, Python API) as normalised float32 (B, size, size, 3).
 
   Args:
     images: uint8 (B, H, W, 3) pixels, or float32 (B, size, size, 3) taken as already normalised.
     size: the model's input size.
     view_and_normalise: maps uint8 pixels to the model's normalised evaluation view.
+    name: of the argument, for the message.
 
   Raises:
     ValueError: anything else.
@@ -57,7 +58,7 @@ def as_model_input(images: Any, size: int, view_and_normalise: Any) -> jax.Array
       return view_and_normalise(images)
     if images.dtype == np.float32 and images.shape[1:3] == (size, size):
       return jnp.asarray(images)
-  raise ValueError(f'images are {images.dtype} {images.shape}; wanted uint8 (B, H, W, 3), or float32 '
+  raise ValueError(f'{name} are {images.dtype} {images.shape}; wanted uint8 (B, H, W, 3), or float32 '
                    f'(B, {size}, {size}, 3) already normalised')
 
 
@@ -68,3 +69,12 @@ def student_view(images: Any, size: int, mean: tuple[float, ...] = IMAGENET_MEAN
     return normalise(centre_view(pixels, size, round(size / EVALUATION_SHARE)), mean, std)
 
   return as_model_input(images, size, view)
+
+
+def person_view(persons: Any, size: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+                ) -> jax.Array:
+  """uint8 or normalised pictures of persons, squashed to the square as person crops are; see `as_model_input`."""
+  def view(pixels: jax.Array) -> jax.Array:
+    return normalise(resize(pixels, size, size), mean, std)
+
+  return as_model_input(persons, size, view, 'persons')

@@ -13,9 +13,9 @@ class Mix(NamedTuple):
   share: jax.Array
 
   def blend(self, images_BxHxWx3: jax.Array, partners_BxHxWx3: jax.Array) -> jax.Array:
-    """The mixed pictures."""
-    weight = self.weight_HxW[None, :, :, None]
-    return weight * images_BxHxWx3 + (1 - weight) * partners_BxHxWx3
+    """The mixed pictures; of several views (B, V, H, W, 3), all alike."""
+    weight_HxWx1 = self.weight_HxW[..., None]
+    return weight_HxWx1 * images_BxHxWx3 + (1 - weight_HxWx1) * partners_BxHxWx3
 
 
 def draw_mix(key: jax.Array, size: tuple[int, int], mixup: float, cutmix: float) -> Mix | None:

@@ -18,20 +18,20 @@ PROGRESS_SECONDS = 5.0
 Fields = dict[str, jax.Array]
 
 
-def split_outputs(apply: Callable[[jax.Array, Fields], Fields], split: records.Split, fields: Sequence[str], *,
-                  image_size: int, batch_size: int, mesh: Mesh, view: Callable[[Any], Any] | None = None,
-                  what: str | None = None) -> dict[str, np.ndarray]:
+def split_outputs(apply: Callable[[Fields, Fields], Fields], split: records.Split, fields: Sequence[str], *,
+                  image_size: int, batch_size: int, mesh: Mesh, person: bool = False,
+                  view: Callable[[Any], Any] | None = None, what: str | None = None) -> dict[str, np.ndarray]:
   """What `apply` gives for every example, in order, the same on every host.
 
   Args:
-    apply: from uint8 images (B, S, S, 3) and the other fields of a batch, both split over the mesh, to these fields and
-      'outputs' (B, W), whole on every host.
+    apply: from 'image' uint8 (B, S, S, 3), and 'person' likewise, and from the other fields of a batch, all split over
+      the mesh, to these other fields and 'outputs' (B, W), whole on every host.
     split: the records.
     fields: targets of tasks, 'label' or of `targets.TARGETS`.
     image_size: side S.
     batch_size: rounded up to a multiple of the devices.
     mesh: the devices.
-    view: see `pipeline.eval_batches`.
+    person, view: see `pipeline.eval_batches`.
     what: names the work in progress lines; None leaves them out.
 
   Returns:
@@ -42,15 +42,16 @@ def split_outputs(apply: Callable[[jax.Array, Fields], Fields], split: records.S
     Preempted: SIGTERM came.
   """
   batch_size = -(-batch_size // mesh.size) * mesh.size
-  batches = pipeline.eval_batches(split, batch_size=batch_size, image_size=image_size, view=view,
-                                  targets=[name for name in fields if name != 'label'],
+  batches = pipeline.eval_batches(split, batch_size=batch_size, image_size=image_size, person=person,
+                                  view=view, targets=[name for name in fields if name != 'label'],
                                   process_index=jax.process_index(), process_count=jax.process_count())
+  pictures = ('image', 'person') if person else ('image',)
   parts, started, spoke = [], time.monotonic(), time.monotonic()
   with jax.set_mesh(mesh):
     for index, batch in enumerate(batches, start=1):
       preemption.check()
-      rows = sharding.global_batch({name: batch[name] for name in ('image', 'mask', *fields)}, mesh)
-      part = jax.device_get(apply(rows.pop('image'), rows))
+      rows = sharding.global_batch({name: batch[name] for name in (*pictures, 'mask', *fields)}, mesh)
+      part = jax.device_get(apply({name: rows.pop(name) for name in pictures}, rows))
       kept = part.pop('mask') > 0
       parts.append({name: values[kept] for name, values in part.items()})
       now, done = time.monotonic(), min(index * batch_size, split.num_examples)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from uniemox_jax import losses
+from uniemox_jax.models.classifier import stack_views
 from uniemox_jax.models.masking import patchify
 from uniemox_jax.optim import update_average
 from uniemox_jax.preprocess import normalise
@@ -125,7 +126,8 @@ def make_finetune_step(classifier: nnx.GraphDef, tx: optax.GradientTransformatio
                        options: FinetuneOptions, tasks: Sequence[Task] | None = None) -> Step:
   """The classifier's step (method section 3) for any tasks; None is a single label.
 
-  Its batch: 'image' uint8 (B, H, W, 3), and the field of every task as `tasks.prepare` takes it.
+  Its batch: 'image' uint8 (B, H, W, 3); 'person' likewise where the classifier has two streams; and the field of every
+  task as `tasks.prepare` takes it.
   """
 
   def step(state: TrainState, frozen: Any, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
@@ -133,24 +135,24 @@ def make_finetune_step(classifier: nnx.GraphDef, tx: optax.GradientTransformatio
     mix_key, drop_key = jax.random.split(jax.random.fold_in(key, state.step))
     model = nnx.merge(classifier, state.params)
     learned = tasks or (single_label(range(model.head.out_features)),)
-    mix = draw_mix(mix_key, batch['image'].shape[1:3], options.mixup, options.cutmix)
-    rows = {'image': batch['image'],
-            'branch_scale': draw_branch_scales(drop_key, len(batch['image']), model.encoder.blocks.depth,
-                                               options.drop_path)}
+    views, depth = stack_views(batch), model.encoder.blocks.depth
+    mix = draw_mix(mix_key, views.shape[-3:-1], options.mixup, options.cutmix)
+    scales_NxDx2 = draw_branch_scales(drop_key, len(views) * model.streams, depth, options.drop_path)
+    rows = {'views': views, 'branch_scale': scales_NxDx2.reshape(len(views), model.streams, depth, 2)}
     for task in learned:
       target_BxC, there_BxK = prepare(task, batch[task.name], options.smoothing)
       if mix is not None:  # A mixture has a target where both its pictures have one.
         target_BxC, there_BxK = mix_with_reversed(target_BxC, mix), there_BxK * there_BxK[::-1]
       rows[task.name] = target_BxC, row_weights(task, target_BxC, there_BxK)
     if mix is not None:
-      rows['partner'] = batch['image'][::-1]
+      rows['partner'] = views[::-1]
 
     def row_losses(params: dict[str, Any], rows: Arrays) -> Arrays:
-      image = normalise(rows['image'])
+      views = normalise(rows['views'])
       if mix is not None:
-        image = mix.blend(image, normalise(rows['partner']))
-      branch_scale_NxBx2 = rows['branch_scale'].swapaxes(0, 1) if options.drop_path else None
-      outputs = split_columns(nnx.merge(classifier, params)(image, branch_scale_NxBx2), learned)
+        views = mix.blend(views, normalise(rows['partner']))
+      branch_scale_DxNx2 = rows['branch_scale'].reshape(-1, depth, 2).swapaxes(0, 1) if options.drop_path else None
+      outputs = split_columns(nnx.merge(classifier, params)(views, branch_scale_DxNx2), learned)
       return {task.loss: row_loss(task, outputs[task.name], *rows[task.name]) for task in learned}
 
     weights = {task.loss: task.weight for task in learned}

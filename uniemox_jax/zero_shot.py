@@ -29,8 +29,8 @@ BATCH_SIZE = 256
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _embed(graphdef: nnx.GraphDef, view: View, params: dict[str, Any], image: jax.Array, fields: Fields) -> Fields:
-  embedded_BxE = nnx.merge(graphdef, params).image(normalise(image, view.mean, view.std))
+def _embed(graphdef: nnx.GraphDef, view: View, params: dict[str, Any], views: Fields, fields: Fields) -> Fields:
+  embedded_BxE = nnx.merge(graphdef, params).image(normalise(views['image'], view.mean, view.std))
   return jax.lax.with_sharding_constraint({'outputs': embedded_BxE, **fields}, P())
 
 

@@ -237,6 +237,61 @@ def test_randaugment_and_erasing_change_their_share_of_the_pictures_and_not_the_
   assert 0.15 < (plain != erased).any((1, 2, 3)).mean() < 0.35
 
 
+def by_mode(split, steps, **options):
+  """Fine-tuning batches with persons, and the same without."""
+  options = {'mode': 'finetune'} | options
+  return take(split, steps, person=True, **options), take(split, steps, **options)
+
+
+@pytest.mark.parametrize('options', [{}, {'randaugment': (9, 0.5), 'erase': 0.25}], ids=str)
+def test_finetuning_on_persons_leaves_the_scene_as_it_is(train, options):
+  for two, one in zip(*by_mode(train, EPOCH, **options), strict=True):
+    assert two.keys() == one.keys() | {'person'}
+    for name in one:
+      np.testing.assert_array_equal(two[name], one[name])
+    without = two['example_id'] // 5 % 3 == 0
+    np.testing.assert_array_equal(two['person'][without], two['image'][without])
+    assert (two['person'] != two['image']).any((1, 2, 3))[~without].all()
+
+
+def test_finetuning_sees_the_person_that_pretraining_sees(train, several_persons, two_epochs):
+  for split, batches in ((train, two_epochs), (several_persons, take(several_persons, 4))):
+    for ours, theirs in zip(by_mode(split, len(batches))[0], batches, strict=True):
+      np.testing.assert_array_equal(ours['person'], theirs['person'])
+
+
+def test_person_is_augmented_by_draws_of_its_own(several_persons):
+  plain, erased = (take(several_persons, 12, mode='finetune', person=True, **options)
+                   for options in ({}, {'erase': 0.5}))
+  image, person = (np.concatenate([(one[view] != other[view]).any((1, 2, 3))[one['example_id'] % 3 != 1]
+                                   for one, other in zip(plain, erased)]) for view in ('image', 'person'))
+  assert 0.3 < image.mean() < 0.7 and 0.3 < person.mean() < 0.7 and 0.3 < (image != person).mean() < 0.7
+
+
+def test_finetuning_on_persons_is_the_same_on_any_hosts_and_from_any_step(several_persons):
+  options = {'batch_size': 4, 'person': True} | MODES['finetune']
+  whole = take(several_persons, 6, **options)
+  hosts = [take(several_persons, 3, start_step=3, process_index=index, process_count=2, parallelism=index + 1,
+                **options) for index in range(2)]
+  assert_same(joined(hosts), whole[3:])
+
+
+def test_evaluation_shows_the_first_person_squashed_and_nothing_in_padding(several_persons, data_dir):
+  whole, plain = (list(eval_batches(several_persons, batch_size=8, image_size=SIDE, **options))
+                  for options in ({'person': True}, {}))
+  for batch, without in zip(whole, plain, strict=True):
+    assert batch.keys() == without.keys() | {'person'}
+    np.testing.assert_array_equal(batch['image'], without['image'])
+    alone, padding = batch['example_id'] % 3 == 1, batch['mask'] == 0
+    np.testing.assert_array_equal(batch['person'][alone], batch['image'][alone])
+    # The first of the persons has the least red, whichever training draws.
+    assert (np.abs(batch['person'][~alone & ~padding].mean((1, 2)) - (0, 40, 250)) < 4).all()
+    assert not batch['person'][padding].any()
+  val = next(eval_batches(open_split(data_dir, 'tiny', 'val'), batch_size=8, image_size=SIDE, person=True))
+  one = val['example_id'] // 5 % 3 > 0
+  assert (slopes(val['person'][one]) > 120).all()  # Squashed whole, and never flipped.
+
+
 def test_pictures_without_labels_serve_for_pretraining(train, tmp_path):
   split = write_split(tmp_path, train.features, [(jpeg(40, 40), [], -1)] * 9)
   batches = take(split, 3, batch_size=4)

@@ -160,3 +160,25 @@ def test_task_sets_have_their_sizes(tmp_path, monkeypatch):
   monkeypatch.setattr(synthetic, 'write', lambda folder, dataset, plans, provenance: drawn.append((folder, len(plans))))
   synthetic.draw_tasks(tmp_path)
   assert drawn == [(tmp_path / 'emotic', 896), (tmp_path / 'emotion6', 800)]
+
+
+@pytest.mark.parametrize('cue', ['figure', 'scene'])
+@pytest.mark.parametrize('seed', range(3))
+def test_one_cue_alone_tells_the_class(cue, seed):
+  plans = synthetic.plan('emo8', synthetic.EMO8_SPLITS, seed, cue)
+  looks = {split: [item.look for item in plans if item.split == split] for split in synthetic.EMO8_SPLITS}
+  scores = synthetic_world.oracle(looks['train'], looks['test'], cue)
+  other = {'figure': 'scene_only', 'scene': 'figure_only'}[cue]
+  assert scores[f'{cue}_only'] == 1 and scores[other] < 0.25
+  assert all(look.face for look in looks['train'])
+  assert len({item.look.figure if cue == 'figure' else (item.look.place, item.look.light) for item in plans}) == 8
+
+
+def test_cue_of_both_is_the_world_of_emo8(tmp_path):
+  assert synthetic.plan('emo8', SIZES, 3, 'both')[7].look == synthetic.plan('emo8', SIZES, 3)[7].look
+  sizes = {'train': 320, 'val': 8, 'test': 160}
+  synthetic.draw_cue(tmp_path, 'figure', sizes)
+  assert len(list((tmp_path / 'emo8').rglob('*.jpg'))) == 488
+  assert len((tmp_path / 'emo8' / 'person_boxes.csv').read_text().splitlines()) == 489
+  with pytest.raises(UserError, match='something else than these settings draw'):
+    synthetic.draw_cue(tmp_path, 'scene', sizes)

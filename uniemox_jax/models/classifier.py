@@ -1,4 +1,7 @@
-"""The fine-tuned model: encoder, mean over patch tokens, `fc_norm`, linear head (method section 3)."""
+"""The fine-tuned model: encoder, mean over patch tokens, `fc_norm`, linear head (method section 3).
+
+It sees the scene alone, as published, or scene and person (docs/two_streams.md), through the same encoder.
+"""
 
 from typing import Any
 
@@ -9,6 +12,17 @@ import jax.numpy as jnp
 from uniemox_jax.models import layers
 from uniemox_jax.models.vit import ViT
 
+STREAMS = {'scene': ('image',), 'scene+person': ('image', 'person')}
+"""By name: the views of a batch that the model takes."""
+
+
+def stack_views(batch: dict[str, jax.Array]) -> jax.Array:
+  """What the model takes of a batch: its 'image' (B, H, W, 3), or with its 'person' (B, 2, H, W, 3), scene first.
+
+  The view axis follows the batch axis so that a batch sharded over devices stays where it is.
+  """
+  return jnp.stack([batch['image'], batch['person']], axis=1) if 'person' in batch else batch['image']
+
 
 class Classifier(nnx.Module):
   """A ViT classifier whose positions train and whose final LayerNorm gives way to `fc_norm` after pooling.
@@ -16,22 +30,39 @@ class Classifier(nnx.Module):
   Args:
     image_size, patch_size, width, depth, heads, norm_eps, pre_norm, activation, remat, scan, dtype: see `vit.ViT`.
     classes: number of classes.
+    streams: a key of `STREAMS`: the scene, or scene and person, whose features the head reads side by side.
+
+  Raises:
+    ValueError: an option outside its choices.
   """
 
   def __init__(self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int, classes: int,
-               norm_eps: float = 1e-6, pre_norm: bool = False, activation: str = 'gelu', remat: str = 'none',
-               scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
+               streams: str = 'scene', norm_eps: float = 1e-6, pre_norm: bool = False, activation: str = 'gelu',
+               remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
+    if streams not in STREAMS:
+      raise ValueError(f"streams '{streams}' is not one of {', '.join(STREAMS)}")
+    self.streams = len(STREAMS[streams])
     self.encoder = ViT(image_size=image_size, patch_size=patch_size, width=width, depth=depth, heads=heads,
                        norm_eps=norm_eps, final_norm=False, train_positions=True, pre_norm=pre_norm,
                        activation=activation, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
     self.fc_norm = layers.layer_norm(width, eps=norm_eps, dtype=dtype, rngs=rngs)
-    self.head = nnx.Linear(width, classes, dtype=dtype, kernel_init=nnx.initializers.normal(2e-5), rngs=rngs)
+    self.head = nnx.Linear(self.streams * width, classes, dtype=dtype, kernel_init=nnx.initializers.normal(2e-5),
+                           rngs=rngs)
 
-  def features(self, images_BxHxWx3: jax.Array, branch_scale_NxBx2: jax.Array | None = None) -> jax.Array:
-    """Pooled features (B, D): mean over patch tokens of the last block's output, then `fc_norm`."""
+  def features(self, views_BxVxHxWx3: jax.Array, branch_scale_NxBx2: jax.Array | None = None) -> jax.Array:
+    """Pooled features: of each view the mean over patch tokens of the last block's output, then `fc_norm`.
+
+    Args:
+      views_BxVxHxWx3: normalised float images, encoded in one call; or one image each, (B, H, W, 3).
+      branch_scale_NxBx2: drop-path, see `layers.Blocks`; its B counts every view of every example, in that order.
+
+    Returns:
+      (B, V D), views side by side.
+    """
+    images_BxHxWx3 = views_BxVxHxWx3.reshape(-1, *views_BxVxHxWx3.shape[-3:])
     tokens = self.encoder(images_BxHxWx3, branch_scale_NxBx2=branch_scale_NxBx2)
-    return self.fc_norm(tokens[:, 1:].mean(axis=1))
+    return self.fc_norm(tokens[:, 1:].mean(axis=1)).reshape(len(views_BxVxHxWx3), -1)
 
-  def __call__(self, images_BxHxWx3: jax.Array, branch_scale_NxBx2: jax.Array | None = None) -> jax.Array:
-    """Logits, float32 (B, classes), of normalised float images."""
-    return self.head(self.features(images_BxHxWx3, branch_scale_NxBx2)).astype(jnp.float32)
+  def __call__(self, views_BxVxHxWx3: jax.Array, branch_scale_NxBx2: jax.Array | None = None) -> jax.Array:
+    """Logits, float32 (B, classes), of normalised float images: (B, H, W, 3), or V = 2 views of them, scene first."""
+    return self.head(self.features(views_BxVxHxWx3, branch_scale_NxBx2)).astype(jnp.float32)

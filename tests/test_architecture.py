@@ -15,7 +15,7 @@ PACKAGES = ('uniemox_jax', 'data_pipelines', 'configs')
 LAYERS = (
   ('models', 'preprocess', 'files', 'topology', 'collectives', 'distributed', 'preemption', 'integrity', 'clock'),
   ('convert', 'optim', 'losses', 'sharding', 'metrics', 'regularise', 'flops', 'task_losses', 'tasks'),
-  ('train_state', 'teacher', 'caption_cache', 'config', 'logging', 'reconstruct', 'table_writer'),
+  ('train_state', 'teacher', 'caption_cache', 'config', 'logging', 'reconstruct', 'explain', 'table_writer'),
   ('train_step', 'checkpoint', 'captions', 'data_pipelines'),
   ('transfer', 'loop', 'api', 'inference', 'report', 'model_card', 'cli', 'pretraining'),
   ('train_clip', 'pretrain', 'evaluate', 'finetune', 'import_torch', 'export_torch', 'ablate', 'demo', 'compile_step',

@@ -15,11 +15,13 @@ PACKAGES = ('uniemox_jax', 'data_pipelines', 'configs')
 LAYERS = (
   ('models', 'preprocess', 'files', 'topology', 'collectives', 'distributed', 'preemption', 'integrity', 'clock'),
   ('convert', 'optim', 'losses', 'sharding', 'metrics', 'regularise', 'flops', 'task_losses', 'tasks'),
-  ('train_state', 'teacher', 'caption_cache', 'config', 'logging', 'reconstruct', 'explain', 'table_writer'),
+  ('train_state', 'teacher', 'caption_cache', 'config', 'logging', 'reconstruct', 'explain', 'pictures',
+   'table_writer'),
   ('train_step', 'checkpoint', 'captions', 'data_pipelines'),
-  ('transfer', 'loop', 'api', 'inference', 'report', 'model_card', 'cli', 'pretraining'),
+  ('transfer', 'loop', 'api', 'inference', 'report', 'model_card', 'cli', 'pretraining',
+   'subject', 'look_page'),
   ('train_clip', 'pretrain', 'evaluate', 'finetune', 'import_torch', 'export_torch', 'ablate', 'demo', 'compile_step',
-   'plan', 'predict'),
+   'plan', 'predict', 'look'),
 )
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 FROM_ANYWHERE = 'data_pipelines.errors'

@@ -1,4 +1,4 @@
-"""Maps of where a ViT looks: the model's own forward laid open, and the formulas as transformers and torch give them."""
+"""Maps of where a ViT looks: the model's own forward laid open; formulas as transformers and torch give them."""
 
 from typing import Any
 
@@ -92,7 +92,7 @@ def test_rollout_of_a_pretrained_encoder_is_that_of_transformers_attentions(thei
   with torch.no_grad():
     found = attentions_of(theirs[0], images).attentions
   graphdef, params = ours
-  maps = explain.encoder_maps(graphdef, params, images.reshape(2, 2, 32, 32, 3))
+  maps = explain.encoder_maps(graphdef, params, images.reshape(2, 2, 32, 32, 3), 'cls')
   assert maps.shape == (2, 2, 4, 4)
   for index in range(4):
     rolled = np.eye(17)
@@ -134,10 +134,10 @@ def test_pretrained_uniemox_gives_each_view_the_map_it_has_alone(images):
   graphdef, params = graphdef_of(build), random_params(build)
   assert explain.reads_person(nnx.merge(graphdef, params))
   views = images.reshape(2, 2, 32, 32, 3)
-  both = explain.encoder_maps(graphdef, params, views)
+  both = explain.encoder_maps(graphdef, params, views, 'cls')
   for view in range(2):
-    np.testing.assert_allclose(both[:, view], explain.encoder_maps(graphdef, params, views[:, view:view + 1])[:, 0],
-                               rtol=1e-4)
+    alone = explain.encoder_maps(graphdef, params, views[:, view:view + 1], 'cls')
+    np.testing.assert_allclose(both[:, view], alone[:, 0], rtol=1e-4)
 
 
 def test_classifier_of_scene_and_person_is_explained_view_by_view(images):

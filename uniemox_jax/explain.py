@@ -1,8 +1,8 @@
 """Where a ViT looks: attention rollout, and the relevance of patches to a class by gradients (docs/look.md).
 
-The model runs as it is, with one thing exchanged: its encoder's blocks compute their attention matrices openly. Training
-neither pays for this nor knows of it. Nothing is assumed of what the model does with its tokens, so that a classifier of
-one view and one of scene and person are explained alike.
+The model runs as it is, with one thing exchanged: its encoder's blocks compute their attention matrices openly.
+Training neither pays for this nor knows of it. Nothing is assumed of what the model does with its tokens, so that a
+classifier of one view and one of scene and person are explained alike.
 
 Shapes: N blocks, I images (the views of all examples, example by example), H heads, T = 1 + L tokens, CLS first; maps
 have R x C = L patches.
@@ -75,7 +75,7 @@ def attention_and_gradient(graphdef: nnx.GraphDef, params: dict[str, Any], run: 
 
 
 def rollout(attention_NxIxHxTxT: jax.Array) -> jax.Array:
-  """Attention rollout, (I, T, T): the product over the blocks of E_h[A] + 1, its rows scaled to sum 1, the last leftmost.
+  """Attention rollout, (I, T, T): the product over the blocks of E_h[A] + 1, rows scaled to sum 1, the last leftmost.
 
   Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, section 3.
   """
@@ -121,17 +121,18 @@ def classifier_input(model: nnx.Module, views_BxVxHxWx3: jax.Array) -> jax.Array
   return views_BxVxHxWx3 if reads_person(model) else views_BxVxHxWx3[:, 0]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def encoder_maps(graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3: jax.Array) -> jax.Array:
-  """Rollout from CLS for each view by itself, float32 (B, V, R, C): of a model without classes, such as a pretrained one.
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def encoder_maps(graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3: jax.Array, rows: str) -> jax.Array:
+  """Rollout for each view by itself, float32 (B, V, R, C): for a model without classes.
 
   Args:
     graphdef, params: a model with an `encoder`.
     views_BxVxHxWx3: normalised pictures.
+    rows: see `patch_map`; what stands for a picture in pretraining is 'cls'.
   """
   images_IxHxWx3 = views_BxVxHxWx3.reshape(-1, *views_BxVxHxWx3.shape[2:])
   attention = run_openly(graphdef, params, lambda model: model.encoder(images_IxHxWx3))[1]
-  return _by_view(patch_map(rollout(attention), 'cls'), views_BxVxHxWx3)
+  return _by_view(patch_map(rollout(attention), rows), views_BxVxHxWx3)
 
 
 @functools.partial(jax.jit, static_argnums=0)

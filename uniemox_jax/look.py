@@ -14,6 +14,7 @@ from etils import epath
 import numpy as np
 from scipy import special
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 import tqdm
 
 from data_pipelines import records
@@ -107,7 +108,9 @@ def draw_embeddings(subject: Subject, seen: Seen, labels: Sequence[str], seed: i
     raise Skipped(f'{count} examples are too few for a map: it takes {FEWEST_POINTS}')
   perplexity = min(30.0, (count - 1) / 3)
   print(f't-SNE of {count} embeddings', flush=True)
-  points_Nx2 = TSNE(perplexity=perplexity, init='pca', random_state=seed).fit_transform(seen.features_PxD)
+  # On several threads it takes longer where other work shares the cores.
+  with threadpool_limits(1):
+    points_Nx2 = TSNE(perplexity=perplexity, init='pca', random_state=seed).fit_transform(seen.features_PxD)
   note = f'{count} examples, perplexity {perplexity:.3g}, seed {seed}.'
   title = f'{subject.kind}, step {subject.step}: t-SNE of features'
   return Drawn(pictures.cloud(points_Nx2, seen.label_N[:count], labels, title), note, {})

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-TILE = 176
+TILE = 192
 """Pixels that a tile's side has at least."""
 _GAP = 8
 # matplotlib's own copy: the same on every machine.

@@ -28,25 +28,26 @@ class Example(NamedTuple):
   person: np.ndarray | None
 
 
-def read_examples(split: Split, positions: Sequence[int], size: int) -> Iterator[Example]:
+def read_examples(split: Split, positions: Sequence[int], size: int, *, person: bool = True) -> Iterator[Example]:
   """The examples at these positions, in this order, read by as many threads as there are CPUs.
 
   Args:
     split: the records.
     positions: in the split.
     size: side S of the views, pixels.
+    person: whether to make the person view.
 
   Raises:
     UserError: a damaged shard.
   """
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     for start in range(0, len(positions), _TOGETHER):
-      yield from pool.map(functools.partial(_read, split, size), positions[start:start + _TOGETHER])
+      yield from pool.map(functools.partial(_read, split, size, person), positions[start:start + _TOGETHER])
 
 
-def _read(split: Split, size: int, position: int) -> Example:
+def _read(split: Split, size: int, person: bool, position: int) -> Example:
   record = tf.io.parse_single_example(split.read(position), _FIELDS)
-  persons = record['persons']
-  person = augment.resize(augment.decode(persons[0]), size, size).numpy() if len(persons) else None
+  persons_P = record['persons'] if person else ()
   return Example(record['id'].numpy().decode(), int(record['label']),
-                 augment.evaluation_view(record['image'], size).numpy(), person)
+                 augment.evaluation_view(record['image'], size).numpy(),
+                 augment.resize(augment.decode(persons_P[0]), size, size).numpy() if len(persons_P) else None)

@@ -6,11 +6,10 @@ from pathlib import Path
 import re
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
-from predictions import SMALL, draw
+from predictions import draw
 import pytest
 from scipy import special
 
@@ -20,16 +19,15 @@ from data_pipelines.pipeline import eval_batches
 from tests import small_runs
 import uniemox_jax
 from uniemox_jax import demo, pictures
-from uniemox_jax.checkpoint import save_weights
+from uniemox_jax.checkpoint import load_checkpoint, save_weights
 from uniemox_jax.evaluate import load_trained, predict_split
 from uniemox_jax.finetune import finetune
+from uniemox_jax.import_torch import import_torch
 from uniemox_jax.look import draw_mistakes, look
 from uniemox_jax.look_page import read_look
-from uniemox_jax.models.kinds import Encoder
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.sharding import make_mesh, replicate
 from uniemox_jax.subject import Seen, Subject, see
-from uniemox_jax.train_state import builder, initial_params
 
 
 @pytest.fixture(scope='module')
@@ -52,12 +50,17 @@ def finetuned(data_dir: str, pretrained: str, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope='module')
 def imported(tmp_path_factory: pytest.TempPathFactory) -> str:
-  """An encoder alone, with no run's config beside it, as `import_torch` leaves one."""
-  folder = str(tmp_path_factory.mktemp('imported'))
-  statistics = {'mean': [0.5] * 3, 'std': [0.5] * 3}
-  save_weights(folder, jax.device_get(initial_params(builder(Encoder, **SMALL), 0)),
-               {'kind': 'encoder', 'model': SMALL, 'source': 'vit.safetensors', 'statistics': statistics})
-  return folder
+  """transformers' ViT with statistics of its own, through `import_torch`."""
+  transformers = pytest.importorskip('transformers')
+  folder = tmp_path_factory.mktemp('imported')
+  config = transformers.ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+                                  image_size=32, patch_size=8)
+  transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(folder / 'theirs')
+  statistics = {'image_mean': [0.5] * 3, 'image_std': [0.5] * 3}
+  (folder / 'theirs' / 'preprocessor_config.json').write_text(json.dumps(statistics))
+  import_torch(str(folder / 'theirs'), str(folder / 'ours'))
+  assert load_checkpoint(str(folder / 'ours')).description['statistics']['mean'] == [0.5] * 3
+  return str(folder / 'ours')
 
 
 @pytest.fixture(scope='module')

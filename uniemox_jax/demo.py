@@ -28,7 +28,7 @@ from uniemox_jax.train_clip import TEACHER_FOLDER, train_clip
 DATASETS = ('emoset', 'emo8')
 INITIALISATIONS = ('uniemox', 'mae_only', 'scratch')
 LOOKED_AT = ('uniemox', 'finetune_uniemox')
-LOOKED_EXAMPLES = 8
+LOOKED_EXAMPLES = 6
 LABELS_SEEN = {
     'uniemox': 'pretraining: the emotion word in the captions of the EmoSet-like pictures, also through the teacher; '
                'fine-tuning: Emo8-like train labels',

@@ -61,17 +61,18 @@ def draw_attention(subject: Subject, seen: Seen) -> Drawn:
     without['person'] = 'the model reads the scene alone'
   table = []
   for start in tqdm.trange(0, len(seen.examples), EXPLAINED_TOGETHER, desc='attention', delay=1):
-    stop = start + EXPLAINED_TOGETHER
-    views = subject.views(seen.examples[start:stop])
+    # The last ones are filled up: one shape, one compilation.
+    places = np.minimum(np.arange(start, start + EXPLAINED_TOGETHER), len(seen.examples) - 1)
+    views = subject.views([seen.examples[place] for place in places])
     if task is None:
       rows = 'patches' if subject.tasks else 'cls'
       maps = {'rollout': explain.encoder_maps(subject.graphdef, subject.params, views, rows)}
     else:
-      columns = subject.first_columns()[task.name] + best_B[start:stop]
+      columns = subject.first_columns()[task.name] + best_B[places]
       maps = explain.classifier_maps(subject.graphdef, subject.params, views, columns)._asdict()
-    for row, example in enumerate(seen.examples[start:stop]):
+    for row, place in enumerate(dict.fromkeys(places.tolist())):
       of_row = {name: np.asarray(values[row]) for name, values in maps.items()}
-      table.append(_attention_row(subject, example, said[start + row], of_row))
+      table.append(_attention_row(subject, seen.examples[place], said[place], of_row))
   read_from = 'the patch tokens, whose mean is classified' if subject.tasks else 'the class token'
   title = f'{subject.kind}, step {subject.step}. Read from {read_from}. Bright: the most of that one map.'
   return Drawn(pictures.png(pictures.sheet(table, title)), f'{len(table)} examples, read from {read_from}.',
@@ -132,7 +133,7 @@ def draw_mistakes(subject: Subject, split: records.Split, seen: Seen, shown: int
   listed = [{'id': seen.id[place], 'label': subject.labels[seen.label_N[place]],
              'predicted': subject.labels[said_N[place]], 'confidence': round(float(confidence_N[place]), 6)}
             for place in wrong[:shown]]
-  views = read_examples(split, wrong[:shown], subject.image_size)
+  views = read_examples(split, wrong[:shown], subject.image_size, person=False)
   tiles = [Tile(view.scene, f"{os.path.basename(row['id'])}\ntrue: {row['label']}\nsaid: {row['predicted']}\n"
                 f"with: {row['confidence']:.3f}") for view, row in zip(views, listed)]
   note = (f'{len(wrong)} of {len(known_K)} examples with a label are named wrong'

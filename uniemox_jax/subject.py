@@ -84,8 +84,8 @@ def _apply(graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3: jax.
   """Features as `load_encoder` gives them (of the scene where there are no classes), and outputs."""
   model = nnx.merge(graphdef, params)
   if isinstance(model, Classifier):
-    views = explain.classifier_input(model, views_BxVxHxWx3)
-    return model.features(views), model(views)
+    features_BxD = model.features(explain.classifier_input(model, views_BxVxHxWx3))
+    return features_BxD, model.head(features_BxD)
   features_BxD = model.encoder(views_BxVxHxWx3[:, 0])[:, 1:].mean(axis=1)
   return features_BxD, jnp.zeros((len(features_BxD), 0))
 
@@ -99,7 +99,7 @@ def see(subject: Subject, split: records.Split, count: int, kept: int, points: i
   """Runs the model over the first `count` examples; of the first `kept` the pictures stay, of `points` the features."""
   examples, ids, labels, features, outputs = [], [], [], [], []
   with tqdm.tqdm(total=count, desc=f'looking at {split.name}', unit=' pictures', delay=1) as progress:
-    for batch in _batches(read_examples(split, range(count), subject.image_size)):
+    for batch in _batches(read_examples(split, range(count), subject.image_size, person=subject.reads_person)):
       # The last batch is filled up: one shape, one compilation.
       filled = batch + batch[-1:] * (BATCH - len(batch))
       found = jax.device_get(_apply(subject.graphdef, subject.params, subject.views(filled)))

@@ -25,7 +25,9 @@ CLASSES = 5
 class TwoStreams(Classifier):
   """A classifier that reads scene and person in one encoder call and concatenates their features."""
 
-  streams = 'scene+person'
+  def __init__(self, **arguments: Any):
+    super().__init__(**arguments)
+    self.streams = 'scene+person'
 
   def __call__(self, views_BxVxHxWx3: jax.Array) -> jax.Array:
     features = self.features(views_BxVxHxWx3.reshape(-1, *views_BxVxHxWx3.shape[2:]))

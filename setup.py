@@ -37,6 +37,7 @@ INSTALL_REQUIRES = [
   'tensorflow-cpu>=2.21,<2.22; platform_machine == "x86_64" or platform_machine == "AMD64"',
   'tensorflow>=2.21,<2.22; platform_machine != "x86_64" and platform_machine != "AMD64"',
   'tensorflow-datasets>=4.9.10,<4.10',
+  'threadpoolctl>=3.8,<4',
   'tqdm>=4.70,<5',
   'transformers>=5.23,<6',
 ]

@@ -16,12 +16,13 @@ LAYERS = (
   ('models', 'preprocess', 'files', 'topology', 'collectives', 'distributed', 'preemption', 'integrity', 'clock'),
   ('convert', 'optim', 'losses', 'sharding', 'metrics', 'regularise', 'flops', 'task_losses', 'tasks',
    'label_maps', 'knn', 'linear_probe', 'prompts', 'tables', 'cells'),
-  ('train_state', 'teacher', 'caption_cache', 'config', 'logging', 'reconstruct', 'table_writer'),
+  ('train_state', 'teacher', 'caption_cache', 'config', 'logging', 'reconstruct', 'explain', 'pictures',
+   'table_writer'),
   ('train_step', 'checkpoint', 'captions', 'data_pipelines'),
   ('transfer', 'loop', 'api', 'inference', 'report', 'model_card', 'cli', 'pretraining',
-   'split_outputs', 'features', 'comparison'),
+   'split_outputs', 'features', 'subject', 'look_page', 'comparison'),
   ('train_clip', 'pretrain', 'evaluate', 'finetune', 'import_torch', 'export_torch', 'ablate', 'demo', 'compile_step',
-   'plan', 'predict', 'probe', 'zero_shot', 'compare'),
+   'plan', 'predict', 'look', 'probe', 'zero_shot', 'compare'),
 )
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 FROM_ANYWHERE = 'data_pipelines.errors'

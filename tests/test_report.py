@@ -10,10 +10,13 @@ from PIL import Image
 import pytest
 
 from uniemox_jax import report as reporting
+from uniemox_jax.look_page import SUMMARY
+from uniemox_jax.pictures import data_uri
 
 LABELS = ['amusement', 'awe', 'contentment', 'excitement', 'anger', 'disgust', 'fear', 'sadness']
 RUNS = {'clip': 'clip', 'uniemox': 'uniemox', 'mae_only': 'mae_only', 'finetune_uniemox': 'finetune/uniemox',
-        'finetune_mae_only': 'finetune/mae_only', 'finetune_scratch': 'finetune/scratch'}
+        'finetune_mae_only': 'finetune/mae_only', 'finetune_scratch': 'finetune/scratch',
+        'look_uniemox': 'look_uniemox', 'look_finetune_uniemox': 'look_finetune_uniemox'}
 STEPS = 700
 
 
@@ -57,6 +60,15 @@ def report() -> dict[str, Any]:
       'config': {'pretrain': {'batch_size': 64}}, 'runs': RUNS}
 
 
+def _write_look(folder: Path, drawn: list[str], skipped: dict[str, str]) -> None:
+  """What `look` leaves."""
+  folder.mkdir()
+  for shade, name in enumerate(drawn):
+    Image.new('RGB', (4, 4), (shade, len(folder.name), 0)).save(folder / f'{name}.png')
+  listed = {name: {'file': f'{name}.png', 'note': f'{name} of {folder.name}.'} for name in drawn}
+  (folder / SUMMARY).write_text(json.dumps({'pictures': listed, 'skipped': skipped}))
+
+
 @pytest.fixture
 def workdir(tmp_path: Path) -> Path:
   """The run folders of a finished demo, in small."""
@@ -70,6 +82,9 @@ def workdir(tmp_path: Path) -> Path:
   for step in (200, 400, 700):
     pixels = rng.integers(0, 255, (8 * 7, 3 * 7, 3), np.uint8)
     Image.fromarray(pixels).resize((3 * 98, 8 * 98)).save(folder / f'step_{step:07d}.png')
+  _write_look(tmp_path / 'look_uniemox', ['attention', 'embeddings', 'reconstruction'], {'mistakes': 'no <classes>'})
+  _write_look(tmp_path / 'look_finetune_uniemox', ['attention', 'embeddings', 'mistakes'],
+              {'reconstruction': 'no decoder'})
   return tmp_path
 
 
@@ -91,7 +106,7 @@ def test_page_fetches_nothing_and_runs_nothing(report: dict[str, Any], workdir: 
   page = _page(report, workdir)
   sources = re.findall(r'<img src="([^"]*)"', page)
   assert [source.partition(';')[0] for source in sources] == (
-      ['data:image/svg+xml'] * 5 + ['data:image/png'] * 2 + ['data:image/svg+xml'])
+      ['data:image/svg+xml'] * 5 + ['data:image/png'] * 2 + ['data:image/svg+xml'] + ['data:image/png'] * 6)
   rest = re.sub(r'<img src="[^"]*"', '', page)
   for word in ('src=', 'href=', 'url(', '@import', '<script', '<link', 'http:', 'https:'):
     assert word not in rest, word
@@ -105,9 +120,23 @@ def test_values_are_escaped(report: dict[str, Any], workdir: Path) -> None:
 def test_first_and_last_sheet_are_shown_unchanged(report: dict[str, Any], workdir: Path) -> None:
   page = _page(report, workdir)
   folder = workdir / 'uniemox' / 'reconstructions'
-  shown = [reporting._data_uri((folder / f'step_{step:07d}.png').read_bytes(), 'image/png') in page
+  shown = [data_uri((folder / f'step_{step:07d}.png').read_bytes(), 'image/png') in page
            for step in (200, 400, 700)]
   assert shown == [True, False, True]
+
+
+def test_both_looks_are_shown_and_what_one_could_not_draw_is_said(report: dict[str, Any], workdir: Path) -> None:
+  page = _page(report, workdir)
+  for folder in ('look_uniemox', 'look_finetune_uniemox'):
+    for path in (workdir / folder).glob('*.png'):
+      assert data_uri(path.read_bytes(), 'image/png') in page
+      assert f'{path.stem} of {folder}.' in page
+  assert 'Not drawn: no &lt;classes&gt;.' in page and 'Not drawn: no decoder.' in page
+
+
+def test_a_look_that_lost_a_picture_says_so(report: dict[str, Any], workdir: Path) -> None:
+  (workdir / 'look_uniemox' / 'attention.png').unlink()
+  assert _page(report, workdir).count('its file is gone') == 1
 
 
 def test_same_numbers_give_the_same_page(report: dict[str, Any], workdir: Path) -> None:
@@ -140,7 +169,8 @@ def test_missing_parts_are_named(report: dict[str, Any], tmp_path: Path) -> None
   text = _text(_page(required, tmp_path))
   for said in ('No curve', 'left no sheet', 'No validation lines in the log of: UniEmoX, MAE only, from scratch',
                'no “labels_seen”', 'no “datasets”', 'oracle', 'time of the stages was not recorded',
-               'commands were not recorded', 'versions were not recorded', 'configuration was not recorded'):
+               'commands were not recorded', 'versions were not recorded', 'configuration was not recorded',
+               'UniEmoX after pretraining: not looked at', 'UniEmoX after fine-tuning: not looked at'):
     assert said in text, said
 
 

@@ -1,7 +1,8 @@
 """The main job, small: python -m uniemox_jax.demo --workdir=runs/demo, which is what `make demo` runs.
 
 Draws two datasets in the real layouts, builds records, trains a tiny CLIP as teacher, pretrains UniEmoX and, for
-comparison, its masked image modelling alone, fine-tunes three initialisations by one recipe, and writes report.html.
+comparison, its masked image modelling alone, fine-tunes three initialisations by one recipe, looks at UniEmoX's models,
+and writes report.html.
 Every stage is the same verb that a pod runs. A finished stage is not run again.
 """
 
@@ -20,11 +21,14 @@ from uniemox_jax import cli, report
 from uniemox_jax.files import read_json, write_json
 from uniemox_jax.finetune import finetune
 from uniemox_jax.logging import read_metrics
+from uniemox_jax.look import look
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.train_clip import TEACHER_FOLDER, train_clip
 
 DATASETS = ('emoset', 'emo8')
 INITIALISATIONS = ('uniemox', 'mae_only', 'scratch')
+LOOKED_AT = ('uniemox', 'finetune_uniemox')
+LOOKED_EXAMPLES = 6
 LABELS_SEEN = {
     'uniemox': 'pretraining: the emotion word in the captions of the EmoSet-like pictures, also through the teacher; '
                'fine-tuning: Emo8-like train labels',
@@ -98,9 +102,18 @@ def demo(config: ConfigDict, workdir: str) -> dict[str, Any]:
     section.init = os.path.join(workdir, name) if name in pretraining else 'none'
     stages.run(f'finetune {name}', lambda name=name, section=section: finetune(
         section, os.path.join(workdir, f'finetune_{name}')))
+  look_at_models(config, workdir, stages)
   content = _report(config, workdir, stages.seconds)
   report.write_report(content, workdir)
   return content
+
+
+def look_at_models(config: ConfigDict, workdir: str, stages: Stages) -> None:
+  """Draws what UniEmoX's two runs see in the fine-tuning set's test pictures, for the report."""
+  for name in LOOKED_AT:
+    stages.run(f'look {name}', lambda name=name: look(
+        os.path.join(workdir, name), config.finetune.data_dir, config.finetune.dataset,
+        os.path.join(workdir, f'look_{name}'), examples=LOOKED_EXAMPLES))
 
 
 def _report(config: ConfigDict, workdir: str, seconds: dict[str, float]) -> dict[str, Any]:
@@ -108,7 +121,8 @@ def _report(config: ConfigDict, workdir: str, seconds: dict[str, float]) -> dict
   lines = read_metrics(os.path.join(workdir, 'uniemox'))
   folders = {name: next(epath.Path(workdir, 'data', name).glob('*/manifest.json')).parent for name in DATASETS}
   manifests = {name: manifest.read_manifest(folder) for name, folder in folders.items()}
-  runs = ['clip', 'uniemox', 'mae_only', *(f'finetune_{name}' for name in INITIALISATIONS)]
+  runs = ['clip', 'uniemox', 'mae_only', *(f'finetune_{name}' for name in INITIALISATIONS),
+          *(f'look_{name}' for name in LOOKED_AT)]
   return {
       'accuracy': {name: result['top1'] for name, result in results.items()},
       'test_examples': results['uniemox']['examples'],

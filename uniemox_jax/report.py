@@ -1,6 +1,5 @@
 """The demo's report: report.json for programs, and report.html, one page that needs no network, for people."""
 
-import base64
 from collections.abc import Callable
 import importlib.metadata
 import io
@@ -20,10 +19,13 @@ from scipy import stats
 
 from uniemox_jax.files import write_json, write_text
 from uniemox_jax.logging import read_metrics
+from uniemox_jax.look_page import read_look
+from uniemox_jax.pictures import data_uri
 
 # Shown in this order everywhere. Colours that colour-blind readers tell apart; line styles repeat them.
 _TITLES = {'uniemox': 'UniEmoX', 'mae_only': 'MAE only', 'scratch': 'from scratch'}
 _OTHERS = {'scratch': 'training from scratch', 'mae_only': 'MAE pretraining'}
+_LOOKS = {'look_uniemox': 'UniEmoX after pretraining', 'look_finetune_uniemox': 'UniEmoX after fine-tuning'}
 _COLOURS = {'uniemox': '#0072b2', 'mae_only': '#d55e00', 'scratch': '#5f5f5f'}
 _LINES = {'uniemox': '-', 'mae_only': '--', 'scratch': ':'}
 
@@ -86,7 +88,8 @@ def write_report(report: dict[str, Any], workdir: str) -> None:
       'results' {run: content of result.json}, run being 'uniemox', 'mae_only', 'scratch'. Optional are 'seconds'
       {stage: float}, 'labels_seen' {run: str}, 'oracle' {what it sees: accuracy}, 'datasets' {name: manifest.json},
       'versions', 'commands' [str], 'config' {section: dict}, and 'runs' {'uniemox', 'finetune_uniemox',
-      'finetune_mae_only', 'finetune_scratch', ...: folder relative to `workdir`}.
+      'finetune_mae_only', 'finetune_scratch', 'look_uniemox', 'look_finetune_uniemox', ...: folder relative to
+      `workdir`}.
     workdir: of the demo.
 
   Raises:
@@ -117,6 +120,7 @@ def _page_parts(report: dict[str, Any], workdir: str) -> dict[str, Any]:
       'validation_chart': _validation_chart(report['results'], folders),
       'without_validation': [title for run, title in _TITLES.items() if not _validation(folders, run)],
       'sheets': _sheets(folders.get('uniemox')),
+      'looks': {title: read_look(folders[run]) if run in folders else None for run, title in _LOOKS.items()},
       'config_text': json.dumps(report.get('config'), indent=2),
       'main_versions': {name: versions[name] for name in _MAIN_PACKAGES if name in versions},
   }
@@ -205,7 +209,7 @@ def _sheets(folder: str | None) -> list[dict[str, Any]]:
   """The first and the last sheet of reconstruction triplets of a pretraining run, those there are."""
   paths = sorted(pathlib.Path(folder, 'reconstructions').glob('step_*.png')) if folder else []
   ends = dict.fromkeys(paths[:1] + paths[-1:])
-  return [{'step': int(path.stem.removeprefix('step_')), 'image': _data_uri(path.read_bytes(), 'image/png')}
+  return [{'step': int(path.stem.removeprefix('step_')), 'image': data_uri(path.read_bytes(), 'image/png')}
           for path in ends]
 
 
@@ -216,11 +220,7 @@ def _svg(draw: Callable[[Axes], None], width: float, height: float) -> str:
     draw(figure.subplots())
     buffer = io.BytesIO()
     figure.savefig(buffer, format='svg', metadata={'Date': None})
-  return _data_uri(buffer.getvalue(), 'image/svg+xml')
-
-
-def _data_uri(content: bytes, kind: str) -> str:
-  return f'data:{kind};base64,{base64.b64encode(content).decode()}'
+  return data_uri(buffer.getvalue(), 'image/svg+xml')
 
 
 def _duration(seconds: float) -> str:

@@ -99,11 +99,14 @@ class Attention(nnx.Module):
     self.out = linear(width, width, dtype=dtype, rngs=rngs)
 
   def __call__(self, tokens_BxLxD: jax.Array) -> jax.Array:
+    mixed_BxLxHxK = jax.nn.dot_product_attention(*self.project(tokens_BxLxD), is_causal=self.causal)
+    return self.out(mixed_BxLxHxK.reshape(tokens_BxLxD.shape))
+
+  def project(self, tokens_BxLxD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Query, key and value, each (B, L, heads, D / heads)."""
     batch, length, width = tokens_BxLxD.shape
     qkv = self.qkv(tokens_BxLxD).reshape(batch, length, 3, self.heads, width // self.heads)
-    query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-    mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
-    return self.out(mixed.reshape(batch, length, width))
+    return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
 
 
 class Mlp(nnx.Module):

@@ -1,0 +1,162 @@
+"""Where a ViT looks: attention rollout, and the relevance of patches to a class by gradients (docs/look.md).
+
+The model runs as it is, with one thing exchanged: its encoder's blocks compute their attention matrices openly.
+Training neither pays for this nor knows of it. Nothing is assumed of what the model does with its tokens, so that a
+classifier of one view and one of scene and person are explained alike.
+
+Shapes: N blocks, I images (the views of all examples, example by example), H heads, T = 1 + L tokens, CLS first; maps
+have R x C = L patches.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any, NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+Run = Callable[[nnx.Module], jax.Array]
+"""What is asked of a model that has an `encoder`, which it must call once."""
+
+
+class Maps(NamedTuple):
+  """How much each patch of each view counts, float32 (B, V, R, C), comparable within one map only."""
+
+  rollout: jax.Array
+  relevance: jax.Array
+
+
+class _OpenBlocks:
+  """In place of `layers.Blocks`: the same tokens, the attention matrices kept in `attention_NxIxHxTxT`.
+
+  `offset_NxIxHxTxT` is added to them after the softmax: by a zero, their gradient can be asked for.
+  """
+
+  def __init__(self, layers: nnx.Module, offset_NxIxHxTxT: jax.Array | None):
+    self._layers, self._offset = layers, offset_NxIxHxTxT
+
+  def __call__(self, tokens_IxTxD: jax.Array, branch_scale: None = None) -> jax.Array:
+    del branch_scale  # drop-path belongs to training
+    graphdef, params_NxX = nnx.split(self._layers)
+
+    def body(tokens: jax.Array, layer: Any) -> tuple[jax.Array, jax.Array]:
+      block = nnx.merge(graphdef, layer[0])
+      query, key, value = block.attention.project(block.norm1(tokens))
+      scores = jnp.einsum('iqhk,ithk->ihqt', query, key).astype(jnp.float32) * query.shape[-1] ** -0.5
+      attention = jax.nn.softmax(scores)
+      used = (attention if layer[1] is None else attention + layer[1]).astype(value.dtype)
+      mixed = jnp.einsum('ihqt,ithk->iqhk', used, value)
+      tokens = tokens + block.attention.out(mixed.reshape(tokens.shape))
+      return tokens + block.mlp(block.norm2(tokens)), attention
+
+    tokens_IxTxD, self.attention_NxIxHxTxT = jax.lax.scan(body, tokens_IxTxD, (params_NxX, self._offset))
+    return tokens_IxTxD
+
+
+def run_openly(graphdef: nnx.GraphDef, params: dict[str, Any], run: Run, offset_NxIxHxTxT: jax.Array | None = None
+               ) -> tuple[jax.Array, jax.Array]:
+  """What `run` gives, and the attention matrices of its encoder, float32 (N, I, H, T, T)."""
+  model = nnx.merge(graphdef, params)
+  blocks = model.encoder.blocks = _OpenBlocks(model.encoder.blocks.layers, offset_NxIxHxTxT)
+  return run(model), blocks.attention_NxIxHxTxT
+
+
+def attention_and_gradient(graphdef: nnx.GraphDef, params: dict[str, Any], run: Run) -> tuple[jax.Array, jax.Array]:
+  """The attention matrices, and the gradient by them of the score that `run` gives of each example, (B,)."""
+  shape = jax.eval_shape(lambda: run_openly(graphdef, params, run)[1])
+
+  def total(offset: jax.Array) -> tuple[jax.Array, jax.Array]:
+    score_B, attention = run_openly(graphdef, params, run, offset)
+    return score_B.sum(), attention
+
+  gradient, attention = jax.grad(total, has_aux=True)(jnp.zeros(shape.shape, shape.dtype))
+  return attention, gradient
+
+
+def rollout(attention_NxIxHxTxT: jax.Array) -> jax.Array:
+  """Attention rollout, (I, T, T): the product over the blocks of E_h[A] + 1, rows scaled to sum 1, the last leftmost.
+
+  Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, section 3.
+  """
+  layers_NxIxTxT = attention_NxIxHxTxT.mean(axis=2) + jnp.eye(attention_NxIxHxTxT.shape[-1])
+  layers_NxIxTxT = layers_NxIxTxT / layers_NxIxTxT.sum(axis=-1, keepdims=True)
+  return _accumulate(layers_NxIxTxT, lambda layer, rolled: layer @ rolled)
+
+
+def relevance(attention_NxIxHxTxT: jax.Array, gradient_NxIxHxTxT: jax.Array) -> jax.Array:
+  """Relevance of every token to every token, (I, T, T): R = 1, then over the blocks R <- R + E_h[(dA * A)^+] R.
+
+  Source: Chefer, Gur and Wolf, "Generic Attention-model Explainability", ICCV 2021, equations 5 and 6.
+  """
+  layers_NxIxTxT = jax.nn.relu(attention_NxIxHxTxT * gradient_NxIxHxTxT).mean(axis=2)
+  return _accumulate(layers_NxIxTxT, lambda layer, so_far: so_far + layer @ so_far)
+
+
+def _accumulate(layers_NxIxTxT: jax.Array, update: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+  identity_IxTxT = jnp.broadcast_to(jnp.eye(layers_NxIxTxT.shape[-1]), layers_NxIxTxT.shape[1:])
+  with jax.default_matmul_precision('highest'):
+    return jax.lax.scan(lambda so_far, layer: (update(layer, so_far), None), identity_IxTxT, layers_NxIxTxT)[0]
+
+
+def patch_map(influence_IxTxT: jax.Array, rows: str) -> jax.Array:
+  """How much each patch counts, (I, R, C), for the tokens that are read off the model.
+
+  Args:
+    influence_IxTxT: of every token (column) on every token (row).
+    rows: 'cls', or 'patches' for the mean over all patch tokens, which is what a classifier here pools.
+  """
+  row_IxT = influence_IxTxT[:, 0] if rows == 'cls' else influence_IxTxT[:, 1:].mean(axis=1)
+  side = round((row_IxT.shape[1] - 1) ** 0.5)
+  return row_IxT[:, 1:].reshape(-1, side, side)
+
+
+def reads_person(model: nnx.Module) -> bool:
+  """Whether the model encodes the person view beside the scene."""
+  return getattr(model, 'streams', 1) in (2, 'scene+person')
+
+
+def classifier_input(model: nnx.Module, views_BxVxHxWx3: jax.Array) -> jax.Array:
+  """What the classifier takes of these views: all of them, or the scene, (B, H, W, 3)."""
+  return views_BxVxHxWx3 if reads_person(model) else views_BxVxHxWx3[:, 0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def encoder_maps(graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3: jax.Array, rows: str) -> jax.Array:
+  """Rollout for each view by itself, float32 (B, V, R, C): for a model without classes.
+
+  Args:
+    graphdef, params: a model with an `encoder`.
+    views_BxVxHxWx3: normalised pictures.
+    rows: see `patch_map`; what stands for a picture in pretraining is 'cls'.
+  """
+  images_IxHxWx3 = views_BxVxHxWx3.reshape(-1, *views_BxVxHxWx3.shape[2:])
+  attention = run_openly(graphdef, params, lambda model: model.encoder(images_IxHxWx3))[1]
+  return _by_view(patch_map(rollout(attention), rows), views_BxVxHxWx3)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def classifier_maps(graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3: jax.Array, column_B: jax.Array
+                    ) -> Maps:
+  """Rollout from the pooled patch tokens, and relevance to one output of the head.
+
+  Relevance is R - 1: what attention moved. The 1, each token's relevance to itself, adds nothing to the row of CLS that
+  the source reads, and the same 1/L to every patch of the mean that is read here.
+
+  Args:
+    graphdef, params: a `Classifier`.
+    views_BxVxHxWx3: normalised pictures; V = 2, scene first, where it `reads_person`, else 1.
+    column_B: int, which logit of each example.
+  """
+  def score(model: nnx.Module) -> jax.Array:
+    outputs_BxW = model(classifier_input(model, views_BxVxHxWx3))
+    return jnp.take_along_axis(outputs_BxW, column_B[:, None], axis=1)[:, 0]
+
+  attention, gradient = attention_and_gradient(graphdef, params, score)
+  moved_IxTxT = relevance(attention, gradient) - jnp.eye(attention.shape[-1])
+  return Maps(*(_by_view(patch_map(influence, 'patches'), views_BxVxHxWx3)
+                for influence in (rollout(attention), moved_IxTxT)))
+
+
+def _by_view(maps_IxRxC: jax.Array, views_BxVxHxWx3: jax.Array) -> jax.Array:
+  return maps_IxRxC.reshape(*views_BxVxHxWx3.shape[:2], *maps_IxRxC.shape[1:])

@@ -166,7 +166,8 @@ def test_predictions_are_on_the_scale_of_the_dataset(runs):
   assert (predicted['vad'] > 1).all() and (predicted['vad'] < 9).all()
 
 
-@pytest.mark.parametrize('dataset, first', [('emotic', ['labels', 'p_Affection']), ('emotion6', ['label', 'probability'])])
+@pytest.mark.parametrize('dataset, first', [('emotic', ['labels', 'p_Affection']),
+                                            ('emotion6', ['label', 'probability'])])
 def test_predict_writes_what_a_run_learnt(runs, few, tmp_path, dataset, first):
   pictures = Path(few).parent / 'raw' / dataset
   predict(runs[dataset], [str(pictures)], str(tmp_path / 'out.csv'))

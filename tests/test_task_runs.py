@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 import numpy as np
+from predictions import rows_of
 import pytest
 from sklearn import metrics as reference
 
@@ -25,6 +26,7 @@ from uniemox_jax.evaluate import evaluate, load_trained, measured_of, predict_sp
 from uniemox_jax.export_torch import export_torch
 from uniemox_jax.finetune import finetune
 from uniemox_jax.logging import read_metrics
+from uniemox_jax.predict import predict
 from uniemox_jax.sharding import make_mesh, replicate
 from uniemox_jax.tasks import DEFAULTS
 
@@ -162,6 +164,20 @@ def test_predictions_are_on_the_scale_of_the_dataset(runs):
   np.testing.assert_allclose(predicted['distribution'].sum(1), 1, rtol=1e-5)
   np.testing.assert_array_equal(model.predict_proba(images), predicted['label'])
   assert (predicted['vad'] > 1).all() and (predicted['vad'] < 9).all()
+
+
+@pytest.mark.parametrize('dataset, first', [('emotic', ['labels', 'p_Affection']),
+                                            ('emotion6', ['label', 'probability'])])
+def test_predict_writes_what_a_run_learnt(runs, few, tmp_path, dataset, first):
+  pictures = Path(few).parent / 'raw' / dataset
+  predict(runs[dataset], [str(pictures)], str(tmp_path / 'out.csv'))
+  rows = rows_of(tmp_path / 'out.csv')
+  assert list(rows[0])[1:3] == first
+  names = [f"{'' if dataset == 'emotic' else 'distribution_'}p_{name}" for name in
+           tasks.tasks_of(load_checkpoint(runs[dataset]).description)[0 if dataset == 'emotic' else 1].outputs]
+  assert all(1 < float(row['valence']) < 10 and all(0 <= float(row[name]) <= 1 for name in names) for row in rows)
+  if dataset == 'emotic':
+    assert any(row['labels'] for row in rows)
 
 
 def test_what_does_not_fit_is_refused_in_one_line(runs, few, tmp_path, command, capsys, assert_one_line):

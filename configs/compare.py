@@ -6,7 +6,7 @@ python -m uniemox_jax.compare --config=configs/compare.py --workdir=runs/compare
 Chosen among what is defined below: --config.datasets="('emo8','fi')" --config.protocols="('linear',)" --config.seeds=5
 Another encoder, for all: --config.change.model.width=768 --config.change.model.depth=12 --config.change.model.heads=12
 In small, after `make demo`: --config=configs/compare.py:demo
-Hardware: the demo on two CPU cores (docs/compare.md); the published sizes any TPU slice, one cell after the other.
+Hardware: the demo on two CPU cores (docs/compare.md); published sizes on one TPU or GPU host, cell after cell.
 Time of these: not measured; cells × the time of one fine-tuning (configs/finetune.py).
 """
 
@@ -26,7 +26,7 @@ PROTOCOLS = {
 
 INITIALISATIONS = {
     'uniemox': {'init': 'runs/pretrain_vitl16', 'change': {}},
-    'mae': {'init': 'facebook/vit-mae-large', 'change': {}},
+    'mae': {'init': 'mae_pretrain_vit_large.pth', 'change': {}},
     # CLIP's tower has another norm, activation and eps; its parameters mean nothing without them.
     'clip': {'init': 'openai/clip-vit-large-patch14', 'change': {'model': {
         'patch_size': 14, 'pre_norm': True, 'activation': 'quick_gelu', 'norm_eps': 1e-5}}},

@@ -70,8 +70,11 @@ class Split:
 
   @property
   def fingerprint(self) -> str:
-    """SHA-256 of where each record lies and how long it is: other for other records, or another choice of them."""
-    return hashlib.sha256(self._frames_Nx3.tobytes()).hexdigest()
+    """SHA-256 of each record's place, length and checksum: other for other records, or another choice of them."""
+    digest = hashlib.sha256(self._frames_Nx3.tobytes())
+    for shard, offset, length in self._frames_Nx3.tolist():
+      digest.update(self._shards[shard].read(offset + length, _FOOTER.size))
+    return digest.hexdigest()
 
   def read(self, position: int) -> bytes:
     """One serialized tf.train.Example. Safe to call from many threads.

@@ -9,7 +9,15 @@ import pytest
 
 from configs import demo
 from data_pipelines.errors import UserError
-from uniemox_jax.ablate import ROWS, check_rows, pretrain_config, read_scores, supervised_config, write_table
+from uniemox_jax.ablate import (
+  ROWS,
+  check_rows,
+  pretrain_config,
+  read_scores,
+  sections_of,
+  supervised_config,
+  write_table,
+)
 from uniemox_jax.config import PRETRAIN_KEYS, check_keys
 from uniemox_jax.models.fusion import FUSIONS
 from uniemox_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -63,7 +71,8 @@ def test_table_tells_mean_spread_paired_differences_and_runs(tmp_path):
     folder = tmp_path / row / f'seed{seed}' / 'finetune'
     folder.mkdir(parents=True)
     (folder / 'result.json').write_text(json.dumps({'top1': top1}))
-  write_table(read_scores(str(tmp_path), list(ROWS), 3), str(tmp_path))
+  cells = {f'{row}:{seed}': {} for row in ROWS for seed in range(3)}
+  write_table(read_scores(str(tmp_path), cells), str(tmp_path))
   table = (tmp_path / 'ablation.md').read_text()
   # Over scratch by 0.10 and 0.12, of which the paired t-test gives p = 0.0577; two such questions are asked at most.
   assert '| full | in captions | 0.7000 | 0.1000 | +0.1100 | 0.0577 | - | - | 3 |' in table
@@ -71,6 +80,18 @@ def test_table_tells_mean_spread_paired_differences_and_runs(tmp_path):
   assert '| scratch | - | 0.5400 | 0.0566 | - | - | -0.1100 | 0.0577 | 2 |' in table
   assert json.loads((tmp_path / 'ablation.json').read_text())['rows'][0]['top1_by_seed'] == {
       '0': 0.6, '1': 0.7, '2': 0.8}
+
+
+def test_a_cell_of_another_recipe_is_refused(tmp_path):
+  config, folder = demo.get_config(), str(tmp_path / 'full' / 'seed0')
+  sections = sections_of('full', 0, config, TEACHERS, folder)
+  assert list(sections) == ['pretrain', 'finetune'] and sections['finetune'].init == f'{folder}/pretrain'
+  (tmp_path / 'full' / 'seed0' / 'pretrain').mkdir(parents=True)
+  (tmp_path / 'full' / 'seed0' / 'pretrain' / 'config.json').write_text(json.dumps(sections['pretrain'].to_dict()))
+  assert read_scores(str(tmp_path), {'full:0': sections}) == {}
+  sections['pretrain'].epochs += 1
+  with pytest.raises(UserError, match='holds a run with other values of epochs'):
+    read_scores(str(tmp_path), {'full:0': sections})
 
 
 def test_whole_image_row_gives_the_scene_as_person_view():

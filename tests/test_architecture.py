@@ -15,9 +15,9 @@ PACKAGES = ('uniemox_jax', 'data_pipelines', 'configs')
 LAYERS = (
   ('models', 'preprocess', 'files', 'topology', 'collectives', 'distributed', 'preemption', 'integrity', 'clock'),
   ('convert', 'optim', 'losses', 'sharding', 'metrics', 'regularise', 'flops', 'task_losses', 'tasks',
-   'label_maps', 'knn', 'linear_probe', 'prompts', 'tables', 'cells'),
+   'label_maps', 'knn', 'linear_probe', 'prompts', 'tables'),
   ('train_state', 'teacher', 'caption_cache', 'config', 'logging', 'reconstruct', 'explain', 'pictures',
-   'table_writer'),
+   'table_writer', 'cells'),
   ('train_step', 'checkpoint', 'captions', 'data_pipelines'),
   ('transfer', 'loop', 'api', 'inference', 'report', 'model_card', 'cli', 'pretraining',
    'split_outputs', 'features', 'subject', 'look_page', 'comparison'),

@@ -5,6 +5,7 @@ from pathlib import Path
 import re
 import signal
 import subprocess
+import sys
 import time
 
 from ml_collections import ConfigDict
@@ -14,6 +15,7 @@ from configs import compare as shipped
 from data_pipelines.errors import UserError
 from tests import small_runs
 from uniemox_jax.compare import Cell, cell_config, cells_of, check, read_results
+from uniemox_jax.preemption import EXIT_CODE
 
 VERB = 'uniemox_jax.compare'
 
@@ -56,6 +58,34 @@ def test_a_name_that_is_not_defined_is_one_line(key, value, said):
     check(config)
 
 
+@pytest.mark.parametrize(('changes', 'said'), [
+    ({'protocols': ()}, "'protocols' is (): give one name or more"),
+    ({'datasets': ('emo8', 'emo8')}, 'each once'),
+    ({'protocol.linear': ConfigDict({'verb': 'probe', 'change': {}})}, "'protocol.linear.recipe' is missing"),
+    ({'initialisation.scratch': ConfigDict({'change': {}})}, "'initialisation.scratch.init' is missing")], ids=str)
+def test_a_config_that_cannot_run_is_one_line(changes, said):
+  config = shipped.get_config('demo')
+  for key, value in changes.items():
+    *section, name = key.split('.')
+    target = config[section[0]] if section else config
+    del target[name]
+    target[name] = value
+  with pytest.raises(UserError, match=re.escape(said)):
+    check(config)
+
+
+def test_a_change_of_another_shape_is_one_line(config):
+  config.change = ConfigDict({'model': 5})
+  with pytest.raises(UserError, match='change of the config does not fit'):
+    cell_config(config, Cell('scratch', 'emo8', 'knn', 0))
+
+
+def test_whoever_starts_cells_leaves_the_accelerator_to_them():
+  code = ('from uniemox_jax import compare, preemption\npreemption.watch()\npreemption.check()\n'
+          'from jax._src import xla_bridge\nassert not xla_bridge._backends')
+  subprocess.run([sys.executable, '-c', code], check=True, cwd=small_runs.ROOT)
+
+
 def test_an_unknown_key_is_named():
   config = shipped.get_config('demo')
   config.colour = 'blue'
@@ -77,15 +107,17 @@ def test_initialisations_differ_in_nothing_but_what_they_say_of_themselves():
   assert {key for key in ours if ours[key] != clip[key]} == {'init', 'model'}
 
 
-def test_results_of_other_values_are_not_shown(config, tmp_path):
+def test_cells_of_other_values_are_neither_shown_nor_gone_on_with(config, tmp_path):
   cell = Cell('scratch', 'emo8', 'knn', 0)
   folder = tmp_path / cell.name
   folder.mkdir(parents=True)
   (folder / 'config.json').write_text(json.dumps(cell_config(config, cell).to_dict()))
+  assert read_results(config, str(tmp_path)) == {}
   (folder / 'result.json').write_text(json.dumps({'top1': 0.5}))
   assert list(read_results(config, str(tmp_path))) == [cell]
+  (folder / 'result.json').unlink()
   config.initialisation.scratch.init = 'runs/other'
-  with pytest.raises(UserError, match='was run with other values of init'):
+  with pytest.raises(UserError, match='holds a run with other values of init'):
     read_results(config, str(tmp_path))
 
 
@@ -106,8 +138,9 @@ def test_a_cell_that_fails_is_named_and_the_others_are_told(config, tmp_path):
   assert 'Traceback' not in said + content['failures'][0]['said']
 
 
-def test_a_cell_ends_with_whoever_started_it(config, tmp_path):
-  config.protocols, config.initialisations = ('finetune',), ('scratch',)
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_cell_ends_with_whoever_started_it(config, tmp_path, number):
+  config.protocols, config.initialisations, config.seeds = ('finetune',), ('scratch',), 2
   config.protocol.finetune.change.epochs = 1000
   process = small_runs.start(small_runs.command(VERB, config, tmp_path / 'compare'))
   log = tmp_path / 'compare' / 'scratch' / 'emo8' / 'finetune' / 'seed0' / 'log.txt'
@@ -115,11 +148,14 @@ def test_a_cell_ends_with_whoever_started_it(config, tmp_path):
   while not (log.exists() and 'finetune ' in log.read_text()):
     assert time.monotonic() < deadline
     time.sleep(0.2)
-  process.kill()
-  process.wait()
-  while 'pre-empted' not in log.read_text():
+  process.send_signal(number)
+  process.wait(60)
+  assert process.returncode == {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: EXIT_CODE, signal.SIGINT: 2}[number]
+  while 'is saved in' not in log.read_text():
     assert time.monotonic() < deadline, log.read_text()
+    assert number == signal.SIGKILL, 'it ended before its cell'
     time.sleep(0.2)
+  assert not (log.parents[1] / 'seed1').exists()
 
 
 @pytest.mark.slow

@@ -88,6 +88,35 @@ def test_a_difference_beyond_chance_is_marked_and_only_then(table, tmp_path):
   assert '(4) †' not in (tmp_path / 'comparison.md').read_text()
 
 
+def test_two_questions_of_one_table_are_corrected_for(table, tmp_path):
+  likely = {('scratch', 'emo8', 'linear', seed): result(0.5) for seed in range(4)}
+  for name in ('ours', 'mae_only'):
+    likely |= {(name, 'emo8', 'linear', seed): result(0.5 + gain) for seed, gain in enumerate((0.01, 0.02, 0.03, 0.05))}
+  one = {key: value for key, value in likely.items() if key[0] != 'mae_only'}
+  marked = []
+  for results in (one, likely):
+    comparison.write(table._replace(results=results, failures={}), str(tmp_path))
+    marked.append('†**' in (tmp_path / 'comparison.md').read_text())
+  assert marked == [True, False]  # p = 0.049 of one question, 0.098 of each of two
+
+
+def test_metric_and_its_direction_belong_to_dataset_and_protocol():
+  results = {(name, 'emotion6', 'finetune', 0): {'tasks': {'distribution': {'kl': value}}}
+             for name, value in (('a', 0.2), ('b', 0.1))}
+  results |= {(name, 'emotion6', 'linear', 0): result(value) for name, value in (('a', 0.2), ('b', 0.1))}
+  table = comparison.Table(('a', 'b'), ('emotion6',), ('finetune', 'linear'), 1, 'a', results, {})
+  assert comparison._headings(table, 'finetune') == ['emotion6, distribution kl']
+  assert comparison._headings(table, 'linear') == ['emotion6, top1']
+  assert comparison._texts(table, 'linear', set())[0] == ['a', '**0.2000 (1)**']
+
+
+def test_an_undefined_metric_is_named_and_not_taken_for_zero(tmp_path):
+  results = {('a', 'emotic', 'finetune', 0): {'tasks': {'labels': {'map': None}}}}
+  comparison.write(comparison.Table(('a',), ('emotic',), ('finetune',), 1, 'a', results, {}), str(tmp_path))
+  page = (tmp_path / 'comparison.md').read_text()
+  assert '| a | - |' in page and '- a/emotic/finetune seed 0' in page
+
+
 def test_the_best_of_a_metric_of_which_less_is_better_is_the_least():
   def measured(kl: float) -> dict:
     return {'tasks': {'distribution': {'kl': kl}}, 'examples': 3}

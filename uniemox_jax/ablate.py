@@ -57,6 +57,9 @@ ROWS = {
 """`full` is the demo's pretraining: all three losses, additive fusion, person crops, 75 % hidden, the scene decoded,
 texts from the global batch, CLIP's own pixel statistics. Every other row changes what its name says."""
 
+PREPARATION = 'prepare'
+"""The first cell, which makes records and teachers: like all others in a process of its own, see `cells`."""
+
 
 def pretrain_config(row: str, config: ConfigDict, teachers: dict[bool, str]) -> ConfigDict:
   """The pretraining of a row: the demo's, with one thing changed.
@@ -87,21 +90,26 @@ def supervised_config(config: ConfigDict) -> ConfigDict:
   return section
 
 
-def run_cell(row: str, seed: int, config: ConfigDict, teachers: dict[bool, str], folder: str) -> None:
-  """Pretrains and fine-tunes one cell, from where an earlier try was stopped."""
-  start = os.path.join(folder, 'pretrain')
+def sections_of(row: str, seed: int, config: ConfigDict, teachers: dict[bool, str], folder: str
+                ) -> dict[str, ConfigDict]:
+  """The configs of a cell's runs, in their order, by the name of their folders: 'pretrain' or none, and 'finetune'."""
+  sections = {}
   if row == 'supervised':
-    section = supervised_config(config)
-    section.seed = seed
-    finetune(section, start)
+    sections['pretrain'] = supervised_config(config)
   elif row != 'scratch':
-    section = pretrain_config(row, config, teachers)
+    sections['pretrain'] = pretrain_config(row, config, teachers)
+  sections['finetune'] = config.finetune.copy_and_resolve_references()
+  sections['finetune'].init = os.path.join(folder, 'pretrain') if 'pretrain' in sections else 'none'
+  for section in sections.values():
     section.seed = seed
-    pretrain(section, start)
-  section = config.finetune.copy_and_resolve_references()
-  section.seed = seed
-  section.init = 'none' if row == 'scratch' else start
-  finetune(section, os.path.join(folder, 'finetune'))
+  return sections
+
+
+def run_cell(sections: dict[str, ConfigDict], folder: str) -> None:
+  """Pretrains and fine-tunes one cell, from where an earlier try was stopped."""
+  for name, section in sections.items():
+    verb = pretrain if 'loss' in section else finetune
+    verb(section, os.path.join(folder, name))
 
 
 def write_table(scores: dict[str, dict[int, float]], workdir: str) -> None:
@@ -137,45 +145,69 @@ def train_teacher_without_emotion_word(config: ConfigDict, teacher: str) -> None
 
 def cell_folder(workdir: str, cell: str) -> str:
   """Where the runs and the log.txt of the cell ROW:SEED lie."""
-  row, seed = cell.split(':')
-  return os.path.join(workdir, row, f'seed{seed}')
+  return os.path.join(workdir, *cell.replace(':', '/seed').split('/'))
 
 
-def read_scores(workdir: str, rows: Sequence[str], seeds: int) -> dict[str, dict[int, float]]:
-  """Top-1 on test of every finished cell, by row and seed, in the rows' order."""
-  scores: dict[str, dict[int, float]] = {}
-  for row in rows:
-    for seed in range(seeds):
-      path = os.path.join(cell_folder(workdir, f'{row}:{seed}'), 'finetune', 'result.json')
-      if os.path.exists(path):
-        scores.setdefault(row, {})[seed] = read_json(path)['top1']
-  return scores
+def read_scores(workdir: str, cell_sections: dict[str, dict[str, ConfigDict]]) -> dict[str, dict[int, float]]:
+  """Top-1 on test of every finished cell, by row and seed, in the rows' order.
 
-
-def ablate(workdir: str, rows: Sequence[str], seeds: int) -> None:
-  """Runs all cells that are not finished, seed by seed, and keeps the table up to date.
+  Args:
+    workdir: of the ablation.
+    cell_sections: by cell ROW:SEED, its configs, see `sections_of`.
 
   Raises:
-    UserError: some cells failed; they are named, all others are finished.
+    UserError: a cell was run, or begun, with other values than its config has now.
   """
-  def after(cell: str) -> str:
-    row, seed = cell.split(':')
-    scores = read_scores(workdir, rows, seeds)
-    write_table(scores, workdir)
-    return f'top-1 {scores.get(row, {}).get(int(seed), float("nan")):.4f}'
+  scores: dict[str, dict[int, float]] = {row: {} for row in ROWS}
+  for cell, sections in cell_sections.items():
+    for name, section in sections.items():
+      cells.check_same(os.path.join(cell_folder(workdir, cell), name), section)
+    path = os.path.join(cell_folder(workdir, cell), 'finetune', 'result.json')
+    if os.path.exists(path):
+      row, seed = cell.split(':')
+      scores[row][int(seed)] = read_json(path)['top1']
+  return {row: by_seed for row, by_seed in scores.items() if by_seed}
 
-  done = read_scores(workdir, rows, seeds)
+
+def ablate(workdir: str, cell_sections: dict[str, dict[str, ConfigDict]]) -> None:
+  """Runs all cells that are not finished, in their order, and keeps the table up to date.
+
+  Raises:
+    UserError: see `read_scores`; or some cells failed: they are named, all others are finished.
+    Preempted: SIGTERM came, and all cells have saved.
+  """
+  def after(cell: str) -> str | None:
+    row, seed = cell.split(':')
+    scores = read_scores(workdir, cell_sections)
+    write_table(scores, workdir)
+    top1 = scores.get(row, {}).get(int(seed))
+    return top1 and f'top-1 {top1:.4f}'
+
+  done = read_scores(workdir, cell_sections)
   write_table(done, workdir)
-  todo = [f'{row}:{seed}' for seed in range(seeds) for row in rows if seed not in done.get(row, {})]
-  print(f'{len(rows) * seeds} cells, {len(rows) * seeds - len(todo)} of them finished before', flush=True)
-  cells.run_cells('uniemox_jax.ablate', todo, lambda cell: cell_folder(workdir, cell), after)
+  todo = [cell for cell in cell_sections if int(cell.split(':')[1]) not in done.get(cell.split(':')[0], {})]
+  print(f'{len(cell_sections)} cells, {len(cell_sections) - len(todo)} of them finished before', flush=True)
+  try:
+    cells.run_cells('uniemox_jax.ablate', todo, lambda cell: cell_folder(workdir, cell), after)
+  finally:
+    with open(os.path.join(workdir, 'ablation.md'), encoding='utf-8') as table:
+      print(table.read(), flush=True)
 
 
 def check_rows(rows: Sequence[str]) -> None:
-  """Raises UserError for a row that there is not."""
+  """Raises UserError for a row that there is not, or is asked for twice."""
   for row in rows:
     if row not in ROWS:
       raise UserError(f"--rows: there is no row '{row}': choose from {', '.join(ROWS)}")
+    if rows.count(row) > 1:
+      raise UserError(f"--rows: '{row}' stands there twice: give it once")
+
+
+def prepare_all(config: ConfigDict, demo_workdir: str, rows: Sequence[str], teacher: str) -> None:
+  """Records and teachers; `teacher` is that of the row without the emotion word."""
+  prepare(config, demo_workdir, Stages(demo_workdir))
+  if 'no_emotion_word' in rows:
+    train_teacher_without_emotion_word(config, teacher)
 
 
 def main() -> None:
@@ -183,24 +215,25 @@ def main() -> None:
   values = flags.FLAGS
   check_sections(values.config)
   check_rows(values.rows)
+  cells.check_workdir(values.workdir)
   config = place(values.config, values.demo_workdir)
   teachers = {True: config.pretrain.teacher,
               False: os.path.join(values.workdir, 'clip_no_emotion_word', TEACHER_FOLDER)}
-  if values.cell:
-    row, seed = values.cell.split(':')
+  names = {f'{row}:{seed}': (row, seed) for seed in range(values.seeds) for row in values.rows}
+  cell_sections = {name: sections_of(*cell, config, teachers, cell_folder(values.workdir, name))
+                   for name, cell in names.items()}
+  preparation = os.path.join(values.workdir, PREPARATION)
+  if values.cell == PREPARATION:
+    cells.run_here(preparation, lambda: prepare_all(config, values.demo_workdir, values.rows, teachers[False]))
+  elif values.cell:
+    if values.cell not in cell_sections:
+      raise UserError(f"--cell='{values.cell}' is no cell: give ROW:SEED with one of --rows and less than --seeds")
     folder = cell_folder(values.workdir, values.cell)
-    cells.run_here(folder, lambda: run_cell(row, int(seed), config, teachers, folder))
-    return
-  prepare(config, values.demo_workdir, Stages(values.demo_workdir))
-  if 'no_emotion_word' in values.rows:
-    train_teacher_without_emotion_word(config, teachers[False])
-  try:
-    ablate(values.workdir, values.rows, values.seeds)
-  finally:
-    path = os.path.join(values.workdir, 'ablation.md')
-    if os.path.exists(path):
-      with open(path, encoding='utf-8') as table:
-        print(table.read())
+    cells.run_here(folder, lambda: run_cell(cell_sections[values.cell], folder))
+  else:
+    print(f'records and teachers, unless they are there: {preparation}/log.txt tells', flush=True)
+    cells.run_cells('uniemox_jax.ablate', [PREPARATION], lambda cell: preparation, lambda cell: 'done')
+    ablate(values.workdir, cell_sections)
 
 
 if __name__ == '__main__':

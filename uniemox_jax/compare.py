@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
 from uniemox_jax import cells, cli, comparison
-from uniemox_jax.config import FINETUNE_KEYS, PROBE_KEYS, changed_keys, check_keys
+from uniemox_jax.config import FINETUNE_KEYS, PROBE_KEYS, check_keys
 from uniemox_jax.files import read_json
 from uniemox_jax.finetune import finetune
 from uniemox_jax.probe import probe
@@ -25,6 +25,8 @@ VERBS = {'finetune': (finetune, FINETUNE_KEYS), 'probe': (probe, PROBE_KEYS)}
 """By the name a protocol gives: what runs a cell, and the keys of its config."""
 _KEYS = {'initialisations': tuple, 'datasets': tuple, 'protocols': tuple, 'seeds': int, 'reference': str,
          'initialisation': ConfigDict, 'protocol': ConfigDict, 'change': ConfigDict}
+_SECTIONS = {'initialisation': {'init': str, 'change': ConfigDict},
+             'protocol': {'verb': str, 'recipe': str, 'change': ConfigDict}}
 
 
 class Cell(NamedTuple):
@@ -46,17 +48,25 @@ def check(config: ConfigDict) -> None:
   check_keys(config, _KEYS)
   if config.seeds < 1:
     raise UserError(f"config key 'seeds' is {config.seeds}: it must be at least 1")
+  for key in ('initialisations', 'datasets', 'protocols'):
+    if not config[key] or len(set(config[key])) < len(config[key]):
+      raise UserError(f"config key '{key}' is {config[key]}: give one name or more, each once")
   for names, sections in (('initialisations', 'initialisation'), ('protocols', 'protocol')):
     for name in config[names]:
       if name not in config[sections]:
         raise UserError(f"'{name}' of {names} is not defined: add {sections}.{name} to the config, or choose from "
                         f"{', '.join(config[sections])}")
+  for sections, keys in _SECTIONS.items():
+    for name in config[sections]:
+      if not isinstance(config[sections][name], ConfigDict):
+        raise UserError(f"config key '{sections}.{name}' must hold the keys {', '.join(keys)}")
+      check_keys(config[sections][name], keys, f'{sections}.{name}.')
   if config.reference not in config.initialisations:
     raise UserError(f"reference '{config.reference}' is none of the initialisations: choose from "
                     f"{', '.join(config.initialisations)}")
   for name in config.protocols:
-    if config.protocol[name].get('verb') not in VERBS:
-      raise UserError(f"protocol.{name}.verb is '{config.protocol[name].get('verb')}': choose {' or '.join(VERBS)}")
+    if config.protocol[name].verb not in VERBS:
+      raise UserError(f"protocol.{name}.verb is '{config.protocol[name].verb}': choose {' or '.join(VERBS)}")
 
 
 def cells_of(config: ConfigDict) -> list[Cell]:
@@ -74,11 +84,11 @@ def cell_config(config: ConfigDict, cell: Cell) -> ConfigDict:
   """
   protocol, initialisation = config.protocol[cell.protocol], config.initialisation[cell.initialisation]
   section = cli.load_config(protocol.recipe.replace('{dataset}', cell.dataset))
-  for origin, change in (('change', config.change), (f'protocol.{cell.protocol}', protocol.get('change')),
-                         (f'initialisation.{cell.initialisation}', initialisation.get('change'))):
+  for origin, change in (('change', config.change), (f'protocol.{cell.protocol}', protocol.change),
+                         (f'initialisation.{cell.initialisation}', initialisation.change)):
     try:
-      section.update(change or {})
-    except (TypeError, ValueError, KeyError) as error:
+      section.update(change)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
       raise UserError(f'{origin} of the config does not fit {protocol.recipe}: {" ".join(str(error).split())}'
                       ) from error
   section.dataset, section.seed, section.init = cell.dataset, cell.seed, initialisation.init
@@ -90,17 +100,13 @@ def read_results(config: ConfigDict, workdir: str) -> dict[Cell, dict[str, Any]]
   """result.json of every finished cell.
 
   Raises:
-    UserError: a finished cell was run with other values than the config has now.
+    UserError: a cell was run, or begun, with other values than the config has now.
   """
   results = {}
   for cell in cells_of(config):
     folder = os.path.join(workdir, cell.name)
+    cells.check_same(folder, cell_config(config, cell))
     if os.path.exists(os.path.join(folder, 'result.json')):
-      ran, now = read_json(os.path.join(folder, 'config.json')), cell_config(config, cell).to_dict()
-      changed = changed_keys(ran, now) + (['init'] if ran['init'] != now['init'] else [])
-      if changed:
-        raise UserError(f'{folder} was run with other values of {", ".join(changed)}: restore them, remove that '
-                        'folder, or choose another --workdir')
       results[cell] = read_json(os.path.join(folder, 'result.json'))
   return results
 
@@ -124,19 +130,24 @@ def compare(config: ConfigDict, workdir: str) -> None:
     UserError: a mistake in the config; or cells that failed, named, when all others are finished.
   """
   check(config)
+  cells.check_workdir(workdir)
   everything = cells_of(config)
   for cell in everything:
     cell_config(config, cell)
   finished = write(config, workdir)
   by_name = {cell.name: cell for cell in everything}
 
-  def after(name: str) -> str:
+  def after(name: str) -> str | None:
     result = write(config, workdir).get(by_name[name])
-    return 'no result' if result is None else '{} {:.4f}'.format(*comparison.headline(result))
+    return result and '{} {}'.format(*comparison.headline(result))
 
   print(f'{len(everything)} cells, {len(finished)} of them finished before', flush=True)
-  cells.run_cells('uniemox_jax.compare', [cell.name for cell in everything if cell not in finished],
-                  lambda name: os.path.join(workdir, name), after)
+  try:
+    cells.run_cells('uniemox_jax.compare', [cell.name for cell in everything if cell not in finished],
+                    lambda name: os.path.join(workdir, name), after)
+  finally:
+    with open(os.path.join(workdir, 'comparison.md'), encoding='utf-8') as table:
+      print(table.read(), flush=True)
 
 
 def run_cell(config: ConfigDict, workdir: str, name: str) -> None:
@@ -162,13 +173,7 @@ def main() -> None:
   if values.cell:
     run_cell(values.config, values.workdir, values.cell)
     return
-  try:
-    compare(values.config, values.workdir)
-  finally:
-    said = os.path.join(values.workdir, 'comparison.md')
-    if os.path.exists(said):
-      with open(said, encoding='utf-8') as table:
-        print(table.read())
+  compare(values.config, values.workdir)
 
 
 if __name__ == '__main__':

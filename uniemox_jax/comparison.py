@@ -45,7 +45,12 @@ class Table(NamedTuple):
   def scores(self, initialisation: str, dataset: str, protocol: str) -> dict[int, float]:
     """The headline metric by seed, of finished runs."""
     keys = ((initialisation, dataset, protocol, seed) for seed in range(self.seeds))
-    return {key[-1]: headline(self.results[key])[1] for key in keys if key in self.results}
+    values = {key[-1]: headline(self.results[key])[1] for key in keys if key in self.results}
+    return {seed: value for seed, value in values.items() if value is not None}
+
+  def measured(self, dataset: str, protocol: str) -> dict[str, Any] | None:
+    """Some result of them, which tells the metric; None where there is none yet."""
+    return next((result for key, result in self.results.items() if key[1:3] == (dataset, protocol)), None)
 
   @property
   def unfinished(self) -> int:
@@ -53,12 +58,13 @@ class Table(NamedTuple):
     return len(self.initialisations) * len(self.datasets) * len(self.protocols) * self.seeds - len(self.results)
 
 
-def headline(result: dict[str, Any]) -> tuple[str, float]:
-  """Name and value of the metric that a result is compared by: that of its first task (`tasks.KINDS`)."""
+def headline(result: dict[str, Any]) -> tuple[str, float | None]:
+  """Name and value of the metric that a result is compared by: that of its first task (`tasks.KINDS`); None where the
+  test split leaves it undefined."""
   task, score = _first_task(result), KINDS[_first_task(result)].score
   if 'tasks' not in result:
     return score, result[score]
-  return f'{task} {score}', result['tasks'][task][score] or 0.0
+  return f'{task} {score}', result['tasks'][task][score]
 
 
 def _first_task(result: dict[str, Any]) -> str:
@@ -85,22 +91,22 @@ def write(table: Table, workdir: str) -> None:
   beyond = {(row['initialisation'], row['dataset'], row['protocol']) for row in pairs
             if row['p_holm'] is not None and row['p_holm'] < _BEYOND_CHANCE}
   texts = {protocol: _texts(table, protocol, beyond) for protocol in table.protocols}
-  header = ['initialisation', *_headings(table)]
+  headers = {protocol: ['initialisation', *_headings(table, protocol)] for protocol in table.protocols}
   path = os.path.join(workdir, 'comparison')
-  write_text(f'{path}.md', _markdown(table, header, texts, pairs))
+  write_text(f'{path}.md', _markdown(table, headers, texts, pairs))
   caption = (f'Mean ± standard deviation over {table.seeds} seeds, test. † differs from {table.reference}, p < 0.05, '
              'Holm.')
-  write_text(f'{path}.tex', '\n'.join(tables.latex(header, rows, f'{protocol}: {caption}')
+  write_text(f'{path}.tex', '\n'.join(tables.latex(headers[protocol], rows, f'{protocol}: {caption}')
                                       for protocol, rows in texts.items()))
   write_text(f'{path}.csv', _csv(table))
   write_json(f'{path}.json', _json(table, pairs))
   write_bytes(f'{path}.png', _picture(table))
 
 
-def _headings(table: Table) -> list[str]:
+def _headings(table: Table, protocol: str) -> list[str]:
   """Datasets, each with its metric as soon as a run tells it."""
-  metrics = {key[1]: headline(result)[0] for key, result in table.results.items()}
-  return [f'{dataset}, {metrics[dataset]}' if dataset in metrics else dataset for dataset in table.datasets]
+  measured = {dataset: table.measured(dataset, protocol) for dataset in table.datasets}
+  return [f'{dataset}, {headline(result)[0]}' if result else dataset for dataset, result in measured.items()]
 
 
 def _texts(table: Table, protocol: str, beyond: set[tuple[str, str, str]]) -> list[list[str]]:
@@ -109,7 +115,8 @@ def _texts(table: Table, protocol: str, beyond: set[tuple[str, str, str]]) -> li
   for dataset in table.datasets:
     summaries = [tables.summarise(list(scores.values())) if scores else None for scores in (
         table.scores(name, dataset, protocol) for name in table.initialisations)]
-    sign = next((KINDS[_first_task(result)].direction for key, result in table.results.items() if key[1] == dataset), 1)
+    result = table.measured(dataset, protocol)
+    sign = KINDS[_first_task(result)].direction if result else 1
     best = max((sign * summary.mean for summary in summaries if summary), default=None)
     for row, summary in zip(rows, summaries):
       if summary is None:
@@ -122,8 +129,9 @@ def _texts(table: Table, protocol: str, beyond: set[tuple[str, str, str]]) -> li
   return rows
 
 
-def _markdown(table: Table, header: list[str], texts: dict[str, list[list[str]]], pairs: list[dict[str, Any]]) -> str:
-  parts = [f'## {protocol}\n\n{tables.markdown(header, rows)}' for protocol, rows in texts.items()]
+def _markdown(table: Table, headers: dict[str, list[str]], texts: dict[str, list[list[str]]],
+              pairs: list[dict[str, Any]]) -> str:
+  parts = [f'## {protocol}\n\n{tables.markdown(headers[protocol], rows)}' for protocol, rows in texts.items()]
   parts.append(NOTES.format(reference=table.reference))
   if pairs:
     lines = [[row['initialisation'], row['dataset'], row['protocol'], f"{row['difference']:+.4f}",
@@ -131,6 +139,10 @@ def _markdown(table: Table, header: list[str], texts: dict[str, list[list[str]]]
              for row in pairs]
     parts.append(f'## Difference from {table.reference}\n\n' + tables.markdown(
         ['initialisation', 'dataset', 'protocol', 'difference', 'p', "p, Holm's", 'pairs'], lines))
+  undefined = [key for key, result in table.results.items() if headline(result)[1] is None]
+  if undefined:
+    parts.append('Undefined on these test pictures, and so left out:\n\n' + '\n'.join(
+        f'- {"/".join(map(str, key[:3]))} seed {key[3]}' for key in undefined) + '\n')
   if table.unfinished:
     parts.append(f'{table.unfinished} runs have no result yet' + (':' if table.failures else '.') + '\n')
     parts.append('\n'.join(f'- {"/".join(map(str, key[:3]))} seed {key[3]} failed: {said}'
@@ -179,7 +191,7 @@ def _picture(table: Table) -> bytes:
           axes.hlines(np.mean(values), place - step / 3, place + step / 3, color=colour)
       axes.scatter([], [], s=18, color=colour, marker=marker, label=name)
     axes.set(title=protocol, xlim=(-0.5, len(table.datasets) - 0.5))
-    axes.set_xticks(range(len(table.datasets)), _headings(table))
+    axes.set_xticks(range(len(table.datasets)), _headings(table, protocol))
     axes.grid(axis='y', color='#e3e3e3')
     axes.set_axisbelow(True)
   panels[0].legend(fontsize=8, frameon=False, ncols=min(4, len(table.initialisations)))

@@ -39,7 +39,7 @@ def watch() -> None:
   A compiler holds the main thread for minutes, and Python's handlers wait for it. So a thread of its own hears the
   signal, and ends the process at once where nothing would be lost.
   """
-  if jax.process_count() > 1:
+  if _are_several():
     return
   heard, told = os.pipe()
   os.set_blocking(told, False)
@@ -58,6 +58,12 @@ def _listen(heard: int) -> None:
         os._exit(EXIT_CODE)
 
 
+def _are_several() -> bool:
+  """Whether other processes take part. Counting them takes the accelerator, which one process alone may have to leave
+  to those that it starts; so the count comes second."""
+  return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
 def set_unsaved(unsaved: bool) -> None:
   """Says whether this process has done something since the last save that ending now would lose."""
   _watch.unsaved = unsaved
@@ -67,7 +73,7 @@ def poll() -> bool:
   """Whether to save and end here. All processes must call it at the same points of their work, each step or so."""
   _watch.polls += 1
   # Once the agreed point is reached it stays reached; the service itself says so only once.
-  if (not _watch.noticed.is_set() and jax.process_count() > 1
+  if (not _watch.noticed.is_set() and _are_several()
       and multihost_utils.reached_preemption_sync_point(_watch.polls)):
     _watch.noticed.set()
   return _watch.noticed.is_set()

@@ -40,9 +40,10 @@ def _open_splits(config: ConfigDict) -> dict[str, records.Split]:
   if config.fraction != 1:
     splits['train'] = splits['train'].fraction(config.fraction, config.seed)
     print(f"few-shot: {splits['train'].num_examples} pictures of {splits['train'].name}", flush=True)
-  if all(annotation.label < 0 for annotation in splits['val'].annotations()):
-    raise UserError(f'no val picture of {config.dataset} has a single label, which a probe needs: fine-tune '
-                    '(python -m uniemox_jax.finetune), which learns other targets too')
+  for name, split in splits.items():
+    if all(annotation.label < 0 for annotation in split.annotations()):
+      raise UserError(f'no {name} picture of {config.dataset} has a single label, which a probe needs: fine-tune '
+                      '(python -m uniemox_jax.finetune), which learns other targets too')
   return splits
 
 

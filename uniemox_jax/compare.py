@@ -139,7 +139,10 @@ def compare(config: ConfigDict, workdir: str) -> None:
 
   def after(name: str) -> str | None:
     result = write(config, workdir).get(by_name[name])
-    return result and '{} {}'.format(*comparison.headline(result))
+    if result is None:
+      return None
+    metric, value = comparison.headline(result)
+    return f'{metric} undefined' if value is None else f'{metric} {value:.4f}'
 
   print(f'{len(everything)} cells, {len(finished)} of them finished before', flush=True)
   try:

@@ -1,6 +1,7 @@
 """Every row of the ablation changes the one thing its name says; the table says what the cells say."""
 
 import json
+import shutil
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -9,6 +10,7 @@ import pytest
 
 from configs import demo
 from data_pipelines.errors import UserError
+from tests import small_runs
 from uniemox_jax.ablate import (
   ROWS,
   check_rows,
@@ -121,3 +123,30 @@ def test_unknown_choice_is_named(key, choices):
   assert choose(ConfigDict(), key, choices) == choices[0]
   with pytest.raises(UserError, match=f"'{key}' is 'other': choose {' or '.join(choices)}"):
     choose(ConfigDict({key: 'other'}), key, choices)
+
+
+@pytest.mark.slow
+def test_every_row_unattended_and_killed_in_the_middle(data_dir, clip_folder, tmp_path):
+  demo_workdir, workdir = tmp_path / 'demo', tmp_path / 'ablation'
+  shutil.copytree(clip_folder, demo_workdir / 'clip' / 'teacher')
+  shutil.copytree(clip_folder, workdir / 'clip_no_emotion_word' / 'teacher')
+  (demo_workdir / 'data').symlink_to(data_dir)
+  (demo_workdir / 'stages.json').write_text(json.dumps(
+      dict.fromkeys(('draw', 'build emoset', 'build emo8', 'train_clip'), 1.0)))
+  config = demo.get_config()
+  config.pretrain = small_runs.pretrain_config(data_dir, clip_folder, epochs=1)
+  config.finetune = small_runs.finetune_config(data_dir, epochs=1)
+  command = small_runs.command('uniemox_jax.ablate', config, workdir, f'--demo_workdir={demo_workdir}', '--seeds=1')
+  process = small_runs.start(command)
+  for line in process.stdout:
+    if f' 8/{len(ROWS)} cells' in line:
+      break
+  process.kill()
+  process.wait()
+  before = {path: path.stat().st_mtime_ns for path in workdir.rglob('result.json')}
+  again = small_runs.start(command)
+  said = again.communicate(timeout=3000)[0]
+  assert again.returncode == 0, said
+  assert len(before) >= 8 and {path: path.stat().st_mtime_ns for path in before} == before
+  rows = json.loads((workdir / 'ablation.json').read_text())['rows']
+  assert [(row['row'], row['runs']) for row in rows] == [(row, 1) for row in ROWS]

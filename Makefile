@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest
+# A process a core, at most four; the tests of a file stay together, since they share runs.
+PARALLEL := -n auto --maxprocesses=4 --dist=loadfile
 TIMM := .venv-timm
 TIMM_STAMP := $(TIMM)/.installed
 COLAB := .venv-colab
@@ -23,7 +25,7 @@ demo: $(RUN_STAMP) ## the whole job in small: runs/demo/report.html and report.j
 	$(BIN)/python -m uniemox_jax.demo --workdir=runs/demo
 
 test: $(DEV_STAMP) ## the fast tests
-	$(PYTEST)
+	$(PYTEST) $(PARALLEL)
 
 test-slow: $(DEV_STAMP) ## published model sizes and long runs
 	$(PYTEST) -m slow

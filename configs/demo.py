@@ -51,6 +51,8 @@ def _pretrain() -> ConfigDict:
   config.split = 'train+val'
   config.accum_steps = 1
   config.person_jitter = 0.0
+  config.person_view = 'crop'  # 'scene' as the original
+  config.teacher_statistics = 'clip'  # 'imagenet' as the original
   config.teacher = 'runs/demo/clip/teacher'
   config.teacher_sharded = False
   config.teacher_shape = ConfigDict({  # `plan` goes by this and opens no weights

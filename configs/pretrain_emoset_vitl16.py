@@ -23,6 +23,8 @@ def get_config() -> ConfigDict:
   config.accum_steps = 1
   config.min_crop_area = 0.2
   config.person_jitter = 0.0
+  config.person_view = 'crop'  # 'scene' as the original
+  config.teacher_statistics = 'clip'  # 'imagenet' as the original
   config.init = 'none'
   config.teacher = 'openai/clip-vit-base-patch16'
   config.teacher_sharded = False

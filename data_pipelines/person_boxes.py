@@ -66,6 +66,14 @@ def read_boxes(source: pathlib.Path) -> dict[str, np.ndarray]:
     return {}
   if not path.is_file():
     raise UserError(f'{path} is not there: give a file of person boxes, or a --detector')
+  try:
+    rows = _read_rows(path)
+  except (UnicodeDecodeError, csv.Error) as error:
+    raise UserError(f'{path} is no CSV in UTF-8 ({error}): save it as one') from error
+  return {image: np.array(boxes) for image, boxes in rows.items()}
+
+
+def _read_rows(path: pathlib.Path) -> dict[str, list[list[float]]]:
   rows: dict[str, list[list[float]]] = {}
   with path.open(newline='', encoding='utf-8-sig') as file:
     reader = csv.DictReader(file)
@@ -81,7 +89,7 @@ def read_boxes(source: pathlib.Path) -> dict[str, np.ndarray]:
       if not finite:
         raise UserError(f'{path} line {reader.line_num} is not a picture and five numbers: mend or remove the line')
       rows.setdefault(row['image'], []).append(numbers)
-  return {image: np.array(boxes) for image, boxes in rows.items()}
+  return rows
 
 
 def to_fractions(boxes_Nx5: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from uniemox_jax import cli, finetune, loop, pretrain
 from uniemox_jax.checkpoint import Checkpoints
 
 VERBS = {'pretrain': pretrain, 'finetune': finetune}
-PAUSE_SECONDS = 0.5
+PAUSE_SECONDS, TRAINING_PAUSE_SECONDS = 0.5, 1.5
 
 
 def announced(phase: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,7 +30,7 @@ def announced(phase: str, call: Callable[..., Any]) -> Callable[..., Any]:
 def compiling(compile_step: Callable[..., Any]) -> Callable[..., Any]:
   """`loop.compile_step`, announced, and of the program that it gives the fourth step, as one of training.
 
-  The steps after that take their time as well: processes need a second or two to hear of each other's signal.
+  The steps after that take their time: on a busy machine, processes need seconds to hear of each other's signal.
   """
   def make(*arguments: Any) -> Callable[..., Any]:
     program, calls = announced('compile', compile_step)(*arguments), []
@@ -38,7 +38,7 @@ def compiling(compile_step: Callable[..., Any]) -> Callable[..., Any]:
     def step(*arguments: Any) -> Any:
       calls.append(None)
       if len(calls) > 4:
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(TRAINING_PAUSE_SECONDS)
       return (announced('train', program) if len(calls) == 4 else program)(*arguments)
 
     return step

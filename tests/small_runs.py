@@ -73,10 +73,12 @@ def command(verb: str, config: ConfigDict, workdir: Path, *arguments: str) -> li
 
 
 def start(arguments: list[str], devices: int = 1, **environment: str) -> subprocess.Popen:
-  """Starts a command as a user would, on emulated devices; its output can be read line by line."""
+  """Starts a command as a shell would, in a group of its own, on emulated devices; its output can be read line by line.
+  """
   flags = f'--xla_force_host_platform_device_count={devices}'
   values = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONUNBUFFERED': '1'} | environment
-  return subprocess.Popen(arguments, cwd=ROOT, env=values, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+  return subprocess.Popen(arguments, cwd=ROOT, env=values, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          process_group=0)
 
 
 def same_weights(one: Path, other: Path) -> bool:

@@ -122,7 +122,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, data_dir: str) -> tuple[Path,
   polls = iter([False] * 7 + [True])
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(loop, 'preemption', SimpleNamespace(poll=lambda: next(polls), Preempted=Preempted,
-                                                      set_unsaved=lambda _: None))
+                                                      check=lambda: None, set_unsaved=lambda _: None))
     with pytest.raises(Preempted):
       finetune(config, str(parts))
   assert load_checkpoint(str(parts / 'checkpoints' / '7')).step == 7

@@ -1,6 +1,7 @@
 """A comparison runs every cell once, whatever is killed, names what fails and keeps the rest; no key is silent."""
 
 import json
+import os
 from pathlib import Path
 import re
 import signal
@@ -148,7 +149,8 @@ def test_a_cell_ends_with_whoever_started_it(config, tmp_path, number):
   while not (log.exists() and 'finetune ' in log.read_text()):
     assert time.monotonic() < deadline
     time.sleep(0.2)
-  process.send_signal(number)
+  # A terminal sends Ctrl-C to the whole group.
+  (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
   process.wait(60)
   assert process.returncode == {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: EXIT_CODE, signal.SIGINT: 2}[number]
   while 'is saved in' not in log.read_text():
@@ -156,6 +158,7 @@ def test_a_cell_ends_with_whoever_started_it(config, tmp_path, number):
     assert number == signal.SIGKILL, 'it ended before its cell'
     time.sleep(0.2)
   assert not (log.parents[1] / 'seed1').exists()
+  assert not (log.parent / 'error.txt').exists()
 
 
 @pytest.mark.slow

@@ -258,7 +258,7 @@ def test_too_few_pictures_are_one_line():
 
 def test_dataset_without_a_single_label_is_sent_to_fine_tuning(data_dir, tmp_path, monkeypatch):
   monkeypatch.setattr(records.Split, 'annotations', lambda split: [records.Annotation('a', -1, {})])
-  with pytest.raises(UserError, match='no val picture of emo8 has a single label.*uniemox_jax.finetune'):
+  with pytest.raises(UserError, match='no train picture of emo8 has a single label.*uniemox_jax.finetune'):
     probe(config_of(data_dir), str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
 

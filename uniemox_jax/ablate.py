@@ -71,10 +71,6 @@ def pretrain_config(row: str, config: ConfigDict, teachers: dict[bool, str]) -> 
   """
   section = config.pretrain.copy_and_resolve_references()
   section.teacher = teachers[row != 'no_emotion_word']
-  with section.unlocked():
-    for key in ROWS[row].change.keys() - set(section.keys()):
-      if '.' not in key:  # an optional key that the demo leaves out
-        section[key] = ROWS[row].change[key]
   section.update_from_flattened_dict(ROWS[row].change)
   return section
 
@@ -161,7 +157,8 @@ def read_scores(workdir: str, cell_sections: dict[str, dict[str, ConfigDict]]) -
   scores: dict[str, dict[int, float]] = {row: {} for row in ROWS}
   for cell, sections in cell_sections.items():
     for name, section in sections.items():
-      cells.check_same(os.path.join(cell_folder(workdir, cell), name), section)
+      # It starts from the cell's own pretraining, wherever the workdir lies by now.
+      cells.check_same(os.path.join(cell_folder(workdir, cell), name), section, start=False)
     path = os.path.join(cell_folder(workdir, cell), 'finetune', 'result.json')
     if os.path.exists(path):
       row, seed = cell.split(':')
@@ -224,7 +221,8 @@ def main() -> None:
                    for name, cell in names.items()}
   preparation = os.path.join(values.workdir, PREPARATION)
   if values.cell == PREPARATION:
-    cells.run_here(preparation, lambda: prepare_all(config, values.demo_workdir, values.rows, teachers[False]))
+    # Its lock guards the demo's folder, which several ablations may share.
+    cells.run_here(values.demo_workdir, lambda: prepare_all(config, values.demo_workdir, values.rows, teachers[False]))
   elif values.cell:
     if values.cell not in cell_sections:
       raise UserError(f"--cell='{values.cell}' is no cell: give ROW:SEED with one of --rows and less than --seeds")

@@ -64,16 +64,17 @@ def run_here(folder: str, work: Callable[[], None]) -> None:
     work()
 
 
-def check_same(folder: str, section: ConfigDict) -> None:
+def check_same(folder: str, section: ConfigDict, *, start: bool = True) -> None:
   """Raises UserError where a run in `folder` was done, or begun, with other values than `section` has.
 
-  What changes no number of a run may differ, but not where it started from: a table names that.
+  What changes no number of a run may differ, but not where it started from (`init`), which a table names; unless
+  `start` is False.
   """
   path = os.path.join(folder, 'config.json')
   if not os.path.exists(path):
     return
   ran, now = read_json(path), section.to_dict()
-  changed = changed_keys(ran, now) + (['init'] if ran.get('init') != now.get('init') else [])
+  changed = changed_keys(ran, now) + (['init'] if start and ran.get('init') != now.get('init') else [])
   if changed:
     raise UserError(f'{folder} holds a run with other values of {", ".join(changed)}: restore them, remove that '
                     'folder, or choose another --workdir')
@@ -147,15 +148,16 @@ def _await(futures: dict[concurrent.futures.Future, str], after: Callable[[str],
   start, waiting, failed = time.perf_counter(), set(futures), {}
   while waiting:
     ended, waiting = concurrent.futures.wait(waiting, timeout=1, return_when=concurrent.futures.FIRST_COMPLETED)
-    preemption.check()
+    if preemption.poll():
+      raise preemption.Preempted('all cells have saved')
     for future in ended:
       cell, (code, said), result = futures[future], future.result(), after(futures[future])
       if code or result is None:
         failed[cell] = code, said if code else 'it ended without a result'
       done = len(futures) - len(waiting)
       left = (time.perf_counter() - start) / done * len(waiting) / 60
-      print(f'== {cell}: {f"failed: {failed[cell][1]}" if cell in failed else result}  {done}/{len(futures)} cells  '
-            f'{left:.0f} min left', flush=True)
+      said = f'{"failed" if code != preemption.EXIT_CODE else "ended"}: {failed[cell][1]}' if cell in failed else result
+      print(f'== {cell}: {said}  {done}/{len(futures)} cells  {left:.0f} min left', flush=True)
   return failed
 
 
@@ -178,15 +180,16 @@ def _run_in_process(module: str, cell: str, folder: str, lifelines: _Lifelines) 
   with open(os.path.join(folder, 'log.txt'), 'a+', encoding='utf-8', errors='replace') as log, held:
     start = log.tell()
     try:
-      code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False,
-                            pass_fds=(lifeline,)).returncode
+      # A group of its own: Ctrl-C is for this process, which then ends its cells so that they save.
+      code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False,
+                            pass_fds=(lifeline,), process_group=0).returncode
     finally:
       os.close(lifeline)
     log.seek(start)
     said = (log.read().strip().splitlines() or ['no output'])[-1]
   if code < 0:
     said = f'killed by {signal.Signals(-code).name} after: {said}'
-  if code:
+  if code not in (0, preemption.EXIT_CODE):
     write_text(os.path.join(folder, _ERROR), said + '\n')
   return code, said
 

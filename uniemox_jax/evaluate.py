@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from data_pipelines import records, targets
+from data_pipelines import manifest, records, targets
 from data_pipelines.errors import UserError
 from uniemox_jax import cli, label_maps, sharding
 from uniemox_jax.checkpoint import Checkpoint, load_checkpoint
@@ -100,6 +100,15 @@ def load_trained(path: str) -> tuple[Checkpoint, nnx.GraphDef]:
   return checkpoint, graphdef_of(builder(Classifier, **checkpoint.description['model']))
 
 
+def tell_persons(split: records.Split, name: str) -> int:
+  """Says for a model of scene and person in how many pictures of the whole split `name` the scene stands in for the
+  person, and returns how many show one."""
+  found = manifest.read_manifest(split.folder)['splits'][name]
+  print(f"persons: {found['with_person']} of the {found['examples']} pictures of {name} show one; in the others the "
+        'scene stands in', flush=True)
+  return found['with_person']
+
+
 def _read_config(workdir: str) -> dict[str, Any]:
   path = os.path.join(workdir, 'config.json')
   if not exists(path):
@@ -127,6 +136,8 @@ def evaluate(workdir: str, split_name: str = 'test', data_dir: str | None = None
   if list(split.labels) != checkpoint.description['labels']:
     raise UserError(f"{config['dataset']} has the labels {', '.join(split.labels)}; the checkpoint was trained with "
                     f"{', '.join(checkpoint.description['labels'])}: evaluate it on its own dataset")
+  if checkpoint.description['model'].get('streams', 'scene') != 'scene':
+    tell_persons(split, split_name)
   mesh, tasks = sharding.make_mesh(**config['mesh']), tasks_of(checkpoint.description)
   measure_on = functools.partial(
       evaluate_params, classifier, sharding.replicate(checkpoint.params, mesh), tasks=tasks,
@@ -172,6 +183,8 @@ def evaluate_on(workdir: str, dataset: str, label_map: str | None = None, split_
   chosen = None if label_map is None else label_maps.load_label_map(label_map)
   split = records.open_split(data_dir or config['data_dir'], dataset, split_name)
   bound = label_maps.bind(chosen, known, split.labels)
+  if checkpoint.description['model'].get('streams', 'scene') != 'scene':
+    tell_persons(split, split_name)
   mesh = sharding.make_mesh(**config['mesh'])
   found = predict_split(classifier, sharding.replicate(checkpoint.params, mesh), split, ['label'], mesh=mesh,
                         image_size=config['model']['image_size'], batch_size=config['batch_size'])

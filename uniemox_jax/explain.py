@@ -113,7 +113,7 @@ def patch_map(influence_IxTxT: jax.Array, rows: str) -> jax.Array:
 
 def reads_person(model: nnx.Module) -> bool:
   """Whether the model encodes the person view beside the scene."""
-  return getattr(model, 'streams', 1) in (2, 'scene+person')
+  return getattr(model, 'streams', 1) == 2
 
 
 def classifier_input(model: nnx.Module, views_BxVxHxWx3: jax.Array) -> jax.Array:

@@ -15,13 +15,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from data_pipelines import manifest, pipeline, records
+from data_pipelines import pipeline, records
 from data_pipelines import targets as record_targets
 from data_pipelines.errors import UserError
 from uniemox_jax import cli, loop, optim, sharding
 from uniemox_jax.clock import Profile
 from uniemox_jax.config import FINETUNE_KEYS, check_keys, check_positive, compute_dtype, ema_decay, streams_of
-from uniemox_jax.evaluate import describe, evaluate, evaluate_params, measured_of
+from uniemox_jax.evaluate import describe, evaluate, evaluate_params, measured_of, tell_persons
 from uniemox_jax.flops import finetune_work
 from uniemox_jax.logging import RunLog
 from uniemox_jax.models.classifier import STREAMS, Classifier
@@ -101,20 +101,6 @@ def _choose_tasks(config: ConfigDict, train: records.Split) -> tuple[Task, ...]:
   return tasks
 
 
-def _tell_persons(train: records.Split) -> None:
-  """Says in how many training pictures the scene stands in for the person.
-
-  Raises:
-    UserError: in all of them.
-  """
-  found = manifest.read_manifest(train.folder)['splits']['train']
-  if not found['with_person']:
-    raise UserError('config.streams asks for persons, and no training record has one: find them (docs/person_boxes.md) '
-                    'and build the records again, or set --config.streams=scene')
-  print(f"persons: {found['with_person']} of {found['examples']} training pictures show one; in the others the scene "
-        'stands in', flush=True)
-
-
 def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -> dict[str, Any]:
   """Fine-tunes, or resumes, the run in `workdir`, then evaluates its best checkpoint on test.
 
@@ -129,8 +115,9 @@ def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
   train_split, val_split = _open_splits(config)
-  if 'person' in STREAMS[streams_of(config)]:
-    _tell_persons(train_split)
+  if 'person' in STREAMS[streams_of(config)] and not tell_persons(train_split, 'train'):
+    raise UserError('config.streams asks for persons, and no training record has one: find them '
+                    '(docs/person_boxes.md) and build the records again, or set --config.streams=scene')
   steps_per_epoch = pipeline.steps_per_epoch(train_split, config.batch_size)
   total_steps = config.epochs * steps_per_epoch
   tasks = _choose_tasks(config, train_split)

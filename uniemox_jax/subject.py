@@ -110,4 +110,6 @@ def see(subject: Subject, split: records.Split, count: int, kept: int, points: i
       ids += [example.id for example in batch]
       labels += [example.label for example in batch]
       progress.update(len(batch))
+  if not all(np.isfinite(part).all() for part in (*features, *outputs)):
+    raise UserError(f'{subject.path} gives no finite number for some picture: its weights are broken; use another one')
   return Seen(examples, ids, np.array(labels), np.concatenate(features), np.concatenate(outputs))

@@ -230,3 +230,10 @@ def test_command_ends_in_one_line_and_code_2(tmp_path):
     done = subprocess.run(
       [sys.executable, '-m', 'data_pipelines.person_boxes', *arguments], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith('error: ') and done.stderr.count('\n') == 1, done.stderr
+
+
+def test_boxes_in_another_encoding_are_one_line(tmp_path):
+  path = tmp_path / 'boxes.csv'
+  path.write_bytes(b'image,xmin,ymin,xmax,ymax,score\ncaf\xe9.jpg,0,0,1,1,1\n')
+  with pytest.raises(UserError, match='is no CSV in UTF-8'):
+    person_boxes.read_boxes(path)

@@ -61,7 +61,7 @@ class Classifier(nnx.Module):
     """
     images_BxHxWx3 = views_BxVxHxWx3.reshape(-1, *views_BxVxHxWx3.shape[-3:])
     tokens = self.encoder(images_BxHxWx3, branch_scale_NxBx2=branch_scale_NxBx2)
-    return self.fc_norm(tokens[:, 1:].mean(axis=1)).reshape(len(views_BxVxHxWx3), -1)
+    return self.fc_norm(tokens[:, 1:].mean(axis=1)).reshape(views_BxVxHxWx3.shape[0], -1)
 
   def __call__(self, views_BxVxHxWx3: jax.Array, branch_scale_NxBx2: jax.Array | None = None) -> jax.Array:
     """Logits, float32 (B, classes), of normalised float images: (B, H, W, 3), or V = 2 views of them, scene first."""

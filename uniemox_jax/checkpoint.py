@@ -114,6 +114,17 @@ def _first_line(error: Exception) -> str:
   return ((str(error) or type(error).__name__).splitlines() or [''])[0][:200]
 
 
+class _Manager(ocp.CheckpointManager):
+  """Orbax's, which leaves jax's pre-emption service to `preemption.poll`.
+
+  The service agrees on the next number that a process will ask with. Orbax would ask with the step's, between ours: the
+  agreed number then never comes, and a signal just after a save is lost.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    return False
+
+
 class Checkpoints:
   """A run's checkpoints: the two newest, and the best where steps carry a score. Saving is asynchronous."""
 
@@ -131,7 +142,7 @@ class Checkpoints:
         except Damaged as damage:
           _set_aside(self.folder / str(step), damage)
     wait_for_all('checkpoint records read')
-    self._manager = ocp.CheckpointManager(self.folder, options=_options())
+    self._manager = _Manager(self.folder, options=_options())
 
   @property
   def latest_step(self) -> int | None:

@@ -113,13 +113,13 @@ def test_cells_of_other_values_are_neither_shown_nor_gone_on_with(config, tmp_pa
   folder = tmp_path / cell.name
   folder.mkdir(parents=True)
   (folder / 'config.json').write_text(json.dumps(cell_config(config, cell).to_dict()))
-  assert read_results(config, str(tmp_path)) == {}
+  assert read_results({cell: cell_config(config, cell)}, str(tmp_path)) == {}
   (folder / 'result.json').write_text(json.dumps({'top1': 0.5}))
-  assert list(read_results(config, str(tmp_path))) == [cell]
+  assert list(read_results({cell: cell_config(config, cell)}, str(tmp_path))) == [cell]
   (folder / 'result.json').unlink()
   config.initialisation.scratch.init = 'runs/other'
   with pytest.raises(UserError, match='holds a run with other values of init'):
-    read_results(config, str(tmp_path))
+    read_results({cell: cell_config(config, cell)}, str(tmp_path))
 
 
 def run(config: ConfigDict, workdir: Path, *arguments: str) -> tuple[int, str]:

@@ -96,25 +96,25 @@ def cell_config(config: ConfigDict, cell: Cell) -> ConfigDict:
   return section
 
 
-def read_results(config: ConfigDict, workdir: str) -> dict[Cell, dict[str, Any]]:
-  """result.json of every finished cell.
+def read_results(sections: dict[Cell, ConfigDict], workdir: str) -> dict[Cell, dict[str, Any]]:
+  """result.json of every finished cell; `sections` has the config of each.
 
   Raises:
     UserError: a cell was run, or begun, with other values than the config has now.
   """
   results = {}
-  for cell in cells_of(config):
+  for cell, section in sections.items():
     folder = os.path.join(workdir, cell.name)
-    cells.check_same(folder, cell_config(config, cell))
+    cells.check_same(folder, section)
     if os.path.exists(os.path.join(folder, 'result.json')):
       results[cell] = read_json(os.path.join(folder, 'result.json'))
   return results
 
 
-def write(config: ConfigDict, workdir: str) -> dict[Cell, dict[str, Any]]:
+def write(config: ConfigDict, sections: dict[Cell, ConfigDict], workdir: str) -> dict[Cell, dict[str, Any]]:
   """Writes all tables from what is finished; returns that."""
-  results = read_results(config, workdir)
-  failures = {cell: said for cell in cells_of(config)
+  results = read_results(sections, workdir)
+  failures = {cell: said for cell in sections
               if cell not in results and (said := cells.why_failed(os.path.join(workdir, cell.name)))}
   comparison.write(comparison.Table(
       tuple(config.initialisations), tuple(config.datasets), tuple(config.protocols), config.seeds, config.reference,
@@ -131,22 +131,20 @@ def compare(config: ConfigDict, workdir: str) -> None:
   """
   check(config)
   cells.check_workdir(workdir)
-  everything = cells_of(config)
-  for cell in everything:
-    cell_config(config, cell)
-  finished = write(config, workdir)
-  by_name = {cell.name: cell for cell in everything}
+  sections = {cell: cell_config(config, cell) for cell in cells_of(config)}
+  finished = write(config, sections, workdir)
+  by_name = {cell.name: cell for cell in sections}
 
   def after(name: str) -> str | None:
-    result = write(config, workdir).get(by_name[name])
+    result = write(config, sections, workdir).get(by_name[name])
     if result is None:
       return None
     metric, value = comparison.headline(result)
     return f'{metric} undefined' if value is None else f'{metric} {value:.4f}'
 
-  print(f'{len(everything)} cells, {len(finished)} of them finished before', flush=True)
+  print(f'{len(sections)} cells, {len(finished)} of them finished before', flush=True)
   try:
-    cells.run_cells('uniemox_jax.compare', [cell.name for cell in everything if cell not in finished],
+    cells.run_cells('uniemox_jax.compare', [cell.name for cell in sections if cell not in finished],
                     lambda name: os.path.join(workdir, name), after)
   finally:
     with open(os.path.join(workdir, 'comparison.md'), encoding='utf-8') as table:

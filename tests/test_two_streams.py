@@ -27,6 +27,7 @@ from uniemox_jax.export_torch import TARGETS, export_torch
 from uniemox_jax.finetune import finetune
 from uniemox_jax.flops import finetune_work
 from uniemox_jax.inference import Predictor
+from uniemox_jax.look import look
 from uniemox_jax.models.classifier import Classifier, stack_views
 from uniemox_jax.predict import BOX, predict
 from uniemox_jax.tasks import predict as probabilities
@@ -156,6 +157,15 @@ def test_checkpoint_says_that_it_sees_the_person_and_is_evaluated_the_same_again
   written = Path(run, 'result.json').read_bytes()
   evaluate(run)
   assert Path(run, 'result.json').read_bytes() == written
+
+
+def test_looking_at_it_explains_the_person_and_finds_the_mistakes_that_evaluation_counts(run, data_dir, tmp_path):
+  result = look(run, data_dir, 'emo8', str(tmp_path), examples=3)
+  assert set(result['pictures']) == {'attention', 'embeddings', 'mistakes'}
+  assert result['pictures']['attention']['without'] == {}
+  counted = evaluate(run)
+  mistakes = result['pictures']['mistakes']
+  assert mistakes['wrong'] == round((1 - counted['top1']) * counted['examples']) > 0
 
 
 def test_killed_run_ends_bit_equal(data_dir, run, tmp_path):

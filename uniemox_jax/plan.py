@@ -108,7 +108,8 @@ def search_batch(config: ConfigDict, topology: str) -> dict[str, Any]:
   """The plan of the largest batch a device that fits, to the example.
 
   Doubles or halves the config's batch until both sides are known, then divides what is between where the memory of
-  the two sides puts the limit. Memory is taken to grow with the batch.
+  the two sides puts the limit, each time at least twice as far from either side: near the limit the compiler saves
+  memory, so that more fits than the memory of smaller batches tells. Memory is taken to grow with the batch.
 
   Raises:
     UserError: not even the smallest batch fits; and see `compile_step`.
@@ -116,7 +117,7 @@ def search_batch(config: ConfigDict, topology: str) -> dict[str, Any]:
   devices, limit = parse_slice(topology).chips, parse_slice(topology).chip.hbm
   groups = config.loss.local_batch if 'loss' in config and config.loss.negatives == 'local' else 1
   unit = config.accum_steps * groups // math.gcd(groups, devices)
-  best, needs, small, large = None, {}, 0, None
+  best, needs, small, large, margin = None, {}, 0, None, 1
   units = max(1, config.batch_size // (devices * unit))
   while True:
     tried = config.copy_and_resolve_references()
@@ -134,19 +135,21 @@ def search_batch(config: ConfigDict, topology: str) -> dict[str, Any]:
                       '--config.model.remat=full or a larger chip')
     if large is not None and large - small <= 1:
       return best | {'largest_batch_per_device': small * unit}
-    units = _between(small, large, needs, limit)
+    if large is None:
+      units = 2 * small
+    elif not small:
+      units = large // 2
+    else:
+      units, margin = _between(small, large, needs, limit, margin), 2 * margin
 
 
-def _between(small: int, large: int | None, needs: dict[int, int | None], limit: int) -> int:
-  """The next size to try: within the bracket where memory would reach the limit, were it linear."""
-  if large is None:
-    return 2 * small
-  if not small:
-    return large // 2
+def _between(small: int, large: int, needs: dict[int, int | None], limit: int, margin: int) -> int:
+  """Where memory would reach the limit, were it linear, but `margin` or half the bracket off both of its ends."""
   if not needs[large] or needs[large] <= needs[small]:
     return (small + large) // 2
   reach = small + math.floor((large - small) * (limit - needs[small]) / (needs[large] - needs[small]))
-  return min(max(reach, small + 1), large - 1)
+  margin = min(margin, (large - small) // 2)
+  return min(max(reach, small + margin), large - margin)
 
 
 def _gib(size: int | None) -> str:

@@ -4,7 +4,7 @@ python -m uniemox_jax.compare --config=configs/compare.py --workdir=runs/compare
   --config.initialisation.uniemox.init=runs/pretrain_vitl16 --config.initialisation.mae.init=mae_pretrain_vit_large.pth
 
 Chosen among what is defined below: --config.datasets="('emo8','fi')" --config.protocols="('linear',)" --config.seeds=5
-Another encoder, for all: --config.change.model.width=768 --config.change.model.depth=12 --config.change.model.heads=12
+With ViT-B/16 in place of ViT-L/16: --config=configs/compare.py:vitb16
 In small, after `make demo`: --config=configs/compare.py:demo
 Hardware: the demo on two CPU cores (docs/compare.md); published sizes on one TPU or GPU host, cell after cell.
 Time of these: not measured; cells × the time of one fine-tuning (configs/finetune.py).
@@ -50,6 +50,16 @@ def _published() -> ConfigDict:
   return config
 
 
+def _vitb16() -> ConfigDict:
+  config = _published()
+  for name, init in (('uniemox', 'runs/pretrain_vitb16'), ('mae', 'mae_pretrain_vit_base.pth'), (
+      'clip', 'openai/clip-vit-base-patch16'), ('supervised', 'google/vit-base-patch16-224')):
+    config.initialisation[name].init = init
+  config.initialisation.clip.change.model.patch_size = 16
+  config.change.model.update(width=768, depth=12, heads=12)
+  return config
+
+
 def _demo() -> ConfigDict:
   config = _published()
   config.initialisations = ('uniemox', 'mae_only', 'scratch')
@@ -65,5 +75,5 @@ def _demo() -> ConfigDict:
 
 
 def get_config(size: str = 'published') -> ConfigDict:
-  """The comparison at the 'published' sizes, or that of the 'demo'."""
-  return {'published': _published, 'demo': _demo}[size]()
+  """The comparison at the 'published' size, ViT-L/16; with 'vitb16'; or that of the 'demo'."""
+  return {'published': _published, 'vitb16': _vitb16, 'demo': _demo}[size]()

@@ -80,6 +80,12 @@ def test_table_tells_mean_spread_paired_differences_and_runs(tmp_path):
   assert '| full | in captions | 0.7000 | 0.1000 | +0.1100 | 0.0577 | - | - | 3 |' in table
   assert '| mae_only | none | 0.5000 | - | -0.0800 | - | -0.2000 | - | 1 |' in table
   assert '| scratch | - | 0.5400 | 0.0566 | - | - | -0.1100 | 0.0577 | 2 |' in table
+  failed = tmp_path / 'mask_50' / 'seed1'
+  failed.mkdir(parents=True)
+  (failed / 'error.txt').write_text('error: no space left')
+  write_table(read_scores(str(tmp_path), cells), str(tmp_path), list(cells))
+  missing = (tmp_path / 'ablation.md').read_text().removeprefix(table)
+  assert missing == '\n54 runs have no result yet:\n\n- mask_50:1 failed: error: no space left\n'
   assert json.loads((tmp_path / 'ablation.json').read_text())['rows'][0]['top1_by_seed'] == {
       '0': 0.6, '1': 0.7, '2': 0.8}
 

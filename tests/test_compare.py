@@ -38,7 +38,7 @@ def config(data_dir) -> ConfigDict:
   return small_config(data_dir, {'scratch': 'none', 'nowhere': 'runs/nowhere'}, ('emo8',), ('knn',), 1)
 
 
-@pytest.mark.parametrize('size', ['published', 'demo'])
+@pytest.mark.parametrize('size', ['published', 'vitb16', 'demo'])
 def test_shipped_configs_define_every_cell(size):
   config = shipped.get_config(size)
   check(config)

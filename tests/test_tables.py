@@ -105,16 +105,35 @@ def test_metric_and_its_direction_belong_to_dataset_and_protocol():
              for name, value in (('a', 0.2), ('b', 0.1))}
   results |= {(name, 'emotion6', 'linear', 0): result(value) for name, value in (('a', 0.2), ('b', 0.1))}
   table = comparison.Table(('a', 'b'), ('emotion6',), ('finetune', 'linear'), 1, 'a', results, {})
-  assert comparison._headings(table, 'finetune') == ['emotion6, distribution kl']
-  assert comparison._headings(table, 'linear') == ['emotion6, top1']
+  assert list(table.columns('finetune').values()) == ['emotion6, distribution kl']
+  assert list(table.columns('linear').values()) == ['emotion6, top1']
   assert comparison._texts(table, 'linear', set())[0] == ['a', '**0.2000 (1)**']
+
+
+def test_every_task_has_its_column_its_questions_and_its_metrics_in_the_csv(tmp_path):
+  def measured(top1: float, kl: float) -> dict:
+    return {'loss': 1.0, 'tasks': {'label': {'top1': top1, 'macro_f1': 0.4, 'per_class': []},
+                                   'distribution': {'kl': kl, 'cosine': 0.9}}, 'examples': 3, 'checkpoint_step': 2}
+
+  results = {(name, 'emotion6', 'finetune', seed): measured(0.5 + gain + seed / 100, 0.3 - gain)
+             for name, gain in (('ours', 0.1), ('scratch', 0.0)) for seed in range(2)}
+  comparison.write(comparison.Table(('ours', 'scratch'), ('emotion6',), ('finetune',), 2, 'scratch', results, {}),
+                   str(tmp_path))
+  page = (tmp_path / 'comparison.md').read_text()
+  assert '| initialisation | emotion6, label top1 | emotion6, distribution kl |' in page
+  assert '| ours | **0.6050 ± 0.0071 (2)** | **0.2000 ± 0.0000 (2)** |' in page
+  assert '| ours | emotion6, distribution kl | finetune | -0.1000 |' in page
+  rows = list(csv.DictReader(io.StringIO((tmp_path / 'comparison.csv').read_text())))
+  assert len(rows) == 4
+  names = ('metric', 'value', 'loss', 'label_macro_f1', 'distribution_cosine', 'examples')
+  assert [rows[0][name] for name in names] == ['label top1', '0.6', '1.0', '0.4', '0.9', '3']
 
 
 def test_an_undefined_metric_is_named_and_not_taken_for_zero(tmp_path):
   results = {('a', 'emotic', 'finetune', 0): {'tasks': {'labels': {'map': None}}}}
   comparison.write(comparison.Table(('a',), ('emotic',), ('finetune',), 1, 'a', results, {}), str(tmp_path))
   page = (tmp_path / 'comparison.md').read_text()
-  assert '| a | - |' in page and '- a/emotic/finetune seed 0' in page
+  assert '| a | - |' in page and '- a/emotic/finetune seed 0: labels map' in page
 
 
 def test_the_best_of_a_metric_of_which_less_is_better_is_the_least():

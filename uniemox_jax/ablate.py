@@ -108,8 +108,9 @@ def run_cell(sections: dict[str, ConfigDict], folder: str) -> None:
     verb(section, os.path.join(folder, name))
 
 
-def write_table(scores: dict[str, dict[int, float]], workdir: str) -> None:
-  """ablation.json, and ablation.md: mean, spread, and differences from scratch and from the full method by seed."""
+def write_table(scores: dict[str, dict[int, float]], workdir: str, cells_asked: Sequence[str] = ()) -> None:
+  """ablation.json, and ablation.md: mean, spread, and differences from scratch and from the full method by seed; and
+  which of the cells asked for have no score."""
   rows: list[dict[str, Any]] = []
   for row, by_seed in scores.items():
     rows.append({'row': row, 'labels_in_pretraining': ROWS[row].labels, 'top1_by_seed': by_seed,
@@ -128,7 +129,15 @@ def write_table(scores: dict[str, dict[int, float]], workdir: str) -> None:
             *('-' if row[key] is None else format(row[key], form) for key, form in zip(keys, forms)), str(row['runs'])]
            for row in rows]
   write_json(os.path.join(workdir, 'ablation.json'), {'rows': rows})
-  write_text(os.path.join(workdir, 'ablation.md'), tables.markdown(header, lines))
+  missing = [cell for cell in cells_asked if not _is_in(scores, cell)]
+  failed = {cell: said for cell in missing if (said := cells.why_failed(cell_folder(workdir, cell)))}
+  said = tables.unfinished(len(missing), failed)
+  write_text(os.path.join(workdir, 'ablation.md'), tables.markdown(header, lines) + (said and f'\n{said}'))
+
+
+def _is_in(scores: dict[str, dict[int, float]], cell: str) -> bool:
+  row, seed = cell.split(':')
+  return int(seed) in scores.get(row, {})
 
 
 def train_teacher_without_emotion_word(config: ConfigDict, teacher: str) -> None:
@@ -176,13 +185,13 @@ def ablate(workdir: str, cell_sections: dict[str, dict[str, ConfigDict]]) -> Non
   def after(cell: str) -> str | None:
     row, seed = cell.split(':')
     scores = read_scores(workdir, cell_sections)
-    write_table(scores, workdir)
+    write_table(scores, workdir, list(cell_sections))
     top1 = scores.get(row, {}).get(int(seed))
     return top1 and f'top-1 {top1:.4f}'
 
   done = read_scores(workdir, cell_sections)
-  write_table(done, workdir)
-  todo = [cell for cell in cell_sections if int(cell.split(':')[1]) not in done.get(cell.split(':')[0], {})]
+  write_table(done, workdir, list(cell_sections))
+  todo = [cell for cell in cell_sections if not _is_in(done, cell)]
   print(f'{len(cell_sections)} cells, {len(cell_sections) - len(todo)} of them finished before', flush=True)
   try:
     cells.run_cells('uniemox_jax.ablate', todo, lambda cell: cell_folder(workdir, cell), after)

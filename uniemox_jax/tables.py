@@ -58,6 +58,14 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return '\n'.join('| ' + ' | '.join(cell.replace('|', r'\|') for cell in line) + ' |' for line in lines) + '\n'
 
 
+def unfinished(count: int, failures: Mapping[str, str]) -> str:
+  """Says how many runs are missing, and what those that failed said; nothing where none is missing."""
+  if not count:
+    return ''
+  lines = [f'- {name} failed: {said}' for name, said in failures.items()]
+  return f'{count} runs have no result yet' + (':\n\n' + '\n'.join(lines) if lines else '.') + '\n'
+
+
 def latex(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
   """A booktabs table; cells are plain text, in which `**` around a cell makes it bold."""
   body = [' & '.join(map(_latex_cell, line)) + r' \\' for line in rows]

@@ -61,8 +61,9 @@ def linear_run(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> tuple
   return folder, probe(config_of(data_dir), str(folder))
 
 
-@pytest.mark.parametrize('kind, extra', [('encoder', {}), ('classifier', {}), ('encoder', {'statistics': STATISTICS})],
-                         ids=['pretrained', 'fine-tuned', 'other statistics'])
+@pytest.mark.parametrize('kind, extra', [
+    ('encoder', {}), ('classifier', {}), ('classifier', {'streams': 'scene+person'}), ('encoder', {
+        'statistics': STATISTICS})], ids=['pretrained', 'fine-tuned', 'of two streams', 'other statistics'])
 def test_features_are_those_of_load_encoder(data_dir, tmp_path, assert_parity, kind, extra):
   init = save_random(tmp_path / 'init', kind, **extra)
   config = config_of(data_dir, init=init)

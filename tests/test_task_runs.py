@@ -10,12 +10,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 import numpy as np
+from PIL import Image
 from predictions import rows_of
 import pytest
 from sklearn import metrics as reference
 
 from configs import demo
-from data_pipelines import build, synthetic
+from data_pipelines import build, synthetic, targets
 from data_pipelines.errors import UserError
 from data_pipelines.records import open_split
 from data_pipelines.targets import read
@@ -41,6 +42,15 @@ def records(folder: Path, sizes: dict[str, dict[str, int]]) -> str:
     synthetic.write(folder / 'raw' / dataset, dataset, synthetic.plan(dataset, splits, seed=0), {})
     build.build(dataset, folder / 'raw' / dataset, folder / 'data')
   return str(folder / 'data')
+
+
+def _pictures_by_class(folder: Path, splits: tuple[str, ...]) -> Path:
+  for split in splits:
+    for index in range(16):
+      path = folder / split / ('calm', 'tense')[index % 2] / f'{index}.png'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      Image.fromarray(np.random.default_rng(index).integers(0, 256, (40, 40, 3), np.uint8)).save(path)
+  return folder
 
 
 def config_of(data_dir: str, dataset: str, **values: Any) -> ConfigDict:
@@ -197,6 +207,20 @@ def test_what_does_not_fit_is_refused_in_one_line(runs, few, tmp_path, command, 
   (other / 'checkpoints').symlink_to(Path(runs['emotic'], 'checkpoints'))
   code = command('uniemox_jax.evaluate', f'--workdir={other}')
   assert_one_line(code, capsys.readouterr().err, 'the checkpoint was trained with', 'evaluate it on its own dataset')
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is_trained(few, tmp_path, monkeypatch):
+  build.build('folder', _pictures_by_class(tmp_path / 'raw', ('train', 'val')), tmp_path / 'data')
+  with pytest.raises(UserError, match="folder has no split 'test': choose from train, val"):
+    finetune(config_of(str(tmp_path / 'data'), 'folder', tasks='label', batch_size=8), str(tmp_path / 'run'))
+  def without_vad(split):
+    found = read(split)
+    return found if split.name == 'train' else found | {'vad': np.full_like(found['vad'], np.nan)}
+
+  monkeypatch.setattr(targets, 'read', without_vad)
+  with pytest.raises(UserError, match="no example of split 'val' has a vad.*leave it out of --config.tasks"):
+    finetune(config_of(few, 'emotic', batch_size=8), str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
 
 
 def test_a_run_is_not_resumed_with_other_tasks(runs, few):

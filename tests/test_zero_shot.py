@@ -79,6 +79,13 @@ def test_split_names_the_file(data_dir, clip_folder, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ['result_val.json']
 
 
+def test_result_of_another_run_is_not_replaced(data_dir, clip_folder, tmp_path):
+  (tmp_path / 'result.json').write_text('{"config_hash": "of a fine-tuning"}')
+  with pytest.raises(UserError, match='choose another --workdir'):
+    zero_shot(str(clip_folder), data_dir, 'emo8', str(tmp_path))
+  assert (tmp_path / 'result.json').read_text() == '{"config_hash": "of a fine-tuning"}'
+
+
 def test_shipped_templates_are_distinct_and_hold_a_class():
   assert 10 <= len(set(prompts.TEMPLATES)) == len(prompts.TEMPLATES) <= 20
   assert prompts.PLAIN in prompts.TEMPLATES and all(template.count('{}') == 1 for template in prompts.TEMPLATES)

@@ -72,10 +72,10 @@ def load_frozen(init: str, model: dict[str, Any], *, dtype: Any, seed: int) -> F
     return Frozen(graphdef_of(build), params, (), None, _digest(params, model, {}, dtype))
   source = read_source(init, model, decoder=False)
   # A fine-tuned model normalises after pooling, every other one before.
-  kind, classes = 'encoder', {}
+  kind, head = 'encoder', {}
   if source.kind == 'classifier':
-    kind, classes = 'classifier', {'classes': source.model['classes']}
-  build = builder(MODULES[kind], dtype=dtype, **model, **classes)
+    kind, head = 'classifier', {name: source.model[name] for name in ('classes', 'streams') if name in source.model}
+  build = builder(MODULES[kind], dtype=dtype, **model, **head)
   check_unseen(source.model, model, False, init)
   params, said = transfer(source.params, abstract_params(build), new=(), left=LEFT, origin=init)
   print(said, flush=True)

@@ -67,17 +67,17 @@ def _batches(config: ConfigDict, split: records.Split, tasks: Sequence[Task], st
     yield {name: batch[name] for name in (*pictures, 'example_id', *fields)}
 
 
-def _open_splits(config: ConfigDict) -> tuple[records.Split, records.Split]:
-  """Train, or the share of it that `fraction` asks for, and val.
+def _open_splits(config: ConfigDict) -> tuple[records.Split, records.Split, records.Split]:
+  """Train, or the share of it that `fraction` asks for, val and test.
 
   Raises:
     UserError: no such records, or no such share.
   """
-  train, val = (records.open_split(config.data_dir, config.dataset, name) for name in ('train', 'val'))
+  train, val, test = (records.open_split(config.data_dir, config.dataset, name) for name in ('train', 'val', 'test'))
   if config.fraction != 1:
     train = train.fraction(config.fraction, config.seed)
     print(f'few-shot: {train.num_examples} pictures of {train.name}', flush=True)
-  return train, val
+  return train, val, test
 
 
 def _choose_tasks(config: ConfigDict, train: records.Split) -> tuple[Task, ...]:
@@ -101,6 +101,16 @@ def _choose_tasks(config: ConfigDict, train: records.Split) -> tuple[Task, ...]:
   return tasks
 
 
+def _check_measurable(tasks: Sequence[Task], *splits: records.Split) -> None:
+  """Raises UserError, before anything is trained, where a task cannot be measured on a split."""
+  for split in splits:
+    found = record_targets.read(split)
+    for task in tasks:
+      if not present(task.name, found[task.name]).any():
+        raise UserError(f"no example of split '{split.name}' has a {task.name}, which task '{task.name}' is measured "
+                        'by: leave it out of --config.tasks, or build the records again')
+
+
 def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -> dict[str, Any]:
   """Fine-tunes, or resumes, the run in `workdir`, then evaluates its best checkpoint on test.
 
@@ -114,13 +124,14 @@ def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -
   averaging = ema_decay(config)
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
-  train_split, val_split = _open_splits(config)
+  train_split, val_split, test_split = _open_splits(config)
   if 'person' in STREAMS[streams_of(config)] and not tell_persons(train_split, 'train'):
     raise UserError('config.streams asks for persons, and no training record has one: find them '
                     '(docs/person_boxes.md) and build the records again, or set --config.streams=scene')
   steps_per_epoch = pipeline.steps_per_epoch(train_split, config.batch_size)
   total_steps = config.epochs * steps_per_epoch
   tasks = _choose_tasks(config, train_split)
+  _check_measurable(tasks, val_split, test_split)
   arguments = config.model.to_dict() | {'classes': width(tasks), 'streams': streams_of(config)}
   build = builder(Classifier, dtype=compute_dtype(config), **arguments)
   classifier = graphdef_of(build)

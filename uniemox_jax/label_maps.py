@@ -54,8 +54,8 @@ def load_label_map(source: str) -> LabelMap:
     raise UserError(f"label map '{source}' does not exist: give a .json file, or one of {', '.join(shipped())}")
   try:
     found = json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as error:
-    raise UserError(f'label map {source} is no JSON ({error}): mend it') from error
+  except (OSError, ValueError) as error:
+    raise UserError(f'label map {source} cannot be read as JSON ({error}): mend it') from error
   if not isinstance(found, dict) or not set(SIDES) <= set(found) <= {*SIDES, 'why'} or not all(
       isinstance(found[side], dict) for side in SIDES):
     raise UserError(f'label map {source} must be {{"source": {{…}}, "target": {{…}}}}, each from class to class or '

@@ -43,7 +43,7 @@ def read_templates(path: str) -> tuple[str, ...]:
     UserError: no such file, none in it, or one without {}.
   """
   try:
-    lines = Path(path).read_text(encoding='utf-8').splitlines()
+    lines = Path(path).read_text(encoding='utf-8-sig').splitlines()
   except (OSError, UnicodeDecodeError) as error:
     raise UserError(f'--prompts={path} cannot be read ({error}): give a text file, one template a line') from error
   if bad := [f'line {number}, {line.strip()!r},' for number, line in enumerate(lines, start=1)

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from data_pipelines import pipeline, records
+from data_pipelines.errors import UserError
 from uniemox_jax import preemption, sharding
 from uniemox_jax.distributed import is_primary
 
@@ -38,7 +39,7 @@ def split_outputs(apply: Callable[[Fields, Fields], Fields], split: records.Spli
     'outputs' (N, W) and the asked fields.
 
   Raises:
-    UserError: a damaged shard.
+    UserError: a damaged shard, or a model that gives no finite number.
     Preempted: SIGTERM came.
   """
   batch_size = -(-batch_size // mesh.size) * mesh.size
@@ -59,4 +60,8 @@ def split_outputs(apply: Callable[[Fields, Fields], Fields], split: records.Spli
         spoke = now
         print(f'{what} {done:,}/{split.num_examples:,}  '
               f'{(now - started) / done * (split.num_examples - done):.0f}s left', file=sys.stderr, flush=True)
-  return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+  found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+  if not np.isfinite(found['outputs']).all():
+    raise UserError(f'the model gives no finite number for some picture of {split.name}: its weights are broken; use '
+                    'others')
+  return found

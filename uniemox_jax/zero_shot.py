@@ -19,7 +19,7 @@ from data_pipelines.errors import UserError
 from uniemox_jax import cli, prompts, sharding
 from uniemox_jax.config import config_hash
 from uniemox_jax.distributed import is_primary
-from uniemox_jax.files import write_json
+from uniemox_jax.files import exists, read_json, write_json
 from uniemox_jax.preprocess import normalise
 from uniemox_jax.split_outputs import Fields, split_outputs
 from uniemox_jax.tasks import measure, single_label
@@ -78,9 +78,14 @@ def zero_shot(teacher: str, data_dir: str, dataset: str, workdir: str, split_nam
     of the one template `prompts.PLAIN`.
 
   Raises:
-    UserError: no such CLIP, records or split; no single label; a text longer than the context.
+    UserError: no such CLIP, records or split; no single label; a text longer than the context; or the workdir holds
+      another run's result.
   """
   split = records.open_split(data_dir, dataset, split_name)
+  asked = {'teacher': teacher, 'dataset': dataset, 'split': split_name, 'templates': list(templates)}
+  path = os.path.join(workdir, 'result.json' if split_name == 'test' else f'result_{split_name}.json')
+  if exists(path) and read_json(path).get('config_hash') != config_hash(asked):
+    raise UserError(f'{path} is of another run: choose another --workdir')
   if all(annotation.label < 0 for annotation in split.annotations()):
     raise UserError(f'no picture of split {split_name!r} of {dataset} has a single label, by which zero-shot is '
                     'measured: choose another split or dataset')
@@ -91,12 +96,11 @@ def zero_shot(teacher: str, data_dir: str, dataset: str, workdir: str, split_nam
   image_NxE, label_N = image_embeddings(clip, split, batch_size)
   scale = float(np.exp(clip.params['logit_scale']))
   measured = {name: measure(task, scale * image_NxE @ text_CxE.T, label_N) for name, text_CxE in classes.items()}
-  asked = {'teacher': teacher, 'dataset': dataset, 'split': split_name, 'templates': list(templates)}
   result = {'dataset': dataset, 'split': split_name, 'init': teacher, 'checkpoint_step': None,
             'config_hash': config_hash(asked), **measured[''], 'protocol': 'zero_shot', 'templates': list(templates),
             'plain': {'template': prompts.PLAIN, **measured['plain']}}
   if is_primary():
-    write_json(os.path.join(workdir, 'result.json' if split_name == 'test' else f'result_{split_name}.json'), result)
+    write_json(path, result)
   return result
 
 

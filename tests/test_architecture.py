@@ -13,7 +13,8 @@ PACKAGES = ('uniemox_jax', 'data_pipelines', 'configs')
 
 # Lowest first. A module of `uniemox_jax`, or a folder of them, imports from its own layer and from those below it.
 LAYERS = (
-  ('models', 'preprocess', 'files', 'topology', 'collectives', 'distributed', 'preemption', 'integrity', 'clock'),
+  ('models', 'preprocess', 'files', 'topology', 'collectives', 'distributed', 'preemption', 'integrity', 'clock',
+   'board'),
   ('convert', 'optim', 'losses', 'sharding', 'metrics', 'regularise', 'flops', 'task_losses', 'tasks',
    'label_maps', 'knn', 'linear_probe', 'prompts', 'tables'),
   ('train_state', 'teacher', 'caption_cache', 'config', 'logging', 'reconstruct', 'explain', 'pictures',

@@ -48,6 +48,14 @@ MISTAKES = {
     'pretrain', [PRETRAIN, *(f'--config.loss.{name}=0.0' for name in ('contrastive', 'similarity', 'reconstruction'))],
     'loss weight', 'nothing to train'),
   'heads that do not divide the width': ('pretrain', [PRETRAIN, '--config.model.heads=5'], 'width 96', '5'),
+  'heads of none': ('pretrain', [PRETRAIN, '--config.model.heads=0'], 'model.heads', 'at least 1'),
+  'patches of nothing': ('pretrain', [PRETRAIN, '--config.model.patch_size=0'], 'model.patch_size', 'at least 1'),
+  'groups of none': ('pretrain', [PRETRAIN, '--config.loss.negatives=local', '--config.loss.local_batch=0'],
+                     'loss.local_batch', 'at least 1'),
+  'batch searched for another verb': (
+    'plan', ['--config=configs/demo.py:clip', '--topology=v5e:1x1', '--search_batch'], 'pretrain or finetune', 'wants'),
+  'batch searched in parts of none': (
+    'plan', [PRETRAIN, '--config.accum_steps=0', '--topology=v5e:1x1', '--search_batch'], 'accum_steps', 'at least 1'),
   'unknown split': ('evaluate', ['--split=tset'], 'tset', 'test'),
   'run that does not exist': ('evaluate', [], 'run', 'give the --workdir'),
 }
@@ -62,6 +70,22 @@ def test_mistake_ends_in_one_line_and_leaves_nothing(
   code = command(f'uniemox_jax.{verb}', f'--workdir={tmp_path}/run', *arguments)
   assert_one_line(code, capsys.readouterr().err, thing, remedy)
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")
+@pytest.mark.parametrize(('verb', 'arguments', 'below', 'remedy'), [
+  ('pretrain', [PRETRAIN], '', 'name a folder'), ('finetune', [FINETUNE], '', 'name a folder'),
+  ('compare', ['--config=configs/compare.py:demo'], '', 'name a folder'),
+  ('compare', ['--config=configs/compare.py:demo'], '/run', 'choose another --workdir'),
+  ('zero_shot', ['--teacher=x', '--data_dir=x', '--dataset=emo8'], '', 'name a folder')], ids=str)
+def test_workdir_that_is_a_file_or_below_one_is_one_line(
+    command: Callable[..., int], assert_one_line: Callable[..., None], capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str, arguments: list[str], below: str, remedy: str) -> None:
+  monkeypatch.chdir(ROOT)
+  (tmp_path / 'taken').write_text('mine')
+  code = command(f'uniemox_jax.{verb}', f'--workdir={tmp_path}/taken{below}', *arguments)
+  assert_one_line(code, capsys.readouterr().err, 'taken', remedy)
+  assert (tmp_path / 'taken').read_text() == 'mine'
 
 
 @pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")

@@ -15,8 +15,9 @@ import optax
 import pytest
 
 from data_pipelines.errors import UserError
-from uniemox_jax import integrity, sharding
+from uniemox_jax import board, integrity, sharding
 from uniemox_jax.checkpoint import FOLDER, SET_ASIDE, Checkpoints, load_checkpoint, save_weights
+from uniemox_jax.logging import RunLog
 from uniemox_jax.train_state import TrainState
 
 SHAPES = {'encoder': {'kernel': (24, 16), 'bias': (16,)}, 'head': {'kernel': (16, 8)}}
@@ -192,6 +193,16 @@ def tiny_disk(tmp_path: Path) -> Path:
     pytest.skip('a small file system needs the right to mount')
   yield folder
   subprocess.run(['umount', '-l', folder], check=True)
+
+
+def test_a_log_on_a_full_disk_says_so_and_does_not_wait(tiny_disk, monkeypatch):
+  monkeypatch.setattr(board, 'FLUSH_SECONDS', 0.0)
+  log = RunLog(str(tiny_disk), name='run', total_steps=10**6, batch_size=1, start_step=0)
+  with open(tiny_disk / 'filler', 'wb', buffering=0) as filler, pytest.raises(OSError, match='No space left'):
+    while os.statvfs(tiny_disk).f_bavail > 1:
+      filler.write(bytes(4096))
+    for step in range(10**4):
+      log.write(step, {'loss': 1.0})
 
 
 def test_full_disk_is_one_line_and_leaves_earlier_steps(tiny_disk):

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+import shutil
 import signal
 import subprocess
 import time
@@ -18,9 +19,10 @@ from tests import small_runs
 import uniemox_jax
 from uniemox_jax.checkpoint import load_checkpoint
 from uniemox_jax.clock import Profile
+from uniemox_jax.config import keep_config
 from uniemox_jax.evaluate import evaluate
 from uniemox_jax.finetune import finetune
-from uniemox_jax.logging import read_metrics
+from uniemox_jax.logging import RunLog, read_metrics
 from uniemox_jax.pretrain import pretrain
 
 
@@ -65,6 +67,24 @@ def test_running_again_after_the_end_changes_nothing(pretrain_config, shared):
   pretrain(pretrain_config, shared['pretrain'])
   assert all(np.array_equal(a, b) for a, b in zip(before, leaves(shared['pretrain']), strict=True))
   assert read_metrics(shared['pretrain']) == lines
+
+
+def test_a_resumed_run_goes_on_saying_what_it_began_from(pretrain_config, shared, capsys):
+  pretrain_config.init = 'elsewhere'
+  keep_config(pretrain_config, shared['pretrain'])
+  assert "--config.init=elsewhere is not used: the run" in capsys.readouterr().out
+  assert json.loads(Path(shared['pretrain'], 'config.json').read_text())['init'] == 'none'
+
+
+@pytest.mark.parametrize(('profile', 'traced'), [
+    (Profile(1, 2, from_start=True), True), (Profile(10, 13), True), (Profile(13, 50), True), (Profile(2, 5), False)])
+def test_a_resumed_run_traces_what_is_left_of_the_steps_asked_for(
+    pretrain_config, shared, tmp_path, capsys, profile, traced):
+  shutil.copytree(shared['pretrain'], tmp_path / 'run', ignore=shutil.ignore_patterns('14', 'profile'))
+  pretrain(pretrain_config, str(tmp_path / 'run'), profile)
+  assert bool(list((tmp_path / 'run' / 'profile').rglob('*.xplane.pb'))) == traced
+  said = capsys.readouterr().out
+  assert ('profile: ' in said, 'step 5 is over, the run resumes at 12' in said) == (True, not traced)
 
 
 def test_killed_run_ends_bit_equal(pretrain_config, tmp_path, shared):
@@ -160,6 +180,14 @@ def test_teacher_of_another_width_is_refused(pretrain_config, tmp_path):
 def test_workdir_of_another_run_is_refused(pretrain_config, shared):
   pretrain_config.seed = 5
   assert_refused(lambda: pretrain(pretrain_config, shared['pretrain']), 'other values of seed')
+
+
+def test_steps_skipped_in_a_row_are_counted_across_a_restart(tmp_path):
+  lines = [{'step': 1, 'loss': 1.0}, *({'step': step, 'skipped': 'why'} for step in (2, 4, 5, 6)), {'step': 5, 'lr': 0}]
+  (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  counted = [RunLog(str(tmp_path), name='x', total_steps=9, batch_size=1, start_step=step).skipped_in_row
+             for step in (6, 5, 4, 3, 2, 1, 0)]
+  assert counted == [3, 2, 1, 0, 1, 0, 0]
 
 
 def test_steps_that_are_not_finite_are_skipped_counted_and_stop_the_run(pretrain_config, tmp_path):

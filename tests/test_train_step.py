@@ -194,6 +194,15 @@ def test_local_negatives_are_the_texts_of_the_own_group(batch):
     np.testing.assert_allclose(local[rows], alone, rtol=1e-5)
 
 
+def test_losses_multiply_in_float32_on_a_tpu_too(batch):
+  text = jnp.asarray(batch['text'])
+  for loss in (losses.contrastive_cosine, lambda *them: losses.contrastive_kl(*them, 100.0),
+               lambda one, other, _: losses.clip_contrastive(one, other, 100.0)):
+    lowered = jax.jit(loss).lower(text, text, text).as_text()
+    assert 'dot_general' in lowered
+    assert lowered.count('precision = [HIGHEST, HIGHEST]') == lowered.count('dot_general')
+
+
 def test_contrastive_losses_vanish_for_a_perfect_student(batch):
   text = jnp.asarray(batch['text'])
   image = losses.unit(text[::-1] + 0.3)

@@ -7,6 +7,7 @@ import logging as std_logging
 import os
 import re
 import sys
+from typing import NoReturn
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -58,7 +59,7 @@ def profile_steps() -> Profile | None:
   first, last = (int(match[1] or 1), int(match[2])) if match else (1, 0)
   if first < 0 or last < first:
     raise UserError(f"--profile is '{value}': give FIRST:LAST, such as 10:15, or how many steps, such as 5")
-  return Profile(first, last)
+  return Profile(first, last, from_start=not match[1])
 
 
 def find_config(value: str) -> str:
@@ -131,6 +132,18 @@ def _explain_config(argv: list[str], error: Exception) -> str:
   return f'{asked} does not fit this config ({said}): correct the name; the config file shows what there is'
 
 
+def _fail_of_the_disk(error: OSError) -> NoReturn:
+  """One line where there is no space left, or where the workdir cannot be written; any other error goes on."""
+  workdir = flags.FLAGS.workdir if 'workdir' in flags.FLAGS else None
+  if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    fail(f'no space left for {error.filename or workdir}: make room and run the same command again')
+  of_workdir = workdir and error.filename and os.path.abspath(os.fspath(error.filename)).startswith(
+      os.path.abspath(workdir))
+  if of_workdir and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+    fail(f'{error.filename} cannot be written ({error.strerror}): choose another --workdir')
+  raise error
+
+
 def run(main: Callable[..., None], *operands: str) -> None:
   """Parses the command line and runs `main`; a user's mistake ends in one line on standard error and exit code 2.
 
@@ -158,6 +171,8 @@ def run(main: Callable[..., None], *operands: str) -> None:
     if 'multihost' in flags.FLAGS:
       distributed.join(flags.FLAGS.multihost)
     if 'workdir' in flags.FLAGS:
+      if os.path.exists(flags.FLAGS.workdir or '.') and not os.path.isdir(flags.FLAGS.workdir or '.'):
+        fail(f'--workdir={flags.FLAGS.workdir} is a file: name a folder')
       preemption.watch()
     main(*rest[1:])
   except UserError as error:
@@ -165,8 +180,6 @@ def run(main: Callable[..., None], *operands: str) -> None:
   except preemption.Preempted as reason:
     preemption.leave(reason)
   except OSError as error:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-      raise
-    fail(f'no space left for {error.filename}: make room and run the same command again')
+    _fail_of_the_disk(error)
   except KeyboardInterrupt:
     fail('interrupted: run the same command again to resume')

@@ -15,10 +15,15 @@ def duration(seconds: float) -> str:
 
 
 class Profile(NamedTuple):
-  """Steps to trace: from `first` on, until `last` is done."""
+  """Steps to trace: from `first` on, until `last` is done. from_start: counted from where the run starts or resumes."""
 
   first: int
   last: int
+  from_start: bool = False
+
+  def of_run(self, start: int) -> 'Profile':
+    """The same in steps of the whole run, which starts or resumes at `start`."""
+    return Profile(self.first + start, self.last + start) if self.from_start else self
 
 
 class Clock:

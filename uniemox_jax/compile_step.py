@@ -6,8 +6,10 @@ reads a config and a slice from FILE and leaves there what it measured.
 
 from collections.abc import Sequence
 import math
+import os
 import re
 import sys
+import threading
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -20,15 +22,7 @@ from ml_collections import ConfigDict
 from data_pipelines.errors import UserError
 from uniemox_jax import loop, optim, sharding, topology
 from uniemox_jax.collectives import read_collectives
-from uniemox_jax.config import (
-    FINETUNE_KEYS,
-    PRETRAIN_KEYS,
-    check_keys,
-    check_positive,
-    compute_dtype,
-    ema_decay,
-    streams_of,
-)
+from uniemox_jax.config import check_trainable, compute_dtype, ema_decay, streams_of
 from uniemox_jax.files import read_json, write_json
 from uniemox_jax.flops import ExampleWork, finetune_work
 from uniemox_jax.models.classifier import STREAMS, Classifier
@@ -101,26 +95,16 @@ def _finetuning(config: ConfigDict, mesh: Mesh) -> Program:
                  finetune_work(classifier))
 
 
-VERBS = {'loss': (_pretraining, PRETRAIN_KEYS), 'regularisation': (_finetuning, FINETUNE_KEYS)}
-"""By the section that only this verb's configs have."""
-
-
 def training_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
   """The step that `pretrain` or `finetune` runs with this config on these devices.
 
   Raises:
     UserError: a mistake in the config, another verb's config, or a mesh or batch that does not fit the devices.
   """
-  sections = [name for name in VERBS if name in config]
-  if not sections:
-    raise UserError('a plan needs a config of pretrain or finetune, with a section loss or regularisation: '
-                    'configs/demo.py, for one, wants :pretrain or :finetune after its name')
-  prepare, keys = VERBS[sections[0]]
-  check_keys(config, keys)
-  check_positive(config, 'accum_steps')
+  check_trainable(config)
   mesh = sharding.make_mesh(**config.mesh, devices=devices)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
-  return prepare(config, mesh)
+  return (_pretraining if 'loss' in config else _finetuning)(config, mesh)
 
 
 def compile_program(program: Program) -> jax.stages.Compiled:
@@ -187,5 +171,12 @@ def main(path: str) -> None:
   write_json(path, answer)
 
 
+def _end_with_parent() -> None:
+  """Ends this process when the other end of its standard input is closed; nothing is ever written there."""
+  os.read(0, 1)
+  os._exit(1)
+
+
 if __name__ == '__main__':
+  threading.Thread(target=_end_with_parent, daemon=True).start()
   main(sys.argv[1])

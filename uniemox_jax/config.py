@@ -5,6 +5,7 @@ import json
 import os
 from typing import Any
 
+from etils import epath
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -116,6 +117,15 @@ def check_positive(config: ConfigDict, *names: str) -> None:
       raise UserError(f"config key '{name}' is {config[name]}: it must be at least 1")
 
 
+def check_trainable(config: ConfigDict) -> None:
+  """Raises UserError unless this is a config of `pretrain` or `finetune`, as far as one can see without running it."""
+  if 'loss' not in config and 'regularisation' not in config:
+    raise UserError('a plan needs a config of pretrain or finetune, with a section loss or regularisation: '
+                    'configs/demo.py, for one, wants :pretrain or :finetune after its name')
+  check_keys(config, PRETRAIN_KEYS if 'loss' in config else FINETUNE_KEYS)
+  check_positive(config, 'accum_steps')
+
+
 def config_hash(config: dict[str, Any]) -> str:
   """First 16 hex digits of the sha256 of the config as sorted JSON."""
   return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
@@ -134,8 +144,15 @@ def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
                 if key not in _FREE_KEYS and json.dumps(old.get(key)) != json.dumps(new.get(key)))
 
 
+def _has_steps(workdir: str) -> bool:
+  folder = epath.Path(workdir) / 'checkpoints'
+  return folder.exists() and any(path.name.isdigit() for path in folder.iterdir())
+
+
 def keep_config(config: ConfigDict, workdir: str) -> None:
   """Writes `config.json`, or checks that a resumed run's config says the same.
+
+  Where steps are saved, it goes on naming what they began from.
 
   Raises:
     UserError: the workdir belongs to a run with other values, named.
@@ -143,10 +160,14 @@ def keep_config(config: ConfigDict, workdir: str) -> None:
   path = os.path.join(workdir, 'config.json')
   new = config.to_dict()
   if exists(path):
-    changed = changed_keys(read_json(path), new)
-    if changed:
+    old = read_json(path)
+    if changed := changed_keys(old, new):
       raise UserError(f"{workdir} holds a run with other values of {', '.join(changed)}: "
                       'restore them to resume it, or choose another --workdir')
+    if new.get('init') != old.get('init') and _has_steps(workdir):
+      print(f"--config.init={new['init']} is not used: the run in {workdir} began from {old['init']}, and resumes",
+            flush=True)
+      new['init'] = old['init']
   wait_for_all('config compared')
   if is_primary():
     write_json(path, new)

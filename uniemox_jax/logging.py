@@ -10,9 +10,9 @@ from typing import Any
 from etils import epath
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from data_pipelines.errors import UserError
+from uniemox_jax.board import Board
 from uniemox_jax.clock import Clock, Profile, duration
 from uniemox_jax.files import exists, is_remote, write_text
 from uniemox_jax.topology import peak_flops
@@ -27,6 +27,12 @@ def read_metrics(workdir: str) -> list[dict[str, Any]]:
   if not exists(path):
     return []
   return [json.loads(line) for line in epath.Path(path).read_text().splitlines(keepends=True) if line.endswith('\n')]
+
+
+def _skipped_before(start_step: int, lines: list[dict[str, Any]]) -> int:
+  """How many steps in a row had been skipped when `start_step` was done, by the lines of a log."""
+  skipped = {line['step'] for line in lines if 'skipped' in line}
+  return next(count for count in range(start_step + 1) if start_step - count not in skipped)
 
 
 @contextlib.contextmanager
@@ -50,39 +56,47 @@ class RunLog:
     """
     self.name, self.total_steps, self.batch_size = name, total_steps, batch_size
     self.clock = Clock()
-    self.skipped_in_row = 0
-    self._profile, self._profile_folder = profile, os.path.join(workdir, 'profile')
+    self._tracing, self._profile_folder = False, os.path.join(workdir, 'profile')
+    self._profile = profile and profile.of_run(start_step)
     peak = peak_flops(jax.devices()[0].device_kind)
     self._mfu_of_one = flops_per_example / (peak * jax.device_count()) if flops_per_example and peak else None
     self._pending: list[tuple[int, dict[str, jax.Array], np.ndarray]] = []
     self._writes = jax.process_index() == 0
+    kept = [line for line in read_metrics(workdir) if line['step'] <= start_step and start_step > 0]
+    self.skipped_in_row = _skipped_before(start_step, kept)
     if self._writes:
+      if self._profile and self._profile.last < start_step:
+        print(f'--profile: step {self._profile.last} is over, the run resumes at {start_step}: nothing is traced',
+              flush=True)
       epath.Path(workdir).mkdir(parents=True, exist_ok=True)
       self._path = os.path.join(workdir, METRICS_FILE)
-      kept = [line for line in read_metrics(workdir) if line['step'] <= start_step and start_step > 0]
       self._text = ''.join(json.dumps(line) + '\n' for line in kept)
       write_text(self._path, self._text)
-      self._board = SummaryWriter(os.path.join(workdir, 'tensorboard'), purge_step=start_step + 1)
+      self._board = Board(os.path.join(workdir, 'tensorboard'), start_step + 1)
 
   @contextlib.contextmanager
   def stepping(self, step: int, first: bool) -> Iterator[None]:
     """Around the update after `step` of them: the run's first is counted as compilation; traces what is to be."""
-    if self._profile and step == self._profile.first:
+    if self._profile and not self._tracing and self._profile.first <= step <= self._profile.last:
       with _tensorflow_as_it_was():
         jax.profiler.start_trace(self._profile_folder)
+      self._tracing = True
     with self.clock.apart('compile') if first else contextlib.nullcontext():
       yield
       if first:
         jax.block_until_ready(self._pending[-1][1])
     if first:
       self.clock.start()
-    if self._profile and step == self._profile.last:
+    if self._tracing and step == self._profile.last:
       jax.block_until_ready(self._pending[-1][1])
-      with _tensorflow_as_it_was():
-        jax.profiler.stop_trace()
-      self._profile = None
-      if self._writes:
-        print(f'profile: {self._profile_folder} (tensorboard with tensorboard-plugin-profile shows it)', flush=True)
+      self._stop_tracing()
+
+  def _stop_tracing(self) -> None:
+    with self.clock.apart('profile'), _tensorflow_as_it_was():
+      jax.profiler.stop_trace()
+    self._profile, self._tracing = None, False
+    if self._writes:
+      print(f'profile: {self._profile_folder} (tensorboard with tensorboard-plugin-profile shows it)', flush=True)
 
   def add(self, step: int, metrics: dict[str, jax.Array], example_ids: np.ndarray) -> None:
     """Keeps a step's metrics, still on the device, and the ids of this host's examples."""
@@ -138,7 +152,7 @@ class RunLog:
       return
     self._append({'step': step, **values})
     for name, value in values.items():
-      self._board.add_scalar(name, value, step)
+      self._board.scalar(name, value, step)
 
   def _append(self, line: dict[str, Any]) -> None:
     text = json.dumps(line) + '\n'
@@ -152,7 +166,7 @@ class RunLog:
   def image(self, step: int, name: str, image_HxWx3: np.ndarray) -> None:
     """A uint8 picture to TensorBoard."""
     if self._writes:
-      self._board.add_image(name, image_HxWx3, step, dataformats='HWC')
+      self._board.image(name, image_HxWx3, step)
 
   def _progress(self, step: int, line: dict[str, float], rate: float | None) -> None:
     if not self._writes:
@@ -165,7 +179,9 @@ class RunLog:
     print(text, flush=True)
 
   def close(self) -> None:
-    """Flushes TensorBoard, and says where the time went."""
+    """Ends a trace, flushes TensorBoard, and says where the time went."""
+    if self._tracing:
+      self._stop_tracing()
     if self._writes:
       self._board.close()
       if self.clock.seconds['train']:

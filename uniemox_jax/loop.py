@@ -1,6 +1,7 @@
 """The loop that every training verb runs: evaluate, save, only then take the next batch, step."""
 
 from collections.abc import Callable, Iterator
+import contextlib
 import os
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from uniemox_jax.config import config_hash, ema_decay, keep_config
 from uniemox_jax.distributed import is_primary
 from uniemox_jax.logging import RunLog
 from uniemox_jax.sharding import describe_mesh, global_batch
-from uniemox_jax.train_state import Build, TrainState, create_state
+from uniemox_jax.train_state import Build, TrainState, create_state, state_template
 from uniemox_jax.train_step import Step
 
 
@@ -76,9 +77,12 @@ def open_run(config: ConfigDict, workdir: str, *, name: str, build: Build, tx: o
   use_compilation_cache()
   keep_config(config, workdir)
   checkpoints = Checkpoints(workdir, description | {'config_hash': config_hash(config.to_dict())}, describe_mesh(mesh))
-  state, template = create_state(build, tx, mesh, config.seed, loaded, averaged=ema_decay(config) > 0)
-  restored = checkpoints.restore_latest(template)
-  if restored is not None:
+  averaged = ema_decay(config) > 0
+  # Restored before anything is drawn: the memory of two states would be needed else.
+  restored = checkpoints.restore_latest(state_template(build, tx, mesh, averaged))
+  if restored is None:
+    state, _ = create_state(build, tx, mesh, config.seed, loaded, averaged=averaged)
+  else:
     state = restored.state
     _tell_resumed(name, int(state.step), total_steps, restored.devices, mesh)
   start = int(state.step)
@@ -133,7 +137,9 @@ def train(run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], *, 
     state = _loop(run, step_fn, batches, key, every, frozen, evaluate)
     run.checkpoints.wait()
   except (UserError, preemption.Preempted):
-    run.close()
+    # A disk that is full has been told of, or what matters is saved.
+    with contextlib.suppress(OSError):
+      run.close()
     raise
   preemption.set_unsaved(False)
   return state

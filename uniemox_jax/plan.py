@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from data_pipelines.errors import UserError
 from uniemox_jax import cli
+from uniemox_jax.config import check_trainable
 from uniemox_jax.files import read_json, write_json, write_text
 from uniemox_jax.topology import CHIPS, GIB, Chip, Slice, parse_slice, require_compiler
 
@@ -53,8 +54,14 @@ def compile_step(config: ConfigDict, topology: str) -> dict[str, Any]:
   with tempfile.TemporaryDirectory() as scratch:
     path = os.path.join(scratch, 'request.json')
     write_json(path, {'config': config.to_dict(), 'topology': topology})
-    done = subprocess.run([sys.executable, '-m', 'uniemox_jax.compile_step', path], text=True, capture_output=True,
-                          env=os.environ | COMPILER_ENVIRONMENT, check=False)
+    # It ends with this process, whose end of the pipe closes then.
+    lifeline, ours = os.pipe()
+    try:
+      done = subprocess.run([sys.executable, '-m', 'uniemox_jax.compile_step', path], text=True, capture_output=True,
+                            env=os.environ | COMPILER_ENVIRONMENT, check=False, stdin=lifeline)
+    finally:
+      os.close(lifeline)
+      os.close(ours)
     answer = read_json(path)
   if 'error' in answer:
     raise UserError(answer['error'])
@@ -114,8 +121,9 @@ def search_batch(config: ConfigDict, topology: str) -> dict[str, Any]:
   Raises:
     UserError: not even the smallest batch fits; and see `compile_step`.
   """
+  check_trainable(config)
   devices, limit = parse_slice(topology).chips, parse_slice(topology).chip.hbm
-  groups = config.loss.local_batch if 'loss' in config and config.loss.negatives == 'local' else 1
+  groups = max(1, config.loss.local_batch) if 'loss' in config and config.loss.negatives == 'local' else 1
   unit = config.accum_steps * groups // math.gcd(groups, devices)
   best, needs, small, large, margin = None, {}, 0, None, 1
   units = max(1, config.batch_size // (devices * unit))

@@ -44,6 +44,8 @@ def step_options(config: ConfigDict) -> PretrainOptions:
   for key, choices in (('form', ('cosine', 'kl')), ('negatives', ('global', 'local'))):
     if loss[key] not in choices:
       raise UserError(f"config key 'loss.{key}' is '{loss[key]}': choose {' or '.join(choices)}")
+  if loss.local_batch < 1:
+    raise UserError(f"config key 'loss.local_batch' is {loss.local_batch}: it must be at least 1")
   if loss.negatives == 'local' and config.batch_size % loss.local_batch:
     raise UserError(f'batch_size {config.batch_size} is not divisible by loss.local_batch {loss.local_batch}')
   weights = {name: float(loss[name]) for name in ('contrastive', 'similarity', 'reconstruction')}
@@ -123,6 +125,8 @@ def clip_of_shape(config: ConfigDict) -> Clip:
     raise UserError("config section 'teacher_shape' is missing: a plan opens no weights, so add the teacher's "
                     'image_size, patch_size, width, depth, heads and projection (see configs/)')
   shape = config.teacher_shape
+  if wrong := next((name for name in shape if shape[name] < 1), None):
+    raise UserError(f"config key 'teacher_shape.{wrong}' is {shape[wrong]}: it must be at least 1")
   tower = Tower(shape.width, shape.depth, shape.heads, 4 * shape.width)
   clip = CLIPConfig(tower, tower, shape.image_size, shape.patch_size, shape.projection)
   return Clip(clip, abstract_clip(clip)[1], View(shape.image_size, shape.image_size), None)

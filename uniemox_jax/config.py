@@ -165,8 +165,9 @@ def keep_config(config: ConfigDict, workdir: str) -> None:
       raise UserError(f"{workdir} holds a run with other values of {', '.join(changed)}: "
                       'restore them to resume it, or choose another --workdir')
     if new.get('init') != old.get('init') and _has_steps(workdir):
-      print(f"--config.init={new['init']} is not used: the run in {workdir} began from {old['init']}, and resumes",
-            flush=True)
+      if is_primary():
+        print(f"--config.init={new['init']} is not used: the run in {workdir} began from {old['init']}, and resumes",
+              flush=True)
       new['init'] = old['init']
   wait_for_all('config compared')
   if is_primary():

@@ -14,7 +14,7 @@ from uniemox_jax.loop import jit_step
 from uniemox_jax.models.clip import ImageTower
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.pretraining import clip_of_shape, make_teacher, model_arguments, step_options
-from uniemox_jax.train_state import builder, create_state, graphdef_of, initial_params
+from uniemox_jax.train_state import builder, create_state, graphdef_of, initial_params, state_template
 from uniemox_jax.train_step import make_pretrain_step
 
 SCHEDULE_STEPS = 1000
@@ -45,7 +45,8 @@ class OurStep:
         (config.batch_size, config.model.decoder_width), np.float32)
     rows = {'scene': batch['scene'], 'person': batch['person'],
             'text': text_BxE / np.linalg.norm(text_BxE, axis=1, keepdims=True)}
-    self.state, template = create_state(build, tx, self.mesh, config.seed)
+    template = state_template(build, tx, self.mesh)
+    self.state = create_state(template, build, tx, config.seed)
     self.frozen = sharding.replicate({'vision': vision, 'logit_scale': jnp.float32(clip.config.logit_scale_init)},
                                      self.mesh)
     self.batch = sharding.global_batch(rows, self.mesh)

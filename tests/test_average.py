@@ -43,7 +43,7 @@ def states(steps: int = STEPS, devices: int = 1, fsdp: int = 1, averaged: bool =
   """The state before and after each step, on the host; the device's buffers are donated, as in training."""
   mesh, build = make_mesh(fsdp=fsdp, devices=jax.devices()[:devices]), builder(Classifier, **MODEL)
   tx = optim.adamw(lambda step: 1e-2)
-  state, _ = create_state(build, tx, mesh, 0, loaded, averaged=averaged)
+  state = create_state(state_template(build, tx, mesh, averaged), build, tx, 0, loaded)
   step_fn = make_finetune_step(graphdef_of(build), tx, lambda step: 1e-2, FinetuneOptions(
     **REGULARISED | options, ema_decay=DECAY if averaged else 0.0))
   step, found = loop.jit_step(step_fn, state), [jax.device_get(state)]
@@ -122,7 +122,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, data_dir: str) -> tuple[Path,
   polls = iter([False] * 7 + [True])
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(loop, 'preemption', SimpleNamespace(poll=lambda: next(polls), Preempted=Preempted,
-                                                      check=lambda: None, set_unsaved=lambda _: None))
+                                                      begin=lambda: None, check=lambda: None,
+                                                      set_unsaved=lambda _: None))
     with pytest.raises(Preempted):
       finetune(config, str(parts))
   assert load_checkpoint(str(parts / 'checkpoints' / '7')).step == 7

@@ -7,7 +7,7 @@ import pytest
 
 from uniemox_jax import optim, regularise, sharding
 from uniemox_jax.models.classifier import Classifier
-from uniemox_jax.train_state import TrainState, abstract_params, builder, create_state, graphdef_of
+from uniemox_jax.train_state import TrainState, abstract_params, builder, create_state, graphdef_of, state_template
 from uniemox_jax.train_step import FinetuneOptions, make_finetune_step
 
 MODEL = dict(image_size=32, patch_size=8, width=24, depth=3, heads=2, classes=5)
@@ -18,7 +18,7 @@ def one_step(layer_decay: float = 0.5, **options: float) -> tuple[dict[str, jax.
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   build = builder(Classifier, **MODEL)
   tx = optim.adamw(lambda step: 1e-3, layer_decay=layer_decay, weight_decay=0.0)
-  state, _ = create_state(build, tx, mesh, seed=0)
+  state = create_state(state_template(build, tx, mesh), build, tx, seed=0)
   rng = np.random.default_rng(0)
   batch = {'image': jnp.asarray(rng.integers(0, 256, (BATCH, 32, 32, 3), dtype=np.uint8)),
            'label': jnp.asarray(rng.integers(0, 5, BATCH, dtype=np.int32))}

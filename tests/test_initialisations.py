@@ -24,7 +24,7 @@ from uniemox_jax.import_torch import import_torch
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.teacher import load_clip
-from uniemox_jax.train_state import abstract_model, abstract_params, builder, create_state, graphdef_of
+from uniemox_jax.train_state import abstract_model, abstract_params, builder, create_state, graphdef_of, state_template
 from uniemox_jax.transfer import initial_weights
 
 torch = pytest.importorskip('torch')
@@ -57,7 +57,8 @@ def started(init: Path, **model: Any) -> Classifier:
   """A classifier that starts from there."""
   build = builder(Classifier, **model, classes=3)
   taken = initial_weights(str(init), abstract_params(build), model, classifier=True)
-  state, _ = create_state(build, optax.identity(), sharding.make_mesh(devices=jax.devices()[:1]), 0, taken)
+  mesh, tx = sharding.make_mesh(devices=jax.devices()[:1]), optax.identity()
+  state = create_state(state_template(build, tx, mesh), build, tx, 0, taken)
   return nnx.merge(graphdef_of(build), state.params)
 
 

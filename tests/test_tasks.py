@@ -13,7 +13,7 @@ from data_pipelines.errors import UserError
 from uniemox_jax import metrics, optim, sharding, tasks
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.tasks import Task
-from uniemox_jax.train_state import builder, create_state, graphdef_of
+from uniemox_jax.train_state import builder, create_state, graphdef_of, state_template
 from uniemox_jax.train_step import FinetuneOptions, make_finetune_step
 
 VAD = Task('vad', ('valence', 'arousal'), 'l2', mean=(5.0, 4.0), std=(2.0, 0.5))
@@ -114,7 +114,7 @@ def step_with(options, rng, devices=1):
   mesh = sharding.make_mesh(devices=jax.devices()[:devices])
   build = builder(Classifier, image_size=32, patch_size=8, width=24, depth=2, heads=2, classes=tasks.width(EVERY))
   tx = optim.adamw(lambda step: 1e-3)
-  state, _ = create_state(build, tx, mesh, seed=0)
+  state = create_state(state_template(build, tx, mesh), build, tx, seed=0)
   batch = {'image': rng.integers(0, 256, (ROWS, 32, 32, 3), dtype=np.uint8)} | draw_targets(rng, ROWS, missing=(1, 6))
   step = make_finetune_step(graphdef_of(build), tx, lambda step: 1e-3, options, EVERY)
   with jax.set_mesh(mesh):

@@ -16,7 +16,7 @@ from uniemox_jax.models.layers import unit
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.pretraining import make_teacher
 from uniemox_jax.teacher import Clip, View, clip_normalise
-from uniemox_jax.train_state import TrainState, builder, create_state, graphdef_of
+from uniemox_jax.train_state import TrainState, builder, create_state, graphdef_of, state_template
 from uniemox_jax.train_step import PretrainOptions, Teacher, make_pretrain_step
 
 BATCH, SIZE, WIDTH = 16, 32, 12
@@ -54,7 +54,7 @@ def run_steps(batch: dict[str, np.ndarray], teacher: tuple[Teacher, Any] | None,
   build = builder(UniEmoX, **MODEL | (model or {}), semantic=semantic, reconstruct=bool(weights['reconstruction']))
   schedule = optim.warmup_cosine(0.016, BATCH, 10, 0)
   tx = optim.adamw(schedule)
-  state, _ = create_state(build, tx, mesh, seed=0)
+  state = create_state(state_template(build, tx, mesh), build, tx, seed=0)
   embedder, frozen = teacher or (None, ())
   step = jax.jit(make_pretrain_step(graphdef_of(build), embedder, tx, schedule, PretrainOptions(weights, **options)))
   place = sharding.tree_shardings(frozen, mesh) if shard_teacher else NamedSharding(mesh, P())
@@ -148,7 +148,8 @@ def test_teacher_in_bfloat16_halves_and_computes_the_same(clip_config, clip_para
 
 def test_fsdp_splits_the_large_parameters():
   mesh = sharding.make_mesh(1, 8)
-  state, _ = create_state(builder(UniEmoX, **MODEL), optim.adamw(lambda step: 1e-3), mesh, seed=0)
+  build, tx = builder(UniEmoX, **MODEL), optim.adamw(lambda step: 1e-3)
+  state = create_state(state_template(build, tx, mesh), build, tx, seed=0)
   kernels = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.opt_state))
              if path[-1] == jax.tree_util.DictKey('kernel') and leaf.shape[-2] % 8 == 0]
   assert kernels

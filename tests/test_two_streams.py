@@ -31,7 +31,15 @@ from uniemox_jax.look import look
 from uniemox_jax.models.classifier import Classifier, stack_views
 from uniemox_jax.predict import BOX, predict
 from uniemox_jax.tasks import predict as probabilities
-from uniemox_jax.train_state import abstract_model, abstract_params, builder, create_state, graphdef_of, initial_params
+from uniemox_jax.train_state import (
+  abstract_model,
+  abstract_params,
+  builder,
+  create_state,
+  graphdef_of,
+  initial_params,
+  state_template,
+)
 from uniemox_jax.train_step import FinetuneOptions, make_finetune_step
 
 MODEL = dict(image_size=32, patch_size=8, width=24, depth=3, heads=2, classes=5)
@@ -79,7 +87,7 @@ def one_step(devices: int = 1, **options: float) -> dict[str, Any]:
   mesh = sharding.make_mesh(devices=jax.devices()[:devices])
   build = builder(Classifier, **MODEL, streams=TWO)
   tx = optim.adamw(lambda step: 1e-3, layer_decay=0.75, weight_decay=0.0)
-  state, _ = create_state(build, tx, mesh, seed=0, loaded=random_params(**MODEL, streams=TWO))
+  state = create_state(state_template(build, tx, mesh), build, tx, seed=0, loaded=random_params(**MODEL, streams=TWO))
   batch = {'image': pictures(0), 'person': pictures(1), 'label': np.arange(BATCH, dtype=np.int32) % 5}
   step = jax.jit(make_finetune_step(graphdef_of(build), tx, lambda step: 1e-3, FinetuneOptions(**options)))
   with jax.set_mesh(mesh), jax.default_matmul_precision('highest'):
@@ -101,7 +109,8 @@ def test_each_view_drops_paths_of_its_own(monkeypatch):
   batch = {'image': jnp.asarray(pictures()), 'person': jnp.asarray(pictures()), 'label': jnp.zeros(BATCH, jnp.int32)}
   build = builder(Classifier, **MODEL, streams=TWO)
   tx = optim.adamw(lambda step: 1e-3, layer_decay=0.75, weight_decay=0.0)
-  state, _ = create_state(build, tx, sharding.make_mesh(devices=jax.devices()[:1]), seed=0)
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  state = create_state(state_template(build, tx, mesh), build, tx, seed=0)
   step = make_finetune_step(graphdef_of(build), tx, lambda step: 1e-3, FinetuneOptions(drop_path=0.5))
   with jax.disable_jit():
     step(state, (), batch, jax.random.key(0))

@@ -144,6 +144,15 @@ def _fail_of_the_disk(error: OSError) -> NoReturn:
   raise error
 
 
+def _check_workdir(workdir: str | None) -> None:
+  """Fails where a file stands in the way of the folder; one that is not given is left to the verb."""
+  place = os.path.abspath(workdir or '.')
+  while not os.path.exists(place):
+    place = os.path.dirname(place)
+  if not os.path.isdir(place):
+    fail(f'--workdir={workdir}: {place} is a file: choose another --workdir')
+
+
 def run(main: Callable[..., None], *operands: str) -> None:
   """Parses the command line and runs `main`; a user's mistake ends in one line on standard error and exit code 2.
 
@@ -171,10 +180,10 @@ def run(main: Callable[..., None], *operands: str) -> None:
     if 'multihost' in flags.FLAGS:
       distributed.join(flags.FLAGS.multihost)
     if 'workdir' in flags.FLAGS:
-      if os.path.exists(flags.FLAGS.workdir or '.') and not os.path.isdir(flags.FLAGS.workdir or '.'):
-        fail(f'--workdir={flags.FLAGS.workdir} is a file: name a folder')
+      _check_workdir(flags.FLAGS.workdir)
       preemption.watch()
     main(*rest[1:])
+    preemption.begin()
   except UserError as error:
     fail(str(error))
   except preemption.Preempted as reason:

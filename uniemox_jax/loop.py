@@ -65,9 +65,10 @@ def open_run(config: ConfigDict, workdir: str, *, name: str, build: Build, tx: o
     config: kept as config.json; a resumed run must have the same.
     workdir: the run's folder.
     name: of the verb, for progress lines.
-    build, tx, mesh, loaded: see `train_state.create_state`.
+    build, tx, mesh: see `train_state.state_template`.
     total_steps: where the run ends.
     description: of the model, stored with every checkpoint.
+    loaded: see `train_state.create_state`.
     flops_per_example: of training (see `flops`), for the utilisation in the log; None leaves it out.
     profile: steps to trace.
 
@@ -77,11 +78,11 @@ def open_run(config: ConfigDict, workdir: str, *, name: str, build: Build, tx: o
   use_compilation_cache()
   keep_config(config, workdir)
   checkpoints = Checkpoints(workdir, description | {'config_hash': config_hash(config.to_dict())}, describe_mesh(mesh))
-  averaged = ema_decay(config) > 0
+  template = state_template(build, tx, mesh, averaged=ema_decay(config) > 0)
   # Restored before anything is drawn: the memory of two states would be needed else.
-  restored = checkpoints.restore_latest(state_template(build, tx, mesh, averaged))
+  restored = checkpoints.restore_latest(template)
   if restored is None:
-    state, _ = create_state(build, tx, mesh, config.seed, loaded, averaged=averaged)
+    state = create_state(template, build, tx, config.seed, loaded)
   else:
     state = restored.state
     _tell_resumed(name, int(state.step), total_steps, restored.devices, mesh)
@@ -146,13 +147,14 @@ def train(run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], *, 
 
 
 def compile_step(step_fn: Step, *arguments: Any) -> Any:
-  """The program for these arguments of a step, state first. Before it is there nothing has been done, so a signal that
-  came meanwhile ends the run without a step.
+  """The program for these arguments of a step, state first. Before all processes have it nothing has been done, so a
+  signal that came meanwhile ends the run without a step.
 
   Raises:
     Preempted: SIGTERM came.
   """
   compiled = jit_step(step_fn, arguments[0]).lower(*arguments).compile()
+  preemption.begin()
   preemption.check()
   return compiled
 

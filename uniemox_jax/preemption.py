@@ -2,19 +2,33 @@
 
 One process catches the signal itself, with or without `jax.distributed`. Of several, any one may get it: jax's
 pre-emption service tells the others and agrees on a point that all of them reach (it counts the calls of `poll`).
+
+A compiler holds the main thread for minutes, and none of that waits for it: where nothing has been done that ending
+would lose, a thread of its own ends the process at once. Several must agree that nothing has (`begin`).
 """
 
+import atexit
 import os
 import signal
 import sys
 import threading
+import time
 from typing import NoReturn
 
 import jax
+from jax._src.distributed import global_state  # the service by which processes find each other has no public name
 from jax.experimental import multihost_utils
 
 EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: run the same command again."""
+NOTICE = 'RECEIVED_PREEMPTION_NOTICE'
+"""The key by which jax's pre-emption service tells all processes of a SIGTERM (preemption_sync_manager.cc of xla)."""
+ENDING = 'uniemox_jax/ending'
+"""The key by which a process that has not begun tells all that the run ends here."""
+LISTEN_SECONDS = 0.2
+FOREVER_MS = 2**31 - 1
+TOGETHER_MS = 10_000
+"""How long processes that end wait for each other; the first serves their coordination and goes last."""
 
 
 class Preempted(Exception):
@@ -22,24 +36,35 @@ class Preempted(Exception):
 
 
 class _Watch:
-  """What is known of the signal: there is one per process, as there is one handler."""
+  """What is known of the signal: there is one per process, as there is one handler.
+
+  noticed: where to end is agreed on, and reached.
+  polls: of jax's service.
+  unsaved: something was done since the last save (asked where there is one process).
+  begun, ending: of several, whether this one may do what ending would lose, or never will. At most one is true, and
+    both change under the lock.
+  all_begun: as it says, or that this process ends by itself.
+  """
 
   def __init__(self) -> None:
     self.noticed = threading.Event()
     self.polls = 0
     self.unsaved = False
+    self.lock = threading.Lock()
+    self.begun = False
+    self.ending = False
+    self.all_begun = threading.Event()
 
 
 _watch = _Watch()
 
 
 def watch() -> None:
-  """Catches SIGTERM from here on; only where this is the only process, see above.
-
-  A compiler holds the main thread for minutes, and Python's handlers wait for it. So a thread of its own hears the
-  signal, and ends the process at once where nothing would be lost.
-  """
+  """Catches SIGTERM from here on: by a handler of its own where this is the only process, see above."""
   if _are_several():
+    listener = threading.Thread(target=_listen_together, daemon=True, name='preemption')
+    atexit.register(_stop, listener)
+    listener.start()
     return
   heard, told = os.pipe()
   os.set_blocking(told, False)
@@ -53,15 +78,65 @@ def _listen(heard: int) -> None:
     if signal.SIGTERM in os.read(heard, 1):
       _watch.noticed.set()
       if not _watch.unsaved:
-        print('pre-empted: nothing is unsaved; run the same command again', file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(EXIT_CODE)
+        _end_at_once()
+
+
+def _listen_together() -> None:
+  while not _watch.all_begun.wait(LISTEN_SECONDS):
+    if _is_set(NOTICE):
+      with _watch.lock:
+        _watch.ending = not _watch.begun
+      if _watch.ending:
+        global_state.client.key_value_set(ENDING, '', allow_overwrite=True)
+    if _is_set(ENDING):
+      _end_at_once(together=True)
+
+
+def _is_set(key: str) -> bool:
+  try:
+    global_state.client.key_value_try_get(key)
+  except jax.errors.JaxRuntimeError:
+    return False
+  return True
+
+
+def _stop(listener: threading.Thread) -> None:
+  """A thread inside of jax when Python ends would crash the process."""
+  _watch.all_begun.set()
+  listener.join()
+
+
+def _end_at_once(together: bool = False) -> NoReturn:
+  print('pre-empted: nothing is unsaved; run the same command again', file=sys.stderr, flush=True)
+  sys.stdout.flush()
+  try:
+    if together:
+      global_state.client.wait_at_barrier(ENDING, TOGETHER_MS)
+      time.sleep(0.5 if jax.process_index() == 0 else 0)
+  finally:
+    os._exit(EXIT_CODE)
 
 
 def _are_several() -> bool:
   """Whether other processes take part. Counting them takes the accelerator, which one process alone may have to leave
   to those that it starts; so the count comes second."""
   return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def begin() -> None:
+  """Returns when all processes have come here. Until then a signal ends them all at once; after it `poll` says where.
+
+  Called before work that could be lost, and where there is none, at the end: so no process ends without the others.
+  """
+  if not _are_several() or _watch.begun:
+    return
+  with _watch.lock:
+    _watch.begun = not _watch.ending
+  if _watch.ending:
+    threading.Event().wait()
+  # One that is ending never comes here: then all wait until their listeners end them.
+  global_state.client.wait_at_barrier('uniemox_jax/begin', FOREVER_MS)
+  _watch.all_begun.set()
 
 
 def set_unsaved(unsaved: bool) -> None:
@@ -71,11 +146,11 @@ def set_unsaved(unsaved: bool) -> None:
 
 def poll() -> bool:
   """Whether to save and end here. All processes must call it at the same points of their work, each step or so."""
-  _watch.polls += 1
-  # Once the agreed point is reached it stays reached; the service itself says so only once.
-  if (not _watch.noticed.is_set() and _are_several()
-      and multihost_utils.reached_preemption_sync_point(_watch.polls)):
-    _watch.noticed.set()
+  if _watch.begun and not _watch.noticed.is_set():
+    _watch.polls += 1
+    # Once the agreed point is reached it stays reached; the service itself says so only once.
+    if multihost_utils.reached_preemption_sync_point(_watch.polls):
+      _watch.noticed.set()
   return _watch.noticed.is_set()
 
 

@@ -79,32 +79,35 @@ def initial_params(build: Build, seed: int) -> dict[str, Any]:
 
 
 def state_template(build: Build, tx: optax.GradientTransformation, mesh: Mesh, averaged: bool = False) -> TrainState:
-  """The state as `jax.ShapeDtypeStruct` with shardings: for restoring checkpoints, and for compiling ahead of time."""
-  shapes = jax.eval_shape(lambda: _create(build, tx, 0, {}, averaged))
-  return jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to),
-                      shapes, tree_shardings(shapes, mesh))
-
-
-def create_state(build: Build, tx: optax.GradientTransformation, mesh: Mesh, seed: int,
-                 loaded: dict[str, Any] | None = None, averaged: bool = False) -> tuple[TrainState, TrainState]:
-  """Shapes, then shardings, then a jitted initialisation: no parameter is made on one host and copied.
+  """The state as `jax.ShapeDtypeStruct` with shardings: for creating it, restoring it, and compiling ahead of time.
 
   Args:
     build: makes the module from random streams.
     tx: the optimizer.
     mesh: see `sharding.make_mesh`.
+    averaged: whether an average is kept beside the parameters; it starts as they do.
+  """
+  shapes = jax.eval_shape(lambda: _create(build, tx, 0, {}, averaged))
+  return jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to),
+                      shapes, tree_shardings(shapes, mesh))
+
+
+def create_state(template: TrainState, build: Build, tx: optax.GradientTransformation, seed: int,
+                 loaded: dict[str, Any] | None = None) -> TrainState:
+  """Shapes, then shardings, then a jitted initialisation: no parameter is made on one host and copied.
+
+  Args:
+    template: of `state_template`, for the same `build` and `tx`.
+    build: makes the module from random streams.
+    tx: the optimizer.
     seed: of the initial draws.
     loaded: parameters that replace the drawn ones where the path is the same; paths and shapes already checked.
-    averaged: whether an average is kept beside the parameters; it starts as they do.
-
-  Returns:
-    The state, and its `state_template`.
   """
-  template = state_template(build, tx, mesh, averaged)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
-  with jax.set_mesh(mesh):
-    create = jax.jit(lambda loaded: _create(build, tx, seed, loaded, averaged), out_shardings=shardings)
-    return create(loaded or {}), template
+  with jax.set_mesh(template.step.sharding.mesh):
+    create = jax.jit(lambda loaded: _create(build, tx, seed, loaded, template.average is not None),
+                     out_shardings=shardings)
+    return create(loaded or {})
 
 
 def _create(build: Build, tx: optax.GradientTransformation, seed: int, loaded: dict[str, Any], averaged: bool

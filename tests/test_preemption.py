@@ -7,15 +7,23 @@ import subprocess
 import sys
 import time
 
+import jax
 from ml_collections import ConfigDict
+import numpy as np
 import pytest
 
+from configs import demo
+from data_pipelines import build, synthetic
 from tests import small_runs
 from uniemox_jax.checkpoint import FOLDER
+from uniemox_jax.demo import DATASETS
 from uniemox_jax.preemption import EXIT_CODE
+from uniemox_jax.pretraining import clip_of_shape
+from uniemox_jax.teacher import abstract_clip, save_clip
 
 SECONDS = 10
-"""Within which a run must have saved and ended, on a machine that does nothing else: the slow tests hold it to that."""
+"""Within which a run of the demo's size must have saved and ended, on a machine that does nothing else."""
+EMOSET_EXAMPLES = 2400
 PATIENT_SECONDS = 60
 """The same for the fast tests, which run beside others."""
 PHASES = ('compile', 'train', 'evaluate', 'save')
@@ -33,19 +41,48 @@ def configs(data_dir: str, clip_folder: Path) -> dict[str, ConfigDict]:
 
 
 @pytest.fixture(scope='module')
-def whole_runs(configs: dict[str, ConfigDict], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Path]:
-  """Runs that nobody ended, made when first asked for."""
-  folder = tmp_path_factory.mktemp('whole')
+def demo_configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ConfigDict]:
+  """The demo's configs, models and pictures, but for fewer epochs and a teacher with random weights."""
+  folder = tmp_path_factory.mktemp('demo')
+  config = demo.get_config()
+  synthetic.draw(folder / 'raw', EMOSET_EXAMPLES)
+  for dataset in DATASETS:
+    build.build(dataset, folder / 'raw' / dataset, folder / 'data')
+  clip = clip_of_shape(config.pretrain).config
+  params = jax.tree.map(lambda leaf: np.random.default_rng(0).normal(0, 0.05, leaf.shape).astype(np.float32),
+                        abstract_clip(clip)[1])
+  save_clip(folder / 'teacher', clip, params)
+  configs = {verb: config[verb] for verb in ('pretrain', 'finetune')}
+  for section in configs.values():
+    section.data_dir = str(folder / 'data')
+  configs['pretrain'].update({'teacher': str(folder / 'teacher'), 'epochs': 1, 'save_every': 6, 'images_every': 12})
+  configs['finetune'].update({'epochs': 2, 'eval_every_epochs': 1})
+  return configs
 
-  class Runs(dict):
-    def __missing__(self, asked: tuple[str, int]) -> Path:
-      verb, processes = asked
-      workdir = folder / f'{verb}_{processes}'
-      finish(small_runs.start_group(small_runs.command(f'uniemox_jax.{verb}', configs[verb], workdir), processes))
-      self[asked] = workdir
-      return workdir
 
-  return Runs()
+class WholeRuns(dict):
+  """Runs that nobody ended, made when first asked for by (verb, processes)."""
+
+  def __init__(self, folder: Path, configs: dict[str, ConfigDict]):
+    super().__init__()
+    self._folder, self._configs = folder, configs
+
+  def __missing__(self, asked: tuple[str, int]) -> Path:
+    verb, processes = asked
+    workdir = self._folder / f'{verb}_{processes}'
+    finish(small_runs.start_group(small_runs.command(f'uniemox_jax.{verb}', self._configs[verb], workdir), processes))
+    self[asked] = workdir
+    return workdir
+
+
+@pytest.fixture(scope='module')
+def whole_runs(configs: dict[str, ConfigDict], tmp_path_factory: pytest.TempPathFactory) -> WholeRuns:
+  return WholeRuns(tmp_path_factory.mktemp('whole'), configs)
+
+
+@pytest.fixture(scope='module')
+def whole_demo_runs(demo_configs: dict[str, ConfigDict], tmp_path_factory: pytest.TempPathFactory) -> WholeRuns:
+  return WholeRuns(tmp_path_factory.mktemp('whole_demo'), demo_configs)
 
 
 def finish(group: list[subprocess.Popen]) -> None:
@@ -67,7 +104,7 @@ def end_in_phase(group: list[subprocess.Popen], phase: str, signalled: int, seco
   return said
 
 
-def check_ends_and_resumes(configs: dict[str, ConfigDict], whole_runs: dict[tuple[str, int], Path], workdir: Path,
+def check_ends_and_resumes(configs: dict[str, ConfigDict], whole_runs: WholeRuns, workdir: Path,
                            case: tuple[str, str, int, int], seconds: float) -> None:
   verb, phase, processes, signalled = case
   command = small_runs.command(f'uniemox_jax.{verb}', configs[verb], workdir)
@@ -92,8 +129,8 @@ def test_sigterm_saves_and_the_run_ends_bit_equal(configs, whole_runs, tmp_path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize('case', CASES, ids=str)
-def test_sigterm_in_every_phase(configs, whole_runs, tmp_path, case):
-  check_ends_and_resumes(configs, whole_runs, tmp_path / 'run', case, SECONDS)
+def test_sigterm_in_every_phase_at_demo_size(demo_configs, whole_demo_runs, tmp_path, case):
+  check_ends_and_resumes(demo_configs, whole_demo_runs, tmp_path / 'run', case, SECONDS)
 
 
 def start_beginners(*compiling: float) -> list[subprocess.Popen]:

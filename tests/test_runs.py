@@ -24,6 +24,7 @@ from uniemox_jax.evaluate import evaluate
 from uniemox_jax.finetune import finetune
 from uniemox_jax.logging import RunLog, read_metrics
 from uniemox_jax.pretrain import pretrain
+from uniemox_jax.teacher import save_clip
 
 
 @pytest.fixture
@@ -180,6 +181,25 @@ def test_teacher_of_another_width_is_refused(pretrain_config, tmp_path):
 def test_workdir_of_another_run_is_refused(pretrain_config, shared):
   pretrain_config.seed = 5
   assert_refused(lambda: pretrain(pretrain_config, shared['pretrain']), 'other values of seed')
+
+
+def test_a_run_resumes_from_moved_files_and_never_from_others(pretrain_config, finetune_config, tmp_path, shared,
+                                                              capsys):
+  config, params = small_runs.random_clip()
+  save_clip(tmp_path / 'moved', config, params)
+  save_clip(tmp_path / 'other', config, params | {'logit_scale': params['logit_scale'] + 1})
+  other_data = small_runs.write_records(tmp_path, seed=1)
+  pretrain_config.teacher = str(tmp_path / 'moved')
+  pretrain(pretrain_config, shared['pretrain'])
+  assert 'pretrain resumes at step 14 of 14' in capsys.readouterr().out
+  pretrain_config.teacher = str(tmp_path / 'other')
+  assert_refused(lambda: pretrain(pretrain_config, shared['pretrain']), 'other files than --config.teacher now')
+  pretrain_config.data_dir = other_data
+  assert_refused(lambda: pretrain(pretrain_config, shared['pretrain']),
+                 'other files than --config.data_dir and --config.teacher now')
+  finetune_config.data_dir = other_data
+  finetune_config.init = shared['pretrain']
+  assert_refused(lambda: finetune(finetune_config, shared['finetune']), 'other files than --config.data_dir now')
 
 
 def test_steps_skipped_in_a_row_are_counted_across_a_restart(tmp_path):

@@ -57,7 +57,7 @@ class Run(NamedTuple):
 
 
 def open_run(config: ConfigDict, workdir: str, *, name: str, build: Build, tx: optax.GradientTransformation, mesh: Mesh,
-             total_steps: int, description: dict[str, Any], loaded: dict[str, Any] | None,
+             total_steps: int, description: dict[str, Any], inputs: dict[str, str], loaded: dict[str, Any] | None,
              flops_per_example: int | None = None, profile: Profile | None = None) -> Run:
   """Starts the run in `workdir`, or resumes it from its newest good checkpoint.
 
@@ -68,16 +68,18 @@ def open_run(config: ConfigDict, workdir: str, *, name: str, build: Build, tx: o
     build, tx, mesh: see `train_state.state_template`.
     total_steps: where the run ends.
     description: of the model, stored with every checkpoint.
+    inputs: by config key, a digest of the files that are read from there; a resumed run must have the same.
     loaded: see `train_state.create_state`.
     flops_per_example: of training (see `flops`), for the utilisation in the log; None leaves it out.
     profile: steps to trace.
 
   Raises:
-    UserError: the workdir belongs to another run, or its checkpoints are damaged.
+    UserError: the workdir belongs to another run, or its checkpoints are damaged or of other inputs.
   """
   use_compilation_cache()
   keep_config(config, workdir)
-  checkpoints = Checkpoints(workdir, description | {'config_hash': config_hash(config.to_dict())}, describe_mesh(mesh))
+  description = description | {'config_hash': config_hash(config.to_dict()), 'inputs': inputs}
+  checkpoints = Checkpoints(workdir, description, describe_mesh(mesh))
   template = state_template(build, tx, mesh, averaged=ema_decay(config) > 0)
   # Restored before anything is drawn: the memory of two states would be needed else.
   restored = checkpoints.restore_latest(template)

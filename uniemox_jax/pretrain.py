@@ -60,16 +60,18 @@ def _reconstruction_viewer(config: ConfigDict, student: nnx.GraphDef, split: Any
   return show
 
 
-def _teach(config: ConfigDict, split: Any, dtype: Any) -> tuple[Teacher | None, Any, np.ndarray | None]:
-  """The teacher, its frozen parameters and the caption embeddings, as far as the loss weights need them."""
+def _teach(config: ConfigDict, split: Any, dtype: Any) -> tuple[Teacher | None, Any, np.ndarray | None, dict[str, str]]:
+  """The teacher, its frozen parameters and the caption embeddings, as far as the loss weights need them; and the
+  digest of its files, by config key."""
   if not (config.loss.contrastive or config.loss.similarity):
-    return None, (), None
+    return None, (), None, {}
   clip = load_clip(config.teacher)
   teacher, frozen = make_teacher(clip, config.model.decoder_width, dtype,
                                  pretraining.choose(config, 'teacher_statistics', pretraining.TEACHER_STATISTICS))
+  digest = {'teacher': clip.digest}
   if not config.loss.contrastive:
-    return teacher, frozen, None
-  return teacher, frozen, embedded_captions(clip, split, config.emotion_in_caption, config.data_dir)
+    return teacher, frozen, None, digest
+  return teacher, frozen, embedded_captions(clip, split, config.emotion_in_caption, config.data_dir), digest
 
 
 def pretrain(config: ConfigDict, workdir: str, profile: Profile | None = None) -> None:
@@ -89,13 +91,14 @@ def pretrain(config: ConfigDict, workdir: str, profile: Profile | None = None) -
   split = records.open_split(config.data_dir, config.dataset, config.split)
   steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
   total_steps = config.epochs * steps_per_epoch
-  teacher, frozen, text_NxE = _teach(config, split, dtype)
+  teacher, frozen, text_NxE, digest = _teach(config, split, dtype)
   loaded = initial_weights(config.init, abstract_params(build), arguments, classifier=False)
 
   schedule, tx = optim.from_config(config, total_steps, steps_per_epoch)
   student = abstract_model(build)
   run = loop.open_run(config, workdir, name='pretrain', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
-                      description={'kind': 'uniemox', 'model': arguments, 'dataset': config.dataset}, loaded=loaded,
+                      description={'kind': 'uniemox', 'model': arguments, 'dataset': config.dataset},
+                      inputs={'data_dir': split.fingerprint} | digest, loaded=loaded,
                       flops_per_example=example_work(config, student, teacher).training.flops, profile=profile)
   crops = pretraining.choose(config, 'person_view', pretraining.PERSON_VIEWS) == 'crop'
   batches = pipeline.train_batches(

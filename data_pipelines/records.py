@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from data_pipelines import schema
+from data_pipelines import manifest, schema
 from data_pipelines.errors import UserError
 
 # Input runs on the CPU; a GPU that TensorFlow claims is memory that training does not get.
@@ -67,6 +67,17 @@ class Split:
   def folder(self) -> epath.Path:
     """Where the shards lie, beside their manifest."""
     return epath.Path(self._shards[0].path).parent
+
+  @property
+  def contents(self) -> str | None:
+    """SHA-256 of all the dataset's records, by what its build noted; None where that was an earlier version's.
+
+    Two builds of the same files agree, unlike in `fingerprint`: the fields of a record lie in another order each time.
+    """
+    if not (self.folder / manifest.MANIFEST).exists():
+      return None
+    noted = [split.get('records_sha256') for split in manifest.read_manifest(self.folder)['splits'].values()]
+    return hashlib.sha256(''.join(noted).encode()).hexdigest() if all(noted) else None
 
   @property
   def fingerprint(self) -> str:

@@ -14,9 +14,10 @@ class StoredSplit:
   """The records of one split.
 
   Attributes:
-    summary: examples, per_class (every label, 0 included), with_person, with_person_share, ids_sha256. The hash is
-      SHA-256 over the sorted ids, UTF-8, joined by newlines: two builds with the same hash have the same pictures in
-      this split.
+    summary: examples, per_class (every label, 0 included), with_person, with_person_share, ids_sha256, records_sha256.
+      ids_sha256 is SHA-256 over the sorted ids, UTF-8, joined by newlines: two builds with the same hash have the same
+      pictures in this split. records_sha256 is over the records in their order, each with its fields sorted: two builds
+      with the same hash train alike. (The shards' own bytes differ from build to build: protobuf sorts no map.)
     pictures: id -> SHA-256 of the stored JPEG.
   """
 
@@ -38,9 +39,12 @@ def read_split(name: str, paths: Sequence[os.PathLike], examples: int, labels: S
   pictures: dict[str, bytes] = {}
   per_class: collections.Counter[str] = collections.Counter()
   with_person = 0
+  whole = hashlib.sha256()
   records = tf.data.TFRecordDataset([os.fspath(path) for path in paths]).as_numpy_iterator()
   for record in tqdm.tqdm(records, f'checking {name}', examples, unit=' records'):
-    fields = tf.train.Example.FromString(record).features.feature
+    example = tf.train.Example.FromString(record)
+    whole.update(example.SerializeToString(deterministic=True))
+    fields = example.features.feature
     indices = fields['labels'].int64_list.value or fields['label'].int64_list.value
     per_class.update(labels[index] for index in indices if index >= 0)
     with_person += bool(fields['persons'].bytes_list.value)
@@ -53,6 +57,7 @@ def read_split(name: str, paths: Sequence[os.PathLike], examples: int, labels: S
       'with_person': with_person,
       'with_person_share': round(with_person / max(len(pictures), 1), 4),
       'ids_sha256': hashlib.sha256('\n'.join(sorted(pictures)).encode()).hexdigest(),
+      'records_sha256': whole.hexdigest(),
     },
     pictures,
   )

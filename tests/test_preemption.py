@@ -4,7 +4,6 @@ from pathlib import Path
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import jax
@@ -99,8 +98,10 @@ def end_in_phase(group: list[subprocess.Popen], phase: str, signalled: int, seco
     process.send_signal(signal.SIGTERM)
   began = time.monotonic()
   said = [process.communicate(timeout=120)[0] for process in group]
+  took = time.monotonic() - began
   assert [process.returncode for process in group] == [EXIT_CODE] * len(group), said
-  assert time.monotonic() - began < seconds
+  print(f'{phase}, {signalled} of {len(group)} signalled: ended in {took:.1f} s')
+  assert took < seconds
   return said
 
 
@@ -131,37 +132,3 @@ def test_sigterm_saves_and_the_run_ends_bit_equal(configs, whole_runs, tmp_path,
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_sigterm_in_every_phase_at_demo_size(demo_configs, whole_demo_runs, tmp_path, case):
   check_ends_and_resumes(demo_configs, whole_demo_runs, tmp_path / 'run', case, SECONDS)
-
-
-def start_beginners(*compiling: float) -> list[subprocess.Popen]:
-  """A process for each of these seconds, which takes so long before it begins and then polls for ever."""
-  group = small_runs.start_group([sys.executable, '-m', 'tests.beginner', *map(str, compiling)], len(compiling))
-  for process in group:
-    assert 'compiling' in process.stdout.readline()
-  return group
-
-
-def check_all_end(group: list[subprocess.Popen], signalled: int, seconds: float) -> list[str]:
-  began = time.monotonic()
-  group[signalled].send_signal(signal.SIGTERM)
-  said = [process.communicate(timeout=120)[0] for process in group]
-  assert [process.returncode for process in group] == [EXIT_CODE] * len(group), said
-  assert all(text.count('pre-empted: nothing is unsaved') == 1 for text in said), said
-  assert time.monotonic() - began < seconds
-  return said
-
-
-@pytest.mark.parametrize('signalled', range(3))
-def test_sigterm_ends_processes_that_compile_and_those_that_wait_for_them_at_once(signalled):
-  said = check_all_end(start_beginners(0, 300, 300), signalled, PATIENT_SECONDS)
-  assert not any('begun' in text for text in said)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('wait', [0, 0.5, 0.8, 1, 1.1, 1.2, 1.4, 1.8, 2.5])
-def test_sigterm_while_processes_begin_ends_all_the_same_way(wait):
-  # The service looks for signals once a second, so these fall on both sides of the moment in which all begin.
-  group = start_beginners(1.5, 1.6)
-  time.sleep(wait)
-  said = check_all_end(group, 1, SECONDS)
-  assert len({'begun' in text for text in said}) == 1

@@ -6,6 +6,7 @@ from pathlib import Path
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from typing import Any
 
@@ -188,18 +189,21 @@ def test_a_run_resumes_from_moved_files_and_never_from_others(pretrain_config, f
   config, params = small_runs.random_clip()
   save_clip(tmp_path / 'moved', config, params)
   save_clip(tmp_path / 'other', config, params | {'logit_scale': params['logit_scale'] + 1})
-  other_data = small_runs.write_records(tmp_path, seed=1)
-  pretrain_config.teacher = str(tmp_path / 'moved')
+  other_data = small_runs.write_records(tmp_path / 'other_data', seed=1)
+  # Built again: another process writes the fields of a record in another order.
+  again = f'from tests import small_runs; small_runs.write_records(small_runs.Path({str(tmp_path)!r}))'
+  subprocess.run([sys.executable, '-c', again], cwd=small_runs.ROOT, check=True)
+  pretrain_config.teacher, pretrain_config.data_dir = str(tmp_path / 'moved'), str(tmp_path / 'data')
   pretrain(pretrain_config, shared['pretrain'])
   assert 'pretrain resumes at step 14 of 14' in capsys.readouterr().out
   pretrain_config.teacher = str(tmp_path / 'other')
-  assert_refused(lambda: pretrain(pretrain_config, shared['pretrain']), 'other files than --config.teacher now')
+  assert_refused(lambda: pretrain(pretrain_config, shared['pretrain']), 'other files than --config.teacher names now')
   pretrain_config.data_dir = other_data
   assert_refused(lambda: pretrain(pretrain_config, shared['pretrain']),
-                 'other files than --config.data_dir and --config.teacher now')
+                 'other files than --config.data_dir and --config.teacher names now')
   finetune_config.data_dir = other_data
   finetune_config.init = shared['pretrain']
-  assert_refused(lambda: finetune(finetune_config, shared['finetune']), 'other files than --config.data_dir now')
+  assert_refused(lambda: finetune(finetune_config, shared['finetune']), 'other files than --config.data_dir names now')
 
 
 def test_steps_skipped_in_a_row_are_counted_across_a_restart(tmp_path):

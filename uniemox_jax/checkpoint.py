@@ -131,8 +131,8 @@ class Checkpoints:
   def __init__(self, workdir: str, description: dict[str, Any], devices: str):
     """Opens or creates `workdir`/checkpoints; every step stores `description` and `devices` (`sharding.describe_mesh`).
 
-    'inputs' of the description are digests of the files that the run is trained with (`loop.open_run`). Steps whose
-    record is damaged are named and set aside.
+    'inputs' of the description are digests of what the run is trained with (`loop.open_run`). Steps whose record is
+    damaged are named and set aside.
     """
     self._description, self._devices = description, devices
     self.folder = absolute(workdir) / FOLDER
@@ -231,11 +231,11 @@ class Checkpoints:
       raise self._misfit(step, f'different: {listed(different)}')
 
   def _check_inputs(self, step: int, saved: dict[str, str]) -> None:
-    """Raises UserError where a place that the config may change holds something else than when the step was saved."""
+    """Raises UserError where a place that a resumed config names holds something else than when the step was saved."""
     now = self._description.get('inputs', {})
-    if changed := [f'--config.{key}' for key in sorted(saved) if saved[key] != now.get(key)]:
-      raise UserError(f'{self.folder}/{step} was trained with other files than {" and ".join(changed)} now: give the '
-                      'place of those, or choose another --workdir')
+    if changed := [f'--config.{key}' for key in sorted(saved.keys() & now.keys()) if saved[key] != now[key]]:
+      raise UserError(f'{self.folder}/{step} was trained with other files than {" and ".join(changed)} names now: name '
+                      'those again, or choose another --workdir')
 
   def _misfit(self, step: int, problem: str) -> UserError:
     return UserError(f'{self.folder}/{step} does not fit this model ({problem}): resume with the config it was made '

@@ -183,7 +183,7 @@ def run(main: Callable[..., None], *operands: str) -> None:
       _check_workdir(flags.FLAGS.workdir)
       preemption.watch()
     main(*rest[1:])
-    preemption.begin()
+    preemption.end_together()
   except UserError as error:
     fail(str(error))
   except preemption.Preempted as reason:

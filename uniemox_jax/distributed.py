@@ -1,9 +1,11 @@
 """How the processes of a run find each other, and wait for each other."""
 
+import hashlib
 import os
 
 import jax
 from jax.experimental import multihost_utils
+import numpy as np
 
 from data_pipelines.errors import UserError
 
@@ -40,6 +42,12 @@ def join(multihost: bool) -> None:
 def is_primary() -> bool:
   """Whether this is the one process that writes what only one should."""
   return jax.process_index() == 0
+
+
+def is_same_everywhere(value: object) -> bool:
+  """Whether every process asks with the same value, by its representation; all must ask."""
+  digest = np.frombuffer(hashlib.sha256(repr(value).encode()).digest(), np.uint8)
+  return bool(np.all(multihost_utils.process_allgather(digest) == digest))
 
 
 def wait_for_all(what: str) -> None:

@@ -141,7 +141,7 @@ def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -
   description = {'kind': 'classifier', 'model': arguments, 'dataset': config.dataset,
                  'labels': list(train_split.labels), 'tasks': [task.to_json() for task in tasks]}
   run = loop.open_run(config, workdir, name='finetune', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
-                      description=description, inputs={'data_dir': train_split.fingerprint}, loaded=loaded,
+                      description=description, inputs={'data_dir': train_split.contents}, loaded=loaded,
                       flops_per_example=finetune_work(abstract_model(build)).training.flops, profile=profile)
   options = FinetuneOptions(**config.regularisation, accum_steps=config.accum_steps,
                             max_gradient_norm=config.max_gradient_norm, ema_decay=averaging)

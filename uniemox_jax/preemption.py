@@ -8,6 +8,7 @@ would lose, a thread of its own ends the process at once. Several must agree tha
 """
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -28,7 +29,9 @@ ENDING = 'uniemox_jax/ending'
 LISTEN_SECONDS = 0.2
 FOREVER_MS = 2**31 - 1
 TOGETHER_MS = 10_000
-"""How long processes that end wait for each other; the first serves their coordination and goes last."""
+"""How long processes that end wait for each other."""
+LAST_SECONDS = 2
+"""How much later the one goes that serves their coordination: the others must not miss it."""
 
 
 class Preempted(Exception):
@@ -41,6 +44,7 @@ class _Watch:
   noticed: where to end is agreed on, and reached.
   polls: of jax's service.
   unsaved: something was done since the last save (asked where there is one process).
+  listening: whether `watch` was called where there are several.
   begun, ending: of several, whether this one may do what ending would lose, or never will. At most one is true, and
     both change under the lock.
   all_begun: as it says, or that this process ends by itself.
@@ -51,6 +55,7 @@ class _Watch:
     self.polls = 0
     self.unsaved = False
     self.lock = threading.Lock()
+    self.listening = False
     self.begun = False
     self.ending = False
     self.all_begun = threading.Event()
@@ -64,6 +69,7 @@ def watch() -> None:
   if _are_several():
     listener = threading.Thread(target=_listen_together, daemon=True, name='preemption')
     atexit.register(_stop, listener)
+    _watch.listening = True
     listener.start()
     return
   heard, told = os.pipe()
@@ -86,9 +92,7 @@ def _listen_together() -> None:
     if _is_set(NOTICE):
       with _watch.lock:
         _watch.ending = not _watch.begun
-      if _watch.ending:
-        global_state.client.key_value_set(ENDING, '', allow_overwrite=True)
-    if _is_set(ENDING):
+    if _watch.ending or _is_set(ENDING):
       _end_at_once(together=True)
 
 
@@ -107,13 +111,16 @@ def _stop(listener: threading.Thread) -> None:
 
 
 def _end_at_once(together: bool = False) -> NoReturn:
-  print('pre-empted: nothing is unsaved; run the same command again', file=sys.stderr, flush=True)
-  sys.stdout.flush()
   try:
     if together:
+      global_state.client.key_value_set(ENDING, '', allow_overwrite=True)
+    print('pre-empted: nothing is unsaved; run the same command again', file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    if together:
       global_state.client.wait_at_barrier(ENDING, TOGETHER_MS)
-      time.sleep(0.5 if jax.process_index() == 0 else 0)
   finally:
+    if together and global_state.service is not None:
+      time.sleep(LAST_SECONDS)
     os._exit(EXIT_CODE)
 
 
@@ -124,10 +131,21 @@ def _are_several() -> bool:
 
 
 def begin() -> None:
-  """Returns when all processes have come here. Until then a signal ends them all at once; after it `poll` says where.
+  """Called by all processes, before work that could be lost. Until the last one comes a signal ends all of them at once
+  (where they `watch`); from then on `poll` says where to end."""
+  _begin(FOREVER_MS)
 
-  Called before work that could be lost, and where there is none, at the end: so no process ends without the others.
+
+def end_together() -> None:
+  """Called by all processes when they have done everything, so that none ends by a signal where others no longer can.
+
+  It does not insist: one that fails never comes here.
   """
+  with contextlib.suppress(jax.errors.JaxRuntimeError):
+    _begin(TOGETHER_MS)
+
+
+def _begin(patience_ms: int) -> None:
   if not _are_several() or _watch.begun:
     return
   with _watch.lock:
@@ -135,7 +153,7 @@ def begin() -> None:
   if _watch.ending:
     threading.Event().wait()
   # One that is ending never comes here: then all wait until their listeners end them.
-  global_state.client.wait_at_barrier('uniemox_jax/begin', FOREVER_MS)
+  global_state.client.wait_at_barrier('uniemox_jax/begin', patience_ms)
   _watch.all_begun.set()
 
 
@@ -146,7 +164,7 @@ def set_unsaved(unsaved: bool) -> None:
 
 def poll() -> bool:
   """Whether to save and end here. All processes must call it at the same points of their work, each step or so."""
-  if _watch.begun and not _watch.noticed.is_set():
+  if not _watch.noticed.is_set() and (_watch.begun or not _watch.listening and _are_several()):
     _watch.polls += 1
     # Once the agreed point is reached it stays reached; the service itself says so only once.
     if multihost_utils.reached_preemption_sync_point(_watch.polls):

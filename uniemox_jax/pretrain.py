@@ -98,7 +98,7 @@ def pretrain(config: ConfigDict, workdir: str, profile: Profile | None = None) -
   student = abstract_model(build)
   run = loop.open_run(config, workdir, name='pretrain', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
                       description={'kind': 'uniemox', 'model': arguments, 'dataset': config.dataset},
-                      inputs={'data_dir': split.fingerprint} | digest, loaded=loaded,
+                      inputs={'data_dir': split.contents} | digest, loaded=loaded,
                       flops_per_example=example_work(config, student, teacher).training.flops, profile=profile)
   crops = pretraining.choose(config, 'person_view', pretraining.PERSON_VIEWS) == 'crop'
   batches = pipeline.train_batches(

@@ -166,8 +166,8 @@ class Clip:
 
   @functools.cached_property
   def digest(self) -> str:
-    """SHA-256 of configuration, weights and compute dtype."""
-    digest = hashlib.sha256(f'{self.config} {jnp.dtype(self.dtype).name}'.encode())
+    """SHA-256 of configuration, how pictures are prepared, weights and compute dtype."""
+    digest = hashlib.sha256(f'{self.config} {self.view} {jnp.dtype(self.dtype).name}'.encode())
     for path, leaf in sorted(traverse_util.flatten_dict(self.params, sep='/').items()):
       digest.update(f'{path} {leaf.dtype} {leaf.shape}'.encode())
       digest.update(np.ravel(leaf))

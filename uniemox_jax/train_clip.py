@@ -78,7 +78,7 @@ def train_clip(config: ConfigDict, workdir: str, profile: Profile | None = None)
   schedule, tx = optim.from_config(config, total_steps, steps_per_epoch)
   run = loop.open_run(config, workdir, name='train_clip', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
                       description={'kind': 'clip', 'model': clip.config.to_dict()},
-                      inputs={'data_dir': split.fingerprint}, loaded=clip.params, profile=profile)
+                      inputs={'data_dir': split.contents}, loaded=clip.params, profile=profile)
   batches = pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=clip.config.image_size, start_step=run.start,
       mode='pretrain', person=False, crop_area=(config.min_crop_area, 1.0),

@@ -13,7 +13,7 @@ COLAB := .venv-colab
 COLAB_STAMP := $(COLAB)/.installed
 COLAB_VERSIONS := tpu_scripts/colab_versions.txt
 COLAB_TESTS := $(patsubst %,tests/test_%.py,models metrics train_step finetune_step clip_parity mae_parity teacher \
-  convert weight_files import_clip import_students import_verbs export_torch runs)
+  convert weight_files import_clip import_students import_verbs export_torch runs begin)
 
 .PHONY: help demo test test-slow test-timm test-colab lint
 .DEFAULT_GOAL := help

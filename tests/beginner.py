@@ -1,7 +1,8 @@
 """A process of a run of several, with a compiler that takes given seconds.
 
 python -m tests.beginner ARGUMENT..., of which it takes that of its own index: SECONDS, after which it begins, and polls
-until it is pre-empted; 'only SECONDS' for work that leaves nothing to save; 'fail SECONDS' for a mistake after it.
+until it is pre-empted; 'only SECONDS' for work that leaves nothing to save; 'together SECONDS' for such work in which
+each needs the other; 'fail SECONDS' for a mistake after it; 'differ SECONDS' for one that all find.
 """
 
 import sys
@@ -11,22 +12,31 @@ from absl import flags
 import jax
 
 from data_pipelines.errors import UserError
-from uniemox_jax import cli, preemption
+from uniemox_jax import cli, distributed, preemption
+
+
+def train() -> None:
+  """Begins, and takes steps until pre-empted."""
+  preemption.begin()
+  print('begun', flush=True)
+  while True:
+    preemption.check()
+    time.sleep(0.05)
 
 
 def main() -> None:
   """Entry point after the processes have found each other."""
   *kind, seconds = arguments[jax.process_index()].split()
   print('compiling', flush=True)
-  time.sleep(float(seconds))
-  if kind == ['fail']:
+  ends = time.monotonic() + float(seconds)
+  while time.monotonic() < ends:
+    if kind == ['together']:
+      distributed.is_same_everywhere('step')
+    time.sleep(0.01)
+  if kind == ['fail'] or kind == ['differ'] and not distributed.is_same_everywhere(jax.process_index()):
     raise UserError('as asked: do not ask')
   if not kind:
-    preemption.begin()
-    print('begun', flush=True)
-  while not kind:
-    preemption.check()
-    time.sleep(0.05)
+    train()
   print('work is over', flush=True)
 
 
@@ -36,4 +46,3 @@ if __name__ == '__main__':
   cli.define_multihost()
   flags.FLAGS.set_default('multihost', True)
   cli.run(main)
-  print('done', flush=True)

@@ -9,11 +9,11 @@ import sys
 import time
 from typing import Any
 
-from uniemox_jax import cli, finetune, loop, pretrain
+from uniemox_jax import checkpoint, cli, finetune, loop, pretrain
 from uniemox_jax.checkpoint import Checkpoints
 
 VERBS = {'pretrain': pretrain, 'finetune': finetune}
-PAUSE_SECONDS, TRAINING_PAUSE_SECONDS = 0.5, 1.5
+PAUSE_SECONDS, TRAINING_PAUSE_SECONDS, REPLACING_PAUSE_SECONDS = 0.5, 1.0, 3
 
 
 def announced(phase: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,11 +46,22 @@ def compiling(compile_step: Callable[..., Any]) -> Callable[..., Any]:
   return make
 
 
+def replacing(delete: Callable[..., None]) -> Callable[..., None]:
+  """The deletion of a step that is saved anew, announced once the old one is gone."""
+  def make(*arguments: Any) -> None:
+    delete(*arguments)
+    print('PHASE replace', flush=True)
+    time.sleep(REPLACING_PAUSE_SECONDS)
+
+  return make
+
+
 def main() -> None:
   """Entry point."""
   verb = VERBS[sys.argv.pop(1)]
   loop.compile_step = compiling(loop.compile_step)
   Checkpoints.save = announced('save', Checkpoints.save)
+  checkpoint._Manager.delete = replacing(checkpoint._Manager.delete)
   finetune.evaluate_params = announced('evaluate', finetune.evaluate_params)
   pretrain.reconstruction_triplets = announced('evaluate', pretrain.reconstruction_triplets)
   cli.define_training()

@@ -1,5 +1,6 @@
 """SIGTERM in every phase, in one process and two: saved once, at the same step, exit code 75, resumed to the bit."""
 
+import json
 from pathlib import Path
 import re
 import signal
@@ -22,9 +23,9 @@ from uniemox_jax.teacher import abstract_clip, save_clip
 
 SECONDS = 10
 """Within which a run of the demo's size must have saved and ended, on a machine that does nothing else."""
-EMOSET_EXAMPLES = 2400
 PATIENT_SECONDS = 60
 """The same for the fast tests, which run beside others."""
+EMOSET_EXAMPLES = 2400
 PHASES = ('compile', 'train', 'evaluate', 'save')
 FAST = [('finetune', 'evaluate', 1, 1), ('pretrain', 'train', 2, 1)]
 # Verb, phase, how many processes there are, how many of them get the signal.
@@ -105,12 +106,16 @@ def end_in_phase(group: list[subprocess.Popen], phase: str, signalled: int, seco
   return said
 
 
+def announcing(command: list[str], verb: str) -> list[str]:
+  """The same by `tests.phases`."""
+  return [*command[:2], 'tests.phases', verb, *command[3:]]
+
+
 def check_ends_and_resumes(configs: dict[str, ConfigDict], whole_runs: WholeRuns, workdir: Path,
                            case: tuple[str, str, int, int], seconds: float) -> None:
   verb, phase, processes, signalled = case
   command = small_runs.command(f'uniemox_jax.{verb}', configs[verb], workdir)
-  announcing = [*command[:2], 'tests.phases', verb, *command[3:]]
-  said = end_in_phase(small_runs.start_group(announcing, processes), phase, signalled, seconds)
+  said = end_in_phase(small_runs.start_group(announcing(command, verb), processes), phase, signalled, seconds)
   saved = [re.search(r'pre-empted: step (\d+) is saved', text) for text in said]
   assert len({match and match[1] for match in saved}) == 1, said
   if saved[0]:
@@ -126,6 +131,19 @@ def check_ends_and_resumes(configs: dict[str, ConfigDict], whole_runs: WholeRuns
 @pytest.mark.parametrize('case', FAST, ids=str)
 def test_sigterm_saves_and_the_run_ends_bit_equal(configs, whole_runs, tmp_path, case):
   check_ends_and_resumes(configs, whole_runs, tmp_path / 'run', case, PATIENT_SECONDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('processes', [1, 2])
+def test_sigterm_while_a_resumed_run_saves_the_step_that_was_unevaluated(configs, whole_runs, tmp_path, processes):
+  workdir = tmp_path / 'run'
+  command = small_runs.command('uniemox_jax.finetune', configs['finetune'], workdir)
+  for phase, unevaluated in (('evaluate', True), ('replace', False)):
+    end_in_phase(small_runs.start_group(announcing(command, 'finetune'), processes), phase, processes, PATIENT_SECONDS)
+    assert [path.name for path in (workdir / FOLDER).iterdir()] == ['5']
+    assert json.loads((workdir / FOLDER / '5' / 'record' / 'metadata').read_text())['unevaluated'] == unevaluated
+  finish(small_runs.start_group(command, processes))
+  assert small_runs.same_weights(whole_runs['finetune', processes], workdir)
 
 
 @pytest.mark.slow

@@ -196,11 +196,13 @@ def test_a_run_resumes_from_moved_files_and_never_from_others(pretrain_config, f
   pretrain_config.teacher, pretrain_config.data_dir = str(tmp_path / 'moved'), str(tmp_path / 'data')
   pretrain(pretrain_config, shared['pretrain'])
   assert 'pretrain resumes at step 14 of 14' in capsys.readouterr().out
+  before = Path(shared['pretrain'], 'config.json').read_bytes()
   pretrain_config.teacher = str(tmp_path / 'other')
   assert_refused(lambda: pretrain(pretrain_config, shared['pretrain']), 'other files than --config.teacher names now')
   pretrain_config.data_dir = other_data
   assert_refused(lambda: pretrain(pretrain_config, shared['pretrain']),
                  'other files than --config.data_dir and --config.teacher names now')
+  assert Path(shared['pretrain'], 'config.json').read_bytes() == before
   finetune_config.data_dir = other_data
   finetune_config.init = shared['pretrain']
   assert_refused(lambda: finetune(finetune_config, shared['finetune']), 'other files than --config.data_dir names now')

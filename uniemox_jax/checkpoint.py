@@ -131,8 +131,7 @@ class Checkpoints:
   def __init__(self, workdir: str, description: dict[str, Any], devices: str):
     """Opens or creates `workdir`/checkpoints; every step stores `description` and `devices` (`sharding.describe_mesh`).
 
-    'inputs' of the description are digests of what the run is trained with (`loop.open_run`). Steps whose record is
-    damaged are named and set aside.
+    Steps whose record is damaged are named and set aside.
     """
     self._description, self._devices = description, devices
     self.folder = absolute(workdir) / FOLDER
@@ -183,7 +182,7 @@ class Checkpoints:
     Damaged steps are named and set aside.
 
     Raises:
-      UserError: the checkpoint is of another model or of other inputs, or only damaged ones are left.
+      UserError: the checkpoint is of another model, or only damaged ones are left.
     """
     while (step := self.latest_step) is not None:
       try:
@@ -201,10 +200,9 @@ class Checkpoints:
   def _restore(self, step: int, template: TrainState) -> Restored:
     folder = self.folder / str(step)
     wanted = _to_trees(template)
-    description, record = _read_record(folder)
+    _, record = _read_record(folder)
     if record is not None:
       self._check_fits(step, wanted, record)
-    self._check_inputs(step, description.get('inputs', {}))
     items = ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()})
     restored, problem = None, ''
     try:
@@ -229,13 +227,6 @@ class Checkpoints:
     saved = {name: leaf['shape'] for name, leaf in record['leaves'].items()}
     if different := sorted(name for name in shapes.keys() | saved.keys() if shapes.get(name) != saved.get(name)):
       raise self._misfit(step, f'different: {listed(different)}')
-
-  def _check_inputs(self, step: int, saved: dict[str, str]) -> None:
-    """Raises UserError where a place that a resumed config names holds something else than when the step was saved."""
-    now = self._description.get('inputs', {})
-    if changed := [f'--config.{key}' for key in sorted(saved.keys() & now.keys()) if saved[key] != now[key]]:
-      raise UserError(f'{self.folder}/{step} was trained with other files than {" and ".join(changed)} names now: name '
-                      'those again, or choose another --workdir')
 
   def _misfit(self, step: int, problem: str) -> UserError:
     return UserError(f'{self.folder}/{step} does not fit this model ({problem}): resume with the config it was made '

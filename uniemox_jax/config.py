@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 from typing import Any
 
 from etils import epath
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
-from uniemox_jax.distributed import is_primary, wait_for_all
+from uniemox_jax.distributed import is_primary, is_same_everywhere, wait_for_all
 from uniemox_jax.files import exists, read_json, write_json
 from uniemox_jax.models.classifier import STREAMS
 
@@ -50,6 +51,7 @@ CLIP_KEYS = _RUN | {
     'model': {'image_size': int, 'patch_size': int, 'projection': int, 'context': int,
               'vision': {'width': int, 'depth': int, 'heads': int}, 'text': {'width': int, 'depth': int, 'heads': int}}}
 
+_INPUTS = 'inputs.json'
 # What a resumed run may change: none of it changes the numbers a step computes.
 _FREE_KEYS = ('data_dir', 'teacher', 'teacher_shape', 'teacher_sharded', 'init', 'mesh', 'log_every', 'save_every',
               'images_every', 'max_skipped_steps', 'features_dir')
@@ -149,14 +151,23 @@ def _has_steps(workdir: str) -> bool:
   return folder.exists() and any(path.name.isdigit() for path in folder.iterdir())
 
 
-def keep_config(config: ConfigDict, workdir: str) -> None:
-  """Writes `config.json`, or checks that a resumed run's config says the same.
+def keep_config(config: ConfigDict, workdir: str, inputs: dict[str, str | None] | None = None) -> None:
+  """Writes `config.json` and `inputs.json`, or checks that a resumed run's config and inputs are the same.
 
-  Where steps are saved, it goes on naming what they began from.
+  Where steps are saved, `config.json` goes on naming what they began from. Nothing is written where something is wrong.
+
+  Args:
+    config: of the run.
+    workdir: its folder.
+    inputs: by config key, a digest of what lies at the place that the key names, None where it is not known.
 
   Raises:
-    UserError: the workdir belongs to a run with other values, named.
+    UserError: the workdir belongs to a run with other values, named, or what it was trained with lies elsewhere; or
+      processes read different files.
   """
+  inputs = inputs or {}
+  if different := [f'--config.{key}' for key in sorted(inputs) if not is_same_everywhere(inputs[key])]:
+    raise UserError(f'{" and ".join(different)} names other files on some hosts: give all of them the same')
   path = os.path.join(workdir, 'config.json')
   new = config.to_dict()
   if exists(path):
@@ -169,6 +180,28 @@ def keep_config(config: ConfigDict, workdir: str) -> None:
         print(f"--config.init={new['init']} is not used: the run in {workdir} began from {old['init']}, and resumes",
               flush=True)
       new['init'] = old['init']
+  if _has_steps(workdir):
+    inputs = _same_inputs(workdir, inputs)
   wait_for_all('config compared')
   if is_primary():
     write_json(path, new)
+    if inputs:
+      write_json(os.path.join(workdir, _INPUTS), inputs)
+
+
+def _same_inputs(workdir: str, inputs: dict[str, str | None]) -> dict[str, str | None]:
+  """What is known of the inputs of the run that is resumed.
+
+  Raises:
+    UserError: they are not those that it was trained with.
+  """
+  path = os.path.join(workdir, _INPUTS)
+  old = read_json(path) if exists(path) else {}
+  compared = {key for key in inputs if old.get(key) and inputs[key]}
+  if changed := [f'--config.{key}' for key in sorted(compared) if inputs[key] != old[key]]:
+    raise UserError(f'{workdir} was trained with other files than {" and ".join(changed)} names now: name those again, '
+                    'or choose another --workdir')
+  if is_primary() and (unknown := [f'--config.{key}' for key in sorted(inputs.keys() - compared)]):
+    print(f'{" and ".join(unknown)}: not compared with what {workdir} was trained with, which an earlier version built '
+          'or trained', file=sys.stderr, flush=True)
+  return {key: inputs[key] or old.get(key) for key in inputs}

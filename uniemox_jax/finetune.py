@@ -114,7 +114,7 @@ def _check_measurable(tasks: Sequence[Task], *splits: records.Split) -> None:
 def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -> dict[str, Any]:
   """Fine-tunes, or resumes, the run in `workdir`, then evaluates its best checkpoint on test.
 
-  Leaves checkpoints/, metrics.jsonl, tensorboard/, config.json and result.json, whose content it returns.
+  Leaves checkpoints/, metrics.jsonl, tensorboard/, config.json, inputs.json and result.json, whose content it returns.
 
   Raises:
     UserError: a mistake in the config, the data or the checkpoint to start from.

@@ -17,7 +17,7 @@ from uniemox_jax import preemption
 from uniemox_jax.checkpoint import Checkpoints
 from uniemox_jax.clock import Profile
 from uniemox_jax.config import config_hash, ema_decay, keep_config
-from uniemox_jax.distributed import is_primary, is_same_everywhere
+from uniemox_jax.distributed import is_primary
 from uniemox_jax.logging import RunLog
 from uniemox_jax.sharding import describe_mesh, global_batch
 from uniemox_jax.train_state import Build, TrainState, create_state, state_template
@@ -63,29 +63,23 @@ def open_run(config: ConfigDict, workdir: str, *, name: str, build: Build, tx: o
   """Starts the run in `workdir`, or resumes it from its newest good checkpoint.
 
   Args:
-    config: kept as config.json; a resumed run must have the same.
+    config: kept as config.json; a resumed run must have the same, see `keep_config`.
     workdir: the run's folder.
     name: of the verb, for progress lines.
     build, tx, mesh: see `train_state.state_template`.
     total_steps: where the run ends.
     description: of the model, stored with every checkpoint.
-    inputs: by config key, a digest of the files that are read from there, None where it is not known; the same in every
-      process, and in a resumed run.
+    inputs: see `keep_config`.
     loaded: see `train_state.create_state`.
     flops_per_example: of training (see `flops`), for the utilisation in the log; None leaves it out.
     profile: steps to trace.
 
   Raises:
-    UserError: the workdir belongs to another run, its checkpoints are damaged or of other inputs, or processes read
-      different ones.
+    UserError: the workdir belongs to another run, or its checkpoints are damaged; and see `keep_config`.
   """
   use_compilation_cache()
-  keep_config(config, workdir)
-  if different := [f'--config.{key}' for key in sorted(inputs) if not is_same_everywhere(inputs[key])]:
-    raise UserError(f'{" and ".join(different)} names other files on other hosts: give all of them the same')
-  description = description | {'config_hash': config_hash(config.to_dict()),
-                               'inputs': {key: digest for key, digest in inputs.items() if digest}}
-  checkpoints = Checkpoints(workdir, description, describe_mesh(mesh))
+  keep_config(config, workdir, inputs)
+  checkpoints = Checkpoints(workdir, description | {'config_hash': config_hash(config.to_dict())}, describe_mesh(mesh))
   template = state_template(build, tx, mesh, averaged=ema_decay(config) > 0)
   # Restored before anything is drawn: the memory of two states would be needed else.
   restored = checkpoints.restore_latest(template)
@@ -155,8 +149,8 @@ def train(run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], *, 
 
 
 def compile_step(step_fn: Step, *arguments: Any) -> Any:
-  """The program for these arguments of a step, state first. Until all processes have it, a signal ends them at once: no
-  step is done.
+  """The program for these arguments of a step, state first. A signal that comes before all processes have it ends them
+  without a step, and at once unless something was saved before.
 
   Raises:
     Preempted: SIGTERM came.
@@ -213,6 +207,9 @@ def _evaluate_and_save(run: Run, step: int, state: TrainState, due: Every, stopp
       preemption.begin()
       preemption.set_unsaved(True)
       checkpoints.save(state, score, unevaluated=to_evaluate)
+      if not fresh:
+        checkpoints.wait()
+        preemption.set_unsaved(False)
   if stopping:
     where = f'step {step} is saved in {checkpoints.folder}' if step > 0 else 'no step was done yet'
     raise preemption.Preempted(where)

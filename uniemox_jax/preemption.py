@@ -26,7 +26,7 @@ NOTICE = 'RECEIVED_PREEMPTION_NOTICE'
 """The key by which jax's pre-emption service tells all processes of a SIGTERM (preemption_sync_manager.cc of xla)."""
 ENDING = 'uniemox_jax/ending'
 """The key by which a process that has not begun tells all that the run ends here."""
-LISTEN_SECONDS = 0.2
+LISTEN_SECONDS = 0.5
 FOREVER_MS = 2**31 - 1
 TOGETHER_MS = 10_000
 """How long processes that end wait for each other."""
@@ -112,16 +112,23 @@ def _stop(listener: threading.Thread) -> None:
 
 def _end_at_once(together: bool = False) -> NoReturn:
   try:
-    if together:
-      global_state.client.key_value_set(ENDING, '', allow_overwrite=True)
     print('pre-empted: nothing is unsaved; run the same command again', file=sys.stderr, flush=True)
     sys.stdout.flush()
     if together:
-      global_state.client.wait_at_barrier(ENDING, TOGETHER_MS)
+      _take_leave()
   finally:
-    if together and global_state.service is not None:
-      time.sleep(LAST_SECONDS)
     os._exit(EXIT_CODE)
+
+
+def _take_leave() -> None:
+  """Tells the others that all end, and waits until they know."""
+  with contextlib.suppress(jax.errors.JaxRuntimeError):
+    global_state.client.key_value_set(ENDING, '', allow_overwrite=True)
+    global_state.client.wait_at_barrier(ENDING, TOGETHER_MS)
+  if global_state.service is not None:
+    # What the main thread meanwhile meets, where the others are gone, is of no interest.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    time.sleep(LAST_SECONDS)
 
 
 def _are_several() -> bool:

@@ -77,7 +77,7 @@ def _teach(config: ConfigDict, split: Any, dtype: Any) -> tuple[Teacher | None, 
 def pretrain(config: ConfigDict, workdir: str, profile: Profile | None = None) -> None:
   """Pretrains, or resumes, the run in `workdir` (design, "Commands").
 
-  Leaves checkpoints/, metrics.jsonl, tensorboard/, reconstructions/ and config.json.
+  Leaves checkpoints/, metrics.jsonl, tensorboard/, reconstructions/, config.json and inputs.json.
 
   Raises:
     UserError: a mistake in the config, the data, the teacher or the checkpoint to start from.

@@ -75,10 +75,12 @@ def train_clip(config: ConfigDict, workdir: str, profile: Profile | None = None)
   ids_NxT = clip.tokenize(split_captions(split, clip, config.emotion_in_caption))
   build = builder(CLIP, config=clip.config, dtype=compute_dtype(config))
 
+  # A resumed run still takes tokenizer and preparation from where it began.
+  inputs = {'data_dir': split.contents} | ({} if config.init == 'none' else {'init': clip.digest})
   schedule, tx = optim.from_config(config, total_steps, steps_per_epoch)
   run = loop.open_run(config, workdir, name='train_clip', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
                       description={'kind': 'clip', 'model': clip.config.to_dict()},
-                      inputs={'data_dir': split.contents}, loaded=clip.params, profile=profile)
+                      inputs=inputs, loaded=clip.params, profile=profile)
   batches = pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=clip.config.image_size, start_step=run.start,
       mode='pretrain', person=False, crop_area=(config.min_crop_area, 1.0),

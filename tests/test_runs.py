@@ -206,6 +206,10 @@ def test_a_run_resumes_from_moved_files_and_never_from_others(pretrain_config, f
   finetune_config.data_dir = other_data
   finetune_config.init = shared['pretrain']
   assert_refused(lambda: finetune(finetune_config, shared['finetune']), 'other files than --config.data_dir names now')
+  capsys.readouterr()
+  Path(shared['pretrain'], 'inputs.json').unlink()
+  pretrain(pretrain_config, shared['pretrain'])
+  assert '--config.data_dir and --config.teacher: not compared with' in capsys.readouterr().err
 
 
 def test_steps_skipped_in_a_row_are_counted_across_a_restart(tmp_path):

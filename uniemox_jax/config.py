@@ -200,8 +200,8 @@ def _same_inputs(workdir: str, inputs: dict[str, str | None]) -> dict[str, str |
   compared = {key for key in inputs if old.get(key) and inputs[key]}
   if changed := [f'--config.{key}' for key in sorted(compared) if inputs[key] != old[key]]:
     raise UserError(f'{workdir} was trained with other files than {" and ".join(changed)} names now: name those again, '
-                    'or choose another --workdir')
+                    f'or delete {path} to go on with these')
   if is_primary() and (unknown := [f'--config.{key}' for key in sorted(inputs.keys() - compared)]):
-    print(f'{" and ".join(unknown)}: not compared with what {workdir} was trained with, which an earlier version built '
-          'or trained', file=sys.stderr, flush=True)
+    print(f'{" and ".join(unknown)}: not compared with what {workdir} was trained with, which is not known',
+          file=sys.stderr, flush=True)
   return {key: inputs[key] or old.get(key) for key in inputs}

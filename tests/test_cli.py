@@ -83,7 +83,7 @@ def test_workdir_that_is_a_file_or_below_one_is_one_line(
   monkeypatch.chdir(ROOT)
   (tmp_path / 'taken').write_text('mine')
   code = command(f'uniemox_jax.{verb}', f'--workdir={tmp_path}/taken{below}', *arguments)
-  assert_one_line(code, capsys.readouterr().err, 'taken is a file', 'choose another --workdir')
+  assert_one_line(code, capsys.readouterr().err, 'taken is a file', 'name a folder')
   assert (tmp_path / 'taken').read_text() == 'mine'
 
 

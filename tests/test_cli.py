@@ -73,17 +73,19 @@ def test_mistake_ends_in_one_line_and_leaves_nothing(
 
 
 @pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")
-@pytest.mark.parametrize(('verb', 'arguments', 'below'), [
-  ('pretrain', [PRETRAIN], ''), ('finetune', [FINETUNE], '/run'),
-  ('compare', ['--config=configs/compare.py:demo'], '/a/b'),
-  ('zero_shot', ['--teacher=x', '--data_dir=x', '--dataset=emo8'], '')], ids=str)
+@pytest.mark.parametrize(('verb', 'arguments', 'below', 'remedy'), [
+  ('pretrain', [PRETRAIN], '', 'name a folder'), ('finetune', [FINETUNE], '', 'name a folder'),
+  ('compare', ['--config=configs/compare.py:demo'], '', 'name a folder'),
+  ('compare', ['--config=configs/compare.py:demo'], '/run', 'choose another --workdir'),
+  ('finetune', [FINETUNE], '/a/b', 'choose another --workdir'),
+  ('zero_shot', ['--teacher=x', '--data_dir=x', '--dataset=emo8'], '', 'name a folder')], ids=str)
 def test_workdir_that_is_a_file_or_below_one_is_one_line(
     command: Callable[..., int], assert_one_line: Callable[..., None], capsys: pytest.CaptureFixture,
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str, arguments: list[str], below: str) -> None:
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str, arguments: list[str], below: str, remedy: str) -> None:
   monkeypatch.chdir(ROOT)
   (tmp_path / 'taken').write_text('mine')
   code = command(f'uniemox_jax.{verb}', f'--workdir={tmp_path}/taken{below}', *arguments)
-  assert_one_line(code, capsys.readouterr().err, 'taken is a file', 'name a folder')
+  assert_one_line(code, capsys.readouterr().err, 'taken is a file', remedy)
   assert (tmp_path / 'taken').read_text() == 'mine'
 
 

@@ -150,7 +150,7 @@ def _check_workdir(workdir: str | None) -> None:
   while not os.path.exists(place):
     place = os.path.dirname(place)
   if not os.path.isdir(place):
-    fail(f'--workdir={workdir}: {place} is a file: name a folder')
+    fail(f'--workdir={workdir}: {place} is a file: name a folder, or choose another --workdir')
 
 
 def run(main: Callable[..., None], *operands: str) -> None:

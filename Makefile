@@ -12,8 +12,8 @@ TIMM_STAMP := $(TIMM)/.installed
 COLAB := .venv-colab
 COLAB_STAMP := $(COLAB)/.installed
 COLAB_VERSIONS := tpu_scripts/colab_versions.txt
-COLAB_TESTS := $(patsubst %,tests/test_%.py,models metrics train_step finetune_step clip_parity mae_parity teacher \
-  convert weight_files import_clip import_students import_verbs export_torch runs begin)
+COLAB_TESTS := tests/models tests/convert tests/teacher tests/objectives/test_metrics.py tests/train tests/runtime/test_begin.py \
+  tests/system/test_runs.py
 
 .PHONY: help demo test test-slow test-timm test-colab lint
 .DEFAULT_GOAL := help

@@ -25,8 +25,10 @@ import tensorflow as tf
 import tqdm
 
 from benchmarks import photographs, pil_loader
-from data_pipelines import augment, build, command, pipeline, records
+from data_pipelines import build, command
+from data_pipelines.batches import augment, pipeline
 from data_pipelines.errors import UserError
+from data_pipelines.records import reader
 
 BATCH, SIZE = 64, 224
 REPETITIONS = 5
@@ -45,7 +47,7 @@ class Cost(NamedTuple):
 
 def ours(data_dir: pathlib.Path) -> Generator[int, None, None]:
   """Views in each batch of our pretraining pipeline."""
-  split = records.open_split(data_dir, 'folder', 'train')
+  split = reader.open_split(data_dir, 'folder', 'train')
   for batch in pipeline.train_batches(split, batch_size=BATCH, seed=0, image_size=SIZE, parallelism=CPUS):
     yield len(batch['scene']) + len(batch['person'])
 

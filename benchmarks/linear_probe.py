@@ -9,7 +9,7 @@ import time
 from absl import app, flags
 import numpy as np
 
-from uniemox_jax.linear_probe import LinearProbe, probe_linear
+from uniemox_jax.eval.linear_probe import LinearProbe, probe_linear
 
 PICTURES = flags.DEFINE_integer('pictures', 11810, 'Of training; a tenth of EmoSet-118K.', lower_bound=100)
 WIDTH = flags.DEFINE_integer('width', 1024, 'Of the features.', lower_bound=64)

@@ -8,14 +8,15 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from benchmarks import step_profile
-from uniemox_jax import optim, sharding
-from uniemox_jax.config import compute_dtype
-from uniemox_jax.loop import jit_step
 from uniemox_jax.models.clip import ImageTower
 from uniemox_jax.models.uniemox import UniEmoX
-from uniemox_jax.pretraining import clip_of_shape, make_teacher, model_arguments, step_options
-from uniemox_jax.train_state import builder, create_state, graphdef_of, initial_params, state_template
-from uniemox_jax.train_step import make_pretrain_step
+from uniemox_jax.runtime import sharding
+from uniemox_jax.train import optimizer
+from uniemox_jax.train.config import compute_dtype
+from uniemox_jax.train.loop import jit_step
+from uniemox_jax.train.setup import clip_of_shape, make_teacher, model_arguments, step_options
+from uniemox_jax.train.state import builder, create_state, graphdef_of, initial_params, state_template
+from uniemox_jax.train.steps import make_pretrain_step
 
 SCHEDULE_STEPS = 1000
 
@@ -36,7 +37,7 @@ class OurStep:
     self.mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
     dtype = compute_dtype(config)
     build = builder(UniEmoX, dtype=dtype, **model_arguments(config))
-    schedule, tx = optim.from_config(config, SCHEDULE_STEPS, SCHEDULE_STEPS)
+    schedule, tx = optimizer.from_config(config, SCHEDULE_STEPS, SCHEDULE_STEPS)
     clip = clip_of_shape(config)
     teacher, _ = make_teacher(clip, config.model.decoder_width, dtype)
     vision = initial_params(

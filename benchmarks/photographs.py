@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 import tqdm
 
-from data_pipelines import person_boxes
+from data_pipelines.person_boxes import box_file
 
 WIDTH, HEIGHT = 500, 375
 QUALITY = 90
@@ -35,8 +35,8 @@ def draw(folder: pathlib.Path, count: int, seed: int = 0) -> None:
     width = height * rng.uniform(0.35, 0.6)
     xmin, ymin = rng.uniform(0, (WIDTH - width, HEIGHT - height))
     rows.append((path, xmin, ymin, xmin + width, ymin + height, 1.0))
-  with (folder / person_boxes.FILE_NAME).open('w', newline='') as file:
-    csv.writer(file).writerows([person_boxes.COLUMNS, *rows])
+  with (folder / box_file.FILE_NAME).open('w', newline='') as file:
+    csv.writer(file).writerows([box_file.COLUMNS, *rows])
 
 
 def _texture(rng: np.random.Generator) -> np.ndarray:

@@ -13,8 +13,8 @@ import random
 import numpy as np
 from PIL import Image
 
-from data_pipelines import person_boxes
 from data_pipelines.errors import UserError
+from data_pipelines.person_boxes import box_file
 
 Box = tuple[float, float, float, float]
 
@@ -28,10 +28,10 @@ class TwoViews:
 
   def __init__(self, source: pathlib.Path, size: int):
     self._size = size
-    with (source / person_boxes.FILE_NAME).open(newline='') as file:
+    with (source / box_file.FILE_NAME).open(newline='') as file:
       rows = list(csv.DictReader(file))
     self._paths = [source / row['image'] for row in rows]
-    self._persons = [tuple(float(row[edge]) for edge in person_boxes.COLUMNS[1:5]) for row in rows]
+    self._persons = [tuple(float(row[edge]) for edge in box_file.COLUMNS[1:5]) for row in rows]
 
   def __len__(self) -> int:
     return len(self._paths)
@@ -65,7 +65,7 @@ def random_crop(width: int, height: int) -> Box:
 def with_margin(box: Box, width: int, height: int) -> Box:
   """The box with room around it as our records cut it out, within the picture, pixels."""
   xmin, ymin, xmax, ymax = box
-  wider, taller = person_boxes.MARGIN * (xmax - xmin), person_boxes.MARGIN * (ymax - ymin)
+  wider, taller = box_file.MARGIN * (xmax - xmin), box_file.MARGIN * (ymax - ymin)
   return max(xmin - wider, 0), max(ymin - taller, 0), min(xmax + wider, width), min(ymax + taller, height)
 
 

@@ -23,14 +23,15 @@ import tqdm
 
 from benchmarks import photographs
 from configs import demo
-from data_pipelines import found_images
-from data_pipelines.views import views
-from uniemox_jax import cli, inference, predict
-from uniemox_jax.checkpoint import save_weights
-from uniemox_jax.inference import Predictor
+from data_pipelines.user_files import find_images
+from data_pipelines.user_files.views import views
 from uniemox_jax.models.classifier import Classifier
-from uniemox_jax.table_writer import Table
-from uniemox_jax.train_state import builder, initial_params
+from uniemox_jax.predict import inference, prediction
+from uniemox_jax.predict.inference import Predictor
+from uniemox_jax.predict.table_writer import Table
+from uniemox_jax.runtime import cli
+from uniemox_jax.train.checkpoint import save_weights
+from uniemox_jax.train.state import builder, initial_params
 
 CLASSES = 8
 BROKEN_EVERY = 100
@@ -74,17 +75,17 @@ def views_alone(predictor: Predictor, paths: list[str], batch_size: int) -> floa
   return count / (time.perf_counter() - start)
 
 
-def together(predictor: Predictor, paths: list[str], batch_size: int, table: Table) -> tuple[float, predict.Summary]:
+def together(predictor: Predictor, paths: list[str], batch_size: int, table: Table) -> tuple[float, prediction.Summary]:
   """Pictures a second, from opening the first to the last row in the table's file; and what was counted."""
   start = time.perf_counter()
-  summary = predict.write_rows(predictor, views(paths, predictor.image_size, ahead=2 * batch_size), table, batch_size,
+  summary = prediction.write_rows(predictor, views(paths, predictor.image_size, ahead=2 * batch_size), table, batch_size,
                                tqdm.tqdm(disable=True))
   return len(paths) / (time.perf_counter() - start), summary
 
 
 def measure(predictor: Predictor, paths: list[str], batch_size: int, out: pathlib.Path) -> None:
   """Prints a line a part of the pictures, so that a busy moment of the machine meets all three, and the whole."""
-  table = Table(str(out), 'csv', predict.column_names(predictor), {})
+  table = Table(str(out), 'csv', prediction.column_names(predictor), {})
   rates, mebibytes, predicted, unreadable = [], [], 0, 0
   print('| pictures | model alone | views alone | 1/(1/model + 1/views) | together | ratio | MiB |\n|' + '---|' * 7)
   for first in range(0, len(paths), PART):
@@ -119,7 +120,7 @@ def main() -> None:
   with tempfile.TemporaryDirectory(dir=values.workdir) as folder:
     folder = pathlib.Path(folder)
     photographs.draw(folder / 'raw', values.images)
-    paths = found_images.find([str(folder / 'raw')]).paths
+    paths = find_images.find([str(folder / 'raw')]).paths
     break_some(paths)
     save_demo_model(folder / 'run')
     predictor = Predictor(str(folder / 'run'))

@@ -16,16 +16,18 @@ import jax
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines import pipeline, records
-from data_pipelines.views import views
-from uniemox_jax import cli, tasks
-from uniemox_jax.files import read_json
-from uniemox_jax.inference import Predictor
+from data_pipelines.batches import pipeline
+from data_pipelines.records import reader
+from data_pipelines.user_files.views import views
+from uniemox_jax.objectives import tasks
+from uniemox_jax.predict.inference import Predictor
+from uniemox_jax.runtime import cli
+from uniemox_jax.runtime.files import read_json
 
 BATCH = 32
 
 
-def evaluated(predictor: Predictor, split: records.Split) -> np.ndarray:
+def evaluated(predictor: Predictor, split: reader.Split) -> np.ndarray:
   """float32 (N, C) of every record, over the views that `evaluate` takes."""
   batches = pipeline.eval_batches(split, batch_size=BATCH, image_size=predictor.image_size)
   return _probabilities(predictor, np.concatenate(
@@ -45,7 +47,7 @@ def _probabilities(predictor: Predictor, outputs_NxC: np.ndarray) -> np.ndarray:
   return tasks.predict(predictor.tasks[0], outputs_NxC)
 
 
-def write_stored(split: records.Split, folder: pathlib.Path) -> list[str]:
+def write_stored(split: reader.Split, folder: pathlib.Path) -> list[str]:
   """The JPEG of every record as a file of its own."""
   paths = [folder / f'{position}.jpg' for position in range(split.num_examples)]
   for position, path in enumerate(paths):
@@ -59,7 +61,7 @@ def main() -> None:
   values = flags.FLAGS
   predictor = Predictor(values.workdir)
   config = read_json(os.path.join(values.workdir, 'config.json'))
-  split = records.open_split(config['data_dir'], config['dataset'], 'test')
+  split = reader.open_split(config['data_dir'], config['dataset'], 'test')
   reference = evaluated(predictor, split)
   raw = [os.path.join(values.source, annotation.id) for annotation in split.annotations()]
   with tempfile.TemporaryDirectory() as folder:

@@ -7,8 +7,8 @@ import numpy as np
 
 from configs import demo, pretrain_emoset_vitb16, pretrain_emoset_vitl16
 from uniemox_jax.models.uniemox import UniEmoX
-from uniemox_jax.pretraining import clip_of_shape, example_work, make_teacher, model_arguments
-from uniemox_jax.train_state import abstract_model, builder
+from uniemox_jax.train.setup import clip_of_shape, example_work, make_teacher, model_arguments
+from uniemox_jax.train.state import abstract_model, builder
 
 SIZES = ('demo', 'vitb16', 'vitl16')
 CONTEXT, VOCABULARY = 77, 49408
@@ -46,14 +46,14 @@ def torch_arguments(config: ConfigDict) -> dict[str, dict[str, Any]]:
 
 
 def our_flops(config: ConfigDict) -> int:
-  """Of one example of our step: `uniemox_jax.flops`."""
+  """Of one example of our step: `uniemox_jax.train.flops`."""
   student = abstract_model(builder(UniEmoX, **model_arguments(config)))
   teacher, _ = make_teacher(clip_of_shape(config), config.model.decoder_width, np.float32)
   return example_work(config, student, teacher).training.flops
 
 
 def original_flops(config: ConfigDict) -> dict[str, int]:
-  """Of one example of the original's forward pass, by part, counted as `uniemox_jax.flops` counts.
+  """Of one example of the original's forward pass, by part, counted as `uniemox_jax.train.flops` counts.
 
   Differs from ours where the original does: every patch is embedded before most are dropped, the person is decoded too,
   and the caption is embedded anew.

@@ -26,8 +26,8 @@ import tqdm
 from benchmarks import step_sizes
 from data_pipelines import command
 from data_pipelines.errors import UserError
-from uniemox_jax.files import write_json
-from uniemox_jax.topology import peak_flops
+from uniemox_jax.runtime.files import write_json
+from uniemox_jax.runtime.hardware import peak_flops
 
 PLATFORMS = {'cpu': ('ours', 'eager'), 'gpu': ('ours', 'eager', 'compiled')}
 TITLES = {'ours': 'ours', 'eager': 'PyTorch', 'compiled': 'PyTorch, torch.compile'}

@@ -17,12 +17,13 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from configs import demo
-from data_pipelines import build, synthetic
-from data_pipelines.synthetic_world import CUES
-from uniemox_jax import cli
-from uniemox_jax.files import exists, read_json, write_json, write_text
+from data_pipelines import build
+from data_pipelines.synthetic import datasets
+from data_pipelines.synthetic.world import CUES
 from uniemox_jax.finetune import finetune
 from uniemox_jax.models.classifier import STREAMS
+from uniemox_jax.runtime import cli
+from uniemox_jax.runtime.files import exists, read_json, write_json, write_text
 
 ENCODER = {'image_size': 48, 'patch_size': 8, 'width': 64, 'depth': 3, 'heads': 4}
 EPOCHS, EVERY = 15, 3
@@ -35,7 +36,7 @@ def prepare(workdir: str) -> None:
   """Pictures and records of every cue, made once."""
   for cue in CUES:
     raw = pathlib.Path(workdir, 'raw', cue)
-    synthetic.draw_cue(raw, cue)
+    datasets.draw_cue(raw, cue)
     build.build('emo8', raw / 'emo8', pathlib.Path(workdir, 'data', cue))
 
 

@@ -15,8 +15,10 @@ from absl import flags, logging
 from etils import epath
 import tensorflow_datasets as tfds
 
-from data_pipelines import command, images, manifest, person_boxes
+from data_pipelines import command, images
 from data_pipelines.errors import UserError
+from data_pipelines.person_boxes import box_file
+from data_pipelines.records import manifest
 
 DATASETS = ('emoset', 'emo8', 'fi', 'emotion6', 'unbiasedemo', 'caers', 'heco', 'emotic', 'folder')
 
@@ -102,11 +104,11 @@ def _boxes_file(
     raise UserError('--person_boxes and --detector exclude each other: give one of them')
   if '://' in os.fspath(folder):
     raise UserError('--detector writes to a local --data_dir only: run data_pipelines.person_boxes first')
-  path = pathlib.Path(folder, person_boxes.FILE_NAME)
+  path = pathlib.Path(folder, box_file.FILE_NAME)
   if path.exists():
     print(f'{path} is there already: its boxes are used (remove it to detect anew)')
   else:
-    print(person_boxes.summary(person_boxes.detect_folder(source, detector, path), path))
+    print(box_file.summary(box_file.detect_folder(source, detector, path), path))
   return path
 
 

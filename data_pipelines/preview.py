@@ -18,12 +18,15 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from data_pipelines import captions, command, manifest, person_boxes, pipeline, records
+from data_pipelines import command
+from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
+from data_pipelines.person_boxes import box_file
+from data_pipelines.records import caption_text, manifest, reader
 
 LEGEND = (
   'Left: the stored picture, never flipped, with all its person boxes (green; yellow where the score is below '
-  f'{person_boxes.MIN_SCORE:g}). Middle: scene view. Right: person view; in a red frame, the scene again for want of '
+  f'{box_file.MIN_SCORE:g}). Middle: scene view. Right: person view; in a red frame, the scene again for want of '
   'a person.'
 )
 COLUMNS = 2
@@ -64,7 +67,7 @@ def preview(
   out = pathlib.Path(out)
   if out.is_dir() or not out.parent.is_dir():
     raise UserError(f'--out={out} is not a file in a folder that exists: name one, such as preview.png')
-  opened = records.open_split(data_dir, dataset, split)
+  opened = reader.open_split(data_dir, dataset, split)
   count = min(count, opened.num_examples)
   batch = next(pipeline.train_batches(opened, batch_size=count, seed=seed, image_size=image_size))
   shown = [opened.features.deserialize_example_np(opened.read(position)) for position in batch['position']]
@@ -85,7 +88,7 @@ def panels(record: dict, scene_SxSx3: np.ndarray, person_SxSx3: np.ndarray) -> l
   pen = ImageDraw.Draw(stored)
   for (ymin, xmin, ymax, xmax), score in zip(record['boxes'], record['box_scores']):
     corners = (np.array([xmin, ymin, xmax, ymax]) * (stored.size * 2)).tolist()
-    pen.rectangle(corners, outline=_BOX if score >= person_boxes.MIN_SCORE else _UNSURE, width=2)
+    pen.rectangle(corners, outline=_BOX if score >= box_file.MIN_SCORE else _UNSURE, width=2)
   person = Image.fromarray(person_SxSx3)
   if not record['persons']:
     ImageDraw.Draw(person).rectangle((0, 0, size[0] - 1, size[1] - 1), outline=_NO_PERSON, width=4)
@@ -109,7 +112,7 @@ def description(record: dict, labels: Sequence[str], shares: Sequence[str]) -> l
     'VAD': ', '.join(f'{name} {value:.2f}' for name, value in vad if not np.isnan(value)),
   }
   known = [f'{name}: {value}' for name, value in targets.items() if value]
-  text = captions.caption(json.loads(record['attributes']), label)
+  text = caption_text.caption(json.loads(record['attributes']), label)
   return [record['id'].decode(), *(known or ['no label']), f'caption: {text}']
 
 

@@ -17,7 +17,7 @@ from absl import flags
 import numpy as np
 import pytest
 
-from tests import small_runs
+from tests.support import small_runs
 from uniemox_jax.models.clip import CLIPConfig
 
 PARITY = 1e-5

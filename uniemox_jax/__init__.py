@@ -10,13 +10,13 @@ __all__ = ['load_classifier', 'load_clip', 'load_encoder']
 
 if TYPE_CHECKING:
   from uniemox_jax.api import Classifier, Encoder
-  from uniemox_jax.teacher import Clip
+  from uniemox_jax.teacher.frozen_clip import Clip
 
 
 def load_clip(folder_or_hub_id: str, **options: Any) -> 'Clip':
-  """A frozen CLIP with `.encode_image` and `.encode_text`; see `uniemox_jax.teacher.load_clip`."""
-  from uniemox_jax import teacher
-  return teacher.load_clip(folder_or_hub_id, **options)
+  """A frozen CLIP with `.encode_image` and `.encode_text`; see `uniemox_jax.teacher.frozen_clip.load_clip`."""
+  from uniemox_jax.teacher import frozen_clip
+  return frozen_clip.load_clip(folder_or_hub_id, **options)
 
 
 def load_encoder(checkpoint: str) -> 'Encoder':

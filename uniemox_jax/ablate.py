@@ -15,11 +15,12 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
-from uniemox_jax import cells, cli, tables
+from uniemox_jax.compare import subprocess_runs, summary_statistics
 from uniemox_jax.demo import Stages, check_sections, place, prepare
-from uniemox_jax.files import read_json, write_json, write_text
 from uniemox_jax.finetune import finetune
 from uniemox_jax.pretrain import pretrain
+from uniemox_jax.runtime import cli
+from uniemox_jax.runtime.files import read_json, write_json, write_text
 from uniemox_jax.train_clip import TEACHER_FOLDER, train_clip
 
 
@@ -114,12 +115,12 @@ def write_table(scores: dict[str, dict[int, float]], workdir: str, cells_asked: 
   rows: list[dict[str, Any]] = []
   for row, by_seed in scores.items():
     rows.append({'row': row, 'labels_in_pretraining': ROWS[row].labels, 'top1_by_seed': by_seed,
-                 **tables.summarise(list(by_seed.values()))._asdict()})
+                 **summary_statistics.summarise(list(by_seed.values()))._asdict()})
     for other in ('scratch', 'full'):
-      pair = tables.paired(by_seed, scores.get(other, {})) if row != other else None
+      pair = summary_statistics.paired(by_seed, scores.get(other, {})) if row != other else None
       rows[-1] |= {f'over_{other}': pair and pair.difference, f'p_{other}': pair and pair.p}
   for other in ('scratch', 'full'):
-    for row, p in zip(rows, tables.holm([row[f'p_{other}'] for row in rows])):
+    for row, p in zip(rows, summary_statistics.holm([row[f'p_{other}'] for row in rows])):
       row[f'p_holm_{other}'] = p
   header = ['pretraining', 'labels in pretraining', 'top-1, mean', 'spread', 'over scratch', "p, Holm's", 'over full',
             "p, Holm's", 'runs']
@@ -130,9 +131,9 @@ def write_table(scores: dict[str, dict[int, float]], workdir: str, cells_asked: 
            for row in rows]
   write_json(os.path.join(workdir, 'ablation.json'), {'rows': rows})
   missing = [cell for cell in cells_asked if not _is_in(scores, cell)]
-  failed = {cell: said for cell in missing if (said := cells.why_failed(cell_folder(workdir, cell)))}
-  said = tables.unfinished(len(missing), failed)
-  write_text(os.path.join(workdir, 'ablation.md'), tables.markdown(header, lines) + (said and f'\n{said}'))
+  failed = {cell: said for cell in missing if (said := subprocess_runs.why_failed(cell_folder(workdir, cell)))}
+  said = summary_statistics.unfinished(len(missing), failed)
+  write_text(os.path.join(workdir, 'ablation.md'), summary_statistics.markdown(header, lines) + (said and f'\n{said}'))
 
 
 def _is_in(scores: dict[str, dict[int, float]], cell: str) -> bool:
@@ -167,7 +168,7 @@ def read_scores(workdir: str, cell_sections: dict[str, dict[str, ConfigDict]]) -
   for cell, sections in cell_sections.items():
     for name, section in sections.items():
       # It starts from the cell's own pretraining, wherever the workdir lies by now.
-      cells.check_same(os.path.join(cell_folder(workdir, cell), name), section, start=False)
+      subprocess_runs.check_same(os.path.join(cell_folder(workdir, cell), name), section, start=False)
     path = os.path.join(cell_folder(workdir, cell), 'finetune', 'result.json')
     if os.path.exists(path):
       row, seed = cell.split(':')
@@ -194,7 +195,7 @@ def ablate(workdir: str, cell_sections: dict[str, dict[str, ConfigDict]]) -> Non
   todo = [cell for cell in cell_sections if not _is_in(done, cell)]
   print(f'{len(cell_sections)} cells, {len(cell_sections) - len(todo)} of them finished before', flush=True)
   try:
-    cells.run_cells('uniemox_jax.ablate', todo, lambda cell: cell_folder(workdir, cell), after)
+    subprocess_runs.run_cells('uniemox_jax.ablate', todo, lambda cell: cell_folder(workdir, cell), after)
   finally:
     with open(os.path.join(workdir, 'ablation.md'), encoding='utf-8') as table:
       print(table.read(), flush=True)
@@ -221,7 +222,7 @@ def main() -> None:
   values = flags.FLAGS
   check_sections(values.config)
   check_rows(values.rows)
-  cells.check_workdir(values.workdir)
+  subprocess_runs.check_workdir(values.workdir)
   config = place(values.config, values.demo_workdir)
   teachers = {True: config.pretrain.teacher,
               False: os.path.join(values.workdir, 'clip_no_emotion_word', TEACHER_FOLDER)}
@@ -231,15 +232,15 @@ def main() -> None:
   preparation = os.path.join(values.workdir, PREPARATION)
   if values.cell == PREPARATION:
     # Its lock guards the demo's folder, which several ablations may share.
-    cells.run_here(values.demo_workdir, lambda: prepare_all(config, values.demo_workdir, values.rows, teachers[False]))
+    subprocess_runs.run_here(values.demo_workdir, lambda: prepare_all(config, values.demo_workdir, values.rows, teachers[False]))
   elif values.cell:
     if values.cell not in cell_sections:
       raise UserError(f"--cell='{values.cell}' is no cell: give ROW:SEED with one of --rows and less than --seeds")
     folder = cell_folder(values.workdir, values.cell)
-    cells.run_here(folder, lambda: run_cell(cell_sections[values.cell], folder))
+    subprocess_runs.run_here(folder, lambda: run_cell(cell_sections[values.cell], folder))
   else:
     print(f'records and teachers, unless they are there: {preparation}/log.txt tells', flush=True)
-    cells.run_cells('uniemox_jax.ablate', [PREPARATION], lambda cell: preparation, lambda cell: 'done')
+    subprocess_runs.run_cells('uniemox_jax.ablate', [PREPARATION], lambda cell: preparation, lambda cell: 'done')
     ablate(values.workdir, cell_sections)
 
 
@@ -249,5 +250,5 @@ if __name__ == '__main__':
   flags.DEFINE_string('demo_workdir', 'runs/demo', "The demo's folder, whose records and teacher are used.")
   flags.DEFINE_integer('seeds', 3, 'Repetitions of every row.', lower_bound=1)
   flags.DEFINE_list('rows', list(ROWS), 'Rows to run; of the others nothing is shown.')
-  cells.define_flags(jobs=2)
+  subprocess_runs.define_flags(jobs=2)
   cli.run(main)

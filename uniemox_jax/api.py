@@ -13,12 +13,12 @@ import jax
 import numpy as np
 
 from data_pipelines.errors import UserError
-from uniemox_jax.checkpoint import Checkpoint, load_checkpoint
 from uniemox_jax.models.classifier import stack_views
-from uniemox_jax.models.kinds import MODULES
-from uniemox_jax.preprocess import person_view, student_view
-from uniemox_jax.tasks import predict, split_columns, tasks_of
-from uniemox_jax.train_state import abstract_model, builder
+from uniemox_jax.models.preprocess import person_view, student_view
+from uniemox_jax.models.registry import MODULES
+from uniemox_jax.objectives.tasks import predict, split_columns, tasks_of
+from uniemox_jax.train.checkpoint import Checkpoint, load_checkpoint
+from uniemox_jax.train.state import abstract_model, builder
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -15,14 +15,17 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from data_pipelines import build, manifest, synthetic
+from data_pipelines import build
 from data_pipelines.errors import UserError
-from uniemox_jax import cli, report
-from uniemox_jax.files import read_json, write_json
+from data_pipelines.records import manifest
+from data_pipelines.synthetic import datasets
 from uniemox_jax.finetune import finetune
-from uniemox_jax.logging import read_metrics
-from uniemox_jax.look import look
+from uniemox_jax.look.inspection import look
 from uniemox_jax.pretrain import pretrain
+from uniemox_jax.report import demo_page
+from uniemox_jax.runtime import cli
+from uniemox_jax.runtime.files import read_json, write_json
+from uniemox_jax.runtime.run_log import read_metrics
 from uniemox_jax.train_clip import TEACHER_FOLDER, train_clip
 
 DATASETS = ('emoset', 'emo8')
@@ -73,7 +76,7 @@ class Stages:
 def prepare(config: ConfigDict, workdir: str, stages: Stages) -> None:
   """Draws the datasets, builds their records and trains the teacher."""
   raw, data_dir = os.path.join(workdir, 'raw'), os.path.join(workdir, 'data')
-  stages.run('draw', lambda: synthetic.draw(raw, config.emoset_examples, config.pretrain.seed))
+  stages.run('draw', lambda: datasets.draw(raw, config.emoset_examples, config.pretrain.seed))
   for dataset in DATASETS:
     stages.run(f'build {dataset}', lambda dataset=dataset: build.build(
         dataset, os.path.join(raw, dataset), data_dir, overwrite=True))
@@ -104,7 +107,7 @@ def demo(config: ConfigDict, workdir: str) -> dict[str, Any]:
         section, os.path.join(workdir, f'finetune_{name}')))
   look_at_models(config, workdir, stages)
   content = _report(config, workdir, stages.seconds)
-  report.write_report(content, workdir)
+  demo_page.write_report(content, workdir)
   return content
 
 
@@ -126,10 +129,10 @@ def _report(config: ConfigDict, workdir: str, seconds: dict[str, float]) -> dict
   return {
       'accuracy': {name: result['top1'] for name, result in results.items()},
       'test_examples': results['uniemox']['examples'],
-      'losses': report.summarise_losses(lines, lines[-1]['step']),
+      'losses': demo_page.summarise_losses(lines, lines[-1]['step']),
       'seconds': seconds, 'results': results, 'labels_seen': LABELS_SEEN,
       'oracle': {name: manifest['provenance']['oracle'] for name, manifest in manifests.items()},
-      'datasets': manifests, 'versions': report.package_versions(),
+      'datasets': manifests, 'versions': demo_page.package_versions(),
       'commands': [f'python -m uniemox_jax.demo --workdir={workdir}'],
       'config': config.to_dict(), 'runs': {name: name for name in runs},
   }

@@ -15,18 +15,19 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from data_pipelines import manifest, records, targets
 from data_pipelines.errors import UserError
-from uniemox_jax import cli, label_maps, sharding
-from uniemox_jax.checkpoint import Checkpoint, load_checkpoint
-from uniemox_jax.config import config_hash
-from uniemox_jax.distributed import is_primary
-from uniemox_jax.files import exists, read_json, write_json
+from data_pipelines.records import manifest, reader, targets
+from uniemox_jax.eval import label_maps
+from uniemox_jax.eval.split_outputs import split_outputs
 from uniemox_jax.models.classifier import Classifier, stack_views
-from uniemox_jax.preprocess import normalise
-from uniemox_jax.split_outputs import split_outputs
-from uniemox_jax.tasks import KINDS, Task, is_single_label, measure, single_label, split_columns, tasks_of
-from uniemox_jax.train_state import builder, graphdef_of
+from uniemox_jax.models.preprocess import normalise
+from uniemox_jax.objectives.tasks import KINDS, Task, is_single_label, measure, single_label, split_columns, tasks_of
+from uniemox_jax.runtime import cli, sharding
+from uniemox_jax.runtime.distributed import is_primary
+from uniemox_jax.runtime.files import exists, read_json, write_json
+from uniemox_jax.train.checkpoint import Checkpoint, load_checkpoint
+from uniemox_jax.train.config import config_hash
+from uniemox_jax.train.state import builder, graphdef_of
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -37,7 +38,7 @@ def _outputs(classifier: nnx.GraphDef, params: dict[str, Any], views: dict[str, 
   return jax.lax.with_sharding_constraint({'outputs': outputs_BxW, **fields}, P())
 
 
-def predict_split(classifier: nnx.GraphDef, params: dict[str, Any], split: records.Split, fields: Sequence[str], *,
+def predict_split(classifier: nnx.GraphDef, params: dict[str, Any], split: reader.Split, fields: Sequence[str], *,
                   image_size: int, batch_size: int, mesh: Mesh) -> dict[str, np.ndarray]:
   """'outputs' float32 (N, W) and the asked `fields`, targets of tasks, of every example, in order, on every host.
 
@@ -49,7 +50,7 @@ def predict_split(classifier: nnx.GraphDef, params: dict[str, Any], split: recor
                        batch_size=batch_size, mesh=mesh, person=person)
 
 
-def evaluate_params(classifier: nnx.GraphDef, params: dict[str, Any], split: records.Split, tasks: Sequence[Task], *,
+def evaluate_params(classifier: nnx.GraphDef, params: dict[str, Any], split: reader.Split, tasks: Sequence[Task], *,
                     image_size: int, batch_size: int, mesh: Mesh,
                     thresholds: Sequence[float | None] | None = None) -> dict[str, Any]:
   """Loss and metrics of a classifier over a whole split, every example counted exactly once.
@@ -100,7 +101,7 @@ def load_trained(path: str) -> tuple[Checkpoint, nnx.GraphDef]:
   return checkpoint, graphdef_of(builder(Classifier, **checkpoint.description['model']))
 
 
-def tell_persons(split: records.Split, name: str) -> int:
+def tell_persons(split: reader.Split, name: str) -> int:
   """Says for a model of scene and person in how many pictures of the whole split `name` the scene stands in for the
   person, and returns how many show one."""
   found = manifest.read_manifest(split.folder)['splits'][name]
@@ -132,7 +133,7 @@ def evaluate(workdir: str, split_name: str = 'test', data_dir: str | None = None
   """
   checkpoint, classifier = load_trained(workdir)
   config = _read_config(workdir)
-  split = records.open_split(data_dir or config['data_dir'], config['dataset'], split_name)
+  split = reader.open_split(data_dir or config['data_dir'], config['dataset'], split_name)
   if list(split.labels) != checkpoint.description['labels']:
     raise UserError(f"{config['dataset']} has the labels {', '.join(split.labels)}; the checkpoint was trained with "
                     f"{', '.join(checkpoint.description['labels'])}: evaluate it on its own dataset")
@@ -144,7 +145,7 @@ def evaluate(workdir: str, split_name: str = 'test', data_dir: str | None = None
       image_size=config['model']['image_size'], batch_size=config['batch_size'], mesh=mesh)
   thresholds = None
   if split_name != 'val' and any(task.name == 'labels' for task in tasks):
-    val = measure_on(records.open_split(data_dir or config['data_dir'], config['dataset'], 'val'))
+    val = measure_on(reader.open_split(data_dir or config['data_dir'], config['dataset'], 'val'))
     thresholds = [row['threshold'] for row in val['tasks']['labels']['per_class']]
   metrics = measure_on(split, thresholds=thresholds)
   result = {'dataset': config['dataset'], 'split': split_name, 'init': config['init'],
@@ -181,7 +182,7 @@ def evaluate_on(workdir: str, dataset: str, label_map: str | None = None, split_
     raise UserError(f'{workdir} predicts {", ".join(task.name for task in tasks)} and no single label: evaluate it on '
                     'its own dataset')
   chosen = None if label_map is None else label_maps.load_label_map(label_map)
-  split = records.open_split(data_dir or config['data_dir'], dataset, split_name)
+  split = reader.open_split(data_dir or config['data_dir'], dataset, split_name)
   bound = label_maps.bind(chosen, known, split.labels)
   if checkpoint.description['model'].get('streams', 'scene') != 'scene':
     tell_persons(split, split_name)

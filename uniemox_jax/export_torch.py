@@ -12,16 +12,16 @@ from pathlib import Path
 from absl import flags
 
 from data_pipelines.errors import UserError
-from uniemox_jax import cli
-from uniemox_jax.checkpoint import FOLDER, load_checkpoint
 from uniemox_jax.convert import export_students
 from uniemox_jax.convert.export_students import Student
 from uniemox_jax.convert.saved_model import write_saved_model
-from uniemox_jax.files import whole_folder, write_json
-from uniemox_jax.model_card import read_run_config, run_folder, write_card
-from uniemox_jax.preprocess import EVALUATION_SHARE, IMAGENET_MEAN, IMAGENET_STD
-from uniemox_jax.tasks import is_single_label, tasks_of
-from uniemox_jax.teacher import View, load_clip, save_clip
+from uniemox_jax.models.preprocess import EVALUATION_SHARE, IMAGENET_MEAN, IMAGENET_STD
+from uniemox_jax.objectives.tasks import is_single_label, tasks_of
+from uniemox_jax.report.model_card import read_run_config, run_folder, write_card
+from uniemox_jax.runtime import cli
+from uniemox_jax.runtime.files import whole_folder, write_json
+from uniemox_jax.teacher.frozen_clip import View, load_clip, save_clip
+from uniemox_jax.train.checkpoint import FOLDER, load_checkpoint
 
 TEACHER_FOLDER = 'teacher'
 

@@ -15,26 +15,28 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from data_pipelines import pipeline, records
-from data_pipelines import targets as record_targets
+from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
-from uniemox_jax import cli, loop, optim, sharding
-from uniemox_jax.clock import Profile
-from uniemox_jax.config import FINETUNE_KEYS, check_keys, check_positive, compute_dtype, ema_decay, streams_of
+from data_pipelines.records import reader
+from data_pipelines.records import targets as record_targets
 from uniemox_jax.evaluate import describe, evaluate, evaluate_params, measured_of, tell_persons
-from uniemox_jax.flops import finetune_work
-from uniemox_jax.logging import RunLog
 from uniemox_jax.models.classifier import STREAMS, Classifier
-from uniemox_jax.tasks import DEFAULTS, KINDS, Task, choose, present, score, width
-from uniemox_jax.train_state import TrainState, abstract_model, abstract_params, builder, graphdef_of
-from uniemox_jax.train_step import FinetuneOptions, make_finetune_step
-from uniemox_jax.transfer import initial_weights
+from uniemox_jax.objectives.tasks import DEFAULTS, KINDS, Task, choose, present, score, width
+from uniemox_jax.runtime import cli, sharding
+from uniemox_jax.runtime.clock import Profile
+from uniemox_jax.runtime.run_log import RunLog
+from uniemox_jax.train import loop, optimizer
+from uniemox_jax.train.config import FINETUNE_KEYS, check_keys, check_positive, compute_dtype, ema_decay, streams_of
+from uniemox_jax.train.flops import finetune_work
+from uniemox_jax.train.initial_weights import initial_weights
+from uniemox_jax.train.state import TrainState, abstract_model, abstract_params, builder, graphdef_of
+from uniemox_jax.train.steps import FinetuneOptions, make_finetune_step
 
 RANDAUGMENT_STD = 0.5
 """Of RandAugment's magnitude (method section 3)."""
 
 
-def _validator(config: ConfigDict, classifier: nnx.GraphDef, split: records.Split, tasks: Sequence[Task], mesh: Mesh,
+def _validator(config: ConfigDict, classifier: nnx.GraphDef, split: reader.Split, tasks: Sequence[Task], mesh: Mesh,
                log: RunLog) -> Callable[[int, TrainState], float]:
   """(step, state) -> the first task's score on val, which chooses the checkpoint that is kept."""
   first = tasks[0]
@@ -53,7 +55,7 @@ def _validator(config: ConfigDict, classifier: nnx.GraphDef, split: records.Spli
   return validate
 
 
-def _batches(config: ConfigDict, split: records.Split, tasks: Sequence[Task], start: int
+def _batches(config: ConfigDict, split: reader.Split, tasks: Sequence[Task], start: int
              ) -> Iterator[dict[str, np.ndarray]]:
   """What the step takes, from step `start` on."""
   magnitude = config.augment.randaugment
@@ -67,20 +69,20 @@ def _batches(config: ConfigDict, split: records.Split, tasks: Sequence[Task], st
     yield {name: batch[name] for name in (*pictures, 'example_id', *fields)}
 
 
-def _open_splits(config: ConfigDict) -> tuple[records.Split, records.Split, records.Split]:
+def _open_splits(config: ConfigDict) -> tuple[reader.Split, reader.Split, reader.Split]:
   """Train, or the share of it that `fraction` asks for, val and test.
 
   Raises:
     UserError: no such records, or no such share.
   """
-  train, val, test = (records.open_split(config.data_dir, config.dataset, name) for name in ('train', 'val', 'test'))
+  train, val, test = (reader.open_split(config.data_dir, config.dataset, name) for name in ('train', 'val', 'test'))
   if config.fraction != 1:
     train = train.fraction(config.fraction, config.seed)
     print(f'few-shot: {train.num_examples} pictures of {train.name}', flush=True)
   return train, val, test
 
 
-def _choose_tasks(config: ConfigDict, train: records.Split) -> tuple[Task, ...]:
+def _choose_tasks(config: ConfigDict, train: reader.Split) -> tuple[Task, ...]:
   """The tasks of the run; says how many training pictures lack a target and so stay out of that task's loss.
 
   Raises:
@@ -101,7 +103,7 @@ def _choose_tasks(config: ConfigDict, train: records.Split) -> tuple[Task, ...]:
   return tasks
 
 
-def _check_measurable(tasks: Sequence[Task], *splits: records.Split) -> None:
+def _check_measurable(tasks: Sequence[Task], *splits: reader.Split) -> None:
   """Raises UserError, before anything is trained, where a task cannot be measured on a split."""
   for split in splits:
     found = record_targets.read(split)
@@ -137,7 +139,7 @@ def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -
   classifier = graphdef_of(build)
   loaded = initial_weights(config.init, abstract_params(build), arguments, classifier=True)
 
-  schedule, tx = optim.from_config(config, total_steps, steps_per_epoch, config.optimizer.layer_decay)
+  schedule, tx = optimizer.from_config(config, total_steps, steps_per_epoch, config.optimizer.layer_decay)
   description = {'kind': 'classifier', 'model': arguments, 'dataset': config.dataset,
                  'labels': list(train_split.labels), 'tasks': [task.to_json() for task in tasks]}
   run = loop.open_run(config, workdir, name='finetune', build=build, tx=tx, mesh=mesh, total_steps=total_steps,

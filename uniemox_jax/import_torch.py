@@ -17,13 +17,14 @@ from typing import Any
 from absl import flags
 
 from data_pipelines.errors import UserError
-from uniemox_jax import cli
-from uniemox_jax.checkpoint import save_weights
-from uniemox_jax.convert import families, files, hub
-from uniemox_jax.convert.labels import name_head
-from uniemox_jax.convert.students import UNKNOWN_HEADS, Heads, Imported, import_student, student_of_clip
-from uniemox_jax.files import whole_folder, write_json
-from uniemox_jax.teacher import CONFIG_FILES, OPEN_CLIP_CONFIG, TOKENIZER_FILES, read_clip, save_clip
+from uniemox_jax.convert import weight_families
+from uniemox_jax.convert.formats import hub, weight_files
+from uniemox_jax.convert.import_students import UNKNOWN_HEADS, Heads, Imported, import_student, student_of_clip
+from uniemox_jax.convert.label_order import name_head
+from uniemox_jax.runtime import cli
+from uniemox_jax.runtime.files import whole_folder, write_json
+from uniemox_jax.teacher.frozen_clip import CONFIG_FILES, OPEN_CLIP_CONFIG, TOKENIZER_FILES, read_clip, save_clip
+from uniemox_jax.train.checkpoint import save_weights
 
 BATCH_SIZE = 64
 
@@ -48,8 +49,8 @@ def import_torch(source: str, out: str, *, dataset: str | None = None, heads: He
   if target.exists():
     raise UserError(f'{out} exists: choose another --out, or remove it')
   path = hub.locate(source, [*CONFIG_FILES, OPEN_CLIP_CONFIG, *TOKENIZER_FILES])
-  weights = files.read_weights(path)
-  is_clip = families.family_of(weights.flat, str(weights.path)) in families.CLIPS
+  weights = weight_files.read_weights(path)
+  is_clip = weight_families.family_of(weights.flat, str(weights.path)) in weight_families.CLIPS
   if is_clip and (dataset or heads != UNKNOWN_HEADS) or (activation or image_tower) and not is_clip:
     raise UserError(f'{weights.path} holds a {"CLIP" if is_clip else "student"}: --activation and --image_tower are '
                     'for a CLIP, --dataset, --heads and --decoder_heads are for a student')
@@ -90,7 +91,7 @@ def _labels(imported: Imported, dataset: str | None) -> dict[str, Any]:
 
 
 def _label_table(dataset: str) -> Sequence[str]:
-  from data_pipelines.build import DATASETS  # imports tensorflow
+  from data_pipelines.build import DATASETS
   if dataset not in DATASETS:
     raise UserError(f"unknown dataset '{dataset}': one of {', '.join(DATASETS)}")
   table = importlib.import_module(f'data_pipelines.{dataset}.{dataset}_dataset_builder').Builder.LABELS

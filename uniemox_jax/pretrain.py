@@ -12,20 +12,22 @@ from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 
-from data_pipelines import pipeline, records
-from uniemox_jax import cli, loop, optim, pretraining, sharding
-from uniemox_jax.captions import embedded_captions
-from uniemox_jax.clock import Profile
-from uniemox_jax.config import PRETRAIN_KEYS, check_keys, check_positive, compute_dtype
-from uniemox_jax.distributed import is_primary
-from uniemox_jax.files import write_bytes
+from data_pipelines.batches import pipeline
+from data_pipelines.records import reader
 from uniemox_jax.models.uniemox import UniEmoX
-from uniemox_jax.pretraining import example_work, make_teacher, model_arguments, place_teacher, step_options
-from uniemox_jax.reconstruct import reconstruction_triplets
-from uniemox_jax.teacher import load_clip
-from uniemox_jax.train_state import TrainState, abstract_model, abstract_params, builder
-from uniemox_jax.train_step import Teacher, make_pretrain_step
-from uniemox_jax.transfer import initial_weights
+from uniemox_jax.runtime import cli, sharding
+from uniemox_jax.runtime.clock import Profile
+from uniemox_jax.runtime.distributed import is_primary
+from uniemox_jax.runtime.files import write_bytes
+from uniemox_jax.teacher.frozen_clip import load_clip
+from uniemox_jax.teacher.split_captions import embedded_captions
+from uniemox_jax.train import loop, optimizer, setup
+from uniemox_jax.train.config import PRETRAIN_KEYS, check_keys, check_positive, compute_dtype
+from uniemox_jax.train.initial_weights import initial_weights
+from uniemox_jax.train.reconstructions import reconstruction_triplets
+from uniemox_jax.train.setup import example_work, make_teacher, model_arguments, place_teacher, step_options
+from uniemox_jax.train.state import TrainState, abstract_model, abstract_params, builder
+from uniemox_jax.train.steps import Teacher, make_pretrain_step
 
 SHOWN_EXAMPLES = 8
 
@@ -67,7 +69,7 @@ def _teach(config: ConfigDict, split: Any, dtype: Any) -> tuple[Teacher | None, 
     return None, (), None, {}
   clip = load_clip(config.teacher)
   teacher, frozen = make_teacher(clip, config.model.decoder_width, dtype,
-                                 pretraining.choose(config, 'teacher_statistics', pretraining.TEACHER_STATISTICS))
+                                 setup.choose(config, 'teacher_statistics', setup.TEACHER_STATISTICS))
   digest = {'teacher': clip.digest}
   if not config.loss.contrastive:
     return teacher, frozen, None, digest
@@ -88,19 +90,19 @@ def pretrain(config: ConfigDict, workdir: str, profile: Profile | None = None) -
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
   options, dtype, arguments = step_options(config), compute_dtype(config), model_arguments(config)
   build = builder(UniEmoX, dtype=dtype, **arguments)
-  split = records.open_split(config.data_dir, config.dataset, config.split)
+  split = reader.open_split(config.data_dir, config.dataset, config.split)
   steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
   total_steps = config.epochs * steps_per_epoch
   teacher, frozen, text_NxE, digest = _teach(config, split, dtype)
   loaded = initial_weights(config.init, abstract_params(build), arguments, classifier=False)
 
-  schedule, tx = optim.from_config(config, total_steps, steps_per_epoch)
+  schedule, tx = optimizer.from_config(config, total_steps, steps_per_epoch)
   student = abstract_model(build)
   run = loop.open_run(config, workdir, name='pretrain', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
                       description={'kind': 'uniemox', 'model': arguments, 'dataset': config.dataset},
                       inputs={'data_dir': split.contents} | digest, loaded=loaded,
                       flops_per_example=example_work(config, student, teacher).training.flops, profile=profile)
-  crops = pretraining.choose(config, 'person_view', pretraining.PERSON_VIEWS) == 'crop'
+  crops = setup.choose(config, 'person_view', setup.PERSON_VIEWS) == 'crop'
   batches = pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=config.model.image_size, start_step=run.start,
       mode='pretrain', person=crops and student.streams == 2, crop_area=(config.min_crop_area, 1.0),

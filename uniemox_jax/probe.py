@@ -14,29 +14,30 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from data_pipelines import records
 from data_pipelines.errors import UserError
-from uniemox_jax import cli, loop, sharding
-from uniemox_jax.config import PROBE_KEYS, check_keys, check_positive, compute_dtype, config_hash, keep_config
-from uniemox_jax.distributed import is_primary
-from uniemox_jax.features import Features, load_frozen, split_features
-from uniemox_jax.files import write_json
-from uniemox_jax.knn import probe_knn
-from uniemox_jax.linear_probe import probe_linear
-from uniemox_jax.tasks import Task, measure, single_label
+from data_pipelines.records import reader
+from uniemox_jax.eval.features import Features, load_frozen, split_features
+from uniemox_jax.eval.knn import probe_knn
+from uniemox_jax.eval.linear_probe import probe_linear
+from uniemox_jax.objectives.tasks import Task, measure, single_label
+from uniemox_jax.runtime import cli, sharding
+from uniemox_jax.runtime.distributed import is_primary
+from uniemox_jax.runtime.files import write_json
+from uniemox_jax.train import loop
+from uniemox_jax.train.config import PROBE_KEYS, check_keys, check_positive, compute_dtype, config_hash, keep_config
 
 PROTOCOLS = ('linear', 'knn')
 FEATURES = 'features'
 """Folder of the cached features in the workdir, unless the config names another."""
 
 
-def _open_splits(config: ConfigDict) -> dict[str, records.Split]:
+def _open_splits(config: ConfigDict) -> dict[str, reader.Split]:
   """Train, or the share of it that `fraction` asks for, val and test.
 
   Raises:
     UserError: no such records, or none with a single label.
   """
-  splits = {name: records.open_split(config.data_dir, config.dataset, name) for name in ('train', 'val', 'test')}
+  splits = {name: reader.open_split(config.data_dir, config.dataset, name) for name in ('train', 'val', 'test')}
   if config.fraction != 1:
     splits['train'] = splits['train'].fraction(config.fraction, config.seed)
     print(f"few-shot: {splits['train'].num_examples} pictures of {splits['train'].name}", flush=True)
@@ -47,7 +48,7 @@ def _open_splits(config: ConfigDict) -> dict[str, records.Split]:
   return splits
 
 
-def _labelled(found: Features, split: records.Split) -> Features:
+def _labelled(found: Features, split: reader.Split) -> Features:
   """Those with a label; says how many have none."""
   has_N = found.label_N >= 0
   if not has_N.all():

@@ -11,17 +11,19 @@ from absl import flags
 import jax
 from ml_collections import ConfigDict
 
-from data_pipelines import pipeline, records
+from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
-from uniemox_jax import cli, loop, optim, sharding
-from uniemox_jax.captions import split_captions
-from uniemox_jax.clock import Profile
-from uniemox_jax.config import CLIP_KEYS, check_keys, check_positive, compute_dtype
-from uniemox_jax.distributed import is_primary, wait_for_all
+from data_pipelines.records import reader
 from uniemox_jax.models.clip import CLIP, CLIPConfig, Tower
-from uniemox_jax.teacher import Clip, clip_normalise, load_clip, save_clip
-from uniemox_jax.train_state import builder, graphdef_of, initial_params
-from uniemox_jax.train_step import make_clip_step
+from uniemox_jax.runtime import cli, sharding
+from uniemox_jax.runtime.clock import Profile
+from uniemox_jax.runtime.distributed import is_primary, wait_for_all
+from uniemox_jax.teacher.frozen_clip import Clip, clip_normalise, load_clip, save_clip
+from uniemox_jax.teacher.split_captions import split_captions
+from uniemox_jax.train import loop, optimizer
+from uniemox_jax.train.config import CLIP_KEYS, check_keys, check_positive, compute_dtype
+from uniemox_jax.train.state import builder, graphdef_of, initial_params
+from uniemox_jax.train.steps import make_clip_step
 
 TEACHER_FOLDER = 'teacher'
 
@@ -68,7 +70,7 @@ def train_clip(config: ConfigDict, workdir: str, profile: Profile | None = None)
   check_positive(config, 'save_every')
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch(config.batch_size, mesh)
-  split = records.open_split(config.data_dir, config.dataset, config.split)
+  split = reader.open_split(config.data_dir, config.dataset, config.split)
   steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
   total_steps = config.epochs * steps_per_epoch
   clip = _starting_clip(config, workdir)
@@ -77,7 +79,7 @@ def train_clip(config: ConfigDict, workdir: str, profile: Profile | None = None)
 
   # A resumed run still takes tokenizer and preparation from where it began.
   inputs = {'data_dir': split.contents} | ({} if config.init == 'none' else {'init': clip.digest})
-  schedule, tx = optim.from_config(config, total_steps, steps_per_epoch)
+  schedule, tx = optimizer.from_config(config, total_steps, steps_per_epoch)
   run = loop.open_run(config, workdir, name='train_clip', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
                       description={'kind': 'clip', 'model': clip.config.to_dict()},
                       inputs=inputs, loaded=clip.params, profile=profile)

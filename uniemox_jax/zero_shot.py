@@ -14,16 +14,18 @@ import jax
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from data_pipelines import augment, records
+from data_pipelines.batches import augment
 from data_pipelines.errors import UserError
-from uniemox_jax import cli, prompts, sharding
-from uniemox_jax.config import config_hash
-from uniemox_jax.distributed import is_primary
-from uniemox_jax.files import exists, read_json, write_json
-from uniemox_jax.preprocess import normalise
-from uniemox_jax.split_outputs import Fields, split_outputs
-from uniemox_jax.tasks import measure, single_label
-from uniemox_jax.teacher import Clip, View, load_clip
+from data_pipelines.records import reader
+from uniemox_jax.eval.split_outputs import Fields, split_outputs
+from uniemox_jax.models.preprocess import normalise
+from uniemox_jax.objectives.tasks import measure, single_label
+from uniemox_jax.runtime import cli, sharding
+from uniemox_jax.runtime.distributed import is_primary
+from uniemox_jax.runtime.files import exists, read_json, write_json
+from uniemox_jax.teacher import prompts
+from uniemox_jax.teacher.frozen_clip import Clip, View, load_clip
+from uniemox_jax.train.config import config_hash
 
 BATCH_SIZE = 256
 
@@ -47,7 +49,7 @@ def class_embeddings(clip: Clip, labels: Sequence[str], templates: Sequence[str]
   return mean_CxE / np.linalg.norm(mean_CxE, axis=1, keepdims=True)
 
 
-def image_embeddings(clip: Clip, split: records.Split, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+def image_embeddings(clip: Clip, split: reader.Split, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
   """Unit-norm float32 (N, E) of every record under the CLIP's own view, and labels int32 (N,), -1 for none.
 
   Raises:
@@ -81,7 +83,7 @@ def zero_shot(teacher: str, data_dir: str, dataset: str, workdir: str, split_nam
     UserError: no such CLIP, records or split; no single label; a text longer than the context; or the workdir holds
       another run's result.
   """
-  split = records.open_split(data_dir, dataset, split_name)
+  split = reader.open_split(data_dir, dataset, split_name)
   asked = {'teacher': teacher, 'dataset': dataset, 'split': split_name, 'templates': list(templates)}
   path = os.path.join(workdir, 'result.json' if split_name == 'test' else f'result_{split_name}.json')
   if exists(path) and read_json(path).get('config_hash') != config_hash(asked):

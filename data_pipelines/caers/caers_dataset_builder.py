@@ -4,7 +4,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from data_pipelines import builder, class_folders, splits
+from data_pipelines.building import builder, class_folders, splits
 
 TEST_PERCENT = {'val': 34, 'test': 66}
 

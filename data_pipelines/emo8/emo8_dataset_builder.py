@@ -4,7 +4,8 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from data_pipelines import builder, class_folders, schema
+from data_pipelines.building import builder, class_folders
+from data_pipelines.records import schema
 
 SPLITS = ('train', 'val', 'test')
 

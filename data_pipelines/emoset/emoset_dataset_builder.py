@@ -8,8 +8,10 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from data_pipelines import builder, images, schema
+from data_pipelines import images
+from data_pipelines.building import builder
 from data_pipelines.errors import UserError
+from data_pipelines.records import schema
 
 SPLITS = ('train', 'val', 'test')
 ATTRIBUTES = ('scene', 'object', 'brightness', 'colorfulness', 'facial_expression', 'human_action')

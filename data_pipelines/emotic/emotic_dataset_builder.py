@@ -6,7 +6,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from data_pipelines import builder
+from data_pipelines.building import builder
 from data_pipelines.emotic import annotations
 from data_pipelines.errors import UserError
 

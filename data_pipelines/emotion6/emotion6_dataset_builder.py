@@ -6,7 +6,8 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from data_pipelines import builder, class_folders, images, splits
+from data_pipelines import images
+from data_pipelines.building import builder, class_folders, splits
 from data_pipelines.errors import UserError
 
 PICTURES = 'images'

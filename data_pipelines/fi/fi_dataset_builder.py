@@ -4,7 +4,8 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from data_pipelines import builder, class_folders, schema, splits
+from data_pipelines.building import builder, class_folders, splits
+from data_pipelines.records import schema
 
 PERCENT = {'train': 80, 'val': 5, 'test': 15}
 

@@ -5,7 +5,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from data_pipelines import builder, class_folders, splits
+from data_pipelines.building import builder, class_folders, splits
 from data_pipelines.errors import UserError
 
 SPLITS = ('train', 'val', 'test')

@@ -4,7 +4,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from data_pipelines import builder, class_folders, splits
+from data_pipelines.building import builder, class_folders, splits
 
 PERCENT = {'train': 70, 'val': 10, 'test': 20}
 

@@ -8,8 +8,8 @@ from PIL import Image
 import pytest
 import tensorflow_datasets as tfds
 
-from data_pipelines import schema
-from data_pipelines.records import open_split
+from data_pipelines.records import schema
+from data_pipelines.records.reader import open_split
 
 LABELS = ('amusement', 'awe', 'contentment')
 SIZES = ((96, 96), (80, 120), (130, 64))

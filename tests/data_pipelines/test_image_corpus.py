@@ -7,10 +7,11 @@ import re
 import subprocess
 import sys
 
-from image_corpus import BLUE, RED, coloured, colourless, unusable
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+
+from tests.support.image_corpus import BLUE, RED, coloured, colourless, unusable
 
 PEAK = 2**30  # Bytes, TensorFlow included.
 

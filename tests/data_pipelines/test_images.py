@@ -8,8 +8,9 @@ from PIL import Image
 import pytest
 import tensorflow as tf
 
-from data_pipelines import images, person_boxes
+from data_pipelines import images
 from data_pipelines.errors import UserError
+from data_pipelines.person_boxes import box_file
 
 
 def _photo(width=120, height=80) -> Image.Image:
@@ -156,7 +157,7 @@ def test_unusable_pictures_are_rejected_with_the_reason(tmp_path, data, reason):
 
 
 def _boxes(*rows) -> tuple[np.ndarray, np.ndarray]:
-  return person_boxes.to_fractions(np.array(rows, float), 120, 80)
+  return box_file.to_fractions(np.array(rows, float), 120, 80)
 
 
 def test_boxes_are_clamped_fractions_and_empty_ones_go():
@@ -168,15 +169,15 @@ def test_boxes_are_clamped_fractions_and_empty_ones_go():
 
 def test_person_crop_is_the_largest_confident_box_with_its_margin():
   boxes_Nx4, scores_N = _boxes((70, 20, 90, 60, 0.9), (70, 20, 75, 25, 1.0), (0, 0, 120, 80, 0.4))
-  crop, = person_boxes.person_crops(_photo(), boxes_Nx4, scores_N)
+  crop, = box_file.person_crops(_photo(), boxes_Nx4, scores_N)
   crop = Image.open(io.BytesIO(crop))
   assert crop.size == (20 + 2 * 4, 40 + 2 * 8)
   assert np.asarray(crop)[..., 2].min() > 150  # All from the blue half.
 
 
 def test_no_person_crop_without_a_confident_box():
-  assert person_boxes.person_crops(_photo(), *_boxes((0, 0, 50, 50, 0.49))) == []
-  assert person_boxes.person_crops(_photo(), np.zeros((0, 4), np.float32), np.zeros(0, np.float32)) == []
+  assert box_file.person_crops(_photo(), *_boxes((0, 0, 50, 50, 0.49))) == []
+  assert box_file.person_crops(_photo(), np.zeros((0, 4), np.float32), np.zeros(0, np.float32)) == []
 
 
 def test_boxes_mean_the_picture_as_displayed(tmp_path):
@@ -185,15 +186,15 @@ def test_boxes_mean_the_picture_as_displayed(tmp_path):
   _photo().save(tmp_path / 'a.jpg', 'JPEG', exif=exif)
   picture = images.read_picture(tmp_path / 'a.jpg', 256)
   assert picture.original.size == (80, 120)
-  upper = person_boxes.to_fractions(np.array([[10, 10, 70, 40, 1.0]]), *picture.original.size)
-  crop = np.asarray(Image.open(io.BytesIO(person_boxes.person_crops(picture.original, *upper)[0])))
+  upper = box_file.to_fractions(np.array([[10, 10, 70, 40, 1.0]]), *picture.original.size)
+  crop = np.asarray(Image.open(io.BytesIO(box_file.person_crops(picture.original, *upper)[0])))
   assert crop[..., 0].mean() > 200 and crop[..., 2].mean() < 50
 
 
 def test_a_bad_line_of_boxes_is_named(tmp_path):
   (tmp_path / 'person_boxes.csv').write_text('image,xmin,ymin,xmax,ymax,score\na.jpg,1,2,3,4,1\nb.jpg,1,2,nan,4,1\n')
   with pytest.raises(UserError, match='line 3'):
-    person_boxes.read_boxes(tmp_path)
+    box_file.read_boxes(tmp_path)
   (tmp_path / 'person_boxes.csv').write_text('image,xmin,ymin,xmax,ymax\n')
   with pytest.raises(UserError, match="lacks column 'score'"):
-    person_boxes.read_boxes(tmp_path)
+    box_file.read_boxes(tmp_path)

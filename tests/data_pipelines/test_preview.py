@@ -8,9 +8,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from data_pipelines import manifest, preview
+from data_pipelines import preview
+from data_pipelines.batches.pipeline import train_batches
 from data_pipelines.errors import UserError
-from data_pipelines.pipeline import train_batches
+from data_pipelines.records import manifest
 
 SIDE, COUNT, SEED = 64, 6, 3
 LABELS = ('amusement', 'awe', 'contentment')

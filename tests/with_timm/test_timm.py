@@ -1,15 +1,15 @@
 """timm itself, in its own environment: it reads what we export, and we read what it saves (`make test-timm`)."""
 
-from exported import LABELS, TINY, TINY_DECODER, VIT_B, VIT_L, module_of, pictures, saved
 import jax
 import numpy as np
 from PIL import Image
 import pytest
 
+from tests.support.exported import LABELS, TINY, TINY_DECODER, VIT_B, VIT_L, module_of, pictures, saved
 import uniemox_jax
 from uniemox_jax.export_torch import export_torch
 from uniemox_jax.import_torch import import_torch
-from uniemox_jax.preprocess import student_view
+from uniemox_jax.models.preprocess import student_view
 
 timm = pytest.importorskip('timm', reason='make test-timm runs this')
 torch = pytest.importorskip('torch')

@@ -10,19 +10,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipelines.errors import UserError
-from uniemox_jax.convert import files, mae, table, vit_mae
-from uniemox_jax.convert.labels import to_sorted
-from uniemox_jax.convert.table import Row
-from uniemox_jax.files import write_json
+from uniemox_jax.convert import mae_weights, name_table, vit_mae_weights
+from uniemox_jax.convert.formats import weight_files
+from uniemox_jax.convert.label_order import to_sorted
+from uniemox_jax.convert.name_table import Row
+from uniemox_jax.runtime.files import write_json
 
 ARCHITECTURES = {192: 'tiny', 384: 'small', 768: 'base', 1024: 'large'}
 """timm's names of widths; `model_args` state every size anyway."""
 TIMM_VARIANTS = {
-    (False, 'gelu', mae.NORM_EPS): 'patch16_224', (True, 'gelu', mae.CLIP_NORM_EPS): 'patch16_clip_224',
-    (True, 'quick_gelu', mae.CLIP_NORM_EPS): 'patch16_clip_quickgelu_224',
+    (False, 'gelu', mae_weights.NORM_EPS): 'patch16_224', (True, 'gelu', mae_weights.CLIP_NORM_EPS): 'patch16_clip_224',
+    (True, 'quick_gelu', mae_weights.CLIP_NORM_EPS): 'patch16_clip_quickgelu_224',
 }
 """(pre_norm, activation, norm_eps) -> the end of timm's name for it."""
-_VIT_DEFAULTS = {'norm_eps': mae.NORM_EPS, 'pre_norm': False, 'activation': 'gelu'}
+_VIT_DEFAULTS = {'norm_eps': mae_weights.NORM_EPS, 'pre_norm': False, 'activation': 'gelu'}
 MODEL_DEFAULTS = {
     'encoder': _VIT_DEFAULTS, 'classifier': _VIT_DEFAULTS,
     'uniemox': _VIT_DEFAULTS | {'mask_ratio': 0.9, 'fusion': 'additive', 'fusion_heads': 1, 'reconstruct': True},
@@ -69,8 +70,8 @@ def write_timm(folder: Path, student: Student) -> list[str]:
   if _variant(student) not in TIMM_VARIANTS:
     raise _no_place(student, 'timm')
   kind = 'classifier' if student.kind == 'classifier' else 'encoder'
-  flat, said = _export(mae.rows(kind, student.model), student.params)
-  files.write_safetensors(folder / files.SAFETENSORS, flat)
+  flat, said = _export(mae_weights.rows(kind, student.model), student.params)
+  weight_files.write_safetensors(folder / weight_files.SAFETENSORS, flat)
   write_json(str(folder / 'config.json'), _timm_config(student))
   return said
 
@@ -101,9 +102,9 @@ def write_vit_mae(folder: Path, student: Student) -> list[str]:
   if not student.reconstructs:
     raise UserError('a ViTMAE has a decoder, and this checkpoint has none: choose --to=timm')
   _check_plain(student, "transformers' ViTMAE", student.model['norm_eps'])
-  flat, said = _export(vit_mae.ROWS, student.params)
-  files.write_safetensors(folder / files.SAFETENSORS, {_published(name): array for name, array in flat.items()})
-  write_json(str(folder / 'config.json'), vit_mae.hub_config(student.model, norm_pix=student.norm_pix))
+  flat, said = _export(vit_mae_weights.ROWS, student.params)
+  weight_files.write_safetensors(folder / weight_files.SAFETENSORS, {_published(name): array for name, array in flat.items()})
+  write_json(str(folder / 'config.json'), vit_mae_weights.hub_config(student.model, norm_pix=student.norm_pix))
   return said
 
 
@@ -133,14 +134,14 @@ def write_mae(folder: Path, student: Student) -> list[str]:
   Raises:
     UserError: torch is missing, or a variant that MAE's code does not have.
   """
-  _check_plain(student, "MAE's code", mae.NORM_EPS)
+  _check_plain(student, "MAE's code", mae_weights.NORM_EPS)
   kind = student.kind if student.reconstructs or student.kind == 'classifier' else 'encoder'
   # The paper's figure has the fusion 'prior', the original's code does not.
   fuses = student.reconstructs and 'fusion' in student.params and student.model['fusion'] != 'prior'
-  flat, said = _export(mae.rows(kind, student.model | {'semantic': fuses}), student.params)
-  parts = {'model': {name: array for name, array in flat.items() if not name.startswith(mae.FUSION_PREFIX)}}
+  flat, said = _export(mae_weights.rows(kind, student.model | {'semantic': fuses}), student.params)
+  parts = {'model': {name: array for name, array in flat.items() if not name.startswith(mae_weights.FUSION_PREFIX)}}
   if len(parts['model']) < len(flat):
-    parts['att_fusion'] = {name.removeprefix(mae.FUSION_PREFIX): flat[name] for name in flat.keys() - parts['model']}
+    parts['att_fusion'] = {name.removeprefix(mae_weights.FUSION_PREFIX): flat[name] for name in flat.keys() - parts['model']}
   _save_torch(folder / PTH, parts)
   if fuses and student.model['fusion'] == 'attention':
     said.append("fusion 'attention': the original takes its softmax over an axis of size 1, so its code does not give "
@@ -164,7 +165,7 @@ def _export(rows: Iterable[Row], params: dict[str, Any]) -> tuple[dict[str, Any]
   rows = list(rows)
   parts = {row.ours.split('/')[0] for row in rows}
   left = sorted(params.keys() - parts)
-  flat = table.export_params(rows, {name: part for name, part in params.items() if name in parts})
+  flat = name_table.export_params(rows, {name: part for name, part in params.items() if name in parts})
   return flat, [f'left behind: {", ".join(left)}'] if left else []
 
 

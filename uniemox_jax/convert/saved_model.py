@@ -6,7 +6,7 @@ from typing import Any
 from flax import nnx
 import jax
 
-from uniemox_jax.models.kinds import MODULES
+from uniemox_jax.models.registry import MODULES
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 

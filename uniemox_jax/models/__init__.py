@@ -1,1 +1,1 @@
-"""Plain Flax NNX modules. They hold parameters and mathematics; every random draw comes in as an argument."""
+"""Networks and the preprocessing of pixels: plain Flax NNX modules, to which every random draw is an argument."""

@@ -1,6 +1,6 @@
 """CLIP (Radford et al. 2021) in Flax: the frozen teacher, and what `train_clip` trains from scratch.
 
-Configuration and weights are those of transformers' `CLIPModel`; `uniemox_jax.convert.clip` renames the parameters.
+Configuration and weights are those of transformers' `CLIPModel`; `uniemox_jax.convert.clip_weights` renames the parameters.
 """
 
 import dataclasses

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from uniemox_jax.models import layers
+from uniemox_jax.models.decoder import Decoder
 from uniemox_jax.models.fusion import make_fusion
-from uniemox_jax.models.mae import Decoder
 from uniemox_jax.models.masking import random_masking, visible_patches
 from uniemox_jax.models.vit import ViT
 

@@ -1,0 +1,53 @@
+"""Examples of a split as a person wants to look at them: both evaluation views, with the record's id and label."""
+
+from collections.abc import Iterator, Sequence
+from concurrent import futures
+import functools
+import os
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from data_pipelines.batches import augment
+from data_pipelines.records.reader import Split
+
+_FIELDS = {'id': tf.io.FixedLenFeature([], tf.string), 'label': tf.io.FixedLenFeature([], tf.int64),
+           'image': tf.io.FixedLenFeature([], tf.string), 'persons': tf.io.RaggedFeature(tf.string)}
+_TOGETHER = 64
+"""Read ahead of who looks, and so kept in memory."""
+
+
+class Example(NamedTuple):
+  """id: of the record; label: -1 for none; scene: the evaluation view; person: the record's first person, squashed, or
+  None; both uint8 (S, S, 3)."""
+
+  id: str
+  label: int
+  scene: np.ndarray
+  person: np.ndarray | None
+
+
+def read_examples(split: Split, positions: Sequence[int], size: int, *, person: bool = True) -> Iterator[Example]:
+  """The examples at these positions, in this order, read by as many threads as there are CPUs.
+
+  Args:
+    split: the records.
+    positions: in the split.
+    size: side S of the views, pixels.
+    person: whether to make the person view.
+
+  Raises:
+    UserError: a damaged shard.
+  """
+  with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    for start in range(0, len(positions), _TOGETHER):
+      yield from pool.map(functools.partial(_read, split, size, person), positions[start:start + _TOGETHER])
+
+
+def _read(split: Split, size: int, person: bool, position: int) -> Example:
+  record = tf.io.parse_single_example(split.read(position), _FIELDS)
+  persons_P = record['persons'] if person else ()
+  return Example(record['id'].numpy().decode(), int(record['label']),
+                 augment.evaluation_view(record['image'], size).numpy(),
+                 augment.resize(augment.decode(persons_P[0]), size, size).numpy() if len(persons_P) else None)

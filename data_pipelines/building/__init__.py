@@ -1,0 +1,1 @@
+"""From a raw folder to shards: what every dataset builder shares."""

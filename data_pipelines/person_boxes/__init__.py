@@ -1,0 +1,1 @@
+"""The verb `person_boxes`: finding people and cutting them out."""

@@ -1,0 +1,1 @@
+"""The record format, and access to any record by its position."""

@@ -1,0 +1,222 @@
+"""Random access into TFRecord shards: any record by its position, checked, with nothing read twice.
+
+TFRecord has no index. Each record is framed as length (uint64), crc of length, data, crc of data, little-endian; one
+walk over the frames of a shard finds them all, so a batch can ask for exactly the records that (seed, step) names.
+"""
+
+import collections
+from collections.abc import Iterable
+import copy
+import hashlib
+import io
+import json
+import os
+import struct
+import threading
+from typing import Any, NamedTuple
+
+from etils import epath
+import google_crc32c
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from data_pipelines.errors import UserError
+from data_pipelines.records import manifest, schema
+
+# Input runs on the CPU; a GPU that TensorFlow claims is memory that training does not get.
+tf.config.set_visible_devices([], 'GPU')
+
+_HEADER = struct.Struct('<QI')
+_FOOTER = struct.Struct('<I')
+
+
+class Annotation(NamedTuple):
+  """What a record says about its picture."""
+  id: str
+  label: int
+  attributes: dict[str, Any]
+
+
+class Split:
+  """The records of one split, or of several one after the other, addressed by position in [0, num_examples).
+
+  Attributes:
+    name: as asked for, such as 'train+val'.
+    num_examples: how many records.
+    labels: class names in label order.
+    features: the dataset's tfds.features.FeaturesDict (`schema.record_features`).
+  """
+
+  def __init__(self, name: str, features: tfds.features.FeaturesDict, shard_lengths: Iterable[tuple[str, int]]):
+    """Walks the frames of every shard, given as (path, number of records).
+
+    Raises:
+      UserError: a shard is missing, cut short or damaged; names it.
+    """
+    self.name, self.features = name, features
+    self.labels: tuple[str, ...] = tuple(features['label'].names)
+    self._shards, frames = [], []
+    for path, length in shard_lengths:
+      frames.append(np.insert(_frames(shard := _Shard(path), length), 0, len(self._shards), axis=1))
+      self._shards.append(shard)
+    self._frames_Nx3 = np.concatenate(frames)
+    self.num_examples = len(self._frames_Nx3)
+
+  @property
+  def folder(self) -> epath.Path:
+    """Where the shards lie, beside their manifest."""
+    return epath.Path(self._shards[0].path).parent
+
+  @property
+  def contents(self) -> str | None:
+    """SHA-256 of all the dataset's records, by what its build noted; None where that was an earlier version's.
+
+    Two builds of the same files agree, unlike in `fingerprint`: the fields of a record lie in another order each time.
+    """
+    if not (self.folder / manifest.MANIFEST).exists():
+      return None
+    noted = [split.get('records_sha256') for split in manifest.read_manifest(self.folder)['splits'].values()]
+    return hashlib.sha256(''.join(noted).encode()).hexdigest() if all(noted) else None
+
+  @property
+  def fingerprint(self) -> str:
+    """SHA-256 of each record's place, length and checksum: other for other records, or another choice of them."""
+    digest = hashlib.sha256(self._frames_Nx3.tobytes())
+    for shard, offset, length in self._frames_Nx3.tolist():
+      digest.update(self._shards[shard].read(offset + length, _FOOTER.size))
+    return digest.hexdigest()
+
+  def read(self, position: int) -> bytes:
+    """One serialized tf.train.Example. Safe to call from many threads.
+
+    Raises:
+      UserError: its bytes do not match their checksum; names the shard.
+    """
+    shard, offset, length = self._frames_Nx3[position].tolist()
+    shard = self._shards[shard]
+    framed = shard.read(offset, length + _FOOTER.size)
+    data = framed[:length]
+    if len(framed) < length + _FOOTER.size or _masked_crc(data) != _FOOTER.unpack_from(framed, length)[0]:
+      raise shard.damaged(f'record at byte {offset} does not match its checksum')
+    return data
+
+  def annotations(self) -> list[Annotation]:
+    """Id, label (-1: none) and EmoSet attributes of every record, in position order; no picture is decoded."""
+    text = tf.io.FixedLenFeature([], tf.string)
+    fields = {'id': text, 'attributes': text, 'label': tf.io.FixedLenFeature([], tf.int64)}
+    found = []
+    for start in range(0, self.num_examples, 256):
+      records = [self.read(position) for position in range(start, min(start + 256, self.num_examples))]
+      parsed = {name: values.numpy().tolist() for name, values in tf.io.parse_example(records, fields).items()}
+      found += [Annotation(name.decode(), label, json.loads(attributes))
+                for name, label, attributes in zip(parsed['id'], parsed['label'], parsed['attributes'])]
+    return found
+
+  def fraction(self, fraction: float, seed: int) -> 'Split':
+    """This share of each class, at least one record of each, for training on few examples.
+
+    Of a class, those records stay whose SHA-256 of seed and id is lowest: so the shares of one seed are nested, each
+    in every larger one, and no record's place depends on the others. Records without a label count as one class.
+
+    Raises:
+      UserError: `fraction` is not in (0, 1]; a damaged shard, for every record is read once.
+    """
+    if not 0 < fraction <= 1:
+      raise UserError(f'fraction is {fraction}: choose more than 0 and at most 1')
+    members = collections.defaultdict(list)
+    for position, annotation in enumerate(self.annotations()):
+      digest = hashlib.sha256(f'fraction {seed}:{annotation.id}'.encode()).digest()
+      members[annotation.label].append((digest, position))
+    kept = [position for ranked in members.values()
+            for _, position in sorted(ranked)[:max(1, round(fraction * len(ranked)))]]
+    part = copy.copy(self)
+    part.name = f'{self.name}, {100 * fraction:g} %'
+    part._frames_Nx3 = self._frames_Nx3[sorted(kept)]
+    part.num_examples = len(kept)
+    return part
+
+
+def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
+  """Opens the newest version of a dataset that `data_pipelines.build` wrote under `data_dir`.
+
+  Args:
+    data_dir: folder that holds `<dataset>/<version>/`; local, or a bucket that tf.io.gfile reads.
+    dataset: such as 'emoset'.
+    split: 'train', or several joined as 'train+val', whose records follow each other in that order.
+
+  Raises:
+    UserError: there is no such dataset or split, its records follow another schema, or a shard is missing, cut short
+      or damaged.
+  """
+  versions = [path.parent for path in epath.Path(data_dir, dataset).glob('*/dataset_info.json')
+              if tfds.core.Version.is_valid(path.parent.name)]
+  if not versions:
+    raise UserError(f'no records of {dataset!r} under {data_dir}: build them with python -m data_pipelines.build '
+                    f'--dataset={dataset} --source=RAW_FOLDER --data_dir={data_dir}')
+  builder = tfds.builder_from_directory(max(versions, key=lambda path: tfds.core.Version(path.name)))
+  if missing := schema.record_features(('',)).keys() - builder.info.features.keys():
+    raise UserError(f"{builder.data_dir} was built by another version of this package (no field {min(missing)!r}): "
+                    'build it again with --overwrite')
+  known = builder.info.splits
+  names = split.split('+')
+  if unknown := [name for name in names if name not in known]:
+    raise UserError(f'{dataset} has no split {unknown[0]!r}: choose from {", ".join(sorted(known))}, '
+                    'or join some with +')
+  if len(set(names)) < len(names):
+    raise UserError(f'split {split!r} names the same records twice: name each split once')
+  shards = [(os.fspath(path), length) for name in names
+            for path, length in zip(known[name].filepaths, known[name].shard_lengths)]
+  if not shards:
+    raise UserError(f'split {split!r} of {dataset} is empty: build {dataset} from a folder that has such pictures')
+  return Split(split, builder.info.features, shards)
+
+
+class _Shard:
+  """An open shard file, read at any offset from any thread."""
+
+  def __init__(self, path: str):
+    self.path = path
+    self._remote = '://' in path
+    try:
+      self.size = tf.io.gfile.stat(path).length
+      self._file = tf.io.gfile.GFile(path, 'rb') if self._remote else io.FileIO(path)
+    except (OSError, tf.errors.OpError) as error:
+      raise self.damaged('it cannot be opened') from error
+    self._lock = threading.Lock()
+
+  def read(self, offset: int, length: int) -> bytes:
+    if not self._remote:
+      return os.pread(self._file.fileno(), length, offset)
+    with self._lock:
+      self._file.seek(offset)
+      return self._file.read(length)
+
+  def damaged(self, what: str) -> UserError:
+    return UserError(f'damaged shard {self.path}: {what}; delete its folder and build the dataset again '
+                     'with python -m data_pipelines.build')
+
+
+def _frames(shard: _Shard, expected: int) -> np.ndarray:
+  """(offset, length) of each record's data, int64 (expected, 2)."""
+  frames, offset = [], 0
+  while offset < shard.size:
+    header = shard.read(offset, _HEADER.size)
+    if len(header) < _HEADER.size:
+      raise shard.damaged(f'it ends inside the record at byte {offset}')
+    length, crc = _HEADER.unpack(header)
+    if crc != _masked_crc(header[:8]):
+      raise shard.damaged(f'record length at byte {offset} does not match its checksum')
+    frames.append((offset + _HEADER.size, length))
+    offset += _HEADER.size + length + _FOOTER.size
+  if offset > shard.size:
+    raise shard.damaged(f'it ends inside the record at byte {frames[-1][0]}')
+  if len(frames) != expected:
+    raise shard.damaged(f'it holds {len(frames)} records where dataset_info.json promises {expected}')
+  return np.array(frames, np.int64).reshape(-1, 2)
+
+
+def _masked_crc(data: bytes) -> int:
+  """The checksum TFRecord stores: crc32c, rotated and offset so that a crc of data holding crcs stays sound."""
+  crc = google_crc32c.value(data)
+  return ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff

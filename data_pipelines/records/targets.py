@@ -1,0 +1,97 @@
+"""What tasks learn besides one class: several labels, a distribution, valence, arousal and dominance, as arrays."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from data_pipelines.errors import UserError
+from data_pipelines.records import manifest
+from data_pipelines.records.reader import Split
+
+VAD = ('valence', 'arousal', 'dominance')
+TARGETS = {
+  'labels': tf.io.RaggedFeature(tf.int64),
+  'distribution': tf.io.RaggedFeature(tf.float32),
+  'vad': tf.io.FixedLenFeature([len(VAD)], tf.float32),
+}
+"""Fields of the record schema, and how TFDS wrote them."""
+_READ_TOGETHER = 256
+
+
+def fields(names: Sequence[str]) -> dict:
+  """What tf.io.parse_example needs to be told.
+
+  Raises:
+    UserError: a name is unknown.
+  """
+  if unknown := [name for name in names if name not in TARGETS]:
+    raise UserError(f'target {unknown[0]!r} is unknown: choose from {", ".join(TARGETS)}')
+  return {name: TARGETS[name] for name in names}
+
+
+def columns(split: Split, name: str) -> tuple[str, ...]:
+  """What the entries of a target stand for; of a distribution, the names in the manifest, () where it has none."""
+  if name == 'distribution':
+    path = split.folder / manifest.MANIFEST
+    return tuple(manifest.read_manifest(split.folder)['distribution']) if path.exists() else ()
+  return VAD if name == 'vad' else split.labels
+
+
+def lengths(split: Split, names: Sequence[str]) -> dict[str, int]:
+  """How many entries each of these targets has."""
+  return {name: len(columns(split, name)) for name in names}
+
+
+def dense(record: dict[str, tf.Tensor], sizes: dict[str, int]) -> dict[str, tf.Tensor]:
+  """The parsed fields of one record in one shape for all records.
+
+  Args:
+    record: the parsed fields.
+    sizes: of `lengths`.
+
+  Returns:
+    'labels' float32 (C,), 1 for each class it has; 'distribution' float32 (D,), zero throughout where there is none;
+    'vad' float32 (3,), NaN where not annotated. Those that `sizes` names.
+  """
+  return {name: _MAKE[name](record[name], size) for name, size in sizes.items()}
+
+
+def _multi_hot(index_M: tf.Tensor, classes: int) -> tf.Tensor:
+  return tf.minimum(tf.reduce_sum(tf.one_hot(index_M, classes), axis=0), 1.0)
+
+
+def _shares(share_D: tf.Tensor, length: int) -> tf.Tensor:
+  return tf.ensure_shape(tf.pad(share_D, [[0, length - tf.size(share_D)]]), [length])
+
+
+_MAKE = {'labels': _multi_hot, 'distribution': _shares, 'vad': lambda vad_3, _: vad_3}
+
+
+def read(split: Split) -> dict[str, np.ndarray]:
+  """Every target of every record in position order, without a picture being decoded.
+
+  Returns:
+    'label' int32 (N,), -1 for none; the others as `dense` gives them, with N rows.
+
+  Raises:
+    UserError: a damaged shard.
+  """
+  failures, sizes = [], lengths(split, tuple(TARGETS))
+  parsing = fields(tuple(TARGETS)) | {'label': tf.io.FixedLenFeature([], tf.int64)}
+
+  def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+    record = tf.io.parse_single_example(serialized, parsing)
+    return {'label': tf.cast(record['label'], tf.int32)} | dense(record, sizes)
+
+  def serialized() -> Iterator[bytes]:
+    try:
+      yield from map(split.read, range(split.num_examples))
+    except UserError as error:  # TensorFlow would wrap it.
+      failures.append(error)
+
+  records = tf.data.Dataset.from_generator(serialized, output_signature=tf.TensorSpec((), tf.string))
+  parts = list(records.map(parse).batch(_READ_TOGETHER).as_numpy_iterator())
+  if failures:
+    raise failures[0]
+  return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

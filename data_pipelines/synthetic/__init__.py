@@ -1,0 +1,1 @@
+"""The verb `synthetic`: small drawn datasets in the real layouts."""

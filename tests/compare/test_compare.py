@@ -1,0 +1,189 @@
+"""A comparison runs every cell once, whatever is killed, names what fails and keeps the rest; no key is silent."""
+
+import json
+import os
+from pathlib import Path
+import re
+import signal
+import subprocess
+import sys
+import time
+
+from ml_collections import ConfigDict
+import pytest
+
+from configs import compare as shipped
+from data_pipelines.errors import UserError
+from tests.support import small_runs
+from uniemox_jax.compare.comparison import Cell, cell_config, cells_of, check, read_results
+from uniemox_jax.runtime.preemption import EXIT_CODE
+
+VERB = 'uniemox_jax.compare'
+
+
+def small_config(data_dir: str, initialisations: dict[str, str], datasets: tuple[str, ...], protocols: tuple[str, ...],
+                 seeds: int) -> ConfigDict:
+  """The demo's comparison with models and sets of the tests' size."""
+  config = shipped.get_config('demo')
+  config.initialisation = ConfigDict({name: {'init': init, 'change': {}} for name, init in initialisations.items()})
+  config.initialisations, config.datasets, config.protocols = tuple(initialisations), datasets, protocols
+  config.seeds, config.reference = seeds, 'scratch'
+  config.change = ConfigDict({'data_dir': data_dir, 'batch_size': 8, 'model': small_runs.ENCODER})
+  config.protocol.finetune.change.update({'epochs': 1, 'eval_every_epochs': 1, 'warmup_epochs': 0})
+  return config
+
+
+@pytest.fixture
+def config(data_dir) -> ConfigDict:
+  return small_config(data_dir, {'scratch': 'none', 'nowhere': 'runs/nowhere'}, ('emo8',), ('knn',), 1)
+
+
+@pytest.mark.parametrize('size', ['published', 'vitb16', 'demo'])
+def test_shipped_configs_define_every_cell(size):
+  config = shipped.get_config(size)
+  check(config)
+  every = shipped.get_config(size)
+  every.protocols = tuple(every.protocol)
+  for cell in cells_of(every):
+    cell_config(every, cell)
+
+
+@pytest.mark.parametrize(('key', 'value', 'said'), [
+    ('initialisations', ('uniemox', 'dino'), "'dino' of initialisations is not defined"),
+    ('protocols', ('zero_shot',), "'zero_shot' of protocols is not defined"),
+    ('reference', 'mae', "reference 'mae' is none of the initialisations"), ('seeds', 0, "'seeds' is 0")])
+def test_a_name_that_is_not_defined_is_one_line(key, value, said):
+  config = shipped.get_config('demo')
+  config[key] = value
+  with pytest.raises(UserError, match=re.escape(said)):
+    check(config)
+
+
+@pytest.mark.parametrize(('changes', 'said'), [
+    ({'protocols': ()}, "'protocols' is (): give one name or more"),
+    ({'datasets': ('emo8', 'emo8')}, 'each once'),
+    ({'protocol.linear': ConfigDict({'verb': 'probe', 'change': {}})}, "'protocol.linear.recipe' is missing"),
+    ({'initialisation.scratch': ConfigDict({'change': {}})}, "'initialisation.scratch.init' is missing")], ids=str)
+def test_a_config_that_cannot_run_is_one_line(changes, said):
+  config = shipped.get_config('demo')
+  for key, value in changes.items():
+    *section, name = key.split('.')
+    target = config[section[0]] if section else config
+    del target[name]
+    target[name] = value
+  with pytest.raises(UserError, match=re.escape(said)):
+    check(config)
+
+
+def test_a_change_of_another_shape_is_one_line(config):
+  config.change = ConfigDict({'model': 5})
+  with pytest.raises(UserError, match='change of the config does not fit'):
+    cell_config(config, Cell('scratch', 'emo8', 'knn', 0))
+
+
+def test_whoever_starts_cells_leaves_the_accelerator_to_them():
+  code = ('from uniemox_jax.compare import comparison\nfrom uniemox_jax.runtime import preemption\npreemption.watch()\npreemption.check()\n'
+          'from jax._src import xla_bridge\nassert not xla_bridge._backends')
+  subprocess.run([sys.executable, '-c', code], check=True, cwd=small_runs.ROOT)
+
+
+def test_an_unknown_key_is_named():
+  config = shipped.get_config('demo')
+  config.colour = 'blue'
+  with pytest.raises(UserError, match="'colour' is unknown"):
+    check(config)
+
+
+def test_a_change_that_no_recipe_reads_is_named(config):
+  config.change.learning_rate = 1.0
+  with pytest.raises(UserError, match="'learning_rate' is unknown"):
+    cell_config(config, Cell('scratch', 'emo8', 'knn', 0))
+
+
+def test_initialisations_differ_in_nothing_but_what_they_say_of_themselves():
+  config = shipped.get_config()
+  ours, clip = (cell_config(config, Cell(name, 'emo8', 'finetune', 1)).to_dict() for name in ('uniemox', 'clip'))
+  assert clip['init'] != ours['init']
+  assert clip['model'] == ours['model'] | config.initialisation.clip.change.model.to_dict()
+  assert {key for key in ours if ours[key] != clip[key]} == {'init', 'model'}
+
+
+def test_cells_of_other_values_are_neither_shown_nor_gone_on_with(config, tmp_path):
+  cell = Cell('scratch', 'emo8', 'knn', 0)
+  folder = tmp_path / cell.name
+  folder.mkdir(parents=True)
+  (folder / 'config.json').write_text(json.dumps(cell_config(config, cell).to_dict()))
+  assert read_results({cell: cell_config(config, cell)}, str(tmp_path)) == {}
+  (folder / 'result.json').write_text(json.dumps({'top1': 0.5}))
+  assert list(read_results({cell: cell_config(config, cell)}, str(tmp_path))) == [cell]
+  (folder / 'result.json').unlink()
+  config.initialisation.scratch.init = 'runs/other'
+  with pytest.raises(UserError, match='holds a run with other values of init'):
+    read_results({cell: cell_config(config, cell)}, str(tmp_path))
+
+
+def run(config: ConfigDict, workdir: Path, *arguments: str) -> tuple[int, str]:
+  process = small_runs.start(small_runs.command(VERB, config, workdir, *arguments))
+  said = process.communicate(timeout=3000)[0]
+  return process.returncode, said
+
+
+def test_a_cell_that_fails_is_named_and_the_others_are_told(config, tmp_path):
+  code, said = run(config, tmp_path / 'compare')
+  assert code == 2, said
+  assert said.strip().splitlines()[-1].startswith('error: 1 cells failed: nowhere/emo8/knn/seed0 (error: '), said
+  content = json.loads((tmp_path / 'compare' / 'comparison.json').read_text())
+  assert [row['initialisation'] for row in content['summaries']] == ['scratch']
+  assert content['failures'][0]['cell'] == ['nowhere', 'emo8', 'knn', 0]
+  assert 'runs/nowhere' in content['failures'][0]['said']
+  assert 'Traceback' not in said + content['failures'][0]['said']
+
+
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_cell_ends_with_whoever_started_it(config, tmp_path, number):
+  config.protocols, config.initialisations, config.seeds = ('finetune',), ('scratch',), 2
+  config.protocol.finetune.change.epochs = 1000
+  process = small_runs.start(small_runs.command(VERB, config, tmp_path / 'compare'))
+  log = tmp_path / 'compare' / 'scratch' / 'emo8' / 'finetune' / 'seed0' / 'log.txt'
+  deadline = time.monotonic() + 120
+  while not (log.exists() and 'finetune ' in log.read_text()):
+    assert time.monotonic() < deadline
+    time.sleep(0.2)
+  # A terminal sends Ctrl-C to the whole group.
+  (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+  process.wait(60)
+  assert process.returncode == {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: EXIT_CODE, signal.SIGINT: 2}[number]
+  while 'is saved in' not in log.read_text():
+    assert time.monotonic() < deadline, log.read_text()
+    assert number == signal.SIGKILL, 'it ended before its cell'
+    time.sleep(0.2)
+  assert not (log.parents[1] / 'seed1').exists()
+  assert not (log.parent / 'error.txt').exists()
+
+
+@pytest.mark.slow
+def test_36_cells_unattended_and_killed_in_the_middle(data_dir, clip_folder, tmp_path):
+  inits = {'scratch': 'none'}
+  for name, semantic in (('uniemox', 1.0), ('mae_only', 0.0)):
+    pretraining = small_runs.pretrain_config(data_dir, clip_folder, epochs=1)
+    pretraining.loss.contrastive = pretraining.loss.similarity = semantic
+    subprocess.run(small_runs.command('uniemox_jax.pretrain', pretraining, tmp_path / name), check=True,
+                   cwd=small_runs.ROOT)
+    inits[name] = str(tmp_path / name)
+  config = small_config(data_dir, inits, ('emo8', 'emoset'), ('finetune', 'linear'), 3)
+  workdir = tmp_path / 'compare'
+  process = small_runs.start(small_runs.command(VERB, config, workdir, '--jobs=2'))
+  for line in process.stdout:
+    if '14/36 cells' in line:
+      break
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  before = {path: path.stat().st_mtime_ns for path in workdir.rglob('result.json')}
+  code, said = run(config, workdir, '--jobs=2')
+  assert code == 0, said
+  assert 14 <= len(before) < 36
+  assert {path: path.stat().st_mtime_ns for path in before} == before
+  content = json.loads((workdir / 'comparison.json').read_text())
+  assert content['unfinished'] == 0
+  assert [row['runs'] for row in content['summaries']] == [3] * 12
+  assert '| - |' not in (workdir / 'comparison.md').read_text().split('Difference')[0]

@@ -1,0 +1,97 @@
+"""The Apache Beam path on the local runner."""
+
+import json
+import os
+import shutil
+import sys
+
+from PIL import Image
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from data_pipelines.build import build
+from data_pipelines.errors import UserError
+from data_pipelines.synthetic import datasets
+
+SIZES = {'train': 16, 'val': 8, 'test': 8}
+TABLES = ('manifest.json', 'rejects.csv', 'duplicates.csv')
+
+
+@pytest.fixture(scope='module')
+def emoset(tmp_path_factory):
+  """EmoSet's layout with something to reject, to pass over and to find twice."""
+  source = tmp_path_factory.mktemp('raw') / 'emoset'
+  datasets.write(source, 'emoset', datasets.plan('emoset', SIZES, seed=1), {'seed': 1})
+  (source / 'person_boxes.csv').unlink(missing_ok=True)
+  train, test = (json.loads((source / f'{split}.json').read_text()) for split in ('train', 'test'))
+  Image.new('RGB', (400, 300), 'red').save(source / train[0][-2], 'JPEG')
+  (source / train[1][-2]).write_bytes(b'')
+  shutil.copy(source / train[2][-2], source / test[0][-2])
+  annotation = source / train[3][-1]
+  annotation.write_text(json.dumps(json.loads(annotation.read_text()) | {'scene': 'moon_base'}))
+  rows = ['image,xmin,ymin,xmax,ymax,score', f'{train[0][-2]},10,10,99,99,0.9', f'{train[2][-2]},500,0,600,9,1']
+  (source / 'person_boxes.csv').write_text('\n'.join(rows))
+  return source
+
+
+@pytest.fixture(scope='module')
+def plain(emoset, tmp_path_factory):
+  """The folder of a build without Beam."""
+  return _built(emoset, tmp_path_factory.mktemp('plain'))
+
+
+def _built(source, data_dir, **options):
+  build('emoset', source, data_dir, max_rejects=0.1, **options)
+  return data_dir / 'emoset' / '1.0.0'
+
+
+def _examples(folder) -> dict[str, list[bytes]]:
+  """The serialized examples of each split, in order; the order of an example's fields means nothing."""
+  examples = {}
+  for split, info in tfds.builder_from_directory(folder).info.splits.items():
+    records = tf.data.TFRecordDataset([os.fspath(path) for path in info.filepaths]).as_numpy_iterator()
+    examples[split] = [tf.train.Example.FromString(record).SerializeToString(deterministic=True) for record in records]
+  return examples
+
+
+def _assert_same(folder, plain):
+  assert _examples(folder) == _examples(plain)
+  for table in TABLES:
+    assert (folder / table).read_bytes() == (plain / table).read_bytes()
+  assert {path.name for path in folder.iterdir()} == {path.name for path in plain.iterdir()}
+
+
+def test_the_corpus_has_something_to_tell(plain):
+  manifest = json.loads((plain / 'manifest.json').read_text())
+  assert (manifest['found'], manifest['read'], manifest['rejected']) == (32, 31, 1)
+  assert manifest['ignored'] == {'person boxes outside the picture': 1, 'scene: moon_base': 1}
+  assert manifest['duplicates_across_splits'] == 1
+
+
+def test_beam_builds_the_same_records_and_tables(emoset, plain, tmp_path):
+  pytest.importorskip('apache_beam')
+  _assert_same(_built(emoset, tmp_path, beam_runner='DirectRunner'), plain)
+
+
+@pytest.mark.slow
+def test_beam_builds_the_same_in_other_processes(emoset, plain, tmp_path):
+  pytest.importorskip('apache_beam')
+  options = ['runner=DirectRunner', 'direct_running_mode=multi_processing', 'direct_num_workers=2']
+  _assert_same(_built(emoset, tmp_path, beam_options=options), plain)
+
+
+def test_workers_that_see_no_pictures_end_in_one_line_and_leave_nothing(emoset, tmp_path):
+  pytest.importorskip('apache_beam')
+  source = shutil.copytree(emoset, tmp_path / 'raw')
+  for _, image, _ in json.loads((source / 'val.json').read_text()):
+    (source / image).write_bytes(b'')
+  with pytest.raises(UserError, match='workers could read no picture.*on every worker'):
+    _built(source, tmp_path / 'out', beam_runner='DirectRunner')
+  assert not list((tmp_path / 'out' / 'emoset').iterdir())
+
+
+def test_without_beam_installed_one_line_says_how_to_get_it(emoset, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'apache_beam.options.pipeline_options', None)
+  with pytest.raises(UserError, match=r"pip install 'uniemox_jax\[beam\]'"):
+    _built(emoset, tmp_path, beam_runner='DirectRunner')

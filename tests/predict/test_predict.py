@@ -1,0 +1,310 @@
+"""`predict`: a row for everything it is given, in order, the same after a kill; and one line for mistakes."""
+
+from collections.abc import Callable
+import io
+import json
+import os
+from pathlib import Path
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+from data_pipelines import images
+from data_pipelines.errors import UserError
+from tests.support.image_corpus import coloured, colourless, unusable
+from tests.support.predictions import LABELS, SMALL, assert_refused, draw, rows_of, save_random
+import uniemox_jax
+from uniemox_jax.models.classifier import Classifier
+from uniemox_jax.models.registry import Encoder
+from uniemox_jax.predict import inference
+from uniemox_jax.predict.inference import Predictor, fastest_batch
+from uniemox_jax.predict.prediction import predict
+from uniemox_jax.train.checkpoint import save_weights
+from uniemox_jax.train.state import builder, initial_params
+
+ROOT = Path(__file__).parents[2]
+COLUMNS = ['path', 'label', 'probability', 'p_amusement', 'p_awe', 'p_sadness', 'error']
+
+
+@pytest.fixture(scope='session')
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+  return save_random(tmp_path_factory.mktemp('run'))
+
+
+@pytest.fixture(scope='session')
+def other_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+  return save_random(tmp_path_factory.mktemp('other'), seed=1)
+
+
+@pytest.fixture(scope='session')
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+  folder = str(tmp_path_factory.mktemp('encoder'))
+  params = jax.device_get(initial_params(builder(Encoder, **SMALL), 0))
+  save_weights(folder, params, {'kind': 'encoder', 'model': SMALL})
+  return folder
+
+
+def probabilities(rows: list[dict[str, str]]) -> np.ndarray:
+  return np.array([[float(row[f'p_{label}']) for label in LABELS] for row in rows])
+
+
+def test_every_file_of_the_corpus_has_its_row(checkpoint: str, tmp_path: Path) -> None:
+  readable, broken = coloured() | colourless(), unusable()
+  folder = tmp_path / 'corpus'
+  folder.mkdir()
+  for name, data in (readable | {name: data for name, (data, _) in broken.items()}).items():
+    (folder / name).write_bytes(data)
+  (folder / 'gone.jpg').symlink_to('nowhere')
+  os.mkfifo(folder / 'pipe.jpg')
+  os.mkfifo(folder / 'another pipe')
+  summary = predict(checkpoint, [str(folder)], str(tmp_path / 'out.csv'))
+  rows = {Path(row['path']).name: row for row in rows_of(tmp_path / 'out.csv')}
+  reasons = {name: reason for name, (_, reason) in broken.items()} | {'gone.jpg': 'No such file', 'pipe.jpg': 'a pipe'}
+  passed_over = {'paper.pdf', 'drawing.svg'}
+  assert rows.keys() == readable.keys() | reasons.keys() - passed_over
+  assert list(rows) == sorted(rows)
+  for name, row in rows.items():
+    if name in readable:
+      assert not row['error'] and abs(probabilities([row]).sum() - 1) < 1e-5
+    else:
+      assert re.search(reasons[name], row['error']), row
+      assert not any(row[column] for column in COLUMNS if column not in ('path', 'error'))
+  assert (summary.predicted, summary.unreadable) == (len(readable), len(reasons) - len(passed_over))
+
+
+def test_probabilities_are_those_of_the_python_api(checkpoint: str, tmp_path: Path) -> None:
+  """To 0.01 here, where differences of 1 in a pixel meet a head of large weights; docs/predict.md measures more."""
+  paths = draw(tmp_path / 'pictures', 20)
+  predict(checkpoint, paths, str(tmp_path / 'out.csv'))
+  rows = rows_of(tmp_path / 'out.csv')
+  classifier = uniemox_jax.load_classifier(checkpoint)
+  theirs = classifier.predict_proba(np.stack([np.asarray(Image.open(path)) for path in paths]))
+  np.testing.assert_allclose(probabilities(rows), theirs, atol=0.01)
+  assert [row['label'] for row in rows] == [LABELS[index] for index in theirs.argmax(1)]
+  assert all(float(row['probability']) == float(row[f"p_{row['label']}"]) for row in rows)
+  assert len({row['label'] for row in rows}) > 1
+
+
+@pytest.mark.parametrize('size', [(500, 375), (64, 130), (97, 96), (1000, 300), (40, 60), (256, 341)])
+def test_view_is_that_of_evaluation(size: tuple[int, int]) -> None:
+  from data_pipelines.batches import augment
+
+  small = np.random.default_rng(0).integers(0, 256, (size[1] // 6, size[0] // 6, 3), np.uint8)
+  buffer = io.BytesIO()
+  Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(buffer, 'JPEG', quality=95)
+  for side in (96, 224):
+    ours = images.evaluation_view(Image.open(buffer), side).astype(int)
+    theirs = augment.evaluation_view(buffer.getvalue(), side).numpy().astype(int)
+    assert np.abs(ours - theirs).max() <= 2 and np.abs(ours - theirs).mean() < 0.3
+
+
+def test_files_folders_globs_and_lists_keep_their_order_and_are_predicted_once(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+  first, second = draw(tmp_path / 'b', 2), draw(tmp_path / 'a' / 'deep [1]', 2, seed=1)
+  (tmp_path / 'a' / 'notes.md').write_text('no picture')
+  (tmp_path / 'a' / '.hidden.png').write_bytes(b'')
+  listed = draw(tmp_path / 'c', 3, seed=2)
+  (tmp_path / 'list.txt').write_text(f'{listed[2]}\r\n\n{listed[0]}\n{tmp_path}/missing, "now".png\n{first[0]}\n')
+  predict(checkpoint, [first[1], str(tmp_path / 'list.txt'), str(tmp_path / 'a'), str(tmp_path / '[b-c]' / '*1.png')],
+          str(tmp_path / 'out.csv'))
+  paths = [row['path'] for row in rows_of(tmp_path / 'out.csv')]
+  assert paths == [first[1], listed[2], listed[0], f'{tmp_path}/missing, "now".png', first[0], *second, listed[1]]
+  said = capsys.readouterr().err
+  assert '7 predicted, 1 unreadable' in said and 'No such file' in said
+  assert '1 named again' in said and '1 *.md' in said and '1 .*' in said
+
+
+def test_names_that_are_no_text_stay_on_one_line(checkpoint: str, tmp_path: Path) -> None:
+  path = draw(tmp_path / 'pictures', 1)[0]
+  os.rename(path, os.fsencode(tmp_path / 'pictures') + b'/a\nb\xff.png')
+  for _ in range(2):
+    predict(checkpoint, [str(tmp_path / 'pictures')], str(tmp_path / 'out.csv'), append=True)
+  lines = (tmp_path / 'out.csv').read_text(encoding='utf-8').splitlines()
+  assert len(lines) == 2 and r'a\nb\xff.png,' in lines[1]
+
+
+def test_json_lines_hold_what_csv_holds(checkpoint: str, tmp_path: Path) -> None:
+  draw(tmp_path / 'pictures', 3)
+  (tmp_path / 'pictures' / 'broken.jpg').write_bytes(b'')
+  for name in ('out.csv', 'out.jsonl'):
+    predict(checkpoint, [str(tmp_path / 'pictures')], str(tmp_path / name))
+  objects = [json.loads(line) for line in (tmp_path / 'out.jsonl').read_text().splitlines()]
+  for row, found in zip(rows_of(tmp_path / 'out.csv'), objects, strict=True):
+    assert list(found) == list(row) == COLUMNS
+    assert {key: '' if value is None else f'{value:.6f}' if isinstance(value, float) else value
+            for key, value in found.items()} == row
+
+
+def test_without_out_the_table_is_standard_output(checkpoint: str, tmp_path: Path) -> None:
+  draw(tmp_path / 'pictures', 3)
+  predict(checkpoint, [str(tmp_path / 'pictures')], str(tmp_path / 'out.csv'))
+  done = subprocess.run([sys.executable, '-m', 'uniemox_jax.predict', f'--checkpoint={checkpoint}',
+                         str(tmp_path / 'pictures')], cwd=ROOT, capture_output=True, text=True, check=True)
+  assert done.stdout == (tmp_path / 'out.csv').read_text()
+  assert done.stderr.endswith('standard output: 3 predicted, 0 unreadable\n')
+
+
+@pytest.mark.parametrize('name', ['out.csv', 'out.jsonl'])
+@pytest.mark.parametrize('cut', [1, 40, 700, 1500])
+def test_cut_table_is_completed_to_the_same_bytes(checkpoint: str, tmp_path: Path, name: str, cut: int) -> None:
+  draw(tmp_path / 'pictures', 30)
+  (tmp_path / 'pictures' / '0013x.png').write_bytes(b'')
+  whole, resumed = tmp_path / f'whole_{name}', tmp_path / name
+  for out in (whole, resumed):
+    predict(checkpoint, [str(tmp_path / 'pictures')], str(out), batch_size=8)
+  resumed.write_bytes(whole.read_bytes()[:cut])
+  predict(checkpoint, [str(tmp_path / 'pictures')], str(resumed), append=True)
+  assert resumed.read_bytes() == whole.read_bytes()
+
+
+def test_killed_run_is_completed_to_the_same_bytes(checkpoint: str, tmp_path: Path) -> None:
+  draw(tmp_path / 'pictures', 3000)
+  predict(checkpoint, [str(tmp_path / 'pictures')], str(tmp_path / 'whole.csv'), batch_size=8)
+  out = tmp_path / 'out.csv'
+  arguments = [sys.executable, '-m', 'uniemox_jax.predict', f'--checkpoint={checkpoint}', f'--out={out}',
+               '--append', '--batch_size=8', str(tmp_path / 'pictures')]
+  with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+    deadline = time.monotonic() + 120
+    while not (out.exists() and out.stat().st_size > 5000):
+      assert process.poll() is None and time.monotonic() < deadline
+      time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+  written = out.read_bytes()
+  assert written.count(b'\n') < 2900
+  assert (tmp_path / 'whole.csv').read_bytes().startswith(written[:written.rfind(b'\n') + 1])
+  subprocess.run(arguments, cwd=ROOT, stderr=subprocess.DEVNULL, check=True)
+  assert out.read_bytes() == (tmp_path / 'whole.csv').read_bytes()
+
+
+def test_other_pictures_are_appended(checkpoint: str, tmp_path: Path) -> None:
+  first, second = draw(tmp_path / 'a', 3), draw(tmp_path / 'b', 3, seed=1)
+  predict(checkpoint, first, str(tmp_path / 'out.csv'))
+  before = (tmp_path / 'out.csv').read_bytes()
+  predict(checkpoint, [*second, *first], str(tmp_path / 'out.csv'), append=True)
+  assert (tmp_path / 'out.csv').read_bytes().startswith(before)
+  assert [row['path'] for row in rows_of(tmp_path / 'out.csv')] == first + second
+
+
+def test_batch_size_changes_no_probability(checkpoint: str, tmp_path: Path) -> None:
+  paths = draw(tmp_path / 'pictures', 11)
+  for size in (8, 16):
+    predict(checkpoint, paths, str(tmp_path / f'{size}.csv'), batch_size=size)
+  one, other = (probabilities(rows_of(tmp_path / f'{size}.csv')) for size in (8, 16))
+  np.testing.assert_allclose(one, other, atol=2e-6)
+
+
+class TestBatchSize:
+  """What is chosen by the time that each size takes, in seconds."""
+
+  @staticmethod
+  def simulated(largest: int, fixed: float = 1.0) -> Callable[[int], float]:
+    """Time that a device takes which holds `largest` rows: the same up to 256, where it is fully at work."""
+    def seconds(rows: int) -> float:
+      if rows > largest:
+        raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
+      return fixed * max(1, rows / 256)
+
+    return seconds
+
+  @pytest.mark.parametrize(('largest', 'most', 'devices', 'chosen'), [
+      (10_000, 10_000, 1, 256), (100, 10_000, 1, 64), (20, 10_000, 1, 16), (10_000, 5, 1, 5), (10_000, 10_000, 8, 256),
+      (10_000, 3, 8, 8)])
+  def test_doubles_until_no_longer_faster_or_out_of_memory(self, largest, most, devices, chosen):
+    assert fastest_batch(self.simulated(largest), most, devices) == chosen
+
+  def test_model_that_does_not_fit_is_a_line(self):
+    with pytest.raises(UserError, match='does not fit into the memory'):
+      fastest_batch(self.simulated(0), 100, 1)
+
+  def test_another_error_is_not_taken_for_memory(self):
+    def seconds(rows: int) -> float:
+      raise jax.errors.JaxRuntimeError('INTERNAL: broken')
+
+    with pytest.raises(jax.errors.JaxRuntimeError):
+      fastest_batch(seconds, 100, 1)
+
+  def test_few_pictures_make_a_small_batch(self, checkpoint: str) -> None:
+    predictor = Predictor(checkpoint)
+    assert inference.batch_size(predictor, 1) == predictor.devices
+    assert inference.batch_size(predictor, 10**6) == inference.CPU_BATCH * predictor.devices
+
+
+MISTAKES: dict[str, tuple[list[str], str, str]] = {
+  'nothing given': ([], 'IMAGE_OR_FOLDER', 'give it'),
+  'missing path': (['{tmp}/nope.jpg'], 'nope.jpg', 'give picture files'),
+  'glob without a match': (['{tmp}/*.gif'], '*.gif', 'give picture files'),
+  'folder without pictures': (['{tmp}/texts'], '1 *.md', 'give picture files'),
+  'empty list': (['{tmp}/empty.txt'], 'empty.txt', 'a path a line'),
+  'nothing that can be read': (['{tmp}/broken.jpg'], 'empty file', 'give pictures that can'),
+  'append to standard output': (['{tmp}/pictures', '--append'], '--append', 'add --out='),
+  'table that is there': (['{tmp}/pictures', '--out={tmp}/made.csv'], 'made.csv', '--append'),
+  'table of another program': (
+      ['{tmp}/pictures', '--out={tmp}/foreign.csv', '--append'], 'foreign.csv', 'another --out'),
+  'table in another format': (
+      ['{tmp}/pictures', '--out={tmp}/made.csv', '--format=jsonl', '--append'], 'format', 'another --out'),
+  'table where none can be': (['{tmp}/pictures', '--out={tmp}/broken.jpg/out.csv'], 'out.csv', 'another --out'),
+  'unknown format': (['{tmp}/pictures', '--format=xml'], 'xml', '--help'),
+  'batch of none': (['{tmp}/pictures', '--batch_size=0'], 'batch_size', '--help'),
+}
+
+
+@pytest.fixture(scope='module')
+def folder(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+  """What the mistakes are made with."""
+  folder = tmp_path_factory.mktemp('mistakes')
+  draw(folder / 'pictures', 2)
+  (folder / 'texts').mkdir()
+  (folder / 'texts' / 'notes.md').write_text('no picture')
+  for name in ('broken.jpg', 'empty.txt', 'foreign.csv'):
+    (folder / name).write_text('')
+  predict(checkpoint, [str(folder / 'pictures')], str(folder / 'made.csv'))
+  return folder
+
+
+@pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")
+@pytest.mark.parametrize(('arguments', 'thing', 'remedy'), MISTAKES.values(), ids=MISTAKES)
+def test_mistake_is_one_line(command: Callable[..., int], assert_one_line: Callable[..., None], folder: Path,
+                             capsys: pytest.CaptureFixture, checkpoint: str, arguments: list[str], thing: str,
+                             remedy: str) -> None:
+  made = (folder / 'made.csv').read_bytes()
+  code = command('uniemox_jax.predict', f'--checkpoint={checkpoint}',
+                 *(argument.format(tmp=folder) for argument in arguments))
+  assert_one_line(code, capsys.readouterr().err, thing, remedy)
+  assert (folder / 'made.csv').read_bytes() == made
+
+
+@pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")
+@pytest.mark.parametrize(('weights', 'thing', 'remedy'), [
+    ('encoder', "kind 'encoder'", 'fine-tuning'), ('folder', 'no checkpoint', 'give the --workdir'),
+    ('other_checkpoint', 'weights', 'another --out')])
+def test_other_weights_are_one_line(
+    command: Callable[..., int], assert_one_line: Callable[..., None], folder: Path, capsys: pytest.CaptureFixture,
+    request: pytest.FixtureRequest, weights: str, thing: str, remedy: str) -> None:
+  code = command('uniemox_jax.predict', f'--checkpoint={request.getfixturevalue(weights)}', folder / 'pictures',
+                 f'--out={folder}/made.csv', '--append')
+  assert_one_line(code, capsys.readouterr().err, thing, remedy)
+
+
+def test_reader_that_goes_away_is_one_line(checkpoint: str, tmp_path: Path) -> None:
+  draw(tmp_path / 'pictures', 400)
+  done = subprocess.run(f'{sys.executable} -m uniemox_jax.predict --checkpoint={checkpoint} {tmp_path}/pictures '
+                        '--batch_size=1 | true', shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+  errors = [line for line in done.stderr.replace('\r', '\n').splitlines() if line and not line.startswith('predicting')]
+  assert len(errors) == 1 and errors[0].startswith('error: nobody reads'), done.stderr
+
+
+def test_weights_that_are_broken_are_named(checkpoint: str, tmp_path: Path) -> None:
+  model = SMALL | {'classes': 3}
+  params = jax.device_get(initial_params(builder(Classifier, **model), 0))
+  params['head']['bias'] = np.full(3, np.nan, np.float32)
+  save_weights(str(tmp_path / 'run'), params, {'kind': 'classifier', 'model': model, 'labels': LABELS})
+  draw(tmp_path / 'pictures', 2)
+  assert_refused(lambda: predict(str(tmp_path / 'run'), [str(tmp_path / 'pictures')], str(tmp_path / 'out.csv')),
+                 'weights are broken')

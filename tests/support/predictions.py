@@ -1,0 +1,48 @@
+"""What the tests of `predict` share: a tiny classifier, pictures, and the table read back."""
+
+from collections.abc import Callable
+import csv
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+from data_pipelines.errors import UserError
+from uniemox_jax.models.classifier import Classifier
+from uniemox_jax.train.checkpoint import save_weights
+from uniemox_jax.train.state import builder, initial_params
+
+LABELS = ['amusement', 'awe', 'sadness']
+SMALL = {'image_size': 32, 'patch_size': 8, 'width': 16, 'depth': 2, 'heads': 2}
+
+
+def save_random(folder: Path, seed: int = 0) -> str:
+  """A tiny classifier whose classes depend on the picture."""
+  model = SMALL | {'classes': len(LABELS)}
+  params = jax.device_get(initial_params(builder(Classifier, **model), seed))
+  params['head']['kernel'] = np.random.default_rng(seed).normal(size=(16, 3)).astype(np.float32)
+  save_weights(str(folder), params, {'kind': 'classifier', 'model': model, 'labels': LABELS})
+  return str(folder)
+
+
+def draw(folder: Path, count: int, seed: int = 0) -> list[str]:
+  """Noisy PNGs, all different."""
+  rng = np.random.default_rng(seed)
+  folder.mkdir(parents=True, exist_ok=True)
+  paths = [folder / f'{index:04d}.png' for index in range(count)]
+  for path in paths:
+    Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize((48, 40)).save(path)
+  return [str(path) for path in paths]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+  with path.open(newline='', encoding='utf-8') as file:
+    return list(csv.DictReader(file))
+
+
+def assert_refused(call: Callable[[], Any], match: str) -> None:
+  with pytest.raises(UserError, match=match):
+    call()

@@ -1,0 +1,100 @@
+"""Runs small enough for tests, of the real verbs on real records: pretraining and fine-tuning in seconds."""
+
+import os
+from pathlib import Path
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+
+from configs import demo
+from data_pipelines import build
+from data_pipelines.synthetic import datasets
+from uniemox_jax.models.clip import CLIPConfig, Tower
+from uniemox_jax.teacher.frozen_clip import abstract_clip, save_clip
+from uniemox_jax.train.checkpoint import load_checkpoint
+
+ROOT = Path(__file__).parents[2]
+ENCODER = {'image_size': 32, 'patch_size': 8, 'width': 16, 'depth': 2, 'heads': 2}
+
+
+def write_records(folder: Path, seed: int = 0) -> str:
+  """Records of small drawn sets, 40 train, 16 val and 24 test pictures each; their data_dir."""
+  for dataset in ('emoset', 'emo8'):
+    plans = datasets.plan(dataset, {'train': 40, 'val': 16, 'test': 24}, seed=seed)
+    datasets.write(folder / 'raw' / dataset, dataset, plans, {})
+    build.build(dataset, folder / 'raw' / dataset, folder / 'data')
+  return str(folder / 'data')
+
+
+def random_clip() -> tuple[CLIPConfig, dict[str, Any]]:
+  """A CLIP of 16-wide towers with OpenAI's vocabulary, its parameters random and none of them zero."""
+  config = CLIPConfig(vision=Tower(16, 2, 2, 32), text=Tower(16, 3, 4, 24), image_size=32, patch_size=8,
+                      projection_dim=12)
+  rng = np.random.default_rng(0)
+  return config, jax.tree.map(lambda x: (0.2 * rng.standard_normal(x.shape)).astype(np.float32),
+                              abstract_clip(config)[1])
+
+
+def write_teacher(folder: Path) -> Path:
+  """`random_clip` in Hugging Face form."""
+  save_clip(folder, *random_clip())
+  return folder
+
+
+def pretrain_config(data_dir: str, teacher: Path, epochs: int = 2) -> ConfigDict:
+  """7 steps an epoch."""
+  config = demo.get_config('pretrain')
+  config.data_dir, config.teacher = data_dir, str(teacher)
+  config.batch_size, config.epochs, config.log_every, config.save_every, config.images_every = 8, epochs, 1, 3, 6
+  config.model.update(ENCODER | {'decoder_width': 12, 'decoder_depth': 1, 'decoder_heads': 2})
+  return config
+
+
+def finetune_config(data_dir: str, epochs: int = 2) -> ConfigDict:
+  """5 steps an epoch, all of them with mixup, cutmix and drop-path."""
+  config = demo.get_config('finetune')
+  config.data_dir, config.batch_size, config.epochs, config.eval_every_epochs = data_dir, 8, epochs, 1
+  config.log_every = 1
+  config.model.update(ENCODER)
+  config.regularisation.update({'mixup': 0.8, 'cutmix': 1.0, 'drop_path': 0.2})
+  return config
+
+
+def command(verb: str, config: ConfigDict, workdir: Path, *arguments: str) -> list[str]:
+  """`python -m VERB` with this config, written beside the workdir."""
+  path = workdir.with_name(f'{workdir.name}_config.py')
+  path.write_text('from ml_collections import ConfigDict\ndef get_config():\n'
+                  f'  return ConfigDict({config.to_dict()!r})\n')
+  return [sys.executable, '-m', verb, f'--config={path}', f'--workdir={workdir}', *arguments]
+
+
+def start(arguments: list[str], devices: int = 1, **environment: str) -> subprocess.Popen:
+  """Starts a command as a shell would, in a group of its own, on emulated devices; its output can be read line by line.
+  """
+  flags = f'--xla_force_host_platform_device_count={devices}'
+  values = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONUNBUFFERED': '1'} | environment
+  return subprocess.Popen(arguments, cwd=ROOT, env=values, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          process_group=0)
+
+
+def same_weights(one: Path, other: Path) -> bool:
+  """Whether two runs ended at the same step with the same parameters, to the bit."""
+  ours, theirs = load_checkpoint(str(one)), load_checkpoint(str(other))
+  return ours.step == theirs.step and jax.tree.structure(ours.params) == jax.tree.structure(theirs.params) and all(
+      a.tobytes() == b.tobytes() for a, b in zip(jax.tree.leaves(ours.params), jax.tree.leaves(theirs.params)))
+
+
+def start_group(arguments: list[str], processes: int, devices: int = 1) -> list[subprocess.Popen]:
+  """Starts a command in several processes that find each other, with so many emulated devices each."""
+  if processes == 1:
+    return [start(arguments, devices)]
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{probe.getsockname()[1]}'
+  return [start(arguments, devices, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=str(processes),
+                JAX_PROCESS_ID=str(index)) for index in range(processes)]

@@ -1,0 +1,134 @@
+"""The benchmark of the step compares like with like: the same losses, FLOPs as counted, and a report that is whole."""
+
+from typing import Any
+
+from flax import traverse_util
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+from benchmarks import step_profile, step_sizes, train_step
+from uniemox_jax.runtime.files import read_json, write_json
+
+torch = pytest.importorskip('torch')
+from benchmarks.torch_step import TorchStep, TwoViews
+
+BATCH = 3
+RENAMED = {'encoder': 'student', 'project': 'student.project', 'layers': '', 'attention': '', 'mlp': '',
+           'kernel': 'weight', 'scale': 'weight'}
+
+
+@pytest.fixture
+def config() -> ConfigDict:
+  config = step_sizes.load('demo')
+  config.size, config.batch_size = 'tiny', BATCH
+  config.model.update(image_size=32, patch_size=8, width=24, depth=2, heads=2, decoder_width=12, decoder_depth=1,
+                      decoder_heads=2)
+  config.teacher_shape.update(image_size=32, patch_size=8, width=16, depth=2, heads=2, projection=12)
+  config.text_shape.update(width=16, depth=1, heads=2)
+  return config
+
+
+def torch_tensors(params: dict[str, Any], patch_size: int) -> dict[str, Any]:
+  """Our parameters by the names of `TwoViews`."""
+  tensors = {}
+  for path, leaf in traverse_util.flatten_dict(jax.device_get(params)).items():
+    names = [RENAMED.get(name, name) for name in path]
+    if path[0] == 'vision':
+      names[1:] = [name.removeprefix('student.') for name in names[1:]]
+    if path[0] == 'decoder':
+      own = path[1] in ('predict', 'mask_token')
+      names[:2] = ['student', path[1] if own else f'decoder_{path[1]}']
+    stacked = 'layers' in path
+    for layer, array in enumerate(leaf if stacked else [leaf]):
+      if path[-1] == 'kernel':
+        array = array.T
+        if 'patch_embed' in path:
+          array = array.reshape(-1, patch_size, patch_size, 3).transpose(0, 3, 1, 2)
+      name = '.'.join(filter(None, [str(layer) if one == '' and path[at] == 'layers' else one
+                                    for at, one in enumerate(names)]))
+      tensors[name] = torch.tensor(array.copy())
+  return tensors
+
+
+def test_both_steps_have_the_same_losses(config: ConfigDict, assert_parity) -> None:
+  from benchmarks.ours_step import OurStep
+  batch = step_sizes.random_batch(config)
+  ours, theirs = OurStep(config, batch), TorchStep(**step_sizes.torch_arguments(config), batch=batch)
+  tensors = torch_tensors(ours.state.params | {'vision': ours.frozen['vision']}, config.model.patch_size)
+  missing, unexpected = theirs.module.load_state_dict(tensors, strict=False)
+  assert not unexpected and all(name.startswith('language.') for name in missing)
+  noise = jax.random.uniform(jax.random.fold_in(ours.key, 0), (BATCH, 2, 16))
+  with torch.no_grad():
+    ours.batch['text'] = jax.device_put(theirs.module.language(theirs.batch['ids']).numpy(),
+                                        ours.batch['text'].sharding)
+    losses = theirs.module(theirs.batch['scene'], theirs.batch['person'], theirs.batch['ids'],
+                           torch.tensor(np.asarray(noise)).transpose(0, 1))
+  with jax.default_matmul_precision('highest'):
+    assert ours.run(1) == pytest.approx(sum(losses.values()).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize('size', ['tiny', *step_sizes.SIZES])
+def test_flops_of_the_original_are_those_that_pytorch_counts(config: ConfigDict, size: str) -> None:
+  from torch.utils.flop_counter import FlopCounterMode
+  if size != 'tiny':
+    config = step_sizes.load(size)
+    config.batch_size = BATCH
+  parts = step_sizes.original_flops(config)
+  model, patches = config.model, (config.model.image_size // config.model.patch_size) ** 2
+  with torch.device('meta'), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+    module = TwoViews(**step_sizes.torch_arguments(config))
+    batch = {name: torch.tensor(rows, device='meta') for name, rows in step_sizes.random_batch(config).items()}
+    with FlopCounterMode(display=False) as forward:
+      losses = module(batch['scene'], batch['person'], batch['ids'], noise_2xBxL=torch.rand(2, BATCH, patches))
+    with FlopCounterMode(display=False) as backward:
+      sum(losses.values()).backward()
+  assert forward.get_total_flops() == BATCH * sum(parts.values())
+  # The convention is twice the forward pass; but pixels and caption embeddings need no gradient.
+  never = 2 * 2 * patches * 3 * model.patch_size**2 * model.width + 2 * BATCH * model.decoder_width
+  assert backward.get_total_flops() == BATCH * (2 * parts['student'] - never)
+  assert step_sizes.original_training_flops(config) == sum(parts.values()) + 2 * parts['student']
+
+
+@pytest.mark.parametrize('size', step_sizes.SIZES)
+def test_our_step_needs_at_most_90_percent_of_the_originals_flops(size: str) -> None:
+  config = step_sizes.load(size)
+  assert step_sizes.our_flops(config) <= train_step.MAX_WORK_RATIO * step_sizes.original_training_flops(config)
+
+
+def test_report_is_whole_and_no_process_loads_tensorflow(config: ConfigDict, tmp_path) -> None:
+  report = train_step.measure(config, 'cpu', steps=1, turns=2, profile=True)
+  assert report['implementations'].keys() == {'ours', 'eager'}
+  for row in report['implementations'].values():
+    assert np.isfinite(row['loss']) and row['examples_per_second'] > 0 and row['cpu_milliseconds_per_example'] > 0
+    assert len(row['examples_per_second_by_turn']) == 2 and row['mfu'] is None
+    assert 'jax' in row['modules'] and 'tensorflow' not in row['modules']
+  assert report['times_as_fast_as']['eager']['least'] <= report['times_as_fast_as']['eager']['median']
+  assert sum(row['share'] for row in report['profile']) == pytest.approx(1.0)
+  assert {row['kind'] for row in report['profile']} <= set(step_profile.KINDS)
+  assert report['profile'][0]['longest']
+  table = train_step.table(report)
+  assert '| ours |' in table and '| PyTorch |' in table and 'not measured' in table
+  write_json(str(tmp_path / 'report.json'), report)
+  assert read_json(str(tmp_path / 'report.json')) == report
+
+
+def test_utilisation_is_of_the_devices_peak_where_it_is_known() -> None:
+  timed = [{'seconds': 2.0, 'cpu_seconds': 1.0, 'loss': 1.0}]
+  row = train_step._implementation({'device': 'NVIDIA H100 80GB HBM3'}, timed, 10, flops=10**13, product=10**14)
+  assert row['mfu'] == pytest.approx(5 * 1e13 / 989e12)
+  assert row['share_of_product_rate'] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(('argument', 'thing', 'remedy'), [
+    ('--size=huge', '--size', 'vitb16'), ('--platform=gpu', '--platform=gpu', 'install')])
+def test_mistakes_end_in_one_line(argument, thing, remedy, command, assert_one_line, capsys, monkeypatch) -> None:
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+  assert_one_line(command('benchmarks.train_step', argument), capsys.readouterr().err, thing, remedy)
+
+
+def test_a_step_that_cannot_be_built_ends_in_one_line(config: ConfigDict) -> None:
+  config.model.patch_size = 7
+  with pytest.raises(train_step.UserError, match=r'ours ended with code 1 .*not divisible.*--batch_size'):
+    train_step.measure(config, 'cpu', steps=1, turns=1, profile=False)

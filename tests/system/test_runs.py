@@ -1,0 +1,231 @@
+"""The verbs on tiny records: what they leave behind, resuming after a kill, and one way to read every checkpoint."""
+
+import json
+import os
+from pathlib import Path
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+from data_pipelines.errors import UserError
+from tests.support import small_runs
+import uniemox_jax
+from uniemox_jax.evaluate import evaluate
+from uniemox_jax.finetune import finetune
+from uniemox_jax.pretrain import pretrain
+from uniemox_jax.runtime.clock import Profile
+from uniemox_jax.runtime.run_log import RunLog, read_metrics
+from uniemox_jax.teacher.frozen_clip import save_clip
+from uniemox_jax.train.checkpoint import load_checkpoint
+from uniemox_jax.train.config import keep_config
+
+
+@pytest.fixture
+def pretrain_config(data_dir: str, clip_folder: Path) -> ConfigDict:
+  config = small_runs.pretrain_config(data_dir, clip_folder)
+  config.mesh.data = 8
+  return config
+
+
+@pytest.fixture
+def finetune_config(data_dir: str) -> ConfigDict:
+  return small_runs.finetune_config(data_dir)
+
+
+@pytest.fixture(scope='module')
+def shared() -> dict[str, str]:
+  """Folders of runs that later tests read."""
+  return {}
+
+
+def leaves(path: str) -> list[np.ndarray]:
+  return jax.tree.leaves(load_checkpoint(path).params)
+
+
+def test_pretraining_leaves_what_the_design_promises(pretrain_config, tmp_path, shared):
+  pretrain(pretrain_config, str(tmp_path), Profile(2, 3))
+  assert {'checkpoints', 'metrics.jsonl', 'tensorboard', 'reconstructions', 'config.json'} <= set(os.listdir(tmp_path))
+  lines = read_metrics(str(tmp_path))
+  assert [line['step'] for line in lines] == list(range(1, 15))
+  assert {'loss', 'contrastive', 'similarity', 'reconstruction', 'lr'} <= lines[0].keys()
+  assert lines[-1]['examples_per_second'] == pytest.approx(8 * lines[-1]['examples_per_second_per_device'])
+  assert {'compile_seconds', 'evaluate_seconds', 'save_seconds'} <= {name for line in lines for name in line}
+  assert 'examples_per_second' not in lines[0]
+  assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
+  assert any(name.startswith('events') for name in os.listdir(tmp_path / 'tensorboard'))
+  shared['pretrain'] = str(tmp_path)
+
+
+def test_running_again_after_the_end_changes_nothing(pretrain_config, shared):
+  before, lines = leaves(shared['pretrain']), read_metrics(shared['pretrain'])
+  pretrain(pretrain_config, shared['pretrain'])
+  assert all(np.array_equal(a, b) for a, b in zip(before, leaves(shared['pretrain']), strict=True))
+  assert read_metrics(shared['pretrain']) == lines
+
+
+def test_a_resumed_run_goes_on_saying_what_it_began_from(pretrain_config, shared, capsys):
+  pretrain_config.init = 'elsewhere'
+  keep_config(pretrain_config, shared['pretrain'])
+  assert "--config.init=elsewhere is not used: the run" in capsys.readouterr().out
+  assert json.loads(Path(shared['pretrain'], 'config.json').read_text())['init'] == 'none'
+
+
+@pytest.mark.parametrize(('profile', 'traced'), [
+    (Profile(1, 2, from_start=True), True), (Profile(10, 13), True), (Profile(13, 50), True), (Profile(2, 5), False)])
+def test_a_resumed_run_traces_what_is_left_of_the_steps_asked_for(
+    pretrain_config, shared, tmp_path, capsys, profile, traced):
+  shutil.copytree(shared['pretrain'], tmp_path / 'run', ignore=shutil.ignore_patterns('14', 'profile'))
+  pretrain(pretrain_config, str(tmp_path / 'run'), profile)
+  assert bool(list((tmp_path / 'run' / 'profile').rglob('*.xplane.pb'))) == traced
+  said = capsys.readouterr().out
+  assert ('profile: ' in said, 'step 5 is over, the run resumes at 12' in said) == (True, not traced)
+
+
+def test_killed_run_ends_bit_equal(pretrain_config, tmp_path, shared):
+  """SIGKILL after the first checkpoint, then the same command: the end is that of the uninterrupted run."""
+  command = small_runs.command('uniemox_jax.pretrain', pretrain_config, tmp_path / 'run')
+  process = subprocess.Popen(command, cwd=small_runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+  deadline = time.monotonic() + 300
+  checkpoints = tmp_path / 'run' / 'checkpoints'
+  while not (checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())):
+    assert process.poll() is None, process.stdout.read()
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  finished = subprocess.run(command, cwd=small_runs.ROOT, capture_output=True, text=True, timeout=300, check=True)
+  assert load_checkpoint(shared['pretrain']).step == 14
+  assert 'resumes at step' in finished.stdout
+  ended = zip(leaves(shared['pretrain']), leaves(str(tmp_path / 'run')), strict=True)
+  assert all(np.array_equal(whole, resumed) for whole, resumed in ended)
+  assert [line['step'] for line in read_metrics(str(tmp_path / 'run'))] == list(range(1, 15))
+
+
+def test_finetuning_from_pretraining_is_evaluated_the_same_again(finetune_config, tmp_path, shared):
+  finetune_config.init = shared['pretrain']
+  result = finetune(finetune_config, str(tmp_path))
+  assert result['split'] == 'test'
+  assert result['examples'] == 24
+  written = (tmp_path / 'result.json').read_bytes()
+  evaluate(str(tmp_path))
+  assert (tmp_path / 'result.json').read_bytes() == written
+  evaluate(str(tmp_path), 'val')
+  assert json.loads((tmp_path / 'result_val.json').read_text())['examples'] == 16
+  shared['finetune'] = str(tmp_path)
+
+
+def test_best_checkpoint_is_the_best_on_val(shared):
+  scores = {line['step']: line['val_top1'] for line in read_metrics(shared['finetune']) if 'val_top1' in line}
+  assert scores[load_checkpoint(shared['finetune']).step] == max(scores.values())
+
+
+def test_labels_of_batches_are_those_of_the_folders(shared):
+  result = json.loads(Path(shared['finetune'], 'result.json').read_text())
+  assert [row['examples'] for row in result['per_class']] == [3] * 8
+
+
+def test_every_checkpoint_path_loads(shared):
+  images = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
+  step = load_checkpoint(shared['pretrain']).path
+  for path in (shared['pretrain'], step):
+    encoder = uniemox_jax.load_encoder(path)
+    assert encoder.tokens(images).shape == (3, 17, 16)
+    assert encoder.features(images).shape == (3, 16)
+  classifier = uniemox_jax.load_classifier(shared['finetune'])
+  assert classifier.labels[0] == 'amusement'
+  np.testing.assert_allclose(classifier.predict_proba(images).sum(1), 1, rtol=1e-5)
+  assert uniemox_jax.load_encoder(shared['finetune']).features(images).shape == (3, 16)
+
+
+def test_images_of_another_kind_are_refused(shared):
+  with pytest.raises(ValueError, match=r'float64 \(2, 32, 32, 3\); wanted uint8'):
+    uniemox_jax.load_encoder(shared['pretrain']).tokens(np.zeros((2, 32, 32, 3)))
+
+
+def assert_refused(call: Any, match: str) -> None:
+  with pytest.raises(UserError, match=match) as error:
+    call()
+  assert '\n' not in str(error.value)
+
+
+def test_checkpoint_of_another_model_is_refused(finetune_config, tmp_path, shared):
+  finetune_config.init, finetune_config.model.width = shared['pretrain'], 24
+  assert_refused(lambda: finetune(finetune_config, str(tmp_path / 'run')), 'is of another model: other shape')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_missing_checkpoint_is_named(finetune_config, tmp_path):
+  finetune_config.init = str(tmp_path)
+  assert_refused(lambda: finetune(finetune_config, str(tmp_path / 'run')), 'holds no checkpoint')
+
+
+def test_pretrained_encoder_cannot_be_evaluated(shared):
+  assert_refused(lambda: evaluate(shared['pretrain']), 'without a classifier: fine-tune it first')
+  assert_refused(lambda: uniemox_jax.load_classifier(shared['pretrain']), 'holds no classifier')
+
+
+def test_teacher_of_another_width_is_refused(pretrain_config, tmp_path):
+  pretrain_config.model.decoder_width = 16
+  assert_refused(lambda: pretrain(pretrain_config, str(tmp_path / 'run')),
+                 'CLIP teacher projects to 12, the decoder is 16 wide: set --config.model.decoder_width=12')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_workdir_of_another_run_is_refused(pretrain_config, shared):
+  pretrain_config.seed = 5
+  assert_refused(lambda: pretrain(pretrain_config, shared['pretrain']), 'other values of seed')
+
+
+def test_a_run_resumes_from_moved_files_and_never_from_others(pretrain_config, finetune_config, tmp_path, shared,
+                                                              capsys):
+  config, params = small_runs.random_clip()
+  save_clip(tmp_path / 'moved', config, params)
+  save_clip(tmp_path / 'other', config, params | {'logit_scale': params['logit_scale'] + 1})
+  other_data = small_runs.write_records(tmp_path / 'other_data', seed=1)
+  # Built again: another process writes the fields of a record in another order.
+  again = f'from tests import small_runs; small_runs.write_records(small_runs.Path({str(tmp_path)!r}))'
+  subprocess.run([sys.executable, '-c', again], cwd=small_runs.ROOT, check=True)
+  pretrain_config.teacher, pretrain_config.data_dir = str(tmp_path / 'moved'), str(tmp_path / 'data')
+  pretrain(pretrain_config, shared['pretrain'])
+  assert 'pretrain resumes at step 14 of 14' in capsys.readouterr().out
+  before = Path(shared['pretrain'], 'config.json').read_bytes()
+  pretrain_config.teacher = str(tmp_path / 'other')
+  assert_refused(lambda: pretrain(pretrain_config, shared['pretrain']), 'other files than --config.teacher names now')
+  pretrain_config.data_dir = other_data
+  assert_refused(lambda: pretrain(pretrain_config, shared['pretrain']),
+                 'other files than --config.data_dir and --config.teacher names now')
+  assert Path(shared['pretrain'], 'config.json').read_bytes() == before
+  finetune_config.data_dir = other_data
+  finetune_config.init = shared['pretrain']
+  assert_refused(lambda: finetune(finetune_config, shared['finetune']), 'other files than --config.data_dir names now')
+  capsys.readouterr()
+  Path(shared['pretrain'], 'inputs.json').unlink()
+  pretrain(pretrain_config, shared['pretrain'])
+  assert '--config.data_dir and --config.teacher: not compared with' in capsys.readouterr().err
+
+
+def test_steps_skipped_in_a_row_are_counted_across_a_restart(tmp_path):
+  lines = [{'step': 1, 'loss': 1.0}, *({'step': step, 'skipped': 'why'} for step in (2, 4, 5, 6)), {'step': 5, 'lr': 0}]
+  (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  counted = [RunLog(str(tmp_path), name='x', total_steps=9, batch_size=1, start_step=step).skipped_in_row
+             for step in (6, 5, 4, 3, 2, 1, 0)]
+  assert counted == [3, 2, 1, 0, 1, 0, 0]
+
+
+def test_steps_that_are_not_finite_are_skipped_counted_and_stop_the_run(pretrain_config, tmp_path):
+  pretrain_config.optimizer.base_lr, pretrain_config.warmup_epochs, pretrain_config.max_skipped_steps = 1e30, 0, 4
+  assert_refused(lambda: pretrain(pretrain_config, str(tmp_path)),
+                 r'step 5: gradient_norm is nan, loss nan, and 4 steps in a row .* ids \d+, \d+, .*checkpoints/3')
+  lines = read_metrics(str(tmp_path))
+  skipped = [line for line in lines if 'skipped' in line]
+  assert [line['step'] for line in skipped] == [2, 3, 4, 5]
+  assert all(len(set(line['example_ids'])) == 8 for line in skipped)
+  assert [line['skipped_steps'] for line in lines if 'skipped_steps' in line] == [0, 1, 1, 1]

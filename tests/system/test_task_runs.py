@@ -1,0 +1,267 @@
+"""Fine-tuning and evaluating tasks on drawn records in EMOTIC's and Emotion6's layouts, on one host and on two."""
+
+import json
+import os
+from pathlib import Path
+import socket
+import subprocess
+import sys
+from typing import Any
+
+from ml_collections import ConfigDict
+import numpy as np
+from PIL import Image
+import pytest
+from sklearn import metrics as reference
+
+from configs import demo
+from data_pipelines import build
+from data_pipelines.errors import UserError
+from data_pipelines.records import targets
+from data_pipelines.records.reader import open_split
+from data_pipelines.records.targets import read
+from data_pipelines.synthetic import datasets
+from tests.support.predictions import rows_of
+import uniemox_jax
+from uniemox_jax.evaluate import evaluate, load_trained, measured_of, predict_split
+from uniemox_jax.export_torch import export_torch
+from uniemox_jax.finetune import finetune
+from uniemox_jax.objectives import tasks
+from uniemox_jax.objectives.tasks import DEFAULTS
+from uniemox_jax.predict.prediction import predict
+from uniemox_jax.runtime.run_log import read_metrics
+from uniemox_jax.runtime.sharding import make_mesh, replicate
+from uniemox_jax.train.checkpoint import load_checkpoint
+
+ROOT = Path(__file__).parents[2]
+SMALL = {'image_size': 32, 'patch_size': 8, 'width': 16, 'depth': 1, 'heads': 2}
+LEARNER = {'image_size': 48, 'patch_size': 8, 'width': 64, 'depth': 2, 'heads': 4}
+FEW = {'emotic': {'train': 48, 'val': 24, 'test': 32}, 'emotion6': {'train': 160}}
+
+
+def records(folder: Path, sizes: dict[str, dict[str, int]]) -> str:
+  for dataset, splits in sizes.items():
+    datasets.write(folder / 'raw' / dataset, dataset, datasets.plan(dataset, splits, seed=0), {})
+    build.build(dataset, folder / 'raw' / dataset, folder / 'data')
+  return str(folder / 'data')
+
+
+def _pictures_by_class(folder: Path, splits: tuple[str, ...]) -> Path:
+  for split in splits:
+    for index in range(16):
+      path = folder / split / ('calm', 'tense')[index % 2] / f'{index}.png'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      Image.fromarray(np.random.default_rng(index).integers(0, 256, (40, 40, 3), np.uint8)).save(path)
+  return folder
+
+
+def config_of(data_dir: str, dataset: str, **values: Any) -> ConfigDict:
+  config = demo.get_config('finetune')
+  config.data_dir, config.dataset, config.tasks, config.eval_every_epochs = data_dir, dataset, 'auto', 1
+  config.update(values)
+  return config
+
+
+@pytest.fixture(scope='module')
+def few(tmp_path_factory: pytest.TempPathFactory) -> str:
+  return records(tmp_path_factory.mktemp('few'), FEW)
+
+
+@pytest.fixture(scope='module')
+def runs(few: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+  """Workdirs of a short run on every dataset; read only but for result files."""
+  folder = tmp_path_factory.mktemp('runs')
+  for dataset in FEW:
+    config = config_of(few, dataset, batch_size=8, epochs=1)
+    config.model.update(SMALL)
+    finetune(config, str(folder / dataset))
+  return {dataset: str(folder / dataset) for dataset in FEW}
+
+
+def in_new_process(*arguments: Any, devices: int = 8) -> subprocess.Popen:
+  flags = f'--xla_force_host_platform_device_count={devices}'
+  others = [flag for flag in os.environ['XLA_FLAGS'].split() if 'device_count' not in flag]
+  return subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, text=True,
+                          env=os.environ | {'XLA_FLAGS': ' '.join([*others, flags])}, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT)
+
+
+@pytest.mark.parametrize('dataset, names', [('emotic', ['labels', 'vad']),
+                                            ('emotion6', ['label', 'distribution', 'vad'])])
+def test_result_holds_every_task_that_the_records_have(runs, dataset, names):
+  result = json.loads(Path(runs[dataset], 'result.json').read_text())
+  assert list(result['tasks']) == names
+  dimensions = [row['dimension'] for row in result['tasks']['vad']['per_dimension']]
+  assert dimensions == ['valence', 'arousal', 'dominance'][:3 if dataset == 'emotic' else 2]
+  line = next(line for line in read_metrics(runs[dataset]) if 'val_loss' in line)
+  assert {f'val_{name}_loss' for name in names} <= line.keys()
+
+
+def test_evaluation_in_a_new_process_is_the_same_to_the_bit(runs):
+  path = Path(runs['emotion6'], 'result.json')
+  written = path.read_bytes()
+  path.unlink()
+  process = in_new_process('-m', 'uniemox_jax.evaluate', f'--workdir={runs["emotion6"]}')
+  said = process.communicate(timeout=300)[0]
+  assert process.returncode == 0, said
+  assert path.read_bytes() == written
+
+
+TWO_HOSTS = '''
+import sys
+import jax
+jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from uniemox_jax.evaluate import evaluate
+evaluate(sys.argv[3])
+'''
+
+
+def assert_close(ours: Any, theirs: Any) -> None:
+  """The same structure, numbers to 1e-6; outputs of another topology differ in their last bits."""
+  if isinstance(ours, dict):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+      assert_close(ours[name], theirs[name])
+  elif isinstance(ours, list):
+    for one, other in zip(ours, theirs, strict=True):
+      assert_close(one, other)
+  else:
+    assert ours == (pytest.approx(theirs, abs=1e-6) if isinstance(theirs, float) else theirs)
+
+
+@pytest.mark.parametrize('dataset', ['emotic', pytest.param('emotion6', marks=pytest.mark.slow)])
+def test_two_hosts_measure_what_one_measures(runs, dataset):
+  path = Path(runs[dataset], 'result.json')
+  alone = json.loads(path.read_text())
+  path.unlink()
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{free.getsockname()[1]}'
+  hosts = [in_new_process('-c', TWO_HOSTS, address, rank, runs[dataset], devices=4) for rank in range(2)]
+  said = [host.communicate(timeout=300)[0] for host in hosts]
+  assert [host.returncode for host in hosts] == [0, 0], said
+  together = json.loads(path.read_text())
+  path.write_text(json.dumps(alone))
+  assert_close(together, alone)
+
+
+def test_metrics_of_a_run_are_scikit_learns_of_its_predictions(runs, few):
+  checkpoint, classifier = load_trained(runs['emotic'])
+  mesh = make_mesh()
+  # 24 rows to a batch leave padding in the last.
+  found = predict_split(classifier, replicate(checkpoint.params, mesh), open_split(few, 'emotic', 'test'), ['labels'],
+                        image_size=SMALL['image_size'], batch_size=24, mesh=mesh)
+  present = read(open_split(few, 'emotic', 'test'))['labels']
+  np.testing.assert_array_equal(found['labels'], present)
+  result = json.loads(Path(runs['emotic'], 'result.json').read_text())['tasks']['labels']
+  held = present.any(axis=0)
+  scores = 1 / (1 + np.exp(-found['outputs'][:, :26].astype(np.float64)))
+  assert result['map'] == pytest.approx(reference.average_precision_score(present[:, held], scores[:, held]), abs=1e-6)
+
+
+def test_thresholds_of_test_are_those_of_val(runs):
+  on_test = json.loads(Path(runs['emotic'], 'result.json').read_text())
+  on_val = evaluate(runs['emotic'], 'val')
+  rows = zip(on_test['tasks']['labels']['per_class'], on_val['tasks']['labels']['per_class'], strict=True)
+  assert all(test['threshold'] == val['threshold'] for test, val in rows)
+
+
+def test_predictions_are_on_the_scale_of_the_dataset(runs):
+  images = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
+  model = uniemox_jax.load_classifier(runs['emotion6'])
+  predicted = model.predict(images)
+  assert {name: values.shape for name, values in predicted.items()} == {
+      'label': (3, 6), 'distribution': (3, 7), 'vad': (3, 2)}
+  np.testing.assert_allclose(predicted['distribution'].sum(1), 1, rtol=1e-5)
+  np.testing.assert_array_equal(model.predict_proba(images), predicted['label'])
+  assert (predicted['vad'] > 1).all() and (predicted['vad'] < 9).all()
+
+
+@pytest.mark.parametrize('dataset, first', [('emotic', ['labels', 'p_Affection']),
+                                            ('emotion6', ['label', 'probability'])])
+def test_predict_writes_what_a_run_learnt(runs, few, tmp_path, dataset, first):
+  pictures = Path(few).parent / 'raw' / dataset
+  predict(runs[dataset], [str(pictures)], str(tmp_path / 'out.csv'))
+  rows = rows_of(tmp_path / 'out.csv')
+  assert list(rows[0])[1:3] == first
+  names = [f"{'' if dataset == 'emotic' else 'distribution_'}p_{name}" for name in
+           tasks.tasks_of(load_checkpoint(runs[dataset]).description)[0 if dataset == 'emotic' else 1].outputs]
+  assert all(1 < float(row['valence']) < 10 and all(0 <= float(row[name]) <= 1 for name in names) for row in rows)
+  if dataset == 'emotic':
+    assert any(row['labels'] for row in rows)
+
+
+def test_what_does_not_fit_is_refused_in_one_line(runs, few, tmp_path, command, capsys, assert_one_line):
+  config = config_of(few, 'emotic', batch_size=8, epochs=1, tasks='label')
+  with pytest.raises(UserError, match="task 'label' needs records with a label.*--config.tasks=labels.vad"):
+    finetune(config, str(tmp_path / 'run'))
+  config = config_of(few, 'emotic', batch_size=16, epochs=1, accum_steps=2, task_loss=DEFAULTS | {'vad_form': 'ccc'})
+  with pytest.raises(UserError, match='the loss ccc is of a whole batch.*--config.accum_steps=1'):
+    finetune(config, str(tmp_path / 'run'))
+  with pytest.raises(UserError, match='no single label: use predict'):
+    uniemox_jax.load_classifier(runs['emotic']).predict_proba(np.zeros((1, 40, 40, 3), np.uint8))
+  with pytest.raises(UserError, match='predicts labels, vad, and the classifiers of other libraries a single label'):
+    export_torch(runs['emotic'], 'timm', str(tmp_path / 'out'))
+  other = tmp_path / 'other'
+  other.mkdir()
+  (other / 'config.json').write_text(Path(runs['emotic'], 'config.json').read_text().replace('"emotic"', '"emotion6"'))
+  (other / 'checkpoints').symlink_to(Path(runs['emotic'], 'checkpoints'))
+  code = command('uniemox_jax.evaluate', f'--workdir={other}')
+  assert_one_line(code, capsys.readouterr().err, 'the checkpoint was trained with', 'evaluate it on its own dataset')
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is_trained(few, tmp_path, monkeypatch):
+  build.build('folder', _pictures_by_class(tmp_path / 'raw', ('train', 'val')), tmp_path / 'data')
+  with pytest.raises(UserError, match="folder has no split 'test': choose from train, val"):
+    finetune(config_of(str(tmp_path / 'data'), 'folder', tasks='label', batch_size=8), str(tmp_path / 'run'))
+  def without_vad(split):
+    found = read(split)
+    return found if split.name == 'train' else found | {'vad': np.full_like(found['vad'], np.nan)}
+
+  monkeypatch.setattr(targets, 'read', without_vad)
+  with pytest.raises(UserError, match="no example of split 'val' has a vad.*leave it out of --config.tasks"):
+    finetune(config_of(few, 'emotic', batch_size=8), str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_is_not_resumed_with_other_tasks(runs, few):
+  config = config_of(few, 'emotic', batch_size=8, epochs=1, tasks='labels')
+  config.model.update(SMALL)
+  with pytest.raises(UserError, match='other values of tasks'):
+    finetune(config, runs['emotic'])
+
+
+@pytest.fixture(scope='module')
+def many(tmp_path_factory: pytest.TempPathFactory) -> str:
+  return records(tmp_path_factory.mktemp('many'), datasets.TASK_SPLITS)
+
+
+MARGIN = {'label': ('balanced_accuracy', 0.15), 'labels': ('map', 0.08), 'distribution': ('kl', -0.15),
+          'vad': ('ccc', 0.3)}
+"""By how much a metric beats the best constant prediction where a task was learnt."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('dataset, asked, options', [
+  ('emotion6', 'label', {}),
+  ('emotion6', 'distribution', {}),
+  ('emotion6', 'auto', {}),
+  ('emotic', 'auto', {}),
+  ('emotic', 'labels', {'labels_form': 'weighted_euclidean', 'class_weights': 'static'}),
+  ('emotic', 'labels+vad', {'labels_form': 'weighted_euclidean', 'class_weights': 'dynamic', 'vad_form': 'ccc'}),
+], ids=str)
+def test_task_learns(many, tmp_path, dataset, asked, options):
+  config = config_of(many, dataset, tasks=asked, batch_size=32, epochs=15, eval_every_epochs=5,
+                     task_loss=DEFAULTS | options)
+  config.model.update(LEARNER)
+  result = finetune(config, str(tmp_path))
+  on_train, on_test = (read(open_split(many, dataset, split)) for split in ('train', 'test'))
+  for task in tasks.tasks_of(load_checkpoint(str(tmp_path)).description):
+    outputs = np.zeros((result['examples'], len(task.outputs)), np.float32)
+    if task.name == 'distribution':
+      outputs += np.log(on_train['distribution'].mean(axis=0) + 1e-9)
+    constant, learnt = tasks.measure(task, outputs, on_test[task.name]), measured_of(result, task)
+    metric, margin = MARGIN[task.name]
+    print(f'{task.name} by {task.loss}: {metric} {learnt[metric]:.4f}, of a constant {constant[metric] or 0:.4f}')
+    assert np.sign(margin) * (learnt[metric] - (constant[metric] or 0.0)) > abs(margin)

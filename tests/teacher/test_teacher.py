@@ -1,0 +1,242 @@
+"""The teacher's Python API: folders, pictures, texts, and caption embeddings that are computed once."""
+
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from data_pipelines.errors import UserError
+from uniemox_jax.models.clip import CLIPConfig
+from uniemox_jax.teacher import caption_cache, frozen_clip
+
+CAT = [49406, 320, 1125, 539, 320, 2368, 49407]
+
+
+@pytest.fixture(scope='module')
+def clip(clip_folder):
+  return frozen_clip.load_clip(clip_folder)
+
+
+def pictures(*shape):
+  """Smooth noise as uint8, so that resizing has something to keep."""
+  coarse = np.random.default_rng(0).integers(0, 256, (shape[0], -(-shape[1] // 8), -(-shape[2] // 8), 3), np.uint8)
+  return coarse.repeat(8, 1).repeat(8, 2)[:, :shape[1], :shape[2]]
+
+
+def test_openai_vocabulary_reads_as_clip_does(clip):
+  assert clip.tokenize(['a photo of a cat'])[0, :7].tolist() == CAT
+  assert len(clip.tokenizer) == 49408
+
+
+def test_long_text_is_cut_and_still_ends(clip):
+  ids = clip.tokenize(['cat ' * 200, 'a'])
+  assert ids.shape == (2, 77)
+  assert ids.dtype == np.int32
+  assert ids[0, -1] == 49407
+  assert np.isfinite(clip.encode_text(['cat ' * 200])).all()
+
+
+def test_padding_does_not_change_a_text(clip):
+  short = clip.encode_text(np.array([CAT], np.int32))
+  padded = clip.encode_text(np.array([CAT + [49407] * 70], np.int32))
+  np.testing.assert_allclose(short, padded, atol=1e-6)
+  np.testing.assert_allclose(short, clip.encode_text(['a photo of a cat']), atol=1e-6)
+  np.testing.assert_allclose(np.linalg.norm(short, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize('shape', [(2, 75, 100, 3), (1, 61, 40, 3), (1, 32, 32, 3), (1, 20, 31, 3)])
+def test_uint8_pictures_are_seen_as_transformers_shows_them(shape, clip, clip_folder):
+  from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+  images = pictures(*shape)
+  expected = CLIPImageProcessorPil.from_pretrained(clip_folder)(list(images), return_tensors='np')['pixel_values']
+  ours = np.asarray(clip.view(images)).transpose(0, 3, 1, 2)
+  assert ours.shape == expected.shape
+  levels = np.abs(ours - expected) * 255 * np.array(frozen_clip.CLIP_STD)[:, None, None]
+  # PIL's weights are fixed-point numbers: here and there a pixel rounds the other way.
+  assert levels.max() < 1.01
+  assert levels.mean() < 0.02
+
+
+def test_float_pictures_are_taken_as_normalised(clip):
+  images = pictures(2, 50, 70, 3)
+  np.testing.assert_allclose(clip.encode_image(np.asarray(clip.view(images))), clip.encode_image(images), atol=1e-6)
+
+
+@pytest.mark.parametrize('images', [np.zeros((2, 33, 33, 3), np.float32), np.zeros((32, 32, 3), np.uint8),
+                                    np.zeros((1, 3, 32, 32), np.uint8), np.zeros((1, 32, 32, 3), np.float64)])
+def test_other_pictures_are_refused_with_what_was_given_and_wanted(images, clip):
+  with pytest.raises(ValueError, match=r'wanted') as error:
+    clip.encode_image(images)
+  assert str(images.shape) in str(error.value)
+
+
+@pytest.mark.parametrize('texts', ['one string', np.zeros((2, 78), np.int32), np.zeros((2, 5), np.float32),
+                                   np.zeros(5, np.int32), np.full((1, 4), 49408), np.full((1, 4), -1), [1, 'a']])
+def test_other_texts_are_refused(texts, clip):
+  with pytest.raises(ValueError, match='wanted'):
+    clip.encode_text(texts)
+
+
+def test_folder_without_tokenizer_still_encodes_pictures_and_ids(clip, clip_folder, tmp_path):
+  for name in ('config.json', 'model.safetensors'):
+    shutil.copy(clip_folder / name, tmp_path)
+  bare = frozen_clip.load_clip(tmp_path)
+  images, ids = pictures(2, 40, 40, 3), np.array([CAT], np.int32)
+  np.testing.assert_array_equal(bare.encode_image(images), clip.encode_image(images))
+  np.testing.assert_array_equal(bare.encode_text(ids), clip.encode_text(ids))
+  with pytest.raises(UserError, match=r'vocab\.json and merges\.txt'):
+    bare.encode_text(['a cat'])
+
+
+def test_clip_normalise_uses_clips_statistics_and_size():
+  images = np.full((2, 48, 48, 3), 128, np.uint8)
+  expected = (128 / 255 - np.array(frozen_clip.CLIP_MEAN)) / np.array(frozen_clip.CLIP_STD)
+  normalised = np.asarray(frozen_clip.clip_normalise(images, 32))
+  assert normalised.shape == (2, 32, 32, 3)
+  np.testing.assert_allclose(normalised, np.broadcast_to(expected, normalised.shape), rtol=1e-5)
+
+
+def test_saved_clip_is_what_transformers_reads(clip, clip_folder, assert_parity):
+  torch, transformers = pytest.importorskip('torch'), pytest.importorskip('transformers')
+  model, report = transformers.CLIPModel.from_pretrained(clip_folder, output_loading_info=True)
+  assert not report['missing_keys']
+  assert not report['unexpected_keys']
+  tokens = transformers.CLIPTokenizer.from_pretrained(clip_folder)(['a photo of a cat'], return_tensors='pt')
+  assert tokens['input_ids'][0].tolist() == CAT
+  pixels = np.random.default_rng(0).standard_normal((1, 32, 32, 3)).astype(np.float32)
+  with torch.no_grad():
+    theirs = model(**tokens, pixel_values=torch.tensor(pixels).permute(0, 3, 1, 2))
+  assert_parity(clip.encode_image(pixels), theirs.image_embeds)
+  assert_parity(clip.encode_text(['a photo of a cat']), theirs.text_embeds)
+
+
+def test_save_is_whole_or_not_at_all(clip, tmp_path, monkeypatch):
+  target = tmp_path / 'model'
+  frozen_clip.save_clip(target, clip.config, clip.params)
+  before = sorted(target.iterdir())
+  frozen_clip.save_clip(target, clip.config, clip.params)
+  assert sorted(target.iterdir()) == before
+
+  def fail(*_):
+    raise OSError('disk full')
+
+  monkeypatch.setattr(frozen_clip.files, 'write_safetensors', fail)
+  for folder in (target, tmp_path / 'new'):
+    with pytest.raises(OSError, match='disk full'):
+      frozen_clip.save_clip(folder, clip.config, clip.params)
+  assert [path.name for path in tmp_path.iterdir()] == ['model']
+  assert sorted(target.iterdir()) == before
+
+
+def test_save_never_replaces_other_files(clip, tmp_path):
+  (tmp_path / 'thesis.txt').write_text('mine')
+  with pytest.raises(UserError, match='choose another folder'):
+    frozen_clip.save_clip(tmp_path, clip.config, clip.params)
+
+
+def test_vocabulary_can_come_from_another_folder(clip, clip_folder, tmp_path):
+  frozen_clip.save_clip(tmp_path / 'copy', clip.config, clip.params, clip_folder)
+  assert frozen_clip.load_clip(tmp_path / 'copy').tokenize(['a photo of a cat'])[0, :7].tolist() == CAT
+
+
+@pytest.mark.parametrize('change', [{'model_type': 'siglip'}, {'text_config': {'hidden_act': 'gelu_new'}},
+                                    {'vision_config': {'image_size': 30}}, {'vision_config': {'patch_size': [8, 8]}},
+                                    {'vision_config': {'num_attention_heads': 5}}])
+def test_unsupported_config_is_refused_in_one_line(change, clip_folder):
+  hub = json.loads((clip_folder / 'config.json').read_text())
+  for key, value in change.items():
+    hub[key] = hub[key] | value if isinstance(value, dict) else value
+  with pytest.raises(UserError) as error:
+    CLIPConfig.from_dict(hub)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('hub', [
+    {'model_type': 'clip'},
+    {'model_type': 'clip', 'projection_dim': 768, 'text_config': {'hidden_size': 768, 'num_attention_heads': 12}},
+    {'model_type': 'clip', 'text_config': {'eos_token_id': 2, 'hidden_size': 64}, 'text_config_dict': None},
+    {'model_type': 'clip', 'text_config': {'eos_token_id': 2, 'num_hidden_layers': 3},
+     'text_config_dict': {'hidden_size': 64}, 'vision_config_dict': {'patch_size': 14}}])
+def test_config_means_what_transformers_takes_it_for(hub):
+  transformers = pytest.importorskip('transformers')
+  theirs = transformers.CLIPConfig.from_dict(json.loads(json.dumps(hub))).to_dict()
+  assert CLIPConfig.from_dict(hub) == CLIPConfig.from_dict(theirs)
+  assert CLIPConfig.from_dict(CLIPConfig.from_dict(hub).to_dict()) == CLIPConfig.from_dict(hub)
+
+
+@pytest.mark.parametrize('hub', [{'resample': 2}, {'crop_size': 30}, {'size': 16, 'crop_size': 32},
+                                 {'size': {'height': 48, 'width': 48}, 'do_center_crop': False}])
+def test_preprocessing_that_does_not_fit_is_refused(hub):
+  with pytest.raises(UserError, match='preprocessor_config'):
+    frozen_clip.View.from_dict(hub, 32)
+
+
+def test_missing_folder_and_unreachable_hub_are_one_line(monkeypatch):
+  import huggingface_hub
+
+  def offline(*_, **__):
+    raise huggingface_hub.errors.LocalEntryNotFoundError('no connection\nat all')
+
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', offline)
+  for name in ('/no/such/folder', './clip', 'openai/clip-vit-base-patch16'):
+    with pytest.raises(UserError) as error:
+      frozen_clip.load_clip(name)
+    assert name in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+def test_hub_id_loads_what_the_hub_delivers(clip, clip_folder, monkeypatch):
+  import huggingface_hub
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', lambda name, allow_patterns: str(clip_folder))
+  assert frozen_clip.load_clip('someone/clip').digest == clip.digest
+
+
+def test_each_distinct_caption_is_embedded_once_and_kept(clip, tmp_path, monkeypatch):
+  captions = ['a dog', 'a cat', 'a dog', 'two happy children in a park, an alarm clock and a kite', 'a cat']
+  embedded = []
+  original = caption_cache._embed_ids
+  monkeypatch.setattr(caption_cache, '_embed_ids', lambda clip, ids, batch: embedded.append(len(ids)) or
+                      original(clip, ids, batch))
+  first = caption_cache.embed_captions(clip, captions, tmp_path, batch_size=2)
+  np.testing.assert_allclose(first, clip.encode_text(captions), atol=1e-6)
+  np.testing.assert_array_equal(caption_cache.embed_captions(clip, captions, tmp_path), first)
+  assert embedded == [3]
+  assert len(list(tmp_path.iterdir())) == 1
+  caption_cache.embed_captions(clip, [*captions, 'a bird'], tmp_path)
+  assert embedded == [3, 4]
+
+
+def test_another_teacher_never_finds_the_cached_embeddings(clip, clip_config, clip_params, tmp_path):
+  shifted = clip_params | {'logit_scale': clip_params['logit_scale'] + np.float32(1)}
+  frozen_clip.save_clip(tmp_path / 'other', clip_config, shifted)
+  for one in (clip, frozen_clip.load_clip(tmp_path / 'other')):
+    caption_cache.embed_captions(one, ['a dog'], tmp_path / 'cache')
+  assert len(list((tmp_path / 'cache').iterdir())) == 2
+
+
+def test_damaged_cache_is_named(clip, tmp_path):
+  caption_cache.embed_captions(clip, ['a dog'], tmp_path)
+  path = next(tmp_path.iterdir())
+  path.write_bytes(path.read_bytes()[:-8])
+  with pytest.raises(UserError, match=r'captions-.*delete the file'):
+    caption_cache.embed_captions(clip, ['a dog'], tmp_path)
+
+
+def test_captions_on_four_devices_equal_one_and_no_torch_is_imported_before_texts(clip, clip_folder, tmp_path):
+  program = textwrap.dedent("""
+      import sys
+      import jax
+      jax.config.update('jax_num_cpu_devices', 4)
+      from uniemox_jax.teacher import caption_cache, frozen_clip
+      clip = frozen_clip.load_clip(sys.argv[1])
+      assert not {'torch', 'tensorflow', 'transformers'} & set(sys.modules)
+      assert len(jax.devices()) == 4
+      caption_cache.embed_captions(clip, [f'{i} cats' for i in range(11)], sys.argv[2], batch_size=6)
+  """)
+  subprocess.run([sys.executable, '-c', program, clip_folder, tmp_path], check=True)
+  expected = clip.encode_text(sorted(f'{i} cats' for i in range(11)))
+  np.testing.assert_allclose(np.load(next(tmp_path.glob('*.npy'))), expected, atol=1e-6)

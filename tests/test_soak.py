@@ -1,9 +1,0 @@
-"""The soak in small: see tests/soak.py."""
-
-from pathlib import Path
-
-from tests import soak
-
-
-def test_runs_that_are_killed_five_times_end_as_ones_that_nobody_killed(tmp_path: Path) -> None:
-  assert soak.soak(5, 0, tmp_path).total() == 5

@@ -1,0 +1,213 @@
+"""One pretraining step: golden values, and that devices, micro-batches and dead terms change nothing."""
+
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+from uniemox_jax.models.clip import CLIPConfig, ImageTower
+from uniemox_jax.models.layers import unit
+from uniemox_jax.models.uniemox import UniEmoX
+from uniemox_jax.objectives import losses
+from uniemox_jax.runtime import sharding
+from uniemox_jax.teacher.frozen_clip import Clip, View, clip_normalise
+from uniemox_jax.train import optimizer
+from uniemox_jax.train.setup import make_teacher
+from uniemox_jax.train.state import TrainState, builder, create_state, graphdef_of, state_template
+from uniemox_jax.train.steps import PretrainOptions, Teacher, make_pretrain_step
+
+BATCH, SIZE, WIDTH = 16, 32, 12
+GOLDEN = (
+    {'contrastive': 1.163356, 'similarity': 0.794965, 'reconstruction': 1.831985, 'gradient_norm': 29.27809},
+    {'contrastive': 0.503365, 'similarity': 0.418613, 'reconstruction': 1.811928, 'gradient_norm': 10.85755},
+)
+"""Metrics of the first and third step."""
+WEIGHTS = {'contrastive': 1.0, 'similarity': 1.0, 'reconstruction': 1.0}
+MODEL = dict(image_size=SIZE, patch_size=8, width=24, depth=2, heads=2, decoder_width=WIDTH, decoder_depth=1,
+             decoder_heads=2, mask_ratio=0.75)
+
+
+@pytest.fixture(scope='module')
+def batch() -> dict[str, np.ndarray]:
+  rng = np.random.default_rng(0)
+  text = rng.standard_normal((BATCH, WIDTH)).astype(np.float32)
+  pictures = rng.integers(0, 256, (2, BATCH, SIZE, SIZE, 3), dtype=np.uint8)
+  return {'scene': pictures[0], 'person': pictures[1], 'text': text / np.linalg.norm(text, axis=1, keepdims=True)}
+
+
+@pytest.fixture(scope='module')
+def teacher(clip_config: CLIPConfig, clip_params: dict[str, Any]) -> tuple[Teacher, dict[str, Any]]:
+  tower = graphdef_of(lambda rngs: ImageTower(clip_config, remat='none', scan=False, dtype=jnp.float32, rngs=rngs))
+  embed = lambda frozen, images: unit(nnx.merge(tower, frozen)(clip_normalise(images, clip_config.image_size)))  # noqa: E731
+  return Teacher(embed, lambda frozen: jnp.float32(10.0)), clip_params['vision']
+
+
+def run_steps(batch: dict[str, np.ndarray], teacher: tuple[Teacher, Any] | None, *, steps: int = 1, devices: int = 1,
+              fsdp: int = 1, weights: dict[str, float] = WEIGHTS, model: dict[str, Any] | None = None,
+              shard_teacher: bool = False, **options: Any) -> tuple[dict[str, float], TrainState]:
+  """Metrics of the last step, and the state on the host."""
+  mesh = sharding.make_mesh(-1, fsdp, jax.devices()[:devices])
+  semantic = bool(weights['contrastive'] or weights['similarity'])
+  build = builder(UniEmoX, **MODEL | (model or {}), semantic=semantic, reconstruct=bool(weights['reconstruction']))
+  schedule = optimizer.warmup_cosine(0.016, BATCH, 10, 0)
+  tx = optimizer.adamw(schedule)
+  state = create_state(state_template(build, tx, mesh), build, tx, seed=0)
+  embedder, frozen = teacher or (None, ())
+  step = jax.jit(make_pretrain_step(graphdef_of(build), embedder, tx, schedule, PretrainOptions(weights, **options)))
+  place = sharding.tree_shardings(frozen, mesh) if shard_teacher else NamedSharding(mesh, P())
+  frozen, metrics = jax.device_put(frozen, place), {}
+  with jax.set_mesh(mesh):
+    for _ in range(steps):
+      state, metrics = step(state, frozen, sharding.global_batch(batch, mesh), jax.random.key(1))
+  return {name: float(value) for name, value in metrics.items()}, jax.device_get(state)
+
+
+@pytest.fixture(scope='module')
+def plain_step(batch, teacher) -> tuple[dict[str, float], TrainState]:
+  """One step on one device in one micro-batch."""
+  return run_steps(batch, teacher)
+
+
+@pytest.fixture(scope='module')
+def third_step(batch, teacher) -> dict[str, float]:
+  """Metrics of the third step on one device."""
+  return run_steps(batch, teacher, steps=3)[0]
+
+
+def assert_same(one: tuple[dict[str, float], TrainState], other: tuple[dict[str, float], TrainState]) -> None:
+  """Losses and every parameter agree to 1e-4 relative, but for the keys' biases.
+
+  Softmax ignores them: their true gradient is zero, and Adam turns its rounding error into a step of full length.
+  """
+  for name, value in one[0].items():
+    assert other[0][name] == pytest.approx(value, rel=1e-4), name
+  theirs = dict(jax.tree_util.tree_leaves_with_path(other[1].params))
+  for path, mine in jax.tree_util.tree_leaves_with_path(one[1].params):
+    kept = np.ones(mine.shape[-1], bool)
+    if [key.key for key in path[-2:]] == ['qkv', 'bias']:
+      kept[mine.shape[-1] // 3:2 * mine.shape[-1] // 3] = False
+    difference = np.linalg.norm((mine - theirs[path])[..., kept])
+    assert difference <= 1e-4 * np.linalg.norm(mine[..., kept]), jax.tree_util.keystr(path)
+
+
+def test_first_steps_have_their_golden_losses(plain_step, third_step):
+  for metrics, values in zip((plain_step[0], third_step), GOLDEN, strict=True):
+    for name, value in values.items():
+      assert metrics[name] == pytest.approx(value, rel=2e-4), name
+
+
+@pytest.mark.parametrize('fsdp', [1, 4])
+def test_eight_devices_compute_what_one_computes(batch, teacher, plain_step, fsdp):
+  assert_same(plain_step, run_steps(batch, teacher, devices=8, fsdp=fsdp))
+
+
+def test_accumulation_changes_nothing(batch, teacher, plain_step):
+  assert_same(plain_step, run_steps(batch, teacher, accum_steps=4))
+
+
+def test_accumulation_on_devices_with_local_negatives_changes_nothing(batch, teacher):
+  options = dict(negatives='local', local_batch=4)
+  assert_same(run_steps(batch, teacher, **options), run_steps(batch, teacher, devices=4, accum_steps=2, **options))
+
+
+@pytest.mark.parametrize('model', [dict(scan=True), dict(remat='dots'), dict(remat='dots', scan=True),
+                                   dict(remat='full'), dict(remat='full', scan=True)], ids=str)
+def test_remat_and_scan_change_losses_by_less_than_1e_5(batch, teacher, third_step, model):
+  for name, value in run_steps(batch, teacher, model=model, steps=3)[0].items():
+    assert third_step[name] == pytest.approx(value, rel=1e-5), name
+
+
+@pytest.mark.parametrize('spoilt', ['text that is not a number', 'gradient that is too long'])
+def test_skipped_step_leaves_every_bit_but_the_count(batch, teacher, spoilt):
+  if spoilt == 'text that is not a number':
+    metrics, after = run_steps(batch | {'text': np.full_like(batch['text'], np.nan)}, teacher)
+  else:
+    metrics, after = run_steps(batch, teacher, max_gradient_norm=1e-3)
+  before = run_steps(batch, teacher, steps=0)[1]
+  assert metrics['skipped'] == 1.0
+  assert int(after.step) == int(before.step) + 1
+  assert all(a.tobytes() == b.tobytes() for a, b in zip(jax.tree.leaves(after[1:]), jax.tree.leaves(before[1:])))
+
+
+def test_sharded_teacher_teaches_the_same(batch, teacher, plain_step):
+  assert_same(plain_step, run_steps(batch, teacher, devices=8, fsdp=4, shard_teacher=True))
+
+
+def test_teacher_in_bfloat16_halves_and_computes_the_same(clip_config, clip_params):
+  clip = Clip(clip_config, clip_params, View(32, 32), None)
+  images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8))
+  teacher, frozen = make_teacher(clip, WIDTH, jnp.bfloat16)
+  kernels = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(frozen['vision']) if path[-1].key == 'kernel']
+  assert kernels and all(leaf.dtype == jnp.bfloat16 for leaf in kernels)
+  whole = {'vision': clip_params['vision'], 'logit_scale': clip_params['logit_scale']}
+  np.testing.assert_array_equal(teacher.embed_image(frozen, images), teacher.embed_image(whole, images))
+
+
+def test_fsdp_splits_the_large_parameters():
+  mesh = sharding.make_mesh(1, 8)
+  build, tx = builder(UniEmoX, **MODEL), optimizer.adamw(lambda step: 1e-3)
+  state = create_state(state_template(build, tx, mesh), build, tx, seed=0)
+  kernels = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.opt_state))
+             if path[-1] == jax.tree_util.DictKey('kernel') and leaf.shape[-2] % 8 == 0]
+  assert kernels
+  assert all(leaf.addressable_shards[0].data.size * 8 == leaf.size for leaf in kernels)
+
+
+@pytest.mark.parametrize('alone', ['contrastive', 'similarity', 'reconstruction'])
+def test_a_single_loss_trains_alone(batch, teacher, alone):
+  weights = {name: float(name == alone) for name in WEIGHTS}
+  metrics, _ = run_steps(batch, teacher, weights=weights)
+  assert metrics['loss'] == pytest.approx(metrics[alone])
+  assert not {name for name in WEIGHTS if name != alone} & metrics.keys()
+
+
+def test_reconstruction_alone_needs_neither_teacher_nor_person_nor_texts(batch):
+  metrics, state = run_steps({'scene': batch['scene']}, None, weights=WEIGHTS | {'contrastive': 0.0, 'similarity': 0.0})
+  assert 'fusion' not in state.params
+  assert np.isfinite(metrics['reconstruction'])
+
+
+def test_glu_fusion_trains(batch, teacher, plain_step):
+  model = {'fusion': 'glu', 'fusion_heads': 2}
+  assert run_steps(batch, teacher, model=model, steps=4)[0]['loss'] < run_steps(batch, teacher, model=model)[0]['loss']
+
+
+def test_decoding_both_streams_averages_both_reconstructions(batch, teacher):
+  weights = WEIGHTS | {'contrastive': 0.0, 'similarity': 0.0}
+  same = batch | {'person': batch['scene']}
+  both, scene = (run_steps(same, None, weights=weights, model={'decode': decode})[0]['reconstruction']
+                 for decode in ('both', 'scene'))
+  other = run_steps(batch, None, weights=weights, model={'decode': 'both'})[0]['reconstruction']
+  assert both == pytest.approx(scene, rel=0.02)
+  assert other != both
+
+
+def test_local_negatives_are_the_texts_of_the_own_group(batch):
+  rng = np.random.default_rng(1)
+  fused, image = (losses.unit(jnp.asarray(rng.standard_normal((BATCH, WIDTH)), jnp.float32)) for _ in range(2))
+  local = losses.contrastive_cosine(fused, image, losses.group_texts(jnp.asarray(batch['text']), 4))
+  for start in range(0, BATCH, 4):
+    rows = slice(start, start + 4)
+    alone = losses.contrastive_cosine(fused[rows], image[rows], jnp.asarray(batch['text'])[rows])
+    np.testing.assert_allclose(local[rows], alone, rtol=1e-5)
+
+
+def test_losses_multiply_in_float32_on_a_tpu_too(batch):
+  text = jnp.asarray(batch['text'])
+  for loss in (losses.contrastive_cosine, lambda *them: losses.contrastive_kl(*them, 100.0),
+               lambda one, other, _: losses.clip_contrastive(one, other, 100.0)):
+    lowered = jax.jit(loss).lower(text, text, text).as_text()
+    assert 'dot_general' in lowered
+    assert lowered.count('precision = [HIGHEST, HIGHEST]') == lowered.count('dot_general')
+
+
+def test_contrastive_losses_vanish_for_a_perfect_student(batch):
+  text = jnp.asarray(batch['text'])
+  image = losses.unit(text[::-1] + 0.3)
+  assert float(jnp.max(losses.contrastive_cosine(7 * image, image, text))) == pytest.approx(0, abs=1e-6)
+  assert float(jnp.max(losses.contrastive_kl(7 * image, image, text, jnp.float32(20)))) == pytest.approx(0, abs=1e-5)

@@ -1,0 +1,1 @@
+"""Weight files in every published form, read as data and never executed."""

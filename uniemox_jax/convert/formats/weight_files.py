@@ -1,0 +1,229 @@
+"""Weight files of every published form, told apart by what they hold, as one flat dict of PyTorch names."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+import json
+import os
+from pathlib import Path
+import re
+import stat
+from typing import Any, NamedTuple
+
+from flax import serialization, traverse_util
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from safetensors.numpy import save_file
+
+from data_pipelines.errors import UserError
+from uniemox_jax.convert.formats import torch_files
+
+SAFETENSORS = 'model.safetensors'
+SHARDED = 'model.safetensors.index.json'
+MSGPACK = 'flax_model.msgpack'
+BIN = 'pytorch_model.bin'
+SHARDED_BIN = 'pytorch_model.bin.index.json'
+FORMS = (SAFETENSORS, SHARDED, 'open_clip_model.safetensors', MSGPACK, BIN, SHARDED_BIN, 'open_clip_pytorch_model.bin')
+"""What holds a folder's weights, the best first: those that need no torch."""
+INTEGERS = r'(.*\.)?(position_ids|num_batches_tracked|input_resolution|context_length|vocab_size)'
+"""Buffers that are integers in published files."""
+INFINITE = r'(.*\.)?attn_mask'
+"""Buffers that hold -inf on purpose."""
+MAX_HEADER = 100_000_000
+"""Bytes; safetensors' own limit."""
+MAX_GROWTH = 8
+"""float32 bytes per byte of file: float8 grows four times, tied weights double."""
+
+Tensors = Iterator[tuple[str, str, np.ndarray]]
+
+
+class Weights(NamedTuple):
+  """What a file or folder holds.
+
+  flat: name -> array in PyTorch layout, float32 but for a few integer buffers (`INTEGERS`), all finite, none empty.
+    Each has memory of its own (tied ones share): popping a name frees it. Some are read-only.
+    Names are the state dict's, with one leading 'module.' (of DistributedDataParallel) removed. In a checkpoint that
+    holds several state dicts or other things beside one, those under 'model' and 'state_dict' keep their names and
+    any other key becomes a prefix: {'model': A, 'att_fusion': B, 'optimizer': C, 'epoch': 3} gives A's names,
+    'att_fusion.' + B's names; {'attn': A} gives 'attn.' + A's names.
+  path: the file that was read; of shards, their index.
+  metadata: what lay beside the tensors. Of PyTorch checkpoints: numbers and strings ('epoch'), one level of them
+    ('args', of a Namespace too, as a dict), 'keys', the keys under which the state dicts lay ([] for a bare one), and
+    'left_out', the names of all else ('optimizer', 'args.lr_schedule'). Of safetensors: the header's `__metadata__`.
+    Of sharded forms: the index's 'metadata'. Else {}.
+  form: 'safetensors', 'msgpack', 'torch' or 'torchscript' (as OpenAI publishes CLIP).
+  """
+
+  flat: dict[str, np.ndarray]
+  path: Path
+  metadata: dict[str, Any]
+  form: str
+
+
+def read_weights(path: Path) -> Weights:
+  """The weights of a file, whatever its name, or of a Hugging Face folder.
+
+  Files: safetensors, Flax msgpack, `torch.save` and `torch.jit.save`; and the index of shards, which does end in
+  .index.json. Nothing in a file is executed.
+
+  Raises:
+    UserError: not found or not readable, damaged, of another form, needs code to be run, or holds what no weights
+      hold: NaN or infinity, integers, complex or empty tensors, two tensors of one name.
+  """
+  try:
+    path = _in_folder(path) if path.is_dir() else path
+    size, form, metadata, tensors = _read_index(path) if path.name.endswith('.index.json') else _open(path)
+    return Weights(_flatten(path, size, tensors), path, metadata, form)
+  except OSError as error:
+    raise UserError(f'{error.filename or path} cannot be read ({error.strerror or error}): check the path and its '
+                    'permissions') from error
+
+
+def _in_folder(folder: Path) -> Path:
+  for name in FORMS:
+    if (folder / name).is_file():
+      return folder / name
+  raise UserError(f'{folder} is a folder without weights: looked for {", ".join(FORMS)}')
+
+
+def _open(path: Path) -> tuple[int, str, dict[str, Any], Tensors]:
+  """Size in bytes, form, metadata, and the tensors as prefix, name and array."""
+  status = path.stat()
+  if not stat.S_ISREG(status.st_mode):
+    raise UserError(f'{path} is not a file: give a file of weights, or the folder of a model')
+  with path.open('rb') as file:
+    head = file.read(512)
+  if int.from_bytes(head[:8], 'little') <= MAX_HEADER and head[8:9] == b'{':
+    return status.st_size, 'safetensors', *_read_safetensors(path)
+  if head.startswith(torch_files.ZIP) or head[:1] == b'\x80' and head[1:2] in (b'\2', b'\3', b'\4', b'\5'):
+    return status.st_size, *torch_files.read_torch(path)
+  if re.match(rb'[\x80-\x8f][\xa0-\xdb]|[\xde\xdf]', head):  # a map: of few entries, the first name following; of many
+    return status.st_size, 'msgpack', {}, _read_msgpack(path)
+  raise UserError(f'{path} {_looks_like(head)}')
+
+
+def _looks_like(head: bytes) -> str:
+  text = head.lstrip()
+  if not head:
+    return 'is empty: fetch it again'
+  if text[:1] == b'<':
+    return 'is a web page, not weights: fetch it again, from the address of the file itself'
+  if text[:1] == b'{':
+    return 'is JSON, not weights: give the folder it lies in'
+  if head.startswith(b'version https://git-lfs'):
+    return 'is a git-lfs pointer, not the weights it points to: run git lfs pull'
+  if head[257:262] == b'ustar':
+    return 'is a tar archive: unpack it, and give the file of weights in it'
+  return f'starts with {head[:8]!r}, as neither safetensors, Flax msgpack nor PyTorch files do: fetch it again'
+
+
+def _flatten(path: Path, size: int, tensors: Tensors) -> dict[str, np.ndarray]:
+  flat, problems, grown = {}, defaultdict(list), 0
+  for prefix, name, array in tensors:
+    name = prefix + str(name).removeprefix('module.')
+    grown += 4 * array.size
+    if grown > MAX_GROWTH * size + (1 << 20):
+      raise UserError(f'{path} declares more numbers than its {size} bytes can hold: fetch it again')
+    array = _widen(array)
+    problem = "named like another once 'module.' is removed" if name in flat else _problem(name, array)
+    if problem:
+      problems[problem].append(name)
+    flat[name] = array
+  if problems:
+    listed = ', '.join(f'{len(names)} {problem} (first: {names[0]})' for problem, names in problems.items())
+    raise UserError(f'{path} holds tensors that no weights are: {listed}: use another copy')
+  return flat
+
+
+def _problem(name: str, array: np.ndarray) -> str:
+  if not array.size:
+    return f'of no elements, shape {array.shape}'
+  if array.dtype.kind in 'iub' and re.fullmatch(INTEGERS, name):
+    return ''
+  if array.dtype != np.float32:
+    return f'of type {array.dtype} instead of floating point'
+  return '' if np.isfinite(array).all() or re.fullmatch(INFINITE, name) else 'with NaN or infinity'
+
+
+def _widen(array: np.ndarray) -> np.ndarray:
+  """Floating point of any width, bfloat16 too, as float32; all else as it is."""
+  if not jnp.issubdtype(array.dtype, jnp.floating):
+    return array
+  with np.errstate(over='ignore'):  # infinity, which is then named
+    return array.astype(np.float32, copy=False)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], Tensors]:
+  try:
+    with safetensors.safe_open(path, framework='numpy') as file:
+      return file.metadata() or {}, _safetensors(path, list(file.keys()))
+  except safetensors.SafetensorError as error:
+    raise UserError(_damaged(path, 'safetensors', error)) from error
+
+
+def _safetensors(path: Path, names: list[str]) -> Tensors:
+  for name in names:
+    # Opened anew each time: one mapping would keep every page read so far, a second copy of the file in memory.
+    with safetensors.safe_open(path, framework='numpy') as file:
+      try:
+        array = file.get_tensor(name)
+      except AttributeError as error:
+        raise UserError(f'{path}: {name} is of a type that numpy lacks ({error}): save it as float32') from error
+    yield '', name, array
+
+
+def _read_index(index: Path) -> tuple[int, str, dict[str, Any], Tensors]:
+  try:
+    contents = json.loads(index.read_text(encoding='utf-8'))
+    names, metadata = dict(contents['weight_map']), dict(contents.get('metadata') or {})
+    shards = sorted(set(names.values()))
+    missing = [shard for shard in shards if Path(shard).name != shard or not (index.parent / shard).is_file()]
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    raise UserError(_damaged(index, 'index of shards', error)) from error
+  if missing or not shards:
+    raise UserError(f'{index} names files that are not beside it: {", ".join(missing) or "none at all"}')
+  size = sum((index.parent / shard).stat().st_size for shard in shards)
+  return size, 'torch' if '.bin.' in index.name else 'safetensors', metadata, _sharded(index, names, shards)
+
+
+def _sharded(index: Path, names: dict[str, str], shards: list[str]) -> Tensors:
+  for shard in shards:
+    absent = {name for name, its in names.items() if its == shard}
+    for prefix, name, array in _open(index.parent / shard)[-1]:
+      absent.discard(name)
+      yield prefix, name, array
+    if absent:
+      raise UserError(f'{index.parent / shard} lacks {len(absent)} tensors that {index.name} says it has '
+                      f'(first: {min(absent)}): fetch both again')
+
+
+def _read_msgpack(path: Path) -> Tensors:
+  """As transformers 4 wrote it: nested Flax names and layouts -> PyTorch's."""
+  try:
+    # Mapped, not read: the bytes of all weights would be in memory twice.
+    nested = serialization.msgpack_restore(np.memmap(path, np.uint8, 'r'))
+    leaves = [_from_flax(names, np.asarray(leaf)) for names, leaf in traverse_util.flatten_dict(nested).items()]
+  except Exception as error:  # msgpack raises a dozen unrelated types on a damaged file, and this is data from outside
+    raise UserError(_damaged(path, 'Flax msgpack', error)) from error
+  yield from leaves
+
+
+def _from_flax(names: tuple[str, ...], array: np.ndarray) -> tuple[str, str, np.ndarray]:
+  *scope, leaf = names
+  if leaf == 'kernel':  # (in, out) -> (out, in); convolutions HWIO -> OIHW
+    array = array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1)
+  leaf = 'weight' if leaf in ('kernel', 'scale', 'embedding') else leaf
+  return '', '.'.join([*scope, leaf]), array
+
+
+def _damaged(path: Path, kind: str, error: Exception) -> str:
+  reason = ' '.join(str(error).split())[:120]
+  return f'{path} is not a whole {kind} file ({type(error).__name__}: {reason}): fetch it again'
+
+
+def write_safetensors(path: Path, flat: dict[str, Any]) -> None:
+  """Writes name -> array as safetensors that PyTorch libraries load; whole or not at all."""
+  partial = path.with_name(f'.{path.name}.{os.getpid()}')
+  # save_file ignores strides: a transposed view would be written scrambled. (ascontiguousarray makes scalars 1-D.)
+  save_file({name: np.asarray(array, order='C') for name, array in flat.items()}, partial, metadata={'format': 'pt'})
+  os.replace(partial, path)

@@ -1,0 +1,1 @@
+"""Measuring models that no longer change."""

@@ -1,0 +1,134 @@
+"""A frozen encoder's features of every record: extracted once, on all devices, and kept on disk."""
+
+import functools
+import io
+from typing import Any, NamedTuple
+import zipfile
+
+from etils import epath
+from flax import nnx
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+from data_pipelines.errors import UserError
+from data_pipelines.records import reader
+from uniemox_jax.eval.split_outputs import Fields, split_outputs
+from uniemox_jax.models.preprocess import normalise
+from uniemox_jax.models.registry import MODULES
+from uniemox_jax.runtime import sharding
+from uniemox_jax.runtime.distributed import is_primary, wait_for_all
+from uniemox_jax.runtime.files import write_shared
+from uniemox_jax.runtime.integrity import describe_leaves
+from uniemox_jax.train.config import config_hash
+from uniemox_jax.train.initial_weights import check_unseen, read_source, transfer
+from uniemox_jax.train.state import abstract_params, builder, graphdef_of, initial_params
+
+LEFT = ('project', 'fusion', 'decoder', 'encoder/norm', 'fc_norm', 'head')
+"""Parts of a source that features may do without: a fine-tuned model has `fc_norm` in place of the encoder's norm."""
+
+
+class Frozen(NamedTuple):
+  """An encoder that is not trained any more.
+
+  graphdef, params: of a module with `.features`, params as numpy arrays. statistics: its pixels' (mean, std), as
+  arguments of `normalise`; () is ImageNet's. step: of the checkpoint it came from, None where there is none. digest: of
+  all of it.
+  """
+
+  graphdef: nnx.GraphDef
+  params: dict[str, Any]
+  statistics: tuple[tuple[str, tuple[float, ...]], ...]
+  step: int | None
+  digest: str
+
+
+class Features(NamedTuple):
+  """features_NxD: float32. label_N: int32, -1 for none."""
+
+  features_NxD: np.ndarray
+  label_N: np.ndarray
+
+
+def load_frozen(init: str, model: dict[str, Any], *, dtype: Any, seed: int) -> Frozen:
+  """The encoder of `--config.init`, as `load_encoder(...).features` uses it. Prints what was taken.
+
+  Args:
+    init: 'none' draws it from `seed`; or a checkpoint PATH of ours, or a file, folder or hub id that `import_torch`
+      reads.
+    model: the config's `model`: the encoder's shape. Positions of another image size are resized.
+    dtype: of the computation.
+    seed: of 'none'.
+
+  Raises:
+    UserError: nothing there, or it is of another model.
+  """
+  if init == 'none':
+    build = builder(MODULES['encoder'], dtype=dtype, **model)
+    params = jax.device_get(jax.jit(lambda: initial_params(build, seed))())
+    return Frozen(graphdef_of(build), params, (), None, _digest(params, model, {}, dtype))
+  source = read_source(init, model, decoder=False)
+  # A fine-tuned model normalises after pooling, every other one before.
+  kind, head = 'encoder', {}
+  if source.kind == 'classifier':
+    kind, head = 'classifier', {name: source.model[name] for name in ('classes', 'streams') if name in source.model}
+  build = builder(MODULES[kind], dtype=dtype, **model, **head)
+  check_unseen(source.model, model, False, init)
+  params, said = transfer(source.params, abstract_params(build), new=(), left=LEFT, origin=init)
+  print(said, flush=True)
+  return Frozen(graphdef_of(build), params, tuple((name, tuple(values)) for name, values in source.statistics.items()),
+                source.step, _digest(params, model, source.statistics, dtype))
+
+
+def _digest(params: dict[str, Any], model: dict[str, Any], statistics: dict[str, list[float]], dtype: Any) -> str:
+  return config_hash({'leaves': describe_leaves(params), 'model': model, 'statistics': statistics,
+                      'dtype': jnp.dtype(dtype).name})
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _features(graphdef: nnx.GraphDef, statistics: tuple[tuple[str, tuple[float, ...]], ...], params: dict[str, Any],
+              views: Fields, fields: Fields) -> Fields:
+  features_BxD = nnx.merge(graphdef, params).features(normalise(views['image'], **dict(statistics))).astype(jnp.float32)
+  return jax.lax.with_sharding_constraint({'outputs': features_BxD, **fields}, P())
+
+
+def split_features(frozen: Frozen, split: reader.Split, cache_dir: str, *, image_size: int, batch_size: int, mesh: Mesh
+                   ) -> Features:
+  """The features of every record's evaluation view, read from `cache_dir` where they are there already.
+
+  A cached file belongs to one encoder, choice of records, image size and compute dtype; several hosts share it.
+
+  Raises:
+    UserError: a damaged shard, or a damaged cached file.
+    Preempted: SIGTERM came.
+  """
+  key = config_hash({'encoder': frozen.digest, 'records': split.fingerprint, 'image_size': image_size})
+  path = epath.Path(cache_dir) / f'features-{key}.npz'
+  # Extraction is collective: if one host lacks the file, all compute.
+  if np.all(multihost_utils.process_allgather(np.array(path.is_file()))):
+    print(f'features of {split.name}: cached in {path}', flush=True)
+    return _read(path, split.num_examples)
+  apply = functools.partial(_features, frozen.graphdef, frozen.statistics, sharding.replicate(frozen.params, mesh))
+  found = split_outputs(apply, split, ['label'], image_size=image_size, batch_size=batch_size, mesh=mesh,
+                        what=f'features of {split.name}')
+  if is_primary():
+    content = io.BytesIO()
+    np.savez(content, features=found['outputs'], label=found['label'])
+    write_shared(str(path), content.getvalue())  # runs side by side may share the folder
+  wait_for_all('features cached')
+  return Features(found['outputs'], found['label'])
+
+
+def _read(path: epath.Path, examples: int) -> Features:
+  try:
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+      found = Features(arrays['features'], arrays['label'])
+  except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    raise UserError(f'cached features {path} are damaged ({error}): delete the file') from error
+  if len(found.features_NxD) != examples or len(found.label_N) != examples:
+    raise UserError(f'cached features {path} are of {len(found.label_N)} records instead of {examples}: delete the '
+                    'file')
+  return found

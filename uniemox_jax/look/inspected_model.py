@@ -1,0 +1,115 @@
+"""A checkpoint that is looked at, and a pass of it over records; what `look` draws from."""
+
+from collections.abc import Iterator, Sequence
+import functools
+import itertools
+from typing import Any, NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from data_pipelines.batches.single_examples import Example, read_examples
+from data_pipelines.errors import UserError
+from data_pipelines.records import reader
+from uniemox_jax.look import attention_maps
+from uniemox_jax.models.classifier import Classifier
+from uniemox_jax.models.preprocess import normalise
+from uniemox_jax.models.registry import MODULES
+from uniemox_jax.objectives.tasks import tasks_of
+from uniemox_jax.train.checkpoint import load_checkpoint
+from uniemox_jax.train.state import abstract_model, builder
+
+BATCH = 32
+
+
+class Subject:
+  """A checkpoint that is looked at.
+
+  Attributes:
+    path, step, kind: of the checkpoint.
+    graphdef, params: of the model, the latter on the default device.
+    image_size: side of its views.
+    reads_person: whether it encodes the person view too.
+    decodes: whether it reconstructs.
+    tasks, labels: of a classifier, else empty.
+  """
+
+  def __init__(self, path: str):
+    """Loads a checkpoint PATH.
+
+    Raises:
+      UserError: no checkpoint, or one without an encoder of this method (a CLIP's).
+    """
+    checkpoint = load_checkpoint(path)
+    description = checkpoint.description
+    self.path, self.step, self.kind = checkpoint.path, checkpoint.step, description['kind']
+    if self.kind not in MODULES:
+      raise UserError(f'{path} holds a {self.kind}, not a student: give what pretrain, finetune or import_torch left')
+    model = abstract_model(builder(MODULES[self.kind], **description['model']))
+    self.graphdef, self.params = nnx.graphdef(model), jax.device_put(checkpoint.params)
+    self.image_size: int = description['model']['image_size']
+    self.reads_person, self.decodes = attention_maps.reads_person(model), getattr(model, 'decoder', None) is not None
+    self.tasks = tasks_of(description) if self.kind == 'classifier' else ()
+    self.labels: list[str] = description.get('labels', []) if self.tasks else []
+    self._statistics = {name: tuple(values) for name, values in description.get('statistics', {}).items()}
+
+  def views(self, examples: Sequence[Example]) -> jax.Array:
+    """What it reads of them, normalised, (B, V, S, S, 3): the scene, and the person, or the scene again without one."""
+    views = [[example.scene, example.scene if example.person is None else example.person] if self.reads_person
+             else [example.scene] for example in examples]
+    return normalise(jnp.asarray(np.array(views)), **self._statistics)
+
+  def first_columns(self) -> dict[str, int]:
+    """By task, where its columns begin in the outputs."""
+    starts = itertools.accumulate((len(task.outputs) for task in self.tasks), initial=0)
+    return {task.name: start for task, start in zip(self.tasks, starts)}
+
+
+class Seen(NamedTuple):
+  """A pass over examples. examples: the first of them, whole; id: of all, label_N: -1 for none; features_PxD: of the
+  first P; outputs_NxW: of a classifier, else W = 0."""
+
+  examples: list[Example]
+  id: list[str]
+  label_N: np.ndarray
+  features_PxD: np.ndarray
+  outputs_NxW: np.ndarray
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Features as `load_encoder` gives them (of the scene where there are no classes), and outputs."""
+  model = nnx.merge(graphdef, params)
+  if isinstance(model, Classifier):
+    features_BxD = model.features(attention_maps.classifier_input(model, views_BxVxHxWx3))
+    return features_BxD, model.head(features_BxD)
+  features_BxD = model.encoder(views_BxVxHxWx3[:, 0])[:, 1:].mean(axis=1)
+  return features_BxD, jnp.zeros((len(features_BxD), 0))
+
+
+def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
+  while batch := list(itertools.islice(examples, BATCH)):
+    yield batch
+
+
+def see(subject: Subject, split: reader.Split, count: int, kept: int, points: int) -> Seen:
+  """Runs the model over the first `count` examples; of the first `kept` the pictures stay, of `points` the features."""
+  examples, ids, labels, features, outputs = [], [], [], [], []
+  with tqdm.tqdm(total=count, desc=f'looking at {split.name}', unit=' pictures', delay=1) as progress:
+    for batch in _batches(read_examples(split, range(count), subject.image_size, person=subject.reads_person)):
+      # The last batch is filled up: one shape, one compilation.
+      filled = batch + batch[-1:] * (BATCH - len(batch))
+      found = jax.device_get(_apply(subject.graphdef, subject.params, subject.views(filled)))
+      features_BxD, outputs_BxW = (values[:len(batch)] for values in found)
+      features.append(features_BxD[:max(0, points - len(ids))])
+      outputs.append(outputs_BxW)
+      examples += batch[:max(0, kept - len(ids))]
+      ids += [example.id for example in batch]
+      labels += [example.label for example in batch]
+      progress.update(len(batch))
+  if not all(np.isfinite(part).all() for part in (*features, *outputs)):
+    raise UserError(f'{subject.path} gives no finite number for some picture: its weights are broken; use another one')
+  return Seen(examples, ids, np.array(labels), np.concatenate(features), np.concatenate(outputs))

@@ -1,0 +1,1 @@
+"""The verb `plan`: a step compiled for accelerators that need not be present."""

@@ -1,0 +1,259 @@
+"""Tells whether a config fits a TPU slice, before renting it, by compiling its real step for that slice.
+
+python -m uniemox_jax.plan --config=configs/pretrain_emoset_vitl16.py --topology=v5e:16x16 [--workdir=DIR]
+--search_batch finds the largest batch a device that fits. --all writes the table of docs/tpu.md, and resumes.
+It needs libtpu, but no TPU, data, weights or network.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import importlib
+import importlib.metadata
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from data_pipelines.errors import UserError
+from uniemox_jax.runtime.files import read_json, write_json, write_text
+from uniemox_jax.runtime.hardware import GIB, Chip, Slice, parse_slice, require_compiler
+from uniemox_jax.train.config import check_trainable
+
+COMPILER_ENVIRONMENT = {'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
+_EIGHT_CHIPS = ('v4:2x2x2', 'v5e:2x4', 'v5p:2x2x2', 'v6e:2x4')
+SHIPPED = {
+    'pretrain_emoset_vitl16': ('v4:4x4x4', 'v5e:16x16', 'v5p:4x4x4', 'v6e:8x8'),
+    'pretrain_emoset_vitb16': ('v4:4x4x4', 'v5e:8x8', 'v5p:4x4x4', 'v6e:8x8'),
+    'finetune:emo8': _EIGHT_CHIPS,
+    'demo:pretrain': _EIGHT_CHIPS,
+    'demo:finetune': _EIGHT_CHIPS,
+}
+"""What `--all` plans: every shipped config that trains a student, on one slice of each generation."""
+DOCUMENT = os.path.join('docs', 'tpu.md')
+BEGIN, END = '<!-- plan --all: begin -->', '<!-- plan --all: end -->'
+ASSUMPTIONS = ('estimate, nothing ran: matrix products at the peak of bf16; each reads and writes its activations in '
+               'HBM once, 2 bytes a value; weights are read twice and the update moves 8 values a weight (10 where '
+               'an average is kept), float32; '
+               'recomputation is free; what is sent is added in full, none of it hidden')
+
+
+def compile_step(config: ConfigDict, topology: str) -> dict[str, Any]:
+  """What `uniemox_jax.plan.step_compiler` measures, in a process of its own.
+
+  Raises:
+    UserError: a mistake in the config or the slice, or the compiler crashed.
+  """
+  with tempfile.TemporaryDirectory() as scratch:
+    path = os.path.join(scratch, 'request.json')
+    write_json(path, {'config': config.to_dict(), 'topology': topology})
+    # It ends with this process, whose end of the pipe closes then.
+    lifeline, ours = os.pipe()
+    try:
+      done = subprocess.run([sys.executable, '-m', 'uniemox_jax.plan.step_compiler', path], text=True, capture_output=True,
+                            env=os.environ | COMPILER_ENVIRONMENT, check=False, stdin=lifeline)
+    finally:
+      os.close(lifeline)
+      os.close(ours)
+    answer = read_json(path)
+  if 'error' in answer:
+    raise UserError(answer['error'])
+  if 'fits' not in answer:
+    last = (done.stderr.strip().splitlines() or ['it said nothing'])[-1]
+    raise UserError(f'the TPU compiler stopped with code {done.returncode} on {topology}: {last}')
+  return answer
+
+
+def roofline(measured: dict[str, Any], chip: Chip, examples_per_device: float) -> dict[str, Any]:
+  """Seconds a step by `ASSUMPTIONS`, and each part of them."""
+  flops = measured['student_flops_per_example'] + measured['teacher_flops_per_example']
+  updated = 4 * measured['params_bytes_per_device'] + 2 * measured['optimizer_bytes_per_device']
+  weights = 2 * 4 * measured['params'] + updated
+  sent = sum(one['bytes'] * (2 if one['kind'] == 'all-reduce' else 1) for one in measured['collectives'])
+  compute = flops * examples_per_device / chip.peak
+  memory = (2 * measured['activation_values_per_example'] * examples_per_device + weights) / chip.hbm_bandwidth
+  network = sent / chip.ici_bandwidth
+  return {'compute_seconds': compute, 'memory_seconds': memory, 'network_seconds': network,
+          'seconds': max(compute, memory) + network, 'assumptions': ASSUMPTIONS}
+
+
+def plan(config: ConfigDict, topology: str) -> dict[str, Any]:
+  """The contents of plan.json (docs/tpu.md says what each key means).
+
+  Raises:
+    UserError: see `compile_step`.
+  """
+  where = parse_slice(topology)
+  require_compiler()
+  return completed(compile_step(config, topology), config, where)
+
+
+def completed(measured: dict[str, Any], config: ConfigDict, where: Slice) -> dict[str, Any]:
+  """What was measured, with what follows from the config and the slice."""
+  flops = measured['student_flops_per_example'] + measured['teacher_flops_per_example']
+  return measured | {
+      'topology': where.name, 'devices': where.chips, 'device_kind': where.chip.device_kind,
+      'hbm_limit_bytes_per_device': where.chip.hbm, 'examples_per_step': config.batch_size,
+      'flops_per_example': flops, 'model_flops_per_step': flops * config.batch_size,
+      'bytes_per_example': 2 * measured['activation_values_per_example'],
+      'roofline': roofline(measured, where.chip, config.batch_size / where.chips) if measured['fits'] else None,
+      'config': config.to_dict(), 'versions': _versions()}
+
+
+def _versions() -> dict[str, str]:
+  return {name: importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'libtpu')}
+
+
+def search_batch(config: ConfigDict, topology: str) -> dict[str, Any]:
+  """The plan of the largest batch a device that fits, to the example.
+
+  Doubles or halves the config's batch until both sides are known, then divides what is between where the memory of
+  the two sides puts the limit, each time at least twice as far from either side: near the limit the compiler saves
+  memory, so that more fits than the memory of smaller batches tells. Memory is taken to grow with the batch.
+
+  Raises:
+    UserError: not even the smallest batch fits; and see `compile_step`.
+  """
+  check_trainable(config)
+  devices, limit = parse_slice(topology).chips, parse_slice(topology).chip.hbm
+  groups = max(1, config.loss.local_batch) if 'loss' in config and config.loss.negatives == 'local' else 1
+  unit = config.accum_steps * groups // math.gcd(groups, devices)
+  best, needs, small, large, margin = None, {}, 0, None, 1
+  units = max(1, config.batch_size // (devices * unit))
+  while True:
+    tried = config.copy_and_resolve_references()
+    tried.batch_size = units * unit * devices
+    print(f'{units * unit} examples a device: compiling …', flush=True)
+    result = plan(tried, topology)
+    needs[units] = result['hbm_bytes_per_device']
+    print(f'{units * unit} examples a device: {_gib(needs[units])}: {_verdict(result)}', flush=True)
+    if result['fits']:
+      best, small = result, units
+    else:
+      large = units
+    if large == 1:
+      raise UserError(f'not even {unit} examples a device fit {topology}: take more devices, --config.mesh.fsdp, '
+                      '--config.model.remat=full or a larger chip')
+    if large is not None and large - small <= 1:
+      return best | {'largest_batch_per_device': small * unit}
+    if large is None:
+      units = 2 * small
+    elif not small:
+      units = large // 2
+    else:
+      units, margin = _between(small, large, needs, limit, margin), 2 * margin
+
+
+def _between(small: int, large: int, needs: dict[int, int | None], limit: int, margin: int) -> int:
+  """Where memory would reach the limit, were it linear, but `margin` or half the bracket off both of its ends."""
+  if not needs[large] or needs[large] <= needs[small]:
+    return (small + large) // 2
+  reach = small + math.floor((large - small) * (limit - needs[small]) / (needs[large] - needs[small]))
+  margin = min(margin, (large - small) // 2)
+  return min(max(reach, small + margin), large - margin)
+
+
+def _gib(size: int | None) -> str:
+  return 'unknown' if size is None else f'{size / GIB:.2f} GiB' if size >= GIB / 100 else f'{size / 2**20:.1f} MiB'
+
+
+def _verdict(result: dict[str, Any]) -> str:
+  return 'fits' if result['fits'] else 'does not fit'
+
+
+def describe(result: dict[str, Any]) -> str:
+  """A plan as a table to read."""
+  rows = [('parameters', 'params'), ('optimizer', 'optimizer'), ('teacher', 'teacher'), ('batch', 'batch'),
+          ('temporaries', 'temporary'), ('total', 'hbm'), ('limit', 'hbm_limit')]
+  examples, devices = result['examples_per_step'], result['devices']
+  lines = [f"{result['topology']}: {devices} x {result['device_kind']}, {examples} examples a step, "
+           f'{examples / devices:g} a device: {_verdict(result)}', 'bytes a device']
+  lines += [f'  {title:12}{_gib(result.get(name + "_bytes_per_device")):>12}' for title, name in rows]
+  if not result['fits']:
+    return '\n'.join([*lines, result['message']])
+  lines.append('sent a step, from each device')
+  lines += [f"  {one['kind']:20}{one['count']:6} times{_gib(one['bytes']):>12}   largest {_gib(one['largest'])}"
+            for one in result['collectives']] or ['  nothing']
+  lines.append(f"model FLOPs: {result['model_flops_per_step'] / 1e12:.4g} T a step; an example "
+               f"{result['flops_per_example'] / 1e9:.4g} G (student {result['student_flops_per_example'] / 1e9:.4g}, "
+               f"teacher {result['teacher_flops_per_example'] / 1e9:.4g}), {_gib(result['bytes_per_example'])} of HBM")
+  estimate = result['roofline']
+  parts = ', '.join(f"{name} {1e3 * estimate[name + '_seconds']:.4g} ms" for name in ('compute', 'memory', 'network'))
+  lines.append(f"roofline: {1e3 * estimate['seconds']:.4g} ms a step, {examples / estimate['seconds']:.4g} examples/s "
+               f'({parts}); {ASSUMPTIONS}')
+  if 'largest_batch_per_device' in result:
+    lines.append(f"largest batch that fits: {result['largest_batch_per_device']} examples a device")
+  return '\n'.join(lines)
+
+
+def shipped_config(name: str) -> ConfigDict:
+  """A key of `SHIPPED` as a config."""
+  module, _, argument = name.partition(':')
+  get_config = importlib.import_module(f'configs.{module}').get_config
+  return get_config(argument) if argument else get_config()
+
+
+def _known(path: str, config: ConfigDict) -> dict[str, Any] | None:
+  """The plan that an earlier run left, if it was made of the same config by the same compiler."""
+  result = read_json(path) if os.path.exists(path) else None
+  same = result and result['config'] == config.to_dict() and result['versions'] == _versions()
+  return result if same else None
+
+
+def _row(name: str, topology: str, result: dict[str, Any]) -> str:
+  estimate = result['roofline']
+  figures = [_gib(result[key + '_bytes_per_device']) for key in ('params', 'optimizer', 'hbm', 'hbm_limit')]
+  sent = _gib(sum(one['bytes'] for one in result['collectives'])) if estimate else '-'
+  time_and_flops = [f"{1e3 * estimate['seconds']:.3g} ms" if estimate else '-',
+                    f"{result['flops_per_example'] / 1e9:.3g} G"]
+  fits = 'yes' if result['fits'] else '**no**'
+  cells = [f'`{name}`', topology, f"{result['examples_per_step']}", *figures, fits, sent, *time_and_flops]
+  return f"| {' | '.join(cells)} |"
+
+
+def plan_all(workdir: str) -> None:
+  """Plans every shipped config and rewrites the table of docs/tpu.md after each; what `workdir` holds is kept.
+
+  Raises:
+    UserError: docs/tpu.md or its marks are missing; or, after all others are planned, the compiler failed on some.
+  """
+  if not os.path.exists(DOCUMENT):
+    raise UserError(f'{DOCUMENT} does not exist here: run --all in a clone of the repository')
+  with open(DOCUMENT, encoding='utf-8') as file:
+    before, begin, rest = file.read().partition(BEGIN)
+  _, end, after = rest.partition(END)
+  if not (begin and end):
+    raise UserError(f'{DOCUMENT} has lost its marks: put the lines {BEGIN} and {END} back')
+  table = ['| config | slice | batch | parameters | optimizer | total | limit | fits | sent | roofline | FLOPs |',
+           '|---' * 11 + '|']
+  plans = [(name, topology) for name, topologies in SHIPPED.items() for topology in topologies]
+  failed = {}
+  for name, topology in tqdm(plans, desc='plans', unit='plan'):
+    config = shipped_config(name)
+    path = os.path.join(workdir, f'{name}-{topology}'.replace(':', '_'), 'plan.json')
+    result = _known(path, config)
+    try:
+      if result is None:
+        result = plan(config, topology)
+        write_json(path, result)
+    except UserError as error:
+      failed[f'{name} on {topology}'] = error
+      continue
+    table.append(_row(name, topology, result))
+    write_text(DOCUMENT, '\n'.join([before + BEGIN, *table, END]) + after)
+  if failed:
+    raise UserError(f'{len(failed)} of {len(plans)} plans failed: '
+                    + '; '.join(f'{what}: {error}' for what, error in failed.items()))
+
+
+@contextlib.contextmanager
+def timed(what: str) -> Iterator[None]:
+  print(f'{what} (a large model takes minutes) …', flush=True)
+  started = time.perf_counter()
+  yield
+  print(f'compiled in {time.perf_counter() - started:.0f} s', flush=True)

@@ -1,0 +1,1 @@
+"""The verb `predict`: emotions of any images, as a table."""

@@ -1,0 +1,1 @@
+"""Processes, disks, devices, command lines and logs: what every verb runs on."""

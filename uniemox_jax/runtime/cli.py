@@ -1,0 +1,194 @@
+"""What every command shares: flags, configs that may live in the wheel, and one line instead of a traceback."""
+
+from collections.abc import Callable
+import errno
+import importlib.util
+import logging as std_logging
+import os
+import re
+import sys
+from typing import NoReturn
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from data_pipelines.command import fail
+from data_pipelines.errors import UserError
+from uniemox_jax.runtime import distributed, preemption
+from uniemox_jax.runtime.clock import Profile
+
+
+def define_config(default: str | None = None) -> flags.FlagHolder:
+  """Declares `--config=FILE[:ARG]`, with `--config.key=value` overrides; required unless there is a default."""
+  help_text = 'An ml_collections file, FILE or FILE:ARGUMENT; --config.key=value overrides a key.'
+  holder = config_flags.DEFINE_config_file('config', default and find_config(default), help_text)
+  if default is None:
+    flags.mark_flag_as_required('config')
+  return holder
+
+
+def define_workdir(default: str | None = None) -> flags.FlagHolder:
+  """Declares `--workdir`, the folder of a run; required unless there is a default."""
+  help_text = 'Folder of the run; the same command again resumes it.'
+  return flags.DEFINE_string('workdir', default, help_text, required=default is None)
+
+
+def define_multihost() -> None:
+  """Declares `--multihost`; `run` then joins the other processes before the command's own work."""
+  flags.DEFINE_bool('multihost', False, 'Join the other hosts of a TPU slice, or of a GKE, Slurm or Open MPI job.')
+
+
+def define_training() -> None:
+  """Declares what every training verb takes: `--config`, `--workdir`, `--multihost` and `--profile`."""
+  define_config()
+  define_workdir()
+  define_multihost()
+  flags.DEFINE_string('profile', None, 'Steps to trace into WORKDIR/profile: FIRST:LAST, or N for N after compilation.')
+
+
+def profile_steps() -> Profile | None:
+  """The steps that `--profile` asks for.
+
+  Raises:
+    UserError: neither a number nor two.
+  """
+  value = flags.FLAGS.profile
+  if value is None:
+    return None
+  match = re.fullmatch(r'(?:(\d+):)?(\d+)', value)
+  first, last = (int(match[1] or 1), int(match[2])) if match else (1, 0)
+  if first < 0 or last < first:
+    raise UserError(f"--profile is '{value}': give FIRST:LAST, such as 10:15, or how many steps, such as 5")
+  return Profile(first, last, from_start=not match[1])
+
+
+def find_config(value: str) -> str:
+  """The existing file for a `--config` value: as given, or from the installed `configs` package.
+
+  Args:
+    value: FILE or FILE:ARG.
+
+  Raises:
+    UserError: neither exists. ml_collections itself would go on in silence.
+  """
+  path, colon, argument = value.partition(':')
+  if os.path.isfile(path):
+    return value
+  spec = importlib.util.find_spec('configs')
+  for folder in spec.submodule_search_locations if spec else ():
+    installed = os.path.join(folder, os.path.basename(path))
+    if os.path.dirname(path) in ('', 'configs') and os.path.isfile(installed):
+      return installed + colon + argument
+  raise UserError(f"config file '{path}' does not exist: give a path to a file, or one of the shipped configs/*.py")
+
+
+def load_config(value: str) -> ConfigDict:
+  """What a config file gives, as `--config` does.
+
+  Args:
+    value: FILE or FILE:ARG, see `find_config`.
+
+  Raises:
+    UserError: no such file, or the file or its argument is at fault.
+  """
+  path, colon, argument = find_config(value).partition(':')
+  spec = importlib.util.spec_from_file_location('loaded_config', path)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    return module.get_config(*([argument] if colon else []))
+  except Exception as error:  # whatever the file's own code raises
+    raise UserError(f'{value} gives no config ({" ".join(str(error).split())}): mend the file or its argument'
+                    ) from error
+
+
+def _arguments(argv: list[str]) -> list[str]:
+  """argv with each `--config FILE` resolved by `find_config`."""
+  resolved = list(argv)
+  for index, argument in enumerate(argv):
+    if argument.startswith(('--config=', '-config=')):
+      resolved[index] = '--config=' + find_config(argument.partition('=')[2])
+    elif argument in ('--config', '-config') and index + 1 < len(argv):
+      resolved[index + 1] = find_config(argv[index + 1])
+  return resolved
+
+
+def _explain(message: str) -> str:
+  """What absl says of a flag, shorter where it is long."""
+  missing = re.match(r'flag --(\w+)=None', message)
+  if missing:
+    return f'--{missing[1]} is missing: add --{missing[1]}=VALUE (--help lists the options)'
+  if 'parsing config file' in message:  # ml_collections puts the whole traceback into the message
+    return f'{message.partition(": ")[0]}: {message.strip().splitlines()[-1]}: mend the config file or its argument'
+  return f'{message} (--help lists the options)'
+
+
+def _explain_config(argv: list[str], error: Exception) -> str:
+  """What ml_collections lets through as bare exceptions: a key, or an argument after FILE's colon, that is unknown."""
+  inner = error.args[0] if error.args and isinstance(error.args[0], KeyError) else error
+  said = inner.args[0] if isinstance(inner, KeyError) else inner
+  overrides = [argument for argument in argv if argument.startswith('--config.')]
+  asked = ' '.join(overrides or [argument for argument in argv if argument.startswith('--config')])
+  return f'{asked} does not fit this config ({said}): correct the name; the config file shows what there is'
+
+
+def _fail_of_the_disk(error: OSError) -> NoReturn:
+  """One line where there is no space left, or where the workdir cannot be written; any other error goes on."""
+  workdir = flags.FLAGS.workdir if 'workdir' in flags.FLAGS else None
+  if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    fail(f'no space left for {error.filename or workdir}: make room and run the same command again')
+  of_workdir = workdir and error.filename and os.path.abspath(os.fspath(error.filename)).startswith(
+      os.path.abspath(workdir))
+  if of_workdir and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+    fail(f'{error.filename} cannot be written ({error.strerror}): choose another --workdir')
+  raise error
+
+
+def _check_workdir(workdir: str | None) -> None:
+  """Fails where a file stands in the way of the folder; one that is not given is left to the verb."""
+  place = os.path.abspath(workdir or '.')
+  while not os.path.exists(place):
+    place = os.path.dirname(place)
+  if not os.path.isdir(place):
+    fail(f'--workdir={workdir}: {place} is a file: name a folder, or choose another --workdir')
+
+
+def run(main: Callable[..., None], *operands: str) -> None:
+  """Parses the command line and runs `main`; a user's mistake ends in one line on standard error and exit code 2.
+
+  Args:
+    main: receives what the command line gives for the operands.
+    operands: names of what is given without `--`, such as 'SRC'; of the last, one or more where it ends in '...'.
+  """
+  try:
+    rest = flags.FLAGS(_arguments(sys.argv))
+    many = operands and operands[-1].endswith('...')
+    if len(rest) - 1 > len(operands) and not many:
+      fail(f"unexpected argument '{rest[1 + len(operands)]}': options are given as --name=value")
+    if len(rest) - 1 < len(operands):
+      fail(f'{operands[len(rest) - 1]} is missing: give it without --, see --help')
+  except UserError as error:
+    fail(str(error))
+  except flags.Error as error:
+    fail(_explain(str(error)))
+  except (AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
+    fail(_explain_config(sys.argv, error))
+  logging.set_verbosity(logging.ERROR)
+  # What it says in the end of reads that failed, as those of a damaged checkpoint do, is named where it belongs.
+  std_logging.getLogger('asyncio').setLevel(std_logging.CRITICAL)
+  try:
+    if 'multihost' in flags.FLAGS:
+      distributed.join(flags.FLAGS.multihost)
+    if 'workdir' in flags.FLAGS:
+      _check_workdir(flags.FLAGS.workdir)
+      preemption.watch()
+    main(*rest[1:])
+    preemption.end_together()
+  except UserError as error:
+    fail(str(error))
+  except preemption.Preempted as reason:
+    preemption.leave(reason)
+  except OSError as error:
+    _fail_of_the_disk(error)
+  except KeyboardInterrupt:
+    fail('interrupted: run the same command again to resume')

@@ -1,0 +1,188 @@
+"""What a run tells: metrics.jsonl, TensorBoard, progress lines, steps that were skipped, profiles."""
+
+from collections.abc import Iterator
+import contextlib
+import json
+import os
+import sys
+from typing import Any
+
+from etils import epath
+import jax
+import numpy as np
+
+from data_pipelines.errors import UserError
+from uniemox_jax.runtime.clock import Clock, Profile, duration
+from uniemox_jax.runtime.files import exists, is_remote, write_text
+from uniemox_jax.runtime.hardware import peak_flops
+from uniemox_jax.runtime.tensorboard_writer import Board
+
+METRICS_FILE = 'metrics.jsonl'
+SHOWN_IDS = 16
+
+
+def read_metrics(workdir: str) -> list[dict[str, Any]]:
+  """All lines of a run's metrics.jsonl; a last line cut short by a kill is left out."""
+  path = os.path.join(workdir, METRICS_FILE)
+  if not exists(path):
+    return []
+  return [json.loads(line) for line in epath.Path(path).read_text().splitlines(keepends=True) if line.endswith('\n')]
+
+
+def _skipped_before(start_step: int, lines: list[dict[str, Any]]) -> int:
+  """How many steps in a row had been skipped when `start_step` was done, by the lines of a log."""
+  skipped = {line['step'] for line in lines if 'skipped' in line}
+  return next(count for count in range(start_step + 1) if start_step - count not in skipped)
+
+
+@contextlib.contextmanager
+def _tensorflow_as_it_was() -> Iterator[None]:
+  """Where tensorflow keeps a function that it calls with every operation, the profiler of jax 0.7 puts a bool."""
+  trace = sys.modules.get('tensorflow.python.profiler.trace')
+  enabled = trace and trace.enabled
+  yield
+  if trace:
+    trace.enabled = enabled
+
+
+class RunLog:
+  """A run's log. Metrics stay on the device until `flush`, which also counts the steps that were skipped."""
+
+  def __init__(self, workdir: str, *, name: str, total_steps: int, batch_size: int, start_step: int,
+               flops_per_example: int | None = None, profile: Profile | None = None):
+    """Opens the log and cuts it back to `start_step`, the step that was restored (0 for a new run).
+
+    `flops_per_example` of training gives `mfu`, the share of the devices' peak, where that is known too.
+    """
+    self.name, self.total_steps, self.batch_size = name, total_steps, batch_size
+    self.clock = Clock()
+    self._tracing, self._profile_folder = False, os.path.join(workdir, 'profile')
+    self._profile = profile and profile.of_run(start_step)
+    peak = peak_flops(jax.devices()[0].device_kind)
+    self._mfu_of_one = flops_per_example / (peak * jax.device_count()) if flops_per_example and peak else None
+    self._pending: list[tuple[int, dict[str, jax.Array], np.ndarray]] = []
+    self._writes = jax.process_index() == 0
+    kept = [line for line in read_metrics(workdir) if line['step'] <= start_step and start_step > 0]
+    self.skipped_in_row = _skipped_before(start_step, kept)
+    if self._writes:
+      if self._profile and self._profile.last < start_step:
+        print(f'--profile: step {self._profile.last} is over, the run resumes at {start_step}: nothing is traced',
+              flush=True)
+      epath.Path(workdir).mkdir(parents=True, exist_ok=True)
+      self._path = os.path.join(workdir, METRICS_FILE)
+      self._text = ''.join(json.dumps(line) + '\n' for line in kept)
+      write_text(self._path, self._text)
+      self._board = Board(os.path.join(workdir, 'tensorboard'), start_step + 1)
+
+  @contextlib.contextmanager
+  def stepping(self, step: int, first: bool) -> Iterator[None]:
+    """Around the update after `step` of them: the run's first is counted as compilation; traces what is to be."""
+    if self._profile and not self._tracing and self._profile.first <= step <= self._profile.last:
+      with _tensorflow_as_it_was():
+        jax.profiler.start_trace(self._profile_folder)
+      self._tracing = True
+    with self.clock.apart('compile') if first else contextlib.nullcontext():
+      yield
+      if first:
+        jax.block_until_ready(self._pending[-1][1])
+    if first:
+      self.clock.start()
+    if self._tracing and step == self._profile.last:
+      jax.block_until_ready(self._pending[-1][1])
+      self._stop_tracing()
+
+  def _stop_tracing(self) -> None:
+    with self.clock.apart('profile'), _tensorflow_as_it_was():
+      jax.profiler.stop_trace()
+    self._profile, self._tracing = None, False
+    if self._writes:
+      print(f'profile: {self._profile_folder} (tensorboard with tensorboard-plugin-profile shows it)', flush=True)
+
+  def add(self, step: int, metrics: dict[str, jax.Array], example_ids: np.ndarray) -> None:
+    """Keeps a step's metrics, still on the device, and the ids of this host's examples."""
+    self._pending.append((step, metrics, example_ids))
+    self.clock.count_step()
+
+  def flush(self, max_skipped: int, newest_checkpoint: str) -> None:
+    """Writes the mean of all kept metrics as one line, one more for every skipped step, and prints the progress.
+
+    Args:
+      max_skipped: how many steps in a row may be skipped.
+      newest_checkpoint: named in the error.
+
+    Raises:
+      UserError: more were, naming step, reason and examples.
+    """
+    if not self._pending:
+      return
+    fetched = [(step, jax.device_get(metrics), ids) for step, metrics, ids in self._pending]
+    self._pending = []
+    for step, metrics, example_ids in fetched:
+      self.skipped_in_row = self.skipped_in_row + 1 if metrics['skipped'] else 0
+      if metrics['skipped']:
+        self._tell_skipped(step, metrics, example_ids, max_skipped, newest_checkpoint)
+    step, last, _ = fetched[-1]
+    done = [metrics for _, metrics, _ in fetched if not metrics['skipped']]
+    line = {name: float(np.mean([metrics[name] for metrics in done])) for name in last if done and name != 'skipped'}
+    line |= {'lr': float(last['lr']), 'skipped_steps': len(fetched) - len(done)}
+    rate = self.clock.lap()
+    if rate:
+      line['examples_per_second'] = self.batch_size / rate
+      line['examples_per_second_per_device'] = line['examples_per_second'] / jax.device_count()
+      if self._mfu_of_one:
+        line['mfu'] = self._mfu_of_one * line['examples_per_second']
+    self.write(step, line | self.clock.newly_apart())
+    self._progress(step, line, rate)
+
+  def _tell_skipped(self, step: int, metrics: dict[str, np.ndarray], example_ids: np.ndarray, max_skipped: int,
+                    newest_checkpoint: str) -> None:
+    why = f"gradient_norm is {metrics['gradient_norm']:.4g}, loss {metrics['loss']:.4g}"
+    if self._writes:
+      self._append({'step': step, 'skipped': why, 'example_ids': example_ids.tolist()})
+      print(f'{self.name} {step}/{self.total_steps}  skipped: {why}', flush=True)
+    if self.skipped_in_row >= max_skipped:
+      shown = ', '.join(map(str, example_ids[:SHOWN_IDS])) + (', …' if len(example_ids) > SHOWN_IDS else '')
+      raise UserError(f'step {step}: {why}, and {self.skipped_in_row} steps in a row had to be skipped; example ids '
+                      f'{shown} (all in {METRICS_FILE}); newest checkpoint: {newest_checkpoint}: lower '
+                      '--config.optimizer.base_lr, raise --config.max_gradient_norm, or look at these pictures')
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    """One line of metrics.jsonl, and the same scalars to TensorBoard."""
+    if not self._writes:
+      return
+    self._append({'step': step, **values})
+    for name, value in values.items():
+      self._board.scalar(name, value, step)
+
+  def _append(self, line: dict[str, Any]) -> None:
+    text = json.dumps(line) + '\n'
+    self._text += text
+    if is_remote(self._path):
+      write_text(self._path, self._text)
+      return
+    with open(self._path, 'a', encoding='utf-8') as file:
+      file.write(text)
+
+  def image(self, step: int, name: str, image_HxWx3: np.ndarray) -> None:
+    """A uint8 picture to TensorBoard."""
+    if self._writes:
+      self._board.image(name, image_HxWx3, step)
+
+  def _progress(self, step: int, line: dict[str, float], rate: float | None) -> None:
+    if not self._writes:
+      return
+    text = f'{self.name} {step}/{self.total_steps}'
+    if 'loss' in line:
+      text += f"  loss {line['loss']:.4f}"
+    if rate:
+      text += f"  {line['examples_per_second']:.0f} examples/s  {duration((self.total_steps - step) * rate)} left"
+    print(text, flush=True)
+
+  def close(self) -> None:
+    """Ends a trace, flushes TensorBoard, and says where the time went."""
+    if self._tracing:
+      self._stop_tracing()
+    if self._writes:
+      self._board.close()
+      if self.clock.seconds['train']:
+        print(f'{self.name}: {self.clock.summary()}', flush=True)

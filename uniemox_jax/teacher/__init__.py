@@ -1,0 +1,1 @@
+"""The frozen CLIP and the texts that it embeds."""

@@ -1,0 +1,94 @@
+"""Every caption's CLIP embedding, computed once over all devices and kept on disk."""
+
+from collections.abc import Sequence
+import hashlib
+import io
+import os
+import sys
+import time
+
+from etils import epath
+from flax import nnx
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+from data_pipelines.errors import UserError
+from uniemox_jax.runtime.files import write_shared
+from uniemox_jax.teacher.frozen_clip import Clip
+
+PROGRESS_SECONDS = 5.0
+
+
+def embed_captions(clip: Clip, captions: Sequence[str], cache_dir: str | os.PathLike, batch_size: int = 1024
+                   ) -> np.ndarray:
+  """Every caption's embedding, computed once over all devices and kept on disk (method section 4).
+
+  Several hosts call this together, with the same captions.
+
+  Args:
+    clip: the teacher.
+    captions: N texts; equal ones are embedded once.
+    cache_dir: holds one .npy per teacher and set of captions.
+    batch_size: captions a call, over all devices.
+
+  Returns:
+    float32 (N, E) of unit norm.
+
+  Raises:
+    UserError: the teacher has no tokenizer, or the cached file is damaged.
+  """
+  distinct = sorted(set(captions))
+  ids_NxT = clip.tokenize(distinct)
+  # The ids, not the strings: another tokenizer in the teacher's folder must not find the old embeddings.
+  key = hashlib.sha256(f'{clip.digest} {ids_NxT.shape} '.encode() + ids_NxT.tobytes()).hexdigest()
+  path = epath.Path(cache_dir) / f'captions-{key}.npy'
+  # Embedding is collective: if one host lacks the file, all compute.
+  if np.all(multihost_utils.process_allgather(np.array(path.is_file()))):
+    embedded_NxE = _read_npy(path, (len(distinct), clip.config.projection_dim))
+  else:
+    embedded_NxE = _embed_ids(clip, ids_NxT, batch_size)
+    _write_npy(path, embedded_NxE)
+  row_of = {caption: row for row, caption in enumerate(distinct)}
+  return embedded_NxE[np.array([row_of[caption] for caption in captions], np.int64)]
+
+
+def _embed_ids(clip: Clip, ids_NxT: np.ndarray, batch_size: int) -> np.ndarray:
+  """Batches of ids through the text tower, split over all devices; the same result on every host."""
+  mesh = Mesh(np.asarray(jax.devices()), ('data',))
+  split, whole = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
+  total = len(ids_NxT)
+  batch = -(-min(batch_size, max(total, 1)) // mesh.size) * mesh.size
+  params = jax.device_put(clip.params, whole)
+  embed = jax.jit(lambda params, ids: nnx.merge(clip.graphdef, params).text(ids), out_shardings=whole)
+  rows, started, spoke = [], time.monotonic(), time.monotonic()
+  for first in range(0, total, batch):
+    part = ids_NxT[first:first + batch]
+    padded = np.concatenate([part, np.zeros((batch - len(part), part.shape[1]), np.int32)])
+    ids = jax.make_array_from_callback(padded.shape, split, padded.__getitem__)
+    rows.append(np.asarray(embed(params, ids))[:len(part)])
+    now, done = time.monotonic(), first + len(part)
+    if jax.process_index() == 0 and now - spoke > PROGRESS_SECONDS:
+      spoke = now
+      print(f'captions {done:,}/{total:,}  {(now - started) / done * (total - done):.0f}s left', file=sys.stderr,
+            flush=True)
+  return np.concatenate(rows) if rows else np.zeros((0, clip.config.projection_dim), np.float32)
+
+
+def _write_npy(path: epath.Path, array: np.ndarray) -> None:
+  content = io.BytesIO()
+  np.save(content, array)
+  write_shared(str(path), content.getvalue())  # hosts may share the folder
+
+
+def _read_npy(path: epath.Path, shape: tuple[int, int]) -> np.ndarray:
+  try:
+    array = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+  except (ValueError, OSError, EOFError) as error:
+    raise UserError(f'cached caption embeddings {path} are damaged ({error}): delete the file') from error
+  if array.shape != shape or array.dtype != np.float32:
+    raise UserError(f'cached caption embeddings {path} are {array.dtype} {array.shape} instead of float32 {shape}: '
+                    'delete the file')
+  return array

@@ -1,0 +1,324 @@
+"""The CLIP teacher as users and the training loop meet it: published weights in, unit-norm embeddings out."""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from pathlib import Path
+import shutil
+import tempfile
+from typing import Any
+
+from flax import nnx, traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines.errors import UserError
+from uniemox_jax.convert import clip_weights, weight_families
+from uniemox_jax.convert.formats import hub, vocabulary, weight_files
+from uniemox_jax.models.clip import CLIP, CLIPConfig
+from uniemox_jax.models.preprocess import as_model_input, normalise, resize
+from uniemox_jax.runtime.files import whole_folder
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+BICUBIC = 3
+"""PIL's number for the filter, as preprocessor_config.json gives it."""
+CONFIG_FILES = ('config.json', 'preprocessor_config.json', 'processor_config.json')
+OPEN_CLIP_CONFIG = 'open_clip_config.json'
+TOKENIZER_FILES = ('vocab.json', 'merges.txt', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json')
+LENGTH_STEP = 8
+"""Token ids are padded to a multiple of this, so that few lengths are ever compiled."""
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """How a CLIP wants its pictures: resized (the short side, or `squash` both), centre-cropped, normalised.
+
+  size: the model's input. short_side: before the crop. mean, std: of pixels in 0..1.
+  """
+
+  size: int
+  short_side: int
+  squash: bool = False
+  mean: tuple[float, ...] = CLIP_MEAN
+  std: tuple[float, ...] = CLIP_STD
+
+  @classmethod
+  def from_dict(cls, hub: dict[str, Any], image_size: int) -> 'View':
+    """From the contents of a `preprocessor_config.json`; {} gives OpenAI's settings.
+
+    Raises:
+      UserError: it does not lead to the model's `image_size`, or not by bicubic resizing.
+    """
+    size = hub.get('size', image_size)
+    size = size if isinstance(size, dict) else {'shortest_edge': size}
+    squash = 'shortest_edge' not in size
+    short_side = size.get('height') if squash else size['shortest_edge']
+    crop = hub.get('crop_size', image_size) if hub.get('do_center_crop', True) else short_side
+    crop = crop['height'] if isinstance(crop, dict) else crop
+    if crop != image_size or short_side < crop or hub.get('resample', BICUBIC) != BICUBIC:
+      raise UserError(f'preprocessor_config.json: size {size}, crop {crop}, resample {hub.get("resample", BICUBIC)} do '
+                      f'not give {image_size} pixels by bicubic resizing (resample 3): mend the file or remove it')
+    return cls(image_size, short_side, squash, tuple(hub.get('image_mean', CLIP_MEAN)),
+               tuple(hub.get('image_std', CLIP_STD)))
+
+  @classmethod
+  def from_open_clip(cls, settings: dict[str, Any], image_size: int) -> 'View':
+    """From `preprocess_cfg` of an `open_clip_config.json`; {} gives OpenAI's settings.
+
+    Raises:
+      UserError: it resizes in a way that is not here.
+    """
+    mode, filter_name = settings.get('resize_mode', 'shortest'), settings.get('interpolation', 'bicubic')
+    if mode not in ('shortest', 'squash') or filter_name != 'bicubic':
+      raise UserError(f'{OPEN_CLIP_CONFIG}: preprocess_cfg resizes by {mode}, {filter_name}: only bicubic, shortest or '
+                      'squash, is supported')
+    return cls(image_size, image_size, mode == 'squash', tuple(settings.get('mean', CLIP_MEAN)),
+               tuple(settings.get('std', CLIP_STD)))
+
+  @property
+  def statistics(self) -> dict[str, list[float]]:
+    """'mean' and 'std', as a checkpoint's description holds them."""
+    return {'mean': list(self.mean), 'std': list(self.std)}
+
+  def to_dict(self) -> dict[str, Any]:
+    """The contents of a `preprocessor_config.json` that `from_dict` and transformers read."""
+    side = {'height': self.short_side, 'width': self.short_side} if self.squash else {'shortest_edge': self.short_side}
+    return {'image_processor_type': 'CLIPImageProcessor', 'size': side,
+            'crop_size': {'height': self.size, 'width': self.size}, 'resample': BICUBIC, 'do_resize': True,
+            'do_center_crop': True, 'do_rescale': True, 'do_normalize': True, 'do_convert_rgb': True,
+            'image_mean': list(self.mean), 'image_std': list(self.std)}
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def __call__(self, images_BxHxWx3: jax.Array) -> jax.Array:
+    """uint8 pixels of any size to normalised float32 (B, size, size, 3)."""
+    height, width = images_BxHxWx3.shape[1:3]
+    # Integer division as in transformers: rounding would shift some pictures by half a pixel.
+    short = min(height, width)
+    shape = (self.short_side * height // short, self.short_side * width // short)
+    if self.squash:
+      shape = (self.short_side, self.short_side)
+    # Columns, then rows, each rounded and clipped: as PIL does, whose pictures CLIP was trained on.
+    resized = resize(resize(images_BxHxWx3, height, shape[1]), *shape)
+    top, left = (shape[0] - self.size) // 2, (shape[1] - self.size) // 2
+    return normalise(resized[:, top:top + self.size, left:left + self.size], self.mean, self.std)
+
+
+def clip_normalise(images_BxHxWx3: jax.Array, size: int, mean: tuple[float, ...] = CLIP_MEAN,
+                   std: tuple[float, ...] = CLIP_STD) -> jax.Array:
+  """The scene view as the teacher sees it inside a train step (method section 2, step 6).
+
+  Args:
+    images_BxHxWx3: square pixels 0..255, uint8 or float; resized (bicubic, antialiased) where they differ from `size`.
+    size: CLIP's input size.
+    mean, std: CLIP's own statistics, never ImageNet's.
+
+  Returns:
+    float32 (B, size, size, 3).
+  """
+  if images_BxHxWx3.shape[1:3] != (size, size):
+    images_BxHxWx3 = resize(images_BxHxWx3, size, size)
+  return normalise(images_BxHxWx3, mean, std)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _embed(graphdef: nnx.GraphDef, modality: str, params: dict[str, Any], inputs: jax.Array) -> jax.Array:
+  return getattr(nnx.merge(graphdef, params), modality)(inputs)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Clip:
+  """A loaded CLIP.
+
+  config: its shape. params: float32 numpy arrays, the plain nested dict of `models.clip.CLIP`. view: evaluation
+  preprocessing. folder: where tokenizer files may lie; None is OpenAI's vocabulary. dtype: of the computation.
+  """
+
+  config: CLIPConfig
+  params: dict[str, Any]
+  view: View
+  folder: Path | None
+  dtype: Any = jnp.float32
+
+  @functools.cached_property
+  def graphdef(self) -> nnx.GraphDef:
+    """`nnx.merge(clip.graphdef, params)` is the module, with `.image` and `.text`."""
+    return abstract_clip(self.config, self.dtype)[0]
+
+  @functools.cached_property
+  def tokenizer(self) -> Any:
+    """transformers' CLIPTokenizer.
+
+    Raises:
+      UserError: the folder has no tokenizer files.
+    """
+    if self.folder is not None:
+      has = {name for name in TOKENIZER_FILES if (self.folder / name).is_file()}
+      if not ({'vocab.json', 'merges.txt'} <= has or 'tokenizer.json' in has):
+        raise UserError(f'{self.folder} has no tokenizer: put its vocab.json and merges.txt there, or give int32 ids')
+    from transformers import CLIPTokenizer  # imports torch where that is installed, which takes seconds
+    with tempfile.TemporaryDirectory() as openai:
+      if self.folder is None:
+        vocabulary.write_openai_vocabulary(Path(openai))
+      return CLIPTokenizer.from_pretrained(self.folder or openai)
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """SHA-256 of configuration, how pictures are prepared, weights and compute dtype."""
+    digest = hashlib.sha256(f'{self.config} {self.view} {jnp.dtype(self.dtype).name}'.encode())
+    for path, leaf in sorted(traverse_util.flatten_dict(self.params, sep='/').items()):
+      digest.update(f'{path} {leaf.dtype} {leaf.shape}'.encode())
+      digest.update(np.ravel(leaf))
+    return digest.hexdigest()
+
+  @functools.cached_property
+  def _placed(self) -> dict[str, Any]:
+    return jax.device_put(self.params)
+
+  def tokenize(self, texts: Sequence[str]) -> np.ndarray:
+    """int32 ids (B, T): cut at the context length, padded after the end of text to a common multiple of 8."""
+    rows = self.tokenizer(list(texts), truncation=True, max_length=self.config.context_length)['input_ids']
+    longest = max((len(row) for row in rows), default=1)
+    length = min(-(-longest // LENGTH_STEP) * LENGTH_STEP, self.config.context_length)
+    ids_BxT = np.full((len(rows), length), self.tokenizer.eos_token_id, np.int32)
+    for row, ids in zip(ids_BxT, rows):
+      row[:len(ids)] = ids
+    return ids_BxT
+
+  def encode_image(self, images: Any) -> np.ndarray:
+    """Unit-norm float32 (B, E).
+
+    Args:
+      images: uint8 (B, H, W, 3), which is resized, cropped and normalised; or float32 (B, size, size, 3), taken as
+        already normalised.
+
+    Raises:
+      ValueError: anything else.
+    """
+    images_BxHxWx3 = as_model_input(images, self.config.image_size, self.view)
+    return np.asarray(_embed(self.graphdef, 'image', self._placed, images_BxHxWx3))
+
+  def encode_text(self, texts: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Unit-norm float32 (B, E).
+
+    Args:
+      texts: a list of str, cut at the context length; or int32 token ids (B, T), T at most the context length.
+
+    Raises:
+      ValueError: anything else, or ids outside the vocabulary.
+      UserError: strings, and the folder has no tokenizer.
+    """
+    if isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts):
+      texts = self.tokenize(texts)
+    ids = np.asarray(texts)
+    if ids.ndim != 2 or ids.dtype.kind not in 'iu' or not 0 < ids.shape[1] <= self.config.context_length:
+      raise ValueError(f'texts are {ids.dtype} {ids.shape}; wanted a list of str, or int32 token ids (B, T) with T at '
+                       f'most {self.config.context_length}')
+    if ids.size and not 0 <= ids.min() <= ids.max() < self.config.vocab_size:
+      raise ValueError(f'token ids reach from {ids.min()} to {ids.max()}; wanted 0 to {self.config.vocab_size - 1}')
+    return np.asarray(_embed(self.graphdef, 'text', self._placed, ids.astype(np.int32)))
+
+
+def abstract_clip(config: CLIPConfig, dtype: Any = jnp.float32) -> tuple[nnx.GraphDef, dict[str, Any]]:
+  """The module without parameters, and their shapes as a plain nested dict."""
+  graphdef, state = nnx.split(nnx.eval_shape(lambda: CLIP(config, dtype=dtype, rngs=nnx.Rngs(0))))
+  return graphdef, nnx.to_pure_dict(state)
+
+
+def load_clip(source: str | os.PathLike, *, dtype: Any = jnp.float32, activation: str | None = None) -> Clip:
+  """A CLIP from a file, a folder, or the Hugging Face hub.
+
+  Args:
+    source: a folder in transformers' form (config.json and weights), a folder or file of open_clip, one of OpenAI's .pt
+      files, or a hub id.
+    dtype: of the computation; parameters stay float32.
+    activation: 'gelu' or 'quick_gelu', for weights in OpenAI's form that do not say it.
+
+  Raises:
+    UserError: not found, not a CLIP, damaged, tensors that do not fit the configuration, or an unknown activation.
+  """
+  path = hub.locate(source, [*CONFIG_FILES, OPEN_CLIP_CONFIG, *TOKENIZER_FILES])
+  return read_clip(weight_files.read_weights(path), path, dtype=dtype, activation=activation)
+
+
+def read_clip(weights: weight_files.Weights, source: Path, *, dtype: Any = jnp.float32, activation: str | None = None) -> Clip:
+  """The CLIP in `weights`, which came from `source` and are emptied; see `load_clip`."""
+  name, folder = str(weights.path), hub.beside(source, weights.path)
+  family = weight_families.family_of(weights.flat, name)
+  if family == weight_families.CLIP:
+    config, view, vocabulary_folder = _transformers_settings(folder, name)
+  elif family == weight_families.OPENAI_CLIP:
+    shapes = {key: array.shape for key, array in weights.flat.items()}
+    config, view, vocabulary_folder = _openai_settings(shapes, folder, weights.path, activation)
+  else:
+    raise UserError(f'{name} holds {weight_families.TITLES[family]}, not a CLIP: it can be a student (--config.init=)')
+  if activation not in (None, config.text.activation):
+    raise UserError(f'{name} was trained with {config.text.activation}, not {activation}: leave activation out')
+  rows = clip_weights.ROWS if family == weight_families.CLIP else clip_weights.OPENAI_ROWS
+  params = clip_weights.import_clip(weights.flat, abstract_clip(config)[1], source=name, rows=rows)
+  return Clip(config, params, view, vocabulary_folder, dtype)
+
+
+def _transformers_settings(folder: Path | None, name: str) -> tuple[CLIPConfig, View, Path | None]:
+  if folder is None or not (folder / CONFIG_FILES[0]).is_file():
+    raise UserError(f'{name} has no config.json beside it: give the folder of a CLIP in Hugging Face form')
+  config = CLIPConfig.from_dict(hub.read_json(folder / CONFIG_FILES[0]))
+  settings = next(filter(None, (hub.read_config(folder, file) for file in CONFIG_FILES[1:])), {})
+  return config, View.from_dict(settings.get('image_processor', settings), config.image_size), folder
+
+
+def _openai_settings(shapes: dict[str, tuple[int, ...]], folder: Path | None, file: Path, activation: str | None
+                     ) -> tuple[CLIPConfig, View, Path | None]:
+  settings = hub.read_config(folder, OPEN_CLIP_CONFIG)
+  if not settings:
+    config = clip_weights.openai_config(shapes, source=str(file), activation=activation)
+  else:
+    config = clip_weights.open_clip_config(settings, str(folder / OPEN_CLIP_CONFIG))
+  own_tokenizer = folder is not None and any((folder / name).is_file() for name in TOKENIZER_FILES)
+  openai_tokenizer = config.vocab_size == vocabulary.SIZE and not own_tokenizer
+  return (config, View.from_open_clip(settings.get('preprocess_cfg') or {}, config.image_size),
+          None if openai_tokenizer else file.parent)
+
+
+def save_clip(folder: str | os.PathLike, config: CLIPConfig, params: dict[str, Any],
+              vocabulary_source: str | os.PathLike | None = None, view: View | None = None) -> None:
+  """Writes a CLIP that transformers (`CLIPModel`, `CLIPTokenizer`, `CLIPImageProcessor`) and `load_clip` read.
+
+  The folder appears whole or not at all, and replaces an earlier one that holds nothing but such files.
+
+  Args:
+    folder: the destination.
+    config, params: as in `Clip`.
+    vocabulary_source: a folder whose tokenizer files are copied; None writes OpenAI's vocabulary.
+    view: evaluation preprocessing; None is OpenAI's.
+
+  Raises:
+    UserError: the destination holds other files, or the vocabulary is larger than the model's.
+  """
+  folder = Path(folder).expanduser().absolute()
+  ours = {weight_files.SAFETENSORS, *CONFIG_FILES, *TOKENIZER_FILES}
+  if folder.exists() and (not folder.is_dir() or {entry.name for entry in folder.iterdir()} - ours):
+    raise UserError(f'{folder} exists and holds other things than a CLIP: choose another folder')
+  if vocabulary_source is None and config.vocab_size < vocabulary.SIZE:
+    raise UserError(f"the model has {config.vocab_size} tokens, OpenAI's vocabulary {vocabulary.SIZE}: name a folder "
+                    'with a smaller one')
+  with whole_folder(folder) as partial:
+    _write_clip(partial, config, params, vocabulary_source, view or View(config.image_size, config.image_size))
+    if folder.exists():
+      folder.rename(partial.parent / 'old')
+
+
+def _write_clip(folder: Path, config: CLIPConfig, params: dict[str, Any],
+                vocabulary_source: str | os.PathLike | None, view: View) -> None:
+  (folder / 'config.json').write_text(json.dumps(config.to_dict(), indent=2))
+  (folder / 'preprocessor_config.json').write_text(json.dumps(view.to_dict(), indent=2))
+  weight_files.write_safetensors(folder / weight_files.SAFETENSORS, clip_weights.export_clip(jax.device_get(params)))
+  if vocabulary_source is None:
+    vocabulary.write_openai_vocabulary(folder)
+    return
+  for name in TOKENIZER_FILES:
+    if (Path(vocabulary_source) / name).is_file():
+      shutil.copyfile(Path(vocabulary_source) / name, folder / name)

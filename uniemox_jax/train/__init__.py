@@ -1,0 +1,1 @@
+"""From a config to a trained state: set-up, pure steps, the loop, checkpoints."""

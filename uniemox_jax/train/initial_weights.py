@@ -1,0 +1,161 @@
+"""Which weights of a checkpoint, ours or another library's, start which part of a new model: strict, and said aloud."""
+
+from typing import Any, NamedTuple
+
+from etils import epath
+from flax import traverse_util
+import numpy as np
+
+from data_pipelines.errors import UserError
+from uniemox_jax.convert import weight_families
+from uniemox_jax.convert.formats import hub, weight_files
+from uniemox_jax.convert.import_students import Heads, Imported, import_student, student_of_clip
+from uniemox_jax.convert.name_table import listed
+from uniemox_jax.convert.position_embeddings import are_sincos, resize_positions, side_of
+from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from uniemox_jax.teacher.frozen_clip import CONFIG_FILES, OPEN_CLIP_CONFIG, read_clip
+from uniemox_jax.train.checkpoint import load_checkpoint
+
+# Parts that a new model may have to draw itself, and parts of a checkpoint that it may leave behind.
+PRETRAIN_NEW, PRETRAIN_LEFT = ('project', 'fusion', 'decoder'), ('fusion', 'decoder', 'fc_norm', 'head')
+CLASSIFIER_NEW, CLASSIFIER_LEFT = ('fc_norm', 'head'), ('encoder/norm', 'project', 'fusion', 'decoder')
+
+UNSEEN = {'heads': None, 'decoder_heads': None, 'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu'}
+"""Arguments of a model that no shape shows, and what a description that leaves them out means."""
+
+
+def transfer(source: dict[str, Any], template: dict[str, Any], *, new: tuple[str, ...], left: tuple[str, ...],
+             origin: str) -> tuple[dict[str, Any], str]:
+  """The part of `source` that fits `template`.
+
+  Positions of another image size are resized, see `convert.positions`.
+
+  Args:
+    source: nested dict of arrays, from a checkpoint.
+    template: nested dict of shapes of the model to start.
+    new: path prefixes that `source` may lack.
+    left: path prefixes of `source` that `template` may lack.
+    origin: the checkpoint's name, for messages.
+
+  Returns:
+    Nested dict of the arrays to take, and a line that says what was taken, resized, drawn anew and left behind.
+
+  Raises:
+    UserError: another name is missing or left over, or a shape differs; all of them named.
+  """
+  have, want = (traverse_util.flatten_dict(tree, sep='/') for tree in (source, template))
+  resized = _fit_positions(have, want, origin)
+  missing = [name for name in want if name not in have and not name.startswith(new)]
+  extra = [name for name in have if name not in want and not name.startswith(left)]
+  shapes = [f'{name} {tuple(have[name].shape)} for {tuple(want[name].shape)}' for name in want
+            if name in have and have[name].shape != want[name].shape]
+  problems = [f'{kind} {listed(names)}'
+              for kind, names in (('missing', missing), ('left over', extra), ('other shape', shapes)) if names]
+  if problems:
+    raise UserError(f'{origin} is of another model: {"; ".join(problems)}: '
+                    'set --config.model to the sizes it was trained with')
+  taken = {name: np.asarray(have[name]) for name in want if name in have}
+  parts = {'taken': sorted({name.split('/')[0] for name in taken}), 'resized': resized,
+           'drawn anew': [part for part in new if any(name.startswith(part) for name in want.keys() - have.keys())],
+           'left behind': [part for part in left if any(name.startswith(part) for name in have.keys() - want.keys())]}
+  said = '; '.join(f'{kind}: {", ".join(names) or "nothing"}' for kind, names in parts.items())
+  return traverse_util.unflatten_dict(taken, sep='/'), f'init from {origin}: {said}'
+
+
+def _fit_positions(have: dict[str, Any], want: dict[str, Any], origin: str) -> list[str]:
+  """Replaces positions in `have` by ones for the image size of `want`; says which, from and to how many patches."""
+  resized = []
+  for name in sorted(name for name in have.keys() & want.keys() if name.endswith('/positions')):
+    old, new = have[name], want[name]
+    if old.shape[0] != new.shape[0] and old.shape[1:] == new.shape[1:]:
+      how = 'sine-cosine, made anew' if are_sincos(old) else 'bicubic'
+      have[name] = resize_positions(old, new.shape[0], origin)
+      resized.append(f'{name} {side_of(len(old), origin)}² → {side_of(len(have[name]), origin)}² ({how})')
+  return resized
+
+
+class Source(NamedTuple):
+  """What there is to start from.
+
+  kind, model, params: as in a checkpoint. statistics: {'mean', 'std'} of its pixels where they are known not to be
+  ImageNet's, else {}. step: of our checkpoint, None for a file of another library.
+  """
+
+  kind: str
+  model: dict[str, Any]
+  params: dict[str, Any]
+  statistics: dict[str, list[float]]
+  step: int | None
+
+
+def read_source(init: str, model: dict[str, Any], *, decoder: bool) -> Source:
+  """Reads a checkpoint PATH of ours, or a file, folder or hub id that `import_torch` reads.
+
+  Args:
+    init: where it is.
+    model: arguments of the model to start; its heads count where the file does not say.
+    decoder: whether another library's decoder is wanted.
+
+  Raises:
+    UserError: nothing there, or nothing that can be read.
+  """
+  folder = epath.Path(init)
+  if folder.is_dir() and not set(weight_files.FORMS) & {path.name for path in folder.iterdir()}:
+    loaded = load_checkpoint(init)
+    return Source(loaded.description['kind'], loaded.description['model'], loaded.params,
+                  loaded.description.get('statistics', {}), loaded.step)
+  imported = _import(init, Heads(model['heads'], model.get('decoder_heads')), decoder=decoder)
+  print('\n'.join(imported.said), flush=True)
+  return Source(imported.kind, imported.model, imported.params, imported.statistics, None)
+
+
+def initial_weights(init: str, template: dict[str, Any], model: dict[str, Any], *, classifier: bool
+                    ) -> dict[str, Any] | None:
+  """Weights for `--config.init`, or None for 'none'. Prints what was taken.
+
+  A classifier's head is always new: its rows belong to one dataset's label table.
+
+  Args:
+    init: 'none', a checkpoint PATH of ours, or a file, folder or hub id that `import_torch` reads; of a CLIP its image
+      tower.
+    template: shapes of the model to start.
+    model: its arguments.
+    classifier: whether it is a classifier; it needs no decoder.
+
+  Raises:
+    UserError: nothing there to start from, or it is of another model.
+  """
+  if init == 'none':
+    return None
+  source = read_source(init, model, decoder=not classifier)
+  params, statistics = source.params, source.statistics
+  if classifier:
+    params = {name: part for name, part in params.items() if name != 'head'}
+  new, left = (CLASSIFIER_NEW, CLASSIFIER_LEFT) if classifier else (PRETRAIN_NEW, PRETRAIN_LEFT)
+  check_unseen(source.model, model, 'decoder' in params and 'decoder' in template, init)
+  taken, said = transfer(params, template, new=new, left=left, origin=init)
+  print(said, flush=True)
+  if statistics and (tuple(statistics['mean']), tuple(statistics['std'])) != (IMAGENET_MEAN, IMAGENET_STD):
+    print(f"{init} saw pixels with mean {statistics['mean']} and deviation {statistics['std']}; here they are "
+          "normalised with ImageNet's, which training has to get used to", flush=True)
+  return taken
+
+
+def _import(init: str, heads: Heads, *, decoder: bool) -> Imported:
+  path = hub.locate(init, (*CONFIG_FILES, OPEN_CLIP_CONFIG))
+  weights = weight_files.read_weights(path)
+  if weight_families.family_of(weights.flat, str(weights.path)) not in weight_families.CLIPS:
+    return import_student(weights, path, heads, decoder=decoder)
+  clip = read_clip(weights, path)
+  return student_of_clip(clip.config, clip.params, clip.view.statistics, str(weights.path))
+
+
+def check_unseen(trained: dict[str, Any], model: dict[str, Any], decoder: bool, origin: str) -> None:
+  """Raises UserError where a source was trained with other arguments that its shapes do not show, see `UNSEEN`."""
+  values = {name: (trained.get(name, default), model.get(name, default)) for name, default in UNSEEN.items()
+            if decoder or not name.startswith('decoder')}
+  differ = {name: (was, now) for name, (was, now) in values.items() if was != now}
+  if differ:
+    told = '; '.join(f'{name} {was}, config.model.{name} is {now}' for name, (was, now) in differ.items())
+    raise UserError(f'{origin} was trained with {told}: set '
+                    + ' '.join(f'--config.model.{name}={was}' for name, (was, _) in differ.items()))

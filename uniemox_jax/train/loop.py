@@ -1,0 +1,215 @@
+"""The loop that every training verb runs: evaluate, save, only then take the next batch, step."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import os
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+import numpy as np
+import optax
+
+from data_pipelines.errors import UserError
+from uniemox_jax.runtime import preemption
+from uniemox_jax.runtime.clock import Profile
+from uniemox_jax.runtime.distributed import is_primary
+from uniemox_jax.runtime.run_log import RunLog
+from uniemox_jax.runtime.sharding import describe_mesh, global_batch
+from uniemox_jax.train.checkpoint import Checkpoints
+from uniemox_jax.train.config import config_hash, ema_decay, keep_config
+from uniemox_jax.train.state import Build, TrainState, create_state, state_template
+from uniemox_jax.train.steps import Step
+
+
+class Every(NamedTuple):
+  """In steps: how often to log, to save, and to run `evaluate`. 0 is never but at the end."""
+
+  log: int
+  save: int
+  evaluate: int = 0
+
+  def due(self, step: int, total: int) -> 'Every':
+    """The same with whether each is due after `step` of `total` updates."""
+    return Every(*(step == total or bool(interval) and step % interval == 0 for interval in self))
+
+
+class Run(NamedTuple):
+  """A new or restored run: `state` stands at `start`, the log is cut back to it.
+
+  unevaluated: the restored step was saved when its evaluation was still to come.
+  """
+
+  state: TrainState
+  start: int
+  unevaluated: bool
+  mesh: Mesh
+  log: RunLog
+  checkpoints: Checkpoints
+  max_skipped_steps: int
+
+  def close(self) -> None:
+    """Waits for the last save and closes the log."""
+    self.checkpoints.close()
+    self.log.close()
+
+
+def open_run(config: ConfigDict, workdir: str, *, name: str, build: Build, tx: optax.GradientTransformation, mesh: Mesh,
+             total_steps: int, description: dict[str, Any], inputs: dict[str, str | None],
+             loaded: dict[str, Any] | None, flops_per_example: int | None = None, profile: Profile | None = None
+             ) -> Run:
+  """Starts the run in `workdir`, or resumes it from its newest good checkpoint.
+
+  Args:
+    config: kept as config.json; a resumed run must have the same, see `keep_config`.
+    workdir: the run's folder.
+    name: of the verb, for progress lines.
+    build, tx, mesh: see `train_state.state_template`.
+    total_steps: where the run ends.
+    description: of the model, stored with every checkpoint.
+    inputs: see `keep_config`.
+    loaded: see `train_state.create_state`.
+    flops_per_example: of training (see `flops`), for the utilisation in the log; None leaves it out.
+    profile: steps to trace.
+
+  Raises:
+    UserError: the workdir belongs to another run, or its checkpoints are damaged; and see `keep_config`.
+  """
+  use_compilation_cache()
+  keep_config(config, workdir, inputs)
+  checkpoints = Checkpoints(workdir, description | {'config_hash': config_hash(config.to_dict())}, describe_mesh(mesh))
+  template = state_template(build, tx, mesh, averaged=ema_decay(config) > 0)
+  # Restored before anything is drawn: the memory of two states would be needed else.
+  restored = checkpoints.restore_latest(template)
+  if restored is None:
+    state = create_state(template, build, tx, config.seed, loaded)
+  else:
+    state = restored.state
+    _tell_resumed(name, int(state.step), total_steps, restored.devices, mesh)
+  start = int(state.step)
+  log = RunLog(workdir, name=name, total_steps=total_steps, batch_size=config.batch_size, start_step=start,
+               flops_per_example=flops_per_example, profile=profile)
+  return Run(state, start, restored is not None and restored.unevaluated, mesh, log, checkpoints,
+             config.max_skipped_steps)
+
+
+def _tell_resumed(name: str, step: int, total_steps: int, devices: str | None, mesh: Mesh) -> None:
+  if is_primary():
+    print(f'{name} resumes at step {step} of {total_steps}', flush=True)
+    if devices != describe_mesh(mesh):
+      print(f'saved on {devices or "unknown devices"}, resumed on {describe_mesh(mesh)}: the last bits may differ from '
+            'those of an uninterrupted run', flush=True)
+
+
+def use_compilation_cache() -> None:
+  """Keeps compiled programs between runs, unless the user has chosen a place or none (JAX_COMPILATION_CACHE_DIR)."""
+  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    cache = os.environ.get('XDG_CACHE_HOME', os.path.expanduser('~/.cache'))
+    jax.config.update('jax_compilation_cache_dir', os.path.join(cache, 'uniemox_jax', 'xla'))
+    # Small programs too: checksums are compiled when a run saves, and a pre-empted one has little time.
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+
+
+def jit_step(step_fn: Step, state: TrainState) -> Any:
+  """The jitted step: the state's buffers are donated, and it comes back sharded as it came (shapes will do)."""
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+  return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def train(run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], *, seed: int, every: Every,
+          frozen: Any = (), evaluate: Callable[[int, TrainState], float | None] | None = None) -> TrainState:
+  """Runs from `run.start` to the end, and returns the last state.
+
+  Args:
+    run: see `open_run`; the buffers of its state are donated.
+    step_fn: a pure step of `train_step`.
+    batches: this host's batches, already at the step to resume from; 'example_id' stays on the host.
+    seed: of the run's key, into which the step folds its number.
+    every: how often to log, evaluate, save; it saves too after an evaluation that returns a score, and at the end.
+    frozen: arguments of the step that never change (the teacher).
+    evaluate: (step, state) -> score of the state, higher is better, or None.
+
+  Raises:
+    UserError: `run.max_skipped_steps` steps in a row had to be skipped, or there is no space to save.
+    Preempted: SIGTERM came; everything is saved.
+  """
+  try:
+    key = jax.jit(lambda: jax.random.key(seed), out_shardings=NamedSharding(run.mesh, P()))()
+    state = _loop(run, step_fn, batches, key, every, frozen, evaluate)
+    run.checkpoints.wait()
+  except (UserError, preemption.Preempted):
+    # A disk that is full has been told of, or what matters is saved.
+    with contextlib.suppress(OSError):
+      run.close()
+    raise
+  preemption.set_unsaved(False)
+  return state
+
+
+def compile_step(step_fn: Step, *arguments: Any) -> Any:
+  """The program for these arguments of a step, state first. A signal that comes before all processes have it ends them
+  without a step, and at once unless something was saved before.
+
+  Raises:
+    Preempted: SIGTERM came.
+  """
+  compiled = jit_step(step_fn, arguments[0]).lower(*arguments).compile()
+  preemption.begin()
+  preemption.check()
+  return compiled
+
+
+def _loop(run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], key: jax.Array, every: Every, frozen: Any,
+          evaluate: Callable[[int, TrainState], float | None] | None) -> TrainState:
+  state, log, total, compiled = run.state, run.log, run.log.total_steps, None
+  for step in range(run.start, total + 1):
+    stopping = preemption.poll()
+    due = every.due(step, total)
+    if stopping or any(due):
+      log.flush(run.max_skipped_steps, run.checkpoints.newest)
+      _evaluate_and_save(run, step, state, due, stopping, evaluate)
+    if step == total:
+      break
+    batch = next(batches)
+    example_ids = batch.pop('example_id')
+    with jax.set_mesh(run.mesh), log.stepping(step, step == run.start):
+      rows = global_batch(batch, run.mesh)
+      compiled = compiled or compile_step(step_fn, state, frozen, rows, key)
+      state, metrics = compiled(state, frozen, rows, key)
+      log.add(step + 1, metrics, example_ids)
+    preemption.set_unsaved(True)
+  return state
+
+
+def _evaluate_and_save(run: Run, step: int, state: TrainState, due: Every, stopping: bool,
+                       evaluate: Callable[[int, TrainState], float | None] | None) -> None:
+  """What is due after `step` updates; what the run was restored with is not done again.
+
+  Raises:
+    Preempted: as `train` does, after saving.
+  """
+  log, checkpoints = run.log, run.checkpoints
+  fresh = step > run.start
+  to_evaluate = evaluate is not None and due.evaluate and (fresh or run.unevaluated) and step > 0
+  score = None
+  if to_evaluate and not stopping:
+    try:
+      with log.clock.apart('evaluate'):
+        score = evaluate(step, state)
+      to_evaluate = False
+    except preemption.Preempted:
+      stopping = True
+  with log.clock.apart('save'):
+    if score is not None or fresh and (due.save or stopping) and step > 0:
+      # A step that was restored unevaluated is saved in its own place, before any was done.
+      preemption.begin()
+      preemption.set_unsaved(True)
+      checkpoints.save(state, score, unevaluated=to_evaluate)
+      if not fresh:
+        checkpoints.wait()
+        preemption.set_unsaved(False)
+  if stopping:
+    where = f'step {step} is saved in {checkpoints.folder}' if step > 0 else 'no step was done yet'
+    raise preemption.Preempted(where)

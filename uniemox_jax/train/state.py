@@ -1,0 +1,124 @@
+"""What training changes: step, parameters, optimizer state; made sharded from the start."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import optax
+
+from data_pipelines.errors import UserError
+from uniemox_jax.runtime.sharding import tree_shardings
+
+
+class TrainState(NamedTuple):
+  """step: int32 scalar, updates done. params: nested dict of float32 arrays. opt_state: optax's.
+  average: the moving average of `params` (`optim.update_average`), None without."""
+
+  step: jax.Array
+  params: dict[str, Any]
+  opt_state: Any
+  average: dict[str, Any] | None = None
+
+  @property
+  def evaluated(self) -> dict[str, Any]:
+    """The parameters to evaluate and to give away: the average where there is one."""
+    return self.params if self.average is None else self.average
+
+
+Build = Callable[[nnx.Rngs], nnx.Module]
+
+
+def builder(module: type[nnx.Module], **arguments: Any) -> Build:
+  """A function from random streams to `module(**arguments)`, tried once without allocating anything.
+
+  Raises:
+    UserError: the module refuses its arguments, which come from the config.
+  """
+  def build(rngs: nnx.Rngs) -> nnx.Module:
+    return module(**arguments, rngs=rngs)
+
+  for name, value in _flat(arguments).items():
+    if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+      raise UserError(f"config key 'model.{name}' is {value}: it must be at least 1")
+  try:
+    abstract_model(build)
+  except ValueError as error:
+    raise UserError(f'config.model: {error}') from error
+  return build
+
+
+def _flat(arguments: dict[str, Any]) -> dict[str, Any]:
+  """Nested arguments by dotted name."""
+  found = {}
+  for name, value in arguments.items():
+    found |= {f'{name}.{key}': part for key, part in _flat(value).items()} if isinstance(value, dict) else {name: value}
+  return found
+
+
+def abstract_model(build: Build) -> nnx.Module:
+  """The module with shapes in place of parameters."""
+  return nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+
+
+def graphdef_of(build: Build) -> nnx.GraphDef:
+  """The static half of a module; `nnx.merge(graphdef, params)` is the module again."""
+  return nnx.split(abstract_model(build))[0]
+
+
+def abstract_params(build: Build) -> dict[str, Any]:
+  """Shapes and dtypes of the parameters as a nested dict."""
+  return nnx.to_pure_dict(nnx.state(abstract_model(build), nnx.Param))
+
+
+def initial_params(build: Build, seed: int) -> dict[str, Any]:
+  """Freshly drawn parameters as a plain nested dict; call it under jit with shardings for large models."""
+  return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(seed)), nnx.Param))
+
+
+def state_template(build: Build, tx: optax.GradientTransformation, mesh: Mesh, averaged: bool = False) -> TrainState:
+  """The state as `jax.ShapeDtypeStruct` with shardings: for creating it, restoring it, and compiling ahead of time.
+
+  Args:
+    build: makes the module from random streams.
+    tx: the optimizer.
+    mesh: see `sharding.make_mesh`.
+    averaged: whether an average is kept beside the parameters; it starts as they do.
+  """
+  shapes = jax.eval_shape(lambda: _create(build, tx, 0, {}, averaged))
+  return jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to),
+                      shapes, tree_shardings(shapes, mesh))
+
+
+def create_state(template: TrainState, build: Build, tx: optax.GradientTransformation, seed: int,
+                 loaded: dict[str, Any] | None = None) -> TrainState:
+  """Shapes, then shardings, then a jitted initialisation: no parameter is made on one host and copied.
+
+  Args:
+    template: of `state_template`, for the same `build` and `tx`.
+    build: makes the module from random streams.
+    tx: the optimizer.
+    seed: of the initial draws.
+    loaded: parameters that replace the drawn ones where the path is the same; paths and shapes already checked.
+  """
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
+  with jax.set_mesh(template.step.sharding.mesh):
+    create = jax.jit(lambda loaded: _create(build, tx, seed, loaded, template.average is not None),
+                     out_shardings=shardings)
+    return create(loaded or {})
+
+
+def _create(build: Build, tx: optax.GradientTransformation, seed: int, loaded: dict[str, Any], averaged: bool
+            ) -> TrainState:
+  params = _overlay(initial_params(build, seed), loaded)
+  return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), params if averaged else None)
+
+
+def _overlay(params: dict[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:
+  """`params` with every leaf that `loaded` also has taken from there."""
+  merged = dict(params)
+  for name, value in loaded.items():
+    merged[name] = _overlay(params[name], value) if isinstance(value, dict) else jnp.asarray(value, params[name].dtype)
+  return merged

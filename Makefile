@@ -15,7 +15,7 @@ COLAB_VERSIONS := tpu_scripts/colab_versions.txt
 COLAB_TESTS := tests/models tests/convert tests/teacher tests/objectives/test_metrics.py tests/train tests/runtime/test_begin.py \
   tests/system/test_runs.py
 
-.PHONY: help demo test test-slow test-timm test-colab lint
+.PHONY: help demo test test-slow test-timm test-colab lint format
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -36,8 +36,15 @@ test-timm: $(TIMM_STAMP) ## weights to and from timm itself, in an environment o
 test-colab: $(COLAB_STAMP) ## the core tests with Google Colab's versions of jax, flax and Orbax
 	JAX_PLATFORMS=cpu $(COLAB)/bin/python -m pytest $(COLAB_TESTS)
 
-lint: $(DEV_STAMP) ## style
+CODE := uniemox_jax data_pipelines configs benchmarks tests
+
+lint: $(DEV_STAMP) ## style: formatter and linter
+	$(BIN)/yapf --diff --recursive --parallel $(CODE)
 	$(BIN)/ruff check .
+
+format: $(DEV_STAMP) ## the same, mended in place
+	$(BIN)/yapf --in-place --recursive --parallel $(CODE)
+	$(BIN)/ruff check --fix .
 
 $(VENV):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'

@@ -123,10 +123,8 @@ def main(argv: list[str]) -> None:
       with contextlib.redirect_stdout(sys.stderr):  # Standard output is for the result.
         build.build('folder', source, folder / str(short_side), short_side=short_side)
     streams = {
-      'ours, stored at short side 256': ours(folder / '256'),
-      'ours, stored at original size': ours(folder / '0'),
-      PIL: torch_style(theirs),
-      'bare decoding, one image a picture': bare_decoding(source),
+        'ours, stored at short side 256': ours(folder / '256'), 'ours, stored at original size': ours(folder / '0'),
+        PIL: torch_style(theirs), 'bare decoding, one image a picture': bare_decoding(source)
     }
     with contextlib.ExitStack() as stack:
       for stream in streams.values():  # An open one can keep an interrupted process from ending.
@@ -134,8 +132,9 @@ def main(argv: list[str]) -> None:
       costs = measure(streams)
       resident = memory(streams['ours, stored at short side 256'])
   versions = ', '.join(f'{name} {importlib.metadata.version(name)}' for name in ('tensorflow-cpu', 'torch', 'pillow'))
-  print(f'{flags.FLAGS.images} pictures of {photographs.WIDTH} x {photographs.HEIGHT}, {REPETITIONS} turns of '
-        f'{TIMED_BATCHES} batches of {BATCH}; {versions}; {CPUS} CPUs, load {os.getloadavg()[0]:.1f} at the end\n')
+  print(
+      f'{flags.FLAGS.images} pictures of {photographs.WIDTH} x {photographs.HEIGHT}, {REPETITIONS} turns of '
+      f'{TIMED_BATCHES} batches of {BATCH}; {versions}; {CPUS} CPUs, load {os.getloadavg()[0]:.1f} at the end\n')
   print(table(costs) + '\n')
   print('Resident MiB after so many pictures: ' + ', '.join(f'{count:,}: {mib:.0f}' for count, mib in resident.items()))
 

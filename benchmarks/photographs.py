@@ -29,7 +29,7 @@ def draw(folder: pathlib.Path, count: int, seed: int = 0) -> None:
   for index in tqdm.trange(count, desc='drawing', unit=' pictures'):
     top, left = rng.integers(0, (_TEXTURE_SIDE - HEIGHT, _TEXTURE_SIDE - WIDTH))
     path = f'train/photograph/{index:06d}.jpg'
-    pixels = texture[top : top + HEIGHT, left : left + WIDTH]
+    pixels = texture[top:top + HEIGHT, left:left + WIDTH]
     Image.fromarray(pixels).save(folder / path, 'JPEG', quality=QUALITY)
     height = HEIGHT * rng.uniform(0.4, 0.9)
     width = height * rng.uniform(0.35, 0.6)

@@ -42,14 +42,15 @@ def save_demo_model(folder: pathlib.Path) -> None:
   """A classifier of the demo's size with random weights."""
   model = demo.get_config('finetune').model.to_dict() | {'classes': CLASSES}
   params = jax.device_get(initial_params(builder(Classifier, **model), seed=0))
-  save_weights(str(folder), params, {
-      'kind': 'classifier', 'model': model, 'labels': [f'class{index}' for index in range(CLASSES)]})
+  save_weights(
+      str(folder), params,
+      {'kind': 'classifier', 'model': model, 'labels': [f'class{index}' for index in range(CLASSES)]})
 
 
 def break_some(paths: list[str]) -> None:
   """Every hundredth file becomes empty, cut in half, or text, in turns."""
-  kinds: tuple[Callable[[bytes], bytes], ...] = (
-      lambda data: b'', lambda data: data[:len(data) // 2], lambda data: b'<html>404</html>')
+  kinds: tuple[Callable[[bytes], bytes],
+               ...] = (lambda data: b'', lambda data: data[:len(data) // 2], lambda data: b'<html>404</html>')
   for path, kind in zip(paths[BROKEN_EVERY // 2::BROKEN_EVERY], itertools.cycle(kinds)):
     file = pathlib.Path(path)
     file.write_bytes(kind(file.read_bytes()))
@@ -78,8 +79,8 @@ def views_alone(predictor: Predictor, paths: list[str], batch_size: int) -> floa
 def together(predictor: Predictor, paths: list[str], batch_size: int, table: Table) -> tuple[float, prediction.Summary]:
   """Pictures a second, from opening the first to the last row in the table's file; and what was counted."""
   start = time.perf_counter()
-  summary = prediction.write_rows(predictor, views(paths, predictor.image_size, ahead=2 * batch_size), table, batch_size,
-                               tqdm.tqdm(disable=True))
+  summary = prediction.write_rows(
+      predictor, views(paths, predictor.image_size, ahead=2 * batch_size), table, batch_size, tqdm.tqdm(disable=True))
   return len(paths) / (time.perf_counter() - start), summary
 
 
@@ -126,9 +127,10 @@ def main() -> None:
     predictor = Predictor(str(folder / 'run'))
     batch_size = inference.batch_size(predictor, len(paths))
     model_alone(predictor, batch_size, batch_size)  # compiles
-    print(f'{len(paths):,} pictures of {photographs.WIDTH} x {photographs.HEIGHT}, every {BROKEN_EVERY}th broken; '
-          f'{jax.devices()[0].device_kind}, batch {batch_size}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; '
-          f"jax {jax.__version__}, pillow {importlib.metadata.version('pillow')}\n")
+    print(
+        f'{len(paths):,} pictures of {photographs.WIDTH} x {photographs.HEIGHT}, every {BROKEN_EVERY}th broken; '
+        f'{jax.devices()[0].device_kind}, batch {batch_size}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; '
+        f"jax {jax.__version__}, pillow {importlib.metadata.version('pillow')}\n")
     measure(predictor, paths, batch_size, folder / 'predictions.csv')
 
 

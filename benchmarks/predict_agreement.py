@@ -30,8 +30,8 @@ BATCH = 32
 def evaluated(predictor: Predictor, split: reader.Split) -> np.ndarray:
   """float32 (N, C) of every record, over the views that `evaluate` takes."""
   batches = pipeline.eval_batches(split, batch_size=BATCH, image_size=predictor.image_size)
-  return _probabilities(predictor, np.concatenate(
-      [jax.device_get(predictor(batch['image']))[batch['mask'] > 0] for batch in batches]))
+  return _probabilities(
+      predictor, np.concatenate([jax.device_get(predictor(batch['image']))[batch['mask'] > 0] for batch in batches]))
 
 
 def predicted(predictor: Predictor, paths: list[str]) -> np.ndarray:
@@ -65,10 +65,13 @@ def main() -> None:
   reference = evaluated(predictor, split)
   raw = [os.path.join(values.source, annotation.id) for annotation in split.annotations()]
   with tempfile.TemporaryDirectory() as folder:
-    ways = {'the stored JPEG': predicted(predictor, write_stored(split, pathlib.Path(folder))),
-            'the raw file': predicted(predictor, raw)}
-  print(f'{len(reference)} pictures, {predictor.image_size} pixels, {len(predictor.tasks[0].outputs)} classes\n\n'
-        '| predict on | largest difference of a probability | mean | same class |\n|---|---|---|---|')
+    ways = {
+        'the stored JPEG': predicted(predictor, write_stored(split, pathlib.Path(folder))),
+        'the raw file': predicted(predictor, raw)
+    }
+  print(
+      f'{len(reference)} pictures, {predictor.image_size} pixels, {len(predictor.tasks[0].outputs)} classes\n\n'
+      '| predict on | largest difference of a probability | mean | same class |\n|---|---|---|---|')
   for name, found in ways.items():
     apart = np.abs(found - reference)
     same = (found.argmax(axis=1) == reference.argmax(axis=1)).sum()

@@ -46,8 +46,10 @@ def main() -> None:
     scores = [val_accuracy(values.config, recipe, seed, values.workdir) for seed in range(values.seeds)]
     rows.append((float(np.mean(scores)), float(np.std(scores)), recipe))
     rows.sort(key=lambda row: -row[0])
-    lines = [f'| {" | ".join(str(value) for value in recipe.values())} | {mean:.4f} | {spread:.4f} |'
-             for mean, spread, recipe in rows]
+    lines = [
+        f'| {" | ".join(str(value) for value in recipe.values())} | {mean:.4f} | {spread:.4f} |'
+        for mean, spread, recipe in rows
+    ]
     head = f'| {" | ".join(GRID)} | val top-1, mean of {values.seeds} | spread |\n|{"---|" * (len(GRID) + 2)}\n'
     write_text(os.path.join(values.workdir, 'recipes.md'), head + '\n'.join(lines) + '\n')
   print('\n'.join(lines))

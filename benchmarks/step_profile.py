@@ -23,8 +23,10 @@ class Program:
   def __init__(self, text: str):
     self._functions = dict(re.findall(r'^(\d+) "(.*)"$', _table(text, 'FunctionNames'), re.M))
     self._locations = dict(re.findall(r'^(\d+) \{.*?function_name_id=(\d+)', _table(text, 'FileLocations'), re.M))
-    self._frames = {frame: (location, str(int(parent) - 1)) for frame, location, parent in re.findall(
-        r'^(\d+) \{file_location_id=(\d+) parent_frame_id=(\d+)', _table(text, 'StackFrames'), re.M)}
+    self._frames = {
+        frame: (location, str(int(parent) - 1)) for frame, location, parent in re.findall(
+            r'^(\d+) \{file_location_id=(\d+) parent_frame_id=(\d+)', _table(text, 'StackFrames'), re.M)
+    }
     self._bodies: dict[str, list[str]] = {}
     self._lines: dict[str, str] = {}
     body: list[str] = []
@@ -102,6 +104,7 @@ def costs(text: str, run: Callable[[], None]) -> list[dict[str, object]]:
     if kind := program.kind(name):
       by_kind[kind][name] += nanoseconds
   total = sum(sum(names.values()) for names in by_kind.values())
-  rows = [{'kind': kind, 'share': sum(names.values()) / total,
-           'longest': [name for name, _ in names.most_common(3)]} for kind, names in by_kind.items()]
+  rows = [{'kind': kind, 'share': sum(names.values()) / total, 'longest': [name
+                                                                           for name, _ in names.most_common(3)]}
+          for kind, names in by_kind.items()]
   return sorted(rows, key=lambda row: -row['share'])

@@ -20,8 +20,10 @@ def load(size: str) -> ConfigDict:
 
   One device with room needs neither recomputation nor a scan over blocks, so ours runs without.
   """
-  config = {'demo': lambda: demo.get_config('pretrain'), 'vitb16': pretrain_emoset_vitb16.get_config,
-            'vitl16': pretrain_emoset_vitl16.get_config}[size]()
+  config = {
+      'demo': lambda: demo.get_config('pretrain'), 'vitb16': pretrain_emoset_vitb16.get_config,
+      'vitl16': pretrain_emoset_vitl16.get_config
+  }[size]()
   config.model.remat, config.model.scan = 'none', False
   config.text_shape = demo.get_config('clip').model.text if size == 'demo' else ConfigDict(CLIP_B16_TEXT)
   return config
@@ -38,11 +40,16 @@ def random_batch(config: ConfigDict) -> dict[str, np.ndarray]:
 
 def torch_arguments(config: ConfigDict) -> dict[str, dict[str, Any]]:
   """The same sizes as `torch_step.TwoViews` takes them."""
-  model = {name: value for name, value in config.model.items()
-           if name not in ('fusion', 'fusion_heads', 'decode', 'remat', 'scan', 'pre_norm', 'activation')}
+  model = {
+      name: value
+      for name, value in config.model.items()
+      if name not in ('fusion', 'fusion_heads', 'decode', 'remat', 'scan', 'pre_norm', 'activation')
+  }
   projection = config.model.decoder_width
-  return {'model': model, 'vision': dict(config.teacher_shape),
-          'text': dict(config.text_shape, vocabulary=VOCABULARY, context=CONTEXT, projection=projection)}
+  return {
+      'model': model, 'vision': dict(config.teacher_shape),
+      'text': dict(config.text_shape, vocabulary=VOCABULARY, context=CONTEXT, projection=projection)
+  }
 
 
 def our_flops(config: ConfigDict) -> int:
@@ -59,18 +66,18 @@ def original_flops(config: ConfigDict) -> dict[str, int]:
   and the caption is embedded anew.
   """
   model, vision, text = config.model, config.teacher_shape, config.text_shape
-  patches, pixels, shared = (model.image_size // model.patch_size) ** 2, 3 * model.patch_size**2, model.decoder_width
+  patches, pixels, shared = (model.image_size // model.patch_size)**2, 3 * model.patch_size**2, model.decoder_width
   tokens = 1 + int(patches * (1 - model.mask_ratio))
-  teacher_patches, teacher_pixels = (vision.image_size // vision.patch_size) ** 2, 3 * vision.patch_size**2
+  teacher_patches, teacher_pixels = (vision.image_size // vision.patch_size)**2, 3 * vision.patch_size**2
   compared = 2 * config.batch_size * shared
   encoder = 2 * patches * pixels * model.width + _blocks(model, tokens) + 2 * tokens * model.width * shared
   decoder = {'width': shared, 'depth': model.decoder_depth}
   return {
       'student': 2 * encoder + _decoder(decoder, 1 + patches, pixels) + 2 * shared**2 + compared,
-      'person decoder': _decoder(decoder, 1 + patches, pixels),
-      'image tower': (2 * teacher_patches * teacher_pixels * vision.width + _blocks(vision, 1 + teacher_patches)
-                      + 2 * vision.width * shared + compared),
-      'text tower': _blocks(text, CONTEXT) + 2 * text.width * shared}
+      'person decoder': _decoder(decoder, 1 + patches, pixels), 'image tower': (
+          2 * teacher_patches * teacher_pixels * vision.width + _blocks(vision, 1 + teacher_patches) +
+          2 * vision.width * shared + compared), 'text tower': _blocks(text, CONTEXT) + 2 * text.width * shared
+  }
 
 
 def original_training_flops(config: ConfigDict) -> int:
@@ -84,7 +91,7 @@ def original_training_flops(config: ConfigDict) -> int:
 
 def _blocks(shape: Any, tokens: int) -> int:
   """Dense layers of 12 D^2 weights a block, and two products of attention."""
-  return shape['depth'] * (24 * tokens * shape['width'] ** 2 + 4 * tokens**2 * shape['width'])
+  return shape['depth'] * (24 * tokens * shape['width']**2 + 4 * tokens**2 * shape['width'])
 
 
 def _decoder(shape: Any, tokens: int, pixels: int) -> int:

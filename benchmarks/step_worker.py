@@ -25,8 +25,8 @@ def build(implementation: str, config: ConfigDict) -> Any:
     from benchmarks.ours_step import OurStep
     return OurStep(config, batch)
   from benchmarks.torch_step import TorchStep
-  return TorchStep(**step_sizes.torch_arguments(config), batch=batch, dtype=config.dtype,
-                   compiled=implementation == 'compiled')
+  return TorchStep(
+      **step_sizes.torch_arguments(config), batch=batch, dtype=config.dtype, compiled=implementation == 'compiled')
 
 
 def answer(step: Any, request: dict[str, int]) -> Any:
@@ -53,8 +53,11 @@ def main() -> None:
   step = build(sys.argv[1], ConfigDict(json.loads(sys.stdin.readline())))
   started = time.perf_counter()
   step.run(1)
-  print(json.dumps({'device': step.device, 'version': step.version, 'first_step_seconds': time.perf_counter() - started,
-                    'modules': sorted({'tensorflow', 'torch', 'jax'} & sys.modules.keys())}), file=answers)
+  print(
+      json.dumps({
+          'device': step.device, 'version': step.version, 'first_step_seconds': time.perf_counter() - started,
+          'modules': sorted({'tensorflow', 'torch', 'jax'} & sys.modules.keys())
+      }), file=answers)
   for line in sys.stdin:
     print(json.dumps(answer(step, json.loads(line))), file=answers)
 

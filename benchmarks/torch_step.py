@@ -61,8 +61,9 @@ def take(tokens_BxLxD: Tensor, ids_BxK: Tensor) -> Tensor:
 class MaskedAutoencoder(nn.Module):
   """MAE (He et al. 2022). Arguments are those of `UniEmoX`."""
 
-  def __init__(self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int, decoder_width: int,
-               decoder_depth: int, decoder_heads: int, mask_ratio: float, norm_eps: float = 1e-6):
+  def __init__(
+      self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int, decoder_width: int,
+      decoder_depth: int, decoder_heads: int, mask_ratio: float, norm_eps: float = 1e-6):
     super().__init__()
     side = image_size // patch_size
     self.patch_size, self.visible = patch_size, int(side**2 * (1 - mask_ratio))
@@ -126,7 +127,7 @@ class ImageTower(nn.Module):
     super().__init__()
     self.patch_embed = patch_embedding(patch_size, width, bias=False)
     self.class_embedding = nn.Parameter(torch.randn(width) * 0.02)
-    self.positions = nn.Parameter(torch.randn(1 + (image_size // patch_size) ** 2, width) * 0.01)
+    self.positions = nn.Parameter(torch.randn(1 + (image_size // patch_size)**2, width) * 0.01)
     self.pre_norm, self.post_norm = nn.LayerNorm(width), nn.LayerNorm(width)
     self.blocks = nn.Sequential(*(Block(width, heads, 1e-5, quick_gelu) for _ in range(depth)))
     self.project = nn.Linear(width, projection, bias=False)
@@ -173,9 +174,10 @@ class TwoViews(nn.Module):
     person_BxE, _ = self.student(normalise(person, IMAGENET), noise_2xBxL[1])
     fused_BxE = F.normalize(self.fusion(scene_BxE, person_BxE).float(), dim=-1)
     by_student, by_teacher = (fused_BxE @ text_BxE.T).float(), (image_BxE @ text_BxE.T).float()
-    return {'contrastive': 1 - F.cosine_similarity(by_student, by_teacher).mean(),
-            'similarity': 1 - F.cosine_similarity(fused_BxE, image_BxE).mean(),
-            'reconstruction': reconstruction}
+    return {
+        'contrastive': 1 - F.cosine_similarity(by_student, by_teacher).mean(),
+        'similarity': 1 - F.cosine_similarity(fused_BxE, image_BxE).mean(), 'reconstruction': reconstruction
+    }
 
 
 class TorchStep:
@@ -191,8 +193,9 @@ class TorchStep:
 
   version = f'torch {torch.__version__}'
 
-  def __init__(self, model: dict[str, Any], vision: dict[str, Any], text: dict[str, Any], batch: dict[str, np.ndarray],
-               *, dtype: str = 'float32', compiled: bool = False, rate: float = 1e-4, weight_decay: float = 0.05):
+  def __init__(
+      self, model: dict[str, Any], vision: dict[str, Any], text: dict[str, Any], batch: dict[str, np.ndarray], *,
+      dtype: str = 'float32', compiled: bool = False, rate: float = 1e-4, weight_decay: float = 0.05):
     torch.manual_seed(0)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     self.place = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
@@ -202,12 +205,11 @@ class TorchStep:
     self.losses = torch.compile(self.module) if compiled else self.module
     self.batch = {name: torch.as_tensor(rows, device=self.place) for name, rows in batch.items()}
     self.batch['ids'] = self.batch['ids'].long()
-    self.patches = (model['image_size'] // model['patch_size']) ** 2
+    self.patches = (model['image_size'] // model['patch_size'])**2
     trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-    self.optimizer = torch.optim.AdamW(
-        [{'params': [one for one in trained if one.ndim > 1]},
-         {'params': [one for one in trained if one.ndim == 1], 'weight_decay': 0.0}],
-        lr=rate, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
+    self.optimizer = torch.optim.AdamW([{'params': [one for one in trained if one.ndim > 1]},
+                                        {'params': [one for one in trained if one.ndim == 1], 'weight_decay': 0.0}],
+                                       lr=rate, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
 
   def run(self, steps: int) -> float:
     """Takes so many steps, waits for the last and gives its loss."""

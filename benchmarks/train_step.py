@@ -31,8 +31,8 @@ from uniemox_jax.runtime.hardware import peak_flops
 
 PLATFORMS = {'cpu': ('ours', 'eager'), 'gpu': ('ours', 'eager', 'compiled')}
 TITLES = {'ours': 'ours', 'eager': 'PyTorch', 'compiled': 'PyTorch, torch.compile'}
-BATCH = {('demo', 'cpu'): 64, ('vitb16', 'cpu'): 8, ('vitl16', 'cpu'): 8,
-         ('demo', 'gpu'): 64, ('vitb16', 'gpu'): 256, ('vitl16', 'gpu'): 128}
+BATCH = {('demo', 'cpu'): 64, ('vitb16', 'cpu'): 8, ('vitl16', 'cpu'): 8, ('demo', 'gpu'): 64, ('vitb16', 'gpu'): 256,
+         ('vitl16', 'gpu'): 128}
 DTYPE = {'cpu': 'float32', 'gpu': 'bfloat16'}
 PRODUCT = {'cpu': 2048, 'gpu': 8192}
 MAX_WORK_RATIO, MIN_SPEEDUP, MIN_MFU = 0.90, 2.0, 0.50
@@ -51,9 +51,8 @@ class Worker:
     if platform == 'cpu':
       environment |= {'JAX_PLATFORMS': 'cpu', 'CUDA_VISIBLE_DEVICES': ''}
     self._said = tempfile.TemporaryFile('w+')  # noqa: SIM115 - closed with the process
-    self._process = subprocess.Popen(
-        [sys.executable, '-m', 'benchmarks.step_worker', implementation], env=environment, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said)
+    self._process = subprocess.Popen([sys.executable, '-m', 'benchmarks.step_worker', implementation], env=environment,
+                                     text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said)
     self.ready = self.ask(config.to_dict())
 
   def ask(self, request: Any) -> Any:
@@ -70,8 +69,9 @@ class Worker:
     code = self._process.wait()
     self._said.seek(0)
     last = (self._said.read().strip().splitlines() or ['it said nothing'])[-1]
-    raise UserError(f'{TITLES[self.implementation]} ended with code {code} ({last[:300]}): if memory was short, lower '
-                    "--batch_size; if a library is missing, pip install 'uniemox_jax[torch]'")
+    raise UserError(
+        f'{TITLES[self.implementation]} ended with code {code} ({last[:300]}): if memory was short, lower '
+        "--batch_size; if a library is missing, pip install 'uniemox_jax[torch]'")
 
   def close(self) -> None:
     """Ends the process."""
@@ -107,18 +107,19 @@ def measure(config: ConfigDict, platform: str, steps: int, turns: int, profile: 
   flops |= {name: step_sizes.original_training_flops(config) for name in started if name != 'ours'}
   examples = config.batch_size * steps
   measured = {name: _implementation(ready[name], timed[name], examples, flops[name], product[name]) for name in started}
-  report = {'size': config.size, 'platform': platform, 'dtype': config.dtype, 'batch_size': config.batch_size,
-            'steps': steps, 'turns': turns, 'cpus': len(os.sched_getaffinity(0)), 'load': os.getloadavg()[0],
-            'config': config.to_dict(), 'implementations': measured,
-            'flops_ratio': flops['ours'] / flops['eager'],
-            'times_as_fast_as': {name: _speedup(measured, name) for name in started if name != 'ours'}}
+  report = {
+      'size': config.size, 'platform': platform, 'dtype': config.dtype, 'batch_size': config.batch_size, 'steps': steps,
+      'turns': turns, 'cpus': len(os.sched_getaffinity(0)), 'load': os.getloadavg()[0], 'config': config.to_dict(),
+      'implementations': measured, 'flops_ratio': flops['ours'] / flops['eager'],
+      'times_as_fast_as': {name: _speedup(measured, name) for name in started if name != 'ours'}
+  }
   if platform == 'cpu':
     report['gpu'] = NO_GPU if not sees_gpu() else 'not measured: --platform=cpu'
   return report | ({'profile': costs} if profile else {})
 
 
-def _implementation(ready: dict[str, Any], timed: list[dict[str, float]], examples: int, flops: int, product: float
-                    ) -> dict[str, Any]:
+def _implementation(ready: dict[str, Any], timed: list[dict[str, float]], examples: int, flops: int,
+                    product: float) -> dict[str, Any]:
   """Rates of every turn, and shares of the device's peak, where that is known, and of the matrix product's rate."""
   rates = [examples / one['seconds'] for one in timed]
   rate, peak = statistics.median(rates), peak_flops(ready['device'])
@@ -126,7 +127,8 @@ def _implementation(ready: dict[str, Any], timed: list[dict[str, float]], exampl
       'examples_per_second': rate, 'examples_per_second_by_turn': rates, 'loss': timed[-1]['loss'],
       'cpu_milliseconds_per_example': statistics.median(1000 * one['cpu_seconds'] / examples for one in timed),
       'flops_per_example': flops, 'flops_per_second': flops * rate, 'mfu': peak and flops * rate / peak,
-      'product_flops_per_second': product, 'share_of_product_rate': flops * rate / product}
+      'product_flops_per_second': product, 'share_of_product_rate': flops * rate / product
+  }
 
 
 def _speedup(measured: dict[str, Any], name: str) -> dict[str, float]:
@@ -141,24 +143,28 @@ def table(report: dict[str, Any]) -> str:
   """The report in Markdown."""
   rows = report['implementations']
   gpu = report['platform'] == 'gpu'
-  lines = [f"{report['size']}, batch {report['batch_size']}, {report['dtype']}, {report['turns']} turns of "
-           f"{report['steps']} steps; {rows['ours']['version']}, {rows['eager']['version']}; {rows['ours']['device']}, "
-           f"{report['cpus']} CPUs, load {report['load']:.1f} at the end", '',
-           f"| | examples/s, median | range | CPU ms an example | GFLOP an example | GFLOP/s | "
-           f"{'MFU' if gpu else 'of the matrix product rate'} |", '|---|---|---|---|---|---|---|']
+  lines = [
+      f"{report['size']}, batch {report['batch_size']}, {report['dtype']}, {report['turns']} turns of "
+      f"{report['steps']} steps; {rows['ours']['version']}, {rows['eager']['version']}; {rows['ours']['device']}, "
+      f"{report['cpus']} CPUs, load {report['load']:.1f} at the end", '',
+      f"| | examples/s, median | range | CPU ms an example | GFLOP an example | GFLOP/s | "
+      f"{'MFU' if gpu else 'of the matrix product rate'} |", '|---|---|---|---|---|---|---|'
+  ]
   for name, row in rows.items():
     rates = row['examples_per_second_by_turn']
     share = row['mfu'] if gpu else row['share_of_product_rate']
     told = 'peak unknown' if share is None else f'{share:.0%}'
     told += '' if gpu else f" ({row['product_flops_per_second'] / 1e9:.0f} GFLOP/s)"
-    lines.append(f"| {TITLES[name]} | {row['examples_per_second']:.0f} | {min(rates):.0f}-{max(rates):.0f} | "
-                 f"{row['cpu_milliseconds_per_example']:.2f} | {row['flops_per_example'] / 1e9:.3f} | "
-                 f"{row['flops_per_second'] / 1e9:.0f} | {told} |")
+    lines.append(
+        f"| {TITLES[name]} | {row['examples_per_second']:.0f} | {min(rates):.0f}-{max(rates):.0f} | "
+        f"{row['cpu_milliseconds_per_example']:.2f} | {row['flops_per_example'] / 1e9:.3f} | "
+        f"{row['flops_per_second'] / 1e9:.0f} | {told} |")
   lines += ['', f"FLOPs by formula: {report['flops_ratio']:.3f} of the original's (wanted: at most {MAX_WORK_RATIO})"]
   for name, speedup in report['times_as_fast_as'].items():
     wanted = f' (wanted: at least {MIN_SPEEDUP:.0f})' if gpu and name == 'eager' else ''
-    lines.append(f"Examples/s: {speedup['median']:.2f} times those of {TITLES[name]} (turns {speedup['least']:.2f}-"
-                 f"{speedup['most']:.2f}; by CPU time {speedup['by_cpu_time']:.2f}){wanted}")
+    lines.append(
+        f"Examples/s: {speedup['median']:.2f} times those of {TITLES[name]} (turns {speedup['least']:.2f}-"
+        f"{speedup['most']:.2f}; by CPU time {speedup['by_cpu_time']:.2f}){wanted}")
   lines.append(f'MFU wanted for ViT-B and ViT-L: at least {MIN_MFU:.0%}' if gpu else f"GPU: {report['gpu']}")
   if 'profile' in report:
     lines += ['', '| our step, kind of operation | share of time | longest operations |', '|---|---|---|']

@@ -16,22 +16,26 @@ from ml_collections import ConfigDict
 FEW_SHOT_BATCH = {1: 8, 5: 32, 10: 64, 25: 128, 50: 128}
 
 PROTOCOLS = {
-    'finetune': {'verb': 'finetune', 'recipe': 'configs/finetune.py:{dataset}', 'change': {}},
-    'two_streams': {'verb': 'finetune', 'recipe': 'configs/finetune.py:{dataset}', 'change': {
-        'streams': 'scene+person'}},
-    'linear': {'verb': 'probe', 'recipe': 'configs/probe.py:{dataset}', 'change': {'protocol': 'linear'}},
-    'knn': {'verb': 'probe', 'recipe': 'configs/probe.py:{dataset}', 'change': {'protocol': 'knn'}},
-} | {f'few_shot_{percent}': {'verb': 'finetune', 'recipe': 'configs/finetune.py:{dataset}', 'change': {
-    'fraction': percent / 100, 'batch_size': batch_size}} for percent, batch_size in FEW_SHOT_BATCH.items()}
+    'finetune': {'verb': 'finetune', 'recipe': 'configs/finetune.py:{dataset}', 'change': {}}, 'two_streams': {
+        'verb': 'finetune', 'recipe': 'configs/finetune.py:{dataset}', 'change': {'streams': 'scene+person'}
+    }, 'linear': {'verb': 'probe', 'recipe': 'configs/probe.py:{dataset}', 'change': {'protocol': 'linear'}},
+    'knn': {'verb': 'probe', 'recipe': 'configs/probe.py:{dataset}', 'change': {'protocol': 'knn'}}
+} | {
+    f'few_shot_{percent}': {
+        'verb': 'finetune', 'recipe': 'configs/finetune.py:{dataset}',
+        'change': {'fraction': percent / 100, 'batch_size': batch_size}
+    } for percent, batch_size in FEW_SHOT_BATCH.items()
+}
 
 INITIALISATIONS = {
-    'uniemox': {'init': 'runs/pretrain_vitl16', 'change': {}},
-    'mae': {'init': 'mae_pretrain_vit_large.pth', 'change': {}},
+    'uniemox': {'init': 'runs/pretrain_vitl16',
+                'change': {}}, 'mae': {'init': 'mae_pretrain_vit_large.pth', 'change': {}},
     # CLIP's tower has another norm, activation and eps; its parameters mean nothing without them.
-    'clip': {'init': 'openai/clip-vit-large-patch14', 'change': {'model': {
-        'patch_size': 14, 'pre_norm': True, 'activation': 'quick_gelu', 'norm_eps': 1e-5}}},
-    'supervised': {'init': 'google/vit-large-patch16-224', 'change': {'model': {'norm_eps': 1e-12}}},
-    'scratch': {'init': 'none', 'change': {}},
+    'clip': {
+        'init': 'openai/clip-vit-large-patch14',
+        'change': {'model': {'patch_size': 14, 'pre_norm': True, 'activation': 'quick_gelu', 'norm_eps': 1e-5}}
+    }, 'supervised': {'init': 'google/vit-large-patch16-224', 'change': {'model': {'norm_eps': 1e-12}}},
+    'scratch': {'init': 'none', 'change': {}}
 }
 
 DEMO_MODEL = {'image_size': 96, 'patch_size': 16, 'width': 96, 'depth': 4, 'heads': 4, 'remat': 'none', 'scan': False}
@@ -52,8 +56,8 @@ def _published() -> ConfigDict:
 
 def _vitb16() -> ConfigDict:
   config = _published()
-  for name, init in (('uniemox', 'runs/pretrain_vitb16'), ('mae', 'mae_pretrain_vit_base.pth'), (
-      'clip', 'openai/clip-vit-base-patch16'), ('supervised', 'google/vit-base-patch16-224')):
+  for name, init in (('uniemox', 'runs/pretrain_vitb16'), ('mae', 'mae_pretrain_vit_base.pth'),
+                     ('clip', 'openai/clip-vit-base-patch16'), ('supervised', 'google/vit-base-patch16-224')):
     config.initialisation[name].init = init
   config.initialisation.clip.change.model.patch_size = 16
   config.change.model.update(width=768, depth=12, heads=12)
@@ -66,10 +70,11 @@ def _demo() -> ConfigDict:
   config.datasets = ('emo8', 'emoset')
   config.initialisation = ConfigDict({
       'uniemox': {'init': 'runs/demo/uniemox', 'change': {}}, 'mae_only': {'init': 'runs/demo/mae_only', 'change': {}},
-      'scratch': {'init': 'none', 'change': {}}})
+      'scratch': {'init': 'none', 'change': {}}
+  })
   # Shorter than the demo's own fine-tuning: 18 of them are run here.
-  config.protocol.finetune = ConfigDict({'verb': 'finetune', 'recipe': 'configs/demo.py:finetune', 'change': {
-      'epochs': 6, 'eval_every_epochs': 3}})
+  config.protocol.finetune = ConfigDict(
+      {'verb': 'finetune', 'recipe': 'configs/demo.py:finetune', 'change': {'epochs': 6, 'eval_every_epochs': 3}})
   config.change = ConfigDict({'data_dir': 'runs/demo/data', 'dtype': 'float32', 'model': DEMO_MODEL})
   return config
 

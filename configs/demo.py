@@ -12,8 +12,10 @@ Hardware: 2 CPU cores. Time: see the README.
 from ml_collections import ConfigDict
 
 DATA_DIR = 'runs/demo/data'
-ENCODER = {'image_size': 96, 'patch_size': 16, 'width': 96, 'depth': 4, 'heads': 4, 'remat': 'none', 'scan': False,
-           'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu'}
+ENCODER = {
+    'image_size': 96, 'patch_size': 16, 'width': 96, 'depth': 4, 'heads': 4, 'remat': 'none', 'scan': False,
+    'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu'
+}
 
 
 def _run(dataset: str, batch_size: int, epochs: int, warmup_epochs: int) -> ConfigDict:
@@ -42,7 +44,8 @@ def _clip() -> ConfigDict:
   config.optimizer = ConfigDict({'base_lr': 4e-3, 'final_lr': 0.0, 'b1': 0.9, 'b2': 0.98, 'weight_decay': 0.1})
   config.model = ConfigDict({
       'image_size': 96, 'patch_size': 16, 'projection': 64, 'context': 77,
-      'vision': {'width': 96, 'depth': 3, 'heads': 4}, 'text': {'width': 64, 'depth': 2, 'heads': 4}})
+      'vision': {'width': 96, 'depth': 3, 'heads': 4}, 'text': {'width': 64, 'depth': 2, 'heads': 4}
+  })
   return config
 
 
@@ -58,12 +61,15 @@ def _pretrain() -> ConfigDict:
   config.teacher_shape = ConfigDict({  # `plan` goes by this and opens no weights
       'image_size': 96, 'patch_size': 16, 'width': 96, 'depth': 3, 'heads': 4, 'projection': 64})
   config.emotion_in_caption = True
-  config.model = ConfigDict(ENCODER | {
-      'decoder_width': 64, 'decoder_depth': 2, 'decoder_heads': 4,
-      'mask_ratio': 0.75, 'fusion': 'additive', 'fusion_heads': 1, 'decode': 'scene'})
+  config.model = ConfigDict(
+      ENCODER | {
+          'decoder_width': 64, 'decoder_depth': 2, 'decoder_heads': 4, 'mask_ratio': 0.75, 'fusion': 'additive',
+          'fusion_heads': 1, 'decode': 'scene'
+      })
   config.loss = ConfigDict({
-      'contrastive': 1.0, 'similarity': 1.0, 'reconstruction': 1.0,
-      'form': 'cosine', 'negatives': 'global', 'local_batch': 2, 'norm_pix': False})
+      'contrastive': 1.0, 'similarity': 1.0, 'reconstruction': 1.0, 'form': 'cosine', 'negatives': 'global',
+      'local_batch': 2, 'norm_pix': False
+  })
   config.optimizer = ConfigDict({'base_lr': 8e-3, 'final_lr': 0.0, 'b1': 0.9, 'b2': 0.95, 'weight_decay': 0.05})
   config.save_every = 200
   config.images_every = 200
@@ -76,8 +82,8 @@ def _finetune() -> ConfigDict:
   config.accum_steps = 1
   config.fraction = 1.0
   config.model = ConfigDict(ENCODER)
-  config.optimizer = ConfigDict({
-      'base_lr': 8e-3, 'final_lr': 1e-6, 'b1': 0.9, 'b2': 0.999, 'weight_decay': 0.05, 'layer_decay': 0.75})
+  config.optimizer = ConfigDict(
+      {'base_lr': 8e-3, 'final_lr': 1e-6, 'b1': 0.9, 'b2': 0.999, 'weight_decay': 0.05, 'layer_decay': 0.75})
   config.regularisation = ConfigDict({'drop_path': 0.0, 'mixup': 0.0, 'cutmix': 0.0, 'smoothing': 0.1})
   config.augment = ConfigDict({'randaugment': 0.0, 'erase': 0.0})
   config.ema_decay = 0.0

@@ -32,9 +32,10 @@ def get_config(dataset: str = 'emo8') -> ConfigDict:
   config.mesh = ConfigDict({'data': -1, 'fsdp': 1})
   config.model = ConfigDict({
       'image_size': 224, 'patch_size': 16, 'width': 1024, 'depth': 24, 'heads': 16, 'remat': 'dots', 'scan': True,
-      'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu'})
-  config.optimizer = ConfigDict({
-      'base_lr': 1e-3, 'final_lr': 1e-6, 'b1': 0.9, 'b2': 0.999, 'weight_decay': 0.05, 'layer_decay': 0.75})
+      'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu'
+  })
+  config.optimizer = ConfigDict(
+      {'base_lr': 1e-3, 'final_lr': 1e-6, 'b1': 0.9, 'b2': 0.999, 'weight_decay': 0.05, 'layer_decay': 0.75})
   config.regularisation = ConfigDict({'drop_path': 0.2, 'mixup': 0.8, 'cutmix': 1.0, 'smoothing': 0.1})
   config.augment = ConfigDict({'randaugment': 9.0, 'erase': 0.25})
   config.ema_decay = 0.0  # above 0, such as 0.9999: evaluates and keeps averaged weights (docs/runs.md)
@@ -43,7 +44,8 @@ def get_config(dataset: str = 'emo8') -> ConfigDict:
   config.tasks = 'auto'
   config.task_loss = ConfigDict({
       'label': 1.0, 'labels': 1.0, 'distribution': 1.0, 'vad': 1.0, 'labels_form': 'bce', 'class_weights': 'none',
-      'vad_form': 'l2'})
+      'vad_form': 'l2'
+  })
   config.log_every = 20
   config.eval_every_epochs = 1
   return config

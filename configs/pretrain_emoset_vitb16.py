@@ -34,13 +34,14 @@ def get_config() -> ConfigDict:
   config.dtype = 'bfloat16'
   config.mesh = ConfigDict({'data': -1, 'fsdp': 1})
   config.model = ConfigDict({
-      'image_size': 224, 'patch_size': 16, 'width': 768, 'depth': 12, 'heads': 12,
-      'decoder_width': 512, 'decoder_depth': 8, 'decoder_heads': 16,
-      'mask_ratio': 0.9, 'fusion': 'additive', 'fusion_heads': 1, 'decode': 'scene',
-      'remat': 'dots', 'scan': True, 'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu'})
+      'image_size': 224, 'patch_size': 16, 'width': 768, 'depth': 12, 'heads': 12, 'decoder_width': 512,
+      'decoder_depth': 8, 'decoder_heads': 16, 'mask_ratio': 0.9, 'fusion': 'additive', 'fusion_heads': 1,
+      'decode': 'scene', 'remat': 'dots', 'scan': True, 'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu'
+  })
   config.loss = ConfigDict({
-      'contrastive': 1.0, 'similarity': 1.0, 'reconstruction': 1.0,
-      'form': 'cosine', 'negatives': 'global', 'local_batch': 2, 'norm_pix': False})
+      'contrastive': 1.0, 'similarity': 1.0, 'reconstruction': 1.0, 'form': 'cosine', 'negatives': 'global',
+      'local_batch': 2, 'norm_pix': False
+  })
   config.optimizer = ConfigDict({'base_lr': 1e-3, 'final_lr': 0.0, 'b1': 0.9, 'b2': 0.95, 'weight_decay': 0.05})
   config.max_gradient_norm = 1e3  # a step above it is skipped, and counted
   config.max_skipped_steps = 10  # in a row; then the run stops

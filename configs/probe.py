@@ -28,5 +28,6 @@ def get_config(dataset: str = 'emo8') -> ConfigDict:
   config.mesh = ConfigDict({'data': -1, 'fsdp': 1})
   config.model = ConfigDict({
       'image_size': 224, 'patch_size': 16, 'width': 1024, 'depth': 24, 'heads': 16, 'remat': 'none', 'scan': True,
-      'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu'})
+      'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu'
+  })
   return config

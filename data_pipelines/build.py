@@ -24,20 +24,10 @@ DATASETS = ('emoset', 'emo8', 'fi', 'emotion6', 'unbiasedemo', 'caers', 'heco', 
 
 
 def build(
-  dataset: str,
-  source: str | os.PathLike,
-  data_dir: str | os.PathLike,
-  max_rejects: float = 0.01,
-  short_side: int = 256,
-  overwrite: bool = False,
-  *,
-  max_megapixels: float = images.MAX_MEGAPIXELS,
-  max_persons: int = 1,
-  boxes_file: str | os.PathLike | None = None,
-  detector: str | None = None,
-  beam_runner: str | None = None,
-  beam_options: Sequence[str] = (),
-) -> dict:
+    dataset: str, source: str | os.PathLike, data_dir: str | os.PathLike, max_rejects: float = 0.01,
+    short_side: int = 256, overwrite: bool = False, *, max_megapixels: float = images.MAX_MEGAPIXELS,
+    max_persons: int = 1, boxes_file: str | os.PathLike | None = None, detector: str | None = None,
+    beam_runner: str | None = None, beam_options: Sequence[str] = ()) -> dict:
   """Builds `data_dir/dataset/VERSION/`: shards, manifest.json, rejects.csv, duplicates.csv, TFDS's files.
 
   The folder appears whole or not at all. A finished build is left as it is unless `overwrite`, and then comes back
@@ -76,10 +66,9 @@ def build(
   tfds.disable_progress_bar()  # TFDS does not know the total; the builder's own bar does.
   config = tfds.download.DownloadConfig(manual_dir=source, **_beam(beam_runner, beam_options))
   make_builder = functools.partial(
-    builder_class, data_dir=os.fspath(data_dir), max_rejects=max_rejects, short_side=short_side,
-    max_megapixels=max_megapixels, max_persons=max_persons,
-    boxes_file=_boxes_file(source, final.parent, boxes_file, detector),
-  )  # fmt: skip
+      builder_class, data_dir=os.fspath(data_dir), max_rejects=max_rejects, short_side=short_side,
+      max_megapixels=max_megapixels, max_persons=max_persons,
+      boxes_file=_boxes_file(source, final.parent, boxes_file, detector))  # fmt: skip
   with _set_aside(final), tempfile.TemporaryDirectory() as downloads:  # Of which TFDS makes none here, but asks where.
     make_builder().download_and_prepare(download_dir=downloads, download_config=config)
   return manifest.read_manifest(final)
@@ -95,8 +84,8 @@ def _builder_class(dataset: str, source: pathlib.Path) -> type:
 
 
 def _boxes_file(
-  source: pathlib.Path, folder: epath.Path, boxes_file: str | os.PathLike | None, detector: str | None
-) -> pathlib.Path | None:
+    source: pathlib.Path, folder: epath.Path, boxes_file: str | os.PathLike | None,
+    detector: str | None) -> pathlib.Path | None:
   """Where the person boxes lie; those that are not there yet are detected."""
   if not detector:
     return pathlib.Path(boxes_file) if boxes_file else None
@@ -148,19 +137,9 @@ def main(argv: list[str]) -> None:
     if not values[name].value:
       raise UserError(f'--{name} is missing (--help lists the options)')
   result = build(
-    values.dataset,
-    values.source,
-    values.data_dir,
-    values.max_rejects,
-    values.short_side,
-    values.overwrite,
-    max_megapixels=values.max_megapixels,
-    max_persons=values.max_persons,
-    boxes_file=values.person_boxes,
-    detector=values.detector,
-    beam_runner=values.beam_runner,
-    beam_options=values.beam_options,
-  )
+      values.dataset, values.source, values.data_dir, values.max_rejects, values.short_side, values.overwrite,
+      max_megapixels=values.max_megapixels, max_persons=values.max_persons, boxes_file=values.person_boxes,
+      detector=values.detector, beam_runner=values.beam_runner, beam_options=values.beam_options)
   print_summary(result)
 
 
@@ -171,9 +150,8 @@ def print_summary(result: dict) -> None:
     print(f'  {name}: {split["examples"]} records, {split["with_person_share"]:.1%} with a person')
   if result['duplicates_across_splits']:
     print(
-      f'  {result["duplicates_across_splits"]} pictures are in an earlier split too, byte for byte: '
-      f'{manifest.DUPLICATES} names them'
-    )
+        f'  {result["duplicates_across_splits"]} pictures are in an earlier split too, byte for byte: '
+        f'{manifest.DUPLICATES} names them')
 
 
 def _aside(final: epath.Path) -> epath.Path:

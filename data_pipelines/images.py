@@ -68,9 +68,7 @@ def read_picture(path: pathlib.Path, short_side: int, max_megapixels: float = MA
 
 
 @contextlib.contextmanager
-def opened_picture(
-  path: pathlib.Path, short_side: int, max_megapixels: float = MAX_MEGAPIXELS
-) -> Iterator[Picture]:
+def opened_picture(path: pathlib.Path, short_side: int, max_megapixels: float = MAX_MEGAPIXELS) -> Iterator[Picture]:
   """Reads and checks one picture. While it is in use, other threads wait with theirs if both are over 16 megapixels.
 
   A baseline RGB JPEG that is upright and small enough is kept byte for byte; everything else is turned upright,
@@ -234,9 +232,6 @@ def _tensorflow_decodes(jpeg: bytes) -> bool:
 def _is_clean_jpeg(encoded: Image.Image, file: io.BufferedReader) -> bool:
   file.seek(-len(_JPEG_END), os.SEEK_END)
   return (
-    file.read() == _JPEG_END
-    and encoded.format == 'JPEG'
-    and encoded.mode == 'RGB'
-    and 'progressive' not in encoded.info
-    and encoded.getexif().get(0x0112, 1) == 1  # EXIF orientation: 1 is upright.
+      file.read() == _JPEG_END and encoded.format == 'JPEG' and encoded.mode == 'RGB' and
+      'progressive' not in encoded.info and encoded.getexif().get(0x0112, 1) == 1  # EXIF orientation: 1 is upright.
   )

@@ -25,10 +25,9 @@ from data_pipelines.person_boxes import box_file
 from data_pipelines.records import caption_text, manifest, reader
 
 LEGEND = (
-  'Left: the stored picture, never flipped, with all its person boxes (green; yellow where the score is below '
-  f'{box_file.MIN_SCORE:g}). Middle: scene view. Right: person view; in a red frame, the scene again for want of '
-  'a person.'
-)
+    'Left: the stored picture, never flipped, with all its person boxes (green; yellow where the score is below '
+    f'{box_file.MIN_SCORE:g}). Middle: scene view. Right: person view; in a red frame, the scene again for want of '
+    'a person.')
 COLUMNS = 2
 
 _GAP = 8
@@ -39,14 +38,8 @@ _FONT = ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'tt
 
 
 def preview(
-  data_dir: str | os.PathLike,
-  dataset: str,
-  split: str = 'train',
-  out: str | os.PathLike = 'preview.png',
-  count: int = 16,
-  seed: int = 0,
-  image_size: int = 224,
-) -> str:
+    data_dir: str | os.PathLike, dataset: str, split: str = 'train', out: str | os.PathLike = 'preview.png',
+    count: int = 16, seed: int = 0, image_size: int = 224) -> str:
   """Writes the contact sheet: per example the stored picture, scene and person view, id, targets and caption.
 
   Captions are whole; training drops objects from the end of those that the teacher's context cannot hold.
@@ -72,10 +65,8 @@ def preview(
   batch = next(pipeline.train_batches(opened, batch_size=count, seed=seed, image_size=image_size))
   shown = [opened.features.deserialize_example_np(opened.read(position)) for position in batch['position']]
   shares = manifest.read_manifest(opened.folder)['distribution']
-  tiles = [
-    (panels(record, scene, person), '\n'.join(description(record, opened.labels, shares)))
-    for record, scene, person in zip(shown, batch['scene'], batch['person'])
-  ]
+  tiles = [(panels(record, scene, person), '\n'.join(description(record, opened.labels, shares)))
+           for record, scene, person in zip(shown, batch['scene'], batch['person'])]
   _write(out, contact_sheet(tiles, f'{dataset} {split}, seed {seed}. {LEGEND}'))
   with_person = sum(bool(record['persons']) for record in shown)
   return f'{out}: shows {count} of the {opened.num_examples} examples of {dataset} {split}, {with_person} with a person'
@@ -106,10 +97,9 @@ def description(record: dict, labels: Sequence[str], shares: Sequence[str]) -> l
   label = labels[record['label']] if record['label'] >= 0 else None
   vad = zip(('valence', 'arousal', 'dominance'), record['vad'])
   targets = {
-    'label': label,
-    'labels': ', '.join(labels[index] for index in record['labels']),
-    'distribution': ', '.join(f'{name} {share:.2f}' for name, share in zip(shares, record['distribution'])),
-    'VAD': ', '.join(f'{name} {value:.2f}' for name, value in vad if not np.isnan(value)),
+      'label': label, 'labels': ', '.join(labels[index] for index in record['labels']),
+      'distribution': ', '.join(f'{name} {share:.2f}' for name, share in zip(shares, record['distribution'])),
+      'VAD': ', '.join(f'{name} {value:.2f}' for name, value in vad if not np.isnan(value))
   }
   known = [f'{name}: {value}' for name, value in targets.items() if value]
   text = caption_text.caption(json.loads(record['attributes']), label)
@@ -125,7 +115,7 @@ def contact_sheet(tiles: Sequence[tuple[list[Image.Image], str]], title: str) ->
   texts = [_wrapped(text, inner) for _, text in tiles]
   tops = [_height(title) + 3 * _GAP]
   for start in range(0, len(tiles), columns):
-    tops.append(tops[-1] + size + _GAP + max(map(_height, texts[start : start + columns])) + 3 * _GAP)
+    tops.append(tops[-1] + size + _GAP + max(map(_height, texts[start:start + columns])) + 3 * _GAP)
   sheet = Image.new('RGB', (columns * width - _GAP, tops[-1]), _PAPER)
   pen = ImageDraw.Draw(sheet)
   pen.multiline_text((_GAP, _GAP), title, _INK, _FONT)
@@ -178,8 +168,8 @@ def main(argv: list[str]) -> None:
   for name in ('data_dir', 'dataset'):
     if not values[name].value:
       raise UserError(f'--{name} is missing (--help lists the options)')
-  print(preview(values.data_dir, values.dataset, values.split, values.out, values.count, values.seed,
-                values.image_size))
+  print(
+      preview(values.data_dir, values.dataset, values.split, values.out, values.count, values.seed, values.image_size))
 
 
 if __name__ == '__main__':

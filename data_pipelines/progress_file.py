@@ -24,7 +24,7 @@ class Journal:
     self._file = path.open('a+b')
     self._file.seek(0)
     written = self._file.read()
-    written = written[: written.rfind(b'\n') + 1]  # A kill may leave half a line.
+    written = written[:written.rfind(b'\n') + 1]  # A kill may leave half a line.
     if not written.startswith(header):
       written = b''
     self._file.truncate(len(written))

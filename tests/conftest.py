@@ -11,7 +11,8 @@ from typing import Any
 # models are so small that compiling them is what takes the time.
 os.environ['XLA_FLAGS'] = ' '.join([
     os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=8', '--xla_backend_optimization_level=0',
-    '--xla_llvm_disable_expensive_passes=true'])
+    '--xla_llvm_disable_expensive_passes=true'
+])
 
 from absl import flags
 import numpy as np
@@ -26,6 +27,7 @@ PARITY = 1e-5
 @pytest.fixture(scope='session')
 def assert_parity() -> Callable[[Any, Any], None]:
   """Fails unless the relative L2 distance of two float32 arrays is below 1e-5."""
+
   def check(ours: Any, theirs: Any) -> None:
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     assert ours.shape == theirs.shape
@@ -53,6 +55,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
 @pytest.fixture(scope='session')
 def assert_one_line() -> Callable[..., None]:
   """Fails unless a command ended as a user's mistake should: code 2, one line that names the thing and the remedy."""
+
   def check(code: int, stderr: str, thing: str, remedy: str) -> None:
     assert code == 2
     assert stderr.startswith('error: ') and stderr.count('\n') == 1, stderr

@@ -34,26 +34,22 @@ class Row(NamedTuple):
 
 _CAPTIONS = 'in captions'
 ROWS = {
-    'full': Row(_CAPTIONS, {}),
-    'no_emotion_word': Row('none', {'emotion_in_caption': False}),
-    'no_contrastive': Row('through the teacher', {'loss.contrastive': 0.0}),
-    'no_similarity': Row(_CAPTIONS, {'loss.similarity': 0.0}),
-    'no_reconstruction': Row(_CAPTIONS, {'loss.reconstruction': 0.0}),
-    'contrastive_kl': Row(_CAPTIONS, {'loss.form': 'kl'}),
+    'full': Row(_CAPTIONS, {}), 'no_emotion_word': Row('none', {'emotion_in_caption': False}),
+    'no_contrastive': Row('through the teacher',
+                          {'loss.contrastive': 0.0}), 'no_similarity': Row(_CAPTIONS, {'loss.similarity': 0.0}),
+    'no_reconstruction': Row(_CAPTIONS,
+                             {'loss.reconstruction': 0.0}), 'contrastive_kl': Row(_CAPTIONS, {'loss.form': 'kl'}),
     'local_negatives': Row(_CAPTIONS, {'loss.negatives': 'local'}),
-    'no_fusion': Row(_CAPTIONS, {'model.fusion': 'none'}),
-    'fusion_prior': Row(_CAPTIONS, {'model.fusion': 'prior'}),
+    'no_fusion': Row(_CAPTIONS, {'model.fusion': 'none'}), 'fusion_prior': Row(_CAPTIONS, {'model.fusion': 'prior'}),
     'fusion_weighted_sum': Row(_CAPTIONS, {'model.fusion': 'weighted_sum'}),
-    'fusion_attention': Row(_CAPTIONS, {'model.fusion': 'attention'}),
-    'fusion_glu': Row(_CAPTIONS, {'model.fusion': 'glu'}),
-    'whole_image': Row(_CAPTIONS, {'person_view': 'scene'}),
-    'decode_both': Row(_CAPTIONS, {'model.decode': 'both'}),
-    'mask_50': Row(_CAPTIONS, {'model.mask_ratio': 0.5}),
-    'mask_90': Row(_CAPTIONS, {'model.mask_ratio': 0.9}),
-    'teacher_imagenet_statistics': Row(_CAPTIONS, {'teacher_statistics': 'imagenet'}),
-    'mae_only': Row('none', {'loss.contrastive': 0.0, 'loss.similarity': 0.0}),
-    'supervised': Row('as targets', None),
-    'scratch': Row('-', None),
+    'fusion_attention': Row(_CAPTIONS,
+                            {'model.fusion': 'attention'}), 'fusion_glu': Row(_CAPTIONS, {'model.fusion': 'glu'}),
+    'whole_image': Row(_CAPTIONS, {'person_view': 'scene'}), 'decode_both': Row(_CAPTIONS, {'model.decode': 'both'}),
+    'mask_50': Row(_CAPTIONS, {'model.mask_ratio': 0.5}), 'mask_90': Row(_CAPTIONS, {'model.mask_ratio': 0.9}),
+    'teacher_imagenet_statistics': Row(_CAPTIONS, {'teacher_statistics': 'imagenet'}), 'mae_only':
+        Row('none',
+            {'loss.contrastive': 0.0, 'loss.similarity': 0.0}), 'supervised': Row('as targets',
+                                                                                  None), 'scratch': Row('-', None)
 }
 """`full` is the demo's pretraining: all three losses, additive fusion, person crops, 75 % hidden, the scene decoded,
 texts from the global batch, CLIP's own pixel statistics. Every other row changes what its name says."""
@@ -87,8 +83,8 @@ def supervised_config(config: ConfigDict) -> ConfigDict:
   return section
 
 
-def sections_of(row: str, seed: int, config: ConfigDict, teachers: dict[bool, str], folder: str
-                ) -> dict[str, ConfigDict]:
+def sections_of(row: str, seed: int, config: ConfigDict, teachers: dict[bool, str],
+                folder: str) -> dict[str, ConfigDict]:
   """The configs of a cell's runs, in their order, by the name of their folders: 'pretrain' or none, and 'finetune'."""
   sections = {}
   if row == 'supervised':
@@ -114,21 +110,27 @@ def write_table(scores: dict[str, dict[int, float]], workdir: str, cells_asked: 
   which of the cells asked for have no score."""
   rows: list[dict[str, Any]] = []
   for row, by_seed in scores.items():
-    rows.append({'row': row, 'labels_in_pretraining': ROWS[row].labels, 'top1_by_seed': by_seed,
-                 **summary_statistics.summarise(list(by_seed.values()))._asdict()})
+    rows.append({
+        'row': row, 'labels_in_pretraining': ROWS[row].labels, 'top1_by_seed': by_seed,
+        **summary_statistics.summarise(list(by_seed.values()))._asdict()
+    })
     for other in ('scratch', 'full'):
       pair = summary_statistics.paired(by_seed, scores.get(other, {})) if row != other else None
       rows[-1] |= {f'over_{other}': pair and pair.difference, f'p_{other}': pair and pair.p}
   for other in ('scratch', 'full'):
     for row, p in zip(rows, summary_statistics.holm([row[f'p_{other}'] for row in rows])):
       row[f'p_holm_{other}'] = p
-  header = ['pretraining', 'labels in pretraining', 'top-1, mean', 'spread', 'over scratch', "p, Holm's", 'over full',
-            "p, Holm's", 'runs']
+  header = [
+      'pretraining', 'labels in pretraining', 'top-1, mean', 'spread', 'over scratch', "p, Holm's", 'over full',
+      "p, Holm's", 'runs'
+  ]
   keys = ('mean', 'spread', 'over_scratch', 'p_holm_scratch', 'over_full', 'p_holm_full')
   forms = ('.4f', '.4f', '+.4f', '.3g', '+.4f', '.3g')
-  lines = [[row['row'], row['labels_in_pretraining'],
-            *('-' if row[key] is None else format(row[key], form) for key, form in zip(keys, forms)), str(row['runs'])]
-           for row in rows]
+  lines = [[
+      row['row'], row['labels_in_pretraining'],
+      *('-' if row[key] is None else format(row[key], form) for key, form in zip(keys, forms)),
+      str(row['runs'])
+  ] for row in rows]
   write_json(os.path.join(workdir, 'ablation.json'), {'rows': rows})
   missing = [cell for cell in cells_asked if not _is_in(scores, cell)]
   failed = {cell: said for cell in missing if (said := subprocess_runs.why_failed(cell_folder(workdir, cell)))}
@@ -183,6 +185,7 @@ def ablate(workdir: str, cell_sections: dict[str, dict[str, ConfigDict]]) -> Non
     UserError: see `read_scores`; or some cells failed: they are named, all others are finished.
     Preempted: SIGTERM came, and all cells have saved.
   """
+
   def after(cell: str) -> str | None:
     row, seed = cell.split(':')
     scores = read_scores(workdir, cell_sections)
@@ -224,15 +227,18 @@ def main() -> None:
   check_rows(values.rows)
   subprocess_runs.check_workdir(values.workdir)
   config = place(values.config, values.demo_workdir)
-  teachers = {True: config.pretrain.teacher,
-              False: os.path.join(values.workdir, 'clip_no_emotion_word', TEACHER_FOLDER)}
+  teachers = {
+      True: config.pretrain.teacher, False: os.path.join(values.workdir, 'clip_no_emotion_word', TEACHER_FOLDER)
+  }
   names = {f'{row}:{seed}': (row, seed) for seed in range(values.seeds) for row in values.rows}
-  cell_sections = {name: sections_of(*cell, config, teachers, cell_folder(values.workdir, name))
-                   for name, cell in names.items()}
+  cell_sections = {
+      name: sections_of(*cell, config, teachers, cell_folder(values.workdir, name)) for name, cell in names.items()
+  }
   preparation = os.path.join(values.workdir, PREPARATION)
   if values.cell == PREPARATION:
     # Its lock guards the demo's folder, which several ablations may share.
-    subprocess_runs.run_here(values.demo_workdir, lambda: prepare_all(config, values.demo_workdir, values.rows, teachers[False]))
+    subprocess_runs.run_here(
+        values.demo_workdir, lambda: prepare_all(config, values.demo_workdir, values.rows, teachers[False]))
   elif values.cell:
     if values.cell not in cell_sections:
       raise UserError(f"--cell='{values.cell}' is no cell: give ROW:SEED with one of --rows and less than --seeds")

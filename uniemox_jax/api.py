@@ -30,6 +30,7 @@ def _apply(graphdef: nnx.GraphDef, output: str, params: dict[str, Any], views: j
 
 
 class _Model:
+
   def __init__(self, checkpoint: Checkpoint):
     description = checkpoint.description
     model = abstract_model(builder(MODULES[description['kind']], **description['model']))
@@ -118,8 +119,9 @@ def load_encoder(checkpoint: str) -> Encoder:
   """
   loaded = load_checkpoint(checkpoint)
   if loaded.description['kind'] not in MODULES:
-    raise UserError(f"{checkpoint} holds a {loaded.description['kind']}, not a student: give a pretrain or finetune "
-                    'run')
+    raise UserError(
+        f"{checkpoint} holds a {loaded.description['kind']}, not a student: give a pretrain or finetune "
+        'run')
   return Encoder(loaded)
 
 

@@ -33,10 +33,10 @@ INITIALISATIONS = ('uniemox', 'mae_only', 'scratch')
 LOOKED_AT = ('uniemox', 'finetune_uniemox')
 LOOKED_EXAMPLES = 6
 LABELS_SEEN = {
-    'uniemox': 'pretraining: the emotion word in the captions of the EmoSet-like pictures, also through the teacher; '
-               'fine-tuning: Emo8-like train labels',
-    'mae_only': 'pretraining: none; fine-tuning: Emo8-like train labels',
-    'scratch': 'Emo8-like train labels only',
+    'uniemox':
+        'pretraining: the emotion word in the captions of the EmoSet-like pictures, also through the teacher; '
+        'fine-tuning: Emo8-like train labels', 'mae_only': 'pretraining: none; fine-tuning: Emo8-like train labels',
+    'scratch': 'Emo8-like train labels only'
 }
 
 
@@ -78,8 +78,9 @@ def prepare(config: ConfigDict, workdir: str, stages: Stages) -> None:
   raw, data_dir = os.path.join(workdir, 'raw'), os.path.join(workdir, 'data')
   stages.run('draw', lambda: datasets.draw(raw, config.emoset_examples, config.pretrain.seed))
   for dataset in DATASETS:
-    stages.run(f'build {dataset}', lambda dataset=dataset: build.build(
-        dataset, os.path.join(raw, dataset), data_dir, overwrite=True))
+    stages.run(
+        f'build {dataset}',
+        lambda dataset=dataset: build.build(dataset, os.path.join(raw, dataset), data_dir, overwrite=True))
   stages.run('train_clip', lambda: train_clip(config.clip, os.path.join(workdir, 'clip')))
 
 
@@ -103,8 +104,9 @@ def demo(config: ConfigDict, workdir: str) -> dict[str, Any]:
   for name in INITIALISATIONS:
     section = config.finetune.copy_and_resolve_references()
     section.init = os.path.join(workdir, name) if name in pretraining else 'none'
-    stages.run(f'finetune {name}', lambda name=name, section=section: finetune(
-        section, os.path.join(workdir, f'finetune_{name}')))
+    stages.run(
+        f'finetune {name}',
+        lambda name=name, section=section: finetune(section, os.path.join(workdir, f'finetune_{name}')))
   look_at_models(config, workdir, stages)
   content = _report(config, workdir, stages.seconds)
   demo_page.write_report(content, workdir)
@@ -114,9 +116,10 @@ def demo(config: ConfigDict, workdir: str) -> dict[str, Any]:
 def look_at_models(config: ConfigDict, workdir: str, stages: Stages) -> None:
   """Draws what UniEmoX's two runs see in the fine-tuning set's test pictures, for the report."""
   for name in LOOKED_AT:
-    stages.run(f'look {name}', lambda name=name: look(
-        os.path.join(workdir, name), config.finetune.data_dir, config.finetune.dataset,
-        os.path.join(workdir, f'look_{name}'), examples=LOOKED_EXAMPLES))
+    stages.run(
+        f'look {name}', lambda name=name: look(
+            os.path.join(workdir, name), config.finetune.data_dir, config.finetune.dataset,
+            os.path.join(workdir, f'look_{name}'), examples=LOOKED_EXAMPLES))
 
 
 def _report(config: ConfigDict, workdir: str, seconds: dict[str, float]) -> dict[str, Any]:
@@ -124,17 +127,17 @@ def _report(config: ConfigDict, workdir: str, seconds: dict[str, float]) -> dict
   lines = read_metrics(os.path.join(workdir, 'uniemox'))
   folders = {name: next(epath.Path(workdir, 'data', name).glob('*/manifest.json')).parent for name in DATASETS}
   manifests = {name: manifest.read_manifest(folder) for name, folder in folders.items()}
-  runs = ['clip', 'uniemox', 'mae_only', *(f'finetune_{name}' for name in INITIALISATIONS),
-          *(f'look_{name}' for name in LOOKED_AT)]
+  runs = [
+      'clip', 'uniemox', 'mae_only', *(f'finetune_{name}' for name in INITIALISATIONS),
+      *(f'look_{name}' for name in LOOKED_AT)
+  ]
   return {
       'accuracy': {name: result['top1'] for name, result in results.items()},
-      'test_examples': results['uniemox']['examples'],
-      'losses': demo_page.summarise_losses(lines, lines[-1]['step']),
+      'test_examples': results['uniemox']['examples'], 'losses': demo_page.summarise_losses(lines, lines[-1]['step']),
       'seconds': seconds, 'results': results, 'labels_seen': LABELS_SEEN,
-      'oracle': {name: manifest['provenance']['oracle'] for name, manifest in manifests.items()},
-      'datasets': manifests, 'versions': demo_page.package_versions(),
-      'commands': [f'python -m uniemox_jax.demo --workdir={workdir}'],
-      'config': config.to_dict(), 'runs': {name: name for name in runs},
+      'oracle': {name: manifest['provenance']['oracle'] for name, manifest in manifests.items()}, 'datasets': manifests,
+      'versions': demo_page.package_versions(), 'commands': [f'python -m uniemox_jax.demo --workdir={workdir}'],
+      'config': config.to_dict(), 'runs': {name: name for name in runs}
   }
 
 
@@ -143,8 +146,9 @@ def main() -> None:
   values = flags.FLAGS
   check_sections(values.config)
   content = demo(values.config, values.workdir)
-  print('top-1 on the Emo8-like test split: ' + ', '.join(
-      f'{name} {accuracy:.4f}' for name, accuracy in content['accuracy'].items()))
+  print(
+      'top-1 on the Emo8-like test split: ' +
+      ', '.join(f'{name} {accuracy:.4f}' for name, accuracy in content['accuracy'].items()))
   print(f"report: {os.path.join(values.workdir, 'report.html')}")
 
 

@@ -31,28 +31,31 @@ from uniemox_jax.train.state import builder, graphdef_of
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _outputs(classifier: nnx.GraphDef, params: dict[str, Any], views: dict[str, jax.Array],
-             fields: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def _outputs(
+    classifier: nnx.GraphDef, params: dict[str, Any], views: dict[str, jax.Array],
+    fields: dict[str, jax.Array]) -> dict[str, jax.Array]:
   """The outputs of a batch and its other fields, whole on every host."""
   outputs_BxW = nnx.merge(classifier, params)(normalise(stack_views(views)))
   return jax.lax.with_sharding_constraint({'outputs': outputs_BxW, **fields}, P())
 
 
-def predict_split(classifier: nnx.GraphDef, params: dict[str, Any], split: reader.Split, fields: Sequence[str], *,
-                  image_size: int, batch_size: int, mesh: Mesh) -> dict[str, np.ndarray]:
+def predict_split(
+    classifier: nnx.GraphDef, params: dict[str, Any], split: reader.Split, fields: Sequence[str], *, image_size: int,
+    batch_size: int, mesh: Mesh) -> dict[str, np.ndarray]:
   """'outputs' float32 (N, W) and the asked `fields`, targets of tasks, of every example, in order, on every host.
 
   Raises:
     Preempted: SIGTERM came.
   """
   person = nnx.merge(classifier, params).streams == 2
-  return split_outputs(functools.partial(_outputs, classifier, params), split, fields, image_size=image_size,
-                       batch_size=batch_size, mesh=mesh, person=person)
+  return split_outputs(
+      functools.partial(_outputs, classifier, params), split, fields, image_size=image_size, batch_size=batch_size,
+      mesh=mesh, person=person)
 
 
-def evaluate_params(classifier: nnx.GraphDef, params: dict[str, Any], split: reader.Split, tasks: Sequence[Task], *,
-                    image_size: int, batch_size: int, mesh: Mesh,
-                    thresholds: Sequence[float | None] | None = None) -> dict[str, Any]:
+def evaluate_params(
+    classifier: nnx.GraphDef, params: dict[str, Any], split: reader.Split, tasks: Sequence[Task], *, image_size: int,
+    batch_size: int, mesh: Mesh, thresholds: Sequence[float | None] | None = None) -> dict[str, Any]:
   """Loss and metrics of a classifier over a whole split, every example counted exactly once.
 
   Args:
@@ -71,10 +74,11 @@ def evaluate_params(classifier: nnx.GraphDef, params: dict[str, Any], split: rea
   """
   for task in tasks:
     if not set(task.outputs) <= set(targets.columns(split, task.name)):
-      raise UserError(f"split '{split.name}' holds other {task.name} than the model predicts ({', '.join(task.outputs)}"
-                      '): evaluate it on its own dataset')
-  found = predict_split(classifier, params, split, [task.name for task in tasks], image_size=image_size,
-                        batch_size=batch_size, mesh=mesh)
+      raise UserError(
+          f"split '{split.name}' holds other {task.name} than the model predicts ({', '.join(task.outputs)}"
+          '): evaluate it on its own dataset')
+  found = predict_split(
+      classifier, params, split, [task.name for task in tasks], image_size=image_size, batch_size=batch_size, mesh=mesh)
   outputs = split_columns(found['outputs'], tasks)
   measured = {task.name: measure(task, outputs[task.name], found[task.name], thresholds) for task in tasks}
   if is_single_label(tasks):
@@ -96,8 +100,9 @@ def load_trained(path: str) -> tuple[Checkpoint, nnx.GraphDef]:
   """
   checkpoint = load_checkpoint(path)
   if checkpoint.description['kind'] != 'classifier':
-    raise UserError(f'{path} holds a pretrained encoder without a classifier: fine-tune it first '
-                    f'(python -m uniemox_jax.finetune --config.init={path} …)')
+    raise UserError(
+        f'{path} holds a pretrained encoder without a classifier: fine-tune it first '
+        f'(python -m uniemox_jax.finetune --config.init={path} …)')
   return checkpoint, graphdef_of(builder(Classifier, **checkpoint.description['model']))
 
 
@@ -105,8 +110,9 @@ def tell_persons(split: reader.Split, name: str) -> int:
   """Says for a model of scene and person in how many pictures of the whole split `name` the scene stands in for the
   person, and returns how many show one."""
   found = manifest.read_manifest(split.folder)['splits'][name]
-  print(f"persons: {found['with_person']} of the {found['examples']} pictures of {name} show one; in the others the "
-        'scene stands in', flush=True)
+  print(
+      f"persons: {found['with_person']} of the {found['examples']} pictures of {name} show one; in the others the "
+      'scene stands in', flush=True)
   return found['with_person']
 
 
@@ -135,8 +141,9 @@ def evaluate(workdir: str, split_name: str = 'test', data_dir: str | None = None
   config = _read_config(workdir)
   split = reader.open_split(data_dir or config['data_dir'], config['dataset'], split_name)
   if list(split.labels) != checkpoint.description['labels']:
-    raise UserError(f"{config['dataset']} has the labels {', '.join(split.labels)}; the checkpoint was trained with "
-                    f"{', '.join(checkpoint.description['labels'])}: evaluate it on its own dataset")
+    raise UserError(
+        f"{config['dataset']} has the labels {', '.join(split.labels)}; the checkpoint was trained with "
+        f"{', '.join(checkpoint.description['labels'])}: evaluate it on its own dataset")
   if checkpoint.description['model'].get('streams', 'scene') != 'scene':
     tell_persons(split, split_name)
   mesh, tasks = sharding.make_mesh(**config['mesh']), tasks_of(checkpoint.description)
@@ -148,16 +155,19 @@ def evaluate(workdir: str, split_name: str = 'test', data_dir: str | None = None
     val = measure_on(reader.open_split(data_dir or config['data_dir'], config['dataset'], 'val'))
     thresholds = [row['threshold'] for row in val['tasks']['labels']['per_class']]
   metrics = measure_on(split, thresholds=thresholds)
-  result = {'dataset': config['dataset'], 'split': split_name, 'init': config['init'],
-            'checkpoint_step': checkpoint.step, 'config_hash': config_hash(config), **metrics}
+  result = {
+      'dataset': config['dataset'], 'split': split_name, 'init': config['init'], 'checkpoint_step': checkpoint.step,
+      'config_hash': config_hash(config), **metrics
+  }
   if is_primary():
     name = 'result.json' if split_name == 'test' else f'result_{split_name}.json'
     write_json(os.path.join(workdir, name), result)
   return result
 
 
-def evaluate_on(workdir: str, dataset: str, label_map: str | None = None, split_name: str = 'test',
-                data_dir: str | None = None) -> dict[str, Any]:
+def evaluate_on(
+    workdir: str, dataset: str, label_map: str | None = None, split_name: str = 'test',
+    data_dir: str | None = None) -> dict[str, Any]:
   """Evaluates a fine-tuning run on another dataset, and writes result_DATASET[_SPLIT][_MAP].json.
 
   Probabilities of classes that share a target are summed; those of classes that the map leaves out are not counted,
@@ -179,22 +189,26 @@ def evaluate_on(workdir: str, dataset: str, label_map: str | None = None, split_
   config, tasks = _read_config(workdir), tasks_of(checkpoint.description)
   known = next((task.outputs for task in tasks if task.name == 'label'), None)
   if known is None:
-    raise UserError(f'{workdir} predicts {", ".join(task.name for task in tasks)} and no single label: evaluate it on '
-                    'its own dataset')
+    raise UserError(
+        f'{workdir} predicts {", ".join(task.name for task in tasks)} and no single label: evaluate it on '
+        'its own dataset')
   chosen = None if label_map is None else label_maps.load_label_map(label_map)
   split = reader.open_split(data_dir or config['data_dir'], dataset, split_name)
   bound = label_maps.bind(chosen, known, split.labels)
   if checkpoint.description['model'].get('streams', 'scene') != 'scene':
     tell_persons(split, split_name)
   mesh = sharding.make_mesh(**config['mesh'])
-  found = predict_split(classifier, sharding.replicate(checkpoint.params, mesh), split, ['label'], mesh=mesh,
-                        image_size=config['model']['image_size'], batch_size=config['batch_size'])
+  found = predict_split(
+      classifier, sharding.replicate(checkpoint.params, mesh), split, ['label'], mesh=mesh,
+      image_size=config['model']['image_size'], batch_size=config['batch_size'])
   logits_NxT = label_maps.mapped_logits(split_columns(found['outputs'], tasks)['label'], bound)
   label_N, left_out = label_maps.mapped_labels(found['label'], bound, split.labels)
   print(label_maps.describe_left_out(left_out, split.num_examples), flush=True)
-  result = {'dataset': dataset, 'split': split_name, 'init': config['init'], 'checkpoint_step': checkpoint.step,
-            'config_hash': config_hash(config), 'trained_on': config['dataset'], 'label_map': chosen and chosen.name,
-            'left_out': left_out, **measure(single_label(bound.classes), logits_NxT.astype(np.float32), label_N)}
+  result = {
+      'dataset': dataset, 'split': split_name, 'init': config['init'], 'checkpoint_step': checkpoint.step,
+      'config_hash': config_hash(config), 'trained_on': config['dataset'], 'label_map': chosen and chosen.name,
+      'left_out': left_out, **measure(single_label(bound.classes), logits_NxT.astype(np.float32), label_N)
+  }
   if is_primary():
     parts = ['result', dataset, *([split_name] if split_name != 'test' else []), *([chosen.name] if chosen else [])]
     write_json(os.path.join(workdir, f'{"_".join(parts)}.json'), result)
@@ -206,10 +220,12 @@ def describe(result: dict[str, Any]) -> str:
   if 'tasks' not in result:
     said = f"top-1 {result['top1']:.4f}, top-3 {result['top3']:.4f}, macro-F1 {result['macro_f1']:.4f}"
   else:
-    said = ', '.join(f'{name} {KINDS[name].score} {measured[KINDS[name].score] or 0:.4f}'
-                     for name, measured in result['tasks'].items())
-  return (f"{result['dataset']} {result['split']}: {said} over {result['examples']} examples "
-          f"(step {result['checkpoint_step']})")
+    said = ', '.join(
+        f'{name} {KINDS[name].score} {measured[KINDS[name].score] or 0:.4f}'
+        for name, measured in result['tasks'].items())
+  return (
+      f"{result['dataset']} {result['split']}: {said} over {result['examples']} examples "
+      f"(step {result['checkpoint_step']})")
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ def _write_saved_model(folder: Path, student: Student) -> list[str]:
 
 STUDENTS: dict[str, Callable[[Path, Student], list[str]]] = {
     'timm': export_students.write_timm, 'vit-mae': export_students.write_vit_mae, 'mae': export_students.write_mae,
-    'saved_model': _write_saved_model,
+    'saved_model': _write_saved_model
 }
 TARGETS = (*STUDENTS, 'clip', 'onnx')
 
@@ -61,21 +61,25 @@ def export_torch(checkpoint: str, target: str, out: str) -> None:
 def _export_student(checkpoint: str, target: str, folder: Path) -> list[str]:
   loaded = load_checkpoint(checkpoint)
   if loaded.description['kind'] == 'clip':
-    raise UserError(f"'{checkpoint}' holds a CLIP, and --to={target} is for a pretrained or fine-tuned student: choose "
-                    '--to=clip')
+    raise UserError(
+        f"'{checkpoint}' holds a CLIP, and --to={target} is for a pretrained or fine-tuned student: choose "
+        '--to=clip')
   run, description = run_folder(loaded.path), loaded.description
   kind, size = description['kind'], description['model']['image_size']
   if kind == 'classifier' and not is_single_label(tasks := tasks_of(description)):
-    raise UserError(f"'{checkpoint}' predicts {', '.join(task.name for task in tasks)}, and the classifiers of other "
-                    'libraries a single label: fine-tune with --config.tasks=label, or export what it started from')
+    raise UserError(
+        f"'{checkpoint}' predicts {', '.join(task.name for task in tasks)}, and the classifiers of other "
+        'libraries a single label: fine-tune with --config.tasks=label, or export what it started from')
   if kind == 'classifier' and description['model'].get('streams', 'scene') != 'scene':
-    raise UserError(f"'{checkpoint}' is a classifier of scene and person, for which no other library has a form: "
-                    'fine-tune with --config.streams=scene, or export the encoder that it started from')
+    raise UserError(
+        f"'{checkpoint}' is a classifier of scene and person, for which no other library has a form: "
+        'fine-tune with --config.streams=scene, or export the encoder that it started from')
   statistics = description.get('statistics', {'mean': IMAGENET_MEAN, 'std': IMAGENET_STD})
   view = View(size, round(size / EVALUATION_SHARE), mean=tuple(statistics['mean']), std=tuple(statistics['std']))
-  student = Student(kind, export_students.MODEL_DEFAULTS[kind] | description['model'], loaded.params,
-                    description.get('labels'), view.mean, view.std, view.short_side,
-                    read_run_config(run).get('loss', {}).get('norm_pix', False))
+  student = Student(
+      kind, export_students.MODEL_DEFAULTS[kind] | description['model'], loaded.params, description.get('labels'),
+      view.mean, view.std, view.short_side,
+      read_run_config(run).get('loss', {}).get('norm_pix', False))
   if target == 'mae':
     student = export_students.by_folder_names(student)
   with whole_folder(folder) as partial:
@@ -84,8 +88,9 @@ def _export_student(checkpoint: str, target: str, folder: Path) -> list[str]:
       write_json(str(partial / 'preprocessor_config.json'), view.to_dict())
     if target in ('mae', 'saved_model'):
       write_json(str(partial / 'config.json'), {'kind': kind, 'model': student.model, 'labels': student.labels})
-    write_card(partial, target=target, kind=kind, run=run, step=loaded.step, facts={
-        'labels': student.labels, 'view': view, 'notes': said, 'source': description.get('source')})
+    write_card(
+        partial, target=target, kind=kind, run=run, step=loaded.step,
+        facts={'labels': student.labels, 'view': view, 'notes': said, 'source': description.get('source')})
   return said
 
 
@@ -94,13 +99,15 @@ def _export_clip(checkpoint: str, target: str, folder: Path) -> list[str]:
   source = path / TEACHER_FOLDER if (path / TEACHER_FOLDER).is_dir() else path
   run = source.parent if source.name == TEACHER_FOLDER else source
   if source == run and (run_folder(str(run)) / FOLDER).is_dir():
-    raise UserError(f"'{checkpoint}' holds no CLIP: give the --workdir of a train_clip run, or what load_clip takes "
-                    f'(for a student --to={", ".join(STUDENTS)})')
+    raise UserError(
+        f"'{checkpoint}' holds no CLIP: give the --workdir of a train_clip run, or what load_clip takes "
+        f'(for a student --to={", ".join(STUDENTS)})')
   clip = load_clip(source)
   with whole_folder(folder) as partial:
     save_clip(partial, clip.config, clip.params, clip.folder, clip.view)
-    write_card(partial, target=target, kind='clip', run=run, step=None, facts={
-        'labels': None, 'view': clip.view, 'notes': [], 'source': None if read_run_config(run) else str(source)})
+    write_card(
+        partial, target=target, kind='clip', run=run, step=None,
+        facts={'labels': None, 'view': clip.view, 'notes': [], 'source': None if read_run_config(run) else str(source)})
   return []
 
 
@@ -116,8 +123,9 @@ def push(folder: str, repo_id: str) -> None:
     hub.create_repo(repo_id, private=True, exist_ok=True)
     hub.upload_folder(repo_id=repo_id, folder_path=folder)
   except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
-    raise UserError(f'{folder} is written, but was not pushed to {repo_id} ({type(error).__name__}: '
-                    f'{str(error).splitlines()[0]}): check the name, the token and the connection') from error
+    raise UserError(
+        f'{folder} is written, but was not pushed to {repo_id} ({type(error).__name__}: '
+        f'{str(error).splitlines()[0]}): check the name, the token and the connection') from error
   print(f'pushed: https://huggingface.co/{repo_id}', flush=True)
 
 
@@ -139,8 +147,8 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('checkpoint', None, 'A checkpoint PATH; of a CLIP: a train_clip run, or what load_clip takes.',
-                      required=True)
+  flags.DEFINE_string(
+      'checkpoint', None, 'A checkpoint PATH; of a CLIP: a train_clip run, or what load_clip takes.', required=True)
   flags.DEFINE_enum('to', None, TARGETS, 'Which library is to read it.', required=True)
   flags.DEFINE_string('out', None, 'Folder to write; absent or empty.', required=True)
   flags.DEFINE_string('push_to_hub', None, 'Repository of the Hugging Face hub to upload it to as well.')

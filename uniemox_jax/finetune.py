@@ -36,36 +36,43 @@ RANDAUGMENT_STD = 0.5
 """Of RandAugment's magnitude (method section 3)."""
 
 
-def _validator(config: ConfigDict, classifier: nnx.GraphDef, split: reader.Split, tasks: Sequence[Task], mesh: Mesh,
-               log: RunLog) -> Callable[[int, TrainState], float]:
+def _validator(
+    config: ConfigDict, classifier: nnx.GraphDef, split: reader.Split, tasks: Sequence[Task], mesh: Mesh,
+    log: RunLog) -> Callable[[int, TrainState], float]:
   """(step, state) -> the first task's score on val, which chooses the checkpoint that is kept."""
   first = tasks[0]
 
   def validate(step: int, state: TrainState) -> float:
-    metrics = evaluate_params(classifier, state.evaluated, split, tasks, image_size=config.model.image_size,
-                              batch_size=config.batch_size, mesh=mesh)
+    metrics = evaluate_params(
+        classifier, state.evaluated, split, tasks, image_size=config.model.image_size, batch_size=config.batch_size,
+        mesh=mesh)
     by_task = {'': metrics} | {f'{name}_': measured for name, measured in metrics.get('tasks', {}).items()}
-    log.write(step, {f'val_{prefix}{name}': value for prefix, measured in by_task.items()
-                     for name, value in measured.items() if isinstance(value, float)})
+    log.write(
+        step, {
+            f'val_{prefix}{name}': value
+            for prefix, measured in by_task.items() for name, value in measured.items() if isinstance(value, float)
+        })
     name = KINDS[first.name].score
-    print(f"finetune {step}/{log.total_steps}  val {name} {measured_of(metrics, first)[name] or 0:.4f}  "
-          f"loss {metrics['loss']:.4f}", flush=True)
+    print(
+        f"finetune {step}/{log.total_steps}  val {name} {measured_of(metrics, first)[name] or 0:.4f}  "
+        f"loss {metrics['loss']:.4f}", flush=True)
     return score(first, measured_of(metrics, first))
 
   return validate
 
 
-def _batches(config: ConfigDict, split: reader.Split, tasks: Sequence[Task], start: int
-             ) -> Iterator[dict[str, np.ndarray]]:
+def _batches(config: ConfigDict, split: reader.Split, tasks: Sequence[Task],
+             start: int) -> Iterator[dict[str, np.ndarray]]:
   """What the step takes, from step `start` on."""
   magnitude = config.augment.randaugment
   fields, pictures = [task.name for task in tasks], STREAMS[streams_of(config)]
-  for batch in pipeline.train_batches(
-      split, batch_size=config.batch_size, seed=config.seed, image_size=config.model.image_size, start_step=start,
-      mode='finetune', crop_area=(config.min_crop_area, 1.0), person='person' in pictures, erase=config.augment.erase,
-      randaugment=(magnitude, RANDAUGMENT_STD) if magnitude else None,
-      targets=[name for name in fields if name != 'label'],
-      process_index=jax.process_index(), process_count=jax.process_count()):
+  for batch in pipeline.train_batches(split, batch_size=config.batch_size, seed=config.seed,
+                                      image_size=config.model.image_size, start_step=start, mode='finetune',
+                                      crop_area=(config.min_crop_area, 1.0), person='person' in pictures,
+                                      erase=config.augment.erase, randaugment=(magnitude,
+                                                                               RANDAUGMENT_STD) if magnitude else None,
+                                      targets=[name for name in fields if name != 'label'
+                                              ], process_index=jax.process_index(), process_count=jax.process_count()):
     yield {name: batch[name] for name in (*pictures, 'example_id', *fields)}
 
 
@@ -95,11 +102,13 @@ def _choose_tasks(config: ConfigDict, train: reader.Split) -> tuple[Task, ...]:
   for task in tasks:
     missing = int((~present(task.name, found[task.name]).any(axis=-1)).sum())
     if missing:
-      print(f"task '{task.name}': {missing} of {train.num_examples} training pictures have none, and do not count",
-            flush=True)
+      print(
+          f"task '{task.name}': {missing} of {train.num_examples} training pictures have none, and do not count",
+          flush=True)
     if task.loss == 'ccc' and config.accum_steps > 1:
-      raise UserError(f'the loss ccc is of a whole batch, and accum_steps is {config.accum_steps}: set '
-                      '--config.accum_steps=1, or --config.task_loss.vad_form=l2')
+      raise UserError(
+          f'the loss ccc is of a whole batch, and accum_steps is {config.accum_steps}: set '
+          '--config.accum_steps=1, or --config.task_loss.vad_form=l2')
   return tasks
 
 
@@ -109,8 +118,9 @@ def _check_measurable(tasks: Sequence[Task], *splits: reader.Split) -> None:
     found = record_targets.read(split)
     for task in tasks:
       if not present(task.name, found[task.name]).any():
-        raise UserError(f"no example of split '{split.name}' has a {task.name}, which task '{task.name}' is measured "
-                        'by: leave it out of --config.tasks, or build the records again')
+        raise UserError(
+            f"no example of split '{split.name}' has a {task.name}, which task '{task.name}' is measured "
+            'by: leave it out of --config.tasks, or build the records again')
 
 
 def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -> dict[str, Any]:
@@ -128,8 +138,9 @@ def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
   train_split, val_split, test_split = _open_splits(config)
   if 'person' in STREAMS[streams_of(config)] and not tell_persons(train_split, 'train'):
-    raise UserError('config.streams asks for persons, and no training record has one: find them '
-                    '(docs/person_boxes.md) and build the records again, or set --config.streams=scene')
+    raise UserError(
+        'config.streams asks for persons, and no training record has one: find them '
+        '(docs/person_boxes.md) and build the records again, or set --config.streams=scene')
   steps_per_epoch = pipeline.steps_per_epoch(train_split, config.batch_size)
   total_steps = config.epochs * steps_per_epoch
   tasks = _choose_tasks(config, train_split)
@@ -140,17 +151,22 @@ def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -
   loaded = initial_weights(config.init, abstract_params(build), arguments, classifier=True)
 
   schedule, tx = optimizer.from_config(config, total_steps, steps_per_epoch, config.optimizer.layer_decay)
-  description = {'kind': 'classifier', 'model': arguments, 'dataset': config.dataset,
-                 'labels': list(train_split.labels), 'tasks': [task.to_json() for task in tasks]}
-  run = loop.open_run(config, workdir, name='finetune', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
-                      description=description, inputs={'data_dir': train_split.contents}, loaded=loaded,
-                      flops_per_example=finetune_work(abstract_model(build)).training.flops, profile=profile)
-  options = FinetuneOptions(**config.regularisation, accum_steps=config.accum_steps,
-                            max_gradient_norm=config.max_gradient_norm, ema_decay=averaging)
-  loop.train(run, make_finetune_step(classifier, tx, schedule, options, tasks),
-             _batches(config, train_split, tasks, run.start), seed=config.seed,
-             every=loop.Every(config.log_every, 0, config.eval_every_epochs * steps_per_epoch),
-             evaluate=_validator(config, classifier, val_split, tasks, mesh, run.log))
+  description = {
+      'kind': 'classifier', 'model': arguments, 'dataset': config.dataset, 'labels': list(train_split.labels),
+      'tasks': [task.to_json() for task in tasks]
+  }
+  run = loop.open_run(
+      config, workdir, name='finetune', build=build, tx=tx, mesh=mesh, total_steps=total_steps, description=description,
+      inputs={'data_dir': train_split.contents}, loaded=loaded,
+      flops_per_example=finetune_work(abstract_model(build)).training.flops, profile=profile)
+  options = FinetuneOptions(
+      **config.regularisation, accum_steps=config.accum_steps, max_gradient_norm=config.max_gradient_norm,
+      ema_decay=averaging)
+  loop.train(
+      run, make_finetune_step(classifier, tx, schedule, options,
+                              tasks), _batches(config, train_split, tasks, run.start), seed=config.seed,
+      every=loop.Every(config.log_every, 0, config.eval_every_epochs * steps_per_epoch),
+      evaluate=_validator(config, classifier, val_split, tasks, mesh, run.log))
   run.close()
   result = evaluate(workdir)
   print(describe(result), flush=True)

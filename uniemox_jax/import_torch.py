@@ -29,8 +29,9 @@ from uniemox_jax.train.checkpoint import save_weights
 BATCH_SIZE = 64
 
 
-def import_torch(source: str, out: str, *, dataset: str | None = None, heads: Heads = UNKNOWN_HEADS,
-                 activation: str | None = None, image_tower: bool = False) -> None:
+def import_torch(
+    source: str, out: str, *, dataset: str | None = None, heads: Heads = UNKNOWN_HEADS, activation: str | None = None,
+    image_tower: bool = False) -> None:
   """Writes `out`, whole or not at all, and prints what was found.
 
   Args:
@@ -52,16 +53,19 @@ def import_torch(source: str, out: str, *, dataset: str | None = None, heads: He
   weights = weight_files.read_weights(path)
   is_clip = weight_families.family_of(weights.flat, str(weights.path)) in weight_families.CLIPS
   if is_clip and (dataset or heads != UNKNOWN_HEADS) or (activation or image_tower) and not is_clip:
-    raise UserError(f'{weights.path} holds a {"CLIP" if is_clip else "student"}: --activation and --image_tower are '
-                    'for a CLIP, --dataset, --heads and --decoder_heads are for a student')
+    raise UserError(
+        f'{weights.path} holds a {"CLIP" if is_clip else "student"}: --activation and --image_tower are '
+        'for a CLIP, --dataset, --heads and --decoder_heads are for a student')
   clip = read_clip(weights, path, activation=activation) if is_clip else None
   if clip and not image_tower:
     save_clip(target, clip.config, clip.params, clip.folder, clip.view)
-    print(f'{weights.path}: a CLIP at {clip.config.image_size} pixels, {clip.config.projection_dim} wide, '
-          f'{clip.config.text.activation}\nsaved: {out}', flush=True)
+    print(
+        f'{weights.path}: a CLIP at {clip.config.image_size} pixels, {clip.config.projection_dim} wide, '
+        f'{clip.config.text.activation}\nsaved: {out}', flush=True)
     return
-  imported = (student_of_clip(clip.config, clip.params, clip.view.statistics, str(weights.path)) if clip else
-              import_student(weights, path, heads))
+  imported = (
+      student_of_clip(clip.config, clip.params, clip.view.statistics, str(weights.path)) if clip else import_student(
+          weights, path, heads))
   for line in imported.said:
     print(line, flush=True)
   labels = _labels(imported, dataset)
@@ -72,9 +76,11 @@ def import_torch(source: str, out: str, *, dataset: str | None = None, heads: He
     save_weights(str(partial), imported.params, description)
     if dataset and labels:
       # What `evaluate` reads of a run's config.
-      write_json(str(partial / 'config.json'), {
-          'init': str(source), 'dataset': dataset, 'data_dir': 'data', 'batch_size': BATCH_SIZE,
-          'mesh': {'data': -1, 'fsdp': 1}, 'model': imported.model})
+      write_json(
+          str(partial / 'config.json'), {
+              'init': str(source), 'dataset': dataset, 'data_dir': 'data', 'batch_size': BATCH_SIZE,
+              'mesh': {'data': -1, 'fsdp': 1}, 'model': imported.model
+          })
   print(f'saved: {out}', flush=True)
 
 
@@ -84,8 +90,9 @@ def _labels(imported: Imported, dataset: str | None) -> dict[str, Any]:
     if dataset:
       raise UserError(f'--dataset={dataset} names the classes of a head, and none was imported: leave it out')
     return {}
-  imported.params['head'], labels, said = name_head(imported.params['head'], imported.labels,
-                                                    _label_table(dataset) if dataset else None)
+  imported.params['head'], labels, said = name_head(
+      imported.params['head'], imported.labels,
+      _label_table(dataset) if dataset else None)
   print(said, flush=True)
   return {'labels': labels} | ({'dataset': dataset} if dataset else {})
 
@@ -103,16 +110,17 @@ def _label_table(dataset: str) -> Sequence[str]:
 def main(source: str) -> None:
   """Entry point after flags are parsed."""
   values = flags.FLAGS
-  import_torch(source, values.out, dataset=values.dataset, heads=Heads(values.heads, values.decoder_heads),
-               activation=values.activation, image_tower=values.image_tower)
+  import_torch(
+      source, values.out, dataset=values.dataset, heads=Heads(values.heads, values.decoder_heads),
+      activation=values.activation, image_tower=values.image_tower)
 
 
 if __name__ == '__main__':
   flags.DEFINE_string('out', None, 'Folder to write; it must not exist.', required=True)
   flags.DEFINE_string('dataset', None, "Whose label table a classifier's head gets: emo8, fi, heco, ...")
   flags.DEFINE_integer('heads', None, 'Attention heads of the encoder, where the file does not say.', lower_bound=1)
-  flags.DEFINE_integer('decoder_heads', None, 'Attention heads of the decoder, where the file does not say.',
-                       lower_bound=1)
+  flags.DEFINE_integer(
+      'decoder_heads', None, 'Attention heads of the decoder, where the file does not say.', lower_bound=1)
   flags.DEFINE_enum('activation', None, ['gelu', 'quick_gelu'], 'Of a CLIP, where the file does not say.')
   flags.DEFINE_bool('image_tower', False, "Make a student's encoder of a CLIP's image tower.")
   cli.run(main, 'SRC')

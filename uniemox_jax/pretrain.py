@@ -32,8 +32,8 @@ from uniemox_jax.train.steps import Teacher, make_pretrain_step
 SHOWN_EXAMPLES = 8
 
 
-def _with_texts(batches: Iterator[dict[str, np.ndarray]], text_NxE: np.ndarray | None, scene_twice: bool
-                ) -> Iterator[dict[str, np.ndarray]]:
+def _with_texts(batches: Iterator[dict[str, np.ndarray]], text_NxE: np.ndarray | None,
+                scene_twice: bool) -> Iterator[dict[str, np.ndarray]]:
   """What the device needs of each batch: each example's caption embedding, and the scene as person view if asked."""
   for batch in batches:
     kept = {name: batch[name] for name in ('scene', 'person', 'example_id') if name in batch}
@@ -42,8 +42,8 @@ def _with_texts(batches: Iterator[dict[str, np.ndarray]], text_NxE: np.ndarray |
     yield kept if text_NxE is None else kept | {'text': text_NxE[batch['position']]}
 
 
-def _reconstruction_viewer(config: ConfigDict, student: nnx.GraphDef, split: Any, workdir: str, run: loop.Run
-                           ) -> Callable[[int, TrainState], None] | None:
+def _reconstruction_viewer(config: ConfigDict, student: nnx.GraphDef, split: Any, workdir: str,
+                           run: loop.Run) -> Callable[[int, TrainState], None] | None:
   """Draws triplets of the split's first pictures while training; None where nothing is reconstructed."""
   if not config.loss.reconstruction:
     return None
@@ -68,8 +68,8 @@ def _teach(config: ConfigDict, split: Any, dtype: Any) -> tuple[Teacher | None, 
   if not (config.loss.contrastive or config.loss.similarity):
     return None, (), None, {}
   clip = load_clip(config.teacher)
-  teacher, frozen = make_teacher(clip, config.model.decoder_width, dtype,
-                                 setup.choose(config, 'teacher_statistics', setup.TEACHER_STATISTICS))
+  teacher, frozen = make_teacher(
+      clip, config.model.decoder_width, dtype, setup.choose(config, 'teacher_statistics', setup.TEACHER_STATISTICS))
   digest = {'teacher': clip.digest}
   if not config.loss.contrastive:
     return teacher, frozen, None, digest
@@ -98,10 +98,11 @@ def pretrain(config: ConfigDict, workdir: str, profile: Profile | None = None) -
 
   schedule, tx = optimizer.from_config(config, total_steps, steps_per_epoch)
   student = abstract_model(build)
-  run = loop.open_run(config, workdir, name='pretrain', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
-                      description={'kind': 'uniemox', 'model': arguments, 'dataset': config.dataset},
-                      inputs={'data_dir': split.contents} | digest, loaded=loaded,
-                      flops_per_example=example_work(config, student, teacher).training.flops, profile=profile)
+  run = loop.open_run(
+      config, workdir, name='pretrain', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
+      description={'kind': 'uniemox', 'model': arguments,
+                   'dataset': config.dataset}, inputs={'data_dir': split.contents} | digest, loaded=loaded,
+      flops_per_example=example_work(config, student, teacher).training.flops, profile=profile)
   crops = setup.choose(config, 'person_view', setup.PERSON_VIEWS) == 'crop'
   batches = pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=config.model.image_size, start_step=run.start,
@@ -109,10 +110,11 @@ def pretrain(config: ConfigDict, workdir: str, profile: Profile | None = None) -
       person_jitter=config.person_jitter, process_index=jax.process_index(), process_count=jax.process_count())
   batches = _with_texts(batches, text_NxE, scene_twice=not crops and student.streams == 2)
   graphdef = nnx.graphdef(student)
-  loop.train(run, make_pretrain_step(graphdef, teacher, tx, schedule, options), batches,
-             seed=config.seed, frozen=jax.device_put(frozen, place_teacher(config, frozen, mesh)),
-             every=loop.Every(config.log_every, config.save_every, config.images_every),
-             evaluate=_reconstruction_viewer(config, graphdef, split, workdir, run))
+  loop.train(
+      run, make_pretrain_step(graphdef, teacher, tx, schedule, options), batches, seed=config.seed,
+      frozen=jax.device_put(frozen, place_teacher(config, frozen, mesh)),
+      every=loop.Every(config.log_every, config.save_every,
+                       config.images_every), evaluate=_reconstruction_viewer(config, graphdef, split, workdir, run))
   run.close()
 
 

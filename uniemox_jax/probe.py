@@ -43,8 +43,9 @@ def _open_splits(config: ConfigDict) -> dict[str, reader.Split]:
     print(f"few-shot: {splits['train'].num_examples} pictures of {splits['train'].name}", flush=True)
   for name, split in splits.items():
     if all(annotation.label < 0 for annotation in split.annotations()):
-      raise UserError(f'no {name} picture of {config.dataset} has a single label, which a probe needs: fine-tune '
-                      '(python -m uniemox_jax.finetune), which learns other targets too')
+      raise UserError(
+          f'no {name} picture of {config.dataset} has a single label, which a probe needs: fine-tune '
+          '(python -m uniemox_jax.finetune), which learns other targets too')
   return splits
 
 
@@ -93,10 +94,12 @@ def probe(config: ConfigDict, workdir: str) -> dict[str, Any]:
   found = {name: _labelled(extract(split), split) for name, split in splits.items()}
   task = single_label(splits['train'].labels)
   logits_NxC, chosen = _predict(config.protocol, found, task, mesh)
-  result = {'dataset': config.dataset, 'split': 'test', 'init': config.init, 'checkpoint_step': frozen.step,
-            'config_hash': config_hash(config.to_dict()),
-            **measure(task, logits_NxC.astype(np.float32), found['test'].label_N), 'protocol': config.protocol,
-            'train_examples': len(found['train'].label_N), 'chosen': chosen}
+  result = {
+      'dataset': config.dataset, 'split': 'test', 'init': config.init, 'checkpoint_step': frozen.step,
+      'config_hash': config_hash(config.to_dict()),
+      **measure(task, logits_NxC.astype(np.float32), found['test'].label_N), 'protocol': config.protocol,
+      'train_examples': len(found['train'].label_N), 'chosen': chosen
+  }
   if is_primary():
     write_json(os.path.join(workdir, 'result.json'), result)
   print(_describe(result), flush=True)
@@ -105,9 +108,10 @@ def probe(config: ConfigDict, workdir: str) -> dict[str, Any]:
 
 def _describe(result: dict[str, Any]) -> str:
   key = 'l2' if result['protocol'] == 'linear' else 'k'
-  return (f"{result['dataset']} test, {result['protocol']} on {result['train_examples']} training pictures "
-          f"({key} {result['chosen'][key]:.3g}): top-1 {result['top1']:.4f}, macro-F1 {result['macro_f1']:.4f} over "
-          f"{result['examples']} examples")
+  return (
+      f"{result['dataset']} test, {result['protocol']} on {result['train_examples']} training pictures "
+      f"({key} {result['chosen'][key]:.3g}): top-1 {result['top1']:.4f}, macro-F1 {result['macro_f1']:.4f} over "
+      f"{result['examples']} examples")
 
 
 def main() -> None:

@@ -32,8 +32,9 @@ def clip_config(config: ConfigDict) -> CLIPConfig:
   """The shape in `config.model`, with OpenAI's vocabulary, activation and end-of-text rule."""
   model = config.model
   towers = {name: Tower(**model[name], hidden=4 * model[name].width) for name in ('vision', 'text')}
-  return CLIPConfig(**towers, image_size=model.image_size, patch_size=model.patch_size,
-                    projection_dim=model.projection, context_length=model.context)
+  return CLIPConfig(
+      **towers, image_size=model.image_size, patch_size=model.patch_size, projection_dim=model.projection,
+      context_length=model.context)
 
 
 def _starting_clip(config: ConfigDict, workdir: str) -> Clip:
@@ -80,18 +81,18 @@ def train_clip(config: ConfigDict, workdir: str, profile: Profile | None = None)
   # A resumed run still takes tokenizer and preparation from where it began.
   inputs = {'data_dir': split.contents} | ({} if config.init == 'none' else {'init': clip.digest})
   schedule, tx = optimizer.from_config(config, total_steps, steps_per_epoch)
-  run = loop.open_run(config, workdir, name='train_clip', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
-                      description={'kind': 'clip', 'model': clip.config.to_dict()},
-                      inputs=inputs, loaded=clip.params, profile=profile)
+  run = loop.open_run(
+      config, workdir, name='train_clip', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
+      description={'kind': 'clip', 'model': clip.config.to_dict()}, inputs=inputs, loaded=clip.params, profile=profile)
   batches = pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=clip.config.image_size, start_step=run.start,
-      mode='pretrain', person=False, crop_area=(config.min_crop_area, 1.0),
-      process_index=jax.process_index(), process_count=jax.process_count())
+      mode='pretrain', person=False, crop_area=(config.min_crop_area, 1.0), process_index=jax.process_index(),
+      process_count=jax.process_count())
   view = functools.partial(clip_normalise, size=clip.config.image_size, mean=clip.view.mean, std=clip.view.std)
-  state = loop.train(run, make_clip_step(graphdef_of(build), tx, schedule, view, config.max_gradient_norm),
-                     ({'scene': batch['scene'], 'ids': ids_NxT[batch['position']], 'example_id': batch['example_id']}
-                      for batch in batches),
-                     seed=config.seed, every=loop.Every(config.log_every, config.save_every))
+  state = loop.train(
+      run, make_clip_step(graphdef_of(build), tx, schedule, view, config.max_gradient_norm),
+      ({'scene': batch['scene'], 'ids': ids_NxT[batch['position']], 'example_id': batch['example_id']}
+       for batch in batches), seed=config.seed, every=loop.Every(config.log_every, config.save_every))
   run.close()
   folder = os.path.join(workdir, TEACHER_FOLDER)
   params = jax.device_get(sharding.replicate(state.params, mesh))

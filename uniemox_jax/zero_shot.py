@@ -64,8 +64,9 @@ def image_embeddings(clip: Clip, split: reader.Split, batch_size: int) -> tuple[
   return found['outputs'], found['label']
 
 
-def zero_shot(teacher: str, data_dir: str, dataset: str, workdir: str, split_name: str = 'test',
-              templates: Sequence[str] = prompts.TEMPLATES, batch_size: int = BATCH_SIZE) -> dict[str, Any]:
+def zero_shot(
+    teacher: str, data_dir: str, dataset: str, workdir: str, split_name: str = 'test',
+    templates: Sequence[str] = prompts.TEMPLATES, batch_size: int = BATCH_SIZE) -> dict[str, Any]:
   """Classifies a split by the nearest class embedding and writes result.json (result_val.json for val).
 
   Args:
@@ -89,35 +90,44 @@ def zero_shot(teacher: str, data_dir: str, dataset: str, workdir: str, split_nam
   if exists(path) and read_json(path).get('config_hash') != config_hash(asked):
     raise UserError(f'{path} is of another run: choose another --workdir')
   if all(annotation.label < 0 for annotation in split.annotations()):
-    raise UserError(f'no picture of split {split_name!r} of {dataset} has a single label, by which zero-shot is '
-                    'measured: choose another split or dataset')
+    raise UserError(
+        f'no picture of split {split_name!r} of {dataset} has a single label, by which zero-shot is '
+        'measured: choose another split or dataset')
   clip = load_clip(teacher)
   task = single_label(split.labels)
-  classes = {'': class_embeddings(clip, split.labels, templates),
-             'plain': class_embeddings(clip, split.labels, [prompts.PLAIN])}
+  classes = {
+      '': class_embeddings(clip, split.labels, templates),
+      'plain': class_embeddings(clip, split.labels, [prompts.PLAIN])
+  }
   image_NxE, label_N = image_embeddings(clip, split, batch_size)
   scale = float(np.exp(clip.params['logit_scale']))
   measured = {name: measure(task, scale * image_NxE @ text_CxE.T, label_N) for name, text_CxE in classes.items()}
-  result = {'dataset': dataset, 'split': split_name, 'init': teacher, 'checkpoint_step': None,
-            'config_hash': config_hash(asked), **measured[''], 'protocol': 'zero_shot', 'templates': list(templates),
-            'plain': {'template': prompts.PLAIN, **measured['plain']}}
+  result = {
+      'dataset': dataset, 'split': split_name, 'init': teacher, 'checkpoint_step': None,
+      'config_hash': config_hash(asked), **measured[''], 'protocol': 'zero_shot', 'templates': list(templates),
+      'plain': {'template': prompts.PLAIN, **measured['plain']}
+  }
   if is_primary():
     write_json(path, result)
   return result
 
 
 def _describe(result: dict[str, Any]) -> str:
-  return (f"{result['dataset']} {result['split']}, zero-shot: top-1 {result['top1']:.4f} with "
-          f"{len(result['templates'])} templates, {result['plain']['top1']:.4f} with one, over {result['examples']} "
-          'examples')
+  return (
+      f"{result['dataset']} {result['split']}, zero-shot: top-1 {result['top1']:.4f} with "
+      f"{len(result['templates'])} templates, {result['plain']['top1']:.4f} with one, over {result['examples']} "
+      'examples')
 
 
 def main() -> None:
   """Entry point after flags are parsed."""
   values = flags.FLAGS
   templates = prompts.TEMPLATES if values.prompts is None else prompts.read_templates(values.prompts)
-  print(_describe(zero_shot(values.teacher, values.data_dir, values.dataset, values.workdir, values.split, templates,
-                            values.batch_size)), flush=True)
+  print(
+      _describe(
+          zero_shot(
+              values.teacher, values.data_dir, values.dataset, values.workdir, values.split, templates,
+              values.batch_size)), flush=True)
 
 
 if __name__ == '__main__':

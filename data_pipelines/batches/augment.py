@@ -34,8 +34,9 @@ def shuffled(index: tf.Tensor, key_3: tf.Tensor, count: int) -> tf.Tensor:
   return tf.raw_ops.RandomIndexShuffle(index=index, seed=key_3, max_index=tf.constant(count - 1, tf.int64), rounds=12)
 
 
-def random_crop(draws: tf.Tensor, height: tf.Tensor, width: tf.Tensor, area: tuple[float, float] = (0.2, 1.0),
-                ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> tf.Tensor:
+def random_crop(
+    draws: tf.Tensor, height: tf.Tensor, width: tf.Tensor, area: tuple[float, float] = (0.2, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> tf.Tensor:
   """The box of torchvision's RandomResizedCrop: the first of ten tries that fits, else the largest centred one.
 
   Args:

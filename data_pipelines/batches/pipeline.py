@@ -20,8 +20,10 @@ from data_pipelines.records.reader import Split
 
 READ_TOGETHER = 64
 """Records per call into Python: enough to make the call cheap, few enough to keep a large batch out of memory."""
-_FIELDS = {'image': tf.io.FixedLenFeature([], tf.string), 'persons': tf.io.RaggedFeature(tf.string),
-           'label': tf.io.FixedLenFeature([], tf.int64), 'example_id': tf.io.FixedLenFeature([], tf.int64)}
+_FIELDS = {
+    'image': tf.io.FixedLenFeature([], tf.string), 'persons': tf.io.RaggedFeature(tf.string),
+    'label': tf.io.FixedLenFeature([], tf.int64), 'example_id': tf.io.FixedLenFeature([], tf.int64)
+}
 
 Batch = dict[str, np.ndarray]
 Record = dict[str, tf.Tensor]
@@ -36,11 +38,11 @@ def _close_all() -> None:
     batches.close()
 
 
-def train_batches(split: Split, *, batch_size: int, seed: int, image_size: int, start_step: int = 0,
-                  mode: str = 'pretrain', crop_area: tuple[float, float] = (0.2, 1.0), person: bool | None = None,
-                  person_jitter: float = 0.0, randaugment: tuple[float, float] | None = None, erase: float = 0.0,
-                  targets: Sequence[str] = (), process_index: int = 0, process_count: int = 1,
-                  parallelism: int | None = None) -> Iterator[Batch]:
+def train_batches(
+    split: Split, *, batch_size: int, seed: int, image_size: int, start_step: int = 0, mode: str = 'pretrain',
+    crop_area: tuple[float, float] = (0.2, 1.0), person: bool | None = None, person_jitter: float = 0.0,
+    randaugment: tuple[float, float] | None = None, erase: float = 0.0, targets: Sequence[str] = (),
+    process_index: int = 0, process_count: int = 1, parallelism: int | None = None) -> Iterator[Batch]:
   """Endless training batches from `start_step` on: this host's rows of every global batch.
 
   Each epoch is a new permutation that shows no record twice; the num_examples % batch_size records left at its end are
@@ -105,14 +107,16 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
     UserError: the batch is larger than the split.
   """
   if batch_size > split.num_examples:
-    raise UserError(f'batch_size {batch_size} is more than the {split.num_examples} examples of split {split.name!r}: '
-                    'make it smaller')
+    raise UserError(
+        f'batch_size {batch_size} is more than the {split.num_examples} examples of split {split.name!r}: '
+        'make it smaller')
   return split.num_examples // batch_size
 
 
-def eval_batches(split: Split, *, batch_size: int, image_size: int, person: bool = False, targets: Sequence[str] = (),
-                 view: Callable[[tf.Tensor], tf.Tensor] | None = None, process_index: int = 0, process_count: int = 1,
-                 parallelism: int | None = None) -> Iterator[Batch]:
+def eval_batches(
+    split: Split, *, batch_size: int, image_size: int, person: bool = False, targets: Sequence[str] = (),
+    view: Callable[[tf.Tensor], tf.Tensor] | None = None, process_index: int = 0, process_count: int = 1,
+    parallelism: int | None = None) -> Iterator[Batch]:
   """Every example once over all hosts, in order; every host makes `eval_step_count` batches of the same shape.
 
   Args: as in `train_batches`, and
@@ -155,15 +159,18 @@ def eval_step_count(split: Split, batch_size: int) -> int:
 def _host_rows(batch_size: int, process_index: int, process_count: int) -> tuple[int, int]:
   """First row and number of rows of the global batch that this host makes."""
   if batch_size < 1 or batch_size % process_count:
-    raise UserError(f'batch_size {batch_size} does not divide by {process_count} hosts: choose a multiple of '
-                    f'{process_count}')
+    raise UserError(
+        f'batch_size {batch_size} does not divide by {process_count} hosts: choose a multiple of '
+        f'{process_count}')
   rows = batch_size // process_count
   return process_index * rows, rows
 
 
 def _labels(record: Record) -> Record:
-  return {'position': tf.cast(record['position'], tf.int32), 'example_id': record['example_id'],
-          'label': tf.cast(record['label'], tf.int32)}
+  return {
+      'position': tf.cast(record['position'], tf.int32), 'example_id': record['example_id'],
+      'label': tf.cast(record['label'], tf.int32)
+  }
 
 
 def _check_augmentations(mode: str, jitter: float, randaugment: tuple[float, float] | None, erase: float) -> None:
@@ -179,8 +186,9 @@ def _check_augmentations(mode: str, jitter: float, randaugment: tuple[float, flo
   if not 0 <= erase <= 1:
     raise UserError(f'erase is {erase}: a probability lies in [0, 1]')
   if randaugment and not (0 <= randaugment[0] <= rand_augment.MAX_MAGNITUDE and randaugment[1] >= 0):
-    raise UserError(f'randaugment is {randaugment}: choose a magnitude in [0, {rand_augment.MAX_MAGNITUDE:g}] and a '
-                    'standard deviation of at least 0')
+    raise UserError(
+        f'randaugment is {randaugment}: choose a magnitude in [0, {rand_augment.MAX_MAGNITUDE:g}] and a '
+        'standard deviation of at least 0')
 
 
 def _pretrain_views(record: Record, size: int, crop_area: tuple[float, float], person: bool, jitter: float) -> Record:
@@ -189,12 +197,15 @@ def _pretrain_views(record: Record, size: int, crop_area: tuple[float, float], p
   if not person:
     return {'scene': scene}
   persons_P = record['persons']
-  return {'scene': scene,
-          'person': tf.cond(tf.size(persons_P) > 0, lambda: finish(_person_crop(record, jitter)), lambda: scene)}
+  return {
+      'scene': scene,
+      'person': tf.cond(tf.size(persons_P) > 0, lambda: finish(_person_crop(record, jitter)), lambda: scene)
+  }
 
 
-def _finetune_views(record: Record, size: int, crop_area: tuple[float, float], person: bool,
-                    randaugment: tuple[float, float] | None, erase: float) -> Record:
+def _finetune_views(
+    record: Record, size: int, crop_area: tuple[float, float], person: bool, randaugment: tuple[float, float] | None,
+    erase: float) -> Record:
   finish = _finisher(record, size)
 
   def augmented(view: str, image: tf.Tensor) -> tf.Tensor:
@@ -211,8 +222,11 @@ def _finetune_views(record: Record, size: int, crop_area: tuple[float, float], p
   image = augmented('image', _random_crop(record, crop_area))
   if not person:
     return {'image': image}
-  return {'image': image, 'person': tf.cond(tf.size(record['persons']) > 0,
-                                            lambda: augmented('person', _person_crop(record, 0.0)), lambda: image)}
+  return {
+      'image': image, 'person':
+          tf.cond(
+              tf.size(record['persons']) > 0, lambda: augmented('person', _person_crop(record, 0.0)), lambda: image)
+  }
 
 
 def _evaluation_views(record: Record, view: Callable[[tf.Tensor], tf.Tensor], size: int, person: bool) -> Record:
@@ -256,8 +270,9 @@ def _finisher(record: Record, size: int) -> Callable[[tf.Tensor], tf.Tensor]:
   return finish
 
 
-def _batches(split: Split, ordered: tf.data.Dataset, make: Callable[[Record], Record], rows: int,
-             parallelism: int | None, targets: Sequence[str]) -> Iterator[Batch]:
+def _batches(
+    split: Split, ordered: tf.data.Dataset, make: Callable[[Record], Record], rows: int, parallelism: int | None,
+    targets: Sequence[str]) -> Iterator[Batch]:
   """Reads the records that `ordered` names, makes each into one row, and batches the rows in the same order."""
   failures = []
   fields = _FIELDS | record_targets.fields(targets)

@@ -31,14 +31,14 @@ def rand_augment(image_HxWx3: tf.Tensor, draws_Lx4: tf.Tensor, magnitude: float,
   which_L, applied_L, spread_L, sign_L = tf.unstack(draws_Lx4, axis=1)
   kept_L = applied_L < PROBABILITY
   # The normal quantile of 0 is infinite. float64, because the operations cut levels down to whole numbers.
-  spread_L = tf.math.ndtri(tf.cast(tf.maximum(spread_L, 2.0 ** -24), tf.float64))
+  spread_L = tf.math.ndtri(tf.cast(tf.maximum(spread_L, 2.0**-24), tf.float64))
   level_L = tf.clip_by_value(magnitude + std * spread_L, 0, MAX_MAGNITUDE) / MAX_MAGNITUDE
   chosen = [tf.cast(which_L * len(OPERATIONS), tf.int32), level_L, tf.where(sign_L < 0.5, -1, 1)]
   chosen = [tf.boolean_mask(values_L, kept_L) for values_L in chosen]
 
   def run() -> tf.Tensor:
-    return tf.ensure_shape(tf.numpy_function(_apply, [image_HxWx3, *chosen], tf.uint8, stateful=False),
-                           image_HxWx3.shape)
+    return tf.ensure_shape(
+        tf.numpy_function(_apply, [image_HxWx3, *chosen], tf.uint8, stateful=False), image_HxWx3.shape)
 
   return tf.cond(tf.reduce_any(kept_L), run, lambda: image_HxWx3)
 
@@ -68,21 +68,15 @@ OPERATIONS: dict[str, Callable[[Image.Image, float, int], Image.Image]] = {
     'AutoContrast': lambda picture, level, sign: ImageOps.autocontrast(picture),
     'Equalize': lambda picture, level, sign: ImageOps.equalize(picture),
     'Invert': lambda picture, level, sign: ImageOps.invert(picture),
-    'Rotate': lambda picture, level, sign: picture.rotate(
-        sign * level * 30, Image.Resampling.BICUBIC, fillcolor=FILL),
+    'Rotate': lambda picture, level, sign: picture.rotate(sign * level * 30, Image.Resampling.BICUBIC, fillcolor=FILL),
     'Posterize': lambda picture, level, sign: ImageOps.posterize(picture, 4 - int(level * 4)),
-    'Solarize': lambda picture, level, sign: ImageOps.solarize(picture, 256 - int(level * 256)),
-    'SolarizeAdd': _solarize_add,
-    'Color': _enhancing(ImageEnhance.Color),
-    'Contrast': _enhancing(ImageEnhance.Contrast),
-    'Brightness': _enhancing(ImageEnhance.Brightness),
-    'Sharpness': _enhancing(ImageEnhance.Sharpness),
+    'Solarize': lambda picture, level, sign: ImageOps.solarize(picture, 256 - int(level * 256)), 'SolarizeAdd':
+        _solarize_add, 'Color': _enhancing(ImageEnhance.Color), 'Contrast': _enhancing(ImageEnhance.Contrast),
+    'Brightness': _enhancing(ImageEnhance.Brightness), 'Sharpness': _enhancing(ImageEnhance.Sharpness),
     'ShearX': lambda picture, level, sign: _affine(picture, 1, sign * level * 0.3, 0, 0, 1, 0),
     'ShearY': lambda picture, level, sign: _affine(picture, 1, 0, 0, sign * level * 0.3, 1, 0),
-    'TranslateX': lambda picture, level, sign: _affine(
-        picture, 1, 0, sign * level * 0.45 * picture.width, 0, 1, 0),
-    'TranslateY': lambda picture, level, sign: _affine(
-        picture, 1, 0, 0, 0, 1, sign * level * 0.45 * picture.height),
+    'TranslateX': lambda picture, level, sign: _affine(picture, 1, 0, sign * level * 0.45 * picture.width, 0, 1, 0),
+    'TranslateY': lambda picture, level, sign: _affine(picture, 1, 0, 0, 0, 1, sign * level * 0.45 * picture.height)
 }
 """timm's 15 "increasing" operations: (RGB picture, level in [0, 1], sign -1 or 1) to one of the same size."""
 _NAMES = tuple(OPERATIONS)

@@ -12,8 +12,10 @@ import tensorflow as tf
 from data_pipelines.batches import augment
 from data_pipelines.records.reader import Split
 
-_FIELDS = {'id': tf.io.FixedLenFeature([], tf.string), 'label': tf.io.FixedLenFeature([], tf.int64),
-           'image': tf.io.FixedLenFeature([], tf.string), 'persons': tf.io.RaggedFeature(tf.string)}
+_FIELDS = {
+    'id': tf.io.FixedLenFeature([], tf.string), 'label': tf.io.FixedLenFeature([], tf.int64),
+    'image': tf.io.FixedLenFeature([], tf.string), 'persons': tf.io.RaggedFeature(tf.string)
+}
 _TOGETHER = 64
 """Read ahead of who looks, and so kept in memory."""
 
@@ -48,6 +50,7 @@ def read_examples(split: Split, positions: Sequence[int], size: int, *, person: 
 def _read(split: Split, size: int, person: bool, position: int) -> Example:
   record = tf.io.parse_single_example(split.read(position), _FIELDS)
   persons_P = record['persons'] if person else ()
-  return Example(record['id'].numpy().decode(), int(record['label']),
-                 augment.evaluation_view(record['image'], size).numpy(),
-                 augment.resize(augment.decode(persons_P[0]), size, size).numpy() if len(persons_P) else None)
+  return Example(
+      record['id'].numpy().decode(), int(record['label']),
+      augment.evaluation_view(record['image'], size).numpy(),
+      augment.resize(augment.decode(persons_P[0]), size, size).numpy() if len(persons_P) else None)

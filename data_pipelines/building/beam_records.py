@@ -40,11 +40,9 @@ def transform(builder: Any, source: pathlib.Path, tasks: list[Task], folder: epa
   @beam.ptransform_fn
   def records(pipeline):
     made = (
-      pipeline
-      | 'tasks' >> beam.io.ReadFromText(os.fspath(_file(folder, split, _TASKS)))
-      | 'spread' >> beam.Reshuffle()
-      | 'record' >> beam.FlatMap(_record, builder, source).with_outputs(_NOTES, main='records')
-    )
+        pipeline | 'tasks' >> beam.io.ReadFromText(os.fspath(_file(folder, split, _TASKS))) |
+        'spread' >> beam.Reshuffle() |
+        'record' >> beam.FlatMap(_record, builder, source).with_outputs(_NOTES, main='records'))
     notes = made[_NOTES] | 'gather' >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
     _ = notes | 'note' >> beam.Map(_write_notes, os.fspath(_file(folder, split, _NOTES)))
     return made.records
@@ -75,9 +73,8 @@ def explained(source: pathlib.Path) -> Iterator[None]:
     if 'total number of generated examples is 0' not in str(error):
       raise
     raise UserError(
-      f'the workers could read no picture of a split: {source} must lie under this path on every worker; if it does, '
-      'a build without --beam_runner names what is wrong with the pictures'
-    ) from error
+        f'the workers could read no picture of a split: {source} must lie under this path on every worker; if it does, '
+        'a build without --beam_runner names what is wrong with the pictures') from error
 
 
 def _file(folder: epath.Path, split: str, kind: str) -> epath.Path:

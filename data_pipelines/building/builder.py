@@ -48,15 +48,8 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   url_infos = None  # Nothing is downloaded: TFDS need not look for checksums of URLs.
 
   def __init__(
-    self,
-    *,
-    max_rejects: float = 0.01,
-    short_side: int = 256,
-    max_megapixels: float = images.MAX_MEGAPIXELS,
-    max_persons: int = 1,
-    boxes_file: pathlib.Path | None = None,
-    **kwargs,
-  ):
+      self, *, max_rejects: float = 0.01, short_side: int = 256, max_megapixels: float = images.MAX_MEGAPIXELS,
+      max_persons: int = 1, boxes_file: pathlib.Path | None = None, **kwargs):
     self._max_rejects = max_rejects
     self._options = {'short_side': short_side, 'max_megapixels': float(max_megapixels), 'max_persons': max_persons}
     self._boxes_file = boxes_file
@@ -109,7 +102,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     self._source = pathlib.Path(dl_manager.manual_dir)
     self._rejects: dict[str, str] = {}
     self._provenance = self._read_provenance()
-    tasks = self._tasks({split: listed[: self._limit] for split, listed in self.list_pictures(self._source).items()})
+    tasks = self._tasks({split: listed[:self._limit] for split, listed in self.list_pictures(self._source).items()})
     self._found = sum(map(len, tasks.values()))
     for split, of_split in tasks.items():
       if not of_split:
@@ -117,8 +110,8 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     if not self._beam:
       return {split: self._generate_examples(split, of_split) for split, of_split in tasks.items()}
     return {
-      split: beam_records.transform(self, self._source, of_split, self.data_path, split)
-      for split, of_split in tasks.items()
+        split: beam_records.transform(self, self._source, of_split, self.data_path, split)
+        for split, of_split in tasks.items()
     }
 
   def _tasks(self, splits: dict[str, list[Listed]]) -> dict[str, list[Task]]:
@@ -133,8 +126,8 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       self.ignore('person boxes of pictures not listed', len(boxes[path]))
     nowhere = np.zeros((0, 5))
     return {
-      split: [Task(one, example_ids[one.id], boxes.get(one.path, nowhere).tolist()) for one in pictures]
-      for split, pictures in splits.items()
+        split: [Task(one, example_ids[one.id],
+                     boxes.get(one.path, nowhere).tolist()) for one in pictures] for split, pictures in splits.items()
     }
 
   def _generate_examples(self, split: str, tasks: list[Task]) -> Iterator[tuple[str, dict]]:
@@ -167,19 +160,12 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     with images.opened_picture(source / listed.path, short_side, max_megapixels) as picture:
       boxes_Nx4, scores_N = self._boxes(task, picture.original.size)
       return {
-        'id': listed.id,
-        'example_id': task.example_id,
-        'image': picture.jpeg,
-        'persons': box_file.person_crops(
-          picture.original, boxes_Nx4, scores_N, self._options['max_persons'], subject=listed.person is not None
-        ),
-        'boxes': boxes_Nx4,
-        'box_scores': scores_N,
-        'label': listed.label,
-        'labels': list(listed.labels),
-        'distribution': listed.distribution,
-        'vad': listed.vad,
-        'attributes': json.dumps(attributes, ensure_ascii=False, sort_keys=True),
+          'id': listed.id, 'example_id': task.example_id, 'image': picture.jpeg, 'persons':
+              box_file.person_crops(
+                  picture.original, boxes_Nx4, scores_N, self._options['max_persons'], subject=listed.person
+                  is not None), 'boxes': boxes_Nx4, 'box_scores': scores_N, 'label': listed.label,
+          'labels': list(listed.labels), 'distribution': listed.distribution, 'vad': listed.vad,
+          'attributes': json.dumps(attributes, ensure_ascii=False, sort_keys=True)
       }
 
   def _boxes(self, task: Task, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -203,8 +189,8 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     if len(self._rejects) > self._max_rejects * self._found:
       raise self._too_many_rejects(f'{len(self._rejects)} of {self._found} pictures were rejected')
     splits = {
-      split: stored_splits.read_split(split, info.filepaths, info.num_examples, self.LABELS)
-      for split, info in self.info.splits.items()
+        split: stored_splits.read_split(split, info.filepaths, info.num_examples, self.LABELS)
+        for split, info in self.info.splits.items()
     }
     duplicates = stored_splits.duplicates(splits)
     manifest.write_manifest(self.data_path, self._manifest(splits, len(duplicates)))
@@ -221,25 +207,16 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     manifest.write_rejects(self._failed_rejects, self._rejects)
     first = min(self._rejects)
     return UserError(
-      f'{what}, more than --max_rejects={self._max_rejects:g} allows; first: {first} ({self._rejects[first]}); all are '
-      f'in {self._failed_rejects}: mend or remove them, or raise --max_rejects'
-    )
+        f'{what}, more than --max_rejects={self._max_rejects:g} allows; first: {first} ({self._rejects[first]}); all '
+        f'are in {self._failed_rejects}: mend or remove them, or raise --max_rejects')
 
   def _manifest(self, splits: dict[str, stored_splits.StoredSplit], duplicates: int) -> dict:
     return {
-      'dataset': self.name,
-      'version': str(self.version),
-      'labels': list(self.LABELS),
-      'distribution': list(self.DISTRIBUTION),
-      'split_seed': self.SPLIT_SEED,
-      **self._options,
-      'found': self._found,
-      'read': sum(len(split.pictures) for split in splits.values()),
-      'rejected': len(self._rejects),
-      'ignored': self.take_ignored(),
-      'duplicates_across_splits': duplicates,
-      'splits': {name: split.summary for name, split in splits.items()},
-      'provenance': self._provenance,
+        'dataset': self.name, 'version': str(self.version), 'labels': list(self.LABELS),
+        'distribution': list(self.DISTRIBUTION), 'split_seed': self.SPLIT_SEED, **self._options, 'found': self._found,
+        'read': sum(len(split.pictures) for split in splits.values()), 'rejected': len(self._rejects),
+        'ignored': self.take_ignored(), 'duplicates_across_splits': duplicates,
+        'splits': {name: split.summary for name, split in splits.items()}, 'provenance': self._provenance
     }
 
   def _read_provenance(self) -> object:
@@ -250,9 +227,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       raise UserError(f'{path} is not JSON ({error}): mend or remove it') from error
 
 
-def _in_threads(
-  function: Callable[[Task], dict], tasks: list[Task]
-) -> Iterator[tuple[Task, futures.Future[dict]]]:
+def _in_threads(function: Callable[[Task], dict], tasks: list[Task]) -> Iterator[tuple[Task, futures.Future[dict]]]:
   """Calls the function in several threads, a little ahead of who takes the results, in the order of the tasks."""
   running: collections.deque[tuple[Task, futures.Future[dict]]] = collections.deque()
   with futures.ThreadPoolExecutor(_THREADS) as pool:

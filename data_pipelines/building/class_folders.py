@@ -17,9 +17,8 @@ _ARCHIVER_FOLDER = '__MACOSX'
 def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
   """Folders directly in `folder`, sorted, without hidden ones and what archivers leave."""
   return [
-    entry
-    for entry in sorted(folder.iterdir())
-    if entry.is_dir() and not entry.name.startswith('.') and entry.name != _ARCHIVER_FOLDER
+      entry for entry in sorted(folder.iterdir())
+      if entry.is_dir() and not entry.name.startswith('.') and entry.name != _ARCHIVER_FOLDER
   ]
 
 
@@ -46,9 +45,8 @@ def split_folders(into: builder.FolderBuilder, source: pathlib.Path, splits: Seq
   return {split: found[split] for split in splits}
 
 
-def list_classes(
-  into: builder.FolderBuilder, source: pathlib.Path, folder: pathlib.Path, labels: Sequence[str]
-) -> list[builder.Listed]:
+def list_classes(into: builder.FolderBuilder, source: pathlib.Path, folder: pathlib.Path,
+                 labels: Sequence[str]) -> list[builder.Listed]:
   """Pictures of `<folder>/<class>/`, at any depth.
 
   Args:

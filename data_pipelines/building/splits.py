@@ -10,11 +10,8 @@ from data_pipelines.errors import UserError
 
 
 def seeded_splits(
-  pictures: Iterable[Listed],
-  percent: Mapping[str, int],
-  seed: int,
-  stratum: Callable[[Listed], Hashable] = operator.attrgetter('label'),
-) -> dict[str, list[Listed]]:
+    pictures: Iterable[Listed], percent: Mapping[str, int], seed: int,
+    stratum: Callable[[Listed], Hashable] = operator.attrgetter('label')) -> dict[str, list[Listed]]:
   """Cuts every stratum by the same shares, so that each split holds each class (or query) in proportion.
 
   Where a picture falls depends on the ids of its stratum, the seed and the shares, and on nothing else: not on the

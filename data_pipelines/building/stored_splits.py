@@ -50,17 +50,11 @@ def read_split(name: str, paths: Sequence[os.PathLike], examples: int, labels: S
     with_person += bool(fields['persons'].bytes_list.value)
     digest = hashlib.sha256(fields['image'].bytes_list.value[0]).digest()
     pictures[fields['id'].bytes_list.value[0].decode()] = digest
-  return StoredSplit(
-    {
-      'examples': len(pictures),
-      'per_class': {label: per_class[label] for label in labels},
-      'with_person': with_person,
-      'with_person_share': round(with_person / max(len(pictures), 1), 4),
-      'ids_sha256': hashlib.sha256('\n'.join(sorted(pictures)).encode()).hexdigest(),
-      'records_sha256': whole.hexdigest(),
-    },
-    pictures,
-  )
+  return StoredSplit({
+      'examples': len(pictures), 'per_class': {label: per_class[label] for label in labels}, 'with_person': with_person,
+      'with_person_share': round(with_person / max(len(pictures), 1), 4), 'ids_sha256':
+          hashlib.sha256('\n'.join(sorted(pictures)).encode()).hexdigest(), 'records_sha256': whole.hexdigest()
+  }, pictures)
 
 
 def duplicates(splits: Mapping[str, StoredSplit]) -> list[tuple[str, str, str, str]]:

@@ -16,15 +16,14 @@ class Builder(builder.FolderBuilder):
   LABELS = ('Anger', 'Disgust', 'Fear', 'Happy', 'Neutral', 'Sad', 'Surprise')
   SPLIT_SEED = 0
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
-    'CAER-S holds {train,test}/<Class>/*.png with the folders Anger, Disgust, Fear, Happy, Neutral, Sad and Surprise '
-    'in each; ask its authors for it, see https://caer-dataset.github.io'
-  )
+      'CAER-S holds {train,test}/<Class>/*.png with the folders Anger, Disgust, Fear, Happy, Neutral, Sad and Surprise '
+      'in each; ask its authors for it, see https://caer-dataset.github.io')
 
   def list_pictures(self, source: pathlib.Path) -> dict[str, list[builder.Listed]]:
     """Train as published; val is 34 % of every class of the published test, test the rest. Raises as the base says."""
     published = {
-      split: class_folders.list_classes(self, source, folder, self.LABELS)
-      for split, folder in class_folders.split_folders(self, source, ('train', 'test')).items()
+        split: class_folders.list_classes(self, source, folder, self.LABELS)
+        for split, folder in class_folders.split_folders(self, source, ('train', 'test')).items()
     }
     cut = splits.seeded_splits(published['test'], TEST_PERCENT, self.SPLIT_SEED)
     return {'train': published['train']} | cut

@@ -16,13 +16,10 @@ class Builder(builder.FolderBuilder):
   VERSION = tfds.core.Version('1.0.0')
   LABELS = schema.EMOTIONS
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
-    'Emo8 holds {train,val,test}/<emotion>/* with the eight emotion folders in each; ask its authors for it, '
-    'see https://github.com/chincharles/u-emo'
-  )
+      'Emo8 holds {train,val,test}/<emotion>/* with the eight emotion folders in each; ask its authors for it, '
+      'see https://github.com/chincharles/u-emo')
 
   def list_pictures(self, source: pathlib.Path) -> dict[str, list[builder.Listed]]:
     """Pictures by split, in the folders' own splits. Raises UserError as the base says."""
     folders = class_folders.split_folders(self, source, SPLITS)
-    return {
-      split: class_folders.list_classes(self, source, folder, self.LABELS) for split, folder in folders.items()
-    }
+    return {split: class_folders.list_classes(self, source, folder, self.LABELS) for split, folder in folders.items()}

@@ -30,9 +30,8 @@ class Builder(builder.FolderBuilder):
   VERSION = tfds.core.Version('1.0.0')
   LABELS = schema.EMOTIONS
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
-    'EmoSet-118K holds info.json, train.json, val.json, test.json, image/<emotion>/*.jpg and '
-    'annotation/<emotion>/<id>.json; ask its authors for it, see https://vcc.tech/EmoSet'
-  )
+      'EmoSet-118K holds info.json, train.json, val.json, test.json, image/<emotion>/*.jpg and '
+      'annotation/<emotion>/<id>.json; ask its authors for it, see https://vcc.tech/EmoSet')
 
   def list_pictures(self, source: pathlib.Path) -> dict[str, list[builder.Listed]]:
     """Pictures by split, as train.json, val.json and test.json list them. Raises UserError as the base says."""

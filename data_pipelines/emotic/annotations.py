@@ -72,11 +72,10 @@ def _mat_persons(pictures: object) -> Iterator[Person]:
       categories = categories['categories'] if isinstance(categories, dict) else categories
       vad = _annotation(person, 'continuous')
       yield Person(
-        picture=_path(picture['folder'], picture['filename']),
-        box=tuple(np.ravel(_annotation(person, 'bbox')).astype(float).tolist()),
-        categories=tuple(str(name).strip() for name in np.ravel(categories)),
-        vad=tuple(float(vad[name]) if np.size(vad[name]) else np.nan for name in ('valence', 'arousal', 'dominance')),
-      )
+          picture=_path(picture['folder'],
+                        picture['filename']), box=tuple(np.ravel(_annotation(person, 'bbox')).astype(float).tolist()),
+          categories=tuple(str(name).strip() for name in np.ravel(categories)),
+          vad=tuple(float(vad[name]) if np.size(vad[name]) else np.nan for name in ('valence', 'arousal', 'dominance')))
 
 
 def _annotation(person: dict, kind: str) -> object:
@@ -98,11 +97,8 @@ def _csv_persons(path: pathlib.Path) -> Iterator[Person]:
     for row in reader:
       try:
         yield Person(
-          picture=_path(row['Folder'], row['Filename']),
-          box=_numbers(row['BBox']),
-          categories=tuple(ast.literal_eval(row['Categorical_Labels'])),
-          vad=_numbers(row['Continuous_Labels']),
-        )
+            picture=_path(row['Folder'], row['Filename']), box=_numbers(row['BBox']),
+            categories=tuple(ast.literal_eval(row['Categorical_Labels'])), vad=_numbers(row['Continuous_Labels']))
       except (AttributeError, SyntaxError, TypeError, ValueError) as error:
         raise UserError(f'{path} line {reader.line_num} holds no lists like [1, 2] and ["Peace"]: mend it') from error
 

@@ -18,14 +18,13 @@ class Builder(builder.FolderBuilder):
 
   VERSION = tfds.core.Version('1.0.0')
   LABELS = (
-    'Affection', 'Anger', 'Annoyance', 'Anticipation', 'Aversion', 'Confidence', 'Disapproval', 'Disconnection',
-    'Disquietment', 'Doubt/Confusion', 'Embarrassment', 'Engagement', 'Esteem', 'Excitement', 'Fatigue', 'Fear',
-    'Happiness', 'Pain', 'Peace', 'Pleasure', 'Sadness', 'Sensitivity', 'Suffering', 'Surprise', 'Sympathy', 'Yearning',
-  )  # fmt: skip
+      'Affection', 'Anger', 'Annoyance', 'Anticipation', 'Aversion', 'Confidence', 'Disapproval', 'Disconnection',
+      'Disquietment', 'Doubt/Confusion', 'Embarrassment', 'Engagement', 'Esteem', 'Excitement', 'Fatigue', 'Fear',
+      'Happiness', 'Pain', 'Peace', 'Pleasure', 'Sadness', 'Sensitivity', 'Suffering', 'Surprise', 'Sympathy',
+      'Yearning')  # fmt: skip
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
-    'EMOTIC holds emotic/{ade20k,emodb_small,framesdb,mscoco}/images/* and Annotations/Annotations.mat (or train.csv, '
-    'val.csv and test.csv made from it); ask its authors for it, see https://github.com/rkosti/emotic'
-  )
+      'EMOTIC holds emotic/{ade20k,emodb_small,framesdb,mscoco}/images/* and Annotations/Annotations.mat (or train.csv,'
+      ' val.csv and test.csv made from it); ask its authors for it, see https://github.com/rkosti/emotic')
 
   def list_pictures(self, source: pathlib.Path) -> dict[str, list[builder.Listed]]:
     """Persons by split, in EMOTIC's own splits; number k of a picture is its k-th usable person in the annotations.
@@ -35,8 +34,8 @@ class Builder(builder.FolderBuilder):
     says.
     """
     persons = {
-      split: [person for person in persons if self._is_usable(person)]
-      for split, persons in self._read(source).items()
+        split: [person for person in persons if self._is_usable(person)]
+        for split, persons in self._read(source).items()
     }
     boxes = collections.defaultdict(list)  # Picture -> boxes of its persons, whatever their split.
     for split in persons.values():
@@ -45,7 +44,8 @@ class Builder(builder.FolderBuilder):
     self._check_folders(source, boxes.keys())
     seen: collections.Counter[str] = collections.Counter()
     return {
-      split: [self._listed(person, boxes[person.picture], seen) for person in persons[split]] for split in persons
+        split: [self._listed(person, boxes[person.picture], seen) for person in found]
+        for split, found in persons.items()
     }
 
   def _read(self, source: pathlib.Path) -> dict[str, list[annotations.Person]]:
@@ -71,12 +71,9 @@ class Builder(builder.FolderBuilder):
     number = seen[person.picture]
     seen[person.picture] += 1
     return builder.Listed(
-      path=f'{PICTURES}/{person.picture}',
-      person=number,
-      labels=tuple(label for label in self.LABELS if label in person.categories),
-      vad=person.vad,
-      boxes=(boxes[number], *boxes[:number], *boxes[number + 1 :]),
-    )
+        path=f'{PICTURES}/{person.picture}', person=number,
+        labels=tuple(label for label in self.LABELS if label in person.categories), vad=person.vad,
+        boxes=(boxes[number], *boxes[:number], *boxes[number + 1:]))
 
   def _check_folders(self, source: pathlib.Path, listed: collections.abc.Set) -> None:
     """The folders that the annotations name are there; pictures that they do not name are counted."""

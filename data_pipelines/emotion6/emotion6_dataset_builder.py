@@ -25,9 +25,8 @@ class Builder(builder.FolderBuilder):
   DISTRIBUTION = (*LABELS, 'neutral')
   SPLIT_SEED = 0
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
-    'Emotion6 holds images/<emotion>/N.jpg with six emotion folders and ground_truth.txt; ask its authors for it, '
-    'see http://chenlab.ece.cornell.edu/downloads.html'
-  )
+      'Emotion6 holds images/<emotion>/N.jpg with six emotion folders and ground_truth.txt; ask its authors for it, '
+      'see http://chenlab.ece.cornell.edu/downloads.html')
 
   def list_pictures(self, source: pathlib.Path) -> dict[str, list[builder.Listed]]:
     """Pictures by seeded split, 70/10/20 within each class, with distribution, valence and arousal.
@@ -40,8 +39,8 @@ class Builder(builder.FolderBuilder):
     targets = self._read_ground_truth(source / GROUND_TRUTH)
     found = class_folders.list_classes(self, source, source / PICTURES, self.LABELS)
     listed = {
-      split: [dataclasses.replace(one, **targets.pop(one.path, {})) for one in pictures]
-      for split, pictures in splits.seeded_splits(found, PERCENT, self.SPLIT_SEED).items()
+        split: [dataclasses.replace(one, **targets.pop(one.path, {})) for one in pictures]
+        for split, pictures in splits.seeded_splits(found, PERCENT, self.SPLIT_SEED).items()
     }
     if targets:
       self.ignore(f'lines of {GROUND_TRUTH} without a picture', len(targets))

@@ -17,9 +17,8 @@ class Builder(builder.FolderBuilder):
   LABELS = schema.EMOTIONS
   SPLIT_SEED = 0
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
-    f'FI holds <emotion>/* with the folders {", ".join(schema.EMOTIONS)}; ask its authors for it, '
-    'see https://arxiv.org/abs/1605.02677'
-  )
+      f'FI holds <emotion>/* with the folders {", ".join(schema.EMOTIONS)}; ask its authors for it, '
+      'see https://arxiv.org/abs/1605.02677')
 
   def list_pictures(self, source: pathlib.Path) -> dict[str, list[builder.Listed]]:
     """Pictures by split, every class in the same shares. Raises UserError as the base says."""

@@ -19,9 +19,8 @@ class Builder(builder.FolderBuilder):
   VERSION = tfds.core.Version('1.0.0')
   LABELS = ()  # Known once the folder has been seen, and set on the instance then; so is SPLIT_SEED.
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
-    'A folder of your own holds {train,val,test}/<class>/* (one or two of the splits may be missing), or <class>/*, '
-    'which is split 80/10/10, or just pictures, which become train, without labels'
-  )
+      'A folder of your own holds {train,val,test}/<class>/* (one or two of the splits may be missing), or <class>/*, '
+      'which is split 80/10/10, or just pictures, which become train, without labels')
 
   def list_pictures(self, source: pathlib.Path) -> dict[str, list[builder.Listed]]:
     """Pictures by split, in the first layout of MANUAL_DOWNLOAD_INSTRUCTIONS that fits.

@@ -16,9 +16,8 @@ class Builder(builder.FolderBuilder):
   LABELS = ('Surprise', 'Excitement', 'Happiness', 'Peace', 'Disgust', 'Anger', 'Fear', 'Sadness')
   SPLIT_SEED = 0
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
-    'HECO holds <Class>/* with the folders Surprise, Excitement, Happiness, Peace, Disgust, Anger, Fear and Sadness; '
-    'ask its authors for it, see https://heco2022.github.io'
-  )
+      'HECO holds <Class>/* with the folders Surprise, Excitement, Happiness, Peace, Disgust, Anger, Fear and Sadness; '
+      'ask its authors for it, see https://heco2022.github.io')
 
   def list_pictures(self, source: pathlib.Path) -> dict[str, list[builder.Listed]]:
     """Pictures by split, every class in the same shares. Raises UserError as the base says."""

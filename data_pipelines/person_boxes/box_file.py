@@ -110,8 +110,8 @@ def to_fractions(boxes_Nx5: np.ndarray, width: int, height: int) -> tuple[np.nda
 
 
 def person_crops(
-  original: Image.Image, boxes_Nx4: np.ndarray, scores_N: np.ndarray, max_persons: int = 1, subject: bool = False
-) -> list[bytes]:
+    original: Image.Image, boxes_Nx4: np.ndarray, scores_N: np.ndarray, max_persons: int = 1,
+    subject: bool = False) -> list[bytes]:
   """The person views: the largest boxes of score >= 0.5, with room around them, cut from the original pixels.
 
   The margin is 20 % on each side: left and right edges move out by 0.2 of the box's width, top and bottom by 0.2 of
@@ -180,13 +180,9 @@ def detect_folder(source: pathlib.Path, detector: str, path: pathlib.Path) -> De
     _write(path, items, unreadable)
   journal.remove()
   return Detected(
-    pictures=len(items),
-    with_person=sum(any(score >= MIN_SCORE for *_, score in item['boxes']) for item in items),
-    boxes=sum(len(item['boxes']) for item in items),
-    dropped=sum(item['dropped'] for item in items),
-    unreadable=unreadable,
-    ignored=ignored,
-  )
+      pictures=len(items), with_person=sum(any(score >= MIN_SCORE for *_, score in item['boxes']) for item in items),
+      boxes=sum(len(item['boxes']) for item in items), dropped=sum(item['dropped'] for item in items),
+      unreadable=unreadable, ignored=ignored)
 
 
 def _rejects(path: pathlib.Path) -> pathlib.Path:
@@ -210,8 +206,8 @@ def define_flags() -> None:
   """Declares the command's flags; not on import, where they could clash with those of a caller of `detect_folder`."""
   flags.DEFINE_string('source', None, 'Raw folder of a dataset; all pictures in it and below are looked at.')
   flags.DEFINE_string(
-    'detector', None, f"'hog', a YOLOX FILE.onnx, or folder or hub id of a transformers model: {detectors.RECOMMENDED}"
-  )
+      'detector', None,
+      f"'hog', a YOLOX FILE.onnx, or folder or hub id of a transformers model: {detectors.RECOMMENDED}")
   flags.DEFINE_string('out', None, f'The CSV file to write; by default {FILE_NAME} in the source folder.')
 
 
@@ -219,17 +215,16 @@ def summary(detected: Detected, path: pathlib.Path) -> str:
   """What a person wants to know of a run: one line, and one for each kind of thing that is not in the file."""
   share = detected.with_person / max(detected.pictures, 1)
   lines = [
-    f'{path}: {detected.boxes} boxes in {detected.pictures} pictures; {detected.with_person} pictures ({share:.1%}) '
-    f'show a person with a score of {MIN_SCORE} or more'
+      f'{path}: {detected.boxes} boxes in {detected.pictures} pictures; {detected.with_person} pictures ({share:.1%}) '
+      f'show a person with a score of {MIN_SCORE} or more'
   ]
   if detected.dropped:
     lines.append(f'{detected.dropped} boxes dropped: not finite, or without area inside the picture')
   if detected.unreadable:
     first = min(detected.unreadable)
     lines.append(
-      f'{len(detected.unreadable)} pictures cannot be read: listed in {_rejects(path)}, first {first} '
-      f'({detected.unreadable[first]})'
-    )
+        f'{len(detected.unreadable)} pictures cannot be read: listed in {_rejects(path)}, first {first} '
+        f'({detected.unreadable[first]})')
   if detected.ignored:
     lines.append('no pictures: ' + ', '.join(f'{count} {kind}' for kind, count in detected.ignored.items()))
   return '\n'.join(lines)

@@ -39,9 +39,8 @@ def list_pictures(source: pathlib.Path) -> tuple[list[str], dict[str, int]]:
   return names, dict(sorted(ignored.items()))
 
 
-def detect_all(
-  source: pathlib.Path, names: list[str], detect: detectors.Detector, journal: Journal
-) -> tuple[list[dict], dict[str, str]]:
+def detect_all(source: pathlib.Path, names: list[str], detect: detectors.Detector,
+               journal: Journal) -> tuple[list[dict], dict[str, str]]:
   """Looks at the pictures that the journal does not hold yet, and writes them there. Shows progress.
 
   Args:
@@ -80,7 +79,7 @@ def detect_one(picture: Image.Image, detect: detectors.Detector) -> np.ndarray:
 
 def _read_ahead(source: pathlib.Path, names: list[str]) -> Iterator[dict[str, _View | str]]:
   """Batches of pictures, or why they cannot be read; the next one is being read while the caller works on one."""
-  batches = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
+  batches = [names[start:start + _BATCH] for start in range(0, len(names), _BATCH)]
   with futures.ThreadPoolExecutor(_BATCH) as pool:
     reading: dict[str, futures.Future] = {}
     for batch in [*batches, []]:

@@ -59,18 +59,15 @@ class Transformer:
     try:
       self._processor = transformers.AutoImageProcessor.from_pretrained(name, backend='pil', trust_remote_code=False)
       model, loaded = transformers.AutoModelForObjectDetection.from_pretrained(
-        name, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-      )
+          name, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
     except Exception as error:  # The hub, safetensors and the models have errors of many kinds.
       raise UserError(
-        f'--detector={name} does not load as a transformers object-detection model with safetensors weights: give a '
-        f'folder, or a hub id such as {RECOMMENDED} ({_first_line(error)})'
-      ) from error
+          f'--detector={name} does not load as a transformers object-detection model with safetensors weights: give a '
+          f'folder, or a hub id such as {RECOMMENDED} ({_first_line(error)})') from error
     if loaded['missing_keys']:  # transformers draws them at random, and only warns.
       raise UserError(
-        f'--detector={name} lacks {len(loaded["missing_keys"])} weights, {min(loaded["missing_keys"])} first: fetch it '
-        'again, or choose another model'
-      )
+          f'--detector={name} lacks {len(loaded["missing_keys"])} weights, {min(loaded["missing_keys"])} first: fetch '
+          'it again, or choose another model')
     labels = model.config.id2label
     self._persons = [index for index, label in labels.items() if label.lower() == 'person']
     if not self._persons:
@@ -140,9 +137,8 @@ class Yolox:
     self._cells_Nx3 = self._cells(*taken[2:]) if whole else np.zeros((0, 3))
     if len(given) != 3 or given[1] != len(self._cells_Nx3) or given[1] == 0:
       raise UserError(
-        f'--detector={path} takes {taken} and gives {given}, not (1, 3, H, W) and (1, cells of strides 8, 16 and 32, '
-        "85): export it with YOLOX's tools/export_onnx.py"
-      )
+          f'--detector={path} takes {taken} and gives {given}, not (1, 3, H, W) and (1, cells of strides 8, 16 and 32, '
+          "85): export it with YOLOX's tools/export_onnx.py")
     self._height, self._width = taken[2:]
 
   def __call__(self, pictures: list[Image.Image]) -> list[np.ndarray]:
@@ -153,7 +149,8 @@ class Yolox:
     """Column, row and stride of every cell, (N, 3), in the order of the output."""
     grids = [(np.indices((height // stride, width // stride)), stride) for stride in self._STRIDES]
     return np.concatenate([
-      np.stack([columns, rows, np.full_like(rows, stride)], axis=-1).reshape(-1, 3) for (rows, columns), stride in grids
+        np.stack([columns, rows, np.full_like(rows, stride)], axis=-1).reshape(-1, 3)
+        for (rows, columns), stride in grids
     ])
 
   def _detect(self, picture: Image.Image) -> np.ndarray:
@@ -163,7 +160,7 @@ class Yolox:
     inner = max(1, int(picture.width * scale)), max(1, int(picture.height * scale))
     canvas_HxWx3 = np.full((self._height, self._width, 3), self._PADDING, np.uint8)
     bgr_HxWx3 = np.ascontiguousarray(np.asarray(picture)[:, :, ::-1])
-    canvas_HxWx3[: inner[1], : inner[0]] = cv2.resize(bgr_HxWx3, inner, interpolation=cv2.INTER_LINEAR)
+    canvas_HxWx3[:inner[1], :inner[0]] = cv2.resize(bgr_HxWx3, inner, interpolation=cv2.INTER_LINEAR)
     batch_1x3xHxW = canvas_HxWx3.transpose(2, 0, 1)[None].astype(np.float32)
     raw_NxC = self._session.run(None, {self._input: batch_1x3xHxW})[0][0].astype(np.float64)
     if np.isnan(raw_NxC).any():
@@ -200,9 +197,8 @@ class Hog:
       raise UserError("--detector=hog needs OpenCV: pip install 'uniemox_jax[detect]'") from error
     if not hasattr(cv2, 'HOGDescriptor'):
       raise UserError(
-        f'--detector=hog: OpenCV {cv2.__version__} has no HOG detector, which left for contrib in version 5: '
-        "pip install 'opencv-python-headless<5', or choose another --detector"
-      )
+          f'--detector=hog: OpenCV {cv2.__version__} has no HOG detector, which left for contrib in version 5: '
+          "pip install 'opencv-python-headless<5', or choose another --detector")
     self._hog = cv2.HOGDescriptor()
     self._hog.setSVMDetector(cv2.HOGDescriptor_getDefaultPeopleDetector())
 

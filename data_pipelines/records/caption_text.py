@@ -6,13 +6,11 @@ CLASS_TEMPLATE = 'a picture that evokes {emotion}'
 NEUTRAL = 'a picture'
 
 _BRIGHTNESS = (
-  'pitch dark', 'very dark', 'dark', 'rather dark', 'dim', 'evenly lit',
-  'lit', 'rather bright', 'bright', 'very bright', 'glaring',
-)  # fmt: skip
+    'pitch dark', 'very dark', 'dark', 'rather dark', 'dim', 'evenly lit', 'lit', 'rather bright', 'bright',
+    'very bright', 'glaring')  # fmt: skip
 _COLOURFULNESS = (
-  'no colours', 'hardly any colours', 'faint colours', 'muted colours', 'soft colours', 'moderate colours',
-  'clear colours', 'rich colours', 'vivid colours', 'very vivid colours', 'blazing colours',
-)  # fmt: skip
+    'no colours', 'hardly any colours', 'faint colours', 'muted colours', 'soft colours', 'moderate colours',
+    'clear colours', 'rich colours', 'vivid colours', 'very vivid colours', 'blazing colours')  # fmt: skip
 
 
 def caption(attributes: Mapping, emotion: str | None = None, template: str = CLASS_TEMPLATE) -> str:
@@ -44,12 +42,8 @@ def caption(attributes: Mapping, emotion: str | None = None, template: str = CLA
 
 
 def fit(
-  attributes: Mapping,
-  emotion: str | None,
-  count_tokens: Callable[[str], int],
-  limit: int = 77,
-  template: str = CLASS_TEMPLATE,
-) -> str:
+    attributes: Mapping, emotion: str | None, count_tokens: Callable[[str], int], limit: int = 77,
+    template: str = CLASS_TEMPLATE) -> str:
   """The caption with as many of its objects, from the first on, as `limit` tokens hold.
 
   Args:

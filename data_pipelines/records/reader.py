@@ -109,8 +109,10 @@ class Split:
     for start in range(0, self.num_examples, 256):
       records = [self.read(position) for position in range(start, min(start + 256, self.num_examples))]
       parsed = {name: values.numpy().tolist() for name, values in tf.io.parse_example(records, fields).items()}
-      found += [Annotation(name.decode(), label, json.loads(attributes))
-                for name, label, attributes in zip(parsed['id'], parsed['label'], parsed['attributes'])]
+      found += [
+          Annotation(name.decode(), label, json.loads(attributes))
+          for name, label, attributes in zip(parsed['id'], parsed['label'], parsed['attributes'])
+      ]
     return found
 
   def fraction(self, fraction: float, seed: int) -> 'Split':
@@ -128,8 +130,10 @@ class Split:
     for position, annotation in enumerate(self.annotations()):
       digest = hashlib.sha256(f'fraction {seed}:{annotation.id}'.encode()).digest()
       members[annotation.label].append((digest, position))
-    kept = [position for ranked in members.values()
-            for _, position in sorted(ranked)[:max(1, round(fraction * len(ranked)))]]
+    kept = [
+        position for ranked in members.values()
+        for _, position in sorted(ranked)[:max(1, round(fraction * len(ranked)))]
+    ]
     part = copy.copy(self)
     part.name = f'{self.name}, {100 * fraction:g} %'
     part._frames_Nx3 = self._frames_Nx3[sorted(kept)]
@@ -149,23 +153,30 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
     UserError: there is no such dataset or split, its records follow another schema, or a shard is missing, cut short
       or damaged.
   """
-  versions = [path.parent for path in epath.Path(data_dir, dataset).glob('*/dataset_info.json')
-              if tfds.core.Version.is_valid(path.parent.name)]
+  versions = [
+      path.parent
+      for path in epath.Path(data_dir, dataset).glob('*/dataset_info.json')
+      if tfds.core.Version.is_valid(path.parent.name)
+  ]
   if not versions:
-    raise UserError(f'no records of {dataset!r} under {data_dir}: build them with python -m data_pipelines.build '
-                    f'--dataset={dataset} --source=RAW_FOLDER --data_dir={data_dir}')
+    raise UserError(
+        f'no records of {dataset!r} under {data_dir}: build them with python -m data_pipelines.build '
+        f'--dataset={dataset} --source=RAW_FOLDER --data_dir={data_dir}')
   builder = tfds.builder_from_directory(max(versions, key=lambda path: tfds.core.Version(path.name)))
   if missing := schema.record_features(('',)).keys() - builder.info.features.keys():
-    raise UserError(f"{builder.data_dir} was built by another version of this package (no field {min(missing)!r}): "
-                    'build it again with --overwrite')
+    raise UserError(
+        f"{builder.data_dir} was built by another version of this package (no field {min(missing)!r}): "
+        'build it again with --overwrite')
   known = builder.info.splits
   names = split.split('+')
   if unknown := [name for name in names if name not in known]:
-    raise UserError(f'{dataset} has no split {unknown[0]!r}: choose from {", ".join(sorted(known))}, '
-                    'or join some with +')
+    raise UserError(
+        f'{dataset} has no split {unknown[0]!r}: choose from {", ".join(sorted(known))}, '
+        'or join some with +')
   if len(set(names)) < len(names):
     raise UserError(f'split {split!r} names the same records twice: name each split once')
-  shards = [(os.fspath(path), length) for name in names
+  shards = [(os.fspath(path), length)
+            for name in names
             for path, length in zip(known[name].filepaths, known[name].shard_lengths)]
   if not shards:
     raise UserError(f'split {split!r} of {dataset} is empty: build {dataset} from a folder that has such pictures')
@@ -193,8 +204,9 @@ class _Shard:
       return self._file.read(length)
 
   def damaged(self, what: str) -> UserError:
-    return UserError(f'damaged shard {self.path}: {what}; delete its folder and build the dataset again '
-                     'with python -m data_pipelines.build')
+    return UserError(
+        f'damaged shard {self.path}: {what}; delete its folder and build the dataset again '
+        'with python -m data_pipelines.build')
 
 
 def _frames(shard: _Shard, expected: int) -> np.ndarray:

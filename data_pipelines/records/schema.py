@@ -32,15 +32,13 @@ def record_features(labels: tuple[str, ...]) -> tfds.features.FeaturesDict:
   """
   names = list(labels) or None
   return tfds.features.FeaturesDict({
-      'id': tfds.features.Text(),
-      'example_id': np.int64,
+      'id': tfds.features.Text(), 'example_id': np.int64,
       'image': tfds.features.Image(shape=(None, None, 3), encoding_format='jpeg'),
-      'persons': tfds.features.Sequence(tfds.features.Tensor(shape=(), dtype=np.object_)),
-      'boxes': tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
-      'box_scores': tfds.features.Tensor(shape=(None,), dtype=np.float32),
-      'label': tfds.features.ClassLabel(names=names),
-      'labels': tfds.features.Sequence(tfds.features.ClassLabel(names=names)),
-      'distribution': tfds.features.Tensor(shape=(None,), dtype=np.float32),
-      'vad': tfds.features.Tensor(shape=(3,), dtype=np.float32),
-      'attributes': tfds.features.Text(),
+      'persons': tfds.features.Sequence(tfds.features.Tensor(shape=(), dtype=np.object_)
+                                       ), 'boxes': tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
+      'box_scores': tfds.features.Tensor(shape=(None,),
+                                         dtype=np.float32), 'label': tfds.features.ClassLabel(names=names),
+      'labels': tfds.features.Sequence(tfds.features.ClassLabel(names=names)
+                                      ), 'distribution': tfds.features.Tensor(shape=(None,), dtype=np.float32),
+      'vad': tfds.features.Tensor(shape=(3,), dtype=np.float32), 'attributes': tfds.features.Text()
   })

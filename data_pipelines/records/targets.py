@@ -11,9 +11,8 @@ from data_pipelines.records.reader import Split
 
 VAD = ('valence', 'arousal', 'dominance')
 TARGETS = {
-  'labels': tf.io.RaggedFeature(tf.int64),
-  'distribution': tf.io.RaggedFeature(tf.float32),
-  'vad': tf.io.FixedLenFeature([len(VAD)], tf.float32),
+    'labels': tf.io.RaggedFeature(tf.int64), 'distribution': tf.io.RaggedFeature(tf.float32),
+    'vad': tf.io.FixedLenFeature([len(VAD)], tf.float32)
 }
 """Fields of the record schema, and how TFDS wrote them."""
 _READ_TOGETHER = 256

@@ -78,14 +78,12 @@ def draw(out: str | os.PathLike, emoset_examples: int = 2880, seed: int = 0) -> 
   for dataset, splits in sizes.items():
     plans = plan(dataset, splits, seed)
     looks = {split: [item.look for item in plans if item.split == split] for split in splits}
-    write(pathlib.Path(out) / dataset, dataset, plans, {
-      'synthetic': True,
-      'revision': REVISION,
-      'seed': seed,
-      'examples': splits,
-      'wrong_labels': sum(item.label != item.look.emotion for item in plans),
-      'oracle': world.oracle(looks['train'], looks['test']),
-    })  # fmt: skip
+    write(
+        pathlib.Path(out) / dataset, dataset, plans, {
+            'synthetic': True, 'revision': REVISION, 'seed': seed, 'examples': splits, 'wrong_labels':
+                sum(item.label != item.look.emotion for item in plans), 'oracle':
+                    world.oracle(looks['train'], looks['test'])
+        })  # fmt: skip
 
 
 def draw_tasks(out: str | os.PathLike, seed: int = 0) -> None:
@@ -133,8 +131,7 @@ def plan(dataset: str, splits: dict[str, int], seed: int, cue: str = 'both') -> 
   for index, split in enumerate(names):
     rng = np.random.default_rng((seed, _STREAM[dataset], index))
     shares = _STYLE_SHARES.get(dataset, _EQUAL_SHARES)
-    look = (world.look_at(index, rng, shares) if cue == 'both' else
-            world.cued_look(index, cue, rng, shares))
+    look = (world.look_at(index, rng, shares) if cue == 'both' else world.cued_look(index, cue, rng, shares))
     label = world.given_label(look) if split == 'train' else look.emotion
     plans.append(Plan(look, split, label, rng))
   return plans
@@ -205,8 +202,12 @@ def _write_emotic(folder: pathlib.Path, plans: Iterator[Plan]) -> list[tuple]:
       continue
     name, drawn = f'{item.look.index:05d}.jpg', drawing.draw(item.look, item.rng)
     _save(folder, f'emotic/{_EMOTIC_FOLDER}/{name}', drawn)
-    tables[item.split].append([_EMOTIC_FOLDER, name, list(drawn.box), annotation_files.categories(item.look),
-                               list(annotation_files.vad(item.look))])  # fmt: skip
+    tables[item.split].append([
+        _EMOTIC_FOLDER, name,
+        list(drawn.box),
+        annotation_files.categories(item.look),
+        list(annotation_files.vad(item.look))
+    ])  # fmt: skip
   for split, rows in tables.items():
     with (folder / f'{split}.csv').open('w', newline='') as file:
       csv.writer(file).writerows([emotic_annotations.CSV_COLUMNS, *rows])
@@ -230,12 +231,10 @@ def _attributes(item: Plan, drawn: drawing.Drawing) -> dict:
   """EmoSet's attributes of the picture, true to what is drawn; each is missing in 15 %."""
   pixels = np.asarray(drawn.picture, np.float32)
   annotated = {
-    'brightness': round(float(pixels.mean()) / 255, 1),
-    'colorfulness': round(min(1.0, colourfulness(pixels) / 100), 1),
-    'scene': item.look.place,
-    'object': drawn.objects,
-    'facial_expression': _EXPRESSION.get(item.look.face),
-    'human_action': _ACTION.get(item.look.posture),
+      'brightness': round(float(pixels.mean()) / 255, 1),
+      'colorfulness': round(min(1.0,
+                                colourfulness(pixels) / 100), 1), 'scene': item.look.place, 'object': drawn.objects,
+      'facial_expression': _EXPRESSION.get(item.look.face), 'human_action': _ACTION.get(item.look.posture)
   }
   kept = item.rng.random(len(annotated)) >= _MISSING_SHARE
   return {name: value for (name, value), keep in zip(annotated.items(), kept) if keep and value not in (None, [])}

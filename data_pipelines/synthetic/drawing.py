@@ -83,7 +83,7 @@ def _realistic(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
   """Grain, a little blur, paler colours and dark corners."""
   pixels = np.asarray(picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.7))), np.float32)
   grey = pixels.mean(axis=-1, keepdims=True)
-  offset = np.linspace(-1, 1, SIZE) ** 2
+  offset = np.linspace(-1, 1, SIZE)**2
   vignette = 1 - 0.2 * (offset[:, None] + offset[None])
   grain = 7 * rng.standard_normal(pixels.shape, np.float32)
   return _picture((pixels + 0.25 * (grey - pixels)) * vignette[..., None] + grain)
@@ -110,9 +110,6 @@ def _picture(pixels: np.ndarray) -> Image.Image:
 
 _BEHIND = {'science_fiction': _neon_grid, 'advertising_cover': _banner}
 _FINISH = {
-  'cartoon': _cartoon,
-  'natural': _natural,
-  'realistic': _realistic,
-  'science_fiction': _science_fiction,
-  'advertising_cover': _advertising_cover,
+    'cartoon': _cartoon, 'natural': _natural, 'realistic': _realistic, 'science_fiction': _science_fiction,
+    'advertising_cover': _advertising_cover
 }

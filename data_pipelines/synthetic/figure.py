@@ -49,16 +49,10 @@ def figure(face: str, posture: str, light: str, flat: bool, rng: np.random.Gener
   layer = Image.new('RGBA', (SIZE * SCALE, SIZE * SCALE))
   height = float(rng.uniform(74, 86))
   body = Body(
-    x=float(rng.uniform(38, 58)),
-    foot=float(rng.uniform(90, 94)),
-    height=height,
-    head=height * rng.uniform(0.34, 0.38) / 2,
-    side=int(rng.choice([-1, 1])),
-    skin=_SKIN[rng.integers(len(_SKIN))],
-    hair=_HAIR[rng.integers(len(_HAIR))],
-    shirt=tuple(rng.uniform(40, 240, 3)),
-    trousers=tuple(rng.uniform(20, 140, 3)),
-  )
+      x=float(rng.uniform(38, 58)), foot=float(rng.uniform(90, 94)), height=height,
+      head=height * rng.uniform(0.34, 0.38) / 2, side=int(rng.choice([-1, 1])), skin=_SKIN[rng.integers(len(_SKIN))],
+      hair=_HAIR[rng.integers(len(_HAIR))], shirt=tuple(rng.uniform(40, 240,
+                                                                    3)), trousers=tuple(rng.uniform(20, 140, 3)))
   pen = Pen(layer, _NIGHT if light == 'night' else (1, 1, 1), flat)
   head = _POSTURES[posture](pen, body)
   _head(pen, body, head, long_hair=bool(rng.random() < 0.4))
@@ -172,14 +166,11 @@ def _across(head: Point, radius: float, half: float, left: float, right: float) 
 
 
 _POSTURES: dict[str, Callable[[Pen, Body], Point]] = {
-  'standing': _standing,
-  'arms_up': _arms_up,
-  'akimbo': _akimbo,
-  'bent': _bent,
+    'standing': _standing,
+    'arms_up': _arms_up,
+    'akimbo': _akimbo,
+    'bent': _bent,
 }
 _FACES: dict[str, Callable[[Pen, Point, float], None]] = {
-  'neutral': _neutral,
-  'laughing': _laughing,
-  'frowning': _frowning,
-  'open_mouth': _open_mouth,
+    'neutral': _neutral, 'laughing': _laughing, 'frowning': _frowning, 'open_mouth': _open_mouth
 }

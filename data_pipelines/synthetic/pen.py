@@ -75,6 +75,8 @@ class Pen:
   @staticmethod
   def _box(centre: Point, radii: Point) -> list[float]:
     return [
-      (centre[0] - radii[0]) * SCALE, (centre[1] - radii[1]) * SCALE,
-      (centre[0] + radii[0]) * SCALE, (centre[1] + radii[1]) * SCALE,
+        (centre[0] - radii[0]) * SCALE,
+        (centre[1] - radii[1]) * SCALE,
+        (centre[0] + radii[0]) * SCALE,
+        (centre[1] + radii[1]) * SCALE,
     ]  # fmt: skip

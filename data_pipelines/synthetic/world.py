@@ -28,10 +28,8 @@ _NO_FIGURE_SHARE = 0.4
 WRONG_LABEL_EVERY = 20
 
 _FIGURES = {
-  'amusement': ('laughing', 'bent'),
-  'anger': ('frowning', 'akimbo'),
-  'excitement': ('open_mouth', 'arms_up'),
-  'fear': ('open_mouth', 'arms_up'),
+    'amusement': ('laughing', 'bent'), 'anger': ('frowning', 'akimbo'), 'excitement': ('open_mouth', 'arms_up'),
+    'fear': ('open_mouth', 'arms_up')
 }
 _PLACE_OF = {'awe': 'mountain', 'disgust': 'landfill', 'contentment': 'lake', 'sadness': 'lake'}
 _WEATHER_OF = {'contentment': 'clear', 'sadness': 'rain'}
@@ -43,9 +41,9 @@ _POSTURES = ('bent', 'akimbo', 'arms_up', 'standing')
 _LIGHTS = ('day', 'night')
 
 ORACLE_BOUNDS = {
-  'both': {'all': (0.95, 1.0), 'scene_only': (0.0, 0.65), 'figure_only': (0.0, 0.65)},
-  'figure': {'scene_only': (0.0, 0.25), 'figure_only': (0.95, 1.0)},
-  'scene': {'scene_only': (0.95, 1.0), 'figure_only': (0.0, 0.25)},
+    'both': {'all': (0.95, 1.0), 'scene_only': (0.0, 0.65),
+             'figure_only': (0.0, 0.65)}, 'figure': {'scene_only': (0.0, 0.25), 'figure_only': (0.95, 1.0)},
+    'scene': {'scene_only': (0.95, 1.0), 'figure_only': (0.0, 0.25)}
 }
 """By cue. In the simpler worlds, few pictures show a pair of figure and surroundings that was seen before."""
 
@@ -84,15 +82,9 @@ def look_at(index: int, rng: np.random.Generator, style_shares: Sequence[float])
     face, posture = (None, None) if rng.random() < _NO_FIGURE_SHARE else ('neutral', 'standing')
     place = _PLACE_OF[emotion]
   return Look(
-    index=index,
-    emotion=emotion,
-    place=place,
-    weather=_WEATHER_OF.get(emotion) or str(rng.choice(('clear', 'rain'))),
-    light=_LIGHT_OF.get(emotion) or str(rng.choice(('day', 'night'))),
-    face=face,
-    posture=posture,
-    style=str(rng.choice(STYLES, p=style_shares)),
-  )
+      index=index, emotion=emotion, place=place, weather=_WEATHER_OF.get(emotion) or str(rng.choice(
+          ('clear', 'rain'))), light=_LIGHT_OF.get(emotion) or str(rng.choice(('day', 'night'))), face=face,
+      posture=posture, style=str(rng.choice(STYLES, p=style_shares)))
 
 
 def cued_look(index: int, cue: str, rng: np.random.Generator, style_shares: Sequence[float]) -> Look:
@@ -109,8 +101,9 @@ def cued_look(index: int, cue: str, rng: np.random.Generator, style_shares: Sequ
     face, posture = _FACES[within], _POSTURES[(within + turn) % len(_POSTURES)]
   else:
     place, light = PLACES[within], _LIGHTS[turn]
-  return Look(index, EMOTIONS[index % len(EMOTIONS)], place, str(rng.choice(('clear', 'rain'))), light, face, posture,
-              str(rng.choice(STYLES, p=style_shares)))
+  return Look(
+      index, EMOTIONS[index % len(EMOTIONS)], place, str(rng.choice(('clear', 'rain'))), light, face, posture,
+      str(rng.choice(STYLES, p=style_shares)))
 
 
 def given_label(look: Look) -> str:
@@ -137,9 +130,9 @@ def oracle(train: Sequence[Look], test: Sequence[Look], cue: str = 'both') -> di
     AssertionError: one is outside the cue's `ORACLE_BOUNDS`: for 'both', the world no longer needs both.
   """
   scores = {
-    'all': _table_accuracy(train, test, lambda look: (look.surroundings, look.figure)),
-    'scene_only': _table_accuracy(train, test, lambda look: look.surroundings),
-    'figure_only': _table_accuracy(train, test, lambda look: look.figure),
+      'all': _table_accuracy(train, test, lambda look: (look.surroundings, look.figure)),
+      'scene_only': _table_accuracy(train, test, lambda look: look.surroundings),
+      'figure_only': _table_accuracy(train, test, lambda look: look.figure)
   }
   for name, (low, high) in ORACLE_BOUNDS[cue].items():
     if not low <= scores[name] <= high:

@@ -17,9 +17,8 @@ class Builder(builder.FolderBuilder):
   LABELS = ('anger', 'fear', 'joy', 'love', 'sadness', 'surprise')
   SPLIT_SEED = 0
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
-    'UnBiasedEmo holds <emotion>/<query>/* with the folders anger, fear, joy, love, sadness and surprise; ask its '
-    'authors for it, see https://arxiv.org/abs/1808.02212'
-  )
+      'UnBiasedEmo holds <emotion>/<query>/* with the folders anger, fear, joy, love, sadness and surprise; ask its '
+      'authors for it, see https://arxiv.org/abs/1808.02212')
 
   def list_pictures(self, source: pathlib.Path) -> dict[str, list[builder.Listed]]:
     """Pictures by split, every query of every class in the same shares. Raises UserError as the base says."""

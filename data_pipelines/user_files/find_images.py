@@ -46,8 +46,9 @@ def find(arguments: Sequence[str]) -> Found:
       paths.setdefault(os.path.abspath(path), path)
   if not paths:
     others = ', '.join(f'{count} {kind}' for kind, count in sorted(passed_over.items()))
-    raise UserError(f"no pictures in {', '.join(arguments)}" + (f' (passed over: {others})' if others else '') +
-                    f": give picture files, folders that hold some, globs, or a list {LIST_SUFFIX} with a path a line")
+    raise UserError(
+        f"no pictures in {', '.join(arguments)}" + (f' (passed over: {others})' if others else '') +
+        f": give picture files, folders that hold some, globs, or a list {LIST_SUFFIX} with a path a line")
   return Found(list(paths.values()), dict(sorted(passed_over.items())), met - len(paths))
 
 

@@ -34,8 +34,9 @@ def printable(path: str) -> str:
   return text.replace('\r', r'\r').replace('\n', r'\n')
 
 
-def views(paths: Sequence[str], size: int, *, ahead: int, per_second: float = 1.0, done: Collection[str] = (),
-          finder: PersonFinder | None = None) -> Iterator[View]:
+def views(
+    paths: Sequence[str], size: int, *, ahead: int, per_second: float = 1.0, done: Collection[str] = (),
+    finder: PersonFinder | None = None) -> Iterator[View]:
   """One view a picture, and `per_second` a second of video, in the order of the paths.
 
   What cannot be read is a view without pixels; the rest goes on.
@@ -59,8 +60,9 @@ def views(paths: Sequence[str], size: int, *, ahead: int, per_second: float = 1.
     pool.shutdown(cancel_futures=True)
 
 
-def _jobs(pool: futures.Executor, paths: Sequence[str], size: int, per_second: float, done: Collection[str],
-          finder: PersonFinder | None) -> Iterator[futures.Future[View]]:
+def _jobs(
+    pool: futures.Executor, paths: Sequence[str], size: int, per_second: float, done: Collection[str],
+    finder: PersonFinder | None) -> Iterator[futures.Future[View]]:
   for path in paths:
     if printable(path) in done:
       continue
@@ -81,8 +83,8 @@ def _picture(path: str, size: int, finder: PersonFinder | None) -> View:
     return _unreadable(path, error)
 
 
-def _frames(path: str, size: int, per_second: float, done: Collection[str], finder: PersonFinder | None
-            ) -> Iterator[View]:
+def _frames(path: str, size: int, per_second: float, done: Collection[str],
+            finder: PersonFinder | None) -> Iterator[View]:
   try:
     for seconds, frame in video.frames(path, per_second):
       name = f'{path}#t={seconds}'

@@ -11,15 +11,7 @@ import pytest
 from configs import demo
 from data_pipelines.errors import UserError
 from tests.support import small_runs
-from uniemox_jax.ablate import (
-  ROWS,
-  check_rows,
-  pretrain_config,
-  read_scores,
-  sections_of,
-  supervised_config,
-  write_table,
-)
+from uniemox_jax import ablate
 from uniemox_jax.models.fusion import FUSIONS
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from uniemox_jax.pretrain import _with_texts
@@ -28,7 +20,7 @@ from uniemox_jax.train.config import PRETRAIN_KEYS, check_keys
 from uniemox_jax.train.setup import PERSON_VIEWS, TEACHER_STATISTICS, choose, make_teacher
 
 TEACHERS = {True: 'teacher', False: 'teacher_without'}
-PRETRAINED = [name for name, row in ROWS.items() if row.change is not None]
+PRETRAINED = [name for name, row in ablate.ROWS.items() if row.change is not None]
 
 
 @pytest.mark.parametrize('row', PRETRAINED)
@@ -36,32 +28,33 @@ def test_row_changes_what_its_name_says_and_nothing_else(row):
   config = demo.get_config()
   expected = config.pretrain.to_dict()
   expected['teacher'] = 'teacher_without' if row == 'no_emotion_word' else 'teacher'
-  for key, value in ROWS[row].change.items():
+  for key, value in ablate.ROWS[row].change.items():
     section, _, name = key.rpartition('.')
     (expected[section] if section else expected)[name] = value
-  changed = pretrain_config(row, config, TEACHERS)
+  changed = ablate.pretrain_config(row, config, TEACHERS)
   check_keys(changed, PRETRAIN_KEYS)
   assert changed.to_dict() == expected
   assert (changed.to_dict() == demo.get_config().pretrain.to_dict() | {'teacher': 'teacher'}) == (row == 'full')
 
 
 def test_every_switch_of_the_method_has_its_row():
-  changes = [ROWS[name].change for name in PRETRAINED]
+  changes = [ablate.ROWS[name].change for name in PRETRAINED]
   fusions = {change.get('model.fusion', demo.get_config().pretrain.model.fusion) for change in changes}
   assert fusions == {'none', *FUSIONS}
   assert {name for change in changes for name in change} >= {
       'loss.contrastive', 'loss.similarity', 'loss.reconstruction', 'model.mask_ratio', 'person_view',
-      'emotion_in_caption', 'model.decode', 'loss.negatives', 'teacher_statistics'}
+      'emotion_in_caption', 'model.decode', 'loss.negatives', 'teacher_statistics'
+  }
 
 
 def test_unknown_row_is_named():
   with pytest.raises(UserError, match="no row 'no_fuson'"):
-    check_rows(['full', 'no_fuson'])
+    ablate.check_rows(['full', 'no_fuson'])
 
 
 def test_supervised_row_trains_as_long_on_the_same_pictures():
   config = demo.get_config()
-  section = supervised_config(config)
+  section = ablate.supervised_config(config)
   assert section.dataset == 'emoset'
   assert (section.epochs, section.batch_size) == (config.pretrain.epochs, config.pretrain.batch_size)
 
@@ -73,8 +66,8 @@ def test_table_tells_mean_spread_paired_differences_and_runs(tmp_path):
     folder = tmp_path / row / f'seed{seed}' / 'finetune'
     folder.mkdir(parents=True)
     (folder / 'result.json').write_text(json.dumps({'top1': top1}))
-  cells = {f'{row}:{seed}': {} for row in ROWS for seed in range(3)}
-  write_table(read_scores(str(tmp_path), cells), str(tmp_path))
+  cells = {f'{row}:{seed}': {} for row in ablate.ROWS for seed in range(3)}
+  ablate.write_table(ablate.read_scores(str(tmp_path), cells), str(tmp_path))
   table = (tmp_path / 'ablation.md').read_text()
   # Over scratch by 0.10 and 0.12, of which the paired t-test gives p = 0.0577; two such questions are asked at most.
   assert '| full | in captions | 0.7000 | 0.1000 | +0.1100 | 0.0577 | - | - | 3 |' in table
@@ -83,23 +76,23 @@ def test_table_tells_mean_spread_paired_differences_and_runs(tmp_path):
   failed = tmp_path / 'mask_50' / 'seed1'
   failed.mkdir(parents=True)
   (failed / 'error.txt').write_text('error: no space left')
-  write_table(read_scores(str(tmp_path), cells), str(tmp_path), list(cells))
+  ablate.write_table(ablate.read_scores(str(tmp_path), cells), str(tmp_path), list(cells))
   missing = (tmp_path / 'ablation.md').read_text().removeprefix(table)
   assert missing == '\n54 runs have no result yet:\n\n- mask_50:1 failed: error: no space left\n'
-  assert json.loads((tmp_path / 'ablation.json').read_text())['rows'][0]['top1_by_seed'] == {
-      '0': 0.6, '1': 0.7, '2': 0.8}
+  assert json.loads(
+      (tmp_path / 'ablation.json').read_text())['rows'][0]['top1_by_seed'] == {'0': 0.6, '1': 0.7, '2': 0.8}
 
 
 def test_a_cell_of_another_recipe_is_refused(tmp_path):
   config, folder = demo.get_config(), str(tmp_path / 'full' / 'seed0')
-  sections = sections_of('full', 0, config, TEACHERS, folder)
+  sections = ablate.sections_of('full', 0, config, TEACHERS, folder)
   assert list(sections) == ['pretrain', 'finetune'] and sections['finetune'].init == f'{folder}/pretrain'
   (tmp_path / 'full' / 'seed0' / 'pretrain').mkdir(parents=True)
   (tmp_path / 'full' / 'seed0' / 'pretrain' / 'config.json').write_text(json.dumps(sections['pretrain'].to_dict()))
-  assert read_scores(str(tmp_path), {'full:0': sections}) == {}
+  assert ablate.read_scores(str(tmp_path), {'full:0': sections}) == {}
   sections['pretrain'].epochs += 1
   with pytest.raises(UserError, match='holds a run with other values of epochs'):
-    read_scores(str(tmp_path), {'full:0': sections})
+    ablate.read_scores(str(tmp_path), {'full:0': sections})
 
 
 def test_whole_image_row_gives_the_scene_as_person_view():
@@ -116,15 +109,16 @@ def test_teacher_statistics_are_clips_or_imagenets(clip_folder):
   for statistics in TEACHER_STATISTICS:
     teacher, frozen = make_teacher(clip, clip.config.projection_dim, jnp.float32, statistics)
     shown[statistics] = teacher.embed_image(frozen, scene_BxHxWx3)
-  own, imagenets = (clip.encode_image(clip_normalise(scene_BxHxWx3, 32, mean, std)) for mean, std in (
-      (clip.view.mean, clip.view.std), (IMAGENET_MEAN, IMAGENET_STD)))
+  own, imagenets = (
+      clip.encode_image(clip_normalise(scene_BxHxWx3, 32, mean, std))
+      for mean, std in ((clip.view.mean, clip.view.std), (IMAGENET_MEAN, IMAGENET_STD)))
   np.testing.assert_allclose(shown['clip'], own, atol=1e-5)
   np.testing.assert_allclose(shown['imagenet'], imagenets, atol=1e-5)
   assert np.abs(own - imagenets).max() > 1e-4
 
 
-@pytest.mark.parametrize(('key', 'choices'), [
-    ('person_view', PERSON_VIEWS), ('teacher_statistics', TEACHER_STATISTICS)])
+@pytest.mark.parametrize(('key', 'choices'), [('person_view', PERSON_VIEWS),
+                                              ('teacher_statistics', TEACHER_STATISTICS)])
 def test_unknown_choice_is_named(key, choices):
   assert choose(ConfigDict(), key, choices) == choices[0]
   with pytest.raises(UserError, match=f"'{key}' is 'other': choose {' or '.join(choices)}"):
@@ -137,15 +131,15 @@ def test_every_row_unattended_and_killed_in_the_middle(data_dir, clip_folder, tm
   shutil.copytree(clip_folder, demo_workdir / 'clip' / 'teacher')
   shutil.copytree(clip_folder, workdir / 'clip_no_emotion_word' / 'teacher')
   (demo_workdir / 'data').symlink_to(data_dir)
-  (demo_workdir / 'stages.json').write_text(json.dumps(
-      dict.fromkeys(('draw', 'build emoset', 'build emo8', 'train_clip'), 1.0)))
+  (demo_workdir / 'stages.json').write_text(
+      json.dumps(dict.fromkeys(('draw', 'build emoset', 'build emo8', 'train_clip'), 1.0)))
   config = demo.get_config()
   config.pretrain = small_runs.pretrain_config(data_dir, clip_folder, epochs=1)
   config.finetune = small_runs.finetune_config(data_dir, epochs=1)
   command = small_runs.command('uniemox_jax.ablate', config, workdir, f'--demo_workdir={demo_workdir}', '--seeds=1')
   process = small_runs.start(command)
   for line in process.stdout:
-    if f' 8/{len(ROWS)} cells' in line:
+    if f' 8/{len(ablate.ROWS)} cells' in line:
       break
   process.kill()
   process.wait()
@@ -153,7 +147,7 @@ def test_every_row_unattended_and_killed_in_the_middle(data_dir, clip_folder, tm
   again = small_runs.start(command)
   said = again.communicate(timeout=3000)[0]
   assert again.returncode == 0, said
-  assert 8 <= len(before) < len(ROWS)
+  assert 8 <= len(before) < len(ablate.ROWS)
   assert {path: path.stat().st_mtime_ns for path in before} == before
   rows = json.loads((workdir / 'ablation.json').read_text())['rows']
-  assert [(row['row'], row['runs']) for row in rows] == [(row, 1) for row in ROWS]
+  assert [(row['row'], row['runs']) for row in rows] == [(row, 1) for row in ablate.ROWS]

@@ -21,8 +21,9 @@ from uniemox_jax.runtime.preemption import EXIT_CODE
 VERB = 'uniemox_jax.compare'
 
 
-def small_config(data_dir: str, initialisations: dict[str, str], datasets: tuple[str, ...], protocols: tuple[str, ...],
-                 seeds: int) -> ConfigDict:
+def small_config(
+    data_dir: str, initialisations: dict[str, str], datasets: tuple[str, ...], protocols: tuple[str, ...],
+    seeds: int) -> ConfigDict:
   """The demo's comparison with models and sets of the tests' size."""
   config = shipped.get_config('demo')
   config.initialisation = ConfigDict({name: {'init': init, 'change': {}} for name, init in initialisations.items()})
@@ -48,10 +49,11 @@ def test_shipped_configs_define_every_cell(size):
     cell_config(every, cell)
 
 
-@pytest.mark.parametrize(('key', 'value', 'said'), [
-    ('initialisations', ('uniemox', 'dino'), "'dino' of initialisations is not defined"),
-    ('protocols', ('zero_shot',), "'zero_shot' of protocols is not defined"),
-    ('reference', 'mae', "reference 'mae' is none of the initialisations"), ('seeds', 0, "'seeds' is 0")])
+@pytest.mark.parametrize(('key', 'value', 'said'),
+                         [('initialisations', ('uniemox', 'dino'), "'dino' of initialisations is not defined"),
+                          ('protocols', ('zero_shot',), "'zero_shot' of protocols is not defined"),
+                          ('reference', 'mae', "reference 'mae' is none of the initialisations"),
+                          ('seeds', 0, "'seeds' is 0")])
 def test_a_name_that_is_not_defined_is_one_line(key, value, said):
   config = shipped.get_config('demo')
   config[key] = value
@@ -59,11 +61,11 @@ def test_a_name_that_is_not_defined_is_one_line(key, value, said):
     check(config)
 
 
-@pytest.mark.parametrize(('changes', 'said'), [
-    ({'protocols': ()}, "'protocols' is (): give one name or more"),
-    ({'datasets': ('emo8', 'emo8')}, 'each once'),
-    ({'protocol.linear': ConfigDict({'verb': 'probe', 'change': {}})}, "'protocol.linear.recipe' is missing"),
-    ({'initialisation.scratch': ConfigDict({'change': {}})}, "'initialisation.scratch.init' is missing")], ids=str)
+@pytest.mark.parametrize(
+    ('changes', 'said'),
+    [({'protocols': ()}, "'protocols' is (): give one name or more"), ({'datasets': ('emo8', 'emo8')}, 'each once'),
+     ({'protocol.linear': ConfigDict({'verb': 'probe', 'change': {}})}, "'protocol.linear.recipe' is missing"),
+     ({'initialisation.scratch': ConfigDict({'change': {}})}, "'initialisation.scratch.init' is missing")], ids=str)
 def test_a_config_that_cannot_run_is_one_line(changes, said):
   config = shipped.get_config('demo')
   for key, value in changes.items():
@@ -82,8 +84,10 @@ def test_a_change_of_another_shape_is_one_line(config):
 
 
 def test_whoever_starts_cells_leaves_the_accelerator_to_them():
-  code = ('from uniemox_jax.compare import comparison\nfrom uniemox_jax.runtime import preemption\npreemption.watch()\npreemption.check()\n'
-          'from jax._src import xla_bridge\nassert not xla_bridge._backends')
+  code = (
+      'from uniemox_jax.compare import comparison\nfrom uniemox_jax.runtime import preemption\n'
+      'preemption.watch()\npreemption.check()\n'
+      'from jax._src import xla_bridge\nassert not xla_bridge._backends')
   subprocess.run([sys.executable, '-c', code], check=True, cwd=small_runs.ROOT)
 
 
@@ -167,8 +171,8 @@ def test_36_cells_unattended_and_killed_in_the_middle(data_dir, clip_folder, tmp
   for name, semantic in (('uniemox', 1.0), ('mae_only', 0.0)):
     pretraining = small_runs.pretrain_config(data_dir, clip_folder, epochs=1)
     pretraining.loss.contrastive = pretraining.loss.similarity = semantic
-    subprocess.run(small_runs.command('uniemox_jax.pretrain', pretraining, tmp_path / name), check=True,
-                   cwd=small_runs.ROOT)
+    subprocess.run(
+        small_runs.command('uniemox_jax.pretrain', pretraining, tmp_path / name), check=True, cwd=small_runs.ROOT)
     inits[name] = str(tmp_path / name)
   config = small_config(data_dir, inits, ('emo8', 'emoset'), ('finetune', 'linear'), 3)
   workdir = tmp_path / 'compare'

@@ -23,7 +23,7 @@ def table() -> tables.Table:
   results = {('ours', 'emo8', 'linear', seed): result(value) for seed, value in OURS.items()}
   results |= {('scratch', 'emo8', 'linear', seed): result(value) for seed, value in THEIRS.items() if seed < 4}
   return tables.Table(('ours', 'mae_only', 'scratch'), ('emo8', 'fi'), ('linear',), 4, 'scratch', results,
-                          {('scratch', 'emo8', 'linear', 3): 'error: no space left, "really"'})
+                      {('scratch', 'emo8', 'linear', 3): 'error: no space left, "really"'})
 
 
 def test_summary_is_mean_and_sample_deviation():
@@ -111,14 +111,18 @@ def test_metric_and_its_direction_belong_to_dataset_and_protocol():
 
 
 def test_every_task_has_its_column_its_questions_and_its_metrics_in_the_csv(tmp_path):
+
   def measured(top1: float, kl: float) -> dict:
-    return {'loss': 1.0, 'tasks': {'label': {'top1': top1, 'macro_f1': 0.4, 'per_class': []},
-                                   'distribution': {'kl': kl, 'cosine': 0.9}}, 'examples': 3, 'checkpoint_step': 2}
+    return {
+        'loss': 1.0,
+        'tasks': {'label': {'top1': top1, 'macro_f1': 0.4, 'per_class': []},
+                  'distribution': {'kl': kl, 'cosine': 0.9}}, 'examples': 3, 'checkpoint_step': 2
+    }
 
   results = {(name, 'emotion6', 'finetune', seed): measured(0.5 + gain + seed / 100, 0.3 - gain)
              for name, gain in (('ours', 0.1), ('scratch', 0.0)) for seed in range(2)}
-  tables.write(tables.Table(('ours', 'scratch'), ('emotion6',), ('finetune',), 2, 'scratch', results, {}),
-                   str(tmp_path))
+  tables.write(
+      tables.Table(('ours', 'scratch'), ('emotion6',), ('finetune',), 2, 'scratch', results, {}), str(tmp_path))
   page = (tmp_path / 'comparison.md').read_text()
   assert '| initialisation | emotion6, label top1 | emotion6, distribution kl |' in page
   assert '| ours | **0.6050 ± 0.0071 (2)** | **0.2000 ± 0.0000 (2)** |' in page
@@ -137,6 +141,7 @@ def test_an_undefined_metric_is_named_and_not_taken_for_zero(tmp_path):
 
 
 def test_the_best_of_a_metric_of_which_less_is_better_is_the_least():
+
   def measured(kl: float) -> dict:
     return {'tasks': {'distribution': {'kl': kl}}, 'examples': 3}
 

@@ -58,15 +58,20 @@ def test_a_long_list_of_names_is_cut(clip_params):
 
 def test_layers_are_never_dropped(clip_params, flat):
   deeper = dict(flat)
-  deeper |= {name.replace('layers.2.', 'layers.3.'): array for name, array in flat.items()
-             if name.startswith('text_model.encoder.layers.2.')}
+  deeper |= {
+      name.replace('layers.2.', 'layers.3.'): array
+      for name, array in flat.items()
+      if name.startswith('text_model.encoder.layers.2.')
+  }
   with pytest.raises(UserError, match='16 unexpected'):
     clip_weights.import_clip(deeper, clip_params, source='file')
 
 
 def test_position_ids_of_older_files_are_ignored(clip_params, flat):
-  older = flat | {'text_model.embeddings.position_ids': np.arange(77)[None],
-                  'vision_model.embeddings.position_ids': np.arange(17)[None]}
+  older = flat | {
+      'text_model.embeddings.position_ids': np.arange(77)[None], 'vision_model.embeddings.position_ids':
+          np.arange(17)[None]
+  }
   assert_equal_trees(clip_weights.import_clip(older, clip_params, source='file'), clip_params)
 
 
@@ -131,10 +136,14 @@ def test_other_precisions_come_in_as_float32(dtype, clip_folder, clip_params, fl
 @pytest.mark.parametrize('kind', ['html', 'truncated', 'empty'])
 def test_damaged_file_is_named_in_one_line(name, kind, clip_folder, flat, tmp_path):
   folder = copy_folder(clip_folder, tmp_path)
-  good = {weight_files.SAFETENSORS: (clip_folder / weight_files.SAFETENSORS).read_bytes(), weight_files.SHARDED: b'{"weight_map": {"a": ',
-          weight_files.MSGPACK: serialization.msgpack_serialize(flax_form(flat))}[name]
-  contents = {'html': b'<!DOCTYPE html><html><body>Not found</body></html>', 'truncated': good[:len(good) // 2],
-              'empty': b''}
+  good = {
+      weight_files.SAFETENSORS: (clip_folder / weight_files.SAFETENSORS).read_bytes(),
+      weight_files.SHARDED: b'{"weight_map": {"a": ',
+      weight_files.MSGPACK: serialization.msgpack_serialize(flax_form(flat))
+  }[name]
+  contents = {
+      'html': b'<!DOCTYPE html><html><body>Not found</body></html>', 'truncated': good[:len(good) // 2], 'empty': b''
+  }
   (folder / name).write_bytes(contents[kind])
   with pytest.raises(UserError) as error:
     load_clip(folder)
@@ -146,7 +155,8 @@ def test_folder_without_weights_says_what_was_looked_for(clip_folder, tmp_path):
   folder = copy_folder(clip_folder, tmp_path)
   with pytest.raises(UserError) as error:
     load_clip(folder)
-  assert all(name in str(error.value) for name in (weight_files.SAFETENSORS, weight_files.SHARDED, weight_files.MSGPACK))
+  assert all(
+      name in str(error.value) for name in (weight_files.SAFETENSORS, weight_files.SHARDED, weight_files.MSGPACK))
 
 
 def test_index_cannot_name_files_elsewhere(clip_folder, flat, tmp_path):

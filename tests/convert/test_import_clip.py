@@ -17,14 +17,18 @@ torch = pytest.importorskip('torch')
 reference = pytest.importorskip('torch_reference')
 
 # Towers: width, depth, heads (64 wide each, as in OpenAI's code), hidden.
-TINY = dict(image_size=32, patch=8, vision=(128, 2, 2, 512), text=(64, 2, 1, 256), projection=24, context=12,
-            vocabulary=100)
-VIT_B_16 = dict(image_size=224, patch=16, vision=(768, 12, 12, 3072), text=(512, 12, 8, 2048), projection=512,
-                context=77, vocabulary=49408)
+TINY = dict(
+    image_size=32, patch=8, vision=(128, 2, 2, 512), text=(64, 2, 1, 256), projection=24, context=12, vocabulary=100)
+VIT_B_16 = dict(
+    image_size=224, patch=16, vision=(768, 12, 12, 3072), text=(512, 12, 8, 2048), projection=512, context=77,
+    vocabulary=49408)
 VIT_L_14 = VIT_B_16 | dict(patch=14, vision=(1024, 24, 16, 4096), text=(768, 12, 12, 3072), projection=768)
 SHALLOW = TINY | dict(vision=(64, 1, 1, 128), text=(64, 1, 1, 128), vocabulary=49408, context=77)
-SHAPES = [pytest.param(TINY, 0.1, id='tiny'), pytest.param(VIT_B_16, 0.01, marks=pytest.mark.slow, id='B/16'),
-          pytest.param(VIT_L_14, 0.01, marks=pytest.mark.slow, id='L/14')]
+SHAPES = [
+    pytest.param(TINY, 0.1, id='tiny'),
+    pytest.param(VIT_B_16, 0.01, marks=pytest.mark.slow, id='B/16'),
+    pytest.param(VIT_L_14, 0.01, marks=pytest.mark.slow, id='L/14')
+]
 
 
 def model_of(shape, noise=0.1, **options):
@@ -75,15 +79,19 @@ def test_archive_of_openai_gives_the_embeddings_of_its_code(shape, noise, tmp_pa
 def open_clip_config(shape, **extra):
   """What open_clip's push_to_hf_hub writes."""
   vision, text = shape['vision'], shape['text']
-  return {'model_cfg': {'embed_dim': shape['projection'], **extra,
-                        'vision_cfg': {'image_size': shape['image_size'], 'layers': vision[1], 'width': vision[0],
-                                       'head_width': vision[0] // vision[2], 'patch_size': shape['patch'],
-                                       'mlp_ratio': vision[3] / vision[0]},
-                        'text_cfg': {'context_length': shape['context'], 'vocab_size': shape['vocabulary'],
-                                     'width': text[0], 'heads': text[2], 'layers': text[1],
-                                     'mlp_ratio': text[3] / text[0]}},
-          'preprocess_cfg': {'mean': [0.5, 0.4, 0.3], 'std': [0.2, 0.3, 0.4], 'interpolation': 'bicubic',
-                             'resize_mode': 'squash'}}
+  return {
+      'model_cfg': {
+          'embed_dim': shape['projection'], **extra, 'vision_cfg': {
+              'image_size': shape['image_size'], 'layers': vision[1], 'width': vision[0],
+              'head_width': vision[0] // vision[2], 'patch_size': shape['patch'], 'mlp_ratio': vision[3] / vision[0]
+          }, 'text_cfg': {
+              'context_length': shape['context'], 'vocab_size': shape['vocabulary'], 'width': text[0], 'heads': text[2],
+              'layers': text[1], 'mlp_ratio': text[3] / text[0]
+          }
+      }, 'preprocess_cfg': {
+          'mean': [0.5, 0.4, 0.3], 'std': [0.2, 0.3, 0.4], 'interpolation': 'bicubic', 'resize_mode': 'squash'
+      }
+  }
 
 
 def flat_of(model):
@@ -103,8 +111,8 @@ def test_open_clip_folder_decides_activation_heads_and_view(shape, noise, quick,
   if shape is TINY:
     shape = shape | dict(vision=(48, 1, 3, 100), text=(32, 1, 4, 64))
   theirs = model_of(shape, noise, activation=reference.QuickGelu if quick else torch.nn.GELU)
-  folder = open_clip_folder(tmp_path / 'folder', theirs,
-                            open_clip_config(shape, **({'quick_gelu': True} if quick else {})))
+  folder = open_clip_folder(
+      tmp_path / 'folder', theirs, open_clip_config(shape, **({'quick_gelu': True} if quick else {})))
   for source in (folder, folder / 'open_clip_model.safetensors'):
     loaded = load_clip(source)
     assert loaded.config.text.activation == ('quick_gelu' if quick else 'gelu')
@@ -131,11 +139,11 @@ def test_flag_cannot_contradict_what_the_file_says(tmp_path, clip_folder):
 
 
 @pytest.mark.parametrize(('change', 'match'), [
-  ({'vision_cfg': {'layers': 3}}, '12 missing: visual.transformer.resblocks.2'),
-  ({'vision_cfg': {'width': 64}}, r'visual\.class_embedding \(128,\) instead of \(64,\)'),
-  ({'vision_cfg': {'attentional_pool': True}}, 'attentional_pool is True, which the CLIP here does not have'),
-  ({'vision_cfg': {'layers': [3, 4, 6, 3]}}, 'not a number: only CLIPs with a plain ViT'),
-  ({'text_cfg': {'pool_type': 'last'}}, "pool_type is 'last'"),
+    ({'vision_cfg': {'layers': 3}}, '12 missing: visual.transformer.resblocks.2'),
+    ({'vision_cfg': {'width': 64}}, r'visual\.class_embedding \(128,\) instead of \(64,\)'),
+    ({'vision_cfg': {'attentional_pool': True}}, 'attentional_pool is True, which the CLIP here does not have'),
+    ({'vision_cfg': {'layers': [3, 4, 6, 3]}}, 'not a number: only CLIPs with a plain ViT'),
+    ({'text_cfg': {'pool_type': 'last'}}, "pool_type is 'last'"),
 ])
 def test_open_clip_config_that_contradicts_is_refused(change, match, tmp_path):
   config = open_clip_config(TINY)
@@ -167,7 +175,8 @@ def test_half_precision_comes_in_as_float32(tmp_path):
 
 def test_export_of_import_is_bit_equal(tmp_path):
   flat = flat_of(model_of(TINY))
-  config = clip_weights.openai_config({name: array.shape for name, array in flat.items()}, source='x', activation='gelu')
+  config = clip_weights.openai_config({name: array.shape for name, array in flat.items()}, source='x',
+                                      activation='gelu')
   params = clip_weights.import_clip(dict(flat), abstract_clip(config)[1], source='x', rows=clip_weights.OPENAI_ROWS)
   again = name_table.export_params(clip_weights.OPENAI_ROWS, params)
   assert again.keys() == flat.keys()
@@ -176,8 +185,8 @@ def test_export_of_import_is_bit_equal(tmp_path):
 
 def test_openai_weights_read_texts_with_openais_vocabulary(tmp_path):
   save_file(flat_of(model_of(SHALLOW, archive=True)), tmp_path / 'clip.safetensors')
-  assert load_clip(tmp_path / 'clip.safetensors').tokenize(['a photo of a cat'])[0, :7].tolist() == [
-    49406, 320, 1125, 539, 320, 2368, 49407]
+  assert load_clip(tmp_path / 'clip.safetensors').tokenize(
+      ['a photo of a cat'])[0, :7].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407]
 
 
 def test_import_writes_a_folder_that_transformers_and_load_clip_read(tmp_path, assert_parity):
@@ -195,8 +204,9 @@ def test_import_writes_a_folder_that_transformers_and_load_clip_read(tmp_path, a
   images, ids = inputs(shape)
   with torch.no_grad():
     outputs = model(input_ids=torch.tensor(ids).long(), pixel_values=torch.tensor(images).permute(0, 3, 1, 2))
-    assert_parity(torch.nn.functional.normalize(theirs(torch.tensor(images).permute(0, 3, 1, 2),
-                                                       torch.tensor(ids).long())[1]), outputs.text_embeds)
+    assert_parity(
+        torch.nn.functional.normalize(theirs(torch.tensor(images).permute(0, 3, 1, 2),
+                                             torch.tensor(ids).long())[1]), outputs.text_embeds)
 
 
 @pytest.mark.parametrize('suffix', ['.bin', '.safetensors'])

@@ -24,11 +24,12 @@ reference = pytest.importorskip('torch_reference')
 TINY = dict(image_size=32, patch=8, width=32, depth=2, heads=4)
 TINY_DECODER = dict(decoder_width=16, decoder_depth=2, decoder_heads=2)
 TINY_HEADS = Heads(4, 2)
-VIT_B, VIT_L = (dict(image_size=224, patch=16, width=width, depth=depth, heads=heads)
-                for width, depth, heads in ((768, 12, 12), (1024, 24, 16)))
+VIT_B, VIT_L = (
+    dict(image_size=224, patch=16, width=width, depth=depth, heads=heads)
+    for width, depth, heads in ((768, 12, 12), (1024, 24, 16)))
 PUBLISHED_DECODER = dict(decoder_width=512, decoder_depth=8, decoder_heads=16)
-FULL = pytest.param(VIT_B, PUBLISHED_DECODER, 0.01, marks=pytest.mark.slow), pytest.param(
-  VIT_L, PUBLISHED_DECODER, 0.01, marks=pytest.mark.slow)
+FULL = pytest.param(VIT_B, PUBLISHED_DECODER, 0.01,
+                    marks=pytest.mark.slow), pytest.param(VIT_L, PUBLISHED_DECODER, 0.01, marks=pytest.mark.slow)
 
 
 def randomised(module, noise=0.1):
@@ -69,7 +70,8 @@ def test_mae_with_decoder_predicts_what_its_code_predicts(shape, decoder, noise,
     assert_parity(prediction, theirs(pixels, torch.tensor(mask_noise), ours.visible))
 
 
-@pytest.mark.parametrize(('shape', 'noise'), [(TINY, 0.1), pytest.param(VIT_B, 0.01, marks=pytest.mark.slow),
+@pytest.mark.parametrize(('shape', 'noise'), [(TINY, 0.1),
+                                              pytest.param(VIT_B, 0.01, marks=pytest.mark.slow),
                                               pytest.param(VIT_L, 0.01, marks=pytest.mark.slow)])
 def test_encoder_gives_the_tokens_of_its_code(shape, noise, tmp_path, assert_parity):
   theirs = randomised(reference.Encoder(**shape), noise)
@@ -82,7 +84,8 @@ def test_encoder_gives_the_tokens_of_its_code(shape, noise, tmp_path, assert_par
     assert_parity(encoder.features(images), theirs.tokens(pixels)[:, 1:].mean(1))
 
 
-@pytest.mark.parametrize(('shape', 'noise'), [(TINY, 0.1), pytest.param(VIT_B, 0.01, marks=pytest.mark.slow),
+@pytest.mark.parametrize(('shape', 'noise'), [(TINY, 0.1),
+                                              pytest.param(VIT_B, 0.01, marks=pytest.mark.slow),
                                               pytest.param(VIT_L, 0.01, marks=pytest.mark.slow)])
 def test_fine_tuned_classifier_gives_the_probabilities_of_its_code(shape, noise, tmp_path, assert_parity, capsys):
   theirs = randomised(reference.FineTuned(**shape, classes=8), noise)
@@ -102,11 +105,14 @@ def check_pretraining_of_the_original(fusion, heads, wrapped, shape, decoder, no
   theirs = randomised(reference.Mae(**shape, **decoder), noise)
   fuse = randomised(reference.FUSIONS[fusion](width, heads))
   prefix = 'module.' if wrapped else ''
-  states = {key: {prefix + name: tensor for name, tensor in module.state_dict().items()}
-            for key, module in (('model', theirs), ('att_fusion', fuse))}
+  states = {
+      key: {prefix + name: tensor for name, tensor in module.state_dict().items()}
+      for key, module in (('model', theirs), ('att_fusion', fuse))
+  }
   optimizer = torch.optim.AdamW(theirs.parameters()).state_dict()
-  torch.save(states | {'optimizer': optimizer, 'epoch': 1, 'args': argparse.Namespace(mask_ratio=0.9)},
-             tmp_path / 'checkpoint.pth')
+  torch.save(
+      states | {'optimizer': optimizer, 'epoch': 1, 'args': argparse.Namespace(mask_ratio=0.9)},
+      tmp_path / 'checkpoint.pth')
   imported = student(tmp_path / 'checkpoint.pth', Heads(shape['heads'], decoder['decoder_heads']))
   assert any('cannot be reproduced' in line for line in imported.said) == (fusion == 'attention')
   ours = module_of(imported)
@@ -115,13 +121,16 @@ def check_pretraining_of_the_original(fusion, heads, wrapped, shape, decoder, no
   mask_noise = np.random.default_rng(0).random((2, 2, ours.encoder.patches)).astype(np.float32)
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     fused = call(ours, np.stack([scene, person], 1), mask_noise).fused_BxE
-    cls = [theirs.projected(pixels, torch.tensor(mask_noise[:, view]), ours.visible)[:, 0]
-           for view, pixels in enumerate((scene_torch, person_torch))]
+    cls = [
+        theirs.projected(pixels, torch.tensor(mask_noise[:, view]), ours.visible)[:, 0]
+        for view, pixels in enumerate((scene_torch, person_torch))
+    ]
     assert_parity(fused, fuse(*cls))
 
 
-@pytest.mark.parametrize(('fusion', 'heads', 'wrapped'), [
-  ('additive', 1, False), ('weighted_sum', 3, True), ('attention', 3, False), ('attention', 1, True), ('glu', 3, True)])
+@pytest.mark.parametrize(('fusion', 'heads', 'wrapped'), [('additive', 1, False), ('weighted_sum', 3, True),
+                                                          ('attention', 3, False), ('attention', 1, True),
+                                                          ('glu', 3, True)])
 def test_pretraining_of_the_original_fuses_as_its_code_does(fusion, heads, wrapped, tmp_path, assert_parity):
   check_pretraining_of_the_original(fusion, heads, wrapped, TINY, TINY_DECODER, 0.1, tmp_path, assert_parity)
 
@@ -134,8 +143,10 @@ def test_pretraining_of_the_original_at_published_size(shape, tmp_path, assert_p
 
 def state_dicts():
   """Every family that shares MAE's names, as NumPy state dicts."""
-  modules = {'encoder': reference.Encoder(**TINY), 'mae': reference.Mae(**TINY, **TINY_DECODER),
-             'classifier': reference.FineTuned(**TINY, classes=8)}
+  modules = {
+      'encoder': reference.Encoder(**TINY), 'mae': reference.Mae(**TINY, **TINY_DECODER),
+      'classifier': reference.FineTuned(**TINY, classes=8)
+  }
   states = {name: randomised(module).state_dict() for name, module in modules.items()}
   for name, fusion in reference.FUSIONS.items():
     fused = randomised(fusion(16, 3)).state_dict()
@@ -159,25 +170,31 @@ def test_export_of_import_is_bit_equal(name, tmp_path):
 
 
 def hub_config(model_class, **extra):
-  shape = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, image_size=32,
-               patch_size=8)
-  decoder = dict(decoder_hidden_size=16, decoder_num_hidden_layers=2, decoder_num_attention_heads=2,
-                 decoder_intermediate_size=64)
+  shape = dict(
+      hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, image_size=32, patch_size=8)
+  decoder = dict(
+      decoder_hidden_size=16, decoder_num_hidden_layers=2, decoder_num_attention_heads=2, decoder_intermediate_size=64)
   if model_class in (transformers.ViTMAEForPreTraining, transformers.ViTMAEModel):
     return transformers.ViTMAEConfig(**shape | decoder | {'mask_ratio': 0.0} | extra)
   return transformers.ViTConfig(**shape, num_labels=5, **extra)
 
 
 VITS = transformers.ViTForImageClassification, transformers.ViTModel
-FULL_VITS = [pytest.param(transformers.ViTForImageClassification, dict(
-  hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, intermediate_size=4 * width, image_size=224,
-  patch_size=16), 0.01, marks=pytest.mark.slow) for width, depth, heads in ((768, 12, 12), (1024, 24, 16))]
+FULL_VITS = [
+    pytest.param(
+        transformers.ViTForImageClassification,
+        dict(
+            hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, intermediate_size=4 * width,
+            image_size=224, patch_size=16), 0.01, marks=pytest.mark.slow)
+    for width, depth, heads in ((768, 12, 12), (1024, 24, 16))
+]
 
 
-@pytest.mark.parametrize(('model_class', 'extra', 'noise'), [
-  *((model_class, {}, 0.1) for model_class in VITS), (VITS[0], {'layer_norm_eps': 1e-3}, 0.1), *FULL_VITS])
-def test_vit_of_transformers_gives_its_last_hidden_state(model_class, extra, noise, tmp_path, random_torch,
-                                                         assert_parity, capsys):
+@pytest.mark.parametrize(
+    ('model_class', 'extra', 'noise'),
+    [*((model_class, {}, 0.1) for model_class in VITS), (VITS[0], {'layer_norm_eps': 1e-3}, 0.1), *FULL_VITS])
+def test_vit_of_transformers_gives_its_last_hidden_state(
+    model_class, extra, noise, tmp_path, random_torch, assert_parity, capsys):
   config = hub_config(model_class)
   config.update(extra)
   theirs = random_torch(model_class, config, noise)
@@ -218,9 +235,9 @@ def mae_names(flat):
   """transformers' ViTMAE tensors under MAE's names, mapped here by hand."""
   named = {}
   for name, array in flat.items():
-    for theirs, own in (('vit.', ''), ('embeddings.patch_embeddings.projection', 'patch_embed.proj'),
-                        ('embeddings.position_embeddings', 'pos_embed'), ('embeddings.', ''),
-                        ('decoder.decoder_encoder.layer.', 'decoder_blocks.'), ('decoder.', ''),
+    for theirs, own in (('vit.', ''), ('embeddings.patch_embeddings.projection',
+                                       'patch_embed.proj'), ('embeddings.position_embeddings', 'pos_embed'),
+                        ('embeddings.', ''), ('decoder.decoder_encoder.layer.', 'decoder_blocks.'), ('decoder.', ''),
                         ('encoder.layer.', 'blocks.'), ('attention.output.dense', 'attn.proj'),
                         ('layernorm_before', 'norm1'), ('layernorm_after', 'norm2'), ('layernorm', 'norm'),
                         ('intermediate.dense', 'mlp.fc1'), ('output.dense', 'mlp.fc2')):
@@ -255,8 +272,9 @@ def test_timm_folder_says_heads_labels_and_statistics(tmp_path):
   flat = state_dicts()['classifier']
   flat = {name: array for name, array in flat.items() if not name.startswith('norm.')}
   labels = list('hgfedcba')
-  folder = timm_folder(tmp_path / 'timm', flat, num_classes=8, global_pool='avg', label_names=labels, model_args={
-    'num_heads': 4, 'img_size': 32}, pretrained_cfg={'mean': [0.5] * 3, 'std': [0.5] * 3})
+  folder = timm_folder(
+      tmp_path / 'timm', flat, num_classes=8, global_pool='avg', label_names=labels,
+      model_args={'num_heads': 4, 'img_size': 32}, pretrained_cfg={'mean': [0.5] * 3, 'std': [0.5] * 3})
   imported = student(folder, Heads())
   assert (imported.kind, imported.labels, imported.model['heads']) == ('classifier', labels, 4)
   import_torch(str(folder), str(tmp_path / 'out'))
@@ -267,11 +285,11 @@ def test_timm_folder_says_heads_labels_and_statistics(tmp_path):
 
 
 @pytest.mark.parametrize(('config', 'match'), [
-  ({'architecture': 'resnet50'}, "names no timm ViT .*'resnet50'"),
-  ({'num_features': 64}, 'num_features 64, but cls_token is'),
-  ({'num_classes': 5}, 'num_classes 5, but head.bias is'),
-  ({'model_args': {'num_heads': 4, 'init_values': 1e-5}}, 'init_values'),
-  ({'global_pool': 'map'}, "asks for 'map'"),
+    ({'architecture': 'resnet50'}, "names no timm ViT .*'resnet50'"),
+    ({'num_features': 64}, 'num_features 64, but cls_token is'),
+    ({'num_classes': 5}, 'num_classes 5, but head.bias is'),
+    ({'model_args': {'num_heads': 4, 'init_values': 1e-5}}, 'init_values'),
+    ({'global_pool': 'map'}, "asks for 'map'"),
 ])
 def test_config_that_contradicts_the_tensors_is_refused(config, match, tmp_path):
   folder = timm_folder(tmp_path / 'timm', state_dicts()['classifier'], **config)
@@ -307,12 +325,12 @@ def bare_blocks(flat):
 
 
 @pytest.mark.parametrize(('damage', 'match'), [
-  (renamed, r'1 missing: blocks\.0\.attn\.qkv\.weight; 1 unexpected: blocks\.0\.attn\.qkv\.kernel'),
-  (transposed, r'blocks\.1\.mlp\.fc1\.weight \(32, 128\) instead of \(128, 32\) \(transposed\)'),
-  (hollow, r'12 missing: blocks\.0\.attn\.proj\.bias, .* and 4 more'),
-  (bert, 'of no family known here: wanted a CLIP'),
-  (oblong, '13 positions: wanted one for CLS and a square'),
-  (bare_blocks, r'patch_embed\.proj\.weight is missing'),
+    (renamed, r'1 missing: blocks\.0\.attn\.qkv\.weight; 1 unexpected: blocks\.0\.attn\.qkv\.kernel'),
+    (transposed, r'blocks\.1\.mlp\.fc1\.weight \(32, 128\) instead of \(128, 32\) \(transposed\)'),
+    (hollow, r'12 missing: blocks\.0\.attn\.proj\.bias, .* and 4 more'),
+    (bert, 'of no family known here: wanted a CLIP'),
+    (oblong, '13 positions: wanted one for CLS and a square'),
+    (bare_blocks, r'patch_embed\.proj\.weight is missing'),
 ])
 def test_wrong_file_is_one_line_and_nothing_is_written(damage, match, tmp_path):
   flat = state_dicts()['encoder']

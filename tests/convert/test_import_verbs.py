@@ -63,8 +63,8 @@ def test_positions_are_resized_as_torch_interpolates(old, new, assert_parity):
 def test_sine_cosine_positions_are_made_anew():
   noise = np.random.default_rng(0).uniform(-5e-7, 5e-7, (17, 16)).astype(np.float32)
   np.testing.assert_array_equal(resize_positions(sincos_positions(16, 4) + noise, 37, 'file'), sincos_positions(16, 6))
-  assert not np.allclose(resize_positions(sincos_positions(16, 4) + 10 * noise, 37, 'file'), sincos_positions(16, 6),
-                         atol=1e-3)
+  assert not np.allclose(
+      resize_positions(sincos_positions(16, 4) + 10 * noise, 37, 'file'), sincos_positions(16, 6), atol=1e-3)
 
 
 @pytest.mark.parametrize('fixed', [True, False])
@@ -81,10 +81,11 @@ def test_positions_that_form_no_square_are_refused():
     resize_positions(np.zeros((12, 8), np.float32), 17, 'file')
 
 
-@pytest.mark.parametrize(('dataset', 'folders'), [
-  ('emo8', ['amusement', 'anger', 'awe', 'contentment', 'disgust', 'excitement', 'fear', 'sadness']),
-  ('fi', ['amusement', 'anger', 'awe', 'contentment', 'disgust', 'excitement', 'fear', 'sadness']),
-  ('heco', ['Anger', 'Disgust', 'Excitement', 'Fear', 'Happiness', 'Peace', 'Sadness', 'Surprise'])])
+@pytest.mark.parametrize(
+    ('dataset', 'folders'),
+    [('emo8', ['amusement', 'anger', 'awe', 'contentment', 'disgust', 'excitement', 'fear', 'sadness']),
+     ('fi', ['amusement', 'anger', 'awe', 'contentment', 'disgust', 'excitement', 'fear', 'sadness']),
+     ('heco', ['Anger', 'Disgust', 'Excitement', 'Fear', 'Happiness', 'Peace', 'Sadness', 'Surprise'])])
 def test_head_of_the_original_is_put_into_our_label_order(dataset, folders, tmp_path, capsys):
   theirs = reference.FineTuned(**SHAPE, classes=8)
   path = saved(theirs, tmp_path / 'checkpoint-max.pth')
@@ -105,8 +106,8 @@ def test_head_of_the_original_is_put_into_our_label_order(dataset, folders, tmp_
   np.testing.assert_allclose(ours, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize(('dataset', 'match'), [
-  ('emotion6', '8 classes, the dataset has 6'), ('nope', 'unknown dataset'), ('folder', 'no label table')])
+@pytest.mark.parametrize(('dataset', 'match'), [('emotion6', '8 classes, the dataset has 6'),
+                                                ('nope', 'unknown dataset'), ('folder', 'no label table')])
 def test_dataset_that_does_not_fit_the_head_is_refused(dataset, match, tmp_path):
   path = saved(reference.FineTuned(**SHAPE, classes=8), tmp_path / 'max.pth')
   with pytest.raises(UserError, match=match):
@@ -115,6 +116,7 @@ def test_dataset_that_does_not_fit_the_head_is_refused(dataset, match, tmp_path)
 
 
 def test_output_is_whole_or_not_there(encoder_file, tmp_path, monkeypatch):
+
   def fail(*_):
     raise OSError('disk full')
 
@@ -162,8 +164,9 @@ def test_import_of_the_originals_classifier_is_evaluated_and_fine_tuned(finetune
 
 
 def test_pretraining_runs_with_an_imported_clip_and_an_imported_mae(data_dir, tmp_path, capsys):
-  clip = reference.OpenAiClip(image_size=32, patch=16, vision=(64, 1, 1, 128), text=(64, 1, 1, 128), projection=12,
-                              context=77, vocabulary=49408, archive=True)
+  clip = reference.OpenAiClip(
+      image_size=32, patch=16, vision=(64, 1, 1, 128), text=(64, 1, 1, 128), projection=12, context=77,
+      vocabulary=49408, archive=True)
   saved(clip, tmp_path / 'ViT-B-16.pt')
   import_torch(str(tmp_path / 'ViT-B-16.pt'), str(tmp_path / 'clip'))
   mae = reference.Mae(**SHAPE, decoder_width=12, decoder_depth=1, decoder_heads=2)
@@ -179,9 +182,9 @@ def test_pretraining_runs_with_an_imported_clip_and_an_imported_mae(data_dir, tm
 
 
 @pytest.mark.parametrize(('change', 'match'), [
-  ({'norm_eps': 1e-12}, r'norm_eps 1e-06, config\.model\.norm_eps is 1e-12: set --config\.model\.norm_eps=1e-06'),
-  ({'heads': 4}, r'heads 2, config\.model\.heads is 4'),
-  ({'depth': 3}, r'is of another model: other shape .*\(2, 16, 48\) for \(3, 16, 48\)'),
+    ({'norm_eps': 1e-12}, r'norm_eps 1e-06, config\.model\.norm_eps is 1e-12: set --config\.model\.norm_eps=1e-06'),
+    ({'heads': 4}, r'heads 2, config\.model\.heads is 4'),
+    ({'depth': 3}, r'is of another model: other shape .*\(2, 16, 48\) for \(3, 16, 48\)'),
 ])
 def test_what_shapes_do_not_show_must_agree(change, match, encoder_file, finetune_config, tmp_path):
   import_torch(encoder_file, str(tmp_path / 'out'), heads=HEADS)
@@ -195,16 +198,14 @@ def test_what_shapes_do_not_show_must_agree(change, match, encoder_file, finetun
 
 @pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")  # runpy, of a module that another test imported
 @pytest.mark.parametrize(('arguments', 'thing', 'remedy'), [
-  ([], 'SRC is missing', '--help'),
-  (['{file}', 'stray'], "'stray'", '--name=value'),
-  (['{folder}/nowhere.pth'], 'nowhere.pth', 'give a weight file'),
-  (['{file}'], '16 wide', 'give --heads=N'),
-  (['{file}', '--heads=2', '--dataset=emo8'], '--dataset=emo8', 'leave it out'),
-  (['{file}', '--heads=0'], 'heads', '--help'),
-  (['{file}', '--heads=2', '--activation=gelu'], 'holds a student', '--activation and --image_tower are for a CLIP'),
+    ([], 'SRC is missing', '--help'), (['{file}', 'stray'], "'stray'", '--name=value'),
+    (['{folder}/nowhere.pth'], 'nowhere.pth', 'give a weight file'), (['{file}'], '16 wide', 'give --heads=N'),
+    (['{file}', '--heads=2', '--dataset=emo8'], '--dataset=emo8', 'leave it out'),
+    (['{file}', '--heads=0'], 'heads', '--help'),
+    (['{file}', '--heads=2', '--activation=gelu'], 'holds a student', '--activation and --image_tower are for a CLIP')
 ])
-def test_mistake_at_the_command_is_one_line(arguments, thing, remedy, encoder_file, tmp_path, capsys, command,
-                                            assert_one_line):
+def test_mistake_at_the_command_is_one_line(
+    arguments, thing, remedy, encoder_file, tmp_path, capsys, command, assert_one_line):
   filled = [argument.format(file=encoder_file, folder=tmp_path) for argument in arguments]
   code = command('uniemox_jax.import_torch', *filled, f'--out={tmp_path}/out')
   assert_one_line(code, capsys.readouterr().err, thing, remedy)
@@ -215,7 +216,8 @@ def test_mistake_at_the_command_is_one_line(arguments, thing, remedy, encoder_fi
 def test_vit_l_is_imported_within_a_minute_and_twice_its_size(tmp_path):
   encoder = reference.Encoder(image_size=224, patch=16, width=1024, depth=24, heads=16)
   torch.save({'model': encoder.state_dict()}, tmp_path / 'mae_pretrain_vit_large.pth')
-  program = textwrap.dedent("""
+  program = textwrap.dedent(
+      """
       import resource, sys, time
       import torch
       from uniemox_jax.import_torch import import_torch

@@ -32,21 +32,23 @@ transformers = pytest.importorskip('transformers')
 reference = pytest.importorskip('torch_reference')
 
 MODEL = small_runs.ENCODER
-HUB = dict(hidden_size=16, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32,
-           patch_size=8)
-OPENAI = dict(image_size=32, patch=8, vision=(128, 2, 2, 512), text=(64, 1, 1, 128), projection=24, context=77,
-              vocabulary=49408)
+HUB = dict(
+    hidden_size=16, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8)
+OPENAI = dict(
+    image_size=32, patch=8, vision=(128, 2, 2, 512), text=(64, 1, 1, 128), projection=24, context=77, vocabulary=49408)
+
+B_16 = dict(
+    hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, image_size=224,
+    patch_size=16)
 
 
-B_16 = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, image_size=224,
-            patch_size=16)
-
-
-def clip_model(random_torch: Callable[..., Any], activation: str = 'quick_gelu', noise: float = 0.1, **vision: int
-               ) -> Any:
+def clip_model(
+    random_torch: Callable[..., Any], activation: str = 'quick_gelu', noise: float = 0.1, **vision: int) -> Any:
   text = {'hidden_size': 16, 'intermediate_size': 32, 'num_hidden_layers': 1, 'num_attention_heads': 2}
-  return random_torch(transformers.CLIPModel, transformers.CLIPConfig(
-    vision_config=HUB | {'hidden_act': activation} | vision, text_config=text, projection_dim=12), noise)
+  return random_torch(
+      transformers.CLIPModel,
+      transformers.CLIPConfig(
+          vision_config=HUB | {'hidden_act': activation} | vision, text_config=text, projection_dim=12), noise)
 
 
 def like_clip(activation: str = 'quick_gelu') -> dict[str, Any]:
@@ -64,9 +66,11 @@ def started(init: Path, **model: Any) -> Classifier:
 
 @pytest.mark.parametrize('activation', ['quick_gelu', 'gelu'])
 @pytest.mark.parametrize(('model', 'shape', 'noise'), [
-  pytest.param(MODEL, {}, 0.1, id='tiny'), pytest.param(exported.VIT_B, B_16, 0.01, id='B/16', marks=pytest.mark.slow)])
-def test_classifier_started_from_a_clip_has_its_tokens(model, shape, noise, activation, tmp_path, random_torch,
-                                                       assert_parity, capsys):
+    pytest.param(MODEL, {}, 0.1, id='tiny'),
+    pytest.param(exported.VIT_B, B_16, 0.01, id='B/16', marks=pytest.mark.slow)
+])
+def test_classifier_started_from_a_clip_has_its_tokens(
+    model, shape, noise, activation, tmp_path, random_torch, assert_parity, capsys):
   theirs = clip_model(random_torch, activation, noise, **shape)
   theirs.save_pretrained(tmp_path / 'clip')
   ours = started(tmp_path / 'clip', **model, **like_clip(activation))
@@ -88,9 +92,13 @@ def test_every_published_form_of_clip_is_taken(tmp_path):
   (tmp_path / 'open_clip').mkdir()
   flat = {name: tensor.numpy() for name, tensor in reference.OpenAiClip(**OPENAI).state_dict().items()}
   save_file(flat, tmp_path / 'open_clip' / 'open_clip_model.safetensors')
-  (tmp_path / 'open_clip' / 'open_clip_config.json').write_text(json.dumps({'model_cfg': {
-    'embed_dim': 24, 'vision_cfg': {'image_size': 32, 'layers': 2, 'width': 128, 'patch_size': 8},
-    'text_cfg': {'width': 64, 'layers': 1, 'heads': 1, 'mlp_ratio': 2}}}))
+  (tmp_path / 'open_clip' / 'open_clip_config.json').write_text(
+      json.dumps({
+          'model_cfg': {
+              'embed_dim': 24, 'vision_cfg': {'image_size': 32, 'layers': 2, 'width': 128, 'patch_size': 8},
+              'text_cfg': {'width': 64, 'layers': 1, 'heads': 1, 'mlp_ratio': 2}
+          }
+      }))
   model = MODEL | {'width': 128}
   for source, activation in (('ViT-B-16.pt', 'quick_gelu'), ('open_clip', 'gelu')):
     tower = load_clip(tmp_path / source).params['vision']
@@ -106,7 +114,7 @@ def test_what_a_clip_needs_of_the_config_is_named_at_once(tmp_path, random_torch
     started(tmp_path / 'clip', **MODEL)
   assert '\n' not in str(error.value)
   assert str(error.value).endswith(
-    ': set --config.model.norm_eps=1e-05 --config.model.pre_norm=True --config.model.activation=quick_gelu')
+      ': set --config.model.norm_eps=1e-05 --config.model.pre_norm=True --config.model.activation=quick_gelu')
   with pytest.raises(UserError, match='with activation quick_gelu, config.model.activation is gelu: set --config'):
     started(tmp_path / 'clip', **MODEL, **like_clip('gelu'))
   with pytest.raises(UserError, match="activation 'relu' is not one of gelu, quick_gelu"):
@@ -147,8 +155,10 @@ def write_timm(folder: Path, make: Callable[..., Any]) -> dict[str, Any]:
   flat = reference.Encoder(image_size=32, patch=8, width=16, depth=2, heads=2).state_dict()
   head = {'head.weight': np.ones((5, 16), np.float32), 'head.bias': np.ones(5, np.float32)}
   save_file({name: tensor.numpy() for name, tensor in flat.items()} | head, folder / 'model.safetensors')
-  (folder / 'config.json').write_text(json.dumps({
-    'architecture': 'vit_base_patch16_224', 'num_features': 16, 'num_classes': 5, 'model_args': {'num_heads': 2}}))
+  (folder / 'config.json').write_text(
+      json.dumps({
+          'architecture': 'vit_base_patch16_224', 'num_features': 16, 'num_classes': 5, 'model_args': {'num_heads': 2}
+      }))
   return {}
 
 
@@ -162,8 +172,10 @@ def write_clip(folder: Path, make: Callable[..., Any]) -> dict[str, Any]:
   return like_clip()
 
 
-INITIALISATIONS = {'ours': write_ours, 'mae': write_mae, 'clip': write_clip, 'scratch': None,
-                   'supervised by transformers': write_supervised, 'supervised by timm': write_timm}
+INITIALISATIONS = {
+    'ours': write_ours, 'mae': write_mae, 'clip': write_clip, 'scratch': None,
+    'supervised by transformers': write_supervised, 'supervised by timm': write_timm
+}
 
 
 @pytest.mark.parametrize('name', INITIALISATIONS)

@@ -36,12 +36,11 @@ def built(folder, tmp_path_factory):
   """(folder of the shards, manifest, peak memory in bytes) of a build in a process of its own."""
   out = tmp_path_factory.mktemp('out')
   script = (
-    'import json, pathlib, re; from data_pipelines.build import build\n'
-    f'manifest = build("folder", {os.fspath(folder)!r}, {os.fspath(out)!r}, max_rejects=1)\n'
-    # ru_maxrss would count what the process that started this one holds.
-    'peak = re.search(r"VmHWM:\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1]\n'
-    'print(json.dumps([manifest, int(peak) * 1024]))'
-  )
+      'import json, pathlib, re; from data_pipelines.build import build\n'
+      f'manifest = build("folder", {os.fspath(folder)!r}, {os.fspath(out)!r}, max_rejects=1)\n'
+      # ru_maxrss would count what the process that started this one holds.
+      'peak = re.search(r"VmHWM:\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1]\n'
+      'print(json.dumps([manifest, int(peak) * 1024]))')
   done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=True)
   manifest, peak = json.loads(done.stdout.splitlines()[-1])
   return out / 'folder' / '1.0.0', manifest, peak

@@ -16,8 +16,8 @@ from data_pipelines.person_boxes import box_file
 def _photo(width=120, height=80) -> Image.Image:
   """Smooth, so that JPEG changes it little; the left half is red, the right half blue."""
   pixels = np.zeros((height, width, 3), np.uint8)
-  pixels[:, : width // 2] = (220, 30, 20)
-  pixels[:, width // 2 :] = (20, 30, 220)
+  pixels[:, :width // 2] = (220, 30, 20)
+  pixels[:, width // 2:] = (20, 30, 220)
   return Image.fromarray(pixels)
 
 
@@ -51,13 +51,17 @@ def test_progressive_or_rotated_jpeg_is_encoded_again(tmp_path, options):
   assert again.getexif().get(0x0112, 1) == 1 and 'progressive' not in again.info
 
 
-@pytest.mark.parametrize(
-  ('mode', 'file_format'),
-  [
-    ('RGB', 'PNG'), ('RGBA', 'PNG'), ('P', 'PNG'), ('P', 'GIF'), ('RGB', 'WEBP'), ('RGB', 'BMP'), ('CMYK', 'JPEG'),
-    ('CMYK', 'TIFF'), ('RGBA', 'WEBP'),
-  ],
-)  # fmt: skip
+@pytest.mark.parametrize(('mode', 'file_format'), [
+    ('RGB', 'PNG'),
+    ('RGBA', 'PNG'),
+    ('P', 'PNG'),
+    ('P', 'GIF'),
+    ('RGB', 'WEBP'),
+    ('RGB', 'BMP'),
+    ('CMYK', 'JPEG'),
+    ('CMYK', 'TIFF'),
+    ('RGBA', 'WEBP'),
+])  # fmt: skip
 def test_every_format_and_mode_becomes_the_same_rgb_jpeg_under_any_name(tmp_path, mode, file_format):
   path = tmp_path / 'wrongly_named.jpg'
   _in_mode(mode).save(path, file_format)
@@ -103,7 +107,7 @@ def test_short_side_0_keeps_the_original_size(tmp_path):
 def test_a_jpeg_that_training_could_not_decode_is_encoded_again(tmp_path):
   good = bytearray(images.encode_jpeg(_photo()))
   for position in range(good.index(b'\xff\xda') + 20, len(good) - 2):
-    damaged = bytes(good[:position]) + b'\xff' + bytes(good[position + 1 :])
+    damaged = bytes(good[:position]) + b'\xff' + bytes(good[position + 1:])
     (tmp_path / 'a.jpg').write_bytes(damaged)
     try:
       tf.io.decode_jpeg(damaged)
@@ -141,13 +145,13 @@ def _truncated() -> bytes:
 
 
 @pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
-@pytest.mark.parametrize(
-  ('data', 'reason'),
-  [
-    (b'', 'empty'), (b'hello', 'known format'), (_truncated(), 'truncated'), (_bomb(), 'megapixels'),
+@pytest.mark.parametrize(('data', 'reason'), [
+    (b'', 'empty'),
+    (b'hello', 'known format'),
+    (_truncated(), 'truncated'),
+    (_bomb(), 'megapixels'),
     (None, 'No such file'),
-  ],
-)  # fmt: skip
+])  # fmt: skip
 def test_unusable_pictures_are_rejected_with_the_reason(tmp_path, data, reason):
   path = tmp_path / 'a.jpg'
   if data is not None:

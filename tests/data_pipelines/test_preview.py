@@ -27,8 +27,10 @@ def built(data_dir, tmp_path_factory):
 
 def record(**fields):
   """What `features.deserialize_example_np` gives of a record without person and target."""
-  nothing = {'persons': [], 'boxes': np.zeros((0, 4)), 'box_scores': np.zeros(0), 'label': -1, 'labels': [],
-             'distribution': np.zeros(0), 'vad': np.full(3, np.nan), 'attributes': b'{}'}
+  nothing = {
+      'persons': [], 'boxes': np.zeros((0, 4)), 'box_scores': np.zeros(0), 'label': -1, 'labels': [],
+      'distribution': np.zeros(0), 'vad': np.full(3, np.nan), 'attributes': b'{}'
+  }
   return {'id': 'bild/ä.jpg'.encode(), 'image': np.full((60, 120, 3), 128, np.uint8)} | nothing | fields
 
 
@@ -37,17 +39,18 @@ def holds(sheet_HxWx3, picture_SxSx3):
   side, first = len(picture_SxSx3), picture_SxSx3[0].tobytes()
   for top, row in enumerate(sheet_HxWx3):
     left, rest = divmod(row.tobytes().find(first), 3)
-    if rest == 0 and (sheet_HxWx3[top : top + side, left : left + side] == picture_SxSx3).all():
+    if rest == 0 and (sheet_HxWx3[top:top + side, left:left + side] == picture_SxSx3).all():
       return True
   return False
 
 
 @pytest.mark.filterwarnings("ignore:'data_pipelines:RuntimeWarning")  # runpy, of a module that a test imported
-def test_sheet_holds_the_first_views_of_training_and_frames_those_without_a_person(built, train, tmp_path, command,
-                                                                                  capsys):
+def test_sheet_holds_the_first_views_of_training_and_frames_those_without_a_person(
+    built, train, tmp_path, command, capsys):
   out = tmp_path / 'sheet.png'
-  assert not command('data_pipelines.preview', f'--data_dir={built}', '--dataset=tiny', f'--out={out}',
-                     f'--count={COUNT}', f'--seed={SEED}', f'--image_size={SIDE}')
+  assert not command(
+      'data_pipelines.preview', f'--data_dir={built}', '--dataset=tiny', f'--out={out}', f'--count={COUNT}',
+      f'--seed={SEED}', f'--image_size={SIDE}')
   sheet = np.asarray(Image.open(out))
   # Another batch size on purpose: which examples come first does not depend on it.
   batch = next(train_batches(train, batch_size=9, seed=SEED, image_size=SIDE))
@@ -95,21 +98,24 @@ def test_all_boxes_lie_on_the_stored_picture_where_the_record_says():
   # 120 x 60 becomes 64 x 32 between 16 grey rows above and below.
   pixels = np.asarray(stored)[16:48]
   sure, unsure = ((pixels == colour).all(-1) for colour in ((0, 255, 0), (255, 255, 0)))
-  assert [edge.tolist() for edge in (np.flatnonzero(sure.any(1))[[0, -1]], np.flatnonzero(sure.any(0))[[0, -1]])] == [
-    [0, 16], [0, 16]]
+  assert [edge.tolist() for edge in (np.flatnonzero(sure.any(1))[[0, -1]], np.flatnonzero(sure.any(0))[[0, -1]])
+         ] == [[0, 16], [0, 16]]
   assert [np.flatnonzero(unsure.any(axis))[0] for axis in (1, 0)] == [16, 32]
 
 
 def test_text_names_every_target_that_the_record_has_and_no_other():
   attributes = b'{"scene": "forest_path", "object": ["Tree"]}'
   assert preview.description(record(label=1, attributes=attributes), LABELS, []) == [
-    'bild/ä.jpg', 'label: awe', 'caption: a picture of a forest path, with tree, evoking awe']
+      'bild/ä.jpg', 'label: awe', 'caption: a picture of a forest path, with tree, evoking awe'
+  ]
   assert preview.description(record(labels=[2, 0], vad=np.array([6.0, 4.5, 5.0])), LABELS, []) == [
-    'bild/ä.jpg', 'labels: contentment, amusement', 'VAD: valence 6.00, arousal 4.50, dominance 5.00',
-    'caption: a picture']
+      'bild/ä.jpg', 'labels: contentment, amusement', 'VAD: valence 6.00, arousal 4.50, dominance 5.00',
+      'caption: a picture'
+  ]
   shares = record(distribution=np.array([0.75, 0.25]), vad=np.array([2.0, 7.0, np.nan]))
   assert preview.description(shares, LABELS, ['anger', 'joy'])[1:3] == [
-    'distribution: anger 0.75, joy 0.25', 'VAD: valence 2.00, arousal 7.00']
+      'distribution: anger 0.75, joy 0.25', 'VAD: valence 2.00, arousal 7.00'
+  ]
   assert preview.description(record(), LABELS, []) == ['bild/ä.jpg', 'no label', 'caption: a picture']
 
 
@@ -126,15 +132,15 @@ def test_long_text_stays_below_its_own_pictures():
 
 @pytest.mark.filterwarnings("ignore:'data_pipelines:RuntimeWarning")
 @pytest.mark.parametrize(('arguments', 'thing', 'remedy'), [
-  (['--dataset=tiny'], '--data_dir is missing', '--help'),
-  (['--data_dir={built}', '--dataset=nosuch'], "no records of 'nosuch'", 'data_pipelines.build'),
-  (['--data_dir={built}', '--dataset=tiny', '--split=nosuch'], "no split 'nosuch'", 'choose from'),
-  (['--data_dir={built}', '--dataset=tiny', '--count=0'], 'count', '--help'),
-  (['--data_dir={built}', '--dataset=tiny', '--out=nowhere/sheet.png'], 'nowhere', 'name one'),
-  (['--data_dir={built}', '--dataset=tiny', '--out=.'], '--out=.', 'name one'),
+    (['--dataset=tiny'], '--data_dir is missing', '--help'),
+    (['--data_dir={built}', '--dataset=nosuch'], "no records of 'nosuch'", 'data_pipelines.build'),
+    (['--data_dir={built}', '--dataset=tiny', '--split=nosuch'], "no split 'nosuch'", 'choose from'),
+    (['--data_dir={built}', '--dataset=tiny', '--count=0'], 'count', '--help'),
+    (['--data_dir={built}', '--dataset=tiny', '--out=nowhere/sheet.png'], 'nowhere', 'name one'),
+    (['--data_dir={built}', '--dataset=tiny', '--out=.'], '--out=.', 'name one'),
 ])
-def test_mistake_ends_in_one_line_and_leaves_nothing(built, tmp_path, monkeypatch, command, capsys, arguments, thing,
-                                                     remedy):
+def test_mistake_ends_in_one_line_and_leaves_nothing(
+    built, tmp_path, monkeypatch, command, capsys, arguments, thing, remedy):
   monkeypatch.chdir(tmp_path)
   assert command('data_pipelines.preview', *(argument.format(built=built) for argument in arguments)) == 2
   told = capsys.readouterr().err

@@ -24,11 +24,14 @@ from uniemox_jax.train.checkpoint import save_weights
 from uniemox_jax.train.state import builder, initial_params
 
 POLAR = ('mikels', 'emotion6', 'unbiasedemo', 'caers', 'heco')
-TABLES = {name: importlib.import_module(f'data_pipelines.{folder}.{folder}_dataset_builder').Builder.LABELS
-          for name, folder in [(name, 'emoset' if name == 'mikels' else name) for name in POLAR]}
-FITS = [(f'{source}_to_{target}', source, target) for source, target in (
-    ('mikels', 'emotion6'), ('emotion6', 'mikels'), ('mikels', 'unbiasedemo'), ('mikels', 'caers'), ('mikels', 'heco'),
-    ('emotion6', 'caers'), ('caers', 'emotion6'), ('emotion6', 'unbiasedemo'), ('unbiasedemo', 'emotion6'))]
+TABLES = {
+    name: importlib.import_module(f'data_pipelines.{folder}.{folder}_dataset_builder').Builder.LABELS
+    for name, folder in [(name, 'emoset' if name == 'mikels' else name) for name in POLAR]
+}
+FITS = [(f'{source}_to_{target}', source, target)
+        for source, target in (('mikels', 'emotion6'), ('emotion6', 'mikels'), ('mikels', 'unbiasedemo'),
+                               ('mikels', 'caers'), ('mikels', 'heco'), ('emotion6', 'caers'), ('caers', 'emotion6'),
+                               ('emotion6', 'unbiasedemo'), ('unbiasedemo', 'emotion6'))]
 FITS += [('polarity', source, target) for source in POLAR for target in POLAR]
 
 
@@ -48,8 +51,11 @@ def run(data_dir: str, tmp_path: Path) -> str:
   params['head']['kernel'] = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
   workdir = str(tmp_path / 'run')
   save_weights(workdir, params, {'kind': 'classifier', 'model': model, 'labels': list(TABLES['mikels'])})
-  write_json(f'{workdir}/config.json', {'init': 'none', 'dataset': 'emo8', 'data_dir': data_dir, 'batch_size': 16,
-                                        'mesh': {'data': -1, 'fsdp': 1}, 'model': small_runs.ENCODER})
+  write_json(
+      f'{workdir}/config.json', {
+          'init': 'none', 'dataset': 'emo8', 'data_dir': data_dir, 'batch_size': 16, 'mesh': {'data': -1, 'fsdp': 1},
+          'model': small_runs.ENCODER
+      })
   return workdir
 
 
@@ -72,12 +78,13 @@ def test_all_mikels_datasets_share_a_table():
 
 
 def test_probabilities_of_a_target_are_summed_and_those_left_out_do_not_count():
-  bound = bind(label_maps.LabelMap('', {'a': 'x', 'b': 'y', 'c': 'x', 'd': None}, {'p': 'y', 'q': 'x', 'r': None}),
-               'abcd', 'pqr')
+  bound = bind(
+      label_maps.LabelMap('', {'a': 'x', 'b': 'y', 'c': 'x', 'd': None}, {'p': 'y', 'q': 'x', 'r': None}), 'abcd',
+      'pqr')
   assert bound.classes == ('y', 'x')
   probability_NxC = np.array([[0.1, 0.2, 0.3, 0.4], [0.25, 0.25, 0.25, 0.25]])
-  np.testing.assert_allclose(np.exp(mapped_logits(np.log(probability_NxC) + 3, bound)),
-                             [[0.2 / 0.6, 0.4 / 0.6], [1 / 3, 2 / 3]], rtol=1e-12)
+  np.testing.assert_allclose(
+      np.exp(mapped_logits(np.log(probability_NxC) + 3, bound)), [[0.2 / 0.6, 0.4 / 0.6], [1 / 3, 2 / 3]], rtol=1e-12)
   label_N, left_out = mapped_labels(np.array([0, 1, 2, 2, -1]), bound, 'pqr')
   assert label_N.tolist() == [0, 1, -1, -1, -1] and left_out == {'': 1, 'r': 2}
 
@@ -99,8 +106,8 @@ def test_another_dataset_is_measured_by_the_map(run, emotion6, capsys):
   split, labels = reader.open_split(emotion6, 'emotion6', 'test'), list(TABLES['emotion6'])
   checkpoint, classifier = load_trained(run)
   mesh = make_mesh()
-  found = predict_split(classifier, replicate(checkpoint.params, mesh), split, ['label'], image_size=32, batch_size=16,
-                        mesh=mesh)
+  found = predict_split(
+      classifier, replicate(checkpoint.params, mesh), split, ['label'], image_size=32, batch_size=16, mesh=mesh)
   probability_NxC = np.exp(found['outputs'] - found['outputs'].max(1, keepdims=True))
   probability_NxC /= probability_NxC.sum(1, keepdims=True)
   by_name = dict(zip(TABLES['mikels'], probability_NxC.T))
@@ -121,17 +128,18 @@ def test_own_dataset_without_a_map_is_measured_as_evaluate_does(run):
   ours, theirs = evaluate_on(run, 'emo8', split_name='val'), evaluate(run, 'val')
   assert Path(run, 'result_emo8_val.json').is_file()
   rounded = ('loss', 'ece')
-  assert {name: ours[name] for name in theirs if name not in rounded} == {
-      name: theirs[name] for name in theirs if name not in rounded}
+  assert {name: ours[name] for name in theirs if name not in rounded
+         } == {name: theirs[name] for name in theirs if name not in rounded}
   assert [ours[name] for name in rounded] == pytest.approx([theirs[name] for name in rounded], rel=1e-6)
 
 
-@pytest.mark.parametrize('source, target, said', [
-    ({'a': 'x'}, {}, 'misses source b: add each'),
-    ({'a': 'x', 'b': 'y'}, {'x': 'x'}, 'misses target y, z: add each'),
-    ({'a': 'x', 'b': 'y'}, {}, 'no class of the model leads to what z stands for: .*null in "target"'),
-    ({'a': 'x', 'b': None}, {'x': None, 'y': None, 'z': None}, 'leaves every class of the dataset out'),
-])
+@pytest.mark.parametrize(
+    'source, target, said', [
+        ({'a': 'x'}, {}, 'misses source b: add each'),
+        ({'a': 'x', 'b': 'y'}, {'x': 'x'}, 'misses target y, z: add each'),
+        ({'a': 'x', 'b': 'y'}, {}, 'no class of the model leads to what z stands for: .*null in "target"'),
+        ({'a': 'x', 'b': None}, {'x': None, 'y': None, 'z': None}, 'leaves every class of the dataset out'),
+    ])
 def test_map_that_does_not_fit_is_one_line(source, target, said):
   with pytest.raises(UserError, match=said) as error:
     bind(label_maps.LabelMap('own', source, target), 'ab', 'xyz')
@@ -139,24 +147,29 @@ def test_map_that_does_not_fit_is_one_line(source, target, said):
 
 
 @pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")  # runpy, of a module that another test imported
-@pytest.mark.parametrize('content, arguments, thing, remedy', [
-    (None, ['--dataset=emotion6'], 'surprise', 'give --label_map=NAME or FILE.json'),
-    (None, ['--dataset=emotion6', '--label_map=mikels'], "'mikels' does not exist", 'mikels_to_emotion6'),
-    (None, ['--dataset=emotion6', '--label_map=MAP'], 'map.json', 'give a .json file'),
-    ('{', ['--dataset=emotion6', '--label_map=MAP'], 'map.json', 'mend it'),
-    ('{"source": {}}', ['--dataset=emotion6', '--label_map=MAP'], 'map.json', 'mend it'),
-    ('{"source": {"awe": 3}, "target": {}}', ['--dataset=emotion6', '--label_map=MAP'], "'awe' leads to 3", 'null'),
-    ('{"source": {}, "target": {}}', ['--dataset=emotion6', '--label_map=MAP'], 'amusement, awe', 'add each'),
-    (None, ['--label_map=polarity'], '--label_map', 'add --dataset=NAME'),
-    (None, ['--dataset=fi', '--label_map=polarity'], "'fi'", 'build them'),
-], ids=['no map', 'unknown map', 'no file', 'no JSON', 'no target', 'no class', 'nothing in it', 'no dataset',
-        'no records'])
-def test_mistake_is_one_line(command: Callable[..., int], assert_one_line: Callable[..., None], capsys, run, emotion6,
-                             tmp_path, content, arguments, thing, remedy):
+@pytest.mark.parametrize(
+    'content, arguments, thing, remedy', [
+        (None, ['--dataset=emotion6'], 'surprise', 'give --label_map=NAME or FILE.json'),
+        (None, ['--dataset=emotion6', '--label_map=mikels'], "'mikels' does not exist", 'mikels_to_emotion6'),
+        (None, ['--dataset=emotion6', '--label_map=MAP'], 'map.json', 'give a .json file'),
+        ('{', ['--dataset=emotion6', '--label_map=MAP'], 'map.json', 'mend it'),
+        ('{"source": {}}', ['--dataset=emotion6', '--label_map=MAP'], 'map.json', 'mend it'),
+        ('{"source": {"awe": 3}, "target": {}}', ['--dataset=emotion6', '--label_map=MAP'], "'awe' leads to 3", 'null'),
+        ('{"source": {}, "target": {}}', ['--dataset=emotion6', '--label_map=MAP'], 'amusement, awe', 'add each'),
+        (None, ['--label_map=polarity'], '--label_map', 'add --dataset=NAME'),
+        (None, ['--dataset=fi', '--label_map=polarity'], "'fi'", 'build them'),
+    ], ids=[
+        'no map', 'unknown map', 'no file', 'no JSON', 'no target', 'no class', 'nothing in it', 'no dataset',
+        'no records'
+    ])
+def test_mistake_is_one_line(
+    command: Callable[..., int], assert_one_line: Callable[..., None], capsys, run, emotion6, tmp_path, content,
+    arguments, thing, remedy):
   if content is not None:
     (tmp_path / 'map.json').write_text(content)
   before = sorted(path.name for path in Path(run).iterdir())
-  code = command('uniemox_jax.evaluate', f'--workdir={run}', f'--data_dir={emotion6}',
-                 *(one.replace('MAP', str(tmp_path / 'map.json')) for one in arguments))
+  code = command(
+      'uniemox_jax.evaluate', f'--workdir={run}', f'--data_dir={emotion6}',
+      *(one.replace('MAP', str(tmp_path / 'map.json')) for one in arguments))
   assert_one_line(code, capsys.readouterr().err, thing, remedy)
   assert sorted(path.name for path in Path(run).iterdir()) == before

@@ -62,9 +62,10 @@ def linear_run(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> tuple
   return folder, probe(config_of(data_dir), str(folder))
 
 
-@pytest.mark.parametrize('kind, extra', [
-    ('encoder', {}), ('classifier', {}), ('classifier', {'streams': 'scene+person'}), ('encoder', {
-        'statistics': STATISTICS})], ids=['pretrained', 'fine-tuned', 'of two streams', 'other statistics'])
+@pytest.mark.parametrize(
+    'kind, extra', [('encoder', {}), ('classifier', {}), ('classifier', {'streams': 'scene+person'}),
+                    ('encoder', {'statistics': STATISTICS})],
+    ids=['pretrained', 'fine-tuned', 'of two streams', 'other statistics'])
 def test_features_are_those_of_load_encoder(data_dir, tmp_path, assert_parity, kind, extra):
   init = save_random(tmp_path / 'init', kind, **extra)
   config = config_of(data_dir, init=init)
@@ -74,8 +75,9 @@ def test_features_are_those_of_load_encoder(data_dir, tmp_path, assert_parity, k
   batch = next(pipeline.eval_batches(split, batch_size=16, image_size=32))
   encoder = uniemox_jax.load_encoder(init)
   # Float images are taken as normalised already: the view is the records', not made again.
-  mean, std = (np.array(extra.get('statistics', {}).get(name, default), np.float32) for name, default in (
-      ('mean', [0.485, 0.456, 0.406]), ('std', [0.229, 0.224, 0.225])))
+  mean, std = (
+      np.array(extra.get('statistics', {}).get(name, default), np.float32)
+      for name, default in (('mean', [0.485, 0.456, 0.406]), ('std', [0.229, 0.224, 0.225])))
   assert_parity(found.features_NxD, encoder.features((batch['image'].astype(np.float32) / 255 - mean) / std))
   np.testing.assert_array_equal(found.label_N, batch['label'])
 
@@ -109,14 +111,15 @@ def test_two_classes_have_scikit_learns_probabilities():
   fitted = linear_probe.fit(features_NxD, label_N, ['a', 'b'], strength=2.0)
   theirs = make_pipeline(StandardScaler(), LogisticRegression(C=0.5)).fit(features_NxD, label_N)
   ours = fitted(features_NxD)
-  np.testing.assert_allclose(1 / (1 + np.exp(ours[:, 0] - ours[:, 1])), theirs.predict_proba(features_NxD)[:, 1],
-                             rtol=1e-6)
+  np.testing.assert_allclose(
+      1 / (1 + np.exp(ours[:, 0] - ours[:, 1])),
+      theirs.predict_proba(features_NxD)[:, 1], rtol=1e-6)
 
 
 @pytest.mark.parametrize('peak', [-48, -13, 0, 29, 48])
 def test_sweep_finds_a_single_peak_to_an_eighth_of_a_decade(peak):
   best, tried = linear_probe.sweep(lambda strength: -abs(8 * np.log10(strength) - peak))
-  assert best == pytest.approx(10 ** (peak / 8)) and len(tried) <= 15
+  assert best == pytest.approx(10**(peak / 8)) and len(tried) <= 15
   assert [strength for strength, _ in tried] == sorted(strength for strength, _ in tried)
 
 
@@ -142,15 +145,17 @@ def test_knn_is_that_of_plain_numpy(count):
   label_N = rng.integers(0, 4, 50)
   cosine_QxK, position_QxK = knn.neighbours(query, train, count, make_mesh())
   shares = plain_knn(train, label_N, query, count, 4)
-  np.testing.assert_allclose(knn.log_shares(cosine_QxK, label_N[position_QxK], 4), np.log(np.maximum(shares, 1e-6)),
-                             rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(
+      knn.log_shares(cosine_QxK, label_N[position_QxK], 4), np.log(np.maximum(shares, 1e-6)), rtol=1e-4, atol=1e-4)
 
 
 def test_knn_chooses_k_on_val_and_measures_test(data_dir, tmp_path):
   result = probe(config_of(data_dir, protocol='knn'), str(tmp_path))
   splits = cached(tmp_path)
-  scores = {count: float(np.mean(plain_knn(*splits[40], splits[16][0], count, 8).argmax(1) == splits[16][1]))
-            for count in (5, 10, 20)}
+  scores = {
+      count: float(np.mean(plain_knn(*splits[40], splits[16][0], count, 8).argmax(1) == splits[16][1]))
+      for count in (5, 10, 20)
+  }
   assert {row['k']: row['val_top1'] for row in result['chosen']['tried']} == pytest.approx(scores)
   best = max(scores, key=lambda count: (scores[count], -count))
   assert result['chosen']['k'] == best
@@ -168,8 +173,8 @@ def test_one_device_and_eight_predict_the_same(data_dir, tmp_path):
   predicted = []
   for devices in (1, 8):
     mesh = make_mesh(devices=jax.devices()[:devices])
-    extract = functools.partial(features.split_features, frozen, cache_dir=str(tmp_path / str(devices)), image_size=32,
-                                batch_size=5, mesh=mesh)
+    extract = functools.partial(
+        features.split_features, frozen, cache_dir=str(tmp_path / str(devices)), image_size=32, batch_size=5, mesh=mesh)
     (bank, label_N), (query, _) = extract(train), extract(test)
     cosine_QxK, position_QxK = knn.neighbours(query, bank, 5, mesh)
     fitted = linear_probe.fit(bank, label_N, range(8), strength=1.0)
@@ -219,8 +224,9 @@ def test_one_percent_keeps_a_picture_of_every_class(data_dir, tmp_path):
 def test_damaged_cache_is_one_line(data_dir, tmp_path):
   config = config_of(data_dir)
   frozen = features.load_frozen('none', config.model.to_dict(), dtype='float32', seed=0)
-  extract = functools.partial(features.split_features, frozen, reader.open_split(data_dir, 'emo8', 'val'),
-                              str(tmp_path), image_size=32, batch_size=16, mesh=make_mesh())
+  extract = functools.partial(
+      features.split_features, frozen, reader.open_split(data_dir, 'emo8', 'val'), str(tmp_path), image_size=32,
+      batch_size=16, mesh=make_mesh())
   extract()
   path, = tmp_path.iterdir()
   path.write_bytes(path.read_bytes()[:-100])
@@ -230,22 +236,25 @@ def test_damaged_cache_is_one_line(data_dir, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")  # runpy, of a module that another test imported
-@pytest.mark.parametrize('arguments, thing, remedy', [
-    (['--config.protocol=svm'], "'svm'", 'choose linear or knn'),
-    (['--config.fraction=0.0'], 'fraction is 0.0', 'more than 0'),
-    (['--config.batch_size=0'], 'batch_size', 'at least 1'),
-    (['--config.init=nowhere'], 'nowhere', 'give'),
-    (['--config.dataset=nothing'], "'nothing'", 'build them'),
-    (['--config.dtype=float8'], 'float8', 'bfloat16'),
-    (['--config.init=SAVED', '--config.model.width=24'], 'other shape', 'set --config.model'),
-    (['--config.init=SAVED', '--config.model.heads=4'], 'heads 2', 'set --config.model.heads=2'),
-])
-def test_mistake_is_one_line(command: Callable[..., int], assert_one_line: Callable[..., None], capsys, data_dir,
-                             tmp_path, arguments, thing, remedy):
+@pytest.mark.parametrize(
+    'arguments, thing, remedy', [
+        (['--config.protocol=svm'], "'svm'", 'choose linear or knn'),
+        (['--config.fraction=0.0'], 'fraction is 0.0', 'more than 0'),
+        (['--config.batch_size=0'], 'batch_size', 'at least 1'),
+        (['--config.init=nowhere'], 'nowhere', 'give'),
+        (['--config.dataset=nothing'], "'nothing'", 'build them'),
+        (['--config.dtype=float8'], 'float8', 'bfloat16'),
+        (['--config.init=SAVED', '--config.model.width=24'], 'other shape', 'set --config.model'),
+        (['--config.init=SAVED', '--config.model.heads=4'], 'heads 2', 'set --config.model.heads=2'),
+    ])
+def test_mistake_is_one_line(
+    command: Callable[..., int], assert_one_line: Callable[..., None], capsys, data_dir, tmp_path, arguments, thing,
+    remedy):
   saved = save_random(tmp_path / 'saved', 'encoder')
   model = [f'--config.model.{name}={value}' for name, value in small_runs.ENCODER.items()]
-  code = command('uniemox_jax.probe', '--config=configs/probe.py:emo8', f'--workdir={tmp_path / "run"}',
-                 f'--config.data_dir={data_dir}', *model, *(one.replace('SAVED', saved) for one in arguments))
+  code = command(
+      'uniemox_jax.probe', '--config=configs/probe.py:emo8', f'--workdir={tmp_path / "run"}',
+      f'--config.data_dir={data_dir}', *model, *(one.replace('SAVED', saved) for one in arguments))
   assert_one_line(code, capsys.readouterr().err, thing, remedy)
   assert not (tmp_path / 'run').exists()
 

@@ -69,8 +69,9 @@ def test_view_is_that_of_clips_image_processor(shape, squash):
   content = io.BytesIO()
   picture.save(content, 'JPEG', quality=95)
   ours = augment.centre_view(content.getvalue(), 32, 36, squash).numpy()
-  processor = CLIPImageProcessorPil(**{name: value for name, value in view.to_dict().items()
-                                       if name not in ('image_processor_type', 'do_normalize')}, do_normalize=False)
+  processor = CLIPImageProcessorPil(
+      **{name: value for name, value in view.to_dict().items() if name not in ('image_processor_type', 'do_normalize')},
+      do_normalize=False)
   theirs = processor([Image.open(content)], return_tensors='np')['pixel_values'][0].transpose(1, 2, 0) * 255
   assert np.abs(ours - theirs).max() <= 2 and np.abs(ours - theirs).mean() < 0.5
 
@@ -92,8 +93,9 @@ def test_shipped_templates_are_distinct_and_hold_a_class():
   assert prompts.PLAIN in prompts.TEMPLATES and all(template.count('{}') == 1 for template in prompts.TEMPLATES)
 
 
-@pytest.mark.parametrize('label, word', [('awe', 'awe'), ('Happy', 'happiness'), ('Sad', 'sadness'),
-                                         ('deep_calm', 'deep calm'), ('Neutral', 'neutrality')])
+@pytest.mark.parametrize(
+    'label, word', [('awe', 'awe'), ('Happy', 'happiness'), ('Sad', 'sadness'), ('deep_calm', 'deep calm'),
+                    ('Neutral', 'neutrality')])
 def test_class_is_named_as_a_noun(label, word):
   assert prompts.fill('people feel {}.', [label]) == [f'people feel {word}.']
 
@@ -104,20 +106,23 @@ def test_prompts_of_a_file_replace_the_shipped_ones(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")  # runpy, of a module that another test imported
-@pytest.mark.parametrize('content, arguments, thing, remedy', [
-    ('a photo of {}.\na photo.\n', [], "line 2, 'a photo.'", 'has no {} where the class goes'),
-    ('\n', [], 'prompts.txt', 'write one a line'),
-    (None, [], 'prompts.txt', 'one template a line'),
-    ('{}' + ' very' * 90, [], '93 tokens', 'shorten it'),
-    ('{}', ['--dataset=nothing'], "'nothing'", 'build them'),
-    ('{}', ['--teacher=nowhere'], 'nowhere', 'give'),
-], ids=['no braces', 'empty', 'missing', 'too long', 'no records', 'no teacher'])
-def test_mistake_is_one_line(command: Callable[..., int], assert_one_line: Callable[..., None], capsys, data_dir,
-                             clip_folder, tmp_path, content, arguments, thing, remedy):
+@pytest.mark.parametrize(
+    'content, arguments, thing, remedy', [
+        ('a photo of {}.\na photo.\n', [], "line 2, 'a photo.'", 'has no {} where the class goes'),
+        ('\n', [], 'prompts.txt', 'write one a line'),
+        (None, [], 'prompts.txt', 'one template a line'),
+        ('{}' + ' very' * 90, [], '93 tokens', 'shorten it'),
+        ('{}', ['--dataset=nothing'], "'nothing'", 'build them'),
+        ('{}', ['--teacher=nowhere'], 'nowhere', 'give'),
+    ], ids=['no braces', 'empty', 'missing', 'too long', 'no records', 'no teacher'])
+def test_mistake_is_one_line(
+    command: Callable[..., int], assert_one_line: Callable[..., None], capsys, data_dir, clip_folder, tmp_path, content,
+    arguments, thing, remedy):
   if content is not None:
     (tmp_path / 'prompts.txt').write_text(content)
-  code = command('uniemox_jax.zero_shot', f'--workdir={tmp_path / "run"}', f'--data_dir={data_dir}', '--dataset=emo8',
-                 f'--teacher={clip_folder}', f'--prompts={tmp_path / "prompts.txt"}', *arguments)
+  code = command(
+      'uniemox_jax.zero_shot', f'--workdir={tmp_path / "run"}', f'--data_dir={data_dir}', '--dataset=emo8',
+      f'--teacher={clip_folder}', f'--prompts={tmp_path / "prompts.txt"}', *arguments)
   assert_one_line(code, capsys.readouterr().err, thing, remedy)
   assert not (tmp_path / 'run').exists()
 

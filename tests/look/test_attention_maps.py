@@ -29,8 +29,8 @@ def images() -> np.ndarray:
 def random_params(build: Any) -> dict[str, Any]:
   """Nothing zero, attention far from uniform."""
   rng = np.random.default_rng(1)
-  return jax.tree.map(lambda x: np.asarray(x + 0.2 * rng.standard_normal(x.shape), np.float32),
-                      initial_params(build, 0))
+  return jax.tree.map(
+      lambda x: np.asarray(x + 0.2 * rng.standard_normal(x.shape), np.float32), initial_params(build, 0))
 
 
 @pytest.fixture(scope='module')
@@ -99,8 +99,8 @@ def test_relevance_to_a_class_is_that_of_torchs_gradients(theirs, ours, images):
   for index, column in enumerate(columns):
     found = attentions_of(theirs[0], images[index:index + 1])
     # The last block's tokens, before the model's final norm.
-    pooled = torch.nn.functional.layer_norm(found.hidden_states[-1][0, 1:].mean(0), (32,), torch.tensor(norm['scale']),
-                                            torch.tensor(norm['bias']), 1e-5)
+    pooled = torch.nn.functional.layer_norm(
+        found.hidden_states[-1][0, 1:].mean(0), (32,), torch.tensor(norm['scale']), torch.tensor(norm['bias']), 1e-5)
     logit = pooled @ torch.tensor(head['kernel'][:, column]) + torch.tensor(head['bias'][column])
     np.testing.assert_allclose(nnx.merge(graphdef, params)(images[index:index + 1])[0, column], logit.item(), rtol=1e-4)
     relevance = np.eye(17)

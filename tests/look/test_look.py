@@ -56,8 +56,8 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> str:
   """transformers' ViT with statistics of its own, through `import_torch`."""
   transformers = pytest.importorskip('transformers')
   folder = tmp_path_factory.mktemp('imported')
-  config = transformers.ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-                                  image_size=32, patch_size=8)
+  config = transformers.ViTConfig(
+      hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8)
   transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(folder / 'theirs')
   statistics = {'image_mean': [0.5] * 3, 'image_std': [0.5] * 3}
   (folder / 'theirs' / 'preprocessor_config.json').write_text(json.dumps(statistics))
@@ -90,8 +90,8 @@ def test_mistakes_are_those_of_evaluate_the_surest_first(looked, finetuned, data
   listed = looked[1]['pictures']['mistakes']
   checkpoint, classifier = load_trained(finetuned)
   split, mesh = reader.open_split(data_dir, 'emo8', 'test'), make_mesh()
-  found = predict_split(classifier, replicate(checkpoint.params, mesh), split, ['label'], image_size=32, batch_size=8,
-                        mesh=mesh)
+  found = predict_split(
+      classifier, replicate(checkpoint.params, mesh), split, ['label'], image_size=32, batch_size=8, mesh=mesh)
   probabilities = special.softmax(found['outputs'], axis=1)
   wrong = probabilities.argmax(1) != found['label']
   assert (listed['examined'], listed['wrong']) == (24, wrong.sum())
@@ -125,8 +125,8 @@ def test_pretrained_model_is_looked_at_with_the_person_and_its_decoder(pretraine
 
 def test_imported_encoder_is_looked_at_as_far_as_it_goes(imported, data_dir, tmp_path):
   result = look(imported, data_dir, 'emoset', str(tmp_path), split_name='val', examples=2, points=9)
-  assert list(result['pictures']) == ['attention', 'embeddings'] and list(result['skipped']) == [
-      'mistakes', 'reconstruction']
+  assert list(result['pictures']) == ['attention', 'embeddings'] and list(
+      result['skipped']) == ['mistakes', 'reconstruction']
   assert list(result['pictures']['attention']['without']) == ['relevance', 'person']
   assert result['pictures']['embeddings']['note'].startswith('9 examples')
   few = look(imported, data_dir, 'emoset', str(tmp_path), split_name='val', examples=2, points=7)
@@ -168,8 +168,10 @@ def test_looking_again_gives_the_same_bytes(looked, finetuned, data_dir, tmp_pat
 def test_page_holds_its_pictures_and_says_what_is_missing(looked):
   folder, _ = looked
   page = (folder / 'look.html').read_text()
-  shown = [f'src="{figures.data_uri((folder / name).read_bytes(), "image/png")}"' in page
-           for name in ('attention.png', 'embeddings.png', 'mistakes.png')]
+  shown = [
+      f'src="{figures.data_uri((folder / name).read_bytes(), "image/png")}"' in page
+      for name in ('attention.png', 'embeddings.png', 'mistakes.png')
+  ]
   assert shown == [True] * 3 and 'Not drawn: a classifier has no decoder.' in page
   rest = re.sub(r'<img src="data:image/png[^"]*"', '', page)
   assert not re.findall('src=|href=|url\\(|@import|<script|<link|https?:', rest)
@@ -210,11 +212,11 @@ def test_every_one_of_63_classes_has_its_own_sign():
   assert len(signs) == 63
 
 
-@pytest.mark.parametrize(('case', 'thing', 'remedy'), [
-    ('no checkpoint', 'nowhere', '--workdir'), ('clip', 'holds a clip', 'finetune'),
-    ('other labels', 'folder has the labels calm, tense', 'its own dataset'), ('no split', "'dev'", 'choose from'),
-    ('no records', "'heco'", 'data_pipelines.build'), ('no example', 'examples', '--help'),
-    ('workdir', 'is a file', 'folder')])
+@pytest.mark.parametrize(('case', 'thing', 'remedy'),
+                         [('no checkpoint', 'nowhere', '--workdir'), ('clip', 'holds a clip', 'finetune'),
+                          ('other labels', 'folder has the labels calm, tense', 'its own dataset'),
+                          ('no split', "'dev'", 'choose from'), ('no records', "'heco'", 'data_pipelines.build'),
+                          ('no example', 'examples', '--help'), ('workdir', 'is a file', 'folder')])
 def test_mistakes_of_the_user_end_in_one_line(
     case: str, thing: str, remedy: str, finetuned: str, data_dir: str, tmp_path: Path, command: Callable[..., int],
     capsys: pytest.CaptureFixture, assert_one_line: Callable[..., None]) -> None:

@@ -9,16 +9,18 @@ from uniemox_jax.teacher.frozen_clip import load_clip
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
-TINY = dict(text_config=dict(hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=3,
-                             vocab_size=100, max_position_embeddings=12),
-            vision_config=dict(hidden_size=32, intermediate_size=72, num_hidden_layers=2, num_attention_heads=4,
-                               image_size=32, patch_size=8),
-            projection_dim=20)
+TINY = dict(
+    text_config=dict(
+        hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=3, vocab_size=100,
+        max_position_embeddings=12), vision_config=dict(
+            hidden_size=32, intermediate_size=72, num_hidden_layers=2, num_attention_heads=4, image_size=32,
+            patch_size=8), projection_dim=20)
 VIT_B_16 = dict(text_config={}, vision_config=dict(patch_size=16), projection_dim=512)
 VIT_L_14 = dict(
-  text_config=dict(hidden_size=768, num_attention_heads=12, intermediate_size=3072, projection_dim=768),
-  vision_config=dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
-                     patch_size=14, projection_dim=768), projection_dim=768)
+    text_config=dict(hidden_size=768, num_attention_heads=12, intermediate_size=3072, projection_dim=768),
+    vision_config=dict(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, patch_size=14,
+        projection_dim=768), projection_dim=768)
 
 
 def clip_config(shape, activation, eos_token_id):
@@ -33,8 +35,8 @@ def ids_with_ends(config, length):
   legacy = config.text_config.eos_token_id == 2
   end = config.text_config.vocab_size - 1 if legacy else config.text_config.eos_token_id
   rng = np.random.default_rng(0)
-  ids = rng.integers(end + 1, config.text_config.vocab_size - 1, (3, length)) if not legacy else rng.integers(
-      3, end, (3, length))
+  ids = rng.integers(end + 1, config.text_config.vocab_size - 1,
+                     (3, length)) if not legacy else rng.integers(3, end, (3, length))
   for row, place in enumerate((length - 1, 1, length // 2)):
     ids[row, place] = end
     ids[row, place + 2:place + 3] = end
@@ -64,8 +66,8 @@ def test_clip_equals_pytorch(activation, eos_token_id, length, tmp_path, random_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('shape', 'activation', 'eos_token_id'), [
-  (VIT_B_16, 'quick_gelu', 2), (VIT_B_16, 'gelu', 400), (VIT_L_14, 'quick_gelu', 2)])
+@pytest.mark.parametrize(('shape', 'activation', 'eos_token_id'), [(VIT_B_16, 'quick_gelu', 2), (VIT_B_16, 'gelu', 400),
+                                                                   (VIT_L_14, 'quick_gelu', 2)])
 def test_clip_at_published_size_equals_pytorch(shape, activation, eos_token_id, tmp_path, random_torch, assert_parity):
   check(clip_config(shape, activation, eos_token_id), tmp_path, random_torch, assert_parity, 77, 0.01)
 

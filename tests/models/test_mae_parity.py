@@ -16,9 +16,9 @@ from uniemox_jax.objectives import losses
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
-TINY = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128, image_size=32,
-            patch_size=8, decoder_hidden_size=16, decoder_num_hidden_layers=2, decoder_num_attention_heads=2,
-            decoder_intermediate_size=64)
+TINY = dict(
+    hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128, image_size=32, patch_size=8,
+    decoder_hidden_size=16, decoder_num_hidden_layers=2, decoder_num_attention_heads=2, decoder_intermediate_size=64)
 
 VIT_L = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
 
@@ -28,7 +28,8 @@ def load(folder):
   arguments = vit_mae_weights.model_arguments(json.loads((folder / 'config.json').read_text()))
   graphdef, state = nnx.split(nnx.eval_shape(lambda: UniEmoX(**arguments, rngs=nnx.Rngs(0))))
   weights = weight_files.read_weights(folder)
-  return nnx.merge(graphdef, vit_mae_weights.import_mae(weights.flat, nnx.to_pure_dict(state), source=str(weights.path)))
+  return nnx.merge(
+      graphdef, vit_mae_weights.import_mae(weights.flat, nnx.to_pure_dict(state), source=str(weights.path)))
 
 
 def check(shape, folder, random_torch, assert_parity, noise):
@@ -38,7 +39,7 @@ def check(shape, folder, random_torch, assert_parity, noise):
   ours = load(folder)
   rng = np.random.default_rng(0)
   images = rng.standard_normal((2, config.image_size, config.image_size, 3)).astype(np.float32)
-  mask_noise = rng.random((2, (config.image_size // config.patch_size) ** 2)).astype(np.float32)
+  mask_noise = rng.random((2, (config.image_size // config.patch_size)**2)).astype(np.float32)
   pixels, torch_noise = torch.tensor(images).permute(0, 3, 1, 2), torch.tensor(mask_noise)
   with jax.default_matmul_precision('highest'), torch.no_grad():
     outputs = ours(images[:, None], mask_noise[:, None])
@@ -68,8 +69,8 @@ def test_mae_at_published_size_equals_pytorch(shape, tmp_path, random_torch, ass
 def test_positions_come_from_the_file(tmp_path, random_torch):
   model = random_torch(transformers.ViTMAEForPreTraining, transformers.ViTMAEConfig(**TINY))
   model.save_pretrained(tmp_path)
-  np.testing.assert_array_equal(load(tmp_path).encoder.positions[...],
-                                model.vit.embeddings.position_embeddings[0].detach())
+  np.testing.assert_array_equal(
+      load(tmp_path).encoder.positions[...], model.vit.embeddings.position_embeddings[0].detach())
 
 
 def test_exported_mae_loads_in_pytorch_without_a_change(tmp_path, random_torch):

@@ -89,8 +89,11 @@ def test_glu_fusion_is_its_formula(streams):
   scene, person = streams
   module = make('glu')
   gates = [dense(x, gate).reshape(5, 2, 12) for x, gate in ((scene, module.scene_gate), (person, module.person_gate))]
-  parts = [jnp.exp(g[:, h]) / jnp.exp(g[:, h]).sum(-1, keepdims=True) * x for h in range(2) for g, x in
-           ((gates[0], scene), (gates[1], person))]
+  parts = [
+      jnp.exp(g[:, h]) / jnp.exp(g[:, h]).sum(-1, keepdims=True) * x
+      for h in range(2)
+      for g, x in ((gates[0], scene), (gates[1], person))
+  ]
   joined = jnp.concatenate([parts[0] + parts[1], parts[2] + parts[3]], axis=-1)
   mixed = dense(jax.nn.relu(dense(joined, module.up)), module.down)
   expected = jax.nn.relu(mixed * jax.nn.sigmoid(dense(mixed, module.gate))) + module.bias[...]
@@ -115,6 +118,7 @@ def test_unknown_fusion_is_named():
 
 @pytest.mark.parametrize('options', [{'scan': True}, {'remat': 'full'}, {'remat': 'dots', 'scan': True}])
 def test_scan_and_remat_keep_parameters_and_results(options):
+
   def build(**options) -> ViT:
     return ViT(image_size=32, patch_size=8, width=24, depth=3, heads=2, rngs=nnx.Rngs(0), **options)
 
@@ -146,11 +150,12 @@ def test_layer_norm_and_its_written_out_gradient_are_the_librarys(dtype, toleran
   x, weight = (jnp.asarray(rng.standard_normal((5, 3, 24)) + 2.0, dtype) for _ in range(2))
   scale, bias = (jnp.asarray(rng.standard_normal(24), jnp.float32) for _ in range(2))
   results = []
-  for norm in (layers.layer_norm(24, eps=1e-6, dtype=dtype, rngs=nnx.Rngs(0)),
-               nnx.LayerNorm(24, epsilon=1e-6, dtype=dtype, use_fast_variance=False, rngs=nnx.Rngs(0))):
+  for norm in (layers.layer_norm(24, eps=1e-6, dtype=dtype,
+                                 rngs=nnx.Rngs(0)), nnx.LayerNorm(24, epsilon=1e-6, dtype=dtype,
+                                                                  use_fast_variance=False, rngs=nnx.Rngs(0))):
     graphdef = nnx.graphdef(norm)
-    value, pull = jax.vjp(lambda x, params, graphdef=graphdef: nnx.merge(graphdef, params)(x), x,
-                          {'scale': scale, 'bias': bias})
+    value, pull = jax.vjp(
+        lambda x, params, graphdef=graphdef: nnx.merge(graphdef, params)(x), x, {'scale': scale, 'bias': bias})
     results.append(jax.tree.leaves((value, pull(weight))))
   for ours, theirs in zip(*results, strict=True):
     assert ours.dtype == theirs.dtype

@@ -29,12 +29,12 @@ def test_single_label_metrics_equal_scikit_learn(rng):
   assert result['examples'] == 50
   assert result['top1'] == close(reference.accuracy_score(label, predicted))
   assert result['top3'] == close(reference.top_k_accuracy_score(label, logits, k=3, labels=every))
-  assert result['macro_f1'] == close(reference.f1_score(label, predicted, labels=every, average='macro',
-                                                        zero_division=0))
+  assert result['macro_f1'] == close(
+      reference.f1_score(label, predicted, labels=every, average='macro', zero_division=0))
   assert result['balanced_accuracy'] == close(reference.balanced_accuracy_score(label, predicted))
   np.testing.assert_array_equal(result['confusion'], reference.confusion_matrix(label, predicted, labels=every))
-  precision, recall, f1, support = reference.precision_recall_fscore_support(label, predicted, labels=every,
-                                                                             zero_division=0)
+  precision, recall, f1, support = reference.precision_recall_fscore_support(
+      label, predicted, labels=every, zero_division=0)
   for name, values in {'precision': precision, 'recall': recall, 'f1': f1, 'examples': support}.items():
     assert [row[name] for row in result['per_class']] == close(values.tolist())
 
@@ -46,8 +46,8 @@ def test_calibration_error_is_that_of_scikit_learns_calibration_curve(rng):
   confidence, correct = probability.max(1), probability.argmax(1) == label
   accuracy, mean = calibration.calibration_curve(correct, confidence, n_bins=15)
   size = np.histogram(confidence, np.linspace(0, 1, 16))[0]
-  assert metrics.single_label(logits, label, LABELS)['ece'] == close(
-      np.sum(size[size > 0] / 400 * np.abs(accuracy - mean)))
+  assert metrics.single_label(logits, label,
+                              LABELS)['ece'] == close(np.sum(size[size > 0] / 400 * np.abs(accuracy - mean)))
 
 
 def multi_label_case(rng, rows):
@@ -98,8 +98,8 @@ def test_distribution_measures_equal_scipy(rng):
   pairs = list(zip(target, predicted))
   assert result['chebyshev'] == close(np.mean([distance.chebyshev(t, p) for t, p in pairs]))
   assert result['canberra'] == close(np.mean([distance.canberra(t, p) for t, p in pairs]))
-  assert result['clark'] == close(np.mean(
-      [np.sqrt(sum(distance.canberra([a], [b]) ** 2 for a, b in zip(t, p))) for t, p in pairs]))
+  assert result['clark'] == close(
+      np.mean([np.sqrt(sum(distance.canberra([a], [b])**2 for a, b in zip(t, p))) for t, p in pairs]))
   assert result['kl'] == close(np.mean([stats.entropy(t, p) for t, p in pairs]))
   assert result['cosine'] == close(np.mean([1 - distance.cosine(t, p) for t, p in pairs]))
   assert result['intersection'] == close(np.mean([1 - distance.cityblock(t, p) / 2 for t, p in pairs]))
@@ -122,7 +122,7 @@ def test_dimensional_metrics_equal_scipy_and_lins_definition(rng):
     assert row['mae'] == close(reference.mean_absolute_error(y, x))
     assert row['pearson'] == close(stats.pearsonr(x, y).statistic)
     # Lin 1989: 1 - the expected squared distance over that of independent variables.
-    independent = np.mean((x[:, None] - y[None]) ** 2)
+    independent = np.mean((x[:, None] - y[None])**2)
     assert row['ccc'] == close(1 - reference.mean_squared_error(y, x) / independent)
   assert result['ccc'] == close(np.mean([row['ccc'] for row in result['per_dimension']]))
   assert result['examples'] == 80

@@ -19,8 +19,9 @@ from uniemox_jax.train.state import builder, create_state, graphdef_of, state_te
 from uniemox_jax.train.steps import FinetuneOptions, make_finetune_step
 
 VAD = Task('vad', ('valence', 'arousal'), 'l2', mean=(5.0, 4.0), std=(2.0, 0.5))
-EVERY = (Task('label', tuple('abcd'), 'cross_entropy', weight=0.5), Task('labels', tuple('pqr'), 'bce'),
-         Task('distribution', tuple('stuvw'), 'kl'), VAD)
+EVERY = (
+    Task('label', tuple('abcd'), 'cross_entropy',
+         weight=0.5), Task('labels', tuple('pqr'), 'bce'), Task('distribution', tuple('stuvw'), 'kl'), VAD)
 ROWS = 8
 
 
@@ -63,10 +64,11 @@ def test_weighted_euclidean_is_kostis_formula(rng, weighting):
   target, outputs = draw_targets(rng, 20)['labels'], rng.standard_normal((20, 3)).astype(np.float32)
   target[:, 1], target[:, 2] = 0, np.maximum(target[:, 2], 1 - target[:, 0])  # every example has a class
   shares = (0.5, 0.0, 0.2) if weighting == 'static' else target.mean(axis=0)
-  task = Task('labels', tuple('pqr'), 'weighted_euclidean', class_weights=weighting,
-              shares=shares if weighting == 'static' else ())
+  task = Task(
+      'labels', tuple('pqr'), 'weighted_euclidean', class_weights=weighting, shares=shares if weighting == 'static' else
+      ())
   weights = [1 / np.log(1.2 + shares[0]), 1e-4, 1 / np.log(1.2 + shares[2])]  # no example has the second class
-  wanted = np.mean([sum(w * (o - t) ** 2 for o, t, w in zip(outputs[i], target[i], weights)) for i in range(20)])
+  wanted = np.mean([sum(w * (o - t)**2 for o, t, w in zip(outputs[i], target[i], weights)) for i in range(20)])
   assert loss_of(task, outputs, target) == close(wanted)
 
 
@@ -106,8 +108,8 @@ def test_missing_targets_count_nowhere(rng, task):
 def test_one_missing_dimension_leaves_the_others(rng):
   target, outputs = draw_targets(rng, 12)['vad'], rng.standard_normal((12, 2)).astype(np.float32)
   target[:4, 1] = np.nan
-  valence, arousal = (Task('vad', (name,), 'l2', mean=(mean,), std=(std,))
-                      for name, mean, std in zip(VAD.outputs, VAD.mean, VAD.std))
+  valence, arousal = (
+      Task('vad', (name,), 'l2', mean=(mean,), std=(std,)) for name, mean, std in zip(VAD.outputs, VAD.mean, VAD.std))
   assert loss_of(VAD, outputs, target) == close(
       (loss_of(valence, outputs[:, :1], target) + loss_of(arousal, outputs[4:, 1:], target[4:])) / 2)
 
@@ -132,8 +134,8 @@ def test_losses_are_summed_with_their_weights(rng):
 @pytest.mark.parametrize('accum_steps, devices', [(4, 1), (1, 8)])
 def test_accumulation_and_devices_change_nothing_where_targets_are_missing(accum_steps, devices):
   whole, head = step_with(FinetuneOptions(drop_path=0.3), np.random.default_rng(0))
-  parts, head_of_parts = step_with(FinetuneOptions(drop_path=0.3, accum_steps=accum_steps), np.random.default_rng(0),
-                                   devices)
+  parts, head_of_parts = step_with(
+      FinetuneOptions(drop_path=0.3, accum_steps=accum_steps), np.random.default_rng(0), devices)
   for name in ('loss', 'cross_entropy', 'bce', 'kl', 'l2'):
     assert parts[name] == pytest.approx(whole[name], rel=1e-5)
   for name, mine in head.items():
@@ -167,14 +169,17 @@ def test_a_task_survives_its_checkpoint(rng):
   assert tasks.tasks_of({'labels': ['a', 'b']}) == (tasks.single_label(['a', 'b']),)
 
 
-@pytest.mark.parametrize('asked, options, said', [
-  ('mood', {}, "'tasks' is 'mood': choose auto, or join some of label, labels, distribution, vad with +"),
-  ('label+label', {}, r"'tasks' is 'label\+label'"),
-  ('label+distribution', {}, "task 'distribution' needs records with a distribution, .* choose --config.tasks=label"),
-  ('vad', {'vad_form': 'l1'}, "'task_loss.vad_form' is 'l1': choose from l2, ccc"),
-  ('labels', {'class_weights': 'some'}, "'task_loss.class_weights' is 'some': choose from none, static, dynamic"),
-  ('label', {'label': 0.0}, "'task_loss.label' is 0.0: give it more than 0"),
-])
+@pytest.mark.parametrize(
+    'asked, options, said', [
+        ('mood', {}, "'tasks' is 'mood': choose auto, or join some of label, labels, distribution, vad with +"),
+        ('label+label', {}, r"'tasks' is 'label\+label'"),
+        (
+            'label+distribution', {},
+            "task 'distribution' needs records with a distribution, .* choose --config.tasks=label"),
+        ('vad', {'vad_form': 'l1'}, "'task_loss.vad_form' is 'l1': choose from l2, ccc"),
+        ('labels', {'class_weights': 'some'}, "'task_loss.class_weights' is 'some': choose from none, static, dynamic"),
+        ('label', {'label': 0.0}, "'task_loss.label' is 0.0: give it more than 0"),
+    ])
 def test_mistakes_are_named(rng, asked, options, said):
   targets = draw_targets(rng, 10)
   targets['distribution'][:] = 0

@@ -18,8 +18,8 @@ from uniemox_jax.runtime import hardware
 
 ROOT = Path(__file__).parents[2]
 DEVICES = 8
-needs_tpu_compiler = pytest.mark.skipif(importlib.util.find_spec('libtpu') is None,
-                                        reason="the TPU compiler is missing: pip install 'uniemox_jax[tpu]'")
+needs_tpu_compiler = pytest.mark.skipif(
+    importlib.util.find_spec('libtpu') is None, reason="the TPU compiler is missing: pip install 'uniemox_jax[tpu]'")
 HLO = """HloModule jit_step
 
 %body (loop: (s32[], f32[8])) -> (s32[], f32[8]) {
@@ -69,8 +69,8 @@ def _config(data: int, fsdp: int, **changes: Any) -> ConfigDict:
   config.batch_size = 16
   config.mesh = ConfigDict({'data': data, 'fsdp': fsdp})
   config.model.update(image_size=32, width=64, depth=3, decoder_width=32, patch_size=8, scan=True)
-  config.teacher_shape = ConfigDict({'image_size': 32, 'patch_size': 8, 'width': 32, 'depth': 1, 'heads': 2,
-                                     'projection': 32})
+  config.teacher_shape = ConfigDict(
+      {'image_size': 32, 'patch_size': 8, 'width': 32, 'depth': 1, 'heads': 2, 'projection': 32})
   config.update(changes)
   return config
 
@@ -124,8 +124,9 @@ def test_what_does_not_fit_is_an_answer_not_an_error() -> None:
 
 
 def test_refusal_of_the_compiler_tells_what_would_be_needed() -> None:
-  said = ('RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO '
-          'temporaries (372.65G) exceeds available HBM (15.75G). HLO module: jit__step.\nSee https://openxla.org')
+  said = (
+      'RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO '
+      'temporaries (372.65G) exceeds available HBM (15.75G). HLO module: jit__step.\nSee https://openxla.org')
   refused = step_compiler.out_of_memory(said)
   assert refused['hbm_bytes_per_device'] == round(372.65 * 2**30)
   assert not refused['fits']
@@ -167,11 +168,13 @@ def test_config_of_another_verb_is_refused(section: str) -> None:
 def _answer(config: ConfigDict, where: str, needed: int) -> dict[str, Any]:
   """A plan as `plan.plan` gives it, of a program that needs so many bytes."""
   chip = hardware.parse_slice(where).chip
-  numbers = dict.fromkeys([f'{name}_bytes_per_device' for name in
-                           ('params', 'optimizer', 'teacher', 'batch', 'temporary')], 1)
-  measured = numbers | {'fits': needed <= chip.hbm, 'hbm_bytes_per_device': needed, 'params': 1, 'message': 'too large',
-                        'student_flops_per_example': 3, 'teacher_flops_per_example': 1,
-                        'activation_values_per_example': 1, 'collectives': []}
+  numbers = dict.fromkeys(
+      [f'{name}_bytes_per_device' for name in ('params', 'optimizer', 'teacher', 'batch', 'temporary')], 1)
+  measured = numbers | {
+      'fits': needed <= chip.hbm, 'hbm_bytes_per_device': needed, 'params': 1, 'message': 'too large',
+      'student_flops_per_example': 3, 'teacher_flops_per_example': 1, 'activation_values_per_example': 1,
+      'collectives': []
+  }
   return planning.completed(measured, config, hardware.parse_slice(where))
 
 

@@ -112,8 +112,11 @@ def test_files_folders_globs_and_lists_keep_their_order_and_are_predicted_once(
   (tmp_path / 'a' / '.hidden.png').write_bytes(b'')
   listed = draw(tmp_path / 'c', 3, seed=2)
   (tmp_path / 'list.txt').write_text(f'{listed[2]}\r\n\n{listed[0]}\n{tmp_path}/missing, "now".png\n{first[0]}\n')
-  predict(checkpoint, [first[1], str(tmp_path / 'list.txt'), str(tmp_path / 'a'), str(tmp_path / '[b-c]' / '*1.png')],
-          str(tmp_path / 'out.csv'))
+  predict(
+      checkpoint,
+      [first[1], str(tmp_path / 'list.txt'),
+       str(tmp_path / 'a'),
+       str(tmp_path / '[b-c]' / '*1.png')], str(tmp_path / 'out.csv'))
   paths = [row['path'] for row in rows_of(tmp_path / 'out.csv')]
   assert paths == [first[1], listed[2], listed[0], f'{tmp_path}/missing, "now".png', first[0], *second, listed[1]]
   said = capsys.readouterr().err
@@ -138,15 +141,18 @@ def test_json_lines_hold_what_csv_holds(checkpoint: str, tmp_path: Path) -> None
   objects = [json.loads(line) for line in (tmp_path / 'out.jsonl').read_text().splitlines()]
   for row, found in zip(rows_of(tmp_path / 'out.csv'), objects, strict=True):
     assert list(found) == list(row) == COLUMNS
-    assert {key: '' if value is None else f'{value:.6f}' if isinstance(value, float) else value
-            for key, value in found.items()} == row
+    assert {
+        key: '' if value is None else f'{value:.6f}' if isinstance(value, float) else value
+        for key, value in found.items()
+    } == row
 
 
 def test_without_out_the_table_is_standard_output(checkpoint: str, tmp_path: Path) -> None:
   draw(tmp_path / 'pictures', 3)
   predict(checkpoint, [str(tmp_path / 'pictures')], str(tmp_path / 'out.csv'))
-  done = subprocess.run([sys.executable, '-m', 'uniemox_jax.predict', f'--checkpoint={checkpoint}',
-                         str(tmp_path / 'pictures')], cwd=ROOT, capture_output=True, text=True, check=True)
+  done = subprocess.run(
+      [sys.executable, '-m', 'uniemox_jax.predict', f'--checkpoint={checkpoint}',
+       str(tmp_path / 'pictures')], cwd=ROOT, capture_output=True, text=True, check=True)
   assert done.stdout == (tmp_path / 'out.csv').read_text()
   assert done.stderr.endswith('standard output: 3 predicted, 0 unreadable\n')
 
@@ -168,8 +174,11 @@ def test_killed_run_is_completed_to_the_same_bytes(checkpoint: str, tmp_path: Pa
   draw(tmp_path / 'pictures', 3000)
   predict(checkpoint, [str(tmp_path / 'pictures')], str(tmp_path / 'whole.csv'), batch_size=8)
   out = tmp_path / 'out.csv'
-  arguments = [sys.executable, '-m', 'uniemox_jax.predict', f'--checkpoint={checkpoint}', f'--out={out}',
-               '--append', '--batch_size=8', str(tmp_path / 'pictures')]
+  arguments = [
+      sys.executable, '-m', 'uniemox_jax.predict', f'--checkpoint={checkpoint}', f'--out={out}', '--append',
+      '--batch_size=8',
+      str(tmp_path / 'pictures')
+  ]
   with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
     deadline = time.monotonic() + 120
     while not (out.exists() and out.stat().st_size > 5000):
@@ -206,6 +215,7 @@ class TestBatchSize:
   @staticmethod
   def simulated(largest: int, fixed: float = 1.0) -> Callable[[int], float]:
     """Time that a device takes which holds `largest` rows: the same up to 256, where it is fully at work."""
+
     def seconds(rows: int) -> float:
       if rows > largest:
         raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
@@ -213,9 +223,9 @@ class TestBatchSize:
 
     return seconds
 
-  @pytest.mark.parametrize(('largest', 'most', 'devices', 'chosen'), [
-      (10_000, 10_000, 1, 256), (100, 10_000, 1, 64), (20, 10_000, 1, 16), (10_000, 5, 1, 5), (10_000, 10_000, 8, 256),
-      (10_000, 3, 8, 8)])
+  @pytest.mark.parametrize(('largest', 'most', 'devices', 'chosen'), [(10_000, 10_000, 1, 256), (100, 10_000, 1, 64),
+                                                                      (20, 10_000, 1, 16), (10_000, 5, 1, 5),
+                                                                      (10_000, 10_000, 8, 256), (10_000, 3, 8, 8)])
   def test_doubles_until_no_longer_faster_or_out_of_memory(self, largest, most, devices, chosen):
     assert fastest_batch(self.simulated(largest), most, devices) == chosen
 
@@ -224,6 +234,7 @@ class TestBatchSize:
       fastest_batch(self.simulated(0), 100, 1)
 
   def test_another_error_is_not_taken_for_memory(self):
+
     def seconds(rows: int) -> float:
       raise jax.errors.JaxRuntimeError('INTERNAL: broken')
 
@@ -237,21 +248,22 @@ class TestBatchSize:
 
 
 MISTAKES: dict[str, tuple[list[str], str, str]] = {
-  'nothing given': ([], 'IMAGE_OR_FOLDER', 'give it'),
-  'missing path': (['{tmp}/nope.jpg'], 'nope.jpg', 'give picture files'),
-  'glob without a match': (['{tmp}/*.gif'], '*.gif', 'give picture files'),
-  'folder without pictures': (['{tmp}/texts'], '1 *.md', 'give picture files'),
-  'empty list': (['{tmp}/empty.txt'], 'empty.txt', 'a path a line'),
-  'nothing that can be read': (['{tmp}/broken.jpg'], 'empty file', 'give pictures that can'),
-  'append to standard output': (['{tmp}/pictures', '--append'], '--append', 'add --out='),
-  'table that is there': (['{tmp}/pictures', '--out={tmp}/made.csv'], 'made.csv', '--append'),
-  'table of another program': (
-      ['{tmp}/pictures', '--out={tmp}/foreign.csv', '--append'], 'foreign.csv', 'another --out'),
-  'table in another format': (
-      ['{tmp}/pictures', '--out={tmp}/made.csv', '--format=jsonl', '--append'], 'format', 'another --out'),
-  'table where none can be': (['{tmp}/pictures', '--out={tmp}/broken.jpg/out.csv'], 'out.csv', 'another --out'),
-  'unknown format': (['{tmp}/pictures', '--format=xml'], 'xml', '--help'),
-  'batch of none': (['{tmp}/pictures', '--batch_size=0'], 'batch_size', '--help'),
+    'nothing given': ([], 'IMAGE_OR_FOLDER', 'give it'),
+    'missing path': (['{tmp}/nope.jpg'], 'nope.jpg', 'give picture files'),
+    'glob without a match': (['{tmp}/*.gif'], '*.gif', 'give picture files'),
+    'folder without pictures': (['{tmp}/texts'], '1 *.md', 'give picture files'), 'empty list':
+        (['{tmp}/empty.txt'], 'empty.txt', 'a path a line'), 'nothing that can be read':
+            (['{tmp}/broken.jpg'], 'empty file', 'give pictures that can'), 'append to standard output':
+                (['{tmp}/pictures', '--append'], '--append', 'add --out='), 'table that is there':
+                    (['{tmp}/pictures', '--out={tmp}/made.csv'], 'made.csv', '--append'), 'table of another program':
+                        (['{tmp}/pictures', '--out={tmp}/foreign.csv',
+                          '--append'], 'foreign.csv', 'another --out'), 'table in another format':
+                              (['{tmp}/pictures', '--out={tmp}/made.csv', '--format=jsonl',
+                                '--append'], 'format', 'another --out'), 'table where none can be':
+                                    (['{tmp}/pictures', '--out={tmp}/broken.jpg/out.csv'], 'out.csv', 'another --out'),
+    'unknown format': (['{tmp}/pictures',
+                        '--format=xml'], 'xml', '--help'), 'batch of none': (['{tmp}/pictures',
+                                                                              '--batch_size=0'], 'batch_size', '--help')
 }
 
 
@@ -270,32 +282,34 @@ def folder(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")
 @pytest.mark.parametrize(('arguments', 'thing', 'remedy'), MISTAKES.values(), ids=MISTAKES)
-def test_mistake_is_one_line(command: Callable[..., int], assert_one_line: Callable[..., None], folder: Path,
-                             capsys: pytest.CaptureFixture, checkpoint: str, arguments: list[str], thing: str,
-                             remedy: str) -> None:
+def test_mistake_is_one_line(
+    command: Callable[..., int], assert_one_line: Callable[..., None], folder: Path, capsys: pytest.CaptureFixture,
+    checkpoint: str, arguments: list[str], thing: str, remedy: str) -> None:
   made = (folder / 'made.csv').read_bytes()
-  code = command('uniemox_jax.predict', f'--checkpoint={checkpoint}',
-                 *(argument.format(tmp=folder) for argument in arguments))
+  code = command(
+      'uniemox_jax.predict', f'--checkpoint={checkpoint}', *(argument.format(tmp=folder) for argument in arguments))
   assert_one_line(code, capsys.readouterr().err, thing, remedy)
   assert (folder / 'made.csv').read_bytes() == made
 
 
 @pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")
-@pytest.mark.parametrize(('weights', 'thing', 'remedy'), [
-    ('encoder', "kind 'encoder'", 'fine-tuning'), ('folder', 'no checkpoint', 'give the --workdir'),
-    ('other_checkpoint', 'weights', 'another --out')])
+@pytest.mark.parametrize(('weights', 'thing', 'remedy'), [('encoder', "kind 'encoder'", 'fine-tuning'),
+                                                          ('folder', 'no checkpoint', 'give the --workdir'),
+                                                          ('other_checkpoint', 'weights', 'another --out')])
 def test_other_weights_are_one_line(
     command: Callable[..., int], assert_one_line: Callable[..., None], folder: Path, capsys: pytest.CaptureFixture,
     request: pytest.FixtureRequest, weights: str, thing: str, remedy: str) -> None:
-  code = command('uniemox_jax.predict', f'--checkpoint={request.getfixturevalue(weights)}', folder / 'pictures',
-                 f'--out={folder}/made.csv', '--append')
+  code = command(
+      'uniemox_jax.predict', f'--checkpoint={request.getfixturevalue(weights)}', folder / 'pictures',
+      f'--out={folder}/made.csv', '--append')
   assert_one_line(code, capsys.readouterr().err, thing, remedy)
 
 
 def test_reader_that_goes_away_is_one_line(checkpoint: str, tmp_path: Path) -> None:
   draw(tmp_path / 'pictures', 400)
-  done = subprocess.run(f'{sys.executable} -m uniemox_jax.predict --checkpoint={checkpoint} {tmp_path}/pictures '
-                        '--batch_size=1 | true', shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+  done = subprocess.run(
+      f'{sys.executable} -m uniemox_jax.predict --checkpoint={checkpoint} {tmp_path}/pictures '
+      '--batch_size=1 | true', shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
   errors = [line for line in done.stderr.replace('\r', '\n').splitlines() if line and not line.startswith('predicting')]
   assert len(errors) == 1 and errors[0].startswith('error: nobody reads'), done.stderr
 
@@ -306,5 +320,6 @@ def test_weights_that_are_broken_are_named(checkpoint: str, tmp_path: Path) -> N
   params['head']['bias'] = np.full(3, np.nan, np.float32)
   save_weights(str(tmp_path / 'run'), params, {'kind': 'classifier', 'model': model, 'labels': LABELS})
   draw(tmp_path / 'pictures', 2)
-  assert_refused(lambda: predict(str(tmp_path / 'run'), [str(tmp_path / 'pictures')], str(tmp_path / 'out.csv')),
-                 'weights are broken')
+  assert_refused(
+      lambda: predict(str(tmp_path / 'run'), [str(tmp_path / 'pictures')], str(tmp_path / 'out.csv')),
+      'weights are broken')

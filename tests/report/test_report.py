@@ -14,9 +14,11 @@ from uniemox_jax.report.figures import data_uri
 from uniemox_jax.report.look_page import SUMMARY
 
 LABELS = ['amusement', 'awe', 'contentment', 'excitement', 'anger', 'disgust', 'fear', 'sadness']
-RUNS = {'clip': 'clip', 'uniemox': 'uniemox', 'mae_only': 'mae_only', 'finetune_uniemox': 'finetune/uniemox',
-        'finetune_mae_only': 'finetune/mae_only', 'finetune_scratch': 'finetune/scratch',
-        'look_uniemox': 'look_uniemox', 'look_finetune_uniemox': 'look_finetune_uniemox'}
+RUNS = {
+    'clip': 'clip', 'uniemox': 'uniemox', 'mae_only': 'mae_only', 'finetune_uniemox': 'finetune/uniemox',
+    'finetune_mae_only': 'finetune/mae_only', 'finetune_scratch': 'finetune/scratch', 'look_uniemox': 'look_uniemox',
+    'look_finetune_uniemox': 'look_finetune_uniemox'
+}
 STEPS = 700
 
 
@@ -35,8 +37,10 @@ def _result(top1: float, rng: np.random.Generator) -> dict[str, Any]:
   confusion = rng.integers(0, 7, (8, 8)) + np.diag([int(60 * top1)] * 8)
   per_class = [{'label': label, 'examples': int(row.sum()), 'precision': 0.5, 'recall': 0.625, 'f1': 0.555}
                for label, row in zip(LABELS, confusion, strict=True)]
-  return {'top1': top1, 'top3': 0.9, 'macro_f1': top1, 'loss': 1.1, 'examples': 480, 'checkpoint_step': 150,
-          'per_class': per_class, 'confusion': confusion.tolist()}
+  return {
+      'top1': top1, 'top3': 0.9, 'macro_f1': top1, 'loss': 1.1, 'examples': 480, 'checkpoint_step': 150,
+      'per_class': per_class, 'confusion': confusion.tolist()
+  }
 
 
 @pytest.fixture
@@ -46,18 +50,17 @@ def report() -> dict[str, Any]:
   accuracy = {'uniemox': 0.7125, 'mae_only': 0.6, 'scratch': 0.5125}
   splits = {'train': {'examples': 2304, 'with_person_share': 0.7612}, 'val': {'examples': 576}}
   return {
-      'accuracy': accuracy, 'test_examples': 480,
-      'losses': reporting.summarise_losses(_pretrain_lines(), STEPS),
+      'accuracy': accuracy, 'test_examples': 480, 'losses': reporting.summarise_losses(_pretrain_lines(), STEPS),
       'seconds': {'build_emoset': 31.4, 'pretrain_uniemox': 182.0},
-      'results': {run: _result(top1, rng) for run, top1 in accuracy.items()},
-      'labels_seen': {'uniemox': 'EmoSet emotion words, in captions; Emo8 train', 'mae_only': 'Emo8 train',
-                      'scratch': 'Emo8 train'},
-      'oracle': {'all': 1.0, 'scene_only': 0.64, 'figure_only': 0.55},
-      'datasets': {'emoset': {'read': 2880, 'rejected': 3, 'splits': splits},
-                   'emo8': {'read': 480, 'rejected': 0, 'splits': {'test': {'examples': 480}}}},
-      'versions': reporting.package_versions(),
-      'commands': ['python -m uniemox_jax.demo --workdir=runs/demo', "echo '<b>&</b>'"],
-      'config': {'pretrain': {'batch_size': 64}}, 'runs': RUNS}
+      'results': {run: _result(top1, rng) for run, top1 in accuracy.items()}, 'labels_seen': {
+          'uniemox': 'EmoSet emotion words, in captions; Emo8 train', 'mae_only': 'Emo8 train', 'scratch': 'Emo8 train'
+      }, 'oracle': {'all': 1.0, 'scene_only': 0.64, 'figure_only': 0.55}, 'datasets': {
+          'emoset': {'read': 2880, 'rejected': 3, 'splits': splits},
+          'emo8': {'read': 480, 'rejected': 0, 'splits': {'test': {'examples': 480}}}
+      }, 'versions': reporting.package_versions(),
+      'commands': ['python -m uniemox_jax.demo --workdir=runs/demo',
+                   "echo '<b>&</b>'"], 'config': {'pretrain': {'batch_size': 64}}, 'runs': RUNS
+  }
 
 
 def _write_look(folder: Path, drawn: list[str], skipped: dict[str, str]) -> None:
@@ -74,8 +77,9 @@ def workdir(tmp_path: Path) -> Path:
   """The run folders of a finished demo, in small."""
   _write_lines(tmp_path / 'uniemox', _pretrain_lines())
   for run in ('uniemox', 'mae_only', 'scratch'):
-    _write_lines(tmp_path / 'finetune' / run, [
-        {'step': step, 'val_top1': 0.3 + 0.05 * len(run) * (1 - (step / 150 - 1)**2)} for step in range(25, 251, 25)])
+    _write_lines(
+        tmp_path / 'finetune' / run,
+        [{'step': step, 'val_top1': 0.3 + 0.05 * len(run) * (1 - (step / 150 - 1)**2)} for step in range(25, 251, 25)])
   folder = tmp_path / 'uniemox' / 'reconstructions'
   folder.mkdir()
   rng = np.random.default_rng(0)
@@ -83,8 +87,8 @@ def workdir(tmp_path: Path) -> Path:
     pixels = rng.integers(0, 255, (8 * 7, 3 * 7, 3), np.uint8)
     Image.fromarray(pixels).resize((3 * 98, 8 * 98)).save(folder / f'step_{step:07d}.png')
   _write_look(tmp_path / 'look_uniemox', ['attention', 'embeddings', 'reconstruction'], {'mistakes': 'no <classes>'})
-  _write_look(tmp_path / 'look_finetune_uniemox', ['attention', 'embeddings', 'mistakes'],
-              {'reconstruction': 'no decoder'})
+  _write_look(
+      tmp_path / 'look_finetune_uniemox', ['attention', 'embeddings', 'mistakes'], {'reconstruction': 'no decoder'})
   return tmp_path
 
 
@@ -105,8 +109,8 @@ def test_report_json_is_the_report_and_the_page_misses_nothing(report: dict[str,
 def test_page_fetches_nothing_and_runs_nothing(report: dict[str, Any], workdir: Path) -> None:
   page = _page(report, workdir)
   sources = re.findall(r'<img src="([^"]*)"', page)
-  assert [source.partition(';')[0] for source in sources] == (
-      ['data:image/svg+xml'] * 5 + ['data:image/png'] * 2 + ['data:image/svg+xml'] + ['data:image/png'] * 6)
+  assert [source.partition(';')[0] for source in sources
+         ] == (['data:image/svg+xml'] * 5 + ['data:image/png'] * 2 + ['data:image/svg+xml'] + ['data:image/png'] * 6)
   rest = re.sub(r'<img src="[^"]*"', '', page)
   for word in ('src=', 'href=', 'url(', '@import', '<script', '<link', 'http:', 'https:'):
     assert word not in rest, word
@@ -120,8 +124,7 @@ def test_values_are_escaped(report: dict[str, Any], workdir: Path) -> None:
 def test_first_and_last_sheet_are_shown_unchanged(report: dict[str, Any], workdir: Path) -> None:
   page = _page(report, workdir)
   folder = workdir / 'uniemox' / 'reconstructions'
-  shown = [data_uri((folder / f'step_{step:07d}.png').read_bytes(), 'image/png') in page
-           for step in (200, 400, 700)]
+  shown = [data_uri((folder / f'step_{step:07d}.png').read_bytes(), 'image/png') in page for step in (200, 400, 700)]
   assert shown == [True, False, True]
 
 

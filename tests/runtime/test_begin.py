@@ -57,8 +57,8 @@ def test_processes_that_compile_and_those_that_wait_for_them_end_at_once(start: 
 
 
 @pytest.mark.parametrize('arguments', [('only 0', 'only 300'), ('together 300', 'together 300')], ids=str)
-def test_processes_that_only_watch_until_their_work_is_done_end_at_once(start: Start, arguments: tuple[str, str]
-                                                                         ) -> None:
+def test_processes_that_only_watch_until_their_work_is_done_end_at_once(
+    start: Start, arguments: tuple[str, str]) -> None:
   preempted(start(*arguments), 1)
 
 

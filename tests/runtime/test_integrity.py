@@ -26,8 +26,9 @@ DESCRIPTION = {'kind': 'classifier', 'model': {'width': 16, 'heads': 2}, 'labels
 
 def state_at(step: int) -> TrainState:
   rng = np.random.default_rng(step)
-  params = jax.tree.map(lambda shape: jnp.asarray(rng.standard_normal(shape), jnp.float32), SHAPES,
-                        is_leaf=lambda value: isinstance(value, tuple))
+  params = jax.tree.map(
+      lambda shape: jnp.asarray(rng.standard_normal(shape), jnp.float32), SHAPES,
+      is_leaf=lambda value: isinstance(value, tuple))
   return TrainState(jnp.int32(step), params, optax.adam(1e-3).init(params))
 
 
@@ -51,8 +52,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def same(one: Any, other: Any) -> bool:
-  return all(np.asarray(a).tobytes() == np.asarray(b).tobytes()
-             for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+  return all(
+      np.asarray(a).tobytes() == np.asarray(b).tobytes()
+      for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
 def flip_a_bit(folder: Path, draws: random.Random) -> Path:
@@ -157,8 +159,10 @@ def test_evaluation_that_was_cut_short_is_saved_over(tmp_path):
 
 @pytest.mark.parametrize('fsdp', [1, 2, 8])
 def test_checksums_are_the_same_on_any_mesh(fsdp):
-  tree = {'kernel': np.random.default_rng(0).standard_normal((3, 16, 8)).astype(np.float32),
-          'half': np.arange(64).reshape(8, 8).astype(jnp.bfloat16), 'step': np.array(7, np.int32)}
+  tree = {
+      'kernel': np.random.default_rng(0).standard_normal((3, 16, 8)).astype(np.float32),
+      'half': np.arange(64).reshape(8, 8).astype(jnp.bfloat16), 'step': np.array(7, np.int32)
+  }
   mesh = sharding.make_mesh(-1, fsdp)
   placed = jax.device_put(tree, sharding.tree_shardings(tree, mesh))
   assert integrity.describe_leaves(placed) == integrity.describe_leaves(tree)

@@ -30,15 +30,19 @@ EMOSET_EXAMPLES = 2400
 PHASES = ('compile', 'train', 'evaluate', 'save')
 FAST = [('finetune', 'evaluate', 1, 1), ('pretrain', 'train', 2, 1)]
 # Verb, phase, how many processes there are, how many of them get the signal.
-CASES = [(verb, phase, processes, processes) for verb in ('pretrain', 'finetune') for phase in PHASES
+CASES = [(verb, phase, processes, processes)
+         for verb in ('pretrain', 'finetune')
+         for phase in PHASES
          for processes in (1, 2)] + [('pretrain', 'compile', 2, 1), ('finetune', 'train', 2, 1),
                                      ('finetune', 'evaluate', 2, 1), ('pretrain', 'save', 2, 1)]
 
 
 @pytest.fixture(scope='module')
 def configs(data_dir: str, clip_folder: Path) -> dict[str, ConfigDict]:
-  return {'pretrain': small_runs.pretrain_config(data_dir, clip_folder),
-          'finetune': small_runs.finetune_config(data_dir, epochs=3)}
+  return {
+      'pretrain': small_runs.pretrain_config(data_dir, clip_folder),
+      'finetune': small_runs.finetune_config(data_dir, epochs=3)
+  }
 
 
 @pytest.fixture(scope='module')
@@ -50,8 +54,9 @@ def demo_configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ConfigDi
   for dataset in DATASETS:
     build.build(dataset, folder / 'raw' / dataset, folder / 'data')
   clip = clip_of_shape(config.pretrain).config
-  params = jax.tree.map(lambda leaf: np.random.default_rng(0).normal(0, 0.05, leaf.shape).astype(np.float32),
-                        abstract_clip(clip)[1])
+  params = jax.tree.map(
+      lambda leaf: np.random.default_rng(0).normal(0, 0.05, leaf.shape).astype(np.float32),
+      abstract_clip(clip)[1])
   save_clip(folder / 'teacher', clip, params)
   configs = {verb: config[verb] for verb in ('pretrain', 'finetune')}
   for section in configs.values():
@@ -112,8 +117,9 @@ def announcing(command: list[str], verb: str) -> list[str]:
   return [*command[:2], 'tests.support.phases', verb, *command[3:]]
 
 
-def check_ends_and_resumes(configs: dict[str, ConfigDict], whole_runs: WholeRuns, workdir: Path,
-                           case: tuple[str, str, int, int], seconds: float) -> None:
+def check_ends_and_resumes(
+    configs: dict[str, ConfigDict], whole_runs: WholeRuns, workdir: Path, case: tuple[str, str, int, int],
+    seconds: float) -> None:
   verb, phase, processes, signalled = case
   command = small_runs.command(f'uniemox_jax.{verb}', configs[verb], workdir)
   said = end_in_phase(small_runs.start_group(announcing(command, verb), processes), phase, signalled, seconds)
@@ -125,8 +131,8 @@ def check_ends_and_resumes(configs: dict[str, ConfigDict], whole_runs: WholeRuns
     assert 'nothing is unsaved' in said[0] or 'no step was done yet' in said[0], said
   finish(small_runs.start_group(command, processes))
   assert small_runs.same_weights(whole_runs[verb, processes], workdir)
-  assert [path.read_bytes() for path in whole_runs[verb, processes].glob('result.json')] == [
-      path.read_bytes() for path in workdir.glob('result.json')]
+  assert [path.read_bytes() for path in whole_runs[verb, processes].glob('result.json')
+         ] == [path.read_bytes() for path in workdir.glob('result.json')]
 
 
 @pytest.mark.parametrize('case', FAST, ids=str)

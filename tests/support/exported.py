@@ -12,8 +12,9 @@ from uniemox_jax.models.registry import MODULES
 from uniemox_jax.train.checkpoint import save_weights
 
 TINY = dict(image_size=32, patch_size=8, width=32, depth=2, heads=4)
-VIT_B, VIT_L = (dict(image_size=224, patch_size=16, width=width, depth=depth, heads=heads)
-                for width, depth, heads in ((768, 12, 12), (1024, 24, 16)))
+VIT_B, VIT_L = (
+    dict(image_size=224, patch_size=16, width=width, depth=depth, heads=heads)
+    for width, depth, heads in ((768, 12, 12), (1024, 24, 16)))
 TINY_DECODER = dict(decoder_width=16, decoder_depth=2, decoder_heads=2)
 PUBLISHED_DECODER = dict(decoder_width=512, decoder_depth=8, decoder_heads=16)
 LABELS = ['amusement', 'awe', 'contentment', 'excitement', 'anger', 'disgust', 'fear', 'sadness']

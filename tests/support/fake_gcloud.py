@@ -38,7 +38,8 @@ def _create(name: str) -> None:
     home = CLOUD / 'workers' / f'{name}-w-{index}'
     _tool(home / 'bin/hostname', f"echo 't1v-w-{index}'")
     # `uv venv` makes an environment; the rest of the installation is only noted.
-    _tool(home / 'bin/python3', f'''echo "$*" >> "$HOME/installed"
+    _tool(
+        home / 'bin/python3', f'''echo "$*" >> "$HOME/installed"
 case "$*" in *"uv venv"*) for folder; do :; done
 mkdir -p "$folder/bin" && ln -sf '{sys.executable}' "$folder/bin/python";; esac''')
     _tool(home / 'bin/gcloud', 'echo "gcloud $*" >> "$HOME/installed"')
@@ -50,9 +51,11 @@ def _ssh(worker: str, command: str) -> int:
     print('ERROR: cannot be reached', file=sys.stderr)
     return 255
   homes = sorted((CLOUD / 'workers').iterdir())
-  running = [subprocess.Popen(['bash', '-c', command], cwd=home, stdin=subprocess.DEVNULL,
-                              env=os.environ | {'HOME': str(home), 'PATH': f'{home}/bin:{os.environ["PATH"]}'})
-             for home in (homes if worker == 'all' else [homes[int(worker)]])]
+  running = [
+      subprocess.Popen(['bash', '-c', command], cwd=home, stdin=subprocess.DEVNULL,
+                       env=os.environ | {'HOME': str(home), 'PATH': f'{home}/bin:{os.environ["PATH"]}'})
+      for home in (homes if worker == 'all' else [homes[int(worker)]])
+  ]
   return next((code for code in [process.wait() for process in running] if code), 0)
 
 

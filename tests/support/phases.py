@@ -20,6 +20,7 @@ PAUSE_SECONDS, TRAINING_PAUSE_SECONDS, REPLACING_PAUSE_SECONDS = 0.5, 1.0, 3
 
 def announced(phase: str, call: Callable[..., Any]) -> Callable[..., Any]:
   """`call`, which first says that `phase` begins, and then takes some time."""
+
   @functools.wraps(call)
   def speak(*args: Any, **options: Any) -> Any:
     print(f'PHASE {phase}', flush=True)
@@ -34,6 +35,7 @@ def compiling(compile_step: Callable[..., Any]) -> Callable[..., Any]:
 
   The steps after that take their time: on a busy machine, processes need seconds to hear of each other's signal.
   """
+
   def make(*arguments: Any) -> Callable[..., Any]:
     program, calls = announced('compile', compile_step)(*arguments), []
 
@@ -50,6 +52,7 @@ def compiling(compile_step: Callable[..., Any]) -> Callable[..., Any]:
 
 def replacing(delete: Callable[..., None]) -> Callable[..., None]:
   """The deletion of a step that is saved anew, announced once the old one is gone."""
+
   def make(*arguments: Any) -> None:
     delete(*arguments)
     print('PHASE replace', flush=True)

@@ -33,11 +33,12 @@ def write_records(folder: Path, seed: int = 0) -> str:
 
 def random_clip() -> tuple[CLIPConfig, dict[str, Any]]:
   """A CLIP of 16-wide towers with OpenAI's vocabulary, its parameters random and none of them zero."""
-  config = CLIPConfig(vision=Tower(16, 2, 2, 32), text=Tower(16, 3, 4, 24), image_size=32, patch_size=8,
-                      projection_dim=12)
+  config = CLIPConfig(
+      vision=Tower(16, 2, 2, 32), text=Tower(16, 3, 4, 24), image_size=32, patch_size=8, projection_dim=12)
   rng = np.random.default_rng(0)
-  return config, jax.tree.map(lambda x: (0.2 * rng.standard_normal(x.shape)).astype(np.float32),
-                              abstract_clip(config)[1])
+  return config, jax.tree.map(
+      lambda x: (0.2 * rng.standard_normal(x.shape)).astype(np.float32),
+      abstract_clip(config)[1])
 
 
 def write_teacher(folder: Path) -> Path:
@@ -68,8 +69,9 @@ def finetune_config(data_dir: str, epochs: int = 2) -> ConfigDict:
 def command(verb: str, config: ConfigDict, workdir: Path, *arguments: str) -> list[str]:
   """`python -m VERB` with this config, written beside the workdir."""
   path = workdir.with_name(f'{workdir.name}_config.py')
-  path.write_text('from ml_collections import ConfigDict\ndef get_config():\n'
-                  f'  return ConfigDict({config.to_dict()!r})\n')
+  path.write_text(
+      'from ml_collections import ConfigDict\ndef get_config():\n'
+      f'  return ConfigDict({config.to_dict()!r})\n')
   return [sys.executable, '-m', verb, f'--config={path}', f'--workdir={workdir}', *arguments]
 
 
@@ -78,8 +80,8 @@ def start(arguments: list[str], devices: int = 1, **environment: str) -> subproc
   """
   flags = f'--xla_force_host_platform_device_count={devices}'
   values = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONUNBUFFERED': '1'} | environment
-  return subprocess.Popen(arguments, cwd=ROOT, env=values, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          process_group=0)
+  return subprocess.Popen(
+      arguments, cwd=ROOT, env=values, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0)
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -96,5 +98,8 @@ def start_group(arguments: list[str], processes: int, devices: int = 1) -> list[
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{probe.getsockname()[1]}'
-  return [start(arguments, devices, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=str(processes),
-                JAX_PROCESS_ID=str(index)) for index in range(processes)]
+  return [
+      start(
+          arguments, devices, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=str(processes),
+          JAX_PROCESS_ID=str(index)) for index in range(processes)
+  ]

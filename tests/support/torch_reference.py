@@ -12,6 +12,7 @@ from torch import nn
 
 
 class Attention(nn.Module):
+
   def __init__(self, width, heads):
     super().__init__()
     self.heads, self.qkv, self.proj = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
@@ -23,6 +24,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
+
   def __init__(self, width):
     super().__init__()
     self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
@@ -32,6 +34,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
+
   def __init__(self, width, heads):
     super().__init__()
     self.norm1, self.attn = nn.LayerNorm(width, eps=1e-6), Attention(width, heads)
@@ -43,6 +46,7 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
+
   def __init__(self, patch, width):
     super().__init__()
     self.proj = nn.Conv2d(3, width, patch, patch)
@@ -56,7 +60,7 @@ class Encoder(nn.Module):
 
   def __init__(self, *, image_size, patch, width, depth, heads):
     super().__init__()
-    self.patches = (image_size // patch) ** 2
+    self.patches = (image_size // patch)**2
     self.patch_embed = PatchEmbed(patch, width)
     self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
     self.pos_embed = nn.Parameter(torch.zeros(1, self.patches + 1, width))
@@ -116,6 +120,7 @@ class FineTuned(Encoder):
 
 
 class Additive(nn.Module):
+
   def __init__(self, width, heads):
     super().__init__()
     self.linear, self.bn = nn.Linear(width, width), nn.LayerNorm(width)
@@ -125,6 +130,7 @@ class Additive(nn.Module):
 
 
 class WeightedSum(nn.Module):
+
   def __init__(self, width, heads):
     super().__init__()
     self.alpha, self.beta = (nn.Parameter(torch.randn(heads, 1, width)) for _ in range(2))
@@ -149,6 +155,7 @@ class StreamAttention(nn.Module):
 
 
 class Glu(nn.Module):
+
   def __init__(self, width, heads):
     super().__init__()
     self.W_a, self.W_b = (nn.ModuleList(nn.Linear(width, width) for _ in range(heads)) for _ in range(2))
@@ -165,11 +172,13 @@ FUSIONS = {'additive': Additive, 'weighted_sum': WeightedSum, 'attention': Strea
 
 
 class QuickGelu(nn.Module):
+
   def forward(self, x):
     return x * torch.sigmoid(1.702 * x)
 
 
 class ClipBlock(nn.Module):
+
   def __init__(self, width, heads, hidden, activation):
     super().__init__()
     self.attn = nn.MultiheadAttention(width, heads)
@@ -186,6 +195,7 @@ class ClipBlock(nn.Module):
 
 
 class ClipTransformer(nn.Module):
+
   def __init__(self, width, depth, heads, hidden, activation):
     super().__init__()
     self.resblocks = nn.ModuleList(ClipBlock(width, heads, hidden, activation) for _ in range(depth))
@@ -198,11 +208,12 @@ class ClipTransformer(nn.Module):
 
 
 class ClipVision(nn.Module):
+
   def __init__(self, image_size, patch, width, depth, heads, hidden, projection, activation):
     super().__init__()
     self.conv1 = nn.Conv2d(3, width, patch, patch, bias=False)
     self.class_embedding = nn.Parameter(torch.zeros(width))
-    self.positional_embedding = nn.Parameter(torch.zeros((image_size // patch) ** 2 + 1, width))
+    self.positional_embedding = nn.Parameter(torch.zeros((image_size // patch)**2 + 1, width))
     self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
     self.transformer = ClipTransformer(width, depth, heads, hidden, activation)
     self.proj = nn.Parameter(torch.zeros(width, projection))
@@ -216,8 +227,8 @@ class ClipVision(nn.Module):
 class OpenAiClip(nn.Module):
   """`archive`: with the three integers that OpenAI's own TorchScript archives carry."""
 
-  def __init__(self, *, image_size, patch, vision, text, projection, context, vocabulary, activation=QuickGelu,
-               archive=False):
+  def __init__(
+      self, *, image_size, patch, vision, text, projection, context, vocabulary, activation=QuickGelu, archive=False):
     super().__init__()
     self.visual = ClipVision(image_size, patch, *vision, projection, activation)
     self.transformer = ClipTransformer(*text, activation)

@@ -99,8 +99,10 @@ def soak(kills: int, seed: int, folder: Path) -> Counter:
   """
   data_dir = small_runs.write_records(folder)
   teacher = small_runs.write_teacher(folder / 'clip')
-  configs = {'pretrain': small_runs.pretrain_config(data_dir, teacher, epochs=4),
-             'finetune': small_runs.finetune_config(data_dir, epochs=5)}
+  configs = {
+      'pretrain': small_runs.pretrain_config(data_dir, teacher, epochs=4),
+      'finetune': small_runs.finetune_config(data_dir, epochs=5)
+  }
   moments, began = Counter(), time.monotonic()
   for number, (verb, config) in enumerate(configs.items()):
     share = (kills + number) // len(configs)

@@ -14,13 +14,10 @@ PACKAGES = ('uniemox_jax', 'data_pipelines', 'configs')
 
 # Library -> the only places that import it; below a folder that ends in '/', or one file.
 ONLY_IN = {
-  'tensorflow': ('data_pipelines/', 'uniemox_jax/convert/saved_model.py'),
-  'tensorflow_datasets': ('data_pipelines/',),
-  'orbax': ('uniemox_jax/train/checkpoint.py',),
-  'torch': ('uniemox_jax/convert/', 'data_pipelines/person_boxes/detectors.py'),
-  'jax': ('uniemox_jax/',),
-  'flax': ('uniemox_jax/',),
-  'optax': ('uniemox_jax/',),
+    'tensorflow': ('data_pipelines/', 'uniemox_jax/convert/saved_model.py'), 'tensorflow_datasets':
+        ('data_pipelines/',), 'orbax': ('uniemox_jax/train/checkpoint.py',
+                                       ), 'torch': ('uniemox_jax/convert/', 'data_pipelines/person_boxes/detectors.py'),
+    'jax': ('uniemox_jax/',), 'flax': ('uniemox_jax/',), 'optax': ('uniemox_jax/',)
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_MODULES = 400, 60, 15
 
@@ -49,8 +46,8 @@ def test_imports_point_down() -> None:
   assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize('folder', sorted({path.parent for path in _sources('.') if '.venv' not in path.parts}),
-                         ids=_name)
+@pytest.mark.parametrize(
+    'folder', sorted({path.parent for path in _sources('.') if '.venv' not in path.parts}), ids=_name)
 def test_no_folder_is_crowded(folder: Path) -> None:
   modules = [path for path in folder.glob('*.py') if path.name not in ('__init__.py', 'conftest.py')]
   assert len(modules) <= MAX_MODULES
@@ -69,21 +66,28 @@ def test_every_package_says_in_a_line_what_it_is(path: Path) -> None:
 
 
 def test_data_pipelines_know_nothing_of_the_model() -> None:
-  imported = {module for path in _sources('data_pipelines') for module in
-              _imports(ast.parse(path.read_text(encoding='utf-8')))}
+  imported = {
+      module for path in _sources('data_pipelines') for module in _imports(ast.parse(path.read_text(encoding='utf-8')))
+  }
   assert not {module for module in imported if module.split('.')[0] in ('uniemox_jax', 'configs')}
 
 
 def test_configs_import_ml_collections_alone() -> None:
-  imported = {module.split('.')[0] for path in _sources('configs') for module in
-              _imports(ast.parse(path.read_text(encoding='utf-8')))}
+  imported = {
+      module.split('.')[0]
+      for path in _sources('configs')
+      for module in _imports(ast.parse(path.read_text(encoding='utf-8')))
+  }
   assert imported == {'ml_collections'}
 
 
 @pytest.mark.parametrize('library', ONLY_IN)
 def test_library_is_imported_only_where_it_belongs(library: str) -> None:
-  users = [_name(path) for path in _sources(*PACKAGES)
-           if library in {module.split('.')[0] for module in _imports(ast.parse(path.read_text(encoding='utf-8')))}]
+  users = [
+      _name(path)
+      for path in _sources(*PACKAGES)
+      if library in {module.split('.')[0] for module in _imports(ast.parse(path.read_text(encoding='utf-8')))}
+  ]
   assert not [user for user in users if not user.startswith(ONLY_IN[library])]
 
 
@@ -98,8 +102,10 @@ def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
 def test_optional_library_is_imported_inside_functions_only(library: str) -> None:
   for path in _sources('uniemox_jax', 'data_pipelines'):
     nodes = _outside_functions(ast.parse(path.read_text(encoding='utf-8')))
-    modules = {module.split('.')[0] for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)
-               for module in _imports(node)}
+    modules = {
+        module.split('.')[0] for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)
+        for module in _imports(node)
+    }
     assert library not in modules, _name(path)
 
 
@@ -107,20 +113,26 @@ def test_optional_library_is_imported_inside_functions_only(library: str) -> Non
 def test_files_and_functions_are_short(path: Path) -> None:
   text = path.read_text(encoding='utf-8')
   assert len(text.splitlines()) <= MAX_FILE_LINES
-  long = [node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-          and node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES]
+  long = [
+      node.name
+      for node in ast.walk(ast.parse(text))
+      if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno +
+      1 > MAX_FUNCTION_LINES
+  ]
   assert not long
 
 
 @pytest.mark.parametrize(('modules', 'absent'), [
-  # A user's `import uniemox_jax` is quick: not even jax.
-  (['uniemox_jax'], ['tensorflow', 'torch', 'jax']),
-  # The compute core runs where tensorflow is not installed.
-  ([f'uniemox_jax.{name}' for name in ('models.uniemox', 'models.classifier', 'train.steps', 'train.checkpoint', 'api',
-                                       'teacher.frozen_clip', 'train.optimizer', 'objectives.metrics')],
-   ['tensorflow', 'torch']),
-  # Predicting starts without tensorflow's seconds.
-  (['uniemox_jax.predict.prediction'], ['tensorflow', 'torch', 'av']),
+    # A user's `import uniemox_jax` is quick: not even jax.
+    (['uniemox_jax'], ['tensorflow', 'torch', 'jax']),
+    # The compute core runs where tensorflow is not installed.
+    ([
+        f'uniemox_jax.{name}' for name in (
+            'models.uniemox', 'models.classifier', 'train.steps', 'train.checkpoint', 'api', 'teacher.frozen_clip',
+            'train.optimizer', 'objectives.metrics')
+    ], ['tensorflow', 'torch']),
+    # Predicting starts without tensorflow's seconds.
+    (['uniemox_jax.predict.prediction'], ['tensorflow', 'torch', 'av'])
 ], ids=['package', 'compute core', 'predict'])
 def test_import_leaves_heavy_libraries_alone(modules: list[str], absent: list[str]) -> None:
   program = f'import sys, {", ".join(modules)}; print([name for name in {absent} if name in sys.modules])'

@@ -12,19 +12,21 @@ from benchmarks import step_profile, step_sizes, train_step
 from uniemox_jax.runtime.files import read_json, write_json
 
 torch = pytest.importorskip('torch')
-from benchmarks.torch_step import TorchStep, TwoViews
+from benchmarks.torch_step import TorchStep, TwoViews  # noqa: E402
 
 BATCH = 3
-RENAMED = {'encoder': 'student', 'project': 'student.project', 'layers': '', 'attention': '', 'mlp': '',
-           'kernel': 'weight', 'scale': 'weight'}
+RENAMED = {
+    'encoder': 'student', 'project': 'student.project', 'layers': '', 'attention': '', 'mlp': '', 'kernel': 'weight',
+    'scale': 'weight'
+}
 
 
 @pytest.fixture
 def config() -> ConfigDict:
   config = step_sizes.load('demo')
   config.size, config.batch_size = 'tiny', BATCH
-  config.model.update(image_size=32, patch_size=8, width=24, depth=2, heads=2, decoder_width=12, decoder_depth=1,
-                      decoder_heads=2)
+  config.model.update(
+      image_size=32, patch_size=8, width=24, depth=2, heads=2, decoder_width=12, decoder_depth=1, decoder_heads=2)
   config.teacher_shape.update(image_size=32, patch_size=8, width=16, depth=2, heads=2, projection=12)
   config.text_shape.update(width=16, depth=1, heads=2)
   return config
@@ -46,8 +48,8 @@ def torch_tensors(params: dict[str, Any], patch_size: int) -> dict[str, Any]:
         array = array.T
         if 'patch_embed' in path:
           array = array.reshape(-1, patch_size, patch_size, 3).transpose(0, 3, 1, 2)
-      name = '.'.join(filter(None, [str(layer) if one == '' and path[at] == 'layers' else one
-                                    for at, one in enumerate(names)]))
+      name = '.'.join(
+          filter(None, [str(layer) if one == '' and path[at] == 'layers' else one for at, one in enumerate(names)]))
       tensors[name] = torch.tensor(array.copy())
   return tensors
 
@@ -61,10 +63,11 @@ def test_both_steps_have_the_same_losses(config: ConfigDict, assert_parity) -> N
   assert not unexpected and all(name.startswith('language.') for name in missing)
   noise = jax.random.uniform(jax.random.fold_in(ours.key, 0), (BATCH, 2, 16))
   with torch.no_grad():
-    ours.batch['text'] = jax.device_put(theirs.module.language(theirs.batch['ids']).numpy(),
-                                        ours.batch['text'].sharding)
-    losses = theirs.module(theirs.batch['scene'], theirs.batch['person'], theirs.batch['ids'],
-                           torch.tensor(np.asarray(noise)).transpose(0, 1))
+    ours.batch['text'] = jax.device_put(
+        theirs.module.language(theirs.batch['ids']).numpy(), ours.batch['text'].sharding)
+    losses = theirs.module(
+        theirs.batch['scene'], theirs.batch['person'], theirs.batch['ids'],
+        torch.tensor(np.asarray(noise)).transpose(0, 1))
   with jax.default_matmul_precision('highest'):
     assert ours.run(1) == pytest.approx(sum(losses.values()).item(), rel=1e-5)
 
@@ -76,7 +79,7 @@ def test_flops_of_the_original_are_those_that_pytorch_counts(config: ConfigDict,
     config = step_sizes.load(size)
     config.batch_size = BATCH
   parts = step_sizes.original_flops(config)
-  model, patches = config.model, (config.model.image_size // config.model.patch_size) ** 2
+  model, patches = config.model, (config.model.image_size // config.model.patch_size)**2
   with torch.device('meta'), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
     module = TwoViews(**step_sizes.torch_arguments(config))
     batch = {name: torch.tensor(rows, device='meta') for name, rows in step_sizes.random_batch(config).items()}
@@ -121,8 +124,8 @@ def test_utilisation_is_of_the_devices_peak_where_it_is_known() -> None:
   assert row['share_of_product_rate'] == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(('argument', 'thing', 'remedy'), [
-    ('--size=huge', '--size', 'vitb16'), ('--platform=gpu', '--platform=gpu', 'install')])
+@pytest.mark.parametrize(('argument', 'thing', 'remedy'), [('--size=huge', '--size', 'vitb16'),
+                                                           ('--platform=gpu', '--platform=gpu', 'install')])
 def test_mistakes_end_in_one_line(argument, thing, remedy, command, assert_one_line, capsys, monkeypatch) -> None:
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
   assert_one_line(command('benchmarks.train_step', argument), capsys.readouterr().err, thing, remedy)

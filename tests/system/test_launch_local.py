@@ -18,8 +18,8 @@ def launch(program: str, *flags: str, processes: int = 2) -> subprocess.Complete
                         capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize(('codes', 'expected'), [
-  ((0, 0, 0), 0), ((75, 75, 75), 75), ((0, 75, 143), 75), ((0, 143, 0), 143), ((75, 1, 75), 1), ((0, 0, 2), 2)])
+@pytest.mark.parametrize(('codes', 'expected'), [((0, 0, 0), 0), ((75, 75, 75), 75), ((0, 75, 143), 75),
+                                                 ((0, 143, 0), 143), ((75, 1, 75), 1), ((0, 0, 2), 2)])
 def test_code_of_the_group(codes: tuple[int, ...], expected: int) -> None:
   assert launch(f'sys.exit({codes}[rank])', processes=3).returncode == expected
 
@@ -50,10 +50,11 @@ def test_each_process_learns_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_processes_form_one_jax_group() -> None:
-  done = launch('''import jax
+  done = launch(
+      '''import jax
 jax.distributed.initialize(os.environ['JAX_COORDINATOR_ADDRESS'], int(os.environ['JAX_NUM_PROCESSES']), rank)
 print('place', jax.process_index(), jax.process_count(), jax.local_device_count(), jax.device_count())''',
-                '--devices_per_process=2')
+      '--devices_per_process=2')
   places = sorted(line for line in done.stdout.splitlines() if 'place' in line)
   assert places == ['[0] place 0 2 2 4', '[1] place 1 2 2 4'], done.stderr
 
@@ -69,15 +70,17 @@ def test_dry_run_prints_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
   done = launch("it's", '--dry_run', '--devices_per_process=3')
   commands = [shlex.split(line) for line in done.stdout.splitlines()]
   address = commands[0][1].removeprefix('JAX_COORDINATOR_ADDRESS=')
-  assert commands == [
-    ['env', f'JAX_COORDINATOR_ADDRESS={address}', 'JAX_NUM_PROCESSES=2', f'JAX_PROCESS_ID={rank}', 'JAX_PLATFORMS=cpu',
-     'XLA_FLAGS=--xla_force_host_platform_device_count=3', 'PYTHONUNBUFFERED=1', sys.executable, '-c',
-     f"{PREFIX}it's"] for rank in (0, 1)]
+  assert commands == [[
+      'env', f'JAX_COORDINATOR_ADDRESS={address}', 'JAX_NUM_PROCESSES=2', f'JAX_PROCESS_ID={rank}', 'JAX_PLATFORMS=cpu',
+      'XLA_FLAGS=--xla_force_host_platform_device_count=3', 'PYTHONUNBUFFERED=1', sys.executable, '-c', f"{PREFIX}it's"
+  ] for rank in (0, 1)]
 
 
 def test_arguments_survive() -> None:
-  done = subprocess.run([LAUNCHER, '--processes=1', '--', sys.executable, '-c', 'import sys; print(sys.argv[1:])',
-                         'a b', "it's", '', '$HOME *'], capture_output=True, text=True, timeout=60)
+  done = subprocess.run([
+      LAUNCHER, '--processes=1', '--', sys.executable, '-c', 'import sys; print(sys.argv[1:])', 'a b', "it's", '',
+      '$HOME *'
+  ], capture_output=True, text=True, timeout=60)
   assert done.stdout == f'[0] {["a b", "it" + chr(39) + "s", "", "$HOME *"]}\n'
 
 

@@ -44,8 +44,10 @@ def commands(name: str) -> Iterator[tuple[str, list[str]]]:
 def literal_flags(name: str) -> set[str]:
   """Every flag that a notebook writes out, `--name` with what follows it."""
   nodes = [node for cell in cells(name, 'code') for node in ast.walk(ast.parse(cell['source']))]
-  return {text for node in nodes if isinstance(node, ast.Constant | ast.JoinedStr)
-          if (text := text_of(node)).startswith('--') and '=' in text}
+  return {
+      text for node in nodes if isinstance(node, ast.Constant | ast.JoinedStr)
+      if (text := text_of(node)).startswith('--') and '=' in text
+  }
 
 
 def has_key(config: ConfigDict, dotted: str) -> bool:
@@ -85,8 +87,10 @@ def test_every_command_and_flag_exists(name):
   assert found
   for module, flags in found:
     place = ROOT / module.replace('.', '/')
-    source = '\n'.join(path.read_text(encoding='utf-8') for path in [*place.glob('*.py'), place.with_suffix('.py')]
-                       if path.is_file())
+    source = '\n'.join(
+        path.read_text(encoding='utf-8')
+        for path in [*place.glob('*.py'), place.with_suffix('.py')]
+        if path.is_file())
     defined = set(re.findall(r"DEFINE_\w+\('(\w+)'", source)) | set(re.findall(r'cli\.define_(\w+)\(', source))
     if 'training' in defined:
       defined |= {'config', 'workdir', 'multihost', 'profile'}
@@ -116,11 +120,16 @@ def test_linked_pages_exist(name):
 
 def test_pip_keeps_colabs_jax_with_our_ranges():
   tree = ast.parse((ROOT / 'setup.py').read_text(encoding='utf-8'))
-  listed = next(ast.literal_eval(node.value) for node in tree.body
-                if isinstance(node, ast.Assign) and node.targets[0].id == 'INSTALL_REQUIRES')
+  listed = next(
+      ast.literal_eval(node.value)
+      for node in tree.body
+      if isinstance(node, ast.Assign) and node.targets[0].id == 'INSTALL_REQUIRES')
   ranges = {need.name: need.specifier for need in map(Requirement, listed)}
-  pins = [line.split('==') for line in (ROOT / 'tpu_scripts' / 'colab_versions.txt').read_text().splitlines()
-          if '==' in line]
+  pins = [
+      line.split('==')
+      for line in (ROOT / 'tpu_scripts' / 'colab_versions.txt').read_text().splitlines()
+      if '==' in line
+  ]
   assert {'jax', 'flax', 'orbax-checkpoint'} <= {name for name, _ in pins}
   assert all(ranges[name].contains(version) for name, version in pins if name in ranges)
 
@@ -135,8 +144,9 @@ def execute(name: str, folder: Path, **settings: Any) -> str:
   chosen = '\n'.join(f'{setting} = {value!r}' for setting, value in settings.items())
   book.cells.insert(place + 1, nbformat.v4.new_code_cell(chosen))
   nbclient.NotebookClient(book, timeout=900, resources={'metadata': {'path': str(folder)}}).execute()
-  return ''.join(output.text for cell in book.cells if cell.cell_type == 'code' for output in cell.outputs
-                 if output.output_type == 'stream')
+  return ''.join(
+      output.text for cell in book.cells if cell.cell_type == 'code' for output in cell.outputs
+      if output.output_type == 'stream')
 
 
 @pytest.fixture
@@ -172,12 +182,15 @@ def test_finetune_notebook_runs_on_own_pictures_from_foreign_weights_and_again(f
   from transformers import ViTMAEConfig, ViTMAEForPreTraining
   plans = datasets.plan('emo8', SMALL_SETS, seed=0)
   datasets.write(folder / 'drive' / 'My pictures', 'emo8', plans, {})
-  ViTMAEForPreTraining(ViTMAEConfig(
-      hidden_size=96, num_hidden_layers=4, num_attention_heads=4, intermediate_size=384, image_size=96,
-      layer_norm_eps=1e-6, decoder_hidden_size=64, decoder_num_hidden_layers=1, decoder_num_attention_heads=4,
-      decoder_intermediate_size=256)).save_pretrained(folder / 'drive' / 'vit_mae')
-  settings = {'NAME': 'mine', 'DATASET': 'emo8', 'PICTURES': 'My pictures', 'INIT': 'vit_mae', 'EPOCHS': 2,
-              'OPTIONS': '--config.batch_size=8 --config.eval_every_epochs=1'}
+  ViTMAEForPreTraining(
+      ViTMAEConfig(
+          hidden_size=96, num_hidden_layers=4, num_attention_heads=4, intermediate_size=384, image_size=96,
+          layer_norm_eps=1e-6, decoder_hidden_size=64, decoder_num_hidden_layers=1, decoder_num_attention_heads=4,
+          decoder_intermediate_size=256)).save_pretrained(folder / 'drive' / 'vit_mae')
+  settings = {
+      'NAME': 'mine', 'DATASET': 'emo8', 'PICTURES': 'My pictures', 'INIT': 'vit_mae', 'EPOCHS': 2,
+      'OPTIONS': '--config.batch_size=8 --config.eval_every_epochs=1'
+  }
   said = execute('colab_finetune', folder, **settings)
   run = folder / 'drive' / 'uniemox' / 'mine'
   assert re.search(r'init from \S+vit_mae: taken: encoder', said)

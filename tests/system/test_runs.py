@@ -78,8 +78,8 @@ def test_a_resumed_run_goes_on_saying_what_it_began_from(pretrain_config, shared
   assert json.loads(Path(shared['pretrain'], 'config.json').read_text())['init'] == 'none'
 
 
-@pytest.mark.parametrize(('profile', 'traced'), [
-    (Profile(1, 2, from_start=True), True), (Profile(10, 13), True), (Profile(13, 50), True), (Profile(2, 5), False)])
+@pytest.mark.parametrize(('profile', 'traced'), [(Profile(1, 2, from_start=True), True), (Profile(10, 13), True),
+                                                 (Profile(13, 50), True), (Profile(2, 5), False)])
 def test_a_resumed_run_traces_what_is_left_of_the_steps_asked_for(
     pretrain_config, shared, tmp_path, capsys, profile, traced):
   shutil.copytree(shared['pretrain'], tmp_path / 'run', ignore=shutil.ignore_patterns('14', 'profile'))
@@ -174,8 +174,9 @@ def test_pretrained_encoder_cannot_be_evaluated(shared):
 
 def test_teacher_of_another_width_is_refused(pretrain_config, tmp_path):
   pretrain_config.model.decoder_width = 16
-  assert_refused(lambda: pretrain(pretrain_config, str(tmp_path / 'run')),
-                 'CLIP teacher projects to 12, the decoder is 16 wide: set --config.model.decoder_width=12')
+  assert_refused(
+      lambda: pretrain(pretrain_config, str(tmp_path / 'run')),
+      'CLIP teacher projects to 12, the decoder is 16 wide: set --config.model.decoder_width=12')
   assert not (tmp_path / 'run').exists()
 
 
@@ -184,8 +185,8 @@ def test_workdir_of_another_run_is_refused(pretrain_config, shared):
   assert_refused(lambda: pretrain(pretrain_config, shared['pretrain']), 'other values of seed')
 
 
-def test_a_run_resumes_from_moved_files_and_never_from_others(pretrain_config, finetune_config, tmp_path, shared,
-                                                              capsys):
+def test_a_run_resumes_from_moved_files_and_never_from_others(
+    pretrain_config, finetune_config, tmp_path, shared, capsys):
   config, params = small_runs.random_clip()
   save_clip(tmp_path / 'moved', config, params)
   save_clip(tmp_path / 'other', config, params | {'logit_scale': params['logit_scale'] + 1})
@@ -200,8 +201,9 @@ def test_a_run_resumes_from_moved_files_and_never_from_others(pretrain_config, f
   pretrain_config.teacher = str(tmp_path / 'other')
   assert_refused(lambda: pretrain(pretrain_config, shared['pretrain']), 'other files than --config.teacher names now')
   pretrain_config.data_dir = other_data
-  assert_refused(lambda: pretrain(pretrain_config, shared['pretrain']),
-                 'other files than --config.data_dir and --config.teacher names now')
+  assert_refused(
+      lambda: pretrain(pretrain_config, shared['pretrain']),
+      'other files than --config.data_dir and --config.teacher names now')
   assert Path(shared['pretrain'], 'config.json').read_bytes() == before
   finetune_config.data_dir = other_data
   finetune_config.init = shared['pretrain']
@@ -215,15 +217,18 @@ def test_a_run_resumes_from_moved_files_and_never_from_others(pretrain_config, f
 def test_steps_skipped_in_a_row_are_counted_across_a_restart(tmp_path):
   lines = [{'step': 1, 'loss': 1.0}, *({'step': step, 'skipped': 'why'} for step in (2, 4, 5, 6)), {'step': 5, 'lr': 0}]
   (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
-  counted = [RunLog(str(tmp_path), name='x', total_steps=9, batch_size=1, start_step=step).skipped_in_row
-             for step in (6, 5, 4, 3, 2, 1, 0)]
+  counted = [
+      RunLog(str(tmp_path), name='x', total_steps=9, batch_size=1, start_step=step).skipped_in_row
+      for step in (6, 5, 4, 3, 2, 1, 0)
+  ]
   assert counted == [3, 2, 1, 0, 1, 0, 0]
 
 
 def test_steps_that_are_not_finite_are_skipped_counted_and_stop_the_run(pretrain_config, tmp_path):
   pretrain_config.optimizer.base_lr, pretrain_config.warmup_epochs, pretrain_config.max_skipped_steps = 1e30, 0, 4
-  assert_refused(lambda: pretrain(pretrain_config, str(tmp_path)),
-                 r'step 5: gradient_norm is nan, loss nan, and 4 steps in a row .* ids \d+, \d+, .*checkpoints/3')
+  assert_refused(
+      lambda: pretrain(pretrain_config, str(tmp_path)),
+      r'step 5: gradient_norm is nan, loss nan, and 4 steps in a row .* ids \d+, \d+, .*checkpoints/3')
   lines = read_metrics(str(tmp_path))
   skipped = [line for line in lines if 'skipped' in line]
   assert [line['step'] for line in skipped] == [2, 3, 4, 5]

@@ -86,8 +86,8 @@ def in_new_process(*arguments: Any, devices: int = 8) -> subprocess.Popen:
                           stderr=subprocess.STDOUT)
 
 
-@pytest.mark.parametrize('dataset, names', [('emotic', ['labels', 'vad']),
-                                            ('emotion6', ['label', 'distribution', 'vad'])])
+@pytest.mark.parametrize(
+    'dataset, names', [('emotic', ['labels', 'vad']), ('emotion6', ['label', 'distribution', 'vad'])])
 def test_result_holds_every_task_that_the_records_have(runs, dataset, names):
   result = json.loads(Path(runs[dataset], 'result.json').read_text())
   assert list(result['tasks']) == names
@@ -150,8 +150,9 @@ def test_metrics_of_a_run_are_scikit_learns_of_its_predictions(runs, few):
   checkpoint, classifier = load_trained(runs['emotic'])
   mesh = make_mesh()
   # 24 rows to a batch leave padding in the last.
-  found = predict_split(classifier, replicate(checkpoint.params, mesh), open_split(few, 'emotic', 'test'), ['labels'],
-                        image_size=SMALL['image_size'], batch_size=24, mesh=mesh)
+  found = predict_split(
+      classifier, replicate(checkpoint.params, mesh), open_split(few, 'emotic', 'test'), ['labels'],
+      image_size=SMALL['image_size'], batch_size=24, mesh=mesh)
   present = read(open_split(few, 'emotic', 'test'))['labels']
   np.testing.assert_array_equal(found['labels'], present)
   result = json.loads(Path(runs['emotic'], 'result.json').read_text())['tasks']['labels']
@@ -171,22 +172,24 @@ def test_predictions_are_on_the_scale_of_the_dataset(runs):
   images = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
   model = uniemox_jax.load_classifier(runs['emotion6'])
   predicted = model.predict(images)
-  assert {name: values.shape for name, values in predicted.items()} == {
-      'label': (3, 6), 'distribution': (3, 7), 'vad': (3, 2)}
+  assert {name: values.shape for name, values in predicted.items()
+         } == {'label': (3, 6), 'distribution': (3, 7), 'vad': (3, 2)}
   np.testing.assert_allclose(predicted['distribution'].sum(1), 1, rtol=1e-5)
   np.testing.assert_array_equal(model.predict_proba(images), predicted['label'])
   assert (predicted['vad'] > 1).all() and (predicted['vad'] < 9).all()
 
 
-@pytest.mark.parametrize('dataset, first', [('emotic', ['labels', 'p_Affection']),
-                                            ('emotion6', ['label', 'probability'])])
+@pytest.mark.parametrize(
+    'dataset, first', [('emotic', ['labels', 'p_Affection']), ('emotion6', ['label', 'probability'])])
 def test_predict_writes_what_a_run_learnt(runs, few, tmp_path, dataset, first):
   pictures = Path(few).parent / 'raw' / dataset
   predict(runs[dataset], [str(pictures)], str(tmp_path / 'out.csv'))
   rows = rows_of(tmp_path / 'out.csv')
   assert list(rows[0])[1:3] == first
-  names = [f"{'' if dataset == 'emotic' else 'distribution_'}p_{name}" for name in
-           tasks.tasks_of(load_checkpoint(runs[dataset]).description)[0 if dataset == 'emotic' else 1].outputs]
+  names = [
+      f"{'' if dataset == 'emotic' else 'distribution_'}p_{name}"
+      for name in tasks.tasks_of(load_checkpoint(runs[dataset]).description)[0 if dataset == 'emotic' else 1].outputs
+  ]
   assert all(1 < float(row['valence']) < 10 and all(0 <= float(row[name]) <= 1 for name in names) for row in rows)
   if dataset == 'emotic':
     assert any(row['labels'] for row in rows)
@@ -215,6 +218,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_trained(few, tmp_
   build.build('folder', _pictures_by_class(tmp_path / 'raw', ('train', 'val')), tmp_path / 'data')
   with pytest.raises(UserError, match="folder has no split 'test': choose from train, val"):
     finetune(config_of(str(tmp_path / 'data'), 'folder', tasks='label', batch_size=8), str(tmp_path / 'run'))
+
   def without_vad(split):
     found = read(split)
     return found if split.name == 'train' else found | {'vad': np.full_like(found['vad'], np.nan)}
@@ -237,23 +241,25 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> str:
   return records(tmp_path_factory.mktemp('many'), datasets.TASK_SPLITS)
 
 
-MARGIN = {'label': ('balanced_accuracy', 0.15), 'labels': ('map', 0.08), 'distribution': ('kl', -0.15),
-          'vad': ('ccc', 0.3)}
+MARGIN = {
+    'label': ('balanced_accuracy', 0.15), 'labels': ('map', 0.08), 'distribution': ('kl', -0.15), 'vad': ('ccc', 0.3)
+}
 """By how much a metric beats the best constant prediction where a task was learnt."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('dataset, asked, options', [
-  ('emotion6', 'label', {}),
-  ('emotion6', 'distribution', {}),
-  ('emotion6', 'auto', {}),
-  ('emotic', 'auto', {}),
-  ('emotic', 'labels', {'labels_form': 'weighted_euclidean', 'class_weights': 'static'}),
-  ('emotic', 'labels+vad', {'labels_form': 'weighted_euclidean', 'class_weights': 'dynamic', 'vad_form': 'ccc'}),
-], ids=str)
+@pytest.mark.parametrize(
+    'dataset, asked, options', [
+        ('emotion6', 'label', {}),
+        ('emotion6', 'distribution', {}),
+        ('emotion6', 'auto', {}),
+        ('emotic', 'auto', {}),
+        ('emotic', 'labels', {'labels_form': 'weighted_euclidean', 'class_weights': 'static'}),
+        ('emotic', 'labels+vad', {'labels_form': 'weighted_euclidean', 'class_weights': 'dynamic', 'vad_form': 'ccc'}),
+    ], ids=str)
 def test_task_learns(many, tmp_path, dataset, asked, options):
-  config = config_of(many, dataset, tasks=asked, batch_size=32, epochs=15, eval_every_epochs=5,
-                     task_loss=DEFAULTS | options)
+  config = config_of(
+      many, dataset, tasks=asked, batch_size=32, epochs=15, eval_every_epochs=5, task_loss=DEFAULTS | options)
   config.model.update(LEARNER)
   result = finetune(config, str(tmp_path))
   on_train, on_test = (read(open_split(many, dataset, split)) for split in ('train', 'test'))

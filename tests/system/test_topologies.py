@@ -70,8 +70,10 @@ def test_a_fine_tuned_model_predicts_the_same_on_one_device_and_eight(data_dir, 
   predicted = []
   for devices in (1, 8):
     mesh = sharding.make_mesh(devices=jax.devices()[:devices])
-    predicted.append(predict_split(classifier, sharding.replicate(checkpoint.params, mesh), split, ['label'],
-                                   image_size=32, batch_size=8, mesh=mesh))
+    predicted.append(
+        predict_split(
+            classifier, sharding.replicate(checkpoint.params, mesh), split, ['label'], image_size=32, batch_size=8,
+            mesh=mesh))
   one, eight = predicted
   assert (one['label'] == eight['label']).all()
   assert (one['outputs'].argmax(axis=1) == eight['outputs'].argmax(axis=1)).all()

@@ -51,15 +51,17 @@ class Cloud:
     self.folder.mkdir()
     (folder / 'bin').mkdir()
     gcloud = folder / 'bin/gcloud'
-    gcloud.write_text(f'#!/bin/sh\nexec {sys.executable} {shlex.quote(str(ROOT / "tests/support/fake_gcloud.py"))} "$@"\n')
+    gcloud.write_text(
+        f'#!/bin/sh\nexec {sys.executable} {shlex.quote(str(ROOT / "tests/support/fake_gcloud.py"))} "$@"\n')
     gcloud.chmod(0o755)
     shutil.copytree(ROOT / 'tpu_scripts', self.scripts)
     git = ['git', '-C', self.scripts.parent, '-c', 'user.name=a', '-c', 'user.email=a@b']
     for arguments in (['init', '--quiet'], ['add', '.'], ['commit', '--quiet', '--message=all']):
       subprocess.run([*git, *arguments], check=True)
     (folder / 'my program.py').write_text(PROGRAM)
-    self.program = ['python', str(folder / 'my program.py'), "--config.name=it's a \"name\"", '$HOME',
-                    '--workdir=gs://b']
+    self.program = [
+        'python', str(folder / 'my program.py'), "--config.name=it's a \"name\"", '$HOME', '--workdir=gs://b'
+    ]
     self.environment = os.environ | {'FAKE_CLOUD': str(self.folder), 'PATH': f'{folder}/bin:{os.environ["PATH"]}'}
     self.set_states('NOT_FOUND')
 

@@ -30,18 +30,10 @@ from uniemox_jax.predict.inference import Predictor
 from uniemox_jax.predict.prediction import BOX, predict
 from uniemox_jax.runtime import sharding
 from uniemox_jax.train import optimizer
+from uniemox_jax.train import state as train_state
 from uniemox_jax.train.checkpoint import load_checkpoint
 from uniemox_jax.train.config import keep_config
 from uniemox_jax.train.flops import finetune_work
-from uniemox_jax.train.state import (
-  abstract_model,
-  abstract_params,
-  builder,
-  create_state,
-  graphdef_of,
-  initial_params,
-  state_template,
-)
 from uniemox_jax.train.steps import FinetuneOptions, make_finetune_step
 
 MODEL = dict(image_size=32, patch_size=8, width=24, depth=3, heads=2, classes=5)
@@ -59,27 +51,31 @@ def floats(seed: int = 0) -> jax.Array:
 
 def random_params(**model: Any) -> dict[str, Any]:
   rng = np.random.default_rng(0)
-  return jax.tree.map(lambda leaf: 0.2 * rng.standard_normal(leaf.shape).astype(np.float32),
-                      abstract_params(builder(Classifier, **model)))
+  return jax.tree.map(
+      lambda leaf: 0.2 * rng.standard_normal(leaf.shape).astype(np.float32),
+      train_state.abstract_params(train_state.builder(Classifier, **model)))
 
 
 def test_head_reads_the_scene_first_then_the_person_by_one_encoder(assert_parity):
   params = random_params(**MODEL, streams=TWO)
   scene_kernel, person_kernel = np.split(params['head']['kernel'], 2)
-  two = nnx.merge(graphdef_of(builder(Classifier, **MODEL, streams=TWO)), params)
-  one = nnx.merge(graphdef_of(builder(Classifier, **MODEL)),
-                  params | {'head': {'kernel': scene_kernel, 'bias': params['head']['bias']}})
+  two = nnx.merge(train_state.graphdef_of(train_state.builder(Classifier, **MODEL, streams=TWO)), params)
+  one = nnx.merge(
+      train_state.graphdef_of(train_state.builder(Classifier, **MODEL)),
+      params | {'head': {'kernel': scene_kernel, 'bias': params['head']['bias']}})
   scene, person = floats(0), floats(1)
   views = stack_views({'image': scene, 'person': person})
   assert_parity(two(views), one(scene) + one.features(person) @ person_kernel)
   assert_parity(two.features(views), np.concatenate([one.features(scene), one.features(person)], axis=1))
-  assert_parity(two(stack_views({'image': scene, 'person': scene})),
-                one.features(scene) @ (scene_kernel + person_kernel) + params['head']['bias'])
+  assert_parity(
+      two(stack_views({'image': scene, 'person': scene})),
+      one.features(scene) @ (scene_kernel + person_kernel) + params['head']['bias'])
 
 
 def test_one_stream_is_the_default_and_has_the_parameters_it_always_had():
-  default, scene, two = (initial_params(builder(Classifier, **MODEL | streams), 0)
-                         for streams in ({}, {'streams': 'scene'}, {'streams': TWO}))
+  default, scene, two = (
+      train_state.initial_params(train_state.builder(Classifier, **MODEL | streams), 0)
+      for streams in ({}, {'streams': 'scene'}, {'streams': TWO}))
   assert default['head']['kernel'].shape == (24, 5) and two['head']['kernel'].shape == (48, 5)
   assert jax.tree.all(jax.tree.map(np.array_equal, default, scene))
   assert jax.tree.all(jax.tree.map(np.array_equal, default['encoder'], two['encoder']))
@@ -87,11 +83,12 @@ def test_one_stream_is_the_default_and_has_the_parameters_it_always_had():
 
 def one_step(devices: int = 1, **options: float) -> dict[str, Any]:
   mesh = sharding.make_mesh(devices=jax.devices()[:devices])
-  build = builder(Classifier, **MODEL, streams=TWO)
+  build = train_state.builder(Classifier, **MODEL, streams=TWO)
   tx = optimizer.adamw(lambda step: 1e-3, layer_decay=0.75, weight_decay=0.0)
-  state = create_state(state_template(build, tx, mesh), build, tx, seed=0, loaded=random_params(**MODEL, streams=TWO))
+  state = train_state.create_state(
+      train_state.state_template(build, tx, mesh), build, tx, seed=0, loaded=random_params(**MODEL, streams=TWO))
   batch = {'image': pictures(0), 'person': pictures(1), 'label': np.arange(BATCH, dtype=np.int32) % 5}
-  step = jax.jit(make_finetune_step(graphdef_of(build), tx, lambda step: 1e-3, FinetuneOptions(**options)))
+  step = jax.jit(make_finetune_step(train_state.graphdef_of(build), tx, lambda step: 1e-3, FinetuneOptions(**options)))
   with jax.set_mesh(mesh), jax.default_matmul_precision('highest'):
     _, metrics = step(state, (), sharding.global_batch(batch, mesh), jax.random.key(0))
   return jax.device_get(metrics)
@@ -109,11 +106,11 @@ def test_each_view_drops_paths_of_its_own(monkeypatch):
   seen = []
   monkeypatch.setattr(Classifier, '__call__', lambda self, views, scale: seen.append(scale) or jnp.zeros((BATCH, 5)))
   batch = {'image': jnp.asarray(pictures()), 'person': jnp.asarray(pictures()), 'label': jnp.zeros(BATCH, jnp.int32)}
-  build = builder(Classifier, **MODEL, streams=TWO)
+  build = train_state.builder(Classifier, **MODEL, streams=TWO)
   tx = optimizer.adamw(lambda step: 1e-3, layer_decay=0.75, weight_decay=0.0)
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  state = create_state(state_template(build, tx, mesh), build, tx, seed=0)
-  step = make_finetune_step(graphdef_of(build), tx, lambda step: 1e-3, FinetuneOptions(drop_path=0.5))
+  state = train_state.create_state(train_state.state_template(build, tx, mesh), build, tx, seed=0)
+  step = make_finetune_step(train_state.graphdef_of(build), tx, lambda step: 1e-3, FinetuneOptions(drop_path=0.5))
   with jax.disable_jit():
     step(state, (), batch, jax.random.key(0))
   assert seen[0].shape == (3, 2 * BATCH, 2)
@@ -122,11 +119,11 @@ def test_each_view_drops_paths_of_its_own(monkeypatch):
 
 
 def test_flops_are_those_of_the_traced_forward_pass():
-  build = builder(Classifier, **MODEL, streams=TWO)
-  classifier = abstract_model(build)
+  build = train_state.builder(Classifier, **MODEL, streams=TWO)
+  classifier = train_state.abstract_model(build)
   views = jax.ShapeDtypeStruct((2, 2, 32, 32, 3), jnp.float32)
   traced = jax.make_jaxpr(lambda params, views: nnx.merge(nnx.graphdef(classifier), params)(views))(
-      abstract_params(build), views)
+      train_state.abstract_params(build), views)
   assert 2 * finetune_work(classifier).student.flops == product_flops(traced.jaxpr)
 
 
@@ -139,8 +136,9 @@ def config_of(data_dir: str, **values: Any) -> ConfigDict:
 
 
 def test_plan_compiles_the_step_with_both_views(data_dir):
-  one, two = (step_compiler.training_program(config_of(data_dir, streams=streams), jax.devices()[:1])
-              for streams in ('scene', TWO))
+  one, two = (
+      step_compiler.training_program(config_of(data_dir, streams=streams),
+                                     jax.devices()[:1]) for streams in ('scene', TWO))
   assert one.batch.keys() == {'image', 'label'} and two.batch.keys() == {'image', 'person', 'label'}
   assert two.work.student.flops == 2 * one.work.student.flops
   assert step_compiler.measure(step_compiler.compile_program(two))['fits']
@@ -219,8 +217,8 @@ def table_probabilities(table: Path, labels: list[str]) -> np.ndarray:
 def test_predict_with_boxes_sees_what_evaluation_sees(run, data_dir, tmp_path):
   checkpoint, classifier = load_trained(run)
   split, mesh = open_split(data_dir, 'emo8', 'test'), sharding.make_mesh()
-  found = predict_split(classifier, sharding.replicate(checkpoint.params, mesh), split, ['label'], image_size=32,
-                        batch_size=8, mesh=mesh)
+  found = predict_split(
+      classifier, sharding.replicate(checkpoint.params, mesh), split, ['label'], image_size=32, batch_size=8, mesh=mesh)
   predictor = Predictor(run)
   theirs = probabilities(predictor.tasks[0], found['outputs'])
   paths = [str(raw(data_dir) / annotation.id) for annotation in split.annotations()]
@@ -253,8 +251,10 @@ def test_a_detector_finds_the_persons_of_what_the_file_lacks(run, data_dir, tmp_
   paths = [str(raw(data_dir) / annotation.id) for annotation in open_split(data_dir, 'emo8', 'test').annotations()]
   boxes = raw(data_dir) / 'person_boxes.csv'
   predict(run, paths, str(tmp_path / 'out.csv'), boxes=str(boxes), detector='any')
-  unboxed = [row for row in rows_of(tmp_path / 'out.csv') if f"{Path(row['path']).relative_to(raw(data_dir))}," not in
-             boxes.read_text()]
+  unboxed = [
+      row for row in rows_of(tmp_path / 'out.csv')
+      if f"{Path(row['path']).relative_to(raw(data_dir))}," not in boxes.read_text()
+  ]
   assert len(unboxed) == len(looked_at) > 0
   for row in unboxed:
     np.testing.assert_allclose([float(row[name]) for name in BOX], np.array([16, 8, 80, 40]) / 96, atol=1e-5)
@@ -299,29 +299,33 @@ def test_python_takes_persons_and_the_encoder_one_picture(run, one_stream):
     ('run', ['--boxes={tmp}/bad.csv'], 'bad.csv line 2', 'mend or remove'),
     ('run', ['--detector={tmp}/none.onnx'], 'none.onnx', ''),
 ], ids=str)
-def test_mistake_is_one_line(command, assert_one_line, capsys, request, data_dir, tmp_path, model, arguments, thing,
-                             remedy):
+def test_mistake_is_one_line(
+    command, assert_one_line, capsys, request, data_dir, tmp_path, model, arguments, thing, remedy):
   (tmp_path / 'bad.csv').write_text('image,xmin,ymin,xmax,ymax,score\na.jpg,1,2,three,4,1\n')
-  code = command('uniemox_jax.predict', f'--checkpoint={request.getfixturevalue(model)}', raw(data_dir) / 'test',
-                 *(argument.format(raw=raw(data_dir), tmp=tmp_path) for argument in arguments))
+  code = command(
+      'uniemox_jax.predict', f'--checkpoint={request.getfixturevalue(model)}',
+      raw(data_dir) / 'test', *(argument.format(raw=raw(data_dir), tmp=tmp_path) for argument in arguments))
   assert_one_line(code, capsys.readouterr().err, thing, remedy)
 
 
 def test_unknown_streams_are_one_line(data_dir, tmp_path):
-  assert_refused(lambda: finetune(config_of(data_dir, streams='person'), str(tmp_path)),
-                 "config key 'streams' is 'person': choose scene or scene.person")
+  assert_refused(
+      lambda: finetune(config_of(data_dir, streams='person'), str(tmp_path)),
+      "config key 'streams' is 'person': choose scene or scene.person")
 
 
 def test_records_without_a_person_are_one_line(data_dir, tmp_path):
   shutil.copytree(raw(data_dir), tmp_path / 'raw')
   (tmp_path / 'raw' / 'person_boxes.csv').unlink()
   build.build('emo8', tmp_path / 'raw', tmp_path / 'data')
-  assert_refused(lambda: finetune(config_of(str(tmp_path / 'data')), str(tmp_path / 'run')),
-                 'no training record has one: find them .*--config.streams=scene')
+  assert_refused(
+      lambda: finetune(config_of(str(tmp_path / 'data')), str(tmp_path / 'run')),
+      'no training record has one: find them .*--config.streams=scene')
 
 
 def test_exports_name_what_can_be_exported(run, tmp_path):
   for target in set(TARGETS) - {'clip', 'onnx'}:
-    assert_refused(lambda target=target: export_torch(run, target, str(tmp_path / 'out')),
-                   'a classifier of scene and person.*export the encoder that it started from')
+    assert_refused(
+        lambda target=target: export_torch(run, target, str(tmp_path / 'out')),
+        'a classifier of scene and person.*export the encoder that it started from')
   assert not (tmp_path / 'out').exists()

@@ -66,16 +66,28 @@ def test_float_pictures_are_taken_as_normalised(clip):
   np.testing.assert_allclose(clip.encode_image(np.asarray(clip.view(images))), clip.encode_image(images), atol=1e-6)
 
 
-@pytest.mark.parametrize('images', [np.zeros((2, 33, 33, 3), np.float32), np.zeros((32, 32, 3), np.uint8),
-                                    np.zeros((1, 3, 32, 32), np.uint8), np.zeros((1, 32, 32, 3), np.float64)])
+@pytest.mark.parametrize(
+    'images', [
+        np.zeros((2, 33, 33, 3), np.float32),
+        np.zeros((32, 32, 3), np.uint8),
+        np.zeros((1, 3, 32, 32), np.uint8),
+        np.zeros((1, 32, 32, 3), np.float64)
+    ])
 def test_other_pictures_are_refused_with_what_was_given_and_wanted(images, clip):
   with pytest.raises(ValueError, match=r'wanted') as error:
     clip.encode_image(images)
   assert str(images.shape) in str(error.value)
 
 
-@pytest.mark.parametrize('texts', ['one string', np.zeros((2, 78), np.int32), np.zeros((2, 5), np.float32),
-                                   np.zeros(5, np.int32), np.full((1, 4), 49408), np.full((1, 4), -1), [1, 'a']])
+@pytest.mark.parametrize(
+    'texts', [
+        'one string',
+        np.zeros((2, 78), np.int32),
+        np.zeros((2, 5), np.float32),
+        np.zeros(5, np.int32),
+        np.full((1, 4), 49408),
+        np.full((1, 4), -1), [1, 'a']
+    ])
 def test_other_texts_are_refused(texts, clip):
   with pytest.raises(ValueError, match='wanted'):
     clip.encode_text(texts)
@@ -143,9 +155,10 @@ def test_vocabulary_can_come_from_another_folder(clip, clip_folder, tmp_path):
   assert frozen_clip.load_clip(tmp_path / 'copy').tokenize(['a photo of a cat'])[0, :7].tolist() == CAT
 
 
-@pytest.mark.parametrize('change', [{'model_type': 'siglip'}, {'text_config': {'hidden_act': 'gelu_new'}},
-                                    {'vision_config': {'image_size': 30}}, {'vision_config': {'patch_size': [8, 8]}},
-                                    {'vision_config': {'num_attention_heads': 5}}])
+@pytest.mark.parametrize(
+    'change',
+    [{'model_type': 'siglip'}, {'text_config': {'hidden_act': 'gelu_new'}}, {'vision_config': {'image_size': 30}},
+     {'vision_config': {'patch_size': [8, 8]}}, {'vision_config': {'num_attention_heads': 5}}])
 def test_unsupported_config_is_refused_in_one_line(change, clip_folder):
   hub = json.loads((clip_folder / 'config.json').read_text())
   for key, value in change.items():
@@ -155,12 +168,13 @@ def test_unsupported_config_is_refused_in_one_line(change, clip_folder):
   assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('hub', [
-    {'model_type': 'clip'},
-    {'model_type': 'clip', 'projection_dim': 768, 'text_config': {'hidden_size': 768, 'num_attention_heads': 12}},
-    {'model_type': 'clip', 'text_config': {'eos_token_id': 2, 'hidden_size': 64}, 'text_config_dict': None},
-    {'model_type': 'clip', 'text_config': {'eos_token_id': 2, 'num_hidden_layers': 3},
-     'text_config_dict': {'hidden_size': 64}, 'vision_config_dict': {'patch_size': 14}}])
+@pytest.mark.parametrize(
+    'hub', [{'model_type': 'clip'}, {
+        'model_type': 'clip', 'projection_dim': 768, 'text_config': {'hidden_size': 768, 'num_attention_heads': 12}
+    }, {'model_type': 'clip', 'text_config': {'eos_token_id': 2, 'hidden_size': 64}, 'text_config_dict': None}, {
+        'model_type': 'clip', 'text_config': {'eos_token_id': 2, 'num_hidden_layers': 3},
+        'text_config_dict': {'hidden_size': 64}, 'vision_config_dict': {'patch_size': 14}
+    }])
 def test_config_means_what_transformers_takes_it_for(hub):
   transformers = pytest.importorskip('transformers')
   theirs = transformers.CLIPConfig.from_dict(json.loads(json.dumps(hub))).to_dict()
@@ -168,8 +182,9 @@ def test_config_means_what_transformers_takes_it_for(hub):
   assert CLIPConfig.from_dict(CLIPConfig.from_dict(hub).to_dict()) == CLIPConfig.from_dict(hub)
 
 
-@pytest.mark.parametrize('hub', [{'resample': 2}, {'crop_size': 30}, {'size': 16, 'crop_size': 32},
-                                 {'size': {'height': 48, 'width': 48}, 'do_center_crop': False}])
+@pytest.mark.parametrize(
+    'hub', [{'resample': 2}, {'crop_size': 30}, {'size': 16, 'crop_size': 32},
+            {'size': {'height': 48, 'width': 48}, 'do_center_crop': False}])
 def test_preprocessing_that_does_not_fit_is_refused(hub):
   with pytest.raises(UserError, match='preprocessor_config'):
     frozen_clip.View.from_dict(hub, 32)
@@ -199,8 +214,8 @@ def test_each_distinct_caption_is_embedded_once_and_kept(clip, tmp_path, monkeyp
   captions = ['a dog', 'a cat', 'a dog', 'two happy children in a park, an alarm clock and a kite', 'a cat']
   embedded = []
   original = caption_cache._embed_ids
-  monkeypatch.setattr(caption_cache, '_embed_ids', lambda clip, ids, batch: embedded.append(len(ids)) or
-                      original(clip, ids, batch))
+  monkeypatch.setattr(
+      caption_cache, '_embed_ids', lambda clip, ids, batch: embedded.append(len(ids)) or original(clip, ids, batch))
   first = caption_cache.embed_captions(clip, captions, tmp_path, batch_size=2)
   np.testing.assert_allclose(first, clip.encode_text(captions), atol=1e-6)
   np.testing.assert_array_equal(caption_cache.embed_captions(clip, captions, tmp_path), first)
@@ -227,7 +242,8 @@ def test_damaged_cache_is_named(clip, tmp_path):
 
 
 def test_captions_on_four_devices_equal_one_and_no_torch_is_imported_before_texts(clip, clip_folder, tmp_path):
-  program = textwrap.dedent("""
+  program = textwrap.dedent(
+      """
       import sys
       import jax
       jax.config.update('jax_num_cpu_devices', 4)

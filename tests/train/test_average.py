@@ -40,14 +40,16 @@ def batch_of(step: int) -> dict[str, np.ndarray]:
   return {'image': rng.integers(0, 256, (8, 32, 32, 3), np.uint8), 'label': rng.integers(0, 8, 8, np.int32)}
 
 
-def states(steps: int = STEPS, devices: int = 1, fsdp: int = 1, averaged: bool = True, loaded: Any = None,
-           **options: Any) -> list[TrainState]:
+def states(
+    steps: int = STEPS, devices: int = 1, fsdp: int = 1, averaged: bool = True, loaded: Any = None,
+    **options: Any) -> list[TrainState]:
   """The state before and after each step, on the host; the device's buffers are donated, as in training."""
   mesh, build = make_mesh(fsdp=fsdp, devices=jax.devices()[:devices]), builder(Classifier, **MODEL)
   tx = optimizer.adamw(lambda step: 1e-2)
   state = create_state(state_template(build, tx, mesh, averaged), build, tx, 0, loaded)
-  step_fn = make_finetune_step(graphdef_of(build), tx, lambda step: 1e-2, FinetuneOptions(
-    **REGULARISED | options, ema_decay=DECAY if averaged else 0.0))
+  step_fn = make_finetune_step(
+      graphdef_of(build), tx, lambda step: 1e-2,
+      FinetuneOptions(**REGULARISED | options, ema_decay=DECAY if averaged else 0.0))
   step, found = loop.jit_step(step_fn, state), [jax.device_get(state)]
   with jax.set_mesh(mesh):
     for number in range(steps):
@@ -72,8 +74,8 @@ def test_average_is_what_a_plain_loop_makes_of_the_same_updates(whole):
   assert jax.tree.all(jax.tree.map(np.array_equal, found[0].average, found[0].params))
   for step, state in enumerate(found[1:]):
     average = jax.tree.map(functools.partial(averaged, min(DECAY, (1 + step) / (10 + step))), average, state.params)
-  jax.tree.map(lambda ours, plain: np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-7), found[-1].average,
-               average)
+  jax.tree.map(
+      lambda ours, plain: np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-7), found[-1].average, average)
   assert (1 + STEPS - 1) / (10 + STEPS - 1) > DECAY  # both branches were there
   assert {leaf.dtype for leaf in jax.tree.leaves(found[-1].average)} == {np.dtype(np.float32)}
 
@@ -110,8 +112,8 @@ def test_off_the_state_and_its_checkpoint_are_what_they_were(tmp_path):
   checkpoints.save(jax.device_put(state))
   checkpoints.close()
   record = json.loads((tmp_path / 'checkpoints' / '0' / 'record' / 'metadata').read_text())
-  assert {'/'.join(name.split('/')[:2]) for name in record['leaves']} == {
-    'params/encoder', 'params/fc_norm', 'params/head', 'optimizer/step', 'optimizer/opt_state'}
+  assert {'/'.join(name.split('/')[:2]) for name in record['leaves']
+         } == {'params/encoder', 'params/fc_norm', 'params/head', 'optimizer/step', 'optimizer/opt_state'}
 
 
 @pytest.fixture(scope='module')
@@ -123,9 +125,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory, data_dir: str) -> tuple[Path,
   finetune(config, str(whole))
   polls = iter([False] * 7 + [True])
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(loop, 'preemption', SimpleNamespace(poll=lambda: next(polls), Preempted=Preempted,
-                                                      begin=lambda: None, check=lambda: None,
-                                                      set_unsaved=lambda _: None))
+    patch.setattr(
+        loop, 'preemption',
+        SimpleNamespace(
+            poll=lambda: next(polls), Preempted=Preempted, begin=lambda: None, check=lambda: None,
+            set_unsaved=lambda _: None))
     with pytest.raises(Preempted):
       finetune(config, str(parts))
   assert load_checkpoint(str(parts / 'checkpoints' / '7')).step == 7
@@ -145,8 +149,8 @@ def test_resumed_run_ends_bit_equal(runs):
 def test_readers_get_the_averaged_weights(runs, data_dir):
   """The checkpoint's `params` are the average: val scores and result.json are theirs, the raw ones lie elsewhere."""
   whole, _ = runs
-  build, tx = builder(Classifier, **small_runs.ENCODER, classes=8), optimizer.adamw(lambda step: 0.0, b2=0.999,
-                                                                                layer_decay=0.75)
+  build, tx = builder(Classifier, **small_runs.ENCODER,
+                      classes=8), optimizer.adamw(lambda step: 0.0, b2=0.999, layer_decay=0.75)
   template = state_template(build, tx, make_mesh(), averaged=True)
   checkpoints = Checkpoints(str(whole), {}, 'a device')
   state = checkpoints.restore_latest(template).state
@@ -160,8 +164,8 @@ def test_readers_get_the_averaged_weights(runs, data_dir):
   images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
   classifier = uniemox_jax.load_classifier(str(whole / 'checkpoints' / '10'))
   module = nnx.merge(graphdef_of(build), jax.device_get(state.average))
-  np.testing.assert_allclose(classifier.predict_proba(images), jax.nn.softmax(module(student_view(images, 32))),
-                             rtol=1e-5)
+  np.testing.assert_allclose(
+      classifier.predict_proba(images), jax.nn.softmax(module(student_view(images, 32))), rtol=1e-5)
 
 
 def test_decay_that_is_none_is_refused_and_older_configs_resume(tmp_path, data_dir):

@@ -22,8 +22,10 @@ def one_step(layer_decay: float = 0.5, **options: float) -> tuple[dict[str, jax.
   tx = optimizer.adamw(lambda step: 1e-3, layer_decay=layer_decay, weight_decay=0.0)
   state = create_state(state_template(build, tx, mesh), build, tx, seed=0)
   rng = np.random.default_rng(0)
-  batch = {'image': jnp.asarray(rng.integers(0, 256, (BATCH, 32, 32, 3), dtype=np.uint8)),
-           'label': jnp.asarray(rng.integers(0, 5, BATCH, dtype=np.int32))}
+  batch = {
+      'image': jnp.asarray(rng.integers(0, 256, (BATCH, 32, 32, 3), dtype=np.uint8)),
+      'label': jnp.asarray(rng.integers(0, 5, BATCH, dtype=np.int32))
+  }
   step = jax.jit(make_finetune_step(graphdef_of(build), tx, lambda step: 1e-3, FinetuneOptions(**options)))
   new, metrics = step(state, (), batch, jax.random.key(0))
   return metrics, jax.device_get(state), jax.device_get(new)
@@ -50,9 +52,11 @@ def test_layer_decay_slows_early_layers():
   # Adam's first step has the size of the rate wherever there is a gradient.
   change = jax.tree.map(lambda a, b: np.abs(a - b), new.params, old.params)
   blocks = change['encoder']['blocks']['layers']['mlp']['down']['kernel']
-  rates = [np.median(change['encoder']['patch_embed']['kernel']), *(np.median(block) for block in blocks),
-           np.median(change['head']['kernel'])]
-  np.testing.assert_allclose(rates, 1e-3 * 0.5 ** np.array([4, 3, 2, 1, 0]), rtol=0.05)
+  rates = [
+      np.median(change['encoder']['patch_embed']['kernel']), *(np.median(block) for block in blocks),
+      np.median(change['head']['kernel'])
+  ]
+  np.testing.assert_allclose(rates, 1e-3 * 0.5**np.array([4, 3, 2, 1, 0]), rtol=0.05)
 
 
 def test_positions_train():
@@ -88,13 +92,16 @@ def test_mixup_shares_labels_by_its_weight():
 
 
 def test_both_mixes_take_turns():
-  kinds = {len(np.unique(regularisation.draw_mix(jax.random.key(seed), (32, 32), 0.8, 1.0).weight_HxW)) == 1
-           for seed in range(12)}
+  kinds = {
+      len(np.unique(regularisation.draw_mix(jax.random.key(seed), (32, 32), 0.8, 1.0).weight_HxW)) == 1
+      for seed in range(12)
+  }
   assert kinds == {True, False}
 
 
 def test_smoothing_spreads_over_all_classes():
-  np.testing.assert_allclose(regularisation.smooth_labels(jnp.array([1]), 4, 0.2), [[0.05, 0.85, 0.05, 0.05]], rtol=1e-6)
+  np.testing.assert_allclose(
+      regularisation.smooth_labels(jnp.array([1]), 4, 0.2), [[0.05, 0.85, 0.05, 0.05]], rtol=1e-6)
 
 
 def test_drop_path_keeps_expectation_and_grows_with_depth():

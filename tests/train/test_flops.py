@@ -56,14 +56,18 @@ def _teacher(clip_config: CLIPConfig) -> tuple[Any, Any]:
   return make_teacher(clip, clip_config.projection_dim, jnp.float32)
 
 
-@pytest.mark.parametrize('model', [dict(fusion=name, fusion_heads=2) for name in FUSIONS] + [
-    dict(fusion='none'), dict(decode='both'), dict(reconstruct=False), dict(scan=True)], ids=str)
+@pytest.mark.parametrize(
+    'model', [dict(fusion=name, fusion_heads=2) for name in FUSIONS] +
+    [dict(fusion='none'), dict(decode='both'),
+     dict(reconstruct=False), dict(scan=True)], ids=str)
 def test_pretraining_flops_are_those_of_the_traced_forward_pass(clip_config: CLIPConfig, model: dict[str, Any]):
   build = builder(UniEmoX, **STUDENT | model)
   student, (teacher, frozen) = abstract_model(build), _teacher(clip_config)
   shape = (BATCH, student.streams, 32, 32, 3)
-  rows = {'views': jax.ShapeDtypeStruct(shape, jnp.uint8),
-          'noise': jax.ShapeDtypeStruct((BATCH, student.streams, 16), jnp.float32)}
+  rows = {
+      'views': jax.ShapeDtypeStruct(shape, jnp.uint8),
+      'noise': jax.ShapeDtypeStruct((BATCH, student.streams, 16), jnp.float32)
+  }
   options = PretrainOptions(dict(contrastive=1.0, similarity=1.0, reconstruction=1.0))
 
   def forward(params: Any, rows: Any, texts: Any, frozen: Any) -> Any:
@@ -106,9 +110,10 @@ def test_texts_that_an_example_is_compared_with_follow_the_negatives(clip_config
   assert flops['global'] - flops['local'] == 2 * 12 * (64 - 2)
 
 
-@pytest.mark.parametrize(('kind', 'peak'), [
-  ('TPU v4', 275e12), ('TPU v5 lite', 197e12), ('TPU v5', 459e12), ('TPU v5p', 459e12), ('TPU v6 lite', 918e12),
-  ('NVIDIA H100 80GB HBM3', 989e12), ('NVIDIA H200', 989e12), ('cpu', None), ('TPU v99', None)])
+@pytest.mark.parametrize(('kind', 'peak'), [('TPU v4', 275e12), ('TPU v5 lite', 197e12), ('TPU v5', 459e12),
+                                            ('TPU v5p', 459e12), ('TPU v6 lite', 918e12),
+                                            ('NVIDIA H100 80GB HBM3', 989e12), ('NVIDIA H200', 989e12), ('cpu', None),
+                                            ('TPU v99', None)])
 def test_peaks_are_known_by_device_kind(kind: str, peak: float | None) -> None:
   assert peak_flops(kind) == peak
 

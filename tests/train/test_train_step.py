@@ -22,14 +22,13 @@ from uniemox_jax.train.state import TrainState, builder, create_state, graphdef_
 from uniemox_jax.train.steps import PretrainOptions, Teacher, make_pretrain_step
 
 BATCH, SIZE, WIDTH = 16, 32, 12
-GOLDEN = (
-    {'contrastive': 1.163356, 'similarity': 0.794965, 'reconstruction': 1.831985, 'gradient_norm': 29.27809},
-    {'contrastive': 0.503365, 'similarity': 0.418613, 'reconstruction': 1.811928, 'gradient_norm': 10.85755},
-)
+GOLDEN = ({'contrastive': 1.163356, 'similarity': 0.794965, 'reconstruction': 1.831985, 'gradient_norm': 29.27809},
+          {'contrastive': 0.503365, 'similarity': 0.418613, 'reconstruction': 1.811928, 'gradient_norm': 10.85755})
 """Metrics of the first and third step."""
 WEIGHTS = {'contrastive': 1.0, 'similarity': 1.0, 'reconstruction': 1.0}
-MODEL = dict(image_size=SIZE, patch_size=8, width=24, depth=2, heads=2, decoder_width=WIDTH, decoder_depth=1,
-             decoder_heads=2, mask_ratio=0.75)
+MODEL = dict(
+    image_size=SIZE, patch_size=8, width=24, depth=2, heads=2, decoder_width=WIDTH, decoder_depth=1, decoder_heads=2,
+    mask_ratio=0.75)
 
 
 @pytest.fixture(scope='module')
@@ -43,13 +42,17 @@ def batch() -> dict[str, np.ndarray]:
 @pytest.fixture(scope='module')
 def teacher(clip_config: CLIPConfig, clip_params: dict[str, Any]) -> tuple[Teacher, dict[str, Any]]:
   tower = graphdef_of(lambda rngs: ImageTower(clip_config, remat='none', scan=False, dtype=jnp.float32, rngs=rngs))
-  embed = lambda frozen, images: unit(nnx.merge(tower, frozen)(clip_normalise(images, clip_config.image_size)))  # noqa: E731
+
+  def embed(frozen, images):
+    return unit(nnx.merge(tower, frozen)(clip_normalise(images, clip_config.image_size)))
+
   return Teacher(embed, lambda frozen: jnp.float32(10.0)), clip_params['vision']
 
 
-def run_steps(batch: dict[str, np.ndarray], teacher: tuple[Teacher, Any] | None, *, steps: int = 1, devices: int = 1,
-              fsdp: int = 1, weights: dict[str, float] = WEIGHTS, model: dict[str, Any] | None = None,
-              shard_teacher: bool = False, **options: Any) -> tuple[dict[str, float], TrainState]:
+def run_steps(
+    batch: dict[str, np.ndarray], teacher: tuple[Teacher, Any] | None, *, steps: int = 1, devices: int = 1,
+    fsdp: int = 1, weights: dict[str, float] = WEIGHTS, model: dict[str, Any] | None = None,
+    shard_teacher: bool = False, **options: Any) -> tuple[dict[str, float], TrainState]:
   """Metrics of the last step, and the state on the host."""
   mesh = sharding.make_mesh(-1, fsdp, jax.devices()[:devices])
   semantic = bool(weights['contrastive'] or weights['similarity'])
@@ -115,8 +118,14 @@ def test_accumulation_on_devices_with_local_negatives_changes_nothing(batch, tea
   assert_same(run_steps(batch, teacher, **options), run_steps(batch, teacher, devices=4, accum_steps=2, **options))
 
 
-@pytest.mark.parametrize('model', [dict(scan=True), dict(remat='dots'), dict(remat='dots', scan=True),
-                                   dict(remat='full'), dict(remat='full', scan=True)], ids=str)
+@pytest.mark.parametrize(
+    'model', [
+        dict(scan=True),
+        dict(remat='dots'),
+        dict(remat='dots', scan=True),
+        dict(remat='full'),
+        dict(remat='full', scan=True)
+    ], ids=str)
 def test_remat_and_scan_change_losses_by_less_than_1e_5(batch, teacher, third_step, model):
   for name, value in run_steps(batch, teacher, model=model, steps=3)[0].items():
     assert third_step[name] == pytest.approx(value, rel=1e-5), name
@@ -152,8 +161,10 @@ def test_fsdp_splits_the_large_parameters():
   mesh = sharding.make_mesh(1, 8)
   build, tx = builder(UniEmoX, **MODEL), optimizer.adamw(lambda step: 1e-3)
   state = create_state(state_template(build, tx, mesh), build, tx, seed=0)
-  kernels = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.opt_state))
-             if path[-1] == jax.tree_util.DictKey('kernel') and leaf.shape[-2] % 8 == 0]
+  kernels = [
+      leaf for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.opt_state))
+      if path[-1] == jax.tree_util.DictKey('kernel') and leaf.shape[-2] % 8 == 0
+  ]
   assert kernels
   assert all(leaf.addressable_shards[0].data.size * 8 == leaf.size for leaf in kernels)
 
@@ -180,8 +191,9 @@ def test_glu_fusion_trains(batch, teacher, plain_step):
 def test_decoding_both_streams_averages_both_reconstructions(batch, teacher):
   weights = WEIGHTS | {'contrastive': 0.0, 'similarity': 0.0}
   same = batch | {'person': batch['scene']}
-  both, scene = (run_steps(same, None, weights=weights, model={'decode': decode})[0]['reconstruction']
-                 for decode in ('both', 'scene'))
+  both, scene = (
+      run_steps(same, None, weights=weights, model={'decode': decode})[0]['reconstruction']
+      for decode in ('both', 'scene'))
   other = run_steps(batch, None, weights=weights, model={'decode': 'both'})[0]['reconstruction']
   assert both == pytest.approx(scene, rel=0.02)
   assert other != both

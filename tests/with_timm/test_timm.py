@@ -15,12 +15,16 @@ timm = pytest.importorskip('timm', reason='make test-timm runs this')
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
-SHAPES = [pytest.param(TINY, id='tiny'), pytest.param(VIT_B, id='B/16', marks=pytest.mark.slow),
-          pytest.param(VIT_L, id='L/16', marks=pytest.mark.slow)]
+SHAPES = [
+    pytest.param(TINY, id='tiny'),
+    pytest.param(VIT_B, id='B/16', marks=pytest.mark.slow),
+    pytest.param(VIT_L, id='L/16', marks=pytest.mark.slow)
+]
 
-
-CLIP_LIKE = [pytest.param({'pre_norm': True, 'activation': activation, 'norm_eps': 1e-5}, id=activation)
-             for activation in ('gelu', 'quick_gelu')]
+CLIP_LIKE = [
+    pytest.param({'pre_norm': True, 'activation': activation, 'norm_eps': 1e-5}, id=activation)
+    for activation in ('gelu', 'quick_gelu')
+]
 
 
 def torch_pixels(images):
@@ -76,8 +80,8 @@ def test_image_tower_saved_by_timm_gives_its_tokens_here(name, tmp_path, assert_
   import_torch(str(tmp_path / 'timm'), str(tmp_path / 'run'))
   images = pictures(64)
   with torch.no_grad(), jax.default_matmul_precision('highest'):
-    assert_parity(uniemox_jax.load_encoder(str(tmp_path / 'run')).tokens(images),
-                  theirs.forward_features(torch_pixels(images)))
+    assert_parity(
+        uniemox_jax.load_encoder(str(tmp_path / 'run')).tokens(images), theirs.forward_features(torch_pixels(images)))
 
 
 def test_pipeline_of_transformers_ranks_pictures_as_we_do(tmp_path):
@@ -96,8 +100,9 @@ def test_timm_prepares_pictures_as_we_do(size, tmp_path):
   transform = timm.data.create_transform(**timm.data.resolve_model_data_config(theirs))
   short = round(size * 256 / 224)
   pixels = np.random.default_rng(0).integers(0, 256, (short, short, 3), np.uint8)
-  np.testing.assert_allclose(transform(Image.fromarray(pixels)).permute(1, 2, 0), student_view(pixels[None], size)[0],
-                             atol=1e-6)
+  np.testing.assert_allclose(
+      transform(Image.fromarray(pixels)).permute(1, 2, 0),
+      student_view(pixels[None], size)[0], atol=1e-6)
 
 
 MEAN = {'num_classes': 5, 'global_pool': 'avg'}
@@ -105,11 +110,12 @@ SMALL = 'vit_tiny_patch16_224', {'img_size': 64, 'depth': 2}, 0.1
 
 
 @pytest.mark.parametrize(('name', 'sizes', 'noise', 'options', 'left'), [
-  pytest.param(*SMALL, MEAN, '', id='mean'),
-  pytest.param(*SMALL, MEAN | {'global_pool': 'token'}, 'left behind: head.bias, head.weight', id='CLS'),
-  pytest.param(*SMALL, {'num_classes': 0}, '', id='encoder'),
-  *(pytest.param(f'vit_{size}_patch16_224', {}, 0.01, MEAN, '', id=size, marks=pytest.mark.slow)
-    for size in ('base', 'large'))])
+    pytest.param(*SMALL, MEAN, '', id='mean'),
+    pytest.param(*SMALL, MEAN | {'global_pool': 'token'}, 'left behind: head.bias, head.weight', id='CLS'),
+    pytest.param(*SMALL, {'num_classes': 0}, '', id='encoder'), *(
+        pytest.param(f'vit_{size}_patch16_224', {}, 0.01, MEAN, '', id=size, marks=pytest.mark.slow)
+        for size in ('base', 'large'))
+])
 def test_model_saved_by_timm_gives_its_output_here(name, sizes, noise, options, left, tmp_path, assert_parity, capsys):
   torch.manual_seed(0)
   theirs = timm.create_model(name, **sizes, **options).eval()
@@ -133,8 +139,9 @@ def test_onnx_of_the_timm_export_gives_the_same_logits(tmp_path, assert_parity):
   pytest.importorskip('onnxscript')
   _, theirs = exported(tmp_path, 'classifier', **TINY, classes=8)
   images = pictures(32, 3)
-  torch.onnx.export(theirs, (torch_pixels(images[:2]),), tmp_path / 'model.onnx', input_names=['images'],
-                    output_names=['logits'], dynamic_shapes=({0: torch.export.Dim('batch')},), dynamo=True)
+  torch.onnx.export(
+      theirs, (torch_pixels(images[:2]),), tmp_path / 'model.onnx', input_names=['images'], output_names=['logits'],
+      dynamic_shapes=({0: torch.export.Dim('batch')},), dynamo=True)
   session = onnxruntime.InferenceSession(tmp_path / 'model.onnx')
   with torch.no_grad():
     assert_parity(session.run(None, {'images': torch_pixels(images).numpy()})[0], theirs(torch_pixels(images)))

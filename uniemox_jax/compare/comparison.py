@@ -23,10 +23,14 @@ from uniemox_jax.train.config import FINETUNE_KEYS, PROBE_KEYS, check_keys
 
 VERBS = {'finetune': (finetune, FINETUNE_KEYS), 'probe': (probe, PROBE_KEYS)}
 """By the name a protocol gives: what runs a cell, and the keys of its config."""
-_KEYS = {'initialisations': tuple, 'datasets': tuple, 'protocols': tuple, 'seeds': int, 'reference': str,
-         'initialisation': ConfigDict, 'protocol': ConfigDict, 'change': ConfigDict}
-_SECTIONS = {'initialisation': {'init': str, 'change': ConfigDict},
-             'protocol': {'verb': str, 'recipe': str, 'change': ConfigDict}}
+_KEYS = {
+    'initialisations': tuple, 'datasets': tuple, 'protocols': tuple, 'seeds': int, 'reference': str,
+    'initialisation': ConfigDict, 'protocol': ConfigDict, 'change': ConfigDict
+}
+_SECTIONS = {
+    'initialisation': {'init': str, 'change': ConfigDict},
+    'protocol': {'verb': str, 'recipe': str, 'change': ConfigDict}
+}
 
 
 class Cell(NamedTuple):
@@ -54,16 +58,18 @@ def check(config: ConfigDict) -> None:
   for names, sections in (('initialisations', 'initialisation'), ('protocols', 'protocol')):
     for name in config[names]:
       if name not in config[sections]:
-        raise UserError(f"'{name}' of {names} is not defined: add {sections}.{name} to the config, or choose from "
-                        f"{', '.join(config[sections])}")
+        raise UserError(
+            f"'{name}' of {names} is not defined: add {sections}.{name} to the config, or choose from "
+            f"{', '.join(config[sections])}")
   for sections, keys in _SECTIONS.items():
     for name in config[sections]:
       if not isinstance(config[sections][name], ConfigDict):
         raise UserError(f"config key '{sections}.{name}' must hold the keys {', '.join(keys)}")
       check_keys(config[sections][name], keys, f'{sections}.{name}.')
   if config.reference not in config.initialisations:
-    raise UserError(f"reference '{config.reference}' is none of the initialisations: choose from "
-                    f"{', '.join(config.initialisations)}")
+    raise UserError(
+        f"reference '{config.reference}' is none of the initialisations: choose from "
+        f"{', '.join(config.initialisations)}")
   for name in config.protocols:
     if config.protocol[name].verb not in VERBS:
       raise UserError(f"protocol.{name}.verb is '{config.protocol[name].verb}': choose {' or '.join(VERBS)}")
@@ -71,8 +77,10 @@ def check(config: ConfigDict) -> None:
 
 def cells_of(config: ConfigDict) -> list[Cell]:
   """All cells, seed by seed, so that the table is soon complete in small."""
-  return [Cell(initialisation, dataset, protocol, seed) for seed, dataset, protocol, initialisation in
-          itertools.product(range(config.seeds), config.datasets, config.protocols, config.initialisations)]
+  return [
+      Cell(initialisation, dataset, protocol, seed) for seed, dataset, protocol, initialisation in itertools.product(
+          range(config.seeds), config.datasets, config.protocols, config.initialisations)
+  ]
 
 
 def cell_config(config: ConfigDict, cell: Cell) -> ConfigDict:
@@ -89,8 +97,8 @@ def cell_config(config: ConfigDict, cell: Cell) -> ConfigDict:
     try:
       section.update(change)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-      raise UserError(f'{origin} of the config does not fit {protocol.recipe}: {" ".join(str(error).split())}'
-                      ) from error
+      raise UserError(
+          f'{origin} of the config does not fit {protocol.recipe}: {" ".join(str(error).split())}') from error
   section.dataset, section.seed, section.init = cell.dataset, cell.seed, initialisation.init
   check_keys(section, VERBS[protocol.verb][1])
   return section
@@ -114,12 +122,16 @@ def read_results(sections: dict[Cell, ConfigDict], workdir: str) -> dict[Cell, d
 def write(config: ConfigDict, sections: dict[Cell, ConfigDict], workdir: str) -> dict[Cell, dict[str, Any]]:
   """Writes all tables from what is finished; returns that."""
   results = read_results(sections, workdir)
-  failures = {cell: said for cell in sections
-              if cell not in results and (said := subprocess_runs.why_failed(os.path.join(workdir, cell.name)))}
-  tables.write(tables.Table(
-      tuple(config.initialisations), tuple(config.datasets), tuple(config.protocols), config.seeds, config.reference,
-      {tuple(cell): result for cell, result in results.items()},
-      {tuple(cell): said for cell, said in failures.items()}), workdir)
+  failures = {
+      cell: said
+      for cell in sections
+      if cell not in results and (said := subprocess_runs.why_failed(os.path.join(workdir, cell.name)))
+  }
+  tables.write(
+      tables.Table(
+          tuple(config.initialisations), tuple(config.datasets), tuple(config.protocols), config.seeds,
+          config.reference, {tuple(cell): result for cell, result in results.items()},
+          {tuple(cell): said for cell, said in failures.items()}), workdir)
   return results
 
 
@@ -144,8 +156,9 @@ def compare(config: ConfigDict, workdir: str) -> None:
 
   print(f'{len(sections)} cells, {len(finished)} of them finished before', flush=True)
   try:
-    subprocess_runs.run_cells('uniemox_jax.compare', [cell.name for cell in sections if cell not in finished],
-                    lambda name: os.path.join(workdir, name), after)
+    subprocess_runs.run_cells(
+        'uniemox_jax.compare', [cell.name for cell in sections if cell not in finished],
+        lambda name: os.path.join(workdir, name), after)
   finally:
     with open(os.path.join(workdir, 'comparison.md'), encoding='utf-8') as table:
       print(table.read(), flush=True)

@@ -31,8 +31,9 @@ _ERROR = 'error.txt'
 
 def define_flags(jobs: int) -> None:
   """Declares `--jobs`, and what cells are started with."""
-  flags.DEFINE_integer('jobs', jobs, 'Cells that run side by side, each on its share of the CPUs; 1 where they share '
-                       'an accelerator.', lower_bound=1)
+  flags.DEFINE_integer(
+      'jobs', jobs, 'Cells that run side by side, each on its share of the CPUs; 1 where they share '
+      'an accelerator.', lower_bound=1)
   flags.DEFINE_string('cell', None, 'Name of one cell, to run it alone, in this process.')
   flags.DEFINE_integer('lifeline', None, 'Pipe that closes when whoever started this cell has ended.')
 
@@ -76,8 +77,9 @@ def check_same(folder: str, section: ConfigDict, *, start: bool = True) -> None:
   ran, now = read_json(path), section.to_dict()
   changed = changed_keys(ran, now) + (['init'] if start and ran.get('init') != now.get('init') else [])
   if changed:
-    raise UserError(f'{folder} holds a run with other values of {", ".join(changed)}: restore them, remove that '
-                    'folder, or choose another --workdir')
+    raise UserError(
+        f'{folder} holds a run with other values of {", ".join(changed)}: restore them, remove that '
+        'folder, or choose another --workdir')
 
 
 def _follow(lifeline: int) -> None:
@@ -109,8 +111,8 @@ class _Lifelines:
       held.close()
 
 
-def run_cells(module: str, todo: Sequence[str], folder_of: Callable[[str], str],
-              after: Callable[[str], str | None]) -> None:
+def run_cells(
+    module: str, todo: Sequence[str], folder_of: Callable[[str], str], after: Callable[[str], str | None]) -> None:
   """Runs cells with this command line, `--jobs` at a time; progress with time left after each.
 
   Args:
@@ -142,8 +144,8 @@ def run_cells(module: str, todo: Sequence[str], folder_of: Callable[[str], str],
     raise UserError(f'{len(failed)} cells failed: {named}; run the same command again for these alone')
 
 
-def _await(futures: dict[concurrent.futures.Future, str], after: Callable[[str], str | None]
-           ) -> dict[str, tuple[int, str]]:
+def _await(futures: dict[concurrent.futures.Future, str], after: Callable[[str],
+                                                                          str | None]) -> dict[str, tuple[int, str]]:
   """Tells each cell when it has ended; exit code and last words of those that failed."""
   start, waiting, failed = time.perf_counter(), set(futures), {}
   while waiting:
@@ -181,8 +183,9 @@ def _run_in_process(module: str, cell: str, folder: str, lifelines: _Lifelines) 
     start = log.tell()
     try:
       # A group of its own: Ctrl-C is for this process, which then ends its cells so that they save.
-      code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False,
-                            pass_fds=(lifeline,), process_group=0).returncode
+      code = subprocess.run(
+          command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False, pass_fds=(lifeline,),
+          process_group=0).returncode
     finally:
       os.close(lifeline)
     log.seek(start)

@@ -72,7 +72,8 @@ def latex(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) ->
   return '\n'.join([
       r'% needs \usepackage{booktabs}', r'\begin{table}', r'\centering', rf'\caption{{{_latex_text(caption)}}}',
       rf'\begin{{tabular}}{{{"l" * len(header)}}}', r'\toprule', ' & '.join(map(_latex_cell, header)) + r' \\',
-      r'\midrule', *body, r'\bottomrule', r'\end{tabular}', r'\end{table}', ''])
+      r'\midrule', *body, r'\bottomrule', r'\end{tabular}', r'\end{table}', ''
+  ])
 
 
 def _latex_cell(cell: str) -> str:
@@ -81,9 +82,11 @@ def _latex_cell(cell: str) -> str:
   return rf'\textbf{{{text}}}' if bold else text
 
 
-_LATEX = {'\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{', '}': r'\}',
-          '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '±': r'$\pm$', '−': r'$-$', '<': r'$<$', '>': r'$>$',
-          '†': r'$^\dagger$'}
+_LATEX = {
+    '\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{', '}': r'\}',
+    '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '±': r'$\pm$', '−': r'$-$', '<': r'$<$', '>': r'$>$',
+    '†': r'$^\dagger$'
+}
 
 
 def _latex_text(text: str) -> str:

@@ -100,9 +100,10 @@ def compared(table: Table) -> list[dict[str, Any]]:
     for column, heading in table.columns(protocol).items():
       theirs = table.scores(table.reference, column, protocol)
       for name in table.initialisations:
-        if name != table.reference and (pair := summary_statistics.paired(table.scores(name, column, protocol), theirs)):
-          rows.append({'initialisation': name, **column._asdict(), 'measured': heading, 'protocol': protocol,
-                       **pair._asdict()})
+        if name != table.reference and (pair := summary_statistics.paired(table.scores(name, column, protocol),
+                                                                          theirs)):
+          rows.append(
+              {'initialisation': name, **column._asdict(), 'measured': heading, 'protocol': protocol, **pair._asdict()})
   for row, corrected in zip(rows, summary_statistics.holm([row['p'] for row in rows])):
     row['p_holm'] = corrected
   return rows
@@ -111,16 +112,20 @@ def compared(table: Table) -> list[dict[str, Any]]:
 def write(table: Table, workdir: str) -> None:
   """Writes comparison.md, .tex, .csv, .json and .png into `workdir`; each is whole at any time."""
   pairs = compared(table)
-  beyond = {(row['initialisation'], Column(row['dataset'], row['task']), row['protocol']) for row in pairs
+  beyond = {(row['initialisation'], Column(row['dataset'], row['task']), row['protocol'])
+            for row in pairs
             if row['p_holm'] is not None and row['p_holm'] < _BEYOND_CHANCE}
   texts = {protocol: _texts(table, protocol, beyond) for protocol in table.protocols}
   headers = {protocol: ['initialisation', *table.columns(protocol).values()] for protocol in table.protocols}
   path = os.path.join(workdir, 'comparison')
   write_text(f'{path}.md', _markdown(table, headers, texts, pairs))
-  caption = (f'Mean ± standard deviation over {table.seeds} seeds, test. † differs from {table.reference}, p < 0.05, '
-             'Holm.')
-  write_text(f'{path}.tex', '\n'.join(summary_statistics.latex(headers[protocol], rows, f'{protocol}: {caption}')
-                                      for protocol, rows in texts.items()))
+  caption = (
+      f'Mean ± standard deviation over {table.seeds} seeds, test. † differs from {table.reference}, p < 0.05, '
+      'Holm.')
+  write_text(
+      f'{path}.tex', '\n'.join(
+          summary_statistics.latex(headers[protocol], rows, f'{protocol}: {caption}')
+          for protocol, rows in texts.items()))
   write_text(f'{path}.csv', _csv(table))
   write_json(f'{path}.json', _json(table, pairs))
   write_bytes(f'{path}.png', _picture(table))
@@ -130,8 +135,10 @@ def _texts(table: Table, protocol: str, beyond: set[tuple[str, Column, str]]) ->
   """A protocol's rows as text: '**0.6951 ± 0.0230 (3) †**'."""
   rows = [[name] for name in table.initialisations]
   for column in table.columns(protocol):
-    summaries = [summary_statistics.summarise(list(scores.values())) if scores else None for scores in (
-        table.scores(name, column, protocol) for name in table.initialisations)]
+    summaries = [
+        summary_statistics.summarise(list(scores.values())) if scores else None
+        for scores in (table.scores(name, column, protocol) for name in table.initialisations)
+    ]
     sign = KINDS[column.task].direction if column.task else 1
     best = max((sign * summary.mean for summary in summaries if summary), default=None)
     for row, summary in zip(rows, summaries):
@@ -145,21 +152,29 @@ def _texts(table: Table, protocol: str, beyond: set[tuple[str, Column, str]]) ->
   return rows
 
 
-def _markdown(table: Table, headers: dict[str, list[str]], texts: dict[str, list[list[str]]],
-              pairs: list[dict[str, Any]]) -> str:
-  parts = [f'## {protocol}\n\n{summary_statistics.markdown(headers[protocol], rows)}' for protocol, rows in texts.items()]
+def _markdown(
+    table: Table, headers: dict[str, list[str]], texts: dict[str, list[list[str]]], pairs: list[dict[str, Any]]) -> str:
+  parts = [
+      f'## {protocol}\n\n{summary_statistics.markdown(headers[protocol], rows)}' for protocol, rows in texts.items()
+  ]
   parts.append(NOTES.format(reference=table.reference))
   if pairs:
-    lines = [[row['initialisation'], row['measured'], row['protocol'], f"{row['difference']:+.4f}",
-              *('-' if row[key] is None else f'{row[key]:.3g}' for key in ('p', 'p_holm')), str(row['runs'])]
-             for row in pairs]
-    parts.append(f'## Difference from {table.reference}\n\n' + summary_statistics.markdown(
-        ['initialisation', 'dataset', 'protocol', 'difference', 'p', "p, Holm's", 'pairs'], lines))
-  undefined = [f'- {_named(key)}: {_metric(result, task)}' for key, result in table.results.items()
-               for task in _tasks(result) if score_of(result, task) is None]
+    lines = [[
+        row['initialisation'], row['measured'], row['protocol'], f"{row['difference']:+.4f}",
+        *('-' if row[key] is None else f'{row[key]:.3g}' for key in ('p', 'p_holm')),
+        str(row['runs'])
+    ] for row in pairs]
+    parts.append(
+        f'## Difference from {table.reference}\n\n' + summary_statistics.markdown(
+            ['initialisation', 'dataset', 'protocol', 'difference', 'p', "p, Holm's", 'pairs'], lines))
+  undefined = [
+      f'- {_named(key)}: {_metric(result, task)}' for key, result in table.results.items() for task in _tasks(result)
+      if score_of(result, task) is None
+  ]
   if undefined:
     parts.append('Undefined on these test pictures, and so left out:\n\n' + '\n'.join(undefined) + '\n')
-  parts.append(summary_statistics.unfinished(table.unfinished, {_named(key): said for key, said in table.failures.items()}))
+  parts.append(
+      summary_statistics.unfinished(table.unfinished, {_named(key): said for key, said in table.failures.items()}))
   return '\n'.join(parts)
 
 
@@ -170,8 +185,10 @@ def _named(key: Key) -> str:
 def _numbers(result: dict[str, Any]) -> dict[str, float]:
   """Every metric of a result but those by class and dimension, of several tasks as TASK_METRIC."""
   parts = {'': result} | {f'{task}_': measured for task, measured in result.get('tasks', {}).items()}
-  return {f'{prefix}{name}': value for prefix, part in parts.items() for name, value in part.items()
-          if isinstance(value, float)}
+  return {
+      f'{prefix}{name}': value
+      for prefix, part in parts.items() for name, value in part.items() if isinstance(value, float)
+  }
 
 
 def _csv(table: Table) -> str:
@@ -193,18 +210,22 @@ def _json(table: Table, pairs: list[dict[str, Any]]) -> dict[str, Any]:
     for column in table.columns(protocol):
       for name in table.initialisations:
         if scores := table.scores(name, column, protocol):
-          summaries.append({'initialisation': name, **column._asdict(), 'protocol': protocol,
-                            **summary_statistics.summarise(list(scores.values()))._asdict(), 'by_seed': scores})
-  return {'reference': table.reference, 'seeds': table.seeds, 'unfinished': table.unfinished, 'summaries': summaries,
-          'compared': pairs, 'failures': [{'cell': list(key), 'said': said} for key, said in table.failures.items()]}
+          summaries.append({
+              'initialisation': name, **column._asdict(), 'protocol': protocol,
+              **summary_statistics.summarise(list(scores.values()))._asdict(), 'by_seed': scores
+          })
+  return {
+      'reference': table.reference, 'seeds': table.seeds, 'unfinished': table.unfinished, 'summaries': summaries,
+      'compared': pairs, 'failures': [{'cell': list(key), 'said': said} for key, said in table.failures.items()]
+  }
 
 
 def _picture(table: Table) -> bytes:
   """A panel a protocol: every run a point, the mean a line, initialisations side by side within a column."""
   columns = {protocol: table.columns(protocol) for protocol in table.protocols}
   widest = max(map(len, columns.values()))
-  figure = Figure(figsize=(1.5 + 0.55 * widest * len(table.initialisations), 2.6 * len(table.protocols)),
-                  layout='constrained')
+  figure = Figure(
+      figsize=(1.5 + 0.55 * widest * len(table.initialisations), 2.6 * len(table.protocols)), layout='constrained')
   panels = figure.subplots(len(table.protocols), 1, squeeze=False)[:, 0]
   step = 0.8 / len(table.initialisations)
   for axes, protocol in zip(panels, table.protocols):

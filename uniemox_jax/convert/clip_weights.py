@@ -21,9 +21,9 @@ LARGEST_ID_ENDS = 2
 
 
 def _blocks(ours: str, theirs: str) -> list[Row]:
-  return name_table.blocks(ours, theirs, norm1='layer_norm1', qkv=('self_attn.q_proj', 'self_attn.k_proj',
-                                                              'self_attn.v_proj'),
-                      out='self_attn.out_proj', norm2='layer_norm2', up='mlp.fc1', down='mlp.fc2')
+  return name_table.blocks(
+      ours, theirs, norm1='layer_norm1', qkv=('self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'),
+      out='self_attn.out_proj', norm2='layer_norm2', up='mlp.fc1', down='mlp.fc2')
 
 
 ROWS = [
@@ -39,29 +39,29 @@ ROWS = [
     Row('language/positions', ('text_model.embeddings.position_embedding.weight',)),
     *_blocks('language/blocks', 'text_model.encoder.layers.{}'),
     *name_table.layer_norm('language/norm', 'text_model.final_layer_norm'),
-    Row('language/project/kernel', ('text_projection.weight',), name_table.TRANSPOSE),
+    Row('language/project/kernel', ('text_projection.weight',), name_table.TRANSPOSE)
 ]
 
 
 def _openai_blocks(ours: str, theirs: str) -> list[Row]:
-  return name_table.blocks(ours, theirs, norm1='ln_1', qkv=('attn.in_proj',), qkv_joint='_', out='attn.out_proj',
-                      norm2='ln_2', up='mlp.c_fc', down='mlp.c_proj')
+  return name_table.blocks(
+      ours, theirs, norm1='ln_1', qkv=('attn.in_proj',), qkv_joint='_', out='attn.out_proj', norm2='ln_2',
+      up='mlp.c_fc', down='mlp.c_proj')
 
 
 OPENAI_ROWS = [
     Row('logit_scale', ('logit_scale',)),
     Row('vision/class_embedding', ('visual.class_embedding',)),
     Row('vision/patch_embed/kernel', ('visual.conv1.weight',), name_table.CONV),
-    Row('vision/positions', ('visual.positional_embedding',)),
-    *name_table.layer_norm('vision/pre_norm', 'visual.ln_pre'),
+    Row('vision/positions',
+        ('visual.positional_embedding',)), *name_table.layer_norm('vision/pre_norm', 'visual.ln_pre'),
     *_openai_blocks('vision/blocks', 'visual.transformer.resblocks.{}'),
     *name_table.layer_norm('vision/post_norm', 'visual.ln_post'),
     Row('vision/project/kernel', ('visual.proj',)),
     Row('language/token_embedding', ('token_embedding.weight',)),
     Row('language/positions', ('positional_embedding',)),
-    *_openai_blocks('language/blocks', 'transformer.resblocks.{}'),
-    *name_table.layer_norm('language/norm', 'ln_final'),
-    Row('language/project/kernel', ('text_projection',)),
+    *_openai_blocks('language/blocks', 'transformer.resblocks.{}'), *name_table.layer_norm('language/norm', 'ln_final'),
+    Row('language/project/kernel', ('text_projection',))
 ]
 """The projections are parameters of their own there, not layers, and so are stored as ours are."""
 
@@ -78,12 +78,13 @@ def export_clip(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tower(shapes: Mapping[str, tuple[int, ...]], prefix: str, width: int, activation: str) -> Tower:
-  depth = 1 + max((int(number) for number in re.findall(rf'(?m)^{re.escape(prefix)}\.(\d+)\.', '\n'.join(shapes))),
-                  default=-1)
+  depth = 1 + max(
+      (int(number) for number in re.findall(rf'(?m)^{re.escape(prefix)}\.(\d+)\.', '\n'.join(shapes))), default=-1)
   hidden = shapes.get(f'{prefix}.0.mlp.c_fc.weight', (4 * width,))[0]
   if width % HEAD_WIDTH:
-    raise UserError(f"{prefix} is {width} wide, which OpenAI's heads of {HEAD_WIDTH} do not divide: an "
-                    'open_clip_config.json beside the weights says how many there are')
+    raise UserError(
+        f"{prefix} is {width} wide, which OpenAI's heads of {HEAD_WIDTH} do not divide: an "
+        'open_clip_config.json beside the weights says how many there are')
   return Tower(width, depth, width // HEAD_WIDTH, hidden, activation)
 
 
@@ -103,33 +104,40 @@ def openai_config(shapes: Mapping[str, tuple[int, ...]], *, source: str, activat
   """
   chosen = 'quick_gelu' if 'input_resolution' in shapes else activation
   if chosen not in ACTIVATIONS:
-    raise UserError(f'{source} does not say its activation: put its open_clip_config.json beside it, or give '
-                    "activation=quick_gelu (OpenAI's weights) or activation=gelu (most others) to load_clip, or "
-                    '--activation to import_torch and use what that writes')
-  wanted = {'visual.conv1.weight': 4, 'visual.positional_embedding': 2, 'visual.proj': 2, 'token_embedding.weight': 2,
-            'positional_embedding': 2}
+    raise UserError(
+        f'{source} does not say its activation: put its open_clip_config.json beside it, or give '
+        "activation=quick_gelu (OpenAI's weights) or activation=gelu (most others) to load_clip, or "
+        '--activation to import_torch and use what that writes')
+  wanted = {
+      'visual.conv1.weight': 4, 'visual.positional_embedding': 2, 'visual.proj': 2, 'token_embedding.weight': 2,
+      'positional_embedding': 2
+  }
   lacking = [name for name, rank in wanted.items() if len(shapes.get(name, ())) != rank]
   if lacking:
-    raise UserError(f'{source} has no {", ".join(lacking)} that would tell the size of its CLIP: give a CLIP with a '
-                    'ViT image tower, whole')
+    raise UserError(
+        f'{source} has no {", ".join(lacking)} that would tell the size of its CLIP: give a CLIP with a '
+        'ViT image tower, whole')
   width, _, _, patch = shapes['visual.conv1.weight']
   vocabulary, text_width = shapes['token_embedding.weight']
-  return CLIPConfig(vision=_tower(shapes, 'visual.transformer.resblocks', width, chosen),
-                    text=_tower(shapes, 'transformer.resblocks', text_width, chosen),
-                    image_size=patch * side_of(shapes['visual.positional_embedding'][0], source), patch_size=patch,
-                    projection_dim=shapes['visual.proj'][1], context_length=shapes['positional_embedding'][0],
-                    vocab_size=vocabulary, eos_token_id=LARGEST_ID_ENDS)
+  return CLIPConfig(
+      vision=_tower(shapes, 'visual.transformer.resblocks', width,
+                    chosen), text=_tower(shapes, 'transformer.resblocks', text_width, chosen),
+      image_size=patch * side_of(shapes['visual.positional_embedding'][0], source), patch_size=patch,
+      projection_dim=shapes['visual.proj'][1], context_length=shapes['positional_embedding'][0], vocab_size=vocabulary,
+      eos_token_id=LARGEST_ID_ENDS)
 
 
 OPEN_CLIP_DEFAULTS = {
-    'vision_cfg': {'layers': 12, 'width': 768, 'head_width': HEAD_WIDTH, 'mlp_ratio': 4.0, 'patch_size': 16,
-                   'image_size': 224},
-    'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'width': 512, 'heads': 8, 'layers': 12, 'mlp_ratio': 4.0},
+    'vision_cfg': {
+        'layers': 12, 'width': 768, 'head_width': HEAD_WIDTH, 'mlp_ratio': 4.0, 'patch_size': 16, 'image_size': 224
+    },
+    'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'width': 512, 'heads': 8, 'layers': 12, 'mlp_ratio': 4.0}
 }
 """What open_clip's CLIPVisionCfg and CLIPTextCfg assume where the file says nothing (open_clip/model.py)."""
 OPEN_CLIP_FIXED = {'pool_type': ('tok', 'argmax'), 'proj_type': ('linear',), 'pos_embed_type': ('learnable',)}
-OPEN_CLIP_FREE = ('patch_dropout', 'output_tokens', 'hf_tokenizer_name', 'tokenizer_kwargs', 'timm_pool', 'timm_proj',
-                  'timm_model_pretrained', 'pad_id')
+OPEN_CLIP_FREE = (
+    'patch_dropout', 'output_tokens', 'hf_tokenizer_name', 'tokenizer_kwargs', 'timm_pool', 'timm_proj',
+    'timm_model_pretrained', 'pad_id')
 """Settings that only training, other models or the tokenizer read."""
 
 
@@ -151,16 +159,17 @@ def open_clip_config(hub: dict[str, Any], source: str) -> CLIPConfig:
     towers[name] = defaults | given
     wrong = [key for key in defaults if not isinstance(towers[name][key], int | float)]
     if wrong:
-      raise UserError(f'{source}: {name}.{wrong[0]} is {towers[name][wrong[0]]!r}, not a number: only CLIPs with a '
-                      'plain ViT are supported')
+      raise UserError(
+          f'{source}: {name}.{wrong[0]} is {towers[name][wrong[0]]!r}, not a number: only CLIPs with a '
+          'plain ViT are supported')
   vision, text = towers['vision_cfg'], towers['text_cfg']
   activation = 'quick_gelu' if model.get('quick_gelu', False) else 'gelu'
 
   def tower(settings: dict[str, Any], heads: int) -> Tower:
-    return Tower(settings['width'], settings['layers'], heads, int(settings['width'] * settings['mlp_ratio']),
-                 activation)
+    return Tower(
+        settings['width'], settings['layers'], heads, int(settings['width'] * settings['mlp_ratio']), activation)
 
-  return CLIPConfig(vision=tower(vision, vision['width'] // vision['head_width']), text=tower(text, text['heads']),
-                    image_size=vision['image_size'], patch_size=vision['patch_size'],
-                    projection_dim=model.get('embed_dim', 512), context_length=text['context_length'],
-                    vocab_size=text['vocab_size'], eos_token_id=LARGEST_ID_ENDS)
+  return CLIPConfig(
+      vision=tower(vision, vision['width'] // vision['head_width']), text=tower(text, text['heads']),
+      image_size=vision['image_size'], patch_size=vision['patch_size'], projection_dim=model.get('embed_dim', 512),
+      context_length=text['context_length'], vocab_size=text['vocab_size'], eos_token_id=LARGEST_ID_ENDS)

@@ -19,14 +19,15 @@ from uniemox_jax.runtime.files import write_json
 ARCHITECTURES = {192: 'tiny', 384: 'small', 768: 'base', 1024: 'large'}
 """timm's names of widths; `model_args` state every size anyway."""
 TIMM_VARIANTS = {
-    (False, 'gelu', mae_weights.NORM_EPS): 'patch16_224', (True, 'gelu', mae_weights.CLIP_NORM_EPS): 'patch16_clip_224',
+    (False, 'gelu', mae_weights.NORM_EPS): 'patch16_224',
+    (True, 'gelu', mae_weights.CLIP_NORM_EPS): 'patch16_clip_224',
     (True, 'quick_gelu', mae_weights.CLIP_NORM_EPS): 'patch16_clip_quickgelu_224',
 }
 """(pre_norm, activation, norm_eps) -> the end of timm's name for it."""
 _VIT_DEFAULTS = {'norm_eps': mae_weights.NORM_EPS, 'pre_norm': False, 'activation': 'gelu'}
 MODEL_DEFAULTS = {
     'encoder': _VIT_DEFAULTS, 'classifier': _VIT_DEFAULTS,
-    'uniemox': _VIT_DEFAULTS | {'mask_ratio': 0.9, 'fusion': 'additive', 'fusion_heads': 1, 'reconstruct': True},
+    'uniemox': _VIT_DEFAULTS | {'mask_ratio': 0.9, 'fusion': 'additive', 'fusion_heads': 1, 'reconstruct': True}
 }
 """What a description may leave out, as the modules have it."""
 PTH = 'checkpoint.pth'
@@ -79,18 +80,22 @@ def write_timm(folder: Path, student: Student) -> list[str]:
 def _timm_config(student: Student) -> dict[str, Any]:
   model, classes = student.model, len(student.labels or ())
   size, patch, width = model['image_size'], model['patch_size'], model['width']
-  arguments = {'img_size': size, 'patch_size': patch, 'embed_dim': width, 'depth': model['depth'],
-               'num_heads': model['heads'], 'global_pool': 'avg', 'fc_norm': bool(classes)}
-  preprocessing = {'input_size': [3, size, size], 'fixed_input_size': True, 'interpolation': 'bicubic',
-                   'crop_pct': size / student.short_side, 'crop_mode': 'center', 'mean': student.mean,
-                   'std': student.std}
+  arguments = {
+      'img_size': size, 'patch_size': patch, 'embed_dim': width, 'depth': model['depth'], 'num_heads': model['heads'],
+      'global_pool': 'avg', 'fc_norm': bool(classes)
+  }
+  preprocessing = {
+      'input_size': [3, size, size], 'fixed_input_size': True, 'interpolation': 'bicubic',
+      'crop_pct': size / student.short_side, 'crop_mode': 'center', 'mean': student.mean, 'std': student.std
+  }
   labels = {'label_names': student.labels} if classes else {}
   # Its image towers of CLIP come in fewer sizes.
   size_name = 'base' if model['pre_norm'] else ARCHITECTURES.get(width, 'base')
-  return {'architecture': f'vit_{size_name}_{TIMM_VARIANTS[_variant(student)]}', 'num_classes': classes,
-          'num_features': width, 'global_pool': 'avg', 'model_args': arguments, **labels,
-          'pretrained_cfg': preprocessing | {'num_classes': classes, 'first_conv': 'patch_embed.proj',
-                                             'classifier': 'head'}}
+  return {
+      'architecture': f'vit_{size_name}_{TIMM_VARIANTS[_variant(student)]}', 'num_classes': classes,
+      'num_features': width, 'global_pool': 'avg', 'model_args': arguments, **labels, 'pretrained_cfg':
+          preprocessing | {'num_classes': classes, 'first_conv': 'patch_embed.proj', 'classifier': 'head'}
+  }
 
 
 def write_vit_mae(folder: Path, student: Student) -> list[str]:
@@ -103,7 +108,8 @@ def write_vit_mae(folder: Path, student: Student) -> list[str]:
     raise UserError('a ViTMAE has a decoder, and this checkpoint has none: choose --to=timm')
   _check_plain(student, "transformers' ViTMAE", student.model['norm_eps'])
   flat, said = _export(vit_mae_weights.ROWS, student.params)
-  weight_files.write_safetensors(folder / weight_files.SAFETENSORS, {_published(name): array for name, array in flat.items()})
+  weight_files.write_safetensors(
+      folder / weight_files.SAFETENSORS, {_published(name): array for name, array in flat.items()})
   write_json(str(folder / 'config.json'), vit_mae_weights.hub_config(student.model, norm_pix=student.norm_pix))
   return said
 
@@ -141,11 +147,14 @@ def write_mae(folder: Path, student: Student) -> list[str]:
   flat, said = _export(mae_weights.rows(kind, student.model | {'semantic': fuses}), student.params)
   parts = {'model': {name: array for name, array in flat.items() if not name.startswith(mae_weights.FUSION_PREFIX)}}
   if len(parts['model']) < len(flat):
-    parts['att_fusion'] = {name.removeprefix(mae_weights.FUSION_PREFIX): flat[name] for name in flat.keys() - parts['model']}
+    parts['att_fusion'] = {
+        name.removeprefix(mae_weights.FUSION_PREFIX): flat[name] for name in flat.keys() - parts['model']
+    }
   _save_torch(folder / PTH, parts)
   if fuses and student.model['fusion'] == 'attention':
-    said.append("fusion 'attention': the original takes its softmax over an axis of size 1, so its code does not give "
-                'the output that these weights were trained for')
+    said.append(
+        "fusion 'attention': the original takes its softmax over an axis of size 1, so its code does not give "
+        'the output that these weights were trained for')
   return said
 
 
@@ -153,11 +162,13 @@ def _save_torch(path: Path, parts: dict[str, dict[str, np.ndarray]]) -> None:
   try:
     import torch
   except ImportError as error:
-    raise UserError("--to=mae writes a PyTorch file, and torch is not installed: pip install 'uniemox_jax[torch]'"
-                    ) from error
+    raise UserError(
+        "--to=mae writes a PyTorch file, and torch is not installed: pip install 'uniemox_jax[torch]'") from error
   # Copies: a tensor that is a view would bring the whole of its array into the file.
-  torch.save({key: {name: torch.from_numpy(np.array(array, order='C')) for name, array in part.items()}
-              for key, part in parts.items()}, path)
+  torch.save({
+      key: {name: torch.from_numpy(np.array(array, order='C')) for name, array in part.items()}
+      for key, part in parts.items()
+  }, path)
 
 
 def _export(rows: Iterable[Row], params: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -181,6 +192,7 @@ def _check_plain(student: Student, whose: str, epsilon: float) -> None:
 
 def _no_place(student: Student, whose: str) -> UserError:
   pre_norm, activation, epsilon = _variant(student)
-  return UserError(f'{whose} has no ViT with LayerNorm epsilon {epsilon:g}, {activation} and '
-                   f'{"a" if pre_norm else "no"} LayerNorm before the blocks: choose --to=saved_model, which takes '
-                   'any; docs/weights.md says what the other forms have')
+  return UserError(
+      f'{whose} has no ViT with LayerNorm epsilon {epsilon:g}, {activation} and '
+      f'{"a" if pre_norm else "no"} LayerNorm before the blocks: choose --to=saved_model, which takes '
+      'any; docs/weights.md says what the other forms have')

@@ -33,8 +33,9 @@ SIZES = {192: 'Ti', 384: 'S', 768: 'B', 1024: 'L', 1280: 'H'}
 FUSED_MASK_RATIO, MAE_MASK_RATIO = 0.9, 0.75
 """As published by the original and by MAE; the files do not say."""
 
-TIMM_FREE = ('num_classes', 'img_size', 'patch_size', 'embed_dim', 'depth', 'num_heads', 'global_pool', 'fc_norm',
-             'drop_rate', 'drop_path_rate', 'dynamic_img_size', 'strict_img_size')
+TIMM_FREE = (
+    'num_classes', 'img_size', 'patch_size', 'embed_dim', 'depth', 'num_heads', 'global_pool', 'fc_norm', 'drop_rate',
+    'drop_path_rate', 'dynamic_img_size', 'strict_img_size')
 """timm's `model_args` that shapes tell, that training alone reads, or that are read here."""
 TIMM_FIXED = {'class_token': True, 'qkv_bias': True, 'final_norm': True, 'mlp_ratio': 4, 'in_chans': 3}
 
@@ -92,21 +93,23 @@ def import_student(weights: Weights, source: Path, heads: Heads, *, decoder: boo
     rows = mae_weights.rows(kind, model)
     mean, std, labels = pretrained.get('mean'), pretrained.get('std'), _timm_labels(config)
   else:
-    raise UserError(f'{name} holds {weight_families.TITLES[family]}, not a student: it can be a teacher '
-                    '(--config.teacher=, load_clip)')
+    raise UserError(
+        f'{name} holds {weight_families.TITLES[family]}, not a student: it can be a teacher '
+        '(--config.teacher=, load_clip)')
   params = _convert(weights.flat, kind, model, rows, left, name)
   said = [f'{name}: {_describe(weight_families.TITLES[family], kind, model, params)}']
   dropped = sorted(key for key in shapes if re.fullmatch(left, key))
   if dropped:
     said.append(f'left behind: {name_table.listed(dropped)}')
   if model.get('fusion') == 'attention':
-    said.append("fusion 'attention': the original takes its softmax over an axis of size 1, here it is over the two "
-                'streams; the weights are taken, the output of the original cannot be reproduced')
+    said.append(
+        "fusion 'attention': the original takes its softmax over an axis of size 1, here it is over the two "
+        'streams; the weights are taken, the output of the original cannot be reproduced')
   return Imported(kind, model, params, labels, {'mean': mean, 'std': std} if mean and std else {}, said)
 
 
-def student_of_clip(config: CLIPConfig, params: dict[str, Any], statistics: dict[str, list[float]], source: str
-                    ) -> Imported:
+def student_of_clip(
+    config: CLIPConfig, params: dict[str, Any], statistics: dict[str, list[float]], source: str) -> Imported:
   """The image tower of a CLIP as an encoder: the same numbers up to the last block's output.
 
   CLIP's LayerNorm after the blocks, which it applies to the class token alone, becomes the final norm, as in timm.
@@ -121,20 +124,24 @@ def student_of_clip(config: CLIPConfig, params: dict[str, Any], statistics: dict
   """
   tower, vision = config.vision, params['vision']
   if tower.hidden != 4 * tower.width:
-    raise UserError(f"{source}: the MLP of its image tower is {tower.hidden} wide, a student's four times its width, "
-                    f'{4 * tower.width}: this CLIP can only be a teacher')
-  model = {'image_size': config.image_size, 'patch_size': config.patch_size, 'width': tower.width,
-           'depth': tower.depth, 'heads': tower.heads, 'norm_eps': tower.norm_eps, 'pre_norm': True,
-           'activation': tower.activation}
+    raise UserError(
+        f"{source}: the MLP of its image tower is {tower.hidden} wide, a student's four times its width, "
+        f'{4 * tower.width}: this CLIP can only be a teacher')
+  model = {
+      'image_size': config.image_size, 'patch_size': config.patch_size, 'width': tower.width, 'depth': tower.depth,
+      'heads': tower.heads, 'norm_eps': tower.norm_eps, 'pre_norm': True, 'activation': tower.activation
+  }
   same = {name: vision[name] for name in ('patch_embed', 'positions', 'pre_norm', 'blocks')}
   encoder = {'encoder': same | {'cls_token': vision['class_embedding'][None], 'norm': vision['post_norm']}}
-  return Imported('encoder', model, encoder, None, statistics, [
-      f"{source}: {_describe('the image tower of a CLIP', 'encoder', model, encoder)}",
-      'left behind: text tower, projections, logit_scale'])
+  return Imported(
+      'encoder', model, encoder, None, statistics, [
+          f"{source}: {_describe('the image tower of a CLIP', 'encoder', model, encoder)}",
+          'left behind: text tower, projections, logit_scale'
+      ])
 
 
-def _convert(flat: dict[str, np.ndarray], kind: str, model: dict[str, Any], rows: list[Row], left: str, source: str
-             ) -> dict[str, Any]:
+def _convert(flat: dict[str, np.ndarray], kind: str, model: dict[str, Any], rows: list[Row], left: str,
+             source: str) -> dict[str, Any]:
   try:
     module = nnx.eval_shape(lambda: MODULES[kind](**model, rngs=nnx.Rngs(0)))
   except ValueError as error:
@@ -151,17 +158,19 @@ def _describe(title: str, kind: str, model: dict[str, Any], params: dict[str, An
   fusion = f", fusion '{model['fusion']}'" if model.get('semantic') else ''
   classes = f", {model['classes']} classes" if kind == 'classifier' else ''
   clip = f", a LayerNorm before the blocks, {model['activation']}" if model.get('pre_norm') else ''
-  return (f"{title}: {size} at {model['image_size']} pixels, {model['width']} wide, {model['depth']} "
-          f"blocks, {model['heads']} heads, {positions} positions, LayerNorm epsilon {model['norm_eps']:g}{clip}, "
-          f'{decoder}{fusion}{classes}')
+  return (
+      f"{title}: {size} at {model['image_size']} pixels, {model['width']} wide, {model['depth']} "
+      f"blocks, {model['heads']} heads, {positions} positions, LayerNorm epsilon {model['norm_eps']:g}{clip}, "
+      f'{decoder}{fusion}{classes}')
 
 
-def _from_transformers(shapes: Shapes, heads: Heads, config: dict[str, Any], decoder: bool, source: str
-                       ) -> tuple[str, dict[str, Any], list[Row], str]:
+def _from_transformers(shapes: Shapes, heads: Heads, config: dict[str, Any], decoder: bool,
+                       source: str) -> tuple[str, dict[str, Any], list[Row], str]:
   """(kind, model, rows, what is left behind)."""
   if not config:
-    raise UserError(f'{source} has no config.json beside it, which says how many heads it has and its LayerNorm '
-                    'epsilon: put it there, and give the folder')
+    raise UserError(
+        f'{source} has no config.json beside it, which says how many heads it has and its LayerNorm '
+        'epsilon: put it there, and give the folder')
   encoder = vit_mae_weights.encoder_arguments(config)
   _agree(encoder['heads'], heads.encoder, 'config.json: the encoder', 'heads', source)
   if not decoder or not any(name.startswith('decoder.') for name in shapes):
@@ -171,15 +180,17 @@ def _from_transformers(shapes: Shapes, heads: Heads, config: dict[str, Any], dec
   return 'uniemox', model, vit_mae_weights.ROWS, name_table.NOTHING
 
 
-def _from_mae(shapes: Shapes, heads: Heads, config: dict[str, Any], decoder: bool, source: str
-              ) -> tuple[str, dict[str, Any], str]:
+def _from_mae(shapes: Shapes, heads: Heads, config: dict[str, Any], decoder: bool,
+              source: str) -> tuple[str, dict[str, Any], str]:
   """(kind, model, what is left behind)."""
   width, _, _, patch = _shape(shapes, 'patch_embed.proj.weight', 4, source)
   said = config.get('model_args', {}).get('num_heads', HEADS.get(width))
-  model = {'image_size': patch * side_of(_shape(shapes, 'pos_embed', 3, source)[1], source), 'patch_size': patch,
-           'width': width, 'depth': _depth(shapes, 'blocks', source),
-           'heads': _agree(said, heads.encoder, f'an encoder {width} wide', 'heads', source),
-           **_variant(shapes, config, source)}
+  model = {
+      'image_size': patch * side_of(_shape(shapes, 'pos_embed', 3, source)[1], source), 'patch_size': patch,
+      'width': width, 'depth': _depth(shapes, 'blocks', source),
+      'heads': _agree(said, heads.encoder, f'an encoder {width} wide', 'heads',
+                      source), **_variant(shapes, config, source)
+  }
   if 'fc_norm.weight' in shapes:
     return 'classifier', model | {'classes': _shape(shapes, 'head.weight', 2, source)[0]}, r'norm\.(weight|bias)'
   parts = any(re.fullmatch(PRETRAINING, name) for name in shapes)
@@ -188,11 +199,10 @@ def _from_mae(shapes: Shapes, heads: Heads, config: dict[str, Any], decoder: boo
   width = _shape(shapes, 'decoder_embed.weight', 2, source)[0]
   fusion, fusion_heads = mae_weights.find_fusion(shapes)
   return 'uniemox', model | {
-      'decoder_width': width, 'decoder_depth': _depth(shapes, 'decoder_blocks', source),
-      'decoder_heads': _agree(DECODER_HEADS.get(width), heads.decoder, f'a decoder {width} wide', 'decoder_heads',
-                              source),
-      'mask_ratio': MAE_MASK_RATIO if fusion == 'none' else FUSED_MASK_RATIO, 'fusion': fusion,
-      'fusion_heads': fusion_heads, 'decode': 'scene', 'semantic': fusion != 'none', 'reconstruct': True,
+      'decoder_width': width, 'decoder_depth': _depth(shapes, 'decoder_blocks', source), 'decoder_heads':
+          _agree(DECODER_HEADS.get(width), heads.decoder, f'a decoder {width} wide', 'decoder_heads', source),
+      'mask_ratio': MAE_MASK_RATIO if fusion == 'none' else FUSED_MASK_RATIO, 'fusion': fusion, 'fusion_heads':
+          fusion_heads, 'decode': 'scene', 'semantic': fusion != 'none', 'reconstruct': True
   }, name_table.NOTHING
 
 
@@ -202,11 +212,14 @@ def _variant(shapes: Shapes, config: dict[str, Any], source: str) -> dict[str, A
     return {'norm_eps': mae_weights.NORM_EPS}
   architecture = str(config.get('architecture'))
   if '_clip_' not in architecture:
-    raise UserError(f"{source} has a LayerNorm before its blocks, as CLIP's image towers in timm: their config.json "
-                    'says the activation, by an architecture such as vit_base_patch16_clip_224: put it there, and give '
-                    'the folder')
-  return {'norm_eps': mae_weights.CLIP_NORM_EPS, 'pre_norm': True,
-          'activation': 'quick_gelu' if '_quickgelu_' in architecture else 'gelu'}
+    raise UserError(
+        f"{source} has a LayerNorm before its blocks, as CLIP's image towers in timm: their config.json "
+        'says the activation, by an architecture such as vit_base_patch16_clip_224: put it there, and give '
+        'the folder')
+  return {
+      'norm_eps': mae_weights.CLIP_NORM_EPS, 'pre_norm': True,
+      'activation': 'quick_gelu' if '_quickgelu_' in architecture else 'gelu'
+  }
 
 
 def _shape(shapes: Shapes, name: str, rank: int, source: str) -> tuple[int, ...]:
@@ -225,8 +238,9 @@ def _depth(shapes: Shapes, prefix: str, source: str) -> int:
 
 def _agree(known: int | None, given: int | None, what: str, flag: str, source: str) -> int:
   if known is None and given is None:
-    raise UserError(f'{source}: {what} may have any number of attention heads, and the file does not say: '
-                    f'give --{flag}=N')
+    raise UserError(
+        f'{source}: {what} may have any number of attention heads, and the file does not say: '
+        f'give --{flag}=N')
   if known is not None and given not in (None, known):
     raise UserError(f'{source}: {what} has {known} attention heads there, not {given}: set {flag}={known}')
   return known or given
@@ -239,10 +253,14 @@ def _check_timm(config: dict[str, Any], shapes: Shapes, source: str) -> dict[str
     UserError: another library's config, a model that is no plain ViT, or another width or number of classes.
   """
   if not re.match('(vit|deit)_', str(config.get('architecture'))):
-    raise UserError(f"{source} has timm's names, but config.json names no timm ViT (architecture "
-                    f"{config.get('architecture')!r}): give the config that belongs to it")
-  strange = {key: value for key, value in config.get('model_args', {}).items()
-             if value and key not in TIMM_FREE and TIMM_FIXED.get(key) != value}
+    raise UserError(
+        f"{source} has timm's names, but config.json names no timm ViT (architecture "
+        f"{config.get('architecture')!r}): give the config that belongs to it")
+  strange = {
+      key: value
+      for key, value in config.get('model_args', {}).items()
+      if value and key not in TIMM_FREE and TIMM_FIXED.get(key) != value
+  }
   pool = config.get('global_pool', '')
   if strange or pool not in ('', 'token', 'avg'):
     raise UserError(f'{source}: config.json asks for {strange or pool!r}, which this ViT does not have')
@@ -250,8 +268,9 @@ def _check_timm(config: dict[str, Any], shapes: Shapes, source: str) -> dict[str
   for key, name, axis in (('num_features', 'cls_token', 2), ('num_classes', 'head.bias', 0)):
     found = shapes[name][axis] if name in shapes else 0
     if config.get(key, found) != found:
-      raise UserError(f'{source}: config.json says {key} {config[key]}, but {name} is {shapes.get(name, "missing")}: '
-                      'give the config that belongs to it')
+      raise UserError(
+          f'{source}: config.json says {key} {config[key]}, but {name} is {shapes.get(name, "missing")}: '
+          'give the config that belongs to it')
   return pretrained
 
 

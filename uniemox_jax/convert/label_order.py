@@ -6,8 +6,8 @@ from typing import Any
 from data_pipelines.errors import UserError
 
 
-def name_head(head: dict[str, Any], names: Sequence[str] | None, table: Sequence[str] | None
-              ) -> tuple[dict[str, Any], list[str], str]:
+def name_head(head: dict[str, Any], names: Sequence[str] | None,
+              table: Sequence[str] | None) -> tuple[dict[str, Any], list[str], str]:
   """Says which class each row of an imported head is, and puts the rows in our order.
 
   Args:
@@ -28,8 +28,9 @@ def name_head(head: dict[str, Any], names: Sequence[str] | None, table: Sequence
     return head, list(names or map(str, range(classes))), f'classes: {how}'
   found = list(names) if names else sorted(table)
   if sorted(found) != sorted(table) or len(found) != classes:
-    raise UserError(f'the head has {classes} classes{" (" + ", ".join(names) + ")" if names else ""}, the dataset has '
-                    f'{len(table)} ({", ".join(table)}): name the dataset that it was trained on')
+    raise UserError(
+        f'the head has {classes} classes{" (" + ", ".join(names) + ")" if names else ""}, the dataset has '
+        f'{len(table)} ({", ".join(table)}): name the dataset that it was trained on')
   order = [found.index(label) for label in table]
   how = 'by their names' if names else 'from sorted folder names'
   return _take(head, order), list(table), f'classes: put in the order of our label table {how}'

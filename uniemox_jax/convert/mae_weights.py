@@ -18,16 +18,15 @@ FUSION_PREFIX = 'att_fusion.'
 
 
 def _blocks(ours: str, theirs: str) -> list[Row]:
-  return name_table.blocks(ours, theirs, norm1='norm1', qkv=('attn.qkv',), out='attn.proj', norm2='norm2', up='mlp.fc1',
-                      down='mlp.fc2')
+  return name_table.blocks(
+      ours, theirs, norm1='norm1', qkv=('attn.qkv',), out='attn.proj', norm2='norm2', up='mlp.fc1', down='mlp.fc2')
 
 
 ENCODER_ROWS = [
     Row('encoder/cls_token', ('cls_token',), name_table.BATCHED),
     Row('encoder/positions', ('pos_embed',), name_table.BATCHED),
     Row('encoder/patch_embed/kernel', ('patch_embed.proj.weight',), name_table.CONV),
-    Row('encoder/patch_embed/bias', ('patch_embed.proj.bias',)),
-    *_blocks('encoder/blocks', 'blocks.{}'),
+    Row('encoder/patch_embed/bias', ('patch_embed.proj.bias',)), *_blocks('encoder/blocks', 'blocks.{}')
 ]
 PRE_NORM_ROWS = name_table.layer_norm('encoder/pre_norm', 'norm_pre')
 """Of timm's image towers of CLIP, whose patch embedding has no bias."""
@@ -35,10 +34,9 @@ NORM_ROWS = name_table.layer_norm('encoder/norm', 'norm')
 PROJECT_ROWS = name_table.linear('project', 'decoder_embed')
 DECODER_ROWS = [
     Row('decoder/mask_token', ('mask_token',), name_table.BATCHED),
-    Row('decoder/positions', ('decoder_pos_embed',), name_table.BATCHED),
-    *_blocks('decoder/blocks', 'decoder_blocks.{}'),
-    *name_table.layer_norm('decoder/norm', 'decoder_norm'),
-    *name_table.linear('decoder/predict', 'decoder_pred'),
+    Row('decoder/positions', ('decoder_pos_embed',),
+        name_table.BATCHED), *_blocks('decoder/blocks', 'decoder_blocks.{}'),
+    *name_table.layer_norm('decoder/norm', 'decoder_norm'), *name_table.linear('decoder/predict', 'decoder_pred')
 ]
 CLASSIFIER_ROWS = [*name_table.layer_norm('fc_norm', 'fc_norm'), *name_table.linear('head', 'head')]
 
@@ -49,23 +47,28 @@ def fusion_rows(fusion: str, heads: int) -> list[Row]:
   Raises:
     UserError: the original has no such fusion.
   """
+
   def each(name: str) -> list[str]:
     return [f'{FUSION_PREFIX}{name}.{head}' for head in range(heads)]
 
   bias = Row('fusion/bias', (f'{FUSION_PREFIX}bias',), name_table.BATCHED)
   rows = {
-      'none': [],
-      'additive': [*name_table.layer_norm('fusion/norm', f'{FUSION_PREFIX}bn'),
-                   *name_table.linear('fusion/linear', f'{FUSION_PREFIX}linear')],
-      'weighted_sum': [Row('fusion/scene_weight', (f'{FUSION_PREFIX}alpha',), name_table.SPACED),
-                       Row('fusion/person_weight', (f'{FUSION_PREFIX}beta',), name_table.SPACED),
-                       *name_table.layer_norm('fusion/norm', f'{FUSION_PREFIX}layer_norm'), bias],
-      'attention': [*name_table.linear('fusion/scene_score', *each('W_a')),
-                    *name_table.linear('fusion/person_score', *each('W_b')), bias],
-      'glu': [*name_table.linear('fusion/scene_gate', *each('W_a')), *name_table.linear('fusion/person_gate', *each('W_b')),
-              *name_table.linear('fusion/up', f'{FUSION_PREFIX}mlp.0'),
-              *name_table.linear('fusion/down', f'{FUSION_PREFIX}mlp.2'),
-              *name_table.linear('fusion/gate', f'{FUSION_PREFIX}gate'), bias],
+      'none': [], 'additive': [
+          *name_table.layer_norm('fusion/norm', f'{FUSION_PREFIX}bn'),
+          *name_table.linear('fusion/linear', f'{FUSION_PREFIX}linear')
+      ], 'weighted_sum': [
+          Row('fusion/scene_weight', (f'{FUSION_PREFIX}alpha',), name_table.SPACED),
+          Row('fusion/person_weight', (f'{FUSION_PREFIX}beta',), name_table.SPACED),
+          *name_table.layer_norm('fusion/norm', f'{FUSION_PREFIX}layer_norm'), bias
+      ], 'attention': [
+          *name_table.linear('fusion/scene_score', *each('W_a')),
+          *name_table.linear('fusion/person_score', *each('W_b')), bias
+      ], 'glu': [
+          *name_table.linear('fusion/scene_gate', *each('W_a')), *name_table.linear('fusion/person_gate', *each('W_b')),
+          *name_table.linear('fusion/up', f'{FUSION_PREFIX}mlp.0'),
+          *name_table.linear('fusion/down', f'{FUSION_PREFIX}mlp.2'),
+          *name_table.linear('fusion/gate', f'{FUSION_PREFIX}gate'), bias
+      ]
   }
   if fusion not in rows:
     raise UserError(f"the original has no fusion '{fusion}': its own are {', '.join(rows)}")

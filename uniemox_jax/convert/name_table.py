@@ -20,7 +20,6 @@ from data_pipelines.errors import UserError
 MAX_LISTED = 8
 """Names printed of each kind of problem before `and N more`."""
 
-
 NOTHING = r'(?!)'
 """A regular expression that no name matches."""
 
@@ -63,8 +62,10 @@ class Row(NamedTuple):
 
 def linear(ours: str, *theirs: str, joint: str = '.') -> list[Row]:
   """Rows of a dense layer with bias; several PyTorch layers are fused along the output. joint: before `weight`."""
-  return [Row(f'{ours}/kernel', tuple(f'{name}{joint}weight' for name in theirs), TRANSPOSE),
-          Row(f'{ours}/bias', tuple(f'{name}{joint}bias' for name in theirs))]
+  return [
+      Row(f'{ours}/kernel', tuple(f'{name}{joint}weight' for name in theirs), TRANSPOSE),
+      Row(f'{ours}/bias', tuple(f'{name}{joint}bias' for name in theirs))
+  ]
 
 
 def layer_norm(ours: str, theirs: str) -> list[Row]:
@@ -72,24 +73,23 @@ def layer_norm(ours: str, theirs: str) -> list[Row]:
   return [Row(f'{ours}/scale', (f'{theirs}.weight',)), Row(f'{ours}/bias', (f'{theirs}.bias',))]
 
 
-def blocks(ours: str, theirs: str, *, norm1: str, qkv: tuple[str, ...], out: str, norm2: str, up: str, down: str,
-           qkv_joint: str = '.') -> list[Row]:
+def blocks(
+    ours: str, theirs: str, *, norm1: str, qkv: tuple[str, ...], out: str, norm2: str, up: str, down: str,
+    qkv_joint: str = '.') -> list[Row]:
   """Rows of a `layers.Blocks`; `theirs` is the prefix of one block, with '{}', the others are names within it."""
   ours = f'{ours}/layers'
   return [
       *layer_norm(f'{ours}/norm1', f'{theirs}.{norm1}'),
       *linear(f'{ours}/attention/qkv', *(f'{theirs}.{name}' for name in qkv), joint=qkv_joint),
-      *linear(f'{ours}/attention/out', f'{theirs}.{out}'),
-      *layer_norm(f'{ours}/norm2', f'{theirs}.{norm2}'),
-      *linear(f'{ours}/mlp/up', f'{theirs}.{up}'),
-      *linear(f'{ours}/mlp/down', f'{theirs}.{down}'),
+      *linear(f'{ours}/attention/out', f'{theirs}.{out}'), *layer_norm(f'{ours}/norm2', f'{theirs}.{norm2}'),
+      *linear(f'{ours}/mlp/up', f'{theirs}.{up}'), *linear(f'{ours}/mlp/down', f'{theirs}.{down}')
   ]
 
 
 def _export_leaf(row: Row, leaf: Any) -> list[Any]:
   """The tensors of `row.theirs`, from one of our leaves without layer axis."""
   width = leaf.shape[-1] // len(row.theirs) if leaf.ndim else 0
-  parts = [leaf[..., i * width : (i + 1) * width] for i in range(len(row.theirs))] if width else [leaf]
+  parts = [leaf[..., i * width:(i + 1) * width] for i in range(len(row.theirs))] if width else [leaf]
   return [row.layout.to_theirs(part) for part in parts]
 
 
@@ -112,8 +112,9 @@ def export_params(rows: Iterable[Row], params: dict[str, Any]) -> dict[str, Any]
   return flat
 
 
-def import_params(rows: Iterable[Row], flat: dict[str, np.ndarray], template: dict[str, Any], *, source: str,
-                  ignored: str = NOTHING) -> dict[str, Any]:
+def import_params(
+    rows: Iterable[Row], flat: dict[str, np.ndarray], template: dict[str, Any], *, source: str,
+    ignored: str = NOTHING) -> dict[str, Any]:
   """Their flat dict -> our nested dict.
 
   Args:
@@ -146,10 +147,12 @@ def import_params(rows: Iterable[Row], flat: dict[str, np.ndarray], template: di
 
 def _check(expected: dict[str, Any], found: dict[str, Any], source: str) -> None:
   problems = {
-      'missing': sorted(expected.keys() - found.keys()),
-      'unexpected': sorted(found.keys() - expected.keys()),
-      'of another shape': [_misshapen(name, tuple(found[name]), tuple(expected[name]))
-                           for name in sorted(expected.keys() & found.keys()) if found[name] != expected[name]],
+      'missing': sorted(expected.keys() - found.keys()), 'unexpected': sorted(found.keys() - expected.keys()),
+      'of another shape': [
+          _misshapen(name, tuple(found[name]), tuple(expected[name]))
+          for name in sorted(expected.keys() & found.keys())
+          if found[name] != expected[name]
+      ]
   }
   lines = [f'{len(names)} {kind}: {listed(names)}' for kind, names in problems.items() if names]
   if lines:

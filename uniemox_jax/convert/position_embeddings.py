@@ -28,8 +28,9 @@ def are_sincos(positions_NxD: np.ndarray) -> bool:
   """Whether these are MAE's fixed sine-cosine positions, within 1e-6."""
   count, width = positions_NxD.shape
   side = math.isqrt(count - 1)
-  return (width % 4 == 0 and side * side + 1 == count
-          and np.allclose(positions_NxD, sincos_positions(width, side), rtol=0, atol=TOLERANCE))
+  return (
+      width % 4 == 0 and side * side + 1 == count and
+      np.allclose(positions_NxD, sincos_positions(width, side), rtol=0, atol=TOLERANCE))
 
 
 def resize_positions(positions_NxD: np.ndarray, count: int, source: str) -> np.ndarray:

@@ -32,12 +32,13 @@ def write_saved_model(folder: Path, kind: str, model: dict[str, Any], params: di
     with jax.default_matmul_precision('highest'):
       return (module if kind == 'classifier' else module.encoder)(images_BxHxWx3)
 
-  converted = jax2tf.convert(run, polymorphic_shapes=[None, f'(b, {size}, {size}, 3)'], with_gradient=False,
-                             native_serialization_platforms=PLATFORMS)
+  converted = jax2tf.convert(
+      run, polymorphic_shapes=[None, f'(b, {size}, {size}, 3)'], with_gradient=False,
+      native_serialization_platforms=PLATFORMS)
   module = tf.Module()
   # Variables, since a graph with more than 2 GiB of constants cannot be written.
   module.params = jax.tree.map(tf.Variable, params)
   images = tf.TensorSpec((None, size, size, 3), tf.float32, name='images')
-  module.run = tf.function(lambda images: {name: converted(module.params, images)}, input_signature=[images],
-                           autograph=False)
+  module.run = tf.function(
+      lambda images: {name: converted(module.params, images)}, input_signature=[images], autograph=False)
   tf.saved_model.save(module, str(folder), signatures=module.run.get_concrete_function())

@@ -12,10 +12,9 @@ from uniemox_jax.convert.name_table import Row
 
 def _blocks(ours: str, theirs: str) -> list[Row]:
   attention = 'attention.attention'
-  return name_table.blocks(ours, theirs, norm1='layernorm_before',
-                      qkv=(f'{attention}.query', f'{attention}.key', f'{attention}.value'),
-                      out='attention.output.dense', norm2='layernorm_after', up='intermediate.dense',
-                      down='output.dense')
+  return name_table.blocks(
+      ours, theirs, norm1='layernorm_before', qkv=(f'{attention}.query', f'{attention}.key', f'{attention}.value'),
+      out='attention.output.dense', norm2='layernorm_after', up='intermediate.dense', down='output.dense')
 
 
 ENCODER_ROWS = [
@@ -23,16 +22,15 @@ ENCODER_ROWS = [
     Row('encoder/positions', ('vit.embeddings.position_embeddings',), name_table.BATCHED),
     Row('encoder/patch_embed/kernel', ('vit.embeddings.patch_embeddings.projection.weight',), name_table.CONV),
     Row('encoder/patch_embed/bias', ('vit.embeddings.patch_embeddings.projection.bias',)),
-    *_blocks('encoder/blocks', 'vit.encoder.layer.{}'),
-    *name_table.layer_norm('encoder/norm', 'vit.layernorm'),
+    *_blocks('encoder/blocks', 'vit.encoder.layer.{}'), *name_table.layer_norm('encoder/norm', 'vit.layernorm')
 ]
 DECODER_ROWS = [
     *name_table.linear('project', 'decoder.decoder_embed'),
     Row('decoder/mask_token', ('decoder.mask_token',), name_table.BATCHED),
-    Row('decoder/positions', ('decoder.decoder_pos_embed',), name_table.BATCHED),
-    *_blocks('decoder/blocks', 'decoder.decoder_encoder.layer.{}'),
+    Row('decoder/positions', ('decoder.decoder_pos_embed',),
+        name_table.BATCHED), *_blocks('decoder/blocks', 'decoder.decoder_encoder.layer.{}'),
     *name_table.layer_norm('decoder/norm', 'decoder.decoder_norm'),
-    *name_table.linear('decoder/predict', 'decoder.decoder_pred'),
+    *name_table.linear('decoder/predict', 'decoder.decoder_pred')
 ]
 ROWS = ENCODER_ROWS + DECODER_ROWS
 
@@ -41,11 +39,11 @@ LEFT = r'vit\.pooler\.dense\.(weight|bias)|classifier\.(weight|bias)'
 
 ENCODER_SETTINGS = {
     'image_size': ('image_size', 224), 'patch_size': ('patch_size', 16), 'width': ('hidden_size', 768),
-    'depth': ('num_hidden_layers', 12), 'heads': ('num_attention_heads', 12), 'norm_eps': ('layer_norm_eps', 1e-12),
+    'depth': ('num_hidden_layers', 12), 'heads': ('num_attention_heads', 12), 'norm_eps': ('layer_norm_eps', 1e-12)
 }
 DECODER_SETTINGS = {
     'decoder_width': ('decoder_hidden_size', 512), 'decoder_depth': ('decoder_num_hidden_layers', 8),
-    'decoder_heads': ('decoder_num_attention_heads', 16), 'mask_ratio': ('mask_ratio', 0.75),
+    'decoder_heads': ('decoder_num_attention_heads', 16), 'mask_ratio': ('mask_ratio', 0.75)
 }
 SETTINGS = ENCODER_SETTINGS | DECODER_SETTINGS
 """Our argument -> (config.json key, what transformers assumes where the file says nothing)."""
@@ -66,8 +64,9 @@ def encoder_arguments(hub: dict[str, Any]) -> dict[str, Any]:
   if hub.get('model_type') not in ('vit', 'vit_mae'):
     raise UserError(f"config.json is of model_type '{hub.get('model_type')}', not 'vit' or 'vit_mae'")
   arguments = _settings(hub, ENCODER_SETTINGS)
-  _check_fixed(hub, {'hidden_act': 'gelu', 'num_channels': 3, 'qkv_bias': True,
-                     'intermediate_size': 4 * arguments['width']}, {'intermediate_size': 3072})
+  _check_fixed(
+      hub, {'hidden_act': 'gelu', 'num_channels': 3, 'qkv_bias': True, 'intermediate_size': 4 * arguments['width']},
+      {'intermediate_size': 3072})
   return arguments
 
 
@@ -99,7 +98,8 @@ def hub_config(arguments: dict[str, Any], *, norm_pix: bool = False) -> dict[str
   return {theirs: arguments[ours] for ours, (theirs, _) in SETTINGS.items()} | {
       'architectures': ['ViTMAEForPreTraining'], 'model_type': 'vit_mae', 'dtype': 'float32', 'hidden_act': 'gelu',
       'num_channels': 3, 'qkv_bias': True, 'norm_pix_loss': norm_pix, 'intermediate_size': 4 * arguments['width'],
-      'decoder_intermediate_size': 4 * arguments['decoder_width']}
+      'decoder_intermediate_size': 4 * arguments['decoder_width']
+  }
 
 
 def import_mae(flat: dict[str, np.ndarray], template: dict[str, Any], *, source: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from uniemox_jax.convert.name_table import Row
 CLIP, OPENAI_CLIP, MAE, VIT = 'clip', 'openai_clip', 'mae', 'vit'
 TITLES = {
     CLIP: "a CLIP in transformers' form", OPENAI_CLIP: "a CLIP in OpenAI's form",
-    MAE: "a ViT in the form of MAE, timm or the original", VIT: "a ViT or MAE in transformers' form",
+    MAE: "a ViT in the form of MAE, timm or the original", VIT: "a ViT or MAE in transformers' form"
 }
 CLIPS = (CLIP, OPENAI_CLIP)
 ENOUGH = 0.5
@@ -24,10 +24,13 @@ def _known_names(rows: Iterable[Row], *others: str) -> re.Pattern[str]:
 
 _NAMES = {
     CLIP: _known_names(clip_weights.ROWS, clip_weights.IGNORED),
-    OPENAI_CLIP: _known_names(clip_weights.OPENAI_ROWS, clip_weights.IGNORED),
-    MAE: _known_names([*mae_weights.ENCODER_ROWS, *mae_weights.PRE_NORM_ROWS, *mae_weights.NORM_ROWS, *mae_weights.CLASSIFIER_ROWS, *mae_weights.PROJECT_ROWS,
-                       *mae_weights.DECODER_ROWS], re.escape(mae_weights.FUSION_PREFIX) + '.*'),
-    VIT: _known_names(vit_mae_weights.ROWS, vit_mae_weights.LEFT),
+    OPENAI_CLIP: _known_names(clip_weights.OPENAI_ROWS, clip_weights.IGNORED), MAE:
+        _known_names([
+            *mae_weights.ENCODER_ROWS, *mae_weights.PRE_NORM_ROWS, *mae_weights.NORM_ROWS, *mae_weights.CLASSIFIER_ROWS,
+            *mae_weights.PROJECT_ROWS, *mae_weights.DECODER_ROWS
+        ],
+                     re.escape(mae_weights.FUSION_PREFIX) + '.*'),
+    VIT: _known_names(vit_mae_weights.ROWS, vit_mae_weights.LEFT)
 }
 
 
@@ -38,11 +41,15 @@ def family_of(names: Iterable[str], source: str) -> str:
     UserError: no family knows half of the names.
   """
   names = list(names)
-  known = {family: sum(bool(pattern.fullmatch(vit_mae_weights.canonical(name) if family == VIT else name)) for name in names)
-           for family, pattern in _NAMES.items()}
+  known = {
+      family: sum(
+          bool(pattern.fullmatch(vit_mae_weights.canonical(name) if family == VIT else name))
+          for name in names) for family, pattern in _NAMES.items()
+  }
   best = max(known, key=known.__getitem__)
   if known[best] < ENOUGH * max(len(names), 1):
     first = ', '.join(sorted(names)[:3])
-    raise UserError(f'{source} holds {len(names)} tensors ({first}, …) of no family known here: wanted '
-                    f'{"; ".join(TITLES.values())}')
+    raise UserError(
+        f'{source} holds {len(names)} tensors ({first}, …) of no family known here: wanted '
+        f'{"; ".join(TITLES.values())}')
   return best

@@ -79,24 +79,26 @@ def load_frozen(init: str, model: dict[str, Any], *, dtype: Any, seed: int) -> F
   check_unseen(source.model, model, False, init)
   params, said = transfer(source.params, abstract_params(build), new=(), left=LEFT, origin=init)
   print(said, flush=True)
-  return Frozen(graphdef_of(build), params, tuple((name, tuple(values)) for name, values in source.statistics.items()),
-                source.step, _digest(params, model, source.statistics, dtype))
+  return Frozen(
+      graphdef_of(build), params, tuple((name, tuple(values)) for name, values in source.statistics.items()),
+      source.step, _digest(params, model, source.statistics, dtype))
 
 
 def _digest(params: dict[str, Any], model: dict[str, Any], statistics: dict[str, list[float]], dtype: Any) -> str:
-  return config_hash({'leaves': describe_leaves(params), 'model': model, 'statistics': statistics,
-                      'dtype': jnp.dtype(dtype).name})
+  return config_hash(
+      {'leaves': describe_leaves(params), 'model': model, 'statistics': statistics, 'dtype': jnp.dtype(dtype).name})
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _features(graphdef: nnx.GraphDef, statistics: tuple[tuple[str, tuple[float, ...]], ...], params: dict[str, Any],
-              views: Fields, fields: Fields) -> Fields:
+def _features(
+    graphdef: nnx.GraphDef, statistics: tuple[tuple[str, tuple[float, ...]], ...], params: dict[str, Any],
+    views: Fields, fields: Fields) -> Fields:
   features_BxD = nnx.merge(graphdef, params).features(normalise(views['image'], **dict(statistics))).astype(jnp.float32)
   return jax.lax.with_sharding_constraint({'outputs': features_BxD, **fields}, P())
 
 
-def split_features(frozen: Frozen, split: reader.Split, cache_dir: str, *, image_size: int, batch_size: int, mesh: Mesh
-                   ) -> Features:
+def split_features(
+    frozen: Frozen, split: reader.Split, cache_dir: str, *, image_size: int, batch_size: int, mesh: Mesh) -> Features:
   """The features of every record's evaluation view, read from `cache_dir` where they are there already.
 
   A cached file belongs to one encoder, choice of records, image size and compute dtype; several hosts share it.
@@ -112,8 +114,9 @@ def split_features(frozen: Frozen, split: reader.Split, cache_dir: str, *, image
     print(f'features of {split.name}: cached in {path}', flush=True)
     return _read(path, split.num_examples)
   apply = functools.partial(_features, frozen.graphdef, frozen.statistics, sharding.replicate(frozen.params, mesh))
-  found = split_outputs(apply, split, ['label'], image_size=image_size, batch_size=batch_size, mesh=mesh,
-                        what=f'features of {split.name}')
+  found = split_outputs(
+      apply, split, ['label'], image_size=image_size, batch_size=batch_size, mesh=mesh,
+      what=f'features of {split.name}')
   if is_primary():
     content = io.BytesIO()
     np.savez(content, features=found['outputs'], label=found['label'])
@@ -129,6 +132,7 @@ def _read(path: epath.Path, examples: int) -> Features:
   except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
     raise UserError(f'cached features {path} are damaged ({error}): delete the file') from error
   if len(found.features_NxD) != examples or len(found.label_N) != examples:
-    raise UserError(f'cached features {path} are of {len(found.label_N)} records instead of {examples}: delete the '
-                    'file')
+    raise UserError(
+        f'cached features {path} are of {len(found.label_N)} records instead of {examples}: delete the '
+        'file')
   return found

@@ -62,8 +62,9 @@ def log_shares(cosine_QxK: np.ndarray, label_QxK: np.ndarray, classes: int) -> n
   return np.log(np.maximum(votes_QxC / votes_QxC.sum(axis=1, keepdims=True), FLOOR))
 
 
-def probe_knn(train: tuple[np.ndarray, np.ndarray], classes: int, mesh: Mesh, val_NxD: np.ndarray,
-              val_score: Callable[[np.ndarray], float]) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any]]:
+def probe_knn(
+    train: tuple[np.ndarray, np.ndarray], classes: int, mesh: Mesh, val_NxD: np.ndarray,
+    val_score: Callable[[np.ndarray], float]) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any]]:
   """The classifier with the number of neighbours that is best on val; of equals the smaller.
 
   Args:
@@ -82,11 +83,11 @@ def probe_knn(train: tuple[np.ndarray, np.ndarray], classes: int, mesh: Mesh, va
   bank_NxD, label_N = train
   allowed = [count for count in NEIGHBOURS if count <= len(label_N)]
   if not allowed:
-    raise UserError(f'kNN needs {NEIGHBOURS[0]} or more training pictures, and there are {len(label_N)}: raise '
-                    '--config.fraction')
+    raise UserError(
+        f'kNN needs {NEIGHBOURS[0]} or more training pictures, and there are {len(label_N)}: raise '
+        '--config.fraction')
   cosine_QxK, position_QxK = neighbours(val_NxD, bank_NxD, allowed[-1], mesh)
-  scores = {count: val_score(log_shares(cosine_QxK[:, :count], label_N[position_QxK[:, :count]], classes))
-            for count in allowed}
+  scores = {k: val_score(log_shares(cosine_QxK[:, :k], label_N[position_QxK[:, :k]], classes)) for k in allowed}
   best = max(allowed, key=lambda count: (scores[count], -count))
   for count, score in scores.items():
     print(f'kNN: k {count}  val top1 {score:.4f}', flush=True)
@@ -95,5 +96,7 @@ def probe_knn(train: tuple[np.ndarray, np.ndarray], classes: int, mesh: Mesh, va
     cosine_QxK, position_QxK = neighbours(features_NxD, bank_NxD, best, mesh)
     return log_shares(cosine_QxK, label_N[position_QxK], classes)
 
-  return predict, {'k': best, 'val_top1': scores[best], 'temperature': TEMPERATURE,
-                   'tried': [{'k': count, 'val_top1': score} for count, score in scores.items()]}
+  return predict, {
+      'k': best, 'val_top1': scores[best], 'temperature': TEMPERATURE,
+      'tried': [{'k': count, 'val_top1': score} for count, score in scores.items()]
+  }

@@ -58,12 +58,14 @@ def load_label_map(source: str) -> LabelMap:
     raise UserError(f'label map {source} cannot be read as JSON ({error}): mend it') from error
   if not isinstance(found, dict) or not set(SIDES) <= set(found) <= {*SIDES, 'why'} or not all(
       isinstance(found[side], dict) for side in SIDES):
-    raise UserError(f'label map {source} must be {{"source": {{…}}, "target": {{…}}}}, each from class to class or '
-                    'null: mend it')
+    raise UserError(
+        f'label map {source} must be {{"source": {{…}}, "target": {{…}}}}, each from class to class or '
+        'null: mend it')
   for side in SIDES:
     if wrong := [name for name, target in found[side].items() if target is not None and not isinstance(target, str)]:
-      raise UserError(f"label map {source}: {side} class '{wrong[0]}' leads to {found[side][wrong[0]]!r}: give a "
-                      'class, or null to leave it out')
+      raise UserError(
+          f"label map {source}: {side} class '{wrong[0]}' leads to {found[side][wrong[0]]!r}: give a "
+          'class, or null to leave it out')
   return LabelMap(path.name.removesuffix('.json'), found['source'], found['target'])
 
 
@@ -81,31 +83,41 @@ def bind(label_map: LabelMap | None, source: Sequence[str], target: Sequence[str
   """
   if label_map is None:
     if set(source) != set(target):
-      raise UserError(f'the model knows {", ".join(source)}, the dataset has {", ".join(target)}: give '
-                      f'--label_map=NAME or FILE.json; shipped: {", ".join(shipped())}')
+      raise UserError(
+          f'the model knows {", ".join(source)}, the dataset has {", ".join(target)}: give '
+          f'--label_map=NAME or FILE.json; shipped: {", ".join(shipped())}')
     label_map = LabelMap('', {name: name for name in source}, {})
   to_target = label_map.target or {name: name for name in target}
-  missing = [f"{side} {', '.join(lacking)}" for side, lacking in (
-      ('source', [name for name in source if name not in label_map.source]),
-      ('target', [name for name in target if name not in to_target])) if lacking]
+  missing = [
+      f"{side} {', '.join(lacking)}"
+      for side, lacking in (('source', [name for name in source if name not in label_map.source]),
+                            ('target', [name for name in target if name not in to_target]))
+      if lacking
+  ]
   if missing:
-    raise UserError(f"label map '{label_map.name}' misses {' and '.join(missing)}: add each with its class, or null to "
-                    'leave it out')
+    raise UserError(
+        f"label map '{label_map.name}' misses {' and '.join(missing)}: add each with its class, or null to "
+        'leave it out')
   reached = {label_map.source[name] for name in source} - {None}
   if unreached := [name for name in target if to_target[name] is not None and to_target[name] not in reached]:
-    raise UserError(f"label map '{label_map.name}': no class of the model leads to what {', '.join(unreached)} stands "
-                    'for: lead one there, or map it to null in "target" to leave its pictures out')
+    raise UserError(
+        f"label map '{label_map.name}': no class of the model leads to what {', '.join(unreached)} stands "
+        'for: lead one there, or map it to null in "target" to leave its pictures out')
   if all(to_target[name] is None for name in target):
     raise UserError(f"label map '{label_map.name}' leaves every class of the dataset out: keep one in \"target\"")
-  classes = tuple(dict.fromkeys(name for name in (*(to_target[name] for name in target),
-                                                  *(label_map.source[name] for name in source)) if name is not None))
+  classes = tuple(
+      dict.fromkeys(
+          name for name in (*(to_target[name] for name in target), *(label_map.source[name] for name in source))
+          if name is not None))
   index = {name: position for position, name in enumerate(classes)} | {None: -1}
-  return Bound(classes, np.array([index[label_map.source[name]] for name in source]),
-               np.array([index[to_target[name]] for name in target]))
+  return Bound(
+      classes, np.array([index[label_map.source[name]] for name in source]),
+      np.array([index[to_target[name]] for name in target]))
 
 
 def mapped_logits(logits_NxC: np.ndarray, bound: Bound) -> np.ndarray:
   """Logarithms of the targets' probabilities, float64 (N, T): the sum of their classes' among those not left out."""
+
   def log_sum(logits: np.ndarray) -> np.ndarray:
     return np.logaddexp.reduce(logits, axis=-1, keepdims=True)
 

@@ -51,8 +51,9 @@ def fit(features_NxD: np.ndarray, label_N: np.ndarray, classes: Sequence[str], s
   """
   absent = [name for index, name in enumerate(classes) if index not in label_N]
   if absent or len(classes) < 2:
-    raise UserError(f'a linear probe needs training pictures of two or more classes, and there are none of '
-                    f'{", ".join(absent) or "a second one"}: raise --config.fraction, or take another dataset')
+    raise UserError(
+        f'a linear probe needs training pictures of two or more classes, and there are none of '
+        f'{", ".join(absent) or "a second one"}: raise --config.fraction, or take another dataset')
   features_NxD = features_NxD.astype(np.float64)
   mean_D, std_D = features_NxD.mean(axis=0), features_NxD.std(axis=0)
   std_D = np.where(std_D > 0, std_D, 1.0)
@@ -63,8 +64,9 @@ def fit(features_NxD: np.ndarray, label_N: np.ndarray, classes: Sequence[str], s
   kernel_CxD, bias_C = model.coef_, model.intercept_
   if len(classes) == 2:  # scikit-learn keeps the one log-odds.
     kernel_CxD, bias_C = np.concatenate([0 * kernel_CxD, kernel_CxD]), np.append(0, bias_C)
-  return LinearProbe(mean_D, std_D, kernel_CxD.T, bias_C,
-                     not any(issubclass(warning.category, ConvergenceWarning) for warning in caught))
+  return LinearProbe(
+      mean_D, std_D, kernel_CxD.T, bias_C,
+      not any(issubclass(warning.category, ConvergenceWarning) for warning in caught))
 
 
 def sweep(score: Callable[[float], float]) -> tuple[float, list[tuple[float, float]]]:
@@ -79,8 +81,9 @@ def sweep(score: Callable[[float], float]) -> tuple[float, list[tuple[float, flo
   Returns:
     The strength; (strength, score) of all that were tried, weakest first.
   """
+
   def strength(index: int) -> float:
-    return 10.0 ** (index / STEPS_PER_DECADE)
+    return 10.0**(index / STEPS_PER_DECADE)
 
   scored = functools.cache(lambda index: score(strength(index)))
   last = DECADES * STEPS_PER_DECADE
@@ -93,8 +96,9 @@ def sweep(score: Callable[[float], float]) -> tuple[float, list[tuple[float, flo
     tried |= {index for index in (best - step, best + step) if abs(index) <= last}
 
 
-def probe_linear(train: tuple[np.ndarray, np.ndarray], classes: Sequence[str],
-                 val_score: Callable[[LinearProbe], float]) -> tuple[LinearProbe, dict[str, Any]]:
+def probe_linear(
+    train: tuple[np.ndarray, np.ndarray], classes: Sequence[str],
+    val_score: Callable[[LinearProbe], float]) -> tuple[LinearProbe, dict[str, Any]]:
   """Fits on train at the strength that is best on val.
 
   Args:
@@ -113,8 +117,9 @@ def probe_linear(train: tuple[np.ndarray, np.ndarray], classes: Sequence[str],
   def score(strength: float) -> float:
     fitted[strength] = fit(*train, classes, strength)
     found = val_score(fitted[strength])
-    print(f'linear probe: L2 {strength:.3g}  val top1 {found:.4f}'
-          f'{"" if fitted[strength].converged else f"  not converged after {MAX_ITERATIONS} iterations"}', flush=True)
+    print(
+        f'linear probe: L2 {strength:.3g}  val top1 {found:.4f}'
+        f'{"" if fitted[strength].converged else f"  not converged after {MAX_ITERATIONS} iterations"}', flush=True)
     return found
 
   best, tried = sweep(score)

@@ -20,9 +20,10 @@ PROGRESS_SECONDS = 5.0
 Fields = dict[str, jax.Array]
 
 
-def split_outputs(apply: Callable[[Fields, Fields], Fields], split: reader.Split, fields: Sequence[str], *,
-                  image_size: int, batch_size: int, mesh: Mesh, person: bool = False,
-                  view: Callable[[Any], Any] | None = None, what: str | None = None) -> dict[str, np.ndarray]:
+def split_outputs(
+    apply: Callable[[Fields, Fields], Fields], split: reader.Split, fields: Sequence[str], *, image_size: int,
+    batch_size: int, mesh: Mesh, person: bool = False, view: Callable[[Any], Any] | None = None,
+    what: str | None = None) -> dict[str, np.ndarray]:
   """What `apply` gives for every example, in order, the same on every host.
 
   Args:
@@ -44,9 +45,10 @@ def split_outputs(apply: Callable[[Fields, Fields], Fields], split: reader.Split
     Preempted: SIGTERM came.
   """
   batch_size = -(-batch_size // mesh.size) * mesh.size
-  batches = pipeline.eval_batches(split, batch_size=batch_size, image_size=image_size, person=person,
-                                  view=view, targets=[name for name in fields if name != 'label'],
-                                  process_index=jax.process_index(), process_count=jax.process_count())
+  batches = pipeline.eval_batches(
+      split, batch_size=batch_size, image_size=image_size, person=person, view=view,
+      targets=[name for name in fields if name != 'label'], process_index=jax.process_index(),
+      process_count=jax.process_count())
   pictures = ('image', 'person') if person else ('image',)
   parts, started, spoke = [], time.monotonic(), time.monotonic()
   with jax.set_mesh(mesh):
@@ -59,10 +61,12 @@ def split_outputs(apply: Callable[[Fields, Fields], Fields], split: reader.Split
       now, done = time.monotonic(), min(index * batch_size, split.num_examples)
       if what and is_primary() and now - spoke > PROGRESS_SECONDS:
         spoke = now
-        print(f'{what} {done:,}/{split.num_examples:,}  '
-              f'{(now - started) / done * (split.num_examples - done):.0f}s left', file=sys.stderr, flush=True)
+        print(
+            f'{what} {done:,}/{split.num_examples:,}  '
+            f'{(now - started) / done * (split.num_examples - done):.0f}s left', file=sys.stderr, flush=True)
   found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
   if not np.isfinite(found['outputs']).all():
-    raise UserError(f'the model gives no finite number for some picture of {split.name}: its weights are broken; use '
-                    'others')
+    raise UserError(
+        f'the model gives no finite number for some picture of {split.name}: its weights are broken; use '
+        'others')
   return found

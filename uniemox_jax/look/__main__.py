@@ -12,8 +12,9 @@ from uniemox_jax.runtime import cli
 def main() -> None:
   """Entry point after flags are parsed."""
   values = flags.FLAGS
-  result = look(values.checkpoint, values.data_dir, values.dataset, values.workdir, split_name=values.split,
-                examples=values.examples, points=values.points)
+  result = look(
+      values.checkpoint, values.data_dir, values.dataset, values.workdir, split_name=values.split,
+      examples=values.examples, points=values.points)
   for picture in result['pictures'].values():
     print(f"{os.path.join(values.workdir, picture['file'])}: {picture['note']}")
     for part, reason in picture.get('without', {}).items():
@@ -24,8 +25,8 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('checkpoint', None, "A run's --workdir, a step folder, or what import_torch wrote.",
-                      required=True)
+  flags.DEFINE_string(
+      'checkpoint', None, "A run's --workdir, a step folder, or what import_torch wrote.", required=True)
   flags.DEFINE_string('data_dir', None, 'Folder that holds DATASET/VERSION/.', required=True)
   flags.DEFINE_string('dataset', None, 'Name of the dataset, such as emo8.', required=True)
   flags.DEFINE_string('split', 'test', 'One split, or several joined as train+val.')

@@ -43,7 +43,7 @@ class _OpenBlocks:
     def body(tokens: jax.Array, layer: Any) -> tuple[jax.Array, jax.Array]:
       block = nnx.merge(graphdef, layer[0])
       query, key, value = block.attention.project(block.norm1(tokens))
-      scores = jnp.einsum('iqhk,ithk->ihqt', query, key).astype(jnp.float32) * query.shape[-1] ** -0.5
+      scores = jnp.einsum('iqhk,ithk->ihqt', query, key).astype(jnp.float32) * query.shape[-1]**-0.5
       attention = jax.nn.softmax(scores)
       used = (attention if layer[1] is None else attention + layer[1]).astype(value.dtype)
       mixed = jnp.einsum('ihqt,ithk->iqhk', used, value)
@@ -54,8 +54,8 @@ class _OpenBlocks:
     return tokens_IxTxD
 
 
-def run_openly(graphdef: nnx.GraphDef, params: dict[str, Any], run: Run, offset_NxIxHxTxT: jax.Array | None = None
-               ) -> tuple[jax.Array, jax.Array]:
+def run_openly(graphdef: nnx.GraphDef, params: dict[str, Any], run: Run,
+               offset_NxIxHxTxT: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
   """What `run` gives, and the attention matrices of its encoder, float32 (N, I, H, T, T)."""
   model = nnx.merge(graphdef, params)
   blocks = model.encoder.blocks = _OpenBlocks(model.encoder.blocks.layers, offset_NxIxHxTxT)
@@ -107,7 +107,7 @@ def patch_map(influence_IxTxT: jax.Array, rows: str) -> jax.Array:
     rows: 'cls', or 'patches' for the mean over all patch tokens, which is what a classifier here pools.
   """
   row_IxT = influence_IxTxT[:, 0] if rows == 'cls' else influence_IxTxT[:, 1:].mean(axis=1)
-  side = round((row_IxT.shape[1] - 1) ** 0.5)
+  side = round((row_IxT.shape[1] - 1)**0.5)
   return row_IxT[:, 1:].reshape(-1, side, side)
 
 
@@ -136,8 +136,8 @@ def encoder_maps(graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def classifier_maps(graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3: jax.Array, column_B: jax.Array
-                    ) -> Maps:
+def classifier_maps(
+    graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3: jax.Array, column_B: jax.Array) -> Maps:
   """Rollout from the pooled patch tokens, and relevance to one output of the head.
 
   Relevance is R - 1: what attention moved. The 1, each token's relevance to itself, adds nothing to the row of CLS that
@@ -148,14 +148,15 @@ def classifier_maps(graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHx
     views_BxVxHxWx3: normalised pictures; V = 2, scene first, where it `reads_person`, else 1.
     column_B: int, which logit of each example.
   """
+
   def score(model: nnx.Module) -> jax.Array:
     outputs_BxW = model(classifier_input(model, views_BxVxHxWx3))
     return jnp.take_along_axis(outputs_BxW, column_B[:, None], axis=1)[:, 0]
 
   attention, gradient = attention_and_gradient(graphdef, params, score)
   moved_IxTxT = relevance(attention, gradient) - jnp.eye(attention.shape[-1])
-  return Maps(*(_by_view(patch_map(influence, 'patches'), views_BxVxHxWx3)
-                for influence in (rollout(attention), moved_IxTxT)))
+  return Maps(
+      *(_by_view(patch_map(influence, 'patches'), views_BxVxHxWx3) for influence in (rollout(attention), moved_IxTxT)))
 
 
 def _by_view(maps_IxRxC: jax.Array, views_BxVxHxWx3: jax.Array) -> jax.Array:

@@ -58,8 +58,8 @@ class Subject:
 
   def views(self, examples: Sequence[Example]) -> jax.Array:
     """What it reads of them, normalised, (B, V, S, S, 3): the scene, and the person, or the scene again without one."""
-    views = [[example.scene, example.scene if example.person is None else example.person] if self.reads_person
-             else [example.scene] for example in examples]
+    views = [[example.scene, example.scene if example.person is None else example.person]
+             if self.reads_person else [example.scene] for example in examples]
     return normalise(jnp.asarray(np.array(views)), **self._statistics)
 
   def first_columns(self) -> dict[str, int]:

@@ -51,8 +51,9 @@ def draw_attention(subject: Subject, seen: Seen) -> Drawn:
   without = {}
   task = next((task for task in subject.tasks if task.name != 'vad'), None)
   if task is None:
-    without['relevance'] = ('a model without classes has nothing to be relevant to' if not subject.tasks else
-                            'the model predicts no class, only valence, arousal and dominance')
+    without['relevance'] = (
+        'a model without classes has nothing to be relevant to'
+        if not subject.tasks else 'the model predicts no class, only valence, arousal and dominance')
     said = [''] * len(seen.examples)
   else:
     best_B = split_columns(seen.outputs_NxW[:len(seen.examples)], subject.tasks)[task.name].argmax(axis=1)
@@ -75,8 +76,8 @@ def draw_attention(subject: Subject, seen: Seen) -> Drawn:
       table.append(_attention_row(subject, seen.examples[place], said[place], of_row))
   read_from = 'the patch tokens, whose mean is classified' if subject.tasks else 'the class token'
   title = f'{subject.kind}, step {subject.step}. Read from {read_from}. Bright: the most of that one map.'
-  return Drawn(figures.png(figures.sheet(table, title)), f'{len(table)} examples, read from {read_from}.',
-               {'without': without})
+  return Drawn(
+      figures.png(figures.sheet(table, title)), f'{len(table)} examples, read from {read_from}.', {'without': without})
 
 
 def _attention_row(subject: Subject, example: Example, said: str, maps: dict[str, np.ndarray]) -> list[Tile]:
@@ -91,9 +92,12 @@ def _attention_row(subject: Subject, example: Example, said: str, maps: dict[str
       row.append(Tile(None, 'no person: the model sees the scene again'))
       continue
     row.append(Tile(pixels, text))
-    row += [Tile(figures.heat_overlay(pixels, values[view]),
-                 f'{name}{f" to {said}" if name == "relevance" else ""}\n{_peak(values[view])}')
-            for name, values in maps.items()]
+    row += [
+        Tile(
+            figures.heat_overlay(pixels, values[view]),
+            f'{name}{f" to {said}" if name == "relevance" else ""}\n{_peak(values[view])}')
+        for name, values in maps.items()
+    ]
   return row
 
 
@@ -128,16 +132,21 @@ def draw_mistakes(subject: Subject, split: reader.Split, seen: Seen, shown: int)
     raise Skipped(f'no example of {split.name} has a label')
   probability_NxC = special.softmax(split_columns(seen.outputs_NxW, subject.tasks)['label'].astype(np.float64), axis=1)
   said_N, confidence_N = probability_NxC.argmax(axis=1), probability_NxC.max(axis=1)
-  wrong = sorted((place for place in known_K.tolist() if said_N[place] != seen.label_N[place]),
-                 key=lambda place: (-confidence_N[place], place))
-  listed = [{'id': seen.id[place], 'label': subject.labels[seen.label_N[place]],
-             'predicted': subject.labels[said_N[place]], 'confidence': round(float(confidence_N[place]), 6)}
-            for place in wrong[:shown]]
+  wrong = sorted((place for place in known_K.tolist() if said_N[place] != seen.label_N[place]), key=lambda place:
+                 (-confidence_N[place], place))
+  listed = [{
+      'id': seen.id[place], 'label': subject.labels[seen.label_N[place]], 'predicted': subject.labels[said_N[place]],
+      'confidence': round(float(confidence_N[place]), 6)
+  } for place in wrong[:shown]]
   views = read_examples(split, wrong[:shown], subject.image_size, person=False)
-  tiles = [Tile(view.scene, f"{os.path.basename(row['id'])}\ntrue: {row['label']}\nsaid: {row['predicted']}\n"
-                f"with: {row['confidence']:.3f}") for view, row in zip(views, listed)]
-  note = (f'{len(wrong)} of {len(known_K)} examples with a label are named wrong'
-          + (f'; the {len(listed)} surest are shown.' if wrong else ': no mistake to show.'))
+  tiles = [
+      Tile(
+          view.scene, f"{os.path.basename(row['id'])}\ntrue: {row['label']}\nsaid: {row['predicted']}\n"
+          f"with: {row['confidence']:.3f}") for view, row in zip(views, listed)
+  ]
+  note = (
+      f'{len(wrong)} of {len(known_K)} examples with a label are named wrong' +
+      (f'; the {len(listed)} surest are shown.' if wrong else ': no mistake to show.'))
   rows = [tiles[start:start + 4] for start in range(0, len(tiles), 4)]
   content = figures.png(figures.sheet(rows, f'{subject.kind}, step {subject.step}, {split.name}: {note}'))
   return Drawn(content, note, {'examined': len(known_K), 'wrong': len(wrong), 'shown': listed})
@@ -146,8 +155,8 @@ def draw_mistakes(subject: Subject, split: reader.Split, seen: Seen, shown: int)
 def draw_reconstruction(subject: Subject, seen: Seen) -> Drawn:
   """Triplets of masked, reconstructed and original scenes."""
   if not subject.decodes:
-    raise Skipped({'classifier': 'a classifier has no decoder', 'encoder': 'the weights hold an encoder alone'}.get(
-        subject.kind, 'the model was pretrained without reconstruction'))
+    raise Skipped({'classifier': 'a classifier has no decoder', 'encoder': 'the weights hold an encoder alone'
+                  }.get(subject.kind, 'the model was pretrained without reconstruction'))
   norm_pix = read_run_config(run_folder(subject.path)).get('loss', {}).get('norm_pix', False)
   scenes = np.stack([example.scene for example in seen.examples])
   triplets = reconstruction_triplets(subject.graphdef, subject.params, scenes, norm_pix)
@@ -160,14 +169,16 @@ def draw_reconstruction(subject: Subject, seen: Seen) -> Drawn:
 
 def _check(subject: Subject, split: reader.Split, dataset: str, workdir: str) -> None:
   if subject.tasks and list(split.labels) != subject.labels:
-    raise UserError(f"{dataset} has the labels {', '.join(split.labels)}; the checkpoint was trained with "
-                    f"{', '.join(subject.labels)}: look at it with its own dataset")
+    raise UserError(
+        f"{dataset} has the labels {', '.join(split.labels)}; the checkpoint was trained with "
+        f"{', '.join(subject.labels)}: look at it with its own dataset")
   if epath.Path(workdir).exists() and not epath.Path(workdir).is_dir():
     raise UserError(f'--workdir={workdir} is a file: name a folder')
 
 
-def look(checkpoint: str, data_dir: str, dataset: str, workdir: str, *, split_name: str = 'test', examples: int = 16,
-         points: int = 1000) -> dict[str, Any]:
+def look(
+    checkpoint: str, data_dir: str, dataset: str, workdir: str, *, split_name: str = 'test', examples: int = 16,
+    points: int = 1000) -> dict[str, Any]:
   """Draws what can be drawn of a checkpoint into `workdir`.
 
   Args:
@@ -191,9 +202,12 @@ def look(checkpoint: str, data_dir: str, dataset: str, workdir: str, *, split_na
       'attention': lambda: draw_attention(subject, seen),
       'embeddings': lambda: draw_embeddings(subject, seen, split.labels),
       'mistakes': lambda: draw_mistakes(subject, split, seen, examples),
-      'reconstruction': lambda: draw_reconstruction(subject, seen)}
-  result = {'checkpoint': subject.path, 'step': subject.step, 'kind': subject.kind, 'dataset': dataset,
-            'split': split.name, 'examples': split.num_examples, 'pictures': {}, 'skipped': {}}
+      'reconstruction': lambda: draw_reconstruction(subject, seen)
+  }
+  result = {
+      'checkpoint': subject.path, 'step': subject.step, 'kind': subject.kind, 'dataset': dataset, 'split': split.name,
+      'examples': split.num_examples, 'pictures': {}, 'skipped': {}
+  }
   for name, drawing in draw.items():
     path = os.path.join(workdir, f'{name}.png')
     try:

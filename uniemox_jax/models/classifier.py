@@ -36,18 +36,20 @@ class Classifier(nnx.Module):
     ValueError: an option outside its choices.
   """
 
-  def __init__(self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int, classes: int,
-               streams: str = 'scene', norm_eps: float = 1e-6, pre_norm: bool = False, activation: str = 'gelu',
-               remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
+  def __init__(
+      self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int, classes: int,
+      streams: str = 'scene', norm_eps: float = 1e-6, pre_norm: bool = False, activation: str = 'gelu',
+      remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
     if streams not in STREAMS:
       raise ValueError(f"streams '{streams}' is not one of {', '.join(STREAMS)}")
     self.streams = len(STREAMS[streams])
-    self.encoder = ViT(image_size=image_size, patch_size=patch_size, width=width, depth=depth, heads=heads,
-                       norm_eps=norm_eps, final_norm=False, train_positions=True, pre_norm=pre_norm,
-                       activation=activation, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
+    self.encoder = ViT(
+        image_size=image_size, patch_size=patch_size, width=width, depth=depth, heads=heads, norm_eps=norm_eps,
+        final_norm=False, train_positions=True, pre_norm=pre_norm, activation=activation, remat=remat, scan=scan,
+        dtype=dtype, rngs=rngs)
     self.fc_norm = layers.layer_norm(width, eps=norm_eps, dtype=dtype, rngs=rngs)
-    self.head = nnx.Linear(self.streams * width, classes, dtype=dtype, kernel_init=nnx.initializers.normal(2e-5),
-                           rngs=rngs)
+    self.head = nnx.Linear(
+        self.streams * width, classes, dtype=dtype, kernel_init=nnx.initializers.normal(2e-5), rngs=rngs)
 
   def features(self, views_BxVxHxWx3: jax.Array, branch_scale_NxBx2: jax.Array | None = None) -> jax.Array:
     """Pooled features: of each view the mean over patch tokens of the last block's output, then `fc_norm`.

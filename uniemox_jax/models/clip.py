@@ -1,6 +1,6 @@
 """CLIP (Radford et al. 2021) in Flax: the frozen teacher, and what `train_clip` trains from scratch.
 
-Configuration and weights are those of transformers' `CLIPModel`; `uniemox_jax.convert.clip_weights` renames the parameters.
+Configuration and weights are those of transformers' `CLIPModel`; `convert.clip_weights` renames the parameters.
 """
 
 import dataclasses
@@ -16,10 +16,14 @@ from uniemox_jax.models.masking import patchify
 
 # What transformers assumes where a config.json says nothing.
 TOWER_DEFAULTS = {'hidden_act': 'quick_gelu', 'layer_norm_eps': 1e-5, 'num_hidden_layers': 12}
-TEXT_DEFAULTS = TOWER_DEFAULTS | {'hidden_size': 512, 'intermediate_size': 2048, 'num_attention_heads': 8,
-                                  'vocab_size': 49408, 'max_position_embeddings': 77, 'eos_token_id': 49407}
-VISION_DEFAULTS = TOWER_DEFAULTS | {'hidden_size': 768, 'intermediate_size': 3072, 'num_attention_heads': 12,
-                                    'image_size': 224, 'patch_size': 32, 'num_channels': 3}
+TEXT_DEFAULTS = TOWER_DEFAULTS | {
+    'hidden_size': 512, 'intermediate_size': 2048, 'num_attention_heads': 8, 'vocab_size': 49408,
+    'max_position_embeddings': 77, 'eos_token_id': 49407
+}
+VISION_DEFAULTS = TOWER_DEFAULTS | {
+    'hidden_size': 768, 'intermediate_size': 3072, 'num_attention_heads': 12, 'image_size': 224, 'patch_size': 32,
+    'num_channels': 3
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,18 +41,23 @@ class Tower:
   def from_dict(cls, hub: dict[str, Any]) -> 'Tower':
     """From a transformers `text_config` or `vision_config` in which every key is present."""
     if hub['hidden_act'] not in layers.ACTIVATIONS:
-      raise UserError(f"CLIP config.json: hidden_act '{hub['hidden_act']}' is not one of "
-                      f"{', '.join(layers.ACTIVATIONS)}")
+      raise UserError(
+          f"CLIP config.json: hidden_act '{hub['hidden_act']}' is not one of "
+          f"{', '.join(layers.ACTIVATIONS)}")
     if hub['hidden_size'] % hub['num_attention_heads']:
-      raise UserError(f"CLIP config.json: hidden_size {hub['hidden_size']} is not divisible by num_attention_heads "
-                      f"{hub['num_attention_heads']}")
-    return cls(width=hub['hidden_size'], depth=hub['num_hidden_layers'], heads=hub['num_attention_heads'],
-               hidden=hub['intermediate_size'], activation=hub['hidden_act'], norm_eps=hub['layer_norm_eps'])
+      raise UserError(
+          f"CLIP config.json: hidden_size {hub['hidden_size']} is not divisible by num_attention_heads "
+          f"{hub['num_attention_heads']}")
+    return cls(
+        width=hub['hidden_size'], depth=hub['num_hidden_layers'], heads=hub['num_attention_heads'],
+        hidden=hub['intermediate_size'], activation=hub['hidden_act'], norm_eps=hub['layer_norm_eps'])
 
   def to_dict(self) -> dict[str, Any]:
     """The inverse of `from_dict`."""
-    return {'hidden_size': self.width, 'num_hidden_layers': self.depth, 'num_attention_heads': self.heads,
-            'intermediate_size': self.hidden, 'hidden_act': self.activation, 'layer_norm_eps': self.norm_eps}
+    return {
+        'hidden_size': self.width, 'num_hidden_layers': self.depth, 'num_attention_heads': self.heads,
+        'intermediate_size': self.hidden, 'hidden_act': self.activation, 'layer_norm_eps': self.norm_eps
+    }
 
 
 def _tower_dict(hub: dict[str, Any], name: str, defaults: dict[str, Any]) -> dict[str, Any]:
@@ -96,27 +105,32 @@ class CLIPConfig:
         raise UserError(f'CLIP config.json: {key} {settings[key]!r} is not one integer')
     if vision['num_channels'] != 3:
       raise UserError(f"CLIP config.json: num_channels is {vision['num_channels']}, only 3 is supported")
-    return cls(vision=Tower.from_dict(vision), text=Tower.from_dict(text), image_size=vision['image_size'],
-               patch_size=vision['patch_size'], projection_dim=hub.get('projection_dim', 512),
-               context_length=text['max_position_embeddings'], vocab_size=text['vocab_size'],
-               eos_token_id=text['eos_token_id'], logit_scale_init=hub.get('logit_scale_init_value', 2.6592))
+    return cls(
+        vision=Tower.from_dict(vision), text=Tower.from_dict(text), image_size=vision['image_size'],
+        patch_size=vision['patch_size'], projection_dim=hub.get('projection_dim', 512),
+        context_length=text['max_position_embeddings'], vocab_size=text['vocab_size'],
+        eos_token_id=text['eos_token_id'], logit_scale_init=hub.get('logit_scale_init_value', 2.6592))
 
   def to_dict(self) -> dict[str, Any]:
     """The contents of a `config.json` that transformers' `CLIPModel.from_pretrained` reads."""
     text = self.text.to_dict() | {
         'model_type': 'clip_text_model', 'vocab_size': self.vocab_size, 'max_position_embeddings': self.context_length,
-        'eos_token_id': self.eos_token_id, 'projection_dim': self.projection_dim}
+        'eos_token_id': self.eos_token_id, 'projection_dim': self.projection_dim
+    }
     vision = self.vision.to_dict() | {
-        'model_type': 'clip_vision_model', 'image_size': self.image_size, 'patch_size': self.patch_size,
-        'num_channels': 3, 'projection_dim': self.projection_dim}
-    return {'architectures': ['CLIPModel'], 'model_type': 'clip', 'dtype': 'float32',
-            'projection_dim': self.projection_dim, 'logit_scale_init_value': self.logit_scale_init,
-            'text_config': text, 'vision_config': vision}
+        'model_type': 'clip_vision_model', 'image_size': self.image_size, 'patch_size': self.patch_size, 'num_channels':
+            3, 'projection_dim': self.projection_dim
+    }
+    return {
+        'architectures': ['CLIPModel'], 'model_type': 'clip', 'dtype': 'float32', 'projection_dim': self.projection_dim,
+        'logit_scale_init_value': self.logit_scale_init, 'text_config': text, 'vision_config': vision
+    }
 
 
 def _blocks(tower: Tower, *, causal: bool, remat: str, scan: bool, dtype: Any, rngs: nnx.Rngs) -> layers.Blocks:
-  return layers.Blocks(tower.width, tower.depth, tower.heads, tower.hidden, eps=tower.norm_eps,
-                       activation=tower.activation, causal=causal, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
+  return layers.Blocks(
+      tower.width, tower.depth, tower.heads, tower.hidden, eps=tower.norm_eps, activation=tower.activation,
+      causal=causal, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
 
 
 def _random(stddev: float, *shape: int, rngs: nnx.Rngs) -> nnx.Param:
@@ -129,7 +143,7 @@ class ImageTower(nnx.Module):
   def __init__(self, config: CLIPConfig, *, remat: str, scan: bool, dtype: Any, rngs: nnx.Rngs):
     tower = config.vision
     self.patch_size, self.dtype = config.patch_size, dtype
-    patches = (config.image_size // config.patch_size) ** 2
+    patches = (config.image_size // config.patch_size)**2
     self.patch_embed = layers.linear(3 * config.patch_size**2, tower.width, use_bias=False, dtype=dtype, rngs=rngs)
     self.class_embedding = _random(0.02, tower.width, rngs=rngs)
     self.positions = _random(0.01, 1 + patches, tower.width, rngs=rngs)
@@ -161,7 +175,7 @@ class TextTower(nnx.Module):
 
   def __call__(self, ids_BxT: jax.Array) -> jax.Array:
     """Projected end-of-text token (B, E), of any norm."""
-    tokens = self.token_embedding[...][ids_BxT] + self.positions[...][: ids_BxT.shape[1]]
+    tokens = self.token_embedding[...][ids_BxT] + self.positions[...][:ids_BxT.shape[1]]
     tokens_BxTxD = self.norm(self.blocks(tokens.astype(self.dtype)))
     # OpenAI's configs carry a wrong eos_token_id of 2; there the end of text is the largest id of the vocabulary.
     end_B = jnp.argmax(ids_BxT if self.eos_token_id == 2 else ids_BxT == self.eos_token_id, axis=1)
@@ -177,8 +191,8 @@ class CLIP(nnx.Module):
     remat, scan, dtype: see `layers.Blocks`; dtype is that of the computation, parameters stay float32.
   """
 
-  def __init__(self, config: CLIPConfig, *, remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32,
-               rngs: nnx.Rngs):
+  def __init__(
+      self, config: CLIPConfig, *, remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
     options = {'remat': remat, 'scan': scan, 'dtype': dtype, 'rngs': rngs}
     self.vision = ImageTower(config, **options)
     self.language = TextTower(config, **options)

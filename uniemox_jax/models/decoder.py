@@ -21,13 +21,14 @@ class Decoder(nnx.Module):
     norm_eps, remat, scan, dtype: as in `vit.ViT`.
   """
 
-  def __init__(self, *, patches: int, patch_size: int, width: int, depth: int, heads: int, norm_eps: float = 1e-6,
-               remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
+  def __init__(
+      self, *, patches: int, patch_size: int, width: int, depth: int, heads: int, norm_eps: float = 1e-6,
+      remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
     self.dtype = dtype
     self.mask_token = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (1, width)))
     self.positions = nnx.Param(jnp.asarray(sincos_positions(width, round(patches**0.5))))
-    self.blocks = layers.Blocks(width, depth, heads, 4 * width, eps=norm_eps, remat=remat, scan=scan, dtype=dtype,
-                                rngs=rngs)
+    self.blocks = layers.Blocks(
+        width, depth, heads, 4 * width, eps=norm_eps, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
     self.norm = layers.layer_norm(width, eps=norm_eps, dtype=dtype, rngs=rngs)
     self.predict = layers.linear(width, 3 * patch_size**2, dtype=dtype, rngs=rngs)
 

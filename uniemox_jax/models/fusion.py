@@ -17,8 +17,8 @@ BIAS = nnx.initializers.constant(1e-5)
 
 def _linear(inputs: int, outputs: int, *, final: bool = False, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
   bias_init = BIAS if final else nnx.initializers.zeros
-  return nnx.Linear(inputs, outputs, dtype=dtype, kernel_init=nnx.initializers.xavier_uniform(), bias_init=bias_init,
-                    rngs=rngs)
+  return nnx.Linear(
+      inputs, outputs, dtype=dtype, kernel_init=nnx.initializers.xavier_uniform(), bias_init=bias_init, rngs=rngs)
 
 
 def _constant(value: float, *shape: int) -> nnx.Param:
@@ -101,11 +101,7 @@ class Glu(nnx.Module):
 
 
 FUSIONS: dict[str, type[nnx.Module]] = {
-    'additive': Additive,
-    'prior': Prior,
-    'weighted_sum': WeightedSum,
-    'attention': StreamAttention,
-    'glu': Glu,
+    'additive': Additive, 'prior': Prior, 'weighted_sum': WeightedSum, 'attention': StreamAttention, 'glu': Glu
 }
 """Every trained fusion by its config name; 'none' (gamma = alpha) has no module and no person view."""
 

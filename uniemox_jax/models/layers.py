@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 REMAT_POLICIES = {
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    'full': jax.checkpoint_policies.nothing_saveable,
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable, 'full': jax.checkpoint_policies.nothing_saveable
 }
 
 
@@ -40,8 +39,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'gelu': gelu, 'quick
 def linear(inputs: int, outputs: int, *, dtype: Any, rngs: nnx.Rngs, use_bias: bool = True) -> nnx.Linear:
   """A dense layer with MAE's initialisation: Xavier-uniform weights, zero biases; float32 parameters."""
   return nnx.Linear(
-      inputs, outputs, use_bias=use_bias, dtype=dtype, kernel_init=nnx.initializers.xavier_uniform(), rngs=rngs
-  )
+      inputs, outputs, use_bias=use_bias, dtype=dtype, kernel_init=nnx.initializers.xavier_uniform(), rngs=rngs)
 
 
 def layer_norm(width: int, *, eps: float, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -64,22 +62,23 @@ def _layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float, dty
   return _layer_norm_forward(x, scale, bias, eps, dtype)[0]
 
 
-def _layer_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float, dtype: Any
-                        ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+def _layer_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float,
+                        dtype: Any) -> tuple[jax.Array, tuple[jax.Array, ...]]:
   wide = x.astype(jnp.float32)
   mean = wide.mean(axis=-1, keepdims=True)
   inverse = jax.lax.rsqrt(jnp.square(wide - mean).mean(axis=-1, keepdims=True) + eps)
   return ((wide - mean) * inverse * scale + bias).astype(dtype), (x, mean, inverse, scale)
 
 
-def _layer_norm_backward(eps: float, dtype: Any, kept: tuple[jax.Array, ...], gradient: jax.Array
-                         ) -> tuple[jax.Array, ...]:
+def _layer_norm_backward(eps: float, dtype: Any, kept: tuple[jax.Array, ...],
+                         gradient: jax.Array) -> tuple[jax.Array, ...]:
   del eps, dtype
   x, mean, inverse, scale = kept
   gradient = gradient.astype(jnp.float32)
   unscaled, by_unscaled = (x.astype(jnp.float32) - mean) * inverse, gradient * scale
-  by_x = inverse * (by_unscaled - by_unscaled.mean(axis=-1, keepdims=True)
-                    - unscaled * (by_unscaled * unscaled).mean(axis=-1, keepdims=True))
+  by_x = inverse * (
+      by_unscaled - by_unscaled.mean(axis=-1, keepdims=True) - unscaled *
+      (by_unscaled * unscaled).mean(axis=-1, keepdims=True))
   rows = tuple(range(x.ndim - 1))
   return by_x.astype(x.dtype), (gradient * unscaled).sum(rows), gradient.sum(rows)
 
@@ -124,8 +123,9 @@ class Mlp(nnx.Module):
 class Block(nnx.Module):
   """x + attention(norm(x)), then x + mlp(norm(x)); each branch may be scaled per example (drop-path)."""
 
-  def __init__(self, width: int, heads: int, hidden: int, *, eps: float, activation: str, causal: bool, dtype: Any,
-               rngs: nnx.Rngs):
+  def __init__(
+      self, width: int, heads: int, hidden: int, *, eps: float, activation: str, causal: bool, dtype: Any,
+      rngs: nnx.Rngs):
     self.norm1 = layer_norm(width, eps=eps, dtype=dtype, rngs=rngs)
     self.attention = Attention(width, heads, causal=causal, dtype=dtype, rngs=rngs)
     self.norm2 = layer_norm(width, eps=eps, dtype=dtype, rngs=rngs)
@@ -158,9 +158,9 @@ class Blocks(nnx.Module):
     scan: compile one block and loop over it; False unrolls, which is faster and slower to compile.
   """
 
-  def __init__(self, width: int, depth: int, heads: int, hidden: int, *, eps: float, activation: str = 'gelu',
-               causal: bool = False, remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32,
-               rngs: nnx.Rngs):
+  def __init__(
+      self, width: int, depth: int, heads: int, hidden: int, *, eps: float, activation: str = 'gelu',
+      causal: bool = False, remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
     if remat != 'none' and remat not in REMAT_POLICIES:
       raise ValueError(f"remat '{remat}' is not one of none, {', '.join(REMAT_POLICIES)}")
     self.depth, self.remat, self.scan = depth, remat, scan

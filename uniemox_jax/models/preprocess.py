@@ -11,8 +11,9 @@ EVALUATION_SHARE = 224 / 256
 """The centre crop is this share of the resized short side (method section 3)."""
 
 
-def normalise(images_BxHxWx3: jax.Array, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
-              ) -> jax.Array:
+def normalise(
+    images_BxHxWx3: jax.Array, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float,
+                                                                                   ...] = IMAGENET_STD) -> jax.Array:
   """0..255 pixels, uint8 or float, to (x/255 - mean) / std in float32; the student uses ImageNet's statistics."""
   return (images_BxHxWx3.astype(jnp.float32) / 255.0 - jnp.array(mean)) / jnp.array(std)
 
@@ -58,22 +59,27 @@ def as_model_input(images: Any, size: int, view_and_normalise: Any, name: str = 
       return view_and_normalise(images)
     if images.dtype == np.float32 and images.shape[1:3] == (size, size):
       return jnp.asarray(images)
-  raise ValueError(f'{name} are {images.dtype} {images.shape}; wanted uint8 (B, H, W, 3), or float32 '
-                   f'(B, {size}, {size}, 3) already normalised')
+  raise ValueError(
+      f'{name} are {images.dtype} {images.shape}; wanted uint8 (B, H, W, 3), or float32 '
+      f'(B, {size}, {size}, 3) already normalised')
 
 
-def student_view(images: Any, size: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
-                 ) -> jax.Array:
+def student_view(
+    images: Any, size: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float,
+                                                                                ...] = IMAGENET_STD) -> jax.Array:
   """uint8 or normalised pictures as the student's evaluation sees them; see `as_model_input`."""
+
   def view(pixels: jax.Array) -> jax.Array:
     return normalise(centre_view(pixels, size, round(size / EVALUATION_SHARE)), mean, std)
 
   return as_model_input(images, size, view)
 
 
-def person_view(persons: Any, size: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
-                ) -> jax.Array:
+def person_view(
+    persons: Any, size: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float,
+                                                                                 ...] = IMAGENET_STD) -> jax.Array:
   """uint8 or normalised pictures of persons, squashed to the square as person crops are; see `as_model_input`."""
+
   def view(pixels: jax.Array) -> jax.Array:
     return normalise(resize(pixels, size, size), mean, std)
 

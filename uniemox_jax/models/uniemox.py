@@ -43,18 +43,20 @@ class UniEmoX(nnx.Module):
     ValueError: an option outside its choices, or nothing to train.
   """
 
-  def __init__(self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int, decoder_width: int,
-               decoder_depth: int, decoder_heads: int, mask_ratio: float = 0.9, fusion: str = 'additive',
-               fusion_heads: int = 1, decode: str = 'scene', semantic: bool = True, reconstruct: bool = True,
-               norm_eps: float = 1e-6, pre_norm: bool = False, activation: str = 'gelu', remat: str = 'none',
-               scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
+  def __init__(
+      self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int, decoder_width: int,
+      decoder_depth: int, decoder_heads: int, mask_ratio: float = 0.9, fusion: str = 'additive', fusion_heads: int = 1,
+      decode: str = 'scene', semantic: bool = True, reconstruct: bool = True, norm_eps: float = 1e-6,
+      pre_norm: bool = False, activation: str = 'gelu', remat: str = 'none', scan: bool = False,
+      dtype: Any = jnp.float32, rngs: nnx.Rngs):
     if decode not in ('scene', 'both'):
       raise ValueError(f"decode '{decode}' is not one of scene, both")
     if not (semantic or reconstruct):
       raise ValueError('every loss weight is zero: nothing to train')
     blocks = dict(norm_eps=norm_eps, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
-    self.encoder = ViT(image_size=image_size, patch_size=patch_size, width=width, depth=depth, heads=heads,
-                       pre_norm=pre_norm, activation=activation, **blocks)
+    self.encoder = ViT(
+        image_size=image_size, patch_size=patch_size, width=width, depth=depth, heads=heads, pre_norm=pre_norm,
+        activation=activation, **blocks)
     self.project = layers.linear(width, decoder_width, dtype=dtype, rngs=rngs)
     self.visible = visible_patches(self.encoder.patches, mask_ratio)
     if not 0 < self.visible < self.encoder.patches:
@@ -77,11 +79,11 @@ class UniEmoX(nnx.Module):
     """
     batch, views = views_BxVxHxWx3.shape[:2]
     masking = random_masking(noise_BxVxL.reshape(batch * views, -1), self.visible)
-    tokens_NxKxD = self.encoder(views_BxVxHxWx3.reshape(batch * views, *views_BxVxHxWx3.shape[2:]),
-                                masking.ids_keep_BxK)
+    tokens_NxKxD = self.encoder(
+        views_BxVxHxWx3.reshape(batch * views, *views_BxVxHxWx3.shape[2:]), masking.ids_keep_BxK)
     tokens_BxVxKxE = self.project(tokens_NxKxD).reshape(batch, views, 1 + self.visible, -1)
-    prediction, mask = self._decode(tokens_BxVxKxE, masking.ids_restore_BxL.reshape(batch, views, -1),
-                                    masking.mask_BxL.reshape(batch, views, -1))
+    prediction, mask = self._decode(
+        tokens_BxVxKxE, masking.ids_restore_BxL.reshape(batch, views, -1), masking.mask_BxL.reshape(batch, views, -1))
     return Outputs(self._fuse(tokens_BxVxKxE), prediction, mask)
 
   def _fuse(self, tokens_BxVxKxE: jax.Array) -> jax.Array | None:
@@ -91,13 +93,14 @@ class UniEmoX(nnx.Module):
     fused_BxE = scene_BxE if self.fusion is None else self.fusion(scene_BxE, tokens_BxVxKxE[:, 1, 0])
     return fused_BxE.astype(jnp.float32)
 
-  def _decode(self, tokens_BxVxKxE: jax.Array, ids_restore_BxVxL: jax.Array, mask_BxVxL: jax.Array
-              ) -> tuple[jax.Array | None, jax.Array | None]:
+  def _decode(self, tokens_BxVxKxE: jax.Array, ids_restore_BxVxL: jax.Array,
+              mask_BxVxL: jax.Array) -> tuple[jax.Array | None, jax.Array | None]:
     if self.decoder is None:
       return None, None
     decoded = self.decoded_streams
     batch, _, visible, width = tokens_BxVxKxE.shape
-    prediction_NxLxP = self.decoder(tokens_BxVxKxE[:, :decoded].reshape(batch * decoded, visible, width),
-                                    ids_restore_BxVxL[:, :decoded].reshape(batch * decoded, -1))
+    prediction_NxLxP = self.decoder(
+        tokens_BxVxKxE[:, :decoded].reshape(batch * decoded, visible, width),
+        ids_restore_BxVxL[:, :decoded].reshape(batch * decoded, -1))
     prediction_BxDxLxP = prediction_NxLxP.reshape(batch, decoded, *prediction_NxLxP.shape[1:])
     return prediction_BxDxLxP, mask_BxVxL[:, :decoded]

@@ -19,7 +19,7 @@ def sincos_positions(width: int, side: int) -> np.ndarray:
   """
   if width % 4:
     raise ValueError(f'sine-cosine positions need a width divisible by 4, not {width}')
-  frequencies = 1.0 / 10000 ** (np.arange(width // 4, dtype=np.float64) / (width / 4))
+  frequencies = 1.0 / 10000**(np.arange(width // 4, dtype=np.float64) / (width / 4))
   rows, columns = np.meshgrid(np.arange(side), np.arange(side), indexing='ij')
 
   def encode(coordinate_L: np.ndarray) -> np.ndarray:
@@ -44,9 +44,10 @@ class ViT(nnx.Module):
     remat, scan, dtype: see `layers.Blocks`; dtype is that of the computation, parameters stay float32.
   """
 
-  def __init__(self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int, norm_eps: float = 1e-6,
-               final_norm: bool = True, train_positions: bool = False, pre_norm: bool = False, activation: str = 'gelu',
-               remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
+  def __init__(
+      self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int, norm_eps: float = 1e-6,
+      final_norm: bool = True, train_positions: bool = False, pre_norm: bool = False, activation: str = 'gelu',
+      remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
     if image_size % patch_size:
       raise ValueError(f'image_size {image_size} is not divisible by patch_size {patch_size}')
     if activation not in layers.ACTIVATIONS:
@@ -58,12 +59,14 @@ class ViT(nnx.Module):
     self.cls_token = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (1, width)))
     self.positions = nnx.Param(jnp.asarray(sincos_positions(width, side)))
     self.pre_norm = layers.layer_norm(width, eps=norm_eps, dtype=dtype, rngs=rngs) if pre_norm else None
-    self.blocks = layers.Blocks(width, depth, heads, 4 * width, eps=norm_eps, activation=activation, remat=remat,
-                                scan=scan, dtype=dtype, rngs=rngs)
+    self.blocks = layers.Blocks(
+        width, depth, heads, 4 * width, eps=norm_eps, activation=activation, remat=remat, scan=scan, dtype=dtype,
+        rngs=rngs)
     self.norm = layers.layer_norm(width, eps=norm_eps, dtype=dtype, rngs=rngs) if final_norm else None
 
-  def __call__(self, images_BxHxWx3: jax.Array, ids_keep_BxK: jax.Array | None = None,
-               branch_scale_NxBx2: jax.Array | None = None) -> jax.Array:
+  def __call__(
+      self, images_BxHxWx3: jax.Array, ids_keep_BxK: jax.Array | None = None,
+      branch_scale_NxBx2: jax.Array | None = None) -> jax.Array:
     """Encodes normalised float images; with `ids_keep_BxK` only those patches are embedded at all.
 
     Returns:

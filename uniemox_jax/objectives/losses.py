@@ -57,8 +57,9 @@ def group_texts(text_BxE: jax.Array, group: int) -> jax.Array:
   return jnp.broadcast_to(grouped, (batch // group, group, group, width)).reshape(batch, group, width)
 
 
-def reconstruction(prediction_BxDxLxP: jax.Array, target_BxDxLxP: jax.Array, mask_BxDxL: jax.Array,
-                   norm_pix: bool = False) -> jax.Array:
+def reconstruction(
+    prediction_BxDxLxP: jax.Array, target_BxDxLxP: jax.Array, mask_BxDxL: jax.Array,
+    norm_pix: bool = False) -> jax.Array:
   """L3: mean squared error per patch, averaged over the hidden patches of every decoded stream; (B,).
 
   Every row hides the same number of patches, so the mean over rows equals MAE's mean over all hidden patches.
@@ -72,7 +73,7 @@ def reconstruction(prediction_BxDxLxP: jax.Array, target_BxDxLxP: jax.Array, mas
     mean = target_BxDxLxP.mean(axis=-1, keepdims=True)
     variance = target_BxDxLxP.var(axis=-1, keepdims=True, ddof=1)
     target_BxDxLxP = (target_BxDxLxP - mean) / jnp.sqrt(variance + 1e-6)
-  error_BxDxL = jnp.mean((prediction_BxDxLxP - target_BxDxLxP) ** 2, axis=-1)
+  error_BxDxL = jnp.mean((prediction_BxDxLxP - target_BxDxLxP)**2, axis=-1)
   return jnp.sum(error_BxDxL * mask_BxDxL, axis=(1, 2)) / jnp.sum(mask_BxDxL, axis=(1, 2))
 
 

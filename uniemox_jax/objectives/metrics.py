@@ -53,14 +53,17 @@ def single_label(logits_NxC: np.ndarray, label_N: np.ndarray, names: Sequence[st
   precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(support, 1)
   f1 = 2 * hits / np.maximum(predicted + support, 1)
   confidence_N = _softmax(logits_NxC.astype(np.float64))[rows, predicted_N]
-  per_class = [
-      {'label': name, 'examples': int(support[i]), 'precision': float(precision[i]), 'recall': float(recall[i]),
-       'f1': float(f1[i])} for i, name in enumerate(names)]
-  return {'examples': len(label_N), 'top1': float(np.mean(predicted_N == label_N)),
-          'top3': float(np.mean((ranked_NxC[:, :3] == label_N[:, None]).any(axis=-1))), 'macro_f1': float(f1.mean()),
-          'balanced_accuracy': float(recall[support > 0].mean()),
-          'ece': expected_calibration_error(confidence_N, predicted_N == label_N), 'per_class': per_class,
-          'confusion': confusion.tolist()}
+  per_class = [{
+      'label': name, 'examples': int(support[i]), 'precision': float(precision[i]), 'recall': float(recall[i]),
+      'f1': float(f1[i])
+  } for i, name in enumerate(names)]
+  return {
+      'examples': len(label_N), 'top1': float(np.mean(predicted_N == label_N)),
+      'top3': float(np.mean((ranked_NxC[:, :3] == label_N[:, None]).any(axis=-1))), 'macro_f1': float(f1.mean()),
+      'balanced_accuracy': float(recall[support > 0].mean()),
+      'ece': expected_calibration_error(confidence_N, predicted_N == label_N), 'per_class': per_class,
+      'confusion': confusion.tolist()
+  }
 
 
 def expected_calibration_error(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = ECE_BINS) -> float:
@@ -70,8 +73,9 @@ def expected_calibration_error(confidence_N: np.ndarray, correct_N: np.ndarray, 
   return float(np.abs(gap_K).sum() / len(confidence_N))
 
 
-def multi_label(scores_NxC: np.ndarray, present_NxC: np.ndarray, names: Sequence[str],
-                thresholds_C: Sequence[float | None]) -> dict[str, Any]:
+def multi_label(
+    scores_NxC: np.ndarray, present_NxC: np.ndarray, names: Sequence[str],
+    thresholds_C: Sequence[float | None]) -> dict[str, Any]:
   """Of classes that go together.
 
   Args:
@@ -93,12 +97,14 @@ def multi_label(scores_NxC: np.ndarray, present_NxC: np.ndarray, names: Sequence
   f1 = 2 * hits / np.maximum(predicted + support, 1)
   ap_C = [average_precision(scores_NxC[:, i], present_NxC[:, i]) for i in range(len(names))]
   jaccard_N = both.sum(1) / np.maximum((predicted_NxC | present_NxC).sum(1), 1)
-  per_class = [
-      {'label': name, 'examples': int(support[i]), 'ap': ap_C[i], 'threshold': thresholds_C[i],
-       'precision': float(precision[i]), 'recall': float(recall[i]), 'f1': float(f1[i])}
-      for i, name in enumerate(names)]
-  return {'examples': len(scores_NxC), 'map': mean_defined(ap_C), 'macro_f1': float(f1.mean()),
-          'jaccard': float(jaccard_N.mean()), 'per_class': per_class}
+  per_class = [{
+      'label': name, 'examples': int(support[i]), 'ap': ap_C[i], 'threshold': thresholds_C[i],
+      'precision': float(precision[i]), 'recall': float(recall[i]), 'f1': float(f1[i])
+  } for i, name in enumerate(names)]
+  return {
+      'examples': len(scores_NxC), 'map': mean_defined(ap_C), 'macro_f1': float(f1.mean()),
+      'jaccard': float(jaccard_N.mean()), 'per_class': per_class
+  }
 
 
 def average_precision(score_N: np.ndarray, present_N: np.ndarray) -> float | None:
@@ -141,12 +147,11 @@ def label_distribution(logits_NxC: np.ndarray, target_NxC: np.ndarray) -> dict[s
   log_target_NxC = np.log(target_NxC, out=np.zeros_like(target_NxC), where=target_NxC > 0)
   norms_N = np.linalg.norm(predicted_NxC, axis=-1) * np.linalg.norm(target_NxC, axis=-1)
   by_example = {
-      'chebyshev': apart_NxC.max(axis=-1),
-      'clark': np.sqrt((relative_NxC ** 2).sum(axis=-1)),
-      'canberra': relative_NxC.sum(axis=-1),
-      'kl': (target_NxC * (log_target_NxC - log_NxC)).sum(axis=-1),
+      'chebyshev': apart_NxC.max(axis=-1), 'clark': np.sqrt((relative_NxC**2).sum(axis=-1)),
+      'canberra': relative_NxC.sum(axis=-1), 'kl': (target_NxC * (log_target_NxC - log_NxC)).sum(axis=-1),
       'cosine': (predicted_NxC * target_NxC).sum(axis=-1) / norms_N,
-      'intersection': np.minimum(predicted_NxC, target_NxC).sum(axis=-1)}
+      'intersection': np.minimum(predicted_NxC, target_NxC).sum(axis=-1)
+  }
   return {'examples': len(target_NxC)} | {name: float(values_N.mean()) for name, values_N in by_example.items()}
 
 
@@ -161,11 +166,15 @@ def dimensional(predicted_NxD: np.ndarray, target_NxD: np.ndarray, names: Sequen
     examples (with any target), mae, pearson, ccc, means over dimensions; per_dimension with the same of each. Pearson
     is None where one side is constant; CCC is Lin's (1989), with variances over N.
   """
-  rows = [_one_dimension(predicted_NxD[:, i].astype(np.float64), target_NxD[:, i].astype(np.float64))
-          for i in range(len(names))]
+  rows = [
+      _one_dimension(predicted_NxD[:, i].astype(np.float64), target_NxD[:, i].astype(np.float64))
+      for i in range(len(names))
+  ]
   means = {metric: mean_defined([row[metric] for row in rows]) for metric in ('mae', 'pearson', 'ccc')}
-  return {'examples': int(np.isfinite(target_NxD).any(axis=-1).sum()), **means,
-          'per_dimension': [{'dimension': name, **row} for name, row in zip(names, rows)]}
+  return {
+      'examples': int(np.isfinite(target_NxD).any(axis=-1).sum()),
+      **means, 'per_dimension': [{'dimension': name, **row} for name, row in zip(names, rows)]
+  }
 
 
 def _one_dimension(predicted_N: np.ndarray, target_N: np.ndarray) -> dict[str, Any]:
@@ -174,8 +183,10 @@ def _one_dimension(predicted_N: np.ndarray, target_N: np.ndarray) -> dict[str, A
   if not len(x):
     return {'examples': 0, 'mae': None, 'pearson': None, 'ccc': None}
   covariance, spread_x, spread_y = np.mean((x - x.mean()) * (y - y.mean())), x.var(), y.var()
-  total = spread_x + spread_y + (x.mean() - y.mean()) ** 2
+  total = spread_x + spread_y + (x.mean() - y.mean())**2
   product = np.sqrt(spread_x * spread_y)
-  return {'examples': len(x), 'mae': float(np.abs(x - y).mean()),
-          'pearson': float(covariance / product) if product else None,
-          'ccc': float(2 * covariance / total) if total else None}
+  return {
+      'examples': len(x), 'mae': float(np.abs(x - y).mean()),
+      'pearson': float(covariance / product) if product else None,
+      'ccc': float(2 * covariance / total) if total else None
+  }

@@ -31,7 +31,7 @@ def weighted_euclidean(output_BxC: jax.Array, target_BxC: jax.Array, weight_BxC:
 
   The output is linear, and the score of its class as it stands.
   """
-  return jnp.sum(weight_BxC * (output_BxC - target_BxC) ** 2, axis=-1)
+  return jnp.sum(weight_BxC * (output_BxC - target_BxC)**2, axis=-1)
 
 
 def kl_divergence(logits_BxC: jax.Array, target_BxC: jax.Array, weight_Bx1: jax.Array) -> jax.Array:
@@ -42,7 +42,7 @@ def kl_divergence(logits_BxC: jax.Array, target_BxC: jax.Array, weight_Bx1: jax.
 
 def squared_error(output_BxD: jax.Array, target_BxD: jax.Array, weight_BxD: jax.Array) -> jax.Array:
   """Mean over dimensions of the squared error."""
-  return jnp.mean(weight_BxD * (output_BxD - target_BxD) ** 2, axis=-1)
+  return jnp.mean(weight_BxD * (output_BxD - target_BxD)**2, axis=-1)
 
 
 def one_minus_ccc(output_BxD: jax.Array, target_BxD: jax.Array, weight_BxD: jax.Array) -> jax.Array:
@@ -52,10 +52,10 @@ def one_minus_ccc(output_BxD: jax.Array, target_BxD: jax.Array, weight_BxD: jax.
   be all of it. `weight` must have mean 1 over rows, or be 0 throughout.
   """
   mean_x, mean_y = jnp.mean(weight_BxD * output_BxD, axis=0), jnp.mean(weight_BxD * target_BxD, axis=0)
-  spread_x = jnp.mean(weight_BxD * (output_BxD - mean_x) ** 2, axis=0)
-  spread_y = jnp.mean(weight_BxD * (target_BxD - mean_y) ** 2, axis=0)
+  spread_x = jnp.mean(weight_BxD * (output_BxD - mean_x)**2, axis=0)
+  spread_y = jnp.mean(weight_BxD * (target_BxD - mean_y)**2, axis=0)
   # A single example has no spread: without the floor, its perfect prediction would be 0 / 0.
-  denominator_D = jnp.maximum(spread_x + spread_y + (mean_x - mean_y) ** 2, 1e-8)
+  denominator_D = jnp.maximum(spread_x + spread_y + (mean_x - mean_y)**2, 1e-8)
   return squared_error(output_BxD, target_BxD, weight_BxD / denominator_D)
 
 

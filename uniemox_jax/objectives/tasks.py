@@ -19,12 +19,9 @@ from uniemox_jax.objectives.regularisation import smooth_labels
 Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 LOSSES: dict[str, tuple[Loss, str]] = {
-    'cross_entropy': (task_losses.cross_entropy, 'softmax'),
-    'bce': (task_losses.binary_cross_entropy, 'sigmoid'),
-    'weighted_euclidean': (task_losses.weighted_euclidean, 'identity'),
-    'kl': (task_losses.kl_divergence, 'softmax'),
-    'l2': (task_losses.squared_error, 'identity'),
-    'ccc': (task_losses.one_minus_ccc, 'identity'),
+    'cross_entropy': (task_losses.cross_entropy, 'softmax'), 'bce': (task_losses.binary_cross_entropy, 'sigmoid'),
+    'weighted_euclidean': (task_losses.weighted_euclidean, 'identity'), 'kl': (task_losses.kl_divergence, 'softmax'),
+    'l2': (task_losses.squared_error, 'identity'), 'ccc': (task_losses.one_minus_ccc, 'identity')
 }
 """By name: the loss, and what turns its outputs into predictions."""
 
@@ -39,15 +36,15 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    'label': Kind(('cross_entropy',), 'top1', 1),
-    'labels': Kind(('bce', 'weighted_euclidean'), 'map', 1),
-    'distribution': Kind(('kl',), 'kl', -1),
-    'vad': Kind(('l2', 'ccc'), 'ccc', 1),
+    'label': Kind(('cross_entropy',), 'top1', 1), 'labels': Kind(('bce', 'weighted_euclidean'), 'map', 1),
+    'distribution': Kind(('kl',), 'kl', -1), 'vad': Kind(('l2', 'ccc'), 'ccc', 1)
 }
 """By field of the record; 'auto' takes them in this order."""
 VAD = ('valence', 'arousal', 'dominance')
-DEFAULTS = {'label': 1.0, 'labels': 1.0, 'distribution': 1.0, 'vad': 1.0, 'labels_form': 'bce', 'class_weights': 'none',
-            'vad_form': 'l2'}
+DEFAULTS = {
+    'label': 1.0, 'labels': 1.0, 'distribution': 1.0, 'vad': 1.0, 'labels_form': 'bce', 'class_weights': 'none',
+    'vad_form': 'l2'
+}
 """The config's `task_loss`: weights in the sum, and forms."""
 CLASS_WEIGHTS = ('none', 'static', 'dynamic')
 
@@ -109,8 +106,8 @@ def present(name: str, target: np.ndarray) -> np.ndarray:
   return np.isfinite(target) if name == 'vad' else target.any(axis=-1, keepdims=True)
 
 
-def choose(asked: str, columns: dict[str, Sequence[str]], targets: dict[str, np.ndarray], options: dict[str, Any]
-           ) -> tuple[Task, ...]:
+def choose(asked: str, columns: dict[str, Sequence[str]], targets: dict[str, np.ndarray],
+           options: dict[str, Any]) -> tuple[Task, ...]:
   """The tasks of a run.
 
   Args:
@@ -129,8 +126,9 @@ def choose(asked: str, columns: dict[str, Sequence[str]], targets: dict[str, np.
     if name not in KINDS or names.count(name) > 1:
       raise UserError(f"config key 'tasks' is '{asked}': choose auto, or join some of {', '.join(KINDS)} with +")
     if name not in there:
-      raise UserError(f"task '{name}' needs records with a {name}, and no training record has one: "
-                      f'choose --config.tasks={"+".join(there) or "… and a dataset with targets"}')
+      raise UserError(
+          f"task '{name}' needs records with a {name}, and no training record has one: "
+          f'choose --config.tasks={"+".join(there) or "… and a dataset with targets"}')
   if not names:
     raise UserError('no training record has a target: choose a dataset with labels')
   return tuple(_task(name, tuple(columns[name]), targets[name], options) for name in names)
@@ -142,8 +140,9 @@ def _task(name: str, outputs: tuple[str, ...], target: np.ndarray, options: dict
     if value not in known:
       raise UserError(f"config key 'task_loss.{key}' is '{value}': choose from {', '.join(known)}")
   if options[name] <= 0:
-    raise UserError(f"config key 'task_loss.{name}' is {options[name]}: give it more than 0, or leave the task out of "
-                    '--config.tasks')
+    raise UserError(
+        f"config key 'task_loss.{name}' is {options[name]}: give it more than 0, or leave the task out of "
+        '--config.tasks')
   task = Task(name, outputs, form, float(options[name]))
   if name == 'labels':
     shares = target[present(name, target)[:, 0]].mean(axis=0).tolist() if weighting == 'static' else ()
@@ -151,8 +150,9 @@ def _task(name: str, outputs: tuple[str, ...], target: np.ndarray, options: dict
   if name == 'vad':
     known_D = np.isfinite(target).any(axis=0)
     mean_D, std_D = np.nanmean(target[:, known_D], axis=0), np.nanstd(target[:, known_D], axis=0)
-    return dataclasses.replace(task, outputs=tuple(np.array(outputs)[known_D].tolist()), mean=tuple(mean_D.tolist()),
-                               std=tuple(np.where(std_D > 0, std_D, 1.0).tolist()))
+    return dataclasses.replace(
+        task, outputs=tuple(np.array(outputs)[known_D].tolist()), mean=tuple(mean_D.tolist()),
+        std=tuple(np.where(std_D > 0, std_D, 1.0).tolist()))
   return task
 
 
@@ -239,18 +239,19 @@ def measure(task: Task, outputs_NxC: np.ndarray, target: np.ndarray,
   """
   there_N = present(task.name, target).any(axis=-1)
   if not there_N.any():
-    raise UserError(f"no example of this split has a {task.name}, which task '{task.name}' needs: choose another "
-                    '--split, or build the records again')
+    raise UserError(
+        f"no example of this split has a {task.name}, which task '{task.name}' needs: choose another "
+        '--split, or build the records again')
   outputs_NxC, target = outputs_NxC[there_N], target[there_N]
   prepared_NxC, there_NxK = prepare(task, jnp.asarray(target))
   weight_NxK = row_weights(task, prepared_NxC, there_NxK)
   loss_N = np.asarray(row_loss(task, jnp.asarray(outputs_NxC), prepared_NxC, weight_NxK), np.float64)
-  return {'loss': float(loss_N.mean()),
-          **_metrics(task, outputs_NxC, target, np.asarray(prepared_NxC), thresholds)}
+  return {'loss': float(loss_N.mean()), **_metrics(task, outputs_NxC, target, np.asarray(prepared_NxC), thresholds)}
 
 
-def _metrics(task: Task, outputs_NxC: np.ndarray, target: np.ndarray, prepared_NxC: np.ndarray,
-             thresholds: Sequence[float | None] | None) -> dict[str, Any]:
+def _metrics(
+    task: Task, outputs_NxC: np.ndarray, target: np.ndarray, prepared_NxC: np.ndarray,
+    thresholds: Sequence[float | None] | None) -> dict[str, Any]:
   if task.name == 'label':
     return metrics.single_label(outputs_NxC, target, task.outputs)
   if task.name == 'distribution':

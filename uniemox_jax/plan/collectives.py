@@ -10,8 +10,9 @@ _KINDS = 'all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|coll
 _COLLECTIVE = re.compile(rf' ({_KINDS})(-done)?\((.*?)\)')
 _CHANNEL = re.compile(r'channel_id=\d+')
 _COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
-_CALLED = re.compile(r'(?:calls|to_apply|body|condition|called_computations|branch_computations)='
-                     r'\{?((?:%[\w.\-]+(?:, )?)+)')
+_CALLED = re.compile(
+    r'(?:calls|to_apply|body|condition|called_computations|branch_computations)='
+    r'\{?((?:%[\w.\-]+(?:, )?)+)')
 _KNOWN_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONDITION = re.compile(r' while\(.*condition=%([\w.\-]+)')
 _LIMIT = re.compile(r' = s32\[\]\S* constant\((\d+)\)')
@@ -93,6 +94,8 @@ def read_collectives(text: str) -> list[Collective]:
   totals = []
   for kind in {kind for kind, _, _ in found.values()}:
     ours = [(runs, size) for other, runs, size in found.values() if other == kind]
-    totals.append(Collective(kind, sum(runs for runs, _ in ours), sum(runs * size for runs, size in ours),
-                             max(size for _, size in ours)))
+    totals.append(
+        Collective(
+            kind, sum(runs for runs, _ in ours), sum(runs * size for runs, size in ours),
+            max(size for _, size in ours)))
   return sorted(totals, key=lambda one: -one.bytes)

@@ -29,18 +29,17 @@ COMPILER_ENVIRONMENT = {'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1', 'ALLO
 _EIGHT_CHIPS = ('v4:2x2x2', 'v5e:2x4', 'v5p:2x2x2', 'v6e:2x4')
 SHIPPED = {
     'pretrain_emoset_vitl16': ('v4:4x4x4', 'v5e:16x16', 'v5p:4x4x4', 'v6e:8x8'),
-    'pretrain_emoset_vitb16': ('v4:4x4x4', 'v5e:8x8', 'v5p:4x4x4', 'v6e:8x8'),
-    'finetune:emo8': _EIGHT_CHIPS,
-    'demo:pretrain': _EIGHT_CHIPS,
-    'demo:finetune': _EIGHT_CHIPS,
+    'pretrain_emoset_vitb16': ('v4:4x4x4', 'v5e:8x8', 'v5p:4x4x4', 'v6e:8x8'), 'finetune:emo8': _EIGHT_CHIPS,
+    'demo:pretrain': _EIGHT_CHIPS, 'demo:finetune': _EIGHT_CHIPS
 }
 """What `--all` plans: every shipped config that trains a student, on one slice of each generation."""
 DOCUMENT = os.path.join('docs', 'tpu.md')
 BEGIN, END = '<!-- plan --all: begin -->', '<!-- plan --all: end -->'
-ASSUMPTIONS = ('estimate, nothing ran: matrix products at the peak of bf16; each reads and writes its activations in '
-               'HBM once, 2 bytes a value; weights are read twice and the update moves 8 values a weight (10 where '
-               'an average is kept), float32; '
-               'recomputation is free; what is sent is added in full, none of it hidden')
+ASSUMPTIONS = (
+    'estimate, nothing ran: matrix products at the peak of bf16; each reads and writes its activations in '
+    'HBM once, 2 bytes a value; weights are read twice and the update moves 8 values a weight (10 where '
+    'an average is kept), float32; '
+    'recomputation is free; what is sent is added in full, none of it hidden')
 
 
 def compile_step(config: ConfigDict, topology: str) -> dict[str, Any]:
@@ -55,8 +54,8 @@ def compile_step(config: ConfigDict, topology: str) -> dict[str, Any]:
     # It ends with this process, whose end of the pipe closes then.
     lifeline, ours = os.pipe()
     try:
-      done = subprocess.run([sys.executable, '-m', 'uniemox_jax.plan.step_compiler', path], text=True, capture_output=True,
-                            env=os.environ | COMPILER_ENVIRONMENT, check=False, stdin=lifeline)
+      done = subprocess.run([sys.executable, '-m', 'uniemox_jax.plan.step_compiler', path], text=True,
+                            capture_output=True, env=os.environ | COMPILER_ENVIRONMENT, check=False, stdin=lifeline)
     finally:
       os.close(lifeline)
       os.close(ours)
@@ -78,8 +77,10 @@ def roofline(measured: dict[str, Any], chip: Chip, examples_per_device: float) -
   compute = flops * examples_per_device / chip.peak
   memory = (2 * measured['activation_values_per_example'] * examples_per_device + weights) / chip.hbm_bandwidth
   network = sent / chip.ici_bandwidth
-  return {'compute_seconds': compute, 'memory_seconds': memory, 'network_seconds': network,
-          'seconds': max(compute, memory) + network, 'assumptions': ASSUMPTIONS}
+  return {
+      'compute_seconds': compute, 'memory_seconds': memory, 'network_seconds': network,
+      'seconds': max(compute, memory) + network, 'assumptions': ASSUMPTIONS
+  }
 
 
 def plan(config: ConfigDict, topology: str) -> dict[str, Any]:
@@ -97,12 +98,13 @@ def completed(measured: dict[str, Any], config: ConfigDict, where: Slice) -> dic
   """What was measured, with what follows from the config and the slice."""
   flops = measured['student_flops_per_example'] + measured['teacher_flops_per_example']
   return measured | {
-      'topology': where.name, 'devices': where.chips, 'device_kind': where.chip.device_kind,
-      'hbm_limit_bytes_per_device': where.chip.hbm, 'examples_per_step': config.batch_size,
-      'flops_per_example': flops, 'model_flops_per_step': flops * config.batch_size,
+      'topology': where.name, 'devices': where.chips,
+      'device_kind': where.chip.device_kind, 'hbm_limit_bytes_per_device': where.chip.hbm, 'examples_per_step':
+          config.batch_size, 'flops_per_example': flops, 'model_flops_per_step': flops * config.batch_size,
       'bytes_per_example': 2 * measured['activation_values_per_example'],
       'roofline': roofline(measured, where.chip, config.batch_size / where.chips) if measured['fits'] else None,
-      'config': config.to_dict(), 'versions': _versions()}
+      'config': config.to_dict(), 'versions': _versions()
+  }
 
 
 def _versions() -> dict[str, str]:
@@ -137,8 +139,9 @@ def search_batch(config: ConfigDict, topology: str) -> dict[str, Any]:
     else:
       large = units
     if large == 1:
-      raise UserError(f'not even {unit} examples a device fit {topology}: take more devices, --config.mesh.fsdp, '
-                      '--config.model.remat=full or a larger chip')
+      raise UserError(
+          f'not even {unit} examples a device fit {topology}: take more devices, --config.mesh.fsdp, '
+          '--config.model.remat=full or a larger chip')
     if large is not None and large - small <= 1:
       return best | {'largest_batch_per_device': small * unit}
     if large is None:
@@ -171,21 +174,27 @@ def describe(result: dict[str, Any]) -> str:
   rows = [('parameters', 'params'), ('optimizer', 'optimizer'), ('teacher', 'teacher'), ('batch', 'batch'),
           ('temporaries', 'temporary'), ('total', 'hbm'), ('limit', 'hbm_limit')]
   examples, devices = result['examples_per_step'], result['devices']
-  lines = [f"{result['topology']}: {devices} x {result['device_kind']}, {examples} examples a step, "
-           f'{examples / devices:g} a device: {_verdict(result)}', 'bytes a device']
+  lines = [
+      f"{result['topology']}: {devices} x {result['device_kind']}, {examples} examples a step, "
+      f'{examples / devices:g} a device: {_verdict(result)}', 'bytes a device'
+  ]
   lines += [f'  {title:12}{_gib(result.get(name + "_bytes_per_device")):>12}' for title, name in rows]
   if not result['fits']:
     return '\n'.join([*lines, result['message']])
   lines.append('sent a step, from each device')
-  lines += [f"  {one['kind']:20}{one['count']:6} times{_gib(one['bytes']):>12}   largest {_gib(one['largest'])}"
-            for one in result['collectives']] or ['  nothing']
-  lines.append(f"model FLOPs: {result['model_flops_per_step'] / 1e12:.4g} T a step; an example "
-               f"{result['flops_per_example'] / 1e9:.4g} G (student {result['student_flops_per_example'] / 1e9:.4g}, "
-               f"teacher {result['teacher_flops_per_example'] / 1e9:.4g}), {_gib(result['bytes_per_example'])} of HBM")
+  lines += [
+      f"  {one['kind']:20}{one['count']:6} times{_gib(one['bytes']):>12}   largest {_gib(one['largest'])}"
+      for one in result['collectives']
+  ] or ['  nothing']
+  lines.append(
+      f"model FLOPs: {result['model_flops_per_step'] / 1e12:.4g} T a step; an example "
+      f"{result['flops_per_example'] / 1e9:.4g} G (student {result['student_flops_per_example'] / 1e9:.4g}, "
+      f"teacher {result['teacher_flops_per_example'] / 1e9:.4g}), {_gib(result['bytes_per_example'])} of HBM")
   estimate = result['roofline']
   parts = ', '.join(f"{name} {1e3 * estimate[name + '_seconds']:.4g} ms" for name in ('compute', 'memory', 'network'))
-  lines.append(f"roofline: {1e3 * estimate['seconds']:.4g} ms a step, {examples / estimate['seconds']:.4g} examples/s "
-               f'({parts}); {ASSUMPTIONS}')
+  lines.append(
+      f"roofline: {1e3 * estimate['seconds']:.4g} ms a step, {examples / estimate['seconds']:.4g} examples/s "
+      f'({parts}); {ASSUMPTIONS}')
   if 'largest_batch_per_device' in result:
     lines.append(f"largest batch that fits: {result['largest_batch_per_device']} examples a device")
   return '\n'.join(lines)
@@ -209,8 +218,9 @@ def _row(name: str, topology: str, result: dict[str, Any]) -> str:
   estimate = result['roofline']
   figures = [_gib(result[key + '_bytes_per_device']) for key in ('params', 'optimizer', 'hbm', 'hbm_limit')]
   sent = _gib(sum(one['bytes'] for one in result['collectives'])) if estimate else '-'
-  time_and_flops = [f"{1e3 * estimate['seconds']:.3g} ms" if estimate else '-',
-                    f"{result['flops_per_example'] / 1e9:.3g} G"]
+  time_and_flops = [
+      f"{1e3 * estimate['seconds']:.3g} ms" if estimate else '-', f"{result['flops_per_example'] / 1e9:.3g} G"
+  ]
   fits = 'yes' if result['fits'] else '**no**'
   cells = [f'`{name}`', topology, f"{result['examples_per_step']}", *figures, fits, sent, *time_and_flops]
   return f"| {' | '.join(cells)} |"
@@ -229,8 +239,10 @@ def plan_all(workdir: str) -> None:
   _, end, after = rest.partition(END)
   if not (begin and end):
     raise UserError(f'{DOCUMENT} has lost its marks: put the lines {BEGIN} and {END} back')
-  table = ['| config | slice | batch | parameters | optimizer | total | limit | fits | sent | roofline | FLOPs |',
-           '|---' * 11 + '|']
+  table = [
+      '| config | slice | batch | parameters | optimizer | total | limit | fits | sent | roofline | FLOPs |',
+      '|---' * 11 + '|'
+  ]
   plans = [(name, topology) for name, topologies in SHIPPED.items() for topology in topologies]
   failed = {}
   for name, topology in tqdm(plans, desc='plans', unit='plan'):
@@ -247,12 +259,14 @@ def plan_all(workdir: str) -> None:
     table.append(_row(name, topology, result))
     write_text(DOCUMENT, '\n'.join([before + BEGIN, *table, END]) + after)
   if failed:
-    raise UserError(f'{len(failed)} of {len(plans)} plans failed: '
-                    + '; '.join(f'{what}: {error}' for what, error in failed.items()))
+    raise UserError(
+        f'{len(failed)} of {len(plans)} plans failed: ' +
+        '; '.join(f'{what}: {error}' for what, error in failed.items()))
 
 
 @contextlib.contextmanager
 def timed(what: str) -> Iterator[None]:
+  """Prints what takes long, and afterwards the seconds that it took."""
   print(f'{what} (a large model takes minutes) …', flush=True)
   started = time.perf_counter()
   yield

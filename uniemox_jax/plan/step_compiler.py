@@ -25,17 +25,9 @@ from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.plan.collectives import read_collectives
 from uniemox_jax.runtime import hardware, sharding
 from uniemox_jax.runtime.files import read_json, write_json
-from uniemox_jax.train import loop, optimizer
+from uniemox_jax.train import loop, optimizer, setup
 from uniemox_jax.train.config import check_trainable, compute_dtype, ema_decay, streams_of
 from uniemox_jax.train.flops import ExampleWork, finetune_work
-from uniemox_jax.train.setup import (
-  clip_of_shape,
-  example_work,
-  make_teacher,
-  model_arguments,
-  place_teacher,
-  step_options,
-)
 from uniemox_jax.train.state import TrainState, abstract_model, builder, state_template
 from uniemox_jax.train.steps import FinetuneOptions, Step, make_finetune_step, make_pretrain_step
 
@@ -58,42 +50,48 @@ class Program(NamedTuple):
 
 def _rows(config: ConfigDict, mesh: Mesh, **shapes: tuple[Any, ...]) -> dict[str, jax.ShapeDtypeStruct]:
   """A batch: for each name, the dtype and the shape of one example."""
-  return {name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=NamedSharding(mesh, sharding.BATCH))
-          for name, (dtype, *shape) in shapes.items()}
+  return {
+      name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=NamedSharding(mesh, sharding.BATCH))
+      for name, (dtype, *shape) in shapes.items()
+  }
 
 
 def _pretraining(config: ConfigDict, mesh: Mesh) -> Program:
-  options, dtype = step_options(config), compute_dtype(config)
-  build = builder(UniEmoX, dtype=dtype, **model_arguments(config))
+  options, dtype = setup.step_options(config), compute_dtype(config)
+  build = builder(UniEmoX, dtype=dtype, **setup.model_arguments(config))
   student = abstract_model(build)
   schedule, tx = optimizer.from_config(config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH)
   picture = (jnp.uint8, config.model.image_size, config.model.image_size, 3)
   rows = {'scene': picture} | ({'person': picture} if student.streams == 2 else {})
   teacher, frozen = None, ()
   if student.semantic:
-    teacher, frozen = make_teacher(clip_of_shape(config), config.model.decoder_width, dtype)
-    frozen = jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), frozen,
-                          place_teacher(config, frozen, mesh))
+    teacher, frozen = setup.make_teacher(setup.clip_of_shape(config), config.model.decoder_width, dtype)
+    frozen = jax.tree.map(
+        lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), frozen,
+        setup.place_teacher(config, frozen, mesh))
   if config.loss.contrastive:
     rows['text'] = (jnp.float32, config.model.decoder_width)
   step = make_pretrain_step(nnx.graphdef(student), teacher, tx, schedule, options)
-  return Program(step, state_template(build, tx, mesh), frozen, _rows(config, mesh, **rows), mesh,
-                 example_work(config, student, teacher))
+  return Program(
+      step, state_template(build, tx, mesh), frozen, _rows(config, mesh, **rows), mesh,
+      setup.example_work(config, student, teacher))
 
 
 def _finetuning(config: ConfigDict, mesh: Mesh) -> Program:
   streams = streams_of(config)
   build = builder(Classifier, dtype=compute_dtype(config), **config.model, classes=CLASSES, streams=streams)
   classifier = abstract_model(build)
-  schedule, tx = optimizer.from_config(config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH,
-                                   config.optimizer.layer_decay)
-  options = FinetuneOptions(**config.regularisation, accum_steps=config.accum_steps,
-                            max_gradient_norm=config.max_gradient_norm, ema_decay=ema_decay(config))
+  schedule, tx = optimizer.from_config(
+      config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH, config.optimizer.layer_decay)
+  options = FinetuneOptions(
+      **config.regularisation, accum_steps=config.accum_steps, max_gradient_norm=config.max_gradient_norm,
+      ema_decay=ema_decay(config))
   picture = (jnp.uint8, config.model.image_size, config.model.image_size, 3)
   rows = _rows(config, mesh, label=(jnp.int32,), **dict.fromkeys(STREAMS[streams], picture))
   state = state_template(build, tx, mesh, averaged=options.ema_decay > 0)
-  return Program(make_finetune_step(nnx.graphdef(classifier), tx, schedule, options), state, (), rows, mesh,
-                 finetune_work(classifier))
+  return Program(
+      make_finetune_step(nnx.graphdef(classifier), tx, schedule, options), state, (), rows, mesh,
+      finetune_work(classifier))
 
 
 def training_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
@@ -124,22 +122,26 @@ def device_bytes(tree: Any) -> int:
 def sizes(program: Program) -> dict[str, int]:
   """What is known before compiling: bytes a device of what the step takes, and the work of one example."""
   work = program.work
-  return {'params_bytes_per_device': device_bytes(program.state.params),
-          'optimizer_bytes_per_device': device_bytes((program.state.opt_state, program.state.average)),
-          'teacher_bytes_per_device': device_bytes(program.frozen),
-          'batch_bytes_per_device': device_bytes(program.batch),
-          'params': sum(leaf.size for leaf in jax.tree.leaves(program.state.params)),
-          'student_flops_per_example': 3 * work.student.flops, 'teacher_flops_per_example': work.teacher.flops,
-          'activation_values_per_example': work.training.values}
+  return {
+      'params_bytes_per_device': device_bytes(program.state.params),
+      'optimizer_bytes_per_device': device_bytes((program.state.opt_state, program.state.average)),
+      'teacher_bytes_per_device': device_bytes(program.frozen), 'batch_bytes_per_device': device_bytes(program.batch),
+      'params': sum(leaf.size for leaf in jax.tree.leaves(program.state.params)
+                   ), 'student_flops_per_example': 3 * work.student.flops,
+      'teacher_flops_per_example': work.teacher.flops, 'activation_values_per_example': work.training.values
+  }
 
 
 def measure(compiled: jax.stages.Compiled) -> dict[str, Any]:
   """What the compiler says of a program that fits: memory of one device, and what it sends to others."""
   memory = compiled.memory_analysis()
-  total = (memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-           + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes)
-  return {'fits': True, 'hbm_bytes_per_device': total, 'temporary_bytes_per_device': memory.temp_size_in_bytes,
-          'collectives': [one._asdict() for one in read_collectives(compiled.as_text())]}
+  total = (
+      memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes +
+      memory.temp_size_in_bytes + memory.generated_code_size_in_bytes)
+  return {
+      'fits': True, 'hbm_bytes_per_device': total, 'temporary_bytes_per_device': memory.temp_size_in_bytes,
+      'collectives': [one._asdict() for one in read_collectives(compiled.as_text())]
+  }
 
 
 def out_of_memory(message: str) -> dict[str, Any] | None:
@@ -147,18 +149,22 @@ def out_of_memory(message: str) -> dict[str, Any] | None:
   if 'RESOURCE_EXHAUSTED' not in message:
     return None
   units = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
-  needed = [round(float(number) * units[unit]) for number, unit in
-            re.findall(r'(?:required|Used|Program|temporaries)\D{0,40}?([\d.]+)([KMGT]?)\b', message)]
-  return {'fits': False, 'hbm_bytes_per_device': max(needed, default=None), 'collectives': [],
-          'message': message.split(' HLO module')[0].splitlines()[0]}
+  needed = [
+      round(float(number) * units[unit])
+      for number, unit in re.findall(r'(?:required|Used|Program|temporaries)\D{0,40}?([\d.]+)([KMGT]?)\b', message)
+  ]
+  return {
+      'fits': False, 'hbm_bytes_per_device': max(needed, default=None), 'collectives': [],
+      'message': message.split(' HLO module')[0].splitlines()[0]
+  }
 
 
 def main(path: str) -> None:
   """Replaces the request in the file by the answer: `sizes` and `measure`, or {'error': one line}."""
   request = read_json(path)
   try:
-    program = training_program(ConfigDict(request['config']),
-                               hardware.slice_devices(hardware.parse_slice(request['topology'])))
+    program = training_program(
+        ConfigDict(request['config']), hardware.slice_devices(hardware.parse_slice(request['topology'])))
     answer = sizes(program)
     try:
       answer |= measure(compile_program(program))

@@ -13,16 +13,19 @@ def main(*arguments: str) -> None:
   values = flags.FLAGS
   out = None if values.out == '-' else values.out
   try:
-    predict(values.checkpoint, arguments, out, file_format=values.format, append=values.append,
-            batch_size=values.batch_size, per_second=values.fps, boxes=values.boxes, detector=values.detector)
+    predict(
+        values.checkpoint, arguments, out, file_format=values.format, append=values.append,
+        batch_size=values.batch_size, per_second=values.fps, boxes=values.boxes, detector=values.detector)
   except KeyboardInterrupt as error:
-    raise UserError('interrupted: ' + ('run the same command with --append to go on' if out else
-                                       'with --out=FILE, --append could go on here')) from error
+    raise UserError(
+        'interrupted: ' +
+        ('run the same command with --append to go on' if out else 'with --out=FILE, --append could go on here')
+    ) from error
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('checkpoint', None, 'Fine-tuned checkpoint: the --workdir of a run, or a step folder.',
-                      required=True)
+  flags.DEFINE_string(
+      'checkpoint', None, 'Fine-tuned checkpoint: the --workdir of a run, or a step folder.', required=True)
   flags.DEFINE_string('out', '-', 'The table to write; - is standard output.')
   flags.DEFINE_enum('format', None, table_writer.FORMATS, 'Of the table; by default what the name of --out ends in.')
   flags.DEFINE_bool('append', False, 'Go on with --out after the rows that are there.')

@@ -31,8 +31,9 @@ Cells = list[str] | list[float]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _apply(classifier: nnx.GraphDef, statistics: tuple[tuple[str, tuple[float, ...]], ...], params: dict[str, Any],
-           views: jax.Array) -> jax.Array:
+def _apply(
+    classifier: nnx.GraphDef, statistics: tuple[tuple[str, tuple[float, ...]], ...], params: dict[str, Any],
+    views: jax.Array) -> jax.Array:
   return nnx.merge(classifier, params)(normalise(views, **dict(statistics)))
 
 
@@ -59,8 +60,9 @@ class Predictor:
     checkpoint = load_checkpoint(path)
     description = checkpoint.description
     if description['kind'] != 'classifier':
-      raise UserError(f"{path} holds a model of kind '{description['kind']}', which names no emotions: give the "
-                      '--workdir of a fine-tuning run (python -m uniemox_jax.finetune)')
+      raise UserError(
+          f"{path} holds a model of kind '{description['kind']}', which names no emotions: give the "
+          '--workdir of a fine-tuning run (python -m uniemox_jax.finetune)')
     self.path, self.tasks = checkpoint.path, tasks_of(description)
     self.thresholds = _stored_thresholds(checkpoint, self.tasks)
     self.streams: str = description['model'].get('streams', 'scene')

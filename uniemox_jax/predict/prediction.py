@@ -50,9 +50,10 @@ class Summary:
     self.reasons = (self.reasons + broken)[:NAMED]
 
 
-def predict(checkpoint: str, arguments: Sequence[str], out: str | None = None, *, file_format: str | None = None,
-            append: bool = False, batch_size: int | None = None, per_second: float = 1.0, boxes: str | None = None,
-            detector: str | None = None) -> Summary:
+def predict(
+    checkpoint: str, arguments: Sequence[str], out: str | None = None, *, file_format: str | None = None,
+    append: bool = False, batch_size: int | None = None, per_second: float = 1.0, boxes: str | None = None,
+    detector: str | None = None) -> Summary:
   """Writes a row for every picture and sampled frame, in order.
 
   Args:
@@ -74,17 +75,19 @@ def predict(checkpoint: str, arguments: Sequence[str], out: str | None = None, *
   finder = _finder(predictor, boxes, detector)
   columns = column_names(predictor)
   file_format = file_format or table_writer.format_of(out)
-  made_by = {'weights_sha256': predictor.weights_sha256, 'columns': columns, 'format': file_format, 'fps': per_second,
-             **(finder.origin if finder else {})}
+  made_by = {
+      'weights_sha256': predictor.weights_sha256, 'columns': columns, 'format': file_format, 'fps': per_second,
+      **(finder.origin if finder else {})
+  }
   before = table_writer.unfinished(out, made_by, append)
   expected = sum(video.expected_frames(path, per_second) if video.is_video(path) else 1 for path in found.paths)
   # A row's place in its batch stays the same when a run is resumed, and with it every digit.
   batch_size = batch_size or (before or {}).get('batch_size') or inference.batch_size(predictor, expected)
   batch_size = -(-batch_size // predictor.devices) * predictor.devices
-  with contextlib.closing(Table(out, file_format, columns, made_by | {
-      'checkpoint': predictor.path, 'batch_size': batch_size})) as table:
-    rows = views(found.paths, predictor.image_size, ahead=2 * batch_size, per_second=per_second, done=table.names,
-                 finder=finder)
+  with contextlib.closing(Table(out, file_format, columns,
+                                made_by | {'checkpoint': predictor.path, 'batch_size': batch_size})) as table:
+    rows = views(
+        found.paths, predictor.image_size, ahead=2 * batch_size, per_second=per_second, done=table.names, finder=finder)
     initial = sum(printable(path) in table.names for path in found.paths)
     with contextlib.closing(rows), tqdm.tqdm(total=expected, initial=initial, desc='predicting', unit=' pictures',
                                              delay=1) as progress:
@@ -106,17 +109,19 @@ def _finder(predictor: Predictor, boxes: str | None, detector: str | None) -> Pe
   """What finds persons for a model that sees them, which is nobody where nothing says where they are."""
   if _sees_person(predictor):
     if not (boxes or detector):
-      print('this model sees scene and person, and neither --boxes nor --detector says where persons are: the scene '
-            'stands in for the person in every row', file=sys.stderr)
+      print(
+          'this model sees scene and person, and neither --boxes nor --detector says where persons are: the scene '
+          'stands in for the person in every row', file=sys.stderr)
     return PersonFinder(boxes, detector)
   if boxes or detector:
-    raise UserError(f'{predictor.path} sees the scene alone: leave --boxes and --detector out, or give a model that '
-                    'was fine-tuned with --config.streams=scene+person')
+    raise UserError(
+        f'{predictor.path} sees the scene alone: leave --boxes and --detector out, or give a model that '
+        'was fine-tuned with --config.streams=scene+person')
   return None
 
 
-def write_rows(predictor: Predictor, rows: Iterator[View], table: Table, batch_size: int, progress: tqdm.tqdm
-               ) -> Summary:
+def write_rows(
+    predictor: Predictor, rows: Iterator[View], table: Table, batch_size: int, progress: tqdm.tqdm) -> Summary:
   """Predicts and writes batch by batch; while the devices work on one, the one before is written."""
   summary = Summary()
   working = None
@@ -158,8 +163,9 @@ def _write(table: Table, predictor: Predictor, batch: Batch, outputs: jax.Array 
   if outputs is not None:
     outputs_RxW = jax.device_get(outputs)[first:first + len(rows)]
     if not np.isfinite(outputs_RxW).all():
-      raise UserError(f'the model gives no finite number for a picture from {rows[0].name} to {rows[-1].name}: its '
-                      'weights are broken; use another checkpoint')
+      raise UserError(
+          f'the model gives no finite number for a picture from {rows[0].name} to {rows[-1].name}: its '
+          'weights are broken; use another checkpoint')
     for name, cells in predictor.columns(outputs_RxW).items():
       filled[name] = [None if row.pixels is None else cell for row, cell in zip(rows, cells)]
   if _sees_person(predictor):
@@ -175,8 +181,10 @@ def _report(summary: Summary, found: Found, before: int, out: str | None) -> Non
     reasons += f"; {summary.unreadable - len(summary.reasons)} more, see the column 'error'"
   if not summary.predicted and not before:
     raise UserError(f'none of {summary.unreadable} files can be read ({reasons}): give pictures that can')
-  said = [f'{out or "standard output"}: {summary.predicted} predicted, {summary.unreadable} unreadable'
-          + (f' ({reasons})' if reasons else '')]
+  said = [
+      f'{out or "standard output"}: {summary.predicted} predicted, {summary.unreadable} unreadable' +
+      (f' ({reasons})' if reasons else '')
+  ]
   if summary.without_person:
     said.append(f'{summary.without_person} without a person: the scene stood in')
   if before:

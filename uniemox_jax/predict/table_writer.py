@@ -47,12 +47,13 @@ def unfinished(path: str | None, made_by: Mapping[str, Any], append: bool) -> di
   try:
     found = read_json(path + DESCRIPTION)
   except (OSError, ValueError) as error:
-    raise UserError(f'{path} is of unknown origin, for {path}{DESCRIPTION} is missing or no JSON: choose another --out'
-                    ) from error
+    raise UserError(
+        f'{path} is of unknown origin, for {path}{DESCRIPTION} is missing or no JSON: choose another --out') from error
   for key, value in made_by.items():
     if found.get(key) != value:
-      raise UserError(f"{path} was made with another {key.replace('_', ' ')} ({_brief(found.get(key))}, now "
-                      f'{_brief(value)}): use the same, or choose another --out')
+      raise UserError(
+          f"{path} was made with another {key.replace('_', ' ')} ({_brief(found.get(key))}, now "
+          f'{_brief(value)}): use the same, or choose another --out')
   return found
 
 
@@ -148,11 +149,12 @@ class Table:
       self._file.flush()
     except BrokenPipeError as error:
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end.
-      raise UserError('nobody reads standard output any more: the rest is not predicted; --out=FILE keeps all'
-                      ) from error
+      raise UserError(
+          'nobody reads standard output any more: the rest is not predicted; --out=FILE keeps all') from error
     except OSError as error:
-      raise UserError(f'{self._path or "standard output"} cannot be written ({error.strerror}): free some space, then '
-                      'run the same command with --append') from error
+      raise UserError(
+          f'{self._path or "standard output"} cannot be written ({error.strerror}): free some space, then '
+          'run the same command with --append') from error
 
   def close(self) -> None:
     """Closes the file."""

@@ -30,17 +30,18 @@ _COLOURS = {'uniemox': '#0072b2', 'mae_only': '#d55e00', 'scratch': '#5f5f5f'}
 _LINES = {'uniemox': '-', 'mae_only': '--', 'scratch': ':'}
 
 # Name in metrics.jsonl, name in report.json, what a stranger needs to know.
-_LOSSES = (
-    ('loss', 'total', 'The weighted sum of the three below'),
-    ('reconstruction', 'reconstruction', 'L3: squared error of the hidden patches'),
-    ('similarity', 'similarity', 'L2: 1 - cosine between the fused embedding and CLIP’s of the picture'),
-    ('contrastive', 'contrastive', 'L1: how differently student and CLIP rank the captions'),
-)
+_LOSSES = (('loss', 'total', 'The weighted sum of the three below'),
+           ('reconstruction', 'reconstruction', 'L3: squared error of the hidden patches'),
+           ('similarity', 'similarity', 'L2: 1 - cosine between the fused embedding and CLIP’s of the picture'),
+           ('contrastive', 'contrastive', 'L1: how differently student and CLIP rank the captions'))
 _EDGE = 0.05
-_MAIN_PACKAGES = ('python', 'uniemox-jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint',
-                  'tensorflow-cpu', 'tensorflow-datasets', 'transformers', 'numpy')
-_STYLE = {'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
-          'axes.axisbelow': True, 'grid.color': '#e3e3e3', 'svg.hashsalt': 'uniemox_jax'}
+_MAIN_PACKAGES = (
+    'python', 'uniemox-jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-cpu',
+    'tensorflow-datasets', 'transformers', 'numpy')
+_STYLE = {
+    'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'axes.axisbelow': True,
+    'grid.color': '#e3e3e3', 'svg.hashsalt': 'uniemox_jax'
+}
 
 
 def summarise_losses(metrics_lines: list[dict[str, Any]], total_steps: int) -> dict[str, dict[str, float]]:
@@ -67,9 +68,13 @@ def summarise_losses(metrics_lines: list[dict[str, Any]], total_steps: int) -> d
   starts = np.concatenate([[0], ends[:-1]])
   window = max(_EDGE * total_steps, 1)
   steps_inside = {'first': np.minimum(ends, window) - starts, 'last': ends - np.maximum(starts, total_steps - window)}
-  return {name: {edge: float(np.average([line[key] for line in lines], weights=np.maximum(steps, 0)))
-                 for edge, steps in steps_inside.items()}
-          for key, name, _ in _LOSSES if key in lines[0]}
+  return {
+      name: {
+          edge: float(np.average([line[key]
+                                  for line in lines], weights=np.maximum(steps, 0)))
+          for edge, steps in steps_inside.items()
+      } for key, name, _ in _LOSSES if key in lines[0]
+  }
 
 
 def package_versions() -> dict[str, str]:
@@ -110,19 +115,16 @@ def _page_parts(report: dict[str, Any], workdir: str) -> dict[str, Any]:
   labels = [row['label'] for row in report['results']['uniemox']['per_class']]
   versions = report.get('versions', {})
   return {
-      'report': report,
-      'titles': _TITLES,
-      'labels': labels,
-      'chance': 1 / len(labels),
+      'report': report, 'titles': _TITLES, 'labels': labels, 'chance': 1 / len(labels),
       'reading': reading(report['accuracy'], report['test_examples']),
       'accuracy_chart': _accuracy_chart(report['accuracy'], report['test_examples'], 1 / len(labels)),
-      'losses': _loss_panels(report['losses'], folders.get('uniemox')),
-      'validation_chart': _validation_chart(report['results'], folders),
-      'without_validation': [title for run, title in _TITLES.items() if not _validation(folders, run)],
-      'sheets': _sheets(folders.get('uniemox')),
-      'looks': {title: read_look(folders[run]) if run in folders else None for run, title in _LOOKS.items()},
-      'config_text': json.dumps(report.get('config'), indent=2),
-      'main_versions': {name: versions[name] for name in _MAIN_PACKAGES if name in versions},
+      'losses': _loss_panels(report['losses'],
+                             folders.get('uniemox')), 'validation_chart': _validation_chart(report['results'], folders),
+      'without_validation': [title for run, title in _TITLES.items() if not _validation(folders, run)
+                            ], 'sheets': _sheets(folders.get('uniemox')),
+      'looks': {title: read_look(folders[run]) if run in folders else None for run, title in _LOOKS.items()
+               }, 'config_text': json.dumps(report.get('config'), indent=2),
+      'main_versions': {name: versions[name] for name in _MAIN_PACKAGES if name in versions}
   }
 
 
@@ -142,12 +144,14 @@ def reading(accuracy: dict[str, float], examples: int) -> str:
     margin = 196 * math.sqrt((ours * (1 - ours) + theirs * (1 - theirs)) / examples)
     side = f"{abs(points):.1f} points {'above' if points > 0 else 'below'}" if points else 'level with'
     clauses.append(f"{side} {_OTHERS[rival]} ({'beyond' if abs(points) > margin else 'within'} ±{margin:.1f})")
-  return (f'On {examples} test pictures UniEmoX ends {clauses[0]} and {clauses[1]}, where ± is what the choice of test '
-          'pictures alone could make.')
+  return (
+      f'On {examples} test pictures UniEmoX ends {clauses[0]} and {clauses[1]}, where ± is what the choice of test '
+      'pictures alone could make.')
 
 
 def _accuracy_chart(accuracy: dict[str, float], examples: int, chance: float) -> str:
   """Bars with 95 % Wilson intervals, and the chance level."""
+
   def draw(axes: Axes) -> None:
     runs = list(reversed(_TITLES))
     for row, run in enumerate(runs):
@@ -176,8 +180,8 @@ def _loss_panels(losses: dict[str, dict[str, float]], folder: str | None) -> lis
       axes.plot(steps, values, color=_COLOURS['uniemox'])
       axes.set(xlabel='step', xlim=(0, None))
 
-    panels.append({'name': name, 'meaning': meaning, 'ends': losses.get(name),
-                   'chart': _svg(draw, 3.6, 2.1) if values else None})
+    panels.append(
+        {'name': name, 'meaning': meaning, 'ends': losses.get(name), 'chart': _svg(draw, 3.6, 2.1) if values else None})
   return panels
 
 
@@ -209,8 +213,9 @@ def _sheets(folder: str | None) -> list[dict[str, Any]]:
   """The first and the last sheet of reconstruction triplets of a pretraining run, those there are."""
   paths = sorted(pathlib.Path(folder, 'reconstructions').glob('step_*.png')) if folder else []
   ends = dict.fromkeys(paths[:1] + paths[-1:])
-  return [{'step': int(path.stem.removeprefix('step_')), 'image': data_uri(path.read_bytes(), 'image/png')}
-          for path in ends]
+  return [
+      {'step': int(path.stem.removeprefix('step_')), 'image': data_uri(path.read_bytes(), 'image/png')} for path in ends
+  ]
 
 
 def _svg(draw: Callable[[Axes], None], width: float, height: float) -> str:

@@ -72,8 +72,9 @@ def cloud(points_Nx2: np.ndarray, label_N: np.ndarray, labels: Sequence[str], ti
     colour, marker = '#aaaaaa', '.'
     if index >= 0:
       colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-    axes.scatter(*chosen_Nx2.T, s=26, color=colour, marker=marker, alpha=0.8, linewidths=0,
-                 label=f'{labels[index] if index >= 0 else "no single label"} ({len(chosen_Nx2)})')
+    axes.scatter(
+        *chosen_Nx2.T, s=26, color=colour, marker=marker, alpha=0.8, linewidths=0,
+        label=f'{labels[index] if index >= 0 else "no single label"} ({len(chosen_Nx2)})')
   axes.set(xticks=[], yticks=[], title=title)
   axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False, markerscale=1.6)
   buffer = io.BytesIO()

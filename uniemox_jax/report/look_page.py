@@ -19,8 +19,9 @@ def read_look(folder: str) -> dict[str, Any] | None:
     return None
   look = read_json(path)
   files = {name: epath.Path(folder, picture['file']) for name, picture in look['pictures'].items()}
-  return look | {'images': {name: data_uri(file.read_bytes(), 'image/png') for name, file in files.items()
-                            if file.exists()}}
+  return look | {
+      'images': {name: data_uri(file.read_bytes(), 'image/png') for name, file in files.items() if file.exists()}
+  }
 
 
 def write_page(folder: str) -> None:

@@ -13,8 +13,10 @@ from uniemox_jax.train.checkpoint import FOLDER
 LOCAL = ('data_dir', 'mesh', 'log_every', 'save_every', 'images_every')
 """Config keys that concern one machine only."""
 NOT_METRICS = ('dataset', 'split', 'init', 'checkpoint_step', 'config_hash')
-TITLES = {'uniemox': 'UniEmoX, pretrained', 'encoder': 'ViT encoder', 'classifier': 'UniEmoX emotion classifier',
-          'clip': 'CLIP'}
+TITLES = {
+    'uniemox': 'UniEmoX, pretrained', 'encoder': 'ViT encoder', 'classifier': 'UniEmoX emotion classifier',
+    'clip': 'CLIP'
+}
 
 
 def run_folder(checkpoint: str) -> Path:
@@ -41,8 +43,9 @@ def write_card(folder: Path, *, target: str, kind: str, run: Path, step: int | N
     facts: 'labels' (list or None), 'view' (a `teacher.View`), 'notes' (lines) and 'source' (of imported weights, or
       None), for the template.
   """
-  environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True,
-                                   lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
+  environment = jinja2.Environment(
+      loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True,
+      keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
   stages, start = _stages(run)
   start = _shown(facts['source']) if facts['source'] else start
   card = environment.get_template('model_card.md.j2').render(
@@ -56,10 +59,14 @@ def _stages(run: Path) -> tuple[list[dict[str, Any]], str | None]:
   while run not in seen and (config := read_run_config(run)):
     seen.add(run)
     start = str(config['init'])
-    shown = {key: _shown(value) if key in ('init', 'teacher') else value for key, value in config.items()
-             if key not in LOCAL}
-    stages.insert(0, {'name': _stage(config), 'dataset': config['dataset'],
-                      'labelled': _reads_emotion(config), 'config': json.dumps(shown, indent=2, ensure_ascii=False)})
+    shown = {
+        key: _shown(value) if key in ('init', 'teacher') else value for key, value in config.items() if key not in LOCAL
+    }
+    stages.insert(
+        0, {
+            'name': _stage(config), 'dataset': config['dataset'], 'labelled': _reads_emotion(config), 'config':
+                json.dumps(shown, indent=2, ensure_ascii=False)
+        })
     run = run_folder(start)
   return stages, start and _shown(start)
 

@@ -98,8 +98,8 @@ def load_config(value: str) -> ConfigDict:
     spec.loader.exec_module(module)
     return module.get_config(*([argument] if colon else []))
   except Exception as error:  # whatever the file's own code raises
-    raise UserError(f'{value} gives no config ({" ".join(str(error).split())}): mend the file or its argument'
-                    ) from error
+    raise UserError(
+        f'{value} gives no config ({" ".join(str(error).split())}): mend the file or its argument') from error
 
 
 def _arguments(argv: list[str]) -> list[str]:

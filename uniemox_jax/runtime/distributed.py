@@ -35,8 +35,9 @@ def join(multihost: bool) -> None:
     try:
       jax.distributed.initialize()
     except ValueError as error:
-      raise UserError(f'--multihost: jax finds no other processes here ({error}): leave it out on a single machine, or '
-                      f'set {", ".join(VARIABLES)}') from error
+      raise UserError(
+          f'--multihost: jax finds no other processes here ({error}): leave it out on a single machine, or '
+          f'set {", ".join(VARIABLES)}') from error
 
 
 def is_primary() -> bool:

@@ -29,10 +29,10 @@ class Chip(NamedTuple):
 
 GIB = 2**30
 CHIPS = {
-    'v4': Chip(275e12, round(30.75 * GIB), 1228e9, 300e9, 'TPU v4'),
-    'v5e': Chip(197e12, round(15.75 * GIB), 819e9, 200e9, 'TPU v5 lite'),
-    'v5p': Chip(459e12, round(95.73 * GIB), 2765e9, 600e9, 'TPU v5'),
-    'v6e': Chip(918e12, round(31.24 * GIB), 1638e9, 400e9, 'TPU v6 lite'),
+    'v4': Chip(275e12, round(30.75 * GIB), 1228e9, 300e9,
+               'TPU v4'), 'v5e': Chip(197e12, round(15.75 * GIB), 819e9, 200e9,
+                                      'TPU v5 lite'), 'v5p': Chip(459e12, round(95.73 * GIB), 2765e9, 600e9, 'TPU v5'),
+    'v6e': Chip(918e12, round(31.24 * GIB), 1638e9, 400e9, 'TPU v6 lite')
 }
 _PEAKS = {chip.device_kind: chip.peak for chip in CHIPS.values()} | {'NVIDIA H100': 989e12, 'NVIDIA H200': 989e12}
 
@@ -41,8 +41,9 @@ def peak_flops(device_kind: str) -> float | None:
   """Peak bf16 FLOP/s of one device; None where it is not known, as for a CPU."""
   if device_kind == 'TPU v5p':  # what the runtime says where the compiler says TPU v5
     device_kind = 'TPU v5'
-  return next((peak for kind, peak in _PEAKS.items()
-               if device_kind == kind or (kind.startswith('NVIDIA') and device_kind.startswith(kind))), None)
+  return next((
+      peak for kind, peak in _PEAKS.items()
+      if device_kind == kind or (kind.startswith('NVIDIA') and device_kind.startswith(kind))), None)
 
 
 class Slice(NamedTuple):
@@ -71,8 +72,9 @@ def parse_slice(name: str) -> Slice:
   """
   match = re.fullmatch(r'(\w+):(\d+(?:x\d+){1,2})', name)
   if not match or match[1] not in CHIPS:
-    raise UserError(f"--topology '{name}' is not a TPU slice: give one such as v5e:4x4 or v4:2x2x4 "
-                    f"({', '.join(CHIPS)})")
+    raise UserError(
+        f"--topology '{name}' is not a TPU slice: give one such as v5e:4x4 or v4:2x2x4 "
+        f"({', '.join(CHIPS)})")
   shape = tuple(int(size) for size in match[2].split('x'))
   if not all(shape):
     raise UserError(f"--topology '{name}' has no chips: every axis is at least 1")

@@ -66,8 +66,10 @@ def describe_leaves(tree: Any) -> Leaves:
     sums = [_host_sums(leaf) for _, leaf in leaves]
   else:
     sums = jax.tree.leaves(jax.device_get(_all_device_sums(tree)))
-  return {path_name(path): {'shape': list(leaf.shape), 'dtype': leaf.dtype.name, 'sum': f'{first:08x}{second:08x}'}
-          for (path, leaf), (first, second) in zip(leaves, sums, strict=True)}
+  return {
+      path_name(path): {'shape': list(leaf.shape), 'dtype': leaf.dtype.name, 'sum': f'{first:08x}{second:08x}'}
+      for (path, leaf), (first, second) in zip(leaves, sums, strict=True)
+  }
 
 
 def changed_leaves(tree: Any, recorded: Leaves) -> list[str]:

@@ -48,8 +48,9 @@ def _tensorflow_as_it_was() -> Iterator[None]:
 class RunLog:
   """A run's log. Metrics stay on the device until `flush`, which also counts the steps that were skipped."""
 
-  def __init__(self, workdir: str, *, name: str, total_steps: int, batch_size: int, start_step: int,
-               flops_per_example: int | None = None, profile: Profile | None = None):
+  def __init__(
+      self, workdir: str, *, name: str, total_steps: int, batch_size: int, start_step: int,
+      flops_per_example: int | None = None, profile: Profile | None = None):
     """Opens the log and cuts it back to `start_step`, the step that was restored (0 for a new run).
 
     `flops_per_example` of training gives `mfu`, the share of the devices' peak, where that is known too.
@@ -66,8 +67,9 @@ class RunLog:
     self.skipped_in_row = _skipped_before(start_step, kept)
     if self._writes:
       if self._profile and self._profile.last < start_step:
-        print(f'--profile: step {self._profile.last} is over, the run resumes at {start_step}: nothing is traced',
-              flush=True)
+        print(
+            f'--profile: step {self._profile.last} is over, the run resumes at {start_step}: nothing is traced',
+            flush=True)
       epath.Path(workdir).mkdir(parents=True, exist_ok=True)
       self._path = os.path.join(workdir, METRICS_FILE)
       self._text = ''.join(json.dumps(line) + '\n' for line in kept)
@@ -134,17 +136,19 @@ class RunLog:
     self.write(step, line | self.clock.newly_apart())
     self._progress(step, line, rate)
 
-  def _tell_skipped(self, step: int, metrics: dict[str, np.ndarray], example_ids: np.ndarray, max_skipped: int,
-                    newest_checkpoint: str) -> None:
+  def _tell_skipped(
+      self, step: int, metrics: dict[str, np.ndarray], example_ids: np.ndarray, max_skipped: int,
+      newest_checkpoint: str) -> None:
     why = f"gradient_norm is {metrics['gradient_norm']:.4g}, loss {metrics['loss']:.4g}"
     if self._writes:
       self._append({'step': step, 'skipped': why, 'example_ids': example_ids.tolist()})
       print(f'{self.name} {step}/{self.total_steps}  skipped: {why}', flush=True)
     if self.skipped_in_row >= max_skipped:
       shown = ', '.join(map(str, example_ids[:SHOWN_IDS])) + (', …' if len(example_ids) > SHOWN_IDS else '')
-      raise UserError(f'step {step}: {why}, and {self.skipped_in_row} steps in a row had to be skipped; example ids '
-                      f'{shown} (all in {METRICS_FILE}); newest checkpoint: {newest_checkpoint}: lower '
-                      '--config.optimizer.base_lr, raise --config.max_gradient_norm, or look at these pictures')
+      raise UserError(
+          f'step {step}: {why}, and {self.skipped_in_row} steps in a row had to be skipped; example ids '
+          f'{shown} (all in {METRICS_FILE}); newest checkpoint: {newest_checkpoint}: lower '
+          '--config.optimizer.base_lr, raise --config.max_gradient_norm, or look at these pictures')
 
   def write(self, step: int, values: dict[str, float]) -> None:
     """One line of metrics.jsonl, and the same scalars to TensorBoard."""

@@ -12,14 +12,11 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 
-PARAMETER_RULES: tuple[tuple[str, P], ...] = (
-    (r'layers/.*kernel$', P(None, 'fsdp', None)),  # stacked blocks: (layer, in, out)
-    (r'layers/', P(None, 'fsdp')),  # their biases and norms: (layer, width)
-    (r'kernel$', P('fsdp', None)),
-    (r'(positions|embedding|token)$', P(None, 'fsdp')),
-    (r'(bias|scale)$', P('fsdp')),
-    (r'.*', P()),
-)
+PARAMETER_RULES: tuple[tuple[str, P],
+                       ...] = ((r'layers/.*kernel$', P(None, 'fsdp', None)),  # stacked blocks: (layer, in, out)
+                               (r'layers/', P(None, 'fsdp')),  # their biases and norms: (layer, width)
+                               (r'kernel$', P('fsdp', None)), (r'(positions|embedding|token)$', P(None, 'fsdp')),
+                               (r'(bias|scale)$', P('fsdp')), (r'.*', P()))
 """First match wins, every parameter is covered; optimizer moments have their parameter's path and so its rule."""
 
 BATCH = P(('data', 'fsdp'))
@@ -36,8 +33,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
   if -1 in sizes:
     sizes[sizes.index(-1)] = len(devices) // max(1, math.prod(size for size in sizes if size != -1))
   if math.prod(sizes) != len(devices) or min(sizes) < 1:
-    raise UserError(f'mesh data={data} fsdp={fsdp} does not fit {len(devices)} devices: '
-                    'set --config.mesh.data=-1 and an --config.mesh.fsdp that divides them')
+    raise UserError(
+        f'mesh data={data} fsdp={fsdp} does not fit {len(devices)} devices: '
+        'set --config.mesh.data=-1 and an --config.mesh.fsdp that divides them')
   return Mesh(np.asarray(devices).reshape(sizes), ('data', 'fsdp'))
 
 
@@ -50,12 +48,14 @@ def describe_mesh(mesh: Mesh) -> str:
 def check_batch(batch_size: int, mesh: Mesh, accum_steps: int = 1) -> None:
   """Raises UserError unless every micro-batch splits evenly over the devices."""
   if accum_steps < 1 or batch_size % (accum_steps * mesh.size):
-    raise UserError(f'batch_size {batch_size} with accum_steps {accum_steps} is not divisible by {mesh.size} devices: '
-                    f'make it a multiple of {max(accum_steps, 1) * mesh.size}')
+    raise UserError(
+        f'batch_size {batch_size} with accum_steps {accum_steps} is not divisible by {mesh.size} devices: '
+        f'make it a multiple of {max(accum_steps, 1) * mesh.size}')
 
 
 def tree_shardings(tree: Any, mesh: Mesh) -> Any:
   """A NamedSharding for every leaf by `PARAMETER_RULES`; a dimension that fsdp does not divide stays whole."""
+
   def shard(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
     name = '/'.join(str(getattr(key, 'key', getattr(key, 'name', key))) for key in path)
     spec = next(spec for pattern, spec in PARAMETER_RULES if re.search(pattern, name))

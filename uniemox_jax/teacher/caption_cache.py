@@ -22,8 +22,8 @@ from uniemox_jax.teacher.frozen_clip import Clip
 PROGRESS_SECONDS = 5.0
 
 
-def embed_captions(clip: Clip, captions: Sequence[str], cache_dir: str | os.PathLike, batch_size: int = 1024
-                   ) -> np.ndarray:
+def embed_captions(
+    clip: Clip, captions: Sequence[str], cache_dir: str | os.PathLike, batch_size: int = 1024) -> np.ndarray:
   """Every caption's embedding, computed once over all devices and kept on disk (method section 4).
 
   Several hosts call this together, with the same captions.
@@ -72,8 +72,9 @@ def _embed_ids(clip: Clip, ids_NxT: np.ndarray, batch_size: int) -> np.ndarray:
     now, done = time.monotonic(), first + len(part)
     if jax.process_index() == 0 and now - spoke > PROGRESS_SECONDS:
       spoke = now
-      print(f'captions {done:,}/{total:,}  {(now - started) / done * (total - done):.0f}s left', file=sys.stderr,
-            flush=True)
+      print(
+          f'captions {done:,}/{total:,}  {(now - started) / done * (total - done):.0f}s left', file=sys.stderr,
+          flush=True)
   return np.concatenate(rows) if rows else np.zeros((0, clip.config.projection_dim), np.float32)
 
 
@@ -89,6 +90,7 @@ def _read_npy(path: epath.Path, shape: tuple[int, int]) -> np.ndarray:
   except (ValueError, OSError, EOFError) as error:
     raise UserError(f'cached caption embeddings {path} are damaged ({error}): delete the file') from error
   if array.shape != shape or array.dtype != np.float32:
-    raise UserError(f'cached caption embeddings {path} are {array.dtype} {array.shape} instead of float32 {shape}: '
-                    'delete the file')
+    raise UserError(
+        f'cached caption embeddings {path} are {array.dtype} {array.shape} instead of float32 {shape}: '
+        'delete the file')
   return array

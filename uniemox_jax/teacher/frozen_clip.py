@@ -60,10 +60,11 @@ class View:
     crop = hub.get('crop_size', image_size) if hub.get('do_center_crop', True) else short_side
     crop = crop['height'] if isinstance(crop, dict) else crop
     if crop != image_size or short_side < crop or hub.get('resample', BICUBIC) != BICUBIC:
-      raise UserError(f'preprocessor_config.json: size {size}, crop {crop}, resample {hub.get("resample", BICUBIC)} do '
-                      f'not give {image_size} pixels by bicubic resizing (resample 3): mend the file or remove it')
-    return cls(image_size, short_side, squash, tuple(hub.get('image_mean', CLIP_MEAN)),
-               tuple(hub.get('image_std', CLIP_STD)))
+      raise UserError(
+          f'preprocessor_config.json: size {size}, crop {crop}, resample {hub.get("resample", BICUBIC)} do '
+          f'not give {image_size} pixels by bicubic resizing (resample 3): mend the file or remove it')
+    return cls(
+        image_size, short_side, squash, tuple(hub.get('image_mean', CLIP_MEAN)), tuple(hub.get('image_std', CLIP_STD)))
 
   @classmethod
   def from_open_clip(cls, settings: dict[str, Any], image_size: int) -> 'View':
@@ -74,10 +75,12 @@ class View:
     """
     mode, filter_name = settings.get('resize_mode', 'shortest'), settings.get('interpolation', 'bicubic')
     if mode not in ('shortest', 'squash') or filter_name != 'bicubic':
-      raise UserError(f'{OPEN_CLIP_CONFIG}: preprocess_cfg resizes by {mode}, {filter_name}: only bicubic, shortest or '
-                      'squash, is supported')
-    return cls(image_size, image_size, mode == 'squash', tuple(settings.get('mean', CLIP_MEAN)),
-               tuple(settings.get('std', CLIP_STD)))
+      raise UserError(
+          f'{OPEN_CLIP_CONFIG}: preprocess_cfg resizes by {mode}, {filter_name}: only bicubic, shortest or '
+          'squash, is supported')
+    return cls(
+        image_size, image_size, mode == 'squash', tuple(settings.get('mean', CLIP_MEAN)),
+        tuple(settings.get('std', CLIP_STD)))
 
   @property
   def statistics(self) -> dict[str, list[float]]:
@@ -87,10 +90,12 @@ class View:
   def to_dict(self) -> dict[str, Any]:
     """The contents of a `preprocessor_config.json` that `from_dict` and transformers read."""
     side = {'height': self.short_side, 'width': self.short_side} if self.squash else {'shortest_edge': self.short_side}
-    return {'image_processor_type': 'CLIPImageProcessor', 'size': side,
-            'crop_size': {'height': self.size, 'width': self.size}, 'resample': BICUBIC, 'do_resize': True,
-            'do_center_crop': True, 'do_rescale': True, 'do_normalize': True, 'do_convert_rgb': True,
-            'image_mean': list(self.mean), 'image_std': list(self.std)}
+    return {
+        'image_processor_type': 'CLIPImageProcessor', 'size': side,
+        'crop_size': {'height': self.size, 'width': self.size}, 'resample': BICUBIC, 'do_resize': True,
+        'do_center_crop': True, 'do_rescale': True, 'do_normalize': True, 'do_convert_rgb': True,
+        'image_mean': list(self.mean), 'image_std': list(self.std)
+    }
 
   @functools.partial(jax.jit, static_argnums=0)
   def __call__(self, images_BxHxWx3: jax.Array) -> jax.Array:
@@ -107,8 +112,9 @@ class View:
     return normalise(resized[:, top:top + self.size, left:left + self.size], self.mean, self.std)
 
 
-def clip_normalise(images_BxHxWx3: jax.Array, size: int, mean: tuple[float, ...] = CLIP_MEAN,
-                   std: tuple[float, ...] = CLIP_STD) -> jax.Array:
+def clip_normalise(
+    images_BxHxWx3: jax.Array, size: int, mean: tuple[float, ...] = CLIP_MEAN, std: tuple[float,
+                                                                                          ...] = CLIP_STD) -> jax.Array:
   """The scene view as the teacher sees it inside a train step (method section 2, step 6).
 
   Args:
@@ -215,8 +221,9 @@ class Clip:
       texts = self.tokenize(texts)
     ids = np.asarray(texts)
     if ids.ndim != 2 or ids.dtype.kind not in 'iu' or not 0 < ids.shape[1] <= self.config.context_length:
-      raise ValueError(f'texts are {ids.dtype} {ids.shape}; wanted a list of str, or int32 token ids (B, T) with T at '
-                       f'most {self.config.context_length}')
+      raise ValueError(
+          f'texts are {ids.dtype} {ids.shape}; wanted a list of str, or int32 token ids (B, T) with T at '
+          f'most {self.config.context_length}')
     if ids.size and not 0 <= ids.min() <= ids.max() < self.config.vocab_size:
       raise ValueError(f'token ids reach from {ids.min()} to {ids.max()}; wanted 0 to {self.config.vocab_size - 1}')
     return np.asarray(_embed(self.graphdef, 'text', self._placed, ids.astype(np.int32)))
@@ -244,7 +251,8 @@ def load_clip(source: str | os.PathLike, *, dtype: Any = jnp.float32, activation
   return read_clip(weight_files.read_weights(path), path, dtype=dtype, activation=activation)
 
 
-def read_clip(weights: weight_files.Weights, source: Path, *, dtype: Any = jnp.float32, activation: str | None = None) -> Clip:
+def read_clip(
+    weights: weight_files.Weights, source: Path, *, dtype: Any = jnp.float32, activation: str | None = None) -> Clip:
   """The CLIP in `weights`, which came from `source` and are emptied; see `load_clip`."""
   name, folder = str(weights.path), hub.beside(source, weights.path)
   family = weight_families.family_of(weights.flat, name)
@@ -270,8 +278,8 @@ def _transformers_settings(folder: Path | None, name: str) -> tuple[CLIPConfig, 
   return config, View.from_dict(settings.get('image_processor', settings), config.image_size), folder
 
 
-def _openai_settings(shapes: dict[str, tuple[int, ...]], folder: Path | None, file: Path, activation: str | None
-                     ) -> tuple[CLIPConfig, View, Path | None]:
+def _openai_settings(shapes: dict[str, tuple[int, ...]], folder: Path | None, file: Path,
+                     activation: str | None) -> tuple[CLIPConfig, View, Path | None]:
   settings = hub.read_config(folder, OPEN_CLIP_CONFIG)
   if not settings:
     config = clip_weights.openai_config(shapes, source=str(file), activation=activation)
@@ -279,12 +287,14 @@ def _openai_settings(shapes: dict[str, tuple[int, ...]], folder: Path | None, fi
     config = clip_weights.open_clip_config(settings, str(folder / OPEN_CLIP_CONFIG))
   own_tokenizer = folder is not None and any((folder / name).is_file() for name in TOKENIZER_FILES)
   openai_tokenizer = config.vocab_size == vocabulary.SIZE and not own_tokenizer
-  return (config, View.from_open_clip(settings.get('preprocess_cfg') or {}, config.image_size),
-          None if openai_tokenizer else file.parent)
+  return (
+      config, View.from_open_clip(settings.get('preprocess_cfg') or {},
+                                  config.image_size), None if openai_tokenizer else file.parent)
 
 
-def save_clip(folder: str | os.PathLike, config: CLIPConfig, params: dict[str, Any],
-              vocabulary_source: str | os.PathLike | None = None, view: View | None = None) -> None:
+def save_clip(
+    folder: str | os.PathLike, config: CLIPConfig, params: dict[str, Any],
+    vocabulary_source: str | os.PathLike | None = None, view: View | None = None) -> None:
   """Writes a CLIP that transformers (`CLIPModel`, `CLIPTokenizer`, `CLIPImageProcessor`) and `load_clip` read.
 
   The folder appears whole or not at all, and replaces an earlier one that holds nothing but such files.
@@ -303,16 +313,18 @@ def save_clip(folder: str | os.PathLike, config: CLIPConfig, params: dict[str, A
   if folder.exists() and (not folder.is_dir() or {entry.name for entry in folder.iterdir()} - ours):
     raise UserError(f'{folder} exists and holds other things than a CLIP: choose another folder')
   if vocabulary_source is None and config.vocab_size < vocabulary.SIZE:
-    raise UserError(f"the model has {config.vocab_size} tokens, OpenAI's vocabulary {vocabulary.SIZE}: name a folder "
-                    'with a smaller one')
+    raise UserError(
+        f"the model has {config.vocab_size} tokens, OpenAI's vocabulary {vocabulary.SIZE}: name a folder "
+        'with a smaller one')
   with whole_folder(folder) as partial:
     _write_clip(partial, config, params, vocabulary_source, view or View(config.image_size, config.image_size))
     if folder.exists():
       folder.rename(partial.parent / 'old')
 
 
-def _write_clip(folder: Path, config: CLIPConfig, params: dict[str, Any],
-                vocabulary_source: str | os.PathLike | None, view: View) -> None:
+def _write_clip(
+    folder: Path, config: CLIPConfig, params: dict[str, Any], vocabulary_source: str | os.PathLike | None,
+    view: View) -> None:
   (folder / 'config.json').write_text(json.dumps(config.to_dict(), indent=2))
   (folder / 'preprocessor_config.json').write_text(json.dumps(view.to_dict(), indent=2))
   weight_files.write_safetensors(folder / weight_files.SAFETENSORS, clip_weights.export_clip(jax.device_get(params)))

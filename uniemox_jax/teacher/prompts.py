@@ -8,23 +8,11 @@ from data_pipelines.errors import UserError
 PLAIN = 'a photo of {}.'
 """The single template that the ensemble is compared with."""
 TEMPLATES = (
-    PLAIN,
-    'a picture that makes people feel {}.',
-    'a photo that evokes {}.',
-    'a scene full of {}.',
-    'an image that expresses {}.',
-    'people in a moment of {}.',
-    'a person showing {}.',
-    'a face that shows {}.',
-    'the mood of this photo is {}.',
-    'an atmosphere of {}.',
-    'a place that fills visitors with {}.',
-    'a painting about {}.',
-    'a drawing of {}.',
-    'whoever looks at this picture feels {}.',
-    'the emotion in this image is {}.',
-    'a feeling of {}.',
-)
+    PLAIN, 'a picture that makes people feel {}.', 'a photo that evokes {}.', 'a scene full of {}.',
+    'an image that expresses {}.', 'people in a moment of {}.', 'a person showing {}.', 'a face that shows {}.',
+    'the mood of this photo is {}.', 'an atmosphere of {}.', 'a place that fills visitors with {}.',
+    'a painting about {}.', 'a drawing of {}.', 'whoever looks at this picture feels {}.',
+    'the emotion in this image is {}.', 'a feeling of {}.')
 """{} is the class, as a noun."""
 NOUNS = {'happy': 'happiness', 'sad': 'sadness', 'neutral': 'neutrality'}
 """Of labels that are adjectives (CAER-S)."""

@@ -18,13 +18,15 @@ def split_captions(split: Any, clip: Clip, emotion_in_caption: bool) -> list[str
     clip: its tokenizer counts tokens; captions over its context length lose objects from the end.
     emotion_in_caption: whether the emotion word is in the text, which makes pretraining label-supervised.
   """
+
   def count_tokens(text: str) -> int:
     return len(clip.tokenizer(text)['input_ids'])
 
   return [
-      captions_lib.fit(attributes, split.labels[label] if emotion_in_caption and label >= 0 else None, count_tokens,
-                       clip.config.context_length)
-      for _, label, attributes in split.annotations()]
+      captions_lib.fit(
+          attributes, split.labels[label] if emotion_in_caption and label >= 0 else None, count_tokens,
+          clip.config.context_length) for _, label, attributes in split.annotations()
+  ]
 
 
 def embedded_captions(clip: Clip, split: Any, emotion_in_caption: bool, data_dir: str) -> np.ndarray:

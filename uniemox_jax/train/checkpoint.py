@@ -57,8 +57,8 @@ class Damaged(Exception):
 def _options() -> ocp.CheckpointManagerOptions:
   keep = preservation_policy.AnyPreservationPolicy([
       preservation_policy.LatestN(n=2),
-      preservation_policy.BestN(get_metric_fn=lambda metrics: metrics[_SCORE], n=1,
-                                keep_checkpoints_without_metrics=False),
+      preservation_policy.BestN(
+          get_metric_fn=lambda metrics: metrics[_SCORE], n=1, keep_checkpoints_without_metrics=False)
   ])
   return ocp.CheckpointManagerOptions(preservation_policy=keep, best_fn=lambda metrics: metrics[_SCORE])
 
@@ -66,8 +66,10 @@ def _options() -> ocp.CheckpointManagerOptions:
 def _to_trees(state: TrainState) -> dict[str, Any]:
   """What of a state a step folder holds, by item."""
   optimizer = {'step': state.step, 'opt_state': state.opt_state}
-  return {'params': state.evaluated, 'optimizer': optimizer if state.average is None else
-          optimizer | {'params': state.params}}
+  return {
+      'params': state.evaluated,
+      'optimizer': optimizer if state.average is None else optimizer | {'params': state.params}
+  }
 
 
 def _to_state(trees: dict[str, Any]) -> TrainState:
@@ -193,8 +195,9 @@ class Checkpoints:
         wait_for_all('damaged checkpoint set aside')
         self._manager.reload()
     if self.folder.exists() and any(path.name.endswith(SET_ASIDE) for path in self.folder.iterdir()):
-      raise UserError(f'{self.folder} holds damaged checkpoints only (*{SET_ASIDE}): delete the folder to start anew, '
-                      'or choose another --workdir')
+      raise UserError(
+          f'{self.folder} holds damaged checkpoints only (*{SET_ASIDE}): delete the folder to start anew, '
+          'or choose another --workdir')
     return None
 
   def _restore(self, step: int, template: TrainState) -> Restored:
@@ -229,8 +232,9 @@ class Checkpoints:
       raise self._misfit(step, f'different: {listed(different)}')
 
   def _misfit(self, step: int, problem: str) -> UserError:
-    return UserError(f'{self.folder}/{step} does not fit this model ({problem}): resume with the config it was made '
-                     'with, or choose another --workdir')
+    return UserError(
+        f'{self.folder}/{step} does not fit this model ({problem}): resume with the config it was made '
+        'with, or choose another --workdir')
 
   @contextlib.contextmanager
   def _space_explained(self) -> Iterator[None]:
@@ -241,8 +245,9 @@ class Checkpoints:
       if getattr(error, 'errno', None) not in (errno.ENOSPC, errno.EDQUOT) and 'No space left' not in str(error):
         raise
       whole = [str(step) for step in _steps(self.folder)]
-      raise UserError(f'no space left to save a checkpoint in {self.folder}; intact are the steps '
-                      f'{", ".join(whole) or "(none)"}: make room and run the same command again') from error
+      raise UserError(
+          f'no space left to save a checkpoint in {self.folder}; intact are the steps '
+          f'{", ".join(whole) or "(none)"}: make room and run the same command again') from error
 
   def wait(self) -> None:
     """Waits for pending saves.
@@ -282,8 +287,8 @@ def save_weights(workdir: str, params: dict[str, Any], description: dict[str, An
   """Writes weights from elsewhere as step 0 of a run without an optimizer, for `load_checkpoint` to read."""
   lent = jax.tree.map(lambda array: np.asarray(array).view(_Lent), params)
   record = _record({'params': lent}, description, devices=None, score=None, unevaluated=False)
-  items = ocp.args.Composite(params=ocp.args.PyTreeSave(lent), description=ocp.args.JsonSave(description),
-                             record=ocp.args.JsonSave(record))
+  items = ocp.args.Composite(
+      params=ocp.args.PyTreeSave(lent), description=ocp.args.JsonSave(description), record=ocp.args.JsonSave(record))
   # Not packed either: that would take a large model's size again.
   handler = ocp.CompositeCheckpointHandler(
       params=ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False),

@@ -15,13 +15,19 @@ from uniemox_jax.models.classifier import STREAMS
 from uniemox_jax.runtime.distributed import is_primary, is_same_everywhere, wait_for_all
 from uniemox_jax.runtime.files import exists, read_json, write_json
 
-_RUN = {'seed': int, 'data_dir': str, 'dataset': str, 'batch_size': int, 'epochs': int, 'warmup_epochs': int,
-        'dtype': str, 'mesh': {'data': int, 'fsdp': int}, 'log_every': int, 'min_crop_area': float,
-        'max_gradient_norm': float, 'max_skipped_steps': int}
-_ENCODER = {'image_size': int, 'patch_size': int, 'width': int, 'depth': int, 'heads': int, 'remat': str, 'scan': bool,
-            'norm_eps': float, 'pre_norm': bool, 'activation': str}
-_ABSENT = {'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu', 'ema_decay': 0.0, 'streams': 'scene',
-           'person_view': 'crop', 'teacher_statistics': 'clip'}
+_RUN = {
+    'seed': int, 'data_dir': str, 'dataset': str, 'batch_size': int, 'epochs': int, 'warmup_epochs': int, 'dtype': str,
+    'mesh': {'data': int, 'fsdp': int}, 'log_every': int, 'min_crop_area': float, 'max_gradient_norm': float,
+    'max_skipped_steps': int
+}
+_ENCODER = {
+    'image_size': int, 'patch_size': int, 'width': int, 'depth': int, 'heads': int, 'remat': str, 'scan': bool,
+    'norm_eps': float, 'pre_norm': bool, 'activation': str
+}
+_ABSENT = {
+    'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu', 'ema_decay': 0.0, 'streams': 'scene',
+    'person_view': 'crop', 'teacher_statistics': 'clip'
+}
 """What it means where a config leaves these out."""
 _OPTIONAL = (*_ABSENT, 'teacher_shape', 'tasks', 'task_loss')
 _OPTIMIZER = {'base_lr': float, 'final_lr': float, 'b1': float, 'b2': float, 'weight_decay': float}
@@ -29,40 +35,47 @@ _OPTIMIZER = {'base_lr': float, 'final_lr': float, 'b1': float, 'b2': float, 'we
 PRETRAIN_KEYS = _RUN | {
     'split': str, 'accum_steps': int, 'init': str, 'teacher': str, 'teacher_sharded': bool, 'emotion_in_caption': bool,
     'save_every': int, 'images_every': int, 'person_jitter': float, 'person_view': str, 'teacher_statistics': str,
-    'optimizer': _OPTIMIZER,
-    'teacher_shape': {'image_size': int, 'patch_size': int, 'width': int, 'depth': int, 'heads': int,
-                      'projection': int},
-    'model': _ENCODER | {'decoder_width': int, 'decoder_depth': int, 'decoder_heads': int, 'mask_ratio': float,
-                         'fusion': str, 'fusion_heads': int, 'decode': str},
-    'loss': {'contrastive': float, 'similarity': float, 'reconstruction': float, 'form': str, 'negatives': str,
-             'local_batch': int, 'norm_pix': bool}}
+    'optimizer': _OPTIMIZER, 'teacher_shape':
+        {'image_size': int, 'patch_size': int, 'width': int, 'depth': int, 'heads': int, 'projection': int}, 'model':
+            _ENCODER | {
+                'decoder_width': int, 'decoder_depth': int, 'decoder_heads': int, 'mask_ratio': float, 'fusion': str,
+                'fusion_heads': int, 'decode': str
+            }, 'loss': {
+                'contrastive': float, 'similarity': float, 'reconstruction': float, 'form': str, 'negatives': str,
+                'local_batch': int, 'norm_pix': bool
+            }
+}
 FINETUNE_KEYS = _RUN | {
     'accum_steps': int, 'init': str, 'model': _ENCODER, 'streams': str, 'eval_every_epochs': int, 'fraction': float,
-    'ema_decay': float,
-    'augment': {'randaugment': float, 'erase': float},
-    'tasks': str, 'task_loss': {'label': float, 'labels': float, 'distribution': float, 'vad': float,
-                                'labels_form': str, 'class_weights': str, 'vad_form': str},
-    'optimizer': _OPTIMIZER | {'layer_decay': float},
-    'regularisation': {'drop_path': float, 'mixup': float, 'cutmix': float, 'smoothing': float}}
-PROBE_KEYS = {name: _RUN[name] for name in ('seed', 'data_dir', 'dataset', 'batch_size', 'dtype', 'mesh')} | {
-    'init': str, 'model': _ENCODER, 'fraction': float, 'protocol': str, 'features_dir': str}
+    'ema_decay': float, 'augment': {'randaugment': float, 'erase': float}, 'tasks': str, 'task_loss': {
+        'label': float, 'labels': float, 'distribution': float, 'vad': float, 'labels_form': str, 'class_weights': str,
+        'vad_form': str
+    }, 'optimizer': _OPTIMIZER | {'layer_decay': float},
+    'regularisation': {'drop_path': float, 'mixup': float, 'cutmix': float, 'smoothing': float}
+}
+PROBE_KEYS = {name: _RUN[name] for name in ('seed', 'data_dir', 'dataset', 'batch_size', 'dtype', 'mesh')
+             } | {'init': str, 'model': _ENCODER, 'fraction': float, 'protocol': str, 'features_dir': str}
 CLIP_KEYS = _RUN | {
-    'split': str, 'init': str, 'emotion_in_caption': bool, 'save_every': int, 'optimizer': _OPTIMIZER,
-    'model': {'image_size': int, 'patch_size': int, 'projection': int, 'context': int,
-              'vision': {'width': int, 'depth': int, 'heads': int}, 'text': {'width': int, 'depth': int, 'heads': int}}}
+    'split': str, 'init': str, 'emotion_in_caption': bool, 'save_every': int, 'optimizer': _OPTIMIZER, 'model': {
+        'image_size': int, 'patch_size': int, 'projection': int, 'context': int,
+        'vision': {'width': int, 'depth': int, 'heads': int}, 'text': {'width': int, 'depth': int, 'heads': int}
+    }
+}
 
 _INPUTS = 'inputs.json'
 # What a resumed run may change: none of it changes the numbers a step computes.
-_FREE_KEYS = ('data_dir', 'teacher', 'teacher_shape', 'teacher_sharded', 'init', 'mesh', 'log_every', 'save_every',
-              'images_every', 'max_skipped_steps', 'features_dir')
+_FREE_KEYS = (
+    'data_dir', 'teacher', 'teacher_shape', 'teacher_sharded', 'init', 'mesh', 'log_every', 'save_every',
+    'images_every', 'max_skipped_steps', 'features_dir')
 
 
 def check_keys(config: ConfigDict, keys: dict[str, Any], prefix: str = '') -> None:
   """Raises UserError for a key that no verb reads, that is missing, or that holds another type."""
   for name in config:
     if name not in keys:
-      raise UserError(f"config key '{prefix}{name}' is unknown and would do nothing: remove it; "
-                      f"known here: {', '.join(sorted(keys))}")
+      raise UserError(
+          f"config key '{prefix}{name}' is unknown and would do nothing: remove it; "
+          f"known here: {', '.join(sorted(keys))}")
   for name, kind in keys.items():
     if name not in config:
       if name in _OPTIONAL:
@@ -122,8 +135,9 @@ def check_positive(config: ConfigDict, *names: str) -> None:
 def check_trainable(config: ConfigDict) -> None:
   """Raises UserError unless this is a config of `pretrain` or `finetune`, as far as one can see without running it."""
   if 'loss' not in config and 'regularisation' not in config:
-    raise UserError('a plan needs a config of pretrain or finetune, with a section loss or regularisation: '
-                    'configs/demo.py, for one, wants :pretrain or :finetune after its name')
+    raise UserError(
+        'a plan needs a config of pretrain or finetune, with a section loss or regularisation: '
+        'configs/demo.py, for one, wants :pretrain or :finetune after its name')
   check_keys(config, PRETRAIN_KEYS if 'loss' in config else FINETUNE_KEYS)
   check_positive(config, 'accum_steps')
 
@@ -135,15 +149,19 @@ def config_hash(config: dict[str, Any]) -> str:
 
 def _without_defaults(config: dict[str, Any]) -> dict[str, Any]:
   """Without the optional keys that say what their absence means, so that runs from before these keys resume."""
-  return {name: _without_defaults(value) if isinstance(value, dict) else value for name, value in config.items()
-          if name not in _ABSENT or value != _ABSENT[name]}
+  return {
+      name: _without_defaults(value) if isinstance(value, dict) else value
+      for name, value in config.items()
+      if name not in _ABSENT or value != _ABSENT[name]
+  }
 
 
 def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
   """Keys whose values differ, but for those that change no number that a step computes."""
   old, new = _without_defaults(old), _without_defaults(new)
-  return sorted(key for key in old.keys() | new.keys()
-                if key not in _FREE_KEYS and json.dumps(old.get(key)) != json.dumps(new.get(key)))
+  return sorted(
+      key for key in old.keys() | new.keys()
+      if key not in _FREE_KEYS and json.dumps(old.get(key)) != json.dumps(new.get(key)))
 
 
 def _has_steps(workdir: str) -> bool:
@@ -173,12 +191,14 @@ def keep_config(config: ConfigDict, workdir: str, inputs: dict[str, str | None] 
   if exists(path):
     old = read_json(path)
     if changed := changed_keys(old, new):
-      raise UserError(f"{workdir} holds a run with other values of {', '.join(changed)}: "
-                      'restore them to resume it, or choose another --workdir')
+      raise UserError(
+          f"{workdir} holds a run with other values of {', '.join(changed)}: "
+          'restore them to resume it, or choose another --workdir')
     if new.get('init') != old.get('init') and _has_steps(workdir):
       if is_primary():
-        print(f"--config.init={new['init']} is not used: the run in {workdir} began from {old['init']}, and resumes",
-              flush=True)
+        print(
+            f"--config.init={new['init']} is not used: the run in {workdir} began from {old['init']}, and resumes",
+            flush=True)
       new['init'] = old['init']
   if _has_steps(workdir):
     inputs = _same_inputs(workdir, inputs)
@@ -199,9 +219,11 @@ def _same_inputs(workdir: str, inputs: dict[str, str | None]) -> dict[str, str |
   old = read_json(path) if exists(path) else {}
   compared = {key for key in inputs if old.get(key) and inputs[key]}
   if changed := [f'--config.{key}' for key in sorted(compared) if inputs[key] != old[key]]:
-    raise UserError(f'{workdir} was trained with other files than {" and ".join(changed)} names now: name those again, '
-                    f'or delete {path} to go on with these')
+    raise UserError(
+        f'{workdir} was trained with other files than {" and ".join(changed)} names now: name those again, '
+        f'or delete {path} to go on with these')
   if is_primary() and (unknown := [f'--config.{key}' for key in sorted(inputs.keys() - compared)]):
-    print(f'{" and ".join(unknown)}: not compared with what {workdir} was trained with, which is not known',
-          file=sys.stderr, flush=True)
+    print(
+        f'{" and ".join(unknown)}: not compared with what {workdir} was trained with, which is not known',
+        file=sys.stderr, flush=True)
   return {key: inputs[key] or old.get(key) for key in inputs}

@@ -24,8 +24,9 @@ UNSEEN = {'heads': None, 'decoder_heads': None, 'norm_eps': 1e-6, 'pre_norm': Fa
 """Arguments of a model that no shape shows, and what a description that leaves them out means."""
 
 
-def transfer(source: dict[str, Any], template: dict[str, Any], *, new: tuple[str, ...], left: tuple[str, ...],
-             origin: str) -> tuple[dict[str, Any], str]:
+def transfer(
+    source: dict[str, Any], template: dict[str, Any], *, new: tuple[str, ...], left: tuple[str, ...],
+    origin: str) -> tuple[dict[str, Any], str]:
   """The part of `source` that fits `template`.
 
   Positions of another image size are resized, see `convert.positions`.
@@ -47,17 +48,24 @@ def transfer(source: dict[str, Any], template: dict[str, Any], *, new: tuple[str
   resized = _fit_positions(have, want, origin)
   missing = [name for name in want if name not in have and not name.startswith(new)]
   extra = [name for name in have if name not in want and not name.startswith(left)]
-  shapes = [f'{name} {tuple(have[name].shape)} for {tuple(want[name].shape)}' for name in want
-            if name in have and have[name].shape != want[name].shape]
-  problems = [f'{kind} {listed(names)}'
-              for kind, names in (('missing', missing), ('left over', extra), ('other shape', shapes)) if names]
+  shapes = [
+      f'{name} {tuple(have[name].shape)} for {tuple(want[name].shape)}' for name in want
+      if name in have and have[name].shape != want[name].shape
+  ]
+  problems = [
+      f'{kind} {listed(names)}' for kind, names in (('missing', missing), ('left over', extra), ('other shape', shapes))
+      if names
+  ]
   if problems:
-    raise UserError(f'{origin} is of another model: {"; ".join(problems)}: '
-                    'set --config.model to the sizes it was trained with')
+    raise UserError(
+        f'{origin} is of another model: {"; ".join(problems)}: '
+        'set --config.model to the sizes it was trained with')
   taken = {name: np.asarray(have[name]) for name in want if name in have}
-  parts = {'taken': sorted({name.split('/')[0] for name in taken}), 'resized': resized,
-           'drawn anew': [part for part in new if any(name.startswith(part) for name in want.keys() - have.keys())],
-           'left behind': [part for part in left if any(name.startswith(part) for name in have.keys() - want.keys())]}
+  parts = {
+      'taken': sorted({name.split('/')[0] for name in taken}), 'resized': resized,
+      'drawn anew': [part for part in new if any(name.startswith(part) for name in want.keys() - have.keys())],
+      'left behind': [part for part in left if any(name.startswith(part) for name in have.keys() - want.keys())]
+  }
   said = '; '.join(f'{kind}: {", ".join(names) or "nothing"}' for kind, names in parts.items())
   return traverse_util.unflatten_dict(taken, sep='/'), f'init from {origin}: {said}'
 
@@ -102,15 +110,16 @@ def read_source(init: str, model: dict[str, Any], *, decoder: bool) -> Source:
   folder = epath.Path(init)
   if folder.is_dir() and not set(weight_files.FORMS) & {path.name for path in folder.iterdir()}:
     loaded = load_checkpoint(init)
-    return Source(loaded.description['kind'], loaded.description['model'], loaded.params,
-                  loaded.description.get('statistics', {}), loaded.step)
+    return Source(
+        loaded.description['kind'], loaded.description['model'], loaded.params,
+        loaded.description.get('statistics', {}), loaded.step)
   imported = _import(init, Heads(model['heads'], model.get('decoder_heads')), decoder=decoder)
   print('\n'.join(imported.said), flush=True)
   return Source(imported.kind, imported.model, imported.params, imported.statistics, None)
 
 
-def initial_weights(init: str, template: dict[str, Any], model: dict[str, Any], *, classifier: bool
-                    ) -> dict[str, Any] | None:
+def initial_weights(init: str, template: dict[str, Any], model: dict[str, Any], *,
+                    classifier: bool) -> dict[str, Any] | None:
   """Weights for `--config.init`, or None for 'none'. Prints what was taken.
 
   A classifier's head is always new: its rows belong to one dataset's label table.
@@ -136,8 +145,9 @@ def initial_weights(init: str, template: dict[str, Any], model: dict[str, Any], 
   taken, said = transfer(params, template, new=new, left=left, origin=init)
   print(said, flush=True)
   if statistics and (tuple(statistics['mean']), tuple(statistics['std'])) != (IMAGENET_MEAN, IMAGENET_STD):
-    print(f"{init} saw pixels with mean {statistics['mean']} and deviation {statistics['std']}; here they are "
-          "normalised with ImageNet's, which training has to get used to", flush=True)
+    print(
+        f"{init} saw pixels with mean {statistics['mean']} and deviation {statistics['std']}; here they are "
+        "normalised with ImageNet's, which training has to get used to", flush=True)
   return taken
 
 
@@ -152,10 +162,14 @@ def _import(init: str, heads: Heads, *, decoder: bool) -> Imported:
 
 def check_unseen(trained: dict[str, Any], model: dict[str, Any], decoder: bool, origin: str) -> None:
   """Raises UserError where a source was trained with other arguments that its shapes do not show, see `UNSEEN`."""
-  values = {name: (trained.get(name, default), model.get(name, default)) for name, default in UNSEEN.items()
-            if decoder or not name.startswith('decoder')}
+  values = {
+      name: (trained.get(name, default), model.get(name, default))
+      for name, default in UNSEEN.items()
+      if decoder or not name.startswith('decoder')
+  }
   differ = {name: (was, now) for name, (was, now) in values.items() if was != now}
   if differ:
     told = '; '.join(f'{name} {was}, config.model.{name} is {now}' for name, (was, now) in differ.items())
-    raise UserError(f'{origin} was trained with {told}: set '
-                    + ' '.join(f'--config.model.{name}={was}' for name, (was, _) in differ.items()))
+    raise UserError(
+        f'{origin} was trained with {told}: set ' +
+        ' '.join(f'--config.model.{name}={was}' for name, (was, _) in differ.items()))

@@ -56,10 +56,10 @@ class Run(NamedTuple):
     self.log.close()
 
 
-def open_run(config: ConfigDict, workdir: str, *, name: str, build: Build, tx: optax.GradientTransformation, mesh: Mesh,
-             total_steps: int, description: dict[str, Any], inputs: dict[str, str | None],
-             loaded: dict[str, Any] | None, flops_per_example: int | None = None, profile: Profile | None = None
-             ) -> Run:
+def open_run(
+    config: ConfigDict, workdir: str, *, name: str, build: Build, tx: optax.GradientTransformation, mesh: Mesh,
+    total_steps: int, description: dict[str, Any], inputs: dict[str, str | None], loaded: dict[str, Any] | None,
+    flops_per_example: int | None = None, profile: Profile | None = None) -> Run:
   """Starts the run in `workdir`, or resumes it from its newest good checkpoint.
 
   Args:
@@ -89,18 +89,20 @@ def open_run(config: ConfigDict, workdir: str, *, name: str, build: Build, tx: o
     state = restored.state
     _tell_resumed(name, int(state.step), total_steps, restored.devices, mesh)
   start = int(state.step)
-  log = RunLog(workdir, name=name, total_steps=total_steps, batch_size=config.batch_size, start_step=start,
-               flops_per_example=flops_per_example, profile=profile)
-  return Run(state, start, restored is not None and restored.unevaluated, mesh, log, checkpoints,
-             config.max_skipped_steps)
+  log = RunLog(
+      workdir, name=name, total_steps=total_steps, batch_size=config.batch_size, start_step=start,
+      flops_per_example=flops_per_example, profile=profile)
+  return Run(
+      state, start, restored is not None and restored.unevaluated, mesh, log, checkpoints, config.max_skipped_steps)
 
 
 def _tell_resumed(name: str, step: int, total_steps: int, devices: str | None, mesh: Mesh) -> None:
   if is_primary():
     print(f'{name} resumes at step {step} of {total_steps}', flush=True)
     if devices != describe_mesh(mesh):
-      print(f'saved on {devices or "unknown devices"}, resumed on {describe_mesh(mesh)}: the last bits may differ from '
-            'those of an uninterrupted run', flush=True)
+      print(
+          f'saved on {devices or "unknown devices"}, resumed on {describe_mesh(mesh)}: the last bits may differ from '
+          'those of an uninterrupted run', flush=True)
 
 
 def use_compilation_cache() -> None:
@@ -118,8 +120,9 @@ def jit_step(step_fn: Step, state: TrainState) -> Any:
   return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
 
 
-def train(run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], *, seed: int, every: Every,
-          frozen: Any = (), evaluate: Callable[[int, TrainState], float | None] | None = None) -> TrainState:
+def train(
+    run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], *, seed: int, every: Every, frozen: Any = (),
+    evaluate: Callable[[int, TrainState], float | None] | None = None) -> TrainState:
   """Runs from `run.start` to the end, and returns the last state.
 
   Args:
@@ -161,8 +164,9 @@ def compile_step(step_fn: Step, *arguments: Any) -> Any:
   return compiled
 
 
-def _loop(run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], key: jax.Array, every: Every, frozen: Any,
-          evaluate: Callable[[int, TrainState], float | None] | None) -> TrainState:
+def _loop(
+    run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], key: jax.Array, every: Every, frozen: Any,
+    evaluate: Callable[[int, TrainState], float | None] | None) -> TrainState:
   state, log, total, compiled = run.state, run.log, run.log.total_steps, None
   for step in range(run.start, total + 1):
     stopping = preemption.poll()
@@ -183,8 +187,9 @@ def _loop(run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], key
   return state
 
 
-def _evaluate_and_save(run: Run, step: int, state: TrainState, due: Every, stopping: bool,
-                       evaluate: Callable[[int, TrainState], float | None] | None) -> None:
+def _evaluate_and_save(
+    run: Run, step: int, state: TrainState, due: Every, stopping: bool,
+    evaluate: Callable[[int, TrainState], float | None] | None) -> None:
   """What is due after `step` updates; what the run was restored with is not done again.
 
   Raises:

@@ -11,8 +11,8 @@ import optax
 NOT_DECAYED = ('bias', 'scale', 'positions', 'cls_token', 'mask_token', 'logit_scale', 'class_embedding')
 
 
-def warmup_cosine(base_lr: float, batch_size: int, steps: int, warmup_steps: int, final_lr: float = 0.0
-                  ) -> Callable[[jax.Array], jax.Array]:
+def warmup_cosine(base_lr: float, batch_size: int, steps: int, warmup_steps: int,
+                  final_lr: float = 0.0) -> Callable[[jax.Array], jax.Array]:
   """lr(step): base_lr * batch/256 at the peak, linear from zero before it, a cosine to `final_lr` after it."""
   peak = base_lr * batch_size / 256
   return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, max(steps, warmup_steps + 1), final_lr)
@@ -38,30 +38,29 @@ def layer_rates(params: dict[str, Any], decay: float) -> dict[str, Any]:
   def rate(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
     names = _names(path)
     if 'blocks' in names:
-      return (decay ** jnp.arange(depth, 0, -1, dtype=jnp.float32)).reshape(-1, *[1] * (leaf.ndim - 1))
-    return jnp.float32(decay ** (depth + 1) if names[0] == 'encoder' else 1.0)
+      return (decay**jnp.arange(depth, 0, -1, dtype=jnp.float32)).reshape(-1, *[1] * (leaf.ndim - 1))
+    return jnp.float32(decay**(depth + 1) if names[0] == 'encoder' else 1.0)
 
   return jax.tree_util.tree_map_with_path(rate, params)
 
 
 def scale_by_layer(decay: float) -> optax.GradientTransformation:
   """Multiplies every update by its `layer_rates` factor."""
+
   def update(updates: Any, params: Any = None) -> Any:
     return jax.tree.map(jnp.multiply, updates, layer_rates(updates, decay))
 
   return optax.stateless(update)
 
 
-def adamw(schedule: Callable[[jax.Array], jax.Array], *, b1: float = 0.9, b2: float = 0.95, weight_decay: float = 0.05,
-          layer_decay: float = 1.0) -> optax.GradientTransformation:
+def adamw(
+    schedule: Callable[[jax.Array], jax.Array], *, b1: float = 0.9, b2: float = 0.95, weight_decay: float = 0.05,
+    layer_decay: float = 1.0) -> optax.GradientTransformation:
   """AdamW with masked decay; `layer_decay` < 1 applies layer-wise rates, to updates and decay alike."""
   layers = scale_by_layer(layer_decay) if layer_decay != 1.0 else optax.identity()
   return optax.chain(
-      optax.scale_by_adam(b1=b1, b2=b2),
-      optax.add_decayed_weights(weight_decay, mask=decay_mask),
-      layers,
-      optax.scale_by_learning_rate(schedule),
-  )
+      optax.scale_by_adam(b1=b1, b2=b2), optax.add_decayed_weights(weight_decay, mask=decay_mask), layers,
+      optax.scale_by_learning_rate(schedule))
 
 
 def update_average(average: dict[str, Any], params: dict[str, Any], step: jax.Array, decay: float) -> dict[str, Any]:
@@ -79,11 +78,11 @@ def update_average(average: dict[str, Any], params: dict[str, Any], step: jax.Ar
   return optax.incremental_update(params, average, 1 - decay)
 
 
-def from_config(config: ConfigDict, steps: int, steps_per_epoch: int, layer_decay: float = 1.0
-                ) -> tuple[Callable[[jax.Array], jax.Array], optax.GradientTransformation]:
+def from_config(config: ConfigDict, steps: int, steps_per_epoch: int,
+                layer_decay: float = 1.0) -> tuple[Callable[[jax.Array], jax.Array], optax.GradientTransformation]:
   """Schedule and optimizer of a training config, whose `optimizer` section holds the arguments above."""
   settings = config.optimizer
-  schedule = warmup_cosine(settings.base_lr, config.batch_size, steps, config.warmup_epochs * steps_per_epoch,
-                           settings.final_lr)
-  return schedule, adamw(schedule, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay,
-                         layer_decay=layer_decay)
+  schedule = warmup_cosine(
+      settings.base_lr, config.batch_size, steps, config.warmup_epochs * steps_per_epoch, settings.final_lr)
+  return schedule, adamw(
+      schedule, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay, layer_decay=layer_decay)

@@ -11,8 +11,8 @@ from uniemox_jax.models.masking import patchify, unpatchify
 from uniemox_jax.models.preprocess import denormalise, normalise
 
 
-def reconstruction_triplets(student: nnx.GraphDef, params: dict[str, Any], scenes_BxHxWx3: np.ndarray,
-                            norm_pix: bool) -> np.ndarray:
+def reconstruction_triplets(
+    student: nnx.GraphDef, params: dict[str, Any], scenes_BxHxWx3: np.ndarray, norm_pix: bool) -> np.ndarray:
   """One sheet, a row an example: masked, reconstructed (visible patches kept), original; gaps in white.
 
   The mask noise is fixed, so sheets of one run can be compared.
@@ -25,6 +25,7 @@ def reconstruction_triplets(student: nnx.GraphDef, params: dict[str, Any], scene
   Returns:
     uint8 (B * (H + 2), 3 * (W + 2), 3).
   """
+
   @jax.jit
   def reconstruct(params: dict[str, Any], scenes: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     model = nnx.merge(student, params)

@@ -31,7 +31,8 @@ def model_arguments(config: ConfigDict) -> dict[str, Any]:
   """The arguments of `UniEmoX` but for dtype and random streams, as checkpoints describe the model."""
   weights = config.loss
   return config.model.to_dict() | {
-      'semantic': bool(weights.contrastive or weights.similarity), 'reconstruct': bool(weights.reconstruction)}
+      'semantic': bool(weights.contrastive or weights.similarity), 'reconstruct': bool(weights.reconstruction)
+  }
 
 
 def step_options(config: ConfigDict) -> PretrainOptions:
@@ -49,8 +50,8 @@ def step_options(config: ConfigDict) -> PretrainOptions:
   if loss.negatives == 'local' and config.batch_size % loss.local_batch:
     raise UserError(f'batch_size {config.batch_size} is not divisible by loss.local_batch {loss.local_batch}')
   weights = {name: float(loss[name]) for name in ('contrastive', 'similarity', 'reconstruction')}
-  return PretrainOptions(weights, loss.form, loss.negatives, loss.local_batch, loss.norm_pix, config.accum_steps,
-                         config.max_gradient_norm)
+  return PretrainOptions(
+      weights, loss.form, loss.negatives, loss.local_batch, loss.norm_pix, config.accum_steps, config.max_gradient_norm)
 
 
 def choose(config: ConfigDict, key: str, choices: tuple[str, str]) -> str:
@@ -65,8 +66,8 @@ def choose(config: ConfigDict, key: str, choices: tuple[str, str]) -> str:
   return value
 
 
-def make_teacher(clip: Clip, decoder_width: int, dtype: Any, statistics: str = TEACHER_STATISTICS[0]
-                 ) -> tuple[Teacher, dict[str, Any]]:
+def make_teacher(clip: Clip, decoder_width: int, dtype: Any,
+                 statistics: str = TEACHER_STATISTICS[0]) -> tuple[Teacher, dict[str, Any]]:
   """CLIP's image tower as the step wants it, and its frozen parameters; the text tower stays out of the step.
 
   Args:
@@ -80,8 +81,9 @@ def make_teacher(clip: Clip, decoder_width: int, dtype: Any, statistics: str = T
   """
   width, size = clip.config.projection_dim, clip.config.image_size
   if width != decoder_width:
-    raise UserError(f'CLIP teacher projects to {width}, the decoder is {decoder_width} wide: set '
-                    f'--config.model.decoder_width={width} or choose another teacher')
+    raise UserError(
+        f'CLIP teacher projects to {width}, the decoder is {decoder_width} wide: set '
+        f'--config.model.decoder_width={width} or choose another teacher')
   tower = abstract_model(lambda rngs: ImageTower(clip.config, remat='none', scan=False, dtype=dtype, rngs=rngs))
   graphdef = nnx.graphdef(tower)
   mean, std = (clip.view.mean, clip.view.std) if statistics == 'clip' else (IMAGENET_MEAN, IMAGENET_STD)
@@ -90,8 +92,10 @@ def make_teacher(clip: Clip, decoder_width: int, dtype: Any, statistics: str = T
     view_BxSxSx3 = clip_normalise(scene_BxHxWx3, size, mean, std)
     return unit(nnx.merge(graphdef, frozen['vision'])(view_BxSxSx3))
 
-  frozen = {'vision': jax.tree_util.tree_map_with_path(functools.partial(_as_computed, dtype), clip.params['vision']),
-            'logit_scale': clip.params['logit_scale']}
+  frozen = {
+      'vision': jax.tree_util.tree_map_with_path(functools.partial(_as_computed, dtype), clip.params['vision']),
+      'logit_scale': clip.params['logit_scale']
+  }
   return Teacher(embed_image, lambda frozen: jnp.exp(frozen['logit_scale']), tower), frozen
 
 
@@ -122,8 +126,9 @@ def clip_of_shape(config: ConfigDict) -> Clip:
     UserError: the config has no such section.
   """
   if 'teacher_shape' not in config:
-    raise UserError("config section 'teacher_shape' is missing: a plan opens no weights, so add the teacher's "
-                    'image_size, patch_size, width, depth, heads and projection (see configs/)')
+    raise UserError(
+        "config section 'teacher_shape' is missing: a plan opens no weights, so add the teacher's "
+        'image_size, patch_size, width, depth, heads and projection (see configs/)')
   shape = config.teacher_shape
   if wrong := next((name for name in shape if shape[name] < 1), None):
     raise UserError(f"config key 'teacher_shape.{wrong}' is {shape[wrong]}: it must be at least 1")

@@ -37,6 +37,7 @@ def builder(module: type[nnx.Module], **arguments: Any) -> Build:
   Raises:
     UserError: the module refuses its arguments, which come from the config.
   """
+
   def build(rngs: nnx.Rngs) -> nnx.Module:
     return module(**arguments, rngs=rngs)
 
@@ -88,12 +89,13 @@ def state_template(build: Build, tx: optax.GradientTransformation, mesh: Mesh, a
     averaged: whether an average is kept beside the parameters; it starts as they do.
   """
   shapes = jax.eval_shape(lambda: _create(build, tx, 0, {}, averaged))
-  return jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to),
-                      shapes, tree_shardings(shapes, mesh))
+  return jax.tree.map(
+      lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), shapes, tree_shardings(shapes, mesh))
 
 
-def create_state(template: TrainState, build: Build, tx: optax.GradientTransformation, seed: int,
-                 loaded: dict[str, Any] | None = None) -> TrainState:
+def create_state(
+    template: TrainState, build: Build, tx: optax.GradientTransformation, seed: int,
+    loaded: dict[str, Any] | None = None) -> TrainState:
   """Shapes, then shardings, then a jitted initialisation: no parameter is made on one host and copied.
 
   Args:
@@ -105,13 +107,13 @@ def create_state(template: TrainState, build: Build, tx: optax.GradientTransform
   """
   shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
   with jax.set_mesh(template.step.sharding.mesh):
-    create = jax.jit(lambda loaded: _create(build, tx, seed, loaded, template.average is not None),
-                     out_shardings=shardings)
+    create = jax.jit(
+        lambda loaded: _create(build, tx, seed, loaded, template.average is not None), out_shardings=shardings)
     return create(loaded or {})
 
 
-def _create(build: Build, tx: optax.GradientTransformation, seed: int, loaded: dict[str, Any], averaged: bool
-            ) -> TrainState:
+def _create(
+    build: Build, tx: optax.GradientTransformation, seed: int, loaded: dict[str, Any], averaged: bool) -> TrainState:
   params = _overlay(initial_params(build, seed), loaded)
   return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), params if averaged else None)
 

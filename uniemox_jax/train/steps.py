@@ -59,8 +59,9 @@ class Teacher(NamedTuple):
   tower: nnx.Module | None = None
 
 
-def make_pretrain_step(student: nnx.GraphDef, teacher: Teacher | None, tx: optax.GradientTransformation,
-                       schedule: Schedule, options: PretrainOptions) -> Step:
+def make_pretrain_step(
+    student: nnx.GraphDef, teacher: Teacher | None, tx: optax.GradientTransformation, schedule: Schedule,
+    options: PretrainOptions) -> Step:
   """The UniEmoX step (method section 2).
 
   Its batch: 'scene' uint8 (B, H, W, 3); 'person' likewise where the student has two streams; 'text' float32 (B, E),
@@ -72,8 +73,10 @@ def make_pretrain_step(student: nnx.GraphDef, teacher: Teacher | None, tx: optax
     model = nnx.merge(student, state.params)
     views = [batch[name] for name in ('scene', 'person')[:model.streams]]
     noise_shape = (len(batch['scene']), model.streams, model.encoder.patches)
-    rows = {'views': jnp.stack(views, axis=1),
-            'noise': jax.random.uniform(jax.random.fold_in(key, state.step), noise_shape)}
+    rows = {
+        'views': jnp.stack(views, axis=1),
+        'noise': jax.random.uniform(jax.random.fold_in(key, state.step), noise_shape)
+    }
     texts = batch['text'] if 'contrastive' in weights else None
     if texts is not None and options.negatives == 'local':
       rows['texts'] = losses.group_texts(texts, options.local_batch)
@@ -88,8 +91,9 @@ def make_pretrain_step(student: nnx.GraphDef, teacher: Teacher | None, tx: optax
   return step
 
 
-def semantic_losses(model: nnx.Module, rows: Arrays, texts: jax.Array | None, teacher: Teacher | None, frozen: Any,
-                    options: PretrainOptions) -> Arrays:
+def semantic_losses(
+    model: nnx.Module, rows: Arrays, texts: jax.Array | None, teacher: Teacher | None, frozen: Any,
+    options: PretrainOptions) -> Arrays:
   """Mask, encode, fuse, decode, teach, lose: every loss that has a weight, per example."""
   views_BxVxHxWx3 = normalise(rows['views'])
   outputs = model(views_BxVxHxWx3, rows['noise'])
@@ -102,8 +106,8 @@ def semantic_losses(model: nnx.Module, rows: Arrays, texts: jax.Array | None, te
       contrast = losses.contrastive_kl if scale else losses.contrastive_cosine
       values['contrastive'] = contrast(outputs.fused_BxE, image_BxE, texts, *scale)
   if outputs.prediction_BxDxLxP is not None:
-    target_BxDxLxP = jax.vmap(lambda views: patchify(views, model.encoder.patch_size), 1, 1)(
-        views_BxVxHxWx3[:, :model.decoded_streams])
+    target_BxDxLxP = jax.vmap(lambda views: patchify(views, model.encoder.patch_size), 1,
+                              1)(views_BxVxHxWx3[:, :model.decoded_streams])
     values['reconstruction'] = losses.reconstruction(
         outputs.prediction_BxDxLxP, target_BxDxLxP, outputs.mask_BxDxL, options.norm_pix)
   return values
@@ -122,8 +126,9 @@ class FinetuneOptions(NamedTuple):
   ema_decay: float = 0.0
 
 
-def make_finetune_step(classifier: nnx.GraphDef, tx: optax.GradientTransformation, schedule: Schedule,
-                       options: FinetuneOptions, tasks: Sequence[Task] | None = None) -> Step:
+def make_finetune_step(
+    classifier: nnx.GraphDef, tx: optax.GradientTransformation, schedule: Schedule, options: FinetuneOptions,
+    tasks: Sequence[Task] | None = None) -> Step:
   """The classifier's step (method section 3) for any tasks; None is a single label.
 
   Its batch: 'image' uint8 (B, H, W, 3); 'person' likewise where the classifier has two streams; and the field of every
@@ -156,8 +161,9 @@ def make_finetune_step(classifier: nnx.GraphDef, tx: optax.GradientTransformatio
       return {task.loss: row_loss(task, outputs[task.name], *rows[task.name]) for task in learned}
 
     weights = {task.loss: task.weight for task in learned}
-    return update(state, row_losses, weights, rows, tx, schedule, options.accum_steps, options.max_gradient_norm,
-                  options.ema_decay)
+    return update(
+        state, row_losses, weights, rows, tx, schedule, options.accum_steps, options.max_gradient_norm,
+        options.ema_decay)
 
   return step
 
@@ -167,8 +173,9 @@ def mix_with_reversed(target_BxC: jax.Array, mix: Mix | None) -> jax.Array:
   return target_BxC if mix is None else mix.share * target_BxC + (1 - mix.share) * target_BxC[::-1]
 
 
-def make_clip_step(clip: nnx.GraphDef, tx: optax.GradientTransformation, schedule: Schedule,
-                   view: Callable[[jax.Array], jax.Array], max_gradient_norm: float = math.inf) -> Step:
+def make_clip_step(
+    clip: nnx.GraphDef, tx: optax.GradientTransformation, schedule: Schedule, view: Callable[[jax.Array], jax.Array],
+    max_gradient_norm: float = math.inf) -> Step:
   """CLIP's contrastive step. Its batch: 'scene' uint8 (B, H, W, 3), 'ids' int32 (B, T); `view` normalises pixels."""
 
   def step(state: TrainState, frozen: Any, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
@@ -187,9 +194,10 @@ def make_clip_step(clip: nnx.GraphDef, tx: optax.GradientTransformation, schedul
   return step
 
 
-def update(state: TrainState, row_losses: Callable[[dict[str, Any], Arrays], Arrays], weights: dict[str, float],
-           rows: Arrays, tx: optax.GradientTransformation, schedule: Schedule, accum_steps: int,
-           max_gradient_norm: float, ema_decay: float = 0.0) -> tuple[TrainState, Arrays]:
+def update(
+    state: TrainState, row_losses: Callable[[dict[str, Any], Arrays], Arrays], weights: dict[str, float], rows: Arrays,
+    tx: optax.GradientTransformation, schedule: Schedule, accum_steps: int, max_gradient_norm: float,
+    ema_decay: float = 0.0) -> tuple[TrainState, Arrays]:
   """One optimizer update; metrics are the loss, its terms, the gradient's norm, the rate, and whether it was skipped.
 
   A gradient that is not finite, or longer than `max_gradient_norm`, is not applied: parameters, optimizer and average
@@ -202,14 +210,16 @@ def update(state: TrainState, row_losses: Callable[[dict[str, Any], Arrays], Arr
   updates, opt_state = tx.update(gradients, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   average = None if state.average is None else update_average(state.average, params, state.step, ema_decay)
-  kept = jax.tree.map(lambda new, old: jnp.where(sound, new, old), (params, opt_state, average),
-                      (state.params, state.opt_state, state.average))
+  kept = jax.tree.map(
+      lambda new, old: jnp.where(sound, new, old), (params, opt_state, average),
+      (state.params, state.opt_state, state.average))
   metrics = {'loss': loss, **means, 'gradient_norm': norm, 'lr': schedule(state.step), 'skipped': ~sound}
   return TrainState(state.step + 1, *kept), metrics
 
 
-def accumulate(row_losses: Callable[[dict[str, Any], Arrays], Arrays], weights: dict[str, float],
-               params: dict[str, Any], rows: Arrays, accum_steps: int) -> tuple[dict[str, Any], Arrays]:
+def accumulate(
+    row_losses: Callable[[dict[str, Any], Arrays], Arrays], weights: dict[str, float], params: dict[str, Any],
+    rows: Arrays, accum_steps: int) -> tuple[dict[str, Any], Arrays]:
   """Gradient of the weighted mean losses over all rows, and the mean of each loss, in `accum_steps` micro-batches."""
   batch = len(jax.tree.leaves(rows)[0])
 

@@ -43,6 +43,7 @@ def torchvision_crop(draws, height, width, area=(0.2, 1.0), ratio=(3 / 4, 4 / 3)
 
 def draws_of(key, shape, count):
   """What each of the examples 0 .. count - 1 draws, float32 (count, *shape)."""
+
   @tf.function
   def draw(ids):
     return tf.map_fn(lambda i: augment.uniform(key, i, shape), ids, fn_output_signature=tf.float32)
@@ -53,8 +54,11 @@ def draws_of(key, shape, count):
 @pytest.fixture(scope='module')
 def crop():
   """`random_crop` compiled once: (draws, height, width) to a box."""
-  return tf.function(augment.random_crop, input_signature=[
-      tf.TensorSpec([2, augment.TRIES + 1]), tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int32)])
+  return tf.function(
+      augment.random_crop,
+      input_signature=[tf.TensorSpec([2, augment.TRIES + 1]),
+                       tf.TensorSpec([], tf.int32),
+                       tf.TensorSpec([], tf.int32)])
 
 
 @pytest.mark.parametrize('height, width', [(96, 96), (256, 341), (400, 150), (20, 300), (300, 20), (1, 1)])
@@ -82,6 +86,7 @@ def test_crops_cover_the_asked_areas_shapes_and_places_evenly(crop):
 
 
 def test_draws_of_neighbours_epochs_seeds_and_streams_are_uncorrelated():
+
   def stream(seed, epoch, which):
     return draws_of(augment.epoch_keys(seed, epoch)[which], [], 2000)
 
@@ -95,16 +100,19 @@ def test_draws_of_neighbours_epochs_seeds_and_streams_are_uncorrelated():
 def test_orders_of_epochs_are_unrelated_to_each_other_and_to_the_records():
   count = 94_481
   ids = np.arange(count)
-  orders = [augment.shuffled(tf.constant(ids), augment.epoch_keys(0, epoch)[augment.ORDER], count).numpy()
-            for epoch in range(12)]
+  orders = [
+      augment.shuffled(tf.constant(ids),
+                       augment.epoch_keys(0, epoch)[augment.ORDER], count).numpy() for epoch in range(12)
+  ]
   assert all((np.sort(order) == ids).all() for order in orders)
   correlated = np.abs(np.corrcoef([ids, *orders]) - np.eye(13)).max()
   assert correlated < 0.02
   assert max(abs(np.corrcoef(order[:-lag], order[lag:])[0, 1]) for order in orders for lag in (1, 64)) < 0.02
 
 
-@pytest.mark.parametrize('source, target', [((60, 71), (96, 96)), ((256, 341), (224, 224)), ((96, 96), (110, 110)),
-                                            ((200, 30), (96, 96)), ((500, 375), (96, 96))])
+@pytest.mark.parametrize(
+    'source, target', [((60, 71), (96, 96)), ((256, 341), (224, 224)), ((96, 96), (110, 110)), ((200, 30), (96, 96)),
+                       ((500, 375), (96, 96))])
 def test_resize_is_tensorflows_and_within_rounding_of_pillows(source, target):
   pixels = texture(*source)
   ours = augment.resize(tf.constant(pixels), *target).numpy()
@@ -126,8 +134,9 @@ def test_random_resized_crop_is_pillows_within_rounding_but_for_the_rim(crop, he
   """
   data = jpeg(texture(height, width))
   picture = Image.open(io.BytesIO(data))
-  view = tf.function(lambda box: augment.resize(augment.decode_crop(data, box), 224, 224),
-                     input_signature=[tf.TensorSpec([4], tf.int32)])
+  view = tf.function(
+      lambda box: augment.resize(augment.decode_crop(data, box), 224, 224),
+      input_signature=[tf.TensorSpec([4], tf.int32)])
   differences = []
   for draws in np.random.default_rng(1).random((12, 2, augment.TRIES + 1), np.float32):
     box = crop(tf.constant(draws), height, width)
@@ -193,7 +202,7 @@ def test_erasing_fills_one_rectangle_of_the_promised_sizes_with_noise_and_leaves
       rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
       box = result[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
       assert (box != 7).any(axis=2).mean() > 0.99
-      shares.append(box.shape[0] * box.shape[1] / size ** 2)
+      shares.append(box.shape[0] * box.shape[1] / size**2)
       ratios.append(box.shape[1] / box.shape[0])
       noise.append(box.reshape(-1, 3))
   assert 0.19 < len(shares) / count < 0.31
@@ -211,6 +220,8 @@ def test_erasing_fills_one_rectangle_of_the_promised_sizes_with_noise_and_leaves
 def test_erasing_never_and_always(probability, erased):
   image = tf.zeros([32, 32, 3], tf.uint8)
   draws = np.random.default_rng(3).random((20, 2, augment.TRIES + 2), np.float32)
-  changed = [tf.reduce_any(augment.erase(image, tf.constant(draw), tf.constant([1, 2], tf.int64), probability) > 0)
-             for draw in draws]
+  changed = [
+      tf.reduce_any(augment.erase(image, tf.constant(draw), tf.constant([1, 2], tf.int64), probability) > 0)
+      for draw in draws
+  ]
   assert [bool(change) for change in changed] == [erased] * 20

@@ -22,8 +22,10 @@ from data_pipelines.records.reader import Split, open_split
 SIDE = 32
 BATCH = 8
 EPOCH = 27 // BATCH
-MODES = {'pretrain': {'mode': 'pretrain', 'person_jitter': 0.14},
-         'finetune': {'mode': 'finetune', 'randaugment': (9, 0.5), 'erase': 0.25}}
+MODES = {
+    'pretrain': {'mode': 'pretrain', 'person_jitter': 0.14},
+    'finetune': {'mode': 'finetune', 'randaugment': (9, 0.5), 'erase': 0.25}
+}
 """Each mode with everything random switched on."""
 
 
@@ -44,8 +46,9 @@ def assert_same(ours, theirs):
 
 def joined(hosts):
   """Each global batch from the rows that the hosts made, in host order."""
-  return [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-          for parts in zip(*hosts, strict=True)]
+  return [
+      {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in zip(*hosts, strict=True)
+  ]
 
 
 def jpeg(height, width, colour=(0, 0, 0)):
@@ -102,10 +105,10 @@ def several_persons(train, tmp_path_factory):
   rng = np.random.default_rng(0)
   crops = [jpeg(60, 40, (80 * k, 40, 250 - 80 * k)) for k in range(4)]
   photographs = [train.read(n) for n in range(21)]
-  images = [tf.train.Example.FromString(record).features.feature['image'].bytes_list.value[0]
-            for record in photographs]
-  return write_split(tmp_path_factory.mktemp('persons'), train.features,
-                     [(image, crops[:(0, 1, 4)[n % 3]], int(rng.integers(3))) for n, image in enumerate(images)])
+  images = [tf.train.Example.FromString(record).features.feature['image'].bytes_list.value[0] for record in photographs]
+  return write_split(
+      tmp_path_factory.mktemp('persons'), train.features,
+      [(image, crops[:(0, 1, 4)[n % 3]], int(rng.integers(3))) for n, image in enumerate(images)])
 
 
 def assert_same_however_it_is_made(split, rng, draws, batch_size=4):
@@ -115,8 +118,11 @@ def assert_same_however_it_is_made(split, rng, draws, batch_size=4):
   for _ in range(draws):
     mode, count = rng.choice(list(MODES)), int(rng.choice([1, 2, 4]))
     start = int(rng.integers(steps))
-    hosts = [take(split, min(2, steps - start), batch_size=batch_size, start_step=start, process_index=index,
-                  process_count=count, parallelism=int(rng.integers(1, 5)), **MODES[mode]) for index in range(count)]
+    hosts = [
+        take(
+            split, min(2, steps - start), batch_size=batch_size, start_step=start, process_index=index,
+            process_count=count, parallelism=int(rng.integers(1, 5)), **MODES[mode]) for index in range(count)
+    ]
     assert_same(joined(hosts), whole[mode][start:start + 2])
 
 
@@ -131,10 +137,10 @@ def test_a_hundred_ways_to_make_a_batch_give_the_same_bytes(data_dir):
 
 
 @pytest.mark.skipif(platform.machine() != 'x86_64', reason='elsewhere, TensorFlow rounds floats differently')
-@pytest.mark.parametrize('options, golden', [
-    ({}, 'a2ac41d09af68003'), ({'mode': 'finetune'}, '4aae037574dc75e4'),
-    ({'start_step': EPOCH + 1, 'crop_area': (0.5, 1.0)}, '2fcaf3aa5142d493'),
-    (MODES['pretrain'], '684ddf0f4b7508de'), (MODES['finetune'], '393b9a7c7cbeae65')])
+@pytest.mark.parametrize(
+    'options, golden', [({}, 'a2ac41d09af68003'), ({'mode': 'finetune'}, '4aae037574dc75e4'),
+                        ({'start_step': EPOCH + 1, 'crop_area': (0.5, 1.0)}, '2fcaf3aa5142d493'),
+                        (MODES['pretrain'], '684ddf0f4b7508de'), (MODES['finetune'], '393b9a7c7cbeae65')])
 def test_bytes_are_those_that_measured_runs_were_trained_on(train, options, golden):
   """A new golden value means that those runs cannot be repeated; another TensorFlow or Pillow may round differently."""
   digest = hashlib.sha256()
@@ -148,7 +154,8 @@ def test_pretraining_batch_has_the_promised_shapes_and_types(two_epochs):
   described = {name: (value.dtype.name, value.shape) for name, value in two_epochs[0].items()}
   assert described == {
       'scene': ('uint8', (BATCH, SIDE, SIDE, 3)), 'person': ('uint8', (BATCH, SIDE, SIDE, 3)),
-      'position': ('int32', (BATCH,)), 'example_id': ('int64', (BATCH,)), 'label': ('int32', (BATCH,))}
+      'position': ('int32', (BATCH,)), 'example_id': ('int64', (BATCH,)), 'label': ('int32', (BATCH,))
+  }
 
 
 def test_finetuning_and_scene_only_batches_hold_the_same_view_and_nothing_else(train, two_epochs):
@@ -178,13 +185,17 @@ def test_an_epoch_shows_no_record_twice_and_drops_another_tail_each_time(train):
 def test_another_seed_gives_another_order_and_other_views(train, two_epochs):
   other = take(train, EPOCH, seed=2)
   assert any((ours['position'] != theirs['position']).any() for ours, theirs in zip(other, two_epochs))
-  ours, theirs = ({i: scene for batch in batches for i, scene in zip(batch['example_id'], batch['scene'])}
+  ours, theirs = ({i: scene
+                   for batch in batches
+                   for i, scene in zip(batch['example_id'], batch['scene'])}
                   for batches in (other, two_epochs[:EPOCH]))
   assert sum((ours[i] == theirs[i]).all() for i in ours.keys() & theirs.keys()) <= 1
 
 
 def test_an_example_is_augmented_anew_each_epoch(two_epochs):
-  first, second = ({i: scene for batch in batches for i, scene in zip(batch['example_id'], batch['scene'])}
+  first, second = ({i: scene
+                    for batch in batches
+                    for i, scene in zip(batch['example_id'], batch['scene'])}
                    for batches in (two_epochs[:EPOCH], two_epochs[EPOCH:2 * EPOCH]))
   both = first.keys() & second.keys()
   assert len(both) > 15
@@ -230,7 +241,8 @@ def test_person_jitter_cuts_the_stored_crop_and_leaves_the_scene(train, two_epoc
 
 def test_randaugment_and_erasing_change_their_share_of_the_pictures_and_not_the_crop(train):
   plain, changed, erased = (
-      np.concatenate([batch['image'] for batch in take(train, 8 * EPOCH, mode='finetune', **options)])
+      np.concatenate([batch['image']
+                      for batch in take(train, 8 * EPOCH, mode='finetune', **options)])
       for options in ({}, {'randaugment': (9, 0.5)}, {'erase': 0.25}))
   # A quarter has neither layer; some layers change nothing, such as autocontrast where contrast is full.
   assert 0.55 < (plain != changed).any((1, 2, 3)).mean() < 0.85
@@ -261,24 +273,29 @@ def test_finetuning_sees_the_person_that_pretraining_sees(train, several_persons
 
 
 def test_person_is_augmented_by_draws_of_its_own(several_persons):
-  plain, erased = (take(several_persons, 12, mode='finetune', person=True, **options)
-                   for options in ({}, {'erase': 0.5}))
-  image, person = (np.concatenate([(one[view] != other[view]).any((1, 2, 3))[one['example_id'] % 3 != 1]
-                                   for one, other in zip(plain, erased)]) for view in ('image', 'person'))
+  plain, erased = (
+      take(several_persons, 12, mode='finetune', person=True, **options) for options in ({}, {'erase': 0.5}))
+  image, person = (
+      np.concatenate([(one[view] != other[view]).any((1, 2, 3))[one['example_id'] % 3 != 1]
+                      for one, other in zip(plain, erased)])
+      for view in ('image', 'person'))
   assert 0.3 < image.mean() < 0.7 and 0.3 < person.mean() < 0.7 and 0.3 < (image != person).mean() < 0.7
 
 
 def test_finetuning_on_persons_is_the_same_on_any_hosts_and_from_any_step(several_persons):
   options = {'batch_size': 4, 'person': True} | MODES['finetune']
   whole = take(several_persons, 6, **options)
-  hosts = [take(several_persons, 3, start_step=3, process_index=index, process_count=2, parallelism=index + 1,
-                **options) for index in range(2)]
+  hosts = [
+      take(several_persons, 3, start_step=3, process_index=index, process_count=2, parallelism=index + 1, **options)
+      for index in range(2)
+  ]
   assert_same(joined(hosts), whole[3:])
 
 
 def test_evaluation_shows_the_first_person_squashed_and_nothing_in_padding(several_persons, data_dir):
-  whole, plain = (list(eval_batches(several_persons, batch_size=8, image_size=SIDE, **options))
-                  for options in ({'person': True}, {}))
+  whole, plain = (
+      list(eval_batches(several_persons, batch_size=8, image_size=SIDE, **options))
+      for options in ({'person': True}, {}))
   for batch, without in zip(whole, plain, strict=True):
     assert batch.keys() == without.keys() | {'person'}
     np.testing.assert_array_equal(batch['image'], without['image'])
@@ -311,9 +328,10 @@ def test_resuming_deep_in_an_epoch_of_100_000_records_takes_seconds(train, tmp_p
 
 @pytest.mark.slow
 def test_memory_is_flat_over_20_000_pictures(several_persons):
+
   def resident_mib():
     with open('/proc/self/statm', encoding='ascii') as file:
-      return int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 2 ** 20
+      return int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 2**20
 
   for options in MODES.values():
     batches = train_batches(several_persons, batch_size=20, seed=1, image_size=96, **options)
@@ -330,8 +348,10 @@ def test_memory_is_flat_over_20_000_pictures(several_persons):
 @pytest.mark.parametrize('batch_size, count', [(4, 1), (4, 2), (8, 4), (16, 4), (11, 1)])
 def test_evaluation_counts_every_example_once_over_all_hosts(data_dir, batch_size, count):
   val = open_split(data_dir, 'tiny', 'val')
-  hosts = [list(eval_batches(val, batch_size=batch_size, image_size=SIDE, process_index=index, process_count=count))
-           for index in range(count)]
+  hosts = [
+      list(eval_batches(val, batch_size=batch_size, image_size=SIDE, process_index=index, process_count=count))
+      for index in range(count)
+  ]
   assert all(len(batches) == eval_step_count(val, batch_size) for batches in hosts)
   batches = joined(hosts)
   assert all(batch['image'].shape == (batch_size, SIDE, SIDE, 3) for batch in batches)
@@ -357,17 +377,18 @@ def test_damaged_record_stops_training_with_one_line(data_dir, tmp_path, capfd, 
   assert capfd.readouterr().err == ''
 
 
-@pytest.mark.parametrize('options, message', [
-    ({'batch_size': 28}, 'batch_size 28 is more than the 27 examples'),
-    ({'batch_size': 9, 'process_count': 2}, 'batch_size 9 does not divide by 2 hosts'),
-    ({'mode': 'train'}, "mode is 'train'"),
-    ({'erase': 0.25}, "belong to mode 'finetune'"),
-    ({'randaugment': (9, 0.5)}, "belong to mode 'finetune'"),
-    ({'mode': 'finetune', 'person_jitter': 0.1}, "belongs to mode 'pretrain'"),
-    ({'person_jitter': 0.5}, 'person_jitter is 0.5'),
-    ({'mode': 'finetune', 'erase': 1.5}, 'erase is 1.5'),
-    ({'mode': 'finetune', 'randaugment': (11, 0.5)}, r'randaugment is \(11, 0.5\)'),
-])
+@pytest.mark.parametrize(
+    'options, message', [
+        ({'batch_size': 28}, 'batch_size 28 is more than the 27 examples'),
+        ({'batch_size': 9, 'process_count': 2}, 'batch_size 9 does not divide by 2 hosts'),
+        ({'mode': 'train'}, "mode is 'train'"),
+        ({'erase': 0.25}, "belong to mode 'finetune'"),
+        ({'randaugment': (9, 0.5)}, "belong to mode 'finetune'"),
+        ({'mode': 'finetune', 'person_jitter': 0.1}, "belongs to mode 'pretrain'"),
+        ({'person_jitter': 0.5}, 'person_jitter is 0.5'),
+        ({'mode': 'finetune', 'erase': 1.5}, 'erase is 1.5'),
+        ({'mode': 'finetune', 'randaugment': (11, 0.5)}, r'randaugment is \(11, 0.5\)'),
+    ])
 def test_impossible_request_is_one_line_before_any_batch(train, options, message):
   with pytest.raises(UserError, match=message):
     train_batches(train, **{'batch_size': BATCH, 'seed': 1, 'image_size': SIDE} | options)

@@ -43,8 +43,7 @@ def moved(image, *matrix):
 # At magnitude 9, by hand from timm's table: 27 degrees; 4 - int(3.6) bits; 256 - int(230.4); 0.3 * 0.9; 0.405 * 64.
 AT_NINE = {
     'AutoContrast': lambda image, sign: ImageOps.autocontrast(image),
-    'Equalize': lambda image, sign: ImageOps.equalize(image),
-    'Invert': lambda image, sign: ImageOps.invert(image),
+    'Equalize': lambda image, sign: ImageOps.equalize(image), 'Invert': lambda image, sign: ImageOps.invert(image),
     'Rotate': lambda image, sign: image.rotate(sign * 27, BICUBIC, fillcolor=FILL),
     'Posterize': lambda image, sign: ImageOps.posterize(image, 1),
     'Solarize': lambda image, sign: ImageOps.solarize(image, 26),
@@ -56,7 +55,7 @@ AT_NINE = {
     'ShearX': lambda image, sign: moved(image, 1, sign * 0.27, 0, 0, 1, 0),
     'ShearY': lambda image, sign: moved(image, 1, 0, 0, sign * 0.27, 1, 0),
     'TranslateX': lambda image, sign: moved(image, 1, 0, sign * 25.92, 0, 1, 0),
-    'TranslateY': lambda image, sign: moved(image, 1, 0, 0, 0, 1, sign * 25.92),
+    'TranslateY': lambda image, sign: moved(image, 1, 0, 0, 0, 1, sign * 25.92)
 }
 
 
@@ -87,8 +86,8 @@ def test_a_layer_left_out_changes_nothing():
   np.testing.assert_array_equal(only_second, np.asarray(AT_NINE['Solarize'](picture(), 1)))
 
 
-@pytest.mark.parametrize('spread, magnitude', [
-    (0.158655, 8.5), (MEDIAN, 9.0), (0.841345, 9.5), (0.9999, 10.0), (0.0, 6.3)])
+@pytest.mark.parametrize(
+    'spread, magnitude', [(0.158655, 8.5), (MEDIAN, 9.0), (0.841345, 9.5), (0.9999, 10.0), (0.0, 6.3)])
 def test_magnitude_is_normal_and_ends_at_ten(spread, magnitude):
   """Solarize-add shows the magnitude: int(11 * magnitude) is added to dark pixels; float32 0 is taken as 2^-24."""
   ours = augmented(draw('SolarizeAdd', spread=spread), draw('Invert', LEFT_OUT)).astype(int)

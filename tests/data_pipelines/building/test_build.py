@@ -184,9 +184,8 @@ def _break_emoset(source, how):
 
 
 @pytest.mark.parametrize(
-  'how',
-  ['val.json', 'not JSON', 'no file info.json', 'number the', 'image/sadness', 'annotation/', "'joy'", 'twice'],
-)
+    'how',
+    ['val.json', 'not JSON', 'no file info.json', 'number the', 'image/sadness', 'annotation/', "'joy'", 'twice'])
 def test_a_wrong_emoset_folder_is_named_in_one_line(emoset, tmp_path, how):
   _break_emoset(emoset, how)
   with pytest.raises(UserError, match=how) as error:
@@ -223,6 +222,7 @@ def test_a_finished_build_is_left_unless_overwritten_and_comes_back_when_that_fa
 
 
 def test_an_error_while_building_leaves_nothing(emo8, tmp_path, monkeypatch):
+
   def fail(*_):
     raise MemoryError
 
@@ -339,8 +339,7 @@ def test_an_annotated_person_outside_the_picture_is_rejected_not_replaced_by_the
 
 
 @pytest.mark.parametrize(
-  'arguments', [['--dataset=emo8'], ['--dataset=nothing'], ['--max_rejects=2'], ['--colour=blue'], ['emo8']]
-)
+    'arguments', [['--dataset=emo8'], ['--dataset=nothing'], ['--max_rejects=2'], ['--colour=blue'], ['emo8']])
 def test_the_command_ends_with_one_line_and_code_2_after_a_mistake(arguments, tmp_path):
   command = [sys.executable, '-m', 'data_pipelines.build', f'--data_dir={tmp_path}', *arguments]
   done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -356,9 +355,8 @@ def test_tfds_build_works_too(raw, tmp_path, beam):
   folder = os.path.dirname(package.__file__)
   # What the `tfds` script does for `build`; the script itself wants packages for its other subcommands.
   script = (
-    'import sys; from tensorflow_datasets.scripts.cli import build, cli_utils; '
-    'cli_utils.make_flags_parser(build.Args, description="")(sys.argv).execute()'
-  )
+      'import sys; from tensorflow_datasets.scripts.cli import build, cli_utils; '
+      'cli_utils.make_flags_parser(build.Args, description="")(sys.argv).execute()')
   command = [sys.executable, '-c', script, folder, f'--manual_dir={raw / "emo8"}', f'--data_dir={tmp_path}', *beam]
   subprocess.run(command, check=True)
   assert len(_records(tmp_path, 'emo8', 'train')) == 16

@@ -13,10 +13,9 @@ from tests.support import raw_folders
 
 SPLITS = ('train', 'val', 'test')
 LABELS = {
-  'fi': EMOTIONS,
-  'heco': ('Surprise', 'Excitement', 'Happiness', 'Peace', 'Disgust', 'Anger', 'Fear', 'Sadness'),
-  'unbiasedemo': ('anger', 'fear', 'joy', 'love', 'sadness', 'surprise'),
-  'caers': ('Anger', 'Disgust', 'Fear', 'Happy', 'Neutral', 'Sad', 'Surprise'),
+    'fi': EMOTIONS, 'heco': ('Surprise', 'Excitement', 'Happiness', 'Peace', 'Disgust', 'Anger', 'Fear', 'Sadness'),
+    'unbiasedemo': ('anger', 'fear', 'joy', 'love', 'sadness', 'surprise'),
+    'caers': ('Anger', 'Disgust', 'Fear', 'Happy', 'Neutral', 'Sad', 'Surprise')
 }
 SIZES = {'fi': (128, 8, 24), 'heco': (112, 16, 32), 'unbiasedemo': (84, 12, 24), 'caers': (28, 14, 28)}
 
@@ -197,16 +196,13 @@ def test_ones_own_folder_can_be_built_again_with_other_classes(tmp_path):
   assert open_split(tmp_path / 'out', 'folder', 'train').labels == ('a', 'b', 'c')
 
 
-@pytest.mark.parametrize(
-  ('paths', 'message'),
-  [
+@pytest.mark.parametrize(('paths', 'message'), [
     (['train/a/0.jpg', 'val/b/0.jpg'], "holds the unknown class 'b'"),
     (['train/0.jpg'], 'train holds no class folders'),
     (['.hidden/0.jpg'], 'holds no pictures'),
     (['a/0.jpg', 'a /0.jpg'], "the class folder 'a ' cannot name a label"),
     (['a/0.jpg', 'b/0.jpg'], 'too few'),
-  ],
-)
+])
 def test_a_wrong_folder_of_ones_own_is_named_in_one_line(paths, message, tmp_path):
   for path in paths:
     raw_folders.draw_picture(tmp_path / 'own' / path)
@@ -219,8 +215,7 @@ def test_tfds_itself_takes_the_labels_of_ones_own_folder_too(tmp_path):
   source = raw_folders.draw_classes(tmp_path / 'own', ('b', 'a'), 10)
   builder = folder_dataset_builder.Builder(data_dir=tmp_path)
   builder.download_and_prepare(
-    download_dir=tmp_path / 'downloads', download_config=tfds.download.DownloadConfig(manual_dir=source)
-  )
+      download_dir=tmp_path / 'downloads', download_config=tfds.download.DownloadConfig(manual_dir=source))
   labels = tfds.builder_from_directory(tmp_path / 'folder' / '1.0.0').info.features['label'].names
   assert labels == ['a', 'b']
   assert len(_stored(tmp_path, 'folder', 'train')) == 16

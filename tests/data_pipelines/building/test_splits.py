@@ -38,8 +38,10 @@ def test_every_picture_is_in_one_split_and_every_class_in_the_same_shares():
   assert list(splits) == list(PERCENT)
   found = [name for names in _ids(splits).values() for name in names]
   assert sorted(found) == sorted(listed.id for listed in _pictures())
-  per_class = {split: [sum(listed.label == label for listed in pictures) for label in ('awe', 'fear')]
-               for split, pictures in splits.items()}  # fmt: skip
+  per_class = {
+      split: [sum(listed.label == label for listed in pictures) for label in ('awe', 'fear')]
+      for split, pictures in splits.items()
+  }  # fmt: skip
   assert per_class == {'train': [231, 54], 'val': [33, 8], 'test': [66, 15]}
 
 

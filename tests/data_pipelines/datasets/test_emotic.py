@@ -14,19 +14,19 @@ from tests.support import raw_folders
 WIDTH, HEIGHT = 60, 40
 # Split -> pictures: folder, file name, persons: box, categories, (valence, arousal, dominance).
 PEOPLE = {
-  'train': [
-    ('mscoco/images', 'COCO_1.jpg', [
-      ([1, 2, 21, 32], ['Peace', 'Affection'], (8, 4, 10)),
-      ([-5, 10, 70, 40], ['Yearning'], (1, 2, 3)),
-    ]),
-    ('framesdb/images', 'frame_é.jpg', [([0, 0, 20, 20], ['Engagement'], (5, 5, 5))]),
-    ('ade20k/images', 'ADE_1.jpg', [([0, 0, 20, 20], ['Engagement'], (5, 5, 5))]),
-  ],
-  'val': [('emodb_small/images', 'a.jpg', [([0, 0, 20, 20], ['Doubt/Confusion'], (5.333, 6, 4.5))])],
-  'test': [('emodb_small/images', 'b.jpg', [
-    ([10, 0, 30, 20], ['Fear', 'Anger', 'Pain'], (2, 9, 1)),
-    ([30, 0, 50, 20], ['Happiness'], (9, 6, 7)),
-  ])],
+    'train': [
+        (
+            'mscoco/images', 'COCO_1.jpg', [
+                ([1, 2, 21, 32], ['Peace', 'Affection'], (8, 4, 10)),
+                ([-5, 10, 70, 40], ['Yearning'], (1, 2, 3)),
+            ]),
+        ('framesdb/images', 'frame_é.jpg', [([0, 0, 20, 20], ['Engagement'], (5, 5, 5))]),
+        ('ade20k/images', 'ADE_1.jpg', [([0, 0, 20, 20], ['Engagement'], (5, 5, 5))]),
+    ], 'val': [('emodb_small/images', 'a.jpg', [([0, 0, 20, 20], ['Doubt/Confusion'], (5.333, 6, 4.5))])], 'test': [(
+        'emodb_small/images', 'b.jpg', [
+            ([10, 0, 30, 20], ['Fear', 'Anger', 'Pain'], (2, 9, 1)),
+            ([30, 0, 50, 20], ['Happiness'], (9, 6, 7)),
+        ])]
 }  # fmt: skip
 
 
@@ -57,11 +57,9 @@ def _person(split: str, box: list, categories: list[str], vad: tuple) -> dict:
   # Several annotators, who disagree with what was combined of them.
   several = [{'categories': _cell(['Surprise'])}, {'categories': _cell(['Esteem', 'Fatigue'])}]
   return {
-    'body_bbox': box,
-    'annotations_categories': _structs(several),
-    'combined_categories': _cell(categories),
-    'annotations_continuous': _structs([_continuous((1, 1, 1)), _continuous((10, 10, 10))]),
-    'combined_continuous': _continuous(vad),
+      'body_bbox': box, 'annotations_categories': _structs(several), 'combined_categories': _cell(categories),
+      'annotations_continuous': _structs([_continuous((1, 1, 1)), _continuous(
+          (10, 10, 10))]), 'combined_continuous': _continuous(vad)
   } | who
 
 
@@ -69,17 +67,12 @@ def write_mat(source: Path, people: dict) -> None:
   """Annotations.mat with the fields and the nesting that its public readers expect."""
   (source / 'Annotations').mkdir(parents=True, exist_ok=True)
   content = {
-    split: _structs([
-      {
-        'filename': name,
-        'folder': folder,
-        'image_size': {'n_col': WIDTH, 'n_row': HEIGHT},
-        'original_database': {'name': folder.split('/')[0], 'info': {'image_id': 7}},
-        'person': _structs([_person(split, *person) for person in persons]),
-      }
-      for folder, name, persons in pictures
-    ])
-    for split, pictures in people.items()
+      split:
+          _structs([{
+              'filename': name, 'folder': folder, 'image_size': {'n_col': WIDTH, 'n_row': HEIGHT},
+              'original_database': {'name': folder.split('/')[0], 'info': {'image_id': 7}},
+              'person': _structs([_person(split, *person) for person in persons])
+          } for folder, name, persons in pictures]) for split, pictures in people.items()
   }  # fmt: skip
   scipy.io.savemat(source / 'Annotations' / 'Annotations.mat', content, do_compression=True)
 
@@ -115,9 +108,8 @@ def source(tmp_path):
 def _records(data_dir: Path) -> dict[str, dict]:
   builder = tfds.builder_from_directory(data_dir / 'emotic' / '1.0.0')
   return {
-    record['id'].decode(): record | {'split': split}
-    for split in PEOPLE
-    for record in builder.as_dataset(split=split).as_numpy_iterator()
+      record['id'].decode(): record | {'split': split} for split in PEOPLE
+      for record in builder.as_dataset(split=split).as_numpy_iterator()
   }
 
 
@@ -129,13 +121,10 @@ def test_every_annotated_person_is_a_record_with_several_labels_and_vad(source, 
   manifest = build('emotic', source, tmp_path / 'out')
   records = _records(tmp_path / 'out')
   assert {name: record['split'] for name, record in records.items()} == {
-    'emotic/mscoco/images/COCO_1.jpg#0': 'train',
-    'emotic/mscoco/images/COCO_1.jpg#1': 'train',
-    'emotic/framesdb/images/frame_é.jpg#0': 'train',
-    'emotic/ade20k/images/ADE_1.jpg#0': 'train',
-    'emotic/emodb_small/images/a.jpg#0': 'val',
-    'emotic/emodb_small/images/b.jpg#0': 'test',
-    'emotic/emodb_small/images/b.jpg#1': 'test',
+      'emotic/mscoco/images/COCO_1.jpg#0': 'train', 'emotic/mscoco/images/COCO_1.jpg#1': 'train',
+      'emotic/framesdb/images/frame_é.jpg#0': 'train', 'emotic/ade20k/images/ADE_1.jpg#0': 'train',
+      'emotic/emodb_small/images/a.jpg#0': 'val', 'emotic/emodb_small/images/b.jpg#0': 'test',
+      'emotic/emodb_small/images/b.jpg#1': 'test'
   }
   assert manifest['split_seed'] is None and manifest['ignored'] == {}
   assert manifest['splits']['train']['per_class']['Peace'] == 1
@@ -181,10 +170,10 @@ def test_the_mat_is_used_where_csv_files_lie_beside_it(source, tmp_path):
 def _lacking() -> dict:
   """Persons who lack something stand before those who do not: numbers and boxes skip them."""
   lacking = [
-    ([0, 0, 9, 9], ['Peace'], (5, float('nan'), 5)),
-    ([0, 0, 9, 9], [], (5, 5, 5)),
-    ([9, 9, 0, 0], ['Peace'], (5, 5, 5)),
-    ([-9, 0, -1, 9], ['Peace'], (5, 5, 5)),
+      ([0, 0, 9, 9], ['Peace'], (5, float('nan'), 5)),
+      ([0, 0, 9, 9], [], (5, 5, 5)),
+      ([9, 9, 0, 0], ['Peace'], (5, 5, 5)),
+      ([-9, 0, -1, 9], ['Peace'], (5, 5, 5)),
   ]
   (folder, name, persons), *others = PEOPLE['train']
   return PEOPLE | {'train': [(folder, name, lacking + persons), *others]}
@@ -202,11 +191,8 @@ def test_persons_who_lack_box_categories_or_vad_are_left_out_and_counted(source,
   (source / 'emotic' / 'mscoco' / 'images' / 'Thumbs.db').write_bytes(b'')
   manifest = build('emotic', source, tmp_path / 'out')
   assert manifest.pop('ignored') == {
-    'Thumbs.db': 1,
-    'persons without a box': 2,
-    'persons without categories': 1,
-    'persons without valence, arousal and dominance': 1,
-    'pictures without annotation': 1,
+      'Thumbs.db': 1, 'persons without a box': 2, 'persons without categories': 1,
+      'persons without valence, arousal and dominance': 1, 'pictures without annotation': 1
   }
   assert manifest == {name: value for name, value in complete.items() if name != 'ignored'}
 
@@ -254,9 +240,8 @@ def _break(source: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-  'how',
-  ['neither', 'no folder emotic/ade20k/images', "unknown category 'Boredom'", 'cannot be read', "lacks 'val'", '7.3'],
-)
+    'how',
+    ['neither', 'no folder emotic/ade20k/images', "unknown category 'Boredom'", 'cannot be read', "lacks 'val'", '7.3'])
 def test_a_wrong_folder_is_named_in_one_line(source, tmp_path, how):
   _break(source, how)
   with pytest.raises(UserError, match=how) as error:
@@ -264,15 +249,12 @@ def test_a_wrong_folder_is_named_in_one_line(source, tmp_path, how):
   assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize(
-  ('old', 'new', 'message'),
-  [
+@pytest.mark.parametrize(('old', 'new', 'message'), [
     ('Categorical_Labels', 'Labels', "lacks column 'Categorical_Labels'"),
     ("['Engagement']", '[Engagement', 'train.csv line 4 holds no lists'),
     ("['Engagement']", "__import__('os')", 'train.csv line 4 holds no lists'),
     ('"[1, 2, 21, 32]"', '"[1, 2, x, 32]"', 'train.csv line 2 holds no lists'),
-  ],
-)
+])
 def test_a_csv_that_cannot_be_read_is_named_with_its_line(source, tmp_path, old, new, message):
   (source / 'Annotations' / 'Annotations.mat').unlink()
   write_csv(source, PEOPLE)

@@ -45,8 +45,8 @@ def _edit(source: Path, line: int, new: str) -> None:
 
 def test_records_hold_class_votes_valence_and_arousal(source, tmp_path):
   manifest = build('emotion6', source, tmp_path / 'out')
-  assert {split: tally['examples'] for split, tally in manifest['splits'].items()} == {
-    'train': 42, 'val': 6, 'test': 12}  # fmt: skip
+  assert {split: tally['examples'] for split, tally in manifest['splits'].items()
+         } == {'train': 42, 'val': 6, 'test': 12}  # fmt: skip
   assert manifest['splits']['val']['per_class'] == dict.fromkeys(Builder.LABELS, 1)
   assert manifest['distribution'] == [*Builder.LABELS, 'neutral']
   assert isinstance(manifest['split_seed'], int) and manifest['ignored'] == {}
@@ -67,8 +67,8 @@ def test_the_splits_are_these_on_every_machine(source, tmp_path):
   build('emotion6', source, tmp_path / 'out')
   val = sorted(_records(tmp_path / 'out', 'val'))
   assert val == [
-    'images/anger/2.jpg', 'images/disgust/6.jpg', 'images/fear/9.jpg', 'images/joy/1.jpg', 'images/sadness/6.jpg',
-    'images/surprise/4.jpg',
+      'images/anger/2.jpg', 'images/disgust/6.jpg', 'images/fear/9.jpg', 'images/joy/1.jpg', 'images/sadness/6.jpg',
+      'images/surprise/4.jpg'
   ]  # fmt: skip
 
 
@@ -95,14 +95,11 @@ def test_pictures_without_votes_are_rejected_by_name_and_lines_without_pictures_
   assert 'sum to 1.3' in rejects['images/anger/2.jpg']
 
 
-@pytest.mark.parametrize(
-  ('line', 'message'),
-  [
+@pytest.mark.parametrize(('line', 'message'), [
     ('anger/3.jpg\t2.5\t3.8\t1', 'line 4 is not a file name and 9 numbers'),
     (f'anger/3.jpg\tnice\t3.8\t{SHARES}', 'line 4 is not a file name and 9 numbers'),
     (f'anger/1.jpg\t2.5\t3.8\t{SHARES}', "line 4 names 'anger/1.jpg' again"),
-  ],
-)
+])
 def test_a_line_that_cannot_be_read_is_named(source, tmp_path, line, message):
   _edit(source, 3, line)
   with pytest.raises(UserError, match=message) as error:

@@ -28,6 +28,7 @@ def _picture(width, height, *blocks):
 
 @pytest.fixture
 def yolox(tmp_path):
+
   def write(sides=1.0, height=64, width=96, weights=(_OBJECT, _PERSON, _OTHER)):
     path = tmp_path / 'tiny.ONNX'
     write_yolox(path, height, width, math.log(sides), np.array(weights, np.float32))
@@ -89,14 +90,14 @@ def dfine(tmp_path_factory):
   torch.manual_seed(0)
   sides = [16] * 4
   backbone = transformers.HGNetV2Config(
-    embedding_size=8, hidden_sizes=sides, depths=[1] * 4, stem_channels=[3, 8, 8], stage_in_channels=[8, 16, 16, 16],
-    stage_mid_channels=[4] * 4, stage_out_channels=sides, stage_num_blocks=[1] * 4, stage_numb_of_layers=[1] * 4,
-    out_indices=[2, 3, 4])  # fmt: skip
+      embedding_size=8, hidden_sizes=sides, depths=[1] * 4, stem_channels=[3, 8, 8], stage_in_channels=[8, 16, 16, 16],
+      stage_mid_channels=[4] * 4, stage_out_channels=sides, stage_num_blocks=[1] * 4, stage_numb_of_layers=[1] * 4,
+      out_indices=[2, 3, 4])  # fmt: skip
   config = transformers.DFineConfig(
-    backbone_config=backbone, encoder_in_channels=[16] * 3, decoder_in_channels=[16] * 3, d_model=16,
-    encoder_hidden_dim=16, encoder_ffn_dim=16, decoder_ffn_dim=16, encoder_attention_heads=2, num_queries=30,
-    decoder_attention_heads=2, decoder_layers=2, num_denoising=0,
-    id2label={0: 'bicycle', 1: 'person', 2: 'car'})  # fmt: skip
+      backbone_config=backbone, encoder_in_channels=[16] * 3, decoder_in_channels=[16] * 3, d_model=16,
+      encoder_hidden_dim=16, encoder_ffn_dim=16, decoder_ffn_dim=16, encoder_attention_heads=2, num_queries=30,
+      decoder_attention_heads=2, decoder_layers=2, num_denoising=0, id2label={0: 'bicycle', 1: 'person',
+                                                                              2: 'car'})  # fmt: skip
   folder = tmp_path_factory.mktemp('dfine')
   model = transformers.AutoModelForObjectDetection.from_config(config)
   for parameter in model.parameters():  # As initialised, all scores and boxes are nearly the same.
@@ -109,6 +110,7 @@ def dfine(tmp_path_factory):
 @pytest.fixture
 def edited(dfine, tmp_path):
   """Copies the model's folder with another config."""
+
   def copy(change):
     for file in dfine.iterdir():
       (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -135,8 +137,8 @@ def test_transformers_model_gives_the_boxes_of_persons_in_pixels_without_torchvi
     least = np.sort(scores_QxC, axis=None)[-len(scores_QxC)]
     sure_Q = scores_QxC[:, 1] >= max(least, detectors.FLOOR)
     centre_x, centre_y, width, height = outputs.pred_boxes[0, sure_Q].numpy().T
-    expected_Nx4 = np.stack([
-      centre_x - width / 2, centre_y - height / 2, centre_x + width / 2, centre_y + height / 2], axis=1)
+    expected_Nx4 = np.stack([centre_x - width / 2, centre_y - height / 2, centre_x + width / 2, centre_y + height / 2],
+                            axis=1)
     expected_Nx4 *= np.tile(picture.size, 2)
     order = np.argsort(-scores_QxC[sure_Q, 1], kind='stable')
     assert len(boxes_Nx5) and boxes_Nx5.dtype == np.float64
@@ -175,8 +177,8 @@ def test_missing_model_and_code_from_its_folder_are_refused_in_one_line(edited, 
     detectors.load_detector(str(folder))
 
 
-@pytest.mark.parametrize(('name', 'module', 'extra'), [
-  ('hog', 'cv2', 'detect'), ('x.onnx', 'cv2', 'detect'), ('x.onnx', 'onnxruntime', 'detect'), ('x', 'torch', 'torch')])
+@pytest.mark.parametrize(('name', 'module', 'extra'), [('hog', 'cv2', 'detect'), ('x.onnx', 'cv2', 'detect'),
+                                                       ('x.onnx', 'onnxruntime', 'detect'), ('x', 'torch', 'torch')])
 def test_missing_library_names_the_extra(name, module, extra, monkeypatch):
   monkeypatch.setitem(sys.modules, module, None)
   with pytest.raises(UserError, match=rf"pip install 'uniemox_jax\[{extra}\]'"):

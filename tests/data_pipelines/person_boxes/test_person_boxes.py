@@ -19,7 +19,7 @@ from data_pipelines.person_boxes import box_file, detectors
 
 def _red_side(picture: Image.Image) -> str:
   red = np.asarray(picture)[..., 0].astype(float)
-  return 'left' if red[:, : red.shape[1] // 2].mean() > red[:, red.shape[1] // 2 :].mean() else 'right'
+  return 'left' if red[:, :red.shape[1] // 2].mean() > red[:, red.shape[1] // 2:].mean() else 'right'
 
 
 class Fake:
@@ -49,7 +49,7 @@ def fake(monkeypatch):
 
 def _half_red(width=80, height=40):
   pixels = np.zeros((height, width, 3), np.uint8)
-  pixels[:, : width // 2, 0] = 255
+  pixels[:, :width // 2, 0] = 255
   return Image.fromarray(pixels)
 
 
@@ -107,20 +107,21 @@ def test_boxes_are_in_pixels_of_the_picture_as_displayed_and_at_its_own_size(tmp
 def test_boxes_that_are_broken_outside_or_flat_are_dropped_and_counted(tmp_path, monkeypatch):
   source = _folder(tmp_path, 1)
   given = np.array([
-    [10, 10, 30, 30, 0.3],
-    [-5, -5, 500, 20, 0.8],
-    [np.nan, 0, 10, 10, 0.9],
-    [0, 0, np.inf, 10, 0.9],
-    [0, 0, 10, 10, np.nan],
-    [90, 0, 120, 40, 0.9],
-    [5, 5, 5, 20, 0.9],
-    [20, 20, 10, 10, 0.9],
+      [10, 10, 30, 30, 0.3],
+      [-5, -5, 500, 20, 0.8],
+      [np.nan, 0, 10, 10, 0.9],
+      [0, 0, np.inf, 10, 0.9],
+      [0, 0, 10, 10, np.nan],
+      [90, 0, 120, 40, 0.9],
+      [5, 5, 5, 20, 0.9],
+      [20, 20, 10, 10, 0.9],
   ])
   monkeypatch.setattr(detectors, 'load_detector', lambda name: lambda pictures: [given for _ in pictures])
   found = box_file.detect_folder(source, 'fake', tmp_path / 'boxes.csv')
   assert (found.boxes, found.dropped, found.with_person) == (2, 6, 1)
-  assert [list(map(float, row[1:])) for row in _rows(tmp_path / 'boxes.csv')[1:]] == [
-    [0, 0, 80, 20, 0.8], [10, 10, 30, 30, 0.3]]  # fmt: skip
+  assert [list(map(float, row[1:])) for row in _rows(tmp_path / 'boxes.csv')[1:]] == [[0, 0, 80, 20, 0.8],
+                                                                                      [10, 10, 30, 30,
+                                                                                       0.3]]  # fmt: skip
   assert '6 boxes dropped' in box_file.summary(found, tmp_path / 'boxes.csv')
 
 
@@ -164,7 +165,8 @@ def test_another_detector_starts_over(tmp_path, fake, monkeypatch):
 def test_killed_run_goes_on_and_ends_with_the_same_file(tmp_path, fake):
   source = _folder(tmp_path, 64)
   box_file.detect_folder(source, 'fake', tmp_path / 'whole.csv')
-  program = textwrap.dedent("""
+  program = textwrap.dedent(
+      """
     import sys, time, pathlib
     from data_pipelines.person_boxes import box_file, detectors
     from tests.data_pipelines.person_boxes.test_person_boxes import Fake
@@ -178,9 +180,8 @@ def test_killed_run_goes_on_and_ends_with_the_same_file(tmp_path, fake):
   path = tmp_path / 'killed.csv'
   root = pathlib.Path(__file__).parents[3]
   journal = tmp_path / '.killed.csv.unfinished'
-  run = subprocess.Popen(
-    [sys.executable, '-c', program, source, path], stderr=subprocess.DEVNULL,
-    env=os.environ | {'PYTHONPATH': str(root)})  # fmt: skip
+  run = subprocess.Popen([sys.executable, '-c', program, source, path], stderr=subprocess.DEVNULL,
+                         env=os.environ | {'PYTHONPATH': str(root)})  # fmt: skip
   deadline = time.monotonic() + 60
   while not journal.exists() or journal.read_bytes().count(b'\n') < 9:
     assert run.poll() is None and time.monotonic() < deadline
@@ -227,8 +228,8 @@ def test_more_persons_are_cut_out_largest_first(tmp_path):
 
 def test_command_ends_in_one_line_and_code_2(tmp_path):
   for arguments in (['--source=x'], [f'--source={tmp_path}', '--detector=hog']):
-    done = subprocess.run(
-      [sys.executable, '-m', 'data_pipelines.person_boxes', *arguments], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-m', 'data_pipelines.person_boxes', *arguments], capture_output=True,
+                          text=True)
     assert done.returncode == 2 and done.stderr.startswith('error: ') and done.stderr.count('\n') == 1, done.stderr
 
 

@@ -7,12 +7,8 @@ from data_pipelines.records import caption_text
 
 INFO = json.loads(importlib.resources.files('data_pipelines').joinpath('emoset/info.json').read_text())
 FULL = {
-  'brightness': 0.2,
-  'colorfulness': 0.8,
-  'scene': 'forest_path',
-  'object': ['Tree', 'Alarm clock', 'Bird'],
-  'facial_expression': 'happy',
-  'human_action': 'laughing',
+    'brightness': 0.2, 'colorfulness': 0.8, 'scene': 'forest_path', 'object': ['Tree', 'Alarm clock', 'Bird'],
+    'facial_expression': 'happy', 'human_action': 'laughing'
 }
 
 
@@ -22,9 +18,8 @@ def _values(attribute: str) -> list[str]:
 
 def test_the_whole_caption():
   assert caption_text.caption(FULL, 'amusement') == (
-    'a dark picture with vivid colours of a forest path, with tree, alarm clock and bird, a happy face, laughing, '
-    'evoking amusement'
-  )
+      'a dark picture with vivid colours of a forest path, with tree, alarm clock and bird, a happy face, laughing, '
+      'evoking amusement')
 
 
 def test_a_class_is_said_in_lower_case():
@@ -37,8 +32,8 @@ def test_a_missing_attribute_leaves_no_trace(missing):
   present = {name: value for name, value in FULL.items() if name != missing}
   text = caption_text.caption(present)
   words = {
-    'brightness': 'dark', 'colorfulness': 'colours', 'scene': ' of ', 'object': 'tree', 'facial_expression': 'face',
-    'human_action': 'laughing',
+      'brightness': 'dark', 'colorfulness': 'colours', 'scene': ' of ', 'object': 'tree', 'facial_expression': 'face',
+      'human_action': 'laughing'
   }  # fmt: skip
   for name, word in words.items():
     assert (word in text) == (name != missing)

@@ -27,10 +27,8 @@ def _looks(dataset, sizes, seed) -> dict[str, list[world.Look]]:
 
 
 @pytest.mark.parametrize('seed', range(4))
-@pytest.mark.parametrize(
-  ('dataset', 'sizes'),
-  [('emo8', datasets.EMO8_SPLITS), ('emoset', {'train': 2448, 'val': 144, 'test': 288})],
-)
+@pytest.mark.parametrize(('dataset', 'sizes'), [('emo8', datasets.EMO8_SPLITS),
+                                                ('emoset', {'train': 2448, 'val': 144, 'test': 288})])
 def test_emotion_needs_figure_and_surroundings(dataset, sizes, seed):
   looks = _looks(dataset, sizes, seed)
   oracle = world.oracle(looks['train'], looks['test'])
@@ -63,7 +61,7 @@ def test_the_same_seed_draws_the_same_bytes_whatever_else_is_drawn(tmp_path):
   for name, sizes, seed in (('a', few, 0), ('b', more, 0), ('c', few, 1)):
     datasets.write(tmp_path / name, 'emo8', datasets.plan('emo8', sizes, seed), {})
   pictures = {
-    name: {path.name: path.read_bytes() for path in (tmp_path / name).rglob('*.jpg')} for name in ('a', 'b', 'c')
+      name: {path.name: path.read_bytes() for path in (tmp_path / name).rglob('*.jpg')} for name in ('a', 'b', 'c')
   }
   assert pictures['a'].items() <= pictures['b'].items()
   assert not set(pictures['a'].values()) & set(pictures['c'].values())
@@ -142,7 +140,7 @@ def test_annotators_of_the_task_sets_name_what_is_drawn(tmp_path):
     people = list(csv.DictReader(file))
   figures = [item.look for item in datasets.plan('emotic', sizes, 0) if item.look.face and item.split == 'train']
   assert len(people) == len(figures) == len(list((tmp_path / 'emotic' / 'emotic').rglob('*.jpg'))) - sum(
-    item.look.face is not None for item in datasets.plan('emotic', sizes, 0)[40:])
+      item.look.face is not None for item in datasets.plan('emotic', sizes, 0)[40:])
   for row, look in zip(people, figures):
     assert ("'Sadness'" in row['Categorical_Labels']) == (look.weather == 'rain')
     assert ("'Disquietment'" in row['Categorical_Labels']) == (look.light == 'night')

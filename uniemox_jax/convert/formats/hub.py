@@ -9,9 +9,9 @@ from typing import Any
 
 from data_pipelines.errors import UserError
 
-WEIGHTS = (('model.safetensors', 'model.safetensors.index.json', 'model-*.safetensors'), ('flax_model.msgpack',),
-           ('pytorch_model*.bin', 'pytorch_model.bin.index.json'), ('open_clip_model.safetensors',),
-           ('open_clip_pytorch_model.bin',))
+WEIGHTS = (('model.safetensors', 'model.safetensors.index.json',
+            'model-*.safetensors'), ('flax_model.msgpack',), ('pytorch_model*.bin', 'pytorch_model.bin.index.json'),
+           ('open_clip_model.safetensors',), ('open_clip_pytorch_model.bin',))
 """Names of weights on the hub, the most wanted first: the others are fetched only where those are missing."""
 
 
@@ -29,8 +29,9 @@ def locate(source: str | os.PathLike, wanted: Sequence[str]) -> Path:
   if path.exists():
     return path
   if not re.fullmatch(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', name):
-    raise UserError(f"'{name}' does not exist: give a weight file, a folder, or a hub id such as "
-                    'openai/clip-vit-base-patch16')
+    raise UserError(
+        f"'{name}' does not exist: give a weight file, a folder, or a hub id such as "
+        'openai/clip-vit-base-patch16')
   import huggingface_hub
   try:
     for weights in WEIGHTS:
@@ -38,8 +39,9 @@ def locate(source: str | os.PathLike, wanted: Sequence[str]) -> Path:
       if any(any(path.glob(pattern)) for pattern in weights):
         break
   except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
-    raise UserError(f"'{name}' is neither a path here nor a model that could be fetched from the Hugging Face hub "
-                    f'({type(error).__name__}): check the name and the connection, or give a folder') from error
+    raise UserError(
+        f"'{name}' is neither a path here nor a model that could be fetched from the Hugging Face hub "
+        f'({type(error).__name__}): check the name and the connection, or give a folder') from error
   return path
 
 

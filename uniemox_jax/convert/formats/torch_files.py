@@ -98,8 +98,9 @@ def _load(path: Path) -> Any:
   except Exception as error:  # torch raises a dozen unrelated types on a damaged file, and this is data from outside
     wanted = re.search(r'GLOBAL (\S+)', str(error))
     if wanted:
-      raise UserError(f'{path} needs {wanted[1]} to be called, which could run any code, and is refused: ask for a '
-                      'file of tensors alone (a state_dict, better safetensors)') from error
+      raise UserError(
+          f'{path} needs {wanted[1]} to be called, which could run any code, and is refused: ask for a '
+          'file of tensors alone (a state_dict, better safetensors)') from error
     # Before it, torch advises to load without this protection.
     reason = ' '.join(str(error).split()).rpartition('WeightsUnpickler error: ')[2][:120]
     raise UserError(f'{path} is not a whole PyTorch file ({type(error).__name__}: {reason}): fetch it again') from error
@@ -109,11 +110,13 @@ def _torch(path: Path) -> ModuleType:
   try:
     import torch
   except ImportError as error:
-    raise UserError(f"{path} is a PyTorch file, and torch is not installed: pip install 'uniemox_jax[torch]', or give "
-                    'safetensors') from error
+    raise UserError(
+        f"{path} is a PyTorch file, and torch is not installed: pip install 'uniemox_jax[torch]', or give "
+        'safetensors') from error
   if tuple(int(part) for part in torch.__version__.split('.')[:2]) < OLDEST_TORCH:
-    raise UserError(f'{path} is a PyTorch file, and torch {torch.__version__} reads such files unsafely: '
-                    "pip install 'uniemox_jax[torch]' brings 2.6 or later")
+    raise UserError(
+        f'{path} is a PyTorch file, and torch {torch.__version__} reads such files unsafely: '
+        "pip install 'uniemox_jax[torch]' brings 2.6 or later")
   return torch
 
 
@@ -128,12 +131,15 @@ def _read_checkpoint(path: Path, contents: Any) -> tuple[dict[str, Any], Iterato
   # Copies, to be emptied: one dict may lie under two keys.
   parts = {key: dict(value) for key, value in contents.items() if holds_tensors(value)}
   if not parts and not holds_tensors(contents):
-    raise UserError(f'{path} holds no tensors by name, but {", ".join(map(repr, list(contents)[:8])) or "nothing"}: '
-                    'save model.state_dict()')
+    raise UserError(
+        f'{path} holds no tensors by name, but {", ".join(map(repr, list(contents)[:8])) or "nothing"}: '
+        'save model.state_dict()')
   parts = parts or {'': dict(contents)}
   rest = {} if '' in parts else {key: value for key, value in contents.items() if key not in parts}
-  rest |= {f'{key}.{name}'.removeprefix('.'): entry for key, part in parts.items() for name, entry in part.items()
-           if not isinstance(entry, Tensor)}
+  rest |= {
+      f'{key}.{name}'.removeprefix('.'): entry
+      for key, part in parts.items() for name, entry in part.items() if not isinstance(entry, Tensor)
+  }
   return _metadata(rest) | {'keys': [key for key in parts if key]}, _arrays(path, parts)
 
 
@@ -162,8 +168,9 @@ def _arrays(path: Path, parts: dict[str, dict[str, Any]]) -> Iterator[tuple[str,
       odd = tensor.is_nested or tensor.is_quantized or tensor.layout != torch.strided or tensor.device.type != 'cpu'
       # A view may be stretched: a trillion elements over four bytes.
       if odd or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise UserError(f'{path}: {name} is a {tensor.layout} {tensor.dtype} tensor of shape {tuple(tensor.shape)} '
-                        'whose elements are not all in the file: save dense tensors')
+        raise UserError(
+            f'{path}: {name} is a {tensor.layout} {tensor.dtype} tensor of shape {tuple(tensor.shape)} '
+            'whose elements are not all in the file: save dense tensors')
       tensor = tensor.detach()
       array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
       yield '' if key in ('', *OWN_NAMES) else f'{key}.', name, array

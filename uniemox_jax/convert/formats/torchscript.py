@@ -20,8 +20,10 @@ from data_pipelines.errors import UserError
 
 MAX_SCOPE, MAX_MODULES = 500, 100_000
 """Characters of a module's name and modules of a tree; a module that holds itself would pass both."""
-STORAGES = {'Float': '<f4', 'Double': '<f8', 'Half': '<f2', 'BFloat16': ml_dtypes.bfloat16, 'Long': '<i8', 'Int': '<i4',
-            'Short': '<i2', 'Char': '<i1', 'Byte': '<u1', 'Bool': '?', 'ComplexFloat': '<c8', 'ComplexDouble': '<c16'}
+STORAGES = {
+    'Float': '<f4', 'Double': '<f8', 'Half': '<f2', 'BFloat16': ml_dtypes.bfloat16, 'Long': '<i8', 'Int': '<i4',
+    'Short': '<i2', 'Char': '<i1', 'Byte': '<u1', 'Bool': '?', 'ComplexFloat': '<c8', 'ComplexDouble': '<c16'
+}
 CONSTANTS = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False, 'EMPTY_TUPLE': ()}
 VALUES = ('BINUNICODE', 'BININT', 'BININT1', 'BININT2', 'LONG1', 'BINFLOAT')
 
@@ -41,8 +43,9 @@ def read_torchscript(archive: zipfile.ZipFile) -> Iterator[tuple[str, np.ndarray
       raise ValueError('its numbers are big-endian')
     yield from _tensors(archive, root, _parse(archive.read(f'{root}/data.pkl')), '', itertools.count())
   except (ValueError, LookupError, TypeError, AttributeError) as error:
-    raise UserError(f'{archive.filename} is not a TorchScript archive as torch writes it '
-                    f'({type(error).__name__}: {error}): fetch it again') from error
+    raise UserError(
+        f'{archive.filename} is not a TorchScript archive as torch writes it '
+        f'({type(error).__name__}: {error}): fetch it again') from error
 
 
 @dataclasses.dataclass(eq=False)
@@ -106,8 +109,8 @@ def _parse(pickled: bytes) -> Any:
   return stack.pop()
 
 
-def _tensors(archive: zipfile.ZipFile, root: str, module: _Built, scope: str, visits: Iterator[int]
-             ) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(archive: zipfile.ZipFile, root: str, module: _Built, scope: str,
+             visits: Iterator[int]) -> Iterator[tuple[str, np.ndarray]]:
   if len(scope) > MAX_SCOPE or next(visits) > MAX_MODULES:
     raise ValueError('its modules nest without end')
   for name in _declared(archive, root, module.maker):
@@ -122,8 +125,9 @@ def _declared(archive: zipfile.ZipFile, root: str, qualified: str) -> list[str]:
   """Parameters and buffers among a class's attributes, as its source in the archive declares them."""
   path, _, name = qualified.rpartition('.')
   source = archive.read(f'{root}/code/{path.replace(".", "/")}.py').decode()
-  found = re.search(rf'^class {re.escape(name)}\(Module\):\n'
-                    r'  __parameters__ = \[(.*)\]\n(?:  __buffers__ = \[(.*)\]\n)?', source, re.MULTILINE)
+  found = re.search(
+      rf'^class {re.escape(name)}\(Module\):\n'
+      r'  __parameters__ = \[(.*)\]\n(?:  __buffers__ = \[(.*)\]\n)?', source, re.MULTILINE)
   return re.findall(r'"([^"]*)"', ','.join(found.groups(''))) if found else []
 
 
@@ -133,12 +137,12 @@ def _array(archive: zipfile.ZipFile, root: str, tensor: _Built) -> np.ndarray:
     raise ValueError(f'a tensor made by {tensor.maker}')
   storage, offset, shape, strides, *_ = tensor.args
   _, kind, key, *_ = storage.args
-  data = np.frombuffer(archive.read(f'{root}/data/{key}'),
-                       STORAGES[kind.maker.removeprefix('torch.').removesuffix('Storage')])
+  data = np.frombuffer(
+      archive.read(f'{root}/data/{key}'), STORAGES[kind.maker.removeprefix('torch.').removesuffix('Storage')])
   if 0 in shape:
     return np.empty(shape, data.dtype)
   last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
   if min((offset, *shape, *strides)) < 0 or last >= data.size or math.prod(shape) > data.size:
     raise ValueError(f'a tensor of shape {shape} over {data.size} numbers')
-  return np.lib.stride_tricks.as_strided(data[offset:], shape, [stride * data.itemsize for stride in strides],
-                                         writeable=False)
+  return np.lib.stride_tricks.as_strided(
+      data[offset:], shape, [stride * data.itemsize for stride in strides], writeable=False)

@@ -75,8 +75,9 @@ def read_weights(path: Path) -> Weights:
     size, form, metadata, tensors = _read_index(path) if path.name.endswith('.index.json') else _open(path)
     return Weights(_flatten(path, size, tensors), path, metadata, form)
   except OSError as error:
-    raise UserError(f'{error.filename or path} cannot be read ({error.strerror or error}): check the path and its '
-                    'permissions') from error
+    raise UserError(
+        f'{error.filename or path} cannot be read ({error.strerror or error}): check the path and its '
+        'permissions') from error
 
 
 def _in_folder(folder: Path) -> Path:
@@ -193,8 +194,9 @@ def _sharded(index: Path, names: dict[str, str], shards: list[str]) -> Tensors:
       absent.discard(name)
       yield prefix, name, array
     if absent:
-      raise UserError(f'{index.parent / shard} lacks {len(absent)} tensors that {index.name} says it has '
-                      f'(first: {min(absent)}): fetch both again')
+      raise UserError(
+          f'{index.parent / shard} lacks {len(absent)} tensors that {index.name} says it has '
+          f'(first: {min(absent)}): fetch both again')
 
 
 def _read_msgpack(path: Path) -> Tensors:

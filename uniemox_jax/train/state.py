@@ -41,22 +41,11 @@ def builder(module: type[nnx.Module], **arguments: Any) -> Build:
   def build(rngs: nnx.Rngs) -> nnx.Module:
     return module(**arguments, rngs=rngs)
 
-  for name, value in _flat(arguments).items():
-    if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-      raise UserError(f"config key 'model.{name}' is {value}: it must be at least 1")
   try:
     abstract_model(build)
   except ValueError as error:
     raise UserError(f'config.model: {error}') from error
   return build
-
-
-def _flat(arguments: dict[str, Any]) -> dict[str, Any]:
-  """Nested arguments by dotted name."""
-  found = {}
-  for name, value in arguments.items():
-    found |= {f'{name}.{key}': part for key, part in _flat(value).items()} if isinstance(value, dict) else {name: value}
-  return found
 
 
 def abstract_model(build: Build) -> nnx.Module:

@@ -44,7 +44,7 @@ class _Teaching(NamedTuple):
   teacher: Teacher | None
   frozen: Any
   text_NxE: np.ndarray | None
-  digests: dict[str, str]
+  digests: dict[str, str | None]
 
 
 def _load_teacher(config: PretrainConfig, split: reader.Split, dtype: Any) -> _Teaching:
@@ -62,10 +62,12 @@ def _step_batches(batches: Iterator[dict[str, np.ndarray]], text_NxE: np.ndarray
                   scene_twice: bool) -> Iterator[dict[str, np.ndarray]]:
   """What the step takes of each batch: its views, with the scene as person view if asked, and caption embeddings."""
   for batch in batches:
-    kept = {name: batch[name] for name in ('scene', 'person', 'example_id') if name in batch}
+    kept: dict[str, np.ndarray] = {name: batch[name] for name in ('scene', 'person', 'example_id') if name in batch}
     if scene_twice:
       kept['person'] = kept['scene']
-    yield kept if text_NxE is None else kept | {'text': text_NxE[batch['position']]}
+    if text_NxE is not None:
+      kept['text'] = text_NxE[batch['position']]
+    yield kept
 
 
 def _reconstruction_viewer(

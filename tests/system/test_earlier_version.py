@@ -1,7 +1,7 @@
 """What the code before the packages left behind is read, resumed to the same bits, and evaluated to the same numbers.
 
-tests/fixtures/before_packages.tar.xz holds records, a teacher, a run of each verb stopped in the middle, a finished run,
-its export, and in expected.json what that code made of them in the end.
+tests/fixtures/before_packages.tar.xz holds records, a teacher, a run of each verb stopped in the middle, a finished
+run, its export, and in expected.json what that code made of them in the end.
 """
 
 import hashlib

@@ -3,6 +3,7 @@
 Every variant maps two (B, E) arrays to one. The biases that end a fusion start at 1e-5, as upstream's do.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from flax import nnx
@@ -100,7 +101,7 @@ class Glu(nnx.Module):
     return jax.nn.relu(mixed_BxE * jax.nn.sigmoid(self.gate(mixed_BxE))) + self.bias[...]
 
 
-FUSIONS: dict[str, type[nnx.Module]] = {
+FUSIONS: dict[str, Callable[..., nnx.Module]] = {
     'additive': Additive, 'prior': Prior, 'weighted_sum': WeightedSum, 'attention': StreamAttention, 'glu': Glu
 }
 """Every trained fusion by its config name; 'none' (gamma = alpha) has no module and no person view."""

@@ -4,7 +4,7 @@ A task is named after the record's field that holds its target. The classifier's
 tasks side by side, in their order, which is the same as a head for each.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -78,7 +78,8 @@ class Task:
   @classmethod
   def from_json(cls, values: dict[str, Any]) -> 'Task':
     """The inverse of `to_json`."""
-    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    arguments: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items()}
+    return cls(**arguments)
 
 
 def single_label(labels: Sequence[Any]) -> Task:
@@ -102,11 +103,11 @@ def present(name: str, target: np.ndarray) -> np.ndarray:
   """Which targets are present: bool (N, 1), or (N, 3) for 'vad'. Arrays as `targets.read` gives them."""
   if name == 'label':
     return (target >= 0)[:, None]
-  return np.isfinite(target) if name == 'vad' else target.any(axis=-1, keepdims=True)
+  return np.isfinite(target) if name == 'vad' else np.any(target, axis=-1, keepdims=True)
 
 
 def choose_tasks(
-    asked: str, columns: dict[str, Sequence[str]], targets: dict[str, np.ndarray],
+    asked: str, columns: Mapping[str, Sequence[str]], targets: dict[str, np.ndarray],
     options: dict[str, Any]) -> tuple[Task, ...]:
   """The tasks of a run.
 

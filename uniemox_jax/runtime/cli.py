@@ -6,6 +6,7 @@ import importlib.util
 import logging as std_logging
 import os
 import re
+import runpy
 import sys
 from typing import NoReturn
 
@@ -56,10 +57,9 @@ def profile_steps() -> Profile | None:
   if value is None:
     return None
   match = re.fullmatch(r'(?:(\d+):)?(\d+)', value)
-  first, last = (int(match[1] or 1), int(match[2])) if match else (1, 0)
-  if first < 0 or last < first:
+  if match is None or int(match[2]) < int(match[1] or 1):
     raise UserError(f"--profile is '{value}': give FIRST:LAST, such as 10:15, or how many steps, such as 5")
-  return Profile(first, last, from_start=not match[1])
+  return Profile(int(match[1] or 1), int(match[2]), from_start=not match[1])
 
 
 def find_config(value: str) -> str:
@@ -75,7 +75,7 @@ def find_config(value: str) -> str:
   if os.path.isfile(path):
     return value
   spec = importlib.util.find_spec('configs')
-  for folder in spec.submodule_search_locations if spec else ():
+  for folder in spec and spec.submodule_search_locations or ():
     installed = os.path.join(folder, os.path.basename(path))
     if os.path.dirname(path) in ('', 'configs') and os.path.isfile(installed):
       return installed + colon + argument
@@ -92,11 +92,8 @@ def load_config(value: str) -> ConfigDict:
     UserError: no such file, or the file or its argument is at fault.
   """
   path, colon, argument = find_config(value).partition(':')
-  spec = importlib.util.spec_from_file_location('loaded_config', path)
-  module = importlib.util.module_from_spec(spec)
   try:
-    spec.loader.exec_module(module)
-    return module.get_config(*([argument] if colon else []))
+    return runpy.run_path(path)['get_config'](*([argument] if colon else []))
   except Exception as error:  # whatever the file's own code raises
     raise UserError(
         f'{value} gives no config ({" ".join(str(error).split())}): mend the file or its argument') from error

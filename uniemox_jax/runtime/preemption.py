@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from jax._src.distributed import global_state  # the service by which processes find each other has no public name
@@ -96,9 +96,14 @@ def _listen_together() -> None:
       _end_at_once(together=True)
 
 
+def _client() -> Any:
+  """jax's coordination client; it has no public name."""
+  return global_state.client
+
+
 def _is_set(key: str) -> bool:
   try:
-    global_state.client.key_value_try_get(key)
+    _client().key_value_try_get(key)
   except jax.errors.JaxRuntimeError:
     return False
   return True
@@ -123,8 +128,8 @@ def _end_at_once(together: bool = False) -> NoReturn:
 def _take_leave() -> None:
   """Tells the others that all end, and waits until they know."""
   with contextlib.suppress(jax.errors.JaxRuntimeError):
-    global_state.client.key_value_set(ENDING, '', allow_overwrite=True)
-    global_state.client.wait_at_barrier(ENDING, TOGETHER_MS)
+    _client().key_value_set(ENDING, '', allow_overwrite=True)
+    _client().wait_at_barrier(ENDING, TOGETHER_MS)
   if global_state.service is not None:
     # What the main thread meanwhile meets, where the others are gone, is of no interest.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
@@ -160,7 +165,7 @@ def _begin(patience_ms: int) -> None:
   if _watch.ending:
     threading.Event().wait()
   # One that is ending never comes here: then all wait until their listeners end them.
-  global_state.client.wait_at_barrier('uniemox_jax/begin', patience_ms)
+  _client().wait_at_barrier('uniemox_jax/begin', patience_ms)
   _watch.all_begun.set()
 
 

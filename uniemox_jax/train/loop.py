@@ -196,9 +196,9 @@ def _evaluate_and_save(
   """
   log, checkpoints = run.log, run.checkpoints
   fresh = step > run.start
-  to_evaluate = evaluate is not None and due.evaluate and (fresh or run.unevaluated) and step > 0
+  to_evaluate = bool(evaluate and due.evaluate and (fresh or run.unevaluated) and step > 0)
   score = None
-  if to_evaluate and not stopping:
+  if evaluate and to_evaluate and not stopping:
     try:
       with log.clock.apart('evaluate'):
         score = evaluate(step, state)

@@ -79,8 +79,8 @@ def update_average(average: dict[str, Any], params: dict[str, Any], step: jax.Ar
     step: updates done before this one.
     decay: below 1.
   """
-  decay = jnp.minimum(decay, (1 + step) / (10 + step))
-  return optax.incremental_update(params, average, 1 - decay)
+  slowed = jnp.minimum(decay, (1 + step) / (10 + step))
+  return optax.incremental_update(params, average, 1 - slowed)
 
 
 class Optimizer(NamedTuple):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from uniemox_jax.models.classifier import stack_views
+from uniemox_jax.models.clip import ImageTower
 from uniemox_jax.models.masking import patchify
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.objectives import losses
@@ -40,7 +41,7 @@ class Teacher(NamedTuple):
 
   embed_image: Callable[[Any, jax.Array], jax.Array]
   scale: Callable[[Any], jax.Array]
-  tower: nnx.Module | None = None
+  tower: ImageTower | None = None
 
 
 def make_pretrain_step(
@@ -90,6 +91,7 @@ def pretrain_losses(
       values['similarity'] = losses.similarity(outputs.fused_BxE, image_BxE)
     if settings.contrastive:
       text = rows.get('text', text_TxE)
+      assert text is not None  # the config says that L1 is trained
       if settings.form == 'kl':
         values['contrastive'] = losses.contrastive_kl(outputs.fused_BxE, image_BxE, text, teacher.scale(frozen))
       else:
@@ -117,7 +119,7 @@ def make_finetune_step(
     model = nnx.merge(classifier, state.params)
     chosen = tasks or (single_label(range(model.head.out_features)),)
     views, depth = stack_views(batch), model.encoder.blocks.depth
-    mix = draw_mix(mix_key, views.shape[-3:-1], settings.mixup, settings.cutmix)
+    mix = draw_mix(mix_key, (views.shape[-3], views.shape[-2]), settings.mixup, settings.cutmix)
     scales_NxDx2 = draw_branch_scales(drop_key, len(views) * model.streams, depth, settings.drop_path)
     rows: dict[str, Any] = {'views': views, 'branch_scale': scales_NxDx2.reshape(len(views), model.streams, depth, 2)}
     for task in chosen:
@@ -191,7 +193,7 @@ def accumulate(example_losses: ExampleLosses, weights: dict[str, float], params:
 
 
 def _weighted(values: Arrays, weights: dict[str, float]) -> jax.Array:
-  return sum(weight * values[name] for name, weight in weights.items())
+  return sum(weight * values[name] for name, weight in weights.items())  # type: ignore[return-value]  # not empty
 
 
 def update(state: TrainState, gradient: Params, means: Arrays, optimizer: Optimizer) -> tuple[TrainState, Arrays]:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(dataset: str = 'emo8') -> ConfigDict:
-  """The published fine-tuning recipe (method section 3) for `dataset`."""
+  """The published fine-tuning recipe (docs/method.md, Recipes) for `dataset`."""
   config = ConfigDict()
   config.seed = 0
   config.data_dir = 'data'

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-  """The published pretraining recipe (method section 3)."""
+  """The published pretraining recipe (docs/method.md, Recipes)."""
   config = ConfigDict()
   config.seed = 0
   config.data_dir = 'data'

@@ -33,7 +33,7 @@ from uniemox_jax.train.state import TrainState, abstract_model, abstract_params,
 from uniemox_jax.train.steps import FinetuneOptions, make_finetune_step
 
 RANDAUGMENT_STD = 0.5
-"""Of RandAugment's magnitude (method section 3)."""
+"""Of RandAugment's magnitude (docs/method.md, Recipes)."""
 
 
 def _validator(

@@ -77,7 +77,7 @@ def _teach(config: ConfigDict, split: Any, dtype: Any) -> tuple[Teacher | None, 
 
 
 def pretrain(config: ConfigDict, workdir: str, profile: Profile | None = None) -> None:
-  """Pretrains, or resumes, the run in `workdir` (design, "Commands").
+  """Pretrains, or resumes, the run in `workdir` (docs/commands.md, Training).
 
   Leaves checkpoints/, metrics.jsonl, tensorboard/, reconstructions/, config.json and inputs.json.
 

@@ -1,4 +1,4 @@
-"""The three losses of UniEmoX (method section 2) and the classifier's. Every function returns one value per example.
+"""Losses of UniEmoX (docs/method.md, Losses) and of classifiers. Every function returns one value per example.
 
 All are computed in float32 and averaged over rows by the caller, so that micro-batches add up exactly.
 """

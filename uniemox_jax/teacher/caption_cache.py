@@ -24,7 +24,7 @@ PROGRESS_SECONDS = 5.0
 
 def embed_captions(
     clip: Clip, captions: Sequence[str], cache_dir: str | os.PathLike, batch_size: int = 1024) -> np.ndarray:
-  """Every caption's embedding, computed once over all devices and kept on disk (method section 4).
+  """Every caption's embedding, computed once over all devices and kept on disk (docs/method.md, Captions).
 
   Several hosts call this together, with the same captions.
 

@@ -1,4 +1,4 @@
-"""The captions of a split, shortened to the teacher's context, and their cached embeddings (method section 4)."""
+"""A split's captions, shortened to the teacher's context, and their cached embeddings (docs/method.md, Captions)."""
 
 import os
 from typing import Any

@@ -1,4 +1,4 @@
-"""AdamW as the recipes use it: warm-up, cosine, no decay on biases and norms, layer-wise rates (method section 3)."""
+"""AdamW of the recipes: warm-up, cosine, no decay on biases and norms, layer-wise rates (docs/method.md, Recipes)."""
 
 from collections.abc import Callable
 from typing import Any

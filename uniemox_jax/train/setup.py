@@ -24,7 +24,7 @@ from uniemox_jax.train.steps import PretrainOptions, Teacher
 PERSON_VIEWS = ('crop', 'scene')
 TEACHER_STATISTICS = ('clip', 'imagenet')
 """Choices of the optional config keys `person_view` and `teacher_statistics`; the second of each is what the original
-code did, for ablations (method section 5)."""
+code did, for ablations (docs/method.md, Differences from the original)."""
 
 
 def model_arguments(config: ConfigDict) -> dict[str, Any]:

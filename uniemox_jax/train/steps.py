@@ -1,7 +1,7 @@
 """The training steps: pure functions (state, frozen, batch, key) -> (state, metrics). No mesh, no files.
 
 Accumulation changes nothing but memory: every random draw is made for the whole batch and split with it, every
-micro-batch sees all texts, and every loss is a mean over rows (method section 2).
+micro-batch sees all texts, and every loss is a mean over rows (docs/method.md, Losses).
 """
 
 from collections.abc import Callable, Sequence
@@ -62,7 +62,7 @@ class Teacher(NamedTuple):
 def make_pretrain_step(
     student: nnx.GraphDef, teacher: Teacher | None, tx: optax.GradientTransformation, schedule: Schedule,
     options: PretrainOptions) -> Step:
-  """The UniEmoX step (method section 2).
+  """The UniEmoX step (docs/method.md, One pretraining step).
 
   Its batch: 'scene' uint8 (B, H, W, 3); 'person' likewise where the student has two streams; 'text' float32 (B, E),
   unit-norm caption embeddings, where L1 is on. `frozen` holds the teacher's parameters; `key` belongs to the run.
@@ -129,7 +129,7 @@ class FinetuneOptions(NamedTuple):
 def make_finetune_step(
     classifier: nnx.GraphDef, tx: optax.GradientTransformation, schedule: Schedule, options: FinetuneOptions,
     tasks: Sequence[Task] | None = None) -> Step:
-  """The classifier's step (method section 3) for any tasks; None is a single label.
+  """The classifier's step (docs/method.md, Recipes) for any tasks; None is a single label.
 
   Its batch: 'image' uint8 (B, H, W, 3); 'person' likewise where the classifier has two streams; and the field of every
   task as `tasks.prepare` takes it.

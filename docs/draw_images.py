@@ -109,8 +109,9 @@ def draw_report(page: Path) -> None:
   if chromium is None:
     print('report.png is left as it is: Chromium is not installed')
     return
-  options = '--headless --no-sandbox --hide-scrollbars --window-size=700,900 --force-device-scale-factor=1.5'.split()
-  subprocess.run([chromium, *options, f'--screenshot={OUT / "report.png"}', page.resolve().as_uri()], check=True)
+  size = ['--hide-scrollbars', '--window-size=700,900', '--force-device-scale-factor=1.5']
+  shot = f'--screenshot={OUT / "report.png"}'
+  subprocess.run([chromium, '--headless', '--no-sandbox', *size, shot, page.resolve().as_uri()], check=True)
   shrink('report.png')
 
 

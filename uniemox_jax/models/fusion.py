@@ -64,7 +64,7 @@ class WeightedSum(nnx.Module):
 class StreamAttention(nnx.Module):
   """swish(sum_h s_h1 alpha + s_h2 beta) + bias, with s_h the softmax over the two *streams* of their scores.
 
-  The original takes it over an axis of size 1, so its weights are constant (docs/method.md, Differences from the original).
+  The original's axis has size 1, so its weights are constant (docs/method.md, Differences from the original).
   """
 
   def __init__(self, width: int, heads: int, *, dtype: Any, rngs: nnx.Rngs):

@@ -33,7 +33,7 @@ def random_masking(noise_BxL: jax.Array, visible: int) -> Masking:
 
 
 def take_tokens(tokens_BxLxD: jax.Array, ids_BxK: jax.Array) -> jax.Array:
-  """Row-wise gather. `take_along_axis` keeps a batch on its device; indexing all-gathers (docs/method.md, Parity traps)."""
+  """Row-wise gather. `take_along_axis` stays on the device; indexing all-gathers (docs/method.md, Parity traps)."""
   return jnp.take_along_axis(tokens_BxLxD, ids_BxK[:, :, None], axis=1)
 
 

@@ -1,4 +1,4 @@
-"""Fusion of the scene's and the person's embedding, gamma = F(alpha, beta) (method section 2, step 4).
+"""Fusion of the scene's and the person's embedding, gamma = F(alpha, beta) (docs/method.md, One pretraining step).
 
 Every variant maps two (B, E) arrays to one. The biases that end a fusion start at 1e-5, as upstream's do.
 """
@@ -65,7 +65,7 @@ class WeightedSum(nnx.Module):
 class StreamAttention(nnx.Module):
   """swish(sum_h s_h1 alpha + s_h2 beta) + bias, with s_h the softmax over the two *streams* of their scores.
 
-  Upstream takes the softmax over an axis of size 1, which makes the weights constant (method section 5).
+  The original's axis has size 1, so its weights are constant (docs/method.md, Differences from the original).
   """
 
   def __init__(self, width: int, heads: int, *, dtype: Any, rngs: nnx.Rngs):

@@ -115,7 +115,7 @@ class View:
 def clip_normalise(
     images_BxHxWx3: jax.Array, size: int, mean: tuple[float, ...] = CLIP_MEAN, std: tuple[float,
                                                                                           ...] = CLIP_STD) -> jax.Array:
-  """The scene view as the teacher sees it inside a train step (method section 2, step 6).
+  """The scene view as the teacher sees it inside a train step (docs/method.md, One pretraining step).
 
   Args:
     images_BxHxWx3: square pixels 0..255, uint8 or float; resized (bicubic, antialiased) where they differ from `size`.

@@ -304,8 +304,8 @@ def has_checkpoint(path: str) -> bool:
 
 
 def _candidates(path: str) -> list[epath.Path]:
-  """The step folders that a checkpoint PATH means (design, "Commands"), the wanted first: itself; or a workdir's by
-  score where they have one, else by age."""
+  """The step folders that a checkpoint PATH means (docs/commands.md, Shared flags and paths), the wanted first:
+  itself; or a workdir's by score where they have one, else by age."""
   folder = absolute(path)
   if (folder / 'params').is_dir():
     return [folder]

@@ -4,6 +4,7 @@ A config file gives `config_dict(CLASS)` with other values, flags override its k
 the dataclass, which is what the code reads. docs/config.md is generated from the same fields.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import math
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -119,3 +120,16 @@ def refuse_unused(config: Any, names: tuple[str, ...], reason: str) -> None:
       raise UserError(
           f"config key '{name}' is {getattr(holder, last)} and would do nothing, since {reason}: "
           f'leave it at {getattr(default, last)}')
+
+
+def describe(kind: type, prefix: str = '', default: Any = None) -> Iterator[tuple[str, str, str, str]]:
+  """Of every key its dotted name, default, values and meaning, for docs/config.md."""
+  default, types = default or kind(), get_type_hints(kind)
+  for name, field in _fields(kind).items():
+    value, limits = getattr(default, name), dict(field.metadata)
+    if dataclasses.is_dataclass(value):
+      yield from describe(type(value), f'{prefix}{name}.', value)
+    elif meaning := limits.pop('meaning', ''):
+      choices = limits.pop('choices')
+      values = ', '.join(choices) or ('' if types[name] in (bool, str, tuple) else range_text(**limits))
+      yield prefix + name, f'{value}', f'{types[name].__name__}{": " if values else ""}{values}', meaning

@@ -15,7 +15,7 @@ from data_pipelines.errors import UserError
 from uniemox_jax.runtime.clock import Clock, Profile, duration
 from uniemox_jax.runtime.files import exists, is_remote, write_text
 from uniemox_jax.runtime.hardware import peak_flops
-from uniemox_jax.runtime.tensorboard_writer import Board
+from uniemox_jax.runtime.tensorboard_writer import TensorBoardWriter
 
 METRICS_FILE = 'metrics.jsonl'
 SHOWN_IDS = 16
@@ -74,7 +74,7 @@ class RunLog:
       self._path = os.path.join(workdir, METRICS_FILE)
       self._text = ''.join(json.dumps(line) + '\n' for line in kept)
       write_text(self._path, self._text)
-      self._board = Board(os.path.join(workdir, 'tensorboard'), start_step + 1)
+      self._board = TensorBoardWriter(os.path.join(workdir, 'tensorboard'), start_step + 1)
 
   @contextlib.contextmanager
   def stepping(self, step: int, first: bool) -> Iterator[None]:

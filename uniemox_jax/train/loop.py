@@ -183,7 +183,7 @@ def compile_step(step_fn: Step, *arguments: Any) -> Any:
   """
   compiled = jit_step(step_fn, arguments[0]).lower(*arguments).compile()
   preemption.begin()
-  preemption.check()
+  preemption.raise_if_preempted()
   return compiled
 
 

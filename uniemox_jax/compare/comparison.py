@@ -45,7 +45,7 @@ class CompareConfig:
 class InitialisationSettings:
   """Keys of one initialisation."""
 
-  init: str = schema.key('none', 'checkpoint, file, folder or hub id')
+  init: str = schema.key('', 'checkpoint, file, folder or hub id; none is a random initialisation')
   change: ConfigDict = schema.section(ConfigDict)
 
 
@@ -54,7 +54,7 @@ class ProtocolSettings:
   """Keys of one protocol."""
 
   verb: str = schema.key('finetune', 'what runs it', choices=tuple(VERBS))
-  recipe: str = schema.key('configs/finetune.py:{dataset}', 'its config')
+  recipe: str = schema.key('', 'its config')
   change: ConfigDict = schema.section(ConfigDict)
 
 
@@ -86,7 +86,10 @@ def check(config: ConfigDict) -> None:
             f"{', '.join(config[sections])}")
   for part, kind in (('initialisation', InitialisationSettings), ('protocol', ProtocolSettings)):
     for name in config[part]:
-      schema.parse(kind, config[part][name], f'{part}.{name}.')
+      settings = schema.parse(kind, config[part][name], f'{part}.{name}.')
+      for key, value in vars(settings).items():
+        if value == '':
+          raise UserError(f"config key '{part}.{name}.{key}' is missing: add it to the config file")
   if config.reference not in config.initialisations:
     raise UserError(
         f"reference '{config.reference}' is none of the initialisations: choose from "

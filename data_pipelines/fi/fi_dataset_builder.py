@@ -1,10 +1,11 @@
-"""Builder of FI: `<class>/*`, split 80/5/15 by us."""
+"""Builder of FI: `<class>/*`, split 80/5/15 by this package."""
 
 import pathlib
 
 import tensorflow_datasets as tfds
 
 from data_pipelines.building import builder, class_folders, splits
+from data_pipelines.building.raw_example import RawExample
 from data_pipelines.records import schema
 
 PERCENT = {'train': 80, 'val': 5, 'test': 15}
@@ -20,7 +21,7 @@ class Builder(builder.FolderBuilder):
       f'FI holds <emotion>/* with the folders {", ".join(schema.EMOTIONS)}; ask its authors for it, '
       'see https://arxiv.org/abs/1605.02677')
 
-  def list_pictures(self, source: pathlib.Path) -> dict[str, list[builder.Listed]]:
-    """Pictures by split, every class in the same shares. Raises UserError as the base says."""
-    pictures = class_folders.list_classes(self, source, source, self.LABELS)
-    return splits.seeded_splits(pictures, PERCENT, self.SPLIT_SEED)
+  def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
+    """Examples by split, every class in the same shares. Raises UserError as the base says."""
+    examples = class_folders.list_classes(self, source, source, self.LABELS)
+    return splits.seeded_splits(examples, PERCENT, self.SPLIT_SEED)

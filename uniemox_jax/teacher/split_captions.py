@@ -23,7 +23,7 @@ def split_captions(split: Any, clip: Clip, emotion_in_caption: bool) -> list[str
     return len(clip.tokenizer(text)['input_ids'])
 
   return [
-      captions_lib.fit(
+      captions_lib.fitting_caption(
           attributes, split.labels[label] if emotion_in_caption and label >= 0 else None, count_tokens,
           clip.config.context_length) for _, label, attributes in split.annotations()
   ]

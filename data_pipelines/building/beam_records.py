@@ -18,16 +18,13 @@ from data_pipelines.errors import UserError
 from data_pipelines.images import RejectedError
 
 if TYPE_CHECKING:
-  import apache_beam as beam
-
   from data_pipelines.building.builder import FolderBuilder
 
 _ITEMS, _NOTES = 'items', 'notes'
 
 
 def record_transform(
-    builder: 'FolderBuilder', source: pathlib.Path, items: list[WorkItem], folder: epath.Path,
-    split: str) -> 'beam.PTransform':
+    builder: 'FolderBuilder', source: pathlib.Path, items: list[WorkItem], folder: epath.Path, split: str) -> Any:
   """The Beam transform that makes the records of one split.
 
   Args:

@@ -6,8 +6,6 @@ import itertools
 import os
 import platform
 import shutil
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -392,24 +390,3 @@ def test_damaged_record_stops_training_with_one_line(data_dir, tmp_path, capfd, 
 def test_impossible_request_is_one_line_before_any_batch(train, options, message):
   with pytest.raises(UserError, match=message):
     train_batches(train, **{'batch_size': BATCH, 'seed': 1, 'image_size': SIDE} | options)
-
-
-def test_closing_a_stream_is_immediate(train):
-  """tf.data's autotuner would be waited for: longer, the longer the stream has run."""
-  batches = train_batches(train, batch_size=BATCH, seed=1, image_size=SIDE)
-  started = time.monotonic()
-  while time.monotonic() - started < 4:
-    next(batches)
-  closing = time.monotonic()
-  batches.close()
-  assert time.monotonic() - closing < 0.5
-
-
-def test_a_process_with_an_open_stream_ends(data_dir):
-  program = f"""
-from data_pipelines.batches.pipeline import train_batches
-from data_pipelines.records.reader import open_split
-kept = train_batches(open_split({str(data_dir)!r}, 'tiny', 'train'), batch_size={BATCH}, seed=0, image_size={SIDE})
-next(kept)
-"""
-  subprocess.run([sys.executable, '-c', program], check=True, timeout=100, stderr=subprocess.DEVNULL)

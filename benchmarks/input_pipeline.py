@@ -3,7 +3,7 @@
 python -m benchmarks.input_pipeline
 
 Draws 500 x 375 images with a person each and builds records of them, at a short side of 256 and at original size.
-Every loader makes two views of 224 x 224 an image, scene and person, each counted as one image, on all CPUs of this
+Every loader makes two views of 224 x 224, scene and person, each of which counts as an image, on all CPUs of this
 process (`taskset -c 0,1` for two). Rates need a quiet machine: among other jobs, a loader's share of the CPUs grows
 with its number of threads. CPU time does not depend on that. Results are in docs/input.md.
 """
@@ -57,12 +57,6 @@ def bare_decoding(source: pathlib.Path) -> Generator[int, None, None]:
   paths = tf.data.Dataset.list_files(str(source / 'train' / '*' / '*.jpg'), seed=0).cache().repeat()
   shapes = paths.map(lambda path: tf.shape(augment.decode(tf.io.read_file(path))), num_parallel_calls=CPUS)
   yield from (len(batch) for batch in shapes.batch(BATCH).prefetch(2).as_numpy_iterator())
-
-
-def torch_style(batches: Iterator[tuple]) -> Generator[int, None, None]:
-  """Views in each batch of `pil_loader.batches`."""
-  for scenes, persons in batches:
-    yield len(scenes) + len(persons)
 
 
 def measure_costs(streams: dict[str, Iterator[int]]) -> dict[str, list[Cost]]:
@@ -123,7 +117,8 @@ def main(argv: list[str]) -> None:
         build.build('folder', source, folder / str(short_side), short_side=short_side)
     streams = {
         'ours, stored at short side 256': ours(folder / '256'), 'ours, stored at original size': ours(folder / '0'),
-        PIL: torch_style(theirs), 'bare decoding, one image an image': bare_decoding(source)
+        PIL: (len(scenes) + len(persons) for scenes, persons in theirs),
+        'bare decoding, one view of each': bare_decoding(source)
     }
     with contextlib.ExitStack() as stack:
       for stream in streams.values():  # An open one can keep an interrupted process from ending.

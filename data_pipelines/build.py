@@ -113,22 +113,6 @@ def _beam(runner: str | None, options: Sequence[str]) -> dict:
   return {'beam_runner': runner, 'beam_options': PipelineOptions([f'--{option}' for option in options])}
 
 
-def define_flags() -> None:
-  """Declares the command's flags; not on import, where they could clash with a caller's."""
-  flags.DEFINE_enum('dataset', None, DATASETS, 'Which dataset the raw folder holds.')
-  flags.DEFINE_string('source', None, 'The raw folder, as its authors lay it out.')
-  flags.DEFINE_string('data_dir', None, 'Where DATASET/VERSION/ is written.')
-  flags.DEFINE_float('max_rejects', 0.01, 'Largest fraction of images that may be rejected.', 0, 1)
-  flags.DEFINE_integer('short_side', 256, 'Images are shrunk to this short side, pixels; 0 keeps their size.', 0)
-  flags.DEFINE_float('max_megapixels', images.MAX_MEGAPIXELS, 'Larger images are rejected.', 0, 178)
-  flags.DEFINE_string('person_boxes', None, 'CSV of person boxes; by default person_boxes.csv in --source.')
-  flags.DEFINE_string('detector', None, 'Finds persons first: hog, FILE.onnx (YOLOX), or a transformers model.')
-  flags.DEFINE_integer('max_persons', 1, 'Most person crops per image.', 0)
-  flags.DEFINE_string('beam_runner', None, 'Apache Beam runner whose workers read the images, such as DirectRunner.')
-  flags.DEFINE_list('beam_options', [], 'Beam pipeline options, such as project=NAME,region=NAME.')
-  flags.DEFINE_bool('overwrite', False, 'Replace a finished build.')
-
-
 def main(argv: list[str]) -> None:
   """The command."""
   del argv
@@ -185,5 +169,16 @@ def _set_aside(final: epath.Path) -> Iterator[None]:
 
 
 if __name__ == '__main__':
-  define_flags()
+  flags.DEFINE_enum('dataset', None, DATASETS, 'Which dataset the raw folder holds.')
+  flags.DEFINE_string('source', None, 'The raw folder, as its authors lay it out.')
+  flags.DEFINE_string('data_dir', None, 'Where DATASET/VERSION/ is written.')
+  flags.DEFINE_float('max_rejects', 0.01, 'Largest fraction of images that may be rejected.', 0, 1)
+  flags.DEFINE_integer('short_side', 256, 'Images are shrunk to this short side, pixels; 0 keeps their size.', 0)
+  flags.DEFINE_float('max_megapixels', images.MAX_MEGAPIXELS, 'Larger images are rejected.', 0, 178)
+  flags.DEFINE_string('person_boxes', None, 'CSV of person boxes; by default person_boxes.csv in --source.')
+  flags.DEFINE_string('detector', None, 'Finds persons first: hog, FILE.onnx (YOLOX), or a transformers model.')
+  flags.DEFINE_integer('max_persons', 1, 'Most person crops per image.', 0)
+  flags.DEFINE_string('beam_runner', None, 'Apache Beam runner whose workers read the images, such as DirectRunner.')
+  flags.DEFINE_list('beam_options', [], 'Beam pipeline options, such as project=NAME,region=NAME.')
+  flags.DEFINE_bool('overwrite', False, 'Replace a finished build.')
   command.run(main)

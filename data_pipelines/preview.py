@@ -150,17 +150,6 @@ def _write(out: pathlib.Path, sheet: Image.Image) -> None:
   unfinished.replace(out)
 
 
-def define_flags() -> None:
-  """Declares the command's flags; not on import, where they could clash with a caller's."""
-  flags.DEFINE_string('data_dir', None, 'Folder that holds DATASET/VERSION/.')
-  flags.DEFINE_string('dataset', None, 'Name of the dataset, such as emoset.')
-  flags.DEFINE_string('split', 'train', 'One split, or several joined as train+val.')
-  flags.DEFINE_string('out', 'preview.png', 'The PNG that is written.')
-  flags.DEFINE_integer('count', 16, 'Examples shown.', 1, 400)
-  flags.DEFINE_integer('seed', 0, 'Seed of order and augmentation, as in training.')
-  flags.DEFINE_integer('image_size', 224, 'Side of the views, pixels.', 64, 1024)
-
-
 def main(argv: list[str]) -> None:
   """The command."""
   del argv
@@ -173,5 +162,11 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  define_flags()
+  flags.DEFINE_string('data_dir', None, 'Folder that holds DATASET/VERSION/.')
+  flags.DEFINE_string('dataset', None, 'Name of the dataset, such as emoset.')
+  flags.DEFINE_string('split', 'train', 'One split, or several joined as train+val.')
+  flags.DEFINE_string('out', 'preview.png', 'The PNG that is written.')
+  flags.DEFINE_integer('count', 16, 'Examples shown.', 1, 400)
+  flags.DEFINE_integer('seed', 0, 'Seed of order and augmentation, as in training.')
+  flags.DEFINE_integer('image_size', 224, 'Side of the views, pixels.', 64, 1024)
   command.run(main)

@@ -25,17 +25,14 @@ _ITEMS, _NOTES = 'items', 'notes'
 
 def record_transform(
     builder: 'FolderBuilder', source: pathlib.Path, items: list[WorkItem], folder: epath.Path, split: str) -> Any:
-  """The Beam transform that makes the records of one split.
+  """The beam.PTransform from a pipeline to (id, record) for one split.
 
   Args:
-    builder: of which each worker gets a copy.
-    source: raw folder, which every worker sees under this path.
+    builder: copied to each worker.
+    source: raw folder, under the same path on every worker.
     items: one per record.
-    folder: of the shards; every worker writes to it. The files for `collect_notes` lie there too.
+    folder: of the shards; every worker writes to it, for `collect_notes` too.
     split: its name.
-
-  Returns:
-    beam.PTransform from a pipeline to (id, record).
   """
   import apache_beam as beam
 

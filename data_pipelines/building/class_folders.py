@@ -6,6 +6,7 @@ import pathlib
 
 from data_pipelines.building.builder import PROVENANCE, FolderBuilder
 from data_pipelines.building.raw_example import RawExample
+from data_pipelines.building.splits import seeded_splits
 from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import box_file
 
@@ -13,6 +14,17 @@ OUR_FILES = (box_file.FILE_NAME, PROVENANCE)
 """Files of this package in a raw folder."""
 
 _ARCHIVER_FOLDER = '__MACOSX'
+
+
+class SeededClassFolderBuilder(FolderBuilder, skip_registration=True):  # type: ignore[call-arg]
+  """Base for datasets of `<class>/*` folders without official splits: PERCENT gives the share of each split."""
+
+  SPLIT_SEED = 0
+  PERCENT: dict[str, int]
+
+  def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
+    """Examples by split, every class in the same shares. Raises UserError as the base says."""
+    return seeded_splits(list_classes(self, source, source, self.LABELS), self.PERCENT, self.SPLIT_SEED)
 
 
 def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:

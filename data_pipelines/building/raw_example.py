@@ -42,7 +42,7 @@ class WorkItem:
   """The input of one record: besides the raw folder, all that a worker on another machine needs.
 
   Attributes:
-    example: what the raw folder says.
+    example: what the raw folder says about it.
     example_id: its rank among all ids, sorted.
     boxes: rows of person_boxes.csv for its image: xmin, ymin, xmax, ymax, score.
   """

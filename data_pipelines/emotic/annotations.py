@@ -75,11 +75,9 @@ def _mat_persons(images: np.ndarray) -> Iterator[AnnotatedPerson]:
       vad = _annotation(person, 'continuous')
       box = np.ravel(_annotation(person, 'bbox')).astype(float)
       yield AnnotatedPerson(
-          image=_path(image['folder'], image['filename']),
-          box=tuple(box.tolist()),
+          image=_path(image['folder'], image['filename']), box=tuple(box.tolist()),
           categories=tuple(str(name).strip() for name in np.ravel(categories)),
-          vad=tuple(float(vad[name]) if np.size(vad[name]) else np.nan for name in VAD),
-      )
+          vad=tuple(float(vad[name]) if np.size(vad[name]) else np.nan for name in VAD))
 
 
 def _annotation(person: dict, kind: str) -> Any:
@@ -101,11 +99,8 @@ def _csv_persons(path: pathlib.Path) -> Iterator[AnnotatedPerson]:
     for row in reader:
       try:
         yield AnnotatedPerson(
-            image=_path(row['Folder'], row['Filename']),
-            box=_numbers(row['BBox']),
-            categories=tuple(ast.literal_eval(row['Categorical_Labels'])),
-            vad=_numbers(row['Continuous_Labels']),
-        )
+            image=_path(row['Folder'], row['Filename']), box=_numbers(row['BBox']),
+            categories=tuple(ast.literal_eval(row['Categorical_Labels'])), vad=_numbers(row['Continuous_Labels']))
       except (AttributeError, SyntaxError, TypeError, ValueError) as error:
         raise UserError(
             f'{path} line {reader.line_num} holds no lists like [1, 2] and ["Peace"]: correct it') from error

@@ -211,7 +211,7 @@ class Hog:
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     bgr_HxWx3 = np.ascontiguousarray(np.asarray(resized)[:, :, ::-1])
     windows, margins = self._hog.detectMultiScale(bgr_HxWx3, winStride=(8, 8), padding=(32, 32), scale=1.05)
-    windows_Nx4 = np.reshape(windows, (-1, 4)).astype(np.float64)  # Left, top, width, height; () where there are none.
+    windows_Nx4 = np.reshape(windows, (-1, 4)).astype(np.float64)  # Left, top, width, height; () for none.
     sides_Nx2 = windows_Nx4[:, 2:] * self._INNER[2:]
     corners_Nx2 = windows_Nx4[:, :2] + windows_Nx4[:, 2:] * self._INNER[:2]
     scores_N = 1 / (1 + np.exp(-np.reshape(margins, -1).astype(np.float64)))

@@ -85,12 +85,7 @@ def draw_tasks(out: str | os.PathLike, seed: int = 0) -> None:
 
   They show the world of `draw`, with annotations that are never wrong (`annotation_files`).
 
-  Args:
-    out: folder that holds the two.
-    seed: every image is a function of (seed, dataset, its index).
-
-  Raises:
-    UserError: the folder holds something else.
+  Args and errors are those of `draw`.
   """
   for dataset, splits in TASK_SPLITS.items():
     provenance = {'synthetic': True, 'revision': REVISION, 'seed': seed, 'planned': splits}
@@ -101,14 +96,9 @@ def draw_cue(out: str | os.PathLike, cue: str, splits: dict[str, int] | None = N
   """Draws `out/emo8` in Emo8's layout, where only the figure, only the surroundings, or both determine the class.
 
   Args:
-    out: folder that holds it.
+    out, seed: as for `draw`, whose errors are raised too.
     cue: one of `world.CUES`; 'both' is the world of `draw`.
     splits: images by split, multiples of 8; None for Emo8's.
-    seed: every image is a function of (seed, cue, its index).
-
-  Raises:
-    UserError: the folder holds something else.
-    AssertionError: something else than the cue decides the emotion.
   """
   splits = splits or EMO8_SPLITS
   planned = plan_images('emo8', splits, seed, cue)

@@ -51,7 +51,7 @@ ORACLE_BOUNDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-  """What one image shows. `face` and `posture` are None where there is no figure."""
+  """What one image shows. `face` and `posture` are None without a figure."""
 
   index: int
   emotion: str

@@ -120,7 +120,7 @@ def main() -> None:
   values = flags.FLAGS
   with tempfile.TemporaryDirectory(dir=values.workdir) as folder:
     folder = pathlib.Path(folder)
-    photographs.draw(folder / 'raw', values.images)
+    photographs.draw_photographs(folder / 'raw', values.images)
     paths = find_images.find([str(folder / 'raw')]).paths
     break_some(paths)
     save_demo_model(folder / 'run')

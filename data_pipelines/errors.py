@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-  """Something the user can mend. The message is one line: what is wrong, then how to mend it."""
+  """A mistake that the user can correct. The message is one line: what is wrong, then the remedy."""

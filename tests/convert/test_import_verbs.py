@@ -133,7 +133,8 @@ def test_output_is_whole_or_not_there(encoder_file, tmp_path, monkeypatch):
 def data_dir(tmp_path_factory) -> str:
   raw, data = (tmp_path_factory.mktemp(name) for name in ('raw', 'data'))
   for dataset in ('emoset', 'emo8'):
-    datasets.write(raw / dataset, dataset, datasets.plan(dataset, {'train': 16, 'val': 8, 'test': 8}, seed=0), {})
+    datasets.write_dataset(
+        raw / dataset, dataset, datasets.plan_images(dataset, {'train': 16, 'val': 8, 'test': 8}, seed=0), {})
     build.build(dataset, raw / dataset, data)
   return str(data)
 

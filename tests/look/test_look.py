@@ -134,7 +134,8 @@ def test_imported_encoder_is_looked_at_as_far_as_it_goes(imported, data_dir, tmp
 
 
 def test_models_of_other_tasks_have_no_mistakes_and_are_explained_by_their_first_classes(tmp_path):
-  datasets.write(tmp_path / 'raw', 'emotic', datasets.plan('emotic', {'train': 16, 'val': 8, 'test': 8}, seed=0), {})
+  datasets.write_dataset(
+      tmp_path / 'raw', 'emotic', datasets.plan_images('emotic', {'train': 16, 'val': 8, 'test': 8}, seed=0), {})
   build.build('emotic', tmp_path / 'raw', tmp_path / 'data')
   config = small_runs.finetune_config(str(tmp_path / 'data'), epochs=1)
   config.dataset, config.tasks = 'emotic', 'auto'

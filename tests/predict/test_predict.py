@@ -249,9 +249,9 @@ class TestBatchSize:
 
 MISTAKES: dict[str, tuple[list[str], str, str]] = {
     'nothing given': ([], 'IMAGE_OR_FOLDER', 'give it'),
-    'missing path': (['{tmp}/nope.jpg'], 'nope.jpg', 'give picture files'),
-    'glob without a match': (['{tmp}/*.gif'], '*.gif', 'give picture files'),
-    'folder without pictures': (['{tmp}/texts'], '1 *.md', 'give picture files'), 'empty list':
+    'missing path': (['{tmp}/nope.jpg'], 'nope.jpg', 'give image files'),
+    'glob without a match': (['{tmp}/*.gif'], '*.gif', 'give image files'),
+    'folder without pictures': (['{tmp}/texts'], '1 *.md', 'give image files'), 'empty list':
         (['{tmp}/empty.txt'], 'empty.txt', 'a path a line'), 'nothing that can be read':
             (['{tmp}/broken.jpg'], 'empty file', 'give pictures that can'), 'append to standard output':
                 (['{tmp}/pictures', '--append'], '--append', 'add --out='), 'table that is there':

@@ -40,7 +40,7 @@ FEW = {'emotic': {'train': 48, 'val': 24, 'test': 32}, 'emotion6': {'train': 160
 
 def records(folder: Path, sizes: dict[str, dict[str, int]]) -> str:
   for dataset, splits in sizes.items():
-    datasets.write(folder / 'raw' / dataset, dataset, datasets.plan(dataset, splits, seed=0), {})
+    datasets.write_dataset(folder / 'raw' / dataset, dataset, datasets.plan_images(dataset, splits, seed=0), {})
     build.build(dataset, folder / 'raw' / dataset, folder / 'data')
   return str(folder / 'data')
 

@@ -300,7 +300,7 @@ def test_python_takes_persons_and_the_encoder_one_picture(run, one_stream):
     ('one_stream', ['--detector=hog'], 'sees the scene alone', 'streams=scene+person'),
     ('run', ['--boxes={tmp}/none.csv'], 'none.csv is not there', 'give a file'),
     ('run', ['--boxes={tmp}'], 'person_boxes.csv is not there', 'give a file'),
-    ('run', ['--boxes={tmp}/bad.csv'], 'bad.csv line 2', 'mend or remove'),
+    ('run', ['--boxes={tmp}/bad.csv'], 'bad.csv line 2', 'correct or remove'),
     ('run', ['--detector={tmp}/none.onnx'], 'none.onnx', ''),
 ], ids=str)
 def test_mistake_is_one_line(

@@ -19,8 +19,8 @@ import tqdm
 from data_pipelines.errors import UserError
 from data_pipelines.person_boxes.person_finder import PersonFinder
 from data_pipelines.user_files import find_images, video
-from data_pipelines.user_files.find_images import Found
-from data_pipelines.user_files.views import View, printable, views
+from data_pipelines.user_files.find_images import FoundFiles
+from data_pipelines.user_files.views import ImageView, printable, views
 from uniemox_jax.predict import inference, table_writer
 from uniemox_jax.predict.inference import Predictor
 from uniemox_jax.predict.table_writer import Table
@@ -41,7 +41,7 @@ class Summary:
   without_person: int = 0
   reasons: list[str] = dataclasses.field(default_factory=list)
 
-  def add(self, rows: Sequence[View], wants_person: bool) -> None:
+  def add(self, rows: Sequence[ImageView], wants_person: bool) -> None:
     """Counts finished rows."""
     broken = [f'{row.name}: {row.error}' for row in rows if row.pixels is None]
     self.predicted += len(rows) - len(broken)
@@ -121,7 +121,7 @@ def _finder(predictor: Predictor, boxes: str | None, detector: str | None) -> Pe
 
 
 def write_rows(
-    predictor: Predictor, rows: Iterator[View], table: Table, batch_size: int, progress: tqdm.tqdm) -> Summary:
+    predictor: Predictor, rows: Iterator[ImageView], table: Table, batch_size: int, progress: tqdm.tqdm) -> Summary:
   """Predicts and writes batch by batch; while the devices work on one, the one before is written."""
   summary = Summary()
   working = None
@@ -135,11 +135,11 @@ def write_rows(
   return summary
 
 
-Batch = tuple[int, list[View]]
+Batch = tuple[int, list[ImageView]]
 """Rows in order, and the place of the first of them in the batch that the devices get."""
 
 
-def _batches(rows: Iterator[View], batch_size: int, first: int) -> Iterator[Batch]:
+def _batches(rows: Iterator[ImageView], batch_size: int, first: int) -> Iterator[Batch]:
   while batch := list(itertools.islice(rows, batch_size - first)):
     yield first, batch
     first = 0
@@ -174,7 +174,7 @@ def _write(table: Table, predictor: Predictor, batch: Batch, outputs: jax.Array 
   table.write({'path': [row.name for row in rows], **filled, 'error': [row.error or None for row in rows]})
 
 
-def _report(summary: Summary, found: Found, before: int, out: str | None) -> None:
+def _report(summary: Summary, found: FoundFiles, before: int, out: str | None) -> None:
   """The summary on standard error. Raises UserError where there is not one prediction, now or before."""
   reasons = '; '.join(summary.reasons)
   if summary.unreadable > len(summary.reasons):

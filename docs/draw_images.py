@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 import shutil
 import subprocess
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
@@ -19,7 +20,7 @@ INCHES, DOTS = 6.6, 150
 """Width of an image, and pixels an inch: text of 12 points can be read on a phone."""
 SIDE, GAP, PATCH = 192, 8, 32
 """Pixels of a tile, between tiles, and of a patch, in the sheets that `look` draws."""
-GREY = (124, 116, 104)
+GREY = np.array((124, 116, 104), np.uint8)
 """A hidden patch: the mean that pixels are normalised by."""
 PAPER, TEACHER, STUDENT, LOSS = 'white #bbbbbb', '#eeeeee #777777', '#dcebf7 #0072b2', '#fde8db #d55e00'
 """Fill and edge of a box."""
@@ -81,10 +82,10 @@ def draw_method(scene: np.ndarray, person: np.ndarray, masked: np.ndarray, predi
   # The person's hidden patches: the scene's, upside down, since each view has a mask of its own.
   centres = np.int32(masked[PATCH // 2::PATCH, PATCH // 2::PATCH])
   hidden = np.kron(np.abs(centres - GREY).max(axis=2)[::-1] < 9, np.ones((PATCH, PATCH), bool))[..., None]
-  views = person, np.where(hidden, np.uint8(GREY), person), scene, masked, predicted
+  views = person, np.where(hidden, GREY, person), scene, masked, predicted
   figure = Figure(figsize=(INCHES, 1.32 * INCHES))
   axes = figure.add_axes((0, 0, 1, 1))
-  style = {'ha': 'center', 'size': 12, 'linespacing': 1.5}
+  style: dict[str, Any] = {'ha': 'center', 'size': 12, 'linespacing': 1.5}
   for x, y, width, height, colours, text in BOXES:
     fill, edge = colours.split()
     rounded = 'round,pad=0,rounding_size=1.5'

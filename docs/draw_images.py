@@ -16,29 +16,27 @@ import numpy as np
 from PIL import Image
 
 OUT = Path(__file__).parent / 'images'
-INCHES, DOTS = 6.6, 150
-"""Width of an image, and pixels an inch: text of 12 points can be read on a phone."""
-SIDE, GAP, PATCH = 192, 8, 32
-"""Pixels of a tile, between tiles, and of a patch, in the sheets that `look` draws."""
-GREY = np.array((124, 116, 104), np.uint8)
-"""A hidden patch: the mean that pixels are normalised by."""
+INCHES, DOTS = 6.6, 150  # an inch: text of 12 points can be read on a phone
+SIDE, GAP, PATCH = 192, 8, 32  # pixels of a tile, between tiles, and of a patch, in the sheets that `look` draws
+GREY = np.array((124, 116, 104), np.uint8)  # a hidden patch: the mean that pixels are normalised by
+# Fill and edge of a box.
 PAPER, TEACHER, STUDENT, LOSS = 'white #bbbbbb', '#eeeeee #777777', '#dcebf7 #0072b2', '#fde8db #d55e00'
-"""Fill and edge of a box."""
 CAPTION = '“a dark picture\nof a lake,\na neutral face,\nevoking\ncontentment”'
 # x, y, width, height, colours, text. The page is 100 wide and 132 high; y points down.
-BOXES = [
+BOXES: list[tuple[float, float, float, float, str, str]] = [
     (77, 5, 20, 20, PAPER, ''), (53, 29, 45, 27, PAPER, ''), (55, 33, 18, 13, TEACHER, 'image\ntower'),
     (78, 33, 18, 13, TEACHER, 'text\ntower'), (3, 58, 45, 10, STUDENT, 'ViT encoder, one call for both'),
     (3, 77, 20, 9, STUDENT, 'decoder'), (28, 77, 20, 9, STUDENT, 'fusion'), (3, 116, 20, 13, LOSS, 'L3\nhidden pixels'),
     (28, 91, 69, 38, LOSS, 'L2   similarity\n1 − cos(γ, Ω)\n\nL1   contrast, over all captions of the batch\n'
      '1 − cos(row of γΛᵀ, row of ΩΛᵀ)')
 ]  # yapf: disable
-ARROWS = [
-    ('', (13, 25), (13, 32)), ('', (38, 25), (38, 32)), ('', (13, 52), (13, 58)), ('', (38, 52), (38, 58)),
-    ('', (48, 15), (64, 15), (64, 33)), ('', (87, 25), (87, 33)), ('scene tokens', (13, 68), (13, 77)),
-    ('β', (33, 68), (33, 77)), ('α', (43, 68), (43, 77)), ('', (13, 86), (13, 91)), ('', (13, 111), (13, 116)),
-    ('γ', (38, 86), (38, 91)), ('Ω', (64, 46), (64, 91)), ('Λ', (87, 46), (87, 91))
+ARROWS: list[tuple[str, list[tuple[float, float]]]] = [
+    ('', [(13, 25), (13, 32)]), ('', [(38, 25), (38, 32)]), ('', [(13, 52), (13, 58)]), ('', [(38, 52), (38, 58)]),
+    ('', [(48, 15), (64, 15), (64, 33)]), ('', [(87, 25), (87, 33)]), ('scene tokens', [(13, 68), (13, 77)]),
+    ('β', [(33, 68), (33, 77)]), ('α', [(43, 68), (43, 77)]), ('', [(13, 86), (13, 91)]), ('', [(13, 111), (13, 116)]),
+    ('γ', [(38, 86), (38, 91)]), ('Ω', [(64, 46), (64, 91)]), ('Λ', [(87, 46), (87, 91)])
 ]  # yapf: disable
+ROUNDED = 'round,pad=0,rounding_size=1.5'
 HEAD = {'arrowstyle': '-|>', 'color': '#444444', 'shrinkA': 0, 'shrinkB': 0, 'mutation_scale': 14}
 
 
@@ -54,11 +52,6 @@ def read_tiles(path: Path) -> list[list[np.ndarray]]:
     inner = [Image.fromarray(sheet[top:bottom, left + 2:left + SIDE - 2]) for left in lefts]
     rows.append([np.asarray(tile.resize((SIDE, SIDE))) for tile in inner])
   return rows
-
-
-def shrink(name: str) -> None:
-  """Reduces a PNG to 256 colours, a third of the size."""
-  Image.open(OUT / name).convert('RGB').quantize(256).save(OUT / name, optimize=True)
 
 
 def draw_grid(name: str, rows: Sequence[Sequence[np.ndarray]], above: Sequence[str], before: Sequence[str]) -> None:
@@ -88,10 +81,9 @@ def draw_method(scene: np.ndarray, person: np.ndarray, masked: np.ndarray, predi
   style: dict[str, Any] = {'ha': 'center', 'size': 12, 'linespacing': 1.5}
   for x, y, width, height, colours, text in BOXES:
     fill, edge = colours.split()
-    rounded = 'round,pad=0,rounding_size=1.5'
-    axes.add_patch(FancyBboxPatch((x, y), width, height, rounded, facecolor=fill, edgecolor=edge, linewidth=1.4))
+    axes.add_patch(FancyBboxPatch((x, y), width, height, ROUNDED, facecolor=fill, edgecolor=edge, linewidth=1.4))
     axes.text(x + width / 2, y + height / 2, text, va='center', **style)
-  for name, *points in ARROWS:
+  for name, points in ARROWS:
     axes.plot(*zip(*points), color='#444444', linewidth=1.4, zorder=1)
     axes.annotate('', points[-1], points[-2], arrowprops=HEAD)
     axes.text(points[-1][0] + 1.5, (points[-1][1] + points[-2][1]) / 2, name, size=12, va='center')
@@ -103,7 +95,8 @@ def draw_method(scene: np.ndarray, person: np.ndarray, masked: np.ndarray, predi
   axes.set(xlim=(0, 100), ylim=(132, 0))
   axes.axis('off')
   figure.savefig(OUT / 'method.png', dpi=DOTS)
-  shrink('method.png')
+  # 256 colours make a third of the size.
+  Image.open(OUT / 'method.png').convert('RGB').quantize(256).save(OUT / 'method.png', optimize=True)
 
 
 def draw_report(page: Path) -> None:
@@ -115,7 +108,6 @@ def draw_report(page: Path) -> None:
   size = ['--hide-scrollbars', '--window-size=700,805', '--force-device-scale-factor=1.5']
   command = [chromium, '--headless', '--no-sandbox', *size, f'--screenshot={OUT / "report.png"}']
   subprocess.run([*command, page.resolve().as_uri()], check=True, stderr=subprocess.DEVNULL)
-  shrink('report.png')
 
 
 def main() -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 import sys
 import tomllib
 
+from uniemox_jax.train.config import CONFIGS
+from uniemox_jax.train.schema import describe
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -31,7 +34,19 @@ def layers() -> str:
       '\n'.join([f'`{contract["name"]}`:', '', '```', *contract['layers'], '```']) for contract in contracts)
 
 
-PAGES: dict[str, dict[str, Callable[[], str]]] = {'CONTRIBUTING.md': {'layout': layout, 'layers': layers}}
+def config_keys() -> str:
+  """Every key of every verb's config: name, default, values and meaning. Keys that several verbs share stand once."""
+  parts = []
+  for verb, kind in CONFIGS.items():
+    rows = [f'## {verb}', '', '| key | default | values | meaning |', '|---|---|---|---|']
+    rows += [f'| `{name}` | `{default}` | {values} | {meaning} |' for name, default, values, meaning in describe(kind)]
+    parts.append('\n'.join(rows))
+  return '\n\n'.join(parts)
+
+
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    'CONTRIBUTING.md': {'layout': layout, 'layers': layers}, 'docs/config.md': {'keys': config_keys}
+}
 """The generated parts of each page, by name."""
 
 

@@ -23,7 +23,7 @@ class Work(NamedTuple):
   flops: int = 0
   values: int = 0
 
-  def __add__(self, other: 'Work') -> 'Work':
+  def __add__(self, other: 'Work') -> 'Work':  # type: ignore[override]  # a sum, not a longer tuple
     return Work(self.flops + other.flops, self.values + other.values)
 
   def times(self, count: int) -> 'Work':

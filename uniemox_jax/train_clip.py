@@ -22,10 +22,9 @@ from uniemox_jax.teacher.frozen_clip import Clip, clip_normalise, load_clip, sav
 from uniemox_jax.teacher.split_captions import split_captions
 from uniemox_jax.train import loop, optimizer
 from uniemox_jax.train.config import CLIP_KEYS, check_keys, check_positive, compute_dtype
+from uniemox_jax.train.run_folder import TEACHER_FOLDER
 from uniemox_jax.train.state import builder, graphdef_of, initial_params
 from uniemox_jax.train.steps import make_clip_step
-
-TEACHER_FOLDER = 'teacher'
 
 
 def clip_config(config: ConfigDict) -> CLIPConfig:

@@ -11,18 +11,17 @@ import io
 import json
 import os
 import pathlib
-import textwrap
 
 from absl import flags, logging
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from data_pipelines import command
 from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import crops
 from data_pipelines.records import caption_text, manifest, reader, targets
+from data_pipelines.sheet_text import load_font, text_height, wrap_text
 
 LEGEND = (
     'Left: the stored image, never flipped, with all its person boxes (green; yellow for a score below '
@@ -32,8 +31,7 @@ COLUMNS = 2
 _GAP = 8
 _PAPER, _INK = 'white', 'black'
 _BOX, _UNSURE, _NO_PERSON = 'lime', 'yellow', 'red'
-# matplotlib's own copy: the same on every machine, and monospaced, so that lines can be wrapped by counting.
-_FONT = ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSansMono.ttf'), 12)
+_FONT = load_font(12)
 
 
 def preview(
@@ -111,11 +109,12 @@ def contact_sheet(tiles: Sequence[tuple[list[Image.Image], str]], title: str) ->
   size = tiles[0][0][0].width
   inner = 3 * size + 2 * _GAP
   width, columns = inner + 3 * _GAP, min(COLUMNS, len(tiles))
-  title = _wrapped(title, columns * width - 3 * _GAP)
-  texts = [_wrapped(text, inner) for _, text in tiles]
-  tops = [_height(title) + 3 * _GAP]
+  title = wrap_text(title, columns * width - 3 * _GAP, _FONT)
+  texts = [wrap_text(text, inner, _FONT) for _, text in tiles]
+  tops = [text_height(title, _FONT) + 3 * _GAP]
   for start in range(0, len(tiles), columns):
-    tops.append(tops[-1] + size + _GAP + max(map(_height, texts[start:start + columns])) + 3 * _GAP)
+    tallest = max(text_height(text, _FONT) for text in texts[start:start + columns])
+    tops.append(tops[-1] + size + _GAP + tallest + 3 * _GAP)
   sheet = Image.new('RGB', (columns * width - _GAP, tops[-1]), _PAPER)
   pen = ImageDraw.Draw(sheet)
   pen.multiline_text((_GAP, _GAP), title, _INK, _FONT)
@@ -125,16 +124,6 @@ def contact_sheet(tiles: Sequence[tuple[list[Image.Image], str]], title: str) ->
       sheet.paste(image, (left + place * (size + _GAP), top))
     pen.multiline_text((left, top + size + _GAP // 2), texts[index], _INK, _FONT)
   return sheet
-
-
-def _wrapped(text: str, width: int) -> str:
-  """The text with every line broken where it would pass `width` pixels."""
-  letters = int(width / _FONT.getlength('m'))
-  return '\n'.join(part for line in text.splitlines() for part in textwrap.wrap(line, letters))
-
-
-def _height(text: str) -> int:
-  return int(ImageDraw.Draw(Image.new('L', (1, 1))).multiline_textbbox((0, 0), text, _FONT)[3])
 
 
 def _write(out: pathlib.Path, sheet: Image.Image) -> None:

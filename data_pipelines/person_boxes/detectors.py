@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from data_pipelines.errors import UserError
+from data_pipelines.errors import UserError, first_line
 
 RECOMMENDED = 'ustc-community/dfine-large-coco'
 """D-FINE-L (Peng et al., ICLR 2025), trained on COCO alone: Apache-2.0, 126 MB of safetensors."""
@@ -63,8 +63,8 @@ class Transformer:
     except Exception as error:  # The hub, safetensors and the models have errors of many kinds.
       raise UserError(
           f'--detector={name} does not load as a transformers object-detection model with safetensors weights: give a '
-          f'folder, or a hub id such as {RECOMMENDED} ({_first_line(error)})') from error
-    if loaded['missing_keys']:  # transformers draws them at random and only warns.
+          f'folder, or a hub id such as {RECOMMENDED} ({first_line(error)})') from error
+    if loaded['missing_keys']:  # transformers draws them at random, and only warns.
       raise UserError(
           f'--detector={name} lacks {len(loaded["missing_keys"])} weights, {min(loaded["missing_keys"])} first: fetch '
           'it again, or choose another model')
@@ -128,7 +128,7 @@ class Yolox:
     try:
       self._session = onnxruntime.InferenceSession(path, providers=providers)
     except Exception as error:  # onnxruntime's errors share no other base.
-      raise UserError(f'--detector={path} does not load as an ONNX file: {_first_line(error)}') from error
+      raise UserError(f'--detector={path} does not load as an ONNX file: {first_line(error)}') from error
     self._path = path
     self._input = self._session.get_inputs()[0].name
     taken, given = (ends[0].shape for ends in (self._session.get_inputs(), self._session.get_outputs()))
@@ -216,7 +216,3 @@ class Hog:
     corners_Nx2 = windows_Nx4[:, :2] + windows_Nx4[:, 2:] * self._INNER[:2]
     scores_N = 1 / (1 + np.exp(-np.reshape(margins, -1).astype(np.float64)))
     return np.column_stack([np.hstack([corners_Nx2, corners_Nx2 + sides_Nx2]) / scale, scores_N])
-
-
-def _first_line(error: Exception) -> str:
-  return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,7 +1,7 @@
 """Evaluation views of a user's images and videos: read ahead by threads, in order, a bounded number at a time."""
 
 import collections
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from concurrent import futures
 import dataclasses
 import itertools
@@ -40,7 +40,7 @@ def printable(path: str) -> str:
 
 def views(
     paths: Sequence[str], size: int, *, ahead: int, per_second: float = 1.0, done: Collection[str] = (),
-    finder: PersonFinder | None = None) -> Iterator[ImageView]:
+    finder: PersonFinder | None = None) -> Generator[ImageView]:
   """One view an image, and `per_second` a second of video, in the order of the paths.
 
   A file that cannot be read becomes a view without pixels.

@@ -27,6 +27,7 @@ from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.run_log import RunLog
 from uniemox_jax.train import loop, optimizer
 from uniemox_jax.train.config import FINETUNE_KEYS, check_keys, check_positive, compute_dtype, ema_decay, streams_of
+from uniemox_jax.train.data_splits import open_splits
 from uniemox_jax.train.flops import finetune_work
 from uniemox_jax.train.initial_weights import initial_weights
 from uniemox_jax.train.state import TrainState, abstract_model, abstract_params, builder, graphdef_of
@@ -76,19 +77,6 @@ def _batches(config: ConfigDict, split: reader.Split, tasks: Sequence[Task],
     yield {name: batch[name] for name in (*pictures, 'example_id', *fields)}
 
 
-def _open_splits(config: ConfigDict) -> tuple[reader.Split, reader.Split, reader.Split]:
-  """Train, or the share of it that `fraction` asks for, val and test.
-
-  Raises:
-    UserError: no such records, or no such share.
-  """
-  train, val, test = (reader.open_split(config.data_dir, config.dataset, name) for name in ('train', 'val', 'test'))
-  if config.fraction != 1:
-    train = train.fraction(config.fraction, config.seed)
-    print(f'few-shot: {train.num_examples} pictures of {train.name}', flush=True)
-  return train, val, test
-
-
 def _choose_tasks(config: ConfigDict, train: reader.Split) -> tuple[Task, ...]:
   """The tasks of the run; says how many training pictures lack a target and so stay out of that task's loss.
 
@@ -136,7 +124,7 @@ def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -
   averaging = ema_decay(config)
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
-  train_split, val_split, test_split = _open_splits(config)
+  train_split, val_split, test_split = open_splits(config)
   if 'person' in STREAMS[streams_of(config)] and not tell_persons(train_split, 'train'):
     raise UserError(
         'config.streams asks for persons, and no training record has one: find them '

@@ -25,22 +25,20 @@ from uniemox_jax.runtime.distributed import is_primary
 from uniemox_jax.runtime.files import write_json
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import PROBE_KEYS, check_keys, check_positive, compute_dtype, config_hash, keep_config
+from uniemox_jax.train.data_splits import open_splits
 
 PROTOCOLS = ('linear', 'knn')
 FEATURES = 'features'
 """Folder of the cached features in the workdir, unless the config names another."""
 
 
-def _open_splits(config: ConfigDict) -> dict[str, reader.Split]:
-  """Train, or the share of it that `fraction` asks for, val and test.
+def _labelled_splits(config: ConfigDict) -> dict[str, reader.Split]:
+  """Train, val and test.
 
   Raises:
     UserError: no such records, or none with a single label.
   """
-  splits = {name: reader.open_split(config.data_dir, config.dataset, name) for name in ('train', 'val', 'test')}
-  if config.fraction != 1:
-    splits['train'] = splits['train'].fraction(config.fraction, config.seed)
-    print(f"few-shot: {splits['train'].num_examples} pictures of {splits['train'].name}", flush=True)
+  splits = dict(zip(('train', 'val', 'test'), open_splits(config)))
   for name, split in splits.items():
     if all(annotation.label < 0 for annotation in split.annotations()):
       raise UserError(
@@ -84,7 +82,7 @@ def probe(config: ConfigDict, workdir: str) -> dict[str, Any]:
   check_positive(config)
   if config.protocol not in PROTOCOLS:
     raise UserError(f"config key 'protocol' is '{config.protocol}': choose {' or '.join(PROTOCOLS)}")
-  mesh, splits = sharding.make_mesh(**config.mesh), _open_splits(config)
+  mesh, splits = sharding.make_mesh(**config.mesh), _labelled_splits(config)
   frozen = load_frozen(config.init, config.model.to_dict(), dtype=compute_dtype(config), seed=config.seed)
   loop.use_compilation_cache()
   keep_config(config, workdir)

@@ -136,7 +136,7 @@ def test_save_is_whole_or_not_at_all(clip, tmp_path, monkeypatch):
   def fail(*_):
     raise OSError('disk full')
 
-  monkeypatch.setattr(frozen_clip.files, 'write_safetensors', fail)
+  monkeypatch.setattr(frozen_clip.weight_files, 'write_safetensors', fail)
   for folder in (target, tmp_path / 'new'):
     with pytest.raises(OSError, match='disk full'):
       frozen_clip.save_clip(folder, clip.config, clip.params)

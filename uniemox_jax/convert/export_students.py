@@ -1,9 +1,10 @@
 """Our students -> folders of other libraries: timm, transformers' ViTMAE, and the `.pth` of MAE and the original.
 
-The tables of names are those of the import. Parts that a form cannot hold are left behind, and named.
+The tables of names are those of the import. Parts that a form cannot hold are left behind; each `write_*` returns lines
+for the user that name them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,14 +68,10 @@ def write_timm(folder: Path, student: ExportedStudent) -> list[str]:
   A classifier gives our logits. Of other students the encoder is written: `forward_features` gives our tokens,
   `forward` their mean over patches. (A state dict with `mask_token` would be taken for DINOv2.)
 
-  Returns:
-    Lines for the user.
-
   Raises:
     UserError: a variant that timm does not have.
   """
-  if student.variant not in TIMM_VARIANTS:
-    raise _unsupported_variant(student, 'timm')
+  _check_variant(student, 'timm', TIMM_VARIANTS)
   kind = 'classifier' if student.kind == 'classifier' else 'encoder'
   flat, messages = _export(mae_weights.student_rules(kind, student.model), student.params)
   write_safetensors(folder / SAFETENSORS, flat)
@@ -104,23 +101,20 @@ def _timm_config(student: ExportedStudent) -> dict[str, Any]:
 
 
 def write_vit_mae(folder: Path, student: ExportedStudent) -> list[str]:
-  """Writes what transformers' `ViTMAEForPreTraining.from_pretrained` loads; returns lines for the user.
+  """Writes what transformers' `ViTMAEForPreTraining.from_pretrained` loads.
 
   Raises:
     UserError: the student has no decoder, or a variant of the ViT that ViTMAE does not have.
   """
   if not student.reconstructs:
     raise UserError('a ViTMAE has a decoder, and this checkpoint has none: choose --to=timm')
-  _check_variant(student, "transformers' ViTMAE", student.model['norm_eps'])
+  _check_variant(student, "transformers' ViTMAE", [(False, 'gelu', student.model['norm_eps'])])
   flat, messages = _export(vit_mae_weights.RULES, student.params)
-  write_safetensors(folder / SAFETENSORS, {_published_name(name): array for name, array in flat.items()})
+  # The names in facebook/vit-mae-*, which transformers 4 reads too; the inverse is `vit_mae_weights.canonical`.
+  ours, published = 'decoder.decoder_encoder.layer.', 'decoder.decoder_layers.'
+  write_safetensors(folder / SAFETENSORS, {name.replace(ours, published): array for name, array in flat.items()})
   write_json(str(folder / 'config.json'), vit_mae_weights.hub_config(student.model, norm_pix=student.norm_pix))
   return messages
-
-
-def _published_name(name: str) -> str:
-  """As in facebook/vit-mae-*, which transformers 4 reads as well; the inverse is `vit_mae_weights.canonical`."""
-  return name.replace('decoder.decoder_encoder.layer.', 'decoder.decoder_layers.')
 
 
 def by_folder_names(student: ExportedStudent) -> ExportedStudent:
@@ -138,13 +132,10 @@ def by_folder_names(student: ExportedStudent) -> ExportedStudent:
 def write_mae(folder: Path, student: ExportedStudent) -> list[str]:
   """Writes `checkpoint.pth`, {'model': tensors}, with the fusion under 'att_fusion', as the original's scripts save.
 
-  Returns:
-    Lines for the user.
-
   Raises:
     UserError: torch is missing, or a variant that MAE's code does not have.
   """
-  _check_variant(student, "MAE's code", mae_weights.NORM_EPS)
+  _check_variant(student, "MAE's code", [(False, 'gelu', mae_weights.NORM_EPS)])
   kind = student.kind if student.reconstructs or student.kind == 'classifier' else 'encoder'
   # The paper's figure has the fusion 'prior', the original's code does not.
   fuses = student.reconstructs and 'fusion' in student.params and student.model['fusion'] != 'prior'
@@ -182,15 +173,11 @@ def _export(rules: list[NameRule], params: dict[str, Any]) -> tuple[dict[str, An
   return flat, [f'left behind: {", ".join(left)}'] if left else []
 
 
-def _check_variant(student: ExportedStudent, library: str, epsilon: float) -> None:
-  """Raises UserError for a variant other than MAE's with this epsilon."""
-  if student.variant != (False, 'gelu', epsilon):
-    raise _unsupported_variant(student, library)
-
-
-def _unsupported_variant(student: ExportedStudent, library: str) -> UserError:
+def _check_variant(student: ExportedStudent, library: str, supported: Container[tuple[bool, str, float]]) -> None:
+  """Raises UserError for a variant of the ViT that a library does not have."""
   pre_norm, activation, epsilon = student.variant
-  return UserError(
-      f'{library} has no ViT with LayerNorm epsilon {epsilon:g}, {activation} and '
-      f'{"a" if pre_norm else "no"} LayerNorm before the blocks: choose --to=saved_model, which takes '
-      'any; docs/weights.md says what the other forms have')
+  if student.variant not in supported:
+    raise UserError(
+        f'{library} has no ViT with LayerNorm epsilon {epsilon:g}, {activation} and '
+        f'{"a" if pre_norm else "no"} LayerNorm before the blocks: choose --to=saved_model, which takes '
+        'any; docs/weights.md says what the other forms have')

@@ -43,7 +43,7 @@ class Predictor:
     path: the step folder it came from.
     tasks: what it predicts.
     thresholds: of the task 'labels', from which on a class is chosen, None for never; None as a whole if not known.
-    streams: 'scene', or 'scene+person'.
+    sees_person: whether its views are of scene and person.
     image_size: side S of its views, pixels.
     view_shape: of an example: (S, S, 3), or (2, S, S, 3), scene and person.
     weights_sha256: of all weights and of how they are used.
@@ -64,10 +64,11 @@ class Predictor:
           '--workdir of a fine-tuning run (python -m uniemox_jax.finetune)')
     self.path, self.tasks = checkpoint.path, tasks_of(description)
     self.thresholds = _stored_thresholds(checkpoint, self.tasks)
-    self.streams: str = description['model'].get('streams', 'scene')
+    streams = STREAMS[description['model'].get('streams', 'scene')]
+    self.sees_person = len(streams) > 1
     self.image_size: int = description['model']['image_size']
     view = self.image_size, self.image_size, 3
-    self.view_shape = view if self.streams == 'scene' else (len(STREAMS[self.streams]), *view)
+    self.view_shape = (len(streams), *view) if self.sees_person else view
     statistics = tuple((name, tuple(values)) for name, values in description.get('statistics', {}).items())
     self.weights_sha256 = _digest(checkpoint.params, (description['model'], self.tasks, self.thresholds, statistics))
     self._mesh = sharding.make_mesh()
@@ -122,7 +123,7 @@ def find_batch_size(predictor: Predictor, examples: int) -> int:
   """A good batch for this machine and number of examples: `CPU_BATCH` a device on a CPU, else measured."""
   devices = predictor.devices
   if jax.default_backend() == 'cpu':
-    return min(CPU_BATCH * devices, _multiple(examples, devices))
+    return min(CPU_BATCH * devices, round_up(examples, devices))
   return fastest_batch(functools.partial(seconds_per_batch, predictor), examples, devices)
 
 
@@ -149,12 +150,12 @@ def fastest_batch(seconds: Callable[[int], float], examples: int, devices: int) 
   Raises:
     UserError: a single row a device does not fit.
   """
-  rows = min(_multiple(SMALLEST, devices), _multiple(examples, devices))
+  rows = min(round_up(SMALLEST, devices), round_up(examples, devices))
   while (taken := _unless_out_of_memory(seconds, rows)) is None:
     if rows == devices:
       raise UserError('the model does not fit into the memory of this device: use a larger one, or JAX_PLATFORMS=cpu')
-    rows = _multiple(rows // 2, devices)
-  while 2 * rows <= min(LARGEST * devices, _multiple(examples, devices)):
+    rows = round_up(rows // 2, devices)
+  while 2 * rows <= min(LARGEST * devices, round_up(examples, devices)):
     doubled = _unless_out_of_memory(seconds, 2 * rows)
     if doubled is None or 2 * taken < _MIN_GAIN * doubled:
       break
@@ -171,8 +172,8 @@ def _unless_out_of_memory(seconds: Callable[[int], float], rows: int) -> float |
     raise
 
 
-def _multiple(rows: int, devices: int) -> int:
-  """The next multiple of `devices`, at least one."""
+def round_up(rows: int, devices: int) -> int:
+  """The next positive multiple of `devices`."""
   return max(1, -(-rows // devices)) * devices
 
 

@@ -87,7 +87,7 @@ def predict_images(
   expected = sum(video.expected_frames(path, per_second) if video.is_video(path) else 1 for path in found.paths)
   # The same batches as before a resumption, since the last digits depend on a row's place in its batch.
   batch_size = batch_size or (earlier or {}).get('batch_size') or inference.find_batch_size(predictor, expected)
-  batch_size = -(-batch_size // predictor.devices) * predictor.devices
+  batch_size = inference.round_up(batch_size, predictor.devices)
   made_by |= {'checkpoint': predictor.path, 'batch_size': batch_size}
   with contextlib.closing(PredictionTable(out, file_format, columns, made_by)) as table:
     rows = views(
@@ -102,16 +102,12 @@ def predict_images(
 
 def table_columns(predictor: Predictor) -> list[str]:
   """Names of the table's columns, in order."""
-  return ['path', *predictor.column_names(), *(BOX if _sees_person(predictor) else ()), 'error']
-
-
-def _sees_person(predictor: Predictor) -> bool:
-  return predictor.streams != 'scene'
+  return ['path', *predictor.column_names(), *(BOX if predictor.sees_person else ()), 'error']
 
 
 def _finder(predictor: Predictor, boxes: str | None, detector: str | None) -> PersonFinder | None:
   """The finder of persons for a model that sees them; without boxes and detector it finds none."""
-  if _sees_person(predictor):
+  if predictor.sees_person:
     if not (boxes or detector):
       print(
           'this model sees scene and person, and neither --boxes nor --detector says where persons are: the scene '
@@ -134,7 +130,7 @@ def write_rows(
     following = batch and (batch, _start(predictor, batch, batch_size))
     if started:
       _write(table, predictor, *started)
-      summary.add(started[0][1], _sees_person(predictor))
+      summary.add(started[0][1], predictor.sees_person)
       progress.update(len(started[0][1]))
     started = following
   return summary
@@ -170,7 +166,7 @@ def _write(table: PredictionTable, predictor: Predictor, batch: Batch, outputs: 
     check_finite(outputs_RxW, f'an image from {rows[0].name} to {rows[-1].name}')
     for name, cells in predictor.columns(outputs_RxW).items():
       columns[name] = [None if row.pixels is None else cell for row, cell in zip(rows, cells)]
-  if _sees_person(predictor):
+  if predictor.sees_person:
     boxes = [row.person.box if row.person else (None,) * len(BOX) for row in rows]
     columns |= dict(zip(BOX, zip(*boxes), strict=True))
   table.write({'path': [row.name for row in rows], **columns, 'error': [row.error or None for row in rows]})

@@ -21,6 +21,8 @@ from data_pipelines.person_boxes import detection, detectors
 from data_pipelines.progress_file import Journal
 from data_pipelines.records import manifest
 
+flags.disclaim_key_flags()  # `--help` shows flags that are defined here as the verb's own
+
 FILE_NAME = 'person_boxes.csv'
 COLUMNS = ('image', 'xmin', 'ymin', 'xmax', 'ymax', 'score')
 MIN_SCORE = 0.5

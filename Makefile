@@ -36,7 +36,7 @@ test-timm: $(TIMM_STAMP) ## weights to and from timm itself, in an environment o
 test-colab: $(COLAB_STAMP) ## the core tests with Google Colab's versions of jax, flax and Orbax
 	JAX_PLATFORMS=cpu $(COLAB)/bin/python -m pytest $(COLAB_TESTS)
 
-CODE := uniemox_jax data_pipelines configs benchmarks tests
+CODE := uniemox_jax data_pipelines configs benchmarks docs tests
 
 lint: $(DEV_STAMP) ## style: formatter and linter
 	$(BIN)/yapf --diff --recursive --parallel $(CODE)

@@ -7,14 +7,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from benchmarks import step_profile
+from benchmarks import step_profile, step_sizes
 from uniemox_jax.models.clip import ImageTower
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.runtime import sharding
-from uniemox_jax.train import optimizer
-from uniemox_jax.train.config import compute_dtype
 from uniemox_jax.train.loop import jit_step
-from uniemox_jax.train.setup import clip_of_shape, make_teacher, model_arguments, step_options
+from uniemox_jax.train.optimizer import make_optimizer
+from uniemox_jax.train.setup import clip_of_shape, make_teacher, model_arguments
 from uniemox_jax.train.state import builder, create_state, graphdef_of, initial_params, state_template
 from uniemox_jax.train.steps import make_pretrain_step
 
@@ -32,13 +31,14 @@ class OurStep:
 
   version = f'jax {jax.__version__}'
 
-  def __init__(self, config: ConfigDict, batch: dict[str, np.ndarray]):
+  def __init__(self, given: ConfigDict, batch: dict[str, np.ndarray]):
+    config = step_sizes.checked(given)
     self.device, self.dtype = jax.devices()[0].device_kind, config.dtype
     self.mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
-    dtype = compute_dtype(config)
-    build = builder(UniEmoX, dtype=dtype, **model_arguments(config))
-    schedule, tx = optimizer.from_config(config, SCHEDULE_STEPS, SCHEDULE_STEPS)
-    clip = clip_of_shape(config)
+    dtype = jnp.dtype(config.dtype)
+    build = builder(UniEmoX, dtype=dtype, **model_arguments(config.model, config.loss))
+    optimizer = make_optimizer(config, SCHEDULE_STEPS, SCHEDULE_STEPS)
+    clip = clip_of_shape(config.teacher_shape)
     teacher, _ = make_teacher(clip, config.model.decoder_width, dtype)
     vision = initial_params(
         lambda rngs: ImageTower(clip.config, remat='none', scan=False, dtype=dtype, rngs=rngs), config.seed)
@@ -48,13 +48,13 @@ class OurStep:
         'scene': batch['scene'], 'person': batch['person'],
         'text': text_BxE / np.linalg.norm(text_BxE, axis=1, keepdims=True)
     }
-    template = state_template(build, tx, self.mesh)
-    self.state = create_state(template, build, tx, config.seed)
+    template = state_template(build, optimizer.tx, self.mesh)
+    self.state = create_state(template, build, optimizer.tx, config.seed)
     self.frozen = sharding.replicate({'vision': vision, 'logit_scale': jnp.float32(clip.config.logit_scale_init)},
                                      self.mesh)
     self.batch = sharding.global_batch(rows, self.mesh)
     self.key = jax.random.key(config.seed)
-    step = jit_step(make_pretrain_step(graphdef_of(build), teacher, tx, schedule, step_options(config)), template)
+    step = jit_step(make_pretrain_step(graphdef_of(build), teacher, optimizer, config.loss), template)
     with jax.set_mesh(self.mesh):
       self.step = step.lower(self.state, self.frozen, self.batch, self.key).compile()
 

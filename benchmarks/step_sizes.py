@@ -7,6 +7,8 @@ import numpy as np
 
 from configs import demo, pretrain_emoset_vitb16, pretrain_emoset_vitl16
 from uniemox_jax.models.uniemox import UniEmoX
+from uniemox_jax.train.config import PretrainConfig
+from uniemox_jax.train.schema import parse
 from uniemox_jax.train.setup import clip_of_shape, example_work, make_teacher, model_arguments
 from uniemox_jax.train.state import abstract_model, builder
 
@@ -52,11 +54,17 @@ def torch_arguments(config: ConfigDict) -> dict[str, dict[str, Any]]:
   }
 
 
+def checked(config: ConfigDict) -> PretrainConfig:
+  """The pretraining config, without the text tower's shape, which only the benchmark needs."""
+  return parse(PretrainConfig, ConfigDict({name: value for name, value in config.items() if name != 'text_shape'}))
+
+
 def our_flops(config: ConfigDict) -> int:
   """Of one example of our step: `uniemox_jax.train.flops`."""
-  student = abstract_model(builder(UniEmoX, **model_arguments(config)))
-  teacher, _ = make_teacher(clip_of_shape(config), config.model.decoder_width, np.float32)
-  return example_work(config, student, teacher).training.flops
+  ours = checked(config)
+  student = abstract_model(builder(UniEmoX, **model_arguments(ours.model, ours.loss)))
+  teacher, _ = make_teacher(clip_of_shape(ours.teacher_shape), ours.model.decoder_width, np.float32)
+  return example_work(ours, student, teacher).training.flops
 
 
 def original_flops(config: ConfigDict) -> dict[str, int]:

@@ -26,7 +26,7 @@ from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.distributed import is_primary
 from uniemox_jax.runtime.files import exists, read_json, write_json
 from uniemox_jax.train.checkpoint import Checkpoint, load_checkpoint
-from uniemox_jax.train.config import config_hash
+from uniemox_jax.train.kept_config import config_hash
 from uniemox_jax.train.state import builder, graphdef_of
 
 

@@ -5,12 +5,14 @@ python -m uniemox_jax.finetune --config=configs/finetune.py:emo8 --config.init=P
 The best epoch is chosen on val; test is read once, at the end.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+import dataclasses
 from typing import Any
 
 from absl import flags
 from flax import nnx
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
@@ -21,24 +23,26 @@ from data_pipelines.records import reader
 from data_pipelines.records import targets as record_targets
 from uniemox_jax.evaluate import describe, evaluate, evaluate_params, measured_of, tell_persons
 from uniemox_jax.models.classifier import STREAMS, Classifier
-from uniemox_jax.objectives.tasks import DEFAULTS, KINDS, Task, choose, present, score, width
+from uniemox_jax.objectives.tasks import KINDS, Task, choose_tasks, present, score, width
 from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.run_log import RunLog
-from uniemox_jax.train import loop, optimizer
-from uniemox_jax.train.config import FINETUNE_KEYS, check_keys, check_positive, compute_dtype, ema_decay, streams_of
+from uniemox_jax.train import loop
+from uniemox_jax.train.config import FinetuneConfig
 from uniemox_jax.train.flops import finetune_work
 from uniemox_jax.train.initial_weights import initial_weights
-from uniemox_jax.train.state import TrainState, abstract_model, abstract_params, builder, graphdef_of
-from uniemox_jax.train.steps import FinetuneOptions, make_finetune_step
+from uniemox_jax.train.optimizer import make_optimizer
+from uniemox_jax.train.schema import parse, refuse_unused
+from uniemox_jax.train.state import TrainState, abstract_model, abstract_params, builder
+from uniemox_jax.train.steps import make_finetune_step
 
 RANDAUGMENT_STD = 0.5
-"""Of RandAugment's magnitude (method section 3)."""
+"""Of RandAugment's magnitude (docs/method.md, Recipes)."""
 
 
 def _validator(
-    config: ConfigDict, classifier: nnx.GraphDef, split: reader.Split, tasks: Sequence[Task], mesh: Mesh,
-    log: RunLog) -> Callable[[int, TrainState], float]:
+    config: FinetuneConfig, classifier: nnx.GraphDef, split: reader.Split, tasks: Sequence[Task], mesh: Mesh,
+    log: RunLog) -> loop.Evaluate:
   """(step, state) -> the first task's score on val, which chooses the checkpoint that is kept."""
   first = tasks[0]
 
@@ -52,53 +56,60 @@ def _validator(
             f'val_{prefix}{name}': value
             for prefix, measured in by_task.items() for name, value in measured.items() if isinstance(value, float)
         })
-    name = KINDS[first.name].score
+    name, of_first = KINDS[first.name].score, measured_of(metrics, first)
     print(
-        f"finetune {step}/{log.total_steps}  val {name} {measured_of(metrics, first)[name] or 0:.4f}  "
-        f"loss {metrics['loss']:.4f}", flush=True)
-    return score(first, measured_of(metrics, first))
+        f"finetune {step}/{log.total_steps}  val {name} {of_first[name] or 0:.4f}  loss {metrics['loss']:.4f}",
+        flush=True)
+    return score(first, of_first)
 
   return validate
 
 
-def _batches(config: ConfigDict, split: reader.Split, tasks: Sequence[Task],
-             start: int) -> Iterator[dict[str, np.ndarray]]:
+def _step_batches(config: FinetuneConfig, split: reader.Split, tasks: Sequence[Task],
+                  start: int) -> Iterator[dict[str, np.ndarray]]:
   """What the step takes, from step `start` on."""
   magnitude = config.augment.randaugment
-  fields, pictures = [task.name for task in tasks], STREAMS[streams_of(config)]
-  for batch in pipeline.train_batches(split, batch_size=config.batch_size, seed=config.seed,
-                                      image_size=config.model.image_size, start_step=start, mode='finetune',
-                                      crop_area=(config.min_crop_area, 1.0), person='person' in pictures,
-                                      erase=config.augment.erase, randaugment=(magnitude,
-                                                                               RANDAUGMENT_STD) if magnitude else None,
-                                      targets=[name for name in fields if name != 'label'
-                                              ], process_index=jax.process_index(), process_count=jax.process_count()):
-    yield {name: batch[name] for name in (*pictures, 'example_id', *fields)}
+  fields, views = [task.name for task in tasks], STREAMS[config.streams]
+  batches = pipeline.train_batches(
+      split, batch_size=config.batch_size, seed=config.seed, image_size=config.model.image_size, start_step=start,
+      mode='finetune', crop_area=(config.min_crop_area, 1.0), person='person' in views, erase=config.augment.erase,
+      randaugment=(magnitude, RANDAUGMENT_STD) if magnitude else None,
+      targets=[name for name in fields if name != 'label'], process_index=jax.process_index(),
+      process_count=jax.process_count())
+  for batch in batches:
+    yield {name: batch[name] for name in (*views, 'example_id', *fields)}
 
 
-def _open_splits(config: ConfigDict) -> tuple[reader.Split, reader.Split, reader.Split]:
+def _open_splits(config: FinetuneConfig) -> tuple[reader.Split, reader.Split, reader.Split]:
   """Train, or the share of it that `fraction` asks for, val and test.
 
   Raises:
-    UserError: no such records, or no such share.
+    UserError: no such records, no such share, or no persons where the model is to see them.
   """
   train, val, test = (reader.open_split(config.data_dir, config.dataset, name) for name in ('train', 'val', 'test'))
   if config.fraction != 1:
     train = train.fraction(config.fraction, config.seed)
     print(f'few-shot: {train.num_examples} pictures of {train.name}', flush=True)
+  if 'person' in STREAMS[config.streams] and not tell_persons(train, 'train'):
+    raise UserError(
+        'config.streams asks for persons, and no training record has one: find them '
+        '(docs/person_boxes.md) and build the records again, or set --config.streams=scene')
   return train, val, test
 
 
-def _choose_tasks(config: ConfigDict, train: reader.Split) -> tuple[Task, ...]:
-  """The tasks of the run; says how many training pictures lack a target and so stay out of that task's loss.
+def _choose_tasks(config: FinetuneConfig, train: reader.Split, *measured_on: reader.Split) -> tuple[Task, ...]:
+  """The tasks of the run. Prints how many training images lack a target, and so stay out of that task's loss.
 
   Raises:
-    UserError: see `tasks.choose`; or the CCC loss, which is of a whole batch, with accumulation.
+    UserError: see `choose_tasks`; a key that only other tasks read; the CCC loss, which is of a whole batch, with
+      accumulation; or a task that cannot be measured on one of the splits.
   """
   found = record_targets.read(train)
   columns = {name: record_targets.columns(train, name) for name in KINDS}
-  options = DEFAULTS | (config.task_loss.to_dict() if 'task_loss' in config else {})
-  tasks = choose(config.get('tasks', 'label'), columns, found, options)
+  tasks = choose_tasks(config.tasks, columns, found, dataclasses.asdict(config.task_loss))
+  for name in KINDS.keys() - {task.name for task in tasks}:
+    reason = f"no task of this run is '{name}'"
+    refuse_unused(config, (f'task_loss.{name}', *(f'task_loss.{key}' for key in KINDS[name].options)), reason)
   for task in tasks:
     missing = int((~present(task.name, found[task.name]).any(axis=-1)).sum())
     if missing:
@@ -109,64 +120,54 @@ def _choose_tasks(config: ConfigDict, train: reader.Split) -> tuple[Task, ...]:
       raise UserError(
           f'the loss ccc is of a whole batch, and accum_steps is {config.accum_steps}: set '
           '--config.accum_steps=1, or --config.task_loss.vad_form=l2')
-  return tasks
-
-
-def _check_measurable(tasks: Sequence[Task], *splits: reader.Split) -> None:
-  """Raises UserError, before anything is trained, where a task cannot be measured on a split."""
-  for split in splits:
-    found = record_targets.read(split)
-    for task in tasks:
-      if not present(task.name, found[task.name]).any():
+    for split in measured_on:
+      if not present(task.name, record_targets.read(split)[task.name]).any():
         raise UserError(
             f"no example of split '{split.name}' has a {task.name}, which task '{task.name}' is measured "
             'by: leave it out of --config.tasks, or build the records again')
+  return tasks
 
 
-def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -> dict[str, Any]:
-  """Fine-tunes, or resumes, the run in `workdir`, then evaluates its best checkpoint on test.
+def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None) -> dict[str, Any]:
+  """Fine-tunes, or resumes, the run in `workdir`, then evaluates its best checkpoint on test (docs/commands.md).
 
   Leaves checkpoints/, metrics.jsonl, tensorboard/, config.json, inputs.json and result.json, whose content it returns.
+
+  Args:
+    given: the config (docs/config.md).
+    workdir: the run's folder, on a disk or in a bucket.
+    profile: steps to trace.
 
   Raises:
     UserError: a mistake in the config, the data or the checkpoint to start from.
   """
-  check_keys(config, FINETUNE_KEYS)
-  check_positive(config, 'accum_steps', 'eval_every_epochs')
-  averaging = ema_decay(config)
-  mesh = sharding.make_mesh(**config.mesh)
+  config = parse(FinetuneConfig, given)
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
   train_split, val_split, test_split = _open_splits(config)
-  if 'person' in STREAMS[streams_of(config)] and not tell_persons(train_split, 'train'):
-    raise UserError(
-        'config.streams asks for persons, and no training record has one: find them '
-        '(docs/person_boxes.md) and build the records again, or set --config.streams=scene')
   steps_per_epoch = pipeline.steps_per_epoch(train_split, config.batch_size)
   total_steps = config.epochs * steps_per_epoch
-  tasks = _choose_tasks(config, train_split)
-  _check_measurable(tasks, val_split, test_split)
-  arguments = config.model.to_dict() | {'classes': width(tasks), 'streams': streams_of(config)}
-  build = builder(Classifier, dtype=compute_dtype(config), **arguments)
-  classifier = graphdef_of(build)
+  optimizer = make_optimizer(config, total_steps, steps_per_epoch)
+  tasks = _choose_tasks(config, train_split, val_split, test_split)
+  arguments = dataclasses.asdict(config.model) | {'classes': width(tasks), 'streams': config.streams}
+  build = builder(Classifier, dtype=jnp.dtype(config.dtype), **arguments)
+  classifier = abstract_model(build)
+  graphdef = nnx.graphdef(classifier)
   loaded = initial_weights(config.init, abstract_params(build), arguments, classifier=True)
 
-  schedule, tx = optimizer.from_config(config, total_steps, steps_per_epoch, config.optimizer.layer_decay)
   description = {
       'kind': 'classifier', 'model': arguments, 'dataset': config.dataset, 'labels': list(train_split.labels),
       'tasks': [task.to_json() for task in tasks]
   }
   run = loop.open_run(
-      config, workdir, name='finetune', build=build, tx=tx, mesh=mesh, total_steps=total_steps, description=description,
-      inputs={'data_dir': train_split.contents}, loaded=loaded,
-      flops_per_example=finetune_work(abstract_model(build)).training.flops, profile=profile)
-  options = FinetuneOptions(
-      **config.regularisation, accum_steps=config.accum_steps, max_gradient_norm=config.max_gradient_norm,
-      ema_decay=averaging)
+      config, workdir, name='finetune', build=build, optimizer=optimizer, mesh=mesh, total_steps=total_steps,
+      description=description, inputs={'data_dir': train_split.contents}, loaded=loaded,
+      flops_per_example=finetune_work(classifier).training.flops, profile=profile)
   loop.train(
-      run, make_finetune_step(classifier, tx, schedule, options,
-                              tasks), _batches(config, train_split, tasks, run.start), seed=config.seed,
+      run, make_finetune_step(graphdef, optimizer, config.regularisation, tasks),
+      _step_batches(config, train_split, tasks, run.start), seed=config.seed,
       every=loop.Every(config.log_every, 0, config.eval_every_epochs * steps_per_epoch),
-      evaluate=_validator(config, classifier, val_split, tasks, mesh, run.log))
+      evaluate=_validator(config, graphdef, val_split, tasks, mesh, run.log))
   run.close()
   result = evaluate(workdir)
   print(describe(result), flush=True)

@@ -1,13 +1,14 @@
 """Pretrains UniEmoX: python -m uniemox_jax.pretrain --config=configs/... --workdir=DIR. Run again, it resumes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import io
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 from flax import nnx
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
@@ -19,40 +20,63 @@ from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.distributed import is_primary
 from uniemox_jax.runtime.files import write_bytes
+from uniemox_jax.teacher.caption_embeddings import embedded_captions
 from uniemox_jax.teacher.frozen_clip import load_clip
-from uniemox_jax.teacher.split_captions import embedded_captions
-from uniemox_jax.train import loop, optimizer, setup
-from uniemox_jax.train.config import PRETRAIN_KEYS, check_keys, check_positive, compute_dtype
+from uniemox_jax.train import loop
+from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.initial_weights import initial_weights
+from uniemox_jax.train.optimizer import make_optimizer
 from uniemox_jax.train.reconstructions import reconstruction_triplets
-from uniemox_jax.train.setup import example_work, make_teacher, model_arguments, place_teacher, step_options
+from uniemox_jax.train.schema import parse
+from uniemox_jax.train.setup import example_work, make_teacher, model_arguments, teacher_shardings
 from uniemox_jax.train.state import TrainState, abstract_model, abstract_params, builder
 from uniemox_jax.train.steps import Teacher, make_pretrain_step
 
 SHOWN_EXAMPLES = 8
 
 
-def _with_texts(batches: Iterator[dict[str, np.ndarray]], text_NxE: np.ndarray | None,
-                scene_twice: bool) -> Iterator[dict[str, np.ndarray]]:
-  """What the device needs of each batch: each example's caption embedding, and the scene as person view if asked."""
+class _Teaching(NamedTuple):
+  """What the losses need of the teacher: nothing where their weights are 0.
+
+  digests: of the teacher's files, by config key. text_NxE: each record's caption embedding.
+  """
+
+  teacher: Teacher | None
+  frozen: Any
+  text_NxE: np.ndarray | None
+  digests: dict[str, str | None]
+
+
+def _load_teacher(config: PretrainConfig, split: reader.Split, dtype: Any) -> _Teaching:
+  if not config.teaches:
+    return _Teaching(None, (), None, {})
+  clip = load_clip(config.teacher)
+  teacher, frozen = make_teacher(clip, config.model.decoder_width, dtype, config.teacher_statistics)
+  text_NxE = None
+  if config.loss.contrastive:
+    text_NxE = embedded_captions(clip, split, config.emotion_in_caption, config.data_dir)
+  return _Teaching(teacher, frozen, text_NxE, {'teacher': clip.digest})
+
+
+def _step_batches(batches: Iterator[dict[str, np.ndarray]], text_NxE: np.ndarray | None,
+                  scene_twice: bool) -> Iterator[dict[str, np.ndarray]]:
+  """What the step takes of each batch: its views, with the scene as person view if asked, and caption embeddings."""
   for batch in batches:
-    kept = {name: batch[name] for name in ('scene', 'person', 'example_id') if name in batch}
+    kept: dict[str, np.ndarray] = {name: batch[name] for name in ('scene', 'person', 'example_id') if name in batch}
     if scene_twice:
       kept['person'] = kept['scene']
-    yield kept if text_NxE is None else kept | {'text': text_NxE[batch['position']]}
+    if text_NxE is not None:
+      kept['text'] = text_NxE[batch['position']]
+    yield kept
 
 
-def _reconstruction_viewer(config: ConfigDict, student: nnx.GraphDef, split: Any, workdir: str,
-                           run: loop.Run) -> Callable[[int, TrainState], None] | None:
-  """Draws triplets of the split's first pictures while training; None where nothing is reconstructed."""
-  if not config.loss.reconstruction:
-    return None
-  first = next(iter(pipeline.eval_batches(split, batch_size=SHOWN_EXAMPLES, image_size=config.model.image_size)))
-  folder = os.path.join(workdir, 'reconstructions')
+def _reconstruction_viewer(
+    student: nnx.GraphDef, scene_BxHxWx3: np.ndarray, norm_pix: bool, folder: str, run: loop.Run) -> loop.Evaluate:
+  """(step, state) -> None: draws triplets of these images into the folder and into TensorBoard."""
 
   def show(step: int, state: TrainState) -> None:
     params = sharding.replicate(state.params, run.mesh)
-    sheet = reconstruction_triplets(student, params, first['image'], config.loss.norm_pix)
+    sheet = reconstruction_triplets(student, params, scene_BxHxWx3, norm_pix)
     run.log.image(step, 'reconstruction', sheet)
     if is_primary():
       png = io.BytesIO()
@@ -62,59 +86,53 @@ def _reconstruction_viewer(config: ConfigDict, student: nnx.GraphDef, split: Any
   return show
 
 
-def _teach(config: ConfigDict, split: Any, dtype: Any) -> tuple[Teacher | None, Any, np.ndarray | None, dict[str, str]]:
-  """The teacher, its frozen parameters and the caption embeddings, as far as the loss weights need them; and the
-  digest of its files, by config key."""
-  if not (config.loss.contrastive or config.loss.similarity):
-    return None, (), None, {}
-  clip = load_clip(config.teacher)
-  teacher, frozen = make_teacher(
-      clip, config.model.decoder_width, dtype, setup.choose(config, 'teacher_statistics', setup.TEACHER_STATISTICS))
-  digest = {'teacher': clip.digest}
-  if not config.loss.contrastive:
-    return teacher, frozen, None, digest
-  return teacher, frozen, embedded_captions(clip, split, config.emotion_in_caption, config.data_dir), digest
-
-
-def pretrain(config: ConfigDict, workdir: str, profile: Profile | None = None) -> None:
-  """Pretrains, or resumes, the run in `workdir` (design, "Commands").
+def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) -> None:
+  """Pretrains, or resumes, the run in `workdir` (docs/commands.md).
 
   Leaves checkpoints/, metrics.jsonl, tensorboard/, reconstructions/, config.json and inputs.json.
+
+  Args:
+    given: the config (docs/config.md).
+    workdir: the run's folder, on a disk or in a bucket.
+    profile: steps to trace.
 
   Raises:
     UserError: a mistake in the config, the data, the teacher or the checkpoint to start from.
   """
-  check_keys(config, PRETRAIN_KEYS)
-  check_positive(config, 'accum_steps', 'save_every')
-  mesh = sharding.make_mesh(**config.mesh)
+  config = parse(PretrainConfig, given)
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
-  options, dtype, arguments = step_options(config), compute_dtype(config), model_arguments(config)
+  dtype, arguments = jnp.dtype(config.dtype), model_arguments(config.model, config.loss)
   build = builder(UniEmoX, dtype=dtype, **arguments)
+  student = abstract_model(build)
+  graphdef = nnx.graphdef(student)
   split = reader.open_split(config.data_dir, config.dataset, config.split)
   steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
   total_steps = config.epochs * steps_per_epoch
-  teacher, frozen, text_NxE, digest = _teach(config, split, dtype)
+  optimizer = make_optimizer(config, total_steps, steps_per_epoch)
+  teacher, frozen, text_NxE, digests = _load_teacher(config, split, dtype)
   loaded = initial_weights(config.init, abstract_params(build), arguments, classifier=False)
 
-  schedule, tx = optimizer.from_config(config, total_steps, steps_per_epoch)
-  student = abstract_model(build)
   run = loop.open_run(
-      config, workdir, name='pretrain', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
+      config, workdir, name='pretrain', build=build, optimizer=optimizer, mesh=mesh, total_steps=total_steps,
       description={'kind': 'uniemox', 'model': arguments,
-                   'dataset': config.dataset}, inputs={'data_dir': split.contents} | digest, loaded=loaded,
+                   'dataset': config.dataset}, inputs={'data_dir': split.contents} | digests, loaded=loaded,
       flops_per_example=example_work(config, student, teacher).training.flops, profile=profile)
-  crops = setup.choose(config, 'person_view', setup.PERSON_VIEWS) == 'crop'
+  image_size, two_views = config.model.image_size, student.streams == 2
   batches = pipeline.train_batches(
-      split, batch_size=config.batch_size, seed=config.seed, image_size=config.model.image_size, start_step=run.start,
-      mode='pretrain', person=crops and student.streams == 2, crop_area=(config.min_crop_area, 1.0),
+      split, batch_size=config.batch_size, seed=config.seed, image_size=image_size, start_step=run.start,
+      mode='pretrain', person=two_views and config.person_view == 'crop', crop_area=(config.min_crop_area, 1.0),
       person_jitter=config.person_jitter, process_index=jax.process_index(), process_count=jax.process_count())
-  batches = _with_texts(batches, text_NxE, scene_twice=not crops and student.streams == 2)
-  graphdef = nnx.graphdef(student)
+  show = None
+  if config.loss.reconstruction:
+    first = next(iter(pipeline.eval_batches(split, batch_size=SHOWN_EXAMPLES, image_size=image_size)))
+    folder = os.path.join(workdir, 'reconstructions')
+    show = _reconstruction_viewer(graphdef, first['image'], config.loss.norm_pix, folder, run)
   loop.train(
-      run, make_pretrain_step(graphdef, teacher, tx, schedule, options), batches, seed=config.seed,
-      frozen=jax.device_put(frozen, place_teacher(config, frozen, mesh)),
-      every=loop.Every(config.log_every, config.save_every,
-                       config.images_every), evaluate=_reconstruction_viewer(config, graphdef, split, workdir, run))
+      run, make_pretrain_step(graphdef, teacher, optimizer, config.loss),
+      _step_batches(batches, text_NxE, scene_twice=two_views and config.person_view == 'scene'), seed=config.seed,
+      frozen=jax.device_put(frozen, teacher_shardings(frozen, mesh, config.teacher_sharded)),
+      every=loop.Every(config.log_every, config.save_every, config.images_every), evaluate=show)
   run.close()
 
 

@@ -5,11 +5,13 @@ python -m uniemox_jax.probe --config=configs/probe.py:emo8 --config.init=PATH --
 What the protocol leaves open is chosen on val; test is read once, at the end.
 """
 
+import dataclasses
 import functools
 import os
 from typing import Any
 
 from absl import flags
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
@@ -24,14 +26,15 @@ from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.distributed import is_primary
 from uniemox_jax.runtime.files import write_json
 from uniemox_jax.train import loop
-from uniemox_jax.train.config import PROBE_KEYS, check_keys, check_positive, compute_dtype, config_hash, keep_config
+from uniemox_jax.train.config import ProbeConfig
+from uniemox_jax.train.kept_config import config_hash, keep_config
+from uniemox_jax.train.schema import parse
 
-PROTOCOLS = ('linear', 'knn')
 FEATURES = 'features'
 """Folder of the cached features in the workdir, unless the config names another."""
 
 
-def _open_splits(config: ConfigDict) -> dict[str, reader.Split]:
+def _open_splits(config: ProbeConfig) -> dict[str, reader.Split]:
   """Train, or the share of it that `fraction` asks for, val and test.
 
   Raises:
@@ -71,7 +74,7 @@ def _predict(protocol: str, found: dict[str, Features], task: Task, mesh: Mesh) 
   return fitted(test.features_NxD), chosen
 
 
-def probe(config: ConfigDict, workdir: str) -> dict[str, Any]:
+def probe(given: ConfigDict, workdir: str) -> dict[str, Any]:
   """Extracts features, or reads those that a run before left, and evaluates the protocol on test.
 
   Leaves features/, config.json and result.json, whose content it returns: what `evaluate` gives of a single label, and
@@ -80,14 +83,12 @@ def probe(config: ConfigDict, workdir: str) -> dict[str, Any]:
   Raises:
     UserError: a mistake in the config, the data or the checkpoint to start from.
   """
-  check_keys(config, PROBE_KEYS)
-  check_positive(config)
-  if config.protocol not in PROTOCOLS:
-    raise UserError(f"config key 'protocol' is '{config.protocol}': choose {' or '.join(PROTOCOLS)}")
-  mesh, splits = sharding.make_mesh(**config.mesh), _open_splits(config)
-  frozen = load_frozen(config.init, config.model.to_dict(), dtype=compute_dtype(config), seed=config.seed)
+  config = parse(ProbeConfig, given)
+  mesh, splits = sharding.make_mesh(config.mesh.data, config.mesh.fsdp), _open_splits(config)
+  model, dtype = dataclasses.asdict(config.model), jnp.dtype(config.dtype)
+  frozen = load_frozen(config.init, model, dtype=dtype, seed=config.seed)
   loop.use_compilation_cache()
-  keep_config(config, workdir)
+  kept = keep_config(config, workdir)
   extract = functools.partial(
       split_features, frozen, cache_dir=config.features_dir or os.path.join(workdir, FEATURES),
       image_size=config.model.image_size, batch_size=config.batch_size, mesh=mesh)
@@ -96,7 +97,7 @@ def probe(config: ConfigDict, workdir: str) -> dict[str, Any]:
   logits_NxC, chosen = _predict(config.protocol, found, task, mesh)
   result = {
       'dataset': config.dataset, 'split': 'test', 'init': config.init, 'checkpoint_step': frozen.step,
-      'config_hash': config_hash(config.to_dict()),
+      'config_hash': config_hash(kept),
       **measure(task, logits_NxC.astype(np.float32), found['test'].label_N), 'protocol': config.protocol,
       'train_examples': len(found['train'].label_N), 'chosen': chosen
   }

@@ -9,6 +9,7 @@ import os
 
 from absl import flags
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from data_pipelines.batches import pipeline
@@ -18,32 +19,33 @@ from uniemox_jax.models.clip import CLIP, CLIPConfig, Tower
 from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.distributed import is_primary, wait_for_all
+from uniemox_jax.teacher.caption_embeddings import split_captions
 from uniemox_jax.teacher.frozen_clip import Clip, clip_normalise, load_clip, save_clip
-from uniemox_jax.teacher.split_captions import split_captions
-from uniemox_jax.train import loop, optimizer
-from uniemox_jax.train.config import CLIP_KEYS, check_keys, check_positive, compute_dtype
+from uniemox_jax.train import loop
+from uniemox_jax.train.config import ClipSettings, TrainClipConfig
+from uniemox_jax.train.optimizer import make_optimizer
+from uniemox_jax.train.schema import parse
 from uniemox_jax.train.state import builder, graphdef_of, initial_params
 from uniemox_jax.train.steps import make_clip_step
 
 TEACHER_FOLDER = 'teacher'
 
 
-def clip_config(config: ConfigDict) -> CLIPConfig:
-  """The shape in `config.model`, with OpenAI's vocabulary, activation and end-of-text rule."""
-  model = config.model
-  towers = {name: Tower(**model[name], hidden=4 * model[name].width) for name in ('vision', 'text')}
+def clip_config(model: ClipSettings) -> CLIPConfig:
+  """A CLIP of this shape, with OpenAI's vocabulary, activation and end-of-text rule."""
+  vision, text = (Tower(tower.width, tower.depth, tower.heads, 4 * tower.width) for tower in (model.vision, model.text))
   return CLIPConfig(
-      **towers, image_size=model.image_size, patch_size=model.patch_size, projection_dim=model.projection,
+      vision, text, image_size=model.image_size, patch_size=model.patch_size, projection_dim=model.projection,
       context_length=model.context)
 
 
-def _starting_clip(config: ConfigDict, workdir: str) -> Clip:
+def _starting_clip(config: TrainClipConfig, workdir: str) -> Clip:
   """The CLIP to adapt, or a new one, written and read in the form that every teacher has.
 
   Raises:
     UserError: the CLIP to adapt has another shape than `config.model`.
   """
-  wanted = clip_config(config)
+  wanted = clip_config(config.model)
   if config.init == 'none':
     folder = os.path.join(workdir, 'initial')
     if is_primary():
@@ -61,28 +63,32 @@ def _starting_clip(config: ConfigDict, workdir: str) -> Clip:
   return clip
 
 
-def train_clip(config: ConfigDict, workdir: str, profile: Profile | None = None) -> str:
-  """Trains, or resumes, and returns the teacher's folder. `config.init` is 'none' or a CLIP to adapt.
+def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) -> str:
+  """Trains, or resumes, and returns the teacher's folder.
+
+  Args:
+    given: the config (docs/config.md); its `init` is 'none' or a CLIP to adapt.
+    workdir: the run's folder.
+    profile: steps to trace.
 
   Raises:
     UserError: a mistake in the config, the data or the CLIP to start from.
   """
-  check_keys(config, CLIP_KEYS)
-  check_positive(config, 'save_every')
-  mesh = sharding.make_mesh(**config.mesh)
+  config = parse(TrainClipConfig, given)
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   sharding.check_batch(config.batch_size, mesh)
   split = reader.open_split(config.data_dir, config.dataset, config.split)
   steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
   total_steps = config.epochs * steps_per_epoch
   clip = _starting_clip(config, workdir)
   ids_NxT = clip.tokenize(split_captions(split, clip, config.emotion_in_caption))
-  build = builder(CLIP, config=clip.config, dtype=compute_dtype(config))
+  build = builder(CLIP, config=clip.config, dtype=jnp.dtype(config.dtype))
 
   # A resumed run still takes tokenizer and preparation from where it began.
   inputs = {'data_dir': split.contents} | ({} if config.init == 'none' else {'init': clip.digest})
-  schedule, tx = optimizer.from_config(config, total_steps, steps_per_epoch)
+  optimizer = make_optimizer(config, total_steps, steps_per_epoch)
   run = loop.open_run(
-      config, workdir, name='train_clip', build=build, tx=tx, mesh=mesh, total_steps=total_steps,
+      config, workdir, name='train_clip', build=build, optimizer=optimizer, mesh=mesh, total_steps=total_steps,
       description={'kind': 'clip', 'model': clip.config.to_dict()}, inputs=inputs, loaded=clip.params, profile=profile)
   batches = pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=clip.config.image_size, start_step=run.start,
@@ -90,7 +96,7 @@ def train_clip(config: ConfigDict, workdir: str, profile: Profile | None = None)
       process_count=jax.process_count())
   view = functools.partial(clip_normalise, size=clip.config.image_size, mean=clip.view.mean, std=clip.view.std)
   state = loop.train(
-      run, make_clip_step(graphdef_of(build), tx, schedule, view, config.max_gradient_norm),
+      run, make_clip_step(graphdef_of(build), optimizer, view),
       ({'scene': batch['scene'], 'ids': ids_NxT[batch['position']], 'example_id': batch['example_id']}
        for batch in batches), seed=config.seed, every=loop.Every(config.log_every, config.save_every))
   run.close()

@@ -25,7 +25,7 @@ from uniemox_jax.runtime.distributed import is_primary
 from uniemox_jax.runtime.files import exists, read_json, write_json
 from uniemox_jax.teacher import prompts
 from uniemox_jax.teacher.frozen_clip import Clip, View, load_clip
-from uniemox_jax.train.config import config_hash
+from uniemox_jax.train.kept_config import config_hash
 
 BATCH_SIZE = 256
 

@@ -4,7 +4,6 @@ import json
 import shutil
 
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
@@ -14,10 +13,11 @@ from tests.support import small_runs
 from uniemox_jax import ablate
 from uniemox_jax.models.fusion import FUSIONS
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from uniemox_jax.pretrain import _with_texts
+from uniemox_jax.pretrain import _step_batches
 from uniemox_jax.teacher.frozen_clip import clip_normalise, load_clip
-from uniemox_jax.train.config import PRETRAIN_KEYS, check_keys
-from uniemox_jax.train.setup import PERSON_VIEWS, TEACHER_STATISTICS, choose, make_teacher
+from uniemox_jax.train.config import PretrainConfig
+from uniemox_jax.train.schema import parse
+from uniemox_jax.train.setup import make_teacher
 
 TEACHERS = {True: 'teacher', False: 'teacher_without'}
 PRETRAINED = [name for name, row in ablate.ROWS.items() if row.change is not None]
@@ -32,7 +32,7 @@ def test_row_changes_what_its_name_says_and_nothing_else(row):
     section, _, name = key.rpartition('.')
     (expected[section] if section else expected)[name] = value
   changed = ablate.pretrain_config(row, config, TEACHERS)
-  check_keys(changed, PRETRAIN_KEYS)
+  parse(PretrainConfig, changed)
   assert changed.to_dict() == expected
   assert (changed.to_dict() == demo.get_config().pretrain.to_dict() | {'teacher': 'teacher'}) == (row == 'full')
 
@@ -97,16 +97,16 @@ def test_a_cell_of_another_recipe_is_refused(tmp_path):
 
 def test_whole_image_row_gives_the_scene_as_person_view():
   batch = {'scene': np.zeros((2, 4, 4, 3), np.uint8), 'example_id': np.arange(2), 'position': np.arange(2)}
-  taken = next(_with_texts(iter([batch]), None, scene_twice=True))
+  taken = next(_step_batches(iter([batch]), None, scene_twice=True))
   assert taken['person'] is taken['scene']
-  assert 'person' not in next(_with_texts(iter([batch]), None, scene_twice=False))
+  assert 'person' not in next(_step_batches(iter([batch]), None, scene_twice=False))
 
 
 def test_teacher_statistics_are_clips_or_imagenets(clip_folder):
   clip = load_clip(clip_folder)
   scene_BxHxWx3 = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
   shown = {}
-  for statistics in TEACHER_STATISTICS:
+  for statistics in ('clip', 'imagenet'):
     teacher, frozen = make_teacher(clip, clip.config.projection_dim, jnp.float32, statistics)
     shown[statistics] = teacher.embed_image(frozen, scene_BxHxWx3)
   own, imagenets = (
@@ -115,14 +115,6 @@ def test_teacher_statistics_are_clips_or_imagenets(clip_folder):
   np.testing.assert_allclose(shown['clip'], own, atol=1e-5)
   np.testing.assert_allclose(shown['imagenet'], imagenets, atol=1e-5)
   assert np.abs(own - imagenets).max() > 1e-4
-
-
-@pytest.mark.parametrize(('key', 'choices'), [('person_view', PERSON_VIEWS),
-                                              ('teacher_statistics', TEACHER_STATISTICS)])
-def test_unknown_choice_is_named(key, choices):
-  assert choose(ConfigDict(), key, choices) == choices[0]
-  with pytest.raises(UserError, match=f"'{key}' is 'other': choose {' or '.join(choices)}"):
-    choose(ConfigDict({key: 'other'}), key, choices)
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ def test_a_change_of_another_shape_is_one_line(config):
 def test_whoever_starts_cells_leaves_the_accelerator_to_them():
   code = (
       'from uniemox_jax.compare import comparison\nfrom uniemox_jax.runtime import preemption\n'
-      'preemption.watch()\npreemption.check()\n'
+      'preemption.watch()\npreemption.raise_if_preempted()\n'
       'from jax._src import xla_bridge\nassert not xla_bridge._backends')
   subprocess.run([sys.executable, '-c', code], check=True, cwd=small_runs.ROOT)
 

@@ -239,7 +239,7 @@ def test_damaged_cache_is_one_line(data_dir, tmp_path):
 @pytest.mark.parametrize(
     'arguments, thing, remedy', [
         (['--config.protocol=svm'], "'svm'", 'choose linear or knn'),
-        (['--config.fraction=0.0'], 'fraction is 0.0', 'more than 0'),
+        (['--config.fraction=0.0'], "'fraction' is 0.0", 'above 0'),
         (['--config.batch_size=0'], 'batch_size', 'at least 1'),
         (['--config.init=nowhere'], 'nowhere', 'give'),
         (['--config.dataset=nothing'], "'nothing'", 'build them'),

@@ -20,6 +20,7 @@ from uniemox_jax.demo import DATASETS
 from uniemox_jax.runtime.preemption import EXIT_CODE
 from uniemox_jax.teacher.frozen_clip import abstract_clip, save_clip
 from uniemox_jax.train.checkpoint import FOLDER
+from uniemox_jax.train.config import TeacherShape
 from uniemox_jax.train.setup import clip_of_shape
 
 SECONDS = 10
@@ -53,7 +54,7 @@ def demo_configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ConfigDi
   datasets.draw(folder / 'raw', EMOSET_EXAMPLES)
   for dataset in DATASETS:
     build.build(dataset, folder / 'raw' / dataset, folder / 'data')
-  clip = clip_of_shape(config.pretrain).config
+  clip = clip_of_shape(TeacherShape(**config.pretrain.teacher_shape)).config
   params = jax.tree.map(
       lambda leaf: np.random.default_rng(0).normal(0, 0.05, leaf.shape).astype(np.float32),
       abstract_clip(clip)[1])

@@ -20,7 +20,7 @@ def train() -> None:
   preemption.begin()
   print('begun', flush=True)
   while True:
-    preemption.check()
+    preemption.raise_if_preempted()
     time.sleep(0.05)
 
 

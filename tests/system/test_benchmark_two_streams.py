@@ -5,13 +5,14 @@ import json
 from benchmarks import two_streams
 from configs import demo
 from uniemox_jax.runtime.files import write_json
-from uniemox_jax.train.config import FINETUNE_KEYS, check_keys
+from uniemox_jax.train.config import FinetuneConfig
+from uniemox_jax.train.schema import parse
 
 
 def test_cells_differ_in_nothing_but_their_streams():
   one, two = (two_streams.cell_config('x', 'figure', streams, 2).to_dict() for streams in ('scene', 'scene+person'))
   assert one | {'streams': 'scene+person'} == two
-  check_keys(two_streams.cell_config('x', 'figure', 'scene', 0), FINETUNE_KEYS)
+  parse(FinetuneConfig, two_streams.cell_config('x', 'figure', 'scene', 0))
   assert one['optimizer'] == demo.get_config('finetune').optimizer.to_dict()
 
 

@@ -25,7 +25,9 @@ from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.run_log import RunLog, read_metrics
 from uniemox_jax.teacher.frozen_clip import save_clip
 from uniemox_jax.train.checkpoint import load_checkpoint
-from uniemox_jax.train.config import keep_config
+from uniemox_jax.train.config import PretrainConfig
+from uniemox_jax.train.kept_config import keep_config
+from uniemox_jax.train.schema import parse
 
 
 @pytest.fixture
@@ -73,7 +75,7 @@ def test_running_again_after_the_end_changes_nothing(pretrain_config, shared):
 
 def test_a_resumed_run_goes_on_saying_what_it_began_from(pretrain_config, shared, capsys):
   pretrain_config.init = 'elsewhere'
-  keep_config(pretrain_config, shared['pretrain'])
+  keep_config(parse(PretrainConfig, pretrain_config), shared['pretrain'])
   assert "--config.init=elsewhere is not used: the run" in capsys.readouterr().out
   assert json.loads(Path(shared['pretrain'], 'config.json').read_text())['init'] == 'none'
 

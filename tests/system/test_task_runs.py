@@ -27,7 +27,6 @@ from uniemox_jax.evaluate import evaluate, load_trained, measured_of, predict_sp
 from uniemox_jax.export_torch import export_torch
 from uniemox_jax.finetune import finetune
 from uniemox_jax.objectives import tasks
-from uniemox_jax.objectives.tasks import DEFAULTS
 from uniemox_jax.predict.prediction import predict
 from uniemox_jax.runtime.run_log import read_metrics
 from uniemox_jax.runtime.sharding import make_mesh, replicate
@@ -199,7 +198,7 @@ def test_what_does_not_fit_is_refused_in_one_line(runs, few, tmp_path, command, 
   config = config_of(few, 'emotic', batch_size=8, epochs=1, tasks='label')
   with pytest.raises(UserError, match="task 'label' needs records with a label.*--config.tasks=labels.vad"):
     finetune(config, str(tmp_path / 'run'))
-  config = config_of(few, 'emotic', batch_size=16, epochs=1, accum_steps=2, task_loss=DEFAULTS | {'vad_form': 'ccc'})
+  config = config_of(few, 'emotic', batch_size=16, epochs=1, accum_steps=2, task_loss={'vad_form': 'ccc'})
   with pytest.raises(UserError, match='the loss ccc is of a whole batch.*--config.accum_steps=1'):
     finetune(config, str(tmp_path / 'run'))
   with pytest.raises(UserError, match='no single label: use predict'):
@@ -259,7 +258,7 @@ MARGIN = {
     ], ids=str)
 def test_task_learns(many, tmp_path, dataset, asked, options):
   config = config_of(
-      many, dataset, tasks=asked, batch_size=32, epochs=15, eval_every_epochs=5, task_loss=DEFAULTS | options)
+      many, dataset, tasks=asked, batch_size=32, epochs=15, eval_every_epochs=5, task_loss=options)
   config.model.update(LEARNER)
   result = finetune(config, str(tmp_path))
   on_train, on_test = (read(open_split(many, dataset, split)) for split in ('train', 'test'))

@@ -17,6 +17,7 @@ from data_pipelines import build
 from data_pipelines.records.reader import open_split
 from tests.support import small_runs
 from tests.support.predictions import assert_refused, rows_of
+from tests.support.steps import finetune_step
 from tests.train.test_flops import product_flops
 import uniemox_jax
 from uniemox_jax.evaluate import evaluate, load_trained, predict_split
@@ -32,9 +33,10 @@ from uniemox_jax.runtime import sharding
 from uniemox_jax.train import optimizer
 from uniemox_jax.train import state as train_state
 from uniemox_jax.train.checkpoint import load_checkpoint
-from uniemox_jax.train.config import keep_config
+from uniemox_jax.train.config import FinetuneConfig
 from uniemox_jax.train.flops import finetune_work
-from uniemox_jax.train.steps import FinetuneOptions, make_finetune_step
+from uniemox_jax.train.kept_config import keep_config
+from uniemox_jax.train.schema import parse
 
 MODEL = dict(image_size=32, patch_size=8, width=24, depth=3, heads=2, classes=5)
 BATCH = 16
@@ -88,7 +90,7 @@ def one_step(devices: int = 1, **options: float) -> dict[str, Any]:
   state = train_state.create_state(
       train_state.state_template(build, tx, mesh), build, tx, seed=0, loaded=random_params(**MODEL, streams=TWO))
   batch = {'image': pictures(0), 'person': pictures(1), 'label': np.arange(BATCH, dtype=np.int32) % 5}
-  step = jax.jit(make_finetune_step(train_state.graphdef_of(build), tx, lambda step: 1e-3, FinetuneOptions(**options)))
+  step = jax.jit(finetune_step(train_state.graphdef_of(build), tx, **options))
   with jax.set_mesh(mesh), jax.default_matmul_precision('highest'):
     _, metrics = step(state, (), sharding.global_batch(batch, mesh), jax.random.key(0))
   return jax.device_get(metrics)
@@ -110,7 +112,7 @@ def test_each_view_drops_paths_of_its_own(monkeypatch):
   tx = optimizer.adamw(lambda step: 1e-3, layer_decay=0.75, weight_decay=0.0)
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   state = train_state.create_state(train_state.state_template(build, tx, mesh), build, tx, seed=0)
-  step = make_finetune_step(train_state.graphdef_of(build), tx, lambda step: 1e-3, FinetuneOptions(drop_path=0.5))
+  step = finetune_step(train_state.graphdef_of(build), tx, drop_path=0.5)
   with jax.disable_jit():
     step(state, (), batch, jax.random.key(0))
   assert seen[0].shape == (3, 2 * BATCH, 2)
@@ -200,10 +202,12 @@ def test_it_starts_from_another_run_and_another_run_from_it(data_dir, run, one_s
 
 def test_a_run_that_was_started_before_the_key_was_is_resumed(data_dir, tmp_path):
   config = small_runs.finetune_config(data_dir)
-  assert 'streams' not in config and published.get_config().streams == 'scene'
-  keep_config(config, str(tmp_path))
-  keep_config(config_of(data_dir, streams='scene', augment=config.augment), str(tmp_path))
-  assert_refused(lambda: keep_config(config_of(data_dir, augment=config.augment), str(tmp_path)), 'values of streams')
+  assert config.streams == 'scene' and published.get_config().streams == 'scene'
+  keep_config(parse(FinetuneConfig, config), str(tmp_path))
+  keep_config(parse(FinetuneConfig, config_of(data_dir, streams='scene', augment=config.augment)), str(tmp_path))
+  assert_refused(
+      lambda: keep_config(parse(FinetuneConfig, config_of(data_dir, augment=config.augment)), str(tmp_path)),
+      'values of streams')
 
 
 def raw(data_dir: str) -> Path:

@@ -11,7 +11,7 @@ import pytest
 
 from data_pipelines.errors import UserError
 from uniemox_jax.models.clip import CLIPConfig
-from uniemox_jax.teacher import caption_cache, frozen_clip
+from uniemox_jax.teacher import caption_embeddings, frozen_clip
 
 CAT = [49406, 320, 1125, 539, 320, 2368, 49407]
 
@@ -136,7 +136,7 @@ def test_save_is_whole_or_not_at_all(clip, tmp_path, monkeypatch):
   def fail(*_):
     raise OSError('disk full')
 
-  monkeypatch.setattr(frozen_clip.files, 'write_safetensors', fail)
+  monkeypatch.setattr(frozen_clip.weight_files, 'write_safetensors', fail)
   for folder in (target, tmp_path / 'new'):
     with pytest.raises(OSError, match='disk full'):
       frozen_clip.save_clip(folder, clip.config, clip.params)
@@ -213,15 +213,16 @@ def test_hub_id_loads_what_the_hub_delivers(clip, clip_folder, monkeypatch):
 def test_each_distinct_caption_is_embedded_once_and_kept(clip, tmp_path, monkeypatch):
   captions = ['a dog', 'a cat', 'a dog', 'two happy children in a park, an alarm clock and a kite', 'a cat']
   embedded = []
-  original = caption_cache._embed_ids
+  original = caption_embeddings._embed_ids
   monkeypatch.setattr(
-      caption_cache, '_embed_ids', lambda clip, ids, batch: embedded.append(len(ids)) or original(clip, ids, batch))
-  first = caption_cache.embed_captions(clip, captions, tmp_path, batch_size=2)
+      caption_embeddings, '_embed_ids',
+      lambda clip, ids, batch: embedded.append(len(ids)) or original(clip, ids, batch))
+  first = caption_embeddings.embed_captions(clip, captions, tmp_path, batch_size=2)
   np.testing.assert_allclose(first, clip.encode_text(captions), atol=1e-6)
-  np.testing.assert_array_equal(caption_cache.embed_captions(clip, captions, tmp_path), first)
+  np.testing.assert_array_equal(caption_embeddings.embed_captions(clip, captions, tmp_path), first)
   assert embedded == [3]
   assert len(list(tmp_path.iterdir())) == 1
-  caption_cache.embed_captions(clip, [*captions, 'a bird'], tmp_path)
+  caption_embeddings.embed_captions(clip, [*captions, 'a bird'], tmp_path)
   assert embedded == [3, 4]
 
 
@@ -229,16 +230,16 @@ def test_another_teacher_never_finds_the_cached_embeddings(clip, clip_config, cl
   shifted = clip_params | {'logit_scale': clip_params['logit_scale'] + np.float32(1)}
   frozen_clip.save_clip(tmp_path / 'other', clip_config, shifted)
   for one in (clip, frozen_clip.load_clip(tmp_path / 'other')):
-    caption_cache.embed_captions(one, ['a dog'], tmp_path / 'cache')
+    caption_embeddings.embed_captions(one, ['a dog'], tmp_path / 'cache')
   assert len(list((tmp_path / 'cache').iterdir())) == 2
 
 
 def test_damaged_cache_is_named(clip, tmp_path):
-  caption_cache.embed_captions(clip, ['a dog'], tmp_path)
+  caption_embeddings.embed_captions(clip, ['a dog'], tmp_path)
   path = next(tmp_path.iterdir())
   path.write_bytes(path.read_bytes()[:-8])
   with pytest.raises(UserError, match=r'captions-.*delete the file'):
-    caption_cache.embed_captions(clip, ['a dog'], tmp_path)
+    caption_embeddings.embed_captions(clip, ['a dog'], tmp_path)
 
 
 def test_captions_on_four_devices_equal_one_and_no_torch_is_imported_before_texts(clip, clip_folder, tmp_path):
@@ -247,11 +248,11 @@ def test_captions_on_four_devices_equal_one_and_no_torch_is_imported_before_text
       import sys
       import jax
       jax.config.update('jax_num_cpu_devices', 4)
-      from uniemox_jax.teacher import caption_cache, frozen_clip
+      from uniemox_jax.teacher import caption_embeddings, frozen_clip
       clip = frozen_clip.load_clip(sys.argv[1])
       assert not {'torch', 'tensorflow', 'transformers'} & set(sys.modules)
       assert len(jax.devices()) == 4
-      caption_cache.embed_captions(clip, [f'{i} cats' for i in range(11)], sys.argv[2], batch_size=6)
+      caption_embeddings.embed_captions(clip, [f'{i} cats' for i in range(11)], sys.argv[2], batch_size=6)
   """)
   subprocess.run([sys.executable, '-c', program, clip_folder, tmp_path], check=True)
   expected = clip.encode_text(sorted(f'{i} cats' for i in range(11)))

@@ -14,6 +14,7 @@ import pytest
 
 from data_pipelines.errors import UserError
 from tests.support import small_runs
+from tests.support.steps import finetune_step
 import uniemox_jax
 from uniemox_jax.evaluate import evaluate
 from uniemox_jax.finetune import finetune
@@ -26,9 +27,10 @@ from uniemox_jax.runtime.run_log import read_metrics
 from uniemox_jax.runtime.sharding import make_mesh
 from uniemox_jax.train import loop, optimizer
 from uniemox_jax.train.checkpoint import Checkpoints, load_checkpoint
-from uniemox_jax.train.config import keep_config
+from uniemox_jax.train.config import FinetuneConfig
+from uniemox_jax.train.kept_config import keep_config
+from uniemox_jax.train.schema import parse
 from uniemox_jax.train.state import TrainState, builder, create_state, graphdef_of, state_template
-from uniemox_jax.train.steps import FinetuneOptions, make_finetune_step
 
 MODEL = dict(image_size=32, patch_size=8, width=24, depth=2, heads=2, classes=8)
 DECAY, STEPS = 0.5, 12
@@ -47,9 +49,7 @@ def states(
   mesh, build = make_mesh(fsdp=fsdp, devices=jax.devices()[:devices]), builder(Classifier, **MODEL)
   tx = optimizer.adamw(lambda step: 1e-2)
   state = create_state(state_template(build, tx, mesh, averaged), build, tx, 0, loaded)
-  step_fn = make_finetune_step(
-      graphdef_of(build), tx, lambda step: 1e-2,
-      FinetuneOptions(**REGULARISED | options, ema_decay=DECAY if averaged else 0.0))
+  step_fn = finetune_step(graphdef_of(build), tx, **REGULARISED | options, ema_decay=DECAY if averaged else 0.0)
   step, found = loop.jit_step(step_fn, state), [jax.device_get(state)]
   with jax.set_mesh(mesh):
     for number in range(steps):
@@ -170,16 +170,16 @@ def test_readers_get_the_averaged_weights(runs, data_dir):
 
 def test_decay_that_is_none_is_refused_and_older_configs_resume(tmp_path, data_dir):
   config = small_runs.finetune_config(data_dir)
-  keep_config(config, str(tmp_path))
+  keep_config(parse(FinetuneConfig, config), str(tmp_path))
   older = json.loads((tmp_path / 'config.json').read_text())
   del older['ema_decay'], older['model']['pre_norm'], older['model']['activation'], older['model']['norm_eps']
   (tmp_path / 'config.json').write_text(json.dumps(older))
-  keep_config(config, str(tmp_path))
+  keep_config(parse(FinetuneConfig, config), str(tmp_path))
   config.ema_decay = 0.9
   with pytest.raises(UserError, match='other values of ema_decay'):
-    keep_config(config, str(tmp_path))
+    keep_config(parse(FinetuneConfig, config), str(tmp_path))
   config.ema_decay = 1.0
-  with pytest.raises(UserError, match="'ema_decay' is 1.0: choose 0, which is off, or below 1"):
+  with pytest.raises(UserError, match="'ema_decay' is 1.0: it must be at least 0 and below 1"):
     finetune(config, str(tmp_path / 'run'))
 
 

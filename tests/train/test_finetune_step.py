@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support.steps import finetune_step
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.objectives import regularisation
 from uniemox_jax.runtime import sharding
 from uniemox_jax.train import optimizer
 from uniemox_jax.train.state import TrainState, abstract_params, builder, create_state, graphdef_of, state_template
-from uniemox_jax.train.steps import FinetuneOptions, make_finetune_step
 
 MODEL = dict(image_size=32, patch_size=8, width=24, depth=3, heads=2, classes=5)
 BATCH = 8
@@ -26,7 +26,7 @@ def one_step(layer_decay: float = 0.5, **options: float) -> tuple[dict[str, jax.
       'image': jnp.asarray(rng.integers(0, 256, (BATCH, 32, 32, 3), dtype=np.uint8)),
       'label': jnp.asarray(rng.integers(0, 5, BATCH, dtype=np.int32))
   }
-  step = jax.jit(make_finetune_step(graphdef_of(build), tx, lambda step: 1e-3, FinetuneOptions(**options)))
+  step = jax.jit(finetune_step(graphdef_of(build), tx, **options))
   new, metrics = step(state, (), batch, jax.random.key(0))
   return metrics, jax.device_get(state), jax.device_get(new)
 

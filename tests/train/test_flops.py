@@ -7,7 +7,6 @@ from typing import Any
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
@@ -18,10 +17,11 @@ from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.runtime.hardware import peak_flops
 from uniemox_jax.runtime.run_log import RunLog, read_metrics
 from uniemox_jax.teacher.frozen_clip import Clip, View, abstract_clip
+from uniemox_jax.train.config import LossSettings, PretrainConfig
 from uniemox_jax.train.flops import finetune_work, pretrain_work
 from uniemox_jax.train.setup import example_work, make_teacher
 from uniemox_jax.train.state import abstract_model, abstract_params, builder
-from uniemox_jax.train.steps import PretrainOptions, semantic_losses
+from uniemox_jax.train.steps import pretrain_losses
 
 BATCH, TEXTS = 3, 5
 ENCODER = dict(image_size=32, patch_size=8, width=24, depth=2, heads=2)
@@ -68,10 +68,10 @@ def test_pretraining_flops_are_those_of_the_traced_forward_pass(clip_config: CLI
       'views': jax.ShapeDtypeStruct(shape, jnp.uint8),
       'noise': jax.ShapeDtypeStruct((BATCH, student.streams, 16), jnp.float32)
   }
-  options = PretrainOptions(dict(contrastive=1.0, similarity=1.0, reconstruction=1.0))
+  settings = LossSettings(reconstruction=float(student.decoder is not None))
 
   def forward(params: Any, rows: Any, texts: Any, frozen: Any) -> Any:
-    return semantic_losses(nnx.merge(nnx.graphdef(student), params), rows, texts, teacher, frozen, options)
+    return pretrain_losses(nnx.graphdef(student), teacher, frozen, texts, settings, params, rows)
 
   texts = jax.ShapeDtypeStruct((TEXTS, 12), jnp.float32)
   traced = jax.make_jaxpr(forward)(abstract_params(build), rows, texts, frozen)
@@ -104,8 +104,7 @@ def test_texts_that_an_example_is_compared_with_follow_the_negatives(clip_config
   student, (teacher, _) = abstract_model(builder(UniEmoX, **STUDENT)), _teacher(clip_config)
   flops = {}
   for negatives in ('global', 'local'):
-    loss = {'contrastive': 1.0, 'negatives': negatives, 'local_batch': 2}
-    config = ConfigDict({'batch_size': 64, 'loss': loss})
+    config = PretrainConfig(batch_size=64, loss=LossSettings(negatives=negatives))
     flops[negatives] = example_work(config, student, teacher).student.flops
   assert flops['global'] - flops['local'] == 2 * 12 * (64 - 2)
 

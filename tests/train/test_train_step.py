@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
+from tests.support.steps import pretrain_step
 from uniemox_jax.models.clip import CLIPConfig, ImageTower
 from uniemox_jax.models.layers import unit
 from uniemox_jax.models.uniemox import UniEmoX
@@ -19,7 +20,7 @@ from uniemox_jax.teacher.frozen_clip import Clip, View, clip_normalise
 from uniemox_jax.train import optimizer
 from uniemox_jax.train.setup import make_teacher
 from uniemox_jax.train.state import TrainState, builder, create_state, graphdef_of, state_template
-from uniemox_jax.train.steps import PretrainOptions, Teacher, make_pretrain_step
+from uniemox_jax.train.steps import Teacher
 
 BATCH, SIZE, WIDTH = 16, 32, 12
 GOLDEN = ({'contrastive': 1.163356, 'similarity': 0.794965, 'reconstruction': 1.831985, 'gradient_norm': 29.27809},
@@ -61,7 +62,7 @@ def run_steps(
   tx = optimizer.adamw(schedule)
   state = create_state(state_template(build, tx, mesh), build, tx, seed=0)
   embedder, frozen = teacher or (None, ())
-  step = jax.jit(make_pretrain_step(graphdef_of(build), embedder, tx, schedule, PretrainOptions(weights, **options)))
+  step = jax.jit(pretrain_step(graphdef_of(build), embedder, tx, schedule, **weights, **options))
   place = sharding.tree_shardings(frozen, mesh) if shard_teacher else NamedSharding(mesh, P())
   frozen, metrics = jax.device_put(frozen, place), {}
   with jax.set_mesh(mesh):

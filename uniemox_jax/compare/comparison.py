@@ -7,6 +7,7 @@ interrupted one resumes, one that fails is named and the others go on. compariso
 rewritten after each. docs/compare.md says how to read them.
 """
 
+from dataclasses import dataclass
 import itertools
 import os
 from typing import Any, NamedTuple
@@ -19,18 +20,42 @@ from uniemox_jax.finetune import finetune
 from uniemox_jax.probe import probe
 from uniemox_jax.runtime import cli
 from uniemox_jax.runtime.files import read_json
-from uniemox_jax.train.config import FINETUNE_KEYS, PROBE_KEYS, check_keys
+from uniemox_jax.train import schema
+from uniemox_jax.train.config import CONFIGS
 
-VERBS = {'finetune': (finetune, FINETUNE_KEYS), 'probe': (probe, PROBE_KEYS)}
-"""By the name a protocol gives: what runs a cell, and the keys of its config."""
-_KEYS = {
-    'initialisations': tuple, 'datasets': tuple, 'protocols': tuple, 'seeds': int, 'reference': str,
-    'initialisation': ConfigDict, 'protocol': ConfigDict, 'change': ConfigDict
-}
-_SECTIONS = {
-    'initialisation': {'init': str, 'change': ConfigDict},
-    'protocol': {'verb': str, 'recipe': str, 'change': ConfigDict}
-}
+VERBS = {'finetune': finetune, 'probe': probe}
+"""By the name a protocol gives: what runs a cell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+  """Keys of `compare`."""
+
+  initialisations: tuple = schema.key((), 'names of those to compare, defined in initialisation')
+  datasets: tuple = schema.key((), 'names of the datasets, as built')
+  protocols: tuple = schema.key((), 'names of the protocols, defined in protocol')
+  seeds: int = schema.key(3, 'repetitions of every run', least=1)
+  reference: str = schema.key('scratch', 'the initialisation that the others are compared with')
+  initialisation: ConfigDict = schema.section(ConfigDict)
+  protocol: ConfigDict = schema.section(ConfigDict)
+  change: ConfigDict = schema.section(ConfigDict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitialisationSettings:
+  """Keys of one initialisation."""
+
+  init: str = schema.key('', 'checkpoint, file, folder or hub id; none is a random initialisation')
+  change: ConfigDict = schema.section(ConfigDict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolSettings:
+  """Keys of one protocol."""
+
+  verb: str = schema.key('finetune', 'what runs it', choices=tuple(VERBS))
+  recipe: str = schema.key('', 'its config')
+  change: ConfigDict = schema.section(ConfigDict)
 
 
 class Cell(NamedTuple):
@@ -49,30 +74,26 @@ class Cell(NamedTuple):
 
 def check(config: ConfigDict) -> None:
   """Raises UserError for a key that is unknown, missing or of another type, and for a name that is not defined."""
-  check_keys(config, _KEYS)
-  if config.seeds < 1:
-    raise UserError(f"config key 'seeds' is {config.seeds}: it must be at least 1")
-  for key in ('initialisations', 'datasets', 'protocols'):
-    if not config[key] or len(set(config[key])) < len(config[key]):
-      raise UserError(f"config key '{key}' is {config[key]}: give one name or more, each once")
+  schema.parse(CompareConfig, config)
+  for listed in ('initialisations', 'datasets', 'protocols'):
+    if not config[listed] or len(set(config[listed])) < len(config[listed]):
+      raise UserError(f"config key '{listed}' is {config[listed]}: give one name or more, each once")
   for names, sections in (('initialisations', 'initialisation'), ('protocols', 'protocol')):
     for name in config[names]:
       if name not in config[sections]:
         raise UserError(
             f"'{name}' of {names} is not defined: add {sections}.{name} to the config, or choose from "
             f"{', '.join(config[sections])}")
-  for sections, keys in _SECTIONS.items():
-    for name in config[sections]:
-      if not isinstance(config[sections][name], ConfigDict):
-        raise UserError(f"config key '{sections}.{name}' must hold the keys {', '.join(keys)}")
-      check_keys(config[sections][name], keys, f'{sections}.{name}.')
+  for part, kind in (('initialisation', InitialisationSettings), ('protocol', ProtocolSettings)):
+    for name in config[part]:
+      settings = schema.parse(kind, config[part][name], f'{part}.{name}.')
+      for key, value in vars(settings).items():
+        if value == '':
+          raise UserError(f"config key '{part}.{name}.{key}' is missing: add it to the config file")
   if config.reference not in config.initialisations:
     raise UserError(
         f"reference '{config.reference}' is none of the initialisations: choose from "
         f"{', '.join(config.initialisations)}")
-  for name in config.protocols:
-    if config.protocol[name].verb not in VERBS:
-      raise UserError(f"protocol.{name}.verb is '{config.protocol[name].verb}': choose {' or '.join(VERBS)}")
 
 
 def cells_of(config: ConfigDict) -> list[Cell]:
@@ -100,7 +121,7 @@ def cell_config(config: ConfigDict, cell: Cell) -> ConfigDict:
       raise UserError(
           f'{origin} of the config does not fit {protocol.recipe}: {" ".join(str(error).split())}') from error
   section.dataset, section.seed, section.init = cell.dataset, cell.seed, initialisation.init
-  check_keys(section, VERBS[protocol.verb][1])
+  schema.parse(CONFIGS[protocol.verb], section)
   return section
 
 
@@ -174,7 +195,7 @@ def run_cell(config: ConfigDict, workdir: str, name: str) -> None:
   found = [cell for cell in cells_of(config) if cell.name == name]
   if not found:
     raise UserError(f"--cell='{name}' is no cell of this config: give INITIALISATION/DATASET/PROTOCOL/seedN")
-  verb, section = VERBS[config.protocol[found[0].protocol].verb][0], cell_config(config, found[0])
+  verb, section = VERBS[config.protocol[found[0].protocol].verb], cell_config(config, found[0])
   if section.get('features_dir') == '':
     section.features_dir = os.path.join(workdir, 'features')  # extracted once for all probes of an encoder
   folder = os.path.join(workdir, name)

@@ -23,8 +23,8 @@ from uniemox_jax.runtime import sharding
 from uniemox_jax.runtime.distributed import is_primary, wait_for_all
 from uniemox_jax.runtime.files import write_shared
 from uniemox_jax.runtime.integrity import describe_leaves
-from uniemox_jax.train.config import config_hash
 from uniemox_jax.train.initial_weights import check_unseen, read_source, transfer
+from uniemox_jax.train.kept_config import config_hash
 from uniemox_jax.train.state import abstract_params, builder, graphdef_of, initial_params
 
 LEFT = ('project', 'fusion', 'decoder', 'encoder/norm', 'fc_norm', 'head')

@@ -53,7 +53,7 @@ def split_outputs(
   parts, started, spoke = [], time.monotonic(), time.monotonic()
   with jax.set_mesh(mesh):
     for index, batch in enumerate(batches, start=1):
-      preemption.check()
+      preemption.raise_if_preempted()
       rows = sharding.global_batch({name: batch[name] for name in (*pictures, 'mask', *fields)}, mesh)
       part = jax.device_get(apply({name: rows.pop(name) for name in pictures}, rows))
       kept = part.pop('mask') > 0

@@ -1,4 +1,4 @@
-"""The fine-tuned model: encoder, mean over patch tokens, `fc_norm`, linear head (method section 3).
+"""The fine-tuned model: encoder, mean over patch tokens, `fc_norm`, linear head (docs/method.md, Recipes).
 
 It sees the scene alone, as published, or scene and person (docs/two_streams.md), through the same encoder.
 """

@@ -85,7 +85,7 @@ class CLIPConfig:
   eos_token_id: int = 49407
   logit_scale_init: float = 2.6592
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.image_size % self.patch_size:
       raise UserError(f'CLIP: image_size {self.image_size} is not divisible by patch_size {self.patch_size}')
 

@@ -1,4 +1,4 @@
-"""The pixel decoder of masked image modelling (method section 2, step 5; MAE section 3)."""
+"""The pixel decoder of masked image modelling (docs/method.md, One pretraining step; MAE section 3)."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ class Decoder(nnx.Module):
 
     Returns:
       Predicted pixels of *all* patches, float32 (B, L, 3 p^2). (Upstream keeps `[:, :1]`, one prediction
-      broadcast to all patches, and so learns nothing: method section 5.)
+      broadcast to all patches, and so learns nothing: docs/method.md, Differences from the original.)
     """
     batch, visible, width = tokens_BxKxE.shape
     hidden = ids_restore_BxL.shape[1] - (visible - 1)

@@ -1,8 +1,9 @@
-"""Fusion of the scene's and the person's embedding, gamma = F(alpha, beta) (method section 2, step 4).
+"""Fusion of the scene's and the person's embedding, gamma = F(alpha, beta) (docs/method.md, One pretraining step).
 
-Every variant maps two (B, E) arrays to one. The biases that end a fusion start at 1e-5, as upstream's do.
+Every variant maps two (B, E) arrays to one. The biases that end a fusion start at 1e-5, as in the original.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from flax import nnx
@@ -26,7 +27,7 @@ def _constant(value: float, *shape: int) -> nnx.Param:
 
 
 class Additive(nnx.Module):
-  """ELU(W (LN(alpha) + LN(beta)) + b), one LayerNorm shared by both streams: upstream's default."""
+  """ELU(W (LN(alpha) + LN(beta)) + b), one LayerNorm shared by both streams: the original's default."""
 
   def __init__(self, width: int, heads: int, *, dtype: Any, rngs: nnx.Rngs):
     self.norm = layers.layer_norm(width, eps=NORM_EPS, dtype=dtype, rngs=rngs)
@@ -64,7 +65,7 @@ class WeightedSum(nnx.Module):
 class StreamAttention(nnx.Module):
   """swish(sum_h s_h1 alpha + s_h2 beta) + bias, with s_h the softmax over the two *streams* of their scores.
 
-  Upstream takes the softmax over an axis of size 1, which makes the weights constant (method section 5).
+  The original's axis has size 1, so its weights are constant (docs/method.md, Differences from the original).
   """
 
   def __init__(self, width: int, heads: int, *, dtype: Any, rngs: nnx.Rngs):
@@ -100,7 +101,7 @@ class Glu(nnx.Module):
     return jax.nn.relu(mixed_BxE * jax.nn.sigmoid(self.gate(mixed_BxE))) + self.bias[...]
 
 
-FUSIONS: dict[str, type[nnx.Module]] = {
+FUSIONS: dict[str, Callable[..., nnx.Module]] = {
     'additive': Additive, 'prior': Prior, 'weighted_sum': WeightedSum, 'attention': StreamAttention, 'glu': Glu
 }
 """Every trained fusion by its config name; 'none' (gamma = alpha) has no module and no person view."""

@@ -48,12 +48,13 @@ def layer_norm(width: int, *, eps: float, dtype: Any, rngs: nnx.Rngs) -> nnx.Lay
 
 
 class LayerNorm(nnx.LayerNorm):
-  """The library's, but for its gradient, written out: it reads the input once and leaves less to keep.
+  """The library's, with its gradient written out, so that it reads the input once and keeps less for the backward pass.
 
   On a CPU that is an eighth of the whole training step (docs/performance.md).
   """
 
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]  # without the library's mask
+    assert self.scale is not None and self.bias is not None
     return _layer_norm(x, self.scale[...], self.bias[...], self.epsilon, self.dtype)
 
 
@@ -176,7 +177,7 @@ class Blocks(nnx.Module):
     """Applies all blocks; `branch_scale_NxBx2`, if given, multiplies each layer's two branches per example."""
     graphdef, params_NxX = nnx.split(self.layers)
 
-    def body(tokens, layer):
+    def body(tokens: jax.Array, layer: Any) -> tuple[jax.Array, None]:
       params, branch_scale = layer
       return nnx.merge(graphdef, params)(tokens, branch_scale), None
 

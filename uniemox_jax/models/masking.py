@@ -1,4 +1,4 @@
-"""Patches and random masking (method section 2, step 1; MAE section 3)."""
+"""Patches and random masking (docs/method.md, One pretraining step; MAE section 3)."""
 
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ def random_masking(noise_BxL: jax.Array, visible: int) -> Masking:
 
 
 def take_tokens(tokens_BxLxD: jax.Array, ids_BxK: jax.Array) -> jax.Array:
-  """Row-wise gather. `take_along_axis` keeps a sharded batch local; fancy indexing all-gathers (method section 6)."""
+  """Row-wise gather. `take_along_axis` stays on the device; indexing all-gathers (docs/method.md, Parity traps)."""
   return jnp.take_along_axis(tokens_BxLxD, ids_BxK[:, :, None], axis=1)
 
 

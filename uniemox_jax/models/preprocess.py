@@ -8,7 +8,7 @@ import numpy as np
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 EVALUATION_SHARE = 224 / 256
-"""The centre crop is this share of the resized short side (method section 3)."""
+"""The centre crop is this share of the resized short side (docs/method.md, Recipes)."""
 
 
 def normalise(
@@ -42,7 +42,7 @@ def centre_view(images_BxHxWx3: jax.Array, size: int, short_side: int) -> jax.Ar
 
 
 def as_model_input(images: Any, size: int, view_and_normalise: Any, name: str = 'images') -> jax.Array:
-  """The `images` argument of every `load_*` model (design, Python API) as normalised float32 (B, size, size, 3).
+  """The `images` argument of every `load_*` model (docs/commands.md, Python) as normalised float32 (B, size, size, 3).
 
   Args:
     images: uint8 (B, H, W, 3) pixels, or float32 (B, size, size, 3) taken as already normalised.

@@ -1,4 +1,4 @@
-"""UniEmoX: one encoder over scene and person, their fusion, and the pixel decoder (method section 2)."""
+"""UniEmoX: one encoder over scene and person, a fusion, a pixel decoder (docs/method.md, One pretraining step)."""
 
 from typing import Any, NamedTuple
 

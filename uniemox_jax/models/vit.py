@@ -1,4 +1,4 @@
-"""The student's encoder: MAE's Vision Transformer (method section 2, step 2)."""
+"""The student's encoder: MAE's Vision Transformer (docs/method.md, One pretraining step)."""
 
 from typing import Any
 

@@ -1,14 +1,21 @@
-"""The three losses of UniEmoX (method section 2) and the classifier's. Every function returns one value per example.
+"""The three losses of UniEmoX (docs/method.md, Losses), CLIP's, and those of the tasks (docs/tasks.md).
 
-All are computed in float32 and averaged over rows by the caller, so that micro-batches add up exactly.
+Every function returns one value per example, float32 (B,), which the caller averages, so that micro-batches add up
+exactly. What needs the whole batch (missing targets, class weights) comes in as `weight`; see `tasks.row_weights`.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from uniemox_jax.models.layers import unit
+
+DYNAMIC_C = 1.2
+"""Of the class weights 1 / ln(c + p) (Kosti et al. 2017; taken from their code, the text could not be checked)."""
+ABSENT_WEIGHT = 1e-4
+"""Of a class without examples, as in the published code of EMOTIC; the formula would give it the largest weight."""
 
 
 def _cosine(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -30,7 +37,7 @@ def _text_similarities(fused_BxE: jax.Array, image_BxE: jax.Array, text: jax.Arr
 def contrastive_cosine(fused_BxE: jax.Array, image_BxE: jax.Array, text: jax.Array) -> jax.Array:
   """L1 as published: how differently student and teacher rank the texts, paired and unpaired.
 
-  Rows are examples, columns texts. Each row of similarities is compared by cosine, so scale and temperature cancel.
+  Each example's similarities to all texts are compared by cosine, so scale and temperature cancel.
 
   Args:
     fused_BxE: student embeddings, float32, any norm.
@@ -62,7 +69,7 @@ def reconstruction(
     norm_pix: bool = False) -> jax.Array:
   """L3: mean squared error per patch, averaged over the hidden patches of every decoded stream; (B,).
 
-  Every row hides the same number of patches, so the mean over rows equals MAE's mean over all hidden patches.
+  Every example hides the same number of patches, so their mean is MAE's mean over all hidden patches.
 
   Args:
     prediction_BxDxLxP, target_BxDxLxP: predicted and true pixels by patch, float32.
@@ -77,13 +84,57 @@ def reconstruction(
   return jnp.sum(error_BxDxL * mask_BxDxL, axis=(1, 2)) / jnp.sum(mask_BxDxL, axis=(1, 2))
 
 
-def cross_entropy(logits_BxC: jax.Array, target_BxC: jax.Array) -> jax.Array:
-  """Cross-entropy against soft targets (label smoothing, mixup); (B,)."""
-  return -jnp.sum(target_BxC * jax.nn.log_softmax(logits_BxC), axis=-1)
-
-
 def clip_contrastive(image_BxE: jax.Array, text_BxE: jax.Array, scale: jax.Array) -> jax.Array:
   """CLIP's symmetric cross-entropy over the batch (Radford et al. 2021, figure 3); (B,). Inputs have unit norm."""
   logits_BxB = scale * jnp.matmul(image_BxE, text_BxE.T, precision='highest')
   by_image, by_text = jnp.diagonal(jax.nn.log_softmax(logits_BxB, 1)), jnp.diagonal(jax.nn.log_softmax(logits_BxB, 0))
   return -(by_image + by_text) / 2
+
+
+def cross_entropy(logits_BxC: jax.Array, target_BxC: jax.Array, weight_Bx1: jax.Array) -> jax.Array:
+  """Cross-entropy against soft targets (label smoothing, mixup)."""
+  return -jnp.sum(target_BxC * jax.nn.log_softmax(logits_BxC), axis=-1) * weight_Bx1[:, 0]
+
+
+def binary_cross_entropy(logits_BxC: jax.Array, target_BxC: jax.Array, weight_BxC: jax.Array) -> jax.Array:
+  """Mean over classes of the sigmoid cross-entropies."""
+  return jnp.mean(weight_BxC * optax.sigmoid_binary_cross_entropy(logits_BxC, target_BxC), axis=-1)
+
+
+def weighted_euclidean(output_BxC: jax.Array, target_BxC: jax.Array, weight_BxC: jax.Array) -> jax.Array:
+  """Sum over classes of w (output - target)^2: EMOTIC's loss of the categories (Kosti et al. 2017, section 4.2).
+
+  The output is linear, and is itself the score of its class.
+  """
+  return jnp.sum(weight_BxC * (output_BxC - target_BxC)**2, axis=-1)
+
+
+def kl_divergence(logits_BxC: jax.Array, target_BxC: jax.Array, weight_Bx1: jax.Array) -> jax.Array:
+  """KL(target || softmax(logits)) of distributions, in nats; 0 ln 0 is 0."""
+  entropy_B = jnp.sum(jax.scipy.special.xlogy(target_BxC, target_BxC), axis=-1)
+  cross_entropy_B = -jnp.sum(target_BxC * jax.nn.log_softmax(logits_BxC), axis=-1)
+  return (entropy_B + cross_entropy_B) * weight_Bx1[:, 0]
+
+
+def squared_error(output_BxD: jax.Array, target_BxD: jax.Array, weight_BxD: jax.Array) -> jax.Array:
+  """Mean over dimensions of the squared error."""
+  return jnp.mean(weight_BxD * (output_BxD - target_BxD)**2, axis=-1)
+
+
+def one_minus_ccc(output_BxD: jax.Array, target_BxD: jax.Array, weight_BxD: jax.Array) -> jax.Array:
+  """Each example's part of 1 - CCC (Lin 1989), mean over dimensions; their mean over the batch is 1 - CCC.
+
+  1 - CCC = E[(x - y)^2] / (var x + var y + (E x - E y)^2), and the denominator is of the whole batch: these examples
+  must be all of it. `weight` must have mean 1 over examples, or be 0 for all.
+  """
+  mean_x, mean_y = jnp.mean(weight_BxD * output_BxD, axis=0), jnp.mean(weight_BxD * target_BxD, axis=0)
+  spread_x = jnp.mean(weight_BxD * (output_BxD - mean_x)**2, axis=0)
+  spread_y = jnp.mean(weight_BxD * (target_BxD - mean_y)**2, axis=0)
+  # A single example has no spread: without the floor, its perfect prediction would be 0 / 0.
+  denominator_D = jnp.maximum(spread_x + spread_y + (mean_x - mean_y)**2, 1e-8)
+  return squared_error(output_BxD, target_BxD, weight_BxD / denominator_D)
+
+
+def class_weights(share_C: jax.Array) -> jax.Array:
+  """1 / ln(c + p) with c = 1.2 of each class's share p of the examples, of the train split (static) or of the batch."""
+  return jnp.where(share_C > 0, 1 / jnp.log(DYNAMIC_C + share_C), ABSENT_WEIGHT)

@@ -32,7 +32,7 @@ def mean_defined(values: Sequence[float | None]) -> float | None:
 
 
 def single_label(logits_NxC: np.ndarray, label_N: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-  """Of classes that exclude each other.
+  """Metrics for single-label classification.
 
   Args:
     logits_NxC: of any float dtype.
@@ -76,7 +76,7 @@ def expected_calibration_error(confidence_N: np.ndarray, correct_N: np.ndarray, 
 def multi_label(
     scores_NxC: np.ndarray, present_NxC: np.ndarray, names: Sequence[str],
     thresholds_C: Sequence[float | None]) -> dict[str, Any]:
-  """Of classes that go together.
+  """Metrics for multi-label classification.
 
   Args:
     scores_NxC: higher is likelier, comparable within a class.
@@ -156,7 +156,7 @@ def label_distribution(logits_NxC: np.ndarray, target_NxC: np.ndarray) -> dict[s
 
 
 def dimensional(predicted_NxD: np.ndarray, target_NxD: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-  """Of continuous dimensions.
+  """Metrics of continuous dimensions.
 
   Args:
     predicted_NxD, target_NxD: on the dataset's scale; a target may be NaN, which leaves it out.

@@ -7,15 +7,22 @@ import jax.numpy as jnp
 
 
 class Mix(NamedTuple):
-  """How each picture is mixed with its partner: weight_HxW of the picture itself, and its mean, the label's share."""
+  """How each image is mixed with its partner, the one at the other end of the batch.
+
+  weight_HxW: of the image itself. share: the mean of that, which is the share of its target.
+  """
 
   weight_HxW: jax.Array
   share: jax.Array
 
   def blend(self, images_BxHxWx3: jax.Array, partners_BxHxWx3: jax.Array) -> jax.Array:
-    """The mixed pictures; of several views (B, V, H, W, 3), all alike."""
+    """The mixed images; of several views (B, V, H, W, 3), all in the same way."""
     weight_HxWx1 = self.weight_HxW[..., None]
     return weight_HxWx1 * images_BxHxWx3 + (1 - weight_HxWx1) * partners_BxHxWx3
+
+  def blend_targets(self, target_BxC: jax.Array) -> jax.Array:
+    """The targets of the mixed images of a whole batch."""
+    return self.share * target_BxC + (1 - self.share) * target_BxC[::-1]
 
 
 def draw_mix(key: jax.Array, size: tuple[int, int], mixup: float, cutmix: float) -> Mix | None:
@@ -23,7 +30,7 @@ def draw_mix(key: jax.Array, size: tuple[int, int], mixup: float, cutmix: float)
 
   Args:
     key: PRNG key.
-    size: (H, W) of the pictures.
+    size: (H, W) of the images.
     mixup, cutmix: parameter of the symmetric Beta distribution, 0 is off.
 
   Returns:

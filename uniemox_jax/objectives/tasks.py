@@ -4,7 +4,7 @@ A task is named after the record's field that holds its target. The classifier's
 tasks side by side, in their order, which is the same as a head for each.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -13,40 +13,39 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.errors import UserError
-from uniemox_jax.objectives import metrics, task_losses
+from uniemox_jax.objectives import losses, metrics
 from uniemox_jax.objectives.regularisation import smooth_labels
 
 Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 LOSSES: dict[str, tuple[Loss, str]] = {
-    'cross_entropy': (task_losses.cross_entropy, 'softmax'), 'bce': (task_losses.binary_cross_entropy, 'sigmoid'),
-    'weighted_euclidean': (task_losses.weighted_euclidean, 'identity'), 'kl': (task_losses.kl_divergence, 'softmax'),
-    'l2': (task_losses.squared_error, 'identity'), 'ccc': (task_losses.one_minus_ccc, 'identity')
+    'cross_entropy': (losses.cross_entropy, 'softmax'), 'bce': (losses.binary_cross_entropy, 'sigmoid'),
+    'weighted_euclidean': (losses.weighted_euclidean, 'identity'), 'kl': (losses.kl_divergence, 'softmax'),
+    'l2': (losses.squared_error, 'identity'), 'ccc': (losses.one_minus_ccc, 'identity')
 }
 """By name: the loss, and what turns its outputs into predictions."""
 
 
 class Kind(NamedTuple):
-  """What holds for every task of a field: its losses by name, the metric that scores an epoch, and whether more of that
-  is better (1) or worse (-1)."""
+  """What holds for every task of a field.
+
+  losses: its losses by name, the default first. score: the metric that scores an epoch. direction: 1 if more of that is
+  better, else -1. options: keys of the config's `task_loss` that only this task reads, beside its weight.
+  """
 
   losses: tuple[str, ...]
   score: str
   direction: int
+  options: tuple[str, ...] = ()
 
 
 KINDS = {
-    'label': Kind(('cross_entropy',), 'top1', 1), 'labels': Kind(('bce', 'weighted_euclidean'), 'map', 1),
-    'distribution': Kind(('kl',), 'kl', -1), 'vad': Kind(('l2', 'ccc'), 'ccc', 1)
+    'label': Kind(('cross_entropy',), 'top1',
+                  1), 'labels': Kind(('bce', 'weighted_euclidean'), 'map', 1, ('labels_form', 'class_weights')),
+    'distribution': Kind(('kl',), 'kl', -1), 'vad': Kind(('l2', 'ccc'), 'ccc', 1, ('vad_form',))
 }
 """By field of the record; 'auto' takes them in this order."""
 VAD = ('valence', 'arousal', 'dominance')
-DEFAULTS = {
-    'label': 1.0, 'labels': 1.0, 'distribution': 1.0, 'vad': 1.0, 'labels_form': 'bce', 'class_weights': 'none',
-    'vad_form': 'l2'
-}
-"""The config's `task_loss`: weights in the sum, and forms."""
-CLASS_WEIGHTS = ('none', 'static', 'dynamic')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +78,8 @@ class Task:
   @classmethod
   def from_json(cls, values: dict[str, Any]) -> 'Task':
     """The inverse of `to_json`."""
-    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    arguments: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items()}
+    return cls(**arguments)
 
 
 def single_label(labels: Sequence[Any]) -> Task:
@@ -88,7 +88,7 @@ def single_label(labels: Sequence[Any]) -> Task:
 
 
 def tasks_of(description: dict[str, Any]) -> tuple[Task, ...]:
-  """The tasks of a classifier's checkpoint; one that does not say has a single label."""
+  """The tasks of a classifier's checkpoint; a single label where an earlier version wrote it."""
   if 'tasks' not in description:
     return (single_label(description['labels']),)
   return tuple(Task.from_json(values) for values in description['tasks'])
@@ -100,14 +100,15 @@ def is_single_label(tasks: Sequence[Task]) -> bool:
 
 
 def present(name: str, target: np.ndarray) -> np.ndarray:
-  """Which targets of examples are there: bool (N, 1), or (N, 3) for 'vad'. Arrays as `targets.read` gives them."""
+  """Which targets are present: bool (N, 1), or (N, 3) for 'vad'. Arrays as `targets.read` gives them."""
   if name == 'label':
     return (target >= 0)[:, None]
-  return np.isfinite(target) if name == 'vad' else target.any(axis=-1, keepdims=True)
+  return np.isfinite(target) if name == 'vad' else np.any(target, axis=-1, keepdims=True)
 
 
-def choose(asked: str, columns: dict[str, Sequence[str]], targets: dict[str, np.ndarray],
-           options: dict[str, Any]) -> tuple[Task, ...]:
+def choose_tasks(
+    asked: str, columns: Mapping[str, Sequence[str]], targets: dict[str, np.ndarray],
+    options: dict[str, Any]) -> tuple[Task, ...]:
   """The tasks of a run.
 
   Args:
@@ -118,17 +119,17 @@ def choose(asked: str, columns: dict[str, Sequence[str]], targets: dict[str, np.
     options: the config's `task_loss`.
 
   Raises:
-    UserError: an unknown name or option, or a field that no training example has.
+    UserError: an unknown name, or a field that no training example has.
   """
-  there = [name for name in KINDS if present(name, targets[name]).any()]
-  names = there if asked == 'auto' else asked.split('+')
+  found = [name for name in KINDS if present(name, targets[name]).any()]
+  names = found if asked == 'auto' else asked.split('+')
   for name in names:
     if name not in KINDS or names.count(name) > 1:
       raise UserError(f"config key 'tasks' is '{asked}': choose auto, or join some of {', '.join(KINDS)} with +")
-    if name not in there:
+    if name not in found:
       raise UserError(
           f"task '{name}' needs records with a {name}, and no training record has one: "
-          f'choose --config.tasks={"+".join(there) or "… and a dataset with targets"}')
+          f'choose --config.tasks={"+".join(found) or "… and a dataset with targets"}')
   if not names:
     raise UserError('no training record has a target: choose a dataset with labels')
   return tuple(_task(name, tuple(columns[name]), targets[name], options) for name in names)
@@ -136,13 +137,6 @@ def choose(asked: str, columns: dict[str, Sequence[str]], targets: dict[str, np.
 
 def _task(name: str, outputs: tuple[str, ...], target: np.ndarray, options: dict[str, Any]) -> Task:
   form, weighting = options.get(f'{name}_form', KINDS[name].losses[0]), options['class_weights']
-  for key, value, known in ((f'{name}_form', form, KINDS[name].losses), ('class_weights', weighting, CLASS_WEIGHTS)):
-    if value not in known:
-      raise UserError(f"config key 'task_loss.{key}' is '{value}': choose from {', '.join(known)}")
-  if options[name] <= 0:
-    raise UserError(
-        f"config key 'task_loss.{name}' is {options[name]}: give it more than 0, or leave the task out of "
-        '--config.tasks')
   task = Task(name, outputs, form, float(options[name]))
   if name == 'labels':
     shares = target[present(name, target)[:, 0]].mean(axis=0).tolist() if weighting == 'static' else ()
@@ -168,7 +162,7 @@ def split_columns(outputs_BxW: Any, tasks: Sequence[Task]) -> dict[str, Any]:
 
 
 def prepare(task: Task, target: jax.Array, smoothing: float = 0.0) -> tuple[jax.Array, jax.Array]:
-  """A batch's field as the loss takes it, and which of it is there.
+  """A batch's field as the loss takes it, and which targets are present.
 
   Args:
     task: whose field it is.
@@ -177,20 +171,20 @@ def prepare(task: Task, target: jax.Array, smoothing: float = 0.0) -> tuple[jax.
     smoothing: of the labels of 'label'.
 
   Returns:
-    float32 (B, C) target, zero where it is missing; float32 (B, 1), or (B, C) of 'vad', 1 where it is there.
+    float32 (B, C) target, zero where it is missing; float32 (B, 1), or (B, C) of 'vad', 1 where it is present.
   """
   if task.name == 'label':
-    there_Bx1 = (target >= 0)[:, None].astype(jnp.float32)
-    return smooth_labels(target, len(task.outputs), smoothing) * there_Bx1, there_Bx1
+    present_Bx1 = (target >= 0)[:, None].astype(jnp.float32)
+    return smooth_labels(target, len(task.outputs), smoothing) * present_Bx1, present_Bx1
   if task.name == 'vad':
     target = target[:, dimensions(task)]
-    there_BxD = jnp.isfinite(target)
+    present_BxD = jnp.isfinite(target)
     standard_BxD = (target - jnp.array(task.mean)) / jnp.array(task.std)
-    return jnp.where(there_BxD, standard_BxD, 0.0), there_BxD.astype(jnp.float32)
+    return jnp.where(present_BxD, standard_BxD, 0.0), present_BxD.astype(jnp.float32)
   total_Bx1 = target.sum(axis=-1, keepdims=True)
-  there_Bx1 = (total_Bx1 > 0).astype(jnp.float32)
+  present_Bx1 = (total_Bx1 > 0).astype(jnp.float32)
   # Shares are printed with few digits.
-  return target / jnp.maximum(total_Bx1, 1e-6) if task.name == 'distribution' else target, there_Bx1
+  return target / jnp.maximum(total_Bx1, 1e-6) if task.name == 'distribution' else target, present_Bx1
 
 
 def dimensions(task: Task) -> np.ndarray:
@@ -198,18 +192,20 @@ def dimensions(task: Task) -> np.ndarray:
   return np.array([VAD.index(name) for name in task.outputs])
 
 
-def row_weights(task: Task, target_BxC: jax.Array, there_BxK: jax.Array) -> jax.Array:
-  """The loss's weights, which need the whole batch: the mean over its rows is then that over what is there.
+def row_weights(task: Task, target_BxC: jax.Array, present_BxK: jax.Array) -> jax.Array:
+  """The loss's weights, which need the whole batch.
+
+  They are scaled so that the batch mean equals the mean over the examples that have this target.
 
   Returns:
-    float32 (B, 1), or (B, C) for 'labels' and 'vad'; zero throughout where nothing is there.
+    float32 (B, 1), or (B, C) for 'labels' and 'vad'; all zero where no example has the target.
   """
-  count_K = jnp.sum(there_BxK, axis=0)
-  weight_BxK = there_BxK * len(there_BxK) / jnp.maximum(count_K, 1e-6)
+  count_K = jnp.sum(present_BxK, axis=0)
+  weight_BxK = present_BxK * len(present_BxK) / jnp.maximum(count_K, 1e-6)
   if task.name != 'labels':
     return weight_BxK
   share_C = jnp.array(task.shares) if task.class_weights == 'static' else jnp.mean(weight_BxK * target_BxC, axis=0)
-  class_C = jnp.ones(target_BxC.shape[-1]) if task.class_weights == 'none' else task_losses.class_weights(share_C)
+  class_C = jnp.ones(target_BxC.shape[-1]) if task.class_weights == 'none' else losses.class_weights(share_C)
   return weight_BxK * class_C
 
 
@@ -237,14 +233,14 @@ def measure(task: Task, outputs_NxC: np.ndarray, target: np.ndarray,
   Raises:
     UserError: no example has the target.
   """
-  there_N = present(task.name, target).any(axis=-1)
-  if not there_N.any():
+  present_N = present(task.name, target).any(axis=-1)
+  if not present_N.any():
     raise UserError(
         f"no example of this split has a {task.name}, which task '{task.name}' needs: choose another "
         '--split, or build the records again')
-  outputs_NxC, target = outputs_NxC[there_N], target[there_N]
-  prepared_NxC, there_NxK = prepare(task, jnp.asarray(target))
-  weight_NxK = row_weights(task, prepared_NxC, there_NxK)
+  outputs_NxC, target = outputs_NxC[present_N], target[present_N]
+  prepared_NxC, present_NxK = prepare(task, jnp.asarray(target))
+  weight_NxK = row_weights(task, prepared_NxC, present_NxK)
   loss_N = np.asarray(row_loss(task, jnp.asarray(outputs_NxC), prepared_NxC, weight_NxK), np.float64)
   return {'loss': float(loss_N.mean()), **_metrics(task, outputs_NxC, target, np.asarray(prepared_NxC), thresholds)}
 

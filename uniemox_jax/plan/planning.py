@@ -23,7 +23,7 @@ from tqdm import tqdm
 from data_pipelines.errors import UserError
 from uniemox_jax.runtime.files import read_json, write_json, write_text
 from uniemox_jax.runtime.hardware import GIB, Chip, Slice, parse_slice, require_compiler
-from uniemox_jax.train.config import check_trainable
+from uniemox_jax.train.config import PretrainConfig, parse_trainable
 
 COMPILER_ENVIRONMENT = {'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
 _EIGHT_CHIPS = ('v4:2x2x2', 'v5e:2x4', 'v5p:2x2x2', 'v6e:2x4')
@@ -121,12 +121,13 @@ def search_batch(config: ConfigDict, topology: str) -> dict[str, Any]:
   Raises:
     UserError: not even the smallest batch fits; and see `compile_step`.
   """
-  check_trainable(config)
+  checked = parse_trainable(config)
   devices, limit = parse_slice(topology).chips, parse_slice(topology).chip.hbm
-  groups = max(1, config.loss.local_batch) if 'loss' in config and config.loss.negatives == 'local' else 1
-  unit = config.accum_steps * groups // math.gcd(groups, devices)
+  local = isinstance(checked, PretrainConfig) and checked.loss.negatives == 'local'
+  groups = config.loss.local_batch if local else 1
+  unit = checked.accum_steps * groups // math.gcd(groups, devices)
   best, needs, small, large, margin = None, {}, 0, None, 1
-  units = max(1, config.batch_size // (devices * unit))
+  units = max(1, checked.batch_size // (devices * unit))
   while True:
     tried = config.copy_and_resolve_references()
     tried.batch_size = units * unit * devices

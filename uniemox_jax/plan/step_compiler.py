@@ -5,6 +5,7 @@ reads a config and a slice from FILE and leaves there what it measured.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import math
 import os
 import re
@@ -25,11 +26,12 @@ from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.plan.collectives import read_collectives
 from uniemox_jax.runtime import hardware, sharding
 from uniemox_jax.runtime.files import read_json, write_json
-from uniemox_jax.train import loop, optimizer, setup
-from uniemox_jax.train.config import check_trainable, compute_dtype, ema_decay, streams_of
+from uniemox_jax.train import loop, setup
+from uniemox_jax.train.config import FinetuneConfig, PretrainConfig, parse_trainable
 from uniemox_jax.train.flops import ExampleWork, finetune_work
+from uniemox_jax.train.optimizer import make_optimizer
 from uniemox_jax.train.state import TrainState, abstract_model, builder, state_template
-from uniemox_jax.train.steps import FinetuneOptions, Step, make_finetune_step, make_pretrain_step
+from uniemox_jax.train.steps import Step, make_finetune_step, make_pretrain_step
 
 STEPS_PER_EPOCH = 1000
 """Only constants in the learning rate's schedule depend on it, never the program."""
@@ -48,49 +50,45 @@ class Program(NamedTuple):
   work: ExampleWork
 
 
-def _rows(config: ConfigDict, mesh: Mesh, **shapes: tuple[Any, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+def _rows(batch_size: int, mesh: Mesh, **shapes: tuple[Any, ...]) -> dict[str, jax.ShapeDtypeStruct]:
   """A batch: for each name, the dtype and the shape of one example."""
   return {
-      name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=NamedSharding(mesh, sharding.BATCH))
+      name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=NamedSharding(mesh, sharding.BATCH))
       for name, (dtype, *shape) in shapes.items()
   }
 
 
-def _pretraining(config: ConfigDict, mesh: Mesh) -> Program:
-  options, dtype = setup.step_options(config), compute_dtype(config)
-  build = builder(UniEmoX, dtype=dtype, **setup.model_arguments(config))
+def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
+  dtype = jnp.dtype(config.dtype)
+  build = builder(UniEmoX, dtype=dtype, **setup.model_arguments(config.model, config.loss))
   student = abstract_model(build)
-  schedule, tx = optimizer.from_config(config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH)
+  optimizer = make_optimizer(config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH)
   picture = (jnp.uint8, config.model.image_size, config.model.image_size, 3)
   rows = {'scene': picture} | ({'person': picture} if student.streams == 2 else {})
   teacher, frozen = None, ()
   if student.semantic:
-    teacher, frozen = setup.make_teacher(setup.clip_of_shape(config), config.model.decoder_width, dtype)
+    teacher, frozen = setup.make_teacher(setup.clip_of_shape(config.teacher_shape), config.model.decoder_width, dtype)
     frozen = jax.tree.map(
         lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), frozen,
-        setup.place_teacher(config, frozen, mesh))
+        setup.teacher_shardings(frozen, mesh, config.teacher_sharded))
   if config.loss.contrastive:
     rows['text'] = (jnp.float32, config.model.decoder_width)
-  step = make_pretrain_step(nnx.graphdef(student), teacher, tx, schedule, options)
+  step = make_pretrain_step(nnx.graphdef(student), teacher, optimizer, config.loss)
   return Program(
-      step, state_template(build, tx, mesh), frozen, _rows(config, mesh, **rows), mesh,
+      step, state_template(build, optimizer.tx, mesh), frozen, _rows(config.batch_size, mesh, **rows), mesh,
       setup.example_work(config, student, teacher))
 
 
-def _finetuning(config: ConfigDict, mesh: Mesh) -> Program:
-  streams = streams_of(config)
-  build = builder(Classifier, dtype=compute_dtype(config), **config.model, classes=CLASSES, streams=streams)
+def _finetuning(config: FinetuneConfig, mesh: Mesh) -> Program:
+  arguments = dataclasses.asdict(config.model) | {'classes': CLASSES, 'streams': config.streams}
+  build = builder(Classifier, dtype=jnp.dtype(config.dtype), **arguments)
   classifier = abstract_model(build)
-  schedule, tx = optimizer.from_config(
-      config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH, config.optimizer.layer_decay)
-  options = FinetuneOptions(
-      **config.regularisation, accum_steps=config.accum_steps, max_gradient_norm=config.max_gradient_norm,
-      ema_decay=ema_decay(config))
+  optimizer = make_optimizer(config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH)
   picture = (jnp.uint8, config.model.image_size, config.model.image_size, 3)
-  rows = _rows(config, mesh, label=(jnp.int32,), **dict.fromkeys(STREAMS[streams], picture))
-  state = state_template(build, tx, mesh, averaged=options.ema_decay > 0)
+  rows = _rows(config.batch_size, mesh, label=(jnp.int32,), **dict.fromkeys(STREAMS[config.streams], picture))
+  state = state_template(build, optimizer.tx, mesh, averaged=optimizer.ema_decay > 0)
   return Program(
-      make_finetune_step(nnx.graphdef(classifier), tx, schedule, options), state, (), rows, mesh,
+      make_finetune_step(nnx.graphdef(classifier), optimizer, config.regularisation), state, (), rows, mesh,
       finetune_work(classifier))
 
 
@@ -100,10 +98,10 @@ def training_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Progr
   Raises:
     UserError: a mistake in the config, another verb's config, or a mesh or batch that does not fit the devices.
   """
-  check_trainable(config)
-  mesh = sharding.make_mesh(**config.mesh, devices=devices)
-  sharding.check_batch(config.batch_size, mesh, config.accum_steps)
-  return (_pretraining if 'loss' in config else _finetuning)(config, mesh)
+  checked = parse_trainable(config)
+  mesh = sharding.make_mesh(checked.mesh.data, checked.mesh.fsdp, devices)
+  sharding.check_batch(checked.batch_size, mesh, checked.accum_steps)
+  return _pretraining(checked, mesh) if isinstance(checked, PretrainConfig) else _finetuning(checked, mesh)
 
 
 def compile_program(program: Program) -> jax.stages.Compiled:

@@ -1,4 +1,4 @@
-"""What every command shares: flags, configs that may live in the wheel, and one line instead of a traceback."""
+"""Shared by all commands: flags, config files, and one line in place of a traceback."""
 
 from collections.abc import Callable
 import errno
@@ -6,6 +6,7 @@ import importlib.util
 import logging as std_logging
 import os
 import re
+import runpy
 import sys
 from typing import NoReturn
 
@@ -58,10 +59,9 @@ def profile_steps() -> Profile | None:
   if value is None:
     return None
   match = re.fullmatch(r'(?:(\d+):)?(\d+)', value)
-  first, last = (int(match[1] or 1), int(match[2])) if match else (1, 0)
-  if first < 0 or last < first:
+  if match is None or int(match[2]) < int(match[1] or 1):
     raise UserError(f"--profile is '{value}': give FIRST:LAST, such as 10:15, or how many steps, such as 5")
-  return Profile(first, last, from_start=not match[1])
+  return Profile(int(match[1] or 1), int(match[2]), from_start=not match[1])
 
 
 def find_config(value: str) -> str:
@@ -71,13 +71,13 @@ def find_config(value: str) -> str:
     value: FILE or FILE:ARG.
 
   Raises:
-    UserError: neither exists. ml_collections itself would go on in silence.
+    UserError: neither exists. ml_collections itself would continue without an error.
   """
   path, colon, argument = value.partition(':')
   if os.path.isfile(path):
     return value
   spec = importlib.util.find_spec('configs')
-  for folder in spec.submodule_search_locations if spec else ():
+  for folder in spec and spec.submodule_search_locations or ():
     installed = os.path.join(folder, os.path.basename(path))
     if os.path.dirname(path) in ('', 'configs') and os.path.isfile(installed):
       return installed + colon + argument
@@ -94,11 +94,8 @@ def load_config(value: str) -> ConfigDict:
     UserError: no such file, or the file or its argument is at fault.
   """
   path, colon, argument = find_config(value).partition(':')
-  spec = importlib.util.spec_from_file_location('loaded_config', path)
-  module = importlib.util.module_from_spec(spec)
   try:
-    spec.loader.exec_module(module)
-    return module.get_config(*([argument] if colon else []))
+    return runpy.run_path(path)['get_config'](*([argument] if colon else []))
   except Exception as error:  # whatever the file's own code raises
     raise UserError(
         f'{value} gives no config ({" ".join(str(error).split())}): mend the file or its argument') from error
@@ -116,7 +113,7 @@ def _arguments(argv: list[str]) -> list[str]:
 
 
 def _explain(message: str) -> str:
-  """What absl says of a flag, shorter where it is long."""
+  """absl's message about a flag, shortened."""
   missing = re.match(r'flag --(\w+)=None', message)
   if missing:
     return f'--{missing[1]} is missing: add --{missing[1]}=VALUE (--help lists the options)'
@@ -126,7 +123,7 @@ def _explain(message: str) -> str:
 
 
 def _explain_config(argv: list[str], error: Exception) -> str:
-  """What ml_collections lets through as bare exceptions: a key, or an argument after FILE's colon, that is unknown."""
+  """A message for what ml_collections raises as bare exceptions: an unknown key, or argument after FILE's colon."""
   inner = error.args[0] if error.args and isinstance(error.args[0], KeyError) else error
   said = inner.args[0] if isinstance(inner, KeyError) else inner
   overrides = [argument for argument in argv if argument.startswith('--config.')]
@@ -134,8 +131,8 @@ def _explain_config(argv: list[str], error: Exception) -> str:
   return f'{asked} does not fit this config ({said}): correct the name; the config file shows what there is'
 
 
-def _fail_of_the_disk(error: OSError) -> NoReturn:
-  """One line where there is no space left, or where the workdir cannot be written; any other error goes on."""
+def _fail_on_disk_error(error: OSError) -> NoReturn:
+  """One line if no space is left, or if the workdir cannot be written; raises any other error again."""
   workdir = flags.FLAGS.workdir if 'workdir' in flags.FLAGS else None
   if error.errno in (errno.ENOSPC, errno.EDQUOT):
     fail(f'no space left for {error.filename or workdir}: make room and run the same command again')
@@ -147,7 +144,7 @@ def _fail_of_the_disk(error: OSError) -> NoReturn:
 
 
 def _check_workdir(workdir: str | None) -> None:
-  """Fails where a file stands in the way of the folder; one that is not given is left to the verb."""
+  """Fails if a file has the name of the folder or of one above it."""
   place = os.path.abspath(workdir or '.')
   while not os.path.exists(place):
     place = os.path.dirname(place)
@@ -177,7 +174,7 @@ def run(main: Callable[..., None], *operands: str) -> None:
   except (AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
     fail(_explain_config(sys.argv, error))
   logging.set_verbosity(logging.ERROR)
-  # What it says in the end of reads that failed, as those of a damaged checkpoint do, is named where it belongs.
+  # asyncio reports failed reads of a damaged checkpoint a second time, at exit.
   std_logging.getLogger('asyncio').setLevel(std_logging.CRITICAL)
   try:
     if 'multihost' in flags.FLAGS:
@@ -192,6 +189,6 @@ def run(main: Callable[..., None], *operands: str) -> None:
   except preemption.Preempted as reason:
     preemption.leave(reason)
   except OSError as error:
-    _fail_of_the_disk(error)
+    _fail_on_disk_error(error)
   except KeyboardInterrupt:
     fail('interrupted: run the same command again to resume')

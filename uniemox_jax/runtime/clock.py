@@ -1,6 +1,6 @@
 """A run's time: what was training and what was not, and which steps to look into."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 import contextlib
 import time
@@ -33,10 +33,10 @@ class Clock:
   """
 
   def __init__(self) -> None:
-    self.seconds: Counter[str] = Counter()
+    self.seconds: defaultdict[str, float] = defaultdict(float)
     self._training_since: float | None = None
     self._steps, self._seconds_at_lap = 0, 0.0
-    self._told: Counter[str] = Counter()
+    self._reported: dict[str, float] = {}
 
   def start(self) -> None:
     """Begins to count training."""
@@ -74,10 +74,10 @@ class Clock:
     return seconds / steps if steps else None
 
   def newly_apart(self) -> dict[str, float]:
-    """'{activity}_seconds' of everything but training since this was last asked."""
-    new = self.seconds - self._told
-    self._told = self.seconds.copy()
-    return {f'{activity}_seconds': seconds for activity, seconds in new.items() if activity != 'train'}
+    """'{activity}_seconds' of everything but training since the last call."""
+    new = {activity: seconds - self._reported.get(activity, 0.0) for activity, seconds in self.seconds.items()}
+    self._reported = dict(self.seconds)
+    return {f'{activity}_seconds': seconds for activity, seconds in new.items() if seconds > 0 and activity != 'train'}
 
   def summary(self) -> str:
     """Everything, for people."""

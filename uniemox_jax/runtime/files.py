@@ -67,7 +67,7 @@ def read_json(path: str) -> Any:
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-  """A new folder that becomes `folder`, absent or empty until then, at the end, or vanishes with an error."""
+  """A temporary folder, renamed to `folder` (absent or empty until then) at the end, or removed after an error."""
   folder.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as scratch:
     partial = Path(scratch) / 'new'

@@ -95,7 +95,7 @@ def slice_devices(where: Slice) -> list[Any]:
   """
   from jax.experimental import topologies
 
-  options = {'chips_per_host_bounds': (1, 1, 1)} if where.chips == 1 else {}
+  options: dict[str, Any] = {'chips_per_host_bounds': (1, 1, 1)} if where.chips == 1 else {}
   if where.generation == 'v4':
     options['chip_config_name'] = 'megacore'  # as Cloud TPU runs it: one device a chip, not one a core
   try:

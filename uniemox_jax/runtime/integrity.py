@@ -1,7 +1,7 @@
-"""Checksums of arrays, and a seal on what is said of them: Orbax reads a flipped bit as if nothing were wrong.
+"""Checksums of arrays, and a seal over their descriptions, since Orbax reads a flipped bit without an error.
 
 The sums are integer arithmetic modulo 2^32 over bits and positions, so they are the same on any mesh, and are computed
-where the arrays are: no host gathers a model to verify it.
+where the arrays are, so no host gathers a whole model.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 CHUNK = 2**20
-"""Elements that a host sums at a time, so that no copy of a large array is made."""
+"""Elements that a host sums at a time, to avoid a copy of a large array."""
 
 Leaves = dict[str, dict[str, Any]]
 
@@ -73,10 +73,10 @@ def describe_leaves(tree: Any) -> Leaves:
 
 
 def changed_leaves(tree: Any, recorded: Leaves) -> list[str]:
-  """Names of leaves that are not what was recorded of them; `recorded` may tell of more."""
+  """Names of the leaves that differ from what was recorded; `recorded` may hold more leaves."""
   return [name for name, leaf in describe_leaves(tree).items() if leaf != recorded.get(name)]
 
 
 def seal(value: Any) -> str:
-  """CRC-32C of a JSON value, 8 hexadecimal digits: the same however the file was laid out."""
+  """CRC-32C of a JSON value, 8 hexadecimal digits, independent of how the file is formatted."""
   return f'{google_crc32c.value(json.dumps(value, sort_keys=True).encode()):08x}'

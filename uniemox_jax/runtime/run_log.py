@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard, progress lines, steps that were skipped, profiles."""
+"""The log of a run: metrics.jsonl, TensorBoard, progress lines, skipped steps, profiles."""
 
 from collections.abc import Iterator
 import contextlib
@@ -15,7 +15,7 @@ from data_pipelines.errors import UserError
 from uniemox_jax.runtime.clock import Clock, Profile, duration
 from uniemox_jax.runtime.files import exists, is_remote, write_text
 from uniemox_jax.runtime.hardware import peak_flops
-from uniemox_jax.runtime.tensorboard_writer import Board
+from uniemox_jax.runtime.tensorboard_writer import TensorBoardWriter
 
 METRICS_FILE = 'metrics.jsonl'
 SHOWN_IDS = 16
@@ -36,9 +36,9 @@ def _skipped_before(start_step: int, lines: list[dict[str, Any]]) -> int:
 
 
 @contextlib.contextmanager
-def _tensorflow_as_it_was() -> Iterator[None]:
-  """Where tensorflow keeps a function that it calls with every operation, the profiler of jax 0.7 puts a bool."""
-  trace = sys.modules.get('tensorflow.python.profiler.trace')
+def _tensorflow_restored() -> Iterator[None]:
+  """Restores a function that tensorflow calls with every operation, and which the profiler of jax 0.7 overwrites."""
+  trace: Any = sys.modules.get('tensorflow.python.profiler.trace')
   enabled = trace and trace.enabled
   yield
   if trace:
@@ -74,13 +74,13 @@ class RunLog:
       self._path = os.path.join(workdir, METRICS_FILE)
       self._text = ''.join(json.dumps(line) + '\n' for line in kept)
       write_text(self._path, self._text)
-      self._board = Board(os.path.join(workdir, 'tensorboard'), start_step + 1)
+      self._board = TensorBoardWriter(os.path.join(workdir, 'tensorboard'), start_step + 1)
 
   @contextlib.contextmanager
   def stepping(self, step: int, first: bool) -> Iterator[None]:
-    """Around the update after `step` of them: the run's first is counted as compilation; traces what is to be."""
+    """Around the update that follows `step` others: counts the first as compilation, and traces what was asked for."""
     if self._profile and not self._tracing and self._profile.first <= step <= self._profile.last:
-      with _tensorflow_as_it_was():
+      with _tensorflow_restored():
         jax.profiler.start_trace(self._profile_folder)
       self._tracing = True
     with self.clock.apart('compile') if first else contextlib.nullcontext():
@@ -89,12 +89,12 @@ class RunLog:
         jax.block_until_ready(self._pending[-1][1])
     if first:
       self.clock.start()
-    if self._tracing and step == self._profile.last:
+    if self._tracing and self._profile and step == self._profile.last:
       jax.block_until_ready(self._pending[-1][1])
       self._stop_tracing()
 
   def _stop_tracing(self) -> None:
-    with self.clock.apart('profile'), _tensorflow_as_it_was():
+    with self.clock.apart('profile'), _tensorflow_restored():
       jax.profiler.stop_trace()
     self._profile, self._tracing = None, False
     if self._writes:
@@ -122,7 +122,7 @@ class RunLog:
     for step, metrics, example_ids in fetched:
       self.skipped_in_row = self.skipped_in_row + 1 if metrics['skipped'] else 0
       if metrics['skipped']:
-        self._tell_skipped(step, metrics, example_ids, max_skipped, newest_checkpoint)
+        self._report_skipped(step, metrics, example_ids, max_skipped, newest_checkpoint)
     step, last, _ = fetched[-1]
     done = [metrics for _, metrics, _ in fetched if not metrics['skipped']]
     line = {name: float(np.mean([metrics[name] for metrics in done])) for name in last if done and name != 'skipped'}
@@ -136,7 +136,7 @@ class RunLog:
     self.write(step, line | self.clock.newly_apart())
     self._progress(step, line, rate)
 
-  def _tell_skipped(
+  def _report_skipped(
       self, step: int, metrics: dict[str, np.ndarray], example_ids: np.ndarray, max_skipped: int,
       newest_checkpoint: str) -> None:
     why = f"gradient_norm is {metrics['gradient_norm']:.4g}, loss {metrics['loss']:.4g}"
@@ -148,7 +148,7 @@ class RunLog:
       raise UserError(
           f'step {step}: {why}, and {self.skipped_in_row} steps in a row had to be skipped; example ids '
           f'{shown} (all in {METRICS_FILE}); newest checkpoint: {newest_checkpoint}: lower '
-          '--config.optimizer.base_lr, raise --config.max_gradient_norm, or look at these pictures')
+          '--config.optimizer.base_lr, raise --config.max_gradient_norm, or look at these images')
 
   def write(self, step: int, values: dict[str, float]) -> None:
     """One line of metrics.jsonl, and the same scalars to TensorBoard."""
@@ -168,7 +168,7 @@ class RunLog:
       file.write(text)
 
   def image(self, step: int, name: str, image_HxWx3: np.ndarray) -> None:
-    """A uint8 picture to TensorBoard."""
+    """A uint8 image to TensorBoard."""
     if self._writes:
       self._board.image(name, image_HxWx3, step)
 
@@ -183,7 +183,7 @@ class RunLog:
     print(text, flush=True)
 
   def close(self) -> None:
-    """Ends a trace, flushes TensorBoard, and says where the time went."""
+    """Ends a trace, flushes TensorBoard, and prints where the time went."""
     if self._tracing:
       self._stop_tracing()
     if self._writes:

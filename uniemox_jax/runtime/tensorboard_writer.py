@@ -1,7 +1,7 @@
 """TensorBoard's event file, written in the caller's thread.
 
-tensorboardX's own SummaryWriter writes in another one: where the disk is full that thread dies, and the run waits for
-it for ever.
+tensorboardX's SummaryWriter writes in another thread. On a full disk that thread dies, and the run would wait for it
+forever.
 """
 
 import os
@@ -15,11 +15,11 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 FLUSH_SECONDS = 120.0
 
 
-class Board:
-  """Scalars and pictures of a run. Every method may raise OSError: a full disk, say."""
+class TensorBoardWriter:
+  """Scalars and images of a run. Every method may raise OSError, for example on a full disk."""
 
   def __init__(self, folder: str, first_step: int):
-    """Opens a new file in `folder`; of older ones TensorBoard shows what is before `first_step`."""
+    """Opens a new file in `folder`; TensorBoard shows the steps of older files only before `first_step`."""
     directory_check(folder)
     self._writer = EventsWriter(os.path.join(folder, 'events'))
     self._flushed = time.monotonic()
@@ -37,7 +37,7 @@ class Board:
     self._write(Event(step=step, summary=summary.scalar(name, value)))
 
   def image(self, name: str, image_HxWx3: np.ndarray, step: int) -> None:
-    """A uint8 picture."""
+    """A uint8 image."""
     self._write(Event(step=step, summary=summary.image(name, image_HxWx3, dataformats='HWC')))
 
   def close(self) -> None:

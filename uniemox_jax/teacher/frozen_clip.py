@@ -56,7 +56,7 @@ class View:
     size = hub.get('size', image_size)
     size = size if isinstance(size, dict) else {'shortest_edge': size}
     squash = 'shortest_edge' not in size
-    short_side = size.get('height') if squash else size['shortest_edge']
+    short_side = size['height'] if squash else size['shortest_edge']
     crop = hub.get('crop_size', image_size) if hub.get('do_center_crop', True) else short_side
     crop = crop['height'] if isinstance(crop, dict) else crop
     if crop != image_size or short_side < crop or hub.get('resample', BICUBIC) != BICUBIC:
@@ -115,7 +115,7 @@ class View:
 def clip_normalise(
     images_BxHxWx3: jax.Array, size: int, mean: tuple[float, ...] = CLIP_MEAN, std: tuple[float,
                                                                                           ...] = CLIP_STD) -> jax.Array:
-  """The scene view as the teacher sees it inside a train step (method section 2, step 6).
+  """The scene view as the teacher sees it inside a train step (docs/method.md, One pretraining step).
 
   Args:
     images_BxHxWx3: square pixels 0..255, uint8 or float; resized (bicubic, antialiased) where they differ from `size`.
@@ -173,11 +173,11 @@ class Clip:
 
   @functools.cached_property
   def digest(self) -> str:
-    """SHA-256 of configuration, how pictures are prepared, weights and compute dtype."""
+    """SHA-256 of configuration, how images are prepared, weights and compute dtype."""
     digest = hashlib.sha256(f'{self.config} {self.view} {jnp.dtype(self.dtype).name}'.encode())
     for path, leaf in sorted(traverse_util.flatten_dict(self.params, sep='/').items()):
       digest.update(f'{path} {leaf.dtype} {leaf.shape}'.encode())
-      digest.update(np.ravel(leaf))
+      digest.update(np.ravel(leaf).data)
     return digest.hexdigest()
 
   @functools.cached_property
@@ -284,12 +284,11 @@ def _openai_settings(shapes: dict[str, tuple[int, ...]], folder: Path | None, fi
   if not settings:
     config = clip_weights.openai_config(shapes, source=str(file), activation=activation)
   else:
-    config = clip_weights.open_clip_config(settings, str(folder / OPEN_CLIP_CONFIG))
+    config = clip_weights.open_clip_config(settings, f'{folder}/{OPEN_CLIP_CONFIG}')
   own_tokenizer = folder is not None and any((folder / name).is_file() for name in TOKENIZER_FILES)
   openai_tokenizer = config.vocab_size == vocabulary.SIZE and not own_tokenizer
-  return (
-      config, View.from_open_clip(settings.get('preprocess_cfg') or {},
-                                  config.image_size), None if openai_tokenizer else file.parent)
+  view = View.from_open_clip(settings.get('preprocess_cfg') or {}, config.image_size)
+  return config, view, None if openai_tokenizer else file.parent
 
 
 def save_clip(

@@ -207,7 +207,8 @@ class Checkpoints:
     if record is not None:
       self._check_fits(step, wanted, record)
     items = ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()})
-    restored, problem = None, ''
+    restored: Any = None
+    problem = ''
     try:
       restored = self._manager.restore(step, args=items)
     except Exception as error:  # damaged files raise what they like, from JSON's errors to TensorStore's
@@ -279,7 +280,7 @@ class _Lent(np.ndarray):
   Orbax 0.12.8 has an option for that (`deepcopy_host_arrays`), Colab's 0.12.4 has not.
   """
 
-  def __deepcopy__(self, memo: dict[int, Any]) -> '_Lent':
+  def __deepcopy__(self, memo: dict[int, Any] | None, /) -> '_Lent':
     return self
 
 
@@ -303,8 +304,8 @@ def has_checkpoint(path: str) -> bool:
 
 
 def _candidates(path: str) -> list[epath.Path]:
-  """The step folders that a checkpoint PATH means (design, "Commands"), the wanted first: itself; or a workdir's by
-  score where they have one, else by age."""
+  """The step folders that a checkpoint PATH means (docs/commands.md, Shared flags and paths), the wanted first:
+  itself; or a workdir's by score where they have one, else by age."""
   folder = absolute(path)
   if (folder / 'params').is_dir():
     return [folder]

@@ -1,229 +1,307 @@
-"""Configs as the verbs take them: every key is known and does something, and a run's own config is kept with it."""
+"""Every config key of the training verbs (docs/config.md lists them). Config files import it, so it is quick to load.
 
-import hashlib
-import json
-import os
-import sys
+The defaults are the published recipe (docs/method.md, Recipes). A key that is left out has its default.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from etils import epath
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
-from uniemox_jax.models.classifier import STREAMS
-from uniemox_jax.runtime.distributed import is_primary, is_same_everywhere, wait_for_all
-from uniemox_jax.runtime.files import exists, read_json, write_json
+from uniemox_jax.train.schema import key, key_of, parse, refuse_unused, section
 
-_RUN = {
-    'seed': int, 'data_dir': str, 'dataset': str, 'batch_size': int, 'epochs': int, 'warmup_epochs': int, 'dtype': str,
-    'mesh': {'data': int, 'fsdp': int}, 'log_every': int, 'min_crop_area': float, 'max_gradient_norm': float,
-    'max_skipped_steps': int
-}
-_ENCODER = {
-    'image_size': int, 'patch_size': int, 'width': int, 'depth': int, 'heads': int, 'remat': str, 'scan': bool,
-    'norm_eps': float, 'pre_norm': bool, 'activation': str
-}
-_ABSENT = {
-    'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu', 'ema_decay': 0.0, 'streams': 'scene',
-    'person_view': 'crop', 'teacher_statistics': 'clip'
-}
-"""What it means where a config leaves these out."""
-_OPTIONAL = (*_ABSENT, 'teacher_shape', 'tasks', 'task_loss')
-_OPTIMIZER = {'base_lr': float, 'final_lr': float, 'b1': float, 'b2': float, 'weight_decay': float}
-
-PRETRAIN_KEYS = _RUN | {
-    'split': str, 'accum_steps': int, 'init': str, 'teacher': str, 'teacher_sharded': bool, 'emotion_in_caption': bool,
-    'save_every': int, 'images_every': int, 'person_jitter': float, 'person_view': str, 'teacher_statistics': str,
-    'optimizer': _OPTIMIZER, 'teacher_shape':
-        {'image_size': int, 'patch_size': int, 'width': int, 'depth': int, 'heads': int, 'projection': int}, 'model':
-            _ENCODER | {
-                'decoder_width': int, 'decoder_depth': int, 'decoder_heads': int, 'mask_ratio': float, 'fusion': str,
-                'fusion_heads': int, 'decode': str
-            }, 'loss': {
-                'contrastive': float, 'similarity': float, 'reconstruction': float, 'form': str, 'negatives': str,
-                'local_batch': int, 'norm_pix': bool
-            }
-}
-FINETUNE_KEYS = _RUN | {
-    'accum_steps': int, 'init': str, 'model': _ENCODER, 'streams': str, 'eval_every_epochs': int, 'fraction': float,
-    'ema_decay': float, 'augment': {'randaugment': float, 'erase': float}, 'tasks': str, 'task_loss': {
-        'label': float, 'labels': float, 'distribution': float, 'vad': float, 'labels_form': str, 'class_weights': str,
-        'vad_form': str
-    }, 'optimizer': _OPTIMIZER | {'layer_decay': float},
-    'regularisation': {'drop_path': float, 'mixup': float, 'cutmix': float, 'smoothing': float}
-}
-PROBE_KEYS = {name: _RUN[name] for name in ('seed', 'data_dir', 'dataset', 'batch_size', 'dtype', 'mesh')
-             } | {'init': str, 'model': _ENCODER, 'fraction': float, 'protocol': str, 'features_dir': str}
-CLIP_KEYS = _RUN | {
-    'split': str, 'init': str, 'emotion_in_caption': bool, 'save_every': int, 'optimizer': _OPTIMIZER, 'model': {
-        'image_size': int, 'patch_size': int, 'projection': int, 'context': int,
-        'vision': {'width': int, 'depth': int, 'heads': int}, 'text': {'width': int, 'depth': int, 'heads': int}
-    }
-}
-
-_INPUTS = 'inputs.json'
-# What a resumed run may change: none of it changes the numbers a step computes.
-_FREE_KEYS = (
-    'data_dir', 'teacher', 'teacher_shape', 'teacher_sharded', 'init', 'mesh', 'log_every', 'save_every',
-    'images_every', 'max_skipped_steps', 'features_dir')
+OFF = 'none'
+"""What `init`, `fusion` and `class_weights` hold where there is none."""
 
 
-def check_keys(config: ConfigDict, keys: dict[str, Any], prefix: str = '') -> None:
-  """Raises UserError for a key that no verb reads, that is missing, or that holds another type."""
-  for name in config:
-    if name not in keys:
+@dataclass(frozen=True, kw_only=True)
+class MeshSettings:
+  """The device mesh (docs/tpu.md)."""
+
+  data: int = key(-1, 'devices that each hold all parameters and share the batch; -1 takes all that are left', least=-1)
+  fsdp: int = key(1, 'devices over which parameters and optimizer are split', least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+  """The ViT encoder. Its arguments are those of `models.vit.ViT`."""
+
+  image_size: int = key(224, 'side of the views, pixels', least=1)
+  patch_size: int = key(16, 'side of a patch, pixels; it divides image_size', least=1)
+  width: int = key(1024, 'token width D', least=1)
+  depth: int = key(24, 'number of blocks', least=1)
+  heads: int = key(16, 'attention heads; they divide width', least=1)
+  remat: str = key('dots', 'activations computed again in the backward pass', choices=('none', 'dots', 'full'))
+  scan: bool = key(True, 'compile one block and loop over the depth: quicker to compile')
+  norm_eps: float = key(1e-6, 'epsilon of LayerNorm; that of the weights to start from', above=0)
+  pre_norm: bool = key(False, "LayerNorm before the first block, as in CLIP's image tower")
+  activation: str = key('gelu', "quick_gelu as in OpenAI's CLIP", choices=('gelu', 'quick_gelu'))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentSettings(EncoderSettings):
+  """The encoder with decoder, masking and fusion: `models.uniemox.UniEmoX`."""
+
+  decoder_width: int = key(512, "width E of decoder and fusion, which is the teacher's projection width", least=1)
+  decoder_depth: int = key(8, 'blocks of the decoder', least=1)
+  decoder_heads: int = key(16, 'attention heads of the decoder', least=1)
+  mask_ratio: float = key(0.9, 'share of the patches that are hidden', above=0, below=1)
+  fusion: str = key(
+      'additive', 'how scene and person embeddings are joined; none uses the scene alone',
+      choices=('additive', 'prior', 'weighted_sum', 'attention', 'glu', OFF))
+  fusion_heads: int = key(1, 'heads h of the fusions weighted_sum, attention and glu', least=1, most=3)
+  decode: str = key('scene', 'the streams that are reconstructed', choices=('scene', 'both'))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherShape:
+  """The teacher's image tower for `plan`, which opens no weights."""
+
+  image_size: int = key(224, 'side of its input, pixels', least=1)
+  patch_size: int = key(16, 'side of a patch, pixels', least=1)
+  width: int = key(768, 'token width', least=1)
+  depth: int = key(12, 'number of blocks', least=1)
+  heads: int = key(12, 'attention heads', least=1)
+  projection: int = key(512, "width of the shared space, equal to model.decoder_width", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+  """Pretraining losses (docs/method.md, Losses). A weight of 0 removes a loss from the program."""
+
+  contrastive: float = key(1.0, 'weight of L1, which compares rankings of all texts', least=0)
+  similarity: float = key(1.0, "weight of L2, which draws the student to the teacher's image embedding", least=0)
+  reconstruction: float = key(1.0, 'weight of L3, the error of the hidden pixels', least=0)
+  form: str = key('cosine', 'form of L1: cosine as published, or kl with a temperature', choices=('cosine', 'kl'))
+  negatives: str = key('global', "texts of L1: of the global batch, or of groups", choices=('global', 'local'))
+  local_batch: int = key(2, 'examples in a group, where negatives is local', least=1)
+  norm_pix: bool = key(False, 'normalise the pixels of each target patch')
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+  """AdamW with warm-up and a cosine schedule."""
+
+  base_lr: float = key(1e-3, 'peak learning rate at batch size 256; it scales with the batch size', above=0)
+  final_lr: float = key(0.0, 'learning rate at the end', least=0)
+  b1: float = key(0.9, 'decay of the first moment', least=0, below=1)
+  b2: float = key(0.95, 'decay of the second moment', least=0, below=1)
+  weight_decay: float = key(0.05, 'decoupled weight decay; none on biases, norms, tokens and positions', least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptimizerSettings(OptimizerSettings):
+  """The same, with slower early layers."""
+
+  layer_decay: float = key(0.75, 'factor of the learning rate from one layer to the one below it', above=0, most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskLossSettings:
+  """Weights and forms of the fine-tuning losses (docs/tasks.md)."""
+
+  label: float = key(1.0, 'weight of the single label', above=0)
+  labels: float = key(1.0, 'weight of several labels', above=0)
+  distribution: float = key(1.0, 'weight of the label distribution', above=0)
+  vad: float = key(1.0, 'weight of valence, arousal, dominance', above=0)
+  labels_form: str = key('bce', 'loss of several labels', choices=('bce', 'weighted_euclidean'))
+  class_weights: str = key(
+      OFF, 'weights of the classes of several labels, from train or from the batch', choices=(OFF, 'static', 'dynamic'))
+  vad_form: str = key('l2', 'loss of valence, arousal, dominance', choices=('l2', 'ccc'))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegularisationSettings:
+  """Random regularisation of fine-tuning."""
+
+  drop_path: float = key(0.2, 'rate of stochastic depth in the last block', least=0, below=1)
+  mixup: float = key(0.8, 'parameter of the Beta distribution, 0 is off', least=0)
+  cutmix: float = key(1.0, 'parameter of the Beta distribution, 0 is off', least=0)
+  smoothing: float = key(0.1, 'label smoothing of the single label', least=0, below=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentSettings:
+  """Random augmentation of fine-tuning views, beside crop and flip."""
+
+  randaugment: float = key(9.0, 'magnitude, 0 is off', least=0, most=10)
+  erase: float = key(0.25, 'probability of random erasing', least=0, most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerSettings:
+  """A CLIP tower."""
+
+  width: int = key(768, 'token width', least=1)
+  depth: int = key(12, 'number of blocks', least=1)
+  heads: int = key(12, 'attention heads', least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSettings:
+  """The CLIP that `train_clip` trains."""
+
+  image_size: int = key(224, 'side of the input, pixels', least=1)
+  patch_size: int = key(16, 'side of a patch, pixels', least=1)
+  projection: int = key(512, 'width of the shared space', least=1)
+  context: int = key(77, 'most tokens of a text', least=2)
+  vision: TowerSettings = section(TowerSettings)
+  text: TowerSettings = section(TowerSettings, width=512, heads=8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+  """Keys of every verb that trains or probes."""
+
+  seed: int = key(0, 'of every random draw', least=0)
+  data_dir: str = key('data', 'folder of the records, or a bucket')
+  dataset: str = key('emoset', 'name of the dataset, as built')
+  batch_size: int = key(4096, 'global batch size', least=1)
+  dtype: str = key('bfloat16', 'of the computation; parameters are float32', choices=('float32', 'bfloat16'))
+  mesh: MeshSettings = section(MeshSettings)
+  init: str = key(OFF, 'checkpoint, file, folder or hub id to start from; none is a random initialisation')
+
+  def check(self) -> None:
+    """Raises UserError for keys that do not go together, or that this run would not read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(DataConfig):
+  """Keys of every verb that trains."""
+
+  epochs: int = key(800, 'passes over the training split', least=1)
+  warmup_epochs: int = key(40, 'epochs in which the learning rate rises', least=0)
+  min_crop_area: float = key(0.2, 'least share of the image that the random crop takes', above=0, most=1)
+  max_gradient_norm: float = key(1e3, 'a step whose gradient is longer is skipped, and counted', above=0)
+  max_skipped_steps: int = key(10, 'skipped steps in a row after which the run stops', least=1)
+  log_every: int = key(20, 'steps between two lines of metrics.jsonl', least=1)
+  optimizer: OptimizerSettings = section(OptimizerSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionedConfig(TrainConfig):
+  """Keys of the verbs that learn from captions."""
+
+  split: str = key('train+val', 'splits of the dataset, joined by +')
+  emotion_in_caption: bool = key(True, 'name the emotion in the captions, which makes pretraining label-supervised')
+  save_every: int = key(500, 'steps between two checkpoints', least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(CaptionedConfig):
+  """Keys of `pretrain`."""
+
+  accum_steps: int = key(1, 'micro-batches that a batch is divided into; the result is the same', least=1)
+  person_jitter: float = key(
+      0.0, 'how far each edge of the person crop may move inwards, share of its side', least=0, below=0.5)
+  person_view: str = key(
+      'crop', 'the person crop, or the scene a second time as in the original', choices=('crop', 'scene'))
+  teacher: str = key('openai/clip-vit-base-patch16', 'folder or hub id of the CLIP')
+  teacher_statistics: str = key(
+      'clip', "mean and deviation of the teacher's pixels; imagenet as in the original", choices=('clip', 'imagenet'))
+  teacher_sharded: bool = key(False, 'split the teacher over mesh.fsdp, too')
+  teacher_shape: TeacherShape | None = section(TeacherShape)
+  model: StudentSettings = section(StudentSettings)
+  loss: LossSettings = section(LossSettings)
+  images_every: int = key(2000, 'steps between two sheets of reconstructions; 0 draws the last alone', least=0)
+
+  def check(self) -> None:
+    """See `DataConfig.check`."""
+    loss, model = self.loss, self.model
+    if loss.negatives == 'local' and self.batch_size % loss.local_batch:
+      raise UserError(f'batch_size {self.batch_size} is not divisible by loss.local_batch {loss.local_batch}')
+    if not self.teaches and not loss.reconstruction:
       raise UserError(
-          f"config key '{prefix}{name}' is unknown and would do nothing: remove it; "
-          f"known here: {', '.join(sorted(keys))}")
-  for name, kind in keys.items():
-    if name not in config:
-      if name in _OPTIONAL:
-        continue
-      raise UserError(f"config key '{prefix}{name}' is missing: add it to the config file")
-    value = config[name]
-    if isinstance(kind, dict):
-      if not isinstance(value, ConfigDict):
-        raise UserError(f"config key '{prefix}{name}' must hold the keys {', '.join(sorted(kind))}")
-      check_keys(value, kind, f'{prefix}{name}.')
-    elif not (isinstance(value, kind) or (kind is float and type(value) is int)):
-      raise UserError(f"config key '{prefix}{name}' is {value!r}: it must be of type {kind.__name__}")
+          'every loss weight is zero: nothing to train; set one of --config.loss.contrastive, similarity, '
+          'reconstruction')
+    if not loss.contrastive:
+      refuse_unused(self, ('loss.form', 'loss.negatives', 'loss.local_batch'), 'loss.contrastive is 0')
+    if loss.negatives == 'global':
+      refuse_unused(self, ('loss.local_batch',), 'loss.negatives is global')
+    if not self.teaches:
+      refuse_unused(
+          self, ('model.fusion', 'model.fusion_heads', 'teacher_statistics', 'teacher_sharded'),
+          'loss.contrastive and loss.similarity are 0')
+    if model.fusion in ('additive', 'prior', OFF):
+      refuse_unused(self, ('model.fusion_heads',), f'model.fusion is {model.fusion}')
+    if not loss.reconstruction:
+      refuse_unused(self, ('loss.norm_pix', 'model.decode'), 'loss.reconstruction is 0')
+    if self.person_view == 'scene':
+      refuse_unused(self, ('person_jitter',), 'person_view is scene')
+
+  @property
+  def teaches(self) -> bool:
+    """Whether a loss needs the teacher."""
+    return bool(self.loss.contrastive or self.loss.similarity)
 
 
-def compute_dtype(config: ConfigDict) -> Any:
-  """The dtype of the computation; parameters are float32 always.
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(TrainConfig):
+  """Keys of `finetune`."""
+
+  dataset: str = key_of(DataConfig, 'dataset', 'emo8')
+  batch_size: int = key_of(DataConfig, 'batch_size', 128)
+  epochs: int = key_of(TrainConfig, 'epochs', 100)
+  warmup_epochs: int = key_of(TrainConfig, 'warmup_epochs', 5)
+  accum_steps: int = key_of(PretrainConfig, 'accum_steps')
+  fraction: float = key(1.0, 'share of every class that is trained on', above=0, most=1)
+  streams: str = key('scene', 'what the model sees (docs/two_streams.md)', choices=('scene', 'scene+person'))
+  model: EncoderSettings = section(EncoderSettings)
+  optimizer: FinetuneOptimizerSettings = section(FinetuneOptimizerSettings, final_lr=1e-6, b2=0.999)
+  regularisation: RegularisationSettings = section(RegularisationSettings)
+  augment: AugmentSettings = section(AugmentSettings)
+  ema_decay: float = key(0.0, 'decay of averaged weights, 0 is off (docs/runs.md)', least=0, below=1)
+  tasks: str = key('label', 'what is learned, joined by +; auto is all that the records have (docs/tasks.md)')
+  task_loss: TaskLossSettings = section(TaskLossSettings)
+  eval_every_epochs: int = key(1, 'epochs between two evaluations on val', least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig(DataConfig):
+  """Keys of `probe`."""
+
+  dataset: str = key_of(DataConfig, 'dataset', 'emo8')
+  batch_size: int = key_of(DataConfig, 'batch_size', 256)
+  dtype: str = key_of(DataConfig, 'dtype', 'float32')
+  fraction: float = key_of(FinetuneConfig, 'fraction')
+  protocol: str = key('linear', 'a linear classifier, or nearest neighbours', choices=('linear', 'knn'))
+  features_dir: str = key('', 'where features are kept; the workdir if empty')
+  model: EncoderSettings = section(EncoderSettings, remat='none')
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainClipConfig(CaptionedConfig):
+  """Keys of `train_clip`."""
+
+  batch_size: int = key_of(DataConfig, 'batch_size', 1024)
+  epochs: int = key_of(TrainConfig, 'epochs', 32)
+  warmup_epochs: int = key_of(TrainConfig, 'warmup_epochs', 1)
+  model: ClipSettings = section(ClipSettings)
+  optimizer: OptimizerSettings = section(OptimizerSettings, b2=0.98, weight_decay=0.1)
+
+
+CONFIGS: dict[str, type[DataConfig]] = {
+    'train_clip': TrainClipConfig, 'pretrain': PretrainConfig, 'finetune': FinetuneConfig, 'probe': ProbeConfig
+}
+"""By verb."""
+
+
+def config_class(config: Mapping[str, Any]) -> type[DataConfig]:
+  """The class of a config, or of a run's config.json, told by the sections that only one verb has."""
+  verbs = {'loss': 'pretrain', 'regularisation': 'finetune', 'protocol': 'probe'}
+  return CONFIGS[next((verb for name, verb in verbs.items() if name in config), 'train_clip')]
+
+
+def parse_trainable(config: ConfigDict) -> PretrainConfig | FinetuneConfig:
+  """The checked values of a config of `pretrain` or `finetune`.
 
   Raises:
-    UserError: neither float32 nor bfloat16.
+    UserError: another verb's config; and see `schema.parse`.
   """
-  if config.dtype not in ('float32', 'bfloat16'):
-    raise UserError(f"config key 'dtype' is '{config.dtype}': choose float32 or bfloat16")
-  return jnp.dtype(config.dtype)
-
-
-def ema_decay(config: ConfigDict) -> float:
-  """The decay of the averaged weights, 0 without.
-
-  Raises:
-    UserError: it is none.
-  """
-  decay = config.get('ema_decay', _ABSENT['ema_decay'])
-  if not 0 <= decay < 1:
-    raise UserError(f"config key 'ema_decay' is {decay}: choose 0, which is off, or below 1, such as 0.9999")
-  return decay
-
-
-def streams_of(config: ConfigDict) -> str:
-  """The views that a fine-tuned model sees, a key of `classifier.STREAMS`; 'scene' where the config does not say.
-
-  Raises:
-    UserError: another value.
-  """
-  streams = config.get('streams', _ABSENT['streams'])
-  if streams not in STREAMS:
-    raise UserError(f"config key 'streams' is '{streams}': choose {' or '.join(STREAMS)}")
-  return streams
-
-
-def check_positive(config: ConfigDict, *names: str) -> None:
-  """Raises UserError unless each named key, and those of the training verbs that it has, are at least 1."""
-  for name in ('batch_size', 'epochs', 'log_every', 'max_skipped_steps', *names):
-    if config.get(name, 1) < 1:
-      raise UserError(f"config key '{name}' is {config[name]}: it must be at least 1")
-
-
-def check_trainable(config: ConfigDict) -> None:
-  """Raises UserError unless this is a config of `pretrain` or `finetune`, as far as one can see without running it."""
   if 'loss' not in config and 'regularisation' not in config:
     raise UserError(
         'a plan needs a config of pretrain or finetune, with a section loss or regularisation: '
         'configs/demo.py, for one, wants :pretrain or :finetune after its name')
-  check_keys(config, PRETRAIN_KEYS if 'loss' in config else FINETUNE_KEYS)
-  check_positive(config, 'accum_steps')
-
-
-def config_hash(config: dict[str, Any]) -> str:
-  """First 16 hex digits of the sha256 of the config as sorted JSON."""
-  return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _without_defaults(config: dict[str, Any]) -> dict[str, Any]:
-  """Without the optional keys that say what their absence means, so that runs from before these keys resume."""
-  return {
-      name: _without_defaults(value) if isinstance(value, dict) else value
-      for name, value in config.items()
-      if name not in _ABSENT or value != _ABSENT[name]
-  }
-
-
-def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-  """Keys whose values differ, but for those that change no number that a step computes."""
-  old, new = _without_defaults(old), _without_defaults(new)
-  return sorted(
-      key for key in old.keys() | new.keys()
-      if key not in _FREE_KEYS and json.dumps(old.get(key)) != json.dumps(new.get(key)))
-
-
-def _has_steps(workdir: str) -> bool:
-  folder = epath.Path(workdir) / 'checkpoints'
-  return folder.exists() and any(path.name.isdigit() for path in folder.iterdir())
-
-
-def keep_config(config: ConfigDict, workdir: str, inputs: dict[str, str | None] | None = None) -> None:
-  """Writes `config.json` and `inputs.json`, or checks that a resumed run's config and inputs are the same.
-
-  Where steps are saved, `config.json` goes on naming what they began from. Nothing is written where something is wrong.
-
-  Args:
-    config: of the run.
-    workdir: its folder.
-    inputs: by config key, a digest of what lies at the place that the key names, None where it is not known.
-
-  Raises:
-    UserError: the workdir belongs to a run with other values, named, or what it was trained with lies elsewhere; or
-      processes read different files.
-  """
-  inputs = inputs or {}
-  if different := [f'--config.{key}' for key in sorted(inputs) if not is_same_everywhere(inputs[key])]:
-    raise UserError(f'{" and ".join(different)} names other files on some hosts: give all of them the same')
-  path = os.path.join(workdir, 'config.json')
-  new = config.to_dict()
-  if exists(path):
-    old = read_json(path)
-    if changed := changed_keys(old, new):
-      raise UserError(
-          f"{workdir} holds a run with other values of {', '.join(changed)}: "
-          'restore them to resume it, or choose another --workdir')
-    if new.get('init') != old.get('init') and _has_steps(workdir):
-      if is_primary():
-        print(
-            f"--config.init={new['init']} is not used: the run in {workdir} began from {old['init']}, and resumes",
-            flush=True)
-      new['init'] = old['init']
-  if _has_steps(workdir):
-    inputs = _same_inputs(workdir, inputs)
-  wait_for_all('config compared')
-  if is_primary():
-    write_json(path, new)
-    if inputs:
-      write_json(os.path.join(workdir, _INPUTS), inputs)
-
-
-def _same_inputs(workdir: str, inputs: dict[str, str | None]) -> dict[str, str | None]:
-  """What is known of the inputs of the run that is resumed.
-
-  Raises:
-    UserError: they are not those that it was trained with.
-  """
-  path = os.path.join(workdir, _INPUTS)
-  old = read_json(path) if exists(path) else {}
-  compared = {key for key in inputs if old.get(key) and inputs[key]}
-  if changed := [f'--config.{key}' for key in sorted(compared) if inputs[key] != old[key]]:
-    raise UserError(
-        f'{workdir} was trained with other files than {" and ".join(changed)} names now: name those again, '
-        f'or delete {path} to go on with these')
-  if is_primary() and (unknown := [f'--config.{key}' for key in sorted(inputs.keys() - compared)]):
-    print(
-        f'{" and ".join(unknown)}: not compared with what {workdir} was trained with, which is not known',
-        file=sys.stderr, flush=True)
-  return {key: inputs[key] or old.get(key) for key in inputs}
+  return parse(PretrainConfig, config) if 'loss' in config else parse(FinetuneConfig, config)

@@ -23,7 +23,7 @@ class Work(NamedTuple):
   flops: int = 0
   values: int = 0
 
-  def __add__(self, other: 'Work') -> 'Work':
+  def __add__(self, other: 'Work') -> 'Work':  # type: ignore[override]  # a sum, not a longer tuple
     return Work(self.flops + other.flops, self.values + other.values)
 
   def times(self, count: int) -> 'Work':
@@ -70,7 +70,7 @@ def _encoder(encoder: ViT | ImageTower, patches: int) -> Work:
 
 
 def pretrain_work(student: UniEmoX, teacher: ImageTower | None, texts: int) -> ExampleWork:
-  """One pretraining example (method section 2).
+  """One pretraining example (docs/method.md, One pretraining step).
 
   Args:
     student: the module; shapes in place of parameters will do.
@@ -92,6 +92,6 @@ def pretrain_work(student: UniEmoX, teacher: ImageTower | None, texts: int) -> E
 
 
 def finetune_work(classifier: Classifier) -> ExampleWork:
-  """One example of fine-tuning (method section 3)."""
+  """One example of fine-tuning (docs/method.md, Recipes)."""
   encoder = classifier.encoder
   return ExampleWork(_encoder(encoder, encoder.patches).times(classifier.streams) + _dense(classifier.head))

@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
 import numpy as np
-import optax
 
 from data_pipelines.errors import UserError
 from uniemox_jax.runtime import preemption
@@ -19,9 +17,13 @@ from uniemox_jax.runtime.distributed import is_primary
 from uniemox_jax.runtime.run_log import RunLog
 from uniemox_jax.runtime.sharding import describe_mesh, global_batch
 from uniemox_jax.train.checkpoint import Checkpoints
-from uniemox_jax.train.config import config_hash, ema_decay, keep_config
+from uniemox_jax.train.config import TrainConfig
+from uniemox_jax.train.kept_config import config_hash, keep_config
+from uniemox_jax.train.optimizer import Optimizer
 from uniemox_jax.train.state import Build, TrainState, create_state, state_template
 from uniemox_jax.train.steps import Step
+
+Evaluate = Callable[[int, TrainState], float | None]
 
 
 class Every(NamedTuple):
@@ -39,7 +41,7 @@ class Every(NamedTuple):
 class Run(NamedTuple):
   """A new or restored run: `state` stands at `start`, the log is cut back to it.
 
-  unevaluated: the restored step was saved when its evaluation was still to come.
+  unevaluated: whether the checkpoint was saved before its due evaluation.
   """
 
   state: TrainState
@@ -57,8 +59,8 @@ class Run(NamedTuple):
 
 
 def open_run(
-    config: ConfigDict, workdir: str, *, name: str, build: Build, tx: optax.GradientTransformation, mesh: Mesh,
-    total_steps: int, description: dict[str, Any], inputs: dict[str, str | None], loaded: dict[str, Any] | None,
+    config: TrainConfig, workdir: str, *, name: str, build: Build, optimizer: Optimizer, mesh: Mesh, total_steps: int,
+    description: dict[str, Any], inputs: dict[str, str | None], loaded: dict[str, Any] | None,
     flops_per_example: int | None = None, profile: Profile | None = None) -> Run:
   """Starts the run in `workdir`, or resumes it from its newest good checkpoint.
 
@@ -66,11 +68,11 @@ def open_run(
     config: kept as config.json; a resumed run must have the same, see `keep_config`.
     workdir: the run's folder.
     name: of the verb, for progress lines.
-    build, tx, mesh: see `train_state.state_template`.
+    build, optimizer, mesh: see `state.state_template`.
     total_steps: where the run ends.
     description: of the model, stored with every checkpoint.
     inputs: see `keep_config`.
-    loaded: see `train_state.create_state`.
+    loaded: see `state.create_state`.
     flops_per_example: of training (see `flops`), for the utilisation in the log; None leaves it out.
     profile: steps to trace.
 
@@ -78,25 +80,25 @@ def open_run(
     UserError: the workdir belongs to another run, or its checkpoints are damaged; and see `keep_config`.
   """
   use_compilation_cache()
-  keep_config(config, workdir, inputs)
-  checkpoints = Checkpoints(workdir, description | {'config_hash': config_hash(config.to_dict())}, describe_mesh(mesh))
-  template = state_template(build, tx, mesh, averaged=ema_decay(config) > 0)
-  # Restored before anything is drawn: the memory of two states would be needed else.
+  kept = keep_config(config, workdir, inputs)
+  checkpoints = Checkpoints(workdir, description | {'config_hash': config_hash(kept)}, describe_mesh(mesh))
+  template = state_template(build, optimizer.tx, mesh, averaged=optimizer.ema_decay > 0)
+  # Restore before initialising; otherwise two states are in memory.
   restored = checkpoints.restore_latest(template)
   if restored is None:
-    state = create_state(template, build, tx, config.seed, loaded)
+    state = create_state(template, build, optimizer.tx, config.seed, loaded)
   else:
     state = restored.state
-    _tell_resumed(name, int(state.step), total_steps, restored.devices, mesh)
+    _report_resumed(name, int(state.step), total_steps, restored.devices, mesh)
   start = int(state.step)
   log = RunLog(
       workdir, name=name, total_steps=total_steps, batch_size=config.batch_size, start_step=start,
       flops_per_example=flops_per_example, profile=profile)
-  return Run(
-      state, start, restored is not None and restored.unevaluated, mesh, log, checkpoints, config.max_skipped_steps)
+  unevaluated = restored is not None and restored.unevaluated
+  return Run(state, start, unevaluated, mesh, log, checkpoints, config.max_skipped_steps)
 
 
-def _tell_resumed(name: str, step: int, total_steps: int, devices: str | None, mesh: Mesh) -> None:
+def _report_resumed(name: str, step: int, total_steps: int, devices: str | None, mesh: Mesh) -> None:
   if is_primary():
     print(f'{name} resumes at step {step} of {total_steps}', flush=True)
     if devices != describe_mesh(mesh):
@@ -122,12 +124,12 @@ def jit_step(step_fn: Step, state: TrainState) -> Any:
 
 def train(
     run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], *, seed: int, every: Every, frozen: Any = (),
-    evaluate: Callable[[int, TrainState], float | None] | None = None) -> TrainState:
+    evaluate: Evaluate | None = None) -> TrainState:
   """Runs from `run.start` to the end, and returns the last state.
 
   Args:
     run: see `open_run`; the buffers of its state are donated.
-    step_fn: a pure step of `train_step`.
+    step_fn: a pure step of `steps`.
     batches: this host's batches, already at the step to resume from; 'example_id' stays on the host.
     seed: of the run's key, into which the step folds its number.
     every: how often to log, evaluate, save; it saves too after an evaluation that returns a score, and at the end.
@@ -138,17 +140,38 @@ def train(
     UserError: `run.max_skipped_steps` steps in a row had to be skipped, or there is no space to save.
     Preempted: SIGTERM came; everything is saved.
   """
-  try:
+  with _closed_on_error(run):
     key = jax.jit(lambda: jax.random.key(seed), out_shardings=NamedSharding(run.mesh, P()))()
-    state = _loop(run, step_fn, batches, key, every, frozen, evaluate)
+    state, log, total, compiled = run.state, run.log, run.log.total_steps, None
+    for step in range(run.start, total + 1):
+      stopping, due = preemption.poll(), every.due(step, total)
+      if stopping or any(due):
+        log.flush(run.max_skipped_steps, run.checkpoints.newest)
+        _evaluate_and_save(run, step, state, due, stopping, evaluate)
+      if step == total:
+        break
+      batch = next(batches)
+      example_ids = batch.pop('example_id')
+      with jax.set_mesh(run.mesh), log.stepping(step, step == run.start):
+        rows = global_batch(batch, run.mesh)
+        compiled = compiled or compile_step(step_fn, state, frozen, rows, key)
+        state, metrics = compiled(state, frozen, rows, key)
+        log.add(step + 1, metrics, example_ids)
+      preemption.set_unsaved(True)
     run.checkpoints.wait()
+  preemption.set_unsaved(False)
+  return state
+
+
+@contextlib.contextmanager
+def _closed_on_error(run: Run) -> Iterator[None]:
+  try:
+    yield
   except (UserError, preemption.Preempted):
-    # A disk that is full has been told of, or what matters is saved.
+    # Either the full disk is reported already, or what matters is saved.
     with contextlib.suppress(OSError):
       run.close()
     raise
-  preemption.set_unsaved(False)
-  return state
 
 
 def compile_step(step_fn: Step, *arguments: Any) -> Any:
@@ -160,36 +183,12 @@ def compile_step(step_fn: Step, *arguments: Any) -> Any:
   """
   compiled = jit_step(step_fn, arguments[0]).lower(*arguments).compile()
   preemption.begin()
-  preemption.check()
+  preemption.raise_if_preempted()
   return compiled
 
 
-def _loop(
-    run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], key: jax.Array, every: Every, frozen: Any,
-    evaluate: Callable[[int, TrainState], float | None] | None) -> TrainState:
-  state, log, total, compiled = run.state, run.log, run.log.total_steps, None
-  for step in range(run.start, total + 1):
-    stopping = preemption.poll()
-    due = every.due(step, total)
-    if stopping or any(due):
-      log.flush(run.max_skipped_steps, run.checkpoints.newest)
-      _evaluate_and_save(run, step, state, due, stopping, evaluate)
-    if step == total:
-      break
-    batch = next(batches)
-    example_ids = batch.pop('example_id')
-    with jax.set_mesh(run.mesh), log.stepping(step, step == run.start):
-      rows = global_batch(batch, run.mesh)
-      compiled = compiled or compile_step(step_fn, state, frozen, rows, key)
-      state, metrics = compiled(state, frozen, rows, key)
-      log.add(step + 1, metrics, example_ids)
-    preemption.set_unsaved(True)
-  return state
-
-
 def _evaluate_and_save(
-    run: Run, step: int, state: TrainState, due: Every, stopping: bool,
-    evaluate: Callable[[int, TrainState], float | None] | None) -> None:
+    run: Run, step: int, state: TrainState, due: Every, stopping: bool, evaluate: Evaluate | None) -> None:
   """What is due after `step` updates; what the run was restored with is not done again.
 
   Raises:
@@ -197,9 +196,9 @@ def _evaluate_and_save(
   """
   log, checkpoints = run.log, run.checkpoints
   fresh = step > run.start
-  to_evaluate = evaluate is not None and due.evaluate and (fresh or run.unevaluated) and step > 0
+  to_evaluate = bool(evaluate and due.evaluate and (fresh or run.unevaluated) and step > 0)
   score = None
-  if to_evaluate and not stopping:
+  if evaluate and to_evaluate and not stopping:
     try:
       with log.clock.apart('evaluate'):
         score = evaluate(step, state)

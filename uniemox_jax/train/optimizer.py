@@ -1,18 +1,23 @@
-"""AdamW as the recipes use it: warm-up, cosine, no decay on biases and norms, layer-wise rates (method section 3)."""
+"""AdamW as the recipes use it: warm-up, cosine, no decay on biases and norms, layer-wise rates.
+
+Source: docs/method.md, Recipes.
+"""
 
 from collections.abc import Callable
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 import optax
 
+from uniemox_jax.train.config import TrainConfig
+
+Schedule = Callable[[jax.Array], jax.Array]
 NOT_DECAYED = ('bias', 'scale', 'positions', 'cls_token', 'mask_token', 'logit_scale', 'class_embedding')
 
 
-def warmup_cosine(base_lr: float, batch_size: int, steps: int, warmup_steps: int,
-                  final_lr: float = 0.0) -> Callable[[jax.Array], jax.Array]:
+def warmup_cosine(base_lr: float, batch_size: int, steps: int, warmup_steps: int, final_lr: float = 0.0) -> Schedule:
   """lr(step): base_lr * batch/256 at the peak, linear from zero before it, a cosine to `final_lr` after it."""
   peak = base_lr * batch_size / 256
   return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, max(steps, warmup_steps + 1), final_lr)
@@ -54,7 +59,7 @@ def scale_by_layer(decay: float) -> optax.GradientTransformation:
 
 
 def adamw(
-    schedule: Callable[[jax.Array], jax.Array], *, b1: float = 0.9, b2: float = 0.95, weight_decay: float = 0.05,
+    schedule: Schedule, *, b1: float = 0.9, b2: float = 0.95, weight_decay: float = 0.05,
     layer_decay: float = 1.0) -> optax.GradientTransformation:
   """AdamW with masked decay; `layer_decay` < 1 applies layer-wise rates, to updates and decay alike."""
   layers = scale_by_layer(layer_decay) if layer_decay != 1.0 else optax.identity()
@@ -74,15 +79,32 @@ def update_average(average: dict[str, Any], params: dict[str, Any], step: jax.Ar
     step: updates done before this one.
     decay: below 1.
   """
-  decay = jnp.minimum(decay, (1 + step) / (10 + step))
-  return optax.incremental_update(params, average, 1 - decay)
+  slowed = jnp.minimum(decay, (1 + step) / (10 + step))
+  return optax.incremental_update(params, average, 1 - slowed)
 
 
-def from_config(config: ConfigDict, steps: int, steps_per_epoch: int,
-                layer_decay: float = 1.0) -> tuple[Callable[[jax.Array], jax.Array], optax.GradientTransformation]:
-  """Schedule and optimizer of a training config, whose `optimizer` section holds the arguments above."""
+class Optimizer(NamedTuple):
+  """How a gradient becomes an update.
+
+  tx: optax's transformation. schedule: learning rate of a step, for the log; `tx` follows it.
+  accum_steps: micro-batches of a step. max_gradient_norm: a longer gradient is not applied.
+  ema_decay: of the averaged parameters, 0 without; see `update_average`.
+  """
+
+  tx: optax.GradientTransformation
+  schedule: Schedule
+  accum_steps: int = 1
+  max_gradient_norm: float = math.inf
+  ema_decay: float = 0.0
+
+
+def make_optimizer(config: TrainConfig, steps: int, steps_per_epoch: int) -> Optimizer:
+  """The optimizer of a run of so many steps; accumulation, averaging and layer decay where its verb has the key."""
   settings = config.optimizer
   schedule = warmup_cosine(
       settings.base_lr, config.batch_size, steps, config.warmup_epochs * steps_per_epoch, settings.final_lr)
-  return schedule, adamw(
-      schedule, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay, layer_decay=layer_decay)
+  tx = adamw(
+      schedule, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay,
+      layer_decay=getattr(settings, 'layer_decay', 1.0))
+  return Optimizer(
+      tx, schedule, getattr(config, 'accum_steps', 1), config.max_gradient_norm, getattr(config, 'ema_decay', 0.0))

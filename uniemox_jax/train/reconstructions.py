@@ -1,4 +1,4 @@
-"""Reconstruction triplets: what the student saw, what it made of it, and the original."""
+"""Reconstruction triplets: the visible patches, the reconstruction, and the original image."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def reconstruction_triplets(
 
   Args:
     student: graph of a `UniEmoX` with a decoder; params: its parameters.
-    scenes_BxHxWx3: uint8 pictures.
+    scenes_BxHxWx3: uint8 images.
     norm_pix: the model predicts normalised patches; they are shown with the true patch's mean and deviation.
 
   Returns:
@@ -27,7 +27,7 @@ def reconstruction_triplets(
   """
 
   @jax.jit
-  def reconstruct(params: dict[str, Any], scenes: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  def reconstruct(params: dict[str, Any], scenes: jax.Array) -> tuple[jax.Array, ...]:
     model = nnx.merge(student, params)
     image = normalise(scenes)
     noise = jax.random.uniform(jax.random.key(0), (len(scenes), model.streams, model.encoder.patches))

@@ -1,5 +1,6 @@
 """From a pretraining config to the parts of its step; neither data nor tensorflow is needed."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -8,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
 from uniemox_jax.models.clip import CLIPConfig, ImageTower, Tower
@@ -17,64 +17,28 @@ from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.runtime import sharding
 from uniemox_jax.teacher.frozen_clip import Clip, View, abstract_clip, clip_normalise
+from uniemox_jax.train.config import LossSettings, PretrainConfig, StudentSettings, TeacherShape
 from uniemox_jax.train.flops import ExampleWork, pretrain_work
 from uniemox_jax.train.state import abstract_model
-from uniemox_jax.train.steps import PretrainOptions, Teacher
-
-PERSON_VIEWS = ('crop', 'scene')
-TEACHER_STATISTICS = ('clip', 'imagenet')
-"""Choices of the optional config keys `person_view` and `teacher_statistics`; the second of each is what the original
-code did, for ablations (method section 5)."""
+from uniemox_jax.train.steps import Teacher
 
 
-def model_arguments(config: ConfigDict) -> dict[str, Any]:
+def model_arguments(model: StudentSettings, loss: LossSettings) -> dict[str, Any]:
   """The arguments of `UniEmoX` but for dtype and random streams, as checkpoints describe the model."""
-  weights = config.loss
-  return config.model.to_dict() | {
-      'semantic': bool(weights.contrastive or weights.similarity), 'reconstruct': bool(weights.reconstruction)
+  return dataclasses.asdict(model) | {
+      'semantic': bool(loss.contrastive or loss.similarity), 'reconstruct': bool(loss.reconstruction)
   }
 
 
-def step_options(config: ConfigDict) -> PretrainOptions:
-  """The step's options.
-
-  Raises:
-    UserError: an unknown form or kind of negatives, or groups that do not divide the batch.
-  """
-  loss = config.loss
-  for key, choices in (('form', ('cosine', 'kl')), ('negatives', ('global', 'local'))):
-    if loss[key] not in choices:
-      raise UserError(f"config key 'loss.{key}' is '{loss[key]}': choose {' or '.join(choices)}")
-  if loss.local_batch < 1:
-    raise UserError(f"config key 'loss.local_batch' is {loss.local_batch}: it must be at least 1")
-  if loss.negatives == 'local' and config.batch_size % loss.local_batch:
-    raise UserError(f'batch_size {config.batch_size} is not divisible by loss.local_batch {loss.local_batch}')
-  weights = {name: float(loss[name]) for name in ('contrastive', 'similarity', 'reconstruction')}
-  return PretrainOptions(
-      weights, loss.form, loss.negatives, loss.local_batch, loss.norm_pix, config.accum_steps, config.max_gradient_norm)
-
-
-def choose(config: ConfigDict, key: str, choices: tuple[str, str]) -> str:
-  """An optional key's value; the first of its choices where the config does not have it.
-
-  Raises:
-    UserError: it is neither.
-  """
-  value = config.get(key, choices[0])
-  if value not in choices:
-    raise UserError(f"config key '{key}' is '{value}': choose {' or '.join(choices)}")
-  return value
-
-
 def make_teacher(clip: Clip, decoder_width: int, dtype: Any,
-                 statistics: str = TEACHER_STATISTICS[0]) -> tuple[Teacher, dict[str, Any]]:
+                 statistics: str = 'clip') -> tuple[Teacher, dict[str, Any]]:
   """CLIP's image tower as the step wants it, and its frozen parameters; the text tower stays out of the step.
 
   Args:
     clip: the teacher; its weights may be shapes.
     decoder_width: E, as wide as its projection.
     dtype: of the computation.
-    statistics: 'clip', its own of the pixels, or 'imagenet', the student's, which the original code fed it.
+    statistics: 'clip', its own of the pixels, or 'imagenet', the student's, which the original gave it.
 
   Raises:
     UserError: CLIP's projection is not as wide as the decoder.
@@ -106,32 +70,29 @@ def _as_computed(dtype: Any, path: tuple[Any, ...], leaf: Any) -> Any:
   return jax.ShapeDtypeStruct(leaf.shape, dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf.astype(dtype)
 
 
-def place_teacher(config: ConfigDict, frozen: Any, mesh: Mesh) -> Any:
-  """Shardings of the frozen parameters: split over `fsdp` as the student's are (`teacher_sharded`), or replicated."""
-  if config.teacher_sharded:
+def teacher_shardings(frozen: Any, mesh: Mesh, sharded: bool) -> Any:
+  """Shardings of the teacher's parameters: split over `fsdp` as the student's are, or whole on every device."""
+  if sharded:
     return sharding.tree_shardings(frozen, mesh)
   return jax.tree.map(lambda leaf: NamedSharding(mesh, P()), frozen)
 
 
-def example_work(config: ConfigDict, student: UniEmoX, teacher: Teacher | None) -> ExampleWork:
+def example_work(config: PretrainConfig, student: UniEmoX, teacher: Teacher | None) -> ExampleWork:
   """The work of one example by formula; the student may hold shapes in place of parameters."""
   texts = config.loss.local_batch if config.loss.negatives == 'local' else config.batch_size
   return pretrain_work(student, teacher and teacher.tower, texts if config.loss.contrastive else 0)
 
 
-def clip_of_shape(config: ConfigDict) -> Clip:
-  """A CLIP of the config's `teacher_shape`, with shapes in place of weights, and its image tower's shape for both.
+def clip_of_shape(shape: TeacherShape | None) -> Clip:
+  """A CLIP with shapes in place of weights, and with its image tower's shape for both towers.
 
   Raises:
-    UserError: the config has no such section.
+    UserError: there is no shape.
   """
-  if 'teacher_shape' not in config:
+  if shape is None:
     raise UserError(
         "config section 'teacher_shape' is missing: a plan opens no weights, so add the teacher's "
         'image_size, patch_size, width, depth, heads and projection (see configs/)')
-  shape = config.teacher_shape
-  if wrong := next((name for name in shape if shape[name] < 1), None):
-    raise UserError(f"config key 'teacher_shape.{wrong}' is {shape[wrong]}: it must be at least 1")
   tower = Tower(shape.width, shape.depth, shape.heads, 4 * shape.width)
   clip = CLIPConfig(tower, tower, shape.image_size, shape.patch_size, shape.projection)
   return Clip(clip, abstract_clip(clip)[1], View(shape.image_size, shape.image_size), None)

@@ -1,7 +1,7 @@
 """What training changes: step, parameters, optimizer state; made sharded from the start."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from flax import nnx
 import jax
@@ -24,26 +24,24 @@ class TrainState(NamedTuple):
 
   @property
   def evaluated(self) -> dict[str, Any]:
-    """The parameters to evaluate and to give away: the average where there is one."""
+    """The parameters to evaluate and to export: the average if the run keeps one."""
     return self.params if self.average is None else self.average
 
 
-Build = Callable[[nnx.Rngs], nnx.Module]
+M = TypeVar('M', bound=nnx.Module)
+Build = Callable[[nnx.Rngs], M]
 
 
-def builder(module: type[nnx.Module], **arguments: Any) -> Build:
+def builder(module: Callable[..., M], **arguments: Any) -> Build[M]:
   """A function from random streams to `module(**arguments)`, tried once without allocating anything.
 
   Raises:
     UserError: the module refuses its arguments, which come from the config.
   """
 
-  def build(rngs: nnx.Rngs) -> nnx.Module:
+  def build(rngs: nnx.Rngs) -> M:
     return module(**arguments, rngs=rngs)
 
-  for name, value in _flat(arguments).items():
-    if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-      raise UserError(f"config key 'model.{name}' is {value}: it must be at least 1")
   try:
     abstract_model(build)
   except ValueError as error:
@@ -51,15 +49,7 @@ def builder(module: type[nnx.Module], **arguments: Any) -> Build:
   return build
 
 
-def _flat(arguments: dict[str, Any]) -> dict[str, Any]:
-  """Nested arguments by dotted name."""
-  found = {}
-  for name, value in arguments.items():
-    found |= {f'{name}.{key}': part for key, part in _flat(value).items()} if isinstance(value, dict) else {name: value}
-  return found
-
-
-def abstract_model(build: Build) -> nnx.Module:
+def abstract_model(build: Build[M]) -> M:
   """The module with shapes in place of parameters."""
   return nnx.eval_shape(lambda: build(nnx.Rngs(0)))
 
@@ -106,7 +96,7 @@ def create_state(
     loaded: parameters that replace the drawn ones where the path is the same; paths and shapes already checked.
   """
   shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
-  with jax.set_mesh(template.step.sharding.mesh):
+  with jax.set_mesh(template.step.sharding.mesh):  # type: ignore[attr-defined]  # it is a NamedSharding
     create = jax.jit(
         lambda loaded: _create(build, tx, seed, loaded, template.average is not None), out_shardings=shardings)
     return create(loaded or {})
@@ -119,7 +109,7 @@ def _create(
 
 
 def _overlay(params: dict[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:
-  """`params` with every leaf that `loaded` also has taken from there."""
+  """`params`, with the leaves of `loaded` in place of its own."""
   merged = dict(params)
   for name, value in loaded.items():
     merged[name] = _overlay(params[name], value) if isinstance(value, dict) else jnp.asarray(value, params[name].dtype)

@@ -1,11 +1,11 @@
 """The training steps: pure functions (state, frozen, batch, key) -> (state, metrics). No mesh, no files.
 
 Accumulation changes nothing but memory: every random draw is made for the whole batch and split with it, every
-micro-batch sees all texts, and every loss is a mean over rows (method section 2).
+micro-batch sees all texts, and every loss is a mean over examples (docs/method.md, One pretraining step).
 """
 
 from collections.abc import Callable, Sequence
-import math
+import functools
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -14,36 +14,21 @@ import jax.numpy as jnp
 import optax
 
 from uniemox_jax.models.classifier import stack_views
+from uniemox_jax.models.clip import ImageTower
 from uniemox_jax.models.masking import patchify
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.objectives import losses
-from uniemox_jax.objectives.regularisation import Mix, draw_branch_scales, draw_mix
+from uniemox_jax.objectives.regularisation import draw_branch_scales, draw_mix
 from uniemox_jax.objectives.tasks import Task, prepare, row_loss, row_weights, single_label, split_columns
-from uniemox_jax.train.optimizer import update_average
+from uniemox_jax.train.config import LossSettings, RegularisationSettings
+from uniemox_jax.train.optimizer import Optimizer, update_average
 from uniemox_jax.train.state import TrainState
 
+Params = dict[str, Any]
 Arrays = dict[str, jax.Array]
-Schedule = Callable[[jax.Array], jax.Array]
 Step = Callable[[TrainState, Any, Arrays, jax.Array], tuple[TrainState, Arrays]]
-
-
-class PretrainOptions(NamedTuple):
-  """What one pretraining step optimises.
-
-  weights: of 'contrastive' (L1), 'similarity' (L2), 'reconstruction' (L3); a zero removes the term from the program,
-    and what only it needs.
-  contrastive: 'cosine' (published) or 'kl'.
-  negatives: texts of L1 from the 'global' batch, or from consecutive groups of `local_batch` rows ('local').
-  norm_pix: normalise target patches. accum_steps: micro-batches a step. max_gradient_norm: see `update`.
-  """
-
-  weights: dict[str, float]
-  contrastive: str = 'cosine'
-  negatives: str = 'global'
-  local_batch: int = 2
-  norm_pix: bool = False
-  accum_steps: int = 1
-  max_gradient_norm: float = math.inf
+ExampleLosses = Callable[[Params, Any], Arrays]
+"""(parameters, rows of a batch) -> each loss by name, float32 (B,)."""
 
 
 class Teacher(NamedTuple):
@@ -56,80 +41,73 @@ class Teacher(NamedTuple):
 
   embed_image: Callable[[Any, jax.Array], jax.Array]
   scale: Callable[[Any], jax.Array]
-  tower: nnx.Module | None = None
+  tower: ImageTower | None = None
 
 
 def make_pretrain_step(
-    student: nnx.GraphDef, teacher: Teacher | None, tx: optax.GradientTransformation, schedule: Schedule,
-    options: PretrainOptions) -> Step:
-  """The UniEmoX step (method section 2).
+    student: nnx.GraphDef, teacher: Teacher | None, optimizer: Optimizer, settings: LossSettings) -> Step:
+  """The UniEmoX step (docs/method.md, One pretraining step).
 
   Its batch: 'scene' uint8 (B, H, W, 3); 'person' likewise where the student has two streams; 'text' float32 (B, E),
   unit-norm caption embeddings, where L1 is on. `frozen` holds the teacher's parameters; `key` belongs to the run.
   """
-  weights = {name: weight for name, weight in options.weights.items() if weight}
+  names = ('contrastive', 'similarity', 'reconstruction')
+  weights = {name: weight for name in names if (weight := getattr(settings, name))}
 
   def step(state: TrainState, frozen: Any, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
     model = nnx.merge(student, state.params)
-    views = [batch[name] for name in ('scene', 'person')[:model.streams]]
-    noise_shape = (len(batch['scene']), model.streams, model.encoder.patches)
-    rows = {
-        'views': jnp.stack(views, axis=1),
-        'noise': jax.random.uniform(jax.random.fold_in(key, state.step), noise_shape)
-    }
-    texts = batch['text'] if 'contrastive' in weights else None
-    if texts is not None and options.negatives == 'local':
-      rows['texts'] = losses.group_texts(texts, options.local_batch)
-
-    def row_losses(params: dict[str, Any], rows: Arrays) -> Arrays:
-      model = nnx.merge(student, params)
-      values = semantic_losses(model, rows, rows.get('texts', texts), teacher, frozen, options)
-      return {name: values[name] for name in weights}
-
-    return update(state, row_losses, weights, rows, tx, schedule, options.accum_steps, options.max_gradient_norm)
+    views_BxVxHxWx3 = jnp.stack([batch[name] for name in ('scene', 'person')[:model.streams]], axis=1)
+    noise_shape = (*views_BxVxHxWx3.shape[:2], model.encoder.patches)
+    noise_BxVxL = jax.random.uniform(jax.random.fold_in(key, state.step), noise_shape)
+    rows, text = {'views': views_BxVxHxWx3, 'noise': noise_BxVxL}, batch.get('text')
+    if text is not None and settings.negatives == 'local':
+      rows['text'] = losses.group_texts(text, settings.local_batch)
+    example_losses = functools.partial(pretrain_losses, student, teacher, frozen, text, settings)
+    return update(state, *accumulate(example_losses, weights, state.params, rows, optimizer.accum_steps), optimizer)
 
   return step
 
 
-def semantic_losses(
-    model: nnx.Module, rows: Arrays, texts: jax.Array | None, teacher: Teacher | None, frozen: Any,
-    options: PretrainOptions) -> Arrays:
-  """Mask, encode, fuse, decode, teach, lose: every loss that has a weight, per example."""
+def pretrain_losses(
+    student: nnx.GraphDef, teacher: Teacher | None, frozen: Any, text_TxE: jax.Array | None, settings: LossSettings,
+    params: Params, rows: Arrays) -> Arrays:
+  """Every pretraining loss with a weight, per example.
+
+  Args:
+    student: graph of a `UniEmoX`; params: its parameters.
+    teacher: None where no loss needs it; frozen: its parameters.
+    text_TxE: unit-norm embeddings of the texts that all examples share.
+    settings: weights and forms.
+    rows: 'views' uint8 (B, V, H, W, 3); 'noise' (B, V, L), which decides what is hidden; 'text' (B, G, E), the texts of
+      each example's group, in place of the shared ones.
+  """
+  model = nnx.merge(student, params)
   views_BxVxHxWx3 = normalise(rows['views'])
   outputs = model(views_BxVxHxWx3, rows['noise'])
   values = {}
-  if outputs.fused_BxE is not None:
+  if teacher is not None:
     image_BxE = jax.lax.stop_gradient(teacher.embed_image(frozen, rows['views'][:, 0]))
-    values['similarity'] = losses.similarity(outputs.fused_BxE, image_BxE)
-    if texts is not None:
-      scale = (teacher.scale(frozen),) if options.contrastive == 'kl' else ()
-      contrast = losses.contrastive_kl if scale else losses.contrastive_cosine
-      values['contrastive'] = contrast(outputs.fused_BxE, image_BxE, texts, *scale)
-  if outputs.prediction_BxDxLxP is not None:
-    target_BxDxLxP = jax.vmap(lambda views: patchify(views, model.encoder.patch_size), 1,
+    if settings.similarity:
+      values['similarity'] = losses.similarity(outputs.fused_BxE, image_BxE)
+    if settings.contrastive:
+      text = rows.get('text', text_TxE)
+      assert text is not None  # the config says that L1 is trained
+      if settings.form == 'kl':
+        values['contrastive'] = losses.contrastive_kl(outputs.fused_BxE, image_BxE, text, teacher.scale(frozen))
+      else:
+        values['contrastive'] = losses.contrastive_cosine(outputs.fused_BxE, image_BxE, text)
+  if settings.reconstruction:
+    target_BxDxLxP = jax.vmap(functools.partial(patchify, patch_size=model.encoder.patch_size), 1,
                               1)(views_BxVxHxWx3[:, :model.decoded_streams])
     values['reconstruction'] = losses.reconstruction(
-        outputs.prediction_BxDxLxP, target_BxDxLxP, outputs.mask_BxDxL, options.norm_pix)
+        outputs.prediction_BxDxLxP, target_BxDxLxP, outputs.mask_BxDxL, settings.norm_pix)
   return values
 
 
-class FinetuneOptions(NamedTuple):
-  """mixup, cutmix: Beta parameters, 0 is off; smoothing: label smoothing; drop_path: rate of the last block;
-  accum_steps, max_gradient_norm, ema_decay: see `update`."""
-
-  mixup: float = 0.8
-  cutmix: float = 1.0
-  smoothing: float = 0.1
-  drop_path: float = 0.2
-  accum_steps: int = 1
-  max_gradient_norm: float = math.inf
-  ema_decay: float = 0.0
-
-
 def make_finetune_step(
-    classifier: nnx.GraphDef, tx: optax.GradientTransformation, schedule: Schedule, options: FinetuneOptions,
+    classifier: nnx.GraphDef, optimizer: Optimizer, settings: RegularisationSettings,
     tasks: Sequence[Task] | None = None) -> Step:
-  """The classifier's step (method section 3) for any tasks; None is a single label.
+  """The classifier's step (docs/method.md, Recipes) for any tasks; None is a single label.
 
   Its batch: 'image' uint8 (B, H, W, 3); 'person' likewise where the classifier has two streams; and the field of every
   task as `tasks.prepare` takes it.
@@ -139,103 +117,98 @@ def make_finetune_step(
     del frozen
     mix_key, drop_key = jax.random.split(jax.random.fold_in(key, state.step))
     model = nnx.merge(classifier, state.params)
-    learned = tasks or (single_label(range(model.head.out_features)),)
+    chosen = tasks or (single_label(range(model.head.out_features)),)
     views, depth = stack_views(batch), model.encoder.blocks.depth
-    mix = draw_mix(mix_key, views.shape[-3:-1], options.mixup, options.cutmix)
-    scales_NxDx2 = draw_branch_scales(drop_key, len(views) * model.streams, depth, options.drop_path)
-    rows = {'views': views, 'branch_scale': scales_NxDx2.reshape(len(views), model.streams, depth, 2)}
-    for task in learned:
-      target_BxC, there_BxK = prepare(task, batch[task.name], options.smoothing)
-      if mix is not None:  # A mixture has a target where both its pictures have one.
-        target_BxC, there_BxK = mix_with_reversed(target_BxC, mix), there_BxK * there_BxK[::-1]
-      rows[task.name] = target_BxC, row_weights(task, target_BxC, there_BxK)
+    mix = draw_mix(mix_key, (views.shape[-3], views.shape[-2]), settings.mixup, settings.cutmix)
+    scales_NxDx2 = draw_branch_scales(drop_key, len(views) * model.streams, depth, settings.drop_path)
+    rows: dict[str, Any] = {'views': views, 'branch_scale': scales_NxDx2.reshape(len(views), model.streams, depth, 2)}
+    for task in chosen:
+      target_BxC, present_BxK = prepare(task, batch[task.name], settings.smoothing)
+      if mix is not None:  # A mixture has a target where both of its images have one.
+        target_BxC, present_BxK = mix.blend_targets(target_BxC), present_BxK * present_BxK[::-1]
+      rows[task.name] = target_BxC, row_weights(task, target_BxC, present_BxK)
     if mix is not None:
       rows['partner'] = views[::-1]
 
-    def row_losses(params: dict[str, Any], rows: Arrays) -> Arrays:
+    def example_losses(params: Params, rows: Any) -> Arrays:
       views = normalise(rows['views'])
       if mix is not None:
         views = mix.blend(views, normalise(rows['partner']))
-      branch_scale_DxNx2 = rows['branch_scale'].reshape(-1, depth, 2).swapaxes(0, 1) if options.drop_path else None
-      outputs = split_columns(nnx.merge(classifier, params)(views, branch_scale_DxNx2), learned)
-      return {task.loss: row_loss(task, outputs[task.name], *rows[task.name]) for task in learned}
+      branch_scale_DxNx2 = rows['branch_scale'].reshape(-1, depth, 2).swapaxes(0, 1) if settings.drop_path else None
+      outputs = split_columns(nnx.merge(classifier, params)(views, branch_scale_DxNx2), chosen)
+      return {task.loss: row_loss(task, outputs[task.name], *rows[task.name]) for task in chosen}
 
-    weights = {task.loss: task.weight for task in learned}
-    return update(
-        state, row_losses, weights, rows, tx, schedule, options.accum_steps, options.max_gradient_norm,
-        options.ema_decay)
+    weights = {task.loss: task.weight for task in chosen}
+    return update(state, *accumulate(example_losses, weights, state.params, rows, optimizer.accum_steps), optimizer)
 
   return step
 
 
-def mix_with_reversed(target_BxC: jax.Array, mix: Mix | None) -> jax.Array:
-  """Targets of images each mixed with its partner from the other end of the batch."""
-  return target_BxC if mix is None else mix.share * target_BxC + (1 - mix.share) * target_BxC[::-1]
-
-
-def make_clip_step(
-    clip: nnx.GraphDef, tx: optax.GradientTransformation, schedule: Schedule, view: Callable[[jax.Array], jax.Array],
-    max_gradient_norm: float = math.inf) -> Step:
+def make_clip_step(clip: nnx.GraphDef, optimizer: Optimizer, view: Callable[[jax.Array], jax.Array]) -> Step:
   """CLIP's contrastive step. Its batch: 'scene' uint8 (B, H, W, 3), 'ids' int32 (B, T); `view` normalises pixels."""
 
   def step(state: TrainState, frozen: Any, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
     del frozen, key
 
-    def row_losses(params: dict[str, Any], rows: Arrays) -> Arrays:
+    def example_losses(params: Params, rows: Arrays) -> Arrays:
       model = nnx.merge(clip, params)
       image_BxE, text_BxE = model.image(view(rows['scene'])), model.text(rows['ids'])
-      # CLIP clips its temperature at 100.
+      # CLIP limits its temperature to 100.
       scale = jnp.exp(jnp.minimum(model.logit_scale[...], jnp.log(100.0)))
       return {'contrastive': losses.clip_contrastive(image_BxE, text_BxE, scale)}
 
     # One micro-batch: splitting would change the negatives, and so the loss.
-    return update(state, row_losses, {'contrastive': 1.0}, batch, tx, schedule, 1, max_gradient_norm)
+    return update(state, *accumulate(example_losses, {'contrastive': 1.0}, state.params, batch, 1), optimizer)
 
   return step
 
 
-def update(
-    state: TrainState, row_losses: Callable[[dict[str, Any], Arrays], Arrays], weights: dict[str, float], rows: Arrays,
-    tx: optax.GradientTransformation, schedule: Schedule, accum_steps: int, max_gradient_norm: float,
-    ema_decay: float = 0.0) -> tuple[TrainState, Arrays]:
-  """One optimizer update; metrics are the loss, its terms, the gradient's norm, the rate, and whether it was skipped.
+def accumulate(example_losses: ExampleLosses, weights: dict[str, float], params: Params, rows: Any,
+               accum_steps: int) -> tuple[Params, Arrays]:
+  """The gradient of the weighted mean losses over all rows, computed in `accum_steps` micro-batches.
 
-  A gradient that is not finite, or longer than `max_gradient_norm`, is not applied: parameters, optimizer and average
-  stay as they are to the bit, only the step is counted, so that the next one sees other examples. `ema_decay` is of the
-  state's average, if it has one, see `update_average`.
+  Returns:
+    The gradient, and 'loss', the weighted sum, with the mean of each loss by name.
   """
-  gradients, means = accumulate(row_losses, weights, state.params, rows, accum_steps)
-  loss, norm = sum(weight * means[name] for name, weight in weights.items()), optax.tree.norm(gradients)
-  sound = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm <= max_gradient_norm)
-  updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  average = None if state.average is None else update_average(state.average, params, state.step, ema_decay)
-  kept = jax.tree.map(
-      lambda new, old: jnp.where(sound, new, old), (params, opt_state, average),
-      (state.params, state.opt_state, state.average))
-  metrics = {'loss': loss, **means, 'gradient_norm': norm, 'lr': schedule(state.step), 'skipped': ~sound}
-  return TrainState(state.step + 1, *kept), metrics
-
-
-def accumulate(
-    row_losses: Callable[[dict[str, Any], Arrays], Arrays], weights: dict[str, float], params: dict[str, Any],
-    rows: Arrays, accum_steps: int) -> tuple[dict[str, Any], Arrays]:
-  """Gradient of the weighted mean losses over all rows, and the mean of each loss, in `accum_steps` micro-batches."""
   batch = len(jax.tree.leaves(rows)[0])
 
-  def objective(params: dict[str, Any], rows: Arrays) -> tuple[jax.Array, Arrays]:
-    shares = {name: jnp.sum(values) / batch for name, values in row_losses(params, rows).items()}
-    return sum(weight * shares[name] for name, weight in weights.items()), shares
+  def objective(params: Params, rows: Any) -> tuple[jax.Array, Arrays]:
+    shares = {name: jnp.sum(values) / batch for name, values in example_losses(params, rows).items()}
+    return _weighted(shares, weights), shares
 
   gradient = jax.grad(objective, has_aux=True)
   if accum_steps == 1:
-    return gradient(params, rows)
-  # Micro-batch i takes rows i, i + accum, ...: every device keeps its own rows.
-  micro_rows = jax.tree.map(lambda x: x.reshape(-1, accum_steps, *x.shape[1:]).swapaxes(0, 1), rows)
-  first = jax.tree.map(lambda x: x[0], micro_rows)
-  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, params, first))
+    total, means = gradient(params, rows)
+  else:
+    # Micro-batch i takes rows i, i + accum, ...: every device keeps its own rows.
+    micro_rows = jax.tree.map(lambda x: x.reshape(-1, accum_steps, *x.shape[1:]).swapaxes(0, 1), rows)
+    first = jax.tree.map(lambda x: x[0], micro_rows)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, params, first))
 
-  def add(total: Any, rows: Arrays) -> tuple[Any, None]:
-    return jax.tree.map(jnp.add, total, gradient(params, rows)), None
+    def add(total: Any, rows: Any) -> tuple[Any, None]:
+      return jax.tree.map(jnp.add, total, gradient(params, rows)), None
 
-  return jax.lax.scan(add, zeros, micro_rows)[0]
+    total, means = jax.lax.scan(add, zeros, micro_rows)[0]
+  return total, {'loss': _weighted(means, weights)} | means
+
+
+def _weighted(values: Arrays, weights: dict[str, float]) -> jax.Array:
+  return sum(weight * values[name] for name, weight in weights.items())  # type: ignore[return-value]  # not empty
+
+
+def update(state: TrainState, gradient: Params, means: Arrays, optimizer: Optimizer) -> tuple[TrainState, Arrays]:
+  """One optimizer update; its metrics are `means`, the gradient's norm, the learning rate, and whether it was skipped.
+
+  A gradient that is not finite, or longer than `max_gradient_norm`, is not applied: parameters, optimizer and average
+  keep every bit. Only the step is counted, so that the next one sees other examples.
+  """
+  norm = optax.tree.norm(gradient)
+  sound = jnp.isfinite(means['loss']) & jnp.isfinite(norm) & (norm <= optimizer.max_gradient_norm)
+  updates, opt_state = optimizer.tx.update(gradient, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  average = None if state.average is None else update_average(state.average, params, state.step, optimizer.ema_decay)
+  kept = jax.tree.map(
+      lambda new, old: jnp.where(sound, new, old), (params, opt_state, average),
+      (state.params, state.opt_state, state.average))
+  metrics = {**means, 'gradient_norm': norm, 'lr': optimizer.schedule(state.step), 'skipped': ~sound}
+  return TrainState(state.step + 1, *kept), metrics

@@ -1,4 +1,7 @@
-"""Every caption's CLIP embedding, computed once over all devices and kept on disk."""
+"""The captions of a split, and their CLIP embeddings: computed once over all devices, kept on disk.
+
+Source: docs/method.md, Captions.
+"""
 
 from collections.abc import Sequence
 import hashlib
@@ -6,6 +9,7 @@ import io
 import os
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from etils import epath
 from flax import nnx
@@ -16,15 +20,43 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.records import caption_text
 from uniemox_jax.runtime.files import write_shared
 from uniemox_jax.teacher.frozen_clip import Clip
+
+if TYPE_CHECKING:  # it would load tensorflow
+  from data_pipelines.records.reader import Split
 
 PROGRESS_SECONDS = 5.0
 
 
+def split_captions(split: 'Split', clip: Clip, emotion_in_caption: bool) -> list[str]:
+  """One caption for each position of a split.
+
+  Args:
+    split: supplies labels and attributes.
+    clip: its tokenizer counts tokens; captions over its context length lose objects from the end.
+    emotion_in_caption: whether the emotion word is in the text, which makes pretraining label-supervised.
+  """
+
+  def count_tokens(text: str) -> int:
+    return len(clip.tokenizer(text)['input_ids'])
+
+  return [
+      caption_text.fit(
+          attributes, split.labels[label] if emotion_in_caption and label >= 0 else None, count_tokens,
+          clip.config.context_length) for _, label, attributes in split.annotations()
+  ]
+
+
+def embedded_captions(clip: Clip, split: 'Split', emotion_in_caption: bool, data_dir: str) -> np.ndarray:
+  """Lambda for every position: unit-norm float32 (N, E), computed once and cached under `data_dir`/caption_cache."""
+  return embed_captions(clip, split_captions(split, clip, emotion_in_caption), os.path.join(data_dir, 'caption_cache'))
+
+
 def embed_captions(
     clip: Clip, captions: Sequence[str], cache_dir: str | os.PathLike, batch_size: int = 1024) -> np.ndarray:
-  """Every caption's embedding, computed once over all devices and kept on disk (method section 4).
+  """Every caption's embedding, computed once over all devices and kept on disk.
 
   Several hosts call this together, with the same captions.
 

@@ -1,0 +1,76 @@
+"""Writes the parts of the documentation that come from the code: python -m docs.generate. --check only compares.
+
+A part stands between `<!-- NAME -->` and `<!-- /NAME -->`. With --check, exit code 1 means that a page is out of date.
+"""
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+import re
+import sys
+import tomllib
+
+from uniemox_jax.train.config import CONFIGS
+from uniemox_jax.train.schema import describe
+
+ROOT = Path(__file__).parents[1]
+
+
+def layout() -> str:
+  """Every package and the first line of its docstring, as a nested list."""
+  lines = []
+  for top in ('uniemox_jax', 'data_pipelines', 'configs', 'benchmarks', 'docs'):
+    for path in sorted((ROOT / top).rglob('__init__.py')):
+      parts = path.parent.relative_to(ROOT).parts
+      docstring = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
+      lines.append(f'{"  " * (len(parts) - 1)}- `{parts[-1]}/`: {docstring.partition(chr(10))[0]}')
+  return '\n'.join(lines)
+
+
+def layers() -> str:
+  """The import rule of `pyproject.toml`, top layer first."""
+  settings = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))['tool']['importlinter']
+  contracts = [contract for contract in settings['contracts'] if contract['type'] == 'layers']
+  return '\n\n'.join(
+      '\n'.join([f'`{contract["name"]}`:', '', '```', *contract['layers'], '```']) for contract in contracts)
+
+
+def config_keys() -> str:
+  """Every key of every verb's config: name, default, values and meaning. Keys that several verbs share stand once."""
+  parts = []
+  for verb, kind in CONFIGS.items():
+    rows = [f'## {verb}', '', '| key | default | values | meaning |', '|---|---|---|---|']
+    rows += [f'| `{name}` | `{default}` | {values} | {meaning} |' for name, default, values, meaning in describe(kind)]
+    parts.append('\n'.join(rows))
+  return '\n\n'.join(parts)
+
+
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    'CONTRIBUTING.md': {'layout': layout, 'layers': layers}, 'docs/config.md': {'keys': config_keys}
+}
+"""The generated parts of each page, by name."""
+
+
+def written(page: str) -> str:
+  """The page with its parts as the code gives them now."""
+  text = (ROOT / page).read_text(encoding='utf-8')
+  for name, make in PAGES[page].items():
+    begin, end = f'<!-- {name} -->', f'<!-- /{name} -->'
+    part = f'{begin}\n{make()}\n{end}'
+    text, found = re.subn(f'{re.escape(begin)}.*?{re.escape(end)}', lambda _, part=part: part, text, flags=re.DOTALL)
+    assert found == 1, f'{page} has {found} parts {begin} … {end}; one is needed'
+  return text
+
+
+def main() -> None:
+  """Rewrites the pages that are out of date, or names them."""
+  stale = [page for page in PAGES if written(page) != (ROOT / page).read_text(encoding='utf-8')]
+  if '--check' in sys.argv[1:]:
+    sys.exit(f'out of date: {", ".join(stale)}. Run: python -m docs.generate' if stale else 0)
+  for page in stale:
+    (ROOT / page).write_text(written(page), encoding='utf-8')
+    print(f'rewrote {page}')
+
+
+if __name__ == '__main__':
+  main()

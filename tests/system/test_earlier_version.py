@@ -1,0 +1,99 @@
+"""What the code before the packages left behind is read, resumed to the same bits, and evaluated to the same numbers.
+
+tests/fixtures/before_packages.tar.xz holds records, a teacher, a run of each verb stopped in the middle, a finished
+run, its export, and in expected.json what that code made of them in the end.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+import re
+import subprocess
+import sys
+import tarfile
+from typing import Any
+
+import jax
+import jaxlib
+import numpy as np
+import pytest
+
+from tests.support.small_runs import ROOT
+import uniemox_jax
+from uniemox_jax.convert.formats.vocabulary import write_openai_vocabulary
+from uniemox_jax.runtime.files import read_json
+from uniemox_jax.train.checkpoint import load_checkpoint
+
+FIXTURE = ROOT / 'tests' / 'fixtures' / 'before_packages.tar.xz'
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+  path = tmp_path_factory.mktemp('before')
+  with tarfile.open(FIXTURE) as archive:
+    archive.extractall(path, filter='data')
+  write_openai_vocabulary(path / 'teacher')
+  return path
+
+
+@pytest.fixture(scope='module')
+def expected(folder: Path) -> dict[str, Any]:
+  return read_json(str(folder / 'expected.json'))
+
+
+def run(folder: Path, verb: str, *arguments: str) -> None:
+  flags = '--xla_force_host_platform_device_count=1'
+  environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT)}
+  subprocess.run([sys.executable, '-m', f'uniemox_jax.{verb}', *arguments], cwd=folder, env=environment, check=True)
+
+
+def same_machine(expected: dict[str, Any]) -> bool:
+  """Whether the bits must be the same: XLA compiles for the very CPU that it finds."""
+  if sys.platform != 'linux':
+    return False
+  first = Path('/proc/cpuinfo').read_text().split('\n\n')[0]
+  kind = '\n'.join(re.findall(r'^(?:model name|cpu family|model|flags)\s*: (.*)$', first, re.MULTILINE))
+  digest = hashlib.sha256(kind.encode()).hexdigest()[:16]
+  return (digest, jaxlib.__version__) == (expected['cpu'], expected['jaxlib'])
+
+
+def close(values: Any) -> Any:
+  """The same, with a relative tolerance for floats."""
+  if isinstance(values, dict):
+    return {name: close(value) for name, value in values.items()}
+  if isinstance(values, list):
+    return [close(value) for value in values]
+  return pytest.approx(values, rel=1e-4, abs=1e-6) if isinstance(values, float) else values
+
+
+@pytest.mark.parametrize('verb', ['pretrain', 'finetune'])
+def test_a_run_resumes_to_the_same_bits(folder, expected, verb):
+  run(folder, verb, f'--config={verb}_config.py', f'--workdir={verb}')
+  ended = load_checkpoint(str(folder / verb))
+  lines = [json.loads(line) for line in (folder / verb / 'metrics.jsonl').read_text().splitlines()]
+  kept = [{name: line[name] for name in before} for line, before in zip(lines, expected[verb]['metrics'])]
+  assert ended.step == expected[verb]['step'] and len(lines) == len(expected[verb]['metrics'])
+  assert kept == close(expected[verb]['metrics'])
+  leaves = jax.tree_util.tree_leaves_with_path(ended.params)
+  norms = {jax.tree_util.keystr(path): float(np.linalg.norm(np.asarray(leaf, np.float64))) for path, leaf in leaves}
+  assert norms == close(expected[verb]['norms'])
+  if same_machine(expected):
+    assert kept == expected[verb]['metrics']
+    assert hashlib.sha256(b''.join(leaf.tobytes() for _, leaf in leaves)).hexdigest() == expected[verb]['sha256']
+
+
+@pytest.mark.parametrize(('split', 'name'), [('test', 'result'), ('val', 'result_val')])
+def test_a_finished_run_is_evaluated_to_the_same_result(folder, expected, split, name):
+  (folder / 'done' / 'finetune' / f'{name}.json').unlink()
+  run(folder, 'evaluate', '--workdir=done/finetune', f'--split={split}')
+  result = read_json(str(folder / 'done' / 'finetune' / f'{name}.json'))
+  assert result == (expected[name] if same_machine(expected) else close(expected[name]))
+
+
+def test_an_export_is_read_back(folder):
+  run(folder, 'import_torch', 'exported', '--out=imported')
+  images = np.random.default_rng(0).integers(0, 256, (4, 40, 50, 3), np.uint8)
+  classifiers = [uniemox_jax.load_classifier(str(folder / path)) for path in ('done/finetune', 'imported')]
+  assert classifiers[0].labels == classifiers[1].labels
+  np.testing.assert_allclose(*(one.predict_proba(images) for one in classifiers), atol=1e-5)

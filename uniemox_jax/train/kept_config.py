@@ -1,0 +1,116 @@
+"""What a run was begun with, kept in its folder: `config.json`, and digests of its files in `inputs.json`."""
+
+from collections.abc import Mapping
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from typing import Any
+
+from etils import epath
+
+from data_pipelines.errors import UserError
+from uniemox_jax.runtime.distributed import is_primary, is_same_everywhere, wait_for_all
+from uniemox_jax.runtime.files import exists, read_json, write_json
+from uniemox_jax.train.config import DataConfig, config_class
+
+_INPUTS = 'inputs.json'
+# What a resumed run may change: none of it changes the numbers that a step computes.
+_FREE_KEYS = frozenset({
+    'data_dir', 'teacher', 'teacher_shape', 'teacher_sharded', 'init', 'mesh', 'log_every', 'save_every',
+    'images_every', 'max_skipped_steps', 'features_dir'
+})
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+  """First 16 hex digits of the sha256 of the config as sorted JSON."""
+  return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _with_defaults(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+  return dict(defaults) | {
+      name: _with_defaults(value,
+                           defaults.get(name) or {}) if isinstance(value, Mapping) else value
+      for name, value in config.items()
+  }
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+  """Keys whose values differ, but for those that change no number that a step computes.
+
+  A key that one of them leaves out has its default, so runs from before that key was there resume.
+  """
+  old, new = (_with_defaults(config, dataclasses.asdict(config_class(config)())) for config in (old, new))
+  return sorted(key for key in old.keys() | new.keys() if key not in _FREE_KEYS and old.get(key) != new.get(key))
+
+
+def _has_steps(workdir: str) -> bool:
+  folder = epath.Path(workdir) / 'checkpoints'
+  return folder.exists() and any(path.name.isdigit() for path in folder.iterdir())
+
+
+def keep_config(config: DataConfig, workdir: str, inputs: Mapping[str, str | None] | None = None) -> dict[str, Any]:
+  """Writes `config.json` and `inputs.json`, or checks that a resumed run's config and inputs are the same.
+
+  Where steps are saved, `config.json` keeps naming the `init` that they began from. Nothing is written after an error.
+
+  Args:
+    config: of the run.
+    workdir: its folder.
+    inputs: by config key, a digest of the files that the key names, None where it is not known.
+
+  Returns:
+    What `config.json` holds now.
+
+  Raises:
+    UserError: the workdir belongs to a run with other values, named, or other files lie where it was trained from; or
+      processes read different files.
+  """
+  inputs = dict(inputs or {})
+  if different := [f'--config.{key}' for key in sorted(inputs) if not is_same_everywhere(inputs[key])]:
+    raise UserError(f'{" and ".join(different)} names other files on some hosts: give all of them the same')
+  path = os.path.join(workdir, 'config.json')
+  kept = dataclasses.asdict(config)
+  if exists(path):
+    old = read_json(path)
+    if changed := changed_keys(old, kept):
+      raise UserError(
+          f"{workdir} holds a run with other values of {', '.join(changed)}: "
+          'restore them to resume it, or choose another --workdir')
+    if kept['init'] != old.get('init') and _has_steps(workdir):
+      if is_primary():
+        print(
+            f"--config.init={kept['init']} is not used: the run in {workdir} began from {old['init']}, and resumes",
+            flush=True)
+      kept['init'] = old['init']
+    # All else says the same, perhaps by leaving it out: the run's hash stays as it was.
+    kept = {name: kept[name] if name in _FREE_KEYS else value for name, value in old.items()}
+  if _has_steps(workdir):
+    inputs = _same_inputs(workdir, inputs)
+  wait_for_all('config compared')
+  if is_primary():
+    write_json(path, kept)
+    if inputs:
+      write_json(os.path.join(workdir, _INPUTS), inputs)
+  return kept
+
+
+def _same_inputs(workdir: str, inputs: dict[str, str | None]) -> dict[str, str | None]:
+  """What is known of the inputs of the run that is resumed.
+
+  Raises:
+    UserError: they are not those that it was trained with.
+  """
+  path = os.path.join(workdir, _INPUTS)
+  old = read_json(path) if exists(path) else {}
+  compared = {key for key in inputs if old.get(key) and inputs[key]}
+  if changed := [f'--config.{key}' for key in sorted(compared) if inputs[key] != old[key]]:
+    raise UserError(
+        f'{workdir} was trained with other files than {" and ".join(changed)} names now: name those again, '
+        f'or delete {path} to go on with these')
+  if is_primary() and (unknown := [f'--config.{key}' for key in sorted(inputs.keys() - compared)]):
+    print(
+        f'{" and ".join(unknown)}: not compared with what {workdir} was trained with, which is not known',
+        file=sys.stderr, flush=True)
+  return {key: inputs[key] or old.get(key) for key in inputs}

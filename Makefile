@@ -6,7 +6,7 @@ RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest
 # A process a core, at most four; the tests of a file stay together, since they share runs.
-PARALLEL := -n auto --maxprocesses=4 --dist=loadfile
+PARALLEL := -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 TIMM := .venv-timm
 TIMM_STAMP := $(TIMM)/.installed
 COLAB := .venv-colab

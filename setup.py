@@ -66,9 +66,12 @@ setup(
   python_requires='>=3.11',
   packages=find_packages(include=['uniemox_jax', 'uniemox_jax.*', 'data_pipelines', 'data_pipelines.*', 'configs']),
   package_data={
-    'uniemox_jax': ['assets/**/*', '**/*.j2'],
-    'data_pipelines': ['emoset/info.json', 'emoset/LICENSE.txt', '*/README.md', '*/CITATIONS.bib', '*/TAGS.txt'],
+    'uniemox_jax': ['py.typed', 'assets/**/*', '**/*.j2'],
+    'data_pipelines': [
+      'py.typed', 'emoset/info.json', 'emoset/LICENSE.txt', '*/README.md', '*/CITATIONS.bib', '*/TAGS.txt'
+    ],
   },
+  entry_points={'console_scripts': ['uniemox = uniemox_jax.__main__:main']},
   install_requires=INSTALL_REQUIRES,
   extras_require={
     'tpu': ['jax[tpu]'],
@@ -87,6 +90,9 @@ setup(
   classifiers=[
     'Intended Audience :: Science/Research',
     'Programming Language :: Python :: 3.11',
+    'Programming Language :: Python :: 3.12',
+    'Programming Language :: Python :: 3.13',
     'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    'Typing :: Typed',
   ],
 )

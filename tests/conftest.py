@@ -4,15 +4,20 @@ from collections.abc import Callable, Iterator
 import os
 from pathlib import Path
 import runpy
+import signal
 import sys
 from typing import Any
 
-# Before jax wakes up: eight emulated devices, for the promises about sharding; and quick compilation, since these
+# Before jax is imported: eight emulated devices, for the promises about sharding; and quick compilation, since these
 # models are so small that compiling them is what takes the time.
 os.environ['XLA_FLAGS'] = ' '.join([
     os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=8', '--xla_backend_optimization_level=0',
     '--xla_llvm_disable_expensive_passes=true'
 ])
+# What one process has compiled, the others of this and of later sessions load: pytest's workers, and the verbs that
+# tests start. A program is found by its content, the compiler and its options. `pytest --cache-clear` empties it.
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(Path(__file__).parents[1] / '.pytest_cache' / 'd' / 'compiled'))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 
 from absl import flags
 import numpy as np
@@ -22,6 +27,26 @@ from tests.support import small_runs
 from uniemox_jax.models.clip import CLIPConfig
 
 PARITY = 1e-5
+# Few tests that take long. xdist gives out files in this order: begun last, one of them would keep one worker alone.
+LONG_FILES = (
+    'test_topologies', 'test_preemption', 'test_two_streams', 'test_runs', 'test_compare', 'test_train_step',
+    'test_task_runs', 'test_initialisations', 'test_average')
+
+# A shell lets what it starts in the background ignore Ctrl-C, and processes hand that on. Those that tests start are to
+# take it as they do in a terminal.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  places = {name: place for place, name in enumerate(LONG_FILES)}
+  items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test() -> Iterator[None]:
+  yield
+  small_runs.end_started()
 
 
 @pytest.fixture(scope='session')

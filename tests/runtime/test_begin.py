@@ -17,7 +17,7 @@ Start = Callable[..., list[subprocess.Popen]]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-  """Starts a process of `tests.beginner` for each argument, and gives them when all are past their imports."""
+  """Starts a process of `tests.support.beginner` for each argument, and gives them when all are past their imports."""
   started = []
 
   def make(*arguments: str) -> list[subprocess.Popen]:

@@ -68,16 +68,17 @@ def demo_configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ConfigDi
 
 
 class WholeRuns(dict):
-  """Runs that nobody ended, made when first asked for by (verb, processes)."""
+  """Runs that nobody ended, made when first asked for by (verb, processes), all in one environment."""
 
-  def __init__(self, folder: Path, configs: dict[str, ConfigDict]):
+  def __init__(self, folder: Path, configs: dict[str, ConfigDict], **environment: str):
     super().__init__()
-    self._folder, self._configs = folder, configs
+    self._folder, self._configs, self.environment = folder, configs, environment
 
   def __missing__(self, asked: tuple[str, int]) -> Path:
     verb, processes = asked
     workdir = self._folder / f'{verb}_{processes}'
-    finish(small_runs.start_group(small_runs.command(f'uniemox_jax.{verb}', self._configs[verb], workdir), processes))
+    command = small_runs.command(f'uniemox_jax.{verb}', self._configs[verb], workdir)
+    finish(small_runs.start_group(command, processes, **self.environment))
     self[asked] = workdir
     return workdir
 
@@ -89,7 +90,8 @@ def whole_runs(configs: dict[str, ConfigDict], tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope='module')
 def whole_demo_runs(demo_configs: dict[str, ConfigDict], tmp_path_factory: pytest.TempPathFactory) -> WholeRuns:
-  return WholeRuns(tmp_path_factory.mktemp('whole_demo'), demo_configs)
+  as_a_user = f'{small_runs.DEVICE_COUNT}1'  # without the quick compilation of the tests, which makes slow programs
+  return WholeRuns(tmp_path_factory.mktemp('whole_demo'), demo_configs, XLA_FLAGS=as_a_user)
 
 
 def finish(group: list[subprocess.Popen]) -> None:
@@ -114,7 +116,7 @@ def end_in_phase(group: list[subprocess.Popen], phase: str, signalled: int, seco
 
 
 def announcing(command: list[str], verb: str) -> list[str]:
-  """The same by `tests.phases`."""
+  """The same by `tests.support.phases`."""
   return [*command[:2], 'tests.support.phases', verb, *command[3:]]
 
 
@@ -123,14 +125,15 @@ def check_ends_and_resumes(
     seconds: float) -> None:
   verb, phase, processes, signalled = case
   command = small_runs.command(f'uniemox_jax.{verb}', configs[verb], workdir)
-  said = end_in_phase(small_runs.start_group(announcing(command, verb), processes), phase, signalled, seconds)
+  group = small_runs.start_group(announcing(command, verb), processes, **whole_runs.environment)
+  said = end_in_phase(group, phase, signalled, seconds)
   saved = [re.search(r'pre-empted: step (\d+) is saved', text) for text in said]
   assert len({match and match[1] for match in saved}) == 1, said
   if saved[0]:
     assert (workdir / FOLDER / saved[0][1]).is_dir()
   else:
     assert 'nothing is unsaved' in said[0] or 'no step was done yet' in said[0], said
-  finish(small_runs.start_group(command, processes))
+  finish(small_runs.start_group(command, processes, **whole_runs.environment))
   assert small_runs.same_weights(whole_runs[verb, processes], workdir)
   assert [path.read_bytes() for path in whole_runs[verb, processes].glob('result.json')
          ] == [path.read_bytes() for path in workdir.glob('result.json')]

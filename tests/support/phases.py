@@ -1,6 +1,6 @@
 """A training verb that says where it is and takes its time there, so that a test can end it at a chosen moment.
 
-python -m tests.phases VERB --config=... --workdir=...
+python -m tests.support.phases VERB --config=... --workdir=...
 """
 
 from collections.abc import Callable

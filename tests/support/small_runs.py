@@ -2,6 +2,8 @@
 
 import os
 from pathlib import Path
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +21,9 @@ from uniemox_jax.teacher.frozen_clip import abstract_clip, save_clip
 from uniemox_jax.train.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
+DEVICE_COUNT = '--xla_force_host_platform_device_count='
 ENCODER = {'image_size': 32, 'patch_size': 8, 'width': 16, 'depth': 2, 'heads': 2}
+_started: list[subprocess.Popen] = []
 
 
 def write_records(folder: Path, seed: int = 0) -> str:
@@ -77,11 +81,24 @@ def command(verb: str, config: ConfigDict, workdir: Path, *arguments: str) -> li
 
 def start(arguments: list[str], devices: int = 1, **environment: str) -> subprocess.Popen:
   """Starts a command as a shell would, in a group of its own, on emulated devices; its output can be read line by line.
+
+  It compiles as the tests themselves do, and ends with the test that started it.
   """
-  flags = f'--xla_force_host_platform_device_count={devices}'
+  flags = re.sub(DEVICE_COUNT + r'\d+', f'{DEVICE_COUNT}{devices}', os.environ['XLA_FLAGS'])
   values = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONUNBUFFERED': '1'} | environment
-  return subprocess.Popen(
+  process = subprocess.Popen(
       arguments, cwd=ROOT, env=values, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0)
+  _started.append(process)
+  return process
+
+
+def end_started() -> None:
+  """Kills what was started and has not ended, with its group: nothing goes on after a test that failed."""
+  while _started:
+    process = _started.pop()
+    if process.poll() is None:
+      os.killpg(process.pid, signal.SIGKILL)
+      process.wait()
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -91,15 +108,15 @@ def same_weights(one: Path, other: Path) -> bool:
       a.tobytes() == b.tobytes() for a, b in zip(jax.tree.leaves(ours.params), jax.tree.leaves(theirs.params)))
 
 
-def start_group(arguments: list[str], processes: int, devices: int = 1) -> list[subprocess.Popen]:
+def start_group(arguments: list[str], processes: int, devices: int = 1, **environment: str) -> list[subprocess.Popen]:
   """Starts a command in several processes that find each other, with so many emulated devices each."""
   if processes == 1:
-    return [start(arguments, devices)]
+    return [start(arguments, devices, **environment)]
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{probe.getsockname()[1]}'
   return [
       start(
           arguments, devices, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=str(processes),
-          JAX_PROCESS_ID=str(index)) for index in range(processes)
+          JAX_PROCESS_ID=str(index), **environment) for index in range(processes)
   ]

@@ -1,4 +1,4 @@
-"""Kills pretraining and fine-tuning at random moments, again and again: python -m tests.soak --kills=100
+"""Kills pretraining and fine-tuning at random moments, again and again: python -m tests.system.soak --kills=100
 
 A killed run is started again in the same way until it ends by itself; then its parameters, losses and results must be
 those of a run that was never killed, to the bit. Exit code 1 where they are not.

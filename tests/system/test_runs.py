@@ -30,11 +30,15 @@ from uniemox_jax.train.kept_config import keep_config
 from uniemox_jax.train.schema import parse
 
 
-@pytest.fixture
-def pretrain_config(data_dir: str, clip_folder: Path) -> ConfigDict:
+def on_eight_devices(data_dir: str, clip_folder: Path) -> ConfigDict:
   config = small_runs.pretrain_config(data_dir, clip_folder)
   config.mesh.data = 8
   return config
+
+
+@pytest.fixture
+def pretrain_config(data_dir: str, clip_folder: Path) -> ConfigDict:
+  return on_eight_devices(data_dir, clip_folder)
 
 
 @pytest.fixture
@@ -43,58 +47,68 @@ def finetune_config(data_dir: str) -> ConfigDict:
 
 
 @pytest.fixture(scope='module')
-def shared() -> dict[str, str]:
-  """Folders of runs that later tests read."""
-  return {}
+def pretrained(data_dir: str, clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+  """Workdir of a pretraining run of which steps 2 and 3 are traced; read only."""
+  workdir = str(tmp_path_factory.mktemp('pretrained') / 'run')
+  pretrain(on_eight_devices(data_dir, clip_folder), workdir, Profile(2, 3))
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def finetuned(data_dir: str, pretrained: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+  """Workdir of a fine-tuning run that started from it; read only but for result files."""
+  config, workdir = small_runs.finetune_config(data_dir), str(tmp_path_factory.mktemp('finetuned') / 'run')
+  config.init = pretrained
+  finetune(config, workdir)
+  return workdir
 
 
 def leaves(path: str) -> list[np.ndarray]:
   return jax.tree.leaves(load_checkpoint(path).params)
 
 
-def test_pretraining_leaves_what_the_design_promises(pretrain_config, tmp_path, shared):
-  pretrain(pretrain_config, str(tmp_path), Profile(2, 3))
-  assert {'checkpoints', 'metrics.jsonl', 'tensorboard', 'reconstructions', 'config.json'} <= set(os.listdir(tmp_path))
-  lines = read_metrics(str(tmp_path))
+def test_pretraining_leaves_what_the_design_promises(pretrained):
+  assert {'checkpoints', 'metrics.jsonl', 'tensorboard', 'reconstructions',
+          'config.json'} <= set(os.listdir(pretrained))
+  lines = read_metrics(pretrained)
   assert [line['step'] for line in lines] == list(range(1, 15))
   assert {'loss', 'contrastive', 'similarity', 'reconstruction', 'lr'} <= lines[0].keys()
   assert lines[-1]['examples_per_second'] == pytest.approx(8 * lines[-1]['examples_per_second_per_device'])
   assert {'compile_seconds', 'evaluate_seconds', 'save_seconds'} <= {name for line in lines for name in line}
   assert 'examples_per_second' not in lines[0]
-  assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
-  assert any(name.startswith('events') for name in os.listdir(tmp_path / 'tensorboard'))
-  shared['pretrain'] = str(tmp_path)
+  assert list(Path(pretrained, 'profile').rglob('*.xplane.pb'))
+  assert any(name.startswith('events') for name in os.listdir(Path(pretrained, 'tensorboard')))
 
 
-def test_running_again_after_the_end_changes_nothing(pretrain_config, shared):
-  before, lines = leaves(shared['pretrain']), read_metrics(shared['pretrain'])
-  pretrain(pretrain_config, shared['pretrain'])
-  assert all(np.array_equal(a, b) for a, b in zip(before, leaves(shared['pretrain']), strict=True))
-  assert read_metrics(shared['pretrain']) == lines
+def test_running_again_after_the_end_changes_nothing(pretrain_config, pretrained):
+  before, lines = leaves(pretrained), read_metrics(pretrained)
+  pretrain(pretrain_config, pretrained)
+  assert all(np.array_equal(a, b) for a, b in zip(before, leaves(pretrained), strict=True))
+  assert read_metrics(pretrained) == lines
 
 
-def test_a_resumed_run_goes_on_saying_what_it_began_from(pretrain_config, shared, capsys):
+def test_a_resumed_run_goes_on_saying_what_it_began_from(pretrain_config, pretrained, capsys):
   pretrain_config.init = 'elsewhere'
-  keep_config(parse(PretrainConfig, pretrain_config), shared['pretrain'])
+  keep_config(parse(PretrainConfig, pretrain_config), pretrained)
   assert "--config.init=elsewhere is not used: the run" in capsys.readouterr().out
-  assert json.loads(Path(shared['pretrain'], 'config.json').read_text())['init'] == 'none'
+  assert json.loads(Path(pretrained, 'config.json').read_text())['init'] == 'none'
 
 
 @pytest.mark.parametrize(('profile', 'traced'), [(Profile(1, 2, from_start=True), True), (Profile(10, 13), True),
                                                  (Profile(13, 50), True), (Profile(2, 5), False)])
 def test_a_resumed_run_traces_what_is_left_of_the_steps_asked_for(
-    pretrain_config, shared, tmp_path, capsys, profile, traced):
-  shutil.copytree(shared['pretrain'], tmp_path / 'run', ignore=shutil.ignore_patterns('14', 'profile'))
+    pretrain_config, pretrained, tmp_path, capsys, profile, traced):
+  shutil.copytree(pretrained, tmp_path / 'run', ignore=shutil.ignore_patterns('14', 'profile'))
   pretrain(pretrain_config, str(tmp_path / 'run'), profile)
   assert bool(list((tmp_path / 'run' / 'profile').rglob('*.xplane.pb'))) == traced
   said = capsys.readouterr().out
   assert ('profile: ' in said, 'step 5 is over, the run resumes at 12' in said) == (True, not traced)
 
 
-def test_killed_run_ends_bit_equal(pretrain_config, tmp_path, shared):
+def test_killed_run_ends_bit_equal(pretrain_config, tmp_path, pretrained):
   """SIGKILL after the first checkpoint, then the same command: the end is that of the uninterrupted run."""
   command = small_runs.command('uniemox_jax.pretrain', pretrain_config, tmp_path / 'run')
-  process = subprocess.Popen(command, cwd=small_runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+  process = small_runs.start(command, devices=8)
   deadline = time.monotonic() + 300
   checkpoints = tmp_path / 'run' / 'checkpoints'
   while not (checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())):
@@ -102,54 +116,53 @@ def test_killed_run_ends_bit_equal(pretrain_config, tmp_path, shared):
     assert time.monotonic() < deadline
     time.sleep(0.02)
   process.send_signal(signal.SIGKILL)
-  process.wait()
-  finished = subprocess.run(command, cwd=small_runs.ROOT, capture_output=True, text=True, timeout=300, check=True)
-  assert load_checkpoint(shared['pretrain']).step == 14
-  assert 'resumes at step' in finished.stdout
-  ended = zip(leaves(shared['pretrain']), leaves(str(tmp_path / 'run')), strict=True)
-  assert all(np.array_equal(whole, resumed) for whole, resumed in ended)
+  process.communicate()
+  resumed = small_runs.start(command, devices=8)
+  said = resumed.communicate(timeout=300)[0]
+  assert resumed.returncode == 0 and 'resumes at step' in said, said
+  assert load_checkpoint(pretrained).step == 14
+  assert small_runs.same_weights(Path(pretrained), tmp_path / 'run')
   assert [line['step'] for line in read_metrics(str(tmp_path / 'run'))] == list(range(1, 15))
 
 
-def test_finetuning_from_pretraining_is_evaluated_the_same_again(finetune_config, tmp_path, shared):
-  finetune_config.init = shared['pretrain']
-  result = finetune(finetune_config, str(tmp_path))
+def test_finetuning_from_pretraining_is_evaluated_the_same_again(finetuned):
+  path = Path(finetuned, 'result.json')
+  written = path.read_bytes()
+  result = json.loads(written)
   assert result['split'] == 'test'
   assert result['examples'] == 24
-  written = (tmp_path / 'result.json').read_bytes()
-  evaluate(str(tmp_path))
-  assert (tmp_path / 'result.json').read_bytes() == written
-  evaluate(str(tmp_path), 'val')
-  assert json.loads((tmp_path / 'result_val.json').read_text())['examples'] == 16
-  shared['finetune'] = str(tmp_path)
+  evaluate(finetuned)
+  assert path.read_bytes() == written
+  evaluate(finetuned, 'val')
+  assert json.loads(path.with_name('result_val.json').read_text())['examples'] == 16
 
 
-def test_best_checkpoint_is_the_best_on_val(shared):
-  scores = {line['step']: line['val_top1'] for line in read_metrics(shared['finetune']) if 'val_top1' in line}
-  assert scores[load_checkpoint(shared['finetune']).step] == max(scores.values())
+def test_best_checkpoint_is_the_best_on_val(finetuned):
+  scores = {line['step']: line['val_top1'] for line in read_metrics(finetuned) if 'val_top1' in line}
+  assert scores[load_checkpoint(finetuned).step] == max(scores.values())
 
 
-def test_labels_of_batches_are_those_of_the_folders(shared):
-  result = json.loads(Path(shared['finetune'], 'result.json').read_text())
+def test_labels_of_batches_are_those_of_the_folders(finetuned):
+  result = json.loads(Path(finetuned, 'result.json').read_text())
   assert [row['examples'] for row in result['per_class']] == [3] * 8
 
 
-def test_every_checkpoint_path_loads(shared):
+def test_every_checkpoint_path_loads(pretrained, finetuned):
   images = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
-  step = load_checkpoint(shared['pretrain']).path
-  for path in (shared['pretrain'], step):
+  step = load_checkpoint(pretrained).path
+  for path in (pretrained, step):
     encoder = uniemox_jax.load_encoder(path)
     assert encoder.tokens(images).shape == (3, 17, 16)
     assert encoder.features(images).shape == (3, 16)
-  classifier = uniemox_jax.load_classifier(shared['finetune'])
+  classifier = uniemox_jax.load_classifier(finetuned)
   assert classifier.labels[0] == 'amusement'
   np.testing.assert_allclose(classifier.predict_proba(images).sum(1), 1, rtol=1e-5)
-  assert uniemox_jax.load_encoder(shared['finetune']).features(images).shape == (3, 16)
+  assert uniemox_jax.load_encoder(finetuned).features(images).shape == (3, 16)
 
 
-def test_images_of_another_kind_are_refused(shared):
+def test_images_of_another_kind_are_refused(pretrained):
   with pytest.raises(ValueError, match=r'float64 \(2, 32, 32, 3\); wanted uint8'):
-    uniemox_jax.load_encoder(shared['pretrain']).tokens(np.zeros((2, 32, 32, 3)))
+    uniemox_jax.load_encoder(pretrained).tokens(np.zeros((2, 32, 32, 3)))
 
 
 def assert_refused(call: Any, match: str) -> None:
@@ -158,8 +171,8 @@ def assert_refused(call: Any, match: str) -> None:
   assert '\n' not in str(error.value)
 
 
-def test_checkpoint_of_another_model_is_refused(finetune_config, tmp_path, shared):
-  finetune_config.init, finetune_config.model.width = shared['pretrain'], 24
+def test_checkpoint_of_another_model_is_refused(finetune_config, tmp_path, pretrained):
+  finetune_config.init, finetune_config.model.width = pretrained, 24
   assert_refused(lambda: finetune(finetune_config, str(tmp_path / 'run')), 'is of another model: other shape')
   assert not (tmp_path / 'run').exists()
 
@@ -169,9 +182,9 @@ def test_missing_checkpoint_is_named(finetune_config, tmp_path):
   assert_refused(lambda: finetune(finetune_config, str(tmp_path / 'run')), 'holds no checkpoint')
 
 
-def test_pretrained_encoder_cannot_be_evaluated(shared):
-  assert_refused(lambda: evaluate(shared['pretrain']), 'without a classifier: fine-tune it first')
-  assert_refused(lambda: uniemox_jax.load_classifier(shared['pretrain']), 'holds no classifier')
+def test_pretrained_encoder_cannot_be_evaluated(pretrained):
+  assert_refused(lambda: evaluate(pretrained), 'without a classifier: fine-tune it first')
+  assert_refused(lambda: uniemox_jax.load_classifier(pretrained), 'holds no classifier')
 
 
 def test_teacher_of_another_width_is_refused(pretrain_config, tmp_path):
@@ -182,37 +195,38 @@ def test_teacher_of_another_width_is_refused(pretrain_config, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
-def test_workdir_of_another_run_is_refused(pretrain_config, shared):
+def test_workdir_of_another_run_is_refused(pretrain_config, pretrained):
   pretrain_config.seed = 5
-  assert_refused(lambda: pretrain(pretrain_config, shared['pretrain']), 'other values of seed')
+  assert_refused(lambda: pretrain(pretrain_config, pretrained), 'other values of seed')
 
 
 def test_a_run_resumes_from_moved_files_and_never_from_others(
-    pretrain_config, finetune_config, tmp_path, shared, capsys):
+    pretrain_config, finetune_config, tmp_path, pretrained, finetuned, capsys):
+  pretraining, finetuning = (shutil.copytree(run, tmp_path / Path(run).parent.name) for run in (pretrained, finetuned))
   config, params = small_runs.random_clip()
   save_clip(tmp_path / 'moved', config, params)
   save_clip(tmp_path / 'other', config, params | {'logit_scale': params['logit_scale'] + 1})
   other_data = small_runs.write_records(tmp_path / 'other_data', seed=1)
   # Built again: another process writes the fields of a record in another order.
-  again = f'from tests import small_runs; small_runs.write_records(small_runs.Path({str(tmp_path)!r}))'
+  again = f'from tests.support import small_runs; small_runs.write_records(small_runs.Path({str(tmp_path)!r}))'
   subprocess.run([sys.executable, '-c', again], cwd=small_runs.ROOT, check=True)
   pretrain_config.teacher, pretrain_config.data_dir = str(tmp_path / 'moved'), str(tmp_path / 'data')
-  pretrain(pretrain_config, shared['pretrain'])
+  pretrain(pretrain_config, str(pretraining))
   assert 'pretrain resumes at step 14 of 14' in capsys.readouterr().out
-  before = Path(shared['pretrain'], 'config.json').read_bytes()
+  before = (pretraining / 'config.json').read_bytes()
   pretrain_config.teacher = str(tmp_path / 'other')
-  assert_refused(lambda: pretrain(pretrain_config, shared['pretrain']), 'other files than --config.teacher names now')
+  assert_refused(lambda: pretrain(pretrain_config, str(pretraining)), 'other files than --config.teacher names now')
   pretrain_config.data_dir = other_data
   assert_refused(
-      lambda: pretrain(pretrain_config, shared['pretrain']),
+      lambda: pretrain(pretrain_config, str(pretraining)),
       'other files than --config.data_dir and --config.teacher names now')
-  assert Path(shared['pretrain'], 'config.json').read_bytes() == before
+  assert (pretraining / 'config.json').read_bytes() == before
   finetune_config.data_dir = other_data
-  finetune_config.init = shared['pretrain']
-  assert_refused(lambda: finetune(finetune_config, shared['finetune']), 'other files than --config.data_dir names now')
+  finetune_config.init = pretrained
+  assert_refused(lambda: finetune(finetune_config, str(finetuning)), 'other files than --config.data_dir names now')
   capsys.readouterr()
-  Path(shared['pretrain'], 'inputs.json').unlink()
-  pretrain(pretrain_config, shared['pretrain'])
+  (pretraining / 'inputs.json').unlink()
+  pretrain(pretrain_config, str(pretraining))
   assert '--config.data_dir and --config.teacher: not compared with' in capsys.readouterr().err
 
 

@@ -26,6 +26,8 @@ from uniemox_jax.runtime import preemption
 from uniemox_jax.runtime.files import is_remote, read_json, write_text
 from uniemox_jax.train.kept_config import changed_keys
 
+flags.disclaim_key_flags()  # `--help` shows flags that are defined here as the verb's own
+
 _ERROR = 'error.txt'
 
 

@@ -10,13 +10,15 @@ import runpy
 import sys
 from typing import NoReturn
 
-from absl import flags, logging
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from data_pipelines.command import fail
 from data_pipelines.errors import UserError
 from uniemox_jax.runtime import distributed, preemption
 from uniemox_jax.runtime.clock import Profile
+
+flags.disclaim_key_flags()  # `VERB --help` shows flags that are defined here as the verb's own
 
 
 def define_config(default: str | None = None) -> flags.FlagHolder:
@@ -157,6 +159,7 @@ def run(main: Callable[..., None], *operands: str) -> None:
     main: receives what the command line gives for the operands.
     operands: names of what is given without `--`, such as 'SRC'; of the last, one or more where it ends in '...'.
   """
+  app.define_help_flags()
   try:
     rest = flags.FLAGS(_arguments(sys.argv))
     many = operands and operands[-1].endswith('...')

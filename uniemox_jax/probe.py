@@ -5,6 +5,7 @@ python -m uniemox_jax.probe --config=configs/probe.py:emo8 --config.init=PATH --
 What the protocol leaves open is chosen on val; test is read once, at the end.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import os
@@ -65,6 +66,7 @@ def _predict(protocol: str, found: dict[str, Features], task: Task, mesh: Mesh) 
   def val_top1(logits_NxC: np.ndarray) -> float:
     return float(np.mean(logits_NxC.argmax(axis=1) == val.label_N))
 
+  fitted: Callable[[np.ndarray], np.ndarray]
   if protocol == 'linear':
     fitted, chosen = probe_linear(train, task.outputs, lambda probe: val_top1(probe(val.features_NxD)))
   else:

@@ -9,8 +9,6 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 
-flags.disclaim_key_flags()  # `--help` shows flags that are defined here as the verb's own
-
 FILE_NAME = 'person_boxes.csv'
 COLUMNS = ('image', 'xmin', 'ymin', 'xmax', 'ymax', 'score')
 

@@ -20,8 +20,6 @@ from data_pipelines.person_boxes import box_file
 from data_pipelines.records.schema import EMOTIONS
 from data_pipelines.synthetic import annotation_files, drawing, world
 
-flags.disclaim_key_flags()  # `--help` shows flags that are defined here as the verb's own
-
 EMO8_SPLITS = {'train': 800, 'val': 160, 'test': 480}
 EMOSET_RANGE = (2400, 4000)
 TASK_SPLITS = {'emotic': {'train': 640, 'val': 96, 'test': 160}, 'emotion6': {'train': 800}}

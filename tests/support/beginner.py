@@ -1,8 +1,8 @@
 """A process of a run of several, with a compiler that takes given seconds.
 
 python -m tests.support.beginner ARGUMENT..., of which it takes that of its own index: SECONDS, after which it begins,
-and polls until it is pre-empted; 'only SECONDS' for work that leaves nothing to save; 'together SECONDS' for such work in which
-each needs the other; 'fail SECONDS' for a mistake after it; 'differ SECONDS' for one that all find.
+and polls until it is pre-empted; 'only SECONDS' for work that leaves nothing to save; 'together SECONDS' for such work
+in which each needs the other; 'fail SECONDS' for a mistake after it; 'differ SECONDS' for one that all find.
 """
 
 import sys

@@ -29,7 +29,7 @@ PATIENT_SECONDS = 60
 """The same for the fast tests, which run beside others."""
 EMOSET_EXAMPLES = 2400
 PHASES = ('compile', 'train', 'evaluate', 'save')
-FAST = [('finetune', 'evaluate', 1, 1), ('pretrain', 'train', 2, 1)]
+ONE_OF_TWO = ('pretrain', 'train', 2, 1)
 # Verb, phase, how many processes there are, how many of them get the signal.
 CASES = [(verb, phase, processes, processes)
          for verb in ('pretrain', 'finetune')
@@ -120,12 +120,11 @@ def announcing(command: list[str], verb: str) -> list[str]:
   return [*command[:2], 'tests.support.phases', verb, *command[3:]]
 
 
-def check_ends_and_resumes(
-    configs: dict[str, ConfigDict], whole_runs: WholeRuns, workdir: Path, case: tuple[str, str, int, int],
-    seconds: float) -> None:
+def check_ends(
+    command: list[str], workdir: Path, case: tuple[str, str, int, int], seconds: float, **environment: str) -> None:
+  """Starts a command and signals it; all its processes end in time, and have saved the same step."""
   verb, phase, processes, signalled = case
-  command = small_runs.command(f'uniemox_jax.{verb}', configs[verb], workdir)
-  group = small_runs.start_group(announcing(command, verb), processes, **whole_runs.environment)
+  group = small_runs.start_group(announcing(command, verb), processes, **environment)
   said = end_in_phase(group, phase, signalled, seconds)
   saved = [re.search(r'pre-empted: step (\d+) is saved', text) for text in said]
   assert len({match and match[1] for match in saved}) == 1, said
@@ -133,13 +132,28 @@ def check_ends_and_resumes(
     assert (workdir / FOLDER / saved[0][1]).is_dir()
   else:
     assert 'nothing is unsaved' in said[0] or 'no step was done yet' in said[0], said
+
+
+def check_ends_and_resumes(
+    configs: dict[str, ConfigDict], whole_runs: WholeRuns, workdir: Path, case: tuple[str, str, int, int],
+    seconds: float) -> None:
+  verb, _, processes, _ = case
+  command = small_runs.command(f'uniemox_jax.{verb}', configs[verb], workdir)
+  check_ends(command, workdir, case, seconds, **whole_runs.environment)
   finish(small_runs.start_group(command, processes, **whole_runs.environment))
   assert small_runs.same_weights(whole_runs[verb, processes], workdir)
   assert [path.read_bytes() for path in whole_runs[verb, processes].glob('result.json')
          ] == [path.read_bytes() for path in workdir.glob('result.json')]
 
 
-@pytest.mark.parametrize('case', FAST, ids=str)
+def test_sigterm_to_one_of_two_processes_ends_both_at_one_saved_step(configs, tmp_path):
+  command = small_runs.command('uniemox_jax.pretrain', configs['pretrain'], tmp_path / 'run')
+  check_ends(command, tmp_path / 'run', ONE_OF_TWO, PATIENT_SECONDS)
+
+
+@pytest.mark.parametrize(
+    'case',
+    [('finetune', 'evaluate', 1, 1), pytest.param(ONE_OF_TWO, marks=pytest.mark.slow)], ids=str)
 def test_sigterm_saves_and_the_run_ends_bit_equal(configs, whole_runs, tmp_path, case):
   check_ends_and_resumes(configs, whole_runs, tmp_path / 'run', case, PATIENT_SECONDS)
 

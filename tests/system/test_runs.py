@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import UserError
+from data_pipelines.records import reader
 from tests.support import small_runs
 import uniemox_jax
-from uniemox_jax.evaluate import evaluate
+from uniemox_jax.evaluate import evaluate, load_trained, predict_split
 from uniemox_jax.finetune import finetune
 from uniemox_jax.pretrain import pretrain
+from uniemox_jax.runtime import sharding
 from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.run_log import RunLog, read_metrics
 from uniemox_jax.teacher.frozen_clip import save_clip
@@ -125,6 +127,15 @@ def test_killed_run_ends_bit_equal(pretrain_config, tmp_path, pretrained):
   assert [line['step'] for line in read_metrics(str(tmp_path / 'run'))] == list(range(1, 15))
 
 
+def test_resuming_on_other_devices_goes_on_and_says_so(pretrain_config, pretrained, tmp_path):
+  shutil.copytree(pretrained, tmp_path / 'run', ignore=shutil.ignore_patterns('14', 'profile'))
+  pretrain_config.mesh.data = 2
+  command = small_runs.command('uniemox_jax.pretrain', pretrain_config, tmp_path / 'run')
+  said = small_runs.start(command, devices=2).communicate(timeout=300)[0]
+  assert 'saved on 8 x cpu' in said and 'resumed on 2 x cpu' in said and 'last bits may differ' in said
+  assert [line['step'] for line in read_metrics(str(tmp_path / 'run'))] == list(range(1, 15))
+
+
 def test_finetuning_from_pretraining_is_evaluated_the_same_again(finetuned):
   path = Path(finetuned, 'result.json')
   written = path.read_bytes()
@@ -135,6 +146,34 @@ def test_finetuning_from_pretraining_is_evaluated_the_same_again(finetuned):
   assert path.read_bytes() == written
   evaluate(finetuned, 'val')
   assert json.loads(path.with_name('result_val.json').read_text())['examples'] == 16
+
+
+def test_evaluation_in_a_new_process_is_the_same_to_the_bit_and_on_one_device_but_for_rounding(finetuned, tmp_path):
+  shutil.copytree(finetuned, tmp_path / 'run')
+  written = Path(finetuned, 'result.json').read_bytes()
+  for devices, workdir in ((8, Path(finetuned)), (1, tmp_path / 'run')):
+    (workdir / 'result.json').unlink()
+    process = small_runs.start([sys.executable, '-m', 'uniemox_jax.evaluate', f'--workdir={workdir}'], devices)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said
+  assert Path(finetuned, 'result.json').read_bytes() == written
+  again = json.loads((tmp_path / 'run' / 'result.json').read_text())
+  assert again['confusion'] == json.loads(written)['confusion']
+  assert again['loss'] == pytest.approx(json.loads(written)['loss'], rel=1e-5)
+
+
+def test_a_fine_tuned_model_predicts_the_same_on_one_device_and_eight(data_dir, finetuned):
+  checkpoint, classifier = load_trained(finetuned)
+  split = reader.open_split(data_dir, 'emo8', 'test')
+  predicted = []
+  for devices in (1, 8):
+    mesh = sharding.make_mesh(devices=jax.devices()[:devices])
+    params = sharding.replicate(checkpoint.params, mesh)
+    predicted.append(predict_split(classifier, params, split, ['label'], image_size=32, batch_size=8, mesh=mesh))
+  one, eight = predicted
+  assert (one['label'] == eight['label']).all()
+  assert (one['outputs'].argmax(axis=1) == eight['outputs'].argmax(axis=1)).all()
+  np.testing.assert_allclose(one['outputs'], eight['outputs'], rtol=1e-5, atol=1e-6)
 
 
 def test_best_checkpoint_is_the_best_on_val(finetuned):

@@ -19,7 +19,9 @@ from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.records import targets as record_targets
-from uniemox_jax.evaluate import describe, evaluate, evaluate_params, measured_of, tell_persons
+from uniemox_jax.eval.few_shot import open_splits
+from uniemox_jax.eval.trained_classifier import evaluate_params, metrics_of, report_persons
+from uniemox_jax.evaluate import describe_result, evaluate
 from uniemox_jax.models.classifier import STREAMS, Classifier
 from uniemox_jax.objectives.tasks import DEFAULTS, KINDS, Task, choose, present, score, width
 from uniemox_jax.runtime import cli, sharding
@@ -54,9 +56,9 @@ def _validator(
         })
     name = KINDS[first.name].score
     print(
-        f"finetune {step}/{log.total_steps}  val {name} {measured_of(metrics, first)[name] or 0:.4f}  "
+        f"finetune {step}/{log.total_steps}  val {name} {metrics_of(metrics, first)[name] or 0:.4f}  "
         f"loss {metrics['loss']:.4f}", flush=True)
-    return score(first, measured_of(metrics, first))
+    return score(first, metrics_of(metrics, first))
 
   return validate
 
@@ -74,19 +76,6 @@ def _batches(config: ConfigDict, split: reader.Split, tasks: Sequence[Task],
                                       targets=[name for name in fields if name != 'label'
                                               ], process_index=jax.process_index(), process_count=jax.process_count()):
     yield {name: batch[name] for name in (*pictures, 'example_id', *fields)}
-
-
-def _open_splits(config: ConfigDict) -> tuple[reader.Split, reader.Split, reader.Split]:
-  """Train, or the share of it that `fraction` asks for, val and test.
-
-  Raises:
-    UserError: no such records, or no such share.
-  """
-  train, val, test = (reader.open_split(config.data_dir, config.dataset, name) for name in ('train', 'val', 'test'))
-  if config.fraction != 1:
-    train = train.fraction(config.fraction, config.seed)
-    print(f'few-shot: {train.num_examples} pictures of {train.name}', flush=True)
-  return train, val, test
 
 
 def _choose_tasks(config: ConfigDict, train: reader.Split) -> tuple[Task, ...]:
@@ -136,8 +125,8 @@ def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -
   averaging = ema_decay(config)
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
-  train_split, val_split, test_split = _open_splits(config)
-  if 'person' in STREAMS[streams_of(config)] and not tell_persons(train_split, 'train'):
+  train_split, val_split, test_split = open_splits(config).values()
+  if 'person' in STREAMS[streams_of(config)] and not report_persons(train_split, 'train'):
     raise UserError(
         'config.streams asks for persons, and no training record has one: find them '
         '(docs/person_boxes.md) and build the records again, or set --config.streams=scene')
@@ -169,7 +158,7 @@ def finetune(config: ConfigDict, workdir: str, profile: Profile | None = None) -
       evaluate=_validator(config, classifier, val_split, tasks, mesh, run.log))
   run.close()
   result = evaluate(workdir)
-  print(describe(result), flush=True)
+  print(describe_result(result), flush=True)
   return result
 
 

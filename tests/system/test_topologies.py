@@ -10,7 +10,7 @@ import pytest
 
 from data_pipelines.records import reader
 from tests.support import small_runs
-from uniemox_jax.evaluate import load_trained, predict_split
+from uniemox_jax.eval.trained_classifier import load_trained, predict_split
 from uniemox_jax.finetune import finetune
 from uniemox_jax.runtime import sharding
 from uniemox_jax.runtime.run_log import read_metrics

@@ -10,7 +10,7 @@ import sys
 import tomllib
 
 from uniemox_jax.train.config import CONFIGS
-from uniemox_jax.train.schema import describe
+from uniemox_jax.train.schema import key_rows
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,7 +39,7 @@ def config_keys() -> str:
   parts = []
   for verb, kind in CONFIGS.items():
     rows = [f'## {verb}', '', '| key | default | values | meaning |', '|---|---|---|---|']
-    rows += [f'| `{name}` | `{default}` | {values} | {meaning} |' for name, default, values, meaning in describe(kind)]
+    rows += [f'| `{name}` | `{default}` | {values} | {meaning} |' for name, default, values, meaning in key_rows(kind)]
     parts.append('\n'.join(rows))
   return '\n\n'.join(parts)
 

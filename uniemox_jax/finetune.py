@@ -21,7 +21,8 @@ from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.records import targets as record_targets
-from uniemox_jax.evaluate import describe, evaluate, evaluate_params, measured_of, tell_persons
+from uniemox_jax.eval.trained_classifier import evaluate_params, metrics_of, report_persons
+from uniemox_jax.evaluate import describe_result, evaluate
 from uniemox_jax.models.classifier import STREAMS, Classifier
 from uniemox_jax.objectives.tasks import KINDS, Task, choose_tasks, present, score, width
 from uniemox_jax.runtime import cli, sharding
@@ -57,7 +58,7 @@ def _validator(
             f'val_{prefix}{name}': value
             for prefix, measured in by_task.items() for name, value in measured.items() if isinstance(value, float)
         })
-    name, of_first = KINDS[first.name].score, measured_of(metrics, first)
+    name, of_first = KINDS[first.name].score, metrics_of(metrics, first)
     print(
         f"finetune {step}/{log.total_steps}  val {name} {of_first[name] or 0:.4f}  loss {metrics['loss']:.4f}",
         flush=True)
@@ -129,7 +130,7 @@ def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
   train_split, val_split, test_split = open_splits(config)
-  if 'person' in STREAMS[config.streams] and not tell_persons(train_split, 'train'):
+  if 'person' in STREAMS[config.streams] and not report_persons(train_split, 'train'):
     raise UserError(
         'config.streams asks for persons, and no training record has one: find them '
         '(docs/person_boxes.md) and build the records again, or set --config.streams=scene')
@@ -158,7 +159,7 @@ def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
       evaluate=_validator(config, graphdef, val_split, tasks, mesh, run.log))
   run.close()
   result = evaluate(workdir)
-  print(describe(result), flush=True)
+  print(describe_result(result), flush=True)
   return result
 
 

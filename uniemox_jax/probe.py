@@ -1,11 +1,10 @@
-"""How good frozen features are, without fine-tuning: a linear probe, or nearest neighbours (docs/protocols.md).
+"""Measures frozen features without fine-tuning: by a linear probe, or by nearest neighbours (docs/protocols.md).
 
 python -m uniemox_jax.probe --config=configs/probe.py:emo8 --config.init=PATH --config.protocol=linear --workdir=DIR
 
-What the protocol leaves open is chosen on val; test is read once, at the end.
+The L2 strength, or the number of neighbours, is chosen on val. Test is read once, at the end.
 """
 
-from collections.abc import Callable
 import dataclasses
 import functools
 import os
@@ -22,10 +21,9 @@ from data_pipelines.records import reader
 from uniemox_jax.eval.features import Features, load_frozen, split_features
 from uniemox_jax.eval.knn import probe_knn
 from uniemox_jax.eval.linear_probe import probe_linear
-from uniemox_jax.objectives.tasks import Task, measure, single_label
+from uniemox_jax.eval.result_file import result_path, write_result
+from uniemox_jax.objectives.tasks import Task, measure, single_label_task
 from uniemox_jax.runtime import cli, sharding
-from uniemox_jax.runtime.distributed import is_primary
-from uniemox_jax.runtime.files import write_json
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import ProbeConfig
 from uniemox_jax.train.data_splits import open_splits
@@ -33,30 +31,24 @@ from uniemox_jax.train.kept_config import config_hash, keep_config
 from uniemox_jax.train.schema import parse
 
 FEATURES = 'features'
-"""Folder of the cached features in the workdir, unless the config names another."""
+"""Folder of the cached features in the workdir, unless the config names another folder."""
 
 
-def _labelled_splits(config: ProbeConfig) -> dict[str, reader.Split]:
-  """Train, val and test.
-
-  Raises:
-    UserError: no such records, or none with a single label.
-  """
-  splits = dict(zip(('train', 'val', 'test'), open_splits(config)))
+def _check_labelled(splits: dict[str, reader.Split], dataset: str) -> None:
+  """Raises UserError for a split without a single label."""
   for name, split in splits.items():
     if all(annotation.label < 0 for annotation in split.annotations()):
       raise UserError(
-          f'no {name} picture of {config.dataset} has a single label, which a probe needs: fine-tune '
+          f'no {name} image of {dataset} has a single label, which a probe needs: fine-tune '
           '(python -m uniemox_jax.finetune), which learns other targets too')
-  return splits
 
 
-def _labelled(found: Features, split: reader.Split) -> Features:
-  """Those with a label; says how many have none."""
-  has_N = found.label_N >= 0
+def _labelled(features: Features, split: reader.Split) -> Features:
+  """Those with a label; prints how many have none."""
+  has_N = features.label_N >= 0
   if not has_N.all():
-    print(f'{split.name}: {(~has_N).sum()} of {len(has_N)} pictures have no single label, and do not count', flush=True)
-  return Features(found.features_NxD[has_N], found.label_N[has_N])
+    print(f'{split.name}: {(~has_N).sum()} of {len(has_N)} images have no single label and are left out', flush=True)
+  return Features(features.features_NxD[has_N], features.label_N[has_N])
 
 
 def _predict(protocol: str, found: dict[str, Features], task: Task, mesh: Mesh) -> tuple[np.ndarray, dict[str, Any]]:
@@ -66,25 +58,26 @@ def _predict(protocol: str, found: dict[str, Features], task: Task, mesh: Mesh) 
   def val_top1(logits_NxC: np.ndarray) -> float:
     return float(np.mean(logits_NxC.argmax(axis=1) == val.label_N))
 
-  fitted: Callable[[np.ndarray], np.ndarray]
   if protocol == 'linear':
     fitted, chosen = probe_linear(train, task.outputs, lambda probe: val_top1(probe(val.features_NxD)))
-  else:
-    fitted, chosen = probe_knn(train, len(task.outputs), mesh, val.features_NxD, val_top1)
-  return fitted(test.features_NxD), chosen
+    return fitted(test.features_NxD), chosen
+  classify, chosen = probe_knn(train, len(task.outputs), mesh, val.features_NxD, val_top1)
+  return classify(test.features_NxD), chosen
 
 
 def probe(given: ConfigDict, workdir: str) -> dict[str, Any]:
-  """Extracts features, or reads those that a run before left, and evaluates the protocol on test.
+  """Extracts features, or reads those of an earlier run, and evaluates the protocol on test.
 
-  Leaves features/, config.json and result.json, whose content it returns: what `evaluate` gives of a single label, and
-  protocol, train_examples and what was chosen on val.
+  Leaves features/, config.json and result.json, whose content it returns: what `evaluate` returns for a single label,
+  and protocol, train_examples and what was chosen on val.
 
   Raises:
     UserError: a mistake in the config, the data or the checkpoint to start from.
   """
   config = parse(ProbeConfig, given)
-  mesh, splits = sharding.make_mesh(config.mesh.data, config.mesh.fsdp), _labelled_splits(config)
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  splits = dict(zip(('train', 'val', 'test'), open_splits(config)))
+  _check_labelled(splits, config.dataset)
   model, dtype = dataclasses.asdict(config.model), jnp.dtype(config.dtype)
   frozen = load_frozen(config.init, model, dtype=dtype, seed=config.seed)
   loop.use_compilation_cache()
@@ -93,16 +86,13 @@ def probe(given: ConfigDict, workdir: str) -> dict[str, Any]:
       split_features, frozen, cache_dir=config.features_dir or os.path.join(workdir, FEATURES),
       image_size=config.model.image_size, batch_size=config.batch_size, mesh=mesh)
   found = {name: _labelled(extract(split), split) for name, split in splits.items()}
-  task = single_label(splits['train'].labels)
+  task = single_label_task(splits['train'].labels)
   logits_NxC, chosen = _predict(config.protocol, found, task, mesh)
-  result = {
-      'dataset': config.dataset, 'split': 'test', 'init': config.init, 'checkpoint_step': frozen.step,
-      'config_hash': config_hash(kept),
-      **measure(task, logits_NxC.astype(np.float32), found['test'].label_N), 'protocol': config.protocol,
-      'train_examples': len(found['train'].label_N), 'chosen': chosen
-  }
-  if is_primary():
-    write_json(os.path.join(workdir, 'result.json'), result)
+  result = write_result(
+      result_path(workdir, 'test'), dataset=config.dataset, split='test', init=config.init,
+      checkpoint_step=frozen.step, config_hash=config_hash(kept),
+      **measure(task, logits_NxC.astype(np.float32), found['test'].label_N), protocol=config.protocol,
+      train_examples=len(found['train'].label_N), chosen=chosen)
   print(_describe(result), flush=True)
   return result
 
@@ -110,7 +100,7 @@ def probe(given: ConfigDict, workdir: str) -> dict[str, Any]:
 def _describe(result: dict[str, Any]) -> str:
   key = 'l2' if result['protocol'] == 'linear' else 'k'
   return (
-      f"{result['dataset']} test, {result['protocol']} on {result['train_examples']} training pictures "
+      f"{result['dataset']} test, {result['protocol']} on {result['train_examples']} training images "
       f"({key} {result['chosen'][key]:.3g}): top-1 {result['top1']:.4f}, macro-F1 {result['macro_f1']:.4f} over "
       f"{result['examples']} examples")
 

@@ -1,11 +1,10 @@
-"""What a CLIP tells of emotions without having been trained for it, by prompts (docs/protocols.md).
+"""Classifies emotions with a CLIP that was not trained for it, by prompts (docs/protocols.md).
 
 python -m uniemox_jax.zero_shot --teacher=CLIP_PATH --data_dir=DIR --dataset=NAME [--prompts=FILE] --workdir=DIR
 """
 
 from collections.abc import Sequence
 import functools
-import os
 from typing import Any
 
 from absl import flags
@@ -17,12 +16,12 @@ import numpy as np
 from data_pipelines.batches import augment
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
+from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.split_outputs import Fields, split_outputs
 from uniemox_jax.models.preprocess import normalise
-from uniemox_jax.objectives.tasks import measure, single_label
+from uniemox_jax.objectives.tasks import measure, single_label_task
 from uniemox_jax.runtime import cli, sharding
-from uniemox_jax.runtime.distributed import is_primary
-from uniemox_jax.runtime.files import exists, read_json, write_json
+from uniemox_jax.runtime.files import exists, read_json
 from uniemox_jax.teacher import prompts
 from uniemox_jax.teacher.frozen_clip import Clip, View, load_clip
 from uniemox_jax.train.kept_config import config_hash
@@ -37,7 +36,7 @@ def _embed(graphdef: nnx.GraphDef, view: View, params: dict[str, Any], views: Fi
 
 
 def class_embeddings(clip: Clip, labels: Sequence[str], templates: Sequence[str]) -> np.ndarray:
-  """One text embedding a class, unit-norm float32 (C, E): the mean over templates of unit-norm ones, scaled to unit.
+  """A text embedding per class, unit-norm float32 (C, E): the mean over the templates' unit-norm embeddings, rescaled.
 
   Raises:
     UserError: the CLIP has no tokenizer, or a text is longer than its context.
@@ -50,7 +49,7 @@ def class_embeddings(clip: Clip, labels: Sequence[str], templates: Sequence[str]
 
 
 def image_embeddings(clip: Clip, split: reader.Split, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-  """Unit-norm float32 (N, E) of every record under the CLIP's own view, and labels int32 (N,), -1 for none.
+  """Embeddings of every record under the CLIP's own view, unit-norm float32 (N, E), and labels int32 (N,), -1 for none.
 
   Raises:
     UserError: a damaged shard.
@@ -59,7 +58,7 @@ def image_embeddings(clip: Clip, split: reader.Split, batch_size: int) -> tuple[
   mesh, view = sharding.make_mesh(), clip.view
   found = split_outputs(
       functools.partial(_embed, clip.graphdef, view, sharding.replicate(clip.params, mesh)), split, ['label'],
-      image_size=view.size, batch_size=batch_size, mesh=mesh, what=f'zero-shot {split.name}',
+      image_size=view.size, batch_size=batch_size, mesh=mesh, progress=f'zero-shot {split.name}',
       view=functools.partial(augment.centre_view, size=view.size, short_side=view.short_side, squash=view.squash))
   return found['outputs'], found['label']
 
@@ -71,14 +70,14 @@ def zero_shot(
 
   Args:
     teacher: a CLIP, as `load_clip` reads it.
-    data_dir, dataset, split_name: whose records.
-    workdir: where the result goes.
+    data_dir, dataset, split_name: the records.
+    workdir: the folder of the result.
     templates: each with {} for the class.
-    batch_size: pictures at a time, over all devices.
+    batch_size: images at a time, over all devices.
 
   Returns:
-    What the file holds: as `evaluate` gives of a single label, and protocol, templates, and under 'plain' the metrics
-    of the one template `prompts.PLAIN`.
+    What the file holds: as `evaluate` returns for a single label, and protocol, templates, and under 'plain' the
+    metrics of the single template `prompts.PLAIN`.
 
   Raises:
     UserError: no such CLIP, records or split; no single label; a text longer than the context; or the workdir holds
@@ -86,30 +85,23 @@ def zero_shot(
   """
   split = reader.open_split(data_dir, dataset, split_name)
   asked = {'teacher': teacher, 'dataset': dataset, 'split': split_name, 'templates': list(templates)}
-  path = os.path.join(workdir, 'result.json' if split_name == 'test' else f'result_{split_name}.json')
+  path = result_path(workdir, split_name)
   if exists(path) and read_json(path).get('config_hash') != config_hash(asked):
     raise UserError(f'{path} is of another run: choose another --workdir')
   if all(annotation.label < 0 for annotation in split.annotations()):
     raise UserError(
-        f'no picture of split {split_name!r} of {dataset} has a single label, by which zero-shot is '
-        'measured: choose another split or dataset')
+        f'no image of split {split_name!r} of {dataset} has a single label, by which zero-shot is measured: choose '
+        'another split or dataset')
   clip = load_clip(teacher)
-  task = single_label(split.labels)
-  classes = {
-      '': class_embeddings(clip, split.labels, templates),
-      'plain': class_embeddings(clip, split.labels, [prompts.PLAIN])
-  }
+  task = single_label_task(split.labels)
+  ensemble_CxE = class_embeddings(clip, split.labels, templates)
+  plain_CxE = class_embeddings(clip, split.labels, [prompts.PLAIN])
   image_NxE, label_N = image_embeddings(clip, split, batch_size)
   scale = float(np.exp(clip.params['logit_scale']))
-  measured = {name: measure(task, scale * image_NxE @ text_CxE.T, label_N) for name, text_CxE in classes.items()}
-  result = {
-      'dataset': dataset, 'split': split_name, 'init': teacher, 'checkpoint_step': None,
-      'config_hash': config_hash(asked), **measured[''], 'protocol': 'zero_shot', 'templates': list(templates),
-      'plain': {'template': prompts.PLAIN, **measured['plain']}
-  }
-  if is_primary():
-    write_json(path, result)
-  return result
+  ensemble, plain = (measure(task, scale * image_NxE @ text_CxE.T, label_N) for text_CxE in (ensemble_CxE, plain_CxE))
+  return write_result(
+      path, dataset=dataset, split=split_name, init=teacher, checkpoint_step=None, config_hash=config_hash(asked),
+      **ensemble, protocol='zero_shot', templates=list(templates), plain={'template': prompts.PLAIN, **plain})
 
 
 def _describe(result: dict[str, Any]) -> str:
@@ -123,11 +115,9 @@ def main() -> None:
   """Entry point after flags are parsed."""
   values = flags.FLAGS
   templates = prompts.TEMPLATES if values.prompts is None else prompts.read_templates(values.prompts)
-  print(
-      _describe(
-          zero_shot(
-              values.teacher, values.data_dir, values.dataset, values.workdir, values.split, templates,
-              values.batch_size)), flush=True)
+  result = zero_shot(
+      values.teacher, values.data_dir, values.dataset, values.workdir, values.split, templates, values.batch_size)
+  print(_describe(result), flush=True)
 
 
 if __name__ == '__main__':
@@ -135,8 +125,8 @@ if __name__ == '__main__':
   cli.define_multihost()
   flags.DEFINE_string('teacher', None, 'A CLIP: folder, file or hub id.', required=True)
   flags.DEFINE_string('data_dir', 'data', 'Folder of the records.')
-  flags.DEFINE_string('dataset', None, 'Whose records.', required=True)
+  flags.DEFINE_string('dataset', None, 'Dataset of the records.', required=True)
   flags.DEFINE_enum('split', 'test', ['train', 'val', 'test'], 'Which split.')
   flags.DEFINE_string('prompts', None, 'A text file, one template a line with {} for the class.')
-  flags.DEFINE_integer('batch_size', BATCH_SIZE, 'Pictures at a time, over all devices.', lower_bound=1)
+  flags.DEFINE_integer('batch_size', BATCH_SIZE, 'Images at a time, over all devices.', lower_bound=1)
   cli.run(main)

@@ -15,8 +15,9 @@ from data_pipelines.records import reader
 from data_pipelines.synthetic import datasets
 from tests.support import small_runs
 from uniemox_jax.eval import label_maps
-from uniemox_jax.eval.label_maps import bind, load_label_map, mapped_labels, mapped_logits
-from uniemox_jax.evaluate import evaluate, evaluate_on, load_trained, predict_split
+from uniemox_jax.eval.label_maps import load_label_map, mapped_labels, mapped_logits, resolve
+from uniemox_jax.eval.trained_classifier import load_trained, predict_split
+from uniemox_jax.evaluate import evaluate, evaluate_on
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.runtime.files import write_json
 from uniemox_jax.runtime.sharding import make_mesh, replicate
@@ -61,43 +62,44 @@ def run(data_dir: str, tmp_path: Path) -> str:
 
 @pytest.mark.parametrize('name, source, target', FITS)
 def test_shipped_map_covers_its_label_tables(name, source, target):
-  bound = bind(load_label_map(name), TABLES[source], TABLES[target])
-  assert len(bound.classes) >= 2 and set(bound.of_target_K.tolist()) - {-1} == set(range(len(bound.classes)))
+  resolved = resolve(load_label_map(name), TABLES[source], TABLES[target])
+  assert len(resolved.classes) >= 2 and set(resolved.of_target_K.tolist()) - {-1} == set(range(len(resolved.classes)))
 
 
 def test_every_shipped_map_is_tested_and_says_why():
-  assert set(label_maps.shipped()) == {name for name, _, _ in FITS}
-  for name in label_maps.shipped():
+  assert set(label_maps.shipped_names()) == {name for name, _, _ in FITS}
+  for name in label_maps.shipped_names():
     assert len(json.loads((label_maps.FOLDER / f'{name}.json').read_text())['why']) > 50
 
 
 def test_all_mikels_datasets_share_a_table():
   for name in ('emo8', 'fi', 'emoset'):
     table = importlib.import_module(f'data_pipelines.{name}.{name}_dataset_builder').Builder.LABELS
-    assert bind(None, TABLES['mikels'], table).of_target_K.tolist() == list(range(8))
+    assert resolve(None, TABLES['mikels'], table).of_target_K.tolist() == list(range(8))
 
 
 def test_probabilities_of_a_target_are_summed_and_those_left_out_do_not_count():
-  bound = bind(
+  resolved = resolve(
       label_maps.LabelMap('', {'a': 'x', 'b': 'y', 'c': 'x', 'd': None}, {'p': 'y', 'q': 'x', 'r': None}), 'abcd',
       'pqr')
-  assert bound.classes == ('y', 'x')
+  assert resolved.classes == ('y', 'x')
   probability_NxC = np.array([[0.1, 0.2, 0.3, 0.4], [0.25, 0.25, 0.25, 0.25]])
   np.testing.assert_allclose(
-      np.exp(mapped_logits(np.log(probability_NxC) + 3, bound)), [[0.2 / 0.6, 0.4 / 0.6], [1 / 3, 2 / 3]], rtol=1e-12)
-  label_N, left_out = mapped_labels(np.array([0, 1, 2, 2, -1]), bound, 'pqr')
+      np.exp(mapped_logits(np.log(probability_NxC) + 3, resolved)), [[0.2 / 0.6, 0.4 / 0.6], [1 / 3, 2 / 3]],
+      rtol=1e-12)
+  label_N, left_out = mapped_labels(np.array([0, 1, 2, 2, -1]), resolved, 'pqr')
   assert label_N.tolist() == [0, 1, -1, -1, -1] and left_out == {'': 1, 'r': 2}
 
 
 def test_the_sum_may_overtake_the_likeliest_class():
-  bound = bind(label_maps.LabelMap('', {'a': 'x', 'b': 'y', 'c': 'y'}, {}), 'abc', 'xy')
-  assert mapped_logits(np.log([[0.4, 0.3, 0.3]]), bound).argmax() == bound.classes.index('y')
+  resolved = resolve(label_maps.LabelMap('', {'a': 'x', 'b': 'y', 'c': 'y'}, {}), 'abc', 'xy')
+  assert mapped_logits(np.log([[0.4, 0.3, 0.3]]), resolved).argmax() == resolved.classes.index('y')
 
 
 def test_same_classes_in_another_order_need_no_map():
-  bound = bind(None, ('a', 'b', 'c'), ('c', 'a', 'b'))
-  assert [bound.classes[index] for index in bound.of_source_C] == ['a', 'b', 'c']
-  assert [bound.classes[index] for index in bound.of_target_K] == ['c', 'a', 'b']
+  resolved = resolve(None, ('a', 'b', 'c'), ('c', 'a', 'b'))
+  assert [resolved.classes[index] for index in resolved.of_source_C] == ['a', 'b', 'c']
+  assert [resolved.classes[index] for index in resolved.of_target_K] == ['c', 'a', 'b']
 
 
 def test_another_dataset_is_measured_by_the_map(run, emotion6, capsys):
@@ -117,7 +119,7 @@ def test_another_dataset_is_measured_by_the_map(run, emotion6, capsys):
   kept_N = found['label'] != labels.index('surprise')
   truth_N = np.array([names.index(labels[label]) for label in found['label'][kept_N]])
   assert result['left_out'] == {'surprise': int((~kept_N).sum())} and result['examples'] == kept_N.sum()
-  said = f'left out: {(~kept_N).sum()} of {len(kept_N)} pictures (surprise {(~kept_N).sum()})'
+  said = f'left out: {(~kept_N).sum()} of {len(kept_N)} images (surprise {(~kept_N).sum()})'
   assert said in capsys.readouterr().out
   assert result['top1'] == pytest.approx(np.mean(mapped_NxT[kept_N].argmax(1) == truth_N))
   assert result['loss'] == pytest.approx(-np.log(mapped_NxT[kept_N][np.arange(len(truth_N)), truth_N]).mean(), rel=1e-5)
@@ -142,7 +144,7 @@ def test_own_dataset_without_a_map_is_measured_as_evaluate_does(run):
     ])
 def test_map_that_does_not_fit_is_one_line(source, target, said):
   with pytest.raises(UserError, match=said) as error:
-    bind(label_maps.LabelMap('own', source, target), 'ab', 'xyz')
+    resolve(label_maps.LabelMap('own', source, target), 'ab', 'xyz')
   assert '\n' not in str(error.value)
 
 
@@ -152,8 +154,8 @@ def test_map_that_does_not_fit_is_one_line(source, target, said):
         (None, ['--dataset=emotion6'], 'surprise', 'give --label_map=NAME or FILE.json'),
         (None, ['--dataset=emotion6', '--label_map=mikels'], "'mikels' does not exist", 'mikels_to_emotion6'),
         (None, ['--dataset=emotion6', '--label_map=MAP'], 'map.json', 'give a .json file'),
-        ('{', ['--dataset=emotion6', '--label_map=MAP'], 'map.json', 'mend it'),
-        ('{"source": {}}', ['--dataset=emotion6', '--label_map=MAP'], 'map.json', 'mend it'),
+        ('{', ['--dataset=emotion6', '--label_map=MAP'], 'map.json', 'correct it'),
+        ('{"source": {}}', ['--dataset=emotion6', '--label_map=MAP'], 'map.json', 'correct it'),
         ('{"source": {"awe": 3}, "target": {}}', ['--dataset=emotion6', '--label_map=MAP'], "'awe' leads to 3", 'null'),
         ('{"source": {}, "target": {}}', ['--dataset=emotion6', '--label_map=MAP'], 'amusement, awe', 'add each'),
         (None, ['--label_map=polarity'], '--label_map', 'add --dataset=NAME'),

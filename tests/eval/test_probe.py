@@ -108,7 +108,7 @@ def test_result_has_the_keys_of_evaluate(linear_run, data_dir, tmp_path):
 def test_two_classes_have_scikit_learns_probabilities():
   rng = np.random.default_rng(0)
   features_NxD, label_N = rng.standard_normal((30, 4)), rng.integers(0, 2, 30)
-  fitted = linear_probe.fit(features_NxD, label_N, ['a', 'b'], strength=2.0)
+  fitted = linear_probe.fit_probe(features_NxD, label_N, ['a', 'b'], strength=2.0)
   theirs = make_pipeline(StandardScaler(), LogisticRegression(C=0.5)).fit(features_NxD, label_N)
   ours = fitted(features_NxD)
   np.testing.assert_allclose(
@@ -177,7 +177,7 @@ def test_one_device_and_eight_predict_the_same(data_dir, tmp_path):
         features.split_features, frozen, cache_dir=str(tmp_path / str(devices)), image_size=32, batch_size=5, mesh=mesh)
     (bank, label_N), (query, _) = extract(train), extract(test)
     cosine_QxK, position_QxK = knn.neighbours(query, bank, 5, mesh)
-    fitted = linear_probe.fit(bank, label_N, range(8), strength=1.0)
+    fitted = linear_probe.fit_probe(bank, label_N, range(8), strength=1.0)
     predicted.append([query, knn.log_shares(cosine_QxK, label_N[position_QxK], 8), fitted(query)])
   for one, eight in zip(*predicted):
     np.testing.assert_allclose(one, eight, rtol=1e-4, atol=1e-4)
@@ -261,15 +261,15 @@ def test_mistake_is_one_line(
 
 def test_too_few_pictures_are_one_line():
   with pytest.raises(UserError, match=r'none of b, d: raise --config.fraction'):
-    linear_probe.fit(np.zeros((4, 2)), np.array([0, 0, 2, 2]), 'abcd', 1.0)
+    linear_probe.fit_probe(np.zeros((4, 2)), np.array([0, 0, 2, 2]), 'abcd', 1.0)
   few = np.zeros((4, 2), np.float32), np.zeros(4, int)
-  with pytest.raises(UserError, match='needs 5 or more training pictures, and there are 4'):
+  with pytest.raises(UserError, match='needs 5 or more training images, and there are 4'):
     knn.probe_knn(few, 2, make_mesh(), few[0], lambda logits: 0.0)
 
 
 def test_dataset_without_a_single_label_is_sent_to_fine_tuning(data_dir, tmp_path, monkeypatch):
   monkeypatch.setattr(reader.Split, 'annotations', lambda split: [reader.Annotation('a', -1, {})])
-  with pytest.raises(UserError, match='no train picture of emo8 has a single label.*uniemox_jax.finetune'):
+  with pytest.raises(UserError, match='no train image of emo8 has a single label.*uniemox_jax.finetune'):
     probe(config_of(data_dir), str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
 

@@ -129,5 +129,5 @@ def test_mistake_is_one_line(
 
 def test_dataset_without_a_single_label_is_one_line(data_dir, clip_folder, tmp_path, monkeypatch):
   monkeypatch.setattr(reader.Split, 'annotations', lambda split: [reader.Annotation('a', -1, {})])
-  with pytest.raises(UserError, match='no picture of split .test. of emo8 has a single label'):
+  with pytest.raises(UserError, match='no image of split .test. of emo8 has a single label'):
     zero_shot(str(clip_folder), data_dir, 'emo8', str(tmp_path / 'run'))

@@ -21,7 +21,7 @@ from tests.support import small_runs
 from tests.support.predictions import draw
 import uniemox_jax
 from uniemox_jax import demo
-from uniemox_jax.evaluate import load_trained, predict_split
+from uniemox_jax.eval.trained_classifier import load_trained, predict_split
 from uniemox_jax.finetune import finetune
 from uniemox_jax.import_torch import import_torch
 from uniemox_jax.look.inspected_model import InspectedModel, Inspection, inspect_examples

@@ -45,7 +45,7 @@ def draw_targets(rng, rows, missing=()):
 
 def loss_of(task, outputs, target):
   """Mean over rows, as a training step takes it."""
-  prepared, there = tasks.prepare(task, jnp.asarray(target))
+  prepared, there = tasks.prepare_targets(task, jnp.asarray(target))
   return float(tasks.row_loss(task, jnp.asarray(outputs), prepared, tasks.row_weights(task, prepared, there)).mean())
 
 
@@ -166,7 +166,7 @@ def test_static_weights_come_from_the_shares_in_train(rng):
 def test_a_task_survives_its_checkpoint(rng):
   for task in chosen('auto', draw_targets(rng, 30), class_weights='static'):
     assert Task.from_json(task.to_json()) == task and hash(task)
-  assert tasks.tasks_of({'labels': ['a', 'b']}) == (tasks.single_label(['a', 'b']),)
+  assert tasks.tasks_of({'labels': ['a', 'b']}) == (tasks.single_label_task(['a', 'b']),)
 
 
 @pytest.mark.parametrize(

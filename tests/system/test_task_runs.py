@@ -23,7 +23,8 @@ from data_pipelines.records.targets import read
 from data_pipelines.synthetic import datasets
 from tests.support.predictions import rows_of
 import uniemox_jax
-from uniemox_jax.evaluate import evaluate, load_trained, measured_of, predict_split
+from uniemox_jax.eval.trained_classifier import load_trained, metrics_of, predict_split
+from uniemox_jax.evaluate import evaluate
 from uniemox_jax.export_torch import export_torch
 from uniemox_jax.finetune import finetune
 from uniemox_jax.objectives import tasks
@@ -265,7 +266,7 @@ def test_task_learns(many, tmp_path, dataset, asked, options):
     outputs = np.zeros((result['examples'], len(task.outputs)), np.float32)
     if task.name == 'distribution':
       outputs += np.log(on_train['distribution'].mean(axis=0) + 1e-9)
-    constant, learnt = tasks.measure(task, outputs, on_test[task.name]), measured_of(result, task)
+    constant, learnt = tasks.measure(task, outputs, on_test[task.name]), metrics_of(result, task)
     metric, margin = MARGIN[task.name]
     print(f'{task.name} by {task.loss}: {metric} {learnt[metric]:.4f}, of a constant {constant[metric] or 0:.4f}')
     assert np.sign(margin) * (learnt[metric] - (constant[metric] or 0.0)) > abs(margin)

@@ -20,7 +20,8 @@ from tests.support.predictions import assert_refused, rows_of
 from tests.support.steps import finetune_step
 from tests.train.test_flops import product_flops
 import uniemox_jax
-from uniemox_jax.evaluate import evaluate, load_trained, predict_split
+from uniemox_jax.eval.trained_classifier import load_trained, predict_split
+from uniemox_jax.evaluate import evaluate
 from uniemox_jax.export_torch import TARGETS, export_torch
 from uniemox_jax.finetune import finetune
 from uniemox_jax.look.inspection import look

@@ -1,4 +1,4 @@
-"""A frozen encoder's features of every record: extracted once, on all devices, and kept on disk."""
+"""A frozen encoder's features for every record: extracted once, on all devices, and cached on disk."""
 
 import functools
 import io
@@ -12,10 +12,11 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.records import reader
+from data_pipelines.records.reader import Split
 from uniemox_jax.eval.split_outputs import Fields, split_outputs
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.models.registry import MODULES
@@ -27,81 +28,82 @@ from uniemox_jax.train.initial_weights import check_unseen, read_source, transfe
 from uniemox_jax.train.kept_config import config_hash
 from uniemox_jax.train.state import abstract_params, builder, graphdef_of, initial_params
 
-LEFT = ('project', 'fusion', 'decoder', 'encoder/norm', 'fc_norm', 'head')
-"""Parts of a source that features may do without: a fine-tuned model has `fc_norm` in place of the encoder's norm."""
+Statistics = tuple[tuple[str, tuple[float, ...]], ...]
+"""The mean and std of an encoder's pixels, as hashable arguments of `normalise`; () is ImageNet's."""
+UNUSED_PARAMS = ('project', 'fusion', 'decoder', 'encoder/norm', 'fc_norm', 'head')
+"""Parameters of a checkpoint that features do not need. A fine-tuned model has `fc_norm` in place of the encoder's
+norm."""
 
 
-class Frozen(NamedTuple):
+class FrozenEncoder(NamedTuple):
   """An encoder that is not trained any more.
 
-  graphdef, params: of a module with `.features`, params as numpy arrays. statistics: its pixels' (mean, std), as
-  arguments of `normalise`; () is ImageNet's. step: of the checkpoint it came from, None where there is none. digest: of
-  all of it.
+  graphdef, params: of a module with `.features`; params are numpy arrays. statistics: of its pixels. step: of its
+  checkpoint, None where there is none. digest: of all of it.
   """
 
   graphdef: nnx.GraphDef
   params: dict[str, Any]
-  statistics: tuple[tuple[str, tuple[float, ...]], ...]
+  statistics: Statistics
   step: int | None
   digest: str
 
 
 class Features(NamedTuple):
-  """features_NxD: float32. label_N: int32, -1 for none."""
+  """features_NxD: float32. label_N: int32, -1 for no label."""
 
   features_NxD: np.ndarray
   label_N: np.ndarray
 
 
-def load_frozen(init: str, model: dict[str, Any], *, dtype: Any, seed: int) -> Frozen:
-  """The encoder of `--config.init`, as `load_encoder(...).features` uses it. Prints what was taken.
+def load_frozen(init: str, model: dict[str, Any], *, dtype: DTypeLike, seed: int) -> FrozenEncoder:
+  """The encoder of `--config.init`, as `load_encoder(...).features` uses it. Prints which parameters were loaded.
 
   Args:
-    init: 'none' draws it from `seed`; or a checkpoint PATH of ours, or a file, folder or hub id that `import_torch`
-      reads.
-    model: the config's `model`: the encoder's shape. Positions of another image size are resized.
+    init: 'none' draws it from `seed`; otherwise the path of a checkpoint of ours, or a file, folder or hub id that
+      `import_torch` reads.
+    model: the config's `model`: the encoder's shape. Position embeddings of another image size are resized.
     dtype: of the computation.
-    seed: of 'none'.
+    seed: for 'none'.
 
   Raises:
-    UserError: nothing there, or it is of another model.
+    UserError: nothing is found at `init`, or another model.
   """
   if init == 'none':
     build = builder(MODULES['encoder'], dtype=dtype, **model)
     params = jax.device_get(jax.jit(lambda: initial_params(build, seed))())
-    return Frozen(graphdef_of(build), params, (), None, _digest(params, model, {}, dtype))
+    return FrozenEncoder(graphdef_of(build), params, (), None, _digest(params, model, {}, dtype))
   source = read_source(init, model, decoder=False)
-  # A fine-tuned model normalises after pooling, every other one before.
+  # A fine-tuned model applies its norm after pooling, every other model before.
   kind, head = 'encoder', {}
   if source.kind == 'classifier':
     kind, head = 'classifier', {name: source.model[name] for name in ('classes', 'streams') if name in source.model}
   build = builder(MODULES[kind], dtype=dtype, **model, **head)
   check_unseen(source.model, model, False, init)
-  params, said = transfer(source.params, abstract_params(build), new=(), left=LEFT, origin=init)
-  print(said, flush=True)
-  return Frozen(
-      graphdef_of(build), params, tuple((name, tuple(values)) for name, values in source.statistics.items()),
-      source.step, _digest(params, model, source.statistics, dtype))
+  params, message = transfer(source.params, abstract_params(build), new=(), left=UNUSED_PARAMS, origin=init)
+  print(message, flush=True)
+  statistics = tuple((name, tuple(values)) for name, values in source.statistics.items())
+  digest = _digest(params, model, source.statistics, dtype)
+  return FrozenEncoder(graphdef_of(build), params, statistics, source.step, digest)
 
 
-def _digest(params: dict[str, Any], model: dict[str, Any], statistics: dict[str, list[float]], dtype: Any) -> str:
+def _digest(params: dict[str, Any], model: dict[str, Any], statistics: dict[str, list[float]], dtype: DTypeLike) -> str:
   return config_hash(
       {'leaves': describe_leaves(params), 'model': model, 'statistics': statistics, 'dtype': jnp.dtype(dtype).name})
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _features(
-    graphdef: nnx.GraphDef, statistics: tuple[tuple[str, tuple[float, ...]], ...], params: dict[str, Any],
-    views: Fields, fields: Fields) -> Fields:
+    graphdef: nnx.GraphDef, statistics: Statistics, params: dict[str, Any], views: Fields, fields: Fields) -> Fields:
   features_BxD = nnx.merge(graphdef, params).features(normalise(views['image'], **dict(statistics))).astype(jnp.float32)
   return jax.lax.with_sharding_constraint({'outputs': features_BxD, **fields}, P())
 
 
 def split_features(
-    frozen: Frozen, split: reader.Split, cache_dir: str, *, image_size: int, batch_size: int, mesh: Mesh) -> Features:
-  """The features of every record's evaluation view, read from `cache_dir` where they are there already.
+    frozen: FrozenEncoder, split: Split, cache_dir: str, *, image_size: int, batch_size: int, mesh: Mesh) -> Features:
+  """The features of every record's evaluation view, read from `cache_dir` where they are cached already.
 
-  A cached file belongs to one encoder, choice of records, image size and compute dtype; several hosts share it.
+  A cached file is for one encoder, choice of records, image size and compute dtype. Several hosts share it.
 
   Raises:
     UserError: a damaged shard, or a damaged cached file.
@@ -116,11 +118,11 @@ def split_features(
   apply = functools.partial(_features, frozen.graphdef, frozen.statistics, sharding.replicate(frozen.params, mesh))
   found = split_outputs(
       apply, split, ['label'], image_size=image_size, batch_size=batch_size, mesh=mesh,
-      what=f'features of {split.name}')
+      progress=f'features of {split.name}')
   if is_primary():
     content = io.BytesIO()
     np.savez(content, features=found['outputs'], label=found['label'])
-    write_shared(str(path), content.getvalue())  # runs side by side may share the folder
+    write_shared(str(path), content.getvalue())  # Runs side by side may share the folder.
   wait_for_all('features cached')
   return Features(found['outputs'], found['label'])
 
@@ -133,6 +135,5 @@ def _read(path: epath.Path, examples: int) -> Features:
     raise UserError(f'cached features {path} are damaged ({error}): delete the file') from error
   if len(found.features_NxD) != examples or len(found.label_N) != examples:
     raise UserError(
-        f'cached features {path} are of {len(found.label_N)} records instead of {examples}: delete the '
-        'file')
+        f'cached features {path} are of {len(found.label_N)} records instead of {examples}: delete the file')
   return found

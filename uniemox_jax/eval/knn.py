@@ -17,9 +17,9 @@ from uniemox_jax.runtime.sharding import BATCH, replicate
 NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 TEMPERATURE = 0.07
 CHUNK = 256
-"""Queries a device at a time: with 100,000 training pictures, 100 MB of similarities."""
-FLOOR = 1e-6
-"""The share of the votes that a class without any has, so that its logarithm is finite."""
+"""Queries per device at a time: with 100,000 training images, 100 MB of similarities."""
+MIN_SHARE = 1e-6
+"""The share of the votes given to a class without any, so that its logarithm is finite."""
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -29,64 +29,63 @@ def _nearest(query_QxD: jax.Array, bank_NxD: jax.Array, count: int) -> tuple[jax
 
 
 def neighbours(query_QxD: np.ndarray, bank_NxD: np.ndarray, count: int, mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
-  """The nearest training pictures of each query, by cosine, nearest first; of equals the earlier.
+  """The nearest training images of each query by cosine, nearest first; of equals, the earlier in the bank.
 
   Args:
-    query_QxD, bank_NxD: float32, the same on every host.
+    query_QxD, bank_NxD: float32 features of the queries and of the training images, the same on every host.
     count: K, at most N.
-    mesh: queries are split over it; every device holds the bank.
+    mesh: the queries are split over it; every device holds the whole bank.
 
   Returns:
-    Cosines float32 (Q, K), positions in the bank int32 (Q, K).
+    Cosines float32 (Q, K); positions in the bank int32 (Q, K).
   """
   rows = CHUNK * mesh.size
   bank_NxD = jax.jit(unit)(replicate(bank_NxD, mesh))
-  found = []
+  cosines, positions = [], []
   with jax.set_mesh(mesh):
     for first in range(0, len(query_QxD), rows):
       chunk_RxD = query_QxD[first:first + rows]
       padded_RxD = np.pad(chunk_RxD, ((0, rows - len(chunk_RxD)), (0, 0)))
       split_RxD = jax.make_array_from_callback(padded_RxD.shape, NamedSharding(mesh, BATCH), padded_RxD.__getitem__)
-      nearest = jax.device_get(_nearest(split_RxD, bank_NxD, count))
-      found.append([array[:len(chunk_RxD)] for array in nearest])
-  cosine_QxK, position_QxK = (np.concatenate(arrays) for arrays in zip(*found))
-  return cosine_QxK, position_QxK
+      cosine_RxK, position_RxK = jax.device_get(_nearest(split_RxD, bank_NxD, count))
+      cosines.append(cosine_RxK[:len(chunk_RxD)])
+      positions.append(position_RxK[:len(chunk_RxD)])
+  return np.concatenate(cosines), np.concatenate(positions)
 
 
 def log_shares(cosine_QxK: np.ndarray, label_QxK: np.ndarray, classes: int) -> np.ndarray:
-  """Logarithms of the classes' shares of the votes, float64 (Q, C): a neighbour votes with exp(cosine / temperature).
+  """Logarithms of the classes' shares of the votes, float64 (Q, C), at least log `MIN_SHARE`.
 
-  Shares below `FLOOR` are raised to it.
+  A neighbour votes for its class with weight exp(cosine / temperature).
   """
   weight_QxK = np.exp(cosine_QxK.astype(np.float64) / TEMPERATURE)
   votes_QxC = np.stack([(weight_QxK * (label_QxK == index)).sum(axis=1) for index in range(classes)], axis=1)
-  return np.log(np.maximum(votes_QxC / votes_QxC.sum(axis=1, keepdims=True), FLOOR))
+  return np.log(np.maximum(votes_QxC / votes_QxC.sum(axis=1, keepdims=True), MIN_SHARE))
 
 
 def probe_knn(
     train: tuple[np.ndarray, np.ndarray], classes: int, mesh: Mesh, val_NxD: np.ndarray,
     val_score: Callable[[np.ndarray], float]) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any]]:
-  """The classifier with the number of neighbours that is best on val; of equals the smaller.
+  """Chooses the number of neighbours that is best on val; of equals, the smaller.
 
   Args:
-    train: features_NxD float32 and label_N, class indices.
-    classes: how many.
+    train: features_NxD float32, and label_N, class indices.
+    classes: C.
     mesh: the devices.
     val_NxD: features of val.
-    val_score: of their logits on val.
+    val_score: from logits on val to the score, higher is better.
 
   Returns:
-    From features (N, D) to logits (N, C), as `log_shares`; what result.json tells of the choice.
+    The classifier, from features (N, D) to logits (N, C) as `log_shares` gives them; the choice, for result.json.
 
   Raises:
-    UserError: fewer training pictures than the smallest number of neighbours.
+    UserError: fewer training images than the smallest number of neighbours.
   """
   bank_NxD, label_N = train
   allowed = [count for count in NEIGHBOURS if count <= len(label_N)]
   if not allowed:
     raise UserError(
-        f'kNN needs {NEIGHBOURS[0]} or more training pictures, and there are {len(label_N)}: raise '
-        '--config.fraction')
+        f'kNN needs {NEIGHBOURS[0]} or more training images, and there are {len(label_N)}: raise --config.fraction')
   cosine_QxK, position_QxK = neighbours(val_NxD, bank_NxD, allowed[-1], mesh)
   scores = {k: val_score(log_shares(cosine_QxK[:, :k], label_N[position_QxK[:, :k]], classes)) for k in allowed}
   best = max(allowed, key=lambda count: (scores[count], -count))

@@ -1,6 +1,6 @@
-"""The linear probe: logistic regression on frozen features, its strength chosen on val (Radford et al. 2021, A.3).
+"""The linear probe: logistic regression on frozen features, its L2 strength chosen on val (Radford et al. 2021, A.3).
 
-scikit-learn's L-BFGS, as the protocol has it, on the host: docs/protocols.md says how long it takes at EmoSet's size.
+It runs scikit-learn's L-BFGS on the host, as the protocol does. docs/protocols.md says how long that takes.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,14 +17,14 @@ from data_pipelines.errors import UserError
 MAX_ITERATIONS = 1000
 STEPS_PER_DECADE = 8
 DECADES = 6
-"""The strength lies in 10^-6 to 10^6."""
+"""The strength lies between 10^-6 and 10^6."""
 FIRST_STEP = 2 * STEPS_PER_DECADE
 """The sweep starts at every second decade: 1e-6, 1e-4, ..., 1e6."""
 
 
 class LinearProbe(NamedTuple):
-  """mean_D, std_D: of the training features. kernel_DxC, bias_C: of the standardised ones. converged: within
-  `MAX_ITERATIONS`. All float64."""
+  """mean_D, std_D: of the training features. kernel_DxC, bias_C: for the standardised features. All float64.
+  converged: whether the fit did, within `MAX_ITERATIONS`."""
 
   mean_D: np.ndarray
   std_D: np.ndarray
@@ -37,22 +37,22 @@ class LinearProbe(NamedTuple):
     return ((features_NxD - self.mean_D) / self.std_D) @ self.kernel_DxC + self.bias_C
 
 
-def fit(features_NxD: np.ndarray, label_N: np.ndarray, classes: Sequence[str], strength: float) -> LinearProbe:
+def fit_probe(features_NxD: np.ndarray, label_N: np.ndarray, classes: Sequence[str], strength: float) -> LinearProbe:
   """Minimises Σ cross-entropy + strength / 2 · ‖kernel‖² over standardised features; the bias is free.
 
   Args:
-    features_NxD: of the training pictures. A feature that is constant there stays at 0.
+    features_NxD: of the training images. A feature that is constant there becomes 0.
     label_N: class indices.
     classes: their names.
-    strength: of L2, 1 / C of scikit-learn.
+    strength: of L2: 1 / C of scikit-learn.
 
   Raises:
-    UserError: a class has no training picture.
+    UserError: a class has no training image.
   """
   absent = [name for index, name in enumerate(classes) if index not in label_N]
   if absent or len(classes) < 2:
     raise UserError(
-        f'a linear probe needs training pictures of two or more classes, and there are none of '
+        f'a linear probe needs training images of two or more classes, and there are none of '
         f'{", ".join(absent) or "a second one"}: raise --config.fraction, or take another dataset')
   features_NxD = features_NxD.astype(np.float64)
   mean_D, std_D = features_NxD.mean(axis=0), features_NxD.std(axis=0)
@@ -62,7 +62,7 @@ def fit(features_NxD: np.ndarray, label_N: np.ndarray, classes: Sequence[str], s
     warnings.simplefilter('always', ConvergenceWarning)
     model.fit((features_NxD - mean_D) / std_D, label_N)
   kernel_CxD, bias_C = model.coef_, model.intercept_
-  if len(classes) == 2:  # scikit-learn keeps the one log-odds.
+  if len(classes) == 2:  # scikit-learn keeps a single log-odds.
     kernel_CxD, bias_C = np.concatenate([0 * kernel_CxD, kernel_CxD]), np.append(0, bias_C)
   return LinearProbe(
       mean_D, std_D, kernel_CxD.T, bias_C,
@@ -70,16 +70,16 @@ def fit(features_NxD: np.ndarray, label_N: np.ndarray, classes: Sequence[str], s
 
 
 def sweep(score: Callable[[float], float]) -> tuple[float, list[tuple[float, float]]]:
-  """The strength with the highest score: every second decade first, then ever closer around the best.
+  """Finds the strength with the highest score: every second decade first, then ever closer around the best.
 
-  Each round halves the distance of the two neighbours that are tried, down to 8 steps a decade, so 15 of 97 strengths
-  are tried at most. Of equal scores, the stronger wins.
+  Each round halves the distance to the two neighbours that are tried, down to 8 steps a decade. So at most 15 of 97
+  strengths are tried. Of equal scores, the stronger wins.
 
   Args:
     score: of a strength, on val.
 
   Returns:
-    The strength; (strength, score) of all that were tried, weakest first.
+    The strength; and (strength, score) of all that were tried, weakest first.
   """
 
   def strength(index: int) -> float:
@@ -102,26 +102,25 @@ def probe_linear(
   """Fits on train at the strength that is best on val.
 
   Args:
-    train: features_NxD and label_N, as for `fit`.
+    train: features_NxD and label_N, as for `fit_probe`.
     classes: names.
     val_score: of a fitted probe on val.
 
   Returns:
-    The probe; what result.json tells of the choice.
+    The probe; the choice, for result.json.
 
   Raises:
-    UserError: see `fit`.
+    UserError: see `fit_probe`.
   """
   fitted: dict[float, LinearProbe] = {}
 
   def score(strength: float) -> float:
-    fitted[strength] = fit(*train, classes, strength)
-    found = val_score(fitted[strength])
-    print(
-        f'linear probe: L2 {strength:.3g}  val top1 {found:.4f}'
-        f'{"" if fitted[strength].converged else f"  not converged after {MAX_ITERATIONS} iterations"}', flush=True)
-    return found
+    probe = fitted[strength] = fit_probe(*train, classes, strength)
+    top1 = val_score(probe)
+    warning = '' if probe.converged else f'  not converged after {MAX_ITERATIONS} iterations'
+    print(f'linear probe: L2 {strength:.3g}  val top1 {top1:.4f}{warning}', flush=True)
+    return top1
 
   best, tried = sweep(score)
-  rows = [{'l2': strength, 'val_top1': found, 'converged': fitted[strength].converged} for strength, found in tried]
+  rows = [{'l2': strength, 'val_top1': top1, 'converged': fitted[strength].converged} for strength, top1 in tried]
   return fitted[best], {'l2': best, 'val_top1': dict(tried)[best], 'tried': rows}

@@ -1,4 +1,4 @@
-"""What a frozen model makes of every record of a split: once over all hosts, in order, on all devices."""
+"""A frozen model's outputs for every record of a split: each record once, in order, on all hosts and devices."""
 
 from collections.abc import Callable, Sequence
 import sys
@@ -22,25 +22,25 @@ Fields = dict[str, jax.Array]
 def split_outputs(
     apply: Callable[[Fields, Fields], Fields], split: reader.Split, fields: Sequence[str], *, image_size: int,
     batch_size: int, mesh: Mesh, person: bool = False, view: Callable[[Any], Any] | None = None,
-    what: str | None = None) -> dict[str, np.ndarray]:
-  """What `apply` gives for every example, in order, the same on every host.
+    progress: str | None = None) -> dict[str, np.ndarray]:
+  """The outputs of `apply` for every example of a split, in order, the same on every host.
 
   Args:
-    apply: from 'image' uint8 (B, S, S, 3), and 'person' likewise, and from the other fields of a batch, all split over
-      the mesh, to these other fields and 'outputs' (B, W), whole on every host.
+    apply: takes the views, 'image' uint8 (B, S, S, 3) and with `person` 'person' likewise, and the other fields of the
+      batch, all split over the mesh. Returns the other fields and 'outputs' (B, W), whole on every host.
     split: the records.
-    fields: targets of tasks, 'label' or of `targets.TARGETS`.
+    fields: targets of tasks: 'label' or keys of `targets.TARGETS`.
     image_size: side S.
     batch_size: rounded up to a multiple of the devices.
     mesh: the devices.
     person, view: see `pipeline.eval_batches`.
-    what: names the work in progress lines; None leaves them out.
+    progress: starts the lines that report progress; None prints none.
 
   Returns:
-    'outputs' (N, W) and the asked fields.
+    'outputs' (N, W) and `fields`.
 
   Raises:
-    UserError: a damaged shard, or a model that gives no finite number.
+    UserError: a damaged shard, or outputs that are not finite.
     Preempted: SIGTERM came.
   """
   batch_size = -(-batch_size // mesh.size) * mesh.size
@@ -48,21 +48,20 @@ def split_outputs(
       split, batch_size=batch_size, image_size=image_size, person=person, view=view,
       targets=[name for name in fields if name != 'label'], process_index=jax.process_index(),
       process_count=jax.process_count())
-  pictures = ('image', 'person') if person else ('image',)
-  parts, started, spoke = [], time.monotonic(), time.monotonic()
+  view_names = ('image', 'person') if person else ('image',)
+  parts, started, reported = [], time.monotonic(), time.monotonic()
   with jax.set_mesh(mesh):
     for index, batch in enumerate(batches, start=1):
       preemption.raise_if_preempted()
-      rows = sharding.global_batch({name: batch[name] for name in (*pictures, 'mask', *fields)}, mesh)
-      part = jax.device_get(apply({name: rows.pop(name) for name in pictures}, rows))
+      rows = sharding.global_batch({name: batch[name] for name in (*view_names, 'mask', *fields)}, mesh)
+      part = jax.device_get(apply({name: rows.pop(name) for name in view_names}, rows))
       kept = part.pop('mask') > 0
       parts.append({name: values[kept] for name, values in part.items()})
       now, done = time.monotonic(), min(index * batch_size, split.num_examples)
-      if what and is_primary() and now - spoke > PROGRESS_SECONDS:
-        spoke = now
-        print(
-            f'{what} {done:,}/{split.num_examples:,}  '
-            f'{(now - started) / done * (split.num_examples - done):.0f}s left', file=sys.stderr, flush=True)
+      if progress and is_primary() and now - reported > PROGRESS_SECONDS:
+        reported = now
+        seconds_left = (now - started) / done * (split.num_examples - done)
+        print(f'{progress} {done:,}/{split.num_examples:,}  {seconds_left:.0f}s left', file=sys.stderr, flush=True)
   found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
   integrity.check_finite(found['outputs'], f'some image of {split.name}')
   return found

@@ -82,7 +82,7 @@ class Task:
     return cls(**arguments)
 
 
-def single_label(labels: Sequence[Any]) -> Task:
+def single_label_task(labels: Sequence[Any]) -> Task:
   """The task of a dataset with one class an example."""
   return Task('label', tuple(labels), 'cross_entropy')
 
@@ -90,7 +90,7 @@ def single_label(labels: Sequence[Any]) -> Task:
 def tasks_of(description: dict[str, Any]) -> tuple[Task, ...]:
   """The tasks of a classifier's checkpoint; a single label where an earlier version wrote it."""
   if 'tasks' not in description:
-    return (single_label(description['labels']),)
+    return (single_label_task(description['labels']),)
   return tuple(Task.from_json(values) for values in description['tasks'])
 
 
@@ -161,7 +161,7 @@ def split_columns(outputs_BxW: Any, tasks: Sequence[Task]) -> dict[str, Any]:
   return {task.name: outputs_BxW[:, end - len(task.outputs):end] for task, end in zip(tasks, ends)}
 
 
-def prepare(task: Task, target: jax.Array, smoothing: float = 0.0) -> tuple[jax.Array, jax.Array]:
+def prepare_targets(task: Task, target: jax.Array, smoothing: float = 0.0) -> tuple[jax.Array, jax.Array]:
   """A batch's field as the loss takes it, and which targets are present.
 
   Args:
@@ -227,7 +227,7 @@ def measure(task: Task, outputs_NxC: np.ndarray, target: np.ndarray,
   Args:
     task: the task.
     outputs_NxC: float32, of every example.
-    target: the field, as for `prepare`.
+    target: the field, as for `prepare_targets`.
     thresholds: of 'labels', chosen on val; None chooses them here.
 
   Raises:
@@ -239,7 +239,7 @@ def measure(task: Task, outputs_NxC: np.ndarray, target: np.ndarray,
         f"no example of this split has a {task.name}, which task '{task.name}' needs: choose another "
         '--split, or build the records again')
   outputs_NxC, target = outputs_NxC[present_N], target[present_N]
-  prepared_NxC, present_NxK = prepare(task, jnp.asarray(target))
+  prepared_NxC, present_NxK = prepare_targets(task, jnp.asarray(target))
   weight_NxK = row_weights(task, prepared_NxC, present_NxK)
   loss_N = np.asarray(row_loss(task, jnp.asarray(outputs_NxC), prepared_NxC, weight_NxK), np.float64)
   return {'loss': float(loss_N.mean()), **_metrics(task, outputs_NxC, target, np.asarray(prepared_NxC), thresholds)}

@@ -122,13 +122,13 @@ def refuse_unused(config: Any, names: tuple[str, ...], reason: str) -> None:
           f'leave it at {getattr(default, last)}')
 
 
-def describe(kind: type, prefix: str = '', default: Any = None) -> Iterator[tuple[str, str, str, str]]:
+def key_rows(kind: type, prefix: str = '', default: Any = None) -> Iterator[tuple[str, str, str, str]]:
   """Of every key its dotted name, default, values and meaning, for docs/config.md."""
   default, types = default or kind(), get_type_hints(kind)
   for name, field in _fields(kind).items():
     value, limits = getattr(default, name), dict(field.metadata)
     if dataclasses.is_dataclass(value):
-      yield from describe(type(value), f'{prefix}{name}.', value)
+      yield from key_rows(type(value), f'{prefix}{name}.', value)
     elif meaning := limits.pop('meaning', ''):
       choices = limits.pop('choices')
       values = ', '.join(choices) or ('' if types[name] in (bool, str, tuple) else range_text(**limits))

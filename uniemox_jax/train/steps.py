@@ -19,7 +19,7 @@ from uniemox_jax.models.masking import patchify
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.objectives import losses
 from uniemox_jax.objectives.regularisation import draw_branch_scales, draw_mix
-from uniemox_jax.objectives.tasks import Task, prepare, row_loss, row_weights, single_label, split_columns
+from uniemox_jax.objectives.tasks import Task, prepare_targets, row_loss, row_weights, single_label_task, split_columns
 from uniemox_jax.train.config import LossSettings, RegularisationSettings
 from uniemox_jax.train.optimizer import Optimizer, update_average
 from uniemox_jax.train.state import TrainState
@@ -110,20 +110,20 @@ def make_finetune_step(
   """The classifier's step (docs/method.md, Recipes) for any tasks; None is a single label.
 
   Its batch: 'image' uint8 (B, H, W, 3); 'person' likewise where the classifier has two streams; and the field of every
-  task as `tasks.prepare` takes it.
+  task as `tasks.prepare_targets` takes it.
   """
 
   def step(state: TrainState, frozen: Any, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
     del frozen
     mix_key, drop_key = jax.random.split(jax.random.fold_in(key, state.step))
     model = nnx.merge(classifier, state.params)
-    chosen = tasks or (single_label(range(model.head.out_features)),)
+    chosen = tasks or (single_label_task(range(model.head.out_features)),)
     views, depth = stack_views(batch), model.encoder.blocks.depth
     mix = draw_mix(mix_key, (views.shape[-3], views.shape[-2]), settings.mixup, settings.cutmix)
     scales_NxDx2 = draw_branch_scales(drop_key, len(views) * model.streams, depth, settings.drop_path)
     rows: dict[str, Any] = {'views': views, 'branch_scale': scales_NxDx2.reshape(len(views), model.streams, depth, 2)}
     for task in chosen:
-      target_BxC, present_BxK = prepare(task, batch[task.name], settings.smoothing)
+      target_BxC, present_BxK = prepare_targets(task, batch[task.name], settings.smoothing)
       if mix is not None:  # A mixture has a target where both of its images have one.
         target_BxC, present_BxK = mix.blend_targets(target_BxC), present_BxK * present_BxK[::-1]
       rows[task.name] = target_BxC, row_weights(task, target_BxC, present_BxK)

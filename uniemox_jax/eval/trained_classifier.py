@@ -1,0 +1,115 @@
+"""A fine-tuned classifier, from its checkpoint to its metrics on a split."""
+
+from collections.abc import Sequence
+import functools
+from typing import Any
+
+from flax import nnx
+import jax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+from data_pipelines.errors import UserError
+from data_pipelines.records import manifest, reader, targets
+from uniemox_jax.eval.split_outputs import Fields, split_outputs
+from uniemox_jax.models.classifier import Classifier, stack_views
+from uniemox_jax.models.preprocess import normalise
+from uniemox_jax.objectives.tasks import Task, is_single_label, measure, split_columns
+from uniemox_jax.train.checkpoint import Checkpoint, load_checkpoint
+from uniemox_jax.train.state import builder, graphdef_of
+
+
+def load_trained(path: str) -> tuple[Checkpoint, nnx.GraphDef]:
+  """A fine-tuned checkpoint and its classifier.
+
+  Raises:
+    UserError: `path` is no checkpoint, or one without a classifier.
+  """
+  checkpoint = load_checkpoint(path)
+  if checkpoint.description['kind'] != 'classifier':
+    raise UserError(
+        f'{path} holds a pretrained encoder without a classifier: fine-tune it first '
+        f'(python -m uniemox_jax.finetune --config.init={path} …)')
+  return checkpoint, graphdef_of(builder(Classifier, **checkpoint.description['model']))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _outputs(classifier: nnx.GraphDef, params: dict[str, Any], views: Fields, fields: Fields) -> Fields:
+  """The outputs of a batch and its other fields, whole on every host."""
+  outputs_BxW = nnx.merge(classifier, params)(normalise(stack_views(views)))
+  return jax.lax.with_sharding_constraint({'outputs': outputs_BxW, **fields}, P())
+
+
+def predict_split(
+    classifier: nnx.GraphDef, params: dict[str, Any], split: reader.Split, fields: Sequence[str], *, image_size: int,
+    batch_size: int, mesh: Mesh) -> dict[str, np.ndarray]:
+  """The outputs for every example of a split, in order, the same on every host.
+
+  Args:
+    classifier, params, mesh: the model and its devices.
+    split: the records.
+    fields: targets to return as well, named after their tasks.
+    image_size, batch_size: of the batches.
+
+  Returns:
+    'outputs' float32 (N, W) and `fields`.
+
+  Raises:
+    Preempted: SIGTERM came.
+  """
+  person = nnx.merge(classifier, params).streams == 2
+  return split_outputs(
+      functools.partial(_outputs, classifier, params), split, fields, image_size=image_size, batch_size=batch_size,
+      mesh=mesh, person=person)
+
+
+def evaluate_params(
+    classifier: nnx.GraphDef, params: dict[str, Any], split: reader.Split, tasks: Sequence[Task], *, image_size: int,
+    batch_size: int, mesh: Mesh, thresholds: Sequence[float | None] | None = None) -> dict[str, Any]:
+  """Loss and metrics of a classifier over a whole split, every example counted exactly once.
+
+  Args:
+    classifier, params, mesh: the model and its devices.
+    split: the records.
+    tasks: those that the head was made for.
+    image_size, batch_size: of the batches.
+    thresholds: for the task 'labels', chosen on val; None chooses them on this split.
+
+  Returns:
+    For a single 'label', what `tasks.measure` returns. Otherwise 'examples', 'loss' (the weighted sum), and under
+    'tasks' what `measure` returns for each.
+
+  Raises:
+    UserError: the split lacks what a task needs.
+  """
+  for task in tasks:
+    if not set(task.outputs) <= set(targets.columns(split, task.name)):
+      raise UserError(
+          f"split '{split.name}' holds other {task.name} than the model predicts ({', '.join(task.outputs)}): "
+          'evaluate it on its own dataset')
+  fields = [task.name for task in tasks]
+  found = predict_split(classifier, params, split, fields, image_size=image_size, batch_size=batch_size, mesh=mesh)
+  outputs = split_columns(found['outputs'], tasks)
+  measured = {task.name: measure(task, outputs[task.name], found[task.name], thresholds) for task in tasks}
+  if is_single_label(tasks):
+    return measured['label']
+  loss = sum(task.weight * measured[task.name]['loss'] for task in tasks)
+  return {'examples': split.num_examples, 'loss': loss, 'tasks': measured}
+
+
+def metrics_of(metrics: dict[str, Any], task: Task) -> dict[str, Any]:
+  """One task's part of what `evaluate_params` returns."""
+  return metrics['tasks'][task.name] if 'tasks' in metrics else metrics
+
+
+def report_persons(split: reader.Split, name: str) -> int:
+  """For a model of scene and person: prints how many images of the whole split `name` show a person, and returns it.
+
+  Where an image shows none, the scene is used as the person view.
+  """
+  counts = manifest.read_manifest(split.folder)['splits'][name]
+  print(
+      f"persons: {counts['with_person']} of the {counts['examples']} images of {name} show one; the others use the "
+      'scene as person view', flush=True)
+  return counts['with_person']

@@ -2,10 +2,10 @@
 
 python -m benchmarks.input_pipeline
 
-Draws 500 x 375 pictures with a person each and builds records of them, at a short side of 256 and at original size.
-Every loader makes two views of 224 x 224 a picture, scene and person, each counted as one image, on all CPUs of this
-process (`taskset -c 0,1` for two). Rates want a quiet machine: among other jobs, a loader's share of the CPUs grows
-with its number of threads. CPU time does not depend on that. docs/input.md tells what was measured.
+Draws 500 x 375 images with a person each and builds records of them, at a short side of 256 and at original size.
+Every loader makes two views of 224 x 224, scene and person, each of which counts as an image, on all CPUs of this
+process (`taskset -c 0,1` for two). Rates need a quiet machine: among other jobs, a loader's share of the CPUs grows
+with its number of threads. CPU time does not depend on that. Results are in docs/input.md.
 """
 
 from collections.abc import Generator, Iterator
@@ -35,12 +35,12 @@ REPETITIONS = 5
 WARM_UP_BATCHES, TIMED_BATCHES = 6, 8
 SETTLE_SECONDS = 1.5
 CPUS = len(os.sched_getaffinity(0))
-MEMORY_PICTURES, MEMORY_EVERY = 20_000, 2_000
+MEMORY_IMAGES, MEMORY_EVERY = 20_000, 2_000
 PIL = f'PIL loader, {CPUS} worker processes'
 
 
 class Cost(NamedTuple):
-  """What a stream of images took. CPU time is that of this process and its workers, all threads."""
+  """The cost of a stream of images. CPU time is that of this process and its workers, all threads."""
   images_per_second: float
   cpu_milliseconds_per_image: float
 
@@ -53,25 +53,18 @@ def ours(data_dir: pathlib.Path) -> Generator[int, None, None]:
 
 
 def bare_decoding(source: pathlib.Path) -> Generator[int, None, None]:
-  """Pictures decoded, by the decoder that our pipeline uses, and thrown away."""
+  """Images decoded by our pipeline's decoder, and discarded."""
   paths = tf.data.Dataset.list_files(str(source / 'train' / '*' / '*.jpg'), seed=0).cache().repeat()
   shapes = paths.map(lambda path: tf.shape(augment.decode(tf.io.read_file(path))), num_parallel_calls=CPUS)
   yield from (len(batch) for batch in shapes.batch(BATCH).prefetch(2).as_numpy_iterator())
 
 
-def torch_style(batches: Iterator[tuple]) -> Generator[int, None, None]:
-  """Views in each batch of `pil_loader.batches`."""
-  for scenes, persons in batches:
-    yield len(scenes) + len(persons)
+def measure_costs(streams: dict[str, Iterator[int]]) -> dict[str, list[Cost]]:
+  """REPETITIONS costs of each endless stream, measured in turns so that a busy moment of the machine affects all.
 
-
-def measure(streams: dict[str, Iterator[int]]) -> dict[str, list[Cost]]:
-  """REPETITIONS costs of each stream, taken in turns so that a busy moment of the machine meets them all.
-
-  The streams never end. Before one is timed, all others have filled their buffers and rest, and its own buffer, filled
-  while others were timed, has been emptied.
+  Before a stream is timed, all others have filled their buffers and rest, and its own buffer has been emptied.
   """
-  costs = {name: [] for name in streams}
+  costs: dict[str, list[Cost]] = {name: [] for name in streams}
   for name in tqdm.tqdm(list(streams) * REPETITIONS, desc='measuring'):
     time.sleep(SETTLE_SECONDS)
     for _ in range(WARM_UP_BATCHES):
@@ -83,20 +76,20 @@ def measure(streams: dict[str, Iterator[int]]) -> dict[str, list[Cost]]:
   return costs
 
 
-def memory(stream: Iterator[int]) -> dict[int, float]:
-  """Resident memory of this process in MiB, after every MEMORY_EVERY pictures (two views each) of a stream."""
-  taken, pictures = {}, 0
-  with tqdm.tqdm(total=MEMORY_PICTURES, desc='memory', unit=' pictures') as progress:
-    while pictures < MEMORY_PICTURES:
-      pictures += next(stream) // 2
-      progress.update(min(pictures, MEMORY_PICTURES) - progress.n)
-      if pictures // MEMORY_EVERY > len(taken):
-        taken[pictures] = _resident_mebibytes()
+def resident_memory(stream: Iterator[int]) -> dict[int, float]:
+  """Resident memory of this process in MiB, after every MEMORY_EVERY images (two views each) of a stream."""
+  taken, images = {}, 0
+  with tqdm.tqdm(total=MEMORY_IMAGES, desc='memory', unit=' images') as progress:
+    while images < MEMORY_IMAGES:
+      images += next(stream) // 2
+      progress.update(min(images, MEMORY_IMAGES) - progress.n)
+      if images // MEMORY_EVERY > len(taken):
+        taken[images] = _resident_mebibytes()
   return taken
 
 
-def table(costs: dict[str, list[Cost]]) -> str:
-  """Medians and ranges, in Markdown; a ratio is the median of those within one turn, where the machine is the same."""
+def cost_table(costs: dict[str, list[Cost]]) -> str:
+  """Medians and ranges, in Markdown; a ratio is the median of the ratios within one turn."""
   lines = ['| | images/s, median | range | times the PIL loader | CPU ms an image |', '|---|---|---|---|---|']
   for name, measured in costs.items():
     rates, cpu = zip(*measured)
@@ -116,27 +109,28 @@ def main(argv: list[str]) -> None:
   with tempfile.TemporaryDirectory(dir=workdir) as folder:
     folder = pathlib.Path(folder)
     source = folder / 'raw'
-    photographs.draw(source, flags.FLAGS.images)
-    # Its processes are forked while TensorFlow has no threads yet: a fork copies locks, but not who would open them.
+    photographs.draw_photographs(source, flags.FLAGS.images)
+    # Forks its processes while TensorFlow has no threads yet: a fork copies locks but not the threads that hold them.
     theirs = pil_loader.batches(source, BATCH, SIZE, CPUS)
     for short_side in (256, 0):
       with contextlib.redirect_stdout(sys.stderr):  # Standard output is for the result.
         build.build('folder', source, folder / str(short_side), short_side=short_side)
     streams = {
         'ours, stored at short side 256': ours(folder / '256'), 'ours, stored at original size': ours(folder / '0'),
-        PIL: torch_style(theirs), 'bare decoding, one image a picture': bare_decoding(source)
+        PIL: (len(scenes) + len(persons) for scenes, persons in theirs),
+        'bare decoding, one view of each': bare_decoding(source)
     }
     with contextlib.ExitStack() as stack:
       for stream in streams.values():  # An open one can keep an interrupted process from ending.
         stack.callback(stream.close)
-      costs = measure(streams)
-      resident = memory(streams['ours, stored at short side 256'])
+      costs = measure_costs(streams)
+      resident = resident_memory(streams['ours, stored at short side 256'])
   versions = ', '.join(f'{name} {importlib.metadata.version(name)}' for name in ('tensorflow-cpu', 'torch', 'pillow'))
   print(
-      f'{flags.FLAGS.images} pictures of {photographs.WIDTH} x {photographs.HEIGHT}, {REPETITIONS} turns of '
+      f'{flags.FLAGS.images} images of {photographs.WIDTH} x {photographs.HEIGHT}, {REPETITIONS} turns of '
       f'{TIMED_BATCHES} batches of {BATCH}; {versions}; {CPUS} CPUs, load {os.getloadavg()[0]:.1f} at the end\n')
-  print(table(costs) + '\n')
-  print('Resident MiB after so many pictures: ' + ', '.join(f'{count:,}: {mib:.0f}' for count, mib in resident.items()))
+  print(cost_table(costs) + '\n')
+  print('Resident MiB after so many images: ' + ', '.join(f'{count:,}: {mib:.0f}' for count, mib in resident.items()))
 
 
 def _cpu_seconds() -> float:
@@ -154,6 +148,6 @@ def _resident_mebibytes() -> float:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Where 0.3 MB of temporary files a picture are written.')
-  flags.DEFINE_integer('images', 1000, 'Pictures drawn.', BATCH)
+  flags.DEFINE_string('workdir', None, 'Where 0.3 MB of temporary files an image are written.')
+  flags.DEFINE_integer('images', 1000, 'Images drawn.', BATCH)
   command.run(main)

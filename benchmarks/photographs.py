@@ -1,10 +1,9 @@
-"""Draws pictures that cost a JPEG decoder what photographs do, with a person box each, as a raw folder to build from.
+"""Draws images that cost a JPEG decoder as much as photographs, with a person box each, as a raw folder.
 
 Decoding time depends on detail. In natural scenes amplitudes fall as a power of frequency, between -0.8 and -1.5
-(Tolhurst, Tadmor and Chao, 1992); with the one below a picture takes about 60 kB, as detailed photographs do.
+(Tolhurst, Tadmor and Chao, 1992); with the power below, an image takes about 60 kB, as a detailed photograph does.
 """
 
-import csv
 import pathlib
 
 import numpy as np
@@ -20,13 +19,13 @@ _TEXTURE_SIDE = 2048
 _POWER = 1.3
 
 
-def draw(folder: pathlib.Path, count: int, seed: int = 0) -> None:
+def draw_photographs(folder: pathlib.Path, count: int, seed: int = 0) -> None:
   """Writes `folder/train/photograph/*.jpg`, WIDTH x HEIGHT, and person_boxes.csv with one standing person each."""
   rng = np.random.default_rng(seed)
   texture = _texture(rng)
   rows = []
   (folder / 'train' / 'photograph').mkdir(parents=True)
-  for index in tqdm.trange(count, desc='drawing', unit=' pictures'):
+  for index in tqdm.trange(count, desc='drawing', unit=' images'):
     top, left = rng.integers(0, (_TEXTURE_SIDE - HEIGHT, _TEXTURE_SIDE - WIDTH))
     path = f'train/photograph/{index:06d}.jpg'
     pixels = texture[top:top + HEIGHT, left:left + WIDTH]
@@ -35,12 +34,11 @@ def draw(folder: pathlib.Path, count: int, seed: int = 0) -> None:
     width = height * rng.uniform(0.35, 0.6)
     xmin, ymin = rng.uniform(0, (WIDTH - width, HEIGHT - height))
     rows.append((path, xmin, ymin, xmin + width, ymin + height, 1.0))
-  with (folder / box_file.FILE_NAME).open('w', newline='') as file:
-    csv.writer(file).writerows([box_file.COLUMNS, *rows])
+  box_file.write_boxes(folder / box_file.FILE_NAME, rows)
 
 
 def _texture(rng: np.random.Generator) -> np.ndarray:
-  """A uint8 (side, side, 3) field of detail at every scale, mostly in brightness, that pictures are cut from."""
+  """Uint8 (side, side, 3) with detail at every scale, mostly in brightness; images are cut from it."""
   frequencies = np.hypot(np.fft.fftfreq(_TEXTURE_SIDE)[:, None], np.fft.rfftfreq(_TEXTURE_SIDE))
   frequencies[0, 0] = np.inf  # No amplitude: the mean is set below.
 

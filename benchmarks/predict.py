@@ -1,11 +1,11 @@
-"""Measures `uniemox_jax.predict` on 10,000 pictures, 1 % of them broken, beside its two parts alone, on Linux.
+"""Measures `uniemox_jax.predict` on 10,000 images, 1 % of them broken, beside its two parts alone, on Linux.
 
 python -m benchmarks.predict
 
-Draws 500 x 375 pictures of photographs' detail, breaks every hundredth, and saves a classifier of the demo's size with
-random weights. Of every 2,000 pictures three things are timed: the model over views that are there already, the views
-alone, and both together with the table written. Two steps that share a machine and do not overlap take the sum of
-their times, so 1 / (1 / model + 1 / views) is what they reach in turns. docs/predict.md tells what was measured.
+Draws 500 x 375 images with the detail of photographs, breaks every hundredth, and saves a classifier of the demo's size
+with random weights. Of every 2,000 images three things are timed: the model over finished views, the views alone, and
+both together with the table written. Two steps that share a machine and do not overlap take the sum of their times,
+which is a rate of 1 / (1 / model + 1 / views). docs/predict.md has what was measured.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from data_pipelines.user_files.views import views
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.predict import inference, prediction
 from uniemox_jax.predict.inference import Predictor
-from uniemox_jax.predict.table_writer import Table
+from uniemox_jax.predict.table_writer import PredictionTable
 from uniemox_jax.runtime import cli
 from uniemox_jax.train.checkpoint import save_weights
 from uniemox_jax.train.state import builder, initial_params
@@ -57,7 +57,7 @@ def break_some(paths: list[str]) -> None:
 
 
 def model_alone(predictor: Predictor, count: int, batch_size: int) -> float:
-  """Pictures a second."""
+  """Images a second."""
   pixels = np.random.default_rng(0).integers(0, 256, (batch_size, *[predictor.image_size] * 2, 3), np.uint8)
   start = time.perf_counter()
   working = predictor(pixels)
@@ -70,14 +70,15 @@ def model_alone(predictor: Predictor, count: int, batch_size: int) -> float:
 
 
 def views_alone(predictor: Predictor, paths: list[str], batch_size: int) -> float:
-  """Pictures a second, broken ones among them."""
+  """Images a second, broken ones among them."""
   start = time.perf_counter()
   count = sum(1 for _ in views(paths, predictor.image_size, ahead=2 * batch_size))
   return count / (time.perf_counter() - start)
 
 
-def together(predictor: Predictor, paths: list[str], batch_size: int, table: Table) -> tuple[float, prediction.Summary]:
-  """Pictures a second, from opening the first to the last row in the table's file; and what was counted."""
+def together(predictor: Predictor, paths: list[str], batch_size: int,
+             table: PredictionTable) -> tuple[float, prediction.PredictionSummary]:
+  """Images a second, from opening the first to the last row in the table's file; and what was counted."""
   start = time.perf_counter()
   summary = prediction.write_rows(
       predictor, views(paths, predictor.image_size, ahead=2 * batch_size), table, batch_size, tqdm.tqdm(disable=True))
@@ -85,10 +86,10 @@ def together(predictor: Predictor, paths: list[str], batch_size: int, table: Tab
 
 
 def measure(predictor: Predictor, paths: list[str], batch_size: int, out: pathlib.Path) -> None:
-  """Prints a line a part of the pictures, so that a busy moment of the machine meets all three, and the whole."""
-  table = Table(str(out), 'csv', prediction.column_names(predictor), {})
+  """Prints a line for each part of the images, so that a busy moment of the machine affects all three, then the sum."""
+  table = PredictionTable(str(out), 'csv', prediction.table_columns(predictor), {})
   rates, mebibytes, predicted, unreadable = [], [], 0, 0
-  print('| pictures | model alone | views alone | 1/(1/model + 1/views) | together | ratio | MiB |\n|' + '---|' * 7)
+  print('| images | model alone | views alone | 1/(1/model + 1/views) | together | ratio | MiB |\n|' + '---|' * 7)
   for first in range(0, len(paths), PART):
     part = paths[first:first + PART]
     alone = model_alone(predictor, len(part), batch_size), views_alone(predictor, part, batch_size)
@@ -100,14 +101,14 @@ def measure(predictor: Predictor, paths: list[str], batch_size: int, out: pathli
   table.close()
   print(_line('all', np.array(rates), f'{max(mebibytes) - mebibytes[0]:+.0f} at most') + '\n')
   rows = len(out.read_text().splitlines()) - 1
-  print(f'{rows:,} rows for {len(paths):,} pictures: {predicted:,} predicted, {unreadable} unreadable')
+  print(f'{rows:,} rows for {len(paths):,} images: {predicted:,} predicted, {unreadable} unreadable')
 
 
-def _line(pictures: str, rates_Nx3: np.ndarray, memory: str) -> str:
-  """A row of the table; of several equal parts, the harmonic means, which come from the times added up."""
+def _line(images: str, rates_Nx3: np.ndarray, memory: str) -> str:
+  """A row of the table; of several equal parts, the harmonic means, which follow from the sum of the times."""
   model, view, both = 1 / (1 / rates_Nx3).mean(axis=0)
   bound = 1 / (1 / model + 1 / view)
-  return f'| {pictures} | {model:.0f} | {view:.0f} | {bound:.0f} | {both:.0f} | {both / bound:.2f} | {memory} |'
+  return f'| {images} | {model:.0f} | {view:.0f} | {bound:.0f} | {both:.0f} | {both / bound:.2f} | {memory} |'
 
 
 def _resident_mebibytes() -> float:
@@ -120,15 +121,15 @@ def main() -> None:
   values = flags.FLAGS
   with tempfile.TemporaryDirectory(dir=values.workdir) as folder:
     folder = pathlib.Path(folder)
-    photographs.draw(folder / 'raw', values.images)
+    photographs.draw_photographs(folder / 'raw', values.images)
     paths = find_images.find([str(folder / 'raw')]).paths
     break_some(paths)
     save_demo_model(folder / 'run')
     predictor = Predictor(str(folder / 'run'))
-    batch_size = inference.batch_size(predictor, len(paths))
+    batch_size = inference.find_batch_size(predictor, len(paths))
     model_alone(predictor, batch_size, batch_size)  # compiles
     print(
-        f'{len(paths):,} pictures of {photographs.WIDTH} x {photographs.HEIGHT}, every {BROKEN_EVERY}th broken; '
+        f'{len(paths):,} images of {photographs.WIDTH} x {photographs.HEIGHT}, every {BROKEN_EVERY}th broken; '
         f'{jax.devices()[0].device_kind}, batch {batch_size}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; '
         f"jax {jax.__version__}, pillow {importlib.metadata.version('pillow')}\n")
     measure(predictor, paths, batch_size, folder / 'predictions.csv')
@@ -136,5 +137,5 @@ def main() -> None:
 
 if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'Existing folder for the temporary files.')
-  flags.DEFINE_integer('images', 10_000, 'Pictures drawn, 60 kB each.', lower_bound=PART)
+  flags.DEFINE_integer('images', 10_000, 'Images drawn, 60 kB each.', lower_bound=PART)
   cli.run(main)

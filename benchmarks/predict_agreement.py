@@ -1,10 +1,10 @@
-"""How closely `predict` agrees with `evaluate`: the same pictures by both ways, probability by probability.
+"""How closely `predict` agrees with `evaluate`: the same images by both ways, probability by probability.
 
 python -m benchmarks.predict_agreement --workdir=runs/demo/finetune_uniemox --source=runs/demo/raw/emo8
 
-For every record of the test split, what `evaluate` sees (TensorFlow's decoder and resizing) is compared with `predict`
-on the JPEG that the record stores, and on the raw file that it was built from, which may be larger and is
-not a JPEG encoded again. docs/predict.md tells what was measured.
+For every record of the test split, `evaluate` (TensorFlow's decoder and resizing) is compared with `predict` on the
+JPEG that the record stores, and on the raw file that it was built from, which may be larger and was encoded once less.
+docs/predict.md has what was measured.
 """
 
 import os
@@ -70,7 +70,7 @@ def main() -> None:
         'the raw file': predicted(predictor, raw)
     }
   print(
-      f'{len(reference)} pictures, {predictor.image_size} pixels, {len(predictor.tasks[0].outputs)} classes\n\n'
+      f'{len(reference)} images, {predictor.image_size} pixels, {len(predictor.tasks[0].outputs)} classes\n\n'
       '| predict on | largest difference of a probability | mean | same class |\n|---|---|---|---|')
   for name, found in ways.items():
     apart = np.abs(found - reference)

@@ -1,7 +1,7 @@
-"""From raw dataset folders to checked TFRecord shards to batches. tensorflow lives here; jax does not."""
+"""From raw dataset folders to checked TFRecord shards to batches, with tensorflow and without jax."""
 
 import os
 
-# TensorFlow greets on standard error, where users look for the one line that is about their mistake.
+# TensorFlow logs to standard error, where users look for the one line about their mistake.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')

@@ -5,7 +5,6 @@ python -m data_pipelines.build --dataset=emoset --source=DIR --data_dir=DIR
 
 from collections.abc import Iterator, Sequence
 import contextlib
-import functools
 import importlib
 import os
 import pathlib
@@ -16,8 +15,9 @@ from etils import epath
 import tensorflow_datasets as tfds
 
 from data_pipelines import command, images
+from data_pipelines.building.builder import FolderBuilder
 from data_pipelines.errors import UserError
-from data_pipelines.person_boxes import box_file
+from data_pipelines.person_boxes import box_file, detection
 from data_pipelines.records import manifest
 
 DATASETS = ('emoset', 'emo8', 'fi', 'emotion6', 'unbiasedemo', 'caers', 'heco', 'emotic', 'folder')
@@ -30,29 +30,30 @@ def build(
     beam_runner: str | None = None, beam_options: Sequence[str] = ()) -> dict:
   """Builds `data_dir/dataset/VERSION/`: shards, manifest.json, rejects.csv, duplicates.csv, TFDS's files.
 
-  The folder appears whole or not at all. A finished build is left as it is unless `overwrite`, and then comes back
-  if the new one fails.
+  The folder appears whole or not at all. A finished build is kept unless `overwrite`; if the new build fails, the old
+  one comes back.
 
   Args:
     dataset: one of `DATASETS`.
     source: the raw folder, as its authors lay it out.
     data_dir: a local folder or a bucket.
-    max_rejects: largest fraction of the pictures found that may be rejected.
-    short_side: pictures are shrunk to this short side, pixels; 0 keeps the original size.
-    overwrite: build again where a finished build lies.
-    max_megapixels: larger pictures are rejected undecoded; up to 178, Pillow's own limit.
-    max_persons: most person crops per picture.
-    boxes_file: CSV of person boxes; by default person_boxes.csv in the raw folder, if it is there.
-    detector: what `detectors.load_detector` takes: finds the persons first, and writes them to
-      `data_dir/dataset/person_boxes.csv`, which is used again when it is there.
-    beam_runner: name of an Apache Beam runner, such as 'DirectRunner': its workers read the pictures.
+    max_rejects: largest fraction of the examples found that may be rejected.
+    short_side: images are shrunk to this short side, pixels; 0 keeps the original size.
+    overwrite: replace a finished build.
+    max_megapixels: larger images are rejected undecoded; up to 178, Pillow's own limit.
+    max_persons: most person crops per image.
+    boxes_file: CSV of person boxes; by default person_boxes.csv in the raw folder, if it exists.
+    detector: as for `detectors.load_detector`: finds the persons first, and writes them to
+      `data_dir/dataset/person_boxes.csv`, which later builds use again.
+    beam_runner: name of an Apache Beam runner, such as 'DirectRunner': its workers read the images.
     beam_options: Beam pipeline options, such as 'project=my-project'.
 
   Returns:
     The content of manifest.json.
 
   Raises:
-    UserError: the source is not laid out as the dataset is, too many pictures are rejected, or options do not fit.
+    UserError: the source is not laid out as the dataset is, too many images are rejected, or options contradict each
+      other.
   """
   source = pathlib.Path(source)
   if 0 < short_side < 16:
@@ -65,16 +66,16 @@ def build(
     return manifest.read_manifest(final)
   tfds.disable_progress_bar()  # TFDS does not know the total; the builder's own bar does.
   config = tfds.download.DownloadConfig(manual_dir=source, **_beam(beam_runner, beam_options))
-  make_builder = functools.partial(
-      builder_class, data_dir=os.fspath(data_dir), max_rejects=max_rejects, short_side=short_side,
-      max_megapixels=max_megapixels, max_persons=max_persons,
-      boxes_file=_boxes_file(source, final.parent, boxes_file, detector))  # fmt: skip
-  with _set_aside(final), tempfile.TemporaryDirectory() as downloads:  # Of which TFDS makes none here, but asks where.
-    make_builder().download_and_prepare(download_dir=downloads, download_config=config)
+  found_boxes = _boxes_file(source, final.parent, boxes_file, detector)
+  with _set_aside(final), tempfile.TemporaryDirectory() as downloads:  # TFDS asks for it; nothing is downloaded.
+    builder = builder_class(
+        data_dir=os.fspath(data_dir), max_rejects=max_rejects, short_side=short_side, max_megapixels=max_megapixels,
+        max_persons=max_persons, boxes_file=found_boxes)
+    builder.download_and_prepare(download_dir=downloads, download_config=config)
   return manifest.read_manifest(final)
 
 
-def _builder_class(dataset: str, source: pathlib.Path) -> type:
+def _builder_class(dataset: str, source: pathlib.Path) -> type[FolderBuilder]:
   if dataset not in DATASETS:
     raise UserError(f"unknown dataset '{dataset}': one of {', '.join(DATASETS)}")
   builder_class = importlib.import_module(f'data_pipelines.{dataset}.{dataset}_dataset_builder').Builder
@@ -86,7 +87,7 @@ def _builder_class(dataset: str, source: pathlib.Path) -> type:
 def _boxes_file(
     source: pathlib.Path, folder: epath.Path, boxes_file: str | os.PathLike | None,
     detector: str | None) -> pathlib.Path | None:
-  """Where the person boxes lie; those that are not there yet are detected."""
+  """The file of person boxes, made by the detector if there is none yet; None: the raw folder's own."""
   if not detector:
     return pathlib.Path(boxes_file) if boxes_file else None
   if boxes_file:
@@ -95,14 +96,14 @@ def _boxes_file(
     raise UserError('--detector writes to a local --data_dir only: run data_pipelines.person_boxes first')
   path = pathlib.Path(folder, box_file.FILE_NAME)
   if path.exists():
-    print(f'{path} is there already: its boxes are used (remove it to detect anew)')
+    print(f'{path} is there already: its boxes are used (remove it to detect again)')
   else:
-    print(box_file.summary(box_file.detect_folder(source, detector, path), path))
+    print(detection.detect_folder(source, detector, path))
   return path
 
 
 def _beam(runner: str | None, options: Sequence[str]) -> dict:
-  """TFDS's arguments for Apache Beam; none where neither is given."""
+  """TFDS's arguments for Apache Beam; none if neither is given."""
   if not runner and not options:
     return {}
   try:
@@ -112,30 +113,12 @@ def _beam(runner: str | None, options: Sequence[str]) -> dict:
   return {'beam_runner': runner, 'beam_options': PipelineOptions([f'--{option}' for option in options])}
 
 
-def define_flags() -> None:
-  """Declares the command's flags; not on import, where they could clash with those of a caller of `build`."""
-  flags.DEFINE_enum('dataset', None, DATASETS, 'Which dataset the raw folder holds.')
-  flags.DEFINE_string('source', None, 'The raw folder, as its authors lay it out.')
-  flags.DEFINE_string('data_dir', None, 'Where DATASET/VERSION/ is written.')
-  flags.DEFINE_float('max_rejects', 0.01, 'Largest fraction of pictures that may be rejected.', 0, 1)
-  flags.DEFINE_integer('short_side', 256, 'Pictures are shrunk to this short side, pixels; 0 keeps their size.', 0)
-  flags.DEFINE_float('max_megapixels', images.MAX_MEGAPIXELS, 'Larger pictures are rejected.', 0, 178)
-  flags.DEFINE_string('person_boxes', None, 'CSV of person boxes; by default person_boxes.csv in --source.')
-  flags.DEFINE_string('detector', None, 'Finds persons first: hog, FILE.onnx (YOLOX), or a transformers model.')
-  flags.DEFINE_integer('max_persons', 1, 'Most person crops per picture.', 0)
-  flags.DEFINE_string('beam_runner', None, 'Apache Beam runner whose workers read the pictures, such as DirectRunner.')
-  flags.DEFINE_list('beam_options', [], 'Beam pipeline options, such as project=NAME,region=NAME.')
-  flags.DEFINE_bool('overwrite', False, 'Build again where a finished build lies.')
-
-
 def main(argv: list[str]) -> None:
   """The command."""
   del argv
   logging.set_verbosity(logging.WARNING)
   values = flags.FLAGS
-  for name in ('dataset', 'source', 'data_dir'):
-    if not values[name].value:
-      raise UserError(f'--{name} is missing (--help lists the options)')
+  command.require_flags('dataset', 'source', 'data_dir')
   result = build(
       values.dataset, values.source, values.data_dir, values.max_rejects, values.short_side, values.overwrite,
       max_megapixels=values.max_megapixels, max_persons=values.max_persons, boxes_file=values.person_boxes,
@@ -144,13 +127,13 @@ def main(argv: list[str]) -> None:
 
 
 def print_summary(result: dict) -> None:
-  """Prints what a person wants to know of a manifest: what was read, where persons are, what leaks."""
-  print(f'{result["dataset"]}: {result["read"]} of {result["found"]} pictures read, {result["rejected"]} rejected')
+  """Prints the counts of a manifest: images read and rejected, records with a person, duplicates across splits."""
+  print(f'{result["dataset"]}: {result["read"]} of {result["found"]} images read, {result["rejected"]} rejected')
   for name, split in result['splits'].items():
     print(f'  {name}: {split["examples"]} records, {split["with_person_share"]:.1%} with a person')
   if result['duplicates_across_splits']:
     print(
-        f'  {result["duplicates_across_splits"]} pictures are in an earlier split too, byte for byte: '
+        f'  {result["duplicates_across_splits"]} images are in an earlier split too, byte for byte: '
         f'{manifest.DUPLICATES} names them')
 
 
@@ -159,7 +142,7 @@ def _aside(final: epath.Path) -> epath.Path:
 
 
 def _clean_up(final: epath.Path) -> None:
-  """Removes what a killed build left; a finished build that it had set aside comes back."""
+  """Removes the remains of a killed build; a finished build that it had set aside comes back."""
   for unfinished in final.parent.glob(f'incomplete.*_{final.name}'):
     print(f'removing {unfinished}, left by a build that was stopped')
     unfinished.rmtree()
@@ -172,7 +155,7 @@ def _clean_up(final: epath.Path) -> None:
 
 @contextlib.contextmanager
 def _set_aside(final: epath.Path) -> Iterator[None]:
-  """Moves a finished build away while it is redone; it comes back when that fails."""
+  """Moves a finished build away while it is replaced; it comes back if that fails."""
   if not final.exists():
     yield
     return
@@ -186,5 +169,16 @@ def _set_aside(final: epath.Path) -> Iterator[None]:
 
 
 if __name__ == '__main__':
-  define_flags()
+  flags.DEFINE_enum('dataset', None, DATASETS, 'Which dataset the raw folder holds.')
+  flags.DEFINE_string('source', None, 'The raw folder, as its authors lay it out.')
+  flags.DEFINE_string('data_dir', None, 'Where DATASET/VERSION/ is written.')
+  flags.DEFINE_float('max_rejects', 0.01, 'Largest fraction of images that may be rejected.', 0, 1)
+  flags.DEFINE_integer('short_side', 256, 'Images are shrunk to this short side, pixels; 0 keeps their size.', 0)
+  flags.DEFINE_float('max_megapixels', images.MAX_MEGAPIXELS, 'Larger images are rejected.', 0, 178)
+  flags.DEFINE_string('person_boxes', None, 'CSV of person boxes; by default person_boxes.csv in --source.')
+  flags.DEFINE_string('detector', None, 'Finds persons first: hog, FILE.onnx (YOLOX), or a transformers model.')
+  flags.DEFINE_integer('max_persons', 1, 'Most person crops per image.', 0)
+  flags.DEFINE_string('beam_runner', None, 'Apache Beam runner whose workers read the images, such as DirectRunner.')
+  flags.DEFINE_list('beam_options', [], 'Beam pipeline options, such as project=NAME,region=NAME.')
+  flags.DEFINE_bool('overwrite', False, 'Replace a finished build.')
   command.run(main)

@@ -1,4 +1,4 @@
-"""How the commands of this package start: a user's mistake ends in one line on standard error and exit code 2."""
+"""How the commands of this package start and fail: a user's mistake is one line on standard error, exit code 2."""
 
 from collections.abc import Callable
 import sys
@@ -15,6 +15,13 @@ def fail(message: str) -> NoReturn:
   """Ends the process with the message as one line on standard error and exit code 2."""
   print('error: ' + ' '.join(message.split()), file=sys.stderr)
   sys.exit(USAGE_ERROR)
+
+
+def require_flags(*names: str) -> None:
+  """Raises UserError with the first of these flags that has no value."""
+  for name in names:
+    if not flags.FLAGS[name].value:
+      raise UserError(f'--{name} is missing (--help lists the options)')
 
 
 def _parse(argv: list[str]) -> list[str]:

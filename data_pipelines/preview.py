@@ -1,9 +1,9 @@
-"""A contact sheet of what the model will see, so that a person can look before spending a pod.
+"""A contact sheet of what the model will see, for a look before a long run.
 
 python -m data_pipelines.preview --data_dir=DIR --dataset=emoset --out=preview.png
 
-Both views come from the same `pipeline.train_batches` that training reads, with its default settings: the sheet shows
-the first examples that training with this seed sees, whatever its batch size.
+Both views come from `pipeline.train_batches`, as in training, with its default settings: the sheet shows the first
+examples that training with this seed sees, whatever its batch size.
 """
 
 from collections.abc import Sequence
@@ -11,48 +11,45 @@ import io
 import json
 import os
 import pathlib
-import textwrap
 
 from absl import flags, logging
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from data_pipelines import command
 from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
-from data_pipelines.person_boxes import box_file
-from data_pipelines.records import caption_text, manifest, reader
+from data_pipelines.person_boxes import crops
+from data_pipelines.records import caption_text, manifest, reader, targets
+from data_pipelines.sheet_text import load_font, text_height, wrap_text
 
 LEGEND = (
-    'Left: the stored picture, never flipped, with all its person boxes (green; yellow where the score is below '
-    f'{box_file.MIN_SCORE:g}). Middle: scene view. Right: person view; in a red frame, the scene again for want of '
-    'a person.')
+    'Left: the stored image, never flipped, with all its person boxes (green; yellow for a score below '
+    f'{crops.MIN_SCORE:g}). Middle: scene view. Right: person view, or the scene in a red frame if there is no person.')
 COLUMNS = 2
 
 _GAP = 8
 _PAPER, _INK = 'white', 'black'
 _BOX, _UNSURE, _NO_PERSON = 'lime', 'yellow', 'red'
-# matplotlib's own copy: the same on every machine, and of one width, so that lines can be wrapped by counting.
-_FONT = ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSansMono.ttf'), 12)
+_FONT = load_font(12)
 
 
 def preview(
     data_dir: str | os.PathLike, dataset: str, split: str = 'train', out: str | os.PathLike = 'preview.png',
     count: int = 16, seed: int = 0, image_size: int = 224) -> str:
-  """Writes the contact sheet: per example the stored picture, scene and person view, id, targets and caption.
+  """Writes the contact sheet: per example the stored image, scene and person view, id, targets and caption.
 
-  Captions are whole; training drops objects from the end of those that the teacher's context cannot hold.
+  Captions are whole; training drops objects from the end of those that are too long for the teacher.
 
   Args:
-    data_dir, dataset, split: as for `records.open_split`.
+    data_dir, dataset, split: as for `reader.open_split`.
     out: the PNG, written whole or not at all.
     count: examples shown; all of a smaller split.
     seed: of order and augmentation, as in training.
     image_size: side of the views, pixels.
 
   Returns:
-    One line that says what was written.
+    One line for the user: the file, and how many examples it shows.
 
   Raises:
     UserError: there are no such records, or `out` cannot be written.
@@ -73,13 +70,13 @@ def preview(
 
 
 def panels(record: dict, scene_SxSx3: np.ndarray, person_SxSx3: np.ndarray) -> list[Image.Image]:
-  """The stored picture with its boxes, fitted into S x S and centred, and the two views (uint8)."""
+  """The stored image with its boxes, fitted into S x S and centred, and the two views (uint8)."""
   size = scene_SxSx3.shape[:2]
   stored = ImageOps.contain(Image.fromarray(record['image']), size)
   pen = ImageDraw.Draw(stored)
   for (ymin, xmin, ymax, xmax), score in zip(record['boxes'], record['box_scores']):
     corners = (np.array([xmin, ymin, xmax, ymax]) * (stored.size * 2)).tolist()
-    pen.rectangle(corners, outline=_BOX if score >= box_file.MIN_SCORE else _UNSURE, width=2)
+    pen.rectangle(corners, outline=_BOX if score >= crops.MIN_SCORE else _UNSURE, width=2)
   person = Image.fromarray(person_SxSx3)
   if not record['persons']:
     ImageDraw.Draw(person).rectangle((0, 0, size[0] - 1, size[1] - 1), outline=_NO_PERSON, width=4)
@@ -87,57 +84,50 @@ def panels(record: dict, scene_SxSx3: np.ndarray, person_SxSx3: np.ndarray) -> l
 
 
 def description(record: dict, labels: Sequence[str], shares: Sequence[str]) -> list[str]:
-  """Id, the targets that the record has, and its caption, a line each.
+  """Lines of text: id, each target that the record has, and its caption.
 
   Args:
     record: one of `schema.record_features`, as numpy.
     labels: class names in label order.
-    shares: what the entries of `distribution` stand for.
+    shares: names of the entries of `distribution`.
   """
   label = labels[record['label']] if record['label'] >= 0 else None
-  vad = zip(('valence', 'arousal', 'dominance'), record['vad'])
-  targets = {
-      'label': label, 'labels': ', '.join(labels[index] for index in record['labels']),
+  vad = zip(targets.VAD, record['vad'])
+  texts = {
+      'label': label,
+      'labels': ', '.join(labels[index] for index in record['labels']),
       'distribution': ', '.join(f'{name} {share:.2f}' for name, share in zip(shares, record['distribution'])),
-      'VAD': ', '.join(f'{name} {value:.2f}' for name, value in vad if not np.isnan(value))
+      'VAD': ', '.join(f'{name} {value:.2f}' for name, value in vad if not np.isnan(value)),
   }
-  known = [f'{name}: {value}' for name, value in targets.items() if value]
-  text = caption_text.caption(json.loads(record['attributes']), label)
-  return [record['id'].decode(), *(known or ['no label']), f'caption: {text}']
+  known = [f'{name}: {text}' for name, text in texts.items() if text]
+  caption = caption_text.caption(json.loads(record['attributes']), label)
+  return [record['id'].decode(), *(known or ['no label']), f'caption: {caption}']
 
 
 def contact_sheet(tiles: Sequence[tuple[list[Image.Image], str]], title: str) -> Image.Image:
-  """Tiles of three S x S pictures above a text, in COLUMNS columns below a title; a row is as high as its tallest."""
+  """Tiles of three S x S images above a text, in COLUMNS columns below a title; a row is as high as its tallest."""
   size = tiles[0][0][0].width
   inner = 3 * size + 2 * _GAP
   width, columns = inner + 3 * _GAP, min(COLUMNS, len(tiles))
-  title = _wrapped(title, columns * width - 3 * _GAP)
-  texts = [_wrapped(text, inner) for _, text in tiles]
-  tops = [_height(title) + 3 * _GAP]
+  title = wrap_text(title, columns * width - 3 * _GAP, _FONT)
+  texts = [wrap_text(text, inner, _FONT) for _, text in tiles]
+  tops = [text_height(title, _FONT) + 3 * _GAP]
   for start in range(0, len(tiles), columns):
-    tops.append(tops[-1] + size + _GAP + max(map(_height, texts[start:start + columns])) + 3 * _GAP)
+    tallest = max(text_height(text, _FONT) for text in texts[start:start + columns])
+    tops.append(tops[-1] + size + _GAP + tallest + 3 * _GAP)
   sheet = Image.new('RGB', (columns * width - _GAP, tops[-1]), _PAPER)
   pen = ImageDraw.Draw(sheet)
   pen.multiline_text((_GAP, _GAP), title, _INK, _FONT)
-  for index, (pictures, _) in enumerate(tiles):
+  for index, (panel_images, _) in enumerate(tiles):
     top, left = tops[index // columns], _GAP + index % columns * width
-    for place, picture in enumerate(pictures):
-      sheet.paste(picture, (left + place * (size + _GAP), top))
+    for place, image in enumerate(panel_images):
+      sheet.paste(image, (left + place * (size + _GAP), top))
     pen.multiline_text((left, top + size + _GAP // 2), texts[index], _INK, _FONT)
   return sheet
 
 
-def _wrapped(text: str, width: int) -> str:
-  """The text with every line broken where it would pass `width` pixels."""
-  letters = int(width / _FONT.getlength('m'))
-  return '\n'.join(part for line in text.splitlines() for part in textwrap.wrap(line, letters))
-
-
-def _height(text: str) -> int:
-  return int(ImageDraw.Draw(Image.new('L', (1, 1))).multiline_textbbox((0, 0), text, _FONT)[3])
-
-
 def _write(out: pathlib.Path, sheet: Image.Image) -> None:
+  """Writes the PNG whole or not at all."""
   buffer = io.BytesIO()
   sheet.save(buffer, 'PNG')
   unfinished = out.with_name(f'.{out.name}.unfinished')
@@ -149,8 +139,18 @@ def _write(out: pathlib.Path, sheet: Image.Image) -> None:
   unfinished.replace(out)
 
 
-def define_flags() -> None:
-  """Declares the command's flags; not on import, where they could clash with those of a caller of `preview`."""
+def main(argv: list[str]) -> None:
+  """The command."""
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  values = flags.FLAGS
+  command.require_flags('data_dir', 'dataset')
+  line = preview(
+      values.data_dir, values.dataset, values.split, values.out, values.count, values.seed, values.image_size)
+  print(line)
+
+
+if __name__ == '__main__':
   flags.DEFINE_string('data_dir', None, 'Folder that holds DATASET/VERSION/.')
   flags.DEFINE_string('dataset', None, 'Name of the dataset, such as emoset.')
   flags.DEFINE_string('split', 'train', 'One split, or several joined as train+val.')
@@ -158,20 +158,4 @@ def define_flags() -> None:
   flags.DEFINE_integer('count', 16, 'Examples shown.', 1, 400)
   flags.DEFINE_integer('seed', 0, 'Seed of order and augmentation, as in training.')
   flags.DEFINE_integer('image_size', 224, 'Side of the views, pixels.', 64, 1024)
-
-
-def main(argv: list[str]) -> None:
-  """The command."""
-  del argv
-  logging.set_verbosity(logging.WARNING)
-  values = flags.FLAGS
-  for name in ('data_dir', 'dataset'):
-    if not values[name].value:
-      raise UserError(f'--{name} is missing (--help lists the options)')
-  print(
-      preview(values.data_dir, values.dataset, values.split, values.out, values.count, values.seed, values.image_size))
-
-
-if __name__ == '__main__':
-  define_flags()
   command.run(main)

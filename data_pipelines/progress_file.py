@@ -1,18 +1,18 @@
-"""What a long job has done so far, on disk line by line, so that a killed one goes on where it was."""
+"""The finished items of a long job, on disk line by line, so that a killed job goes on where it was."""
 
 import json
 import pathlib
 
 
-class Journal:
+class ProgressFile:
   """One JSON object per finished item, in a file that is removed once the whole result is written.
 
   Args:
-    path: of the file; its folder exists.
-    job: what the results depend on; those of another job are thrown away.
+    path: the file; its folder exists.
+    job: what the results depend on; the items of another job are discarded.
 
   Attributes:
-    items: the objects written so far, also by runs before this one.
+    items: the objects written so far, by earlier runs too.
 
   Raises:
     OSError: the file cannot be written.
@@ -33,13 +33,13 @@ class Journal:
     self.items: list[dict] = [json.loads(line) for line in written.splitlines()[1:]]
 
   def add(self, items: list[dict]) -> None:
-    """Appends finished items; they survive a kill from here on."""
+    """Appends finished items; from here on they survive a kill."""
     self._file.write(b''.join(json.dumps(item).encode() + b'\n' for item in items))
     self._file.flush()
     self.items += items
 
   def close(self) -> None:
-    """Closes the file and leaves it, for a later run to go on."""
+    """Closes the file and keeps it for a later run."""
     self._file.close()
 
   def remove(self) -> None:

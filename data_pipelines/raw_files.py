@@ -1,4 +1,4 @@
-"""The files of a raw folder, without what file managers and editors leave behind."""
+"""The files of a raw folder, without those of file managers and editors."""
 
 from collections.abc import Callable
 import pathlib
@@ -6,12 +6,12 @@ import pathlib
 _JUNK = ('thumbs.db', 'desktop.ini')
 
 
-def files(folder: pathlib.Path, ignore: Callable[[str], None]) -> list[pathlib.Path]:
+def list_files(folder: pathlib.Path, ignore: Callable[[str], None]) -> list[pathlib.Path]:
   """All files under a folder, sorted.
 
   Args:
     folder: searched with all folders in it.
-    ignore: called with the kind of each file that is passed over: hidden ones (`.*`, or inside such a folder), backups
+    ignore: called with the kind of each file that is left out: hidden ones (`.*`, or inside such a folder), backups
       (`*~`), Thumbs.db and desktop.ini.
   """
   kept = []

@@ -6,7 +6,6 @@ A part stands between `<!-- NAME -->` and `<!-- /NAME -->`. With --check, exit c
 import ast
 from collections.abc import Callable
 from pathlib import Path
-import re
 import sys
 import tomllib
 
@@ -55,10 +54,10 @@ def written(page: str) -> str:
   """The page with its parts as the code gives them now."""
   text = (ROOT / page).read_text(encoding='utf-8')
   for name, make in PAGES[page].items():
-    begin, end = f'<!-- {name} -->', f'<!-- /{name} -->'
-    part = f'{begin}\n{make()}\n{end}'
-    text, found = re.subn(f'{re.escape(begin)}.*?{re.escape(end)}', lambda _, part=part: part, text, flags=re.DOTALL)
-    assert found == 1, f'{page} has {found} parts {begin} … {end}; one is needed'
+    before, begin, rest = text.partition(f'<!-- {name} -->')
+    _, end, after = rest.partition(f'<!-- /{name} -->')
+    assert begin and end, f'{page} has no part {name}'
+    text = f'{before}{begin}\n{make()}\n{end}{after}'
   return text
 
 

@@ -9,7 +9,7 @@ __version__ = '0.1.0'
 __all__ = ['load_classifier', 'load_clip', 'load_encoder']
 
 if TYPE_CHECKING:
-  from uniemox_jax.api import Classifier, Encoder
+  from uniemox_jax.api import LoadedClassifier, LoadedEncoder
   from uniemox_jax.teacher.frozen_clip import Clip
 
 
@@ -19,13 +19,13 @@ def load_clip(folder_or_hub_id: str, **options: Any) -> 'Clip':
   return frozen_clip.load_clip(folder_or_hub_id, **options)
 
 
-def load_encoder(checkpoint: str) -> 'Encoder':
+def load_encoder(checkpoint: str) -> 'LoadedEncoder':
   """A pretrained or fine-tuned encoder with `.tokens` and `.features`; see `uniemox_jax.api.load_encoder`."""
   from uniemox_jax import api
   return api.load_encoder(checkpoint)
 
 
-def load_classifier(checkpoint: str) -> 'Classifier':
+def load_classifier(checkpoint: str) -> 'LoadedClassifier':
   """A fine-tuned classifier with `.labels` and `.predict_proba`; see `uniemox_jax.api.load_classifier`."""
   from uniemox_jax import api
   return api.load_classifier(checkpoint)

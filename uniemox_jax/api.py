@@ -1,8 +1,8 @@
-"""Trained models for notebooks and programs: arrays in, arrays out (design, "Python API").
+"""Trained models for notebooks and programs: arrays in, arrays out.
 
-`images` everywhere: uint8 (B, H, W, 3), which is resized, cropped and normalised as the model's evaluation does; or
-float32 (B, size, size, 3), taken as already normalised. Anything else is a ValueError. `persons` likewise, but squashed
-to the square, as the person crops of records are.
+`images` everywhere: uint8 (B, H, W, 3), which is resized, cropped and normalised as in the model's evaluation; or
+float32 (B, size, size, 3), taken as already normalised. Anything else is a ValueError. `persons` likewise, but each is
+resized to the square whatever its proportions, as the person crops of records are.
 """
 
 import functools
@@ -11,6 +11,7 @@ from typing import Any
 from flax import nnx
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from data_pipelines.errors import UserError
 from uniemox_jax.models.classifier import stack_views
@@ -29,7 +30,7 @@ def _apply(graphdef: nnx.GraphDef, output: str, params: dict[str, Any], views: j
   return model(views) if output == 'outputs' else model.features(views)
 
 
-class _Model:
+class _LoadedModel:
 
   def __init__(self, checkpoint: Checkpoint):
     description = checkpoint.description
@@ -39,32 +40,35 @@ class _Model:
     self.image_size: int = description['model']['image_size']
     self._statistics = {name: tuple(values) for name, values in description.get('statistics', {}).items()}
 
-  def _view(self, images: Any) -> jax.Array:
+  def _view(self, images: ArrayLike) -> jax.Array:
     return student_view(images, self.image_size, **self._statistics)
 
   def _run(self, output: str, views: jax.Array) -> np.ndarray:
     return np.asarray(_apply(self._graphdef, output, self._params, views), np.float32)
 
 
-class Encoder(_Model):
+class LoadedEncoder(_LoadedModel):
   """A ViT encoder, from pretraining, fine-tuning or another library."""
 
   def __init__(self, checkpoint: Checkpoint):
     super().__init__(checkpoint)
     self._pools_itself = checkpoint.description['kind'] == 'classifier'
 
-  def tokens(self, images: Any) -> np.ndarray:
+  def tokens(self, images: ArrayLike) -> np.ndarray:
     """float32 (B, 1 + L, D), CLS first: after the final LayerNorm, or a fine-tuned model's block outputs."""
     return self._run('tokens', self._view(images))
 
-  def features(self, images: Any) -> np.ndarray:
+  def features(self, images: ArrayLike) -> np.ndarray:
     """float32 (B, D): mean over patch tokens, or a fine-tuned model's `fc_norm` output, one view alone."""
     return self._run('features', self._view(images)) if self._pools_itself else self.tokens(images)[:, 1:].mean(axis=1)
 
 
-class Classifier(_Model):
-  """A fine-tuned classifier. labels: class names in the order of the probabilities; tasks: all that it predicts;
-  streams: 'scene', or 'scene+person' for one that takes `persons`."""
+class LoadedClassifier(_LoadedModel):
+  """A fine-tuned classifier.
+
+  labels: class names in the order of the probabilities. tasks: all that it predicts. streams: 'scene', or
+  'scene+person' for one that takes `persons`.
+  """
 
   def __init__(self, checkpoint: Checkpoint):
     super().__init__(checkpoint)
@@ -72,23 +76,23 @@ class Classifier(_Model):
     self.tasks = tasks_of(checkpoint.description)
     self.streams: str = checkpoint.description['model'].get('streams', 'scene')
 
-  def predict(self, images: Any, persons: Any = None) -> dict[str, np.ndarray]:
+  def predict(self, images: ArrayLike, persons: ArrayLike | None = None) -> dict[str, np.ndarray]:
     """What it predicts, by task, float32 (B, columns); `tasks` names the columns.
+
+    'label': probabilities, rows sum to 1; 'labels': scores; 'distribution': shares, rows sum to 1; 'vad': those of
+    valence, arousal and dominance that the dataset has, on its scale.
 
     Args:
       images: the scenes.
       persons: the person in each, cut out with a margin (docs/two_streams.md); None shows each scene twice.
 
-    'label': probabilities, rows sum to 1; 'labels': scores; 'distribution': shares, rows sum to 1; 'vad': valence,
-    arousal, dominance on the dataset's scale, as far as it has them.
-
     Raises:
-      ValueError: pictures in another form, persons for a model of the scene alone, or another number of them.
+      ValueError: images in another form, persons for a model of the scene alone, or another number of them.
     """
     outputs = split_columns(self._run('outputs', self._views(images, persons)), self.tasks)
     return {task.name: predict(task, outputs[task.name]).astype(np.float32) for task in self.tasks}
 
-  def _views(self, images: Any, persons: Any) -> jax.Array:
+  def _views(self, images: ArrayLike, persons: ArrayLike | None) -> jax.Array:
     scene = self._view(images)
     if self.streams == 'scene':
       if persons is not None:
@@ -99,7 +103,7 @@ class Classifier(_Model):
       raise ValueError(f'there are {len(person)} persons for {len(scene)} images: give one each')
     return stack_views({'image': scene, 'person': person})
 
-  def predict_proba(self, images: Any, persons: Any = None) -> np.ndarray:
+  def predict_proba(self, images: ArrayLike, persons: ArrayLike | None = None) -> np.ndarray:
     """float32 (B, classes), rows sum to 1; arguments and errors are those of `predict`.
 
     Raises:
@@ -111,7 +115,7 @@ class Classifier(_Model):
     return predicted['label']
 
 
-def load_encoder(checkpoint: str) -> Encoder:
+def load_encoder(checkpoint: str) -> LoadedEncoder:
   """Loads the encoder of a pretrained or fine-tuned checkpoint PATH (workdir, step folder or `import_torch` output).
 
   Raises:
@@ -120,12 +124,11 @@ def load_encoder(checkpoint: str) -> Encoder:
   loaded = load_checkpoint(checkpoint)
   if loaded.description['kind'] not in MODULES:
     raise UserError(
-        f"{checkpoint} holds a {loaded.description['kind']}, not a student: give a pretrain or finetune "
-        'run')
-  return Encoder(loaded)
+        f"{checkpoint} holds a {loaded.description['kind']}, not a student: give a pretrain or finetune run")
+  return LoadedEncoder(loaded)
 
 
-def load_classifier(checkpoint: str) -> Classifier:
+def load_classifier(checkpoint: str) -> LoadedClassifier:
   """Loads a fine-tuned checkpoint PATH (workdir: its best epoch; a step folder; `import_torch` output).
 
   Raises:
@@ -134,4 +137,4 @@ def load_classifier(checkpoint: str) -> Classifier:
   loaded = load_checkpoint(checkpoint)
   if loaded.description['kind'] != 'classifier':
     raise UserError(f'{checkpoint} holds no classifier: fine-tune it first (python -m uniemox_jax.finetune)')
-  return Classifier(loaded)
+  return LoadedClassifier(loaded)

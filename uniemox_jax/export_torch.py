@@ -8,30 +8,30 @@ Which checkpoint becomes what, and how closely the numbers agree: docs/weights.m
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from data_pipelines.errors import UserError
 from uniemox_jax.convert import export_students
-from uniemox_jax.convert.export_students import Student
+from uniemox_jax.convert.export_students import ExportedStudent
 from uniemox_jax.convert.saved_model import write_saved_model
 from uniemox_jax.models.preprocess import EVALUATION_SHARE, IMAGENET_MEAN, IMAGENET_STD
 from uniemox_jax.objectives.tasks import is_single_label, tasks_of
-from uniemox_jax.report.model_card import read_run_config, run_folder, write_card
+from uniemox_jax.report.model_card import write_card
 from uniemox_jax.runtime import cli
 from uniemox_jax.runtime.files import whole_folder, write_json
 from uniemox_jax.teacher.frozen_clip import View, load_clip, save_clip
 from uniemox_jax.train.checkpoint import FOLDER, load_checkpoint
+from uniemox_jax.train.run_folder import TEACHER_FOLDER, read_run_config, run_folder
 
-TEACHER_FOLDER = 'teacher'
 
-
-def _write_saved_model(folder: Path, student: Student) -> list[str]:
+def _write_saved_model(folder: Path, student: ExportedStudent) -> list[str]:
   write_saved_model(folder, student.kind, student.model, student.params)
   return []
 
 
-STUDENTS: dict[str, Callable[[Path, Student], list[str]]] = {
+STUDENTS: dict[str, Callable[[Path, ExportedStudent], list[str]]] = {
     'timm': export_students.write_timm, 'vit-mae': export_students.write_vit_mae, 'mae': export_students.write_mae,
     'saved_model': _write_saved_model
 }
@@ -47,15 +47,15 @@ def export_torch(checkpoint: str, target: str, out: str) -> None:
     out: a folder, absent or empty.
 
   Raises:
-    UserError: `out` is in the way, no such checkpoint, or one that the target has no place for.
+    UserError: `out` exists, no such checkpoint, or one that the target has no form for.
   """
   if target == 'onnx':
     raise UserError('--to=onnx is not offered: docs/weights.md says why, and how PyTorch makes ONNX from --to=timm')
   folder = Path(out).expanduser().absolute()
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise UserError(f'{out} exists and is not an empty folder: choose another --out, or remove it')
-  said = (_export_clip if target == 'clip' else _export_student)(checkpoint, target, folder)
-  print('\n'.join([*said, f'saved: {out}']), flush=True)
+  messages = _export_clip(checkpoint, folder) if target == 'clip' else _export_student(checkpoint, target, folder)
+  print('\n'.join([*messages, f'saved: {out}']), flush=True)
 
 
 def _export_student(checkpoint: str, target: str, folder: Path) -> list[str]:
@@ -76,25 +76,24 @@ def _export_student(checkpoint: str, target: str, folder: Path) -> list[str]:
         'fine-tune with --config.streams=scene, or export the encoder that it started from')
   statistics = description.get('statistics', {'mean': IMAGENET_MEAN, 'std': IMAGENET_STD})
   view = View(size, round(size / EVALUATION_SHARE), mean=tuple(statistics['mean']), std=tuple(statistics['std']))
-  student = Student(
+  norm_pix = read_run_config(run).get('loss', {}).get('norm_pix', False)
+  student = ExportedStudent(
       kind, export_students.MODEL_DEFAULTS[kind] | description['model'], loaded.params, description.get('labels'),
-      view.mean, view.std, view.short_side,
-      read_run_config(run).get('loss', {}).get('norm_pix', False))
+      view.mean, view.std, view.short_side, norm_pix)
   if target == 'mae':
     student = export_students.by_folder_names(student)
   with whole_folder(folder) as partial:
-    said = STUDENTS[target](partial, student)
+    messages = STUDENTS[target](partial, student)
     if target != 'timm':  # whose own processor reads `pretrained_cfg`
       write_json(str(partial / 'preprocessor_config.json'), view.to_dict())
     if target in ('mae', 'saved_model'):
       write_json(str(partial / 'config.json'), {'kind': kind, 'model': student.model, 'labels': student.labels})
-    write_card(
-        partial, target=target, kind=kind, run=run, step=loaded.step,
-        facts={'labels': student.labels, 'view': view, 'notes': said, 'source': description.get('source')})
-  return said
+    facts = {'labels': student.labels, 'view': view, 'notes': messages, 'source': description.get('source')}
+    write_card(partial, target=target, kind=kind, run=run, step=loaded.step, facts=facts)
+  return messages
 
 
-def _export_clip(checkpoint: str, target: str, folder: Path) -> list[str]:
+def _export_clip(checkpoint: str, folder: Path) -> list[str]:
   path = Path(checkpoint).expanduser()
   source = path / TEACHER_FOLDER if (path / TEACHER_FOLDER).is_dir() else path
   run = source.parent if source.name == TEACHER_FOLDER else source
@@ -105,9 +104,9 @@ def _export_clip(checkpoint: str, target: str, folder: Path) -> list[str]:
   clip = load_clip(source)
   with whole_folder(folder) as partial:
     save_clip(partial, clip.config, clip.params, clip.folder, clip.view)
-    write_card(
-        partial, target=target, kind='clip', run=run, step=None,
-        facts={'labels': None, 'view': clip.view, 'notes': [], 'source': None if read_run_config(run) else str(source)})
+    origin = None if read_run_config(run) else str(source)
+    facts: dict[str, Any] = {'labels': None, 'view': clip.view, 'notes': [], 'source': origin}
+    write_card(partial, target='clip', kind='clip', run=run, step=None, facts=facts)
   return []
 
 
@@ -130,7 +129,7 @@ def push(folder: str, repo_id: str) -> None:
 
 
 def check_token() -> None:
-  """Raises UserError where no token for the Hugging Face hub is found."""
+  """Raises UserError if no token for the Hugging Face hub is found."""
   import huggingface_hub
   if not huggingface_hub.get_token():
     raise UserError('--push_to_hub needs a token, and none is found: run `hf auth login`, or set HF_TOKEN')

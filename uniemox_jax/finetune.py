@@ -29,6 +29,7 @@ from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.run_log import RunLog
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import FinetuneConfig
+from uniemox_jax.train.data_splits import open_splits
 from uniemox_jax.train.flops import finetune_work
 from uniemox_jax.train.initial_weights import initial_weights
 from uniemox_jax.train.optimizer import make_optimizer
@@ -80,23 +81,6 @@ def _step_batches(config: FinetuneConfig, split: reader.Split, tasks: Sequence[T
     yield {name: batch[name] for name in (*views, 'example_id', *fields)}
 
 
-def _open_splits(config: FinetuneConfig) -> tuple[reader.Split, reader.Split, reader.Split]:
-  """Train, or the share of it that `fraction` asks for, val and test.
-
-  Raises:
-    UserError: no such records, no such share, or no persons where the model is to see them.
-  """
-  train, val, test = (reader.open_split(config.data_dir, config.dataset, name) for name in ('train', 'val', 'test'))
-  if config.fraction != 1:
-    train = train.fraction(config.fraction, config.seed)
-    print(f'few-shot: {train.num_examples} pictures of {train.name}', flush=True)
-  if 'person' in STREAMS[config.streams] and not tell_persons(train, 'train'):
-    raise UserError(
-        'config.streams asks for persons, and no training record has one: find them '
-        '(docs/person_boxes.md) and build the records again, or set --config.streams=scene')
-  return train, val, test
-
-
 def _choose_tasks(config: FinetuneConfig, train: reader.Split, *measured_on: reader.Split) -> tuple[Task, ...]:
   """The tasks of the run. Prints how many training images lack a target, and so stay out of that task's loss.
 
@@ -144,7 +128,11 @@ def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
   config = parse(FinetuneConfig, given)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
-  train_split, val_split, test_split = _open_splits(config)
+  train_split, val_split, test_split = open_splits(config)
+  if 'person' in STREAMS[config.streams] and not tell_persons(train_split, 'train'):
+    raise UserError(
+        'config.streams asks for persons, and no training record has one: find them '
+        '(docs/person_boxes.md) and build the records again, or set --config.streams=scene')
   steps_per_epoch = pipeline.steps_per_epoch(train_split, config.batch_size)
   total_steps = config.epochs * steps_per_epoch
   optimizer = make_optimizer(config, total_steps, steps_per_epoch)

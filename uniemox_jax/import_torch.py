@@ -6,7 +6,7 @@ python -m uniemox_jax.import_torch ViT-B-16.pt --out=runs/clip
 python -m uniemox_jax.import_torch ViT-B-16.pt --image_tower --out=runs/clip_tower
 
 SRC is a file, a folder or a hub id: CLIP of transformers, OpenAI or open_clip; MAE; timm's and transformers' ViT; what
-the original saves. Which it is, is told from its contents.
+the original saves. It is recognised by its content.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from typing import Any
 from absl import flags
 
 from data_pipelines.errors import UserError
-from uniemox_jax.convert import weight_families
+from uniemox_jax.convert import import_students, weight_families
 from uniemox_jax.convert.formats import hub, weight_files
-from uniemox_jax.convert.import_students import UNKNOWN_HEADS, Heads, Imported, import_student, student_of_clip
+from uniemox_jax.convert.import_students import UNKNOWN_HEADS, AttentionHeads, ImportedStudent
 from uniemox_jax.convert.label_order import name_head
 from uniemox_jax.runtime import cli
 from uniemox_jax.runtime.files import whole_folder, write_json
@@ -30,21 +30,21 @@ BATCH_SIZE = 64
 
 
 def import_torch(
-    source: str, out: str, *, dataset: str | None = None, heads: Heads = UNKNOWN_HEADS, activation: str | None = None,
-    image_tower: bool = False) -> None:
+    source: str, out: str, *, dataset: str | None = None, heads: AttentionHeads = UNKNOWN_HEADS,
+    activation: str | None = None, image_tower: bool = False) -> None:
   """Writes `out`, whole or not at all, and prints what was found.
 
   Args:
     source: a file, a folder or a hub id.
     out: a folder that does not exist yet. A student becomes a checkpoint; a classifier of a known dataset can be given
       to `evaluate --workdir`; a CLIP becomes a folder in transformers' form.
-    dataset: whose label table the rows of a classifier's head get: files of the original count sorted folder names.
-    heads: where neither file nor origin says.
-    activation: 'gelu' or 'quick_gelu', for a CLIP that does not say.
+    dataset: its label table gives the order of a classifier's head; files of the original number sorted folder names.
+    heads: for files that do not have them.
+    activation: 'gelu' or 'quick_gelu', for a CLIP that does not name it.
     image_tower: whether to make a student's encoder of a CLIP's image tower, and leave the rest behind.
 
   Raises:
-    UserError: nothing there, not to be read, of no family known, not whole, or contradicting itself or the flags.
+    UserError: no such file, not readable, of no known family, not whole, or contradicting itself or the flags.
   """
   target = Path(out).expanduser().absolute()
   if target.exists():
@@ -63,37 +63,36 @@ def import_torch(
         f'{weights.path}: a CLIP at {clip.config.image_size} pixels, {clip.config.projection_dim} wide, '
         f'{clip.config.text.activation}\nsaved: {out}', flush=True)
     return
-  imported = (
-      student_of_clip(clip.config, clip.params, clip.view.statistics, str(weights.path)) if clip else import_student(
-          weights, path, heads))
-  for line in imported.said:
-    print(line, flush=True)
-  labels = _labels(imported, dataset)
+  if clip:
+    imported = import_students.student_of_clip(clip.config, clip.params, clip.view.statistics, str(weights.path))
+  else:
+    imported = import_students.import_student(weights, path, heads)
+  print('\n'.join(imported.messages), flush=True)
+  labels = _order_labels(imported, dataset)
   with whole_folder(target) as partial:
     description = {'kind': imported.kind, 'model': imported.model, 'source': str(source), **labels}
     if imported.statistics:
       description['statistics'] = imported.statistics
     save_weights(str(partial), imported.params, description)
     if dataset and labels:
-      # What `evaluate` reads of a run's config.
-      write_json(
-          str(partial / 'config.json'), {
-              'init': str(source), 'dataset': dataset, 'data_dir': 'data', 'batch_size': BATCH_SIZE,
-              'mesh': {'data': -1, 'fsdp': 1}, 'model': imported.model
-          })
+      # The part of a run's config that `evaluate` reads.
+      config = {
+          'init': str(source), 'dataset': dataset, 'data_dir': 'data', 'batch_size': BATCH_SIZE,
+          'mesh': {'data': -1, 'fsdp': 1}, 'model': imported.model
+      }
+      write_json(str(partial / 'config.json'), config)
   print(f'saved: {out}', flush=True)
 
 
-def _labels(imported: Imported, dataset: str | None) -> dict[str, Any]:
-  """What a classifier's description says of its classes; puts the head of `imported` in that order."""
+def _order_labels(imported: ImportedStudent, dataset: str | None) -> dict[str, Any]:
+  """Puts the head of `imported` in our label order; returns what its description holds about its classes."""
   if imported.kind != 'classifier':
     if dataset:
       raise UserError(f'--dataset={dataset} names the classes of a head, and none was imported: leave it out')
     return {}
-  imported.params['head'], labels, said = name_head(
-      imported.params['head'], imported.labels,
-      _label_table(dataset) if dataset else None)
-  print(said, flush=True)
+  table = _label_table(dataset) if dataset else None
+  imported.params['head'], labels, message = name_head(imported.params['head'], imported.labels, table)
+  print(message, flush=True)
   return {'labels': labels} | ({'dataset': dataset} if dataset else {})
 
 
@@ -111,16 +110,16 @@ def main(source: str) -> None:
   """Entry point after flags are parsed."""
   values = flags.FLAGS
   import_torch(
-      source, values.out, dataset=values.dataset, heads=Heads(values.heads, values.decoder_heads),
+      source, values.out, dataset=values.dataset, heads=AttentionHeads(values.heads, values.decoder_heads),
       activation=values.activation, image_tower=values.image_tower)
 
 
 if __name__ == '__main__':
   flags.DEFINE_string('out', None, 'Folder to write; it must not exist.', required=True)
-  flags.DEFINE_string('dataset', None, "Whose label table a classifier's head gets: emo8, fi, heco, ...")
-  flags.DEFINE_integer('heads', None, 'Attention heads of the encoder, where the file does not say.', lower_bound=1)
+  flags.DEFINE_string('dataset', None, "Dataset whose label table a classifier's head gets: emo8, fi, heco, ...")
+  flags.DEFINE_integer('heads', None, 'Attention heads of the encoder, if the file does not say.', lower_bound=1)
   flags.DEFINE_integer(
-      'decoder_heads', None, 'Attention heads of the decoder, where the file does not say.', lower_bound=1)
-  flags.DEFINE_enum('activation', None, ['gelu', 'quick_gelu'], 'Of a CLIP, where the file does not say.')
+      'decoder_heads', None, 'Attention heads of the decoder, if the file does not say.', lower_bound=1)
+  flags.DEFINE_enum('activation', None, ['gelu', 'quick_gelu'], 'Of a CLIP, if the file does not say.')
   flags.DEFINE_bool('image_tower', False, "Make a student's encoder of a CLIP's image tower.")
   cli.run(main, 'SRC')

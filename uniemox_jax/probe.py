@@ -5,6 +5,7 @@ python -m uniemox_jax.probe --config=configs/probe.py:emo8 --config.init=PATH --
 What the protocol leaves open is chosen on val; test is read once, at the end.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import os
@@ -27,6 +28,7 @@ from uniemox_jax.runtime.distributed import is_primary
 from uniemox_jax.runtime.files import write_json
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import ProbeConfig
+from uniemox_jax.train.data_splits import open_splits
 from uniemox_jax.train.kept_config import config_hash, keep_config
 from uniemox_jax.train.schema import parse
 
@@ -34,16 +36,13 @@ FEATURES = 'features'
 """Folder of the cached features in the workdir, unless the config names another."""
 
 
-def _open_splits(config: ProbeConfig) -> dict[str, reader.Split]:
-  """Train, or the share of it that `fraction` asks for, val and test.
+def _labelled_splits(config: ProbeConfig) -> dict[str, reader.Split]:
+  """Train, val and test.
 
   Raises:
     UserError: no such records, or none with a single label.
   """
-  splits = {name: reader.open_split(config.data_dir, config.dataset, name) for name in ('train', 'val', 'test')}
-  if config.fraction != 1:
-    splits['train'] = splits['train'].fraction(config.fraction, config.seed)
-    print(f"few-shot: {splits['train'].num_examples} pictures of {splits['train'].name}", flush=True)
+  splits = dict(zip(('train', 'val', 'test'), open_splits(config)))
   for name, split in splits.items():
     if all(annotation.label < 0 for annotation in split.annotations()):
       raise UserError(
@@ -67,6 +66,7 @@ def _predict(protocol: str, found: dict[str, Features], task: Task, mesh: Mesh) 
   def val_top1(logits_NxC: np.ndarray) -> float:
     return float(np.mean(logits_NxC.argmax(axis=1) == val.label_N))
 
+  fitted: Callable[[np.ndarray], np.ndarray]
   if protocol == 'linear':
     fitted, chosen = probe_linear(train, task.outputs, lambda probe: val_top1(probe(val.features_NxD)))
   else:
@@ -84,7 +84,7 @@ def probe(given: ConfigDict, workdir: str) -> dict[str, Any]:
     UserError: a mistake in the config, the data or the checkpoint to start from.
   """
   config = parse(ProbeConfig, given)
-  mesh, splits = sharding.make_mesh(config.mesh.data, config.mesh.fsdp), _open_splits(config)
+  mesh, splits = sharding.make_mesh(config.mesh.data, config.mesh.fsdp), _labelled_splits(config)
   model, dtype = dataclasses.asdict(config.model), jnp.dtype(config.dtype)
   frozen = load_frozen(config.init, model, dtype=dtype, seed=config.seed)
   loop.use_compilation_cache()

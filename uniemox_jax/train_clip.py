@@ -24,11 +24,10 @@ from uniemox_jax.teacher.frozen_clip import Clip, clip_normalise, load_clip, sav
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import ClipSettings, TrainClipConfig
 from uniemox_jax.train.optimizer import make_optimizer
+from uniemox_jax.train.run_folder import TEACHER_FOLDER
 from uniemox_jax.train.schema import parse
 from uniemox_jax.train.state import builder, graphdef_of, initial_params
 from uniemox_jax.train.steps import make_clip_step
-
-TEACHER_FOLDER = 'teacher'
 
 
 def clip_config(model: ClipSettings) -> CLIPConfig:

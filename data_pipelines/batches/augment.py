@@ -1,16 +1,16 @@
-"""Stateless picture operations: every random draw is a function of (seed, epoch, example id) and of nothing else."""
+"""Stateless image operations: every random draw is a function of (seed, epoch, example id) alone."""
 
 import math
 
 import tensorflow as tf
 
 ORDER, CROP, FLIP, PERSON, JITTER = slice(0, 3), *range(3, 7)
-"""What each of `epoch_keys` is for: a stream of draws of its own, independent of the others."""
+"""Which of `epoch_keys` is for what; each is an independent stream of draws."""
 RANDAUGMENT, ERASE, NOISE = {'image': 7, 'person': 10}, {'image': 8, 'person': 11}, {'image': 9, 'person': 12}
-"""These by view."""
+"""The same, by view."""
 KEYS = 13
 TRIES = 10
-"""Crops that torchvision's RandomResizedCrop draws before it falls back to the centre."""
+"""Crops that torchvision's RandomResizedCrop tries before it falls back to the centre."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as shares of 255.
 
 
@@ -26,10 +26,10 @@ def uniform(key: tf.Tensor, example_id: tf.Tensor, shape: list[int]) -> tf.Tenso
 
 
 def shuffled(index: tf.Tensor, key_3: tf.Tensor, count: int) -> tf.Tensor:
-  """Where the permutation of [0, count) that belongs to this key (int64) sends each index, int64 of any shape.
+  """Each index (int64, any shape) under the permutation of [0, count) that belongs to this key (int64).
 
-  The op behind tf.random.experimental.index_shuffle, which runs 4 rounds of its cipher: at EmoSet's size those leave
-  the permutations of two epochs correlated by up to 0.3. From 8 rounds on, none was measured.
+  The op behind tf.random.experimental.index_shuffle, which runs only 4 rounds of its cipher. At EmoSet's size, 4 leave
+  the permutations of two epochs correlated by up to 0.3; from 8 rounds on, no correlation was measured.
   """
   return tf.raw_ops.RandomIndexShuffle(index=index, seed=key_3, max_index=tf.constant(count - 1, tf.int64), rounds=12)
 
@@ -40,55 +40,55 @@ def random_crop(
   """The box of torchvision's RandomResizedCrop: the first of ten tries that fits, else the largest centred one.
 
   Args:
-    draws: uniform in [0, 1), float32 (2, TRIES + 1): areas and shapes of the tries, and last the place (y, x).
-    height, width: of the picture in pixels, int32 scalars.
-    area: share of the picture's area that a try may take.
+    draws: uniform in [0, 1), float32 (2, TRIES + 1): areas and shapes of the tries, then the place (y, x).
+    height, width: of the image in pixels, int32 scalars.
+    area: share of the image's area that a try may take.
     ratio: range of width / height, drawn log-uniformly.
 
   Returns:
-    (top, left, height, width) in pixels, int32 (4,), within the picture.
+    (top, left, height, width) in pixels, int32 (4,), within the image.
   """
-  picture_2 = tf.cast(tf.stack([height, width]), tf.float32)
-  areas_T = (area[0] + (area[1] - area[0]) * draws[0, :TRIES]) * tf.reduce_prod(picture_2)
+  image_2 = tf.cast(tf.stack([height, width]), tf.float32)
+  areas_T = (area[0] + (area[1] - area[0]) * draws[0, :TRIES]) * tf.reduce_prod(image_2)
   low, high = math.log(ratio[0]), math.log(ratio[1])
   slants_T = tf.exp((low + (high - low) * draws[1, :TRIES]) / 2)
   tries_Tx2 = tf.round(tf.sqrt(areas_T)[:, None] * tf.stack([1 / slants_T, slants_T], axis=1))
-  fits_T = tf.reduce_all((tries_Tx2 <= picture_2) & (tries_Tx2 > 0), axis=1)
-  widest_2 = tf.round(tf.minimum(picture_2, tf.stack([picture_2[1] / ratio[0], picture_2[0] * ratio[1]])))
+  fits_T = tf.reduce_all((tries_Tx2 <= image_2) & (tries_Tx2 > 0), axis=1)
+  widest_2 = tf.round(tf.minimum(image_2, tf.stack([image_2[1] / ratio[0], image_2[0] * ratio[1]])))
   first = tf.argmax(tf.concat([fits_T, [True]], axis=0))
   box_2 = tf.concat([tries_Tx2, widest_2[None]], axis=0)[first]
-  room_2 = picture_2 - box_2
+  room_2 = image_2 - box_2
   corner_2 = tf.where(first < TRIES, tf.minimum(tf.floor(draws[:, TRIES] * (room_2 + 1)), room_2), tf.floor(room_2 / 2))
   return tf.cast(tf.concat([corner_2, box_2], axis=0), tf.int32)
 
 
 def inner_box(draws_4: tf.Tensor, height: tf.Tensor, width: tf.Tensor, inset: float) -> tf.Tensor:
-  """The box left when each edge of the picture moves inwards by `inset` times its own draw, a share of the side.
+  """The box after each edge of the image has moved inwards by `inset` times its own draw, as a share of the side.
 
   Args:
     draws_4: uniform in [0, 1), float32, of the edges top, left, bottom and right.
-    height, width: of the picture in pixels, int32 scalars.
+    height, width: of the image in pixels, int32 scalars.
     inset: largest share, in [0, 0.5).
 
   Returns:
-    (top, left, height, width) in pixels, int32 (4,): within the picture, at least one pixel.
+    (top, left, height, width) in pixels, int32 (4,): within the image, at least one pixel.
   """
-  picture_2 = tf.cast(tf.stack([height, width]), tf.float32)
-  first_2 = tf.floor(inset * draws_4[:2] * picture_2)
-  last_2 = tf.math.ceil((1 - inset * draws_4[2:]) * picture_2)
+  image_2 = tf.cast(tf.stack([height, width]), tf.float32)
+  first_2 = tf.floor(inset * draws_4[:2] * image_2)
+  last_2 = tf.math.ceil((1 - inset * draws_4[2:]) * image_2)
   return tf.cast(tf.concat([first_2, last_2 - first_2], axis=0), tf.int32)
 
 
 def erase(image_SxSx3: tf.Tensor, draws: tf.Tensor, noise_seed_2: tf.Tensor, probability: float) -> tf.Tensor:
   """Random erasing in timm's `pixel` mode (Zhong et al., arXiv 1708.04896): a rectangle becomes noise; uint8.
 
-  It takes 2 % to 1/3 of the area, with sides in a ratio of 0.3 to 1/0.3. timm fills it with N(0, 1) once normalised by
-  ImageNet's mean and standard deviation. Here that noise becomes pixels: it is rounded, and clipped to [0, 255], which
-  cuts it off at about 2 standard deviations to either side.
+  The rectangle takes 2 % to 1/3 of the area, with sides in a ratio of 0.3 to 1/0.3. timm fills it with N(0, 1) after
+  normalisation by ImageNet's mean and standard deviation. Here the noise is converted to pixels: rounded, and clipped
+  to [0, 255], at about 2 standard deviations to either side.
 
   Args:
     image_SxSx3: uint8, square.
-    draws: uniform in [0, 1), float32 (2, TRIES + 2): whether, and the box as `random_crop` takes it.
+    draws: uniform in [0, 1), float32 (2, TRIES + 2): whether to erase, then the box as for `random_crop`.
     noise_seed_2: int64, key and example id.
     probability: of erasing at all.
   """
@@ -107,8 +107,8 @@ def erase(image_SxSx3: tf.Tensor, draws: tf.Tensor, noise_seed_2: tf.Tensor, pro
 def resize(image_HxWx3: tf.Tensor, height: tf.Tensor | int, width: tf.Tensor | int) -> tf.Tensor:
   """Bicubic, antialiased, as Pillow does it; uint8 in, uint8 (height, width, 3) out, rounded and clipped.
 
-  One axis at a time, with all else as channels, and plain matrices turned in between: the numbers of tf.image.resize at
-  under half the cost, since the kernel is quick along its channels and slow along everything else.
+  The same numbers as tf.image.resize at under half the cost: one axis at a time with everything else as channels, since
+  the kernel is fast along channels only.
   """
   rows, columns = tf.unstack(tf.shape(image_HxWx3)[:2])
   lines_Hx3W = tf.reshape(image_HxWx3, tf.stack([rows, columns * 3]))
@@ -119,7 +119,7 @@ def resize(image_HxWx3: tf.Tensor, height: tf.Tensor | int, width: tf.Tensor | i
 
 
 def decode(jpeg: tf.Tensor) -> tf.Tensor:
-  """JPEG bytes to uint8 (H, W, 3) pixels, with the exact transform that Pillow uses as well."""
+  """JPEG bytes to uint8 (H, W, 3) pixels, by the exact inverse transform, as in Pillow."""
   return tf.io.decode_jpeg(jpeg, 3, dct_method='INTEGER_ACCURATE')
 
 
@@ -129,7 +129,7 @@ def decode_crop(jpeg: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
 
 
 def evaluation_view(jpeg: tf.Tensor, size: int) -> tf.Tensor:
-  """Short side to round(size * 256 / 224), then the central uint8 (size, size, 3) (method, section 3)."""
+  """Short side to round(size * 256 / 224), then the central uint8 (size, size, 3) (docs/method.md, Recipes)."""
   image = decode(jpeg)
   shape_2 = tf.cast(tf.shape(image)[:2], tf.float64)
   height, width = tf.unstack(tf.cast(tf.round(shape_2 * (round(size * 256 / 224) / tf.reduce_min(shape_2))), tf.int32))
@@ -138,11 +138,11 @@ def evaluation_view(jpeg: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def centre_view(jpeg: tf.Tensor, size: int, short_side: int, squash: bool) -> tf.Tensor:
-  """CLIP's: the short side, or with `squash` both, to `short_side`, then the central uint8 (size, size, 3)."""
+  """CLIP's view: the short side, or with `squash` both, to `short_side`, then the central uint8 (size, size, 3)."""
   image = decode(jpeg)
   height, width = tf.unstack(tf.shape(image)[:2])
   short = tf.minimum(height, width)
-  # Integer division as in transformers: rounding would shift some pictures by half a pixel.
+  # Integer division as in transformers: rounding would shift some images by half a pixel.
   height, width = (short_side,) * 2 if squash else (short_side * height // short, short_side * width // short)
   top, left = (height - size) // 2, (width - size) // 2
   return tf.ensure_shape(resize(image, height, width)[top:top + size, left:left + size], [size, size, 3])

@@ -1,11 +1,11 @@
-"""Batches for training and evaluation. What a batch holds is a function of (seed, step) alone.
+"""Batches for training and evaluation: a batch is a function of (seed, step) alone.
 
 There is no shuffle buffer and no iterator state: order comes from a keyed permutation, draws from stateless seeds. So a
-run resumes by asking for the batches from its step on, and every host makes its own rows of the same global batch.
+resumed run starts at any step, and every host makes its own rows of the same global batch.
 """
 
 import atexit
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 import functools
 import os
 import weakref
@@ -19,7 +19,7 @@ from data_pipelines.records import targets as record_targets
 from data_pipelines.records.reader import Split
 
 READ_TOGETHER = 64
-"""Records per call into Python: enough to make the call cheap, few enough to keep a large batch out of memory."""
+"""Records per call into Python: enough to make the call cheap, few enough to save memory."""
 _FIELDS = {
     'image': tf.io.FixedLenFeature([], tf.string), 'persons': tf.io.RaggedFeature(tf.string),
     'label': tf.io.FixedLenFeature([], tf.int64), 'example_id': tf.io.FixedLenFeature([], tf.int64)
@@ -28,12 +28,12 @@ _FIELDS = {
 Batch = dict[str, np.ndarray]
 Record = dict[str, tf.Tensor]
 
-_open: weakref.WeakSet[Iterator[Batch]] = weakref.WeakSet()
+_open: weakref.WeakSet[Generator[Batch]] = weakref.WeakSet()
 
 
 @atexit.register
 def _close_all() -> None:
-  """The reading threads call into Python: where they outlive the interpreter, the process may never end."""
+  """Ends the reading threads: they call into Python, so the process might hang if they outlived the interpreter."""
   for batches in list(_open):
     batches.close()
 
@@ -45,9 +45,9 @@ def train_batches(
     process_index: int = 0, process_count: int = 1, parallelism: int | None = None) -> Iterator[Batch]:
   """Endless training batches from `start_step` on: this host's rows of every global batch.
 
-  Each epoch is a new permutation that shows no record twice; the num_examples % batch_size records left at its end are
-  dropped, others each time. Views follow method.md, sections 2 and 3: random resized crop, bicubic and antialiased, and
-  flip; then RandAugment and erasing where asked for. Every draw is a function of (seed, epoch, example id).
+  Each epoch is a new permutation of the records, of which the last num_examples % batch_size are dropped. Views are
+  made as in docs/method.md, Recipes: random resized crop, bicubic and antialiased, and flip; then, if asked for,
+  RandAugment and erasing. Every draw is a function of (seed, epoch, example id).
 
   Args:
     split: the records.
@@ -55,33 +55,30 @@ def train_batches(
     seed: of order and augmentation.
     image_size: side S of the square views, pixels.
     start_step: the step of the first batch.
-    mode: 'pretrain' for a scene and a person view, 'finetune' for one image, or for both.
-    crop_area: share of the picture's area that the random crop takes.
-    person: whether the person view is made; None makes it in 'pretrain' alone.
+    mode: 'pretrain' makes 'scene' and 'person', 'finetune' makes 'image' and optionally 'person'.
+    crop_area: share of the image's area that the random crop takes.
+    person: whether to make the person view; None makes it in 'pretrain' only.
     person_jitter: in 'pretrain', how far each edge of the stored person crop may move inwards, as a share of its side,
-      in [0, 0.5). Up to 1/7, it cuts nothing but the margin, where the picture had room for one.
+      in [0, 0.5). Up to 1/7, it cuts only the margin, if the image had room for one.
     randaugment: in 'finetune', mean and standard deviation of RandAugment's magnitude, drawn for each view; the
       recipe's m9-mstd0.5-inc1 is (9, 0.5).
     erase: in 'finetune', probability of random erasing, of each view.
     targets: names of `targets.TARGETS` to add, as `targets.dense` describes them.
-    process_index, process_count: which host this is, of how many.
-    parallelism: threads; None is one a CPU. It does not change what a batch holds.
+    process_index, process_count: this host's number, and the number of hosts.
+    parallelism: threads; None is one a CPU. It does not change the batches.
 
   Yields:
     With R = batch_size / process_count rows: 'scene' ('pretrain') or 'image' ('finetune') and 'person', uint8
-    (R, S, S, 3); 'position' in the split int32 (R,), 'example_id' int64 (R,), 'label' int32 (R,), -1 for none; what
-    `targets` asks for. 'person' is the stored crop of one person, drawn each epoch where the record has several,
-    squashed to S x S and flipped as the scene is; the finished scene view itself where there is none.
+    (R, S, S, 3); 'position' in the split int32 (R,), 'example_id' int64 (R,), 'label' int32 (R,), -1 for none; and the
+    `targets`. 'person' is the stored crop of one person, drawn each epoch from those of the record, squashed to S x S
+    and flipped as the scene is. Without a person it equals the finished scene view.
 
   Raises:
-    UserError: the batch is larger than the split or does not divide by process_count, an augmentation is out of its
+    UserError: the batch is larger than the split or does not divide by process_count, or an augmentation is out of its
       range or not of this mode; while iterating, a damaged shard.
   """
   _check_augmentations(mode, person_jitter, randaugment, erase)
-  if mode == 'pretrain':
-    views = functools.partial(_pretrain_views, person=person is not False, jitter=person_jitter)
-  else:
-    views = functools.partial(_finetune_views, person=bool(person), randaugment=randaugment, erase=erase)
+  person = mode == 'pretrain' if person is None else person
   epoch_steps = steps_per_epoch(split, batch_size)
   first_row, rows = _host_rows(batch_size, process_index, process_count)
   sizes = record_targets.lengths(split, targets)
@@ -93,8 +90,11 @@ def train_batches(
     return {'position': position_R, 'keys': tf.tile(keys_K[None], [rows, 1])}
 
   def make(record: Record) -> Record:
-    labels = _labels(record) | record_targets.dense(record, sizes)
-    return labels | views(record, size=image_size, crop_area=crop_area)
+    image, person_view = _train_views(record, image_size, crop_area, person_jitter, randaugment, erase)
+    views = {'scene' if mode == 'pretrain' else 'image': image}
+    if person:
+      views['person'] = _person_or(image, record, person_view)
+    return _labels(record) | record_targets.dense(record, sizes) | views
 
   steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
   return _batches(split, steps.map(order), make, rows, parallelism, targets)
@@ -120,13 +120,13 @@ def eval_batches(
   """Every example once over all hosts, in order; every host makes `eval_step_count` batches of the same shape.
 
   Args: as in `train_batches`, and
-    view: from a JPEG to the uint8 (S, S, 3) of another model's evaluation; None is the student's.
+    view: from a JPEG to another model's evaluation view, uint8 (S, S, 3); None is the student's.
 
   Yields:
     With R = batch_size / process_count rows: 'image' uint8 (R, S, S, 3), the evaluation view; with `person` also
-    'person' likewise, the first stored crop squashed to S x S, or 'image' where there is none; 'label' int32 (R,),
-    'position' int32 (R,), 'example_id' int64 (R,); 'mask' float32 (R,), 1 for an example, 0 for the padding of the last
-    batch, which is zero throughout; and what `targets` asks for.
+    'person' likewise, the first stored crop squashed to S x S, or else 'image'; 'label' int32 (R,), 'position' int32
+    (R,), 'example_id' int64 (R,); 'mask' float32 (R,), 1 for an example, 0 for the padding of the last batch, which is
+    all zero; and the `targets`.
 
   Raises:
     UserError: the batch does not divide by process_count; while iterating, a damaged shard.
@@ -137,13 +137,13 @@ def eval_batches(
 
   def order(step: tf.Tensor) -> Record:
     index_R = step * batch_size + first_row + tf.range(rows, dtype=tf.int64)
-    # Padding reads a real record, so that it has every field in its shape, and is then zeroed.
+    # Padding reads a real record, which has all fields in the right shapes, and is zeroed later.
     return {'position': tf.minimum(index_R, split.num_examples - 1), 'mask': index_R < split.num_examples}
 
   def make(record: Record) -> Record:
     values = _labels(record) | _evaluation_views(record, make_view, image_size, person)
     values |= record_targets.dense(record, sizes)
-    # Not a product: what is missing may be NaN.
+    # Not a product: missing targets may be NaN.
     zeroed = {name: tf.where(record['mask'], value, tf.zeros_like(value)) for name, value in values.items()}
     return zeroed | {'mask': tf.cast(record['mask'], tf.float32)}
 
@@ -174,7 +174,7 @@ def _labels(record: Record) -> Record:
 
 
 def _check_augmentations(mode: str, jitter: float, randaugment: tuple[float, float] | None, erase: float) -> None:
-  """UserError where an augmentation is out of its range or would have no effect."""
+  """Raises UserError if an augmentation is out of its range or would have no effect."""
   if mode not in ('pretrain', 'finetune'):
     raise UserError(f"mode is {mode!r}: choose 'pretrain' or 'finetune'")
   if mode == 'pretrain' and (randaugment or erase):
@@ -191,21 +191,10 @@ def _check_augmentations(mode: str, jitter: float, randaugment: tuple[float, flo
         'standard deviation of at least 0')
 
 
-def _pretrain_views(record: Record, size: int, crop_area: tuple[float, float], person: bool, jitter: float) -> Record:
-  finish = _finisher(record, size)
-  scene = finish(_random_crop(record, crop_area))
-  if not person:
-    return {'scene': scene}
-  persons_P = record['persons']
-  return {
-      'scene': scene,
-      'person': tf.cond(tf.size(persons_P) > 0, lambda: finish(_person_crop(record, jitter)), lambda: scene)
-  }
-
-
-def _finetune_views(
-    record: Record, size: int, crop_area: tuple[float, float], person: bool, randaugment: tuple[float, float] | None,
-    erase: float) -> Record:
+def _train_views(
+    record: Record, size: int, crop_area: tuple[float, float], jitter: float, randaugment: tuple[float, float] | None,
+    erase: float) -> tuple[tf.Tensor, Callable[[], tf.Tensor]]:
+  """The view of the whole image, and a function that makes the view of one of the record's persons."""
   finish = _finisher(record, size)
 
   def augmented(view: str, image: tf.Tensor) -> tf.Tensor:
@@ -220,24 +209,23 @@ def _finetune_views(
     return image
 
   image = augmented('image', _random_crop(record, crop_area))
-  if not person:
-    return {'image': image}
-  return {
-      'image': image, 'person':
-          tf.cond(
-              tf.size(record['persons']) > 0, lambda: augmented('person', _person_crop(record, 0.0)), lambda: image)
-  }
+  return image, lambda: augmented('person', _person_crop(record, jitter))
 
 
 def _evaluation_views(record: Record, view: Callable[[tf.Tensor], tf.Tensor], size: int, person: bool) -> Record:
-  image, persons_P = view(record['image']), record['persons']
+  image = view(record['image'])
   if not person:
     return {'image': image}
 
   def squashed() -> tf.Tensor:
-    return tf.ensure_shape(augment.resize(augment.decode(persons_P[0]), size, size), [size, size, 3])
+    return tf.ensure_shape(augment.resize(augment.decode(record['persons'][0]), size, size), [size, size, 3])
 
-  return {'image': image, 'person': tf.cond(tf.size(persons_P) > 0, squashed, lambda: image)}
+  return {'image': image, 'person': _person_or(image, record, squashed)}
+
+
+def _person_or(scene: tf.Tensor, record: Record, person: Callable[[], tf.Tensor]) -> tf.Tensor:
+  """The person view of a record with a person, else the scene."""
+  return tf.cond(tf.size(record['persons']) > 0, person, lambda: scene)
 
 
 def _random_crop(record: Record, area: tuple[float, float]) -> tf.Tensor:
@@ -260,7 +248,7 @@ def _person_crop(record: Record, jitter: float) -> tf.Tensor:
 
 
 def _finisher(record: Record, size: int) -> Callable[[tf.Tensor], tf.Tensor]:
-  """What gives all views of a record their size and the same flip."""
+  """The last operation on every view of a record: resize, and the same flip for all."""
   flip = augment.uniform(record['keys'][augment.FLIP], record['example_id'], []) < 0.5
 
   def finish(image: tf.Tensor) -> tf.Tensor:
@@ -273,15 +261,15 @@ def _finisher(record: Record, size: int) -> Callable[[tf.Tensor], tf.Tensor]:
 def _batches(
     split: Split, ordered: tf.data.Dataset, make: Callable[[Record], Record], rows: int, parallelism: int | None,
     targets: Sequence[str]) -> Iterator[Batch]:
-  """Reads the records that `ordered` names, makes each into one row, and batches the rows in the same order."""
-  failures = []
+  """Reads the records at the positions in `ordered`, makes each into one row, and batches the rows in that order."""
+  failures: list[UserError] = []
   fields = _FIELDS | record_targets.fields(targets)
 
   def read(positions_R: np.ndarray) -> np.ndarray:
     try:
       return np.array([split.read(position) for position in positions_R], dtype=object)
     except UserError as error:
-      # TensorFlow would print and wrap what is raised here; an empty record ends the stream instead.
+      # TensorFlow would print and wrap the error; an empty record ends the stream instead.
       failures.append(error)
       return np.array([b''], dtype=object)
 
@@ -311,8 +299,8 @@ def _batches(
   return batches
 
 
-def _iterate(dataset: tf.data.Dataset, failures: list[UserError]) -> Iterator[Batch]:
-  """The batches, and after the last that could be made what stopped them."""
+def _iterate(dataset: tf.data.Dataset, failures: list[UserError]) -> Generator[Batch]:
+  """The batches, then the error that stopped them, if any."""
   yield from dataset.as_numpy_iterator()
   if failures:
     raise failures[0]

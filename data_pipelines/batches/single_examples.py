@@ -1,4 +1,4 @@
-"""Examples of a split as a person wants to look at them: both evaluation views, with the record's id and label."""
+"""Single examples of a split for a person to look at: both evaluation views, with the record's id and label."""
 
 from collections.abc import Iterator, Sequence
 from concurrent import futures
@@ -17,12 +17,12 @@ _FIELDS = {
     'image': tf.io.FixedLenFeature([], tf.string), 'persons': tf.io.RaggedFeature(tf.string)
 }
 _TOGETHER = 64
-"""Read ahead of who looks, and so kept in memory."""
+"""Examples read ahead of the caller, and so kept in memory."""
 
 
 class Example(NamedTuple):
   """id: of the record; label: -1 for none; scene: the evaluation view; person: the record's first person, squashed, or
-  None; both uint8 (S, S, 3)."""
+  None. Views are uint8 (S, S, 3)."""
 
   id: str
   label: int
@@ -49,7 +49,7 @@ def read_examples(split: Split, positions: Sequence[int], size: int, *, person: 
 
 def _read(split: Split, size: int, person: bool, position: int) -> Example:
   record = tf.io.parse_single_example(split.read(position), _FIELDS)
-  persons_P = record['persons'] if person else ()
+  persons_P = record['persons'] if person else []
   return Example(
       record['id'].numpy().decode(), int(record['label']),
       augment.evaluation_view(record['image'], size).numpy(),

@@ -1,43 +1,45 @@
-"""Splits that never change: the same pictures and seed give the same splits, on any machine and with any library."""
+"""Seeded splits that never change: the same examples and seed give the same splits with any machine and library."""
 
 import collections
 from collections.abc import Callable, Hashable, Iterable, Mapping
 import hashlib
 import operator
 
-from data_pipelines.building.builder import Listed
+from data_pipelines.building.raw_example import RawExample
 from data_pipelines.errors import UserError
+
+TRAIN_VAL_TEST = ('train', 'val', 'test')
 
 
 def seeded_splits(
-    pictures: Iterable[Listed], percent: Mapping[str, int], seed: int,
-    stratum: Callable[[Listed], Hashable] = operator.attrgetter('label')) -> dict[str, list[Listed]]:
+    examples: Iterable[RawExample], percent: Mapping[str, int], seed: int,
+    stratum: Callable[[RawExample], Hashable] = operator.attrgetter('label')) -> dict[str, list[RawExample]]:
   """Cuts every stratum by the same shares, so that each split holds each class (or query) in proportion.
 
-  Where a picture falls depends on the ids of its stratum, the seed and the shares, and on nothing else: not on the
-  order in which a folder is listed, nor on a random generator, whose streams numpy changes between versions. A
-  stratum is put in the order of the SHA-256 of 'seed:id', which is as good as shuffled, and cut at the cumulative
-  shares, rounded half up in integers. So a picture more or less moves at most one other across each cut.
+  An example's split depends only on the ids of its stratum, the seed and the shares: neither on the order in which a
+  folder is listed nor on a random generator, whose streams numpy changes between versions. A stratum is sorted by the
+  SHA-256 of 'seed:id', which is as good as shuffled, and cut at the cumulative shares, rounded half up in integers. So
+  adding or removing an example moves at most one other across each cut.
 
   Args:
-    pictures: in any order; ids are unique.
+    examples: in any order; ids are unique.
     percent: split -> share in percent; the shares add up to 100.
     seed: kept in the builder as SPLIT_SEED, and from there in the manifest.
-    stratum: what pictures that are cut together have in common; the class, unless given.
+    stratum: the group that an example is cut with; the class, unless given.
 
   Returns:
-    split -> pictures sorted by id, splits in the order of `percent`.
+    split -> examples sorted by id, splits in the order of `percent`.
 
   Raises:
-    UserError: there are too few pictures to give every split one.
+    UserError: there are too few examples to give every split one.
   """
   assert sum(percent.values()) == 100, percent
   strata = collections.defaultdict(list)
-  for listed in pictures:
-    strata[stratum(listed)].append(listed)
-  splits: dict[str, list[Listed]] = {split: [] for split in percent}
+  for example in examples:
+    strata[stratum(example)].append(example)
+  splits: dict[str, list[RawExample]] = {split: [] for split in percent}
   for members in strata.values():
-    members.sort(key=lambda listed: _digest(listed.id, seed))
+    members.sort(key=lambda example: _digest(example.id, seed))
     start = share = 0
     for split, part in percent.items():
       share += part
@@ -47,7 +49,7 @@ def seeded_splits(
   for split, members in splits.items():
     if not members:
       total = sum(map(len, splits.values()))
-      raise UserError(f"{total} pictures are too few to give split '{split}' its {percent[split]} %: add pictures")
+      raise UserError(f"{total} images are too few to give split '{split}' its {percent[split]} %: add images")
     members.sort(key=operator.attrgetter('id'))
   return splits
 

@@ -5,6 +5,7 @@ import pathlib
 import tensorflow_datasets as tfds
 
 from data_pipelines.building import builder, class_folders, splits
+from data_pipelines.building.raw_example import RawExample
 
 TEST_PERCENT = {'val': 34, 'test': 66}
 
@@ -19,8 +20,8 @@ class Builder(builder.FolderBuilder):
       'CAER-S holds {train,test}/<Class>/*.png with the folders Anger, Disgust, Fear, Happy, Neutral, Sad and Surprise '
       'in each; ask its authors for it, see https://caer-dataset.github.io')
 
-  def list_pictures(self, source: pathlib.Path) -> dict[str, list[builder.Listed]]:
-    """Train as published; val is 34 % of every class of the published test, test the rest. Raises as the base says."""
+  def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
+    """Examples by split: val is 34 % of every class of the published test, test the rest. Raises as the base says."""
     published = {
         split: class_folders.list_classes(self, source, folder, self.LABELS)
         for split, folder in class_folders.split_folders(self, source, ('train', 'test')).items()

@@ -1,1 +1,1 @@
-"""EmoSet-118K: pictures with an emotion and up to six annotated attributes."""
+"""EmoSet-118K: images with an emotion and up to six annotated attributes."""

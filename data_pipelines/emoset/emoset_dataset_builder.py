@@ -1,4 +1,4 @@
-"""Builder of EmoSet-118K: split lists in JSON, pictures and annotations in folders by emotion."""
+"""Builder of EmoSet-118K: split lists in JSON, images and annotations in folders by emotion."""
 
 from collections.abc import Iterator
 import functools
@@ -9,17 +9,17 @@ import pathlib
 import tensorflow_datasets as tfds
 
 from data_pipelines import images
-from data_pipelines.building import builder
+from data_pipelines.building import builder, splits
+from data_pipelines.building.raw_example import RawExample
 from data_pipelines.errors import UserError
 from data_pipelines.records import schema
 
-SPLITS = ('train', 'val', 'test')
 ATTRIBUTES = ('scene', 'object', 'brightness', 'colorfulness', 'facial_expression', 'human_action')
 
 
 @functools.cache
 def vocabulary() -> dict[str, frozenset[str]]:
-  """Attribute -> its values as EmoSet's own `info.json` names them (brightness and colorfulness as '0.0' ... '1.0')."""
+  """Attribute -> its values in EmoSet's own `info.json` (brightness and colorfulness as '0.0' ... '1.0')."""
   info = json.loads(importlib.resources.files(__package__).joinpath('info.json').read_text(encoding='utf-8'))
   return {attribute: frozenset(info[attribute]['label2idx']) for attribute in ATTRIBUTES}
 
@@ -33,8 +33,8 @@ class Builder(builder.FolderBuilder):
       'EmoSet-118K holds info.json, train.json, val.json, test.json, image/<emotion>/*.jpg and '
       'annotation/<emotion>/<id>.json; ask its authors for it, see https://vcc.tech/EmoSet')
 
-  def list_pictures(self, source: pathlib.Path) -> dict[str, list[builder.Listed]]:
-    """Pictures by split, as train.json, val.json and test.json list them. Raises UserError as the base says."""
+  def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
+    """Examples by split, as train.json, val.json and test.json list them. Raises UserError as the base says."""
     for folder in ('image', 'annotation'):
       if not (source / folder).is_dir():
         raise UserError(f'{source} has no folder {folder}/. {self.layout}')
@@ -42,24 +42,24 @@ class Builder(builder.FolderBuilder):
     order = info.get('emotion', {}).get('label2idx', {}) if isinstance(info, dict) else {}
     if order != {label: index for index, label in enumerate(self.LABELS)}:
       raise UserError(f'{source}/info.json does not number the emotions {", ".join(self.LABELS)}. {self.layout}')
-    splits = {split: list(self._list_split(source, split)) for split in SPLITS}
-    self._check_folders(source, {listed.path for pictures in splits.values() for listed in pictures})
-    return splits
+    listed = {split: list(self._list_split(source, split)) for split in splits.TRAIN_VAL_TEST}
+    self._check_folders(source, {example.path for examples in listed.values() for example in examples})
+    return listed
 
-  def attributes(self, source: pathlib.Path, listed: builder.Listed) -> dict:
-    """The annotated attributes that EmoSet's vocabulary knows; others are dropped and counted by value.
+  def attributes(self, source: pathlib.Path, example: RawExample) -> dict:
+    """The annotated attributes with values of EmoSet's vocabulary; others are dropped and counted by value.
 
     Raises:
       images.RejectedError: the annotation cannot be read, or names another emotion than the split does.
     """
     try:
-      annotation = json.loads((source / listed.annotation).read_text(encoding='utf-8'))
+      annotation = json.loads((source / example.annotation).read_text(encoding='utf-8'))
       emotion = annotation['emotion']
     except (OSError, ValueError, KeyError, TypeError) as error:
-      raise images.RejectedError(f'annotation {listed.annotation} cannot be read') from error
-    if emotion != listed.label:
-      raise images.RejectedError(f"annotation says '{emotion}', the split says '{listed.label}'")
-    known = {}
+      raise images.RejectedError(f'annotation {example.annotation} cannot be read') from error
+    if emotion != example.label:
+      raise images.RejectedError(f"annotation says '{emotion}', the split says '{example.label}'")
+    known: dict[str, object] = {}
     for attribute in ATTRIBUTES:
       value = annotation.get(attribute)
       if isinstance(value, list):
@@ -83,20 +83,20 @@ class Builder(builder.FolderBuilder):
     except ValueError as error:
       raise UserError(f'{path} is not JSON ({error}): fetch it again. {self.layout}') from error
 
-  def _list_split(self, source: pathlib.Path, split: str) -> Iterator[builder.Listed]:
+  def _list_split(self, source: pathlib.Path, split: str) -> Iterator[RawExample]:
     entries = self._json(source / f'{split}.json')
     if not isinstance(entries, list) or not entries:
-      raise UserError(f'{source}/{split}.json is not a list of pictures. {self.layout}')
+      raise UserError(f'{source}/{split}.json is not a list of images. {self.layout}')
     for entry in entries:
       # Copies differ: [emotion, image, annotation] or [emotion, id, image, annotation].
       if not isinstance(entry, list) or len(entry) not in (3, 4) or not all(isinstance(item, str) for item in entry):
         raise UserError(f'{source}/{split}.json holds {entry!r}, not [emotion, image, annotation]. {self.layout}')
       if entry[0] not in self.LABELS:
         raise UserError(f"{source}/{split}.json holds the unknown emotion '{entry[0]}'. {self.layout}")
-      yield builder.Listed(path=entry[-2], label=entry[0], annotation=entry[-1])
+      yield RawExample(path=entry[-2], label=entry[0], annotation=entry[-1])
 
   def _check_folders(self, source: pathlib.Path, listed: set[str]) -> None:
-    """Every emotion has pictures; those that no split lists are counted."""
+    """Checks that every emotion has images, and counts those that no split lists."""
     for unknown in sorted(entry.name for entry in (source / 'image').iterdir() if entry.is_dir()):
       if unknown not in self.LABELS and not unknown.startswith('.'):
         raise UserError(f"{source}/image holds the unknown class '{unknown}'. {self.layout}")

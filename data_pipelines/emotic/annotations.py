@@ -1,10 +1,11 @@
-"""EMOTIC's two forms of annotations, the authors' .mat and the converter's CSV files, read into the same persons."""
+"""Reads EMOTIC's two forms of annotations, the authors' .mat and the converter's CSV files, into the same persons."""
 
 import ast
 from collections.abc import Iterator
 import csv
 import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
 import scipy.io
@@ -12,36 +13,37 @@ import scipy.io
 from data_pipelines.errors import UserError
 
 SPLITS = ('train', 'val', 'test')
+VAD = ('valence', 'arousal', 'dominance')
 MAT = pathlib.PurePath('Annotations', 'Annotations.mat')
-# Where mat2py.py, the converter of github.com/Tandon-A/emotic, writes train.csv; and where people move it.
+# Where mat2py.py, the converter of github.com/Tandon-A/emotic, writes train.csv, and where people move it.
 CSV_FOLDERS = ('.', 'Annotations', 'emotic_pre')
 CSV_COLUMNS = ('Folder', 'Filename', 'BBox', 'Categorical_Labels', 'Continuous_Labels')
 
 
 @dataclasses.dataclass(frozen=True)
-class Person:
+class AnnotatedPerson:
   """One annotated person, as the file has it.
 
   Attributes:
-    picture: path of the picture below `emotic/`.
-    box: xmin, ymin, xmax, ymax in pixels, unclamped; anything else than four numbers where there is none.
-    categories: names; none where nobody annotated any.
+    image: path of the image below `emotic/`.
+    box: xmin, ymin, xmax, ymax in pixels, unclamped; not four numbers if it is missing.
+    categories: names; () if not annotated.
     vad: valence, arousal, dominance, 1-10; NaN where not annotated.
   """
 
-  picture: str
+  image: str
   box: tuple[float, ...]
   categories: tuple[str, ...]
   vad: tuple[float, ...]
 
 
-def read_mat(path: pathlib.Path) -> dict[str, list[Person]]:
+def read_mat(path: pathlib.Path) -> dict[str, list[AnnotatedPerson]]:
   """Persons by split, in the order of the file.
 
-  `train`, `val` and `test` are struct arrays of pictures (filename, folder, image_size, original_database, person). A
+  `train`, `val` and `test` are struct arrays of images (filename, folder, image_size, original_database, person). A
   train person has body_bbox, annotations_categories.categories, annotations_continuous.{valence, arousal, dominance};
-  persons of val and test, seen by several annotators, have combined_categories and combined_continuous besides, and
-  these count.
+  persons of val and test, seen by several annotators, also have combined_categories and combined_continuous, which
+  are used.
 
   Raises:
     UserError: not a MATLAB file of this structure.
@@ -56,7 +58,7 @@ def read_mat(path: pathlib.Path) -> dict[str, list[Person]]:
     raise UserError(f"{path} {what}: fetch EMOTIC's Annotations.mat again") from error
 
 
-def read_csv(folder: pathlib.Path) -> dict[str, list[Person]]:
+def read_csv(folder: pathlib.Path) -> dict[str, list[AnnotatedPerson]]:
   """Persons by split from `train.csv`, `val.csv` and `test.csv`, whose lists are written as Python literals.
 
   Raises:
@@ -65,28 +67,28 @@ def read_csv(folder: pathlib.Path) -> dict[str, list[Person]]:
   return {split: list(_csv_persons(folder / f'{split}.csv')) for split in SPLITS}
 
 
-def _mat_persons(pictures: object) -> Iterator[Person]:
-  for picture in np.ravel(pictures):
-    for person in np.ravel(picture['person']):
+def _mat_persons(images: np.ndarray) -> Iterator[AnnotatedPerson]:
+  for image in np.ravel(images):
+    for person in np.ravel(image['person']):
       categories = _annotation(person, 'categories')
       categories = categories['categories'] if isinstance(categories, dict) else categories
       vad = _annotation(person, 'continuous')
-      yield Person(
-          picture=_path(picture['folder'],
-                        picture['filename']), box=tuple(np.ravel(_annotation(person, 'bbox')).astype(float).tolist()),
+      box = np.ravel(_annotation(person, 'bbox')).astype(float)
+      yield AnnotatedPerson(
+          image=_path(image['folder'], image['filename']), box=tuple(box.tolist()),
           categories=tuple(str(name).strip() for name in np.ravel(categories)),
-          vad=tuple(float(vad[name]) if np.size(vad[name]) else np.nan for name in ('valence', 'arousal', 'dominance')))
+          vad=tuple(float(vad[name]) if np.size(vad[name]) else np.nan for name in VAD))
 
 
-def _annotation(person: dict, kind: str) -> object:
-  """The combined value where a person has one, else the only annotator's."""
+def _annotation(person: dict, kind: str) -> Any:
+  """A person's combined value, else the only annotator's."""
   names = [name for name in person if kind in name]
   if not names:
     raise KeyError(f'person.*{kind}')
   return person[max(names, key=lambda name: 'combined' in name)]
 
 
-def _csv_persons(path: pathlib.Path) -> Iterator[Person]:
+def _csv_persons(path: pathlib.Path) -> Iterator[AnnotatedPerson]:
   if not path.exists():
     raise UserError(f'{path.parent} has no file {path.name}: EMOTIC comes as train.csv, val.csv and test.csv')
   with path.open(newline='', encoding='utf-8-sig') as file:
@@ -96,11 +98,12 @@ def _csv_persons(path: pathlib.Path) -> Iterator[Person]:
       raise UserError(f"{path} lacks column '{missing[0]}': its first line must hold {', '.join(CSV_COLUMNS)}")
     for row in reader:
       try:
-        yield Person(
-            picture=_path(row['Folder'], row['Filename']), box=_numbers(row['BBox']),
+        yield AnnotatedPerson(
+            image=_path(row['Folder'], row['Filename']), box=_numbers(row['BBox']),
             categories=tuple(ast.literal_eval(row['Categorical_Labels'])), vad=_numbers(row['Continuous_Labels']))
       except (AttributeError, SyntaxError, TypeError, ValueError) as error:
-        raise UserError(f'{path} line {reader.line_num} holds no lists like [1, 2] and ["Peace"]: mend it') from error
+        raise UserError(
+            f'{path} line {reader.line_num} holds no lists like [1, 2] and ["Peace"]: correct it') from error
 
 
 def _numbers(cell: str) -> tuple[float, ...]:

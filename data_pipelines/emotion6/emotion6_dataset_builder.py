@@ -1,4 +1,4 @@
-"""Builder of Emotion6: pictures in class folders, votes and valence-arousal in `ground_truth.txt`."""
+"""Builder of Emotion6: images in class folders, votes and valence-arousal in `ground_truth.txt`."""
 
 import dataclasses
 import math
@@ -8,9 +8,10 @@ import tensorflow_datasets as tfds
 
 from data_pipelines import images
 from data_pipelines.building import builder, class_folders, splits
+from data_pipelines.building.raw_example import RawExample
 from data_pipelines.errors import UserError
 
-PICTURES = 'images'
+IMAGE_FOLDER = 'images'
 GROUND_TRUTH = 'ground_truth.txt'
 PERCENT = {'train': 70, 'val': 10, 'test': 20}
 # The shares are printed with six digits.
@@ -18,7 +19,7 @@ SUM_TOLERANCE = 1e-3
 
 
 class Builder(builder.FolderBuilder):
-  """Emotion6 (Peng et al., CVPR 2015): six emotions as search words, and what the viewers of each picture felt."""
+  """Emotion6 (Peng et al., CVPR 2015): six emotions as search words, and what the viewers of each image felt."""
 
   VERSION = tfds.core.Version('1.0.0')
   LABELS = ('anger', 'disgust', 'fear', 'joy', 'sadness', 'surprise')
@@ -28,35 +29,35 @@ class Builder(builder.FolderBuilder):
       'Emotion6 holds images/<emotion>/N.jpg with six emotion folders and ground_truth.txt; ask its authors for it, '
       'see http://chenlab.ece.cornell.edu/downloads.html')
 
-  def list_pictures(self, source: pathlib.Path) -> dict[str, list[builder.Listed]]:
-    """Pictures by seeded split, 70/10/20 within each class, with distribution, valence and arousal.
+  def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
+    """Images by seeded split, 70/10/20 within each class, with distribution, valence and arousal.
 
-    The splits come from the folders alone, so a picture that is rejected moves no other. Raises UserError as the base
-    says, or where a line of ground_truth.txt cannot be read.
+    The splits depend on the folders alone, so a rejected image moves no other. Raises UserError as the base says, or if
+    a line of ground_truth.txt cannot be read.
     """
-    if not (source / PICTURES).is_dir():
-      raise UserError(f'{source} has no folder {PICTURES}/. {self.layout}')
+    if not (source / IMAGE_FOLDER).is_dir():
+      raise UserError(f'{source} has no folder {IMAGE_FOLDER}/. {self.layout}')
     targets = self._read_ground_truth(source / GROUND_TRUTH)
-    found = class_folders.list_classes(self, source, source / PICTURES, self.LABELS)
+    found = class_folders.list_classes(self, source, source / IMAGE_FOLDER, self.LABELS)
     listed = {
-        split: [dataclasses.replace(one, **targets.pop(one.path, {})) for one in pictures]
-        for split, pictures in splits.seeded_splits(found, PERCENT, self.SPLIT_SEED).items()
+        split: [dataclasses.replace(example, **targets.pop(example.path, {})) for example in examples]
+        for split, examples in splits.seeded_splits(found, PERCENT, self.SPLIT_SEED).items()
     }
     if targets:
       self.ignore(f'lines of {GROUND_TRUTH} without a picture', len(targets))
     return listed
 
-  def attributes(self, source: pathlib.Path, listed: builder.Listed) -> dict:
-    """No attributes. Raises images.RejectedError where a picture has no votes, or its shares do not sum to 1."""
-    if not listed.distribution:
+  def attributes(self, source: pathlib.Path, example: RawExample) -> dict:
+    """No attributes. Raises images.RejectedError if an image has no votes, or its shares do not sum to 1."""
+    if not example.distribution:
       raise images.RejectedError(f'no line in {GROUND_TRUTH}')
-    total = sum(listed.distribution)
-    if min(listed.distribution) < 0 or not math.isclose(total, 1, abs_tol=SUM_TOLERANCE):
+    total = sum(example.distribution)
+    if min(example.distribution) < 0 or not math.isclose(total, 1, abs_tol=SUM_TOLERANCE):
       raise images.RejectedError(f'its shares of votes in {GROUND_TRUTH} are no distribution: they sum to {total:g}')
-    return super().attributes(source, listed)
+    return super().attributes(source, example)
 
   def _read_ground_truth(self, path: pathlib.Path) -> dict[str, dict]:
-    """Path of a picture -> `distribution` and `vad` of its Listed; there is no dominance."""
+    """Path of an image -> `distribution` and `vad` of its RawExample; there is no dominance."""
     targets: dict[str, dict] = {}
     try:
       lines = path.read_text(encoding='utf-8-sig').splitlines()
@@ -72,10 +73,10 @@ class Builder(builder.FolderBuilder):
         if number == 1:  # The header.
           continue
         distribution = []
-      picture = f'{PICTURES}/{name}'
+      image = f'{IMAGE_FOLDER}/{name}'
       if len(distribution) != len(self.DISTRIBUTION):
-        raise UserError(f'{path} line {number} is not a file name and {2 + len(self.DISTRIBUTION)} numbers: mend it')
-      if picture in targets:
-        raise UserError(f"{path} line {number} names '{name}' again: every picture has one line")
-      targets[picture] = {'distribution': tuple(distribution), 'vad': (valence, arousal, math.nan)}
+        raise UserError(f'{path} line {number} is not a file name and {2 + len(self.DISTRIBUTION)} numbers: correct it')
+      if image in targets:
+        raise UserError(f"{path} line {number} names '{name}' again: every image has one line")
+      targets[image] = {'distribution': tuple(distribution), 'vad': (valence, arousal, math.nan)}
     return targets

@@ -1,1 +1,1 @@
-"""FI: pictures from Flickr and Instagram, one of Mikels' eight emotions each, folders only."""
+"""FI: images from Flickr and Instagram, one of Mikels' eight emotions each, folders only."""

@@ -1,26 +1,17 @@
-"""Builder of FI: `<class>/*`, split 80/5/15 by us."""
-
-import pathlib
+"""Builder of FI: `<class>/*`, split 80/5/15 by this package."""
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.building import builder, class_folders, splits
+from data_pipelines.building import class_folders
 from data_pipelines.records import schema
 
-PERCENT = {'train': 80, 'val': 5, 'test': 15}
 
-
-class Builder(builder.FolderBuilder):
+class Builder(class_folders.SeededClassFolderBuilder):
   """FI (You et al., Building a Large Scale Dataset for Image Emotion Recognition, AAAI 2016): eight emotions."""
 
   VERSION = tfds.core.Version('1.0.0')
   LABELS = schema.EMOTIONS
-  SPLIT_SEED = 0
+  PERCENT = {'train': 80, 'val': 5, 'test': 15}
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
       f'FI holds <emotion>/* with the folders {", ".join(schema.EMOTIONS)}; ask its authors for it, '
       'see https://arxiv.org/abs/1605.02677')
-
-  def list_pictures(self, source: pathlib.Path) -> dict[str, list[builder.Listed]]:
-    """Pictures by split, every class in the same shares. Raises UserError as the base says."""
-    pictures = class_folders.list_classes(self, source, source, self.LABELS)
-    return splits.seeded_splits(pictures, PERCENT, self.SPLIT_SEED)

@@ -1,1 +1,1 @@
-"""Anyone's own pictures, with or without labels."""
+"""Anyone's own images, with or without labels."""

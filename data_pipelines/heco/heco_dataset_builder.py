@@ -1,25 +1,16 @@
-"""Builder of HECO: `<Class>/*`, split 70/10/20 by us."""
-
-import pathlib
+"""Builder of HECO: `<Class>/*`, split 70/10/20 by this package."""
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.building import builder, class_folders, splits
-
-PERCENT = {'train': 70, 'val': 10, 'test': 20}
+from data_pipelines.building import class_folders
 
 
-class Builder(builder.FolderBuilder):
+class Builder(class_folders.SeededClassFolderBuilder):
   """HECO (Yang et al., Emotion Recognition for Multiple Context Awareness, ECCV 2022): persons in eight emotions."""
 
   VERSION = tfds.core.Version('1.0.0')
   LABELS = ('Surprise', 'Excitement', 'Happiness', 'Peace', 'Disgust', 'Anger', 'Fear', 'Sadness')
-  SPLIT_SEED = 0
+  PERCENT = {'train': 70, 'val': 10, 'test': 20}
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
       'HECO holds <Class>/* with the folders Surprise, Excitement, Happiness, Peace, Disgust, Anger, Fear and Sadness; '
       'ask its authors for it, see https://heco2022.github.io')
-
-  def list_pictures(self, source: pathlib.Path) -> dict[str, list[builder.Listed]]:
-    """Pictures by split, every class in the same shares. Raises UserError as the base says."""
-    pictures = class_folders.list_classes(self, source, source, self.LABELS)
-    return splits.seeded_splits(pictures, PERCENT, self.SPLIT_SEED)

@@ -1,25 +1,29 @@
-"""The command `python -m data_pipelines.person_boxes`: its flags."""
+"""Finds the persons in a raw folder's images and writes their boxes (docs/person_boxes.md).
+
+python -m data_pipelines.person_boxes --source=DIR --detector=hog|FILE.onnx|FOLDER_OR_HUB_ID
+"""
 
 import pathlib
 
 from absl import flags
 
 from data_pipelines import command
-from data_pipelines.errors import UserError
-from data_pipelines.person_boxes.box_file import FILE_NAME, define_flags, detect_folder, summary
+from data_pipelines.person_boxes import box_file, detection, detectors
 
 
 def main(argv: list[str]) -> None:
   """The command."""
   del argv
-  for name in ('source', 'detector'):
-    if not flags.FLAGS[name].value:
-      raise UserError(f'--{name} is missing (--help lists the options)')
+  command.require_flags('source', 'detector')
   source = pathlib.Path(flags.FLAGS.source)
-  path = pathlib.Path(flags.FLAGS.out or source / FILE_NAME)
-  print(summary(detect_folder(source, flags.FLAGS.detector, path), path))
+  path = pathlib.Path(flags.FLAGS.out or source / box_file.FILE_NAME)
+  print(detection.detect_folder(source, flags.FLAGS.detector, path))
 
 
 if __name__ == '__main__':
-  define_flags()
+  flags.DEFINE_string('source', None, 'Raw folder of a dataset, searched with all folders in it.')
+  flags.DEFINE_string(
+      'detector', None,
+      f"'hog', a YOLOX FILE.onnx, or folder or hub id of a transformers model: {detectors.RECOMMENDED}")
+  flags.DEFINE_string('out', None, f'The CSV file to write; by default {box_file.FILE_NAME} in the source folder.')
   command.run(main)

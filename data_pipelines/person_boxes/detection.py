@@ -1,87 +1,167 @@
-"""Runs a person detector over all pictures of a raw folder."""
+"""Runs a person detector over all images of a raw folder, resumably, or over a single image."""
 
 import collections
 from collections.abc import Iterator
 from concurrent import futures
+import contextlib
 import dataclasses
 import pathlib
+from typing import NamedTuple
 
+from etils import epath
 import numpy as np
 from PIL import Image
 import tqdm
 
 from data_pipelines import images, raw_files
-from data_pipelines.person_boxes import detectors
-from data_pipelines.progress_file import Journal
+from data_pipelines.errors import UserError
+from data_pipelines.person_boxes import box_file, crops, detectors
+from data_pipelines.progress_file import ProgressFile
+from data_pipelines.records import manifest
 
-# Detectors look at 800 pixels or less; larger pictures need not wait for them in memory.
+# Detectors look at 800 pixels or less; larger images need not wait for them in memory.
 _SHORT_SIDE = 800
 _BATCH = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class _View:
-  """A picture as a detector is shown it, and its own size (width, height)."""
+class DetectionSummary:
+  """What a detector found in a folder; `str` of it is what the command prints.
 
-  picture: Image.Image
+  Attributes:
+    path: the file of boxes.
+    images: number of images.
+    with_person: how many of them show a confident person (score >= 0.5).
+    boxes: number of boxes written.
+    dropped: boxes not written, because they are not finite or have no area inside the image.
+    unreadable: path -> reason, for each image that cannot be read; the build rejects these too.
+    ignored: kind -> number of files that are no images.
+  """
+
+  path: pathlib.Path
+  images: int
+  with_person: int
+  boxes: int
+  dropped: int
+  unreadable: dict[str, str]
+  ignored: dict[str, int]
+
+  def __str__(self) -> str:
+    share = self.with_person / max(self.images, 1)
+    lines = [
+        f'{self.path}: {self.boxes} boxes in {self.images} images; {self.with_person} images ({share:.1%}) show a '
+        f'person with a score of {crops.MIN_SCORE} or more'
+    ]
+    if self.dropped:
+      lines.append(f'{self.dropped} boxes dropped: not finite, or without area inside the image')
+    if self.unreadable:
+      first = min(self.unreadable)
+      lines.append(
+          f'{len(self.unreadable)} images cannot be read: listed in {_rejects_path(self.path)}, first {first} '
+          f'({self.unreadable[first]})')
+    if self.ignored:
+      lines.append('no images: ' + ', '.join(f'{count} {kind}' for kind, count in self.ignored.items()))
+    return '\n'.join(lines)
+
+
+class _Shown(NamedTuple):
+  """An image as a detector is shown it, and its own size (width, height)."""
+
+  image: Image.Image
   size: tuple[int, int]
 
 
-def list_pictures(source: pathlib.Path) -> tuple[list[str], dict[str, int]]:
-  """Paths of all pictures below a folder, sorted, with '/'; and kind -> number of its other files."""
+def detect_folder(source: pathlib.Path, detector: str, path: pathlib.Path) -> DetectionSummary:
+  """Runs a detector on every image of a raw folder and writes the boxes as `box_file.read_boxes` reads them.
+
+  The file appears whole or not at all. Until then a hidden file beside it holds the finished images: a run that was
+  stopped at any moment goes on from there when it is started again with the same detector.
+
+  Args:
+    source: the raw folder, searched with all folders in it.
+    detector: as for `detectors.load_detector`.
+    path: of the CSV file, on a local disk. One row per box, unsure ones too (score >= 0.1), coordinates in pixels of
+      the image as displayed, clamped to it. Images that cannot be read are listed beside it, in NAME_rejects.csv.
+
+  Raises:
+    UserError: the file exists already or cannot be written, `source` holds no image, or the detector cannot run.
+  """
+  if path.exists():
+    raise UserError(f'{path} is there already: remove it, or choose another --out')
+  names, ignored = _list_images(source)
+  if not names:
+    raise UserError(f'{source} is missing or holds no image: give the raw folder of a dataset as --source')
+  detect = detectors.load_detector(detector)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    progress_file = ProgressFile(path.with_name(f'.{path.name}.unfinished'), job=f'boxes of {detector}')
+  except OSError as error:
+    raise UserError(f'{path} cannot be written ({error.strerror}): choose another place with --out') from error
+  with contextlib.closing(progress_file):
+    items, unreadable = _detect_images(source, names, detect, progress_file)
+    rejects_path = _rejects_path(path)
+    rejects_path.unlink(missing_ok=True)
+    if unreadable:
+      manifest.write_rejects(epath.Path(rejects_path), unreadable)
+    box_file.write_boxes(path, ((item['image'], *box) for item in items for box in item['boxes']))
+  progress_file.remove()
+  return DetectionSummary(
+      path, images=len(items),
+      with_person=sum(any(score >= crops.MIN_SCORE for *_, score in item['boxes']) for item in items),
+      boxes=sum(len(item['boxes']) for item in items), dropped=sum(item['dropped'] for item in items),
+      unreadable=unreadable, ignored=ignored)
+
+
+def detect_one(image: Image.Image, detect: detectors.Detector) -> np.ndarray:
+  """Boxes of one RGB image as displayed, (N, 5) of xmin, ymin, xmax, ymax in its pixels and score, surest first."""
+  shown = _shown(image)
+  return np.array(_item('', shown, detect([shown.image])[0])['boxes']).reshape(-1, 5)
+
+
+def _rejects_path(path: pathlib.Path) -> pathlib.Path:
+  return path.with_name(f'{path.stem}_{manifest.REJECTS}')
+
+
+def _list_images(source: pathlib.Path) -> tuple[list[str], dict[str, int]]:
+  """Paths of all images below a folder, sorted, with '/'; and kind -> number of its other files."""
   ignored: collections.Counter[str] = collections.Counter()
   names = []
-  for path in raw_files.files(source, lambda kind: ignored.update([kind])):
-    if images.is_picture(path):
+  for path in raw_files.list_files(source, lambda kind: ignored.update([kind])):
+    if images.is_image(path):
       names.append(path.relative_to(source).as_posix())
     else:
       ignored[f'*{path.suffix}'] += 1
   return names, dict(sorted(ignored.items()))
 
 
-def detect_all(source: pathlib.Path, names: list[str], detect: detectors.Detector,
-               journal: Journal) -> tuple[list[dict], dict[str, str]]:
-  """Looks at the pictures that the journal does not hold yet, and writes them there. Shows progress.
-
-  Args:
-    source: the raw folder.
-    names: of all pictures, as `list_pictures` gives them.
-    detect: the detector.
-    journal: gets one object per readable picture, {image: name, boxes: [[xmin, ymin, xmax, ymax, score], ...], dropped:
-      number}; boxes in pixels of the picture as displayed, inside it, surest first; `dropped` counts those that are not
-      finite or have no area inside the picture.
+def _detect_images(source: pathlib.Path, names: list[str], detect: detectors.Detector,
+                   progress_file: ProgressFile) -> tuple[list[dict], dict[str, str]]:
+  """Runs the detector on the images that the progress file does not hold yet, and writes them there.
 
   Returns:
-    These objects, in the order of `names`; and name -> reason of the pictures that cannot be read.
+    The `_item` of each readable image, in the order of `names`; and name -> reason of those that cannot be read.
   """
-  items = {item['image']: item for item in journal.items}
+  items = {item['image']: item for item in progress_file.items}
   left = [name for name in names if name not in items]
   unreadable: dict[str, str] = {}
   initial = len(names) - len(left)
-  with tqdm.tqdm(total=len(names), initial=initial, desc='detecting persons', unit=' pictures') as progress:
+  with tqdm.tqdm(total=len(names), initial=initial, desc='detecting persons', unit=' images') as progress:
     for batch in _read_ahead(source, left):
-      unreadable |= {name: view for name, view in batch.items() if isinstance(view, str)}
-      views = {name: view for name, view in batch.items() if isinstance(view, _View)}
-      found = detect([view.picture for view in views.values()]) if views else []
-      finished = [_item(name, view, found_Nx5) for (name, view), found_Nx5 in zip(views.items(), found)]
-      journal.add(finished)
+      unreadable |= {name: shown for name, shown in batch.items() if isinstance(shown, str)}
+      readable = {name: shown for name, shown in batch.items() if not isinstance(shown, str)}
+      found = detect([shown.image for shown in readable.values()]) if readable else []
+      finished = [_item(name, shown, found_Nx5) for (name, shown), found_Nx5 in zip(readable.items(), found)]
+      progress_file.add(finished)
       items |= {item['image']: item for item in finished}
       progress.update(len(batch))
   return [items[name] for name in names if name in items], unreadable
 
 
-def detect_one(picture: Image.Image, detect: detectors.Detector) -> np.ndarray:
-  """Looks at one RGB picture as displayed; boxes (N, 5) as those of `detect_all`, in its pixels."""
-  shown = images.shrink(picture, _SHORT_SIDE)
-  item = _item('', _View(shown, picture.size), detect([shown])[0])
-  return np.array(item['boxes']).reshape(-1, 5)
-
-
-def _read_ahead(source: pathlib.Path, names: list[str]) -> Iterator[dict[str, _View | str]]:
-  """Batches of pictures, or why they cannot be read; the next one is being read while the caller works on one."""
+def _read_ahead(source: pathlib.Path, names: list[str]) -> Iterator[dict[str, _Shown | str]]:
+  """Batches of images, or why they cannot be read; the next one is being read while the caller works on one."""
   batches = [names[start:start + _BATCH] for start in range(0, len(names), _BATCH)]
   with futures.ThreadPoolExecutor(_BATCH) as pool:
-    reading: dict[str, futures.Future] = {}
+    reading: dict[str, futures.Future[_Shown | str]] = {}
     for batch in [*batches, []]:
       following = {name: pool.submit(_read, source / name) for name in batch}
       if reading:
@@ -89,21 +169,30 @@ def _read_ahead(source: pathlib.Path, names: list[str]) -> Iterator[dict[str, _V
       reading = following
 
 
-def _read(path: pathlib.Path) -> _View | str:
+def _read(path: pathlib.Path) -> _Shown | str:
   try:
     str(path).encode()
-    # Only the decoded picture is used: a JPEG of one pixel is soonest made.
-    with images.opened_picture(path, short_side=1) as picture:
-      return _View(images.shrink(picture.original, _SHORT_SIDE), picture.original.size)
+    with images.open_original(path) as original:
+      return _shown(original)
   except UnicodeEncodeError:
     return 'the file name is not UTF-8'
   except images.RejectedError as error:
     return str(error)
 
 
-def _item(name: str, view: _View, found_Nx5: np.ndarray) -> dict:
-  width, height = view.size
-  scale_4 = np.tile(np.divide(view.size, view.picture.size), 2)
+def _shown(original: Image.Image) -> _Shown:
+  return _Shown(images.shrink(original, _SHORT_SIDE), original.size)
+
+
+def _item(name: str, shown: _Shown, found_Nx5: np.ndarray) -> dict:
+  """The progress file's object of an image.
+
+  Returns:
+    'image', its name; 'boxes', [xmin, ymin, xmax, ymax, score] in pixels of the image as displayed, clamped to it,
+    surest first; 'dropped', how many were not finite or have no area inside the image.
+  """
+  width, height = shown.size
+  scale_4 = np.tile(np.divide(shown.size, shown.image.size), 2)
   finite_Nx5 = found_Nx5[np.isfinite(found_Nx5).all(axis=1)]
   corners_Nx4 = (finite_Nx5[:, :4] * scale_4).clip(0, [width, height, width, height]).round(2)
   boxes_Nx5 = np.column_stack([corners_Nx4, finite_Nx5[:, 4].round(4)])

@@ -1,11 +1,11 @@
-"""Person detectors: a transformers model, a YOLOX file, or OpenCV's HOG; each takes pictures and gives scored boxes."""
+"""Person detectors from images to scored boxes: a transformers model, a YOLOX file, or OpenCV's HOG."""
 
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
-from data_pipelines.errors import UserError
+from data_pipelines.errors import UserError, first_line
 
 RECOMMENDED = 'ustc-community/dfine-large-coco'
 """D-FINE-L (Peng et al., ICLR 2025), trained on COCO alone: Apache-2.0, 126 MB of safetensors."""
@@ -14,10 +14,10 @@ FLOOR = 0.1
 """Boxes below this score are not reported."""
 
 Detector = Callable[[list[Image.Image]], list[np.ndarray]]
-"""RGB pictures -> per picture float64 (N, 5) of xmin, ymin, xmax, ymax in its pixels, and a score in [0, 1].
+"""RGB images -> per image float64 (N, 5) of xmin, ymin, xmax, ymax in its pixels, and a score in [0, 1].
 
-A person is more likely than not from a score of 0.5. Boxes may reach outside the picture, and a row that is not finite
-stands for a result that is broken.
+A score of 0.5 or more means that a person is more likely than not. Boxes may reach outside the image, and a row that
+is not finite stands for a broken result.
 """
 
 _BROKEN = np.full((1, 5), np.nan)
@@ -40,8 +40,8 @@ def load_detector(name: str) -> Detector:
 class Transformer:
   """A transformers object-detection model (D-FINE, RT-DETR, DETR, YOLOS...), on the GPU where PyTorch sees one.
 
-  Pictures are prepared and boxes scaled back by the model's own image processor, always in its PIL form: that needs no
-  torchvision, and so boxes do not depend on whether it is installed. Weights come from safetensors only.
+  Images are prepared and boxes scaled back by the model's own image processor, always in its PIL form: boxes
+  then do not depend on whether torchvision is installed. Weights come from safetensors only.
 
   Args:
     name: folder or hub id; the model's config must name a class 'person'.
@@ -63,7 +63,7 @@ class Transformer:
     except Exception as error:  # The hub, safetensors and the models have errors of many kinds.
       raise UserError(
           f'--detector={name} does not load as a transformers object-detection model with safetensors weights: give a '
-          f'folder, or a hub id such as {RECOMMENDED} ({_first_line(error)})') from error
+          f'folder, or a hub id such as {RECOMMENDED} ({first_line(error)})') from error
     if loaded['missing_keys']:  # transformers draws them at random, and only warns.
       raise UserError(
           f'--detector={name} lacks {len(loaded["missing_keys"])} weights, {min(loaded["missing_keys"])} first: fetch '
@@ -76,18 +76,18 @@ class Transformer:
     self._device = 'cuda' if torch.cuda.is_available() else 'cpu'
     self._model = model.eval().to(self._device)
 
-  def __call__(self, pictures: list[Image.Image]) -> list[np.ndarray]:
+  def __call__(self, images: list[Image.Image]) -> list[np.ndarray]:
     """Boxes as `Detector` says."""
-    if getattr(self._processor, 'do_pad', False):  # Alone, or its boxes would hang on the sizes of its neighbours.
-      return [boxes_Nx5 for picture in pictures for boxes_Nx5 in self._detect([picture])]
-    return self._detect(pictures)
+    if getattr(self._processor, 'do_pad', False):  # One by one: padding would make boxes depend on the batch.
+      return [boxes_Nx5 for image in images for boxes_Nx5 in self._detect([image])]
+    return self._detect(images)
 
-  def _detect(self, pictures: list[Image.Image]) -> list[np.ndarray]:
+  def _detect(self, images: list[Image.Image]) -> list[np.ndarray]:
     import torch
 
     with torch.inference_mode():
-      outputs = self._model(**self._processor(images=pictures, return_tensors='pt').to(self._device))
-    sizes = [(picture.height, picture.width) for picture in pictures]
+      outputs = self._model(**self._processor(images=images, return_tensors='pt').to(self._device))
+    sizes = [(image.height, image.width) for image in images]
     results = self._processor.post_process_object_detection(outputs, threshold=FLOOR, target_sizes=sizes)
     found = []
     for logits, result in zip(outputs.logits, results):
@@ -100,11 +100,10 @@ class Transformer:
 class Yolox:
   """A YOLOX file as its authors' `tools/export_onnx.py` writes it, run as their ONNX demo runs it (Ge et al., 2021).
 
-  Input (1, 3, H, W): BGR, 0-255, the picture scaled to fit into the upper left corner, 114 elsewhere. Output (1, N, C):
-  for each cell of strides 8, 16 and 32 the offset of a box's centre and the logarithm of its sides, both in cells; how
-  sure it is of an object; then the classes, person first as in COCO. Unlike the demo's, a score is that of 'person'
-  even where another class scores higher. Of boxes that overlap by more than 0.45 (intersection over union) the surest
-  stays.
+  Input (1, 3, H, W): BGR, 0-255, the image scaled to fit into the upper left corner, 114 elsewhere. Output (1, N, C):
+  for each cell of strides 8, 16 and 32 the offset of a box's centre and the logarithm of its sides, both in cells; the
+  objectness; then the classes, person first as in COCO. Unlike the demo's, a score is that of 'person' even if another
+  class scores higher. Of boxes that overlap by more than 0.45 (intersection over union) the surest stays.
 
   Args:
     path: the .onnx file, of YOLOX 0.1.1 or later (models before took normalised RGB).
@@ -116,11 +115,11 @@ class Yolox:
   _STRIDES = (8, 16, 32)
   _PADDING = 114
   _MAX_OVERLAP = 0.45
-  _MAX_LOG_SIDE = 12  # e^12 cells are more than any picture's side: what is above must be pixels, not logarithms.
+  _MAX_LOG_SIDE = 12  # e^12 cells are more than any image's side: larger values are pixels, not logarithms.
 
   def __init__(self, path: str):
     try:
-      import cv2  # noqa: F401  # Used on every picture: better missed now than then.
+      import cv2  # noqa: F401  # Used on every image: fail early without it.
       import onnxruntime
     except ImportError as error:
       raise UserError(f"--detector={path} needs onnxruntime and OpenCV: pip install 'uniemox_jax[detect]'") from error
@@ -129,7 +128,7 @@ class Yolox:
     try:
       self._session = onnxruntime.InferenceSession(path, providers=providers)
     except Exception as error:  # onnxruntime's errors share no other base.
-      raise UserError(f'--detector={path} does not load as an ONNX file: {_first_line(error)}') from error
+      raise UserError(f'--detector={path} does not load as an ONNX file: {first_line(error)}') from error
     self._path = path
     self._input = self._session.get_inputs()[0].name
     taken, given = (ends[0].shape for ends in (self._session.get_inputs(), self._session.get_outputs()))
@@ -141,9 +140,9 @@ class Yolox:
           "85): export it with YOLOX's tools/export_onnx.py")
     self._height, self._width = taken[2:]
 
-  def __call__(self, pictures: list[Image.Image]) -> list[np.ndarray]:
+  def __call__(self, images: list[Image.Image]) -> list[np.ndarray]:
     """Boxes as `Detector` says."""
-    return [self._detect(picture) for picture in pictures]
+    return [self._detect(image) for image in images]
 
   def _cells(self, height: int, width: int) -> np.ndarray:
     """Column, row and stride of every cell, (N, 3), in the order of the output."""
@@ -153,13 +152,13 @@ class Yolox:
         for (rows, columns), stride in grids
     ])
 
-  def _detect(self, picture: Image.Image) -> np.ndarray:
+  def _detect(self, image: Image.Image) -> np.ndarray:
     import cv2
 
-    scale = min(self._height / picture.height, self._width / picture.width)
-    inner = max(1, int(picture.width * scale)), max(1, int(picture.height * scale))
+    scale = min(self._height / image.height, self._width / image.width)
+    inner = max(1, int(image.width * scale)), max(1, int(image.height * scale))
     canvas_HxWx3 = np.full((self._height, self._width, 3), self._PADDING, np.uint8)
-    bgr_HxWx3 = np.ascontiguousarray(np.asarray(picture)[:, :, ::-1])
+    bgr_HxWx3 = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
     canvas_HxWx3[:inner[1], :inner[0]] = cv2.resize(bgr_HxWx3, inner, interpolation=cv2.INTER_LINEAR)
     batch_1x3xHxW = canvas_HxWx3.transpose(2, 0, 1)[None].astype(np.float32)
     raw_NxC = self._session.run(None, {self._input: batch_1x3xHxW})[0][0].astype(np.float64)
@@ -171,52 +170,49 @@ class Yolox:
     sides_Nx2 = np.exp(raw_NxC[:, 2:4]) * strides_Nx1
     corners_Nx2 = (raw_NxC[:, :2] + self._cells_Nx3[:, :2]) * strides_Nx1 - sides_Nx2 / 2
     scores_N = raw_NxC[:, 4] * raw_NxC[:, 5]
-    kept = cv2.dnn.NMSBoxes(np.hstack([corners_Nx2, sides_Nx2]), scores_N, FLOOR, self._MAX_OVERLAP)
+    kept = cv2.dnn.NMSBoxes(np.hstack([corners_Nx2, sides_Nx2]).tolist(), scores_N.tolist(), FLOOR, self._MAX_OVERLAP)
     boxes_Nx4 = np.hstack([corners_Nx2, corners_Nx2 + sides_Nx2]) / scale
     return np.column_stack([boxes_Nx4, scores_N])[np.asarray(kept, int)]
 
 
 class Hog:
-  """OpenCV's people detector (Dalal and Triggs, CVPR 2005): nothing to fetch, and weak; docs/person_boxes.md says how.
+  """OpenCV's people detector (Dalal and Triggs, CVPR 2005): nothing to fetch, but weak (docs/person_boxes.md).
 
   Its linear SVM gives a margin, not a probability: the score is 1 / (1 + exp(-margin)), so that 0.5 is where the SVM
-  itself decides, and no box scores less. Settings, and how much smaller than its window a person is, are those of
-  OpenCV's own sample, peopledetect.cpp.
+  itself decides, and no box scores less. Settings, and the person's place in a window, are those of OpenCV's own
+  sample, peopledetect.cpp.
 
   Raises:
     UserError: OpenCV is not installed, or has no such detector.
   """
 
-  _SHORT_SIDE = 384  # The smallest person it sees is 96 pixels tall: a quarter of the picture.
+  _SHORT_SIDE = 384  # The smallest person it sees is 96 pixels tall: a quarter of the image.
   _INNER = np.array([0.1, 0.07, 0.8, 0.8])  # Left, top, width and height of the person in a window.
 
-  def __init__(self):
+  def __init__(self) -> None:
     try:
       import cv2
     except ImportError as error:
       raise UserError("--detector=hog needs OpenCV: pip install 'uniemox_jax[detect]'") from error
     if not hasattr(cv2, 'HOGDescriptor'):
       raise UserError(
-          f'--detector=hog: OpenCV {cv2.__version__} has no HOG detector, which left for contrib in version 5: '
+          f'--detector=hog: OpenCV {cv2.__version__} has no HOG detector, which moved to contrib in version 5: '
           "pip install 'opencv-python-headless<5', or choose another --detector")
     self._hog = cv2.HOGDescriptor()
-    self._hog.setSVMDetector(cv2.HOGDescriptor_getDefaultPeopleDetector())
+    self._hog.setSVMDetector(cv2.HOGDescriptor_getDefaultPeopleDetector())  # type: ignore[attr-defined]
 
-  def __call__(self, pictures: list[Image.Image]) -> list[np.ndarray]:
+  def __call__(self, images: list[Image.Image]) -> list[np.ndarray]:
     """Boxes as `Detector` says."""
-    return [self._detect(picture) for picture in pictures]
+    return [self._detect(image) for image in images]
 
-  def _detect(self, picture: Image.Image) -> np.ndarray:
-    scale = self._SHORT_SIDE / min(picture.size)
-    resized = picture.resize([round(side * scale) for side in picture.size], Image.Resampling.BILINEAR)
+  def _detect(self, image: Image.Image) -> np.ndarray:
+    scale = self._SHORT_SIDE / min(image.size)
+    width, height = (round(side * scale) for side in image.size)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
     bgr_HxWx3 = np.ascontiguousarray(np.asarray(resized)[:, :, ::-1])
     windows, margins = self._hog.detectMultiScale(bgr_HxWx3, winStride=(8, 8), padding=(32, 32), scale=1.05)
-    windows_Nx4 = np.reshape(windows, (-1, 4)).astype(np.float64)  # Left, top, width, height; () where there are none.
+    windows_Nx4 = np.reshape(windows, (-1, 4)).astype(np.float64)  # Left, top, width, height; () for none.
     sides_Nx2 = windows_Nx4[:, 2:] * self._INNER[2:]
     corners_Nx2 = windows_Nx4[:, :2] + windows_Nx4[:, 2:] * self._INNER[:2]
     scores_N = 1 / (1 + np.exp(-np.reshape(margins, -1).astype(np.float64)))
     return np.column_stack([np.hstack([corners_Nx2, corners_Nx2 + sides_Nx2]) / scale, scores_N])
-
-
-def _first_line(error: Exception) -> str:
-  return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Persons in pictures that are no records: boxes from a file, else from a detector, cut out as records are built."""
+"""Persons in a user's own images: boxes from a file, else from a detector, cut out as records are built."""
 
 import hashlib
 import io
@@ -10,28 +10,28 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from data_pipelines.person_boxes import box_file, detection, detectors
+from data_pipelines.person_boxes import box_file, crops, detection, detectors
 
 
 class Person(NamedTuple):
   """pixels: uint8 (S, S, 3), the crop with its margin, squashed; box: ymin, xmin, ymax, xmax without the margin, as
-  fractions of the picture."""
+  fractions of the image."""
 
   pixels: np.ndarray
   box: tuple[float, float, float, float]
 
 
 class PersonFinder:
-  """Gives the largest sure person of a picture, by the rule of `person_boxes.person_crops`. Safe in many threads.
+  """Finds the largest confident person of an image, by the rule of `crops.largest_persons`. Thread-safe.
 
   Args:
-    boxes: a file that `person_boxes.read_boxes` reads, or the folder of its `person_boxes.csv`; its pictures are named
-      from the folder that the file lies in. None for no file.
-    detector: as `detectors.load_detector` takes it; it looks at the pictures that the file has no box of. None for no
-      detector; without a file, either, nobody is found.
+    boxes: a file that `box_file.read_boxes` reads, or the folder of its `person_boxes.csv`; its images are named from
+      the folder of the file. None for no file.
+    detector: as for `detectors.load_detector`; used for images without a box in the file. None for no detector.
+      Without either, nobody is found.
 
   Attributes:
-    origin: 'boxes', the file's SHA-256, and 'detector'; None for what there is not.
+    origin: 'boxes', the file's SHA-256, and 'detector'; None for each that is not given.
 
   Raises:
     UserError: no such file, a broken one, or a detector that does not load.
@@ -48,19 +48,19 @@ class PersonFinder:
     self._detect = detectors.load_detector(detector) if detector else None
     self._lock = threading.Lock()
 
-  def __call__(self, name: str, picture: Image.Image, size: int) -> Person | None:
-    """The person in a picture, whose name is its path; None where none is sure enough."""
+  def __call__(self, name: str, image: Image.Image, size: int) -> Person | None:
+    """The person in an image, whose name is its path; None without a confident one."""
     found_Nx5 = self._boxes.get(os.path.abspath(name))
     if found_Nx5 is None:
       if self._detect is None:
         return None
       with self._lock:
-        found_Nx5 = detection.detect_one(picture, self._detect)
-    boxes_Nx4, scores_N = box_file.to_fractions(found_Nx5, *picture.size)
-    order = box_file.largest_first(boxes_Nx4, scores_N)
-    if not len(order):
+        found_Nx5 = detection.detect_one(image, self._detect)
+    persons_Mx4 = crops.largest_persons(*crops.to_fractions(found_Nx5, *image.size))
+    if not len(persons_Mx4):
       return None
     # Through the same JPEG that a record would hold.
-    with Image.open(io.BytesIO(box_file.person_crops(picture, boxes_Nx4, scores_N)[0])) as crop:
+    with Image.open(io.BytesIO(crops.person_crop(image, persons_Mx4[0]))) as crop:
       pixels = np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC))
-    return Person(pixels, tuple(boxes_Nx4[order[0]].tolist()))
+    ymin, xmin, ymax, xmax = persons_Mx4[0].tolist()
+    return Person(pixels, (ymin, xmin, ymax, xmax))

@@ -1,4 +1,4 @@
-"""Captions for the teacher, made from the attributes a record has (method section 4)."""
+"""Captions for the teacher, made from the attributes of a record (docs/method.md, Captions)."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,17 +14,17 @@ _COLOURFULNESS = (
 
 
 def caption(attributes: Mapping, emotion: str | None = None, template: str = CLASS_TEMPLATE) -> str:
-  """One sentence that says what the record knows; what it does not know leaves no trace.
+  """One sentence from the attributes that the record has; missing ones leave no trace.
 
   Args:
     attributes: any of EmoSet's scene, object (list), brightness and colorfulness (0.0-1.0), facial_expression,
       human_action.
     emotion: the class name, or None to keep the label out of the text.
-    template: text for a record without attributes whose emotion is given; holds '{emotion}'.
+    template: text for a record with an emotion but no attributes; holds '{emotion}'.
 
   Returns:
     For example "a dark picture with muted colours of a forest path, with tree and street light, a happy face,
-    laughing, evoking amusement"; "a picture" where nothing is known.
+    laughing, evoking amusement"; "a picture" for a record without anything.
   """
   parts = [_look(attributes)]
   if attributes.get('object'):
@@ -33,7 +33,7 @@ def caption(attributes: Mapping, emotion: str | None = None, template: str = CLA
     parts.append(f'{_article(attributes["facial_expression"])} face')
   if attributes.get('human_action'):
     parts.append(attributes['human_action'].strip())
-  emotion = emotion and emotion.lower()  # Some datasets capitalise their classes; a sentence does not.
+  emotion = emotion and emotion.lower()  # Some datasets capitalise their classes.
   if parts == [NEUTRAL]:
     return template.format(emotion=emotion) if emotion else NEUTRAL
   if emotion:
@@ -41,18 +41,18 @@ def caption(attributes: Mapping, emotion: str | None = None, template: str = CLA
   return ', '.join(parts)
 
 
-def fit(
+def fitting_caption(
     attributes: Mapping, emotion: str | None, count_tokens: Callable[[str], int], limit: int = 77,
     template: str = CLASS_TEMPLATE) -> str:
   """The caption with as many of its objects, from the first on, as `limit` tokens hold.
 
   Args:
     attributes, emotion, template: as for `caption`.
-    count_tokens: tokens of a text as the teacher counts them, its start and end tokens included.
-    limit: longest text the teacher reads.
+    count_tokens: number of a text's tokens for the teacher, start and end tokens included.
+    limit: most tokens that the teacher reads.
 
   Returns:
-    The caption; without any object it is returned whatever its length.
+    The caption; without any object, whatever its length.
   """
   objects = list(attributes.get('object', ()))
   for kept in range(len(objects), 0, -1):

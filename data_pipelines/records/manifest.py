@@ -1,4 +1,4 @@
-"""What a build found, read, rejected and stored: `manifest.json` and two tables, beside the shards."""
+"""The files beside a build's shards: `manifest.json`, `rejects.csv` and `duplicates.csv`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import csv
@@ -28,7 +28,7 @@ def write_rejects(path: epath.Path, rejects: Mapping[str, str]) -> None:
 
 
 def write_duplicates(path: epath.Path, duplicates: Sequence[tuple[str, str, str, str]]) -> None:
-  """Writes the rows of `stored.duplicates`."""
+  """Writes the rows of `stored_splits.duplicates`."""
   _write_table(path, ('path', 'split', 'same_as', 'its_split'), duplicates)
 
 

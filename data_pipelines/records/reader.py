@@ -1,7 +1,7 @@
-"""Random access into TFRecord shards: any record by its position, checked, with nothing read twice.
+"""Random access to TFRecord shards: reads any record by its position and checks it.
 
-TFRecord has no index. Each record is framed as length (uint64), crc of length, data, crc of data, little-endian; one
-walk over the frames of a shard finds them all, so a batch can ask for exactly the records that (seed, step) names.
+TFRecord has no index. Each record is framed as length (uint64), crc of length, data, crc of data, little-endian. One
+walk over the frames of a shard finds them all, so a batch can read exactly the records that (seed, step) selects.
 """
 
 import collections
@@ -24,7 +24,7 @@ import tensorflow_datasets as tfds
 from data_pipelines.errors import UserError
 from data_pipelines.records import manifest, schema
 
-# Input runs on the CPU; a GPU that TensorFlow claims is memory that training does not get.
+# Input runs on the CPU; TensorFlow would take GPU memory away from training.
 tf.config.set_visible_devices([], 'GPU')
 
 _HEADER = struct.Struct('<QI')
@@ -32,7 +32,7 @@ _FOOTER = struct.Struct('<I')
 
 
 class Annotation(NamedTuple):
-  """What a record says about its picture."""
+  """What a record stores about its image; label -1 for none."""
   id: str
   label: int
   attributes: dict[str, Any]
@@ -42,7 +42,7 @@ class Split:
   """The records of one split, or of several one after the other, addressed by position in [0, num_examples).
 
   Attributes:
-    name: as asked for, such as 'train+val'.
+    name: as given, such as 'train+val'.
     num_examples: how many records.
     labels: class names in label order.
     features: the dataset's tfds.features.FeaturesDict (`schema.record_features`).
@@ -56,7 +56,8 @@ class Split:
     """
     self.name, self.features = name, features
     self.labels: tuple[str, ...] = tuple(features['label'].names)
-    self._shards, frames = [], []
+    self._shards: list[_Shard] = []
+    frames = []
     for path, length in shard_lengths:
       frames.append(np.insert(_frames(shard := _Shard(path), length), 0, len(self._shards), axis=1))
       self._shards.append(shard)
@@ -65,23 +66,23 @@ class Split:
 
   @property
   def folder(self) -> epath.Path:
-    """Where the shards lie, beside their manifest."""
+    """The folder of the shards and their manifest."""
     return epath.Path(self._shards[0].path).parent
 
   @property
   def contents(self) -> str | None:
-    """SHA-256 of all the dataset's records, by what its build noted; None where that was an earlier version's.
+    """SHA-256 of all the dataset's records, from the manifest; None if an earlier version of this package built it.
 
-    Two builds of the same files agree, unlike in `fingerprint`: the fields of a record lie in another order each time.
+    Two builds of the same files agree in it but not in `fingerprint`: each orders the fields of a record differently.
     """
     if not (self.folder / manifest.MANIFEST).exists():
       return None
-    noted = [split.get('records_sha256') for split in manifest.read_manifest(self.folder)['splits'].values()]
-    return hashlib.sha256(''.join(noted).encode()).hexdigest() if all(noted) else None
+    digests = [split.get('records_sha256') for split in manifest.read_manifest(self.folder)['splits'].values()]
+    return hashlib.sha256(''.join(digests).encode()).hexdigest() if all(digests) else None
 
   @property
   def fingerprint(self) -> str:
-    """SHA-256 of each record's place, length and checksum: other for other records, or another choice of them."""
+    """SHA-256 of each record's place, length and checksum: differs for other records or another selection of them."""
     digest = hashlib.sha256(self._frames_Nx3.tobytes())
     for shard, offset, length in self._frames_Nx3.tolist():
       digest.update(self._shards[shard].read(offset + length, _FOOTER.size))
@@ -93,8 +94,8 @@ class Split:
     Raises:
       UserError: its bytes do not match their checksum; names the shard.
     """
-    shard, offset, length = self._frames_Nx3[position].tolist()
-    shard = self._shards[shard]
+    shard_index, offset, length = self._frames_Nx3[position].tolist()
+    shard = self._shards[shard_index]
     framed = shard.read(offset, length + _FOOTER.size)
     data = framed[:length]
     if len(framed) < length + _FOOTER.size or _masked_crc(data) != _FOOTER.unpack_from(framed, length)[0]:
@@ -102,7 +103,7 @@ class Split:
     return data
 
   def annotations(self) -> list[Annotation]:
-    """Id, label (-1: none) and EmoSet attributes of every record, in position order; no picture is decoded."""
+    """Id, label and EmoSet attributes of every record, in position order; no image is decoded."""
     text = tf.io.FixedLenFeature([], tf.string)
     fields = {'id': text, 'attributes': text, 'label': tf.io.FixedLenFeature([], tf.int64)}
     found = []
@@ -118,11 +119,11 @@ class Split:
   def fraction(self, fraction: float, seed: int) -> 'Split':
     """This share of each class, at least one record of each, for training on few examples.
 
-    Of a class, those records stay whose SHA-256 of seed and id is lowest: so the shares of one seed are nested, each
-    in every larger one, and no record's place depends on the others. Records without a label count as one class.
+    The records of a class with the lowest SHA-256 of seed and id stay. So the shares of one seed are nested, each in
+    every larger one. Records without a label count as one class.
 
     Raises:
-      UserError: `fraction` is not in (0, 1]; a damaged shard, for every record is read once.
+      UserError: `fraction` is not in (0, 1], or a shard is damaged: every record is read once.
     """
     if not 0 < fraction <= 1:
       raise UserError(f'fraction is {fraction}: choose more than 0 and at most 1')
@@ -150,8 +151,8 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
     split: 'train', or several joined as 'train+val', whose records follow each other in that order.
 
   Raises:
-    UserError: there is no such dataset or split, its records follow another schema, or a shard is missing, cut short
-      or damaged.
+    UserError: there is no such dataset or split, its records have another schema, or a shard is missing, cut short or
+      damaged.
   """
   versions = [
       path.parent
@@ -171,15 +172,13 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
   names = split.split('+')
   if unknown := [name for name in names if name not in known]:
     raise UserError(
-        f'{dataset} has no split {unknown[0]!r}: choose from {", ".join(sorted(known))}, '
-        'or join some with +')
+        f'{dataset} has no split {unknown[0]!r}: choose from {", ".join(sorted(known))}, or join some with +')
   if len(set(names)) < len(names):
     raise UserError(f'split {split!r} names the same records twice: name each split once')
-  shards = [(os.fspath(path), length)
-            for name in names
-            for path, length in zip(known[name].filepaths, known[name].shard_lengths)]
+  infos = [known[name] for name in names]
+  shards = [(os.fspath(path), length) for info in infos for path, length in zip(info.filepaths, info.shard_lengths)]
   if not shards:
-    raise UserError(f'split {split!r} of {dataset} is empty: build {dataset} from a folder that has such pictures')
+    raise UserError(f'split {split!r} of {dataset} is empty: build {dataset} from a folder that has such images')
   return Split(split, builder.info.features, shards)
 
 
@@ -229,6 +228,6 @@ def _frames(shard: _Shard, expected: int) -> np.ndarray:
 
 
 def _masked_crc(data: bytes) -> int:
-  """The checksum TFRecord stores: crc32c, rotated and offset so that a crc of data holding crcs stays sound."""
+  """The checksum that TFRecord stores: crc32c, rotated and offset so that data that holds crcs is checked as well."""
   crc = google_crc32c.value(data)
   return ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff

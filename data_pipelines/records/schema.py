@@ -1,4 +1,4 @@
-"""The one record schema: what every dataset's TFRecord shards hold, whatever the dataset knows about its pictures."""
+"""The one record schema, shared by all datasets whatever their annotations."""
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -11,34 +11,36 @@ def record_features(labels: tuple[str, ...]) -> tfds.features.FeaturesDict:
   """Features of one record. A target that a dataset does not have is empty, -1 or NaN.
 
   Args:
-    labels: class names in label order; () leaves them open, and they are set before the first record is encoded.
+    labels: class names in label order; () if they are set later, before the first record is encoded.
 
   Returns:
-    id            path of the picture inside the raw folder, with '#k' after it where a record is one of its persons;
-                  unique in the dataset.
-    example_id    rank of `id` among all listed, sorted; the key of every random draw.
-    image         the whole picture as a clean sRGB JPEG (uint8, H x W x 3).
-    persons       JPEGs of persons with a 20 % margin, cut from the original pixels (short side <= 256): the annotated
-                  subject where the record has one, else the largest confident ones, largest first; none where there is
-                  no person.
-    boxes         all person boxes, float32 (N, 4) as (ymin, xmin, ymax, xmax), fractions of the stored picture; an
-                  annotated subject first.
-    box_scores    their confidences, float32 (N,), 1.0 where a human drew the box.
-    label         class index, -1 where the picture has no single class.
+    id            path of the image inside the raw folder, plus '#k' if the record is about one of its persons; unique
+                  in the dataset.
+    example_id    rank of `id` among all ids, sorted; the key of every random draw.
+    image         the whole image as a clean sRGB JPEG (uint8, H x W x 3).
+    persons       JPEGs of persons with a 20 % margin, cut from the original pixels (short side <= 256): the person that
+                  the record is about, else the largest confident ones, largest first.
+    boxes         all person boxes, float32 (N, 4) as (ymin, xmin, ymax, xmax), fractions of the stored image; first the
+                  person that the record is about.
+    box_scores    their confidences, float32 (N,), 1.0 for a box that a human drew.
+    label         class index, -1 without a single class.
     labels        class indices of a multi-label dataset, int64 (M,).
     distribution  shares of votes, float32 (D,), over the names in the manifest's `distribution`.
     vad           valence, arousal, dominance on the dataset's own scale, float32 (3,), NaN where not annotated.
-    attributes    JSON object of EmoSet's annotation fields that are present; '{}' where there are none.
+    attributes    JSON object of EmoSet's annotation fields that are present; '{}' without any.
   """
   names = list(labels) or None
+  text, tensor, sequence = tfds.features.Text, tfds.features.Tensor, tfds.features.Sequence
   return tfds.features.FeaturesDict({
-      'id': tfds.features.Text(), 'example_id': np.int64,
+      'id': text(),
+      'example_id': np.int64,
       'image': tfds.features.Image(shape=(None, None, 3), encoding_format='jpeg'),
-      'persons': tfds.features.Sequence(tfds.features.Tensor(shape=(), dtype=np.object_)
-                                       ), 'boxes': tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
-      'box_scores': tfds.features.Tensor(shape=(None,),
-                                         dtype=np.float32), 'label': tfds.features.ClassLabel(names=names),
-      'labels': tfds.features.Sequence(tfds.features.ClassLabel(names=names)
-                                      ), 'distribution': tfds.features.Tensor(shape=(None,), dtype=np.float32),
-      'vad': tfds.features.Tensor(shape=(3,), dtype=np.float32), 'attributes': tfds.features.Text()
+      'persons': sequence(tensor(shape=(), dtype=np.object_)),
+      'boxes': tensor(shape=(None, 4), dtype=np.float32),
+      'box_scores': tensor(shape=(None,), dtype=np.float32),
+      'label': tfds.features.ClassLabel(names=names),
+      'labels': sequence(tfds.features.ClassLabel(names=names)),
+      'distribution': tensor(shape=(None,), dtype=np.float32),
+      'vad': tensor(shape=(3,), dtype=np.float32),
+      'attributes': text(),
   })

@@ -1,4 +1,4 @@
-"""What tasks learn besides one class: several labels, a distribution, valence, arousal and dominance, as arrays."""
+"""Training targets other than a single class, as arrays: several labels, a distribution, valence-arousal-dominance."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,12 +14,12 @@ TARGETS = {
     'labels': tf.io.RaggedFeature(tf.int64), 'distribution': tf.io.RaggedFeature(tf.float32),
     'vad': tf.io.FixedLenFeature([len(VAD)], tf.float32)
 }
-"""Fields of the record schema, and how TFDS wrote them."""
+"""Fields of the record schema, in the form in which TFDS writes them."""
 _READ_TOGETHER = 256
 
 
 def fields(names: Sequence[str]) -> dict:
-  """What tf.io.parse_example needs to be told.
+  """The fields for tf.io.parse_example.
 
   Raises:
     UserError: a name is unknown.
@@ -30,7 +30,7 @@ def fields(names: Sequence[str]) -> dict:
 
 
 def columns(split: Split, name: str) -> tuple[str, ...]:
-  """What the entries of a target stand for; of a distribution, the names in the manifest, () where it has none."""
+  """The names of a target's entries; of a distribution, those in the manifest, () without one."""
   if name == 'distribution':
     path = split.folder / manifest.MANIFEST
     return tuple(manifest.read_manifest(split.folder)['distribution']) if path.exists() else ()
@@ -38,20 +38,20 @@ def columns(split: Split, name: str) -> tuple[str, ...]:
 
 
 def lengths(split: Split, names: Sequence[str]) -> dict[str, int]:
-  """How many entries each of these targets has."""
+  """The number of entries of each target."""
   return {name: len(columns(split, name)) for name in names}
 
 
 def dense(record: dict[str, tf.Tensor], sizes: dict[str, int]) -> dict[str, tf.Tensor]:
-  """The parsed fields of one record in one shape for all records.
+  """The targets of one record, in the same shape for all records.
 
   Args:
     record: the parsed fields.
-    sizes: of `lengths`.
+    sizes: from `lengths`; names the targets.
 
   Returns:
-    'labels' float32 (C,), 1 for each class it has; 'distribution' float32 (D,), zero throughout where there is none;
-    'vad' float32 (3,), NaN where not annotated. Those that `sizes` names.
+    'labels' float32 (C,), 1 for each class of the record; 'distribution' float32 (D,), all zero without one; 'vad'
+    float32 (3,), NaN where not annotated.
   """
   return {name: _MAKE[name](record[name], size) for name, size in sizes.items()}
 
@@ -68,15 +68,16 @@ _MAKE = {'labels': _multi_hot, 'distribution': _shares, 'vad': lambda vad_3, _: 
 
 
 def read(split: Split) -> dict[str, np.ndarray]:
-  """Every target of every record in position order, without a picture being decoded.
+  """Every target of every record in position order; no image is decoded.
 
   Returns:
-    'label' int32 (N,), -1 for none; the others as `dense` gives them, with N rows.
+    'label' int32 (N,), -1 for none; the others as in `dense`, with N rows.
 
   Raises:
     UserError: a damaged shard.
   """
-  failures, sizes = [], lengths(split, tuple(TARGETS))
+  failures: list[UserError] = []
+  sizes = lengths(split, tuple(TARGETS))
   parsing = fields(tuple(TARGETS)) | {'label': tf.io.FixedLenFeature([], tf.int64)}
 
   def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:

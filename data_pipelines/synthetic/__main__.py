@@ -1,23 +1,28 @@
-"""The command `python -m data_pipelines.synthetic`: its flags."""
+"""Draws small datasets in the folder layouts of EmoSet-118K and Emo8, so that every command can be tried out.
+
+python -m data_pipelines.synthetic --out=DIR
+python -m data_pipelines.synthetic --out=DIR --tasks    # EMOTIC and Emotion6 instead: every kind of target
+"""
 
 from absl import flags
 
 from data_pipelines import command
-from data_pipelines.errors import UserError
-from data_pipelines.synthetic.datasets import define_flags, draw, draw_tasks
+from data_pipelines.synthetic import datasets
 
 
 def main(argv: list[str]) -> None:
   """The command."""
   del argv
-  if not flags.FLAGS.out:
-    raise UserError('--out is missing (--help lists the options)')
+  command.require_flags('out')
   if flags.FLAGS.tasks:
-    draw_tasks(flags.FLAGS.out, flags.FLAGS.seed)
+    datasets.draw_tasks(flags.FLAGS.out, flags.FLAGS.seed)
   else:
-    draw(flags.FLAGS.out, flags.FLAGS.emoset_examples, flags.FLAGS.seed)
+    datasets.draw(flags.FLAGS.out, flags.FLAGS.emoset_examples, flags.FLAGS.seed)
 
 
 if __name__ == '__main__':
-  define_flags()
+  flags.DEFINE_string('out', None, 'Where emoset/ and emo8/ are written.')
+  flags.DEFINE_bool('tasks', False, 'Draw emotic/ and emotion6/ instead, which hold every kind of target.')
+  flags.DEFINE_integer('emoset_examples', 2880, 'Images in emoset/, 2400 to 4000, a multiple of 8.')
+  flags.DEFINE_integer('seed', 0, 'The same seed gives the same files.', 0)
   command.run(main)

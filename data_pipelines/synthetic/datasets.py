@@ -1,10 +1,6 @@
-"""Draws small datasets in the folder layouts of EmoSet-118K and Emo8, so that every command can be tried out.
+"""Draws small datasets in the folder layouts of EmoSet-118K, Emo8, EMOTIC and Emotion6."""
 
-python -m data_pipelines.synthetic --out=DIR
-python -m data_pipelines.synthetic --out=DIR --tasks    # EMOTIC and Emotion6 instead: every kind of target
-"""
-
-from collections.abc import Iterator
+from collections.abc import Iterable
 import csv
 import dataclasses
 import importlib.resources
@@ -13,7 +9,6 @@ import os
 import pathlib
 import shutil
 
-from absl import flags
 import numpy as np
 import tqdm
 
@@ -25,15 +20,13 @@ from data_pipelines.person_boxes import box_file
 from data_pipelines.records.schema import EMOTIONS
 from data_pipelines.synthetic import annotation_files, drawing, world
 
-flags.disclaim_key_flags()  # `--help` shows flags that are defined here as the verb's own
-
 EMO8_SPLITS = {'train': 800, 'val': 160, 'test': 480}
 EMOSET_RANGE = (2400, 4000)
 TASK_SPLITS = {'emotic': {'train': 640, 'val': 96, 'test': 160}, 'emotion6': {'train': 800}}
-"""Pictures planned: EMOTIC's layout takes those with a figure; Emotion6's is split by its builder."""
+"""Numbers of planned images. EMOTIC's layout takes those with a figure; Emotion6 is split by its builder."""
 
 REVISION = 2
-"""Raised whenever the same seed gives other pictures."""
+"""Must be raised whenever the same seed gives other images."""
 
 # Independent random streams for the datasets, and their shares of the five styles.
 _STREAM = {'emoset': 0, 'emo8': 1, 'emotic': 2, 'emotion6': 3}
@@ -47,10 +40,10 @@ _EMOTIC_FOLDER = 'framesdb/images'
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-  """One picture before it is drawn: what it shows, the label it is given, and where it goes."""
+class PlannedImage:
+  """One image before it is drawn: its content, split and given label, and the generator of all that varies."""
 
-  look: world.Look
+  content: world.Content
   split: str
   label: str
   rng: np.random.Generator
@@ -59,18 +52,18 @@ class Plan:
 def draw(out: str | os.PathLike, emoset_examples: int = 2880, seed: int = 0) -> None:
   """Draws `out/emoset` and `out/emo8`, each a raw folder for `data_pipelines.build`.
 
-  Both show one world of 96 x 96 pictures; 5 % of the labels in train are wrong on purpose. A folder that was drawn
-  before with the same settings is left as it is.
+  Both show one world of 96 x 96 images; 5 % of the labels in train are wrong on purpose. A folder with the same
+  settings is kept.
 
   Args:
     out: folder that holds the two.
-    emoset_examples: pictures in emoset, 2,400 to 4,000, a multiple of 8; about 85/5/10 % train/val/test. Emo8 always
+    emoset_examples: images in emoset, 2,400 to 4,000, a multiple of 8; about 85/5/10 % train/val/test. Emo8 always
       has 800/160/480.
-    seed: every picture is a function of (seed, dataset, its index).
+    seed: every image is a function of (seed, dataset, its index).
 
   Raises:
     UserError: emoset_examples is out of range, or the folder holds something else.
-    AssertionError: the world has become decidable from surroundings or figure alone.
+    AssertionError: surroundings or figure alone decide the emotion.
   """
   low, high = EMOSET_RANGE
   if not low <= emoset_examples <= high or emoset_examples % len(EMOTIONS):
@@ -78,74 +71,72 @@ def draw(out: str | os.PathLike, emoset_examples: int = 2880, seed: int = 0) -> 
   val, test = (round(emoset_examples * share / len(EMOTIONS)) * len(EMOTIONS) for share in (0.05, 0.1))
   sizes = {'emoset': {'train': emoset_examples - val - test, 'val': val, 'test': test}, 'emo8': EMO8_SPLITS}
   for dataset, splits in sizes.items():
-    plans = plan(dataset, splits, seed)
-    looks = {split: [item.look for item in plans if item.split == split] for split in splits}
-    write(
-        pathlib.Path(out) / dataset, dataset, plans, {
-            'synthetic': True, 'revision': REVISION, 'seed': seed, 'examples': splits, 'wrong_labels':
-                sum(item.label != item.look.emotion for item in plans), 'oracle':
-                    world.oracle(looks['train'], looks['test'])
-        })  # fmt: skip
+    planned = plan_images(dataset, splits, seed)
+    wrong = sum(item.label != item.content.emotion for item in planned)
+    provenance = {
+        'synthetic': True, 'revision': REVISION, 'seed': seed, 'examples': splits, 'wrong_labels': wrong,
+        'oracle': _oracle(planned)
+    }
+    write_dataset(pathlib.Path(out) / dataset, dataset, planned, provenance)
 
 
 def draw_tasks(out: str | os.PathLike, seed: int = 0) -> None:
-  """Draws `out/emotic` and `out/emotion6`: labels that go together, distributions, valence, arousal, dominance.
+  """Draws `out/emotic` and `out/emotion6`: several labels an image, distributions, valence, arousal, dominance.
 
-  They show the world of `draw`, and its annotators are never wrong (`synthetic_annotations`).
+  They show the world of `draw`, with annotations that are never wrong (`annotation_files`).
 
-  Args:
-    out: folder that holds the two.
-    seed: every picture is a function of (seed, dataset, its index).
-
-  Raises:
-    UserError: the folder holds something else.
+  Args and errors are those of `draw`.
   """
   for dataset, splits in TASK_SPLITS.items():
     provenance = {'synthetic': True, 'revision': REVISION, 'seed': seed, 'planned': splits}
-    write(pathlib.Path(out) / dataset, dataset, plan(dataset, splits, seed), provenance)
+    write_dataset(pathlib.Path(out) / dataset, dataset, plan_images(dataset, splits, seed), provenance)
 
 
 def draw_cue(out: str | os.PathLike, cue: str, splits: dict[str, int] | None = None, seed: int = 0) -> None:
-  """Draws `out/emo8` in Emo8's layout, in a world where only the figure, only the surroundings, or both tell the class.
+  """Draws `out/emo8` in Emo8's layout, where only the figure, only the surroundings, or both determine the class.
 
   Args:
-    out: folder that holds it.
-    cue: one of `synthetic_world.CUES`; 'both' is the world of `draw`.
-    splits: pictures by split, multiples of 8; None for Emo8's.
-    seed: every picture is a function of (seed, cue, its index).
-
-  Raises:
-    UserError: the folder holds something else.
-    AssertionError: the world is decided by something else than its cue.
+    out, seed: as for `draw`, whose errors are raised too.
+    cue: one of `world.CUES`; 'both' is the world of `draw`.
+    splits: images by split, multiples of 8; None for Emo8's.
   """
   splits = splits or EMO8_SPLITS
-  plans = plan('emo8', splits, seed, cue)
-  looks = {split: [item.look for item in plans if item.split == split] for split in splits}
-  oracle = world.oracle(looks['train'], looks['test'], cue)
-  provenance = {'synthetic': True, 'revision': REVISION, 'seed': seed, 'cue': cue, 'examples': splits, 'oracle': oracle}
-  write(pathlib.Path(out) / 'emo8', 'emo8', plans, provenance)
+  planned = plan_images('emo8', splits, seed, cue)
+  provenance = {
+      'synthetic': True, 'revision': REVISION, 'seed': seed, 'cue': cue, 'examples': splits,
+      'oracle': _oracle(planned, cue)
+  }
+  write_dataset(pathlib.Path(out) / 'emo8', 'emo8', planned, provenance)
 
 
-def plan(dataset: str, splits: dict[str, int], seed: int, cue: str = 'both') -> list[Plan]:
-  """What each picture of a dataset shows; the first `splits['train']` are train, and so on. Sizes: multiples of 8."""
-  plans = []
+def _oracle(planned: list[PlannedImage], cue: str = 'both') -> dict[str, float]:
+  train, test = ([item.content for item in planned if item.split == split] for split in ('train', 'test'))
+  return world.oracle(train, test, cue)
+
+
+def plan_images(dataset: str, splits: dict[str, int], seed: int, cue: str = 'both') -> list[PlannedImage]:
+  """Plans a dataset's images: the first `splits['train']` are train, and so on. Sizes are multiples of 8."""
+  planned = []
   names = [split for split, size in splits.items() for _ in range(size)]
   for index, split in enumerate(names):
     rng = np.random.default_rng((seed, _STREAM[dataset], index))
     shares = _STYLE_SHARES.get(dataset, _EQUAL_SHARES)
-    look = (world.look_at(index, rng, shares) if cue == 'both' else world.cued_look(index, cue, rng, shares))
-    label = world.given_label(look) if split == 'train' else look.emotion
-    plans.append(Plan(look, split, label, rng))
-  return plans
+    if cue == 'both':
+      content = world.sample_content(index, rng, shares)
+    else:
+      content = world.sample_cued_content(index, cue, rng, shares)
+    label = world.given_label(content) if split == 'train' else content.emotion
+    planned.append(PlannedImage(content, split, label, rng))
+  return planned
 
 
-def write(folder: pathlib.Path, dataset: str, plans: list[Plan], provenance: dict) -> None:
-  """Draws the planned pictures into a raw folder, which appears whole or not at all.
+def write_dataset(folder: pathlib.Path, dataset: str, planned: list[PlannedImage], provenance: dict) -> None:
+  """Draws the planned images into a raw folder, which appears whole or not at all.
 
   Args:
-    folder: the raw folder to make; left as it is when it holds the same provenance.
+    folder: the raw folder to make; kept if it holds the same provenance.
     dataset: 'emoset', 'emo8', 'emotic' or 'emotion6', the layout.
-    plans: from `plan`.
+    planned: from `plan_images`.
     provenance: content of its `provenance.json`.
 
   Raises:
@@ -160,34 +151,33 @@ def write(folder: pathlib.Path, dataset: str, plans: list[Plan], provenance: dic
   unfinished = folder.parent / f'.{folder.name}.unfinished'
   shutil.rmtree(unfinished, ignore_errors=True)
   unfinished.mkdir(parents=True)
-  boxes = _LAYOUTS[dataset](unfinished, tqdm.tqdm(plans, desc=f'drawing {dataset}', unit=' pictures'))
-  with (unfinished / box_file.FILE_NAME).open('w', newline='') as file:
-    csv.writer(file).writerows([box_file.COLUMNS, *boxes])
+  boxes = _LAYOUTS[dataset](unfinished, tqdm.tqdm(planned, desc=f'drawing {dataset}', unit=' images'))
+  box_file.write_boxes(unfinished / box_file.FILE_NAME, boxes)
   (unfinished / builder.PROVENANCE).write_text(json.dumps(provenance, indent=2) + '\n')
   unfinished.rename(folder)
 
 
-def _write_emo8(folder: pathlib.Path, plans: Iterator[Plan]) -> list[tuple]:
-  """Pictures in {train,val,test}/<class>/. Returns the rows of person_boxes.csv."""
-  boxes = []
-  for item in plans:
-    path = f'{item.split}/{item.label}/{item.look.style}_{item.look.index:05d}.jpg'
-    boxes += _save(folder, path, drawing.draw(item.look, item.rng))
+def _write_emo8(folder: pathlib.Path, planned: Iterable[PlannedImage]) -> list[tuple]:
+  """Images in {train,val,test}/<class>/. Returns the rows of person_boxes.csv."""
+  boxes: list[tuple] = []
+  for item in planned:
+    path = f'{item.split}/{item.label}/{item.content.style}_{item.content.index:05d}.jpg'
+    boxes += _save(folder, path, drawing.draw_image(item.content, item.rng))
   return boxes
 
 
-def _write_emoset(folder: pathlib.Path, plans: Iterator[Plan]) -> list[tuple]:
-  """Pictures, annotations, split lists and info.json. Returns the rows of person_boxes.csv."""
-  boxes = []
+def _write_emoset(folder: pathlib.Path, planned: Iterable[PlannedImage]) -> list[tuple]:
+  """Images, annotations, split lists and info.json. Returns the rows of person_boxes.csv."""
+  boxes: list[tuple] = []
   entries: dict[str, list[list[str]]] = {}
-  for item in plans:
-    name = f'{item.label}_{item.look.index:05d}'
+  for item in planned:
+    name = f'{item.label}_{item.content.index:05d}'
     image, annotation = f'image/{item.label}/{name}.jpg', f'annotation/{item.label}/{name}.json'
-    drawn = drawing.draw(item.look, item.rng)
+    drawn = drawing.draw_image(item.content, item.rng)
     boxes += _save(folder, image, drawn)
     (folder / annotation).parent.mkdir(parents=True, exist_ok=True)
-    content = {'image_id': name, 'emotion': item.label, **_attributes(item, drawn)}
-    (folder / annotation).write_text(json.dumps(content))
+    annotated = {'image_id': name, 'emotion': item.label, **_attributes(item, drawn)}
+    (folder / annotation).write_text(json.dumps(annotated))
     entries.setdefault(item.split, []).append([item.label, image, annotation])
   for split, listed in entries.items():
     (folder / f'{split}.json').write_text(json.dumps(listed))
@@ -196,53 +186,53 @@ def _write_emoset(folder: pathlib.Path, plans: Iterator[Plan]) -> list[tuple]:
   return boxes
 
 
-def _write_emotic(folder: pathlib.Path, plans: Iterator[Plan]) -> list[tuple]:
-  """Pictures with a figure, and EMOTIC's CSV tables, which hold the persons: no rows for person_boxes.csv."""
+def _write_emotic(folder: pathlib.Path, planned: Iterable[PlannedImage]) -> list[tuple]:
+  """Images with a figure, and EMOTIC's CSV tables with their boxes, so no rows for person_boxes.csv."""
   tables: dict[str, list[list]] = {split: [] for split in emotic_annotations.SPLITS}
-  for item in plans:
-    if item.look.face is None:
+  for item in planned:
+    if item.content.face is None:
       continue
-    name, drawn = f'{item.look.index:05d}.jpg', drawing.draw(item.look, item.rng)
+    name, drawn = f'{item.content.index:05d}.jpg', drawing.draw_image(item.content, item.rng)
     _save(folder, f'emotic/{_EMOTIC_FOLDER}/{name}', drawn)
-    tables[item.split].append([
-        _EMOTIC_FOLDER, name,
-        list(drawn.box),
-        annotation_files.categories(item.look),
-        list(annotation_files.vad(item.look))
-    ])  # fmt: skip
+    categories, vad = annotation_files.categories(item.content), list(annotation_files.vad(item.content))
+    tables[item.split].append([_EMOTIC_FOLDER, name, list(drawn.box or ()), categories, vad])
   for split, rows in tables.items():
     with (folder / f'{split}.csv').open('w', newline='') as file:
       csv.writer(file).writerows([emotic_annotations.CSV_COLUMNS, *rows])
   return []
 
 
-def _write_emotion6(folder: pathlib.Path, plans: Iterator[Plan]) -> list[tuple]:
-  """Pictures in images/<class>/, and ground_truth.txt; the builder splits. Returns the rows of person_boxes.csv."""
-  boxes = []
-  lines = ['\t'.join(['[image_filename]', '[valence]', '[arousal]', *map('[prob. {}]'.format, Emotion6.DISTRIBUTION)])]
-  for item in plans:
-    path = f'{annotation_files.emotion6_label(item.look)}/{item.look.index:05d}.jpg'
-    boxes += _save(folder, f'images/{path}', drawing.draw(item.look, item.rng))
-    numbers = [*annotation_files.vad(item.look)[:2], *annotation_files.distribution(item.look)]
+def _write_emotion6(folder: pathlib.Path, planned: Iterable[PlannedImage]) -> list[tuple]:
+  """Images in images/<class>/, and ground_truth.txt; the builder splits. Returns the rows of person_boxes.csv."""
+  boxes: list[tuple] = []
+  shares = [f'[prob. {name}]' for name in Emotion6.DISTRIBUTION]
+  lines = ['\t'.join(['[image_filename]', '[valence]', '[arousal]', *shares])]
+  for item in planned:
+    path = f'{annotation_files.emotion6_label(item.content)}/{item.content.index:05d}.jpg'
+    boxes += _save(folder, f'images/{path}', drawing.draw_image(item.content, item.rng))
+    numbers = [*annotation_files.vad(item.content)[:2], *annotation_files.distribution(item.content)]
     lines.append('\t'.join([path, *(f'{number:.6g}' for number in numbers)]))
   (folder / 'ground_truth.txt').write_text('\n'.join(lines) + '\n')
   return boxes
 
 
-def _attributes(item: Plan, drawn: drawing.Drawing) -> dict:
-  """EmoSet's attributes of the picture, true to what is drawn; each is missing in 15 %."""
-  pixels = np.asarray(drawn.picture, np.float32)
+def _attributes(item: PlannedImage, drawn: drawing.Drawing) -> dict:
+  """EmoSet's attributes of the drawn image; each is missing in 15 % of the images."""
+  pixels = np.asarray(drawn.image, np.float32)
   annotated = {
       'brightness': round(float(pixels.mean()) / 255, 1),
       'colorfulness': round(min(1.0,
-                                colourfulness(pixels) / 100), 1), 'scene': item.look.place, 'object': drawn.objects,
-      'facial_expression': _EXPRESSION.get(item.look.face), 'human_action': _ACTION.get(item.look.posture)
+                                _colourfulness(pixels) / 100), 1),
+      'scene': item.content.place,
+      'object': drawn.objects,
+      'facial_expression': _EXPRESSION.get(item.content.face or ''),
+      'human_action': _ACTION.get(item.content.posture or ''),
   }
   kept = item.rng.random(len(annotated)) >= _MISSING_SHARE
   return {name: value for (name, value), keep in zip(annotated.items(), kept) if keep and value not in (None, [])}
 
 
-def colourfulness(pixels_HxWx3: np.ndarray) -> float:
+def _colourfulness(pixels_HxWx3: np.ndarray) -> float:
   """Colourfulness of RGB pixels in 0-255, from 0 to a little over 100 (Hasler and Suesstrunk, 2003)."""
   red, green, blue = np.moveaxis(pixels_HxWx3, -1, 0)
   red_green, yellow_blue = red - green, (red + green) / 2 - blue
@@ -251,18 +241,10 @@ def colourfulness(pixels_HxWx3: np.ndarray) -> float:
 
 
 def _save(folder: pathlib.Path, path: str, drawn: drawing.Drawing) -> list[tuple]:
-  """Saves the picture; returns its row of person_boxes.csv, if it shows a figure."""
+  """Saves the image; returns its row of person_boxes.csv, if it shows a figure."""
   (folder / path).parent.mkdir(parents=True, exist_ok=True)
-  drawn.picture.save(folder / path, 'JPEG', quality=92)
+  drawn.image.save(folder / path, 'JPEG', quality=92)
   return [(path, *drawn.box, 1.0)] if drawn.box else []
 
 
 _LAYOUTS = {'emoset': _write_emoset, 'emo8': _write_emo8, 'emotic': _write_emotic, 'emotion6': _write_emotion6}
-
-
-def define_flags() -> None:
-  """Declares the command's flags; not on import, where they could clash with those of a caller of `draw`."""
-  flags.DEFINE_string('out', None, 'Where emoset/ and emo8/ are written.')
-  flags.DEFINE_bool('tasks', False, 'Draw emotic/ and emotion6/ instead, which hold every kind of target.')
-  flags.DEFINE_integer('emoset_examples', 2880, 'Pictures in emoset/, 2400 to 4000, a multiple of 8.')
-  flags.DEFINE_integer('seed', 0, 'The same seed gives the same files.', 0)

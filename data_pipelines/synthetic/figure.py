@@ -1,4 +1,4 @@
-"""The figure of the synthetic pictures: four postures and four faces."""
+"""The figure of the synthetic images: four postures and four faces."""
 
 from collections.abc import Callable
 import dataclasses
@@ -12,6 +12,12 @@ _SKIN = ((255, 219, 186), (238, 188, 146), (204, 148, 104), (150, 100, 70), (112
 _HAIR = ((40, 30, 26), (96, 60, 34), (196, 152, 74), (150, 66, 36), (172, 172, 176))
 _NIGHT = (0.74, 0.78, 0.95)
 _INK = (26, 20, 24)
+_UPRIGHT = {
+    'standing': (0.36, 0.56, 0.06, ((0.1, 0.58), (0.15, 0.44), (0.14, 0.3))),
+    'arms_up': (0.34, 0.52, 0.16, ((0.1, 0.56), (0.27, 0.7), (0.33, 0.98))),
+    'akimbo': (0.36, 0.56, 0.17, ((0.1, 0.58), (0.34, 0.46), (0.12, 0.35))),
+}
+"""In fractions of the body's height: hip, neck, distance of a foot from the middle, and shoulder, elbow and hand."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +55,18 @@ def figure(face: str, posture: str, light: str, flat: bool, rng: np.random.Gener
   layer = Image.new('RGBA', (SIZE * SCALE, SIZE * SCALE))
   height = float(rng.uniform(74, 86))
   body = Body(
-      x=float(rng.uniform(38, 58)), foot=float(rng.uniform(90, 94)), height=height,
-      head=height * rng.uniform(0.34, 0.38) / 2, side=int(rng.choice([-1, 1])), skin=_SKIN[rng.integers(len(_SKIN))],
-      hair=_HAIR[rng.integers(len(_HAIR))], shirt=tuple(rng.uniform(40, 240,
-                                                                    3)), trousers=tuple(rng.uniform(20, 140, 3)))
+      x=float(rng.uniform(38, 58)),
+      foot=float(rng.uniform(90, 94)),
+      height=height,
+      head=height * rng.uniform(0.34, 0.38) / 2,
+      side=int(rng.choice([-1, 1])),
+      skin=_SKIN[rng.integers(len(_SKIN))],
+      hair=_HAIR[rng.integers(len(_HAIR))],
+      shirt=tuple(rng.uniform(40, 240, 3)),
+      trousers=tuple(rng.uniform(20, 140, 3)),
+  )
   pen = Pen(layer, _NIGHT if light == 'night' else (1, 1, 1), flat)
-  head = _POSTURES[posture](pen, body)
+  head = _bent(pen, body) if posture == 'bent' else _upright(pen, body, posture)
   _head(pen, body, head, long_hair=bool(rng.random() < 0.4))
   _FACES[face](pen, head, body.head)
   return layer
@@ -79,30 +91,16 @@ def _head_above(body: Body, neck: Point, lean: float = 0.0) -> Point:
   return neck[0] + body.side * lean * body.height, neck[1] - body.head - body.height * 0.05
 
 
-def _standing(pen: Pen, body: Body) -> Point:
-  hip, neck = body.at(0, 0.36), body.at(0, 0.56)
-  _legs(pen, body, hip, (-0.06, 0.06))
-  _trunk(pen, body, hip, neck)
-  for across in (-1, 1):
-    _arm(pen, body, body.at(across * 0.1, 0.58), body.at(across * 0.15, 0.44), body.at(across * 0.14, 0.3))
-  return _head_above(body, neck)
-
-
-def _arms_up(pen: Pen, body: Body) -> Point:
-  hip, neck = body.at(0, 0.34), body.at(0, 0.52)
-  _legs(pen, body, hip, (-0.16, 0.16))
-  _trunk(pen, body, hip, neck)
-  for across in (-1, 1):
-    _arm(pen, body, body.at(across * 0.1, 0.56), body.at(across * 0.27, 0.7), body.at(across * 0.33, 0.98))
-  return _head_above(body, neck)
-
-
-def _akimbo(pen: Pen, body: Body) -> Point:
-  hip, neck = body.at(0, 0.36), body.at(0, 0.56)
-  _legs(pen, body, hip, (-0.17, 0.17))
-  for across in (-1, 1):
-    _arm(pen, body, body.at(across * 0.1, 0.58), body.at(across * 0.34, 0.46), body.at(across * 0.12, 0.35))
-  _trunk(pen, body, hip, neck)
+def _upright(pen: Pen, body: Body, posture: str) -> Point:
+  hip_height, neck_height, stance, arm = _UPRIGHT[posture]
+  hip, neck = body.at(0, hip_height), body.at(0, neck_height)
+  _legs(pen, body, hip, (-stance, stance))
+  if posture != 'akimbo':
+    _trunk(pen, body, hip, neck)
+  for side in (-1, 1):
+    _arm(pen, body, *(body.at(side * across, up) for across, up in arm))
+  if posture == 'akimbo':  # The trunk hides the hands.
+    _trunk(pen, body, hip, neck)
   return _head_above(body, neck)
 
 
@@ -165,12 +163,6 @@ def _across(head: Point, radius: float, half: float, left: float, right: float) 
   return [(head[0] - half * radius, head[1] + left * radius), (head[0] + half * radius, head[1] + right * radius)]
 
 
-_POSTURES: dict[str, Callable[[Pen, Body], Point]] = {
-    'standing': _standing,
-    'arms_up': _arms_up,
-    'akimbo': _akimbo,
-    'bent': _bent,
-}
 _FACES: dict[str, Callable[[Pen, Point, float], None]] = {
     'neutral': _neutral, 'laughing': _laughing, 'frowning': _frowning, 'open_mouth': _open_mouth
 }

@@ -1,4 +1,4 @@
-"""A pen for small pictures: PIL drawing in picture coordinates, with the light and the style's line in one place."""
+"""A pen for small images: Pillow's shapes in image coordinates, with the light and the style's outline."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 
 SIZE = 96
 SCALE = 2
-"""Drawn at twice the size and then reduced: cheap antialiasing."""
+"""Images are drawn at twice their size and then reduced: cheap antialiasing."""
 
 Colour = tuple[float, float, float]
 Point = tuple[float, float]
@@ -28,7 +28,7 @@ class Pen:
     self._outlined = outlined
 
   def polygon(self, points: Sequence[Point], colour: Colour) -> None:
-    """A filled polygon; points in picture coordinates, 0 to SIZE."""
+    """A filled polygon; points in image coordinates, 0 to SIZE."""
     self._draw.polygon(self._scaled(points), self._lit(colour), **self._outline())
 
   def ellipse(self, centre: Point, radii: Point, colour: Colour) -> None:
@@ -74,9 +74,5 @@ class Pen:
 
   @staticmethod
   def _box(centre: Point, radii: Point) -> list[float]:
-    return [
-        (centre[0] - radii[0]) * SCALE,
-        (centre[1] - radii[1]) * SCALE,
-        (centre[0] + radii[0]) * SCALE,
-        (centre[1] + radii[1]) * SCALE,
-    ]  # fmt: skip
+    (x, y), (across, down) = centre, radii
+    return [SCALE * edge for edge in (x - across, y - down, x + across, y + down)]

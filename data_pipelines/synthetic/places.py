@@ -1,4 +1,4 @@
-"""The surroundings of the synthetic pictures: six places, in clear weather or rain, by day or night."""
+"""The surroundings of the synthetic images: six places, in clear weather or rain, by day or night."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ def surroundings(place: str, weather: str, light: str, flat: bool,
   """Draws a place.
 
   Args:
-    place: a key of the table of places below, EmoSet's scene name.
+    place: a key of `_PLACES`, EmoSet's name of the scene.
     weather: 'clear' or 'rain'.
     light: 'day' or 'night'.
     flat: flat colours with outlines.
@@ -49,7 +49,7 @@ def surroundings(place: str, weather: str, light: str, flat: bool,
 
 
 def rain(image: Image.Image, light: str, rng: np.random.Generator) -> None:
-  """Draws rain over a finished picture, in place."""
+  """Draws rain over a finished image, in place."""
   pen = Pen(image)
   slant = rng.uniform(-4, 4)
   for x, y, length in zip(rng.uniform(-4, SIZE, 60), rng.uniform(-6, SIZE, 60), rng.uniform(5, 11, 60)):

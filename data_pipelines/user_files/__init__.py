@@ -1,1 +1,1 @@
-"""The images and videos that a user points at."""
+"""The images and videos that a user names."""

@@ -1,4 +1,4 @@
-"""Pictures and videos as a user names them: files, folders, globs, text lists; all that is found, as one list."""
+"""Finds images and videos as a user names them: files, folders, globs and text lists."""
 
 import collections
 from collections.abc import Iterator, Sequence
@@ -15,14 +15,14 @@ LIST_SUFFIX = '.txt'
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class FoundFiles:
   """What the arguments name.
 
   Attributes:
-    paths: of pictures and videos, each once, in the order of the arguments and sorted within a folder or glob. Files
-      that are named one by one are among them whatever they are, and whether they exist or not if a list names them.
-    passed_over: kind -> number of the files in folders that are neither pictures nor videos.
-    duplicates: how often a path was met again.
+    paths: of images and videos, each once, in the order of the arguments and sorted within a folder or glob. A file
+      that is named itself is among them whatever it is; from a list, even if it does not exist.
+    passed_over: kind -> number of the files in folders that are neither images nor videos.
+    duplicates: how often a path was named again.
   """
 
   paths: list[str]
@@ -30,7 +30,7 @@ class Found:
   duplicates: int
 
 
-def find(arguments: Sequence[str]) -> Found:
+def find(arguments: Sequence[str]) -> FoundFiles:
   """Looks up files, folders (with all in them), globs, and text lists (*.txt) with one file or folder a line.
 
   Raises:
@@ -39,43 +39,42 @@ def find(arguments: Sequence[str]) -> Found:
   """
   passed_over: collections.Counter[str] = collections.Counter()
   paths: dict[str, str] = {}
-  met = 0
+  total = 0
   for argument in arguments:
-    for path in _named(argument, passed_over):
-      met += 1
-      paths.setdefault(os.path.abspath(path), path)
+    for named in _expand(argument):
+      for path in _in_folder(named, passed_over):
+        total += 1
+        paths.setdefault(os.path.abspath(path), path)
   if not paths:
     others = ', '.join(f'{count} {kind}' for kind, count in sorted(passed_over.items()))
     raise UserError(
-        f"no pictures in {', '.join(arguments)}" + (f' (passed over: {others})' if others else '') +
-        f": give picture files, folders that hold some, globs, or a list {LIST_SUFFIX} with a path a line")
-  return Found(list(paths.values()), dict(sorted(passed_over.items())), met - len(paths))
+        f"no images in {', '.join(arguments)}" + (f' (passed over: {others})' if others else '') +
+        f": give image files, folders that hold some, globs, or a list {LIST_SUFFIX} with a path a line")
+  return FoundFiles(list(paths.values()), dict(sorted(passed_over.items())), total - len(paths))
 
 
-def _named(argument: str, passed_over: collections.Counter[str]) -> Iterator[str]:
+def _expand(argument: str) -> list[str]:
+  """The files and folders of a glob or a text list; else the argument itself."""
   if not os.path.lexists(argument):
     matches = sorted(glob.glob(argument, recursive=True))
     if not matches:
-      wrong = 'matches nothing' if glob.has_magic(argument) else 'does not exist'
-      raise UserError(f"'{argument}' {wrong}: give picture files, folders, globs in quotes, or a list {LIST_SUFFIX}")
-    for match in matches:
-      yield from _in_folder(match, passed_over)
-  elif argument.lower().endswith(LIST_SUFFIX) and os.path.isfile(argument):
-    for line in _lines(argument):
-      yield from _in_folder(line, passed_over)
-  else:
-    if video.is_video(argument):
-      video.check_installed(argument)
-    yield from _in_folder(argument, passed_over)
+      problem = 'matches nothing' if glob.has_magic(argument) else 'does not exist'
+      raise UserError(f"'{argument}' {problem}: give image files, folders, globs in quotes, or a list {LIST_SUFFIX}")
+    return matches
+  if argument.lower().endswith(LIST_SUFFIX) and os.path.isfile(argument):
+    return _lines(argument)
+  if video.is_video(argument):
+    video.check_installed(argument)
+  return [argument]
 
 
 def _in_folder(path: str, passed_over: collections.Counter[str]) -> Iterator[str]:
-  """The path itself, or all pictures and videos under it."""
+  """The path itself, or all images and videos under it."""
   if not os.path.isdir(path):
     yield path
     return
-  for file in raw_files.files(pathlib.Path(path), lambda kind: passed_over.update([kind])):
-    if video.is_video(file) or images.is_picture(file):
+  for file in raw_files.list_files(pathlib.Path(path), lambda kind: passed_over.update([kind])):
+    if video.is_video(file) or images.is_image(file):
       yield os.fspath(file)
     else:
       passed_over[f'*{file.suffix}' if file.suffix else file.name] += 1
@@ -87,4 +86,4 @@ def _lines(path: str) -> list[str]:
     with open(path, encoding='utf-8-sig', errors='surrogateescape', newline='') as file:
       return [name for line in file.read().split('\n') if (name := line.removesuffix('\r')).strip()]
   except OSError as error:
-    raise UserError(f"'{path}' cannot be read ({error.strerror}): give a list that can, one path a line") from error
+    raise UserError(f"'{path}' cannot be read ({error.strerror}): give a readable list, one path a line") from error

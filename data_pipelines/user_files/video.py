@@ -1,4 +1,4 @@
-"""Frames of a video at a steady rate, one after the other; PyAV decodes them, where it is installed."""
+"""Frames of a video at a steady rate, decoded by PyAV if it is installed."""
 
 from collections.abc import Iterator
 import contextlib
@@ -15,20 +15,20 @@ from data_pipelines.errors import UserError
 SUFFIXES = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.flv', '.3gp', '.ogv', '.mts')
 REMEDY = "pip install 'uniemox_jax[video]'"
 
-# A container that is none of these may be a playlist, which makes FFmpeg open other files and addresses.
+# Other containers may be playlists, which make FFmpeg open other files and addresses.
 _CONTAINERS = 'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg'
 
-_SOUND_LONGER = 0.1
-"""Share of a file's length that sound may go on after the last frame; past that, and a second, the file was cut."""
+_MAX_SOUND_AFTER = 0.1
+"""Share of a file's length that sound may go on after the last frame; more than that and a second means truncated."""
 
 
 def is_video(path: str | os.PathLike) -> bool:
-  """Whether a file is called a video."""
+  """Whether a file has a video's suffix."""
   return os.fspath(path).lower().endswith(SUFFIXES)
 
 
 def check_installed(path: str) -> None:
-  """Raises UserError, naming the video, where nothing can decode it."""
+  """Raises UserError, naming the video, if PyAV is not installed."""
   if importlib.util.find_spec('av') is None:
     raise UserError(f"'{path}' is a video, and PyAV, which decodes them, is not installed: {REMEDY}")
 
@@ -40,7 +40,7 @@ def frames(path: str, per_second: float) -> Iterator[tuple[float, Image.Image]]:
     Seconds from the start to a millisecond, and the frame as displayed, mode RGB.
 
   Raises:
-    images.RejectedError: not a video that can be decoded; also after some frames, if it is damaged further on.
+    images.RejectedError: not a video that can be decoded; also after some frames, if a later part is damaged.
   """
   with _opened(path) as container:
     stream = container.streams.video[0]
@@ -57,12 +57,12 @@ def frames(path: str, per_second: float) -> Iterator[tuple[float, Image.Image]]:
     if start is None:
       raise images.RejectedError('cannot be decoded: no frames')
     length = (container.duration or 0) / 1e6
-    if length - seconds > 1 + _SOUND_LONGER * length:
+    if length - seconds > 1 + _MAX_SOUND_AFTER * length:
       raise images.RejectedError(f'truncated: it ends after {seconds:.1f} of {length:.1f} seconds')
 
 
 def expected_frames(path: str, per_second: float) -> int:
-  """About how many frames `frames` yields, by what the file says of its length; 1 where it says nothing."""
+  """About how many frames `frames` yields, by the length in the file's header; 1 without one."""
   try:
     with _opened(path) as container:
       return max(1, math.ceil((container.duration or 0) / 1e6 * per_second))
@@ -72,7 +72,7 @@ def expected_frames(path: str, per_second: float) -> int:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[Any]:
-  """An `av.container.InputContainer` with a picture stream; what FFmpeg says of damage becomes a RejectedError."""
+  """An `av.container.InputContainer` with an image stream; FFmpeg's errors become a RejectedError."""
   if importlib.util.find_spec('av') is None:
     raise images.RejectedError(f'a video, and PyAV is not installed: {REMEDY}')
   import av
@@ -81,9 +81,9 @@ def _opened(path: str) -> Iterator[Any]:
     with av.open(path, options={'format_whitelist': _CONTAINERS, 'protocol_whitelist': 'file'}) as container:
       if not container.streams.video:
         raise images.RejectedError('cannot be decoded: it has sound alone')
-      size = container.streams.video[0]
-      if size.width * size.height > images.MAX_MEGAPIXELS * 1e6:
-        raise images.RejectedError(f'{size.width} x {size.height} pixels: over {images.MAX_MEGAPIXELS} megapixels')
+      stream = container.streams.video[0]
+      if stream.width * stream.height > images.MAX_MEGAPIXELS * 1e6:
+        raise images.RejectedError(f'{stream.width} x {stream.height} pixels: over {images.MAX_MEGAPIXELS} megapixels')
       yield container
   except (av.error.FFmpegError, ValueError) as error:
     raise images.RejectedError(f'cannot be decoded: {getattr(error, "strerror", None) or error}') from error

@@ -1,8 +1,9 @@
-"""Evaluation views of files that are no records: read ahead by threads, in order, a bounded number at a time."""
+"""Evaluation views of a user's images and videos: read ahead by threads, in order, a bounded number at a time."""
 
 import collections
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from concurrent import futures
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -18,9 +19,12 @@ from data_pipelines.user_files import video
 _THREADS = min(32, (os.cpu_count() or 1) + 4)  # Pillow decodes and resizes without holding Python's lock.
 
 
-class View(NamedTuple):
-  """A picture or frame. name: as `printable`, a frame's with `#t=SECONDS`; pixels: uint8 (S, S, 3), None where there
-  are none; error: why there are none, else empty; person: who was found in it, None for nobody, or not looked for."""
+class ImageView(NamedTuple):
+  """The view of an image or video frame.
+
+  name: as `printable`, a frame's with `#t=SECONDS`; pixels: uint8 (S, S, 3), or None if it cannot be read; error: why
+  not, else empty; person: the one found in it, or None.
+  """
 
   name: str
   pixels: np.ndarray | None
@@ -29,75 +33,79 @@ class View(NamedTuple):
 
 
 def printable(path: str) -> str:
-  """A path on one line of UTF-8: bytes that are not, and line ends, as backslash codes."""
+  """A path on one line of UTF-8: other bytes and line ends become backslash codes."""
   text = os.fsencode(path).decode(errors='backslashreplace')
   return text.replace('\r', r'\r').replace('\n', r'\n')
 
 
 def views(
     paths: Sequence[str], size: int, *, ahead: int, per_second: float = 1.0, done: Collection[str] = (),
-    finder: PersonFinder | None = None) -> Iterator[View]:
-  """One view a picture, and `per_second` a second of video, in the order of the paths.
+    finder: PersonFinder | None = None) -> Generator[ImageView]:
+  """One view an image, and `per_second` a second of video, in the order of the paths.
 
-  What cannot be read is a view without pixels; the rest goes on.
+  A file that cannot be read becomes a view without pixels.
 
   Args:
-    paths: of pictures and videos.
+    paths: of images and videos.
     size: side S of the views, pixels.
-    ahead: views that are made before they are asked for, and so kept in memory.
+    ahead: views that are made ahead of the caller, and so kept in memory.
     per_second: frames taken of a second of video.
-    done: names that are left out; such pictures are not opened.
-    finder: of persons, None where no person view is wanted.
+    done: names that are left out; such images are not opened.
+    finder: of persons, None if no person view is wanted.
   """
   pool = futures.ThreadPoolExecutor(_THREADS)
   try:
-    jobs = _jobs(pool, paths, size, per_second, done, finder)
-    waiting = collections.deque(itertools.islice(jobs, ahead))
+    submitted = _Reader(size, per_second, done, finder).submit(pool, paths)
+    waiting = collections.deque(itertools.islice(submitted, ahead))
     while waiting:
       yield waiting.popleft().result()
-      waiting.extend(itertools.islice(jobs, 1))
+      waiting.extend(itertools.islice(submitted, 1))
   finally:
     pool.shutdown(cancel_futures=True)
 
 
-def _jobs(
-    pool: futures.Executor, paths: Sequence[str], size: int, per_second: float, done: Collection[str],
-    finder: PersonFinder | None) -> Iterator[futures.Future[View]]:
-  for path in paths:
-    if printable(path) in done:
-      continue
-    if not video.is_video(path):
-      yield pool.submit(_picture, path, size, finder)
-      continue
-    for view in _frames(path, size, per_second, done, finder):
-      finished = futures.Future()
-      finished.set_result(view)
-      yield finished
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+  """Makes views, with the settings of `views`."""
+
+  size: int
+  per_second: float
+  done: Collection[str]
+  finder: PersonFinder | None
+
+  def submit(self, pool: futures.Executor, paths: Sequence[str]) -> Iterator[futures.Future[ImageView]]:
+    """Images are read by the pool, frames one after the other by the caller."""
+    for path in paths:
+      if printable(path) in self.done:
+        continue
+      if not video.is_video(path):
+        yield pool.submit(self._read_image, path)
+        continue
+      for view in self._read_frames(path):
+        finished: futures.Future[ImageView] = futures.Future()
+        finished.set_result(view)
+        yield finished
+
+  def _read_image(self, path: str) -> ImageView:
+    try:
+      with images.open_original(pathlib.Path(path)) as image:
+        return self._view(path, image)
+    except images.RejectedError as error:
+      return _unreadable(path, error)
+
+  def _read_frames(self, path: str) -> Iterator[ImageView]:
+    try:
+      for seconds, frame in video.frames(path, self.per_second):
+        name = f'{path}#t={seconds}'
+        if printable(name) not in self.done:
+          yield self._view(name, frame)
+    except images.RejectedError as error:
+      yield _unreadable(path, error)
+
+  def _view(self, name: str, image: Image.Image) -> ImageView:
+    person = self.finder(name, image, self.size) if self.finder else None
+    return ImageView(printable(name), images.evaluation_view(image, self.size), person=person)
 
 
-def _picture(path: str, size: int, finder: PersonFinder | None) -> View:
-  try:
-    with images.opened_original(pathlib.Path(path)) as picture:
-      return _view(path, picture, size, finder)
-  except images.RejectedError as error:
-    return _unreadable(path, error)
-
-
-def _frames(path: str, size: int, per_second: float, done: Collection[str],
-            finder: PersonFinder | None) -> Iterator[View]:
-  try:
-    for seconds, frame in video.frames(path, per_second):
-      name = f'{path}#t={seconds}'
-      if printable(name) not in done:
-        yield _view(name, frame, size, finder)
-  except images.RejectedError as error:
-    yield _unreadable(path, error)
-
-
-def _view(name: str, picture: Image.Image, size: int, finder: PersonFinder | None) -> View:
-  person = finder(name, picture, size) if finder else None
-  return View(printable(name), images.evaluation_view(picture, size), person=person)
-
-
-def _unreadable(path: str, error: images.RejectedError) -> View:
-  return View(printable(path), None, ' '.join(str(error).split()))
+def _unreadable(path: str, error: images.RejectedError) -> ImageView:
+  return ImageView(printable(path), None, ' '.join(str(error).split()))

@@ -10,7 +10,7 @@ import pytest
 
 from data_pipelines.errors import UserError
 from tests.support import exported
-from uniemox_jax.convert.import_students import UNKNOWN_HEADS, Heads
+from uniemox_jax.convert.import_students import UNKNOWN_HEADS, AttentionHeads
 from uniemox_jax.export_torch import export_torch, push
 from uniemox_jax.import_torch import import_torch
 from uniemox_jax.teacher.frozen_clip import load_clip, save_clip
@@ -108,7 +108,7 @@ def test_mae_file_is_read_by_the_code_of_the_original(fusion, tmp_path, capsys):
   theirs.load_state_dict(state['model'], strict=True)
   if fusion in reference.FUSIONS:
     reference.FUSIONS[fusion](16, heads).load_state_dict(state['att_fusion'], strict=True)
-  again = reimported(tmp_path / 'out' / 'checkpoint.pth', tmp_path / 'again', Heads(4, 2))
+  again = reimported(tmp_path / 'out' / 'checkpoint.pth', tmp_path / 'again', AttentionHeads(4, 2))
   assert equal(again.params, {name: part for name, part in params.items() if fusion != 'prior' or name != 'fusion'})
 
 
@@ -129,7 +129,7 @@ def test_mae_file_of_a_classifier_numbers_sorted_folder_names(shape, tmp_path, a
     logits = exported.module_of('classifier', params, **shape, classes=8)(images)
     assert_parity(logits[:, np.argsort(exported.LABELS)], theirs(torch_pixels(images)))
   if shape is exported.TINY:
-    again = reimported(tmp_path / 'out' / 'checkpoint.pth', tmp_path / 'again', Heads(4), dataset='emo8')
+    again = reimported(tmp_path / 'out' / 'checkpoint.pth', tmp_path / 'again', AttentionHeads(4), dataset='emo8')
     assert equal(again.params, params) and again.description['labels'] == exported.LABELS
 
 

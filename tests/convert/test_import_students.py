@@ -13,9 +13,9 @@ from data_pipelines.errors import UserError
 import uniemox_jax
 from uniemox_jax.convert import mae_weights, name_table, vit_mae_weights
 from uniemox_jax.convert.formats import weight_files
-from uniemox_jax.convert.import_students import Heads, import_student
+from uniemox_jax.convert.import_students import AttentionHeads, import_student
 from uniemox_jax.import_torch import import_torch
-from uniemox_jax.models.registry import MODULES
+from uniemox_jax.models.registry import abstract_student
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
@@ -23,7 +23,7 @@ reference = pytest.importorskip('torch_reference')
 
 TINY = dict(image_size=32, patch=8, width=32, depth=2, heads=4)
 TINY_DECODER = dict(decoder_width=16, decoder_depth=2, decoder_heads=2)
-TINY_HEADS = Heads(4, 2)
+TINY_HEADS = AttentionHeads(4, 2)
 VIT_B, VIT_L = (
     dict(image_size=224, patch=16, width=width, depth=depth, heads=heads)
     for width, depth, heads in ((768, 12, 12), (1024, 24, 16)))
@@ -51,7 +51,7 @@ def student(path, heads=TINY_HEADS, **options):
 
 
 def module_of(imported):
-  module = nnx.eval_shape(lambda: MODULES[imported.kind](**imported.model, rngs=nnx.Rngs(0)))
+  module = abstract_student(imported.kind, imported.model)
   return nnx.merge(nnx.graphdef(module), imported.params)
 
 
@@ -62,7 +62,7 @@ call = jax.jit(lambda module, *arguments: module(*arguments))
 def test_mae_with_decoder_predicts_what_its_code_predicts(shape, decoder, noise, tmp_path, assert_parity):
   theirs = randomised(reference.Mae(**shape, **decoder), noise)
   torch.save({'model': theirs.state_dict()}, tmp_path / 'mae_visualize.pth')
-  ours = module_of(student(tmp_path / 'mae_visualize.pth', Heads() if shape is not TINY else TINY_HEADS))
+  ours = module_of(student(tmp_path / 'mae_visualize.pth', AttentionHeads() if shape is not TINY else TINY_HEADS))
   images, pixels = pictures(shape['image_size'])
   mask_noise = np.random.default_rng(0).random((2, ours.encoder.patches)).astype(np.float32)
   with torch.no_grad(), jax.default_matmul_precision('highest'):
@@ -76,7 +76,7 @@ def test_mae_with_decoder_predicts_what_its_code_predicts(shape, decoder, noise,
 def test_encoder_gives_the_tokens_of_its_code(shape, noise, tmp_path, assert_parity):
   theirs = randomised(reference.Encoder(**shape), noise)
   torch.save({'model': theirs.state_dict()}, tmp_path / 'mae_pretrain_vit.pth')
-  import_torch(str(tmp_path / 'mae_pretrain_vit.pth'), str(tmp_path / 'out'), heads=Heads(shape['heads']))
+  import_torch(str(tmp_path / 'mae_pretrain_vit.pth'), str(tmp_path / 'out'), heads=AttentionHeads(shape['heads']))
   images, pixels = pictures(shape['image_size'])
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     encoder = uniemox_jax.load_encoder(str(tmp_path / 'out'))
@@ -90,7 +90,7 @@ def test_encoder_gives_the_tokens_of_its_code(shape, noise, tmp_path, assert_par
 def test_fine_tuned_classifier_gives_the_probabilities_of_its_code(shape, noise, tmp_path, assert_parity, capsys):
   theirs = randomised(reference.FineTuned(**shape, classes=8), noise)
   torch.save({'model': theirs.state_dict(), 'epoch': 3, 'args': argparse.Namespace(lr=1.0)}, tmp_path / 'max.pth')
-  import_torch(str(tmp_path / 'max.pth'), str(tmp_path / 'out'), heads=Heads(shape['heads']))
+  import_torch(str(tmp_path / 'max.pth'), str(tmp_path / 'out'), heads=AttentionHeads(shape['heads']))
   assert 'left behind: norm.bias, norm.weight' in capsys.readouterr().out
   images, pixels = pictures(shape['image_size'])
   with torch.no_grad(), jax.default_matmul_precision('highest'):
@@ -113,8 +113,8 @@ def check_pretraining_of_the_original(fusion, heads, wrapped, shape, decoder, no
   torch.save(
       states | {'optimizer': optimizer, 'epoch': 1, 'args': argparse.Namespace(mask_ratio=0.9)},
       tmp_path / 'checkpoint.pth')
-  imported = student(tmp_path / 'checkpoint.pth', Heads(shape['heads'], decoder['decoder_heads']))
-  assert any('cannot be reproduced' in line for line in imported.said) == (fusion == 'attention')
+  imported = student(tmp_path / 'checkpoint.pth', AttentionHeads(shape['heads'], decoder['decoder_heads']))
+  assert any('cannot be reproduced' in line for line in imported.messages) == (fusion == 'attention')
   ours = module_of(imported)
   (scene, scene_torch), (person, person_torch) = pictures(size), pictures(size)
   person, person_torch = person[::-1].copy(), person_torch.flip(0)
@@ -159,7 +159,7 @@ def test_export_of_import_is_bit_equal(name, tmp_path):
   flat = state_dicts()[name]
   save_file(flat, tmp_path / 'weights.safetensors')
   imported = student(tmp_path / 'weights.safetensors')
-  again = name_table.export_params(mae_weights.rows(imported.kind, imported.model), imported.params)
+  again = name_table.export_params(mae_weights.student_rules(imported.kind, imported.model), imported.params)
   left = {'norm.weight', 'norm.bias'} if name == 'classifier' else set()
   assert again.keys() == flat.keys() - left
   assert all(np.array_equal(again[key], flat[key]) for key in again)
@@ -222,13 +222,13 @@ def test_vit_mae_of_transformers_imports_whole(rename, tmp_path, random_torch):
   flat = weight_files.read_weights(tmp_path).flat
   save_file({rename(name): array for name, array in flat.items()}, tmp_path / 'model.safetensors')
   imported = student(tmp_path)
-  again = vit_mae_weights.export_mae(imported.params)
+  again = name_table.export_params(vit_mae_weights.RULES, imported.params)
   assert (imported.kind, imported.model['mask_ratio'], imported.model['decoder_heads']) == ('uniemox', 0.5, 2)
   assert again.keys() == flat.keys()
   assert all(np.array_equal(again[name], flat[name]) for name in flat)
   encoder = student(tmp_path, decoder=False)
   assert encoder.kind == 'encoder'
-  assert 'left behind: decoder.' in encoder.said[1]
+  assert 'left behind: decoder.' in encoder.messages[1]
 
 
 def mae_names(flat):
@@ -275,7 +275,7 @@ def test_timm_folder_says_heads_labels_and_statistics(tmp_path):
   folder = timm_folder(
       tmp_path / 'timm', flat, num_classes=8, global_pool='avg', label_names=labels,
       model_args={'num_heads': 4, 'img_size': 32}, pretrained_cfg={'mean': [0.5] * 3, 'std': [0.5] * 3})
-  imported = student(folder, Heads())
+  imported = student(folder, AttentionHeads())
   assert (imported.kind, imported.labels, imported.model['heads']) == ('classifier', labels, 4)
   import_torch(str(folder), str(tmp_path / 'out'))
   encoder = uniemox_jax.load_encoder(str(tmp_path / 'out'))
@@ -355,9 +355,9 @@ def test_transformers_config_of_another_depth_is_refused(tmp_path, random_torch)
 
 def test_heads_are_asked_for_and_never_contradict(tmp_path):
   save_file(state_dicts()['mae'], tmp_path / 'weights.safetensors')
-  for heads, match in ((Heads(), 'give --heads=N'), (Heads(4), 'give --decoder_heads=N')):
+  for heads, match in ((AttentionHeads(), 'give --heads=N'), (AttentionHeads(4), 'give --decoder_heads=N')):
     with pytest.raises(UserError, match=match):
       student(tmp_path / 'weights.safetensors', heads)
   folder = timm_folder(tmp_path / 'timm', state_dicts()['encoder'], model_args={'num_heads': 4})
   with pytest.raises(UserError, match='has 4 attention heads there, not 8: set heads=4'):
-    student(folder, Heads(8))
+    student(folder, AttentionHeads(8))

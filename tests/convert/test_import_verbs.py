@@ -15,8 +15,8 @@ from data_pipelines import build
 from data_pipelines.errors import UserError
 from data_pipelines.synthetic import datasets
 import uniemox_jax
-from uniemox_jax.convert.import_students import Heads
-from uniemox_jax.convert.label_order import to_sorted
+from uniemox_jax.convert.import_students import AttentionHeads
+from uniemox_jax.convert.label_order import sort_classes
 from uniemox_jax.convert.position_embeddings import resize_positions
 from uniemox_jax.evaluate import evaluate
 from uniemox_jax.finetune import finetune
@@ -32,7 +32,7 @@ reference = pytest.importorskip('torch_reference')
 ROOT = Path(__file__).parents[2]
 SHAPE = dict(image_size=32, patch=8, width=16, depth=2, heads=2)
 SMALL = {'image_size': 32, 'patch_size': 8, 'width': 16, 'depth': 2, 'heads': 2}
-HEADS = Heads(2, 2)
+HEADS = AttentionHeads(2, 2)
 
 
 def saved(module, path, **beside):
@@ -96,7 +96,7 @@ def test_head_of_the_original_is_put_into_our_label_order(dataset, folders, tmp_
   assert labels != folders and sorted(labels) == folders
   bias = dict(zip(folders, theirs.head.bias.tolist()))
   assert loaded.params['head']['bias'].tolist() == [bias[label] for label in labels]
-  back = to_sorted(loaded.params['head'], labels)
+  back = sort_classes(loaded.params['head'], labels)
   np.testing.assert_array_equal(back['kernel'].T, theirs.head.weight.detach())
   images = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
   with torch.no_grad():
@@ -133,7 +133,8 @@ def test_output_is_whole_or_not_there(encoder_file, tmp_path, monkeypatch):
 def data_dir(tmp_path_factory) -> str:
   raw, data = (tmp_path_factory.mktemp(name) for name in ('raw', 'data'))
   for dataset in ('emoset', 'emo8'):
-    datasets.write(raw / dataset, dataset, datasets.plan(dataset, {'train': 16, 'val': 8, 'test': 8}, seed=0), {})
+    datasets.write_dataset(
+        raw / dataset, dataset, datasets.plan_images(dataset, {'train': 16, 'val': 8, 'test': 8}, seed=0), {})
     build.build(dataset, raw / dataset, data)
   return str(data)
 

@@ -132,9 +132,9 @@ def test_vit_l_is_read_in_seconds_and_in_little_more_memory_than_its_size(form: 
       """
       from pathlib import Path; from resource import RUSAGE_SELF, getrusage; import sys, time
       import torch
-      from uniemox_jax.convert import files
+      from uniemox_jax.convert.formats.weight_files import read_weights
       before, started = getrusage(RUSAGE_SELF).ru_maxrss, time.monotonic()
-      weights = files.read_weights(Path(sys.argv[1]))
+      weights = read_weights(Path(sys.argv[1]))
       print(len(weights.flat), getrusage(RUSAGE_SELF).ru_maxrss - before, time.monotonic() - started)
   """)
   done = subprocess.run([sys.executable, '-c', program, path], capture_output=True, text=True, check=True)

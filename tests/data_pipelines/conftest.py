@@ -16,7 +16,7 @@ SIZES = ((96, 96), (80, 120), (130, 64))
 
 
 def jpeg(height: int, width: int, blue: int) -> bytes:
-  """Red grows to the right and green downwards, so that a picture shows how it was flipped and cut."""
+  """Red grows to the right and green downwards, so that an image shows how it was flipped and cut."""
   pixels = np.empty((height, width, 3), np.uint8)
   pixels[..., 0] = np.linspace(0, 255, width)[None, :]
   pixels[..., 1] = np.linspace(0, 255, height)[:, None]
@@ -27,7 +27,7 @@ def jpeg(height: int, width: int, blue: int) -> bytes:
 
 
 class Tiny(tfds.core.GeneratorBasedBuilder):
-  """27 + 11 pictures of three sizes; every third has no person, every seventh no label, ids have gaps."""
+  """27 + 11 images of three sizes; every third has no person, every seventh no label, ids have gaps."""
 
   VERSION = tfds.core.Version('1.0.0')
 

@@ -20,14 +20,14 @@ PEAK = 2**30  # Bytes, TensorFlow included.
 def folder(tmp_path_factory):
   """All of them, and what only a file system can do."""
   source = tmp_path_factory.mktemp('corpus')
-  pictures = source / 'train' / 'trouble'
-  pictures.mkdir(parents=True)
+  images = source / 'train' / 'trouble'
+  images.mkdir(parents=True)
   for name, data in (coloured() | colourless()).items():
-    (pictures / name).write_bytes(data)
+    (images / name).write_bytes(data)
   for name, (data, _) in unusable().items():
-    (pictures / name).write_bytes(data)
-  (pictures / 'link.jpg').symlink_to('baseline.jpg')
-  (pictures / 'broken link.jpg').symlink_to('gone.jpg')
+    (images / name).write_bytes(data)
+  (images / 'link.jpg').symlink_to('baseline.jpg')
+  (images / 'broken link.jpg').symlink_to('gone.jpg')
   return source
 
 
@@ -59,7 +59,7 @@ def test_every_file_is_read_or_rejected_by_name_with_its_reason(built):
   assert len(expected) >= 25 and len(readable) >= 25
 
 
-def test_every_picture_that_is_read_shows_what_the_file_shows(built):
+def test_every_image_that_is_read_shows_what_the_file_shows(built):
   colours = {}
   for record in tfds.builder_from_directory(built[0]).as_dataset(split='train').as_numpy_iterator():
     image = record['image'].astype(int)

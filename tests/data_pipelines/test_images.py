@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from data_pipelines import images
 from data_pipelines.errors import UserError
-from data_pipelines.person_boxes import box_file
+from data_pipelines.person_boxes import box_file, crops
 
 
 def _photo(width=120, height=80) -> Image.Image:
@@ -25,8 +25,13 @@ def _in_mode(mode: str) -> Image.Image:
   return _photo().quantize(8) if mode == 'P' else _photo().convert(mode)
 
 
-def _decoded(picture: images.Picture) -> np.ndarray:
-  stored = Image.open(io.BytesIO(picture.jpeg))
+def _read_image(path, short_side: int) -> images.CheckedImage:
+  with images.open_image(path, short_side) as image:
+    return image
+
+
+def _decoded(image: images.CheckedImage) -> np.ndarray:
+  stored = Image.open(io.BytesIO(image.jpeg))
   assert (stored.format, stored.mode) == ('JPEG', 'RGB')
   return np.asarray(stored)
 
@@ -34,7 +39,7 @@ def _decoded(picture: images.Picture) -> np.ndarray:
 def test_clean_jpeg_is_kept_byte_for_byte(tmp_path):
   path = tmp_path / 'a.JPG'
   _photo().save(path, 'JPEG', quality=80)
-  assert images.read_picture(path, 256).jpeg == path.read_bytes()
+  assert _read_image(path, 256).jpeg == path.read_bytes()
 
 
 @pytest.mark.parametrize('options', [{'progressive': True}, {'exif': 6}])
@@ -45,7 +50,7 @@ def test_progressive_or_rotated_jpeg_is_encoded_again(tmp_path, options):
     options = {'exif': exif}
   path = tmp_path / 'a.jpg'
   _photo().save(path, 'JPEG', **options)
-  stored = images.read_picture(path, 256).jpeg
+  stored = _read_image(path, 256).jpeg
   assert stored != path.read_bytes()
   again = Image.open(io.BytesIO(stored))
   assert again.getexif().get(0x0112, 1) == 1 and 'progressive' not in again.info
@@ -65,7 +70,7 @@ def test_progressive_or_rotated_jpeg_is_encoded_again(tmp_path, options):
 def test_every_format_and_mode_becomes_the_same_rgb_jpeg_under_any_name(tmp_path, mode, file_format):
   path = tmp_path / 'wrongly_named.jpg'
   _in_mode(mode).save(path, file_format)
-  pixels = _decoded(images.read_picture(path, 256)).astype(int)
+  pixels = _decoded(_read_image(path, 256)).astype(int)
   expected = np.asarray(_in_mode(mode).convert('RGB')).astype(int)
   # Away from the edge between the halves, where chroma subsampling blurs.
   for column in (20, 100):
@@ -78,30 +83,30 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path, dtype, name):
   grey[:, 25:] = 0xC000
   path = tmp_path / name
   Image.fromarray(grey.astype(dtype)).save(path)
-  pixels = _decoded(images.read_picture(path, 256))
+  pixels = _decoded(_read_image(path, 256))
   assert abs(int(pixels[20, 10, 0]) - 0x40) <= 2 and abs(int(pixels[20, 40, 0]) - 0xC0) <= 2
 
 
 def test_transparency_becomes_white(tmp_path):
   path = tmp_path / 'a.png'
   Image.new('RGBA', (30, 30), (0, 0, 0, 0)).save(path)
-  assert _decoded(images.read_picture(path, 256)).min() >= 253
+  assert _decoded(_read_image(path, 256)).min() >= 253
 
 
-def test_pictures_are_shrunk_and_never_enlarged(tmp_path):
+def test_images_are_shrunk_and_never_enlarged(tmp_path):
   path = tmp_path / 'a.png'
   _photo(600, 400).save(path)
-  assert _decoded(images.read_picture(path, 256)).shape == (256, 384, 3)
+  assert _decoded(_read_image(path, 256)).shape == (256, 384, 3)
   _photo(60, 40).save(path)
-  assert _decoded(images.read_picture(path, 256)).shape == (40, 60, 3)
+  assert _decoded(_read_image(path, 256)).shape == (40, 60, 3)
 
 
 def test_short_side_0_keeps_the_original_size(tmp_path):
   path = tmp_path / 'a.png'
   _photo(600, 400).save(path)
-  assert _decoded(images.read_picture(path, 0)).shape == (400, 600, 3)
+  assert _decoded(_read_image(path, 0)).shape == (400, 600, 3)
   _photo(600, 400).save(path, 'JPEG')
-  assert images.read_picture(path, 0).jpeg == path.read_bytes()
+  assert _read_image(path, 0).jpeg == path.read_bytes()
 
 
 def test_a_jpeg_that_training_could_not_decode_is_encoded_again(tmp_path):
@@ -113,18 +118,18 @@ def test_a_jpeg_that_training_could_not_decode_is_encoded_again(tmp_path):
       tf.io.decode_jpeg(damaged)
     except tf.errors.InvalidArgumentError:
       with contextlib.suppress(images.RejectedError):
-        tf.io.decode_jpeg(images.read_picture(tmp_path / 'a.jpg', 256).jpeg)
+        tf.io.decode_jpeg(_read_image(tmp_path / 'a.jpg', 256).jpeg)
         return
   pytest.fail('no byte made a JPEG that Pillow reads and TensorFlow does not')
 
 
-def test_large_pictures_are_in_memory_one_at_a_time(tmp_path, monkeypatch):
+def test_large_images_are_in_memory_one_at_a_time(tmp_path, monkeypatch):
   path = tmp_path / 'a.png'
   _photo(60, 40).save(path)
   monkeypatch.setattr(images, '_LARGE', 60 * 40 - 1)
   with futures.ThreadPoolExecutor() as pool:
-    with images.opened_picture(path, 256):
-      other = pool.submit(images.read_picture, path, 256)
+    with images.open_image(path, 256):
+      other = pool.submit(_read_image, path, 256)
       assert not futures.wait([other], timeout=0.5).done
     assert other.result(timeout=30)
 
@@ -152,16 +157,16 @@ def _truncated() -> bytes:
     (_bomb(), 'megapixels'),
     (None, 'No such file'),
 ])  # fmt: skip
-def test_unusable_pictures_are_rejected_with_the_reason(tmp_path, data, reason):
+def test_unusable_images_are_rejected_with_the_reason(tmp_path, data, reason):
   path = tmp_path / 'a.jpg'
   if data is not None:
     path.write_bytes(data)
   with pytest.raises(images.RejectedError, match=reason):
-    images.read_picture(path, 256)
+    _read_image(path, 256)
 
 
 def _boxes(*rows) -> tuple[np.ndarray, np.ndarray]:
-  return box_file.to_fractions(np.array(rows, float), 120, 80)
+  return crops.to_fractions(np.array(rows, float), 120, 80)
 
 
 def test_boxes_are_clamped_fractions_and_empty_ones_go():
@@ -173,25 +178,25 @@ def test_boxes_are_clamped_fractions_and_empty_ones_go():
 
 def test_person_crop_is_the_largest_confident_box_with_its_margin():
   boxes_Nx4, scores_N = _boxes((70, 20, 90, 60, 0.9), (70, 20, 75, 25, 1.0), (0, 0, 120, 80, 0.4))
-  crop, = box_file.person_crops(_photo(), boxes_Nx4, scores_N)
-  crop = Image.open(io.BytesIO(crop))
+  box_4 = crops.largest_persons(boxes_Nx4, scores_N)[0]
+  crop = Image.open(io.BytesIO(crops.person_crop(_photo(), box_4)))
   assert crop.size == (20 + 2 * 4, 40 + 2 * 8)
   assert np.asarray(crop)[..., 2].min() > 150  # All from the blue half.
 
 
-def test_no_person_crop_without_a_confident_box():
-  assert box_file.person_crops(_photo(), *_boxes((0, 0, 50, 50, 0.49))) == []
-  assert box_file.person_crops(_photo(), np.zeros((0, 4), np.float32), np.zeros(0, np.float32)) == []
+def test_no_person_without_a_confident_box():
+  assert not len(crops.largest_persons(*_boxes((0, 0, 50, 50, 0.49))))
+  assert not len(crops.largest_persons(np.zeros((0, 4), np.float32), np.zeros(0, np.float32)))
 
 
-def test_boxes_mean_the_picture_as_displayed(tmp_path):
+def test_boxes_mean_the_image_as_displayed(tmp_path):
   exif = Image.Exif()
   exif[0x0112] = 6  # Displayed turned clockwise: the stored left half, red, is the upper half.
   _photo().save(tmp_path / 'a.jpg', 'JPEG', exif=exif)
-  picture = images.read_picture(tmp_path / 'a.jpg', 256)
-  assert picture.original.size == (80, 120)
-  upper = box_file.to_fractions(np.array([[10, 10, 70, 40, 1.0]]), *picture.original.size)
-  crop = np.asarray(Image.open(io.BytesIO(box_file.person_crops(picture.original, *upper)[0])))
+  image = _read_image(tmp_path / 'a.jpg', 256)
+  assert image.original.size == (80, 120)
+  (upper_4,), _ = crops.to_fractions(np.array([[10, 10, 70, 40, 1.0]]), *image.original.size)
+  crop = np.asarray(Image.open(io.BytesIO(crops.person_crop(image.original, upper_4))))
   assert crop[..., 0].mean() > 200 and crop[..., 2].mean() < 50
 
 

@@ -34,12 +34,12 @@ def record(**fields):
   return {'id': 'bild/ä.jpg'.encode(), 'image': np.full((60, 120, 3), 128, np.uint8)} | nothing | fields
 
 
-def holds(sheet_HxWx3, picture_SxSx3):
-  """Whether the picture lies somewhere in the sheet, pixel by pixel."""
-  side, first = len(picture_SxSx3), picture_SxSx3[0].tobytes()
+def holds(sheet_HxWx3, image_SxSx3):
+  """Whether the image lies somewhere in the sheet, pixel by pixel."""
+  side, first = len(image_SxSx3), image_SxSx3[0].tobytes()
   for top, row in enumerate(sheet_HxWx3):
     left, rest = divmod(row.tobytes().find(first), 3)
-    if rest == 0 and (sheet_HxWx3[top:top + side, left:left + side] == picture_SxSx3).all():
+    if rest == 0 and (sheet_HxWx3[top:top + side, left:left + side] == image_SxSx3).all():
       return True
   return False
 
@@ -91,7 +91,7 @@ def test_no_person_is_framed_in_red_and_a_person_is_left_alone():
   np.testing.assert_array_equal(left_alone, person)
 
 
-def test_all_boxes_lie_on_the_stored_picture_where_the_record_says():
+def test_all_boxes_lie_on_the_stored_image_where_the_record_says():
   boxes_2x4 = np.array([[0.0, 0.0, 0.5, 0.25], [0.5, 0.5, 1.0, 1.0]])
   scene = np.zeros((SIDE, SIDE, 3), np.uint8)
   stored, *_ = preview.panels(record(boxes=boxes_2x4, box_scores=np.array([0.9, 0.3])), scene, scene)
@@ -119,11 +119,11 @@ def test_text_names_every_target_that_the_record_has_and_no_other():
   assert preview.description(record(), LABELS, []) == ['bild/ä.jpg', 'no label', 'caption: a picture']
 
 
-def test_long_text_stays_below_its_own_pictures():
-  pictures = [Image.new('RGB', (SIDE, SIDE))] * 3
-  sheet = np.asarray(preview.contact_sheet([(pictures, 'w' * 300), (pictures, '')], 'title'))
+def test_long_text_stays_below_its_own_images():
+  images = [Image.new('RGB', (SIDE, SIDE))] * 3
+  sheet = np.asarray(preview.contact_sheet([(images, 'w' * 300), (images, '')], 'title'))
   dark = np.flatnonzero((sheet.min(-1) < 128).any(1))
-  # 192 + 16 pixels wide, in letters of 7: eleven lines are needed below the pictures, and nothing beside them.
+  # 192 + 16 pixels wide, in letters of 7: eleven lines are needed below the images, and nothing beside them.
   text = sheet[dark[0]:].min(-1)[-11 * 12:]
   columns = np.flatnonzero((text < 128).any(0))
   assert len(columns) > 100

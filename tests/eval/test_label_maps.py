@@ -38,7 +38,7 @@ FITS += [('polarity', source, target) for source in POLAR for target in POLAR]
 @pytest.fixture(scope='module')
 def emotion6(tmp_path_factory: pytest.TempPathFactory) -> str:
   folder = tmp_path_factory.mktemp('emotion6')
-  datasets.write(folder / 'raw', 'emotion6', datasets.plan('emotion6', {'train': 60}, seed=0), {})
+  datasets.write_dataset(folder / 'raw', 'emotion6', datasets.plan_images('emotion6', {'train': 60}, seed=0), {})
   build.build('emotion6', folder / 'raw', folder / 'data')
   return str(folder / 'data')
 

@@ -24,7 +24,7 @@ from uniemox_jax import demo
 from uniemox_jax.evaluate import load_trained, predict_split
 from uniemox_jax.finetune import finetune
 from uniemox_jax.import_torch import import_torch
-from uniemox_jax.look.inspected_model import Seen, Subject, see
+from uniemox_jax.look.inspected_model import InspectedModel, Inspection, inspect_examples
 from uniemox_jax.look.inspection import draw_mistakes, look
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.report import figures
@@ -105,12 +105,12 @@ def test_mistakes_are_those_of_evaluate_the_surest_first(looked, finetuned, data
 
 
 def test_a_classifier_without_a_mistake_is_said_to_have_none(finetuned, data_dir):
-  subject, split = Subject(finetuned), reader.open_split(data_dir, 'emo8', 'test')
+  inspected, split = InspectedModel(finetuned), reader.open_split(data_dir, 'emo8', 'test')
   labels = np.array([annotation.label for annotation in split.annotations()])
-  seen = Seen([], [str(place) for place in range(24)], labels, np.zeros((0, 16)), np.eye(8)[labels])
-  drawn = draw_mistakes(subject, split, seen, 5)
-  assert drawn.facts == {'examined': 24, 'wrong': 0, 'shown': []} and 'no mistake to show' in drawn.note
-  assert drawn.content.startswith(b'\x89PNG')
+  inspection = Inspection([], [str(place) for place in range(24)], labels, np.zeros((0, 16)), np.eye(8)[labels])
+  figure = draw_mistakes(inspected, split, inspection, 5)
+  assert figure.facts == {'examined': 24, 'wrong': 0, 'shown': []} and 'no mistake to show' in figure.note
+  assert figure.content.startswith(b'\x89PNG')
 
 
 def test_pretrained_model_is_looked_at_with_the_person_and_its_decoder(pretrained, data_dir, tmp_path):
@@ -134,7 +134,8 @@ def test_imported_encoder_is_looked_at_as_far_as_it_goes(imported, data_dir, tmp
 
 
 def test_models_of_other_tasks_have_no_mistakes_and_are_explained_by_their_first_classes(tmp_path):
-  datasets.write(tmp_path / 'raw', 'emotic', datasets.plan('emotic', {'train': 16, 'val': 8, 'test': 8}, seed=0), {})
+  datasets.write_dataset(
+      tmp_path / 'raw', 'emotic', datasets.plan_images('emotic', {'train': 16, 'val': 8, 'test': 8}, seed=0), {})
   build.build('emotic', tmp_path / 'raw', tmp_path / 'data')
   config = small_runs.finetune_config(str(tmp_path / 'data'), epochs=1)
   config.dataset, config.tasks = 'emotic', 'auto'
@@ -193,10 +194,10 @@ def test_examples_are_the_views_of_evaluation_with_the_first_person(data_dir, da
 def test_features_are_those_of_the_python_api(pretrained, imported, finetuned, data_dir):
   split = reader.open_split(data_dir, 'emo8', 'test')
   for path in (pretrained, imported, finetuned):
-    subject = Subject(path)
-    seen = see(subject, split, 24, 24, 10)
-    expected = uniemox_jax.load_encoder(path).features(np.asarray(subject.views(seen.examples)[:, 0]))
-    np.testing.assert_allclose(seen.features_PxD, expected[:10], atol=1e-5)
+    inspected = InspectedModel(path)
+    inspection = inspect_examples(inspected, split, 24, 24, 10)
+    expected = uniemox_jax.load_encoder(path).features(np.asarray(inspected.views(inspection.examples)[:, 0]))
+    np.testing.assert_allclose(inspection.features_PxD, expected[:10], atol=1e-5)
 
 
 def test_heat_is_dark_at_the_least_and_bright_at_the_most():

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from uniemox_jax.convert import vit_mae_weights
+from uniemox_jax.convert import name_table, vit_mae_weights
 from uniemox_jax.convert.formats import weight_files
 from uniemox_jax.models.masking import patchify, random_masking
 from uniemox_jax.models.uniemox import UniEmoX
@@ -25,11 +25,12 @@ VIT_L = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, int
 
 def load(folder):
   """Our model with the folder's weights."""
-  arguments = vit_mae_weights.model_arguments(json.loads((folder / 'config.json').read_text()))
+  arguments = vit_mae_weights.vit_mae_arguments(json.loads((folder / 'config.json').read_text()))
   graphdef, state = nnx.split(nnx.eval_shape(lambda: UniEmoX(**arguments, rngs=nnx.Rngs(0))))
   weights = weight_files.read_weights(folder)
+  template = nnx.to_pure_dict(state)
   return nnx.merge(
-      graphdef, vit_mae_weights.import_mae(weights.flat, nnx.to_pure_dict(state), source=str(weights.path)))
+      graphdef, name_table.import_params(vit_mae_weights.RULES, weights.flat, template, source=str(weights.path)))
 
 
 def check(shape, folder, random_torch, assert_parity, noise):
@@ -77,9 +78,10 @@ def test_exported_mae_loads_in_pytorch_without_a_change(tmp_path, random_torch):
   model = random_torch(transformers.ViTMAEForPreTraining, transformers.ViTMAEConfig(**TINY, layer_norm_eps=1e-5))
   model.save_pretrained(tmp_path / 'theirs')
   params = nnx.to_pure_dict(nnx.state(load(tmp_path / 'theirs')))
-  arguments = vit_mae_weights.model_arguments(json.loads((tmp_path / 'theirs' / 'config.json').read_text()))
+  arguments = vit_mae_weights.vit_mae_arguments(json.loads((tmp_path / 'theirs' / 'config.json').read_text()))
   (tmp_path / 'ours').mkdir()
-  weight_files.write_safetensors(tmp_path / 'ours' / weight_files.SAFETENSORS, vit_mae_weights.export_mae(params))
+  flat = name_table.export_params(vit_mae_weights.RULES, params)
+  weight_files.write_safetensors(tmp_path / 'ours' / weight_files.SAFETENSORS, flat)
   (tmp_path / 'ours' / 'config.json').write_text(json.dumps(vit_mae_weights.hub_config(arguments)))
   again = transformers.ViTMAEForPreTraining.from_pretrained(tmp_path / 'ours')
   assert again.config.layer_norm_eps == 1e-5

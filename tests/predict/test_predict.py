@@ -25,7 +25,7 @@ from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.models.registry import Encoder
 from uniemox_jax.predict import inference
 from uniemox_jax.predict.inference import Predictor, fastest_batch
-from uniemox_jax.predict.prediction import predict
+from uniemox_jax.predict.prediction import predict_images
 from uniemox_jax.train.checkpoint import save_weights
 from uniemox_jax.train.state import builder, initial_params
 
@@ -64,7 +64,7 @@ def test_every_file_of_the_corpus_has_its_row(checkpoint: str, tmp_path: Path) -
   (folder / 'gone.jpg').symlink_to('nowhere')
   os.mkfifo(folder / 'pipe.jpg')
   os.mkfifo(folder / 'another pipe')
-  summary = predict(checkpoint, [str(folder)], str(tmp_path / 'out.csv'))
+  summary = predict_images(checkpoint, [str(folder)], str(tmp_path / 'out.csv'))
   rows = {Path(row['path']).name: row for row in rows_of(tmp_path / 'out.csv')}
   reasons = {name: reason for name, (_, reason) in broken.items()} | {'gone.jpg': 'No such file', 'pipe.jpg': 'a pipe'}
   passed_over = {'paper.pdf', 'drawing.svg'}
@@ -82,7 +82,7 @@ def test_every_file_of_the_corpus_has_its_row(checkpoint: str, tmp_path: Path) -
 def test_probabilities_are_those_of_the_python_api(checkpoint: str, tmp_path: Path) -> None:
   """To 0.01 here, where differences of 1 in a pixel meet a head of large weights; docs/predict.md measures more."""
   paths = draw(tmp_path / 'pictures', 20)
-  predict(checkpoint, paths, str(tmp_path / 'out.csv'))
+  predict_images(checkpoint, paths, str(tmp_path / 'out.csv'))
   rows = rows_of(tmp_path / 'out.csv')
   classifier = uniemox_jax.load_classifier(checkpoint)
   theirs = classifier.predict_proba(np.stack([np.asarray(Image.open(path)) for path in paths]))
@@ -112,7 +112,7 @@ def test_files_folders_globs_and_lists_keep_their_order_and_are_predicted_once(
   (tmp_path / 'a' / '.hidden.png').write_bytes(b'')
   listed = draw(tmp_path / 'c', 3, seed=2)
   (tmp_path / 'list.txt').write_text(f'{listed[2]}\r\n\n{listed[0]}\n{tmp_path}/missing, "now".png\n{first[0]}\n')
-  predict(
+  predict_images(
       checkpoint,
       [first[1], str(tmp_path / 'list.txt'),
        str(tmp_path / 'a'),
@@ -128,7 +128,7 @@ def test_names_that_are_no_text_stay_on_one_line(checkpoint: str, tmp_path: Path
   path = draw(tmp_path / 'pictures', 1)[0]
   os.rename(path, os.fsencode(tmp_path / 'pictures') + b'/a\nb\xff.png')
   for _ in range(2):
-    predict(checkpoint, [str(tmp_path / 'pictures')], str(tmp_path / 'out.csv'), append=True)
+    predict_images(checkpoint, [str(tmp_path / 'pictures')], str(tmp_path / 'out.csv'), append=True)
   lines = (tmp_path / 'out.csv').read_text(encoding='utf-8').splitlines()
   assert len(lines) == 2 and r'a\nb\xff.png,' in lines[1]
 
@@ -137,7 +137,7 @@ def test_json_lines_hold_what_csv_holds(checkpoint: str, tmp_path: Path) -> None
   draw(tmp_path / 'pictures', 3)
   (tmp_path / 'pictures' / 'broken.jpg').write_bytes(b'')
   for name in ('out.csv', 'out.jsonl'):
-    predict(checkpoint, [str(tmp_path / 'pictures')], str(tmp_path / name))
+    predict_images(checkpoint, [str(tmp_path / 'pictures')], str(tmp_path / name))
   objects = [json.loads(line) for line in (tmp_path / 'out.jsonl').read_text().splitlines()]
   for row, found in zip(rows_of(tmp_path / 'out.csv'), objects, strict=True):
     assert list(found) == list(row) == COLUMNS
@@ -149,7 +149,7 @@ def test_json_lines_hold_what_csv_holds(checkpoint: str, tmp_path: Path) -> None
 
 def test_without_out_the_table_is_standard_output(checkpoint: str, tmp_path: Path) -> None:
   draw(tmp_path / 'pictures', 3)
-  predict(checkpoint, [str(tmp_path / 'pictures')], str(tmp_path / 'out.csv'))
+  predict_images(checkpoint, [str(tmp_path / 'pictures')], str(tmp_path / 'out.csv'))
   done = subprocess.run(
       [sys.executable, '-m', 'uniemox_jax.predict', f'--checkpoint={checkpoint}',
        str(tmp_path / 'pictures')], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -164,15 +164,15 @@ def test_cut_table_is_completed_to_the_same_bytes(checkpoint: str, tmp_path: Pat
   (tmp_path / 'pictures' / '0013x.png').write_bytes(b'')
   whole, resumed = tmp_path / f'whole_{name}', tmp_path / name
   for out in (whole, resumed):
-    predict(checkpoint, [str(tmp_path / 'pictures')], str(out), batch_size=8)
+    predict_images(checkpoint, [str(tmp_path / 'pictures')], str(out), batch_size=8)
   resumed.write_bytes(whole.read_bytes()[:cut])
-  predict(checkpoint, [str(tmp_path / 'pictures')], str(resumed), append=True)
+  predict_images(checkpoint, [str(tmp_path / 'pictures')], str(resumed), append=True)
   assert resumed.read_bytes() == whole.read_bytes()
 
 
 def test_killed_run_is_completed_to_the_same_bytes(checkpoint: str, tmp_path: Path) -> None:
   draw(tmp_path / 'pictures', 3000)
-  predict(checkpoint, [str(tmp_path / 'pictures')], str(tmp_path / 'whole.csv'), batch_size=8)
+  predict_images(checkpoint, [str(tmp_path / 'pictures')], str(tmp_path / 'whole.csv'), batch_size=8)
   out = tmp_path / 'out.csv'
   arguments = [
       sys.executable, '-m', 'uniemox_jax.predict', f'--checkpoint={checkpoint}', f'--out={out}', '--append',
@@ -194,9 +194,9 @@ def test_killed_run_is_completed_to_the_same_bytes(checkpoint: str, tmp_path: Pa
 
 def test_other_pictures_are_appended(checkpoint: str, tmp_path: Path) -> None:
   first, second = draw(tmp_path / 'a', 3), draw(tmp_path / 'b', 3, seed=1)
-  predict(checkpoint, first, str(tmp_path / 'out.csv'))
+  predict_images(checkpoint, first, str(tmp_path / 'out.csv'))
   before = (tmp_path / 'out.csv').read_bytes()
-  predict(checkpoint, [*second, *first], str(tmp_path / 'out.csv'), append=True)
+  predict_images(checkpoint, [*second, *first], str(tmp_path / 'out.csv'), append=True)
   assert (tmp_path / 'out.csv').read_bytes().startswith(before)
   assert [row['path'] for row in rows_of(tmp_path / 'out.csv')] == first + second
 
@@ -204,7 +204,7 @@ def test_other_pictures_are_appended(checkpoint: str, tmp_path: Path) -> None:
 def test_batch_size_changes_no_probability(checkpoint: str, tmp_path: Path) -> None:
   paths = draw(tmp_path / 'pictures', 11)
   for size in (8, 16):
-    predict(checkpoint, paths, str(tmp_path / f'{size}.csv'), batch_size=size)
+    predict_images(checkpoint, paths, str(tmp_path / f'{size}.csv'), batch_size=size)
   one, other = (probabilities(rows_of(tmp_path / f'{size}.csv')) for size in (8, 16))
   np.testing.assert_allclose(one, other, atol=2e-6)
 
@@ -243,17 +243,17 @@ class TestBatchSize:
 
   def test_few_pictures_make_a_small_batch(self, checkpoint: str) -> None:
     predictor = Predictor(checkpoint)
-    assert inference.batch_size(predictor, 1) == predictor.devices
-    assert inference.batch_size(predictor, 10**6) == inference.CPU_BATCH * predictor.devices
+    assert inference.find_batch_size(predictor, 1) == predictor.devices
+    assert inference.find_batch_size(predictor, 10**6) == inference.CPU_BATCH * predictor.devices
 
 
 MISTAKES: dict[str, tuple[list[str], str, str]] = {
     'nothing given': ([], 'IMAGE_OR_FOLDER', 'give it'),
-    'missing path': (['{tmp}/nope.jpg'], 'nope.jpg', 'give picture files'),
-    'glob without a match': (['{tmp}/*.gif'], '*.gif', 'give picture files'),
-    'folder without pictures': (['{tmp}/texts'], '1 *.md', 'give picture files'), 'empty list':
+    'missing path': (['{tmp}/nope.jpg'], 'nope.jpg', 'give image files'),
+    'glob without a match': (['{tmp}/*.gif'], '*.gif', 'give image files'),
+    'folder without pictures': (['{tmp}/texts'], '1 *.md', 'give image files'), 'empty list':
         (['{tmp}/empty.txt'], 'empty.txt', 'a path a line'), 'nothing that can be read':
-            (['{tmp}/broken.jpg'], 'empty file', 'give pictures that can'), 'append to standard output':
+            (['{tmp}/broken.jpg'], 'empty file', 'give images that can'), 'append to standard output':
                 (['{tmp}/pictures', '--append'], '--append', 'add --out='), 'table that is there':
                     (['{tmp}/pictures', '--out={tmp}/made.csv'], 'made.csv', '--append'), 'table of another program':
                         (['{tmp}/pictures', '--out={tmp}/foreign.csv',
@@ -276,7 +276,7 @@ def folder(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
   (folder / 'texts' / 'notes.md').write_text('no picture')
   for name in ('broken.jpg', 'empty.txt', 'foreign.csv'):
     (folder / name).write_text('')
-  predict(checkpoint, [str(folder / 'pictures')], str(folder / 'made.csv'))
+  predict_images(checkpoint, [str(folder / 'pictures')], str(folder / 'made.csv'))
   return folder
 
 
@@ -321,5 +321,5 @@ def test_weights_that_are_broken_are_named(checkpoint: str, tmp_path: Path) -> N
   save_weights(str(tmp_path / 'run'), params, {'kind': 'classifier', 'model': model, 'labels': LABELS})
   draw(tmp_path / 'pictures', 2)
   assert_refused(
-      lambda: predict(str(tmp_path / 'run'), [str(tmp_path / 'pictures')], str(tmp_path / 'out.csv')),
+      lambda: predict_images(str(tmp_path / 'run'), [str(tmp_path / 'pictures')], str(tmp_path / 'out.csv')),
       'weights are broken')

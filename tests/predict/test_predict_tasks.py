@@ -12,7 +12,7 @@ from tests.support.predictions import SMALL, draw, rows_of
 import uniemox_jax
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.objectives.tasks import Task, width
-from uniemox_jax.predict.prediction import predict
+from uniemox_jax.predict.prediction import predict_images
 from uniemox_jax.train.checkpoint import load_checkpoint, save_weights
 from uniemox_jax.train.state import builder, initial_params
 
@@ -38,7 +38,7 @@ def predicted(folder: Path, tasks: list[Task]) -> tuple[list[dict[str, str]], di
   """The rows of the table, and what the Python API gives."""
   paths = draw(folder / 'pictures', 12)
   checkpoint = folder / 'run' if (folder / 'run').exists() else save(folder / 'run', tasks)
-  predict(str(checkpoint), paths, str(folder / 'out.csv'))
+  predict_images(str(checkpoint), paths, str(folder / 'out.csv'))
   pixels = np.stack([np.asarray(Image.open(path)) for path in paths])
   return rows_of(folder / 'out.csv'), uniemox_jax.load_classifier(str(checkpoint)).predict(pixels)
 

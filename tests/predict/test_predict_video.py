@@ -9,7 +9,7 @@ import pytest
 
 from data_pipelines.user_files import video
 from tests.support.predictions import assert_refused, draw, rows_of, save_random
-from uniemox_jax.predict.prediction import predict
+from uniemox_jax.predict.prediction import predict_images
 
 
 @pytest.fixture(scope='module')
@@ -32,7 +32,7 @@ def clip(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(('per_second', 'seconds'), [(1, [0, 1, 2, 3, 4]), (0.5, [0, 2, 4]), (0.1, [0])])
 def test_a_row_a_sampled_frame(clip: Path, checkpoint: str, per_second: float, seconds: list[int]) -> None:
   after = draw(clip.parent / 'z', 1)
-  predict(checkpoint, [str(clip), *after], str(clip.parent / 'out.csv'), per_second=per_second)
+  predict_images(checkpoint, [str(clip), *after], str(clip.parent / 'out.csv'), per_second=per_second)
   rows = rows_of(clip.parent / 'out.csv')
   assert [row['path'] for row in rows] == [*(f'{clip}#t={float(second)}' for second in seconds), *after]
   assert all(row['label'] for row in rows)
@@ -54,12 +54,12 @@ def test_turned_video_is_upright(clip: Path) -> None:
 
 def test_cut_table_goes_on_within_a_video(clip: Path, checkpoint: str) -> None:
   out = clip.parent / 'out.csv'
-  predict(checkpoint, [str(clip)], str(out), per_second=5)
+  predict_images(checkpoint, [str(clip)], str(out), per_second=5)
   whole = out.read_bytes()
   out.write_bytes(whole[:len(whole) // 2])
-  predict(checkpoint, [str(clip)], str(out), per_second=5, append=True)
+  predict_images(checkpoint, [str(clip)], str(out), per_second=5, append=True)
   assert out.read_bytes() == whole
-  assert_refused(lambda: predict(checkpoint, [str(clip)], str(out), per_second=1, append=True), 'another fps')
+  assert_refused(lambda: predict_images(checkpoint, [str(clip)], str(out), per_second=1, append=True), 'another fps')
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_broken_video_is_a_row(
     clip: Path, checkpoint: str, name: str, change: Callable[[bytes], bytes], reason: str) -> None:
   path = clip.parent / name
   path.write_bytes(change(clip.read_bytes()))
-  predict(checkpoint, [str(path), str(clip)], str(clip.parent / 'out.csv'))
+  predict_images(checkpoint, [str(path), str(clip)], str(clip.parent / 'out.csv'))
   rows = rows_of(clip.parent / 'out.csv')
   assert rows[0]['path'] == str(path) and reason in rows[0]['error'] and not rows[0]['label']
   assert len(rows) == 6
@@ -82,7 +82,8 @@ def test_video_without_its_decoder(checkpoint: str, tmp_path: Path, monkeypatch:
   monkeypatch.setattr(video.importlib.util, 'find_spec', lambda name: None)
   draw(tmp_path / 'all', 1)
   (tmp_path / 'all' / 'clip.mp4').write_bytes(b'')
-  assert_refused(lambda: predict(checkpoint, [str(tmp_path / 'all' / 'clip.mp4')]), "pip install 'uniemox_jax.video")
-  predict(checkpoint, [str(tmp_path / 'all')], str(tmp_path / 'out.csv'))
+  assert_refused(
+      lambda: predict_images(checkpoint, [str(tmp_path / 'all' / 'clip.mp4')]), "pip install 'uniemox_jax.video")
+  predict_images(checkpoint, [str(tmp_path / 'all')], str(tmp_path / 'out.csv'))
   rows = rows_of(tmp_path / 'out.csv')
   assert [bool(row['label']) for row in rows] == [True, False] and 'pip install' in rows[1]['error']

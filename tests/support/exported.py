@@ -8,7 +8,7 @@ from flax import nnx
 import jax
 import numpy as np
 
-from uniemox_jax.models.registry import MODULES
+from uniemox_jax.models.registry import abstract_student
 from uniemox_jax.train.checkpoint import save_weights
 
 TINY = dict(image_size=32, patch_size=8, width=32, depth=2, heads=4)
@@ -22,7 +22,7 @@ LABELS = ['amusement', 'awe', 'contentment', 'excitement', 'anger', 'disgust', '
 
 def random_params(kind: str, model: dict[str, Any]) -> dict[str, Any]:
   """Parameters of which none is zero; every layer keeps the size of what it is given."""
-  module = nnx.eval_shape(lambda: MODULES[kind](**model, rngs=nnx.Rngs(0)))
+  module = abstract_student(kind, model)
   rng = np.random.default_rng(0)
 
   def draw(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
@@ -45,7 +45,7 @@ def saved(workdir: Path, kind: str, config: dict[str, Any] | None = None, **mode
 
 def module_of(kind: str, params: dict[str, Any], **model: Any) -> nnx.Module:
   """The module with these parameters."""
-  return nnx.merge(nnx.graphdef(nnx.eval_shape(lambda: MODULES[kind](**model, rngs=nnx.Rngs(0)))), params)
+  return nnx.merge(nnx.graphdef(abstract_student(kind, model)), params)
 
 
 def pictures(image_size: int, count: int = 2) -> np.ndarray:

@@ -118,7 +118,7 @@ def unusable() -> dict[str, tuple[bytes, str]]:
   endless = _chunk(b'zTXt', b'a\0\0' + zlib.compress(bytes(2**27), 9))
   damaged = bytearray(png)
   damaged[len(png) // 2] ^= 1
-  unknown = 'not a picture in a known format'
+  unknown = 'not an image in a known format'
   return {
       'empty.jpg': (b'', 'empty file'), 'zeros.jpg': (bytes(5000), unknown),
       'web page.jpg': (b'<!DOCTYPE html><title>404</title>', unknown), 'drawing.svg':

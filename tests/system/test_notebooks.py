@@ -180,8 +180,8 @@ def assert_second_run_trains_nothing(name: str, folder: Path, settings: dict[str
 @pytest.mark.slow
 def test_finetune_notebook_runs_on_own_pictures_from_foreign_weights_and_again(folder):
   from transformers import ViTMAEConfig, ViTMAEForPreTraining
-  plans = datasets.plan('emo8', SMALL_SETS, seed=0)
-  datasets.write(folder / 'drive' / 'My pictures', 'emo8', plans, {})
+  plans = datasets.plan_images('emo8', SMALL_SETS, seed=0)
+  datasets.write_dataset(folder / 'drive' / 'My pictures', 'emo8', plans, {})
   ViTMAEForPreTraining(
       ViTMAEConfig(
           hidden_size=96, num_hidden_layers=4, num_attention_heads=4, intermediate_size=384, image_size=96,

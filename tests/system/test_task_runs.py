@@ -27,7 +27,7 @@ from uniemox_jax.evaluate import evaluate, load_trained, measured_of, predict_sp
 from uniemox_jax.export_torch import export_torch
 from uniemox_jax.finetune import finetune
 from uniemox_jax.objectives import tasks
-from uniemox_jax.predict.prediction import predict
+from uniemox_jax.predict.prediction import predict_images
 from uniemox_jax.runtime.run_log import read_metrics
 from uniemox_jax.runtime.sharding import make_mesh, replicate
 from uniemox_jax.train.checkpoint import load_checkpoint
@@ -40,7 +40,7 @@ FEW = {'emotic': {'train': 48, 'val': 24, 'test': 32}, 'emotion6': {'train': 160
 
 def records(folder: Path, sizes: dict[str, dict[str, int]]) -> str:
   for dataset, splits in sizes.items():
-    datasets.write(folder / 'raw' / dataset, dataset, datasets.plan(dataset, splits, seed=0), {})
+    datasets.write_dataset(folder / 'raw' / dataset, dataset, datasets.plan_images(dataset, splits, seed=0), {})
     build.build(dataset, folder / 'raw' / dataset, folder / 'data')
   return str(folder / 'data')
 
@@ -182,7 +182,7 @@ def test_predictions_are_on_the_scale_of_the_dataset(runs):
     'dataset, first', [('emotic', ['labels', 'p_Affection']), ('emotion6', ['label', 'probability'])])
 def test_predict_writes_what_a_run_learnt(runs, few, tmp_path, dataset, first):
   pictures = Path(few).parent / 'raw' / dataset
-  predict(runs[dataset], [str(pictures)], str(tmp_path / 'out.csv'))
+  predict_images(runs[dataset], [str(pictures)], str(tmp_path / 'out.csv'))
   rows = rows_of(tmp_path / 'out.csv')
   assert list(rows[0])[1:3] == first
   names = [
@@ -257,8 +257,7 @@ MARGIN = {
         ('emotic', 'labels+vad', {'labels_form': 'weighted_euclidean', 'class_weights': 'dynamic', 'vad_form': 'ccc'}),
     ], ids=str)
 def test_task_learns(many, tmp_path, dataset, asked, options):
-  config = config_of(
-      many, dataset, tasks=asked, batch_size=32, epochs=15, eval_every_epochs=5, task_loss=options)
+  config = config_of(many, dataset, tasks=asked, batch_size=32, epochs=15, eval_every_epochs=5, task_loss=options)
   config.model.update(LEARNER)
   result = finetune(config, str(tmp_path))
   on_train, on_test = (read(open_split(many, dataset, split)) for split in ('train', 'test'))

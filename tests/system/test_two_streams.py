@@ -28,7 +28,7 @@ from uniemox_jax.models.classifier import Classifier, stack_views
 from uniemox_jax.objectives.tasks import predict as probabilities
 from uniemox_jax.plan import step_compiler
 from uniemox_jax.predict.inference import Predictor
-from uniemox_jax.predict.prediction import BOX, predict
+from uniemox_jax.predict.prediction import BOX, predict_images
 from uniemox_jax.runtime import sharding
 from uniemox_jax.train import optimizer
 from uniemox_jax.train import state as train_state
@@ -224,8 +224,8 @@ def test_predict_with_boxes_sees_what_evaluation_sees(run, data_dir, tmp_path):
   predictor = Predictor(run)
   theirs = probabilities(predictor.tasks[0], found['outputs'])
   paths = [str(raw(data_dir) / annotation.id) for annotation in split.annotations()]
-  summary = predict(run, paths, str(tmp_path / 'with.csv'), boxes=str(raw(data_dir)))
-  without = predict(run, paths, str(tmp_path / 'without.csv'))
+  summary = predict_images(run, paths, str(tmp_path / 'with.csv'), boxes=str(raw(data_dir)))
+  without = predict_images(run, paths, str(tmp_path / 'without.csv'))
   apart = [np.abs(table_probabilities(tmp_path / name, split.labels) - theirs) for name in ('with.csv', 'without.csv')]
   assert apart[0].max() < 0.01 and apart[0].mean() < 0.1 * apart[1].mean()
   boxed = [all(row[column] for column in BOX) for row in rows_of(tmp_path / 'with.csv')]
@@ -236,10 +236,10 @@ def test_predict_with_boxes_sees_what_evaluation_sees(run, data_dir, tmp_path):
 
 
 def test_predict_says_once_that_the_scene_stands_in(run, data_dir, tmp_path, capsys):
-  predict(run, [str(raw(data_dir) / 'test')], str(tmp_path / 'out.csv'))
+  predict_images(run, [str(raw(data_dir) / 'test')], str(tmp_path / 'out.csv'))
   said = capsys.readouterr().err
-  assert said.count('the scene stands in for the person in every row') == 1
-  assert '24 predicted, 0 unreadable\n24 without a person: the scene stood in' in said
+  assert said.count('the scene replaces the person in every row') == 1
+  assert '24 predicted, 0 unreadable\n24 without a person: the scene replaced it' in said
 
 
 def test_a_detector_finds_the_persons_of_what_the_file_lacks(run, data_dir, tmp_path, monkeypatch):
@@ -252,7 +252,7 @@ def test_a_detector_finds_the_persons_of_what_the_file_lacks(run, data_dir, tmp_
   monkeypatch.setattr('data_pipelines.person_boxes.detectors.load_detector', lambda name: detect)
   paths = [str(raw(data_dir) / annotation.id) for annotation in open_split(data_dir, 'emo8', 'test').annotations()]
   boxes = raw(data_dir) / 'person_boxes.csv'
-  predict(run, paths, str(tmp_path / 'out.csv'), boxes=str(boxes), detector='any')
+  predict_images(run, paths, str(tmp_path / 'out.csv'), boxes=str(boxes), detector='any')
   unboxed = [
       row for row in rows_of(tmp_path / 'out.csv')
       if f"{Path(row['path']).relative_to(raw(data_dir))}," not in boxes.read_text()
@@ -264,12 +264,12 @@ def test_a_detector_finds_the_persons_of_what_the_file_lacks(run, data_dir, tmp_
 
 def test_table_is_gone_on_with_the_same_boxes_only(run, data_dir, tmp_path):
   folder, out = str(raw(data_dir) / 'test'), tmp_path / 'out.csv'
-  predict(run, [folder], str(out), boxes=str(raw(data_dir)), batch_size=8)
+  predict_images(run, [folder], str(out), boxes=str(raw(data_dir)), batch_size=8)
   whole = out.read_bytes()
   out.write_bytes(whole[:1000])
   for options, match in (({}, 'another boxes'), ({'boxes': str(raw(data_dir)), 'detector': 'hog'}, 'another detector')):
-    assert_refused(lambda options=options: predict(run, [folder], str(out), append=True, **options), match)
-  predict(run, [folder], str(out), boxes=str(raw(data_dir)), append=True)
+    assert_refused(lambda options=options: predict_images(run, [folder], str(out), append=True, **options), match)
+  predict_images(run, [folder], str(out), boxes=str(raw(data_dir)), append=True)
   assert out.read_bytes() == whole
 
 
@@ -298,7 +298,7 @@ def test_python_takes_persons_and_the_encoder_one_picture(run, one_stream):
     ('one_stream', ['--detector=hog'], 'sees the scene alone', 'streams=scene+person'),
     ('run', ['--boxes={tmp}/none.csv'], 'none.csv is not there', 'give a file'),
     ('run', ['--boxes={tmp}'], 'person_boxes.csv is not there', 'give a file'),
-    ('run', ['--boxes={tmp}/bad.csv'], 'bad.csv line 2', 'mend or remove'),
+    ('run', ['--boxes={tmp}/bad.csv'], 'bad.csv line 2', 'correct or remove'),
     ('run', ['--detector={tmp}/none.onnx'], 'none.onnx', ''),
 ], ids=str)
 def test_mistake_is_one_line(

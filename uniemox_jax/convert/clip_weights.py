@@ -8,7 +8,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from uniemox_jax.convert import name_table
-from uniemox_jax.convert.name_table import Row
+from uniemox_jax.convert.name_table import NameRule, block_rules, layer_norm_rules
 from uniemox_jax.convert.position_embeddings import side_of
 from uniemox_jax.models.clip import CLIPConfig, Tower
 from uniemox_jax.models.layers import ACTIVATIONS
@@ -19,67 +19,60 @@ HEAD_WIDTH = 64
 LARGEST_ID_ENDS = 2
 """The `eos_token_id` under which a text ends at its largest id, as in OpenAI's and open_clip's code."""
 
-
-def _blocks(ours: str, theirs: str) -> list[Row]:
-  return name_table.blocks(
-      ours, theirs, norm1='layer_norm1', qkv=('self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'),
-      out='self_attn.out_proj', norm2='layer_norm2', up='mlp.fc1', down='mlp.fc2')
-
-
-ROWS = [
-    Row('logit_scale', ('logit_scale',)),
-    Row('vision/class_embedding', ('vision_model.embeddings.class_embedding',)),
-    Row('vision/patch_embed/kernel', ('vision_model.embeddings.patch_embedding.weight',), name_table.CONV),
-    Row('vision/positions', ('vision_model.embeddings.position_embedding.weight',)),
-    *name_table.layer_norm('vision/pre_norm', 'vision_model.pre_layrnorm'),
-    *_blocks('vision/blocks', 'vision_model.encoder.layers.{}'),
-    *name_table.layer_norm('vision/post_norm', 'vision_model.post_layernorm'),
-    Row('vision/project/kernel', ('visual_projection.weight',), name_table.TRANSPOSE),
-    Row('language/token_embedding', ('text_model.embeddings.token_embedding.weight',)),
-    Row('language/positions', ('text_model.embeddings.position_embedding.weight',)),
-    *_blocks('language/blocks', 'text_model.encoder.layers.{}'),
-    *name_table.layer_norm('language/norm', 'text_model.final_layer_norm'),
-    Row('language/project/kernel', ('text_projection.weight',), name_table.TRANSPOSE)
+_BLOCK = name_table.BlockNames(
+    norm1='layer_norm1', qkv=('self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'), out='self_attn.out_proj',
+    norm2='layer_norm2', up='mlp.fc1', down='mlp.fc2')
+RULES = [
+    NameRule('logit_scale', ('logit_scale',)),
+    NameRule('vision/class_embedding', ('vision_model.embeddings.class_embedding',)),
+    NameRule('vision/patch_embed/kernel', ('vision_model.embeddings.patch_embedding.weight',), name_table.CONV),
+    NameRule('vision/positions', ('vision_model.embeddings.position_embedding.weight',)),
+    NameRule('vision/project/kernel', ('visual_projection.weight',), name_table.TRANSPOSE),
+    NameRule('language/token_embedding', ('text_model.embeddings.token_embedding.weight',)),
+    NameRule('language/positions', ('text_model.embeddings.position_embedding.weight',)),
+    NameRule('language/project/kernel', ('text_projection.weight',), name_table.TRANSPOSE)
 ]
+RULES += layer_norm_rules('vision/pre_norm', 'vision_model.pre_layrnorm')
+RULES += block_rules('vision/blocks', 'vision_model.encoder.layers.{}', _BLOCK)
+RULES += layer_norm_rules('vision/post_norm', 'vision_model.post_layernorm')
+RULES += block_rules('language/blocks', 'text_model.encoder.layers.{}', _BLOCK)
+RULES += layer_norm_rules('language/norm', 'text_model.final_layer_norm')
 
-
-def _openai_blocks(ours: str, theirs: str) -> list[Row]:
-  return name_table.blocks(
-      ours, theirs, norm1='ln_1', qkv=('attn.in_proj',), qkv_joint='_', out='attn.out_proj', norm2='ln_2',
-      up='mlp.c_fc', down='mlp.c_proj')
-
-
-OPENAI_ROWS = [
-    Row('logit_scale', ('logit_scale',)),
-    Row('vision/class_embedding', ('visual.class_embedding',)),
-    Row('vision/patch_embed/kernel', ('visual.conv1.weight',), name_table.CONV),
-    Row('vision/positions',
-        ('visual.positional_embedding',)), *name_table.layer_norm('vision/pre_norm', 'visual.ln_pre'),
-    *_openai_blocks('vision/blocks', 'visual.transformer.resblocks.{}'),
-    *name_table.layer_norm('vision/post_norm', 'visual.ln_post'),
-    Row('vision/project/kernel', ('visual.proj',)),
-    Row('language/token_embedding', ('token_embedding.weight',)),
-    Row('language/positions', ('positional_embedding',)),
-    *_openai_blocks('language/blocks', 'transformer.resblocks.{}'), *name_table.layer_norm('language/norm', 'ln_final'),
-    Row('language/project/kernel', ('text_projection',))
+_OPENAI_BLOCK = name_table.BlockNames(
+    norm1='ln_1', qkv=('attn.in_proj',), qkv_joint='_', out='attn.out_proj', norm2='ln_2', up='mlp.c_fc',
+    down='mlp.c_proj')
+# The projections are parameters of their own there, not layers, and so are stored as ours are.
+OPENAI_RULES = [
+    NameRule('logit_scale', ('logit_scale',)),
+    NameRule('vision/class_embedding', ('visual.class_embedding',)),
+    NameRule('vision/patch_embed/kernel', ('visual.conv1.weight',), name_table.CONV),
+    NameRule('vision/positions', ('visual.positional_embedding',)),
+    NameRule('vision/project/kernel', ('visual.proj',)),
+    NameRule('language/token_embedding', ('token_embedding.weight',)),
+    NameRule('language/positions', ('positional_embedding',)),
+    NameRule('language/project/kernel', ('text_projection',))
 ]
-"""The projections are parameters of their own there, not layers, and so are stored as ours are."""
+OPENAI_RULES += layer_norm_rules('vision/pre_norm', 'visual.ln_pre')
+OPENAI_RULES += block_rules('vision/blocks', 'visual.transformer.resblocks.{}', _OPENAI_BLOCK)
+OPENAI_RULES += layer_norm_rules('vision/post_norm', 'visual.ln_post')
+OPENAI_RULES += block_rules('language/blocks', 'transformer.resblocks.{}', _OPENAI_BLOCK)
+OPENAI_RULES += layer_norm_rules('language/norm', 'ln_final')
 
 
 def import_clip(flat: dict[str, np.ndarray], template: dict[str, Any], *, source: str,
-                rows: list[Row] = ROWS) -> dict[str, Any]:
-  """The tensors of transformers, or of OpenAI by `OPENAI_ROWS` -> our parameters; see `table.import_params`."""
-  return name_table.import_params(rows, flat, template, source=source, ignored=IGNORED)
+                rules: list[NameRule] = RULES) -> dict[str, Any]:
+  """The tensors of transformers, or of OpenAI by `OPENAI_RULES` -> our parameters; see `name_table.import_params`."""
+  return name_table.import_params(rules, flat, template, source=source, ignored=IGNORED)
 
 
 def export_clip(params: dict[str, Any]) -> dict[str, Any]:
-  """Our parameters -> transformers' tensors; see `table.export_params`."""
-  return name_table.export_params(ROWS, params)
+  """Our parameters -> transformers' tensors; see `name_table.export_params`."""
+  return name_table.export_params(RULES, params)
 
 
 def _tower(shapes: Mapping[str, tuple[int, ...]], prefix: str, width: int, activation: str) -> Tower:
-  depth = 1 + max(
-      (int(number) for number in re.findall(rf'(?m)^{re.escape(prefix)}\.(\d+)\.', '\n'.join(shapes))), default=-1)
+  blocks = (re.match(rf'{re.escape(prefix)}\.(\d+)\.', name) for name in shapes)
+  depth = 1 + max((int(block[1]) for block in blocks if block), default=-1)
   hidden = shapes.get(f'{prefix}.0.mlp.c_fc.weight', (4 * width,))[0]
   if width % HEAD_WIDTH:
     raise UserError(
@@ -91,16 +84,16 @@ def _tower(shapes: Mapping[str, tuple[int, ...]], prefix: str, width: int, activ
 def openai_config(shapes: Mapping[str, tuple[int, ...]], *, source: str, activation: str | None) -> CLIPConfig:
   """The configuration of a CLIP in OpenAI's names, from its tensors' shapes (clip/model.py, `build_model`).
 
-  What shapes do not tell is OpenAI's: heads 64 wide, and QuickGELU where `input_resolution` shows that it is OpenAI's
-  own archive.
+  Where shapes do not determine it, OpenAI's choices hold: heads 64 wide, and QuickGELU where `input_resolution` shows
+  that the file is OpenAI's own archive.
 
   Args:
     shapes: of the file's tensors, by name.
     source: what an error calls the file.
-    activation: 'gelu' or 'quick_gelu' for a file that does not say; None asks for it.
+    activation: 'gelu' or 'quick_gelu' for a file that does not name it, or None.
 
   Raises:
-    UserError: it is not known which activation the CLIP was trained with, or a tensor that tells a size is missing.
+    UserError: the activation is not known, or a tensor is missing whose shape gives a size.
   """
   chosen = 'quick_gelu' if 'input_resolution' in shapes else activation
   if chosen not in ACTIVATIONS:
@@ -108,23 +101,23 @@ def openai_config(shapes: Mapping[str, tuple[int, ...]], *, source: str, activat
         f'{source} does not say its activation: put its open_clip_config.json beside it, or give '
         "activation=quick_gelu (OpenAI's weights) or activation=gelu (most others) to load_clip, or "
         '--activation to import_torch and use what that writes')
-  wanted = {
+  ranks = {
       'visual.conv1.weight': 4, 'visual.positional_embedding': 2, 'visual.proj': 2, 'token_embedding.weight': 2,
       'positional_embedding': 2
   }
-  lacking = [name for name, rank in wanted.items() if len(shapes.get(name, ())) != rank]
-  if lacking:
+  missing = [name for name, rank in ranks.items() if len(shapes.get(name, ())) != rank]
+  if missing:
     raise UserError(
-        f'{source} has no {", ".join(lacking)} that would tell the size of its CLIP: give a CLIP with a '
-        'ViT image tower, whole')
+        f'{source} has no {", ".join(missing)} to take the size of its CLIP from: give a CLIP with a ViT image tower, '
+        'whole')
   width, _, _, patch = shapes['visual.conv1.weight']
   vocabulary, text_width = shapes['token_embedding.weight']
+  vision = _tower(shapes, 'visual.transformer.resblocks', width, chosen)
+  text = _tower(shapes, 'transformer.resblocks', text_width, chosen)
+  side = side_of(shapes['visual.positional_embedding'][0], source)
   return CLIPConfig(
-      vision=_tower(shapes, 'visual.transformer.resblocks', width,
-                    chosen), text=_tower(shapes, 'transformer.resblocks', text_width, chosen),
-      image_size=patch * side_of(shapes['visual.positional_embedding'][0], source), patch_size=patch,
-      projection_dim=shapes['visual.proj'][1], context_length=shapes['positional_embedding'][0], vocab_size=vocabulary,
-      eos_token_id=LARGEST_ID_ENDS)
+      vision=vision, text=text, image_size=patch * side, patch_size=patch, projection_dim=shapes['visual.proj'][1],
+      context_length=shapes['positional_embedding'][0], vocab_size=vocabulary, eos_token_id=LARGEST_ID_ENDS)
 
 
 OPEN_CLIP_DEFAULTS = {
@@ -133,7 +126,7 @@ OPEN_CLIP_DEFAULTS = {
     },
     'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'width': 512, 'heads': 8, 'layers': 12, 'mlp_ratio': 4.0}
 }
-"""What open_clip's CLIPVisionCfg and CLIPTextCfg assume where the file says nothing (open_clip/model.py)."""
+"""Defaults of open_clip's CLIPVisionCfg and CLIPTextCfg (open_clip/model.py)."""
 OPEN_CLIP_FIXED = {'pool_type': ('tok', 'argmax'), 'proj_type': ('linear',), 'pos_embed_type': ('learnable',)}
 OPEN_CLIP_FREE = (
     'patch_dropout', 'output_tokens', 'hf_tokenizer_name', 'tokenizer_kwargs', 'timm_pool', 'timm_proj',

@@ -1,8 +1,8 @@
 """Students of other libraries -> ours: an encoder, a whole MAE, the original's pretraining, or a fine-tuned classifier.
 The image tower of a CLIP is an encoder, too.
 
-What shapes do not tell (heads, LayerNorm's epsilon) comes from the config beside the weights, or from what the origin
-is known to have, or is asked for; nothing is guessed.
+Heads and LayerNorm's epsilon do not follow from shapes. They come from the config beside the weights, or are known of
+the origin, or the user has to give them; nothing is guessed.
 """
 
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 from flax import nnx
 import numpy as np
 
-from data_pipelines.errors import UserError
+from data_pipelines.errors import UserError, join_names
 from uniemox_jax.convert import mae_weights, name_table, vit_mae_weights, weight_families
 from uniemox_jax.convert.formats import hub
 from uniemox_jax.convert.formats.weight_files import Weights
-from uniemox_jax.convert.name_table import Row
+from uniemox_jax.convert.name_table import NameRule
 from uniemox_jax.convert.position_embeddings import are_sincos, side_of
 from uniemox_jax.models.clip import CLIPConfig
-from uniemox_jax.models.registry import MODULES
+from uniemox_jax.models.registry import abstract_student
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -36,25 +36,25 @@ FUSED_MASK_RATIO, MAE_MASK_RATIO = 0.9, 0.75
 TIMM_FREE = (
     'num_classes', 'img_size', 'patch_size', 'embed_dim', 'depth', 'num_heads', 'global_pool', 'fc_norm', 'drop_rate',
     'drop_path_rate', 'dynamic_img_size', 'strict_img_size')
-"""timm's `model_args` that shapes tell, that training alone reads, or that are read here."""
+"""timm's `model_args` that follow from shapes, that only training reads, or that are read here."""
 TIMM_FIXED = {'class_token': True, 'qkv_bias': True, 'final_norm': True, 'mlp_ratio': 4, 'in_chans': 3}
 
 
-class Heads(NamedTuple):
-  """Attention heads where neither file nor origin says: of the encoder and of the decoder; None is not known."""
+class AttentionHeads(NamedTuple):
+  """Numbers of attention heads, for files that do not have them; None is not known."""
 
   encoder: int | None = None
   decoder: int | None = None
 
 
-UNKNOWN_HEADS = Heads()
+UNKNOWN_HEADS = AttentionHeads()
 
 
-class Imported(NamedTuple):
+class ImportedStudent(NamedTuple):
   """A student of another library.
 
-  kind, model, params: as in a checkpoint. labels: class names in the head's order, None where the file has none.
-  statistics: {'mean', 'std'} of its pixels in 0..1 where the file says so, else {}. said: lines for the user.
+  kind, model, params: as in a checkpoint. labels: class names in the head's order, None if the file has none.
+  statistics: {'mean', 'std'} of its pixels in 0..1 if the file has them, else {}. messages: lines for the user.
   """
 
   kind: str
@@ -62,61 +62,62 @@ class Imported(NamedTuple):
   params: dict[str, Any]
   labels: list[str] | None
   statistics: dict[str, list[float]]
-  said: list[str]
+  messages: list[str]
 
 
-def import_student(weights: Weights, source: Path, heads: Heads, *, decoder: bool = True) -> Imported:
+def import_student(weights: Weights, source: Path, heads: AttentionHeads, *, decoder: bool = True) -> ImportedStudent:
   """Reads the student in `weights`, whose `flat` is emptied.
 
   Args:
-    weights: from `files.read_weights(source)`.
-    source: the file or folder; the configuration beside it counts, see `hub.beside`.
-    heads: where neither file nor origin says; it may not contradict them.
-    decoder: whether to take decoder and fusion where there are any; False leaves them behind.
+    weights: from `weight_files.read_weights(source)`.
+    source: the file or folder; the configuration beside it counts, see `hub.config_folder`.
+    heads: for files that do not have them; it may not contradict the file or its origin.
+    decoder: whether to take a decoder and a fusion; False leaves them behind.
 
   Raises:
-    UserError: another family, a part is missing or left over, a shape or the config contradicts, or something has to be
-      asked.
+    UserError: another family, a part is missing or left over, a shape or the config contradicts, or `heads` is needed.
   """
-  name, config = str(weights.path), hub.read_config(hub.beside(source, weights.path), 'config.json')
+  name, folder = str(weights.path), hub.config_folder(source, weights.path)
+  config = hub.read_config(folder, 'config.json')
   family = weight_families.family_of(weights.flat, name)
   if family == weight_families.VIT:
     weights.flat.update({vit_mae_weights.canonical(key): weights.flat.pop(key) for key in list(weights.flat)})
   shapes = {key: array.shape for key, array in weights.flat.items()}
+  labels = None
   if family == weight_families.VIT:
-    kind, model, rows, left = _from_transformers(shapes, heads, config, decoder, name)
-    statistics = hub.read_config(hub.beside(source, weights.path), 'preprocessor_config.json')
-    mean, std, labels = statistics.get('image_mean'), statistics.get('image_std'), None
+    kind, model, rules, left = _from_transformers(shapes, heads, config, decoder, name)
+    processor = hub.read_config(folder, 'preprocessor_config.json')
+    mean, std = processor.get('image_mean'), processor.get('image_std')
   elif family == weight_families.MAE:
     pretrained = _check_timm(config, shapes, name) if config else {}
     kind, model, left = _from_mae(shapes, heads, config, decoder, name)
-    rows = mae_weights.rows(kind, model)
+    rules = mae_weights.student_rules(kind, model)
     mean, std, labels = pretrained.get('mean'), pretrained.get('std'), _timm_labels(config)
   else:
     raise UserError(
         f'{name} holds {weight_families.TITLES[family]}, not a student: it can be a teacher '
         '(--config.teacher=, load_clip)')
-  params = _convert(weights.flat, kind, model, rows, left, name)
-  said = [f'{name}: {_describe(weight_families.TITLES[family], kind, model, params)}']
+  params = _convert(weights.flat, kind, model, rules, left, name)
+  messages = [f'{name}: {_describe(weight_families.TITLES[family], kind, model, params)}']
   dropped = sorted(key for key in shapes if re.fullmatch(left, key))
   if dropped:
-    said.append(f'left behind: {name_table.listed(dropped)}')
+    messages.append(f'left behind: {join_names(dropped)}')
   if model.get('fusion') == 'attention':
-    said.append(
+    messages.append(
         "fusion 'attention': the original takes its softmax over an axis of size 1, here it is over the two "
         'streams; the weights are taken, the output of the original cannot be reproduced')
-  return Imported(kind, model, params, labels, {'mean': mean, 'std': std} if mean and std else {}, said)
+  return ImportedStudent(kind, model, params, labels, {'mean': mean, 'std': std} if mean and std else {}, messages)
 
 
 def student_of_clip(
-    config: CLIPConfig, params: dict[str, Any], statistics: dict[str, list[float]], source: str) -> Imported:
+    config: CLIPConfig, params: dict[str, Any], statistics: dict[str, list[float]], source: str) -> ImportedStudent:
   """The image tower of a CLIP as an encoder: the same numbers up to the last block's output.
 
   CLIP's LayerNorm after the blocks, which it applies to the class token alone, becomes the final norm, as in timm.
 
   Args:
-    config, params: of the whole CLIP, as in `teacher.Clip`.
-    statistics: see `Imported`.
+    config, params: of the whole CLIP, as in `frozen_clip.Clip`.
+    statistics: see `ImportedStudent`.
     source: what messages call the file.
 
   Raises:
@@ -133,28 +134,30 @@ def student_of_clip(
   }
   same = {name: vision[name] for name in ('patch_embed', 'positions', 'pre_norm', 'blocks')}
   encoder = {'encoder': same | {'cls_token': vision['class_embedding'][None], 'norm': vision['post_norm']}}
-  return Imported(
-      'encoder', model, encoder, None, statistics, [
-          f"{source}: {_describe('the image tower of a CLIP', 'encoder', model, encoder)}",
-          'left behind: text tower, projections, logit_scale'
-      ])
+  messages = [
+      f"{source}: {_describe('the image tower of a CLIP', 'encoder', model, encoder)}",
+      'left behind: text tower, projections, logit_scale'
+  ]
+  return ImportedStudent('encoder', model, encoder, None, statistics, messages)
 
 
-def _convert(flat: dict[str, np.ndarray], kind: str, model: dict[str, Any], rows: list[Row], left: str,
-             source: str) -> dict[str, Any]:
+def _convert(
+    flat: dict[str, np.ndarray], kind: str, model: dict[str, Any], rules: list[NameRule], left: str,
+    source: str) -> dict[str, Any]:
   try:
-    module = nnx.eval_shape(lambda: MODULES[kind](**model, rngs=nnx.Rngs(0)))
+    module = abstract_student(kind, model)
   except ValueError as error:
     raise UserError(f'{source}: {error}') from error
   template = nnx.to_pure_dict(nnx.state(module, nnx.Param))
-  return name_table.import_params(rows, flat, template, source=source, ignored=left)
+  return name_table.import_params(rules, flat, template, source=source, ignored=left)
 
 
 def _describe(title: str, kind: str, model: dict[str, Any], params: dict[str, Any]) -> str:
   size = f"ViT{'-' + SIZES[model['width']] if model['width'] in SIZES else ''}/{model['patch_size']}"
   positions = 'sine-cosine' if are_sincos(params['encoder']['positions']) else 'learned'
-  decoder = f"decoder {model['decoder_width']} wide with {model['decoder_depth']} blocks" if kind == 'uniemox' else (
-      'no decoder')
+  decoder = 'no decoder'
+  if kind == 'uniemox':
+    decoder = f"decoder {model['decoder_width']} wide with {model['decoder_depth']} blocks"
   fusion = f", fusion '{model['fusion']}'" if model.get('semantic') else ''
   classes = f", {model['classes']} classes" if kind == 'classifier' else ''
   clip = f", a LayerNorm before the blocks, {model['activation']}" if model.get('pre_norm') else ''
@@ -164,50 +167,50 @@ def _describe(title: str, kind: str, model: dict[str, Any], params: dict[str, An
       f'{decoder}{fusion}{classes}')
 
 
-def _from_transformers(shapes: Shapes, heads: Heads, config: dict[str, Any], decoder: bool,
-                       source: str) -> tuple[str, dict[str, Any], list[Row], str]:
-  """(kind, model, rows, what is left behind)."""
+def _from_transformers(shapes: Shapes, heads: AttentionHeads, config: dict[str, Any], decoder: bool,
+                       source: str) -> tuple[str, dict[str, Any], list[NameRule], str]:
+  """(kind, model, rules, a regular expression of what is left behind)."""
   if not config:
     raise UserError(
         f'{source} has no config.json beside it, which says how many heads it has and its LayerNorm '
         'epsilon: put it there, and give the folder')
-  encoder = vit_mae_weights.encoder_arguments(config)
+  encoder = vit_mae_weights.vit_arguments(config)
   _agree(encoder['heads'], heads.encoder, 'config.json: the encoder', 'heads', source)
   if not decoder or not any(name.startswith('decoder.') for name in shapes):
-    return 'encoder', encoder, vit_mae_weights.ENCODER_ROWS, rf'{vit_mae_weights.LEFT}|decoder\..*'
-  model = vit_mae_weights.model_arguments(config)
+    return 'encoder', encoder, vit_mae_weights.ENCODER_RULES, rf'{vit_mae_weights.LEFT}|decoder\..*'
+  model = vit_mae_weights.vit_mae_arguments(config)
   _agree(model['decoder_heads'], heads.decoder, 'config.json: the decoder', 'decoder_heads', source)
-  return 'uniemox', model, vit_mae_weights.ROWS, name_table.NOTHING
+  return 'uniemox', model, vit_mae_weights.RULES, name_table.NOTHING
 
 
-def _from_mae(shapes: Shapes, heads: Heads, config: dict[str, Any], decoder: bool,
+def _from_mae(shapes: Shapes, heads: AttentionHeads, config: dict[str, Any], decoder: bool,
               source: str) -> tuple[str, dict[str, Any], str]:
-  """(kind, model, what is left behind)."""
+  """(kind, model, a regular expression of what is left behind)."""
   width, _, _, patch = _shape(shapes, 'patch_embed.proj.weight', 4, source)
-  said = config.get('model_args', {}).get('num_heads', HEADS.get(width))
+  known_heads = config.get('model_args', {}).get('num_heads', HEADS.get(width))
+  encoder_heads = _agree(known_heads, heads.encoder, f'an encoder {width} wide', 'heads', source)
+  side = side_of(_shape(shapes, 'pos_embed', 3, source)[1], source)
   model = {
-      'image_size': patch * side_of(_shape(shapes, 'pos_embed', 3, source)[1], source), 'patch_size': patch,
-      'width': width, 'depth': _depth(shapes, 'blocks', source),
-      'heads': _agree(said, heads.encoder, f'an encoder {width} wide', 'heads',
-                      source), **_variant(shapes, config, source)
+      'image_size': patch * side, 'patch_size': patch, 'width': width, 'depth': _depth(shapes, 'blocks', source),
+      'heads': encoder_heads, **_variant(shapes, config, source)
   }
   if 'fc_norm.weight' in shapes:
     return 'classifier', model | {'classes': _shape(shapes, 'head.weight', 2, source)[0]}, r'norm\.(weight|bias)'
-  parts = any(re.fullmatch(PRETRAINING, name) for name in shapes)
-  if not decoder or not parts:
+  if not decoder or not any(re.fullmatch(PRETRAINING, name) for name in shapes):
     return 'encoder', model, rf'head\.(weight|bias)|{PRETRAINING}'
   width = _shape(shapes, 'decoder_embed.weight', 2, source)[0]
+  decoder_heads = _agree(DECODER_HEADS.get(width), heads.decoder, f'a decoder {width} wide', 'decoder_heads', source)
   fusion, fusion_heads = mae_weights.find_fusion(shapes)
+  fuses = fusion != 'none'
   return 'uniemox', model | {
-      'decoder_width': width, 'decoder_depth': _depth(shapes, 'decoder_blocks', source), 'decoder_heads':
-          _agree(DECODER_HEADS.get(width), heads.decoder, f'a decoder {width} wide', 'decoder_heads', source),
-      'mask_ratio': MAE_MASK_RATIO if fusion == 'none' else FUSED_MASK_RATIO, 'fusion': fusion, 'fusion_heads':
-          fusion_heads, 'decode': 'scene', 'semantic': fusion != 'none', 'reconstruct': True
+      'decoder_width': width, 'decoder_depth': _depth(shapes, 'decoder_blocks', source), 'decoder_heads': decoder_heads,
+      'mask_ratio': FUSED_MASK_RATIO if fuses else MAE_MASK_RATIO, 'fusion': fusion, 'fusion_heads': fusion_heads,
+      'decode': 'scene', 'semantic': fuses, 'reconstruct': True
   }, name_table.NOTHING
 
 
 def _variant(shapes: Shapes, config: dict[str, Any], source: str) -> dict[str, Any]:
-  """What tells timm's image towers of CLIP from other ViTs."""
+  """The arguments in which timm's image towers of CLIP differ from other ViTs."""
   if 'norm_pre.weight' not in shapes:
     return {'norm_eps': mae_weights.NORM_EPS}
   architecture = str(config.get('architecture'))
@@ -225,7 +228,7 @@ def _variant(shapes: Shapes, config: dict[str, Any], source: str) -> dict[str, A
 def _shape(shapes: Shapes, name: str, rank: int, source: str) -> tuple[int, ...]:
   if len(shapes.get(name, ())) != rank:
     found = f'{name} has shape {shapes[name]}' if name in shapes else f'{name} is missing'
-    raise UserError(f'{source}: {found}, where {rank} dimensions would tell the size of the model: give a whole file')
+    raise UserError(f'{source}: {found}, where {rank} dimensions give the size of the model: give a whole file')
   return shapes[name]
 
 
@@ -236,18 +239,20 @@ def _depth(shapes: Shapes, prefix: str, source: str) -> int:
   return 1 + max(numbers)
 
 
-def _agree(known: int | None, given: int | None, what: str, flag: str, source: str) -> int:
-  if known is None and given is None:
-    raise UserError(
-        f'{source}: {what} may have any number of attention heads, and the file does not say: '
-        f'give --{flag}=N')
-  if known is not None and given not in (None, known):
-    raise UserError(f'{source}: {what} has {known} attention heads there, not {given}: set {flag}={known}')
-  return known or given
+def _agree(known: int | None, given: int | None, part: str, flag: str, source: str) -> int:
+  """The one number of heads that file or origin (`known`) and the user (`given`) agree on."""
+  if known is None:
+    if given is None:
+      raise UserError(
+          f'{source}: {part} may have any number of attention heads, and the file does not say: give --{flag}=N')
+    return given
+  if given not in (None, known):
+    raise UserError(f'{source}: {part} has {known} attention heads there, not {given}: set {flag}={known}')
+  return known
 
 
 def _check_timm(config: dict[str, Any], shapes: Shapes, source: str) -> dict[str, Any]:
-  """timm's `pretrained_cfg`, once its config.json is known not to contradict the tensors.
+  """Checks timm's config.json against the tensors; returns its `pretrained_cfg`.
 
   Raises:
     UserError: another library's config, a model that is no plain ViT, or another width or number of classes.

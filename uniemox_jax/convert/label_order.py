@@ -8,16 +8,16 @@ from data_pipelines.errors import UserError
 
 def name_head(head: dict[str, Any], names: Sequence[str] | None,
               table: Sequence[str] | None) -> tuple[dict[str, Any], list[str], str]:
-  """Says which class each row of an imported head is, and puts the rows in our order.
+  """Names the class of each row of an imported head, and puts the rows in our order.
 
   Args:
     head: {'kernel': (D, C), 'bias': (C,)}.
-    names: the classes in the head's order, where the file has them.
-    table: the dataset's label table, where the user named a dataset. A head without names then has the order of
-      ImageFolder, which numbers sorted folder names (method section 6).
+    names: the classes in the head's order, if the file has them.
+    table: the dataset's label table, if the user named a dataset. A head without names then has the order of
+      ImageFolder, which numbers sorted folder names (docs/method.md, Parity traps).
 
   Returns:
-    The head with its rows in the order of `table`, else as they were; the names of the rows; a line for the user.
+    The head, its rows in the order of `table` if there is one; the names of the rows; a line for the user.
 
   Raises:
     UserError: the classes are not the table's.
@@ -36,8 +36,8 @@ def name_head(head: dict[str, Any], names: Sequence[str] | None,
   return _take(head, order), list(table), f'classes: put in the order of our label table {how}'
 
 
-def to_sorted(head: dict[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-  """A head whose rows are `labels` -> one in ImageFolder's order, sorted(labels), as the original's files have it."""
+def sort_classes(head: dict[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+  """A head whose rows are `labels` -> one in ImageFolder's order, sorted(labels), as in the original's files."""
   return _take(head, sorted(range(len(labels)), key=labels.__getitem__))
 
 

@@ -1,4 +1,4 @@
-"""Position embeddings for another image size, as MAE's and the original's `interpolate_pos_embed` makes them."""
+"""Position embeddings for another image size, as `interpolate_pos_embed` of MAE and the original computes them."""
 
 import math
 
@@ -13,7 +13,7 @@ TOLERANCE = 1e-6
 
 
 def side_of(count: int, source: str) -> int:
-  """Patches along one side, of `count` positions with CLS among them.
+  """Patches along one side, from the `count` of positions, CLS included.
 
   Raises:
     UserError: the patches do not form a square.
@@ -34,7 +34,7 @@ def are_sincos(positions_NxD: np.ndarray) -> bool:
 
 
 def resize_positions(positions_NxD: np.ndarray, count: int, source: str) -> np.ndarray:
-  """`count` positions from N: sine-cosine ones computed anew, others interpolated bicubically; the CLS row is kept.
+  """`count` positions from N: sine-cosine ones computed again, others interpolated bicubically; the CLS row is kept.
 
   Equal to torch.nn.functional.interpolate(mode='bicubic', align_corners=False) in float32.
 

@@ -1,4 +1,4 @@
-"""Our students -> TensorFlow's SavedModel, by jax2tf: the one file of this package that imports tensorflow."""
+"""Our students -> TensorFlow's SavedModel, by jax2tf. No other file of this package imports tensorflow."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from flax import nnx
 import jax
 
-from uniemox_jax.models.registry import MODULES
+from uniemox_jax.models.registry import abstract_student
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -14,8 +14,8 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 def write_saved_model(folder: Path, kind: str, model: dict[str, Any], params: dict[str, Any]) -> None:
   """Writes a SavedModel with the signature `serving_default`, for any batch size, on CPU, GPU and TPU.
 
-  It takes `images`, float32 (B, size, size, 3), normalised, and gives float32 `logits` (B, classes) of a classifier,
-  else `tokens` (B, 1 + L, D), CLS first, after the final LayerNorm.
+  Input: `images`, float32 (B, size, size, 3), normalised. Output, float32: a classifier's `logits` (B, classes), else
+  `tokens` (B, 1 + L, D), CLS first, after the final LayerNorm.
 
   Args:
     folder: an existing folder.
@@ -23,7 +23,7 @@ def write_saved_model(folder: Path, kind: str, model: dict[str, Any], params: di
   """
   from jax.experimental import jax2tf
   import tensorflow as tf
-  graphdef = nnx.graphdef(nnx.eval_shape(lambda: MODULES[kind](**model, rngs=nnx.Rngs(0))))
+  graphdef = nnx.graphdef(abstract_student(kind, model))
   name = 'logits' if kind == 'classifier' else 'tokens'
   size = model['image_size']
 

@@ -3,36 +3,29 @@
 import re
 from typing import Any
 
-import numpy as np
-
 from data_pipelines.errors import UserError
 from uniemox_jax.convert import name_table
-from uniemox_jax.convert.name_table import Row
+from uniemox_jax.convert.name_table import NameRule, block_rules, layer_norm_rules, linear_rules
 
-
-def _blocks(ours: str, theirs: str) -> list[Row]:
-  attention = 'attention.attention'
-  return name_table.blocks(
-      ours, theirs, norm1='layernorm_before', qkv=(f'{attention}.query', f'{attention}.key', f'{attention}.value'),
-      out='attention.output.dense', norm2='layernorm_after', up='intermediate.dense', down='output.dense')
-
-
-ENCODER_ROWS = [
-    Row('encoder/cls_token', ('vit.embeddings.cls_token',), name_table.BATCHED),
-    Row('encoder/positions', ('vit.embeddings.position_embeddings',), name_table.BATCHED),
-    Row('encoder/patch_embed/kernel', ('vit.embeddings.patch_embeddings.projection.weight',), name_table.CONV),
-    Row('encoder/patch_embed/bias', ('vit.embeddings.patch_embeddings.projection.bias',)),
-    *_blocks('encoder/blocks', 'vit.encoder.layer.{}'), *name_table.layer_norm('encoder/norm', 'vit.layernorm')
+_BLOCK = name_table.BlockNames(
+    norm1='layernorm_before', qkv=('attention.attention.query', 'attention.attention.key', 'attention.attention.value'),
+    out='attention.output.dense', norm2='layernorm_after', up='intermediate.dense', down='output.dense')
+ENCODER_RULES = [
+    NameRule('encoder/cls_token', ('vit.embeddings.cls_token',), name_table.BATCHED),
+    NameRule('encoder/positions', ('vit.embeddings.position_embeddings',), name_table.BATCHED),
+    NameRule('encoder/patch_embed/kernel', ('vit.embeddings.patch_embeddings.projection.weight',), name_table.CONV),
+    NameRule('encoder/patch_embed/bias', ('vit.embeddings.patch_embeddings.projection.bias',))
 ]
-DECODER_ROWS = [
-    *name_table.linear('project', 'decoder.decoder_embed'),
-    Row('decoder/mask_token', ('decoder.mask_token',), name_table.BATCHED),
-    Row('decoder/positions', ('decoder.decoder_pos_embed',),
-        name_table.BATCHED), *_blocks('decoder/blocks', 'decoder.decoder_encoder.layer.{}'),
-    *name_table.layer_norm('decoder/norm', 'decoder.decoder_norm'),
-    *name_table.linear('decoder/predict', 'decoder.decoder_pred')
+ENCODER_RULES += block_rules('encoder/blocks', 'vit.encoder.layer.{}', _BLOCK)
+ENCODER_RULES += layer_norm_rules('encoder/norm', 'vit.layernorm')
+DECODER_RULES = linear_rules('project', 'decoder.decoder_embed') + [
+    NameRule('decoder/mask_token', ('decoder.mask_token',), name_table.BATCHED),
+    NameRule('decoder/positions', ('decoder.decoder_pos_embed',), name_table.BATCHED)
 ]
-ROWS = ENCODER_ROWS + DECODER_ROWS
+DECODER_RULES += block_rules('decoder/blocks', 'decoder.decoder_encoder.layer.{}', _BLOCK)
+DECODER_RULES += layer_norm_rules('decoder/norm', 'decoder.decoder_norm')
+DECODER_RULES += linear_rules('decoder/predict', 'decoder.decoder_pred')
+RULES = ENCODER_RULES + DECODER_RULES
 
 LEFT = r'vit\.pooler\.dense\.(weight|bias)|classifier\.(weight|bias)'
 """Parts of a supervised ViT that are left behind: the head reads CLS, which our classifier does not."""
@@ -46,16 +39,16 @@ DECODER_SETTINGS = {
     'decoder_heads': ('decoder_num_attention_heads', 16), 'mask_ratio': ('mask_ratio', 0.75)
 }
 SETTINGS = ENCODER_SETTINGS | DECODER_SETTINGS
-"""Our argument -> (config.json key, what transformers assumes where the file says nothing)."""
+"""Our argument -> (key in config.json, transformers' default)."""
 
 
 def canonical(name: str) -> str:
-  """The table's name of a tensor: bare `ViTModel`s leave out `vit.`, published MAEs say `decoder_layers.N`."""
+  """A tensor's name in the table: bare `ViTModel`s leave out `vit.`, published MAEs have `decoder_layers.N`."""
   name = re.sub(r'^(embeddings|encoder|layernorm|pooler)\.', r'vit.\1.', name)
   return re.sub(r'^decoder\.decoder_layers\.', 'decoder.decoder_encoder.layer.', name)
 
 
-def encoder_arguments(hub: dict[str, Any]) -> dict[str, Any]:
+def vit_arguments(hub: dict[str, Any]) -> dict[str, Any]:
   """Keyword arguments of an encoder from the contents of a ViT's or ViTMAE's `config.json`.
 
   Raises:
@@ -70,11 +63,11 @@ def encoder_arguments(hub: dict[str, Any]) -> dict[str, Any]:
   return arguments
 
 
-def model_arguments(hub: dict[str, Any]) -> dict[str, Any]:
-  """Keyword arguments of `UniEmoX` from the contents of a ViTMAE `config.json`; errors as `encoder_arguments`."""
+def vit_mae_arguments(hub: dict[str, Any]) -> dict[str, Any]:
+  """Keyword arguments of `UniEmoX` from the contents of a ViTMAE's `config.json`; errors as `vit_arguments`."""
   if hub.get('model_type') != 'vit_mae':
     raise UserError(f"config.json is of model_type '{hub.get('model_type')}', not 'vit_mae'")
-  arguments = encoder_arguments(hub) | _settings(hub, DECODER_SETTINGS)
+  arguments = vit_arguments(hub) | _settings(hub, DECODER_SETTINGS)
   _check_fixed(hub, {'decoder_intermediate_size': 4 * arguments['decoder_width']}, {'decoder_intermediate_size': 2048})
   return arguments | {'fusion': 'none', 'semantic': False}
 
@@ -94,19 +87,9 @@ def _check_fixed(hub: dict[str, Any], fixed: dict[str, Any], defaults: dict[str,
 
 
 def hub_config(arguments: dict[str, Any], *, norm_pix: bool = False) -> dict[str, Any]:
-  """The inverse of `model_arguments`: a `config.json` that transformers reads; LayerNorm's epsilon is written out."""
+  """The inverse of `vit_mae_arguments`: the contents of a `config.json` that transformers reads."""
   return {theirs: arguments[ours] for ours, (theirs, _) in SETTINGS.items()} | {
       'architectures': ['ViTMAEForPreTraining'], 'model_type': 'vit_mae', 'dtype': 'float32', 'hidden_act': 'gelu',
       'num_channels': 3, 'qkv_bias': True, 'norm_pix_loss': norm_pix, 'intermediate_size': 4 * arguments['width'],
       'decoder_intermediate_size': 4 * arguments['decoder_width']
   }
-
-
-def import_mae(flat: dict[str, np.ndarray], template: dict[str, Any], *, source: str) -> dict[str, Any]:
-  """transformers' tensors -> our parameters; positions come from the file. See `table.import_params`."""
-  return name_table.import_params(ROWS, flat, template, source=source)
-
-
-def export_mae(params: dict[str, Any]) -> dict[str, Any]:
-  """Our parameters -> transformers' tensors; see `table.export_params`."""
-  return name_table.export_params(ROWS, params)

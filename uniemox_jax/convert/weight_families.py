@@ -1,11 +1,11 @@
-"""Which library's names a weight file has: told from the names themselves, so that a file may be called anything."""
+"""Which library wrote a weight file, by the names of its tensors: the file's own name does not matter."""
 
 from collections.abc import Iterable
 import re
 
 from data_pipelines.errors import UserError
 from uniemox_jax.convert import clip_weights, mae_weights, vit_mae_weights
-from uniemox_jax.convert.name_table import Row
+from uniemox_jax.convert.name_table import NameRule
 
 CLIP, OPENAI_CLIP, MAE, VIT = 'clip', 'openai_clip', 'mae', 'vit'
 TITLES = {
@@ -14,23 +14,21 @@ TITLES = {
 }
 CLIPS = (CLIP, OPENAI_CLIP)
 ENOUGH = 0.5
-"""Share of a file's names that a family must know; what is still wrong then is the table's to say."""
+"""Share of a file's names that a family must know. The check against its table names the rest."""
 
 
-def _known_names(rows: Iterable[Row], *others: str) -> re.Pattern[str]:
-  names = (re.escape(name).replace(r'\{\}', r'\d+') for row in rows for name in row.theirs)
+def _known_names(rules: Iterable[NameRule], *others: str) -> re.Pattern[str]:
+  names = (re.escape(name).replace(r'\{\}', r'\d+') for rule in rules for name in rule.theirs)
   return re.compile('|'.join((*names, *others)))
 
 
+_MAE_PRETRAINING = mae_weights.ENCODER_RULES + mae_weights.PROJECT_RULES + mae_weights.DECODER_RULES
+_MAE_OTHERS = mae_weights.PRE_NORM_RULES + mae_weights.NORM_RULES + mae_weights.CLASSIFIER_RULES
 _NAMES = {
-    CLIP: _known_names(clip_weights.ROWS, clip_weights.IGNORED),
-    OPENAI_CLIP: _known_names(clip_weights.OPENAI_ROWS, clip_weights.IGNORED), MAE:
-        _known_names([
-            *mae_weights.ENCODER_ROWS, *mae_weights.PRE_NORM_ROWS, *mae_weights.NORM_ROWS, *mae_weights.CLASSIFIER_ROWS,
-            *mae_weights.PROJECT_ROWS, *mae_weights.DECODER_ROWS
-        ],
-                     re.escape(mae_weights.FUSION_PREFIX) + '.*'),
-    VIT: _known_names(vit_mae_weights.ROWS, vit_mae_weights.LEFT)
+    CLIP: _known_names(clip_weights.RULES, clip_weights.IGNORED),
+    OPENAI_CLIP: _known_names(clip_weights.OPENAI_RULES, clip_weights.IGNORED),
+    MAE: _known_names(_MAE_PRETRAINING + _MAE_OTHERS, rf'{re.escape(mae_weights.FUSION_PREFIX)}.*'),
+    VIT: _known_names(vit_mae_weights.RULES, vit_mae_weights.LEFT)
 }
 
 
@@ -41,11 +39,10 @@ def family_of(names: Iterable[str], source: str) -> str:
     UserError: no family knows half of the names.
   """
   names = list(names)
-  known = {
-      family: sum(
-          bool(pattern.fullmatch(vit_mae_weights.canonical(name) if family == VIT else name))
-          for name in names) for family, pattern in _NAMES.items()
-  }
+  known = dict.fromkeys(_NAMES, 0)
+  for family, pattern in _NAMES.items():
+    canonical = map(vit_mae_weights.canonical, names) if family == VIT else names
+    known[family] = sum(bool(pattern.fullmatch(name)) for name in canonical)
   best = max(known, key=known.__getitem__)
   if known[best] < ENOUGH * max(len(names), 1):
     first = ', '.join(sorted(names)[:3])

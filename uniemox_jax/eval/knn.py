@@ -49,7 +49,8 @@ def neighbours(query_QxD: np.ndarray, bank_NxD: np.ndarray, count: int, mesh: Me
       split_RxD = jax.make_array_from_callback(padded_RxD.shape, NamedSharding(mesh, BATCH), padded_RxD.__getitem__)
       nearest = jax.device_get(_nearest(split_RxD, bank_NxD, count))
       found.append([array[:len(chunk_RxD)] for array in nearest])
-  return tuple(np.concatenate(arrays) for arrays in zip(*found))
+  cosine_QxK, position_QxK = (np.concatenate(arrays) for arrays in zip(*found))
+  return cosine_QxK, position_QxK
 
 
 def log_shares(cosine_QxK: np.ndarray, label_QxK: np.ndarray, classes: int) -> np.ndarray:

@@ -10,9 +10,8 @@ from jax.sharding import Mesh
 import numpy as np
 
 from data_pipelines.batches import pipeline
-from data_pipelines.errors import UserError
 from data_pipelines.records import reader
-from uniemox_jax.runtime import preemption, sharding
+from uniemox_jax.runtime import integrity, preemption, sharding
 from uniemox_jax.runtime.distributed import is_primary
 
 PROGRESS_SECONDS = 5.0
@@ -65,8 +64,5 @@ def split_outputs(
             f'{what} {done:,}/{split.num_examples:,}  '
             f'{(now - started) / done * (split.num_examples - done):.0f}s left', file=sys.stderr, flush=True)
   found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-  if not np.isfinite(found['outputs']).all():
-    raise UserError(
-        f'the model gives no finite number for some picture of {split.name}: its weights are broken; use '
-        'others')
+  integrity.check_finite(found['outputs'], f'some image of {split.name}')
   return found

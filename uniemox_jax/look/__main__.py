@@ -15,9 +15,9 @@ def main() -> None:
   result = look(
       values.checkpoint, values.data_dir, values.dataset, values.workdir, split_name=values.split,
       examples=values.examples, points=values.points)
-  for picture in result['pictures'].values():
-    print(f"{os.path.join(values.workdir, picture['file'])}: {picture['note']}")
-    for part, reason in picture.get('without', {}).items():
+  for figure in result['pictures'].values():
+    print(f"{os.path.join(values.workdir, figure['file'])}: {figure['note']}")
+    for part, reason in figure.get('without', {}).items():
       print(f'  without {part}: {reason}')
   for name, reason in result['skipped'].items():
     print(f'skipped {name}: {reason}')
@@ -32,5 +32,5 @@ if __name__ == '__main__':
   flags.DEFINE_string('split', 'test', 'One split, or several joined as train+val.')
   flags.DEFINE_integer('examples', 16, 'Rows of the sheets, and mistakes shown.', 1, 256)
   flags.DEFINE_integer('points', 1000, 'Embeddings that are mapped.', 1, 20000)
-  flags.DEFINE_string('workdir', None, 'Folder that gets the pictures.', required=True)
+  flags.DEFINE_string('workdir', None, 'Folder that gets the figures.', required=True)
   cli.run(main)

@@ -1,8 +1,8 @@
 """Where a ViT looks: attention rollout, and the relevance of patches to a class by gradients (docs/look.md).
 
-The model runs as it is, with one thing exchanged: its encoder's blocks compute their attention matrices openly.
-Training neither pays for this nor knows of it. Nothing is assumed of what the model does with its tokens, so that a
-classifier of one view and one of scene and person are explained alike.
+The model runs unchanged except that its encoder's blocks also return their attention matrices, so training costs
+nothing more. Nothing is assumed about what the model does with its tokens: classifiers of one view and of scene and
+person are explained in the same way.
 
 Shapes: N blocks, I images (the views of all examples, example by example), H heads, T = 1 + L tokens, CLS first; maps
 have R x C = L patches.
@@ -16,24 +16,26 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-Run = Callable[[nnx.Module], jax.Array]
-"""What is asked of a model that has an `encoder`, which it must call once."""
+from uniemox_jax.models.layers import Block
+
+Run = Callable[[Any], jax.Array]
+"""A computation on a model, which must call the model's `encoder` once."""
 
 
 class Maps(NamedTuple):
-  """How much each patch of each view counts, float32 (B, V, R, C), comparable within one map only."""
+  """The weight of each patch of each view, float32 (B, V, R, C), comparable within one map only."""
 
   rollout: jax.Array
   relevance: jax.Array
 
 
 class _OpenBlocks:
-  """In place of `layers.Blocks`: the same tokens, the attention matrices kept in `attention_NxIxHxTxT`.
+  """In place of `layers.Blocks`: the same tokens, and the attention matrices in `attention_NxIxHxTxT`.
 
-  `offset_NxIxHxTxT` is added to them after the softmax: by a zero, their gradient can be asked for.
+  `offset_NxIxHxTxT` is added to them after the softmax. The gradient by an offset of zero is theirs.
   """
 
-  def __init__(self, layers: nnx.Module, offset_NxIxHxTxT: jax.Array | None):
+  def __init__(self, layers: Block, offset_NxIxHxTxT: jax.Array | None):
     self._layers, self._offset = layers, offset_NxIxHxTxT
 
   def __call__(self, tokens_IxTxD: jax.Array, branch_scale: None = None) -> jax.Array:
@@ -41,7 +43,7 @@ class _OpenBlocks:
     graphdef, params_NxX = nnx.split(self._layers)
 
     def body(tokens: jax.Array, layer: Any) -> tuple[jax.Array, jax.Array]:
-      block = nnx.merge(graphdef, layer[0])
+      block: Block = nnx.merge(graphdef, layer[0])
       query, key, value = block.attention.project(block.norm1(tokens))
       scores = jnp.einsum('iqhk,ithk->ihqt', query, key).astype(jnp.float32) * query.shape[-1]**-0.5
       attention = jax.nn.softmax(scores)
@@ -56,14 +58,14 @@ class _OpenBlocks:
 
 def run_openly(graphdef: nnx.GraphDef, params: dict[str, Any], run: Run,
                offset_NxIxHxTxT: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-  """What `run` gives, and the attention matrices of its encoder, float32 (N, I, H, T, T)."""
+  """The result of `run`, and the attention matrices of the encoder, float32 (N, I, H, T, T)."""
   model = nnx.merge(graphdef, params)
   blocks = model.encoder.blocks = _OpenBlocks(model.encoder.blocks.layers, offset_NxIxHxTxT)
   return run(model), blocks.attention_NxIxHxTxT
 
 
 def attention_and_gradient(graphdef: nnx.GraphDef, params: dict[str, Any], run: Run) -> tuple[jax.Array, jax.Array]:
-  """The attention matrices, and the gradient by them of the score that `run` gives of each example, (B,)."""
+  """The attention matrices, and the gradient by them of the scores (B,) that `run` gives."""
   shape = jax.eval_shape(lambda: run_openly(graphdef, params, run)[1])
 
   def total(offset: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -100,11 +102,11 @@ def _accumulate(layers_NxIxTxT: jax.Array, update: Callable[[jax.Array, jax.Arra
 
 
 def patch_map(influence_IxTxT: jax.Array, rows: str) -> jax.Array:
-  """How much each patch counts, (I, R, C), for the tokens that are read off the model.
+  """The weight of each patch, (I, R, C), for the tokens that the model's result is computed from.
 
   Args:
     influence_IxTxT: of every token (column) on every token (row).
-    rows: 'cls', or 'patches' for the mean over all patch tokens, which is what a classifier here pools.
+    rows: 'cls', or 'patches' for the mean over all patch tokens, which a classifier here pools.
   """
   row_IxT = influence_IxTxT[:, 0] if rows == 'cls' else influence_IxTxT[:, 1:].mean(axis=1)
   side = round((row_IxT.shape[1] - 1)**0.5)
@@ -117,7 +119,7 @@ def reads_person(model: nnx.Module) -> bool:
 
 
 def classifier_input(model: nnx.Module, views_BxVxHxWx3: jax.Array) -> jax.Array:
-  """What the classifier takes of these views: all of them, or the scene, (B, H, W, 3)."""
+  """The classifier's input: all of these views, or the scene alone, (B, H, W, 3)."""
   return views_BxVxHxWx3 if reads_person(model) else views_BxVxHxWx3[:, 0]
 
 
@@ -127,8 +129,8 @@ def encoder_maps(graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3
 
   Args:
     graphdef, params: a model with an `encoder`.
-    views_BxVxHxWx3: normalised pictures.
-    rows: see `patch_map`; what stands for a picture in pretraining is 'cls'.
+    views_BxVxHxWx3: normalised images.
+    rows: see `patch_map`; pretraining represents an image by 'cls'.
   """
   images_IxHxWx3 = views_BxVxHxWx3.reshape(-1, *views_BxVxHxWx3.shape[2:])
   attention = run_openly(graphdef, params, lambda model: model.encoder(images_IxHxWx3))[1]
@@ -140,12 +142,12 @@ def classifier_maps(
     graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3: jax.Array, column_B: jax.Array) -> Maps:
   """Rollout from the pooled patch tokens, and relevance to one output of the head.
 
-  Relevance is R - 1: what attention moved. The 1, each token's relevance to itself, adds nothing to the row of CLS that
-  the source reads, and the same 1/L to every patch of the mean that is read here.
+  Relevance is R - 1, without each token's relevance to itself. In the row of CLS, which the source reads, the 1 touches
+  no patch; in the mean over patches, which is read here, it would add the same 1/L to each.
 
   Args:
     graphdef, params: a `Classifier`.
-    views_BxVxHxWx3: normalised pictures; V = 2, scene first, where it `reads_person`, else 1.
+    views_BxVxHxWx3: normalised images; V = 2, scene first, if it `reads_person`, else 1.
     column_B: int, which logit of each example.
   """
 

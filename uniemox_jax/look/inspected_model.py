@@ -1,4 +1,4 @@
-"""A checkpoint that is looked at, and a pass of it over records; what `look` draws from."""
+"""A checkpoint to inspect, and its pass over records: what the figures of `look` are drawn from."""
 
 from collections.abc import Iterator, Sequence
 import functools
@@ -19,21 +19,23 @@ from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.models.registry import MODULES
 from uniemox_jax.objectives.tasks import tasks_of
+from uniemox_jax.runtime.integrity import check_finite
 from uniemox_jax.train.checkpoint import load_checkpoint
 from uniemox_jax.train.state import abstract_model, builder
 
 BATCH = 32
 
 
-class Subject:
-  """A checkpoint that is looked at.
+class InspectedModel:
+  """A checkpoint to inspect.
 
   Attributes:
     path, step, kind: of the checkpoint.
-    graphdef, params: of the model, the latter on the default device.
-    image_size: side of its views.
-    reads_person: whether it encodes the person view too.
-    decodes: whether it reconstructs.
+    title: kind and step, for figures.
+    graphdef, params: of the model; params are on the default device.
+    image_size: side of its views, pixels.
+    reads_person: whether it also encodes the person view.
+    reconstructs: whether it has a decoder.
     tasks, labels: of a classifier, else empty.
   """
 
@@ -46,31 +48,36 @@ class Subject:
     checkpoint = load_checkpoint(path)
     description = checkpoint.description
     self.path, self.step, self.kind = checkpoint.path, checkpoint.step, description['kind']
+    self.title = f'{self.kind}, step {self.step}'
     if self.kind not in MODULES:
-      raise UserError(f'{path} holds a {self.kind}, not a student: give what pretrain, finetune or import_torch left')
+      raise UserError(f'{path} holds a {self.kind}, not a student: give what pretrain, finetune or import_torch wrote')
     model = abstract_model(builder(MODULES[self.kind], **description['model']))
     self.graphdef, self.params = nnx.graphdef(model), jax.device_put(checkpoint.params)
     self.image_size: int = description['model']['image_size']
-    self.reads_person, self.decodes = attention_maps.reads_person(model), getattr(model, 'decoder', None) is not None
+    self.reads_person = attention_maps.reads_person(model)
+    self.reconstructs = getattr(model, 'decoder', None) is not None
     self.tasks = tasks_of(description) if self.kind == 'classifier' else ()
     self.labels: list[str] = description.get('labels', []) if self.tasks else []
     self._statistics = {name: tuple(values) for name, values in description.get('statistics', {}).items()}
 
   def views(self, examples: Sequence[Example]) -> jax.Array:
-    """What it reads of them, normalised, (B, V, S, S, 3): the scene, and the person, or the scene again without one."""
+    """Its normalised input, (B, V, S, S, 3): the scene, then the person if it reads one, or the scene again."""
     views = [[example.scene, example.scene if example.person is None else example.person]
              if self.reads_person else [example.scene] for example in examples]
     return normalise(jnp.asarray(np.array(views)), **self._statistics)
 
   def first_columns(self) -> dict[str, int]:
-    """By task, where its columns begin in the outputs."""
+    """By task, the index of its first column in the outputs."""
     starts = itertools.accumulate((len(task.outputs) for task in self.tasks), initial=0)
     return {task.name: start for task, start in zip(self.tasks, starts)}
 
 
-class Seen(NamedTuple):
-  """A pass over examples. examples: the first of them, whole; id: of all, label_N: -1 for none; features_PxD: of the
-  first P; outputs_NxW: of a classifier, else W = 0."""
+class Inspection(NamedTuple):
+  """A model's pass over N examples.
+
+  examples: the first of them, with their pixels. id, label_N: of all; label -1 for none. features_PxD: of the first P.
+  outputs_NxW: of a classifier, else W = 0.
+  """
 
   examples: list[Example]
   id: list[str]
@@ -95,14 +102,16 @@ def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
     yield batch
 
 
-def see(subject: Subject, split: reader.Split, count: int, kept: int, points: int) -> Seen:
-  """Runs the model over the first `count` examples; of the first `kept` the pictures stay, of `points` the features."""
-  examples, ids, labels, features, outputs = [], [], [], [], []
-  with tqdm.tqdm(total=count, desc=f'looking at {split.name}', unit=' pictures', delay=1) as progress:
-    for batch in _batches(read_examples(split, range(count), subject.image_size, person=subject.reads_person)):
+def inspect_examples(inspected: InspectedModel, split: reader.Split, count: int, kept: int, points: int) -> Inspection:
+  """Runs the model over the first `count` examples; keeps the first `kept` of them whole, and `points` features."""
+  examples: list[Example] = []
+  ids: list[str] = []
+  labels, features, outputs = [], [], []
+  with tqdm.tqdm(total=count, desc=f'looking at {split.name}', unit=' images', delay=1) as progress:
+    for batch in _batches(read_examples(split, range(count), inspected.image_size, person=inspected.reads_person)):
       # The last batch is filled up: one shape, one compilation.
       filled = batch + batch[-1:] * (BATCH - len(batch))
-      found = jax.device_get(_apply(subject.graphdef, subject.params, subject.views(filled)))
+      found = jax.device_get(_apply(inspected.graphdef, inspected.params, inspected.views(filled)))
       features_BxD, outputs_BxW = (values[:len(batch)] for values in found)
       features.append(features_BxD[:max(0, points - len(ids))])
       outputs.append(outputs_BxW)
@@ -110,6 +119,7 @@ def see(subject: Subject, split: reader.Split, count: int, kept: int, points: in
       ids += [example.id for example in batch]
       labels += [example.label for example in batch]
       progress.update(len(batch))
-  if not all(np.isfinite(part).all() for part in (*features, *outputs)):
-    raise UserError(f'{subject.path} gives no finite number for some picture: its weights are broken; use another one')
-  return Seen(examples, ids, np.array(labels), np.concatenate(features), np.concatenate(outputs))
+  features_PxD, outputs_NxW = np.concatenate(features), np.concatenate(outputs)
+  for values in (features_PxD, outputs_NxW):
+    check_finite(values, f'some image of {split.name}')
+  return Inspection(examples, ids, np.array(labels), features_PxD, outputs_NxW)

@@ -1,5 +1,6 @@
 """What the `kind` in a checkpoint's description stands for: the student's modules by name."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import nnx
@@ -22,3 +23,9 @@ class Encoder(nnx.Module):
 
 
 MODULES: dict[str, type[nnx.Module]] = {'uniemox': UniEmoX, 'classifier': Classifier, 'encoder': Encoder}
+
+
+def abstract_student(kind: str, arguments: Mapping[str, Any]) -> nnx.Module:
+  """The module of a checkpoint's `kind` and 'model' arguments, with shapes in place of parameters."""
+  module: Callable[..., nnx.Module] = MODULES[kind]
+  return nnx.eval_shape(lambda: module(**arguments, rngs=nnx.Rngs(0)))

@@ -4,7 +4,7 @@ from absl import flags
 
 from data_pipelines.errors import UserError
 from uniemox_jax.predict import table_writer
-from uniemox_jax.predict.prediction import predict
+from uniemox_jax.predict.prediction import predict_images
 from uniemox_jax.runtime import cli
 
 
@@ -13,23 +13,22 @@ def main(*arguments: str) -> None:
   values = flags.FLAGS
   out = None if values.out == '-' else values.out
   try:
-    predict(
+    predict_images(
         values.checkpoint, arguments, out, file_format=values.format, append=values.append,
         batch_size=values.batch_size, per_second=values.fps, boxes=values.boxes, detector=values.detector)
   except KeyboardInterrupt as error:
-    raise UserError(
-        'interrupted: ' +
-        ('run the same command with --append to go on' if out else 'with --out=FILE, --append could go on here')
-    ) from error
+    remedy = 'run the same command with --append to go on' if out else 'with --out=FILE, --append could go on here'
+    raise UserError(f'interrupted: {remedy}') from error
 
 
 if __name__ == '__main__':
   flags.DEFINE_string(
       'checkpoint', None, 'Fine-tuned checkpoint: the --workdir of a run, or a step folder.', required=True)
   flags.DEFINE_string('out', '-', 'The table to write; - is standard output.')
-  flags.DEFINE_enum('format', None, table_writer.FORMATS, 'Of the table; by default what the name of --out ends in.')
-  flags.DEFINE_bool('append', False, 'Go on with --out after the rows that are there.')
-  flags.DEFINE_integer('batch_size', None, 'Pictures a batch; found automatically by default.', lower_bound=1)
+  flags.DEFINE_enum(
+      'format', None, table_writer.FORMATS, 'Format of the table; by default that of the ending of --out.')
+  flags.DEFINE_bool('append', False, 'Continue --out after its rows.')
+  flags.DEFINE_integer('batch_size', None, 'Images in a batch; found automatically by default.', lower_bound=1)
   flags.DEFINE_float('fps', 1.0, 'Frames that are taken of a second of video.', lower_bound=1e-6)
   flags.DEFINE_string('boxes', None, 'CSV of person boxes, or the raw folder that holds person_boxes.csv.')
   flags.DEFINE_string('detector', None, 'Finds persons: hog, FILE.onnx (YOLOX), or a transformers model.')

@@ -1,9 +1,8 @@
-"""A trained model over any number of evaluation views: on all devices, in batches of one size; what it says."""
+"""A fine-tuned classifier over evaluation views: on all devices, in batches of one size; its predictions as columns."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import hashlib
-import os
 import time
 from typing import Any
 
@@ -15,19 +14,19 @@ from data_pipelines.errors import UserError
 from uniemox_jax.models.classifier import STREAMS, Classifier
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.objectives.tasks import Task, predict, split_columns, tasks_of, width
-from uniemox_jax.report.model_card import run_folder
 from uniemox_jax.runtime import sharding
-from uniemox_jax.runtime.files import exists, read_json
 from uniemox_jax.train.checkpoint import Checkpoint, load_checkpoint
+from uniemox_jax.train.run_folder import read_run_result, run_folder
 from uniemox_jax.train.state import builder, graphdef_of
 
 CPU_BATCH = 32
 """Measured (docs/predict.md): on a CPU, larger batches gain nothing and keep more in memory."""
 SMALLEST, LARGEST = 32, 1024
-"""Of the batches that are tried on an accelerator; a view of 224 x 224 takes 150 kB."""
-_WORTH = 1.05
+"""Batches that are tried on an accelerator; a view of 224 x 224 takes 150 kB."""
+_MIN_GAIN = 1.05
+"""In speed, for which a batch is doubled."""
 
-Cells = list[str] | list[float]
+Cells = Sequence[str | float]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -43,12 +42,12 @@ class Predictor:
   Attributes:
     path: the step folder it came from.
     tasks: what it predicts.
-    thresholds: of the task 'labels', from which on a class is chosen, None for never; or None where they are not known.
-    streams: 'scene', or 'scene+person'.
+    thresholds: of the task 'labels', from which on a class is chosen, None for never; None as a whole if not known.
+    sees_person: whether its views are of scene and person.
     image_size: side S of its views, pixels.
-    view_shape: of what it takes for a picture: (S, S, 3), or (2, S, S, 3), scene and person.
+    view_shape: of an example: (S, S, 3), or (2, S, S, 3), scene and person.
     weights_sha256: of all weights and of how they are used.
-    devices: how many share a batch.
+    devices: number that share a batch.
   """
 
   def __init__(self, path: str):
@@ -65,10 +64,11 @@ class Predictor:
           '--workdir of a fine-tuning run (python -m uniemox_jax.finetune)')
     self.path, self.tasks = checkpoint.path, tasks_of(description)
     self.thresholds = _stored_thresholds(checkpoint, self.tasks)
-    self.streams: str = description['model'].get('streams', 'scene')
+    streams = STREAMS[description['model'].get('streams', 'scene')]
+    self.sees_person = len(streams) > 1
     self.image_size: int = description['model']['image_size']
     view = self.image_size, self.image_size, 3
-    self.view_shape = view if self.streams == 'scene' else (len(STREAMS[self.streams]), *view)
+    self.view_shape = (len(streams), *view) if self.sees_person else view
     statistics = tuple((name, tuple(values)) for name, values in description.get('statistics', {}).items())
     self.weights_sha256 = _digest(checkpoint.params, (description['model'], self.tasks, self.thresholds, statistics))
     self._mesh = sharding.make_mesh()
@@ -78,57 +78,57 @@ class Predictor:
     self._apply = functools.partial(_apply, classifier, statistics, params)
 
   def __call__(self, views: np.ndarray) -> jax.Array:
-    """Starts on uint8 views (B, *view_shape), B a multiple of `devices`; gives outputs (B, W), perhaps not ready."""
+    """Outputs (B, W), not waited for, of uint8 views (B, *view_shape); B is a multiple of `devices`."""
     with jax.set_mesh(self._mesh):
       return self._apply(sharding.global_batch({'views': views}, self._mesh)['views'])
 
   def columns(self, outputs_BxW: np.ndarray) -> dict[str, Cells]:
-    """What a table tells of a batch, column by column in their order (docs/predict.md)."""
-    outputs, table = split_columns(outputs_BxW.astype(np.float64), self.tasks), {}
-    naming = [task.name for task in self.tasks if task.name != 'vad']
+    """The columns of the table for a batch, in order (docs/predict.md)."""
+    outputs = split_columns(outputs_BxW.astype(np.float64), self.tasks)
+    table: dict[str, Cells] = {}
+    first_with_classes = next((task.name for task in self.tasks if task.name != 'vad'), None)
     for task in self.tasks:
       predicted_BxC = predict(task, outputs[task.name])
       if task.name == 'label':
-        best_B = predicted_BxC.argmax(axis=1)
-        table |= {'label': [task.outputs[index] for index in best_B], 'probability': predicted_BxC.max(axis=1).tolist()}
+        table['label'] = [task.outputs[best] for best in predicted_BxC.argmax(axis=1)]
+        table['probability'] = predicted_BxC.max(axis=1).tolist()
       if task.name == 'labels' and self.thresholds is not None:
-        table['labels'] = _chosen(task, predicted_BxC, self.thresholds)
+        table['labels'] = _join_chosen(task, predicted_BxC, self.thresholds)
       # Two tasks may name the same classes: only the first has short headings.
-      prefix = '' if task.name == 'vad' else 'p_' if task.name == naming[0] else f'{task.name}_p_'
-      table |= {prefix + name: cells for name, cells in zip(task.outputs, predicted_BxC.T.tolist(), strict=True)}
+      prefix = '' if task.name == 'vad' else 'p_' if task.name == first_with_classes else f'{task.name}_p_'
+      for name, predicted_B in zip(task.outputs, predicted_BxC.T.tolist(), strict=True):
+        table[prefix + name] = predicted_B
     return table
 
   def column_names(self) -> list[str]:
-    """The keys of `columns`, before there is any batch."""
+    """The keys of `columns`."""
     return list(self.columns(np.zeros((1, width(self.tasks)))))
 
 
-def _chosen(task: Task, scores_BxC: np.ndarray, thresholds: Sequence[float | None]) -> list[str]:
+def _join_chosen(task: Task, scores_BxC: np.ndarray, thresholds: Sequence[float | None]) -> list[str]:
   """Of each row, the classes that reach their threshold, joined by a semicolon."""
   limits_C = np.array([np.inf if threshold is None else threshold for threshold in thresholds])
   return [';'.join(name for name, chosen in zip(task.outputs, row) if chosen) for row in scores_BxC >= limits_C]
 
 
 def _stored_thresholds(checkpoint: Checkpoint, tasks: Sequence[Task]) -> list[float | None] | None:
-  """Those of the task 'labels', chosen on val, that result.json holds of this checkpoint; None where it does not."""
-  path = os.path.join(run_folder(checkpoint.path), 'result.json')
-  result = read_json(path) if exists(path) else {}
+  """Thresholds of the task 'labels', chosen on val, from the result.json of this checkpoint; None without them."""
+  result = read_run_result(run_folder(checkpoint.path), checkpoint.step)
   rows = result.get('tasks', {}).get('labels', {}).get('per_class', [])
   labels = [list(task.outputs) for task in tasks if task.name == 'labels']
-  known = result.get('checkpoint_step') == checkpoint.step and labels == [[row['label'] for row in rows]]
-  return [row['threshold'] for row in rows] if known else None
+  return [row['threshold'] for row in rows] if labels == [[row['label'] for row in rows]] else None
 
 
-def batch_size(predictor: Predictor, most: int) -> int:
-  """A good batch for this machine: measured on accelerators, `CPU_BATCH` a device elsewhere; never much over `most`."""
+def find_batch_size(predictor: Predictor, examples: int) -> int:
+  """A good batch for this machine and number of examples: `CPU_BATCH` a device on a CPU, else measured."""
   devices = predictor.devices
   if jax.default_backend() == 'cpu':
-    return min(CPU_BATCH * devices, _multiple(most, devices))
-  return fastest_batch(functools.partial(seconds_a_batch, predictor), most, devices)
+    return min(CPU_BATCH * devices, round_up(examples, devices))
+  return fastest_batch(functools.partial(seconds_per_batch, predictor), examples, devices)
 
 
-def seconds_a_batch(predictor: Predictor, rows: int, repetitions: int = 3) -> float:
-  """What a batch takes from host to host, once compiled: the shortest of some runs."""
+def seconds_per_batch(predictor: Predictor, rows: int, repetitions: int = 3) -> float:
+  """Time of a batch from host to host, once compiled: the shortest of some runs."""
   views = np.zeros((rows, *predictor.view_shape), np.uint8)
   jax.block_until_ready(predictor(views))
   taken = []
@@ -139,25 +139,25 @@ def seconds_a_batch(predictor: Predictor, rows: int, repetitions: int = 3) -> fl
   return min(taken)
 
 
-def fastest_batch(seconds: Callable[[int], float], most: int, devices: int) -> int:
-  """Doubles the batch until it is out of memory or hardly faster; halves it where even the first is too large.
+def fastest_batch(seconds: Callable[[int], float], examples: int, devices: int) -> int:
+  """Doubles the batch until it is out of memory or hardly faster; halves it if even the first is too large.
 
   Args:
-    seconds: what a batch of so many rows takes.
-    most: rows that there are.
+    seconds: time of a batch of so many rows.
+    examples: how many there are.
     devices: the batch is a multiple of it.
 
   Raises:
     UserError: a single row a device does not fit.
   """
-  rows = min(_multiple(SMALLEST, devices), _multiple(most, devices))
+  rows = min(round_up(SMALLEST, devices), round_up(examples, devices))
   while (taken := _unless_out_of_memory(seconds, rows)) is None:
     if rows == devices:
       raise UserError('the model does not fit into the memory of this device: use a larger one, or JAX_PLATFORMS=cpu')
-    rows = _multiple(rows // 2, devices)
-  while 2 * rows <= min(LARGEST * devices, _multiple(most, devices)):
+    rows = round_up(rows // 2, devices)
+  while 2 * rows <= min(LARGEST * devices, round_up(examples, devices)):
     doubled = _unless_out_of_memory(seconds, 2 * rows)
-    if doubled is None or 2 * taken < _WORTH * doubled:
+    if doubled is None or 2 * taken < _MIN_GAIN * doubled:
       break
     rows, taken = 2 * rows, doubled
   return rows
@@ -172,12 +172,12 @@ def _unless_out_of_memory(seconds: Callable[[int], float], rows: int) -> float |
     raise
 
 
-def _multiple(rows: int, devices: int) -> int:
-  """The next multiple of `devices`, at least one."""
+def round_up(rows: int, devices: int) -> int:
+  """The next positive multiple of `devices`."""
   return max(1, -(-rows // devices)) * devices
 
 
-def _digest(params: dict[str, Any], description: Any) -> str:
+def _digest(params: Mapping[str, Any], description: object) -> str:
   digest = hashlib.sha256(repr(description).encode())
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     digest.update(jax.tree_util.keystr(path).encode())

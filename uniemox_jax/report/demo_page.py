@@ -10,7 +10,6 @@ import pathlib
 import platform
 from typing import Any
 
-import jinja2
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,26 +18,27 @@ from scipy import stats
 
 from uniemox_jax.report.figures import data_uri
 from uniemox_jax.report.look_page import read_look
+from uniemox_jax.report.rendering import render
 from uniemox_jax.runtime.files import write_json, write_text
 from uniemox_jax.runtime.run_log import read_metrics
 
-# Shown in this order everywhere. Colours that colour-blind readers tell apart; line styles repeat them.
+# Shown in this order everywhere. Colours that colour-blind readers can distinguish; line styles repeat them.
 _TITLES = {'uniemox': 'UniEmoX', 'mae_only': 'MAE only', 'scratch': 'from scratch'}
 _OTHERS = {'scratch': 'training from scratch', 'mae_only': 'MAE pretraining'}
 _LOOKS = {'look_uniemox': 'UniEmoX after pretraining', 'look_finetune_uniemox': 'UniEmoX after fine-tuning'}
 _COLOURS = {'uniemox': '#0072b2', 'mae_only': '#d55e00', 'scratch': '#5f5f5f'}
 _LINES = {'uniemox': '-', 'mae_only': '--', 'scratch': ':'}
 
-# Name in metrics.jsonl, name in report.json, what a stranger needs to know.
+# Name in metrics.jsonl, name in report.json, meaning.
 _LOSSES = (('loss', 'total', 'The weighted sum of the three below'),
            ('reconstruction', 'reconstruction', 'L3: squared error of the hidden patches'),
-           ('similarity', 'similarity', 'L2: 1 - cosine between the fused embedding and CLIP’s of the picture'),
+           ('similarity', 'similarity', 'L2: 1 - cosine between the fused embedding and CLIP’s of the image'),
            ('contrastive', 'contrastive', 'L1: how differently student and CLIP rank the captions'))
 _EDGE = 0.05
 _MAIN_PACKAGES = (
     'python', 'uniemox-jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-cpu',
     'tensorflow-datasets', 'transformers', 'numpy')
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'axes.axisbelow': True,
     'grid.color': '#e3e3e3', 'svg.hashsalt': 'uniemox_jax'
 }
@@ -47,11 +47,11 @@ _STYLE = {
 def summarise_losses(metrics_lines: list[dict[str, Any]], total_steps: int) -> dict[str, dict[str, float]]:
   """Means of every pretraining loss over the first and the last 5 % of steps, as report.json's 'losses'.
 
-  A line holds the mean over the steps since the line before it. Where the 5 % end inside a line, the line's mean stands
-  for those of its steps that count: of 700 steps logged every 20, the first 35 are line 1 and 15/20 of line 2.
+  A line holds the mean over the steps since the line before it. If the 5 % end inside a line, its mean counts for the
+  steps inside: of 700 steps logged every 20, the first 35 are line 1 and 15/20 of line 2.
 
   Args:
-    metrics_lines: of a finished pretraining run, oldest first; lines without 'loss' (validation) are passed over.
+    metrics_lines: of a finished pretraining run, oldest first; lines without 'loss' (validation) are ignored.
     total_steps: of the run.
 
   Returns:
@@ -68,13 +68,13 @@ def summarise_losses(metrics_lines: list[dict[str, Any]], total_steps: int) -> d
   starts = np.concatenate([[0], ends[:-1]])
   window = max(_EDGE * total_steps, 1)
   steps_inside = {'first': np.minimum(ends, window) - starts, 'last': ends - np.maximum(starts, total_steps - window)}
-  return {
-      name: {
-          edge: float(np.average([line[key]
-                                  for line in lines], weights=np.maximum(steps, 0)))
-          for edge, steps in steps_inside.items()
-      } for key, name, _ in _LOSSES if key in lines[0]
-  }
+  weights = {edge: np.maximum(steps, 0) for edge, steps in steps_inside.items()}
+  losses = {}
+  for key, name, _ in _LOSSES:
+    if key in lines[0]:
+      values = [line[key] for line in lines]
+      losses[name] = {edge: float(np.average(values, weights=steps)) for edge, steps in weights.items()}
+  return losses
 
 
 def package_versions() -> dict[str, str]:
@@ -84,9 +84,9 @@ def package_versions() -> dict[str, str]:
 
 
 def write_report(report: dict[str, Any], workdir: str) -> None:
-  """Writes `workdir`/report.json, which is `report`, and `workdir`/report.html, drawn from it and the run folders.
+  """Writes `workdir`/report.json, which is `report`, and `workdir`/report.html, from it and the run folders.
 
-  What is absent from the optional parts or the folders is named on the page.
+  The page names optional parts and folders that are absent.
 
   Args:
     report: required are 'accuracy' {run: top-1 in [0, 1]}, 'test_examples', 'losses' (see `summarise_losses`) and
@@ -100,11 +100,8 @@ def write_report(report: dict[str, Any], workdir: str) -> None:
   Raises:
     KeyError: a required part is absent; nothing is written.
   """
-  environment = jinja2.Environment(
-      loader=jinja2.FileSystemLoader(os.path.dirname(__file__)), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-      undefined=jinja2.StrictUndefined)
-  environment.filters |= {'percent': lambda share: f'{100 * share:.1f}\N{NO-BREAK SPACE}%', 'duration': _duration}
-  page = environment.get_template('demo_page.html.j2').render(_page_parts(report, workdir))
+  filters = {'percent': lambda share: f'{100 * share:.1f}\N{NO-BREAK SPACE}%', 'duration': _duration}
+  page = render('demo_page.html.j2', _page_parts(report, workdir), filters)
   write_json(os.path.join(workdir, 'report.json'), report)
   write_text(os.path.join(workdir, 'report.html'), page)
 
@@ -112,30 +109,27 @@ def write_report(report: dict[str, Any], workdir: str) -> None:
 def _page_parts(report: dict[str, Any], workdir: str) -> dict[str, Any]:
   """What the template shows: the report itself, and what is computed or drawn from it."""
   folders = {run: os.path.join(workdir, folder) for run, folder in report.get('runs', {}).items()}
+  accuracy, examples, versions = report['accuracy'], report['test_examples'], report.get('versions', {})
   labels = [row['label'] for row in report['results']['uniemox']['per_class']]
-  versions = report.get('versions', {})
-  return {
-      'report': report, 'titles': _TITLES, 'labels': labels, 'chance': 1 / len(labels),
-      'reading': reading(report['accuracy'], report['test_examples']),
-      'accuracy_chart': _accuracy_chart(report['accuracy'], report['test_examples'], 1 / len(labels)),
-      'losses': _loss_panels(report['losses'],
-                             folders.get('uniemox')), 'validation_chart': _validation_chart(report['results'], folders),
-      'without_validation': [title for run, title in _TITLES.items() if not _validation(folders, run)
-                            ], 'sheets': _sheets(folders.get('uniemox')),
-      'looks': {title: read_look(folders[run]) if run in folders else None for run, title in _LOOKS.items()
-               }, 'config_text': json.dumps(report.get('config'), indent=2),
-      'main_versions': {name: versions[name] for name in _MAIN_PACKAGES if name in versions}
-  }
+  chance, pretraining = 1 / len(labels), folders.get('uniemox')
+  without_validation = [title for run, title in _TITLES.items() if not _validation(folders, run)]
+  looks = {title: read_look(folders[run]) if run in folders else None for run, title in _LOOKS.items()}
+  return dict(
+      report=report, titles=_TITLES, labels=labels, chance=chance, reading=reading(accuracy, examples),
+      accuracy_chart=_accuracy_chart(accuracy, examples, chance), losses=_loss_panels(report['losses'], pretraining),
+      validation_chart=_validation_chart(report['results'], folders), sheets=_sheets(pretraining),
+      without_validation=without_validation, looks=looks, config_text=json.dumps(report.get('config'), indent=2),
+      main_versions={name: versions[name] for name in _MAIN_PACKAGES if name in versions})
 
 
 def reading(accuracy: dict[str, float], examples: int) -> str:
-  """What the accuracies of one seed say in a sentence: the differences in points, and whether they are beyond chance.
+  """The accuracies of one seed in a sentence: the differences in points, and whether they are beyond chance.
 
-  Chance is the 95 % margin of two independent proportions: a cautious one, for all are measured on the same pictures.
+  Chance is the 95 % margin of two independent proportions: a cautious one, as all are measured on the same images.
 
   Args:
     accuracy: top-1 in [0, 1] of 'uniemox', 'mae_only' and 'scratch'.
-    examples: test pictures each is measured on.
+    examples: number of test images.
   """
   clauses = []
   for rival in ('scratch', 'mae_only'):
@@ -145,8 +139,8 @@ def reading(accuracy: dict[str, float], examples: int) -> str:
     side = f"{abs(points):.1f} points {'above' if points > 0 else 'below'}" if points else 'level with'
     clauses.append(f"{side} {_OTHERS[rival]} ({'beyond' if abs(points) > margin else 'within'} ±{margin:.1f})")
   return (
-      f'On {examples} test pictures UniEmoX ends {clauses[0]} and {clauses[1]}, where ± is what the choice of test '
-      'pictures alone could make.')
+      f'On {examples} test images UniEmoX ends {clauses[0]} and {clauses[1]}, where ± is what the choice of test '
+      'images alone could make.')
 
 
 def _accuracy_chart(accuracy: dict[str, float], examples: int, chance: float) -> str:
@@ -170,18 +164,19 @@ def _accuracy_chart(accuracy: dict[str, float], examples: int, chance: float) ->
 
 
 def _loss_panels(losses: dict[str, dict[str, float]], folder: str | None) -> list[dict[str, Any]]:
-  """Name, meaning, means at both ends and curve of each loss; 'ends' or 'chart' is None where there is none."""
+  """Name, meaning, means at both ends and curve of each loss; 'ends' or 'chart' is None if there is none."""
   lines = [line for line in read_metrics(folder) if 'loss' in line] if folder else []
   panels = []
   for key, name, meaning in _LOSSES:
-    steps, values = [[line[column] for line in lines if key in line] for column in ('step', key)] if lines else ([], [])
+    logged = [line for line in lines if key in line]
+    steps, values = [line['step'] for line in logged], [line[key] for line in logged]
 
     def draw(axes: Axes, steps: list[int] = steps, values: list[float] = values) -> None:
       axes.plot(steps, values, color=_COLOURS['uniemox'])
       axes.set(xlabel='step', xlim=(0, None))
 
-    panels.append(
-        {'name': name, 'meaning': meaning, 'ends': losses.get(name), 'chart': _svg(draw, 3.6, 2.1) if values else None})
+    chart = _svg(draw, 3.6, 2.1) if values else None
+    panels.append({'name': name, 'meaning': meaning, 'ends': losses.get(name), 'chart': chart})
   return panels
 
 
@@ -191,7 +186,7 @@ def _validation(folders: dict[str, str], run: str) -> list[dict[str, Any]]:
 
 
 def _validation_chart(results: dict[str, dict[str, Any]], folders: dict[str, str]) -> str | None:
-  """Top-1 on val of the fine-tuning runs, a ring where the checkpoint was kept; None where no run has any."""
+  """Top-1 on val of the fine-tuning runs, a ring at the checkpoint that was kept; None if no run has any."""
   curves = {run: lines for run in _TITLES if (lines := _validation(folders, run))}
   if not curves:
     return None
@@ -199,7 +194,8 @@ def _validation_chart(results: dict[str, dict[str, Any]], folders: dict[str, str
   def draw(axes: Axes) -> None:
     for run, lines in curves.items():
       points = {line['step']: 100 * line['val_top1'] for line in lines}
-      axes.plot(points.keys(), points.values(), _LINES[run], color=_COLOURS[run], label=_TITLES[run], linewidth=1.8)
+      axes.plot(
+          list(points), list(points.values()), _LINES[run], color=_COLOURS[run], label=_TITLES[run], linewidth=1.8)
       kept = results[run]['checkpoint_step']
       if kept in points:
         axes.plot(kept, points[kept], 'o', color=_COLOURS[run], markerfacecolor='white', markersize=7)
@@ -210,7 +206,7 @@ def _validation_chart(results: dict[str, dict[str, Any]], folders: dict[str, str
 
 
 def _sheets(folder: str | None) -> list[dict[str, Any]]:
-  """The first and the last sheet of reconstruction triplets of a pretraining run, those there are."""
+  """The first and the last sheet of reconstruction triplets of a pretraining run."""
   paths = sorted(pathlib.Path(folder, 'reconstructions').glob('step_*.png')) if folder else []
   ends = dict.fromkeys(paths[:1] + paths[-1:])
   return [

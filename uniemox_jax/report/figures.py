@@ -1,24 +1,23 @@
-"""Pictures for people: sheets of tiles, heat maps, clouds of points; the same bytes for the same input."""
+"""Figures for people: sheets of tiles, heat maps, scatter plots; the same bytes for the same input."""
 
 import base64
 from collections.abc import Sequence
 import io
-import os
-import textwrap
 from typing import NamedTuple
 
 import matplotlib
 from matplotlib.figure import Figure
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from data_pipelines.sheet_text import load_font, text_height, wrap_text
 
 TILE = 192
-"""Pixels that a tile's side has at least."""
+"""Least side of a tile, pixels."""
 _GAP = 8
-# matplotlib's own copy: the same on every machine.
-_FONT = ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSansMono.ttf'), 11)
-# Okabe and Ito's colours, which colour-blind readers tell apart, but for yellow, too pale on white. Seven colours and
-# nine shapes have no common divisor: together they name 63 classes.
+_FONT = load_font(11)
+# Okabe and Ito's colours, which colour-blind readers can distinguish, without yellow, too pale on white. Seven colours
+# and nine shapes have no common divisor: together they name 63 classes.
 COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#000000', '#56b4e9', '#e69f00')
 MARKERS = 'os^Dv*PXp'
 _HEAT = matplotlib.colormaps['inferno']
@@ -32,12 +31,12 @@ class Tile(NamedTuple):
 
 
 def heat_overlay(pixels_SxSx3: np.ndarray, map_RxC: np.ndarray) -> np.ndarray:
-  """A map over its picture in grey, uint8 (S, S, 3): dark is the map's least, bright its most."""
+  """A map over its image in grey, uint8 (S, S, 3): dark is the map's least, bright its most."""
   spread = map_RxC.max() - map_RxC.min()
-  heat_RxC = np.float32((map_RxC - map_RxC.min()) / (spread if spread > 0 else 1.0))
+  heat_RxC = ((map_RxC - map_RxC.min()) / (spread if spread > 0 else 1.0)).astype(np.float32)
   heat_SxS = np.asarray(Image.fromarray(heat_RxC).resize(pixels_SxSx3.shape[1::-1], Image.Resampling.BILINEAR))
   grey_SxSx1 = np.asarray(Image.fromarray(pixels_SxSx3).convert('L'), np.float32)[..., None]
-  return np.uint8(np.round(0.45 * grey_SxSx1 + 0.55 * 255 * _HEAT(heat_SxS)[..., :3]))
+  return np.round(0.45 * grey_SxSx1 + 0.55 * 255 * _HEAT(heat_SxS)[..., :3]).astype(np.uint8)
 
 
 def sheet(rows: Sequence[Sequence[Tile]], title: str) -> Image.Image:
@@ -46,11 +45,11 @@ def sheet(rows: Sequence[Sequence[Tile]], title: str) -> Image.Image:
   side = max(TILE, *sides) if sides else TILE
   columns = max(map(len, rows), default=1)
   width = max(columns, 2) * (side + _GAP) + _GAP
-  title = _wrapped(title, width - 2 * _GAP)
-  texts = [[_wrapped(tile.text, side) for tile in row] for row in rows]
-  tops = [_height(title) + 3 * _GAP]
-  for row in texts:
-    tops.append(tops[-1] + side + max(map(_height, row)) + 3 * _GAP)
+  title = wrap_text(title, width - 2 * _GAP, _FONT)
+  texts = [[wrap_text(tile.text, side, _FONT) for tile in row] for row in rows]
+  tops = [text_height(title, _FONT) + 3 * _GAP]
+  for row_texts in texts:
+    tops.append(tops[-1] + side + max(text_height(text, _FONT) for text in row_texts) + 3 * _GAP)
   page = Image.new('RGB', (width, tops[-1]), 'white')
   pen = ImageDraw.Draw(page)
   pen.multiline_text((_GAP, _GAP), title, 'black', _FONT)
@@ -63,8 +62,8 @@ def sheet(rows: Sequence[Sequence[Tile]], title: str) -> Image.Image:
   return page
 
 
-def cloud(points_Nx2: np.ndarray, label_N: np.ndarray, labels: Sequence[str], title: str) -> bytes:
-  """Points by class, a colour and a shape each; those of label -1 in grey. PNG."""
+def scatter_plot(points_Nx2: np.ndarray, label_N: np.ndarray, labels: Sequence[str], title: str) -> bytes:
+  """A PNG of points, each class in a colour and a shape; those of label -1 in grey."""
   figure = Figure(figsize=(8, 6), layout='constrained')
   axes = figure.subplots()
   for index in sorted(set(label_N.tolist())):
@@ -73,7 +72,7 @@ def cloud(points_Nx2: np.ndarray, label_N: np.ndarray, labels: Sequence[str], ti
     if index >= 0:
       colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
     axes.scatter(
-        *chosen_Nx2.T, s=26, color=colour, marker=marker, alpha=0.8, linewidths=0,
+        chosen_Nx2[:, 0], chosen_Nx2[:, 1], s=26, color=colour, marker=marker, alpha=0.8, linewidths=0,
         label=f'{labels[index] if index >= 0 else "no single label"} ({len(chosen_Nx2)})')
   axes.set(xticks=[], yticks=[], title=title)
   axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False, markerscale=1.6)
@@ -82,23 +81,13 @@ def cloud(points_Nx2: np.ndarray, label_N: np.ndarray, labels: Sequence[str], ti
   return buffer.getvalue()
 
 
-def png(picture: Image.Image) -> bytes:
-  """The picture as a PNG file."""
+def png(image: Image.Image) -> bytes:
+  """The image as a PNG file."""
   buffer = io.BytesIO()
-  picture.save(buffer, 'PNG')
+  image.save(buffer, 'PNG')
   return buffer.getvalue()
 
 
 def data_uri(content: bytes, kind: str) -> str:
-  """A file as an address that a page holds in itself; kind is its media type."""
+  """A file as an address that contains it; kind is its media type."""
   return f'data:{kind};base64,{base64.b64encode(content).decode()}'
-
-
-def _wrapped(text: str, width: int) -> str:
-  """The text with every line broken where it would pass `width` pixels."""
-  letters = int(width / _FONT.getlength('m'))
-  return '\n'.join(part for line in text.splitlines() for part in textwrap.wrap(line, letters))
-
-
-def _height(text: str) -> int:
-  return int(ImageDraw.Draw(Image.new('L', (1, 1))).multiline_textbbox((0, 0), text, _FONT)[3])

@@ -1,14 +1,12 @@
-"""README.md of an export: where the weights come from and what was measured, as far as the run itself knows."""
+"""README.md of an export: where the weights come from and what was measured, from the run's own files."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from uniemox_jax.runtime.files import read_json, write_text
-from uniemox_jax.train.checkpoint import FOLDER
+from uniemox_jax.report.rendering import render
+from uniemox_jax.runtime.files import write_text
+from uniemox_jax.train.run_folder import read_run_config, read_run_result, run_folder
 
 LOCAL = ('data_dir', 'mesh', 'log_every', 'save_every', 'images_every')
 """Config keys that concern one machine only."""
@@ -19,18 +17,6 @@ TITLES = {
 }
 
 
-def run_folder(checkpoint: str) -> Path:
-  """The run that a checkpoint PATH, or a `teacher` folder, belongs to."""
-  path = Path(os.path.abspath(checkpoint))
-  return path.parents[1] if path.parent.name == FOLDER else path
-
-
-def read_run_config(run: Path) -> dict[str, Any]:
-  """The config that a run was trained with; {} for a folder of another kind, such as an `import_torch` output."""
-  config = read_json(str(run / 'config.json')) if (run / 'config.json').is_file() else {}
-  return config if 'epochs' in config else {}
-
-
 def write_card(folder: Path, *, target: str, kind: str, run: Path, step: int | None, facts: dict[str, Any]) -> None:
   """Writes README.md, from the configs of the run and of those it started from, and its result.json.
 
@@ -39,59 +25,50 @@ def write_card(folder: Path, *, target: str, kind: str, run: Path, step: int | N
     target: as in `export_torch`.
     kind: of the checkpoint, 'clip' for a CLIP.
     run: its run folder.
-    step: of the checkpoint, which result.json has to be about; None if unknown.
-    facts: 'labels' (list or None), 'view' (a `teacher.View`), 'notes' (lines) and 'source' (of imported weights, or
+    step: of the checkpoint; a result.json of another step is ignored. None if unknown.
+    facts: 'labels' (list or None), 'view' (a `frozen_clip.View`), 'notes' (lines) and 'source' (of imported weights, or
       None), for the template.
   """
-  environment = jinja2.Environment(
-      loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True,
-      keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
   stages, start = _stages(run)
-  start = _shown(facts['source']) if facts['source'] else start
-  card = environment.get_template('model_card.md.j2').render(
-      facts, target=target, kind=kind, title=TITLES[kind], stages=stages, start=start, result=_result(run, step))
+  start = _public_name(facts['source']) if facts['source'] else start
+  result = read_run_result(run, step)
+  metrics = {key: value for key, value in result.items() if isinstance(value, int | float) and key not in NOT_METRICS}
+  card = render(
+      'model_card.md.j2', facts | {
+          'target': target, 'kind': kind, 'title': TITLES[kind], 'stages': stages, 'start': start,
+          'result': result and result | {'metrics': metrics}
+      })
   write_text(str(folder / 'README.md'), card)
 
 
 def _stages(run: Path) -> tuple[list[dict[str, Any]], str | None]:
-  """What the weights went through, the first stage first, and what that one started from, where it is known."""
-  stages, seen, start = [], set(), None
+  """The training stages of the weights, the first one first, and what that one started from, if known."""
+  stages: list[dict[str, Any]] = []
+  seen: set[Path] = set()
+  start = None
   while run not in seen and (config := read_run_config(run)):
     seen.add(run)
     start = str(config['init'])
-    shown = {
-        key: _shown(value) if key in ('init', 'teacher') else value for key, value in config.items() if key not in LOCAL
-    }
-    stages.insert(
-        0, {
-            'name': _stage(config), 'dataset': config['dataset'], 'labelled': _reads_emotion(config), 'config':
-                json.dumps(shown, indent=2, ensure_ascii=False)
-        })
+    public = {key: value for key, value in config.items() if key not in LOCAL}
+    public |= {key: _public_name(config[key]) for key in ('init', 'teacher') if key in config}
+    stage = {'name': _stage_name(config), 'dataset': config['dataset'], 'labelled': _reads_emotion(config)}
+    stages.insert(0, stage | {'config': json.dumps(public, indent=2, ensure_ascii=False)})
     run = run_folder(start)
-  return stages, start and _shown(start)
+  return stages, start and _public_name(start)
 
 
-def _shown(origin: str) -> str:
-  """A hub id as it is; of a path the last name, since the rest is one machine's."""
+def _public_name(origin: str) -> str:
+  """A hub id as it is; of a path its last name, since the rest is specific to one machine."""
   path = Path(origin).expanduser()
   return path.name if path.is_absolute() or path.exists() else origin
 
 
-def _stage(config: dict[str, Any]) -> str:
+def _stage_name(config: dict[str, Any]) -> str:
   if 'teacher' in config:
     return 'Pretraining'
   return 'Fine-tuning' if 'regularisation' in config else 'Training of a CLIP'
 
 
 def _reads_emotion(config: dict[str, Any]) -> bool:
-  """Whether captions told the emotion word, and a loss read them."""
+  """Whether the captions held the emotion word, and a loss read them."""
   return bool(config.get('emotion_in_caption') and config.get('loss', {'contrastive': 1})['contrastive'])
-
-
-def _result(run: Path, step: int | None) -> dict[str, Any] | None:
-  """result.json with its numbers under 'metrics', if there is one and it is about this step."""
-  result = read_json(str(run / 'result.json')) if (run / 'result.json').is_file() else {}
-  if result.get('checkpoint_step', -1) != step:
-    return None
-  numbers = {key: value for key, value in result.items() if isinstance(value, int | float) and key not in NOT_METRICS}
-  return result | {'metrics': numbers}

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines.errors import UserError
+
 CHUNK = 2**20
 """Elements that a host sums at a time, to avoid a copy of a large array."""
 
@@ -80,3 +82,9 @@ def changed_leaves(tree: Any, recorded: Leaves) -> list[str]:
 def seal(value: Any) -> str:
   """CRC-32C of a JSON value, 8 hexadecimal digits, independent of how the file is formatted."""
   return f'{google_crc32c.value(json.dumps(value, sort_keys=True).encode()):08x}'
+
+
+def check_finite(outputs: np.ndarray, examples: str) -> None:
+  """Raises UserError if a model's outputs are not all finite; `examples` says of which examples they are."""
+  if not np.isfinite(outputs).all():
+    raise UserError(f'the model gives no finite number for {examples}: its weights are broken; use another checkpoint')

@@ -43,7 +43,7 @@ def split_captions(split: 'Split', clip: Clip, emotion_in_caption: bool) -> list
     return len(clip.tokenizer(text)['input_ids'])
 
   return [
-      caption_text.fit(
+      caption_text.fitting_caption(
           attributes, split.labels[label] if emotion_in_caption and label >= 0 else None, count_tokens,
           clip.config.context_length) for _, label, attributes in split.annotations()
   ]

@@ -254,7 +254,7 @@ def load_clip(source: str | os.PathLike, *, dtype: Any = jnp.float32, activation
 def read_clip(
     weights: weight_files.Weights, source: Path, *, dtype: Any = jnp.float32, activation: str | None = None) -> Clip:
   """The CLIP in `weights`, which came from `source` and are emptied; see `load_clip`."""
-  name, folder = str(weights.path), hub.beside(source, weights.path)
+  name, folder = str(weights.path), hub.config_folder(source, weights.path)
   family = weight_families.family_of(weights.flat, name)
   if family == weight_families.CLIP:
     config, view, vocabulary_folder = _transformers_settings(folder, name)
@@ -265,15 +265,15 @@ def read_clip(
     raise UserError(f'{name} holds {weight_families.TITLES[family]}, not a CLIP: it can be a student (--config.init=)')
   if activation not in (None, config.text.activation):
     raise UserError(f'{name} was trained with {config.text.activation}, not {activation}: leave activation out')
-  rows = clip_weights.ROWS if family == weight_families.CLIP else clip_weights.OPENAI_ROWS
-  params = clip_weights.import_clip(weights.flat, abstract_clip(config)[1], source=name, rows=rows)
+  rules = clip_weights.RULES if family == weight_families.CLIP else clip_weights.OPENAI_RULES
+  params = clip_weights.import_clip(weights.flat, abstract_clip(config)[1], source=name, rules=rules)
   return Clip(config, params, view, vocabulary_folder, dtype)
 
 
 def _transformers_settings(folder: Path | None, name: str) -> tuple[CLIPConfig, View, Path | None]:
   if folder is None or not (folder / CONFIG_FILES[0]).is_file():
     raise UserError(f'{name} has no config.json beside it: give the folder of a CLIP in Hugging Face form')
-  config = CLIPConfig.from_dict(hub.read_json(folder / CONFIG_FILES[0]))
+  config = CLIPConfig.from_dict(hub.read_json_object(folder / CONFIG_FILES[0]))
   settings = next(filter(None, (hub.read_config(folder, file) for file in CONFIG_FILES[1:])), {})
   return config, View.from_dict(settings.get('image_processor', settings), config.image_size), folder
 

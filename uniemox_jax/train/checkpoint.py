@@ -20,8 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from data_pipelines.errors import UserError
-from uniemox_jax.convert.name_table import listed
+from data_pipelines.errors import UserError, first_line, join_names
 from uniemox_jax.runtime.distributed import is_primary, wait_for_all
 from uniemox_jax.runtime.files import absolute
 from uniemox_jax.runtime.integrity import changed_leaves, describe_leaves, path_name, seal
@@ -103,17 +102,13 @@ def _read_record(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any] | N
     if score is not None and json.loads((folder / 'metrics' / 'metrics').read_text())[_SCORE] != score:
       raise Damaged('metrics: the score is not the recorded one')
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    raise Damaged(f'description, record or metrics: {_first_line(error)}') from error
+    raise Damaged(f'description, record or metrics: {first_line(error)}') from error
   return description, record
 
 
 def _steps(folder: epath.Path) -> list[int]:
   """The whole steps in a run's folder of checkpoints, oldest first."""
   return sorted(found.step for found in ocp.path.step.standard_name_format().find_all(folder))
-
-
-def _first_line(error: Exception) -> str:
-  return ((str(error) or type(error).__name__).splitlines() or [''])[0][:200]
 
 
 class _Manager(ocp.CheckpointManager):
@@ -212,7 +207,7 @@ class Checkpoints:
     try:
       restored = self._manager.restore(step, args=items)
     except Exception as error:  # damaged files raise what they like, from JSON's errors to TensorStore's
-      problem = _first_line(error)
+      problem = first_line(error)
     if not np.all(multihost_utils.process_allgather(np.array(restored is not None))):
       if record is None:
         raise self._misfit(step, problem)
@@ -222,7 +217,7 @@ class Checkpoints:
       print(f'{folder} has no checksums (an earlier version wrote it): not verified', file=sys.stderr, flush=True)
       record = {'unevaluated': False, 'devices': None}
     elif changed := changed_leaves(trees, record['leaves']):
-      raise Damaged(f'the bits of {listed(changed)} are not the saved ones')
+      raise Damaged(f'the bits of {join_names(changed)} are not the saved ones')
     return Restored(_to_state(trees), record['unevaluated'], record['devices'])
 
   def _check_fits(self, step: int, wanted: dict[str, Any], record: dict[str, Any]) -> None:
@@ -230,7 +225,7 @@ class Checkpoints:
     shapes = {path_name(path): list(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
     saved = {name: leaf['shape'] for name, leaf in record['leaves'].items()}
     if different := sorted(name for name in shapes.keys() | saved.keys() if shapes.get(name) != saved.get(name)):
-      raise self._misfit(step, f'different: {listed(different)}')
+      raise self._misfit(step, f'different: {join_names(different)}')
 
   def _misfit(self, step: int, problem: str) -> UserError:
     return UserError(
@@ -350,12 +345,12 @@ def _load(folder: epath.Path) -> Checkpoint:
       as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
       params = checkpointer.restore(folder / 'params', args=ocp.args.PyTreeRestore(restore_args=as_numpy))
   except Exception as error:  # as in Checkpoints._restore
-    raise Damaged(_first_line(error)) from error
+    raise Damaged(first_line(error)) from error
   if record is None:
     print(f'{folder} has no checksums (an earlier version wrote it): not verified', file=sys.stderr, flush=True)
   else:
     names = {name for name in record['leaves'] if name.startswith('params/')}
     missing = names - {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path({'params': params})}
     if changed := sorted(missing) + changed_leaves({'params': params}, record['leaves']):
-      raise Damaged(f'the bits of {listed(changed)} are not the saved ones')
+      raise Damaged(f'the bits of {join_names(changed)} are not the saved ones')
   return Checkpoint(str(folder), int(folder.name), params, description)

@@ -6,11 +6,10 @@ from etils import epath
 from flax import traverse_util
 import numpy as np
 
-from data_pipelines.errors import UserError
+from data_pipelines.errors import UserError, join_names
 from uniemox_jax.convert import weight_families
 from uniemox_jax.convert.formats import hub, weight_files
-from uniemox_jax.convert.import_students import Heads, Imported, import_student, student_of_clip
-from uniemox_jax.convert.name_table import listed
+from uniemox_jax.convert.import_students import AttentionHeads, ImportedStudent, import_student, student_of_clip
 from uniemox_jax.convert.position_embeddings import are_sincos, resize_positions, side_of
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from uniemox_jax.teacher.frozen_clip import CONFIG_FILES, OPEN_CLIP_CONFIG, read_clip
@@ -29,7 +28,7 @@ def transfer(
     origin: str) -> tuple[dict[str, Any], str]:
   """The part of `source` that fits `template`.
 
-  Positions of another image size are resized, see `convert.positions`.
+  Positions of another image size are resized, see `convert.position_embeddings`.
 
   Args:
     source: nested dict of arrays, from a checkpoint.
@@ -53,8 +52,8 @@ def transfer(
       if name in have and have[name].shape != want[name].shape
   ]
   problems = [
-      f'{kind} {listed(names)}' for kind, names in (('missing', missing), ('left over', extra), ('other shape', shapes))
-      if names
+      f'{kind} {join_names(names)}' for kind, names in (('missing', missing), ('left over', extra),
+                                                        ('other shape', shapes)) if names
   ]
   if problems:
     raise UserError(
@@ -113,8 +112,8 @@ def read_source(init: str, model: dict[str, Any], *, decoder: bool) -> Source:
     return Source(
         loaded.description['kind'], loaded.description['model'], loaded.params,
         loaded.description.get('statistics', {}), loaded.step)
-  imported = _import(init, Heads(model['heads'], model.get('decoder_heads')), decoder=decoder)
-  print('\n'.join(imported.said), flush=True)
+  imported = _import(init, AttentionHeads(model['heads'], model.get('decoder_heads')), decoder=decoder)
+  print('\n'.join(imported.messages), flush=True)
   return Source(imported.kind, imported.model, imported.params, imported.statistics, None)
 
 
@@ -151,7 +150,7 @@ def initial_weights(init: str, template: dict[str, Any], model: dict[str, Any], 
   return taken
 
 
-def _import(init: str, heads: Heads, *, decoder: bool) -> Imported:
+def _import(init: str, heads: AttentionHeads, *, decoder: bool) -> ImportedStudent:
   path = hub.locate(init, (*CONFIG_FILES, OPEN_CLIP_CONFIG))
   weights = weight_files.read_weights(path)
   if weight_families.family_of(weights.flat, str(weights.path)) not in weight_families.CLIPS:

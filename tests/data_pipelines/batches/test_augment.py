@@ -12,7 +12,7 @@ from data_pipelines.batches import augment
 
 
 def texture(height, width):
-  """A picture with detail at every scale, uint8 (height, width, 3), away from 0 and 255 so that nothing is clipped."""
+  """An image with detail at every scale, uint8 (height, width, 3), away from 0 and 255 so that nothing is clipped."""
   rng = np.random.default_rng(height * 1000 + width)
   coarse = Image.fromarray(rng.integers(70, 186, (9, 9, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
   return np.clip(np.asarray(coarse) + rng.normal(0, 12, (height, width, 3)), 0, 255).astype(np.uint8)
@@ -127,13 +127,13 @@ def test_resize_is_tensorflows_and_within_rounding_of_pillows(source, target):
 
 @pytest.mark.parametrize('height, width', [(375, 500), (256, 341), (96, 96)])
 def test_random_resized_crop_is_pillows_within_rounding_but_for_the_rim(crop, height, width):
-  """Against torchvision's order: Pillow decodes the whole picture, cuts the box out and resizes it to 224 x 224.
+  """Against torchvision's order: Pillow decodes the whole image, cuts the box out and resizes it to 224 x 224.
 
   Measured over 1,200 crops, in steps of 255: 0.2 on average, at most 1 inside. Along the rim up to 13: the decoder
   interpolates colour, which JPEG stores at half resolution, without the neighbours that lie outside the box.
   """
   data = jpeg(texture(height, width))
-  picture = Image.open(io.BytesIO(data))
+  image = Image.open(io.BytesIO(data))
   view = tf.function(
       lambda box: augment.resize(augment.decode_crop(data, box), 224, 224),
       input_signature=[tf.TensorSpec([4], tf.int32)])
@@ -141,7 +141,7 @@ def test_random_resized_crop_is_pillows_within_rounding_but_for_the_rim(crop, he
   for draws in np.random.default_rng(1).random((12, 2, augment.TRIES + 1), np.float32):
     box = crop(tf.constant(draws), height, width)
     top, left, h, w = box.numpy().tolist()
-    pillow = picture.crop((left, top, left + w, top + h)).resize((224, 224), Image.BICUBIC)
+    pillow = image.crop((left, top, left + w, top + h)).resize((224, 224), Image.BICUBIC)
     differences.append(np.abs(view(box).numpy().astype(int) - np.asarray(pillow)))
   differences = np.array(differences)
   assert differences.mean() < 0.3 and differences.max() <= 20
@@ -164,7 +164,7 @@ def test_decoding_a_part_gives_that_part():
 
 
 @pytest.mark.parametrize('height, width, size', [(96, 96, 96), (256, 341, 224), (300, 256, 224), (96, 140, 32)])
-def test_evaluation_view_is_the_centre_of_the_resized_picture(height, width, size):
+def test_evaluation_view_is_the_centre_of_the_resized_image(height, width, size):
   data = jpeg(texture(height, width))
   short = round(size * 256 / 224)
   shape = (round(width * short / min(height, width)), round(height * short / min(height, width)))

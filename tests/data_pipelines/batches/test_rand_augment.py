@@ -14,7 +14,7 @@ AFFINE, BICUBIC = Image.Transform.AFFINE, Image.Resampling.BICUBIC
 MEDIAN, KEPT, LEFT_OUT = 0.5, 0.25, 0.75
 
 
-def picture():
+def image():
   """Smooth, with detail, and short of full contrast."""
   rng = np.random.default_rng(5)
   coarse = Image.fromarray(rng.integers(40, 200, (7, 7, 3), dtype=np.uint8)).resize((SIDE, SIDE), BICUBIC)
@@ -27,8 +27,8 @@ def draw(name, kept=KEPT, spread=MEDIAN, sign=1):
 
 
 def augmented(first, second, magnitude=9.0, std=0.5):
-  image = tf.constant(np.asarray(picture()))
-  return rand_augment.rand_augment(image, tf.constant([first, second]), magnitude, std).numpy()
+  pixels = tf.constant(np.asarray(image()))
+  return rand_augment.rand_augment(pixels, tf.constant([first, second]), magnitude, std).numpy()
 
 
 def solarize_add(image, added):
@@ -67,23 +67,23 @@ def test_the_operations_are_timms_fifteen():
 @pytest.mark.parametrize('name', NAMES)
 def test_operation_is_pillows_own_at_the_strength_of_timms_table(name, sign):
   ours = augmented(draw(name, sign=sign), draw('Invert', kept=LEFT_OUT), std=0.0)
-  expected = np.asarray(AT_NINE[name](picture(), sign))
+  expected = np.asarray(AT_NINE[name](image(), sign))
   # The same code on the same pixels: not one step apart, except where a strength differs in its last digit.
   assert np.abs(ours.astype(int) - expected).max() <= 1
   assert (ours == expected).mean() > 0.999
-  assert (ours != np.asarray(picture())).any()
+  assert (ours != np.asarray(image())).any()
 
 
 def test_two_layers_follow_each_other():
   ours = augmented(draw('Posterize'), draw('Rotate', sign=-1))
-  expected = AT_NINE['Rotate'](AT_NINE['Posterize'](picture(), 1), -1)
+  expected = AT_NINE['Rotate'](AT_NINE['Posterize'](image(), 1), -1)
   np.testing.assert_array_equal(ours, np.asarray(expected))
 
 
 def test_a_layer_left_out_changes_nothing():
-  np.testing.assert_array_equal(augmented(draw('Invert', LEFT_OUT), draw('Rotate', LEFT_OUT)), np.asarray(picture()))
+  np.testing.assert_array_equal(augmented(draw('Invert', LEFT_OUT), draw('Rotate', LEFT_OUT)), np.asarray(image()))
   only_second = augmented(draw('Rotate', LEFT_OUT), draw('Solarize'))
-  np.testing.assert_array_equal(only_second, np.asarray(AT_NINE['Solarize'](picture(), 1)))
+  np.testing.assert_array_equal(only_second, np.asarray(AT_NINE['Solarize'](image(), 1)))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_layer_left_out_changes_nothing():
 def test_magnitude_is_normal_and_ends_at_ten(spread, magnitude):
   """Solarize-add shows the magnitude: int(11 * magnitude) is added to dark pixels; float32 0 is taken as 2^-24."""
   ours = augmented(draw('SolarizeAdd', spread=spread), draw('Invert', LEFT_OUT)).astype(int)
-  before = np.asarray(picture()).astype(int)
+  before = np.asarray(image()).astype(int)
   dark = before < 128
   assert abs(np.unique((ours - before)[dark]).item() - 11 * magnitude) <= 1
 
@@ -101,10 +101,10 @@ def test_strongest_posterize_is_black_as_in_timm():
 
 
 def test_every_operation_is_drawn_equally_often_and_applied_half_the_time():
-  """Counted through the pixels: each operation leaves a picture of its own at a fixed magnitude."""
-  outcomes = {np.asarray(AT_NINE[name](picture(), sign)).tobytes(): name for name in NAMES for sign in (-1, 1)}
+  """Counted through the pixels: each operation leaves an image of its own at a fixed magnitude."""
+  outcomes = {np.asarray(AT_NINE[name](image(), sign)).tobytes(): name for name in NAMES for sign in (-1, 1)}
   rng = np.random.default_rng(0)
-  augment = tf.function(lambda draws: rand_augment.rand_augment(tf.constant(np.asarray(picture())), draws, 9.0, 0.0))
+  augment = tf.function(lambda draws: rand_augment.rand_augment(tf.constant(np.asarray(image())), draws, 9.0, 0.0))
   counts = dict.fromkeys([*NAMES, None], 0)
   for _ in range(1500):
     draws = rng.random(rand_augment.DRAWS, np.float32)
@@ -116,7 +116,7 @@ def test_every_operation_is_drawn_equally_often_and_applied_half_the_time():
 
 def test_the_given_pixels_are_not_written_to():
   """Pillow may share memory with the array it is given."""
-  image = tf.constant(np.asarray(picture()))
+  pixels = tf.constant(np.asarray(image()))
   for name in NAMES:
-    rand_augment.rand_augment(image, tf.constant([draw(name), draw(name, sign=-1)]), 9.0, 0.5)
-  np.testing.assert_array_equal(image.numpy(), np.asarray(picture()))
+    rand_augment.rand_augment(pixels, tf.constant([draw(name), draw(name, sign=-1)]), 9.0, 0.5)
+  np.testing.assert_array_equal(pixels.numpy(), np.asarray(image()))

@@ -22,7 +22,7 @@ TABLES = ('manifest.json', 'rejects.csv', 'duplicates.csv')
 def emoset(tmp_path_factory):
   """EmoSet's layout with something to reject, to pass over and to find twice."""
   source = tmp_path_factory.mktemp('raw') / 'emoset'
-  datasets.write(source, 'emoset', datasets.plan('emoset', SIZES, seed=1), {'seed': 1})
+  datasets.write_dataset(source, 'emoset', datasets.plan_images('emoset', SIZES, seed=1), {'seed': 1})
   (source / 'person_boxes.csv').unlink(missing_ok=True)
   train, test = (json.loads((source / f'{split}.json').read_text()) for split in ('train', 'test'))
   Image.new('RGB', (400, 300), 'red').save(source / train[0][-2], 'JPEG')
@@ -81,12 +81,12 @@ def test_beam_builds_the_same_in_other_processes(emoset, plain, tmp_path):
   _assert_same(_built(emoset, tmp_path, beam_options=options), plain)
 
 
-def test_workers_that_see_no_pictures_end_in_one_line_and_leave_nothing(emoset, tmp_path):
+def test_workers_that_see_no_images_end_in_one_line_and_leave_nothing(emoset, tmp_path):
   pytest.importorskip('apache_beam')
   source = shutil.copytree(emoset, tmp_path / 'raw')
   for _, image, _ in json.loads((source / 'val.json').read_text()):
     (source / image).write_bytes(b'')
-  with pytest.raises(UserError, match='workers could read no picture.*on every worker'):
+  with pytest.raises(UserError, match='workers could read no image.*on every worker'):
     _built(source, tmp_path / 'out', beam_runner='DirectRunner')
   assert not list((tmp_path / 'out' / 'emoset').iterdir())
 

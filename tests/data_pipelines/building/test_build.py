@@ -15,10 +15,10 @@ import tensorflow_datasets as tfds
 
 from data_pipelines import images
 from data_pipelines.build import build, print_summary
-from data_pipelines.building.raw_example import Listed, Task
+from data_pipelines.building.raw_example import RawExample, WorkItem
 from data_pipelines.emotic import emotic_dataset_builder
 from data_pipelines.errors import UserError
-from data_pipelines.person_boxes import box_file
+from data_pipelines.person_boxes import detection
 from data_pipelines.records.schema import EMOTIONS
 from data_pipelines.synthetic import datasets
 
@@ -30,7 +30,7 @@ def raw(tmp_path_factory):
   """Small raw folders in the true layouts."""
   root = tmp_path_factory.mktemp('raw')
   for dataset in ('emoset', 'emo8'):
-    datasets.write(root / dataset, dataset, datasets.plan(dataset, SIZES, seed=1), {'seed': 1})
+    datasets.write_dataset(root / dataset, dataset, datasets.plan_images(dataset, SIZES, seed=1), {'seed': 1})
   return root
 
 
@@ -106,7 +106,7 @@ def test_example_ids_are_ranks_of_sorted_paths_and_rejects_leave_gaps(emo8, tmp_
   assert ids == {path: rank for rank, path in enumerate(paths) if rank != 3}
 
 
-def test_rejects_are_counted_and_named_and_litter_is_not_a_picture(emo8, tmp_path):
+def test_rejects_are_counted_and_named_and_litter_is_not_a_image(emo8, tmp_path):
   awe = emo8 / 'train' / 'awe'
   shutil.copy(next(awe.glob('*.jpg')), awe / 'Strandcafé ☂.JPEG')
   (awe / '.ipynb_checkpoints').mkdir()
@@ -119,7 +119,7 @@ def test_rejects_are_counted_and_named_and_litter_is_not_a_picture(emo8, tmp_pat
   assert (manifest['found'], manifest['read'], manifest['rejected']) == (35, 33, 2)
   assert manifest['ignored'] == {'*~': 1, '.*': 2, 'Thumbs.db': 1, 'folder more/': 1}
   rejects = _rejects(tmp_path / 'out' / 'emo8' / '1.0.0')
-  assert rejects == {'train/awe/empty.jpg': 'empty file', 'train/awe/text.jpg': 'not a picture in a known format'}
+  assert rejects == {'train/awe/empty.jpg': 'empty file', 'train/awe/text.jpg': 'not an image in a known format'}
   ids = {record['id'].decode() for record in _records(tmp_path / 'out', 'emo8', 'train')}
   assert 'train/awe/Strandcafé ☂.JPEG' in ids
 
@@ -226,14 +226,14 @@ def test_an_error_while_building_leaves_nothing(emo8, tmp_path, monkeypatch):
   def fail(*_):
     raise MemoryError
 
-  monkeypatch.setattr(images, 'opened_picture', fail)
+  monkeypatch.setattr(images, 'open_image', fail)
   with pytest.raises(MemoryError):
     build('emo8', emo8, tmp_path / 'out')
   assert not list((tmp_path / 'out' / 'emo8').iterdir())
 
 
 def test_a_killed_build_looks_unfinished_and_starts_over(emo8, tmp_path):
-  # A pipe in place of a picture: the build waits there until it is killed.
+  # A pipe in place of an image: the build waits there until it is killed.
   waiting = emo8 / 'val' / 'awe' / 'zz.jpg'
   os.mkfifo(waiting)
   command = [sys.executable, '-m', 'data_pipelines.build', '--dataset=emo8', f'--source={emo8}']
@@ -252,7 +252,7 @@ def test_a_killed_build_looks_unfinished_and_starts_over(emo8, tmp_path):
   assert [path.name for path in (tmp_path / 'out' / 'emo8').iterdir()] == ['1.0.0']
 
 
-def test_boxes_that_fit_no_picture_are_counted(emo8, tmp_path):
+def test_boxes_that_fit_no_image_are_counted(emo8, tmp_path):
   first, *others = sorted(path.relative_to(emo8).as_posix() for path in emo8.rglob('*.jpg'))
   rows = ['image,xmin,ymin,xmax,ymax,score', f'{first},0,0,48,96,0.6', f'{first},100,0,120,9,1', 'gone.jpg,0,0,9,9,1']
   (emo8 / 'person_boxes.csv').write_text('\n'.join(rows))
@@ -263,7 +263,7 @@ def test_boxes_that_fit_no_picture_are_counted(emo8, tmp_path):
   assert record['boxes'].tolist() == [[0, 0, 1, 0.5]] and len(record['persons']) == 1
 
 
-def test_pictures_are_stored_at_the_short_side_asked_for(emo8, tmp_path):
+def test_images_are_stored_at_the_short_side_asked_for(emo8, tmp_path):
   Image.new('RGB', (400, 300)).save(emo8 / 'train' / 'awe' / 'large.png')
   assert build('emo8', emo8, tmp_path / 'out', short_side=64)['short_side'] == 64
   builder = tfds.builder_from_directory(tmp_path / 'out' / 'emo8' / '1.0.0')
@@ -271,7 +271,7 @@ def test_pictures_are_stored_at_the_short_side_asked_for(emo8, tmp_path):
   assert sizes == {(64, 64), (64, 85)}
 
 
-def test_short_side_0_keeps_the_size_and_large_pictures_are_rejected_at_the_limit_asked_for(emo8, tmp_path):
+def test_short_side_0_keeps_the_size_and_large_images_are_rejected_at_the_limit_asked_for(emo8, tmp_path):
   Image.new('RGB', (700, 500)).save(emo8 / 'train' / 'awe' / 'large.png')
   Image.new('RGB', (1500, 1000)).save(emo8 / 'train' / 'awe' / 'larger.png')
   manifest = build('emo8', emo8, tmp_path / 'out', max_rejects=0.1, short_side=0, max_megapixels=1)
@@ -282,7 +282,7 @@ def test_short_side_0_keeps_the_size_and_large_pictures_are_rejected_at_the_limi
   assert Image.open(io.BytesIO(stored['train/awe/large.png'])).size == (700, 500)
 
 
-def test_pictures_that_an_earlier_split_holds_too_are_named(emo8, tmp_path, capsys):
+def test_images_that_an_earlier_split_holds_too_are_named(emo8, tmp_path, capsys):
   for split in SIZES:
     for path in (emo8 / split / 'awe').iterdir():
       path.unlink()
@@ -296,7 +296,7 @@ def test_pictures_that_an_earlier_split_holds_too_are_named(emo8, tmp_path, caps
   assert rows == [(*copy, 'train/awe/a.png', 'train') for copy in copies]
   assert result['duplicates_across_splits'] == 3
   print_summary(result)
-  assert '3 pictures are in an earlier split too' in capsys.readouterr().out
+  assert '3 images are in an earlier split too' in capsys.readouterr().out
 
 
 def test_person_boxes_come_from_the_file_or_the_detector_asked_for(emo8, tmp_path, monkeypatch, capsys):
@@ -316,24 +316,24 @@ def test_person_boxes_come_from_the_file_or_the_detector_asked_for(emo8, tmp_pat
     assert (source, detector) == (emo8, 'hog')
     to.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(other, to)
-    return box_file.Detected(pictures=32, with_person=1, boxes=2, dropped=0, unreadable={}, ignored={})
+    return detection.DetectionSummary(to, images=32, with_person=1, boxes=2, dropped=0, unreadable={}, ignored={})
 
-  monkeypatch.setattr(box_file, 'detect_folder', detect)
+  monkeypatch.setattr(detection, 'detect_folder', detect)
   detected = build('emo8', emo8, tmp_path / 'detector', detector='hog', max_persons=2)
   assert detected == manifest
-  monkeypatch.delattr(box_file, 'detect_folder')
+  monkeypatch.delattr(detection, 'detect_folder')
   assert build('emo8', emo8, tmp_path / 'detector', detector='hog', max_persons=2, overwrite=True) == manifest
   with pytest.raises(UserError, match='exclude each other'):
     build('emo8', emo8, tmp_path / 'both', detector='hog', boxes_file=other)
 
 
-def test_an_annotated_person_outside_the_picture_is_rejected_not_replaced_by_the_next(emo8, tmp_path):
+def test_an_annotated_person_outside_the_image_is_rejected_not_replaced_by_the_next(emo8, tmp_path):
   name = next((emo8 / 'train').rglob('*.jpg')).relative_to(emo8).as_posix()
   persons = emotic_dataset_builder.Builder(data_dir=tmp_path)
   outside, inside = (5000, 0, 5100, 50), (10, 10, 60, 60)
-  with pytest.raises(images.RejectedError, match='outside the picture'):
-    persons.record(emo8, Task(Listed(name, person=0, boxes=(outside, inside)), 0, []))
-  record = persons.record(emo8, Task(Listed(name, person=0, boxes=(inside, outside)), 0, []))
+  with pytest.raises(images.RejectedError, match='outside the image'):
+    persons.record(emo8, WorkItem(RawExample(name, person=0, boxes=(outside, inside)), 0, []))
+  record = persons.record(emo8, WorkItem(RawExample(name, person=0, boxes=(inside, outside)), 0, []))
   assert len(record['boxes']) == len(record['persons']) == 1
   assert persons.take_ignored() == {'person boxes outside the picture': 1}
 

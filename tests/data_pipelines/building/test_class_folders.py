@@ -142,7 +142,7 @@ def test_a_missing_published_split_of_caers_is_named(copy, tmp_path):
     build('caers', source, tmp_path / 'out')
 
 
-def test_a_picture_outside_the_query_folders_of_unbiasedemo_is_named(copy, tmp_path):
+def test_an_image_outside_the_query_folders_of_unbiasedemo_is_named(copy, tmp_path):
   source = copy('unbiasedemo')
   raw_folders.draw_picture(source / 'joy' / 'lost.jpg')
   with pytest.raises(UserError, match='joy/lost.jpg lies in no query folder.*<emotion>/<query>/'):
@@ -174,7 +174,7 @@ def test_ones_own_folder_with_classes_is_split_with_a_seed(tmp_path):
   assert per_class == {'train': {'a': 8, 'b': 8}, 'val': {'a': 1, 'b': 1}, 'test': {'a': 1, 'b': 1}}
 
 
-def test_ones_own_pictures_without_folders_become_an_unlabelled_train(tmp_path):
+def test_ones_own_images_without_folders_become_an_unlabelled_train(tmp_path):
   source = tmp_path / 'own'
   for number in range(5):
     raw_folders.draw_picture(source / f'{number}.jpg')
@@ -199,7 +199,7 @@ def test_ones_own_folder_can_be_built_again_with_other_classes(tmp_path):
 @pytest.mark.parametrize(('paths', 'message'), [
     (['train/a/0.jpg', 'val/b/0.jpg'], "holds the unknown class 'b'"),
     (['train/0.jpg'], 'train holds no class folders'),
-    (['.hidden/0.jpg'], 'holds no pictures'),
+    (['.hidden/0.jpg'], 'holds no images'),
     (['a/0.jpg', 'a /0.jpg'], "the class folder 'a ' cannot name a label"),
     (['a/0.jpg', 'b/0.jpg'], 'too few'),
 ])

@@ -17,11 +17,11 @@ FINE = {'train': 16, 'val': 8, 'test': 8}
 
 
 def _emoset(folder: pathlib.Path) -> None:
-  datasets.write(folder, 'emoset', datasets.plan('emoset', FINE, seed=1), {'seed': 1})
+  datasets.write_dataset(folder, 'emoset', datasets.plan_images('emoset', FINE, seed=1), {'seed': 1})
 
 
 def _emo8(folder: pathlib.Path) -> None:
-  datasets.write(folder, 'emo8', datasets.plan('emo8', FINE, seed=1), {'seed': 1})
+  datasets.write_dataset(folder, 'emo8', datasets.plan_images('emo8', FINE, seed=1), {'seed': 1})
 
 
 def _fi(folder: pathlib.Path) -> None:

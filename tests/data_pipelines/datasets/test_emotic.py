@@ -12,7 +12,7 @@ from data_pipelines.errors import UserError
 from tests.support import raw_folders
 
 WIDTH, HEIGHT = 60, 40
-# Split -> pictures: folder, file name, persons: box, categories, (valence, arousal, dominance).
+# Split -> images: folder, file name, persons: box, categories, (valence, arousal, dominance).
 PEOPLE = {
     'train': [
         (
@@ -72,7 +72,7 @@ def write_mat(source: Path, people: dict) -> None:
               'filename': name, 'folder': folder, 'image_size': {'n_col': WIDTH, 'n_row': HEIGHT},
               'original_database': {'name': folder.split('/')[0], 'info': {'image_id': 7}},
               'person': _structs([_person(split, *person) for person in persons])
-          } for folder, name, persons in pictures]) for split, pictures in people.items()
+          } for folder, name, persons in images]) for split, images in people.items()
   }  # fmt: skip
   scipy.io.savemat(source / 'Annotations' / 'Annotations.mat', content, do_compression=True)
 
@@ -80,21 +80,21 @@ def write_mat(source: Path, people: dict) -> None:
 def write_csv(folder: Path, people: dict) -> None:
   """train.csv, val.csv and test.csv as mat2py.py writes them: lists as Python prints them."""
   folder.mkdir(parents=True, exist_ok=True)
-  for split, pictures in people.items():
+  for split, images in people.items():
     with (folder / f'{split}.csv').open('w', newline='') as file:
       writer = csv.writer(file)
       columns = 'Index,Folder,Filename,Image Size,BBox,Categorical_Labels,Continuous_Labels,Gender,Age'
       writer.writerow(columns.split(','))
-      for place, name, persons in pictures:
+      for place, name, persons in images:
         for box, categories, vad in persons:
           row = [0, place, name, [WIDTH, HEIGHT], box, categories, list(vad), 'Female', 'Adult']
           writer.writerow(row)
 
 
 def draw(source: Path) -> None:
-  """Pictures and Annotations.mat in the true layout."""
-  for pictures in PEOPLE.values():
-    for folder, name, _ in pictures:
+  """Images and Annotations.mat in the true layout."""
+  for images in PEOPLE.values():
+    for folder, name, _ in images:
       raw_folders.draw_picture(source / 'emotic' / folder / name, (WIDTH, HEIGHT))
   write_mat(source, PEOPLE)
 
@@ -137,7 +137,7 @@ def test_every_annotated_person_is_a_record_with_several_labels_and_vad(source, 
   assert records['emotic/emodb_small/images/a.jpg#0']['vad'] == pytest.approx([5.333, 6, 4.5])
 
 
-def test_boxes_hold_the_subject_first_then_the_others_inside_the_picture(source, tmp_path):
+def test_boxes_hold_the_subject_first_then_the_others_inside_the_image(source, tmp_path):
   build('emotic', source, tmp_path / 'out')
   records = _records(tmp_path / 'out')
   one = [2 / 40, 1 / 60, 32 / 40, 21 / 60]
@@ -197,7 +197,7 @@ def test_persons_who_lack_box_categories_or_vad_are_left_out_and_counted(source,
   assert manifest == {name: value for name, value in complete.items() if name != 'ignored'}
 
 
-def test_a_person_in_two_splits_keeps_one_number_per_picture(source, tmp_path):
+def test_a_person_in_two_splits_keeps_one_number_per_image(source, tmp_path):
   again = ('emodb_small/images', 'a.jpg', [([20, 0, 50, 20], ['Peace'], (5, 5, 5))])
   write_mat(source, PEOPLE | {'test': [*PEOPLE['test'], again]})
   build('emotic', source, tmp_path / 'out')
@@ -205,7 +205,7 @@ def test_a_person_in_two_splits_keeps_one_number_per_picture(source, tmp_path):
   assert record['split'] == 'test' and len(record['boxes']) == 2
 
 
-def test_a_listed_picture_that_is_not_there_is_rejected_for_each_of_its_persons(source, tmp_path):
+def test_a_listed_image_that_is_not_there_is_rejected_for_each_of_its_persons(source, tmp_path):
   (source / 'emotic' / 'emodb_small' / 'images' / 'b.jpg').unlink()
   write_mat(source, PEOPLE | {'test': [*PEOPLE['test'], *PEOPLE['val']]})
   manifest = build('emotic', source, tmp_path / 'out', max_rejects=0.5)
@@ -214,7 +214,7 @@ def test_a_listed_picture_that_is_not_there_is_rejected_for_each_of_its_persons(
     assert [row['path'] for row in csv.DictReader(file)] == [f'emotic/emodb_small/images/b.jpg#{k}' for k in (0, 1)]
 
 
-def test_a_person_whose_box_lies_outside_the_picture_is_rejected_by_name(source, tmp_path):
+def test_a_person_whose_box_lies_outside_the_image_is_rejected_by_name(source, tmp_path):
   away = ('mscoco/images', 'COCO_1.jpg', [([WIDTH + 1, 0, WIDTH + 9, 9], ['Peace'], (5, 5, 5))])
   write_mat(source, PEOPLE | {'val': [*PEOPLE['val'], away]})
   build('emotic', source, tmp_path / 'out', max_rejects=0.2)

@@ -17,7 +17,7 @@ SHARES = '0.133333\t0.7\t0\t0.0666667\t0.1\t0\t0'
 
 
 def draw(source: Path) -> None:
-  """Ten pictures a class in the true layout; valence tells them apart."""
+  """Ten images a class in the true layout; valence tells them apart."""
   lines = [HEADER]
   for label in Builder.LABELS:
     for number in range(1, PER_CLASS + 1):
@@ -80,7 +80,7 @@ def test_ground_truth_reads_the_same_without_its_header(source, tmp_path):
   assert len(_records(tmp_path / 'second', 'train')) == 42
 
 
-def test_pictures_without_votes_are_rejected_by_name_and_lines_without_pictures_counted(source, tmp_path):
+def test_images_without_votes_are_rejected_by_name_and_lines_without_images_counted(source, tmp_path):
   _edit(source, 1, f'anger/999.jpg\t2.5\t3.8\t{SHARES}')  # anger/1.jpg loses its line.
   _edit(source, 2, 'anger/2.jpg\t2.5\t3.8\t0.5\t0.7\t0\t0\t0.1\t0\t0')
   _edit(source, 3, 'anger/3.jpg\t2.5\t3.8\t-0.2\t1.2\t0\t0\t0\t0\t0')

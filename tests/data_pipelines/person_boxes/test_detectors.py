@@ -18,12 +18,12 @@ RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 _OBJECT, _PERSON, _OTHER = (0, 1, 1), (-2, -2, 1), (-2, 1, -2)
 
 
-def _picture(width, height, *blocks):
-  """A black picture with coloured blocks (colour, left, top, side)."""
-  picture = Image.new('RGB', (width, height))
+def _image(width, height, *blocks):
+  """A black image with coloured blocks (colour, left, top, side)."""
+  image = Image.new('RGB', (width, height))
   for colour, left, top, side in blocks:
-    picture.paste(colour, (left, top, left + side, top + side))
-  return picture
+    image.paste(colour, (left, top, left + side, top + side))
+  return image
 
 
 @pytest.fixture
@@ -39,28 +39,28 @@ def yolox(tmp_path):
 
 @pytest.mark.parametrize(('width', 'height'), [(192, 128), (96, 128), (192, 80)], ids=['fits', 'tall', 'wide'])
 def test_yolox_finds_the_person_where_it_is(yolox, width, height):
-  red = _picture(width, height, (RED, 32, 32, 32))  # Half the size, it fills cell (1, 1) of stride 16.
-  found, nobody = yolox()([red, _picture(width, height)])
+  red = _image(width, height, (RED, 32, 32, 32))  # Half the size, it fills cell (1, 1) of stride 16.
+  found, nobody = yolox()([red, _image(width, height)])
   np.testing.assert_allclose(found, [[32, 32, 64, 64, 1]], atol=1e-4)
   assert nobody.shape == (0, 5) and found.dtype == np.float64
 
 
 def test_yolox_reads_blue_green_red_and_takes_the_class_person_only(yolox):
-  found, = yolox()([_picture(192, 128, (BLUE, 0, 0, 32), (GREEN, 64, 0, 32), (RED, 128, 64, 32))])
+  found, = yolox()([_image(192, 128, (BLUE, 0, 0, 32), (GREEN, 64, 0, 32), (RED, 128, 64, 32))])
   np.testing.assert_allclose(found[:, :4], [[128, 64, 160, 96]], atol=1e-4)
 
 
 def test_yolox_keeps_the_surest_of_boxes_that_overlap(yolox):
-  picture = _picture(192, 128, ((200, 0, 0), 32, 32, 32), (RED, 64, 32, 32))
-  two, = yolox(sides=1)([picture])
-  one, = yolox(sides=4)([picture])
+  image = _image(192, 128, ((200, 0, 0), 32, 32, 32), (RED, 64, 32, 32))
+  two, = yolox(sides=1)([image])
+  one, = yolox(sides=4)([image])
   assert len(two) == 2 and len(one) == 1
   np.testing.assert_allclose(one, [[16, -16, 144, 112, 1]], atol=1e-3)
 
 
 def test_yolox_gives_unsure_boxes_too_but_none_below_the_floor(yolox):
   reds = [(round(255 * math.sqrt(score)), 0, 0) for score in (0.3, 0.05)]  # The score is red squared.
-  found, = yolox()([_picture(192, 128, (reds[0], 0, 0, 32), (reds[1], 96, 64, 32))])
+  found, = yolox()([_image(192, 128, (reds[0], 0, 0, 32), (reds[1], 96, 64, 32))])
   np.testing.assert_allclose(found, [[0, 0, 32, 32, 0.3]], atol=0.01)
 
 
@@ -73,11 +73,11 @@ def test_yolox_says_when_a_file_is_not_its_export(yolox, tmp_path):
   with pytest.raises(UserError, match='not .1, 3, H, W.'):
     yolox(height=72)
   with pytest.raises(UserError, match='decode_in_inference'):
-    yolox(sides=1e6)([_picture(192, 128)])
+    yolox(sides=1e6)([_image(192, 128)])
 
 
-def test_yolox_tells_broken_scores_from_an_empty_picture(yolox):
-  broken, = yolox(weights=([np.nan] * 3, _PERSON))([_picture(192, 128)])
+def test_yolox_tells_broken_scores_from_an_empty_image(yolox):
+  broken, = yolox(weights=([np.nan] * 3, _PERSON))([_image(192, 128)])
   assert len(broken) == 1 and np.isnan(broken).all()
 
 
@@ -125,11 +125,11 @@ def test_transformers_model_gives_the_boxes_of_persons_in_pixels_without_torchvi
   import torch
   import transformers
 
-  pictures = [_picture(120, 80, (RED, 20, 20, 40)), _picture(50, 90, (GREEN, 0, 0, 30))]
-  found = detectors.load_detector(str(dfine))(pictures)
+  images = [_image(120, 80, (RED, 20, 20, 40)), _image(50, 90, (GREEN, 0, 0, 30))]
+  found = detectors.load_detector(str(dfine))(images)
   model = transformers.AutoModelForObjectDetection.from_pretrained(dfine).eval()
-  for picture, boxes_Nx5 in zip(pictures, found):
-    resized = np.asarray(picture.resize((64, 64), Image.Resampling.BILINEAR), np.float32) / 255
+  for image, boxes_Nx5 in zip(images, found):
+    resized = np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR), np.float32) / 255
     with torch.no_grad():
       outputs = model(torch.tensor(resized).permute(2, 0, 1)[None])
     # RT-DETR's own rule: the best pairs of query and class, as many as there are queries.
@@ -139,7 +139,7 @@ def test_transformers_model_gives_the_boxes_of_persons_in_pixels_without_torchvi
     centre_x, centre_y, width, height = outputs.pred_boxes[0, sure_Q].numpy().T
     expected_Nx4 = np.stack([centre_x - width / 2, centre_y - height / 2, centre_x + width / 2, centre_y + height / 2],
                             axis=1)
-    expected_Nx4 *= np.tile(picture.size, 2)
+    expected_Nx4 *= np.tile(image.size, 2)
     order = np.argsort(-scores_QxC[sure_Q, 1], kind='stable')
     assert len(boxes_Nx5) and boxes_Nx5.dtype == np.float64
     np.testing.assert_allclose(boxes_Nx5[:, 4], scores_QxC[sure_Q, 1][order], atol=1e-3)
@@ -230,11 +230,11 @@ def test_opencv_without_hog_is_a_users_mistake(fake_hog, monkeypatch):
     detectors.load_detector('hog')
 
 
-def test_opencvs_own_hog_takes_our_pictures_and_gives_scores_from_one_half():
+def test_opencvs_own_hog_takes_our_images_and_gives_scores_from_one_half():
   if not hasattr(pytest.importorskip('cv2'), 'HOGDescriptor'):
     pytest.skip('this OpenCV has no HOG detector')
   pixels = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
   hog = detectors.Hog()
-  for picture in (Image.fromarray(pixels), Image.new('RGB', (40, 30))):
-    found, = hog([picture])
+  for image in (Image.fromarray(pixels), Image.new('RGB', (40, 30))):
+    found, = hog([image])
     assert found.shape[1] == 5 and ((found[:, 4] >= 0.5) & (found[:, 4] <= 1)).all()

@@ -1,4 +1,4 @@
-"""`person_boxes.csv` as a detector writes it for a folder: which pictures, which boxes, and after a kill."""
+"""`person_boxes.csv` as a detector writes it for a folder: which images, which boxes, and after a kill."""
 
 import csv
 import os
@@ -14,29 +14,29 @@ from PIL import Image
 import pytest
 
 from data_pipelines.errors import UserError
-from data_pipelines.person_boxes import box_file, detectors
+from data_pipelines.person_boxes import box_file, crops, detection, detectors
 
 
-def _red_side(picture: Image.Image) -> str:
-  red = np.asarray(picture)[..., 0].astype(float)
+def _red_side(image: Image.Image) -> str:
+  red = np.asarray(image)[..., 0].astype(float)
   return 'left' if red[:, :red.shape[1] // 2].mean() > red[:, red.shape[1] // 2:].mean() else 'right'
 
 
 class Fake:
-  """Finds the red half of each picture, and keeps the sizes that it was shown."""
+  """Finds the red half of each image, and keeps the sizes that it was shown."""
 
   def __init__(self):
     self.shown: list[tuple[int, int]] = []
 
-  def __call__(self, pictures):
-    self.shown += [picture.size for picture in pictures]
-    return [self._find(picture) for picture in pictures]
+  def __call__(self, images):
+    self.shown += [image.size for image in images]
+    return [self._find(image) for image in images]
 
   @staticmethod
-  def _find(picture):
-    width, height = picture.size
+  def _find(image):
+    width, height = image.size
     middle = width / 2
-    left, right = (0, middle) if _red_side(picture) == 'left' else (middle, width)
+    left, right = (0, middle) if _red_side(image) == 'left' else (middle, width)
     return np.array([[left, 0, right, height, 0.9], [0, 0, 8, 8, 0.2]])
 
 
@@ -66,7 +66,7 @@ def _rows(path):
     return list(csv.reader(file))
 
 
-def test_every_picture_is_looked_at_and_what_is_none_is_counted_by_kind(tmp_path, fake):
+def test_every_image_is_looked_at_and_what_is_none_is_counted_by_kind(tmp_path, fake):
   source = _folder(tmp_path, 4)
   _half_red().save(source / 'NO SUFFIX', 'PNG')
   _half_red().save(source / 'UPPER.JPEG')
@@ -75,8 +75,8 @@ def test_every_picture_is_looked_at_and_what_is_none_is_counted_by_kind(tmp_path
   (source / 'broken.jpg').write_bytes(b'\xff\xd8\xff')
   (source / 'empty.png').write_bytes(b'')
   path = source / 'person_boxes.csv'
-  found = box_file.detect_folder(source, 'fake', path)
-  assert found.pictures == found.with_person == 6
+  found = detection.detect_folder(source, 'fake', path)
+  assert found.images == found.with_person == 6
   assert found.boxes == 12
   assert found.ignored == {'*.csv': 1, '*.json': 1, '*~': 1, '.*': 1, 'Thumbs.db': 1}
   assert list(found.unreadable) == ['broken.jpg', 'empty.png'] and found.unreadable['empty.png'] == 'empty file'
@@ -86,18 +86,18 @@ def test_every_picture_is_looked_at_and_what_is_none_is_counted_by_kind(tmp_path
   assert list(boxes) == ['NO SUFFIX', 'UPPER.JPEG', *sorted(f'class {n % 2}/bild {n:02d} ä.jpg' for n in range(4))]
   np.testing.assert_array_equal(boxes['NO SUFFIX'], [[0, 0, 40, 40, 0.9], [0, 0, 8, 8, 0.2]])
   assert {file.name for file in source.iterdir() if 'boxes' in file.name} == {path.name, 'person_boxes_rejects.csv'}
-  summary = box_file.summary(found, path).splitlines()
-  assert '6 pictures (100.0%)' in summary[0] and 'broken.jpg' in summary[1] and '1 *.json' in summary[2]
+  summary = str(found).splitlines()
+  assert '6 images (100.0%)' in summary[0] and 'broken.jpg' in summary[1] and '1 *.json' in summary[2]
 
 
-def test_boxes_are_in_pixels_of_the_picture_as_displayed_and_at_its_own_size(tmp_path, fake):
+def test_boxes_are_in_pixels_of_the_image_as_displayed_and_at_its_own_size(tmp_path, fake):
   source = tmp_path / 'raw'
   source.mkdir()
   _half_red(4000, 2000).save(source / 'large.png')
   exif = Image.Exif()
   exif[0x0112] = 6  # Displayed turned by 90 degrees to the right: left becomes top.
   _half_red(40, 80).transpose(Image.Transpose.ROTATE_90).save(source / 'turned.jpg', exif=exif, quality=95)
-  box_file.detect_folder(source, 'fake', source / 'person_boxes.csv')
+  detection.detect_folder(source, 'fake', source / 'person_boxes.csv')
   boxes = box_file.read_boxes(source)
   np.testing.assert_array_equal(boxes['large.png'][0], [0, 0, 2000, 2000, 0.9])
   np.testing.assert_array_equal(boxes['turned.jpg'][0], [0, 0, 20, 80, 0.9])
@@ -116,81 +116,81 @@ def test_boxes_that_are_broken_outside_or_flat_are_dropped_and_counted(tmp_path,
       [5, 5, 5, 20, 0.9],
       [20, 20, 10, 10, 0.9],
   ])
-  monkeypatch.setattr(detectors, 'load_detector', lambda name: lambda pictures: [given for _ in pictures])
-  found = box_file.detect_folder(source, 'fake', tmp_path / 'boxes.csv')
+  monkeypatch.setattr(detectors, 'load_detector', lambda name: lambda images: [given for _ in images])
+  found = detection.detect_folder(source, 'fake', tmp_path / 'boxes.csv')
   assert (found.boxes, found.dropped, found.with_person) == (2, 6, 1)
   assert [list(map(float, row[1:])) for row in _rows(tmp_path / 'boxes.csv')[1:]] == [[0, 0, 80, 20, 0.8],
                                                                                       [10, 10, 30, 30,
                                                                                        0.3]]  # fmt: skip
-  assert '6 boxes dropped' in box_file.summary(found, tmp_path / 'boxes.csv')
+  assert '6 boxes dropped' in str(found)
 
 
-def test_pictures_without_a_person_are_looked_at_once_even_across_a_stop(tmp_path, monkeypatch):
+def test_images_without_a_person_are_looked_at_once_even_across_a_stop(tmp_path, monkeypatch):
   source, path = _folder(tmp_path), tmp_path / 'boxes.csv'
   shown = []
 
-  def detect(pictures):
+  def detect(images):
     if len(shown) == 16:
       raise KeyboardInterrupt
-    shown.extend(pictures)
-    return [np.zeros((0, 5)) for _ in pictures]
+    shown.extend(images)
+    return [np.zeros((0, 5)) for _ in images]
 
   monkeypatch.setattr(detectors, 'load_detector', lambda name: detect)
   with pytest.raises(KeyboardInterrupt):
-    box_file.detect_folder(source, 'fake', path)
+    detection.detect_folder(source, 'fake', path)
   assert not path.exists()
-  journal, = tmp_path.glob('.*')
-  with journal.open('ab') as file:
+  progress, = tmp_path.glob('.*')
+  with progress.open('ab') as file:
     file.write(b'{"image": "class 0/bi')  # Half a line, as a kill leaves it.
   fake = Fake()
   monkeypatch.setattr(detectors, 'load_detector', lambda name: fake)
-  found = box_file.detect_folder(source, 'fake', path)
+  found = detection.detect_folder(source, 'fake', path)
   assert len(fake.shown) == 4
-  assert (found.pictures, found.with_person, found.boxes) == (20, 4, 8)
+  assert (found.images, found.with_person, found.boxes) == (20, 4, 8)
   assert not list(tmp_path.glob('.*'))
 
 
 def test_another_detector_starts_over(tmp_path, fake, monkeypatch):
   source, path = _folder(tmp_path), tmp_path / 'boxes.csv'
-  monkeypatch.setattr(box_file, '_write', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+  monkeypatch.setattr(box_file, 'write_boxes', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
   with pytest.raises(KeyboardInterrupt):
-    box_file.detect_folder(source, 'one', path)
+    detection.detect_folder(source, 'one', path)
   monkeypatch.undo()
   other = Fake()
   monkeypatch.setattr(detectors, 'load_detector', lambda name: other)
-  box_file.detect_folder(source, 'other', path)
+  detection.detect_folder(source, 'other', path)
   assert len(other.shown) == 20
 
 
 def test_killed_run_goes_on_and_ends_with_the_same_file(tmp_path, fake):
   source = _folder(tmp_path, 64)
-  box_file.detect_folder(source, 'fake', tmp_path / 'whole.csv')
+  detection.detect_folder(source, 'fake', tmp_path / 'whole.csv')
   program = textwrap.dedent(
       """
     import sys, time, pathlib
-    from data_pipelines.person_boxes import box_file, detectors
+    from data_pipelines.person_boxes import detection, detectors
     from tests.data_pipelines.person_boxes.test_person_boxes import Fake
     slow = Fake()
-    def detect(pictures):
+    def detect(images):
       time.sleep(0.2)
-      return slow(pictures)
+      return slow(images)
     detectors.load_detector = lambda name: detect
-    box_file.detect_folder(pathlib.Path(sys.argv[1]), 'fake', pathlib.Path(sys.argv[2]))
+    detection.detect_folder(pathlib.Path(sys.argv[1]), 'fake', pathlib.Path(sys.argv[2]))
   """)
   path = tmp_path / 'killed.csv'
   root = pathlib.Path(__file__).parents[3]
-  journal = tmp_path / '.killed.csv.unfinished'
+  progress = tmp_path / '.killed.csv.unfinished'
   run = subprocess.Popen([sys.executable, '-c', program, source, path], stderr=subprocess.DEVNULL,
                          env=os.environ | {'PYTHONPATH': str(root)})  # fmt: skip
   deadline = time.monotonic() + 60
-  while not journal.exists() or journal.read_bytes().count(b'\n') < 9:
+  while not progress.exists() or progress.read_bytes().count(b'\n') < 9:
     assert run.poll() is None and time.monotonic() < deadline
     time.sleep(0.02)
   run.send_signal(signal.SIGKILL)
   run.wait()
   assert not path.exists()
   fake.shown.clear()
-  box_file.detect_folder(source, 'fake', path)
+  detection.detect_folder(source, 'fake', path)
   assert 0 < len(fake.shown) <= 56
   assert path.read_bytes() == (tmp_path / 'whole.csv').read_bytes()
 
@@ -200,14 +200,14 @@ def test_a_finished_file_is_never_overwritten(tmp_path, fake):
   path = source / 'person_boxes.csv'
   path.write_text('mine')
   with pytest.raises(UserError, match='is there already: remove it'):
-    box_file.detect_folder(source, 'fake', path)
+    detection.detect_folder(source, 'fake', path)
   assert path.read_text() == 'mine' and not fake.shown
 
 
-def test_folder_without_pictures_is_a_users_mistake(tmp_path, fake):
+def test_folder_without_images_is_a_users_mistake(tmp_path, fake):
   (tmp_path / 'list.json').write_text('{}')
-  with pytest.raises(UserError, match='holds no picture'):
-    box_file.detect_folder(tmp_path, 'fake', tmp_path / 'boxes.csv')
+  with pytest.raises(UserError, match='holds no image'):
+    detection.detect_folder(tmp_path, 'fake', tmp_path / 'boxes.csv')
 
 
 def test_boxes_are_read_from_a_file_of_ones_own_which_must_exist(tmp_path):
@@ -218,12 +218,10 @@ def test_boxes_are_read_from_a_file_of_ones_own_which_must_exist(tmp_path):
   np.testing.assert_array_equal(box_file.read_boxes(path)['a.jpg'], [[1, 2, 3, 4, 1]])
 
 
-def test_more_persons_are_cut_out_largest_first(tmp_path):
+def test_persons_are_the_confident_boxes_largest_first():
   boxes_Nx4 = np.array([[0, 0, 0.2, 0.2], [0, 0, 0.8, 0.8], [0, 0, 1, 1]], np.float32)
-  picture = Image.new('RGB', (100, 100))
-  crops = box_file.person_crops(picture, boxes_Nx4, np.array([0.9, 0.5, 0.4], np.float32), max_persons=3)
-  one = box_file.person_crops(picture, boxes_Nx4, np.array([0.9, 0.5, 0.4], np.float32))
-  assert len(crops) == 2 and crops[:1] == one
+  persons_Mx4 = crops.largest_persons(boxes_Nx4, np.array([0.9, 0.5, 0.4], np.float32))
+  np.testing.assert_array_equal(persons_Mx4, boxes_Nx4[[1, 0]])
 
 
 def test_command_ends_in_one_line_and_code_2(tmp_path):

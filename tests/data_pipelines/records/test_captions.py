@@ -84,11 +84,11 @@ def _count(text: str) -> int:
 
 def test_a_long_caption_loses_objects_from_the_end_until_it_fits():
   objects = _values('object')
-  text = caption_text.fit({**FULL, 'object': objects}, 'awe', _count)
+  text = caption_text.fitting_caption({**FULL, 'object': objects}, 'awe', _count)
   assert 70 < _count(text) <= 77
   assert objects[0].lower() in text and objects[-1].lower() not in text
   assert text.endswith('a happy face, laughing, evoking awe')
 
 
 def test_a_caption_that_fits_keeps_everything():
-  assert caption_text.fit(FULL, None, _count) == caption_text.caption(FULL)
+  assert caption_text.fitting_caption(FULL, None, _count) == caption_text.caption(FULL)

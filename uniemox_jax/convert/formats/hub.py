@@ -9,14 +9,18 @@ from typing import Any
 
 from data_pipelines.errors import UserError
 
-WEIGHTS = (('model.safetensors', 'model.safetensors.index.json',
-            'model-*.safetensors'), ('flax_model.msgpack',), ('pytorch_model*.bin', 'pytorch_model.bin.index.json'),
-           ('open_clip_model.safetensors',), ('open_clip_pytorch_model.bin',))
-"""Names of weights on the hub, the most wanted first: the others are fetched only where those are missing."""
+WEIGHTS = (
+    ('model.safetensors', 'model.safetensors.index.json', 'model-*.safetensors'),
+    ('flax_model.msgpack',),
+    ('pytorch_model*.bin', 'pytorch_model.bin.index.json'),
+    ('open_clip_model.safetensors',),
+    ('open_clip_pytorch_model.bin',),
+)
+"""Names of weights on the hub, the preferred first: the others are fetched only if those are missing."""
 
 
 def locate(source: str | os.PathLike, wanted: Sequence[str]) -> Path:
-  """The file or folder itself, or a hub id's files in the local cache, downloaded where they are not there yet.
+  """The file or folder itself, or the local cache of a hub id's files, downloaded if necessary.
 
   Args:
     source: a path, or an id such as openai/clip-vit-base-patch16.
@@ -45,14 +49,14 @@ def locate(source: str | os.PathLike, wanted: Sequence[str]) -> Path:
   return path
 
 
-def beside(source: Path, weights: Path) -> Path | None:
-  """The folder whose configuration is about these weights; None for a file under a name of its own."""
+def config_folder(source: Path, weights: Path) -> Path | None:
+  """The folder whose configuration describes these weights; None for a file under a name of its own."""
   named = any(weights.match(pattern) for patterns in WEIGHTS for pattern in patterns)
   return weights.parent if source.is_dir() or named else None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-  """A JSON object.
+def read_json_object(path: Path) -> dict[str, Any]:
+  """Reads a JSON object.
 
   Raises:
     UserError: it is something else, or cannot be read.
@@ -67,5 +71,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path | None, name: str) -> dict[str, Any]:
-  """The JSON object in `folder`/`name`, {} where there is no such file."""
-  return read_json(folder / name) if folder is not None and (folder / name).is_file() else {}
+  """The JSON object in `folder`/`name`, {} if there is no such file."""
+  return read_json_object(folder / name) if folder is not None and (folder / name).is_file() else {}

@@ -23,9 +23,9 @@ OWN_NAMES = ('model', 'state_dict')
 MAX_UNPACKED = 64 << 20
 """Bytes of a TorchScript archive's program, which alone is compressed."""
 INERT = [argparse.Namespace]
-"""Classes that checkpoints of MAE and of the original hold beside tensors (`args`). A Namespace has no constructor
-or hook that acts on what it is given: its attributes are set, nothing else."""
-SIMPLE = (bool, int, float, str, type(None))
+"""Classes that checkpoints of MAE and of the original hold beside tensors (`args`). Loading a Namespace only sets its
+attributes: it has no constructor or hook that acts on them."""
+Simple = bool | int | float | str | None
 
 
 def read_torch(path: Path) -> tuple[str, dict[str, Any], Iterator[tuple[str, str, np.ndarray]]]:
@@ -34,8 +34,9 @@ def read_torch(path: Path) -> tuple[str, dict[str, Any], Iterator[tuple[str, str
   A dict that holds tensors is a state dict: the file itself, or else each such entry of it ('model', 'att_fusion').
 
   Returns:
-    The form, 'torch' or 'torchscript'; the metadata of `files.Weights`; and the tensors one at a time, as prefix
-    (an entry's key with a dot, '' for `OWN_NAMES` and for the file itself), name, and array, floating point as float32.
+    The form, 'torch' or 'torchscript'; the metadata of `weight_files.Weights`; and the tensors one at a time, as
+    prefix (an entry's key with a dot, '' for `OWN_NAMES` and for the file itself), name, and array, floating point as
+    float32.
 
   Raises:
     UserError: damaged, more than tensors and plain values, or torch is missing or too old. Also from the iterator.
@@ -57,7 +58,7 @@ def _is_torchscript(path: Path) -> bool:
   """Whether the archive holds a program; raises `UserError` for one that torch did not write, or that is damaged."""
   try:
     with zipfile.ZipFile(path) as archive:
-      problem = _problem(archive.infolist(), path.stat().st_size)
+      problem = _archive_problem(archive.infolist(), path.stat().st_size)
       if problem:
         raise UserError(f'{path} is not an archive that torch wrote: {problem}')
       damaged = archive.testzip()  # torch itself does not compare the checksums
@@ -68,7 +69,7 @@ def _is_torchscript(path: Path) -> bool:
     raise UserError(f'{path} is not a whole archive ({error}): fetch it again') from error
 
 
-def _problem(members: list[zipfile.ZipInfo], size: int) -> str:
+def _archive_problem(members: list[zipfile.ZipInfo], size: int) -> str:
   """What is wrong with the directory of an archive of `size` bytes; '' if nothing."""
   names = [member.filename for member in members]
   outside = [name for name in names if name.startswith('/') or '\\' in name or '..' in name.split('/')]
@@ -90,12 +91,12 @@ def _problem(members: list[zipfile.ZipInfo], size: int) -> str:
 def _load(path: Path) -> Any:
   torch = _torch(path)
   try:
-    # Opened here, since torch goes by a path's suffix. Not memory-mapped: each tensor has memory of its own, which
-    # importers free one by one as they go.
+    # Opened here, since torch would go by the path's suffix. Not memory-mapped, so that each tensor has memory of its
+    # own, which importers free one by one.
     with path.open('rb') as file, torch.serialization.safe_globals(INERT), warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # of an unusual pickle, which either loads or is named below
+      warnings.simplefilter('ignore')  # an unusual pickle either loads or is an error below
       return torch.load(file, map_location='cpu', weights_only=True)
-  except Exception as error:  # torch raises a dozen unrelated types on a damaged file, and this is data from outside
+  except Exception as error:  # on a damaged file torch raises a dozen unrelated types
     wanted = re.search(r'GLOBAL (\S+)', str(error))
     if wanted:
       raise UserError(
@@ -128,7 +129,7 @@ def _read_checkpoint(path: Path, contents: Any) -> tuple[dict[str, Any], Iterato
   def holds_tensors(value: Any) -> bool:
     return isinstance(value, dict) and any(isinstance(entry, Tensor) for entry in value.values())
 
-  # Copies, to be emptied: one dict may lie under two keys.
+  # Copies, since they are emptied: one dict may lie under two keys.
   parts = {key: dict(value) for key, value in contents.items() if holds_tensors(value)}
   if not parts and not holds_tensors(contents):
     raise UserError(
@@ -144,14 +145,15 @@ def _read_checkpoint(path: Path, contents: Any) -> tuple[dict[str, Any], Iterato
 
 
 def _metadata(rest: dict[str, Any]) -> dict[str, Any]:
-  """One level of simple values, which no crafted nesting can blow up; 'left_out' names the others."""
-  kept, left_out = {}, []
+  """One level of simple values, so that no crafted nesting can grow without end; 'left_out' names the others."""
+  kept: dict[str, Any] = {}
+  left_out = []
   for key, value in rest.items():
     value = vars(value) if isinstance(value, argparse.Namespace) else value
     if isinstance(value, dict):
-      kept[str(key)] = {name: entry for name, entry in value.items() if isinstance(entry, SIMPLE)}
-      left_out += [f'{key}.{name}' for name, entry in value.items() if not isinstance(entry, SIMPLE)]
-    elif isinstance(value, SIMPLE):
+      kept[str(key)] = {name: entry for name, entry in value.items() if isinstance(entry, Simple)}
+      left_out += [f'{key}.{name}' for name, entry in value.items() if not isinstance(entry, Simple)]
+    elif isinstance(value, Simple):
       kept[str(key)] = value
     else:
       left_out.append(str(key))

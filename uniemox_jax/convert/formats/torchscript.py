@@ -35,7 +35,7 @@ def read_torchscript(archive: zipfile.ZipFile) -> Iterator[tuple[str, np.ndarray
     archive: an open archive of `torch.jit.save`, its members checked.
 
   Raises:
-    UserError: what only a damaged or crafted archive holds.
+    UserError: the archive is damaged, or not as torch writes it.
   """
   root = archive.namelist()[0].split('/')[0]
   try:
@@ -58,8 +58,10 @@ class _Built:
 
 
 def _parse(pickled: bytes) -> Any:
-  """The pickle's object as plain data and `_Built`s, for the opcodes that TorchScript writes."""
-  stack, marks, memo = [], [], {}
+  """The pickle's object as plain data and `_Built`s; other opcodes than TorchScript's are an error."""
+  stack: list[Any] = []
+  marks: list[int] = []
+  memo: dict[Any, Any] = {}
 
   def cut(start: int) -> list[Any]:
     items = stack[start:]
@@ -75,7 +77,7 @@ def _parse(pickled: bytes) -> Any:
       case name if name in CONSTANTS:
         stack.append(CONSTANTS[name])
       case 'GLOBAL':
-        stack.append(_Built(argument.replace(' ', '.')))
+        stack.append(_Built(str(argument).replace(' ', '.')))
       case 'EMPTY_LIST':
         stack.append([])
       case 'EMPTY_DICT':
@@ -122,7 +124,7 @@ def _tensors(archive: zipfile.ZipFile, root: str, module: _Built, scope: str,
 
 
 def _declared(archive: zipfile.ZipFile, root: str, qualified: str) -> list[str]:
-  """Parameters and buffers among a class's attributes, as its source in the archive declares them."""
+  """Names of a class's parameters and buffers, from its source in the archive."""
   path, _, name = qualified.rpartition('.')
   source = archive.read(f'{root}/code/{path.replace(".", "/")}.py').decode()
   found = re.search(

@@ -1,4 +1,4 @@
-"""CLIP's vocabulary: OpenAI's merge list (MIT, shipped in assets/clip) -> the files that CLIPTokenizer reads."""
+"""CLIP's vocabulary: OpenAI's list of merges (MIT, in assets/clip) -> the files that CLIPTokenizer reads."""
 
 import gzip
 from importlib import resources
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 MERGES = 49152 - 256 - 2
-"""Of the list's lines OpenAI uses this many; the specials follow."""
+"""Lines of the list that OpenAI uses; the special tokens follow."""
 START, END = '<|startoftext|>', '<|endoftext|>'
 SIZE = 49408
 
@@ -30,7 +30,7 @@ def openai_vocabulary() -> tuple[dict[str, int], list[str]]:
 
 
 def write_openai_vocabulary(folder: Path) -> None:
-  """Writes vocab.json, merges.txt and what CLIPTokenizer wants to know about its special tokens."""
+  """Writes vocab.json, merges.txt, special_tokens_map.json and tokenizer_config.json for CLIPTokenizer."""
   tokens, merges = openai_vocabulary()
   special = {'bos_token': START, 'eos_token': END, 'unk_token': END, 'pad_token': END}
   (folder / 'vocab.json').write_text(json.dumps(tokens, ensure_ascii=False), encoding='utf-8')

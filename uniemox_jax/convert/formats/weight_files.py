@@ -1,4 +1,4 @@
-"""Weight files of every published form, told apart by what they hold, as one flat dict of PyTorch names."""
+"""Weight files of every published form, recognised by their content, as one flat dict of PyTorch names."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ MSGPACK = 'flax_model.msgpack'
 BIN = 'pytorch_model.bin'
 SHARDED_BIN = 'pytorch_model.bin.index.json'
 FORMS = (SAFETENSORS, SHARDED, 'open_clip_model.safetensors', MSGPACK, BIN, SHARDED_BIN, 'open_clip_pytorch_model.bin')
-"""What holds a folder's weights, the best first: those that need no torch."""
+"""Files that hold a folder's weights, the preferred first: those that need no torch."""
 INTEGERS = r'(.*\.)?(position_ids|num_batches_tracked|input_resolution|context_length|vocab_size)'
 """Buffers that are integers in published files."""
 INFINITE = r'(.*\.)?attn_mask'
@@ -40,17 +40,17 @@ Tensors = Iterator[tuple[str, str, np.ndarray]]
 class Weights(NamedTuple):
   """What a file or folder holds.
 
-  flat: name -> array in PyTorch layout, float32 but for a few integer buffers (`INTEGERS`), all finite, none empty.
+  flat: name -> array in PyTorch layout, float32 except for a few integer buffers (`INTEGERS`), all finite, none empty.
     Each has memory of its own (tied ones share): popping a name frees it. Some are read-only.
-    Names are the state dict's, with one leading 'module.' (of DistributedDataParallel) removed. In a checkpoint that
-    holds several state dicts or other things beside one, those under 'model' and 'state_dict' keep their names and
-    any other key becomes a prefix: {'model': A, 'att_fusion': B, 'optimizer': C, 'epoch': 3} gives A's names,
+    Names are the state dict's, with one leading 'module.' (of DistributedDataParallel) removed. In a checkpoint of
+    several state dicts, or of one and other entries, those under 'model' and 'state_dict' keep their names and any
+    other key becomes a prefix: {'model': A, 'att_fusion': B, 'optimizer': C, 'epoch': 3} gives A's names,
     'att_fusion.' + B's names; {'attn': A} gives 'attn.' + A's names.
   path: the file that was read; of shards, their index.
-  metadata: what lay beside the tensors. Of PyTorch checkpoints: numbers and strings ('epoch'), one level of them
-    ('args', of a Namespace too, as a dict), 'keys', the keys under which the state dicts lay ([] for a bare one), and
-    'left_out', the names of all else ('optimizer', 'args.lr_schedule'). Of safetensors: the header's `__metadata__`.
-    Of sharded forms: the index's 'metadata'. Else {}.
+  metadata: what is stored beside the tensors. Of PyTorch checkpoints: numbers and strings ('epoch'), one level of them
+    ('args', also of a Namespace, as a dict), 'keys', the keys of the state dicts ([] for a bare one), and 'left_out',
+    the names of everything else ('optimizer', 'args.lr_schedule'). Of safetensors: the header's `__metadata__`. Of
+    sharded forms: the index's 'metadata'. Else {}.
   form: 'safetensors', 'msgpack', 'torch' or 'torchscript' (as OpenAI publishes CLIP).
   """
 
@@ -67,8 +67,8 @@ def read_weights(path: Path) -> Weights:
   .index.json. Nothing in a file is executed.
 
   Raises:
-    UserError: not found or not readable, damaged, of another form, needs code to be run, or holds what no weights
-      hold: NaN or infinity, integers, complex or empty tensors, two tensors of one name.
+    UserError: not found or not readable, damaged, of another form, needs code to be run, or holds NaN, infinity,
+      integers, complex or empty tensors, or two tensors of one name.
   """
   try:
     path = _in_folder(path) if path.is_dir() else path
@@ -100,10 +100,10 @@ def _open(path: Path) -> tuple[int, str, dict[str, Any], Tensors]:
     return status.st_size, *torch_files.read_torch(path)
   if re.match(rb'[\x80-\x8f][\xa0-\xdb]|[\xde\xdf]', head):  # a map: of few entries, the first name following; of many
     return status.st_size, 'msgpack', {}, _read_msgpack(path)
-  raise UserError(f'{path} {_looks_like(head)}')
+  raise UserError(f'{path} {_describe_unknown(head)}')
 
 
-def _looks_like(head: bytes) -> str:
+def _describe_unknown(head: bytes) -> str:
   text = head.lstrip()
   if not head:
     return 'is empty: fetch it again'
@@ -126,17 +126,17 @@ def _flatten(path: Path, size: int, tensors: Tensors) -> dict[str, np.ndarray]:
     if grown > MAX_GROWTH * size + (1 << 20):
       raise UserError(f'{path} declares more numbers than its {size} bytes can hold: fetch it again')
     array = _widen(array)
-    problem = "named like another once 'module.' is removed" if name in flat else _problem(name, array)
+    problem = "named like another once 'module.' is removed" if name in flat else _tensor_problem(name, array)
     if problem:
       problems[problem].append(name)
     flat[name] = array
   if problems:
-    listed = ', '.join(f'{len(names)} {problem} (first: {names[0]})' for problem, names in problems.items())
-    raise UserError(f'{path} holds tensors that no weights are: {listed}: use another copy')
+    found = ', '.join(f'{len(names)} {problem} (first: {names[0]})' for problem, names in problems.items())
+    raise UserError(f'{path} holds tensors that no weights are: {found}: use another copy')
   return flat
 
 
-def _problem(name: str, array: np.ndarray) -> str:
+def _tensor_problem(name: str, array: np.ndarray) -> str:
   if not array.size:
     return f'of no elements, shape {array.shape}'
   if array.dtype.kind in 'iub' and re.fullmatch(INTEGERS, name):
@@ -147,10 +147,10 @@ def _problem(name: str, array: np.ndarray) -> str:
 
 
 def _widen(array: np.ndarray) -> np.ndarray:
-  """Floating point of any width, bfloat16 too, as float32; all else as it is."""
+  """Floating point of any width, also bfloat16, as float32; other types unchanged."""
   if not jnp.issubdtype(array.dtype, jnp.floating):
     return array
-  with np.errstate(over='ignore'):  # infinity, which is then named
+  with np.errstate(over='ignore'):  # the result is infinite, which is an error later
     return array.astype(np.float32, copy=False)
 
 
@@ -164,7 +164,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], Tensors]:
 
 def _safetensors(path: Path, names: list[str]) -> Tensors:
   for name in names:
-    # Opened anew each time: one mapping would keep every page read so far, a second copy of the file in memory.
+    # Opened again each time: one mapping would keep every page read so far, a second copy of the file in memory.
     with safetensors.safe_open(path, framework='numpy') as file:
       try:
         array = file.get_tensor(name)
@@ -189,7 +189,7 @@ def _read_index(index: Path) -> tuple[int, str, dict[str, Any], Tensors]:
 
 def _sharded(index: Path, names: dict[str, str], shards: list[str]) -> Tensors:
   for shard in shards:
-    absent = {name for name, its in names.items() if its == shard}
+    absent = {name for name, file in names.items() if file == shard}
     for prefix, name, array in _open(index.parent / shard)[-1]:
       absent.discard(name)
       yield prefix, name, array
@@ -203,9 +203,9 @@ def _read_msgpack(path: Path) -> Tensors:
   """As transformers 4 wrote it: nested Flax names and layouts -> PyTorch's."""
   try:
     # Mapped, not read: the bytes of all weights would be in memory twice.
-    nested = serialization.msgpack_restore(np.memmap(path, np.uint8, 'r'))
+    nested = serialization.msgpack_restore(np.memmap(path, np.uint8, 'r'))  # type: ignore[arg-type]  # any buffer
     leaves = [_from_flax(names, np.asarray(leaf)) for names, leaf in traverse_util.flatten_dict(nested).items()]
-  except Exception as error:  # msgpack raises a dozen unrelated types on a damaged file, and this is data from outside
+  except Exception as error:  # on a damaged file msgpack raises a dozen unrelated types
     raise UserError(_damaged(path, 'Flax msgpack', error)) from error
   yield from leaves
 
@@ -224,7 +224,7 @@ def _damaged(path: Path, kind: str, error: Exception) -> str:
 
 
 def write_safetensors(path: Path, flat: dict[str, Any]) -> None:
-  """Writes name -> array as safetensors that PyTorch libraries load; whole or not at all."""
+  """Writes name -> array as safetensors that PyTorch libraries load, whole or not at all."""
   partial = path.with_name(f'.{path.name}.{os.getpid()}')
   # save_file ignores strides: a transposed view would be written scrambled. (ascontiguousarray makes scalars 1-D.)
   save_file({name: np.asarray(array, order='C') for name, array in flat.items()}, partial, metadata={'format': 'pt'})

@@ -1,0 +1,58 @@
+"""The person view of a record: which boxes are persons, and their crops."""
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines import images
+
+Box = tuple[float, float, float, float]
+"""xmin, ymin, xmax, ymax."""
+
+MIN_SCORE = 0.5
+MARGIN = 0.2
+CROP_SHORT_SIDE = 256
+
+
+def to_fractions(boxes_Nx5: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+  """Boxes clamped to the image, as fractions of it, so that they survive resizing; boxes without area are dropped.
+
+  Args:
+    boxes_Nx5: xmin, ymin, xmax, ymax in pixels, and score.
+    width, height: size of the image as displayed, pixels.
+
+  Returns:
+    boxes float32 (M, 4) as (ymin, xmin, ymax, xmax) in [0, 1], and scores float32 (M,), M <= N.
+  """
+  corners_Nx4 = (boxes_Nx5[:, [1, 0, 3, 2]] / [height, width, height, width]).clip(0, 1).astype(np.float32)
+  kept = (corners_Nx4[:, 2] > corners_Nx4[:, 0]) & (corners_Nx4[:, 3] > corners_Nx4[:, 1])
+  return corners_Nx4[kept], boxes_Nx5[kept, 4].astype(np.float32)
+
+
+def largest_persons(boxes_Nx4: np.ndarray, scores_N: np.ndarray) -> np.ndarray:
+  """The boxes of score >= 0.5, (M, 4), the largest first."""
+  sides_Nx2 = boxes_Nx4[:, 2:] - boxes_Nx4[:, :2]
+  order = np.argsort(-sides_Nx2.prod(axis=1), kind='stable')
+  return boxes_Nx4[order[scores_N[order] >= MIN_SCORE]]
+
+
+def with_margin(box: Box, width: float, height: float) -> Box:
+  """The box with 20 % of its width and height added on each side, as far as the image (width x height) reaches."""
+  xmin, ymin, xmax, ymax = box
+  wider, taller = MARGIN * (xmax - xmin), MARGIN * (ymax - ymin)
+  return max(xmin - wider, 0), max(ymin - taller, 0), min(xmax + wider, width), min(ymax + taller, height)
+
+
+def person_crop(original: Image.Image, box_4: np.ndarray) -> bytes:
+  """One person with the margin, cut from the original pixels, as a JPEG with a short side of at most 256 pixels.
+
+  Args:
+    original: RGB image as displayed, original size.
+    box_4: float32 (ymin, xmin, ymax, xmax), fractions.
+  """
+  ymin, xmin, ymax, xmax = box_4.tolist()
+  xmin, ymin, xmax, ymax = with_margin((xmin, ymin, xmax, ymax), 1, 1)
+  left, top = round(xmin * original.width), round(ymin * original.height)
+  right, bottom = round(xmax * original.width), round(ymax * original.height)
+  # At least one pixel, however thin the box.
+  crop = original.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+  return images.encode_jpeg(images.shrink(crop, CROP_SHORT_SIDE))

@@ -1,0 +1,28 @@
+"""An endless stream of batches can be closed at once, and does not keep its process alive."""
+
+import subprocess
+import sys
+import time
+
+from data_pipelines.batches.pipeline import train_batches
+
+
+def test_closing_a_stream_is_immediate(train):
+  """tf.data's autotuner would be waited for: longer, the longer the stream has run."""
+  batches = train_batches(train, batch_size=8, seed=1, image_size=32)
+  started = time.monotonic()
+  while time.monotonic() - started < 4:
+    next(batches)
+  closing = time.monotonic()
+  batches.close()
+  assert time.monotonic() - closing < 0.5
+
+
+def test_a_process_with_an_open_stream_ends(data_dir):
+  program = f"""
+from data_pipelines.batches.pipeline import train_batches
+from data_pipelines.records.reader import open_split
+kept = train_batches(open_split({str(data_dir)!r}, 'tiny', 'train'), batch_size=8, seed=0, image_size=32)
+next(kept)
+"""
+  subprocess.run([sys.executable, '-c', program], check=True, timeout=100, stderr=subprocess.DEVNULL)

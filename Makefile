@@ -4,8 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+LOCK := requirements-dev.lock
+# With LOCKED=1, .venv gets the very versions that the lock file names.
+CONSTRAINT := $(if $(LOCKED),--constraint $(LOCK))
 PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest
-# A process a core, at most four; the tests of a file stay together, since they share runs.
+# A process a core, at most four; the tests of a file stay together, since they share runs. The order is that of
+# tests/conftest.py: files that take long come first.
 PARALLEL := -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 TIMM := .venv-timm
 TIMM_STAMP := $(TIMM)/.installed
@@ -15,7 +19,7 @@ COLAB_VERSIONS := tpu_scripts/colab_versions.txt
 COLAB_TESTS := tests/models tests/convert tests/teacher tests/objectives/test_metrics.py tests/train tests/runtime/test_begin.py \
   tests/system/test_runs.py
 
-.PHONY: help demo test test-slow test-timm test-colab lint format
+.PHONY: help demo test test-slow test-timm test-colab lint format lock
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -46,6 +50,10 @@ format: $(DEV_STAMP) ## the same, mended in place
 	$(BIN)/yapf --in-place --recursive --parallel $(CODE)
 	$(BIN)/ruff check --fix .
 
+lock: $(DEV_STAMP) ## write the versions in .venv to requirements-dev.lock, which make LOCKED=1 installs
+	{ echo "# Every version that the tests passed with. 'make lock' writes this file; 'make LOCKED=1 test' installs it."; \
+	  $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > $(LOCK)
+
 $(VENV):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
@@ -55,7 +63,7 @@ $(RUN_STAMP): setup.py pyproject.toml | $(VENV)
 	touch $@
 
 $(DEV_STAMP): setup.py pyproject.toml | $(VENV)
-	$(BIN)/python -m pip install -e '.[dev]'
+	$(BIN)/python -m pip install $(CONSTRAINT) -e '.[dev]'
 	touch $(RUN_STAMP) $@
 
 # What .venv has, and what must not be there: torchvision beside a CPU build of torch breaks imports of transformers.

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 import pytest
 
 from data_pipelines.synthetic import datasets
+from uniemox_jax.__main__ import flags_of
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = {path.stem: path for path in sorted((ROOT / 'tpu_scripts').glob('*.ipynb'))}
@@ -86,14 +87,7 @@ def test_every_command_and_flag_exists(name):
   found = list(commands(name))
   assert found
   for module, flags in found:
-    place = ROOT / module.replace('.', '/')
-    source = '\n'.join(
-        path.read_text(encoding='utf-8')
-        for path in [*place.glob('*.py'), place.with_suffix('.py')]
-        if path.is_file())
-    defined = set(re.findall(r"DEFINE_\w+\('(\w+)'", source)) | set(re.findall(r'cli\.define_(\w+)\(', source))
-    if 'training' in defined:
-      defined |= {'config', 'workdir', 'multihost', 'profile'}
+    defined = {flag.strip('-=') for flag in flags_of(module)}
     assert {flag[2:].partition('=')[0].partition('.')[0] for flag in flags} <= defined, module
 
 

@@ -46,7 +46,7 @@ lint: $(DEV_STAMP) ## style: formatter and linter
 	$(BIN)/yapf --diff --recursive --parallel $(CODE)
 	$(BIN)/ruff check .
 
-format: $(DEV_STAMP) ## the same, mended in place
+format: $(DEV_STAMP) ## apply the formatter and the linter's fixes
 	$(BIN)/yapf --in-place --recursive --parallel $(CODE)
 	$(BIN)/ruff check --fix .
 

@@ -42,7 +42,7 @@ INSTALL_REQUIRES = [
   'transformers>=5.23,<6',
 ]
 
-# Person detectors for pictures without annotated boxes: OpenCV's HOG, and YOLOX files in ONNX.
+# Person detectors for images without annotated boxes: OpenCV's HOG, and YOLOX files in ONNX.
 DETECT = ['onnxruntime>=1.32,<2', 'opencv-python-headless>=4.13,<5']
 # Frames of videos, for predict.
 VIDEO = ['av>=18.1,<19']

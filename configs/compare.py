@@ -12,7 +12,7 @@ Time of these: not measured; cells × the time of one fine-tuning (configs/finet
 
 from ml_collections import ConfigDict
 
-# Percent of the training pictures, and a batch that fits even Emotion6's 13 pictures of one percent.
+# Percent of the training images, and a batch that fits even Emotion6's 13 images of one percent.
 FEW_SHOT_BATCH = {1: 8, 5: 32, 10: 64, 25: 128, 50: 128}
 
 PROTOCOLS = {

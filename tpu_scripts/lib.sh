@@ -9,7 +9,7 @@ fi
 dry_run=''
 program=()
 
-fail() { # A user's mistake: what is wrong and how to mend it, in one line.
+fail() { # A user's mistake: what is wrong and the remedy, in one line.
   printf 'error: %s\n' "$*" >&2
   exit 2
 }

@@ -84,11 +84,11 @@ supervise() {
 }
 
 end() { # SECONDS: SIGTERM; whether it has ended in that time.
-  local deadline=$((SECONDS + $1)) told=''
+  local deadline=$((SECONDS + $1)) signalled=''
   while [[ $(state) == running ]]; do
     ((SECONDS < deadline)) || return
-    if [[ ! $told && -e $run/pid ]]; then
-      kill -TERM "$(<"$run/pid")" && told=true
+    if [[ ! $signalled && -e $run/pid ]]; then
+      kill -TERM "$(<"$run/pid")" && signalled=true
     fi
     sleep 0.2
   done

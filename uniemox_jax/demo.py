@@ -34,7 +34,7 @@ LOOKED_AT = ('uniemox', 'finetune_uniemox')
 LOOKED_EXAMPLES = 6
 LABELS_SEEN = {
     'uniemox':
-        'pretraining: the emotion word in the captions of the EmoSet-like pictures, also through the teacher; '
+        'pretraining: the emotion word in the captions of the EmoSet-like images, also through the teacher; '
         'fine-tuning: Emo8-like train labels', 'mae_only': 'pretraining: none; fine-tuning: Emo8-like train labels',
     'scratch': 'Emo8-like train labels only'
 }
@@ -114,7 +114,7 @@ def demo(config: ConfigDict, workdir: str) -> dict[str, Any]:
 
 
 def look_at_models(config: ConfigDict, workdir: str, stages: Stages) -> None:
-  """Draws what UniEmoX's two runs see in the fine-tuning set's test pictures, for the report."""
+  """Draws what UniEmoX's two runs see in the fine-tuning set's test images, for the report."""
   for name in LOOKED_AT:
     stages.run(
         f'look {name}', lambda name=name: look(

@@ -99,7 +99,7 @@ def _choose_tasks(config: FinetuneConfig, train: reader.Split, *measured_on: rea
     missing = int((~present(task.name, found[task.name]).any(axis=-1)).sum())
     if missing:
       print(
-          f"task '{task.name}': {missing} of {train.num_examples} training pictures have none, and do not count",
+          f"task '{task.name}': {missing} of {train.num_examples} training images have none, and do not count",
           flush=True)
     if task.loss == 'ccc' and config.accum_steps > 1:
       raise UserError(

@@ -1,4 +1,4 @@
-"""Pixels to what a model reads: normalisation on the device, and the evaluation view of any picture."""
+"""Pixels to what a model reads: normalisation on the device, and the evaluation view of any image."""
 
 from typing import Any
 
@@ -67,7 +67,7 @@ def as_model_input(images: Any, size: int, view_and_normalise: Any, name: str = 
 def student_view(
     images: Any, size: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float,
                                                                                 ...] = IMAGENET_STD) -> jax.Array:
-  """uint8 or normalised pictures as the student's evaluation sees them; see `as_model_input`."""
+  """uint8 or normalised images as the student's evaluation sees them; see `as_model_input`."""
 
   def view(pixels: jax.Array) -> jax.Array:
     return normalise(centre_view(pixels, size, round(size / EVALUATION_SHARE)), mean, std)
@@ -78,7 +78,7 @@ def student_view(
 def person_view(
     persons: Any, size: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float,
                                                                                  ...] = IMAGENET_STD) -> jax.Array:
-  """uint8 or normalised pictures of persons, squashed to the square as person crops are; see `as_model_input`."""
+  """uint8 or normalised images of persons, squashed to the square as person crops are; see `as_model_input`."""
 
   def view(pixels: jax.Array) -> jax.Array:
     return normalise(resize(pixels, size, size), mean, std)

@@ -36,7 +36,7 @@ class ViT(nnx.Module):
   Args:
     image_size, patch_size: pixels; the image is square and divisible by the patch.
     width, depth, heads: D, layers, attention heads. The MLP is 4 D wide.
-    norm_eps: LayerNorm epsilon, 1e-6 in MAE's and upstream's files.
+    norm_eps: LayerNorm epsilon, 1e-6 in the files of MAE and of the original.
     final_norm: whether the last LayerNorm exists; fine-tuned classifiers drop it.
     train_positions: False keeps the sine-cosine positions fixed (pretraining).
     pre_norm: a LayerNorm before the blocks, and no bias in the patch embedding, as CLIP's image tower has it.

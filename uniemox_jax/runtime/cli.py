@@ -98,7 +98,7 @@ def load_config(value: str) -> ConfigDict:
     return runpy.run_path(path)['get_config'](*([argument] if colon else []))
   except Exception as error:  # whatever the file's own code raises
     raise UserError(
-        f'{value} gives no config ({" ".join(str(error).split())}): mend the file or its argument') from error
+        f'{value} gives no config ({" ".join(str(error).split())}): correct the file or its argument') from error
 
 
 def _arguments(argv: list[str]) -> list[str]:

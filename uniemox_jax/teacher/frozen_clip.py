@@ -35,7 +35,7 @@ LENGTH_STEP = 8
 
 @dataclasses.dataclass(frozen=True)
 class View:
-  """How a CLIP wants its pictures: resized (the short side, or `squash` both), centre-cropped, normalised.
+  """How a CLIP expects its images: resized (the short side, or `squash` both), centre-cropped, normalised.
 
   size: the model's input. short_side: before the crop. mean, std: of pixels in 0..1.
   """
@@ -62,7 +62,7 @@ class View:
     if crop != image_size or short_side < crop or hub.get('resample', BICUBIC) != BICUBIC:
       raise UserError(
           f'preprocessor_config.json: size {size}, crop {crop}, resample {hub.get("resample", BICUBIC)} do '
-          f'not give {image_size} pixels by bicubic resizing (resample 3): mend the file or remove it')
+          f'not give {image_size} pixels by bicubic resizing (resample 3): correct the file or remove it')
     return cls(
         image_size, short_side, squash, tuple(hub.get('image_mean', CLIP_MEAN)), tuple(hub.get('image_std', CLIP_STD)))
 
@@ -101,12 +101,12 @@ class View:
   def __call__(self, images_BxHxWx3: jax.Array) -> jax.Array:
     """uint8 pixels of any size to normalised float32 (B, size, size, 3)."""
     height, width = images_BxHxWx3.shape[1:3]
-    # Integer division as in transformers: rounding would shift some pictures by half a pixel.
+    # Integer division as in transformers: rounding would shift some images by half a pixel.
     short = min(height, width)
     shape = (self.short_side * height // short, self.short_side * width // short)
     if self.squash:
       shape = (self.short_side, self.short_side)
-    # Columns, then rows, each rounded and clipped: as PIL does, whose pictures CLIP was trained on.
+    # Columns, then rows, each rounded and clipped: as PIL does, whose images CLIP was trained on.
     resized = resize(resize(images_BxHxWx3, height, shape[1]), *shape)
     top, left = (shape[0] - self.size) // 2, (shape[1] - self.size) // 2
     return normalise(resized[:, top:top + self.size, left:left + self.size], self.mean, self.std)

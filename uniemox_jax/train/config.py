@@ -289,7 +289,7 @@ CONFIGS: dict[str, type[DataConfig]] = {
 
 
 def config_class(config: Mapping[str, Any]) -> type[DataConfig]:
-  """The class of a config, or of a run's config.json, told by the sections that only one verb has."""
+  """The class of a config, or of a run's config.json, recognised by the sections that only one verb has."""
   verbs = {'loss': 'pretrain', 'regularisation': 'finetune', 'protocol': 'probe'}
   return CONFIGS[next((verb for name, verb in verbs.items() if name in config), 'train_clip')]
 

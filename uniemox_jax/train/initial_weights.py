@@ -168,7 +168,7 @@ def check_unseen(trained: dict[str, Any], model: dict[str, Any], decoder: bool, 
   }
   differ = {name: (was, now) for name, (was, now) in values.items() if was != now}
   if differ:
-    told = '; '.join(f'{name} {was}, config.model.{name} is {now}' for name, (was, now) in differ.items())
+    differences = '; '.join(f'{name} {was}, config.model.{name} is {now}' for name, (was, now) in differ.items())
     raise UserError(
-        f'{origin} was trained with {told}: set ' +
+        f'{origin} was trained with {differences}: set ' +
         ' '.join(f'--config.model.{name}={was}' for name, (was, _) in differ.items()))

@@ -34,22 +34,26 @@ class Row(NamedTuple):
 
 _CAPTIONS = 'in captions'
 ROWS = {
-    'full': Row(_CAPTIONS, {}), 'no_emotion_word': Row('none', {'emotion_in_caption': False}),
-    'no_contrastive': Row('through the teacher',
-                          {'loss.contrastive': 0.0}), 'no_similarity': Row(_CAPTIONS, {'loss.similarity': 0.0}),
-    'no_reconstruction': Row(_CAPTIONS,
-                             {'loss.reconstruction': 0.0}), 'contrastive_kl': Row(_CAPTIONS, {'loss.form': 'kl'}),
+    'full': Row(_CAPTIONS, {}),
+    'no_emotion_word': Row('none', {'emotion_in_caption': False}),
+    'no_contrastive': Row('through the teacher', {'loss.contrastive': 0.0}),
+    'no_similarity': Row(_CAPTIONS, {'loss.similarity': 0.0}),
+    'no_reconstruction': Row(_CAPTIONS, {'loss.reconstruction': 0.0}),
+    'contrastive_kl': Row(_CAPTIONS, {'loss.form': 'kl'}),
     'local_negatives': Row(_CAPTIONS, {'loss.negatives': 'local'}),
-    'no_fusion': Row(_CAPTIONS, {'model.fusion': 'none'}), 'fusion_prior': Row(_CAPTIONS, {'model.fusion': 'prior'}),
+    'no_fusion': Row(_CAPTIONS, {'model.fusion': 'none'}),
+    'fusion_prior': Row(_CAPTIONS, {'model.fusion': 'prior'}),
     'fusion_weighted_sum': Row(_CAPTIONS, {'model.fusion': 'weighted_sum'}),
-    'fusion_attention': Row(_CAPTIONS,
-                            {'model.fusion': 'attention'}), 'fusion_glu': Row(_CAPTIONS, {'model.fusion': 'glu'}),
-    'whole_image': Row(_CAPTIONS, {'person_view': 'scene'}), 'decode_both': Row(_CAPTIONS, {'model.decode': 'both'}),
-    'mask_50': Row(_CAPTIONS, {'model.mask_ratio': 0.5}), 'mask_90': Row(_CAPTIONS, {'model.mask_ratio': 0.9}),
-    'teacher_imagenet_statistics': Row(_CAPTIONS, {'teacher_statistics': 'imagenet'}), 'mae_only':
-        Row('none',
-            {'loss.contrastive': 0.0, 'loss.similarity': 0.0}), 'supervised': Row('as targets',
-                                                                                  None), 'scratch': Row('-', None)
+    'fusion_attention': Row(_CAPTIONS, {'model.fusion': 'attention'}),
+    'fusion_glu': Row(_CAPTIONS, {'model.fusion': 'glu'}),
+    'whole_image': Row(_CAPTIONS, {'person_view': 'scene'}),
+    'decode_both': Row(_CAPTIONS, {'model.decode': 'both'}),
+    'mask_50': Row(_CAPTIONS, {'model.mask_ratio': 0.5}),
+    'mask_90': Row(_CAPTIONS, {'model.mask_ratio': 0.9}),
+    'teacher_imagenet_statistics': Row(_CAPTIONS, {'teacher_statistics': 'imagenet'}),
+    'mae_only': Row('none', {'loss.contrastive': 0.0, 'loss.similarity': 0.0}),
+    'supervised': Row('as targets', None),
+    'scratch': Row('-', None),
 }
 """`full` is the demo's pretraining: all three losses, additive fusion, person crops, 75 % hidden, the scene decoded,
 texts from the global batch, CLIP's own pixel statistics. Every other row changes what its name says."""
@@ -118,8 +122,8 @@ def write_table(scores: dict[str, dict[int, float]], workdir: str, cells_asked: 
       pair = summary_statistics.paired(by_seed, scores.get(other, {})) if row != other else None
       rows[-1] |= {f'over_{other}': pair and pair.difference, f'p_{other}': pair and pair.p}
   for other in ('scratch', 'full'):
-    for row, p in zip(rows, summary_statistics.holm([row[f'p_{other}'] for row in rows])):
-      row[f'p_holm_{other}'] = p
+    for line, p in zip(rows, summary_statistics.holm([line[f'p_{other}'] for line in rows])):
+      line[f'p_holm_{other}'] = p
   header = [
       'pretraining', 'labels in pretraining', 'top-1, mean', 'spread', 'over scratch', "p, Holm's", 'over full',
       "p, Holm's", 'runs'
@@ -191,7 +195,7 @@ def ablate(workdir: str, cell_sections: dict[str, dict[str, ConfigDict]]) -> Non
     scores = read_scores(workdir, cell_sections)
     write_table(scores, workdir, list(cell_sections))
     top1 = scores.get(row, {}).get(int(seed))
-    return top1 and f'top-1 {top1:.4f}'
+    return None if top1 is None else f'top-1 {top1:.4f}'
 
   done = read_scores(workdir, cell_sections)
   write_table(done, workdir, list(cell_sections))

@@ -60,14 +60,14 @@ class Stages:
     self._path = os.path.join(workdir, 'stages.json')
     self.seconds: dict[str, float] = read_json(self._path) if os.path.exists(self._path) else {}
 
-  def run(self, name: str, stage: Callable[[], Any]) -> None:
-    """Runs `stage` unless it has finished before."""
+  def run(self, name: str, stage: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    """Calls `stage` unless it has finished before."""
     if name in self.seconds:
       print(f'== {name}: done before', flush=True)
       return
     print(f'== {name}', flush=True)
     start = time.perf_counter()
-    stage()
+    stage(*arguments, **options)
     self.seconds[name] = round(time.perf_counter() - start, 1)
     write_json(self._path, self.seconds)
     print(f'== {name}: {self.seconds[name]:.0f} s', flush=True)
@@ -76,12 +76,10 @@ class Stages:
 def prepare(config: ConfigDict, workdir: str, stages: Stages) -> None:
   """Draws the datasets, builds their records and trains the teacher."""
   raw, data_dir = os.path.join(workdir, 'raw'), os.path.join(workdir, 'data')
-  stages.run('draw', lambda: datasets.draw(raw, config.emoset_examples, config.pretrain.seed))
+  stages.run('draw', datasets.draw, raw, config.emoset_examples, config.pretrain.seed)
   for dataset in DATASETS:
-    stages.run(
-        f'build {dataset}',
-        lambda dataset=dataset: build.build(dataset, os.path.join(raw, dataset), data_dir, overwrite=True))
-  stages.run('train_clip', lambda: train_clip(config.clip, os.path.join(workdir, 'clip')))
+    stages.run(f'build {dataset}', build.build, dataset, os.path.join(raw, dataset), data_dir, overwrite=True)
+  stages.run('train_clip', train_clip, config.clip, os.path.join(workdir, 'clip'))
 
 
 def place(config: ConfigDict, workdir: str) -> ConfigDict:
@@ -100,13 +98,11 @@ def demo(config: ConfigDict, workdir: str) -> dict[str, Any]:
   prepare(config, workdir, stages)
   pretraining = {'uniemox': config.pretrain, 'mae_only': without_semantics(config.pretrain)}
   for name, section in pretraining.items():
-    stages.run(f'pretrain {name}', lambda name=name, section=section: pretrain(section, os.path.join(workdir, name)))
+    stages.run(f'pretrain {name}', pretrain, section, os.path.join(workdir, name))
   for name in INITIALISATIONS:
     section = config.finetune.copy_and_resolve_references()
     section.init = os.path.join(workdir, name) if name in pretraining else 'none'
-    stages.run(
-        f'finetune {name}',
-        lambda name=name, section=section: finetune(section, os.path.join(workdir, f'finetune_{name}')))
+    stages.run(f'finetune {name}', finetune, section, os.path.join(workdir, f'finetune_{name}'))
   look_at_models(config, workdir, stages)
   content = _report(config, workdir, stages.seconds)
   demo_page.write_report(content, workdir)
@@ -117,9 +113,8 @@ def look_at_models(config: ConfigDict, workdir: str, stages: Stages) -> None:
   """Draws what UniEmoX's two runs see in the fine-tuning set's test images, for the report."""
   for name in LOOKED_AT:
     stages.run(
-        f'look {name}', lambda name=name: look(
-            os.path.join(workdir, name), config.finetune.data_dir, config.finetune.dataset,
-            os.path.join(workdir, f'look_{name}'), examples=LOOKED_EXAMPLES))
+        f'look {name}', look, os.path.join(workdir, name), config.finetune.data_dir, config.finetune.dataset,
+        os.path.join(workdir, f'look_{name}'), examples=LOOKED_EXAMPLES)
 
 
 def _report(config: ConfigDict, workdir: str, seconds: dict[str, float]) -> dict[str, Any]:

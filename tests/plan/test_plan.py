@@ -91,7 +91,7 @@ def _assert_fsdp_divides(whole: dict[str, Any], divided: dict[str, Any]) -> None
 def test_data_mesh_sends_the_gradients_once_and_the_texts() -> None:
   config = _config(DEVICES, 1)
   program = step_compiler.training_program(config, jax.devices())
-  measured = step_compiler.measure(step_compiler.compile_program(program))
+  measured = step_compiler.measure_program(step_compiler.compile_program(program))
   _assert_sends_gradients_once(config, step_compiler.sizes(program)['params_bytes_per_device'], measured['collectives'])
 
 
@@ -137,7 +137,7 @@ def test_crash_of_the_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
   crashed = subprocess.CompletedProcess([], -11, '', 'Traceback\nFatal: segmentation fault\n')
   monkeypatch.setattr(planning.subprocess, 'run', lambda *args, **options: crashed)
   with pytest.raises(UserError, match='code -11 on v5e:4x4: Fatal: segmentation fault'):
-    planning.compile_step(_config(8, 1), 'v5e:4x4')
+    planning.compile_in_subprocess(_config(8, 1), 'v5e:4x4')
 
 
 def test_missing_compiler_is_the_line_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

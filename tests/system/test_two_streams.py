@@ -144,7 +144,7 @@ def test_plan_compiles_the_step_with_both_views(data_dir):
                                      jax.devices()[:1]) for streams in ('scene', TWO))
   assert one.batch.keys() == {'image', 'label'} and two.batch.keys() == {'image', 'person', 'label'}
   assert two.work.student.flops == 2 * one.work.student.flops
-  assert step_compiler.measure(step_compiler.compile_program(two))['fits']
+  assert step_compiler.measure_program(step_compiler.compile_program(two))['fits']
 
 
 @pytest.fixture(scope='module')

@@ -27,7 +27,7 @@ class Collective(NamedTuple):
   """
 
   kind: str
-  count: int
+  count: int  # type: ignore[assignment]  # plan.json has this key
   bytes: int
   largest: int
 
@@ -36,7 +36,7 @@ def _bytes(shapes: str) -> int:
   """Of all arrays named in a piece of HLO text."""
   bits = 0
   for dtype, dims in _ARRAY.findall(shapes):
-    width = 8 if dtype == 'pred' else int(re.search(r'\d+', dtype)[0])
+    width = 8 if dtype == 'pred' else int(re.findall(r'\d+', dtype)[0])
     bits += width * math.prod(int(size) for size in dims.split(',') if size)
   return -(-bits // 8)
 
@@ -63,7 +63,7 @@ def _trips(line: str, lines: dict[str, list[str]]) -> int:
 
 def _runs(entry: str, lines: dict[str, list[str]]) -> Counter[str]:
   """How often each computation runs a step; a loop without a length in the text, as in rejection sampling, once."""
-  runs = Counter()
+  runs: Counter[str] = Counter()
 
   def visit(name: str, times: int) -> None:
     runs[name] += times

@@ -1,4 +1,4 @@
-"""Tells whether a config fits a TPU slice, before renting it, by compiling its real step for that slice.
+"""Checks whether a config fits a TPU slice, before renting it, by compiling its real step for that slice.
 
 python -m uniemox_jax.plan --config=configs/pretrain_emoset_vitl16.py --topology=v5e:16x16 [--workdir=DIR]
 --search_batch finds the largest batch a device that fits. --all writes the table of docs/tpu.md, and resumes.
@@ -42,7 +42,7 @@ ASSUMPTIONS = (
     'recomputation is free; what is sent is added in full, none of it hidden')
 
 
-def compile_step(config: ConfigDict, topology: str) -> dict[str, Any]:
+def compile_in_subprocess(config: ConfigDict, topology: str) -> dict[str, Any]:
   """What `uniemox_jax.plan.step_compiler` measures, in a process of its own.
 
   Raises:
@@ -51,7 +51,7 @@ def compile_step(config: ConfigDict, topology: str) -> dict[str, Any]:
   with tempfile.TemporaryDirectory() as scratch:
     path = os.path.join(scratch, 'request.json')
     write_json(path, {'config': config.to_dict(), 'topology': topology})
-    # It ends with this process, whose end of the pipe closes then.
+    # The compiler ends with this process, whose end of the pipe closes then.
     lifeline, ours = os.pipe()
     try:
       done = subprocess.run([sys.executable, '-m', 'uniemox_jax.plan.step_compiler', path], text=True,
@@ -87,11 +87,11 @@ def plan(config: ConfigDict, topology: str) -> dict[str, Any]:
   """The contents of plan.json (docs/tpu.md says what each key means).
 
   Raises:
-    UserError: see `compile_step`.
+    UserError: see `compile_in_subprocess`.
   """
   where = parse_slice(topology)
   require_compiler()
-  return completed(compile_step(config, topology), config, where)
+  return completed(compile_in_subprocess(config, topology), config, where)
 
 
 def completed(measured: dict[str, Any], config: ConfigDict, where: Slice) -> dict[str, Any]:
@@ -116,17 +116,19 @@ def search_batch(config: ConfigDict, topology: str) -> dict[str, Any]:
 
   Doubles or halves the config's batch until both sides are known, then divides what is between where the memory of
   the two sides puts the limit, each time at least twice as far from either side: near the limit the compiler saves
-  memory, so that more fits than the memory of smaller batches tells. Memory is taken to grow with the batch.
+  memory, so that more fits than smaller batches suggest. Memory is assumed to grow with the batch.
 
   Raises:
-    UserError: not even the smallest batch fits; and see `compile_step`.
+    UserError: not even the smallest batch fits; and see `compile_in_subprocess`.
   """
   checked = parse_trainable(config)
   devices, limit = parse_slice(topology).chips, parse_slice(topology).chip.hbm
   local = isinstance(checked, PretrainConfig) and checked.loss.negatives == 'local'
   groups = config.loss.local_batch if local else 1
   unit = checked.accum_steps * groups // math.gcd(groups, devices)
-  best, needs, small, large, margin = None, {}, 0, None, 1
+  best: dict[str, Any] = {}
+  needs: dict[int, int | None] = {}
+  small, large, margin = 0, None, 1
   units = max(1, checked.batch_size // (devices * unit))
   while True:
     tried = config.copy_and_resolve_references()
@@ -155,9 +157,10 @@ def search_batch(config: ConfigDict, topology: str) -> dict[str, Any]:
 
 def _between(small: int, large: int, needs: dict[int, int | None], limit: int, margin: int) -> int:
   """Where memory would reach the limit, were it linear, but `margin` or half the bracket off both of its ends."""
-  if not needs[large] or needs[large] <= needs[small]:
+  low, high = needs[small] or 0, needs[large] or 0
+  if high <= low:
     return (small + large) // 2
-  reach = small + math.floor((large - small) * (limit - needs[small]) / (needs[large] - needs[small]))
+  reach = small + math.floor((large - small) * (limit - low) / (high - low))
   margin = min(margin, (large - small) // 2)
   return min(max(reach, small + margin), large - margin)
 

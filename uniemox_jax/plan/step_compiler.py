@@ -31,7 +31,7 @@ from uniemox_jax.train.config import FinetuneConfig, PretrainConfig, parse_train
 from uniemox_jax.train.flops import ExampleWork, finetune_work
 from uniemox_jax.train.optimizer import make_optimizer
 from uniemox_jax.train.state import TrainState, abstract_model, builder, state_template
-from uniemox_jax.train.steps import Step, make_finetune_step, make_pretrain_step
+from uniemox_jax.train.steps import Step, Teacher, make_finetune_step, make_pretrain_step
 
 STEPS_PER_EPOCH = 1000
 """Only constants in the learning rate's schedule depend on it, never the program."""
@@ -63,9 +63,10 @@ def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
   build = builder(UniEmoX, dtype=dtype, **setup.model_arguments(config.model, config.loss))
   student = abstract_model(build)
   optimizer = make_optimizer(config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH)
-  picture = (jnp.uint8, config.model.image_size, config.model.image_size, 3)
-  rows = {'scene': picture} | ({'person': picture} if student.streams == 2 else {})
-  teacher, frozen = None, ()
+  image = (jnp.uint8, config.model.image_size, config.model.image_size, 3)
+  rows: dict[str, tuple[Any, ...]] = dict.fromkeys(('scene', 'person')[:student.streams], image)
+  teacher: Teacher | None = None
+  frozen: Any = ()
   if student.semantic:
     teacher, frozen = setup.make_teacher(setup.clip_of_shape(config.teacher_shape), config.model.decoder_width, dtype)
     frozen = jax.tree.map(
@@ -84,8 +85,8 @@ def _finetuning(config: FinetuneConfig, mesh: Mesh) -> Program:
   build = builder(Classifier, dtype=jnp.dtype(config.dtype), **arguments)
   classifier = abstract_model(build)
   optimizer = make_optimizer(config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH)
-  picture = (jnp.uint8, config.model.image_size, config.model.image_size, 3)
-  rows = _rows(config.batch_size, mesh, label=(jnp.int32,), **dict.fromkeys(STREAMS[config.streams], picture))
+  image = (jnp.uint8, config.model.image_size, config.model.image_size, 3)
+  rows = _rows(config.batch_size, mesh, label=(jnp.int32,), **dict.fromkeys(STREAMS[config.streams], image))
   state = state_template(build, optimizer.tx, mesh, averaged=optimizer.ema_decay > 0)
   return Program(
       make_finetune_step(nnx.graphdef(classifier), optimizer, config.regularisation), state, (), rows, mesh,
@@ -106,8 +107,8 @@ def training_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Progr
 
 def compile_program(program: Program) -> jax.stages.Compiled:
   """Compiles as `loop.train` does."""
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(program.mesh, P()))
+  shape = jax.eval_shape(lambda: jax.random.key(0))
+  key = jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=NamedSharding(program.mesh, P()))
   with jax.set_mesh(program.mesh):
     return loop.jit_step(program.step, program.state).lower(program.state, program.frozen, program.batch, key).compile()
 
@@ -120,30 +121,31 @@ def device_bytes(tree: Any) -> int:
 def sizes(program: Program) -> dict[str, int]:
   """What is known before compiling: bytes a device of what the step takes, and the work of one example."""
   work = program.work
+  params = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
   return {
       'params_bytes_per_device': device_bytes(program.state.params),
       'optimizer_bytes_per_device': device_bytes((program.state.opt_state, program.state.average)),
       'teacher_bytes_per_device': device_bytes(program.frozen), 'batch_bytes_per_device': device_bytes(program.batch),
-      'params': sum(leaf.size for leaf in jax.tree.leaves(program.state.params)
-                   ), 'student_flops_per_example': 3 * work.student.flops,
+      'params': params, 'student_flops_per_example': 3 * work.student.flops,
       'teacher_flops_per_example': work.teacher.flops, 'activation_values_per_example': work.training.values
   }
 
 
-def measure(compiled: jax.stages.Compiled) -> dict[str, Any]:
-  """What the compiler says of a program that fits: memory of one device, and what it sends to others."""
-  memory = compiled.memory_analysis()
+def measure_program(compiled: jax.stages.Compiled) -> dict[str, Any]:
+  """Of a program that fits: the memory of one device, and what it sends to the others."""
+  memory, text = compiled.memory_analysis(), compiled.as_text()
+  assert memory is not None and text is not None  # every compiler that a plan asks gives both
   total = (
       memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes +
       memory.temp_size_in_bytes + memory.generated_code_size_in_bytes)
   return {
       'fits': True, 'hbm_bytes_per_device': total, 'temporary_bytes_per_device': memory.temp_size_in_bytes,
-      'collectives': [one._asdict() for one in read_collectives(compiled.as_text())]
+      'collectives': [one._asdict() for one in read_collectives(text)]
   }
 
 
 def out_of_memory(message: str) -> dict[str, Any] | None:
-  """What a refused program would have needed, as far as the compiler's message says; None for another error."""
+  """The memory that a refused program needs, if the compiler's message names it; None for another error."""
   if 'RESOURCE_EXHAUSTED' not in message:
     return None
   units = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
@@ -158,14 +160,14 @@ def out_of_memory(message: str) -> dict[str, Any] | None:
 
 
 def main(path: str) -> None:
-  """Replaces the request in the file by the answer: `sizes` and `measure`, or {'error': one line}."""
+  """Replaces the request in the file by the answer: `sizes` and `measure_program`, or {'error': one line}."""
   request = read_json(path)
   try:
     program = training_program(
         ConfigDict(request['config']), hardware.slice_devices(hardware.parse_slice(request['topology'])))
-    answer = sizes(program)
+    answer: dict[str, Any] = sizes(program)
     try:
-      answer |= measure(compile_program(program))
+      answer |= measure_program(compile_program(program))
     except jax.errors.JaxRuntimeError as error:
       refused = out_of_memory(str(error))
       if refused is None:

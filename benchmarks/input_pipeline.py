@@ -118,8 +118,7 @@ def main(argv: list[str]) -> None:
     streams = {
         'ours, stored at short side 256': ours(folder / '256'), 'ours, stored at original size': ours(folder / '0'),
         PIL: (len(scenes) + len(persons) for scenes, persons in theirs),
-        'bare decoding, one view of each': bare_decoding(source)
-    }
+        'bare decoding, one view of each': bare_decoding(source)}
     with contextlib.ExitStack() as stack:
       for stream in streams.values():  # An open one can keep an interrupted process from ending.
         stack.callback(stream.close)

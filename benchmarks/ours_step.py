@@ -42,12 +42,11 @@ class OurStep:
     teacher, _ = make_teacher(clip, config.model.decoder_width, dtype)
     vision = initial_params(
         lambda rngs: ImageTower(clip.config, remat='none', scan=False, dtype=dtype, rngs=rngs), config.seed)
-    text_BxE = np.random.default_rng(config.seed).standard_normal((config.batch_size, config.model.decoder_width),
-                                                                  np.float32)
+    shape = (config.batch_size, config.model.decoder_width)
+    text_BxE = np.random.default_rng(config.seed).standard_normal(shape, np.float32)
     rows = {
         'scene': batch['scene'], 'person': batch['person'],
-        'text': text_BxE / np.linalg.norm(text_BxE, axis=1, keepdims=True)
-    }
+        'text': text_BxE / np.linalg.norm(text_BxE, axis=1, keepdims=True)}
     template = state_template(build, optimizer.tx, self.mesh)
     self.state = create_state(template, build, optimizer.tx, config.seed)
     self.frozen = sharding.replicate({'vision': vision, 'logit_scale': jnp.float32(clip.config.logit_scale_init)},

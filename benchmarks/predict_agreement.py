@@ -67,8 +67,7 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as folder:
     ways = {
         'the stored JPEG': predicted(predictor, write_stored(split, pathlib.Path(folder))),
-        'the raw file': predicted(predictor, raw)
-    }
+        'the raw file': predicted(predictor, raw)}
   print(
       f'{len(reference)} images, {predictor.image_size} pixels, {len(predictor.tasks[0].outputs)} classes\n\n'
       '| predict on | largest difference of a probability | mean | same class |\n|---|---|---|---|')

@@ -21,8 +21,7 @@ from uniemox_jax.runtime.files import read_json, write_text
 GRID = {
     'epochs': (10, 20),
     'optimizer.base_lr': (4e-3, 8e-3),
-    'optimizer.layer_decay': (0.75, 1.0),
-}
+    'optimizer.layer_decay': (0.75, 1.0),}
 
 
 def val_accuracy(config: ConfigDict, recipe: dict[str, float], seed: int, workdir: str) -> float:
@@ -48,8 +47,7 @@ def main() -> None:
     rows.sort(key=lambda row: -row[0])
     lines = [
         f'| {" | ".join(str(value) for value in recipe.values())} | {mean:.4f} | {spread:.4f} |'
-        for mean, spread, recipe in rows
-    ]
+        for mean, spread, recipe in rows]
     head = f'| {" | ".join(GRID)} | val top-1, mean of {values.seeds} | spread |\n|{"---|" * (len(GRID) + 2)}\n'
     write_text(os.path.join(values.workdir, 'recipes.md'), head + '\n'.join(lines) + '\n')
   print('\n'.join(lines))

@@ -25,8 +25,7 @@ class Program:
     self._locations = dict(re.findall(r'^(\d+) \{.*?function_name_id=(\d+)', _table(text, 'FileLocations'), re.M))
     self._frames = {
         frame: (location, str(int(parent) - 1)) for frame, location, parent in re.findall(
-            r'^(\d+) \{file_location_id=(\d+) parent_frame_id=(\d+)', _table(text, 'StackFrames'), re.M)
-    }
+            r'^(\d+) \{file_location_id=(\d+) parent_frame_id=(\d+)', _table(text, 'StackFrames'), re.M)}
     self._bodies: dict[str, list[str]] = {}
     self._lines: dict[str, str] = {}
     body: list[str] = []
@@ -104,7 +103,8 @@ def costs(text: str, run: Callable[[], None]) -> list[dict[str, object]]:
     if kind := program.kind(name):
       by_kind[kind][name] += nanoseconds
   total = sum(sum(names.values()) for names in by_kind.values())
-  rows = [{'kind': kind, 'share': sum(names.values()) / total, 'longest': [name
-                                                                           for name, _ in names.most_common(3)]}
-          for kind, names in by_kind.items()]
+  rows = []
+  for kind, names in by_kind.items():
+    longest = [name for name, _ in names.most_common(3)]
+    rows.append({'kind': kind, 'share': sum(names.values()) / total, 'longest': longest})
   return sorted(rows, key=lambda row: -row['share'])

@@ -24,8 +24,7 @@ def load(size: str) -> ConfigDict:
   """
   config = {
       'demo': lambda: demo.get_config('pretrain'), 'vitb16': pretrain_emoset_vitb16.get_config,
-      'vitl16': pretrain_emoset_vitl16.get_config
-  }[size]()
+      'vitl16': pretrain_emoset_vitl16.get_config}[size]()
   config.model.remat, config.model.scan = 'none', False
   config.text_shape = demo.get_config('clip').model.text if size == 'demo' else ConfigDict(CLIP_B16_TEXT)
   return config
@@ -45,13 +44,11 @@ def torch_arguments(config: ConfigDict) -> dict[str, dict[str, Any]]:
   model = {
       name: value
       for name, value in config.model.items()
-      if name not in ('fusion', 'fusion_heads', 'decode', 'remat', 'scan', 'pre_norm', 'activation')
-  }
+      if name not in ('fusion', 'fusion_heads', 'decode', 'remat', 'scan', 'pre_norm', 'activation')}
   projection = config.model.decoder_width
   return {
       'model': model, 'vision': dict(config.teacher_shape),
-      'text': dict(config.text_shape, vocabulary=VOCABULARY, context=CONTEXT, projection=projection)
-  }
+      'text': dict(config.text_shape, vocabulary=VOCABULARY, context=CONTEXT, projection=projection)}
 
 
 def checked(config: ConfigDict) -> PretrainConfig:
@@ -84,8 +81,7 @@ def original_flops(config: ConfigDict) -> dict[str, int]:
       'student': 2 * encoder + _decoder(decoder, 1 + patches, pixels) + 2 * shared**2 + compared,
       'person decoder': _decoder(decoder, 1 + patches, pixels), 'image tower': (
           2 * teacher_patches * teacher_pixels * vision.width + _blocks(vision, 1 + teacher_patches) +
-          2 * vision.width * shared + compared), 'text tower': _blocks(text, CONTEXT) + 2 * text.width * shared
-  }
+          2 * vision.width * shared + compared), 'text tower': _blocks(text, CONTEXT) + 2 * text.width * shared}
 
 
 def original_training_flops(config: ConfigDict) -> int:

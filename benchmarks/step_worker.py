@@ -56,8 +56,7 @@ def main() -> None:
   print(
       json.dumps({
           'device': step.device, 'version': step.version, 'first_step_seconds': time.perf_counter() - started,
-          'modules': sorted({'tensorflow', 'torch', 'jax'} & sys.modules.keys())
-      }), file=answers)
+          'modules': sorted({'tensorflow', 'torch', 'jax'} & sys.modules.keys())}), file=answers)
   for line in sys.stdin:
     print(json.dumps(answer(step, json.loads(line))), file=answers)
 

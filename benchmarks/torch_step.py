@@ -176,8 +176,7 @@ class TwoViews(nn.Module):
     by_student, by_teacher = (fused_BxE @ text_BxE.T).float(), (image_BxE @ text_BxE.T).float()
     return {
         'contrastive': 1 - F.cosine_similarity(by_student, by_teacher).mean(),
-        'similarity': 1 - F.cosine_similarity(fused_BxE, image_BxE).mean(), 'reconstruction': reconstruction
-    }
+        'similarity': 1 - F.cosine_similarity(fused_BxE, image_BxE).mean(), 'reconstruction': reconstruction}
 
 
 class TorchStep:
@@ -207,9 +206,9 @@ class TorchStep:
     self.batch['ids'] = self.batch['ids'].long()
     self.patches = (model['image_size'] // model['patch_size'])**2
     trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-    self.optimizer = torch.optim.AdamW([{'params': [one for one in trained if one.ndim > 1]},
-                                        {'params': [one for one in trained if one.ndim == 1], 'weight_decay': 0.0}],
-                                       lr=rate, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
+    matrices, vectors = ([one for one in trained if (one.ndim > 1) == matrix] for matrix in (True, False))
+    self.optimizer = torch.optim.AdamW([{'params': matrices}, {'params': vectors, 'weight_decay': 0.0}], lr=rate,
+                                       betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
 
   def run(self, steps: int) -> float:
     """Takes so many steps, waits for the last and gives its loss."""

@@ -111,8 +111,7 @@ def measure(config: ConfigDict, platform: str, steps: int, turns: int, profile: 
       'size': config.size, 'platform': platform, 'dtype': config.dtype, 'batch_size': config.batch_size, 'steps': steps,
       'turns': turns, 'cpus': len(os.sched_getaffinity(0)), 'load': os.getloadavg()[0], 'config': config.to_dict(),
       'implementations': measured, 'flops_ratio': flops['ours'] / flops['eager'],
-      'times_as_fast_as': {name: _speedup(measured, name) for name in started if name != 'ours'}
-  }
+      'times_as_fast_as': {name: _speedup(measured, name) for name in started if name != 'ours'}}
   if platform == 'cpu':
     report['gpu'] = NO_GPU if not sees_gpu() else 'not measured: --platform=cpu'
   return report | ({'profile': costs} if profile else {})
@@ -127,8 +126,7 @@ def _implementation(ready: dict[str, Any], timed: list[dict[str, float]], exampl
       'examples_per_second': rate, 'examples_per_second_by_turn': rates, 'loss': timed[-1]['loss'],
       'cpu_milliseconds_per_example': statistics.median(1000 * one['cpu_seconds'] / examples for one in timed),
       'flops_per_example': flops, 'flops_per_second': flops * rate, 'mfu': peak and flops * rate / peak,
-      'product_flops_per_second': product, 'share_of_product_rate': flops * rate / product
-  }
+      'product_flops_per_second': product, 'share_of_product_rate': flops * rate / product}
 
 
 def _speedup(measured: dict[str, Any], name: str) -> dict[str, float]:
@@ -148,8 +146,7 @@ def table(report: dict[str, Any]) -> str:
       f"{report['steps']} steps; {rows['ours']['version']}, {rows['eager']['version']}; {rows['ours']['device']}, "
       f"{report['cpus']} CPUs, load {report['load']:.1f} at the end", '',
       f"| | examples/s, median | range | CPU ms an example | GFLOP an example | GFLOP/s | "
-      f"{'MFU' if gpu else 'of the matrix product rate'} |", '|---|---|---|---|---|---|---|'
-  ]
+      f"{'MFU' if gpu else 'of the matrix product rate'} |", '|---|---|---|---|---|---|---|']
   for name, row in rows.items():
     rates = row['examples_per_second_by_turn']
     share = row['mfu'] if gpu else row['share_of_product_rate']

@@ -73,15 +73,14 @@ def mean_and_spread(values: list[float], form: str) -> str:
 def write_table(scores: Scores, workdir: str) -> str:
   """Writes two_streams.json and two_streams.md, which it returns: differences are of runs with the same seed."""
   lines = [
-      '| what tells the class | scene | spread | scene+person | spread | difference | spread | runs |', '|' + '---|' * 8
-  ]
+      '| what tells the class | scene | spread | scene+person | spread | difference | spread | runs |',
+      '|' + '---|' * 8]
   for cue, (one, two) in ((cue, by_streams.values()) for cue, by_streams in scores.items()):
     paired = [two[seed] - one[seed] for seed in one.keys() & two.keys()]
     cells = [
         mean_and_spread(list(one.values()), '.4f'),
         mean_and_spread(list(two.values()), '.4f'),
-        mean_and_spread(paired, '+.4f')
-    ]
+        mean_and_spread(paired, '+.4f')]
     lines.append(f'| {cue} | {" | ".join(cells)} | {len(one)} + {len(two)} |')
   table = '\n'.join(lines) + '\n'
   write_json(os.path.join(workdir, 'two_streams.json'), {'top1': scores})

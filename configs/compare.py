@@ -19,13 +19,10 @@ PROTOCOLS = {
     'finetune': {'verb': 'finetune', 'recipe': 'configs/finetune.py:{dataset}', 'change': {}}, 'two_streams': {
         'verb': 'finetune', 'recipe': 'configs/finetune.py:{dataset}', 'change': {'streams': 'scene+person'}
     }, 'linear': {'verb': 'probe', 'recipe': 'configs/probe.py:{dataset}', 'change': {'protocol': 'linear'}},
-    'knn': {'verb': 'probe', 'recipe': 'configs/probe.py:{dataset}', 'change': {'protocol': 'knn'}}
-} | {
-    f'few_shot_{percent}': {
-        'verb': 'finetune', 'recipe': 'configs/finetune.py:{dataset}',
-        'change': {'fraction': percent / 100, 'batch_size': batch_size}
-    } for percent, batch_size in FEW_SHOT_BATCH.items()
-}
+    'knn': {'verb': 'probe', 'recipe': 'configs/probe.py:{dataset}', 'change': {'protocol': 'knn'}}} | {
+        f'few_shot_{percent}': {
+            'verb': 'finetune', 'recipe': 'configs/finetune.py:{dataset}', 'change': {
+                'fraction': percent / 100, 'batch_size': batch_size}} for percent, batch_size in FEW_SHOT_BATCH.items()}
 
 INITIALISATIONS = {
     'uniemox': {'init': 'runs/pretrain_vitl16',
@@ -33,10 +30,9 @@ INITIALISATIONS = {
     # CLIP's tower has another norm, activation and eps; its parameters mean nothing without them.
     'clip': {
         'init': 'openai/clip-vit-large-patch14',
-        'change': {'model': {'patch_size': 14, 'pre_norm': True, 'activation': 'quick_gelu', 'norm_eps': 1e-5}}
-    }, 'supervised': {'init': 'google/vit-large-patch16-224', 'change': {'model': {'norm_eps': 1e-12}}},
-    'scratch': {'init': 'none', 'change': {}}
-}
+        'change': {'model': {'patch_size': 14, 'pre_norm': True, 'activation': 'quick_gelu', 'norm_eps': 1e-5}}},
+    'supervised': {'init': 'google/vit-large-patch16-224',
+                   'change': {'model': {'norm_eps': 1e-12}}}, 'scratch': {'init': 'none', 'change': {}}}
 
 DEMO_MODEL = {'image_size': 96, 'patch_size': 16, 'width': 96, 'depth': 4, 'heads': 4, 'remat': 'none', 'scan': False}
 
@@ -70,11 +66,10 @@ def _demo() -> ConfigDict:
   config.datasets = ('emo8', 'emoset')
   config.initialisation = ConfigDict({
       'uniemox': {'init': 'runs/demo/uniemox', 'change': {}}, 'mae_only': {'init': 'runs/demo/mae_only', 'change': {}},
-      'scratch': {'init': 'none', 'change': {}}
-  })
+      'scratch': {'init': 'none', 'change': {}}})
   # Shorter than the demo's own fine-tuning: 18 of them are run here.
-  config.protocol.finetune = ConfigDict(
-      {'verb': 'finetune', 'recipe': 'configs/demo.py:finetune', 'change': {'epochs': 6, 'eval_every_epochs': 3}})
+  config.protocol.finetune = ConfigDict({
+      'verb': 'finetune', 'recipe': 'configs/demo.py:finetune', 'change': {'epochs': 6, 'eval_every_epochs': 3}})
   config.change = ConfigDict({'data_dir': 'runs/demo/data', 'dtype': 'float32', 'model': DEMO_MODEL})
   return config
 

@@ -97,8 +97,7 @@ def description(record: dict, labels: Sequence[str], shares: Sequence[str]) -> l
       'label': label,
       'labels': ', '.join(labels[index] for index in record['labels']),
       'distribution': ', '.join(f'{name} {share:.2f}' for name, share in zip(shares, record['distribution'])),
-      'VAD': ', '.join(f'{name} {value:.2f}' for name, value in vad if not np.isnan(value)),
-  }
+      'VAD': ', '.join(f'{name} {value:.2f}' for name, value in vad if not np.isnan(value)),}
   known = [f'{name}: {text}' for name, text in texts.items() if text]
   caption = caption_text.caption(json.loads(record['attributes']), label)
   return [record['id'].decode(), *(known or ['no label']), f'caption: {caption}']

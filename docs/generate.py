@@ -45,8 +45,7 @@ def config_keys() -> str:
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    'CONTRIBUTING.md': {'layout': layout, 'layers': layers}, 'docs/config.md': {'keys': config_keys}
-}
+    'CONTRIBUTING.md': {'layout': layout, 'layers': layers}, 'docs/config.md': {'keys': config_keys}}
 """The generated parts of each page, by name."""
 
 

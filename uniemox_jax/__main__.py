@@ -72,8 +72,7 @@ def flags_of(module: str, function: str = '') -> set[str]:
   nodes = list(ast.walk(tree))
   imported = {
       name.name: f'{node.module}.{name.name}' for node in nodes if isinstance(node, ast.ImportFrom)
-      for name in node.names
-  }
+      for name in node.names}
   functions = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
   found: set[str] = set()
   for node in ast.walk(functions.get(function, tree)):
@@ -110,8 +109,7 @@ def help_text() -> str:
   verbs = [f'  {verb:<14}{line}' for verb, (_, line) in VERBS.items()]
   return '\n'.join([
       'usage: uniemox VERB [--flag=value ...]    (uniemox VERB --help lists the flags of a verb)', '', *verbs, '',
-      '  completion    print a completion script: bash, zsh or fish', '  --version     print the version'
-  ])
+      '  completion    print a completion script: bash, zsh or fish', '  --version     print the version'])
 
 
 def main() -> None:

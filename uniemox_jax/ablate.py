@@ -53,8 +53,7 @@ ROWS = {
     'teacher_imagenet_statistics': Row(_CAPTIONS, {'teacher_statistics': 'imagenet'}),
     'mae_only': Row('none', {'loss.contrastive': 0.0, 'loss.similarity': 0.0}),
     'supervised': Row('as targets', None),
-    'scratch': Row('-', None),
-}
+    'scratch': Row('-', None),}
 """`full` is the demo's pretraining: all three losses, additive fusion, person crops, 75 % hidden, the scene decoded,
 texts from the global batch, CLIP's own pixel statistics. Every other row changes what its name says."""
 
@@ -116,8 +115,7 @@ def write_table(scores: dict[str, dict[int, float]], workdir: str, cells_asked: 
   for row, by_seed in scores.items():
     rows.append({
         'row': row, 'labels_in_pretraining': ROWS[row].labels, 'top1_by_seed': by_seed,
-        **summary_statistics.summarise(list(by_seed.values()))._asdict()
-    })
+        **summary_statistics.summarise(list(by_seed.values()))._asdict()})
     for other in ('scratch', 'full'):
       pair = summary_statistics.paired(by_seed, scores.get(other, {})) if row != other else None
       rows[-1] |= {f'over_{other}': pair and pair.difference, f'p_{other}': pair and pair.p}
@@ -126,15 +124,13 @@ def write_table(scores: dict[str, dict[int, float]], workdir: str, cells_asked: 
       line[f'p_holm_{other}'] = p
   header = [
       'pretraining', 'labels in pretraining', 'top-1, mean', 'spread', 'over scratch', "p, Holm's", 'over full',
-      "p, Holm's", 'runs'
-  ]
+      "p, Holm's", 'runs']
   keys = ('mean', 'spread', 'over_scratch', 'p_holm_scratch', 'over_full', 'p_holm_full')
   forms = ('.4f', '.4f', '+.4f', '.3g', '+.4f', '.3g')
   lines = [[
       row['row'], row['labels_in_pretraining'],
       *('-' if row[key] is None else format(row[key], form) for key, form in zip(keys, forms)),
-      str(row['runs'])
-  ] for row in rows]
+      str(row['runs'])] for row in rows]
   write_json(os.path.join(workdir, 'ablation.json'), {'rows': rows})
   missing = [cell for cell in cells_asked if not _is_in(scores, cell)]
   failed = {cell: said for cell in missing if (said := subprocess_runs.why_failed(cell_folder(workdir, cell)))}
@@ -232,12 +228,10 @@ def main() -> None:
   subprocess_runs.check_workdir(values.workdir)
   config = place(values.config, values.demo_workdir)
   teachers = {
-      True: config.pretrain.teacher, False: os.path.join(values.workdir, 'clip_no_emotion_word', TEACHER_FOLDER)
-  }
+      True: config.pretrain.teacher, False: os.path.join(values.workdir, 'clip_no_emotion_word', TEACHER_FOLDER)}
   names = {f'{row}:{seed}': (row, seed) for seed in range(values.seeds) for row in values.rows}
   cell_sections = {
-      name: sections_of(*cell, config, teachers, cell_folder(values.workdir, name)) for name, cell in names.items()
-  }
+      name: sections_of(*cell, config, teachers, cell_folder(values.workdir, name)) for name, cell in names.items()}
   preparation = os.path.join(values.workdir, PREPARATION)
   if values.cell == PREPARATION:
     # Its lock guards the demo's folder, which several ablations may share.

@@ -36,8 +36,7 @@ LABELS_SEEN = {
     'uniemox':
         'pretraining: the emotion word in the captions of the EmoSet-like images, also through the teacher; '
         'fine-tuning: Emo8-like train labels', 'mae_only': 'pretraining: none; fine-tuning: Emo8-like train labels',
-    'scratch': 'Emo8-like train labels only'
-}
+    'scratch': 'Emo8-like train labels only'}
 
 
 def without_semantics(config: ConfigDict) -> ConfigDict:
@@ -124,16 +123,14 @@ def _report(config: ConfigDict, workdir: str, seconds: dict[str, float]) -> dict
   manifests = {name: manifest.read_manifest(folder) for name, folder in folders.items()}
   runs = [
       'clip', 'uniemox', 'mae_only', *(f'finetune_{name}' for name in INITIALISATIONS),
-      *(f'look_{name}' for name in LOOKED_AT)
-  ]
+      *(f'look_{name}' for name in LOOKED_AT)]
   return {
       'accuracy': {name: result['top1'] for name, result in results.items()},
       'test_examples': results['uniemox']['examples'], 'losses': demo_page.summarise_losses(lines, lines[-1]['step']),
       'seconds': seconds, 'results': results, 'labels_seen': LABELS_SEEN,
       'oracle': {name: manifest['provenance']['oracle'] for name, manifest in manifests.items()}, 'datasets': manifests,
       'versions': demo_page.package_versions(), 'commands': [f'python -m uniemox_jax.demo --workdir={workdir}'],
-      'config': config.to_dict(), 'runs': {name: name for name in runs}
-  }
+      'config': config.to_dict(), 'runs': {name: name for name in runs}}
 
 
 def main() -> None:

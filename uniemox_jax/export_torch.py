@@ -33,8 +33,7 @@ def _write_saved_model(folder: Path, student: ExportedStudent) -> list[str]:
 
 STUDENTS: dict[str, Callable[[Path, ExportedStudent], list[str]]] = {
     'timm': export_students.write_timm, 'vit-mae': export_students.write_vit_mae, 'mae': export_students.write_mae,
-    'saved_model': _write_saved_model
-}
+    'saved_model': _write_saved_model}
 TARGETS = (*STUDENTS, 'clip', 'onnx')
 
 

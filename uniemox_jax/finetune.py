@@ -56,8 +56,7 @@ def _validator(
     log.write(
         step, {
             f'val_{prefix}{name}': value
-            for prefix, measured in by_task.items() for name, value in measured.items() if isinstance(value, float)
-        })
+            for prefix, measured in by_task.items() for name, value in measured.items() if isinstance(value, float)})
     name, of_first = KINDS[first.name].score, metrics_of(metrics, first)
     print(
         f"finetune {step}/{log.total_steps}  val {name} {of_first[name] or 0:.4f}  loss {metrics['loss']:.4f}",
@@ -146,8 +145,7 @@ def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
 
   description = {
       'kind': 'classifier', 'model': arguments, 'dataset': config.dataset, 'labels': list(train_split.labels),
-      'tasks': [task.to_json() for task in tasks]
-  }
+      'tasks': [task.to_json() for task in tasks]}
   run = loop.open_run(
       config, workdir, name='finetune', build=build, optimizer=optimizer, mesh=mesh, total_steps=total_steps,
       description=description, inputs={'data_dir': train_split.contents}, loaded=loaded,

@@ -78,8 +78,7 @@ def import_torch(
       # The part of a run's config that `evaluate` reads.
       config = {
           'init': str(source), 'dataset': dataset, 'data_dir': 'data', 'batch_size': BATCH_SIZE,
-          'mesh': {'data': -1, 'fsdp': 1}, 'model': imported.model
-      }
+          'mesh': {'data': -1, 'fsdp': 1}, 'model': imported.model}
       write_json(str(partial / 'config.json'), config)
   print(f'saved: {out}', flush=True)
 

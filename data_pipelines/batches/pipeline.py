@@ -22,8 +22,7 @@ READ_TOGETHER = 64
 """Records per call into Python: enough to make the call cheap, few enough to save memory."""
 _FIELDS = {
     'image': tf.io.FixedLenFeature([], tf.string), 'persons': tf.io.RaggedFeature(tf.string),
-    'label': tf.io.FixedLenFeature([], tf.int64), 'example_id': tf.io.FixedLenFeature([], tf.int64)
-}
+    'label': tf.io.FixedLenFeature([], tf.int64), 'example_id': tf.io.FixedLenFeature([], tf.int64)}
 
 Batch = dict[str, np.ndarray]
 Record = dict[str, tf.Tensor]
@@ -169,8 +168,7 @@ def _host_rows(batch_size: int, process_index: int, process_count: int) -> tuple
 def _labels(record: Record) -> Record:
   return {
       'position': tf.cast(record['position'], tf.int32), 'example_id': record['example_id'],
-      'label': tf.cast(record['label'], tf.int32)
-  }
+      'label': tf.cast(record['label'], tf.int32)}
 
 
 def _check_augmentations(mode: str, jitter: float, randaugment: tuple[float, float] | None, erase: float) -> None:

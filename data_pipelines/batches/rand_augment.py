@@ -82,7 +82,6 @@ OPERATIONS: dict[str, Operation] = {
     'ShearX': lambda image, level, sign: _affine(image, 1, sign * level * 0.3, 0, 0, 1, 0),
     'ShearY': lambda image, level, sign: _affine(image, 1, 0, 0, sign * level * 0.3, 1, 0),
     'TranslateX': lambda image, level, sign: _affine(image, 1, 0, sign * level * 0.45 * image.width, 0, 1, 0),
-    'TranslateY': lambda image, level, sign: _affine(image, 1, 0, 0, 0, 1, sign * level * 0.45 * image.height),
-}
+    'TranslateY': lambda image, level, sign: _affine(image, 1, 0, 0, 0, 1, sign * level * 0.45 * image.height),}
 """timm's 15 "increasing" operations."""
 _NAMES = tuple(OPERATIONS)

@@ -14,8 +14,7 @@ from data_pipelines.records.reader import Split
 
 _FIELDS = {
     'id': tf.io.FixedLenFeature([], tf.string), 'label': tf.io.FixedLenFeature([], tf.int64),
-    'image': tf.io.FixedLenFeature([], tf.string), 'persons': tf.io.RaggedFeature(tf.string)
-}
+    'image': tf.io.FixedLenFeature([], tf.string), 'persons': tf.io.RaggedFeature(tf.string)}
 _TOGETHER = 64
 """Examples read ahead of the caller, and so kept in memory."""
 

@@ -49,8 +49,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
       max_persons: int = 1, boxes_file: pathlib.Path | None = None, **kwargs: Any) -> None:
     self._max_rejects = max_rejects
     self._options: dict[str, Any] = {
-        'short_side': short_side, 'max_megapixels': float(max_megapixels), 'max_persons': max_persons
-    }
+        'short_side': short_side, 'max_megapixels': float(max_megapixels), 'max_persons': max_persons}
     self._boxes_file = boxes_file
     self._ignored: collections.Counter[str] = collections.Counter()
     self._lock = threading.Lock()
@@ -119,8 +118,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
       self.ignore('person boxes of pictures not listed', len(boxes[path]))
     return {
         split: [WorkItem(example, example_ids[example.id], boxes.get(example.path, [])) for example in found]
-        for split, found in splits.items()
-    }
+        for split, found in splits.items()}
 
   def _generate_beam(self, split: str, items: list[WorkItem]) -> object:
     return beam_records.record_transform(self, self._source, items, self.data_path, split)
@@ -162,8 +160,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
           'persons': [crops.person_crop(image.original, box_4) for box_4 in persons_Mx4], 'boxes': boxes_Nx4,
           'box_scores': scores_N, 'label': example.label, 'labels': list(example.labels),
           'distribution': example.distribution, 'vad': example.vad,
-          'attributes': json.dumps(attributes, ensure_ascii=False, sort_keys=True)
-      }
+          'attributes': json.dumps(attributes, ensure_ascii=False, sort_keys=True)}
 
   def _boxes(self, item: WorkItem, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Annotated boxes, else those of person_boxes.csv, as `crops.to_fractions` returns them."""
@@ -188,8 +185,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
       raise self._too_many_rejects(f'{len(self._rejects)} of {self._found} images were rejected')
     splits = {
         split: stored_splits.read_split(split, info.filepaths, info.num_examples, self.LABELS)
-        for split, info in self.info.splits.items()
-    }
+        for split, info in self.info.splits.items()}
     duplicates = stored_splits.duplicates(splits)
     manifest.write_manifest(self.data_path, self._manifest(splits, len(duplicates)))
     manifest.write_rejects(self.data_path / manifest.REJECTS, self._rejects)
@@ -214,8 +210,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         'distribution': list(self.DISTRIBUTION), 'split_seed': self.SPLIT_SEED, **self._options, 'found': self._found,
         'read': sum(split.summary['examples'] for split in splits.values()), 'rejected': len(self._rejects),
         'ignored': self.take_ignored(), 'duplicates_across_splits': duplicates,
-        'splits': {name: split.summary for name, split in splits.items()}, 'provenance': self._provenance
-    }
+        'splits': {name: split.summary for name, split in splits.items()}, 'provenance': self._provenance}
 
   def _read_provenance(self) -> object:
     path = self._source / PROVENANCE

@@ -31,8 +31,7 @@ def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
   """Folders directly in `folder`, sorted, without hidden ones and those of archivers."""
   return [
       entry for entry in sorted(folder.iterdir())
-      if entry.is_dir() and not entry.name.startswith('.') and entry.name != _ARCHIVER_FOLDER
-  ]
+      if entry.is_dir() and not entry.name.startswith('.') and entry.name != _ARCHIVER_FOLDER]
 
 
 def ignore_others(builder: FolderBuilder, source: pathlib.Path, folder: pathlib.Path) -> None:

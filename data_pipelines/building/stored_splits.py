@@ -55,8 +55,7 @@ def read_split(name: str, paths: Sequence[os.PathLike], examples: int, labels: S
   summary = {
       'examples': len(image_digests), 'per_class': {label: per_class[label] for label in labels},
       'with_person': with_person, 'with_person_share': round(with_person / max(len(image_digests), 1), 4),
-      'ids_sha256': hashlib.sha256(ids.encode()).hexdigest(), 'records_sha256': records_sha256.hexdigest()
-  }
+      'ids_sha256': hashlib.sha256(ids.encode()).hexdigest(), 'records_sha256': records_sha256.hexdigest()}
   return StoredSplit(summary, image_digests)
 
 

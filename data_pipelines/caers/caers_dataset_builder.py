@@ -24,7 +24,6 @@ class Builder(builder.FolderBuilder):
     """Examples by split: val is 34 % of every class of the published test, test the rest. Raises as the base says."""
     published = {
         split: class_folders.list_classes(self, source, folder, self.LABELS)
-        for split, folder in class_folders.split_folders(self, source, ('train', 'test')).items()
-    }
+        for split, folder in class_folders.split_folders(self, source, ('train', 'test')).items()}
     cut = splits.seeded_splits(published['test'], TEST_PERCENT, self.SPLIT_SEED)
     return {'train': published['train']} | cut

@@ -37,8 +37,7 @@ class Builder(builder.FolderBuilder):
     """
     persons = {
         split: [person for person in persons if self._is_usable(person)]
-        for split, persons in self._read(source).items()
-    }
+        for split, persons in self._read(source).items()}
     boxes = collections.defaultdict(list)  # Image -> boxes of its persons, in any split.
     for split in persons.values():
       for person in split:
@@ -47,8 +46,7 @@ class Builder(builder.FolderBuilder):
     seen: collections.Counter[str] = collections.Counter()
     return {
         split: [self._example(person, boxes[person.image], seen) for person in found]
-        for split, found in persons.items()
-    }
+        for split, found in persons.items()}
 
   def _read(self, source: pathlib.Path) -> dict[str, list[annotations.AnnotatedPerson]]:
     tables = [source / name for name in annotations.CSV_FOLDERS if (source / name / 'train.csv').exists()]

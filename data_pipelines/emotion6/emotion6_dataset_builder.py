@@ -41,8 +41,7 @@ class Builder(builder.FolderBuilder):
     found = class_folders.list_classes(self, source, source / IMAGE_FOLDER, self.LABELS)
     listed = {
         split: [dataclasses.replace(example, **targets.pop(example.path, {})) for example in examples]
-        for split, examples in splits.seeded_splits(found, PERCENT, self.SPLIT_SEED).items()
-    }
+        for split, examples in splits.seeded_splits(found, PERCENT, self.SPLIT_SEED).items()}
     if targets:
       self.ignore(f'lines of {GROUND_TRUTH} without a picture', len(targets))
     return listed

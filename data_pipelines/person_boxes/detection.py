@@ -50,8 +50,7 @@ class DetectionSummary:
     share = self.with_person / max(self.images, 1)
     lines = [
         f'{self.path}: {self.boxes} boxes in {self.images} images; {self.with_person} images ({share:.1%}) show a '
-        f'person with a score of {crops.MIN_SCORE} or more'
-    ]
+        f'person with a score of {crops.MIN_SCORE} or more']
     if self.dropped:
       lines.append(f'{self.dropped} boxes dropped: not finite, or without area inside the image')
     if self.unreadable:

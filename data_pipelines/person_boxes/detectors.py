@@ -149,8 +149,7 @@ class Yolox:
     grids = [(np.indices((height // stride, width // stride)), stride) for stride in self._STRIDES]
     return np.concatenate([
         np.stack([columns, rows, np.full_like(rows, stride)], axis=-1).reshape(-1, 3)
-        for (rows, columns), stride in grids
-    ])
+        for (rows, columns), stride in grids])
 
   def _detect(self, image: Image.Image) -> np.ndarray:
     import cv2

@@ -112,8 +112,7 @@ class Split:
       parsed = {name: values.numpy().tolist() for name, values in tf.io.parse_example(records, fields).items()}
       found += [
           Annotation(name.decode(), label, json.loads(attributes))
-          for name, label, attributes in zip(parsed['id'], parsed['label'], parsed['attributes'])
-      ]
+          for name, label, attributes in zip(parsed['id'], parsed['label'], parsed['attributes'])]
     return found
 
   def fraction(self, fraction: float, seed: int) -> 'Split':
@@ -133,8 +132,7 @@ class Split:
       members[annotation.label].append((digest, position))
     kept = [
         position for ranked in members.values()
-        for _, position in sorted(ranked)[:max(1, round(fraction * len(ranked)))]
-    ]
+        for _, position in sorted(ranked)[:max(1, round(fraction * len(ranked)))]]
     part = copy.copy(self)
     part.name = f'{self.name}, {100 * fraction:g} %'
     part._frames_Nx3 = self._frames_Nx3[sorted(kept)]
@@ -157,8 +155,7 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
   versions = [
       path.parent
       for path in epath.Path(data_dir, dataset).glob('*/dataset_info.json')
-      if tfds.core.Version.is_valid(path.parent.name)
-  ]
+      if tfds.core.Version.is_valid(path.parent.name)]
   if not versions:
     raise UserError(
         f'no records of {dataset!r} under {data_dir}: build them with python -m data_pipelines.build '

@@ -42,5 +42,4 @@ def record_features(labels: tuple[str, ...]) -> tfds.features.FeaturesDict:
       'labels': sequence(tfds.features.ClassLabel(names=names)),
       'distribution': tensor(shape=(None,), dtype=np.float32),
       'vad': tensor(shape=(3,), dtype=np.float32),
-      'attributes': text(),
-  })
+      'attributes': text(),})

@@ -12,8 +12,7 @@ from data_pipelines.records.reader import Split
 VAD = ('valence', 'arousal', 'dominance')
 TARGETS = {
     'labels': tf.io.RaggedFeature(tf.int64), 'distribution': tf.io.RaggedFeature(tf.float32),
-    'vad': tf.io.FixedLenFeature([len(VAD)], tf.float32)
-}
+    'vad': tf.io.FixedLenFeature([len(VAD)], tf.float32)}
 """Fields of the record schema, in the form in which TFDS writes them."""
 _READ_TOGETHER = 256
 

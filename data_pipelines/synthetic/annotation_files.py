@@ -5,12 +5,10 @@ from data_pipelines.synthetic.world import Content
 
 _BY_FACE = {
     'laughing': ('Happiness', 'Pleasure'), 'frowning': ('Anger', 'Disapproval'), 'open_mouth': ('Surprise',),
-    'neutral': ('Engagement',)
-}
+    'neutral': ('Engagement',)}
 _BY_PLACE = {
     'mountain': 'Esteem', 'lake': 'Peace', 'landfill': 'Aversion', 'amusement_park': 'Anticipation',
-    'street': 'Doubt/Confusion', 'forest': 'Disconnection'
-}
+    'street': 'Doubt/Confusion', 'forest': 'Disconnection'}
 _VALENCE = {'laughing': 2.5, 'frowning': -2.5}
 _AROUSAL = {'laughing': 1.5, 'frowning': 2.0, 'open_mouth': 2.5}
 _DOMINANCE = {'akimbo': 2.0, 'arms_up': 1.0}
@@ -21,8 +19,7 @@ def categories(content: Content) -> list[str]:
   """EMOTIC's categories of an image with a figure, by face, place, light and weather."""
   assert content.face is not None
   named = [
-      *_BY_FACE[content.face], _BY_PLACE[content.place], 'Disquietment' if content.light == 'night' else 'Confidence'
-  ]
+      *_BY_FACE[content.face], _BY_PLACE[content.place], 'Disquietment' if content.light == 'night' else 'Confidence']
   return named + ['Sadness'] * (content.weather == 'rain')
 
 

@@ -75,8 +75,7 @@ def draw(out: str | os.PathLike, emoset_examples: int = 2880, seed: int = 0) -> 
     wrong = sum(item.label != item.content.emotion for item in planned)
     provenance = {
         'synthetic': True, 'revision': REVISION, 'seed': seed, 'examples': splits, 'wrong_labels': wrong,
-        'oracle': _oracle(planned)
-    }
+        'oracle': _oracle(planned)}
     write_dataset(pathlib.Path(out) / dataset, dataset, planned, provenance)
 
 
@@ -104,8 +103,7 @@ def draw_cue(out: str | os.PathLike, cue: str, splits: dict[str, int] | None = N
   planned = plan_images('emo8', splits, seed, cue)
   provenance = {
       'synthetic': True, 'revision': REVISION, 'seed': seed, 'cue': cue, 'examples': splits,
-      'oracle': _oracle(planned, cue)
-  }
+      'oracle': _oracle(planned, cue)}
   write_dataset(pathlib.Path(out) / 'emo8', 'emo8', planned, provenance)
 
 
@@ -226,8 +224,7 @@ def _attributes(item: PlannedImage, drawn: drawing.Drawing) -> dict:
       'scene': item.content.place,
       'object': drawn.objects,
       'facial_expression': _EXPRESSION.get(item.content.face or ''),
-      'human_action': _ACTION.get(item.content.posture or ''),
-  }
+      'human_action': _ACTION.get(item.content.posture or ''),}
   kept = item.rng.random(len(annotated)) >= _MISSING_SHARE
   return {name: value for (name, value), keep in zip(annotated.items(), kept) if keep and value not in (None, [])}
 

@@ -111,5 +111,4 @@ def _to_image(pixels: np.ndarray) -> Image.Image:
 _BEHIND = {'science_fiction': _neon_grid, 'advertising_cover': _banner}
 _FINISH = {
     'cartoon': _cartoon, 'natural': _natural, 'realistic': _realistic, 'science_fiction': _science_fiction,
-    'advertising_cover': _advertising_cover
-}
+    'advertising_cover': _advertising_cover}

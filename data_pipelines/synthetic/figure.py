@@ -15,8 +15,7 @@ _INK = (26, 20, 24)
 _UPRIGHT = {
     'standing': (0.36, 0.56, 0.06, ((0.1, 0.58), (0.15, 0.44), (0.14, 0.3))),
     'arms_up': (0.34, 0.52, 0.16, ((0.1, 0.56), (0.27, 0.7), (0.33, 0.98))),
-    'akimbo': (0.36, 0.56, 0.17, ((0.1, 0.58), (0.34, 0.46), (0.12, 0.35))),
-}
+    'akimbo': (0.36, 0.56, 0.17, ((0.1, 0.58), (0.34, 0.46), (0.12, 0.35))),}
 """In fractions of the body's height: hip, neck, distance of a foot from the middle, and shoulder, elbow and hand."""
 
 
@@ -164,5 +163,4 @@ def _across(head: Point, radius: float, half: float, left: float, right: float) 
 
 
 _FACES: dict[str, Callable[[Pen, Point, float], None]] = {
-    'neutral': _neutral, 'laughing': _laughing, 'frowning': _frowning, 'open_mouth': _open_mouth
-}
+    'neutral': _neutral, 'laughing': _laughing, 'frowning': _frowning, 'open_mouth': _open_mouth}

@@ -12,14 +12,12 @@ _SKY = {
     ('day', 'clear'): ((96, 160, 235), (205, 228, 246)),
     ('day', 'rain'): ((128, 135, 146), (176, 180, 186)),
     ('night', 'clear'): ((10, 12, 44), (36, 42, 92)),
-    ('night', 'rain'): ((22, 24, 34), (48, 51, 64)),
-}
+    ('night', 'rain'): ((22, 24, 34), (48, 51, 64)),}
 _LIGHT = {
     ('day', 'clear'): (1.0, 1.0, 1.0),
     ('day', 'rain'): (0.74, 0.77, 0.82),
     ('night', 'clear'): (0.42, 0.46, 0.72),
-    ('night', 'rain'): (0.38, 0.41, 0.58),
-}
+    ('night', 'rain'): (0.38, 0.41, 0.58),}
 _RAIN = {'day': (225, 232, 242), 'night': (150, 160, 185)}
 
 
@@ -207,5 +205,4 @@ def _forest(pen: Pen, rng: np.random.Generator, horizon: float) -> list[str]:
 
 _PLACES: dict[str, Callable[[Pen, np.random.Generator, float], list[str]]] = {
     'mountain': _mountain, 'lake': _lake, 'landfill': _landfill, 'amusement_park': _amusement_park, 'street': _street,
-    'forest': _forest
-}
+    'forest': _forest}

@@ -29,8 +29,7 @@ WRONG_LABEL_EVERY = 20
 
 _FIGURES = {
     'amusement': ('laughing', 'bent'), 'anger': ('frowning', 'akimbo'), 'excitement': ('open_mouth', 'arms_up'),
-    'fear': ('open_mouth', 'arms_up')
-}
+    'fear': ('open_mouth', 'arms_up')}
 _PLACE_OF = {'awe': 'mountain', 'disgust': 'landfill', 'contentment': 'lake', 'sadness': 'lake'}
 _WEATHER_OF = {'contentment': 'clear', 'sadness': 'rain'}
 _LIGHT_OF = {'excitement': 'day', 'fear': 'night'}
@@ -44,8 +43,7 @@ _WEATHERS = ('clear', 'rain')
 ORACLE_BOUNDS = {
     'both': {'all': (0.95, 1.0), 'scene_only': (0.0, 0.65), 'figure_only': (0.0, 0.65)},
     'figure': {'scene_only': (0.0, 0.25), 'figure_only': (0.95, 1.0)},
-    'scene': {'scene_only': (0.95, 1.0), 'figure_only': (0.0, 0.25)},
-}
+    'scene': {'scene_only': (0.95, 1.0), 'figure_only': (0.0, 0.25)},}
 """By cue; without 'all' in the simpler worlds, where most pairs of figure and surroundings are new in test."""
 
 
@@ -132,8 +130,7 @@ def oracle(train: Sequence[Content], test: Sequence[Content], cue: str = 'both')
   scores = {
       'all': _table_accuracy(train, test, lambda content: (content.surroundings, content.figure)),
       'scene_only': _table_accuracy(train, test, lambda content: content.surroundings),
-      'figure_only': _table_accuracy(train, test, lambda content: content.figure)
-  }
+      'figure_only': _table_accuracy(train, test, lambda content: content.figure)}
   for name, (low, high) in ORACLE_BOUNDS[cue].items():
     if not low <= scores[name] <= high:
       raise AssertionError(f'synthetic world: {name} determines {scores[name]} of the emotions, not {low} to {high}')

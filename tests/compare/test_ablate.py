@@ -43,8 +43,7 @@ def test_every_switch_of_the_method_has_its_row():
   assert fusions == {'none', *FUSIONS}
   assert {name for change in changes for name in change} >= {
       'loss.contrastive', 'loss.similarity', 'loss.reconstruction', 'model.mask_ratio', 'person_view',
-      'emotion_in_caption', 'model.decode', 'loss.negatives', 'teacher_statistics'
-  }
+      'emotion_in_caption', 'model.decode', 'loss.negatives', 'teacher_statistics'}
 
 
 def test_unknown_row_is_named():

@@ -61,11 +61,10 @@ def test_a_name_that_is_not_defined_is_one_line(key, value, said):
     check(config)
 
 
-@pytest.mark.parametrize(
-    ('changes', 'said'),
-    [({'protocols': ()}, "'protocols' is (): give one name or more"), ({'datasets': ('emo8', 'emo8')}, 'each once'),
-     ({'protocol.linear': ConfigDict({'verb': 'probe', 'change': {}})}, "'protocol.linear.recipe' is missing"),
-     ({'initialisation.scratch': ConfigDict({'change': {}})}, "'initialisation.scratch.init' is missing")], ids=str)
+@pytest.mark.parametrize(('changes', 'said'), [
+    ({'protocols': ()}, "'protocols' is (): give one name or more"), ({'datasets': ('emo8', 'emo8')}, 'each once'),
+    ({'protocol.linear': ConfigDict({'verb': 'probe', 'change': {}})}, "'protocol.linear.recipe' is missing"),
+    ({'initialisation.scratch': ConfigDict({'change': {}})}, "'initialisation.scratch.init' is missing")], ids=str)
 def test_a_config_that_cannot_run_is_one_line(changes, said):
   config = shipped.get_config('demo')
   for key, value in changes.items():

@@ -116,8 +116,7 @@ def test_every_task_has_its_column_its_questions_and_its_metrics_in_the_csv(tmp_
     return {
         'loss': 1.0,
         'tasks': {'label': {'top1': top1, 'macro_f1': 0.4, 'per_class': []},
-                  'distribution': {'kl': kl, 'cosine': 0.9}}, 'examples': 3, 'checkpoint_step': 2
-    }
+                  'distribution': {'kl': kl, 'cosine': 0.9}}, 'examples': 3, 'checkpoint_step': 2}
 
   results = {(name, 'emotion6', 'finetune', seed): measured(0.5 + gain + seed / 100, 0.3 - gain)
              for name, gain in (('ours', 0.1), ('scratch', 0.0)) for seed in range(2)}

@@ -168,8 +168,7 @@ BAD = {
                                 (lambda d: d, 'folder without weights: looked for model.safetensors, '), 'no such file':
                                     (lambda d: d / 'w.pth', 'No such file'), 'link to itself':
                                         (lambda d: link_to_itself(d / 'w.pth'), 'symbolic links'), 'pipe':
-                                            (lambda d: fifo(d / 'w.pth'), 'is not a file')
-}
+                                            (lambda d: fifo(d / 'w.pth'), 'is not a file')}
 
 
 @pytest.mark.filterwarnings('ignore:.*torch.jit:DeprecationWarning', 'ignore:.*[Ss]parse', 'ignore:.*TypedStorage')

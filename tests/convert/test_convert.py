@@ -61,8 +61,7 @@ def test_layers_are_never_dropped(clip_params, flat):
   deeper |= {
       name.replace('layers.2.', 'layers.3.'): array
       for name, array in flat.items()
-      if name.startswith('text_model.encoder.layers.2.')
-  }
+      if name.startswith('text_model.encoder.layers.2.')}
   with pytest.raises(UserError, match='16 unexpected'):
     clip_weights.import_clip(deeper, clip_params, source='file')
 
@@ -70,8 +69,7 @@ def test_layers_are_never_dropped(clip_params, flat):
 def test_position_ids_of_older_files_are_ignored(clip_params, flat):
   older = flat | {
       'text_model.embeddings.position_ids': np.arange(77)[None], 'vision_model.embeddings.position_ids':
-          np.arange(17)[None]
-  }
+          np.arange(17)[None]}
   assert_equal_trees(clip_weights.import_clip(older, clip_params, source='file'), clip_params)
 
 
@@ -139,11 +137,9 @@ def test_damaged_file_is_named_in_one_line(name, kind, clip_folder, flat, tmp_pa
   good = {
       weight_files.SAFETENSORS: (clip_folder / weight_files.SAFETENSORS).read_bytes(),
       weight_files.SHARDED: b'{"weight_map": {"a": ',
-      weight_files.MSGPACK: serialization.msgpack_serialize(flax_form(flat))
-  }[name]
+      weight_files.MSGPACK: serialization.msgpack_serialize(flax_form(flat))}[name]
   contents = {
-      'html': b'<!DOCTYPE html><html><body>Not found</body></html>', 'truncated': good[:len(good) // 2], 'empty': b''
-  }
+      'html': b'<!DOCTYPE html><html><body>Not found</body></html>', 'truncated': good[:len(good) // 2], 'empty': b''}
   (folder / name).write_bytes(contents[kind])
   with pytest.raises(UserError) as error:
     load_clip(folder)

@@ -20,8 +20,7 @@ SLOW = pytest.mark.slow
 SIZES = [
     pytest.param(exported.TINY, exported.TINY_DECODER, id='tiny'),
     pytest.param(exported.VIT_B, exported.PUBLISHED_DECODER, id='B/16', marks=SLOW),
-    pytest.param(exported.VIT_L, exported.PUBLISHED_DECODER, id='L/16', marks=SLOW)
-]
+    pytest.param(exported.VIT_L, exported.PUBLISHED_DECODER, id='L/16', marks=SLOW)]
 
 CLIP_LIKE = {'pre_norm': True, 'activation': 'quick_gelu', 'norm_eps': 1e-5}
 
@@ -198,8 +197,7 @@ def folder(tmp_path_factory, clip_folder) -> Path:
     (['--checkpoint={}/from_clip', '--to=mae', '--out={}/new'
      ], 'quick_gelu and a LayerNorm before', '--to=saved_model'),
     (['--checkpoint={}/from_clip', '--to=vit-mae', '--out={}/new'], 'quick_gelu and a LayerNorm', '--to=saved_model'),
-    (['--checkpoint={}/classifier', '--to=timm', '--out={}/new', '--push_to_hub=me/x'], 'token', 'HF_TOKEN'),
-])
+    (['--checkpoint={}/classifier', '--to=timm', '--out={}/new', '--push_to_hub=me/x'], 'token', 'HF_TOKEN'),])
 def test_mistake_at_the_command_is_one_line(
     arguments, thing, remedy, folder, monkeypatch, capsys, command, assert_one_line):
   monkeypatch.setattr(huggingface_hub, 'get_token', lambda: None)

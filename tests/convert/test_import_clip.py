@@ -27,8 +27,7 @@ SHALLOW = TINY | dict(vision=(64, 1, 1, 128), text=(64, 1, 1, 128), vocabulary=4
 SHAPES = [
     pytest.param(TINY, 0.1, id='tiny'),
     pytest.param(VIT_B_16, 0.01, marks=pytest.mark.slow, id='B/16'),
-    pytest.param(VIT_L_14, 0.01, marks=pytest.mark.slow, id='L/14')
-]
+    pytest.param(VIT_L_14, 0.01, marks=pytest.mark.slow, id='L/14')]
 
 
 def model_of(shape, noise=0.1, **options):
@@ -83,15 +82,11 @@ def open_clip_config(shape, **extra):
       'model_cfg': {
           'embed_dim': shape['projection'], **extra, 'vision_cfg': {
               'image_size': shape['image_size'], 'layers': vision[1], 'width': vision[0],
-              'head_width': vision[0] // vision[2], 'patch_size': shape['patch'], 'mlp_ratio': vision[3] / vision[0]
-          }, 'text_cfg': {
+              'head_width': vision[0] // vision[2], 'patch_size': shape['patch'], 'mlp_ratio': vision[3] / vision[0]},
+          'text_cfg': {
               'context_length': shape['context'], 'vocab_size': shape['vocabulary'], 'width': text[0], 'heads': text[2],
-              'layers': text[1], 'mlp_ratio': text[3] / text[0]
-          }
-      }, 'preprocess_cfg': {
-          'mean': [0.5, 0.4, 0.3], 'std': [0.2, 0.3, 0.4], 'interpolation': 'bicubic', 'resize_mode': 'squash'
-      }
-  }
+              'layers': text[1], 'mlp_ratio': text[3] / text[0]}}, 'preprocess_cfg': {
+                  'mean': [0.5, 0.4, 0.3], 'std': [0.2, 0.3, 0.4], 'interpolation': 'bicubic', 'resize_mode': 'squash'}}
 
 
 def flat_of(model):
@@ -143,8 +138,7 @@ def test_flag_cannot_contradict_what_the_file_says(tmp_path, clip_folder):
     ({'vision_cfg': {'width': 64}}, r'visual\.class_embedding \(128,\) instead of \(64,\)'),
     ({'vision_cfg': {'attentional_pool': True}}, 'attentional_pool is True, which the CLIP here does not have'),
     ({'vision_cfg': {'layers': [3, 4, 6, 3]}}, 'not a number: only CLIPs with a plain ViT'),
-    ({'text_cfg': {'pool_type': 'last'}}, "pool_type is 'last'"),
-])
+    ({'text_cfg': {'pool_type': 'last'}}, "pool_type is 'last'"),])
 def test_open_clip_config_that_contradicts_is_refused(change, match, tmp_path):
   config = open_clip_config(TINY)
   for tower, settings in change.items():
@@ -185,8 +179,8 @@ def test_export_of_import_is_bit_equal(tmp_path):
 
 def test_openai_weights_read_texts_with_openais_vocabulary(tmp_path):
   save_file(flat_of(model_of(SHALLOW, archive=True)), tmp_path / 'clip.safetensors')
-  assert load_clip(tmp_path / 'clip.safetensors').tokenize(
-      ['a photo of a cat'])[0, :7].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407]
+  assert load_clip(tmp_path / 'clip.safetensors').tokenize(['a photo of a cat'])[0, :7].tolist() == [
+      49406, 320, 1125, 539, 320, 2368, 49407]
 
 
 def test_import_writes_a_folder_that_transformers_and_load_clip_read(tmp_path, assert_parity):

@@ -107,8 +107,7 @@ def check_pretraining_of_the_original(fusion, heads, wrapped, shape, decoder, no
   prefix = 'module.' if wrapped else ''
   states = {
       key: {prefix + name: tensor for name, tensor in module.state_dict().items()}
-      for key, module in (('model', theirs), ('att_fusion', fuse))
-  }
+      for key, module in (('model', theirs), ('att_fusion', fuse))}
   optimizer = torch.optim.AdamW(theirs.parameters()).state_dict()
   torch.save(
       states | {'optimizer': optimizer, 'epoch': 1, 'args': argparse.Namespace(mask_ratio=0.9)},
@@ -123,8 +122,7 @@ def check_pretraining_of_the_original(fusion, heads, wrapped, shape, decoder, no
     fused = call(ours, np.stack([scene, person], 1), mask_noise).fused_BxE
     cls = [
         theirs.projected(pixels, torch.tensor(mask_noise[:, view]), ours.visible)[:, 0]
-        for view, pixels in enumerate((scene_torch, person_torch))
-    ]
+        for view, pixels in enumerate((scene_torch, person_torch))]
     assert_parity(fused, fuse(*cls))
 
 
@@ -145,8 +143,7 @@ def state_dicts():
   """Every family that shares MAE's names, as NumPy state dicts."""
   modules = {
       'encoder': reference.Encoder(**TINY), 'mae': reference.Mae(**TINY, **TINY_DECODER),
-      'classifier': reference.FineTuned(**TINY, classes=8)
-  }
+      'classifier': reference.FineTuned(**TINY, classes=8)}
   states = {name: randomised(module).state_dict() for name, module in modules.items()}
   for name, fusion in reference.FUSIONS.items():
     fused = randomised(fusion(16, 3)).state_dict()
@@ -186,8 +183,7 @@ FULL_VITS = [
         dict(
             hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, intermediate_size=4 * width,
             image_size=224, patch_size=16), 0.01, marks=pytest.mark.slow)
-    for width, depth, heads in ((768, 12, 12), (1024, 24, 16))
-]
+    for width, depth, heads in ((768, 12, 12), (1024, 24, 16))]
 
 
 @pytest.mark.parametrize(
@@ -289,8 +285,7 @@ def test_timm_folder_says_heads_labels_and_statistics(tmp_path):
     ({'num_features': 64}, 'num_features 64, but cls_token is'),
     ({'num_classes': 5}, 'num_classes 5, but head.bias is'),
     ({'model_args': {'num_heads': 4, 'init_values': 1e-5}}, 'init_values'),
-    ({'global_pool': 'map'}, "asks for 'map'"),
-])
+    ({'global_pool': 'map'}, "asks for 'map'"),])
 def test_config_that_contradicts_the_tensors_is_refused(config, match, tmp_path):
   folder = timm_folder(tmp_path / 'timm', state_dicts()['classifier'], **config)
   with pytest.raises(UserError, match=match) as error:
@@ -330,8 +325,7 @@ def bare_blocks(flat):
     (hollow, r'12 missing: blocks\.0\.attn\.proj\.bias, .* and 4 more'),
     (bert, 'of no family known here: wanted a CLIP'),
     (oblong, '13 positions: wanted one for CLS and a square'),
-    (bare_blocks, r'patch_embed\.proj\.weight is missing'),
-])
+    (bare_blocks, r'patch_embed\.proj\.weight is missing'),])
 def test_wrong_file_is_one_line_and_nothing_is_written(damage, match, tmp_path):
   flat = state_dicts()['encoder']
   damage(flat)

@@ -81,11 +81,10 @@ def test_positions_that_form_no_square_are_refused():
     resize_positions(np.zeros((12, 8), np.float32), 17, 'file')
 
 
-@pytest.mark.parametrize(
-    ('dataset', 'folders'),
-    [('emo8', ['amusement', 'anger', 'awe', 'contentment', 'disgust', 'excitement', 'fear', 'sadness']),
-     ('fi', ['amusement', 'anger', 'awe', 'contentment', 'disgust', 'excitement', 'fear', 'sadness']),
-     ('heco', ['Anger', 'Disgust', 'Excitement', 'Fear', 'Happiness', 'Peace', 'Sadness', 'Surprise'])])
+@pytest.mark.parametrize(('dataset', 'folders'), [
+    ('emo8', ['amusement', 'anger', 'awe', 'contentment', 'disgust', 'excitement', 'fear', 'sadness']),
+    ('fi', ['amusement', 'anger', 'awe', 'contentment', 'disgust', 'excitement', 'fear', 'sadness']),
+    ('heco', ['Anger', 'Disgust', 'Excitement', 'Fear', 'Happiness', 'Peace', 'Sadness', 'Surprise'])])
 def test_head_of_the_original_is_put_into_our_label_order(dataset, folders, tmp_path, capsys):
   theirs = reference.FineTuned(**SHAPE, classes=8)
   path = saved(theirs, tmp_path / 'checkpoint-max.pth')
@@ -185,8 +184,7 @@ def test_pretraining_runs_with_an_imported_clip_and_an_imported_mae(data_dir, tm
 @pytest.mark.parametrize(('change', 'match'), [
     ({'norm_eps': 1e-12}, r'norm_eps 1e-06, config\.model\.norm_eps is 1e-12: set --config\.model\.norm_eps=1e-06'),
     ({'heads': 4}, r'heads 2, config\.model\.heads is 4'),
-    ({'depth': 3}, r'is of another model: other shape .*\(2, 16, 48\) for \(3, 16, 48\)'),
-])
+    ({'depth': 3}, r'is of another model: other shape .*\(2, 16, 48\) for \(3, 16, 48\)'),])
 def test_what_shapes_do_not_show_must_agree(change, match, encoder_file, finetune_config, tmp_path):
   import_torch(encoder_file, str(tmp_path / 'out'), heads=HEADS)
   finetune_config.init = str(tmp_path / 'out')
@@ -203,8 +201,7 @@ def test_what_shapes_do_not_show_must_agree(change, match, encoder_file, finetun
     (['{folder}/nowhere.pth'], 'nowhere.pth', 'give a weight file'), (['{file}'], '16 wide', 'give --heads=N'),
     (['{file}', '--heads=2', '--dataset=emo8'], '--dataset=emo8', 'leave it out'),
     (['{file}', '--heads=0'], 'heads', '--help'),
-    (['{file}', '--heads=2', '--activation=gelu'], 'holds a student', '--activation and --image_tower are for a CLIP')
-])
+    (['{file}', '--heads=2', '--activation=gelu'], 'holds a student', '--activation and --image_tower are for a CLIP')])
 def test_mistake_at_the_command_is_one_line(
     arguments, thing, remedy, encoder_file, tmp_path, capsys, command, assert_one_line):
   filled = [argument.format(file=encoder_file, folder=tmp_path) for argument in arguments]

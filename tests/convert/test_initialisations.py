@@ -67,8 +67,7 @@ def started(init: Path, **model: Any) -> Classifier:
 @pytest.mark.parametrize('activation', ['quick_gelu', 'gelu'])
 @pytest.mark.parametrize(('model', 'shape', 'noise'), [
     pytest.param(MODEL, {}, 0.1, id='tiny'),
-    pytest.param(exported.VIT_B, B_16, 0.01, id='B/16', marks=pytest.mark.slow)
-])
+    pytest.param(exported.VIT_B, B_16, 0.01, id='B/16', marks=pytest.mark.slow)])
 def test_classifier_started_from_a_clip_has_its_tokens(
     model, shape, noise, activation, tmp_path, random_torch, assert_parity, capsys):
   theirs = clip_model(random_torch, activation, noise, **shape)
@@ -96,9 +95,7 @@ def test_every_published_form_of_clip_is_taken(tmp_path):
       json.dumps({
           'model_cfg': {
               'embed_dim': 24, 'vision_cfg': {'image_size': 32, 'layers': 2, 'width': 128, 'patch_size': 8},
-              'text_cfg': {'width': 64, 'layers': 1, 'heads': 1, 'mlp_ratio': 2}
-          }
-      }))
+              'text_cfg': {'width': 64, 'layers': 1, 'heads': 1, 'mlp_ratio': 2}}}))
   model = MODEL | {'width': 128}
   for source, activation in (('ViT-B-16.pt', 'quick_gelu'), ('open_clip', 'gelu')):
     tower = load_clip(tmp_path / source).params['vision']
@@ -157,8 +154,8 @@ def write_timm(folder: Path, make: Callable[..., Any]) -> dict[str, Any]:
   save_file({name: tensor.numpy() for name, tensor in flat.items()} | head, folder / 'model.safetensors')
   (folder / 'config.json').write_text(
       json.dumps({
-          'architecture': 'vit_base_patch16_224', 'num_features': 16, 'num_classes': 5, 'model_args': {'num_heads': 2}
-      }))
+          'architecture': 'vit_base_patch16_224', 'num_features': 16, 'num_classes': 5,
+          'model_args': {'num_heads': 2}}))
   return {}
 
 
@@ -174,8 +171,7 @@ def write_clip(folder: Path, make: Callable[..., Any]) -> dict[str, Any]:
 
 INITIALISATIONS = {
     'ours': write_ours, 'mae': write_mae, 'clip': write_clip, 'scratch': None,
-    'supervised by transformers': write_supervised, 'supervised by timm': write_timm
-}
+    'supervised by transformers': write_supervised, 'supervised by timm': write_timm}
 
 
 @pytest.mark.parametrize('name', INITIALISATIONS)

@@ -42,8 +42,7 @@ def test_strided_tied_and_gradient_tensors_are_what_they_show(tmp_path: Path) ->
 def test_known_integer_and_infinite_buffers_pass(tmp_path: Path) -> None:
   state = STATE | {
       'text.position_ids': torch.arange(3)[None], 'vocab_size': torch.tensor(7), 'attn_mask':
-          torch.full((2, 2), -torch.inf)
-  }
+          torch.full((2, 2), -torch.inf)}
   flat = read_weights(saved(tmp_path / 'w.pth', state)).flat
   assert flat['text.position_ids'].dtype == np.int64
   assert flat['attn_mask'].dtype == np.float32
@@ -53,13 +52,12 @@ WRAPPED = {f'module.{name}': tensor for name, tensor in STATE.items()}
 B = {'f': torch.ones(3)}
 CHECKPOINTS = {
     'bare': (STATE, [*STATE], []), 'bare and distributed': (WRAPPED, [*STATE], []),
-    'fine-tuned': ({'model': STATE}, [*STATE], ['model']),
-    'pretrained': ({'model': WRAPPED,
-                    'att_fusion': {'module.f': torch.ones(3)}}, [*STATE, 'att_fusion.f'], ['model', 'att_fusion']),
-    'attention alone': ({'attn': B}, ['attn.f'], ['attn']), 'open_clip':
-        ({'epoch': 3, 'state_dict': WRAPPED}, [*STATE], ['state_dict']), 'with averages':
-            ({'model': STATE, 'model_ema': STATE}, [*STATE, *(f'model_ema.{n}' for n in STATE)], ['model', 'model_ema'])
-}
+    'fine-tuned': ({'model': STATE}, [*STATE], ['model']), 'pretrained':
+        ({'model': WRAPPED, 'att_fusion': {'module.f': torch.ones(3)}}, [*STATE,
+                                                                         'att_fusion.f'], ['model', 'att_fusion']),
+    'attention alone': ({'attn': B}, ['attn.f'], ['attn']),
+    'open_clip': ({'epoch': 3, 'state_dict': WRAPPED}, [*STATE], ['state_dict']), 'with averages':
+        ({'model': STATE, 'model_ema': STATE}, [*STATE, *(f'model_ema.{n}' for n in STATE)], ['model', 'model_ema'])}
 
 
 @pytest.mark.parametrize('kind', CHECKPOINTS)
@@ -81,13 +79,12 @@ def test_what_lies_beside_the_tensors_is_kept_as_plain_data_or_named(tmp_path: P
       saved(
           tmp_path / 'checkpoint.pth', {
               'model': model.state_dict(), 'optimizer': optimizer.state_dict(), 'epoch': 100, 'args': args, 'scaler':
-                  torch.amp.GradScaler('cpu').state_dict(), 'history': [1, 2]
-          }))
+                  torch.amp.GradScaler('cpu').state_dict(), 'history': [1, 2]}))
   assert weights.flat.keys() == {'weight', 'bias'}
   assert weights.metadata['epoch'] == 100
   assert weights.metadata['args'] == {'model': 'mae_vit_large_patch16', 'mask_ratio': 0.9, 'resume': None}
-  assert set(
-      weights.metadata['left_out']) == {'args.use_component', 'optimizer.state', 'optimizer.param_groups', 'history'}
+  assert set(weights.metadata['left_out']) == {
+      'args.use_component', 'optimizer.state', 'optimizer.param_groups', 'history'}
   assert json.loads(json.dumps(weights.metadata)) == weights.metadata
   assert argparse.Namespace not in torch.serialization.get_safe_globals()
 
@@ -120,9 +117,7 @@ def test_vit_l_is_read_in_seconds_and_in_little_more_memory_than_its_size(form: 
   layers = {
       f'blocks.{i}.{name}': torch.rand(shape) for i in range(24) for name, shape in {
           'attn.qkv.weight': (3072, 1024), 'attn.proj.weight': (1024, 1024), 'mlp.fc1.weight': (4096, 1024),
-          'mlp.fc2.weight': (1024, 4096)
-      }.items()
-  }
+          'mlp.fc2.weight': (1024, 4096)}.items()}
   path = tmp_path / 'w'
   if form == 'safetensors':
     safe(path, layers)

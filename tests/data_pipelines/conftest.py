@@ -45,8 +45,7 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
           'id': f'bild/{n:02d} ä.jpg', 'example_id': 5 * n, 'image': jpeg(height, width, 6 * n),
           'persons': [jpeg(60, 40, 6 * n)] * len(boxes), 'boxes': boxes, 'box_scores': np.ones(len(boxes), np.float32),
           'label': -1 if n % 7 == 6 else n % 3, 'labels': [], 'distribution': [], 'vad': [float('nan')] * 3,
-          'attributes': json.dumps({'object': ['Alarm clock'], 'brightness': 0.5} if n % 2 else {})
-      }
+          'attributes': json.dumps({'object': ['Alarm clock'], 'brightness': 0.5} if n % 2 else {})}
 
 
 @pytest.fixture(scope='session')

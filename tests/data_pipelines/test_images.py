@@ -65,8 +65,7 @@ def test_progressive_or_rotated_jpeg_is_encoded_again(tmp_path, options):
     ('RGB', 'BMP'),
     ('CMYK', 'JPEG'),
     ('CMYK', 'TIFF'),
-    ('RGBA', 'WEBP'),
-])  # fmt: skip
+    ('RGBA', 'WEBP'),])  # fmt: skip
 def test_every_format_and_mode_becomes_the_same_rgb_jpeg_under_any_name(tmp_path, mode, file_format):
   path = tmp_path / 'wrongly_named.jpg'
   _in_mode(mode).save(path, file_format)
@@ -155,8 +154,7 @@ def _truncated() -> bytes:
     (b'hello', 'known format'),
     (_truncated(), 'truncated'),
     (_bomb(), 'megapixels'),
-    (None, 'No such file'),
-])  # fmt: skip
+    (None, 'No such file'),])  # fmt: skip
 def test_unusable_images_are_rejected_with_the_reason(tmp_path, data, reason):
   path = tmp_path / 'a.jpg'
   if data is not None:

@@ -29,8 +29,7 @@ def record(**fields):
   """What `features.deserialize_example_np` gives of a record without person and target."""
   nothing = {
       'persons': [], 'boxes': np.zeros((0, 4)), 'box_scores': np.zeros(0), 'label': -1, 'labels': [],
-      'distribution': np.zeros(0), 'vad': np.full(3, np.nan), 'attributes': b'{}'
-  }
+      'distribution': np.zeros(0), 'vad': np.full(3, np.nan), 'attributes': b'{}'}
   return {'id': 'bild/ä.jpg'.encode(), 'image': np.full((60, 120, 3), 128, np.uint8)} | nothing | fields
 
 
@@ -106,16 +105,13 @@ def test_all_boxes_lie_on_the_stored_image_where_the_record_says():
 def test_text_names_every_target_that_the_record_has_and_no_other():
   attributes = b'{"scene": "forest_path", "object": ["Tree"]}'
   assert preview.description(record(label=1, attributes=attributes), LABELS, []) == [
-      'bild/ä.jpg', 'label: awe', 'caption: a picture of a forest path, with tree, evoking awe'
-  ]
+      'bild/ä.jpg', 'label: awe', 'caption: a picture of a forest path, with tree, evoking awe']
   assert preview.description(record(labels=[2, 0], vad=np.array([6.0, 4.5, 5.0])), LABELS, []) == [
       'bild/ä.jpg', 'labels: contentment, amusement', 'VAD: valence 6.00, arousal 4.50, dominance 5.00',
-      'caption: a picture'
-  ]
+      'caption: a picture']
   shares = record(distribution=np.array([0.75, 0.25]), vad=np.array([2.0, 7.0, np.nan]))
   assert preview.description(shares, LABELS, ['anger', 'joy'])[1:3] == [
-      'distribution: anger 0.75, joy 0.25', 'VAD: valence 2.00, arousal 7.00'
-  ]
+      'distribution: anger 0.75, joy 0.25', 'VAD: valence 2.00, arousal 7.00']
   assert preview.description(record(), LABELS, []) == ['bild/ä.jpg', 'no label', 'caption: a picture']
 
 
@@ -137,8 +133,7 @@ def test_long_text_stays_below_its_own_images():
     (['--data_dir={built}', '--dataset=tiny', '--split=nosuch'], "no split 'nosuch'", 'choose from'),
     (['--data_dir={built}', '--dataset=tiny', '--count=0'], 'count', '--help'),
     (['--data_dir={built}', '--dataset=tiny', '--out=nowhere/sheet.png'], 'nowhere', 'name one'),
-    (['--data_dir={built}', '--dataset=tiny', '--out=.'], '--out=.', 'name one'),
-])
+    (['--data_dir={built}', '--dataset=tiny', '--out=.'], '--out=.', 'name one'),])
 def test_mistake_ends_in_one_line_and_leaves_nothing(
     built, tmp_path, monkeypatch, command, capsys, arguments, thing, remedy):
   monkeypatch.chdir(tmp_path)

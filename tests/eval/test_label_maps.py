@@ -27,8 +27,7 @@ from uniemox_jax.train.state import builder, initial_params
 POLAR = ('mikels', 'emotion6', 'unbiasedemo', 'caers', 'heco')
 TABLES = {
     name: importlib.import_module(f'data_pipelines.{folder}.{folder}_dataset_builder').Builder.LABELS
-    for name, folder in [(name, 'emoset' if name == 'mikels' else name) for name in POLAR]
-}
+    for name, folder in [(name, 'emoset' if name == 'mikels' else name) for name in POLAR]}
 FITS = [(f'{source}_to_{target}', source, target)
         for source, target in (('mikels', 'emotion6'), ('emotion6', 'mikels'), ('mikels', 'unbiasedemo'),
                                ('mikels', 'caers'), ('mikels', 'heco'), ('emotion6', 'caers'), ('caers', 'emotion6'),
@@ -55,8 +54,7 @@ def run(data_dir: str, tmp_path: Path) -> str:
   write_json(
       f'{workdir}/config.json', {
           'init': 'none', 'dataset': 'emo8', 'data_dir': data_dir, 'batch_size': 16, 'mesh': {'data': -1, 'fsdp': 1},
-          'model': small_runs.ENCODER
-      })
+          'model': small_runs.ENCODER})
   return workdir
 
 
@@ -140,8 +138,7 @@ def test_own_dataset_without_a_map_is_measured_as_evaluate_does(run):
         ({'a': 'x'}, {}, 'misses source b: add each'),
         ({'a': 'x', 'b': 'y'}, {'x': 'x'}, 'misses target y, z: add each'),
         ({'a': 'x', 'b': 'y'}, {}, 'no class of the model leads to what z stands for: .*null in "target"'),
-        ({'a': 'x', 'b': None}, {'x': None, 'y': None, 'z': None}, 'leaves every class of the dataset out'),
-    ])
+        ({'a': 'x', 'b': None}, {'x': None, 'y': None, 'z': None}, 'leaves every class of the dataset out'),])
 def test_map_that_does_not_fit_is_one_line(source, target, said):
   with pytest.raises(UserError, match=said) as error:
     resolve(label_maps.LabelMap('own', source, target), 'ab', 'xyz')
@@ -159,11 +156,9 @@ def test_map_that_does_not_fit_is_one_line(source, target, said):
         ('{"source": {"awe": 3}, "target": {}}', ['--dataset=emotion6', '--label_map=MAP'], "'awe' leads to 3", 'null'),
         ('{"source": {}, "target": {}}', ['--dataset=emotion6', '--label_map=MAP'], 'amusement, awe', 'add each'),
         (None, ['--label_map=polarity'], '--label_map', 'add --dataset=NAME'),
-        (None, ['--dataset=fi', '--label_map=polarity'], "'fi'", 'build them'),
-    ], ids=[
-        'no map', 'unknown map', 'no file', 'no JSON', 'no target', 'no class', 'nothing in it', 'no dataset',
-        'no records'
-    ])
+        (None, ['--dataset=fi', '--label_map=polarity'], "'fi'", 'build them'),], ids=[
+            'no map', 'unknown map', 'no file', 'no JSON', 'no target', 'no class', 'nothing in it', 'no dataset',
+            'no records'])
 def test_mistake_is_one_line(
     command: Callable[..., int], assert_one_line: Callable[..., None], capsys, run, emotion6, tmp_path, content,
     arguments, thing, remedy):

@@ -154,8 +154,7 @@ def test_knn_chooses_k_on_val_and_measures_test(data_dir, tmp_path):
   splits = cached(tmp_path)
   scores = {
       count: float(np.mean(plain_knn(*splits[40], splits[16][0], count, 8).argmax(1) == splits[16][1]))
-      for count in (5, 10, 20)
-  }
+      for count in (5, 10, 20)}
   assert {row['k']: row['val_top1'] for row in result['chosen']['tried']} == pytest.approx(scores)
   best = max(scores, key=lambda count: (scores[count], -count))
   assert result['chosen']['k'] == best
@@ -245,8 +244,7 @@ def test_damaged_cache_is_one_line(data_dir, tmp_path):
         (['--config.dataset=nothing'], "'nothing'", 'build them'),
         (['--config.dtype=float8'], 'float8', 'bfloat16'),
         (['--config.init=SAVED', '--config.model.width=24'], 'other shape', 'set --config.model'),
-        (['--config.init=SAVED', '--config.model.heads=4'], 'heads 2', 'set --config.model.heads=2'),
-    ])
+        (['--config.init=SAVED', '--config.model.heads=4'], 'heads 2', 'set --config.model.heads=2'),])
 def test_mistake_is_one_line(
     command: Callable[..., int], assert_one_line: Callable[..., None], capsys, data_dir, tmp_path, arguments, thing,
     remedy):

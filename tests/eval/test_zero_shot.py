@@ -113,8 +113,8 @@ def test_prompts_of_a_file_replace_the_shipped_ones(tmp_path):
         (None, [], 'prompts.txt', 'one template a line'),
         ('{}' + ' very' * 90, [], '93 tokens', 'shorten it'),
         ('{}', ['--dataset=nothing'], "'nothing'", 'build them'),
-        ('{}', ['--teacher=nowhere'], 'nowhere', 'give'),
-    ], ids=['no braces', 'empty', 'missing', 'too long', 'no records', 'no teacher'])
+        ('{}', ['--teacher=nowhere'], 'nowhere', 'give'),],
+    ids=['no braces', 'empty', 'missing', 'too long', 'no records', 'no teacher'])
 def test_mistake_is_one_line(
     command: Callable[..., int], assert_one_line: Callable[..., None], capsys, data_dir, clip_folder, tmp_path, content,
     arguments, thing, remedy):

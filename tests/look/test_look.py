@@ -125,8 +125,8 @@ def test_pretrained_model_is_looked_at_with_the_person_and_its_decoder(pretraine
 
 def test_imported_encoder_is_looked_at_as_far_as_it_goes(imported, data_dir, tmp_path):
   result = look(imported, data_dir, 'emoset', str(tmp_path), split_name='val', examples=2, points=9)
-  assert list(result['pictures']) == ['attention', 'embeddings'] and list(
-      result['skipped']) == ['mistakes', 'reconstruction']
+  assert list(result['pictures']) == ['attention', 'embeddings'] and list(result['skipped']) == [
+      'mistakes', 'reconstruction']
   assert list(result['pictures']['attention']['without']) == ['relevance', 'person']
   assert result['pictures']['embeddings']['note'].startswith('9 examples')
   few = look(imported, data_dir, 'emoset', str(tmp_path), split_name='val', examples=2, points=7)
@@ -171,8 +171,7 @@ def test_page_holds_its_pictures_and_says_what_is_missing(looked):
   page = (folder / 'look.html').read_text()
   shown = [
       f'src="{figures.data_uri((folder / name).read_bytes(), "image/png")}"' in page
-      for name in ('attention.png', 'embeddings.png', 'mistakes.png')
-  ]
+      for name in ('attention.png', 'embeddings.png', 'mistakes.png')]
   assert shown == [True] * 3 and 'Not drawn: a classifier has no decoder.' in page
   rest = re.sub(r'<img src="data:image/png[^"]*"', '', page)
   assert not re.findall('src=|href=|url\\(|@import|<script|<link|https?:', rest)

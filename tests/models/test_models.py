@@ -92,8 +92,7 @@ def test_glu_fusion_is_its_formula(streams):
   parts = [
       jnp.exp(g[:, h]) / jnp.exp(g[:, h]).sum(-1, keepdims=True) * x
       for h in range(2)
-      for g, x in ((gates[0], scene), (gates[1], person))
-  ]
+      for g, x in ((gates[0], scene), (gates[1], person))]
   joined = jnp.concatenate([parts[0] + parts[1], parts[2] + parts[3]], axis=-1)
   mixed = dense(jax.nn.relu(dense(joined, module.up)), module.down)
   expected = jax.nn.relu(mixed * jax.nn.sigmoid(dense(mixed, module.gate))) + module.bias[...]

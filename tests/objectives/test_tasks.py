@@ -175,8 +175,7 @@ def test_a_task_survives_its_checkpoint(rng):
         ('label+label', {}, r"'tasks' is 'label\+label'"),
         (
             'label+distribution', {},
-            "task 'distribution' needs records with a distribution, .* choose --config.tasks=label"),
-    ])
+            "task 'distribution' needs records with a distribution, .* choose --config.tasks=label"),])
 def test_mistakes_are_named(rng, asked, options, said):
   targets = draw_targets(rng, 10)
   targets['distribution'][:] = 0

@@ -69,8 +69,8 @@ def _config(data: int, fsdp: int, **changes: Any) -> ConfigDict:
   config.batch_size = 16
   config.mesh = ConfigDict({'data': data, 'fsdp': fsdp})
   config.model.update(image_size=32, width=64, depth=3, decoder_width=32, patch_size=8, scan=True)
-  config.teacher_shape = ConfigDict(
-      {'image_size': 32, 'patch_size': 8, 'width': 32, 'depth': 1, 'heads': 2, 'projection': 32})
+  config.teacher_shape = ConfigDict({
+      'image_size': 32, 'patch_size': 8, 'width': 32, 'depth': 1, 'heads': 2, 'projection': 32})
   config.update(changes)
   return config
 
@@ -173,8 +173,7 @@ def _answer(config: ConfigDict, where: str, needed: int) -> dict[str, Any]:
   measured = numbers | {
       'fits': needed <= chip.hbm, 'hbm_bytes_per_device': needed, 'params': 1, 'message': 'too large',
       'student_flops_per_example': 3, 'teacher_flops_per_example': 1, 'activation_values_per_example': 1,
-      'collectives': []
-  }
+      'collectives': []}
   return planning.completed(measured, config, hardware.parse_slice(where))
 
 

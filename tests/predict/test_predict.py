@@ -143,8 +143,7 @@ def test_json_lines_hold_what_csv_holds(checkpoint: str, tmp_path: Path) -> None
     assert list(found) == list(row) == COLUMNS
     assert {
         key: '' if value is None else f'{value:.6f}' if isinstance(value, float) else value
-        for key, value in found.items()
-    } == row
+        for key, value in found.items()} == row
 
 
 def test_without_out_the_table_is_standard_output(checkpoint: str, tmp_path: Path) -> None:
@@ -177,8 +176,7 @@ def test_killed_run_is_completed_to_the_same_bytes(checkpoint: str, tmp_path: Pa
   arguments = [
       sys.executable, '-m', 'uniemox_jax.predict', f'--checkpoint={checkpoint}', f'--out={out}', '--append',
       '--batch_size=8',
-      str(tmp_path / 'pictures')
-  ]
+      str(tmp_path / 'pictures')]
   with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
     deadline = time.monotonic() + 120
     while not (out.exists() and out.stat().st_size > 5000):
@@ -256,15 +254,13 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
             (['{tmp}/broken.jpg'], 'empty file', 'give images that can'), 'append to standard output':
                 (['{tmp}/pictures', '--append'], '--append', 'add --out='), 'table that is there':
                     (['{tmp}/pictures', '--out={tmp}/made.csv'], 'made.csv', '--append'), 'table of another program':
-                        (['{tmp}/pictures', '--out={tmp}/foreign.csv',
-                          '--append'], 'foreign.csv', 'another --out'), 'table in another format':
-                              (['{tmp}/pictures', '--out={tmp}/made.csv', '--format=jsonl',
-                                '--append'], 'format', 'another --out'), 'table where none can be':
-                                    (['{tmp}/pictures', '--out={tmp}/broken.jpg/out.csv'], 'out.csv', 'another --out'),
-    'unknown format': (['{tmp}/pictures',
-                        '--format=xml'], 'xml', '--help'), 'batch of none': (['{tmp}/pictures',
-                                                                              '--batch_size=0'], 'batch_size', '--help')
-}
+                        (['{tmp}/pictures', '--out={tmp}/foreign.csv', '--append'], 'foreign.csv', 'another --out'),
+    'table in another format': (['{tmp}/pictures', '--out={tmp}/made.csv', '--format=jsonl',
+                                 '--append'], 'format', 'another --out'), 'table where none can be':
+                                     (['{tmp}/pictures',
+                                       '--out={tmp}/broken.jpg/out.csv'], 'out.csv', 'another --out'), 'unknown format':
+                                           (['{tmp}/pictures', '--format=xml'], 'xml', '--help'), 'batch of none':
+                                               (['{tmp}/pictures', '--batch_size=0'], 'batch_size', '--help')}
 
 
 @pytest.fixture(scope='module')

@@ -28,9 +28,8 @@ def save(folder: Path, tasks: list[Task]) -> str:
   params['head']['kernel'] = 0.3 * np.random.default_rng(0).normal(size=(16, width(tasks))).astype(np.float32)
   save_weights(
       str(folder), params, {
-          'kind': 'classifier', 'model': model, 'labels': list(tasks[0].outputs),
-          'tasks': [task.to_json() for task in tasks]
-      })
+          'kind': 'classifier', 'model': model, 'labels': list(tasks[0].outputs), 'tasks': [
+              task.to_json() for task in tasks]})
   return str(folder)
 
 
@@ -44,19 +43,17 @@ def predicted(folder: Path, tasks: list[Task]) -> tuple[list[dict[str, str]], di
 
 
 @pytest.mark.parametrize(('tasks', 'columns', 'numbers'), [
-    ([LABEL, VAD], ['label', 'probability', 'p_awe', 'p_fear', 'valence', 'dominance'
-                   ], {'label': ['p_awe', 'p_fear'], 'vad': ['valence', 'dominance']}),
+    ([LABEL, VAD], ['label', 'probability', 'p_awe', 'p_fear', 'valence', 'dominance'], {
+        'label': ['p_awe', 'p_fear'], 'vad': ['valence', 'dominance']}),
     ([SHARES], ['p_awe', 'p_fear', 'p_neutral'], {'distribution': ['p_awe', 'p_fear', 'p_neutral']}),
     ([LABELS], ['p_Peace', 'p_Doubt/Confusion', 'p_Anger'], {'labels': ['p_Peace', 'p_Doubt/Confusion', 'p_Anger']}),
     ([VAD], ['valence', 'dominance'], {'vad': ['valence', 'dominance']}),
     ([LABEL, SHARES, VAD], [
         'label', 'probability', 'p_awe', 'p_fear', 'distribution_p_awe', 'distribution_p_fear',
-        'distribution_p_neutral', 'valence', 'dominance'
-    ], {
-        'label': ['p_awe', 'p_fear'], 'vad': ['valence', 'dominance'],
-        'distribution': ['distribution_p_awe', 'distribution_p_fear', 'distribution_p_neutral']
-    }),
-], ids=['label+vad', 'distribution', 'labels', 'vad', 'all'])
+        'distribution_p_neutral', 'valence', 'dominance'], {
+            'label': ['p_awe', 'p_fear'], 'vad': ['valence', 'dominance'], 'distribution': [
+                'distribution_p_awe', 'distribution_p_fear', 'distribution_p_neutral']}),],
+                         ids=['label+vad', 'distribution', 'labels', 'vad', 'all'])
 def test_every_task_has_its_columns_on_the_scale_of_the_python_api(tmp_path, tasks, columns, numbers):
   rows, theirs = predicted(tmp_path, tasks)
   assert list(rows[0]) == ['path', *columns, 'error']

@@ -62,11 +62,10 @@ def test_cut_table_goes_on_within_a_video(clip: Path, checkpoint: str) -> None:
   assert_refused(lambda: predict_images(checkpoint, [str(clip)], str(out), per_second=1, append=True), 'another fps')
 
 
-@pytest.mark.parametrize(
-    ('name', 'change', 'reason'),
-    [('half.mp4', lambda data: data[:len(data) // 2], 'cannot be decoded'),
-     ('empty.mp4', lambda data: b'', 'cannot be decoded'),
-     ('playlist.mp4', lambda data: b'#EXTM3U\n#EXTINF:5,\nclip.mp4\n#EXT-X-ENDLIST\n', 'cannot be decoded')])
+@pytest.mark.parametrize(('name', 'change', 'reason'), [
+    ('half.mp4', lambda data: data[:len(data) // 2], 'cannot be decoded'),
+    ('empty.mp4', lambda data: b'', 'cannot be decoded'),
+    ('playlist.mp4', lambda data: b'#EXTM3U\n#EXTINF:5,\nclip.mp4\n#EXT-X-ENDLIST\n', 'cannot be decoded')])
 def test_broken_video_is_a_row(
     clip: Path, checkpoint: str, name: str, change: Callable[[bytes], bytes], reason: str) -> None:
   path = clip.parent / name

@@ -17,8 +17,7 @@ LABELS = ['amusement', 'awe', 'contentment', 'excitement', 'anger', 'disgust', '
 RUNS = {
     'clip': 'clip', 'uniemox': 'uniemox', 'mae_only': 'mae_only', 'finetune_uniemox': 'finetune/uniemox',
     'finetune_mae_only': 'finetune/mae_only', 'finetune_scratch': 'finetune/scratch', 'look_uniemox': 'look_uniemox',
-    'look_finetune_uniemox': 'look_finetune_uniemox'
-}
+    'look_finetune_uniemox': 'look_finetune_uniemox'}
 STEPS = 700
 
 
@@ -39,8 +38,7 @@ def _result(top1: float, rng: np.random.Generator) -> dict[str, Any]:
                for label, row in zip(LABELS, confusion, strict=True)]
   return {
       'top1': top1, 'top3': 0.9, 'macro_f1': top1, 'loss': 1.1, 'examples': 480, 'checkpoint_step': 150,
-      'per_class': per_class, 'confusion': confusion.tolist()
-  }
+      'per_class': per_class, 'confusion': confusion.tolist()}
 
 
 @pytest.fixture
@@ -53,14 +51,13 @@ def report() -> dict[str, Any]:
       'accuracy': accuracy, 'test_examples': 480, 'losses': reporting.summarise_losses(_pretrain_lines(), STEPS),
       'seconds': {'build_emoset': 31.4, 'pretrain_uniemox': 182.0},
       'results': {run: _result(top1, rng) for run, top1 in accuracy.items()}, 'labels_seen': {
-          'uniemox': 'EmoSet emotion words, in captions; Emo8 train', 'mae_only': 'Emo8 train', 'scratch': 'Emo8 train'
-      }, 'oracle': {'all': 1.0, 'scene_only': 0.64, 'figure_only': 0.55}, 'datasets': {
-          'emoset': {'read': 2880, 'rejected': 3, 'splits': splits},
-          'emo8': {'read': 480, 'rejected': 0, 'splits': {'test': {'examples': 480}}}
-      }, 'versions': reporting.package_versions(),
+          'uniemox': 'EmoSet emotion words, in captions; Emo8 train', 'mae_only': 'Emo8 train',
+          'scratch': 'Emo8 train'}, 'oracle': {'all': 1.0, 'scene_only': 0.64, 'figure_only': 0.55}, 'datasets': {
+              'emoset': {'read': 2880, 'rejected': 3, 'splits': splits},
+              'emo8': {'read': 480, 'rejected': 0,
+                       'splits': {'test': {'examples': 480}}}}, 'versions': reporting.package_versions(),
       'commands': ['python -m uniemox_jax.demo --workdir=runs/demo',
-                   "echo '<b>&</b>'"], 'config': {'pretrain': {'batch_size': 64}}, 'runs': RUNS
-  }
+                   "echo '<b>&</b>'"], 'config': {'pretrain': {'batch_size': 64}}, 'runs': RUNS}
 
 
 def _write_look(folder: Path, drawn: list[str], skipped: dict[str, str]) -> None:
@@ -159,8 +156,7 @@ def test_page_shows_the_numbers(report: dict[str, Any], workdir: Path) -> None:
     (0.5, 0.75, 'ends 25.0 points below training from scratch (beyond ±5.9)'),
     (0.52, 0.5, 'ends 2.0 points above training from scratch (within ±6.3)'),
     (0.5, 0.5, 'ends level with training from scratch (within ±6.3)'),
-    (1.0, 1.0, 'ends level with training from scratch (within ±0.0)'),
-])
+    (1.0, 1.0, 'ends level with training from scratch (within ±0.0)'),])
 def test_reading_follows_from_the_numbers(uniemox: float, scratch: float, expected: str) -> None:
   sentence = reporting.reading({'uniemox': uniemox, 'mae_only': uniemox - 0.2, 'scratch': scratch}, 480)
   assert expected in sentence

@@ -61,8 +61,7 @@ MISTAKES = {
                              'plan', [PRETRAIN, '--config.accum_steps=0', '--topology=v5e:1x1',
                                       '--search_batch'], 'accum_steps', 'at least 1'), 'unknown split':
                                           ('evaluate', ['--split=tset'], 'tset', 'test'), 'run that does not exist':
-                                              ('evaluate', [], 'run', 'give the --workdir')
-}
+                                              ('evaluate', [], 'run', 'give the --workdir')}
 
 
 @pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")  # runpy, of a module that another test imported
@@ -77,13 +76,12 @@ def test_mistake_ends_in_one_line_and_leaves_nothing(
 
 
 @pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")
-@pytest.mark.parametrize(('verb', 'arguments', 'below', 'remedy'),
-                         [('pretrain', [PRETRAIN], '', 'name a folder'), ('finetune', [FINETUNE], '', 'name a folder'),
-                          ('compare', ['--config=configs/compare.py:demo'], '', 'name a folder'),
-                          ('compare', ['--config=configs/compare.py:demo'], '/run', 'choose another --workdir'),
-                          ('finetune', [FINETUNE], '/a/b', 'choose another --workdir'),
-                          ('zero_shot', ['--teacher=x', '--data_dir=x', '--dataset=emo8'], '', 'name a folder')],
-                         ids=str)
+@pytest.mark.parametrize(('verb', 'arguments', 'below', 'remedy'), [
+    ('pretrain', [PRETRAIN], '', 'name a folder'), ('finetune', [FINETUNE], '', 'name a folder'),
+    ('compare', ['--config=configs/compare.py:demo'], '', 'name a folder'),
+    ('compare', ['--config=configs/compare.py:demo'], '/run', 'choose another --workdir'),
+    ('finetune', [FINETUNE], '/a/b', 'choose another --workdir'),
+    ('zero_shot', ['--teacher=x', '--data_dir=x', '--dataset=emo8'], '', 'name a folder')], ids=str)
 def test_workdir_that_is_a_file_or_below_one_is_one_line(
     command: Callable[..., int], assert_one_line: Callable[..., None], capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str, arguments: list[str], below: str, remedy: str) -> None:
@@ -107,19 +105,16 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, su
   """Two commands as users start them, side by side: importing tensorflow is what takes the time."""
   folder = tmp_path_factory.mktemp('commands')
   emulated = os.environ | {
-      'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=8', 'PYTHONPATH': str(ROOT)
-  }
+      'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=8', 'PYTHONPATH': str(ROOT)}
   commands = {
       'devices': ['uniemox_jax.finetune', FINETUNE, f'--workdir={folder}/run', '--config.batch_size=12'],
       'hosts': ['uniemox_jax.pretrain', PRETRAIN, f'--workdir={folder}/run', '--multihost'],
-      'build': ['data_pipelines.build', '--dataset=emo8', f'--source={folder}/nowhere', f'--data_dir={folder}/data']
-  }
+      'build': ['data_pipelines.build', '--dataset=emo8', f'--source={folder}/nowhere', f'--data_dir={folder}/data']}
   # From another folder than the clone: --config=configs/... falls back to the installed files.
   started = {
       name:
           subprocess.Popen([sys.executable, '-m', *arguments], env=emulated, cwd=folder, text=True,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE) for name, arguments in commands.items()
-  }
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE) for name, arguments in commands.items()}
   yield started
   for process in started.values():
     process.kill()
@@ -128,8 +123,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, su
 @pytest.mark.parametrize(('name', 'thing', 'remedy'), [
     ('devices', 'batch_size 12', 'multiple of 8'),
     ('hosts', '--multihost', 'leave it out on a single machine'),
-    ('build', 'nowhere', 'ask its authors'),
-])
+    ('build', 'nowhere', 'ask its authors'),])
 def test_real_process_says_nothing_else(
     processes: dict[str, subprocess.Popen], assert_one_line: Callable[..., None], name: str, thing: str,
     remedy: str) -> None:

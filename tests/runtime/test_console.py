@@ -18,15 +18,13 @@ VERB_FILES = [
     for package in ('uniemox_jax', 'data_pipelines')
     for pattern in ('*.py', '*/__main__.py')
     for path in (ROOT / package).glob(pattern)
-    if "if __name__ == '__main__':" in path.read_text()
-]
+    if "if __name__ == '__main__':" in path.read_text()]
 BASH_CASES = [
     ('pretr', ['pretrain']), ('co', ['compare', 'completion']), ('pretrain --wo', ['--workdir=']),
     (
         'predict --',
         ['--append', '--batch_size=', '--boxes=', '--checkpoint=', '--detector=', '--format=', '--fps=', '--out=']),
-    ('predict --checkpoint = ru', []), ('demo ru', [])
-]  # fmt: skip
+    ('predict --checkpoint = ru', []), ('demo ru', [])]  # fmt: skip
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -60,11 +58,10 @@ def test_help_needs_less_than_300_ms_of_a_processor_and_no_library() -> None:
   assert not {'absl', 'jax', 'numpy', 'tensorflow', 'flax'} & set(ast.literal_eval(run('-c', code).stdout))
 
 
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [(['pretran'], "error: 'pretran' is no verb: did you mean pretrain? (uniemox --help lists them)\n"),
-     (['xyzzy'], "error: 'xyzzy' is no verb: (uniemox --help lists them)\n"),
-     (['completion', 'csh'], 'error: completion of which shell: uniemox completion bash, zsh or fish\n')])
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['pretran'], "error: 'pretran' is no verb: did you mean pretrain? (uniemox --help lists them)\n"),
+    (['xyzzy'], "error: 'xyzzy' is no verb: (uniemox --help lists them)\n"),
+    (['completion', 'csh'], 'error: completion of which shell: uniemox completion bash, zsh or fish\n')])
 def test_mistake_is_one_line(arguments: list[str], message: str) -> None:
   done = run('-m', 'uniemox_jax', *arguments)
   assert (done.returncode, done.stdout, done.stderr) == (2, '', message)

@@ -161,8 +161,7 @@ def test_evaluation_that_was_cut_short_is_saved_over(tmp_path):
 def test_checksums_are_the_same_on_any_mesh(fsdp):
   tree = {
       'kernel': np.random.default_rng(0).standard_normal((3, 16, 8)).astype(np.float32),
-      'half': np.arange(64).reshape(8, 8).astype(jnp.bfloat16), 'step': np.array(7, np.int32)
-  }
+      'half': np.arange(64).reshape(8, 8).astype(jnp.bfloat16), 'step': np.array(7, np.int32)}
   mesh = sharding.make_mesh(-1, fsdp)
   placed = jax.device_put(tree, sharding.tree_shardings(tree, mesh))
   assert integrity.describe_leaves(placed) == integrity.describe_leaves(tree)

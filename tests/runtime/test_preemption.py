@@ -42,8 +42,7 @@ CASES = [(verb, phase, processes, processes)
 def configs(data_dir: str, clip_folder: Path) -> dict[str, ConfigDict]:
   return {
       'pretrain': small_runs.pretrain_config(data_dir, clip_folder),
-      'finetune': small_runs.finetune_config(data_dir, epochs=3)
-  }
+      'finetune': small_runs.finetune_config(data_dir, epochs=3)}
 
 
 @pytest.fixture(scope='module')

@@ -54,8 +54,7 @@ def _ssh(worker: str, command: str) -> int:
   running = [
       subprocess.Popen(['bash', '-c', command], cwd=home, stdin=subprocess.DEVNULL,
                        env=os.environ | {'HOME': str(home), 'PATH': f'{home}/bin:{os.environ["PATH"]}'})
-      for home in (homes if worker == 'all' else [homes[int(worker)]])
-  ]
+      for home in (homes if worker == 'all' else [homes[int(worker)]])]
   return next((code for code in [process.wait() for process in running] if code), 0)
 
 

@@ -91,8 +91,7 @@ def coloured() -> dict[str, bytes]:
       'lzw.tif': _saved(photo, 'TIFF', compression='tiff_lzw'), 'cmyk.tif': _saved(photo.convert('CMYK'), 'TIFF'),
       'pages.tif': _saved(photo, 'TIFF', save_all=True, append_images=[_noise()]), 'plain.ppm': _saved(photo, 'PPM'),
       'plain.avif': _saved(photo, 'AVIF'), 'large.png': _saved(_photo(6000, 4000),
-                                                               'PNG'), 'large.jpg': _saved(_photo(6000, 4000), 'JPEG')
-  }
+                                                               'PNG'), 'large.jpg': _saved(_photo(6000, 4000), 'JPEG')}
 
 
 def _idat(picture: Image.Image) -> bytes:
@@ -107,8 +106,7 @@ def colourless() -> dict[str, bytes]:
       'grey.jpg': _saved(photo.convert('L'), 'JPEG'), 'grey sixteen bits.png': _saved(deep, 'PNG'),
       'grey and alpha.png': _saved(photo.convert('LA'), 'PNG'), 'one bit.png': _saved(photo.convert('1'), 'PNG'),
       'one pixel.png': _saved(photo.crop((0, 0, 1, 1)), 'PNG'), 'a line.png': _saved(photo.resize(
-          (5000, 1)), 'PNG'), 'all clear.png': _saved(Image.new('RGBA', (30, 30), (0, 0, 0, 0)), 'PNG')
-  }
+          (5000, 1)), 'PNG'), 'all clear.png': _saved(Image.new('RGBA', (30, 30), (0, 0, 0, 0)), 'PNG')}
 
 
 def unusable() -> dict[str, tuple[bytes, str]]:
@@ -137,5 +135,4 @@ def unusable() -> dict[str, tuple[bytes, str]]:
           (_saved(Image.new('F', (9, 9), 0.5), 'TIFF'), 'floating-point'), 'bomb.png':
               (_png(_png_header(10_000, 10_000)), '10000 x 10000 pixels: over 64 megapixels'), 'larger bomb.png':
                   (_png(_png_header(60_000, 60_000)), 'over 64 megapixels'), 'bomb.gif':
-                      (gif[:6] + struct.pack('<HH', 60_000, 2_000) + gif[10:], 'over 64 megapixels')
-  }
+                      (gif[:6] + struct.pack('<HH', 60_000, 2_000) + gif[10:], 'over 64 megapixels')}

@@ -118,5 +118,4 @@ def start_group(arguments: list[str], processes: int, devices: int = 1, **enviro
   return [
       start(
           arguments, devices, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=str(processes),
-          JAX_PROCESS_ID=str(index), **environment) for index in range(processes)
-  ]
+          JAX_PROCESS_ID=str(index), **environment) for index in range(processes)]

@@ -39,8 +39,7 @@ def write_yolox(path: pathlib.Path, height: int, width: int, log_side: float, we
       *(_field(1, node) for node in nodes),
       _field(2, b'yolox'), *(_field(5, tensor) for tensor in tensors),
       _field(11, _value('images', (1, 3, height, width))),
-      _field(12, _value('output', (1, cells, rows)))
-  ])
+      _field(12, _value('output', (1, cells, rows)))])
   path.write_bytes(_field(1, 8) + _field(8, _field(2, 13)) + _field(7, graph))  # IR version 8, operator set 13.
 
 

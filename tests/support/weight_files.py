@@ -52,15 +52,14 @@ FORMS = {
     'safetensors folder': lambda folder: safe(folder / weight_files.SAFETENSORS, STATE).parent,
     'sharded safetensors': lambda folder: shards(folder, weight_files.SHARDED, safe), 'msgpack':
         lambda folder: msgpack(
-            folder / weight_files.MSGPACK,
-            {'a': {'kernel': STATE['a.weight'].numpy().T, 'bias': STATE['a.bias'].numpy()}}),
+            folder / weight_files.MSGPACK, {
+                'a': {'kernel': STATE['a.weight'].numpy().T, 'bias': STATE['a.bias'].numpy()}}),
     'torch': lambda folder: saved(folder / 'w.pth', STATE),
     'torch before 1.6': lambda folder: saved(folder / 'w.pth', STATE, _use_new_zipfile_serialization=False),
     'bin folder': lambda folder: saved(folder / weight_files.BIN, STATE).parent,
     'sharded bin': lambda folder: shards(folder, weight_files.SHARDED_BIN, saved),
     'safetensors named .bin': lambda folder: safe(folder / 'w.bin', STATE),
-    'torch named .safetensors': lambda folder: saved(folder / 'w.safetensors', STATE)
-}
+    'torch named .safetensors': lambda folder: saved(folder / 'w.safetensors', STATE)}
 
 
 class Net(nn.Module):

@@ -101,8 +101,7 @@ def soak(kills: int, seed: int, folder: Path) -> Counter:
   teacher = small_runs.write_teacher(folder / 'clip')
   configs = {
       'pretrain': small_runs.pretrain_config(data_dir, teacher, epochs=4),
-      'finetune': small_runs.finetune_config(data_dir, epochs=5)
-  }
+      'finetune': small_runs.finetune_config(data_dir, epochs=5)}
   moments, began = Counter(), time.monotonic()
   for number, (verb, config) in enumerate(configs.items()):
     share = (kills + number) // len(configs)

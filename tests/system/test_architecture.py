@@ -17,8 +17,7 @@ ONLY_IN = {
     'tensorflow': ('data_pipelines/', 'uniemox_jax/convert/saved_model.py'), 'tensorflow_datasets':
         ('data_pipelines/',), 'orbax': ('uniemox_jax/train/checkpoint.py',
                                        ), 'torch': ('uniemox_jax/convert/', 'data_pipelines/person_boxes/detectors.py'),
-    'jax': ('uniemox_jax/',), 'flax': ('uniemox_jax/',), 'optax': ('uniemox_jax/',)
-}
+    'jax': ('uniemox_jax/',), 'flax': ('uniemox_jax/',), 'optax': ('uniemox_jax/',)}
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_MODULES = 400, 60, 15
 
 
@@ -67,8 +66,7 @@ def test_every_package_says_in_a_line_what_it_is(path: Path) -> None:
 
 def test_data_pipelines_know_nothing_of_the_model() -> None:
   imported = {
-      module for path in _sources('data_pipelines') for module in _imports(ast.parse(path.read_text(encoding='utf-8')))
-  }
+      module for path in _sources('data_pipelines') for module in _imports(ast.parse(path.read_text(encoding='utf-8')))}
   assert not {module for module in imported if module.split('.')[0] in ('uniemox_jax', 'configs')}
 
 
@@ -76,8 +74,7 @@ def test_configs_import_ml_collections_and_the_keys_alone() -> None:
   imported = {
       module.rpartition('.')[0] or module
       for path in _sources('configs')
-      for module in _imports(ast.parse(path.read_text(encoding='utf-8')))
-  }
+      for module in _imports(ast.parse(path.read_text(encoding='utf-8')))}
   assert imported <= {'ml_collections', 'configs', 'uniemox_jax.train.config', 'uniemox_jax.train.schema'}
 
 
@@ -86,8 +83,7 @@ def test_library_is_imported_only_where_it_belongs(library: str) -> None:
   users = [
       _name(path)
       for path in _sources(*PACKAGES)
-      if library in {module.split('.')[0] for module in _imports(ast.parse(path.read_text(encoding='utf-8')))}
-  ]
+      if library in {module.split('.')[0] for module in _imports(ast.parse(path.read_text(encoding='utf-8')))}]
   assert not [user for user in users if not user.startswith(ONLY_IN[library])]
 
 
@@ -104,8 +100,7 @@ def test_optional_library_is_imported_inside_functions_only(library: str) -> Non
     nodes = _outside_functions(ast.parse(path.read_text(encoding='utf-8')))
     modules = {
         module.split('.')[0] for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)
-        for module in _imports(node)
-    }
+        for module in _imports(node)}
     assert library not in modules, _name(path)
 
 
@@ -117,8 +112,7 @@ def test_files_and_functions_are_short(path: Path) -> None:
       node.name
       for node in ast.walk(ast.parse(text))
       if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno +
-      1 > MAX_FUNCTION_LINES
-  ]
+      1 > MAX_FUNCTION_LINES]
   assert not long
 
 
@@ -129,11 +123,9 @@ def test_files_and_functions_are_short(path: Path) -> None:
     ([
         f'uniemox_jax.{name}' for name in (
             'models.uniemox', 'models.classifier', 'train.steps', 'train.checkpoint', 'api', 'teacher.frozen_clip',
-            'train.optimizer', 'objectives.metrics')
-    ], ['tensorflow', 'torch']),
+            'train.optimizer', 'objectives.metrics')], ['tensorflow', 'torch']),
     # Predicting starts without tensorflow's seconds.
-    (['uniemox_jax.predict.prediction'], ['tensorflow', 'torch', 'av'])
-], ids=['package', 'compute core', 'predict'])
+    (['uniemox_jax.predict.prediction'], ['tensorflow', 'torch', 'av'])], ids=['package', 'compute core', 'predict'])
 def test_import_leaves_heavy_libraries_alone(modules: list[str], absent: list[str]) -> None:
   program = f'import sys, {", ".join(modules)}; print([name for name in {absent} if name in sys.modules])'
   done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, check=True)

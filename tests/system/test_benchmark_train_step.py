@@ -17,8 +17,7 @@ from benchmarks.torch_step import TorchStep, TwoViews  # noqa: E402
 BATCH = 3
 RENAMED = {
     'encoder': 'student', 'project': 'student.project', 'layers': '', 'attention': '', 'mlp': '', 'kernel': 'weight',
-    'scale': 'weight'
-}
+    'scale': 'weight'}
 
 
 @pytest.fixture

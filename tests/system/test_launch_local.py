@@ -72,15 +72,14 @@ def test_dry_run_prints_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
   address = commands[0][1].removeprefix('JAX_COORDINATOR_ADDRESS=')
   assert commands == [[
       'env', f'JAX_COORDINATOR_ADDRESS={address}', 'JAX_NUM_PROCESSES=2', f'JAX_PROCESS_ID={rank}', 'JAX_PLATFORMS=cpu',
-      'XLA_FLAGS=--xla_force_host_platform_device_count=3', 'PYTHONUNBUFFERED=1', sys.executable, '-c', f"{PREFIX}it's"
-  ] for rank in (0, 1)]
+      'XLA_FLAGS=--xla_force_host_platform_device_count=3', 'PYTHONUNBUFFERED=1', sys.executable, '-c', f"{PREFIX}it's"]
+                      for rank in (0, 1)]
 
 
 def test_arguments_survive() -> None:
   done = subprocess.run([
       LAUNCHER, '--processes=1', '--', sys.executable, '-c', 'import sys; print(sys.argv[1:])', 'a b', "it's", '',
-      '$HOME *'
-  ], capture_output=True, text=True, timeout=60)
+      '$HOME *'], capture_output=True, text=True, timeout=60)
   assert done.stdout == f'[0] {["a b", "it" + chr(39) + "s", "", "$HOME *"]}\n'
 
 

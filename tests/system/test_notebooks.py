@@ -47,8 +47,7 @@ def literal_flags(name: str) -> set[str]:
   nodes = [node for cell in cells(name, 'code') for node in ast.walk(ast.parse(cell['source']))]
   return {
       text for node in nodes if isinstance(node, ast.Constant | ast.JoinedStr)
-      if (text := text_of(node)).startswith('--') and '=' in text
-  }
+      if (text := text_of(node)).startswith('--') and '=' in text}
 
 
 def has_key(config: ConfigDict, dotted: str) -> bool:
@@ -122,8 +121,7 @@ def test_pip_keeps_colabs_jax_with_our_ranges():
   pins = [
       line.split('==')
       for line in (ROOT / 'tpu_scripts' / 'colab_versions.txt').read_text().splitlines()
-      if '==' in line
-  ]
+      if '==' in line]
   assert {'jax', 'flax', 'orbax-checkpoint'} <= {name for name, _ in pins}
   assert all(ranges[name].contains(version) for name, version in pins if name in ranges)
 
@@ -183,8 +181,7 @@ def test_finetune_notebook_runs_on_own_pictures_from_foreign_weights_and_again(f
           decoder_intermediate_size=256)).save_pretrained(folder / 'drive' / 'vit_mae')
   settings = {
       'NAME': 'mine', 'DATASET': 'emo8', 'PICTURES': 'My pictures', 'INIT': 'vit_mae', 'EPOCHS': 2,
-      'OPTIONS': '--config.batch_size=8 --config.eval_every_epochs=1'
-  }
+      'OPTIONS': '--config.batch_size=8 --config.eval_every_epochs=1'}
   said = execute('colab_finetune', folder, **settings)
   run = folder / 'drive' / 'uniemox' / 'mine'
   assert re.search(r'init from \S+vit_mae: taken: encoder', said)

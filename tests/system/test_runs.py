@@ -274,8 +274,7 @@ def test_steps_skipped_in_a_row_are_counted_across_a_restart(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
   counted = [
       RunLog(str(tmp_path), name='x', total_steps=9, batch_size=1, start_step=step).skipped_in_row
-      for step in (6, 5, 4, 3, 2, 1, 0)
-  ]
+      for step in (6, 5, 4, 3, 2, 1, 0)]
   assert counted == [3, 2, 1, 0, 1, 0, 0]
 
 

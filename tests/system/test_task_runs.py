@@ -188,8 +188,7 @@ def test_predict_writes_what_a_run_learnt(runs, few, tmp_path, dataset, first):
   assert list(rows[0])[1:3] == first
   names = [
       f"{'' if dataset == 'emotic' else 'distribution_'}p_{name}"
-      for name in tasks.tasks_of(load_checkpoint(runs[dataset]).description)[0 if dataset == 'emotic' else 1].outputs
-  ]
+      for name in tasks.tasks_of(load_checkpoint(runs[dataset]).description)[0 if dataset == 'emotic' else 1].outputs]
   assert all(1 < float(row['valence']) < 10 and all(0 <= float(row[name]) <= 1 for name in names) for row in rows)
   if dataset == 'emotic':
     assert any(row['labels'] for row in rows)
@@ -242,8 +241,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 MARGIN = {
-    'label': ('balanced_accuracy', 0.15), 'labels': ('map', 0.08), 'distribution': ('kl', -0.15), 'vad': ('ccc', 0.3)
-}
+    'label': ('balanced_accuracy', 0.15), 'labels': ('map', 0.08), 'distribution': ('kl', -0.15), 'vad': ('ccc', 0.3)}
 """By how much a metric beats the best constant prediction where a task was learnt."""
 
 

@@ -20,8 +20,7 @@ POD = [f'--name={NAME}', f'--zone={ZONE}', f'--project={PROJECT}']
 PLACE = [f'--zone={ZONE}', f'--project={PROJECT}', '--quiet']
 PROGRAM = [
     'python', '-m', 'uniemox_jax.pretrain', '--multihost', "--config=my configs/it's.py", '--workdir=gs://b/a "run"',
-    '$HOME *'
-]
+    '$HOME *']
 SSH_FLAGS = ['--ssh-flag=-oConnectTimeout=30', '--ssh-flag=-oServerAliveInterval=30']
 ARCHIVE = f'{os.environ.get("TMPDIR", "/tmp")}/uniemox_jax.XXXXXX/uniemox_jax.tar'
 GIT = ['git', '-C', str(ROOT), 'archive', '--format=tar', f'--output={ARCHIVE}', 'HEAD']
@@ -74,19 +73,18 @@ DRY = {
         'tpu_vm.sh create', ['--type=v5litepod-256'],
         [describe(),
          create('--accelerator-type=v5litepod-256', '--runtime-version=v2-alpha-tpuv5-lite'),
-         describe()]),
-    'create, every flag': (
-        'tpu_vm.sh create', [
-            '--type=v4-8', '--spot', '--valid_until=6h', '--service_account=a@b', '--internal_ip',
-            '--runtime_version=my own'
-        ], [
-            describe(),
-            create(
-                '--accelerator-type=v4-8', '--runtime-version=my own', '--spot', '--valid-until-duration=6h',
-                '--service-account=a@b', '--scopes=https://www.googleapis.com/auth/cloud-platform', '--internal-ips'),
-            describe()
-        ]), 'setup': ('tpu_vm.sh setup', ["--data=gs://b/it's"], [GIT, SCP, None,
-                                                                  on_worker('install', "gs://b/it's")]),
+         describe()]), 'create, every flag': (
+             'tpu_vm.sh create', [
+                 '--type=v4-8', '--spot', '--valid_until=6h', '--service_account=a@b', '--internal_ip',
+                 '--runtime_version=my own'], [
+                     describe(),
+                     create(
+                         '--accelerator-type=v4-8', '--runtime-version=my own', '--spot', '--valid-until-duration=6h',
+                         '--service-account=a@b', '--scopes=https://www.googleapis.com/auth/cloud-platform',
+                         '--internal-ips'),
+                     describe()]),
+    'setup': ('tpu_vm.sh setup', ["--data=gs://b/it's"], [GIT, SCP, None,
+                                                          on_worker('install', "gs://b/it's")]),
     'launch': ('tpu_vm.sh launch', ['--', *PROGRAM], [on_worker('start', *PROGRAM)]), 'launch and keep': (
         'tpu_vm.sh launch', ['--keep', '--type=v6e-8', '--', *PROGRAM], [
             describe(),
@@ -96,43 +94,38 @@ DRY = {
             create('--accelerator-type=v6e-8', '--runtime-version=v2-alpha-tpuv6e'),
             describe(), GIT, SCP, None,
             on_worker('install'),
-            on_worker('again', *PROGRAM)
-        ]), 'status': ('tpu_vm.sh status', [], [describe(), on_worker('status')]), 'logs':
-            ('tpu_vm.sh logs', ['--worker=3', '--lines=7', '--follow'], [on_worker('log', '7', 'follow', worker='3')]),
+            on_worker('again', *PROGRAM)]), 'status': ('tpu_vm.sh status', [], [describe(),
+                                                                                on_worker('status')]),
+    'logs': ('tpu_vm.sh logs', ['--worker=3', '--lines=7', '--follow'], [on_worker('log', '7', 'follow', worker='3')]),
     'stop': ('tpu_vm.sh stop', ['--grace_seconds=9'], [on_worker('stop', '9')]), 'delete':
         ('tpu_vm.sh delete', [], [DELETE]), 'gke create': (
             'gke.sh create', ['--type=v5p-8'],
             [['xpk', 'cluster', 'create', *CLUSTER, '--tpu-type=v5p-8', '--on-demand']]), 'gke create, spot': (
-                'gke.sh create', ['--type=v5p-8',
-                                  '--spot'], [['xpk', 'cluster', 'create', *CLUSTER, '--tpu-type=v5p-8', '--spot']]),
-    'gke launch': (
-        'gke.sh launch', ['--name=a b', '--type=v5p-8', '--', *PROGRAM], [
-            GIT, ['mkdir', f'{Path(ARCHIVE).parent}/code'],
-            ['tar', '-xf', ARCHIVE, '-C', f'{Path(ARCHIVE).parent}/code'],
-            [
-                'xpk', 'workload', 'create', *CLUSTER,
-                '--workload=a b', '--tpu-type=v5p-8', '--base-docker-image=python:3.11',
-                f'--script-dir={Path(ARCHIVE).parent}/code', '--max-restarts=100', '--restart-on-exit-codes=75',
-                '--termination-grace-period-seconds=120', f'--command={INSTALL}{shlex.join(PROGRAM)}'
-            ]
-        ]), 'gke launch, own image': (
-            'gke.sh launch',
-            ['--name=n', '--type=v5p-8', '--image=my image', '--restarts=3', '--grace_seconds=9', '--', *PROGRAM], [[
-                'xpk', 'workload', 'create', *CLUSTER, '--workload=n', '--tpu-type=v5p-8', '--docker-image=my image',
-                '--max-restarts=3', '--restart-on-exit-codes=75', '--termination-grace-period-seconds=9',
-                f'--command=exec {shlex.join(PROGRAM)}'
-            ]]), 'gke status': ('gke.sh status', [], [['xpk', 'workload', 'list', *CLUSTER]]),
-    'gke logs': (
+                'gke.sh create', ['--type=v5p-8', '--spot'],
+                [['xpk', 'cluster', 'create', *CLUSTER, '--tpu-type=v5p-8', '--spot']]), 'gke launch': (
+                    'gke.sh launch', ['--name=a b', '--type=v5p-8', '--', *PROGRAM], [
+                        GIT, ['mkdir', f'{Path(ARCHIVE).parent}/code'],
+                        ['tar', '-xf', ARCHIVE, '-C', f'{Path(ARCHIVE).parent}/code'],
+                        [
+                            'xpk', 'workload', 'create', *CLUSTER, '--workload=a b', '--tpu-type=v5p-8',
+                            '--base-docker-image=python:3.11', f'--script-dir={Path(ARCHIVE).parent}/code',
+                            '--max-restarts=100', '--restart-on-exit-codes=75',
+                            '--termination-grace-period-seconds=120', f'--command={INSTALL}{shlex.join(PROGRAM)}']]),
+    'gke launch, own image': (
+        'gke.sh launch',
+        ['--name=n', '--type=v5p-8', '--image=my image', '--restarts=3', '--grace_seconds=9', '--', *PROGRAM], [[
+            'xpk', 'workload', 'create', *CLUSTER, '--workload=n', '--tpu-type=v5p-8', '--docker-image=my image',
+            '--max-restarts=3', '--restart-on-exit-codes=75', '--termination-grace-period-seconds=9',
+            f'--command=exec {shlex.join(PROGRAM)}']]
+    ), 'gke status': ('gke.sh status', [], [['xpk', 'workload', 'list', *CLUSTER]]), 'gke logs': (
         'gke.sh logs', ['--name=n', '--lines=7',
                         '--follow'],
         [['gcloud', 'container', 'clusters', 'get-credentials', NAME, '--location=my "zone"', f'--project={PROJECT}'],
          [
              'kubectl', 'logs', '--selector=xpk.google.com/workload=n', '--container=jax-tpu', '--prefix',
-             '--max-log-requests=1000', '--tail=7', '--follow'
-         ]]), 'gke stop':
-             ('gke.sh stop', ['--name=n'], [['xpk', 'workload', 'delete', *CLUSTER, '--workload=n', '--force']]
-             ), 'gke delete': ('gke.sh delete', [], [['xpk', 'cluster', 'delete', *CLUSTER, '--force']])
-}
+             '--max-log-requests=1000', '--tail=7', '--follow']]), 'gke stop':
+                 ('gke.sh stop', ['--name=n'], [['xpk', 'workload', 'delete', *CLUSTER, '--workload=n', '--force']]
+                 ), 'gke delete': ('gke.sh delete', [], [['xpk', 'cluster', 'delete', *CLUSTER, '--force']])}
 
 
 @pytest.mark.parametrize(('command', 'flags', 'expected'), DRY.values(), ids=DRY)
@@ -170,8 +163,7 @@ MISTAKES = {
     'unknown commit': (
         'gke.sh',
         ['launch', '--cluster=c', '--zone=z', '--type=t', '--name=n', '--ref=nope', '--', 'x',
-         '--workdir=gs://b'], 'nope', 'commit')
-}
+         '--workdir=gs://b'], 'nope', 'commit')}
 
 
 @pytest.mark.parametrize(('name', 'arguments', 'thing', 'remedy'), MISTAKES.values(), ids=MISTAKES)
@@ -228,8 +220,7 @@ def test_lock_file_pins_what_setup_asks_for() -> None:
   worker = {'platform_machine': 'x86_64', 'sys_platform': 'linux', 'python_version': '3.11', 'extra': 'tpu'}
   wanted = [
       requirement for requirement in map(Requirement, requires('uniemox_jax'))
-      if not requirement.marker or requirement.marker.evaluate(worker)
-  ]
+      if not requirement.marker or requirement.marker.evaluate(worker)]
   assert {'jax', 'tensorflow-cpu'} <= {requirement.name for requirement in wanted}
   for requirement in wanted:
     assert pins[requirement.name.lower().replace('_', '-')] in requirement.specifier, requirement

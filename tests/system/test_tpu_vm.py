@@ -60,8 +60,7 @@ class Cloud:
       subprocess.run([*git, *arguments], check=True)
     (folder / 'my program.py').write_text(PROGRAM)
     self.program = [
-        'python', str(folder / 'my program.py'), "--config.name=it's a \"name\"", '$HOME', '--workdir=gs://b'
-    ]
+        'python', str(folder / 'my program.py'), "--config.name=it's a \"name\"", '$HOME', '--workdir=gs://b']
     self.environment = os.environ | {'FAKE_CLOUD': str(self.folder), 'PATH': f'{folder}/bin:{os.environ["PATH"]}'}
     self.set_states('NOT_FOUND')
 

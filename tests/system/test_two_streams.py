@@ -256,8 +256,7 @@ def test_a_detector_finds_the_persons_of_what_the_file_lacks(run, data_dir, tmp_
   predict_images(run, paths, str(tmp_path / 'out.csv'), boxes=str(boxes), detector='any')
   unboxed = [
       row for row in rows_of(tmp_path / 'out.csv')
-      if f"{Path(row['path']).relative_to(raw(data_dir))}," not in boxes.read_text()
-  ]
+      if f"{Path(row['path']).relative_to(raw(data_dir))}," not in boxes.read_text()]
   assert len(unboxed) == len(looked_at) > 0
   for row in unboxed:
     np.testing.assert_allclose([float(row[name]) for name in BOX], np.array([16, 8, 80, 40]) / 96, atol=1e-5)
@@ -300,8 +299,7 @@ def test_python_takes_persons_and_the_encoder_one_picture(run, one_stream):
     ('run', ['--boxes={tmp}/none.csv'], 'none.csv is not there', 'give a file'),
     ('run', ['--boxes={tmp}'], 'person_boxes.csv is not there', 'give a file'),
     ('run', ['--boxes={tmp}/bad.csv'], 'bad.csv line 2', 'correct or remove'),
-    ('run', ['--detector={tmp}/none.onnx'], 'none.onnx', ''),
-], ids=str)
+    ('run', ['--detector={tmp}/none.onnx'], 'none.onnx', ''),], ids=str)
 def test_mistake_is_one_line(
     command, assert_one_line, capsys, request, data_dir, tmp_path, model, arguments, thing, remedy):
   (tmp_path / 'bad.csv').write_text('image,xmin,ymin,xmax,ymax,score\na.jpg,1,2,three,4,1\n')

@@ -71,8 +71,7 @@ def test_float_pictures_are_taken_as_normalised(clip):
         np.zeros((2, 33, 33, 3), np.float32),
         np.zeros((32, 32, 3), np.uint8),
         np.zeros((1, 3, 32, 32), np.uint8),
-        np.zeros((1, 32, 32, 3), np.float64)
-    ])
+        np.zeros((1, 32, 32, 3), np.float64)])
 def test_other_pictures_are_refused_with_what_was_given_and_wanted(images, clip):
   with pytest.raises(ValueError, match=r'wanted') as error:
     clip.encode_image(images)
@@ -86,8 +85,7 @@ def test_other_pictures_are_refused_with_what_was_given_and_wanted(images, clip)
         np.zeros((2, 5), np.float32),
         np.zeros(5, np.int32),
         np.full((1, 4), 49408),
-        np.full((1, 4), -1), [1, 'a']
-    ])
+        np.full((1, 4), -1), [1, 'a']])
 def test_other_texts_are_refused(texts, clip):
   with pytest.raises(ValueError, match='wanted'):
     clip.encode_text(texts)
@@ -157,8 +155,8 @@ def test_vocabulary_can_come_from_another_folder(clip, clip_folder, tmp_path):
 
 @pytest.mark.parametrize(
     'change',
-    [{'model_type': 'siglip'}, {'text_config': {'hidden_act': 'gelu_new'}}, {'vision_config': {'image_size': 30}},
-     {'vision_config': {'patch_size': [8, 8]}}, {'vision_config': {'num_attention_heads': 5}}])
+    [{'model_type': 'siglip'}, {'text_config': {'hidden_act': 'gelu_new'}}, {'vision_config': {'image_size': 30}}, {
+        'vision_config': {'patch_size': [8, 8]}}, {'vision_config': {'num_attention_heads': 5}}])
 def test_unsupported_config_is_refused_in_one_line(change, clip_folder):
   hub = json.loads((clip_folder / 'config.json').read_text())
   for key, value in change.items():
@@ -170,11 +168,10 @@ def test_unsupported_config_is_refused_in_one_line(change, clip_folder):
 
 @pytest.mark.parametrize(
     'hub', [{'model_type': 'clip'}, {
-        'model_type': 'clip', 'projection_dim': 768, 'text_config': {'hidden_size': 768, 'num_attention_heads': 12}
-    }, {'model_type': 'clip', 'text_config': {'eos_token_id': 2, 'hidden_size': 64}, 'text_config_dict': None}, {
-        'model_type': 'clip', 'text_config': {'eos_token_id': 2, 'num_hidden_layers': 3},
-        'text_config_dict': {'hidden_size': 64}, 'vision_config_dict': {'patch_size': 14}
-    }])
+        'model_type': 'clip', 'projection_dim': 768, 'text_config': {'hidden_size': 768, 'num_attention_heads': 12}}, {
+            'model_type': 'clip', 'text_config': {'eos_token_id': 2, 'hidden_size': 64}, 'text_config_dict': None}, {
+                'model_type': 'clip', 'text_config': {'eos_token_id': 2, 'num_hidden_layers': 3}, 'text_config_dict': {
+                    'hidden_size': 64}, 'vision_config_dict': {'patch_size': 14}}])
 def test_config_means_what_transformers_takes_it_for(hub):
   transformers = pytest.importorskip('transformers')
   theirs = transformers.CLIPConfig.from_dict(json.loads(json.dumps(hub))).to_dict()
@@ -183,8 +180,8 @@ def test_config_means_what_transformers_takes_it_for(hub):
 
 
 @pytest.mark.parametrize(
-    'hub', [{'resample': 2}, {'crop_size': 30}, {'size': 16, 'crop_size': 32},
-            {'size': {'height': 48, 'width': 48}, 'do_center_crop': False}])
+    'hub', [{'resample': 2}, {'crop_size': 30}, {'size': 16, 'crop_size': 32}, {
+        'size': {'height': 48, 'width': 48}, 'do_center_crop': False}])
 def test_preprocessing_that_does_not_fit_is_refused(hub):
   with pytest.raises(UserError, match='preprocessor_config'):
     frozen_clip.View.from_dict(hub, 32)

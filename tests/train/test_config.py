@@ -51,8 +51,7 @@ def test_shipped_configs_are_of_their_verb_and_pass(verb, name, arguments):
     ({'model__fusion_heads': 2}, "'model.fusion_heads' is 2 and would do nothing, since model.fusion is additive"),
     ({'loss__reconstruction': 0.0, 'model__decode': 'both'}, "'model.decode' is both and would do nothing"),
     ({'person_view': 'scene', 'person_jitter': 0.1}, "'person_jitter' is 0.1 and would do nothing"),
-    ({'loss__contrastive': 0.0, 'loss__similarity': 0.0, 'loss__reconstruction': 0.0}, 'every loss weight is zero'),
-])
+    ({'loss__contrastive': 0.0, 'loss__similarity': 0.0, 'loss__reconstruction': 0.0}, 'every loss weight is zero'),])
 def test_a_value_that_a_run_cannot_use_is_one_line(values, message):
   with pytest.raises(UserError) as error:
     parse(PretrainConfig, changed(PretrainConfig, **values))
@@ -65,8 +64,7 @@ def test_a_value_that_a_run_cannot_use_is_one_line(values, message):
     ({'model': 3}, "config key 'model' is 3: it must be a section with the keys activation, "),
     ({'epochs': 1.5}, "config key 'epochs' is 1.5: it must be of type int"),
     ({'epochs': True}, "config key 'epochs' is True: it must be of type int"),
-    ({'data_dir': 7}, "config key 'data_dir' is 7: it must be of type str"),
-])
+    ({'data_dir': 7}, "config key 'data_dir' is 7: it must be of type str"),])
 def test_a_key_that_is_unknown_or_of_another_type_is_one_line(config, message):
   with pytest.raises(UserError) as error:
     parse(FinetuneConfig, ConfigDict(config))

@@ -24,8 +24,7 @@ def one_step(layer_decay: float = 0.5, **options: float) -> tuple[dict[str, jax.
   rng = np.random.default_rng(0)
   batch = {
       'image': jnp.asarray(rng.integers(0, 256, (BATCH, 32, 32, 3), dtype=np.uint8)),
-      'label': jnp.asarray(rng.integers(0, 5, BATCH, dtype=np.int32))
-  }
+      'label': jnp.asarray(rng.integers(0, 5, BATCH, dtype=np.int32))}
   step = jax.jit(finetune_step(graphdef_of(build), tx, **options))
   new, metrics = step(state, (), batch, jax.random.key(0))
   return metrics, jax.device_get(state), jax.device_get(new)
@@ -54,8 +53,7 @@ def test_layer_decay_slows_early_layers():
   blocks = change['encoder']['blocks']['layers']['mlp']['down']['kernel']
   rates = [
       np.median(change['encoder']['patch_embed']['kernel']), *(np.median(block) for block in blocks),
-      np.median(change['head']['kernel'])
-  ]
+      np.median(change['head']['kernel'])]
   np.testing.assert_allclose(rates, 1e-3 * 0.5**np.array([4, 3, 2, 1, 0]), rtol=0.05)
 
 
@@ -94,8 +92,7 @@ def test_mixup_shares_labels_by_its_weight():
 def test_both_mixes_take_turns():
   kinds = {
       len(np.unique(regularisation.draw_mix(jax.random.key(seed), (32, 32), 0.8, 1.0).weight_HxW)) == 1
-      for seed in range(12)
-  }
+      for seed in range(12)}
   assert kinds == {True, False}
 
 

@@ -66,8 +66,7 @@ def test_pretraining_flops_are_those_of_the_traced_forward_pass(clip_config: CLI
   shape = (BATCH, student.streams, 32, 32, 3)
   rows = {
       'views': jax.ShapeDtypeStruct(shape, jnp.uint8),
-      'noise': jax.ShapeDtypeStruct((BATCH, student.streams, 16), jnp.float32)
-  }
+      'noise': jax.ShapeDtypeStruct((BATCH, student.streams, 16), jnp.float32)}
   settings = LossSettings(reconstruction=float(student.decoder is not None))
 
   def forward(params: Any, rows: Any, texts: Any, frozen: Any) -> Any:

@@ -125,8 +125,7 @@ def test_accumulation_on_devices_with_local_negatives_changes_nothing(batch, tea
         dict(remat='dots'),
         dict(remat='dots', scan=True),
         dict(remat='full'),
-        dict(remat='full', scan=True)
-    ], ids=str)
+        dict(remat='full', scan=True)], ids=str)
 def test_remat_and_scan_change_losses_by_less_than_1e_5(batch, teacher, third_step, model):
   for name, value in run_steps(batch, teacher, model=model, steps=3)[0].items():
     assert third_step[name] == pytest.approx(value, rel=1e-5), name
@@ -164,8 +163,7 @@ def test_fsdp_splits_the_large_parameters():
   state = create_state(state_template(build, tx, mesh), build, tx, seed=0)
   kernels = [
       leaf for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.opt_state))
-      if path[-1] == jax.tree_util.DictKey('kernel') and leaf.shape[-2] % 8 == 0
-  ]
+      if path[-1] == jax.tree_util.DictKey('kernel') and leaf.shape[-2] % 8 == 0]
   assert kernels
   assert all(leaf.addressable_shards[0].data.size * 8 == leaf.size for leaf in kernels)
 

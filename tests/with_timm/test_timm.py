@@ -18,13 +18,11 @@ transformers = pytest.importorskip('transformers')
 SHAPES = [
     pytest.param(TINY, id='tiny'),
     pytest.param(VIT_B, id='B/16', marks=pytest.mark.slow),
-    pytest.param(VIT_L, id='L/16', marks=pytest.mark.slow)
-]
+    pytest.param(VIT_L, id='L/16', marks=pytest.mark.slow)]
 
 CLIP_LIKE = [
     pytest.param({'pre_norm': True, 'activation': activation, 'norm_eps': 1e-5}, id=activation)
-    for activation in ('gelu', 'quick_gelu')
-]
+    for activation in ('gelu', 'quick_gelu')]
 
 
 def torch_pixels(images):
@@ -114,8 +112,7 @@ SMALL = 'vit_tiny_patch16_224', {'img_size': 64, 'depth': 2}, 0.1
     pytest.param(*SMALL, MEAN | {'global_pool': 'token'}, 'left behind: head.bias, head.weight', id='CLS'),
     pytest.param(*SMALL, {'num_classes': 0}, '', id='encoder'), *(
         pytest.param(f'vit_{size}_patch16_224', {}, 0.01, MEAN, '', id=size, marks=pytest.mark.slow)
-        for size in ('base', 'large'))
-])
+        for size in ('base', 'large'))])
 def test_model_saved_by_timm_gives_its_output_here(name, sizes, noise, options, left, tmp_path, assert_parity, capsys):
   torch.manual_seed(0)
   theirs = timm.create_model(name, **sizes, **options).eval()

@@ -100,8 +100,7 @@ def cells_of(config: ConfigDict) -> list[Cell]:
   """All cells, seed by seed, so that the table is soon complete in small."""
   return [
       Cell(initialisation, dataset, protocol, seed) for seed, dataset, protocol, initialisation in itertools.product(
-          range(config.seeds), config.datasets, config.protocols, config.initialisations)
-  ]
+          range(config.seeds), config.datasets, config.protocols, config.initialisations)]
 
 
 def cell_config(config: ConfigDict, cell: Cell) -> ConfigDict:
@@ -146,8 +145,7 @@ def write(config: ConfigDict, sections: dict[Cell, ConfigDict], workdir: str) ->
   failures = {
       cell: said
       for cell in sections
-      if cell not in results and (said := subprocess_runs.why_failed(os.path.join(workdir, cell.name)))
-  }
+      if cell not in results and (said := subprocess_runs.why_failed(os.path.join(workdir, cell.name)))}
   tables.write(
       tables.Table(
           tuple(config.initialisations), tuple(config.datasets), tuple(config.protocols), config.seeds,

@@ -72,8 +72,7 @@ def latex(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) ->
   return '\n'.join([
       r'% needs \usepackage{booktabs}', r'\begin{table}', r'\centering', rf'\caption{{{_latex_text(caption)}}}',
       rf'\begin{{tabular}}{{{"l" * len(header)}}}', r'\toprule', ' & '.join(map(_latex_cell, header)) + r' \\',
-      r'\midrule', *body, r'\bottomrule', r'\end{tabular}', r'\end{table}', ''
-  ])
+      r'\midrule', *body, r'\bottomrule', r'\end{tabular}', r'\end{table}', ''])
 
 
 def _latex_cell(cell: str) -> str:
@@ -85,8 +84,7 @@ def _latex_cell(cell: str) -> str:
 _LATEX = {
     '\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{', '}': r'\}',
     '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '±': r'$\pm$', '−': r'$-$', '<': r'$<$', '>': r'$>$',
-    '†': r'$^\dagger$'
-}
+    '†': r'$^\dagger$'}
 
 
 def _latex_text(text: str) -> str:

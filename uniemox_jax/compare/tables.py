@@ -102,8 +102,8 @@ def compared(table: Table) -> list[dict[str, Any]]:
       for name in table.initialisations:
         if name != table.reference and (pair := summary_statistics.paired(table.scores(name, column, protocol),
                                                                           theirs)):
-          rows.append(
-              {'initialisation': name, **column._asdict(), 'measured': heading, 'protocol': protocol, **pair._asdict()})
+          rows.append({
+              'initialisation': name, **column._asdict(), 'measured': heading, 'protocol': protocol, **pair._asdict()})
   for row, corrected in zip(rows, summary_statistics.holm([row['p'] for row in rows])):
     row['p_holm'] = corrected
   return rows
@@ -137,8 +137,7 @@ def _texts(table: Table, protocol: str, beyond: set[tuple[str, Column, str]]) ->
   for column in table.columns(protocol):
     summaries = [
         summary_statistics.summarise(list(scores.values())) if scores else None
-        for scores in (table.scores(name, column, protocol) for name in table.initialisations)
-    ]
+        for scores in (table.scores(name, column, protocol) for name in table.initialisations)]
     sign = KINDS[column.task].direction if column.task else 1
     best = max((sign * summary.mean for summary in summaries if summary), default=None)
     for row, summary in zip(rows, summaries):
@@ -155,22 +154,19 @@ def _texts(table: Table, protocol: str, beyond: set[tuple[str, Column, str]]) ->
 def _markdown(
     table: Table, headers: dict[str, list[str]], texts: dict[str, list[list[str]]], pairs: list[dict[str, Any]]) -> str:
   parts = [
-      f'## {protocol}\n\n{summary_statistics.markdown(headers[protocol], rows)}' for protocol, rows in texts.items()
-  ]
+      f'## {protocol}\n\n{summary_statistics.markdown(headers[protocol], rows)}' for protocol, rows in texts.items()]
   parts.append(NOTES.format(reference=table.reference))
   if pairs:
     lines = [[
         row['initialisation'], row['measured'], row['protocol'], f"{row['difference']:+.4f}",
         *('-' if row[key] is None else f'{row[key]:.3g}' for key in ('p', 'p_holm')),
-        str(row['runs'])
-    ] for row in pairs]
+        str(row['runs'])] for row in pairs]
     parts.append(
         f'## Difference from {table.reference}\n\n' + summary_statistics.markdown(
             ['initialisation', 'dataset', 'protocol', 'difference', 'p', "p, Holm's", 'pairs'], lines))
   undefined = [
       f'- {_named(key)}: {_metric(result, task)}' for key, result in table.results.items() for task in _tasks(result)
-      if score_of(result, task) is None
-  ]
+      if score_of(result, task) is None]
   if undefined:
     parts.append('Undefined on these test pictures, and so left out:\n\n' + '\n'.join(undefined) + '\n')
   parts.append(
@@ -187,8 +183,7 @@ def _numbers(result: dict[str, Any]) -> dict[str, float]:
   parts = {'': result} | {f'{task}_': measured for task, measured in result.get('tasks', {}).items()}
   return {
       f'{prefix}{name}': value
-      for prefix, part in parts.items() for name, value in part.items() if isinstance(value, float)
-  }
+      for prefix, part in parts.items() for name, value in part.items() if isinstance(value, float)}
 
 
 def _csv(table: Table) -> str:
@@ -212,12 +207,10 @@ def _json(table: Table, pairs: list[dict[str, Any]]) -> dict[str, Any]:
         if scores := table.scores(name, column, protocol):
           summaries.append({
               'initialisation': name, **column._asdict(), 'protocol': protocol,
-              **summary_statistics.summarise(list(scores.values()))._asdict(), 'by_seed': scores
-          })
+              **summary_statistics.summarise(list(scores.values()))._asdict(), 'by_seed': scores})
   return {
       'reference': table.reference, 'seeds': table.seeds, 'unfinished': table.unfinished, 'summaries': summaries,
-      'compared': pairs, 'failures': [{'cell': list(key), 'said': said} for key, said in table.failures.items()]
-  }
+      'compared': pairs, 'failures': [{'cell': list(key), 'said': said} for key, said in table.failures.items()]}
 
 
 def _picture(table: Table) -> bytes:

@@ -30,8 +30,7 @@ RULES = [
     NameRule('vision/project/kernel', ('visual_projection.weight',), name_table.TRANSPOSE),
     NameRule('language/token_embedding', ('text_model.embeddings.token_embedding.weight',)),
     NameRule('language/positions', ('text_model.embeddings.position_embedding.weight',)),
-    NameRule('language/project/kernel', ('text_projection.weight',), name_table.TRANSPOSE)
-]
+    NameRule('language/project/kernel', ('text_projection.weight',), name_table.TRANSPOSE)]
 RULES += layer_norm_rules('vision/pre_norm', 'vision_model.pre_layrnorm')
 RULES += block_rules('vision/blocks', 'vision_model.encoder.layers.{}', _BLOCK)
 RULES += layer_norm_rules('vision/post_norm', 'vision_model.post_layernorm')
@@ -50,8 +49,7 @@ OPENAI_RULES = [
     NameRule('vision/project/kernel', ('visual.proj',)),
     NameRule('language/token_embedding', ('token_embedding.weight',)),
     NameRule('language/positions', ('positional_embedding',)),
-    NameRule('language/project/kernel', ('text_projection',))
-]
+    NameRule('language/project/kernel', ('text_projection',))]
 OPENAI_RULES += layer_norm_rules('vision/pre_norm', 'visual.ln_pre')
 OPENAI_RULES += block_rules('vision/blocks', 'visual.transformer.resblocks.{}', _OPENAI_BLOCK)
 OPENAI_RULES += layer_norm_rules('vision/post_norm', 'visual.ln_post')
@@ -103,8 +101,7 @@ def openai_config(shapes: Mapping[str, tuple[int, ...]], *, source: str, activat
         '--activation to import_torch and use what that writes')
   ranks = {
       'visual.conv1.weight': 4, 'visual.positional_embedding': 2, 'visual.proj': 2, 'token_embedding.weight': 2,
-      'positional_embedding': 2
-  }
+      'positional_embedding': 2}
   missing = [name for name, rank in ranks.items() if len(shapes.get(name, ())) != rank]
   if missing:
     raise UserError(
@@ -122,10 +119,8 @@ def openai_config(shapes: Mapping[str, tuple[int, ...]], *, source: str, activat
 
 OPEN_CLIP_DEFAULTS = {
     'vision_cfg': {
-        'layers': 12, 'width': 768, 'head_width': HEAD_WIDTH, 'mlp_ratio': 4.0, 'patch_size': 16, 'image_size': 224
-    },
-    'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'width': 512, 'heads': 8, 'layers': 12, 'mlp_ratio': 4.0}
-}
+        'layers': 12, 'width': 768, 'head_width': HEAD_WIDTH, 'mlp_ratio': 4.0, 'patch_size': 16, 'image_size': 224},
+    'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'width': 512, 'heads': 8, 'layers': 12, 'mlp_ratio': 4.0}}
 """Defaults of open_clip's CLIPVisionCfg and CLIPTextCfg (open_clip/model.py)."""
 OPEN_CLIP_FIXED = {'pool_type': ('tok', 'argmax'), 'proj_type': ('linear',), 'pos_embed_type': ('learnable',)}
 OPEN_CLIP_FREE = (

@@ -22,14 +22,12 @@ ARCHITECTURES = {192: 'tiny', 384: 'small', 768: 'base', 1024: 'large'}
 TIMM_VARIANTS = {
     (False, 'gelu', mae_weights.NORM_EPS): 'patch16_224',
     (True, 'gelu', mae_weights.CLIP_NORM_EPS): 'patch16_clip_224',
-    (True, 'quick_gelu', mae_weights.CLIP_NORM_EPS): 'patch16_clip_quickgelu_224',
-}
+    (True, 'quick_gelu', mae_weights.CLIP_NORM_EPS): 'patch16_clip_quickgelu_224',}
 """(pre_norm, activation, norm_eps) -> the end of timm's name for it."""
 _VIT_DEFAULTS = {'norm_eps': mae_weights.NORM_EPS, 'pre_norm': False, 'activation': 'gelu'}
 MODEL_DEFAULTS = {
     'encoder': _VIT_DEFAULTS, 'classifier': _VIT_DEFAULTS,
-    'uniemox': _VIT_DEFAULTS | {'mask_ratio': 0.9, 'fusion': 'additive', 'fusion_heads': 1, 'reconstruct': True}
-}
+    'uniemox': _VIT_DEFAULTS | {'mask_ratio': 0.9, 'fusion': 'additive', 'fusion_heads': 1, 'reconstruct': True}}
 """The modules' defaults of arguments that a description may leave out."""
 PTH = 'checkpoint.pth'
 
@@ -86,18 +84,15 @@ def _timm_config(student: ExportedStudent) -> dict[str, Any]:
   size_name = 'base' if model['pre_norm'] else ARCHITECTURES.get(width, 'base')
   model_args = {
       'img_size': size, 'patch_size': model['patch_size'], 'embed_dim': width, 'depth': model['depth'],
-      'num_heads': model['heads'], 'global_pool': 'avg', 'fc_norm': bool(classes)
-  }
+      'num_heads': model['heads'], 'global_pool': 'avg', 'fc_norm': bool(classes)}
   pretrained_cfg = {
       'input_size': [3, size, size], 'fixed_input_size': True, 'interpolation': 'bicubic',
       'crop_pct': size / student.short_side, 'crop_mode': 'center', 'mean': student.mean, 'std': student.std,
-      'num_classes': classes, 'first_conv': 'patch_embed.proj', 'classifier': 'head'
-  }
+      'num_classes': classes, 'first_conv': 'patch_embed.proj', 'classifier': 'head'}
   labels = {'label_names': student.labels} if classes else {}
   return {
       'architecture': f'vit_{size_name}_{TIMM_VARIANTS[student.variant]}', 'num_classes': classes,
-      'num_features': width, 'global_pool': 'avg', 'model_args': model_args, **labels, 'pretrained_cfg': pretrained_cfg
-  }
+      'num_features': width, 'global_pool': 'avg', 'model_args': model_args, **labels, 'pretrained_cfg': pretrained_cfg}
 
 
 def write_vit_mae(folder: Path, student: ExportedStudent) -> list[str]:
@@ -161,8 +156,7 @@ def _save_torch(path: Path, parts: Mapping[str, Mapping[str, np.ndarray]]) -> No
   # Copies: a tensor that is a view would bring the whole of its array into the file.
   torch.save({
       key: {name: torch.from_numpy(np.array(array, order='C')) for name, array in part.items()}
-      for key, part in parts.items()
-  }, path)
+      for key, part in parts.items()}, path)
 
 
 def _export(rules: list[NameRule], params: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

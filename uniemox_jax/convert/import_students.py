@@ -130,14 +130,12 @@ def student_of_clip(
         f'{4 * tower.width}: this CLIP can only be a teacher')
   model = {
       'image_size': config.image_size, 'patch_size': config.patch_size, 'width': tower.width, 'depth': tower.depth,
-      'heads': tower.heads, 'norm_eps': tower.norm_eps, 'pre_norm': True, 'activation': tower.activation
-  }
+      'heads': tower.heads, 'norm_eps': tower.norm_eps, 'pre_norm': True, 'activation': tower.activation}
   same = {name: vision[name] for name in ('patch_embed', 'positions', 'pre_norm', 'blocks')}
   encoder = {'encoder': same | {'cls_token': vision['class_embedding'][None], 'norm': vision['post_norm']}}
   messages = [
       f"{source}: {_describe('the image tower of a CLIP', 'encoder', model, encoder)}",
-      'left behind: text tower, projections, logit_scale'
-  ]
+      'left behind: text tower, projections, logit_scale']
   return ImportedStudent('encoder', model, encoder, None, statistics, messages)
 
 
@@ -192,8 +190,7 @@ def _from_mae(shapes: Shapes, heads: AttentionHeads, config: dict[str, Any], dec
   side = side_of(_shape(shapes, 'pos_embed', 3, source)[1], source)
   model = {
       'image_size': patch * side, 'patch_size': patch, 'width': width, 'depth': _depth(shapes, 'blocks', source),
-      'heads': encoder_heads, **_variant(shapes, config, source)
-  }
+      'heads': encoder_heads, **_variant(shapes, config, source)}
   if 'fc_norm.weight' in shapes:
     return 'classifier', model | {'classes': _shape(shapes, 'head.weight', 2, source)[0]}, r'norm\.(weight|bias)'
   if not decoder or not any(re.fullmatch(PRETRAINING, name) for name in shapes):
@@ -205,8 +202,7 @@ def _from_mae(shapes: Shapes, heads: AttentionHeads, config: dict[str, Any], dec
   return 'uniemox', model | {
       'decoder_width': width, 'decoder_depth': _depth(shapes, 'decoder_blocks', source), 'decoder_heads': decoder_heads,
       'mask_ratio': FUSED_MASK_RATIO if fuses else MAE_MASK_RATIO, 'fusion': fusion, 'fusion_heads': fusion_heads,
-      'decode': 'scene', 'semantic': fuses, 'reconstruct': True
-  }, name_table.NOTHING
+      'decode': 'scene', 'semantic': fuses, 'reconstruct': True}, name_table.NOTHING
 
 
 def _variant(shapes: Shapes, config: dict[str, Any], source: str) -> dict[str, Any]:
@@ -221,8 +217,7 @@ def _variant(shapes: Shapes, config: dict[str, Any], source: str) -> dict[str, A
         'the folder')
   return {
       'norm_eps': mae_weights.CLIP_NORM_EPS, 'pre_norm': True,
-      'activation': 'quick_gelu' if '_quickgelu_' in architecture else 'gelu'
-  }
+      'activation': 'quick_gelu' if '_quickgelu_' in architecture else 'gelu'}
 
 
 def _shape(shapes: Shapes, name: str, rank: int, source: str) -> tuple[int, ...]:
@@ -264,8 +259,7 @@ def _check_timm(config: dict[str, Any], shapes: Shapes, source: str) -> dict[str
   strange = {
       key: value
       for key, value in config.get('model_args', {}).items()
-      if value and key not in TIMM_FREE and TIMM_FIXED.get(key) != value
-  }
+      if value and key not in TIMM_FREE and TIMM_FIXED.get(key) != value}
   pool = config.get('global_pool', '')
   if strange or pool not in ('', 'token', 'avg'):
     raise UserError(f'{source}: config.json asks for {strange or pool!r}, which this ViT does not have')

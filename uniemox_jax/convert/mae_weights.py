@@ -22,16 +22,15 @@ ENCODER_RULES = [
     NameRule('encoder/cls_token', ('cls_token',), name_table.BATCHED),
     NameRule('encoder/positions', ('pos_embed',), name_table.BATCHED),
     NameRule('encoder/patch_embed/kernel', ('patch_embed.proj.weight',), name_table.CONV),
-    NameRule('encoder/patch_embed/bias', ('patch_embed.proj.bias',))
-] + block_rules('encoder/blocks', 'blocks.{}', _BLOCK)
+    NameRule('encoder/patch_embed/bias',
+             ('patch_embed.proj.bias',))] + block_rules('encoder/blocks', 'blocks.{}', _BLOCK)
 PRE_NORM_RULES = layer_norm_rules('encoder/pre_norm', 'norm_pre')
 """Of timm's image towers of CLIP, whose patch embedding has no bias."""
 NORM_RULES = layer_norm_rules('encoder/norm', 'norm')
 PROJECT_RULES = linear_rules('project', 'decoder_embed')
 DECODER_RULES = [
     NameRule('decoder/mask_token', ('mask_token',), name_table.BATCHED),
-    NameRule('decoder/positions', ('decoder_pos_embed',), name_table.BATCHED)
-]
+    NameRule('decoder/positions', ('decoder_pos_embed',), name_table.BATCHED)]
 DECODER_RULES += block_rules('decoder/blocks', 'decoder_blocks.{}', _BLOCK)
 DECODER_RULES += layer_norm_rules('decoder/norm', 'decoder_norm') + linear_rules('decoder/predict', 'decoder_pred')
 CLASSIFIER_RULES = layer_norm_rules('fc_norm', 'fc_norm') + linear_rules('head', 'head')
@@ -51,16 +50,14 @@ def fusion_rules(fusion: str, heads: int) -> list[NameRule]:
   additive = layer_norm_rules('fusion/norm', 'att_fusion.bn') + linear_rules('fusion/linear', 'att_fusion.linear')
   weights = [
       NameRule('fusion/scene_weight', ('att_fusion.alpha',), name_table.SPACED),
-      NameRule('fusion/person_weight', ('att_fusion.beta',), name_table.SPACED)
-  ]
+      NameRule('fusion/person_weight', ('att_fusion.beta',), name_table.SPACED)]
   mlp = linear_rules('fusion/up', 'att_fusion.mlp.0') + linear_rules('fusion/down', 'att_fusion.mlp.2')
   gates = each_head('scene_gate', 'W_a') + each_head('person_gate', 'W_b')
   tables: dict[str, list[NameRule]] = {
       'none': [], 'additive': additive,
       'weighted_sum': weights + layer_norm_rules('fusion/norm', 'att_fusion.layer_norm') + bias,
       'attention': each_head('scene_score', 'W_a') + each_head('person_score', 'W_b') + bias,
-      'glu': gates + mlp + linear_rules('fusion/gate', 'att_fusion.gate') + bias
-  }
+      'glu': gates + mlp + linear_rules('fusion/gate', 'att_fusion.gate') + bias}
   if fusion not in tables:
     raise UserError(f"the original has no fusion '{fusion}': its own are {', '.join(tables)}")
   return tables[fusion]

@@ -75,8 +75,7 @@ def linear_rules(ours: str, *theirs: str, joint: str = '.') -> list[NameRule]:
   """Rules of a dense layer with bias; several PyTorch layers are fused along the output. joint: before `weight`."""
   return [
       NameRule(f'{ours}/kernel', tuple(f'{name}{joint}weight' for name in theirs), TRANSPOSE),
-      NameRule(f'{ours}/bias', tuple(f'{name}{joint}bias' for name in theirs))
-  ]
+      NameRule(f'{ours}/bias', tuple(f'{name}{joint}bias' for name in theirs))]
 
 
 def layer_norm_rules(ours: str, theirs: str) -> list[NameRule]:
@@ -93,8 +92,7 @@ def block_rules(ours: str, theirs: str, names: BlockNames) -> list[NameRule]:
       *linear_rules(f'{ours}/attention/out', f'{theirs}.{names.out}'),
       *layer_norm_rules(f'{ours}/norm2', f'{theirs}.{names.norm2}'),
       *linear_rules(f'{ours}/mlp/up', f'{theirs}.{names.up}'),
-      *linear_rules(f'{ours}/mlp/down', f'{theirs}.{names.down}')
-  ]
+      *linear_rules(f'{ours}/mlp/down', f'{theirs}.{names.down}')]
 
 
 def _export_leaf(rule: NameRule, leaf: Any) -> list[Any]:
@@ -160,8 +158,7 @@ def _check_names(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tu
   """Raises UserError where the names, or the shapes under them, differ."""
   problems = {
       'missing': sorted(expected.keys() - found.keys()), 'unexpected': sorted(found.keys() - expected.keys()),
-      'of another shape': []
-  }
+      'of another shape': []}
   for name in sorted(expected.keys() & found.keys()):
     if found[name] != expected[name]:
       transposed = ' (transposed)' if found[name] == expected[name][::-1] else ''

@@ -14,14 +14,12 @@ ENCODER_RULES = [
     NameRule('encoder/cls_token', ('vit.embeddings.cls_token',), name_table.BATCHED),
     NameRule('encoder/positions', ('vit.embeddings.position_embeddings',), name_table.BATCHED),
     NameRule('encoder/patch_embed/kernel', ('vit.embeddings.patch_embeddings.projection.weight',), name_table.CONV),
-    NameRule('encoder/patch_embed/bias', ('vit.embeddings.patch_embeddings.projection.bias',))
-]
+    NameRule('encoder/patch_embed/bias', ('vit.embeddings.patch_embeddings.projection.bias',))]
 ENCODER_RULES += block_rules('encoder/blocks', 'vit.encoder.layer.{}', _BLOCK)
 ENCODER_RULES += layer_norm_rules('encoder/norm', 'vit.layernorm')
 DECODER_RULES = linear_rules('project', 'decoder.decoder_embed') + [
     NameRule('decoder/mask_token', ('decoder.mask_token',), name_table.BATCHED),
-    NameRule('decoder/positions', ('decoder.decoder_pos_embed',), name_table.BATCHED)
-]
+    NameRule('decoder/positions', ('decoder.decoder_pos_embed',), name_table.BATCHED)]
 DECODER_RULES += block_rules('decoder/blocks', 'decoder.decoder_encoder.layer.{}', _BLOCK)
 DECODER_RULES += layer_norm_rules('decoder/norm', 'decoder.decoder_norm')
 DECODER_RULES += linear_rules('decoder/predict', 'decoder.decoder_pred')
@@ -32,12 +30,10 @@ LEFT = r'vit\.pooler\.dense\.(weight|bias)|classifier\.(weight|bias)'
 
 ENCODER_SETTINGS = {
     'image_size': ('image_size', 224), 'patch_size': ('patch_size', 16), 'width': ('hidden_size', 768),
-    'depth': ('num_hidden_layers', 12), 'heads': ('num_attention_heads', 12), 'norm_eps': ('layer_norm_eps', 1e-12)
-}
+    'depth': ('num_hidden_layers', 12), 'heads': ('num_attention_heads', 12), 'norm_eps': ('layer_norm_eps', 1e-12)}
 DECODER_SETTINGS = {
     'decoder_width': ('decoder_hidden_size', 512), 'decoder_depth': ('decoder_num_hidden_layers', 8),
-    'decoder_heads': ('decoder_num_attention_heads', 16), 'mask_ratio': ('mask_ratio', 0.75)
-}
+    'decoder_heads': ('decoder_num_attention_heads', 16), 'mask_ratio': ('mask_ratio', 0.75)}
 SETTINGS = ENCODER_SETTINGS | DECODER_SETTINGS
 """Our argument -> (key in config.json, transformers' default)."""
 
@@ -91,5 +87,4 @@ def hub_config(arguments: dict[str, Any], *, norm_pix: bool = False) -> dict[str
   return {theirs: arguments[ours] for ours, (theirs, _) in SETTINGS.items()} | {
       'architectures': ['ViTMAEForPreTraining'], 'model_type': 'vit_mae', 'dtype': 'float32', 'hidden_act': 'gelu',
       'num_channels': 3, 'qkv_bias': True, 'norm_pix_loss': norm_pix, 'intermediate_size': 4 * arguments['width'],
-      'decoder_intermediate_size': 4 * arguments['decoder_width']
-  }
+      'decoder_intermediate_size': 4 * arguments['decoder_width']}

@@ -10,8 +10,7 @@ from uniemox_jax.convert.name_table import NameRule
 CLIP, OPENAI_CLIP, MAE, VIT = 'clip', 'openai_clip', 'mae', 'vit'
 TITLES = {
     CLIP: "a CLIP in transformers' form", OPENAI_CLIP: "a CLIP in OpenAI's form",
-    MAE: "a ViT in the form of MAE, timm or the original", VIT: "a ViT or MAE in transformers' form"
-}
+    MAE: "a ViT in the form of MAE, timm or the original", VIT: "a ViT or MAE in transformers' form"}
 CLIPS = (CLIP, OPENAI_CLIP)
 ENOUGH = 0.5
 """Share of a file's names that a family must know. The check against its table names the rest."""
@@ -28,8 +27,7 @@ _NAMES = {
     CLIP: _known_names(clip_weights.RULES, clip_weights.IGNORED),
     OPENAI_CLIP: _known_names(clip_weights.OPENAI_RULES, clip_weights.IGNORED),
     MAE: _known_names(_MAE_PRETRAINING + _MAE_OTHERS, rf'{re.escape(mae_weights.FUSION_PREFIX)}.*'),
-    VIT: _known_names(vit_mae_weights.RULES, vit_mae_weights.LEFT)
-}
+    VIT: _known_names(vit_mae_weights.RULES, vit_mae_weights.LEFT)}
 
 
 def family_of(names: Iterable[str], source: str) -> str:

@@ -88,8 +88,8 @@ def load_frozen(init: str, model: dict[str, Any], *, dtype: DTypeLike, seed: int
 
 
 def _digest(params: dict[str, Any], model: dict[str, Any], statistics: dict[str, list[float]], dtype: DTypeLike) -> str:
-  return config_hash(
-      {'leaves': describe_leaves(params), 'model': model, 'statistics': statistics, 'dtype': jnp.dtype(dtype).name})
+  return config_hash({
+      'leaves': describe_leaves(params), 'model': model, 'statistics': statistics, 'dtype': jnp.dtype(dtype).name})
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -98,5 +98,4 @@ def probe_knn(
 
   return predict, {
       'k': best, 'val_top1': scores[best], 'temperature': TEMPERATURE,
-      'tried': [{'k': count, 'val_top1': score} for count, score in scores.items()]
-  }
+      'tried': [{'k': count, 'val_top1': score} for count, score in scores.items()]}

@@ -92,8 +92,7 @@ def resolve(label_map: LabelMap | None, source: Sequence[str], target: Sequence[
   sides = (('source', source, label_map.source), ('target', target, to_target))
   missing = [
       f'{side} {", ".join(lacking)}' for side, names, known in sides
-      if (lacking := [name for name in names if name not in known])
-  ]
+      if (lacking := [name for name in names if name not in known])]
   if missing:
     raise UserError(
         f"label map '{label_map.name}' misses {' and '.join(missing)}: add each with its class, or null to leave it out"

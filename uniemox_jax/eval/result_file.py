@@ -28,8 +28,7 @@ def write_result(
   """
   result = {
       'dataset': dataset, 'split': split, 'init': init, 'checkpoint_step': checkpoint_step, 'config_hash': config_hash,
-      **metrics
-  }
+      **metrics}
   if is_primary():
     write_json(path, result)
   return result

@@ -62,8 +62,8 @@ class InspectedModel:
 
   def views(self, examples: Sequence[Example]) -> jax.Array:
     """Its normalised input, (B, V, S, S, 3): the scene, then the person if it reads one, or the scene again."""
-    views = [[example.scene, example.scene if example.person is None else example.person]
-             if self.reads_person else [example.scene] for example in examples]
+    views = [[example.scene, example.scene if example.person is None else example.person] if self.reads_person else [
+        example.scene] for example in examples]
     return normalise(jnp.asarray(np.array(views)), **self._statistics)
 
   def first_columns(self) -> dict[str, int]:

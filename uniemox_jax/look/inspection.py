@@ -137,8 +137,8 @@ def draw_mistakes(inspected: InspectedModel, split: reader.Split, inspection: In
   wrong.sort(key=lambda place: (-confidence_N[place], place))
   mistakes = [{
       'id': inspection.id[place], 'label': inspected.labels[inspection.label_N[place]],
-      'predicted': inspected.labels[predicted_N[place]], 'confidence': round(float(confidence_N[place]), 6)
-  } for place in wrong[:shown]]
+      'predicted': inspected.labels[predicted_N[place]], 'confidence': round(float(confidence_N[place]), 6)}
+              for place in wrong[:shown]]
   tiles = []
   views = read_examples(split, wrong[:shown], inspected.image_size, person=False)
   for view, mistake in zip(views, mistakes):
@@ -202,12 +202,10 @@ def look(
       'attention': lambda: draw_attention(inspected, inspection),
       'embeddings': lambda: draw_embeddings(inspected, inspection, split.labels),
       'mistakes': lambda: draw_mistakes(inspected, split, inspection, examples),
-      'reconstruction': lambda: draw_reconstruction(inspected, inspection)
-  }
+      'reconstruction': lambda: draw_reconstruction(inspected, inspection)}
   result: dict[str, Any] = {
       'checkpoint': inspected.path, 'step': inspected.step, 'kind': inspected.kind, 'dataset': dataset,
-      'split': split.name, 'examples': split.num_examples, 'pictures': {}, 'skipped': {}
-  }
+      'split': split.name, 'examples': split.num_examples, 'pictures': {}, 'skipped': {}}
   for name, draw in drawings.items():
     path = os.path.join(workdir, f'{name}.png')
     try:

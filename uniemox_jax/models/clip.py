@@ -18,12 +18,10 @@ from uniemox_jax.models.masking import patchify
 TOWER_DEFAULTS = {'hidden_act': 'quick_gelu', 'layer_norm_eps': 1e-5, 'num_hidden_layers': 12}
 TEXT_DEFAULTS = TOWER_DEFAULTS | {
     'hidden_size': 512, 'intermediate_size': 2048, 'num_attention_heads': 8, 'vocab_size': 49408,
-    'max_position_embeddings': 77, 'eos_token_id': 49407
-}
+    'max_position_embeddings': 77, 'eos_token_id': 49407}
 VISION_DEFAULTS = TOWER_DEFAULTS | {
     'hidden_size': 768, 'intermediate_size': 3072, 'num_attention_heads': 12, 'image_size': 224, 'patch_size': 32,
-    'num_channels': 3
-}
+    'num_channels': 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +54,7 @@ class Tower:
     """The inverse of `from_dict`."""
     return {
         'hidden_size': self.width, 'num_hidden_layers': self.depth, 'num_attention_heads': self.heads,
-        'intermediate_size': self.hidden, 'hidden_act': self.activation, 'layer_norm_eps': self.norm_eps
-    }
+        'intermediate_size': self.hidden, 'hidden_act': self.activation, 'layer_norm_eps': self.norm_eps}
 
 
 def _tower_dict(hub: dict[str, Any], name: str, defaults: dict[str, Any]) -> dict[str, Any]:
@@ -115,16 +112,13 @@ class CLIPConfig:
     """The contents of a `config.json` that transformers' `CLIPModel.from_pretrained` reads."""
     text = self.text.to_dict() | {
         'model_type': 'clip_text_model', 'vocab_size': self.vocab_size, 'max_position_embeddings': self.context_length,
-        'eos_token_id': self.eos_token_id, 'projection_dim': self.projection_dim
-    }
+        'eos_token_id': self.eos_token_id, 'projection_dim': self.projection_dim}
     vision = self.vision.to_dict() | {
         'model_type': 'clip_vision_model', 'image_size': self.image_size, 'patch_size': self.patch_size, 'num_channels':
-            3, 'projection_dim': self.projection_dim
-    }
+            3, 'projection_dim': self.projection_dim}
     return {
         'architectures': ['CLIPModel'], 'model_type': 'clip', 'dtype': 'float32', 'projection_dim': self.projection_dim,
-        'logit_scale_init_value': self.logit_scale_init, 'text_config': text, 'vision_config': vision
-    }
+        'logit_scale_init_value': self.logit_scale_init, 'text_config': text, 'vision_config': vision}
 
 
 def _blocks(tower: Tower, *, causal: bool, remat: str, scan: bool, dtype: Any, rngs: nnx.Rngs) -> layers.Blocks:

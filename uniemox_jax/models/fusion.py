@@ -102,8 +102,7 @@ class Glu(nnx.Module):
 
 
 FUSIONS: dict[str, Callable[..., nnx.Module]] = {
-    'additive': Additive, 'prior': Prior, 'weighted_sum': WeightedSum, 'attention': StreamAttention, 'glu': Glu
-}
+    'additive': Additive, 'prior': Prior, 'weighted_sum': WeightedSum, 'attention': StreamAttention, 'glu': Glu}
 """Every trained fusion by its config name; 'none' (gamma = alpha) has no module and no person view."""
 
 

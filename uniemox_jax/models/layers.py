@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 REMAT_POLICIES = {
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable, 'full': jax.checkpoint_policies.nothing_saveable
-}
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable, 'full': jax.checkpoint_policies.nothing_saveable}
 
 
 def gelu(x: jax.Array) -> jax.Array:

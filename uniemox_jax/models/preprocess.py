@@ -10,10 +10,11 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 EVALUATION_SHARE = 224 / 256
 """The centre crop is this share of the resized short side (docs/method.md, Recipes)."""
 
+Statistics = tuple[float, ...]
+"""Mean or standard deviation of the red, green and blue channels."""
 
-def normalise(
-    images_BxHxWx3: jax.Array, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float,
-                                                                                   ...] = IMAGENET_STD) -> jax.Array:
+
+def normalise(images_BxHxWx3: jax.Array, mean: Statistics = IMAGENET_MEAN, std: Statistics = IMAGENET_STD) -> jax.Array:
   """0..255 pixels, uint8 or float, to (x/255 - mean) / std in float32; the student uses ImageNet's statistics."""
   return (images_BxHxWx3.astype(jnp.float32) / 255.0 - jnp.array(mean)) / jnp.array(std)
 
@@ -64,9 +65,7 @@ def as_model_input(images: Any, size: int, view_and_normalise: Any, name: str = 
       f'(B, {size}, {size}, 3) already normalised')
 
 
-def student_view(
-    images: Any, size: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float,
-                                                                                ...] = IMAGENET_STD) -> jax.Array:
+def student_view(images: Any, size: int, mean: Statistics = IMAGENET_MEAN, std: Statistics = IMAGENET_STD) -> jax.Array:
   """uint8 or normalised images as the student's evaluation sees them; see `as_model_input`."""
 
   def view(pixels: jax.Array) -> jax.Array:
@@ -75,9 +74,7 @@ def student_view(
   return as_model_input(images, size, view)
 
 
-def person_view(
-    persons: Any, size: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float,
-                                                                                 ...] = IMAGENET_STD) -> jax.Array:
+def person_view(persons: Any, size: int, mean: Statistics = IMAGENET_MEAN, std: Statistics = IMAGENET_STD) -> jax.Array:
   """uint8 or normalised images of persons, squashed to the square as person crops are; see `as_model_input`."""
 
   def view(pixels: jax.Array) -> jax.Array:

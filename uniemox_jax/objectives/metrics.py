@@ -55,15 +55,13 @@ def single_label(logits_NxC: np.ndarray, label_N: np.ndarray, names: Sequence[st
   confidence_N = _softmax(logits_NxC.astype(np.float64))[rows, predicted_N]
   per_class = [{
       'label': name, 'examples': int(support[i]), 'precision': float(precision[i]), 'recall': float(recall[i]),
-      'f1': float(f1[i])
-  } for i, name in enumerate(names)]
+      'f1': float(f1[i])} for i, name in enumerate(names)]
   return {
       'examples': len(label_N), 'top1': float(np.mean(predicted_N == label_N)),
       'top3': float(np.mean((ranked_NxC[:, :3] == label_N[:, None]).any(axis=-1))), 'macro_f1': float(f1.mean()),
       'balanced_accuracy': float(recall[support > 0].mean()),
       'ece': expected_calibration_error(confidence_N, predicted_N == label_N), 'per_class': per_class,
-      'confusion': confusion.tolist()
-  }
+      'confusion': confusion.tolist()}
 
 
 def expected_calibration_error(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = ECE_BINS) -> float:
@@ -99,12 +97,10 @@ def multi_label(
   jaccard_N = both.sum(1) / np.maximum((predicted_NxC | present_NxC).sum(1), 1)
   per_class = [{
       'label': name, 'examples': int(support[i]), 'ap': ap_C[i], 'threshold': thresholds_C[i],
-      'precision': float(precision[i]), 'recall': float(recall[i]), 'f1': float(f1[i])
-  } for i, name in enumerate(names)]
+      'precision': float(precision[i]), 'recall': float(recall[i]), 'f1': float(f1[i])} for i, name in enumerate(names)]
   return {
       'examples': len(scores_NxC), 'map': mean_defined(ap_C), 'macro_f1': float(f1.mean()),
-      'jaccard': float(jaccard_N.mean()), 'per_class': per_class
-  }
+      'jaccard': float(jaccard_N.mean()), 'per_class': per_class}
 
 
 def average_precision(score_N: np.ndarray, present_N: np.ndarray) -> float | None:
@@ -150,8 +146,7 @@ def label_distribution(logits_NxC: np.ndarray, target_NxC: np.ndarray) -> dict[s
       'chebyshev': apart_NxC.max(axis=-1), 'clark': np.sqrt((relative_NxC**2).sum(axis=-1)),
       'canberra': relative_NxC.sum(axis=-1), 'kl': (target_NxC * (log_target_NxC - log_NxC)).sum(axis=-1),
       'cosine': (predicted_NxC * target_NxC).sum(axis=-1) / norms_N,
-      'intersection': np.minimum(predicted_NxC, target_NxC).sum(axis=-1)
-  }
+      'intersection': np.minimum(predicted_NxC, target_NxC).sum(axis=-1)}
   return {'examples': len(target_NxC)} | {name: float(values_N.mean()) for name, values_N in by_example.items()}
 
 
@@ -168,13 +163,11 @@ def dimensional(predicted_NxD: np.ndarray, target_NxD: np.ndarray, names: Sequen
   """
   rows = [
       _one_dimension(predicted_NxD[:, i].astype(np.float64), target_NxD[:, i].astype(np.float64))
-      for i in range(len(names))
-  ]
+      for i in range(len(names))]
   means = {metric: mean_defined([row[metric] for row in rows]) for metric in ('mae', 'pearson', 'ccc')}
   return {
       'examples': int(np.isfinite(target_NxD).any(axis=-1).sum()),
-      **means, 'per_dimension': [{'dimension': name, **row} for name, row in zip(names, rows)]
-  }
+      **means, 'per_dimension': [{'dimension': name, **row} for name, row in zip(names, rows)]}
 
 
 def _one_dimension(predicted_N: np.ndarray, target_N: np.ndarray) -> dict[str, Any]:
@@ -188,5 +181,4 @@ def _one_dimension(predicted_N: np.ndarray, target_N: np.ndarray) -> dict[str, A
   return {
       'examples': len(x), 'mae': float(np.abs(x - y).mean()),
       'pearson': float(covariance / product) if product else None,
-      'ccc': float(2 * covariance / total) if total else None
-  }
+      'ccc': float(2 * covariance / total) if total else None}

@@ -21,8 +21,7 @@ Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 LOSSES: dict[str, tuple[Loss, str]] = {
     'cross_entropy': (losses.cross_entropy, 'softmax'), 'bce': (losses.binary_cross_entropy, 'sigmoid'),
     'weighted_euclidean': (losses.weighted_euclidean, 'identity'), 'kl': (losses.kl_divergence, 'softmax'),
-    'l2': (losses.squared_error, 'identity'), 'ccc': (losses.one_minus_ccc, 'identity')
-}
+    'l2': (losses.squared_error, 'identity'), 'ccc': (losses.one_minus_ccc, 'identity')}
 """By name: the loss, and what turns its outputs into predictions."""
 
 
@@ -42,8 +41,7 @@ class Kind(NamedTuple):
 KINDS = {
     'label': Kind(('cross_entropy',), 'top1',
                   1), 'labels': Kind(('bce', 'weighted_euclidean'), 'map', 1, ('labels_form', 'class_weights')),
-    'distribution': Kind(('kl',), 'kl', -1), 'vad': Kind(('l2', 'ccc'), 'ccc', 1, ('vad_form',))
-}
+    'distribution': Kind(('kl',), 'kl', -1), 'vad': Kind(('l2', 'ccc'), 'ccc', 1, ('vad_form',))}
 """By field of the record; 'auto' takes them in this order."""
 VAD = ('valence', 'arousal', 'dominance')
 

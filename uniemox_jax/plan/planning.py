@@ -30,8 +30,7 @@ _EIGHT_CHIPS = ('v4:2x2x2', 'v5e:2x4', 'v5p:2x2x2', 'v6e:2x4')
 SHIPPED = {
     'pretrain_emoset_vitl16': ('v4:4x4x4', 'v5e:16x16', 'v5p:4x4x4', 'v6e:8x8'),
     'pretrain_emoset_vitb16': ('v4:4x4x4', 'v5e:8x8', 'v5p:4x4x4', 'v6e:8x8'), 'finetune:emo8': _EIGHT_CHIPS,
-    'demo:pretrain': _EIGHT_CHIPS, 'demo:finetune': _EIGHT_CHIPS
-}
+    'demo:pretrain': _EIGHT_CHIPS, 'demo:finetune': _EIGHT_CHIPS}
 """What `--all` plans: every shipped config that trains a student, on one slice of each generation."""
 DOCUMENT = os.path.join('docs', 'tpu.md')
 BEGIN, END = '<!-- plan --all: begin -->', '<!-- plan --all: end -->'
@@ -79,8 +78,7 @@ def roofline(measured: dict[str, Any], chip: Chip, examples_per_device: float) -
   network = sent / chip.ici_bandwidth
   return {
       'compute_seconds': compute, 'memory_seconds': memory, 'network_seconds': network,
-      'seconds': max(compute, memory) + network, 'assumptions': ASSUMPTIONS
-  }
+      'seconds': max(compute, memory) + network, 'assumptions': ASSUMPTIONS}
 
 
 def plan(config: ConfigDict, topology: str) -> dict[str, Any]:
@@ -103,8 +101,7 @@ def completed(measured: dict[str, Any], config: ConfigDict, where: Slice) -> dic
           config.batch_size, 'flops_per_example': flops, 'model_flops_per_step': flops * config.batch_size,
       'bytes_per_example': 2 * measured['activation_values_per_example'],
       'roofline': roofline(measured, where.chip, config.batch_size / where.chips) if measured['fits'] else None,
-      'config': config.to_dict(), 'versions': _versions()
-  }
+      'config': config.to_dict(), 'versions': _versions()}
 
 
 def _versions() -> dict[str, str]:
@@ -180,16 +177,14 @@ def describe(result: dict[str, Any]) -> str:
   examples, devices = result['examples_per_step'], result['devices']
   lines = [
       f"{result['topology']}: {devices} x {result['device_kind']}, {examples} examples a step, "
-      f'{examples / devices:g} a device: {_verdict(result)}', 'bytes a device'
-  ]
+      f'{examples / devices:g} a device: {_verdict(result)}', 'bytes a device']
   lines += [f'  {title:12}{_gib(result.get(name + "_bytes_per_device")):>12}' for title, name in rows]
   if not result['fits']:
     return '\n'.join([*lines, result['message']])
   lines.append('sent a step, from each device')
   lines += [
       f"  {one['kind']:20}{one['count']:6} times{_gib(one['bytes']):>12}   largest {_gib(one['largest'])}"
-      for one in result['collectives']
-  ] or ['  nothing']
+      for one in result['collectives']] or ['  nothing']
   lines.append(
       f"model FLOPs: {result['model_flops_per_step'] / 1e12:.4g} T a step; an example "
       f"{result['flops_per_example'] / 1e9:.4g} G (student {result['student_flops_per_example'] / 1e9:.4g}, "
@@ -223,8 +218,7 @@ def _row(name: str, topology: str, result: dict[str, Any]) -> str:
   figures = [_gib(result[key + '_bytes_per_device']) for key in ('params', 'optimizer', 'hbm', 'hbm_limit')]
   sent = _gib(sum(one['bytes'] for one in result['collectives'])) if estimate else '-'
   time_and_flops = [
-      f"{1e3 * estimate['seconds']:.3g} ms" if estimate else '-', f"{result['flops_per_example'] / 1e9:.3g} G"
-  ]
+      f"{1e3 * estimate['seconds']:.3g} ms" if estimate else '-', f"{result['flops_per_example'] / 1e9:.3g} G"]
   fits = 'yes' if result['fits'] else '**no**'
   cells = [f'`{name}`', topology, f"{result['examples_per_step']}", *figures, fits, sent, *time_and_flops]
   return f"| {' | '.join(cells)} |"
@@ -245,8 +239,7 @@ def plan_all(workdir: str) -> None:
     raise UserError(f'{DOCUMENT} has lost its marks: put the lines {BEGIN} and {END} back')
   table = [
       '| config | slice | batch | parameters | optimizer | total | limit | fits | sent | roofline | FLOPs |',
-      '|---' * 11 + '|'
-  ]
+      '|---' * 11 + '|']
   plans = [(name, topology) for name, topologies in SHIPPED.items() for topology in topologies]
   failed = {}
   for name, topology in tqdm(plans, desc='plans', unit='plan'):

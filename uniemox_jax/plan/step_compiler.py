@@ -54,8 +54,7 @@ def _rows(batch_size: int, mesh: Mesh, **shapes: tuple[Any, ...]) -> dict[str, j
   """A batch: for each name, the dtype and the shape of one example."""
   return {
       name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=NamedSharding(mesh, sharding.BATCH))
-      for name, (dtype, *shape) in shapes.items()
-  }
+      for name, (dtype, *shape) in shapes.items()}
 
 
 def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
@@ -127,8 +126,7 @@ def sizes(program: Program) -> dict[str, int]:
       'optimizer_bytes_per_device': device_bytes((program.state.opt_state, program.state.average)),
       'teacher_bytes_per_device': device_bytes(program.frozen), 'batch_bytes_per_device': device_bytes(program.batch),
       'params': params, 'student_flops_per_example': 3 * work.student.flops,
-      'teacher_flops_per_example': work.teacher.flops, 'activation_values_per_example': work.training.values
-  }
+      'teacher_flops_per_example': work.teacher.flops, 'activation_values_per_example': work.training.values}
 
 
 def measure_program(compiled: jax.stages.Compiled) -> dict[str, Any]:
@@ -140,8 +138,7 @@ def measure_program(compiled: jax.stages.Compiled) -> dict[str, Any]:
       memory.temp_size_in_bytes + memory.generated_code_size_in_bytes)
   return {
       'fits': True, 'hbm_bytes_per_device': total, 'temporary_bytes_per_device': memory.temp_size_in_bytes,
-      'collectives': [one._asdict() for one in read_collectives(text)]
-  }
+      'collectives': [one._asdict() for one in read_collectives(text)]}
 
 
 def out_of_memory(message: str) -> dict[str, Any] | None:
@@ -151,12 +148,10 @@ def out_of_memory(message: str) -> dict[str, Any] | None:
   units = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
   needed = [
       round(float(number) * units[unit])
-      for number, unit in re.findall(r'(?:required|Used|Program|temporaries)\D{0,40}?([\d.]+)([KMGT]?)\b', message)
-  ]
+      for number, unit in re.findall(r'(?:required|Used|Program|temporaries)\D{0,40}?([\d.]+)([KMGT]?)\b', message)]
   return {
       'fits': False, 'hbm_bytes_per_device': max(needed, default=None), 'collectives': [],
-      'message': message.split(' HLO module')[0].splitlines()[0]
-  }
+      'message': message.split(' HLO module')[0].splitlines()[0]}
 
 
 def main(path: str) -> None:

@@ -81,8 +81,7 @@ def predict_images(
   file_format = file_format or table_writer.format_of(out)
   made_by = {
       'weights_sha256': predictor.weights_sha256, 'columns': columns, 'format': file_format, 'fps': per_second,
-      **(finder.origin if finder else {})
-  }
+      **(finder.origin if finder else {})}
   earlier = table_writer.check_append(out, made_by, append)
   expected = sum(video.expected_frames(path, per_second) if video.is_video(path) else 1 for path in found.paths)
   # The same batches as before a resumption, since the last digits depend on a row's place in its batch.

@@ -40,8 +40,7 @@ _MAIN_PACKAGES = (
     'tensorflow-datasets', 'transformers', 'numpy')
 _STYLE: dict[Any, Any] = {
     'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'axes.axisbelow': True,
-    'grid.color': '#e3e3e3', 'svg.hashsalt': 'uniemox_jax'
-}
+    'grid.color': '#e3e3e3', 'svg.hashsalt': 'uniemox_jax'}
 
 
 def summarise_losses(metrics_lines: list[dict[str, Any]], total_steps: int) -> dict[str, dict[str, float]]:

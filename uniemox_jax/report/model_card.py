@@ -13,8 +13,7 @@ LOCAL = ('data_dir', 'mesh', 'log_every', 'save_every', 'images_every')
 NOT_METRICS = ('dataset', 'split', 'init', 'checkpoint_step', 'config_hash')
 TITLES = {
     'uniemox': 'UniEmoX, pretrained', 'encoder': 'ViT encoder', 'classifier': 'UniEmoX emotion classifier',
-    'clip': 'CLIP'
-}
+    'clip': 'CLIP'}
 
 
 def write_card(folder: Path, *, target: str, kind: str, run: Path, step: int | None, facts: dict[str, Any]) -> None:
@@ -36,8 +35,7 @@ def write_card(folder: Path, *, target: str, kind: str, run: Path, step: int | N
   card = render(
       'model_card.md.j2', facts | {
           'target': target, 'kind': kind, 'title': TITLES[kind], 'stages': stages, 'start': start,
-          'result': result and result | {'metrics': metrics}
-      })
+          'result': result and result | {'metrics': metrics}})
   write_text(str(folder / 'README.md'), card)
 
 

@@ -32,8 +32,7 @@ CHIPS = {
     'v4': Chip(275e12, round(30.75 * GIB), 1228e9, 300e9,
                'TPU v4'), 'v5e': Chip(197e12, round(15.75 * GIB), 819e9, 200e9,
                                       'TPU v5 lite'), 'v5p': Chip(459e12, round(95.73 * GIB), 2765e9, 600e9, 'TPU v5'),
-    'v6e': Chip(918e12, round(31.24 * GIB), 1638e9, 400e9, 'TPU v6 lite')
-}
+    'v6e': Chip(918e12, round(31.24 * GIB), 1638e9, 400e9, 'TPU v6 lite')}
 _PEAKS = {chip.device_kind: chip.peak for chip in CHIPS.values()} | {'NVIDIA H100': 989e12, 'NVIDIA H200': 989e12}
 
 

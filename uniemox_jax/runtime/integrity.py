@@ -70,8 +70,7 @@ def describe_leaves(tree: Any) -> Leaves:
     sums = jax.tree.leaves(jax.device_get(_all_device_sums(tree)))
   return {
       path_name(path): {'shape': list(leaf.shape), 'dtype': leaf.dtype.name, 'sum': f'{first:08x}{second:08x}'}
-      for (path, leaf), (first, second) in zip(leaves, sums, strict=True)
-  }
+      for (path, leaf), (first, second) in zip(leaves, sums, strict=True)}
 
 
 def changed_leaves(tree: Any, recorded: Leaves) -> list[str]:

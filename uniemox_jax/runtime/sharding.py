@@ -12,11 +12,14 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 
-PARAMETER_RULES: tuple[tuple[str, P],
-                       ...] = ((r'layers/.*kernel$', P(None, 'fsdp', None)),  # stacked blocks: (layer, in, out)
-                               (r'layers/', P(None, 'fsdp')),  # their biases and norms: (layer, width)
-                               (r'kernel$', P('fsdp', None)), (r'(positions|embedding|token)$', P(None, 'fsdp')),
-                               (r'(bias|scale)$', P('fsdp')), (r'.*', P()))
+PARAMETER_RULES = (
+    (r'layers/.*kernel$', P(None, 'fsdp', None)),  # stacked blocks: (layer, in, out)
+    (r'layers/', P(None, 'fsdp')),  # their biases and norms: (layer, width)
+    (r'kernel$', P('fsdp', None)),
+    (r'(positions|embedding|token)$', P(None, 'fsdp')),
+    (r'(bias|scale)$', P('fsdp')),
+    (r'.*', P()),
+)
 """First match wins, every parameter is covered; optimizer moments have their parameter's path and so its rule."""
 
 BATCH = P(('data', 'fsdp'))

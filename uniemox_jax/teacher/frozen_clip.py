@@ -20,7 +20,7 @@ from data_pipelines.errors import UserError
 from uniemox_jax.convert import clip_weights, weight_families
 from uniemox_jax.convert.formats import hub, vocabulary, weight_files
 from uniemox_jax.models.clip import CLIP, CLIPConfig
-from uniemox_jax.models.preprocess import as_model_input, normalise, resize
+from uniemox_jax.models.preprocess import Statistics, as_model_input, normalise, resize
 from uniemox_jax.runtime.files import whole_folder
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -94,8 +94,7 @@ class View:
         'image_processor_type': 'CLIPImageProcessor', 'size': side,
         'crop_size': {'height': self.size, 'width': self.size}, 'resample': BICUBIC, 'do_resize': True,
         'do_center_crop': True, 'do_rescale': True, 'do_normalize': True, 'do_convert_rgb': True,
-        'image_mean': list(self.mean), 'image_std': list(self.std)
-    }
+        'image_mean': list(self.mean), 'image_std': list(self.std)}
 
   @functools.partial(jax.jit, static_argnums=0)
   def __call__(self, images_BxHxWx3: jax.Array) -> jax.Array:
@@ -113,8 +112,7 @@ class View:
 
 
 def clip_normalise(
-    images_BxHxWx3: jax.Array, size: int, mean: tuple[float, ...] = CLIP_MEAN, std: tuple[float,
-                                                                                          ...] = CLIP_STD) -> jax.Array:
+    images_BxHxWx3: jax.Array, size: int, mean: Statistics = CLIP_MEAN, std: Statistics = CLIP_STD) -> jax.Array:
   """The scene view as the teacher sees it inside a train step (docs/method.md, One pretraining step).
 
   Args:

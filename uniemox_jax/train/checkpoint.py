@@ -57,8 +57,7 @@ def _options() -> ocp.CheckpointManagerOptions:
   keep = preservation_policy.AnyPreservationPolicy([
       preservation_policy.LatestN(n=2),
       preservation_policy.BestN(
-          get_metric_fn=lambda metrics: metrics[_SCORE], n=1, keep_checkpoints_without_metrics=False)
-  ])
+          get_metric_fn=lambda metrics: metrics[_SCORE], n=1, keep_checkpoints_without_metrics=False)])
   return ocp.CheckpointManagerOptions(preservation_policy=keep, best_fn=lambda metrics: metrics[_SCORE])
 
 
@@ -67,8 +66,7 @@ def _to_trees(state: TrainState) -> dict[str, Any]:
   optimizer = {'step': state.step, 'opt_state': state.opt_state}
   return {
       'params': state.evaluated,
-      'optimizer': optimizer if state.average is None else optimizer | {'params': state.params}
-  }
+      'optimizer': optimizer if state.average is None else optimizer | {'params': state.params}}
 
 
 def _to_state(trees: dict[str, Any]) -> TrainState:

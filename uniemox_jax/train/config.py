@@ -283,8 +283,7 @@ class TrainClipConfig(CaptionedConfig):
 
 
 CONFIGS: dict[str, type[DataConfig]] = {
-    'train_clip': TrainClipConfig, 'pretrain': PretrainConfig, 'finetune': FinetuneConfig, 'probe': ProbeConfig
-}
+    'train_clip': TrainClipConfig, 'pretrain': PretrainConfig, 'finetune': FinetuneConfig, 'probe': ProbeConfig}
 """By verb."""
 
 

@@ -49,12 +49,9 @@ def transfer(
   extra = [name for name in have if name not in want and not name.startswith(left)]
   shapes = [
       f'{name} {tuple(have[name].shape)} for {tuple(want[name].shape)}' for name in want
-      if name in have and have[name].shape != want[name].shape
-  ]
-  problems = [
-      f'{kind} {join_names(names)}' for kind, names in (('missing', missing), ('left over', extra),
-                                                        ('other shape', shapes)) if names
-  ]
+      if name in have and have[name].shape != want[name].shape]
+  found = {'missing': missing, 'left over': extra, 'other shape': shapes}
+  problems = [f'{problem} {join_names(names)}' for problem, names in found.items() if names]
   if problems:
     raise UserError(
         f'{origin} is of another model: {"; ".join(problems)}: '
@@ -63,8 +60,7 @@ def transfer(
   parts = {
       'taken': sorted({name.split('/')[0] for name in taken}), 'resized': resized,
       'drawn anew': [part for part in new if any(name.startswith(part) for name in want.keys() - have.keys())],
-      'left behind': [part for part in left if any(name.startswith(part) for name in have.keys() - want.keys())]
-  }
+      'left behind': [part for part in left if any(name.startswith(part) for name in have.keys() - want.keys())]}
   said = '; '.join(f'{kind}: {", ".join(names) or "nothing"}' for kind, names in parts.items())
   return traverse_util.unflatten_dict(taken, sep='/'), f'init from {origin}: {said}'
 
@@ -164,8 +160,7 @@ def check_unseen(trained: dict[str, Any], model: dict[str, Any], decoder: bool, 
   values = {
       name: (trained.get(name, default), model.get(name, default))
       for name, default in UNSEEN.items()
-      if decoder or not name.startswith('decoder')
-  }
+      if decoder or not name.startswith('decoder')}
   differ = {name: (was, now) for name, (was, now) in values.items() if was != now}
   if differ:
     differences = '; '.join(f'{name} {was}, config.model.{name} is {now}' for name, (was, now) in differ.items())

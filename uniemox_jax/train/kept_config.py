@@ -19,8 +19,7 @@ _INPUTS = 'inputs.json'
 # What a resumed run may change: none of it changes the numbers that a step computes.
 _FREE_KEYS = frozenset({
     'data_dir', 'teacher', 'teacher_shape', 'teacher_sharded', 'init', 'mesh', 'log_every', 'save_every',
-    'images_every', 'max_skipped_steps', 'features_dir'
-})
+    'images_every', 'max_skipped_steps', 'features_dir'})
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -32,8 +31,7 @@ def _with_defaults(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> di
   return dict(defaults) | {
       name: _with_defaults(value,
                            defaults.get(name) or {}) if isinstance(value, Mapping) else value
-      for name, value in config.items()
-  }
+      for name, value in config.items()}
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

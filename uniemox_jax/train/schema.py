@@ -61,8 +61,7 @@ def _parse(default: T, config: Any, prefix: str) -> T:
     raise UserError(f"config key '{prefix[:-1]}' is {config!r}: it must be a section with the keys {_known(kind)}")
   fields, types = _fields(kind), get_type_hints(kind)
   values: dict[str, Any] = {
-      name: None for name, wanted in types.items() if name not in config and type(None) in get_args(wanted)
-  }
+      name: None for name, wanted in types.items() if name not in config and type(None) in get_args(wanted)}
   for name in config:
     if name not in fields:
       raise UserError(

@@ -26,8 +26,7 @@ from uniemox_jax.train.steps import Teacher
 def model_arguments(model: StudentSettings, loss: LossSettings) -> dict[str, Any]:
   """The arguments of `UniEmoX` but for dtype and random streams, as checkpoints describe the model."""
   return dataclasses.asdict(model) | {
-      'semantic': bool(loss.contrastive or loss.similarity), 'reconstruct': bool(loss.reconstruction)
-  }
+      'semantic': bool(loss.contrastive or loss.similarity), 'reconstruct': bool(loss.reconstruction)}
 
 
 def make_teacher(clip: Clip, decoder_width: int, dtype: Any,
@@ -58,8 +57,7 @@ def make_teacher(clip: Clip, decoder_width: int, dtype: Any,
 
   frozen = {
       'vision': jax.tree_util.tree_map_with_path(functools.partial(_as_computed, dtype), clip.params['vision']),
-      'logit_scale': clip.params['logit_scale']
-  }
+      'logit_scale': clip.params['logit_scale']}
   return Teacher(embed_image, lambda frozen: jnp.exp(frozen['logit_scale']), tower), frozen
 
 

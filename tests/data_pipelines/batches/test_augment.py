@@ -102,8 +102,7 @@ def test_orders_of_epochs_are_unrelated_to_each_other_and_to_the_records():
   ids = np.arange(count)
   orders = [
       augment.shuffled(tf.constant(ids),
-                       augment.epoch_keys(0, epoch)[augment.ORDER], count).numpy() for epoch in range(12)
-  ]
+                       augment.epoch_keys(0, epoch)[augment.ORDER], count).numpy() for epoch in range(12)]
   assert all((np.sort(order) == ids).all() for order in orders)
   correlated = np.abs(np.corrcoef([ids, *orders]) - np.eye(13)).max()
   assert correlated < 0.02
@@ -222,6 +221,5 @@ def test_erasing_never_and_always(probability, erased):
   draws = np.random.default_rng(3).random((20, 2, augment.TRIES + 2), np.float32)
   changed = [
       tf.reduce_any(augment.erase(image, tf.constant(draw), tf.constant([1, 2], tf.int64), probability) > 0)
-      for draw in draws
-  ]
+      for draw in draws]
   assert [bool(change) for change in changed] == [erased] * 20

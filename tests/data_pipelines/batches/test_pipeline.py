@@ -22,8 +22,7 @@ BATCH = 8
 EPOCH = 27 // BATCH
 MODES = {
     'pretrain': {'mode': 'pretrain', 'person_jitter': 0.14},
-    'finetune': {'mode': 'finetune', 'randaugment': (9, 0.5), 'erase': 0.25}
-}
+    'finetune': {'mode': 'finetune', 'randaugment': (9, 0.5), 'erase': 0.25}}
 """Each mode with everything random switched on."""
 
 
@@ -45,8 +44,7 @@ def assert_same(ours, theirs):
 def joined(hosts):
   """Each global batch from the rows that the hosts made, in host order."""
   return [
-      {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in zip(*hosts, strict=True)
-  ]
+      {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in zip(*hosts, strict=True)]
 
 
 def jpeg(height, width, colour=(0, 0, 0)):
@@ -119,8 +117,7 @@ def assert_same_however_it_is_made(split, rng, draws, batch_size=4):
     hosts = [
         take(
             split, min(2, steps - start), batch_size=batch_size, start_step=start, process_index=index,
-            process_count=count, parallelism=int(rng.integers(1, 5)), **MODES[mode]) for index in range(count)
-    ]
+            process_count=count, parallelism=int(rng.integers(1, 5)), **MODES[mode]) for index in range(count)]
     assert_same(joined(hosts), whole[mode][start:start + 2])
 
 
@@ -152,8 +149,7 @@ def test_pretraining_batch_has_the_promised_shapes_and_types(two_epochs):
   described = {name: (value.dtype.name, value.shape) for name, value in two_epochs[0].items()}
   assert described == {
       'scene': ('uint8', (BATCH, SIDE, SIDE, 3)), 'person': ('uint8', (BATCH, SIDE, SIDE, 3)),
-      'position': ('int32', (BATCH,)), 'example_id': ('int64', (BATCH,)), 'label': ('int32', (BATCH,))
-  }
+      'position': ('int32', (BATCH,)), 'example_id': ('int64', (BATCH,)), 'label': ('int32', (BATCH,))}
 
 
 def test_finetuning_and_scene_only_batches_hold_the_same_view_and_nothing_else(train, two_epochs):
@@ -285,8 +281,7 @@ def test_finetuning_on_persons_is_the_same_on_any_hosts_and_from_any_step(severa
   whole = take(several_persons, 6, **options)
   hosts = [
       take(several_persons, 3, start_step=3, process_index=index, process_count=2, parallelism=index + 1, **options)
-      for index in range(2)
-  ]
+      for index in range(2)]
   assert_same(joined(hosts), whole[3:])
 
 
@@ -348,8 +343,7 @@ def test_evaluation_counts_every_example_once_over_all_hosts(data_dir, batch_siz
   val = open_split(data_dir, 'tiny', 'val')
   hosts = [
       list(eval_batches(val, batch_size=batch_size, image_size=SIDE, process_index=index, process_count=count))
-      for index in range(count)
-  ]
+      for index in range(count)]
   assert all(len(batches) == eval_step_count(val, batch_size) for batches in hosts)
   batches = joined(hosts)
   assert all(batch['image'].shape == (batch_size, SIDE, SIDE, 3) for batch in batches)
@@ -385,8 +379,7 @@ def test_damaged_record_stops_training_with_one_line(data_dir, tmp_path, capfd, 
         ({'mode': 'finetune', 'person_jitter': 0.1}, "belongs to mode 'pretrain'"),
         ({'person_jitter': 0.5}, 'person_jitter is 0.5'),
         ({'mode': 'finetune', 'erase': 1.5}, 'erase is 1.5'),
-        ({'mode': 'finetune', 'randaugment': (11, 0.5)}, r'randaugment is \(11, 0.5\)'),
-    ])
+        ({'mode': 'finetune', 'randaugment': (11, 0.5)}, r'randaugment is \(11, 0.5\)'),])
 def test_impossible_request_is_one_line_before_any_batch(train, options, message):
   with pytest.raises(UserError, match=message):
     train_batches(train, **{'batch_size': BATCH, 'seed': 1, 'image_size': SIDE} | options)

@@ -55,8 +55,7 @@ AT_NINE = {
     'ShearX': lambda image, sign: moved(image, 1, sign * 0.27, 0, 0, 1, 0),
     'ShearY': lambda image, sign: moved(image, 1, 0, 0, sign * 0.27, 1, 0),
     'TranslateX': lambda image, sign: moved(image, 1, 0, sign * 25.92, 0, 1, 0),
-    'TranslateY': lambda image, sign: moved(image, 1, 0, 0, 0, 1, sign * 25.92)
-}
+    'TranslateY': lambda image, sign: moved(image, 1, 0, 0, 0, 1, sign * 25.92)}
 
 
 def test_the_operations_are_timms_fifteen():

@@ -15,8 +15,7 @@ SPLITS = ('train', 'val', 'test')
 LABELS = {
     'fi': EMOTIONS, 'heco': ('Surprise', 'Excitement', 'Happiness', 'Peace', 'Disgust', 'Anger', 'Fear', 'Sadness'),
     'unbiasedemo': ('anger', 'fear', 'joy', 'love', 'sadness', 'surprise'),
-    'caers': ('Anger', 'Disgust', 'Fear', 'Happy', 'Neutral', 'Sad', 'Surprise')
-}
+    'caers': ('Anger', 'Disgust', 'Fear', 'Happy', 'Neutral', 'Sad', 'Surprise')}
 SIZES = {'fi': (128, 8, 24), 'heco': (112, 16, 32), 'unbiasedemo': (84, 12, 24), 'caers': (28, 14, 28)}
 
 
@@ -201,8 +200,7 @@ def test_ones_own_folder_can_be_built_again_with_other_classes(tmp_path):
     (['train/0.jpg'], 'train holds no class folders'),
     (['.hidden/0.jpg'], 'holds no images'),
     (['a/0.jpg', 'a /0.jpg'], "the class folder 'a ' cannot name a label"),
-    (['a/0.jpg', 'b/0.jpg'], 'too few'),
-])
+    (['a/0.jpg', 'b/0.jpg'], 'too few'),])
 def test_a_wrong_folder_of_ones_own_is_named_in_one_line(paths, message, tmp_path):
   for path in paths:
     raw_folders.draw_picture(tmp_path / 'own' / path)

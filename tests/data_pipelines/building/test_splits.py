@@ -40,8 +40,7 @@ def test_every_image_is_in_one_split_and_every_class_in_the_same_shares():
   assert sorted(found) == sorted(example.id for example in _examples())
   per_class = {
       split: [sum(example.label == label for example in examples) for label in ('awe', 'fear')]
-      for split, examples in splits.items()
-  }  # fmt: skip
+      for split, examples in splits.items()}  # fmt: skip
   assert per_class == {'train': [231, 54], 'val': [33, 8], 'test': [66, 15]}
 
 

@@ -52,8 +52,7 @@ def _folder(folder: pathlib.Path) -> None:
 CASES = {
     'emoset': (_emoset, (16, 8, 8)), 'emo8': (_emo8, (16, 8, 8)), 'fi': (_fi, (64, 8, 8)), 'emotion6':
         (test_emotion6.draw, (42, 6, 12)), 'unbiasedemo': (_unbiasedemo, (84, 12, 24)), 'caers': (_caers, (28, 7, 14)),
-    'heco': (_heco, (56, 8, 16)), 'emotic': (test_emotic.draw, (4, 1, 2)), 'folder': (_folder, (6, 2, 4))
-}
+    'heco': (_heco, (56, 8, 16)), 'emotic': (test_emotic.draw, (4, 1, 2)), 'folder': (_folder, (6, 2, 4))}
 
 
 def _case(dataset: str, draw: Callable[[pathlib.Path], None], sizes: tuple[int, int, int]) -> type:
@@ -72,8 +71,7 @@ def _case(dataset: str, draw: Callable[[pathlib.Path], None], sizes: tuple[int, 
       f'Test_{dataset}', (tfds.testing.DatasetBuilderTestCase,), {
           'DATASET_CLASS': importlib.import_module(f'data_pipelines.{dataset}.{dataset}_dataset_builder').Builder,
           'SPLITS': dict(zip(SPLITS, sizes)), 'setUpClass': classmethod(set_up_class), 'tearDownClass':
-              classmethod(tear_down_class)
-      })  # fmt: skip
+              classmethod(tear_down_class)})  # fmt: skip
   return case
 
 

@@ -18,16 +18,13 @@ PEOPLE = {
         (
             'mscoco/images', 'COCO_1.jpg', [
                 ([1, 2, 21, 32], ['Peace', 'Affection'], (8, 4, 10)),
-                ([-5, 10, 70, 40], ['Yearning'], (1, 2, 3)),
-            ]),
+                ([-5, 10, 70, 40], ['Yearning'], (1, 2, 3)),]),
         ('framesdb/images', 'frame_é.jpg', [([0, 0, 20, 20], ['Engagement'], (5, 5, 5))]),
-        ('ade20k/images', 'ADE_1.jpg', [([0, 0, 20, 20], ['Engagement'], (5, 5, 5))]),
-    ], 'val': [('emodb_small/images', 'a.jpg', [([0, 0, 20, 20], ['Doubt/Confusion'], (5.333, 6, 4.5))])], 'test': [(
+        ('ade20k/images', 'ADE_1.jpg', [([0, 0, 20, 20], ['Engagement'], (5, 5, 5))]),],
+    'val': [('emodb_small/images', 'a.jpg', [([0, 0, 20, 20], ['Doubt/Confusion'], (5.333, 6, 4.5))])], 'test': [(
         'emodb_small/images', 'b.jpg', [
             ([10, 0, 30, 20], ['Fear', 'Anger', 'Pain'], (2, 9, 1)),
-            ([30, 0, 50, 20], ['Happiness'], (9, 6, 7)),
-        ])]
-}  # fmt: skip
+            ([30, 0, 50, 20], ['Happiness'], (9, 6, 7)),])]}  # fmt: skip
 
 
 def _structs(rows: list[dict]) -> np.ndarray:
@@ -59,8 +56,7 @@ def _person(split: str, box: list, categories: list[str], vad: tuple) -> dict:
   return {
       'body_bbox': box, 'annotations_categories': _structs(several), 'combined_categories': _cell(categories),
       'annotations_continuous': _structs([_continuous((1, 1, 1)), _continuous(
-          (10, 10, 10))]), 'combined_continuous': _continuous(vad)
-  } | who
+          (10, 10, 10))]), 'combined_continuous': _continuous(vad)} | who
 
 
 def write_mat(source: Path, people: dict) -> None:
@@ -71,9 +67,8 @@ def write_mat(source: Path, people: dict) -> None:
           _structs([{
               'filename': name, 'folder': folder, 'image_size': {'n_col': WIDTH, 'n_row': HEIGHT},
               'original_database': {'name': folder.split('/')[0], 'info': {'image_id': 7}},
-              'person': _structs([_person(split, *person) for person in persons])
-          } for folder, name, persons in images]) for split, images in people.items()
-  }  # fmt: skip
+              'person': _structs([_person(split, *person) for person in persons])} for folder, name, persons in images])
+      for split, images in people.items()}  # fmt: skip
   scipy.io.savemat(source / 'Annotations' / 'Annotations.mat', content, do_compression=True)
 
 
@@ -109,8 +104,7 @@ def _records(data_dir: Path) -> dict[str, dict]:
   builder = tfds.builder_from_directory(data_dir / 'emotic' / '1.0.0')
   return {
       record['id'].decode(): record | {'split': split} for split in PEOPLE
-      for record in builder.as_dataset(split=split).as_numpy_iterator()
-  }
+      for record in builder.as_dataset(split=split).as_numpy_iterator()}
 
 
 def _labels(record: dict) -> list[str]:
@@ -124,8 +118,7 @@ def test_every_annotated_person_is_a_record_with_several_labels_and_vad(source, 
       'emotic/mscoco/images/COCO_1.jpg#0': 'train', 'emotic/mscoco/images/COCO_1.jpg#1': 'train',
       'emotic/framesdb/images/frame_é.jpg#0': 'train', 'emotic/ade20k/images/ADE_1.jpg#0': 'train',
       'emotic/emodb_small/images/a.jpg#0': 'val', 'emotic/emodb_small/images/b.jpg#0': 'test',
-      'emotic/emodb_small/images/b.jpg#1': 'test'
-  }
+      'emotic/emodb_small/images/b.jpg#1': 'test'}
   assert manifest['split_seed'] is None and manifest['ignored'] == {}
   assert manifest['splits']['train']['per_class']['Peace'] == 1
   first = records['emotic/mscoco/images/COCO_1.jpg#0']
@@ -173,8 +166,7 @@ def _lacking() -> dict:
       ([0, 0, 9, 9], ['Peace'], (5, float('nan'), 5)),
       ([0, 0, 9, 9], [], (5, 5, 5)),
       ([9, 9, 0, 0], ['Peace'], (5, 5, 5)),
-      ([-9, 0, -1, 9], ['Peace'], (5, 5, 5)),
-  ]
+      ([-9, 0, -1, 9], ['Peace'], (5, 5, 5)),]
   (folder, name, persons), *others = PEOPLE['train']
   return PEOPLE | {'train': [(folder, name, lacking + persons), *others]}
 
@@ -192,8 +184,7 @@ def test_persons_who_lack_box_categories_or_vad_are_left_out_and_counted(source,
   manifest = build('emotic', source, tmp_path / 'out')
   assert manifest.pop('ignored') == {
       'Thumbs.db': 1, 'persons without a box': 2, 'persons without categories': 1,
-      'persons without valence, arousal and dominance': 1, 'pictures without annotation': 1
-  }
+      'persons without valence, arousal and dominance': 1, 'pictures without annotation': 1}
   assert manifest == {name: value for name, value in complete.items() if name != 'ignored'}
 
 
@@ -253,8 +244,7 @@ def test_a_wrong_folder_is_named_in_one_line(source, tmp_path, how):
     ('Categorical_Labels', 'Labels', "lacks column 'Categorical_Labels'"),
     ("['Engagement']", '[Engagement', 'train.csv line 4 holds no lists'),
     ("['Engagement']", "__import__('os')", 'train.csv line 4 holds no lists'),
-    ('"[1, 2, 21, 32]"', '"[1, 2, x, 32]"', 'train.csv line 2 holds no lists'),
-])
+    ('"[1, 2, 21, 32]"', '"[1, 2, x, 32]"', 'train.csv line 2 holds no lists'),])
 def test_a_csv_that_cannot_be_read_is_named_with_its_line(source, tmp_path, old, new, message):
   (source / 'Annotations' / 'Annotations.mat').unlink()
   write_csv(source, PEOPLE)

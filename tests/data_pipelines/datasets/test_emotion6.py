@@ -68,8 +68,7 @@ def test_the_splits_are_these_on_every_machine(source, tmp_path):
   val = sorted(_records(tmp_path / 'out', 'val'))
   assert val == [
       'images/anger/2.jpg', 'images/disgust/6.jpg', 'images/fear/9.jpg', 'images/joy/1.jpg', 'images/sadness/6.jpg',
-      'images/surprise/4.jpg'
-  ]  # fmt: skip
+      'images/surprise/4.jpg']  # fmt: skip
 
 
 def test_ground_truth_reads_the_same_without_its_header(source, tmp_path):
@@ -98,8 +97,7 @@ def test_images_without_votes_are_rejected_by_name_and_lines_without_images_coun
 @pytest.mark.parametrize(('line', 'message'), [
     ('anger/3.jpg\t2.5\t3.8\t1', 'line 4 is not a file name and 9 numbers'),
     (f'anger/3.jpg\tnice\t3.8\t{SHARES}', 'line 4 is not a file name and 9 numbers'),
-    (f'anger/1.jpg\t2.5\t3.8\t{SHARES}', "line 4 names 'anger/1.jpg' again"),
-])
+    (f'anger/1.jpg\t2.5\t3.8\t{SHARES}', "line 4 names 'anger/1.jpg' again"),])
 def test_a_line_that_cannot_be_read_is_named(source, tmp_path, line, message):
   _edit(source, 3, line)
   with pytest.raises(UserError, match=message) as error:

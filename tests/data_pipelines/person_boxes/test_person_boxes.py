@@ -114,8 +114,7 @@ def test_boxes_that_are_broken_outside_or_flat_are_dropped_and_counted(tmp_path,
       [0, 0, 10, 10, np.nan],
       [90, 0, 120, 40, 0.9],
       [5, 5, 5, 20, 0.9],
-      [20, 20, 10, 10, 0.9],
-  ])
+      [20, 20, 10, 10, 0.9],])
   monkeypatch.setattr(detectors, 'load_detector', lambda name: lambda images: [given for _ in images])
   found = detection.detect_folder(source, 'fake', tmp_path / 'boxes.csv')
   assert (found.boxes, found.dropped, found.with_person) == (2, 6, 1)

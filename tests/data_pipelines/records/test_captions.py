@@ -8,8 +8,7 @@ from data_pipelines.records import caption_text
 INFO = json.loads(importlib.resources.files('data_pipelines').joinpath('emoset/info.json').read_text())
 FULL = {
     'brightness': 0.2, 'colorfulness': 0.8, 'scene': 'forest_path', 'object': ['Tree', 'Alarm clock', 'Bird'],
-    'facial_expression': 'happy', 'human_action': 'laughing'
-}
+    'facial_expression': 'happy', 'human_action': 'laughing'}
 
 
 def _values(attribute: str) -> list[str]:
@@ -33,8 +32,7 @@ def test_a_missing_attribute_leaves_no_trace(missing):
   text = caption_text.caption(present)
   words = {
       'brightness': 'dark', 'colorfulness': 'colours', 'scene': ' of ', 'object': 'tree', 'facial_expression': 'face',
-      'human_action': 'laughing'
-  }  # fmt: skip
+      'human_action': 'laughing'}  # fmt: skip
   for name, word in words.items():
     assert (word in text) == (name != missing)
   assert 'None' not in text and ',,' not in text and '  ' not in text

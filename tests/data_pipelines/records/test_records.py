@@ -154,8 +154,7 @@ def test_fractions_are_nested_seeded_and_take_a_share_of_every_class(data_dir):
   for share, part, larger in zip(shares, parts, parts[1:] + [whole]):
     assert set(ids(part)) <= set(ids(larger)) and len(set(ids(part))) == part.num_examples
     assert collections.Counter(annotation.label for annotation in part.annotations()) == {
-        label: max(1, round(share * count)) for label, count in per_class.items()
-    }
+        label: max(1, round(share * count)) for label, count in per_class.items()}
   assert ids(parts[-1]) == ids(whole)
   assert ids(whole.fraction(0.25, seed=3)) == ids(parts[3]) != ids(whole.fraction(0.25, seed=4))
 
@@ -181,8 +180,7 @@ def test_impossible_fraction_is_one_line(train, fraction):
         ('absent', 'train', ('absent', 'data_pipelines.build', '--dataset=absent')),
         ('tiny', 'test', ('test', 'train, val')),
         ('tiny', 'train+nothing', ('nothing', 'train, val')),
-        ('tiny', 'train+train', ('train+train', 'once')),
-    ])
+        ('tiny', 'train+train', ('train+train', 'once')),])
 def test_what_is_not_there_is_one_line_with_the_remedy(data_dir, dataset, split, parts):
   with pytest.raises(UserError) as error:
     open_split(data_dir, dataset, split)

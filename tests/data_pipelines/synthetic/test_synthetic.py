@@ -37,8 +37,7 @@ def test_emotion_needs_figure_and_surroundings(dataset, sizes, seed):
 
 def test_a_world_that_surroundings_decide_is_refused():
   contents = [
-      content for content in _contents('emo8', {'train': 800}, 0)['train'] if content.emotion in ('awe', 'disgust')
-  ]
+      content for content in _contents('emo8', {'train': 800}, 0)['train'] if content.emotion in ('awe', 'disgust')]
   with pytest.raises(AssertionError, match='scene_only'):
     world.oracle(contents, contents)
 
@@ -139,8 +138,7 @@ def test_annotators_of_the_task_sets_name_what_is_drawn(tmp_path):
   with (tmp_path / 'emotic' / 'train.csv').open() as file:
     people = list(csv.DictReader(file))
   figures = [
-      item.content for item in datasets.plan_images('emotic', sizes, 0) if item.content.face and item.split == 'train'
-  ]
+      item.content for item in datasets.plan_images('emotic', sizes, 0) if item.content.face and item.split == 'train']
   assert len(people) == len(figures) == len(list((tmp_path / 'emotic' / 'emotic').rglob('*.jpg'))) - sum(
       item.content.face is not None for item in datasets.plan_images('emotic', sizes, 0)[40:])
   for row, content in zip(people, figures):

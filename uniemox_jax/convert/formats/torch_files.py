@@ -139,8 +139,7 @@ def _read_checkpoint(path: Path, contents: Any) -> tuple[dict[str, Any], Iterato
   rest = {} if '' in parts else {key: value for key, value in contents.items() if key not in parts}
   rest |= {
       f'{key}.{name}'.removeprefix('.'): entry
-      for key, part in parts.items() for name, entry in part.items() if not isinstance(entry, Tensor)
-  }
+      for key, part in parts.items() for name, entry in part.items() if not isinstance(entry, Tensor)}
   return _metadata(rest) | {'keys': [key for key in parts if key]}, _arrays(path, parts)
 
 

@@ -22,8 +22,7 @@ MAX_SCOPE, MAX_MODULES = 500, 100_000
 """Characters of a module's name and modules of a tree; a module that holds itself would pass both."""
 STORAGES = {
     'Float': '<f4', 'Double': '<f8', 'Half': '<f2', 'BFloat16': ml_dtypes.bfloat16, 'Long': '<i8', 'Int': '<i4',
-    'Short': '<i2', 'Char': '<i1', 'Byte': '<u1', 'Bool': '?', 'ComplexFloat': '<c8', 'ComplexDouble': '<c16'
-}
+    'Short': '<i2', 'Char': '<i1', 'Byte': '<u1', 'Bool': '?', 'ComplexFloat': '<c8', 'ComplexDouble': '<c16'}
 CONSTANTS = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False, 'EMPTY_TUPLE': ()}
 VALUES = ('BINUNICODE', 'BININT', 'BININT1', 'BININT2', 'LONG1', 'BINFLOAT')
 

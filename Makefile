@@ -42,9 +42,10 @@ test-colab: $(COLAB_STAMP) ## the core tests with Google Colab's versions of jax
 
 CODE := uniemox_jax data_pipelines configs benchmarks docs tests
 
-lint: $(DEV_STAMP) ## style: formatter and linter
+lint: $(DEV_STAMP) ## formatter, linter and type checker
 	$(BIN)/yapf --diff --recursive --parallel $(CODE)
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 format: $(DEV_STAMP) ## apply the formatter and the linter's fixes
 	$(BIN)/yapf --in-place --recursive --parallel $(CODE)

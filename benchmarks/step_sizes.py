@@ -52,8 +52,9 @@ def torch_arguments(config: ConfigDict) -> dict[str, dict[str, Any]]:
 
 
 def checked(config: ConfigDict) -> PretrainConfig:
-  """The pretraining config, without the text tower's shape, which only the benchmark needs."""
-  return parse(PretrainConfig, ConfigDict({name: value for name, value in config.items() if name != 'text_shape'}))
+  """The pretraining config, without the keys that only the benchmark needs."""
+  return parse(
+      PretrainConfig, ConfigDict({name: value for name, value in config.items() if name not in ('size', 'text_shape')}))
 
 
 def our_flops(config: ConfigDict) -> int:

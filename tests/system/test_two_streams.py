@@ -196,7 +196,7 @@ def test_it_starts_from_another_run_and_another_run_from_it(data_dir, run, one_s
   for name, init, streams in (('a', one_stream, TWO), ('b', run, 'scene')):
     finetune(config_of(data_dir, init=init, streams=streams, epochs=1), str(tmp_path / name))
     said = capsys.readouterr().out
-    assert 'taken: encoder, fc_norm' in said and (' pictures of train show one; ' in said) == (streams == TWO)
+    assert 'taken: encoder, fc_norm' in said and (' images of train show one; ' in said) == (streams == TWO)
 
 
 def test_a_run_that_was_started_before_the_key_was_is_resumed(data_dir, tmp_path):

@@ -124,13 +124,13 @@ def cell_config(config: ConfigDict, cell: Cell) -> ConfigDict:
   return section
 
 
-def read_results(sections: dict[Cell, ConfigDict], workdir: str) -> dict[Cell, dict[str, Any]]:
+def read_results(sections: dict[Cell, ConfigDict], workdir: str) -> dict[tables.Key, dict[str, Any]]:
   """result.json of every finished cell; `sections` has the config of each.
 
   Raises:
     UserError: a cell was run, or begun, with other values than the config has now.
   """
-  results = {}
+  results: dict[tables.Key, dict[str, Any]] = {}
   for cell, section in sections.items():
     folder = os.path.join(workdir, cell.name)
     subprocess_runs.check_same(folder, section)
@@ -139,18 +139,17 @@ def read_results(sections: dict[Cell, ConfigDict], workdir: str) -> dict[Cell, d
   return results
 
 
-def write(config: ConfigDict, sections: dict[Cell, ConfigDict], workdir: str) -> dict[Cell, dict[str, Any]]:
+def write(config: ConfigDict, sections: dict[Cell, ConfigDict], workdir: str) -> dict[tables.Key, dict[str, Any]]:
   """Writes all tables from what is finished; returns that."""
   results = read_results(sections, workdir)
-  failures = {
+  failures: dict[tables.Key, str] = {
       cell: said
       for cell in sections
       if cell not in results and (said := subprocess_runs.why_failed(os.path.join(workdir, cell.name)))}
   tables.write(
       tables.Table(
           tuple(config.initialisations), tuple(config.datasets), tuple(config.protocols), config.seeds,
-          config.reference, {tuple(cell): result for cell, result in results.items()},
-          {tuple(cell): said for cell, said in failures.items()}), workdir)
+          config.reference, results, failures), workdir)
   return results
 
 

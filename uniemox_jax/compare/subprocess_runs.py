@@ -46,7 +46,7 @@ def check_workdir(workdir: str) -> None:
     raise UserError(f'--workdir={workdir}: cells need a folder on this machine; copy it to the bucket afterwards')
 
 
-def run_here(folder: str, work: Callable[[], None]) -> None:
+def run_here(folder: str, work: Callable[[], object]) -> None:
   """Runs a cell in this process, which ends with whoever holds its lifeline.
 
   Args:

@@ -128,7 +128,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, data_dir: str) -> tuple[Path,
     patch.setattr(
         loop, 'preemption',
         SimpleNamespace(
-            poll=lambda: next(polls), Preempted=Preempted, begin=lambda: None, check=lambda: None,
+            poll=lambda: next(polls), Preempted=Preempted, begin=lambda: None, raise_if_preempted=lambda: None,
             set_unsaved=lambda _: None))
     with pytest.raises(Preempted):
       finetune(config, str(parts))

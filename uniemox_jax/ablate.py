@@ -101,7 +101,7 @@ def sections_of(row: str, seed: int, config: ConfigDict, teachers: dict[bool, st
   return sections
 
 
-def run_cell(sections: dict[str, ConfigDict], folder: str) -> None:
+def pretrain_and_finetune(sections: dict[str, ConfigDict], folder: str) -> None:
   """Pretrains and fine-tunes one cell, from where an earlier try was stopped."""
   for name, section in sections.items():
     verb = pretrain if 'loss' in section else finetune
@@ -241,7 +241,7 @@ def main() -> None:
     if values.cell not in cell_sections:
       raise UserError(f"--cell='{values.cell}' is no cell: give ROW:SEED with one of --rows and less than --seeds")
     folder = cell_folder(values.workdir, values.cell)
-    subprocess_runs.run_here(folder, lambda: run_cell(cell_sections[values.cell], folder))
+    subprocess_runs.run_here(folder, lambda: pretrain_and_finetune(cell_sections[values.cell], folder))
   else:
     print(f'records and teachers, unless they are there: {preparation}/log.txt tells', flush=True)
     subprocess_runs.run_cells('uniemox_jax.ablate', [PREPARATION], lambda cell: preparation, lambda cell: 'done')

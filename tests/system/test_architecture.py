@@ -18,6 +18,11 @@ ONLY_IN = {
         ('data_pipelines/',), 'orbax': ('uniemox_jax/train/checkpoint.py',
                                        ), 'torch': ('uniemox_jax/convert/', 'data_pipelines/person_boxes/detectors.py'),
     'jax': ('uniemox_jax/',), 'flax': ('uniemox_jax/',), 'optax': ('uniemox_jax/',)}
+# Names of one thing that has several homes: every verb's entry, every dataset's builder, the lazy public functions, how
+# a command of either package runs, and the same view of an image by jax, by tensorflow and by Pillow.
+SAME_CONCEPT = {
+    'main', 'Builder', 'load_classifier', 'load_clip', 'load_encoder', 'run', 'centre_view', 'evaluation_view',
+    'resize'}
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_MODULES = 400, 60, 15
 
 
@@ -56,6 +61,15 @@ def test_no_folder_is_crowded(folder: Path) -> None:
 def test_no_two_modules_share_a_name(package: str) -> None:
   names = Counter(path.stem for path in _sources(package) if not path.stem.startswith('__'))
   assert not [name for name, count in names.items() if count > 1]
+
+
+def test_no_public_name_means_two_things() -> None:
+  names = Counter(
+      node.name
+      for path in _sources(*PACKAGES[:2])
+      for node in ast.parse(path.read_text(encoding='utf-8')).body
+      if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith('_'))
+  assert not {name for name, count in names.items() if count > 1} - SAME_CONCEPT
 
 
 @pytest.mark.parametrize('path', [path for path in _sources(*PACKAGES) if path.name == '__init__.py'], ids=_name)

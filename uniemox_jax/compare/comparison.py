@@ -139,7 +139,8 @@ def read_results(sections: dict[Cell, ConfigDict], workdir: str) -> dict[tables.
   return results
 
 
-def write(config: ConfigDict, sections: dict[Cell, ConfigDict], workdir: str) -> dict[tables.Key, dict[str, Any]]:
+def update_tables(config: ConfigDict, sections: dict[Cell, ConfigDict],
+                  workdir: str) -> dict[tables.Key, dict[str, Any]]:
   """Writes all tables from what is finished; returns that."""
   results = read_results(sections, workdir)
   failures: dict[tables.Key, str] = {
@@ -162,11 +163,11 @@ def compare(config: ConfigDict, workdir: str) -> None:
   check(config)
   subprocess_runs.check_workdir(workdir)
   sections = {cell: cell_config(config, cell) for cell in cells_of(config)}
-  finished = write(config, sections, workdir)
+  finished = update_tables(config, sections, workdir)
   by_name = {cell.name: cell for cell in sections}
 
   def after(name: str) -> str | None:
-    result = write(config, sections, workdir).get(by_name[name])
+    result = update_tables(config, sections, workdir).get(by_name[name])
     if result is None:
       return None
     metric, value = tables.headline(result)

@@ -30,7 +30,7 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired | None:
-  """Ours minus theirs, seed by seed: the same seed drew the same order of pictures. None where they share no seed."""
+  """Ours minus theirs, seed by seed: the same seed drew the same order of images. None where they share no seed."""
   seeds = sorted(ours.keys() & theirs.keys())
   if not seeds:
     return None

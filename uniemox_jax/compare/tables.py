@@ -1,4 +1,4 @@
-"""The tables of `compare`: Markdown and LaTeX for people, CSV with a row a run, JSON, and a picture."""
+"""The tables of `compare`: Markdown and LaTeX for people, CSV with a row a run, JSON, and a figure."""
 
 import csv
 import io
@@ -21,12 +21,12 @@ _BEFORE = ('initialisation', 'dataset', 'protocol', 'seed', 'metric', 'value')
 _AFTER = ('examples', 'checkpoint_step', 'config_hash', 'error')
 NOTES = """Mean ± standard deviation over seeds (number of runs) on test; in bold the best mean of a column; † differs
 from `{reference}` with p < 0.05: Student's t-test of the differences seed by seed, corrected by Holm for all questions
-of this page. Few seeds can show only large differences, and seeds do not vary the test pictures: see docs/compare.md.
+of this page. Few seeds can show only large differences, and seeds do not vary the test images: see docs/compare.md.
 """
 
 
 class Column(NamedTuple):
-  """Of a protocol's table: a dataset and one of its tasks, '' as long as no run has told them."""
+  """Of a protocol's table: a dataset and one of its tasks, '' until a run has finished."""
 
   dataset: str
   task: str
@@ -168,7 +168,7 @@ def _markdown(
       f'- {_named(key)}: {_metric(result, task)}' for key, result in table.results.items() for task in _tasks(result)
       if score_of(result, task) is None]
   if undefined:
-    parts.append('Undefined on these test pictures, and so left out:\n\n' + '\n'.join(undefined) + '\n')
+    parts.append('Undefined on these test images, and so left out:\n\n' + '\n'.join(undefined) + '\n')
   parts.append(
       summary_statistics.unfinished(table.unfinished, {_named(key): said for key, said in table.failures.items()}))
   return '\n'.join(parts)

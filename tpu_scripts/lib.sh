@@ -17,7 +17,7 @@ fail() { # A user's mistake: what is wrong and the remedy, in one line.
 say() { printf '%s: %s\n' "$(basename "$0" .sh)" "$*" >&2; }
 
 usage() { # The comment at the head of the script is its help.
-  awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"
+  awk 'NR > 1 && (!/^#/ || /^#SBATCH/) { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"
   exit 0
 }
 

@@ -37,7 +37,7 @@ FEATURES = 'features'
 def _check_labelled(splits: dict[str, reader.Split], dataset: str) -> None:
   """Raises UserError for a split without a single label."""
   for name, split in splits.items():
-    if all(annotation.label < 0 for annotation in split.annotations()):
+    if (split.label_array() < 0).all():
       raise UserError(
           f'no {name} image of {dataset} has a single label, which a probe needs: fine-tune '
           '(python -m uniemox_jax.finetune), which learns other targets too')

@@ -88,7 +88,7 @@ def zero_shot(
   path = result_path(workdir, split_name)
   if exists(path) and read_json(path).get('config_hash') != config_hash(asked):
     raise UserError(f'{path} is of another run: choose another --workdir')
-  if all(annotation.label < 0 for annotation in split.annotations()):
+  if (split.label_array() < 0).all():
     raise UserError(
         f'no image of split {split_name!r} of {dataset} has a single label, by which zero-shot is measured: choose '
         'another split or dataset')

@@ -265,7 +265,7 @@ def _batches(
 
   def read(positions_R: np.ndarray) -> np.ndarray:
     try:
-      return np.array([split.read(position) for position in positions_R], dtype=object)
+      return np.array(split.read_many(positions_R), dtype=object)
     except UserError as error:
       # TensorFlow would print and wrap the error; an empty record ends the stream instead.
       failures.append(error)

@@ -184,7 +184,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     if len(self._rejects) > self._max_rejects * self._found:
       raise self._too_many_rejects(f'{len(self._rejects)} of {self._found} images were rejected')
     splits = {
-        split: stored_splits.read_split(split, info.filepaths, info.num_examples, self.LABELS)
+        split: stored_splits.read_split(info.filepaths, info.shard_lengths, self.LABELS)
         for split, info in self.info.splits.items()}
     duplicates = stored_splits.duplicates(splits)
     manifest.write_manifest(self.data_path, self._manifest(splits, len(duplicates)))

@@ -9,6 +9,8 @@ from typing import Any
 
 import tqdm
 
+from data_pipelines.records import index
+
 
 @dataclasses.dataclass
 class StoredSplit:
@@ -26,24 +28,22 @@ class StoredSplit:
   image_digests: dict[str, bytes]
 
 
-def read_split(name: str, paths: Sequence[os.PathLike], examples: int, labels: Sequence[str]) -> StoredSplit:
-  """Reads every record of a split once and checks its checksum.
+def read_split(paths: Sequence[os.PathLike], lengths: Sequence[int], labels: Sequence[str]) -> StoredSplit:
+  """Reads every record of a split once, checks its checksum, and writes the split's index beside the shards.
 
   Args:
-    name: of the split, for the progress bar.
-    paths: of its shards.
-    examples: how many records they hold.
+    paths: of the shards, all in one folder.
+    lengths: how many records each holds.
     labels: class names in label order.
   """
-  import tensorflow as tf
-
+  folder, names = os.path.dirname(os.fspath(paths[0])), [os.path.basename(os.fspath(path)) for path in paths]
+  split = names[0].partition('.')[0]
   image_digests: dict[str, bytes] = {}
   per_class: collections.Counter[str] = collections.Counter()
   with_person = 0
   records_sha256 = hashlib.sha256()
-  records = tf.data.TFRecordDataset([os.fspath(path) for path in paths]).as_numpy_iterator()
-  for record in tqdm.tqdm(records, f'checking {name}', examples, unit=' records'):
-    example = tf.train.Example.FromString(record)
+  examples = index.make(folder, split, list(zip(names, lengths)))
+  for example in tqdm.tqdm(examples, f'checking {split}', sum(lengths), unit=' records'):
     records_sha256.update(example.SerializeToString(deterministic=True))
     fields = example.features.feature
     indices = fields['labels'].int64_list.value or fields['label'].int64_list.value

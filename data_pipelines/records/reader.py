@@ -1,41 +1,27 @@
-"""Random access to TFRecord shards: reads any record by its position and checks it.
-
-TFRecord has no index. Each record is framed as length (uint64), crc of length, data, crc of data, little-endian. One
-walk over the frames of a shard finds them all, so a batch can read exactly the records that (seed, step) selects.
-"""
+"""Random access to TFRecord shards: reads any record by its position and checks it against the index of its split."""
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 import copy
 import hashlib
-import io
-import json
+import itertools
 import os
-import struct
-import threading
-from typing import Any, NamedTuple
+import sys
 
 from etils import epath
-import google_crc32c
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from data_pipelines import storage
 from data_pipelines.errors import UserError
-from data_pipelines.records import manifest, schema
+from data_pipelines.records import index, manifest, schema
 
 # Input runs on the CPU; TensorFlow would take GPU memory away from training.
 tf.config.set_visible_devices([], 'GPU')
 
-_HEADER = struct.Struct('<QI')
-_FOOTER = struct.Struct('<I')
-
-
-class Annotation(NamedTuple):
-  """What a record stores about its image; label -1 for none."""
-  id: str
-  label: int
-  attributes: dict[str, Any]
+_FEATURES = 'tensorflow_datasets.core.features.'
+_TOGETHER = 2**16  # positions whose index entries are in memory at the same time
 
 
 class Split:
@@ -46,28 +32,18 @@ class Split:
     num_examples: how many records.
     labels: class names in label order.
     features: the dataset's tfds.features.FeaturesDict (`schema.record_features`).
+    folder: of the shards and their manifest.
   """
 
-  def __init__(self, name: str, features: tfds.features.FeaturesDict, shard_lengths: Iterable[tuple[str, int]]):
-    """Walks the frames of every shard, given as (path, number of records).
-
-    Raises:
-      UserError: a shard is missing, cut short or damaged; names it.
-    """
-    self.name, self.features = name, features
+  def __init__(self, name: str, features: tfds.features.FeaturesDict, folder: str, parts: dict[str, index.Index]):
+    """Joins splits, given as the stem of their files' names, such as emo8-train, and their index."""
+    self.name, self.features, self.folder = name, features, epath.Path(folder)
     self.labels: tuple[str, ...] = tuple(features['label'].names)
-    self._shards: list[_Shard] = []
-    frames = []
-    for path, length in shard_lengths:
-      frames.append(np.insert(_frames(shard := _Shard(path), length), 0, len(self._shards), axis=1))
-      self._shards.append(shard)
-    self._frames_Nx3 = np.concatenate(frames)
-    self.num_examples = len(self._frames_Nx3)
-
-  @property
-  def folder(self) -> epath.Path:
-    """The folder of the shards and their manifest."""
-    return epath.Path(self._shards[0].path).parent
+    self._parts = parts
+    self._starts = np.cumsum([0, *(len(part.entries_N) for part in parts.values())])
+    self._positions_N: np.ndarray | None = None  # of a fraction: those of its records in the whole
+    self.num_examples = int(self._starts[-1])
+    self._ranges = storage.Ranges(folder)
 
   @property
   def contents(self) -> str | None:
@@ -83,37 +59,70 @@ class Split:
   @property
   def fingerprint(self) -> str:
     """SHA-256 of each record's place, length and checksum: differs for other records or another selection of them."""
-    digest = hashlib.sha256(self._frames_Nx3.tobytes())
-    for shard, offset, length in self._frames_Nx3.tolist():
-      digest.update(self._shards[shard].read(offset + length, _FOOTER.size))
+    digest = hashlib.sha256()
+    for places in self._in_chunks():
+      digest.update(
+          np.array([(shard, entry['offset'], entry['length']) for _, shard, entry in places], np.int64).tobytes())
+    for places in self._in_chunks():
+      digest.update(np.array([entry['crc'] for _, _, entry in places], '<u4').tobytes())
     return digest.hexdigest()
 
+  def _in_chunks(self) -> Iterator[list[tuple[index.Shard, int, np.void]]]:
+    for start in range(0, self.num_examples, _TOGETHER):
+      yield self._places(np.arange(start, min(start + _TOGETHER, self.num_examples)))
+
+  def _places(self, positions_R: np.ndarray) -> list[tuple[index.Shard, int, np.void]]:
+    """Of each position: its shard, the shard's number among those of all parts, and its index entry."""
+    if self._positions_N is not None:
+      positions_R = self._positions_N[positions_R]
+    parts, found = list(self._parts.values()), []
+    first_shard = np.cumsum([0, *(len(part.shards) for part in parts)])
+    for position, number in zip(positions_R, np.searchsorted(self._starts, positions_R, 'right') - 1):
+      entry = parts[number].entries_N[position - self._starts[number]]
+      found.append((parts[number].shards[entry['shard']], int(first_shard[number] + entry['shard']), entry))
+    return found
+
   def read(self, position: int) -> bytes:
-    """One serialized tf.train.Example. Safe to call from many threads.
+    """One serialized tf.train.Example; see `read_many`."""
+    return self.read_many([position])[0]
+
+  def read_many(self, positions_R: Sequence[int] | np.ndarray) -> list[bytes]:
+    """Serialized tf.train.Examples, fetched together. Safe to call from many threads.
 
     Raises:
-      UserError: its bytes do not match their checksum; names the shard.
+      UserError: one is missing, or does not match its checksum; names the shard.
     """
-    shard_index, offset, length = self._frames_Nx3[position].tolist()
-    shard = self._shards[shard_index]
-    framed = shard.read(offset, length + _FOOTER.size)
-    data = framed[:length]
-    if len(framed) < length + _FOOTER.size or _masked_crc(data) != _FOOTER.unpack_from(framed, length)[0]:
-      raise shard.damaged(f'record at byte {offset} does not match its checksum')
-    return data
+    places = self._places(np.asarray(positions_R))
+    size = index.FOOTER.size
+    try:
+      framed = self._ranges.read([
+          (shard.name, int(entry['offset']), int(entry['length']) + size) for shard, _, entry in places])
+    except storage.MissingBytes as error:
+      raise index.damaged(error.path, error.what) from error
+    for (shard, _, entry), data in zip(places, framed):
+      if not index.masked_crc(data[:-size]) == index.FOOTER.unpack_from(data, len(data) - size)[0] == entry['crc']:
+        raise index.damaged(
+            os.fspath(self.folder / shard.name), f"record at byte {entry['offset']} does not match its checksum")
+    return [data[:-size] for data in framed]
 
-  def annotations(self) -> list[Annotation]:
-    """Id, label and EmoSet attributes of every record, in position order; no image is decoded."""
-    text = tf.io.FixedLenFeature([], tf.string)
-    fields = {'id': text, 'attributes': text, 'label': tf.io.FixedLenFeature([], tf.int64)}
-    found = []
-    for start in range(0, self.num_examples, 256):
-      records = [self.read(position) for position in range(start, min(start + 256, self.num_examples))]
-      parsed = {name: values.numpy().tolist() for name, values in tf.io.parse_example(records, fields).items()}
-      found += [
-          Annotation(name.decode(), label, json.loads(attributes))
-          for name, label, attributes in zip(parsed['id'], parsed['label'], parsed['attributes'])]
-    return found
+  def label_array(self) -> np.ndarray:
+    """Class index of every record, int32 (N,), -1 for none."""
+    labels_N = np.concatenate([part.entries_N['label'] for part in self._parts.values()])
+    return labels_N if self._positions_N is None else labels_N[self._positions_N]
+
+  def annotations(self) -> Iterator[index.Annotation]:
+    """Id, label and EmoSet attributes of every record, in position order; no image is read.
+
+    Raises:
+      UserError: the file that holds them is missing or damaged.
+    """
+    found = itertools.chain.from_iterable(
+        index.annotations(os.fspath(self.folder), name, part.annotations_sha256) for name, part in self._parts.items())
+    if self._positions_N is None:
+      return found
+    kept = np.zeros(self._starts[-1], bool)
+    kept[self._positions_N] = True
+    return itertools.compress(found, kept)
 
   def fraction(self, fraction: float, seed: int) -> 'Split':
     """This share of each class, at least one record of each, for training on few examples.
@@ -122,7 +131,7 @@ class Split:
     every larger one. Records without a label count as one class.
 
     Raises:
-      UserError: `fraction` is not in (0, 1], or a shard is damaged: every record is read once.
+      UserError: `fraction` is not in (0, 1], or the annotations are damaged.
     """
     if not 0 < fraction <= 1:
       raise UserError(f'fraction is {fraction}: choose more than 0 and at most 1')
@@ -130,12 +139,12 @@ class Split:
     for position, annotation in enumerate(self.annotations()):
       digest = hashlib.sha256(f'fraction {seed}:{annotation.id}'.encode()).digest()
       members[annotation.label].append((digest, position))
-    kept = [
+    kept = sorted(
         position for ranked in members.values()
-        for _, position in sorted(ranked)[:max(1, round(fraction * len(ranked)))]]
+        for _, position in sorted(ranked)[:max(1, round(fraction * len(ranked)))])
     part = copy.copy(self)
     part.name = f'{self.name}, {100 * fraction:g} %'
-    part._frames_Nx3 = self._frames_Nx3[sorted(kept)]
+    part._positions_N = np.array(kept) if self._positions_N is None else self._positions_N[kept]
     part.num_examples = len(kept)
     return part
 
@@ -160,10 +169,12 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
     raise UserError(
         f'no records of {dataset!r} under {data_dir}: build them with python -m data_pipelines.build '
         f'--dataset={dataset} --source=RAW_FOLDER --data_dir={data_dir}')
-  builder = tfds.builder_from_directory(max(versions, key=lambda path: tfds.core.Version(path.name)))
+  folder = os.fspath(max(versions, key=lambda path: tfds.core.Version(path.name)))
+  _check_features(folder)
+  builder = tfds.builder_from_directory(folder)
   if missing := schema.record_features(('',)).keys() - builder.info.features.keys():
     raise UserError(
-        f"{builder.data_dir} was built by another version of this package (no field {min(missing)!r}): "
+        f"{folder} was built by another version of this package (no field {min(missing)!r}): "
         'build it again with --overwrite')
   known = builder.info.splits
   names = split.split('+')
@@ -172,59 +183,40 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
         f'{dataset} has no split {unknown[0]!r}: choose from {", ".join(sorted(known))}, or join some with +')
   if len(set(names)) < len(names):
     raise UserError(f'split {split!r} names the same records twice: name each split once')
-  infos = [known[name] for name in names]
-  shards = [(os.fspath(path), length) for info in infos for path, length in zip(info.filepaths, info.shard_lengths)]
-  if not shards:
+  parts: dict[str, index.Index] = {}
+  for name in names:
+    shards = [(epath.Path(path).name, length) for path, length in zip(known[name].filepaths, known[name].shard_lengths)]
+    if any(length for _, length in shards):
+      stem = shards[0][0].partition('.')[0]
+      parts[stem] = _index(folder, stem, shards)
+  if not parts:
     raise UserError(f'split {split!r} of {dataset} is empty: build {dataset} from a folder that has such images')
-  return Split(split, builder.info.features, shards)
+  return Split(split, builder.info.features, folder, parts)
 
 
-class _Shard:
-  """An open shard file, read at any offset from any thread."""
-
-  def __init__(self, path: str):
-    self.path = path
-    self._remote = '://' in path
-    try:
-      self.size = tf.io.gfile.stat(path).length
-      self._file = tf.io.gfile.GFile(path, 'rb') if self._remote else io.FileIO(path)
-    except (OSError, tf.errors.OpError) as error:
-      raise self.damaged('it cannot be opened') from error
-    self._lock = threading.Lock()
-
-  def read(self, offset: int, length: int) -> bytes:
-    if not self._remote:
-      return os.pread(self._file.fileno(), length, offset)
-    with self._lock:
-      self._file.seek(offset)
-      return self._file.read(length)
-
-  def damaged(self, what: str) -> UserError:
-    return UserError(
-        f'damaged shard {self.path}: {what}; delete its folder and build the dataset again '
-        'with python -m data_pipelines.build')
+def _check_features(folder: str) -> None:
+  """Raises UserError if the description of the fields names Python code of others: TFDS would import and run it."""
+  pending = [storage.read_json(f'{folder}/features.json')]
+  while pending:
+    value = pending.pop()
+    if isinstance(value, dict):
+      named = value.get('pythonClassName', _FEATURES)
+      if not (isinstance(named, str) and named.startswith(_FEATURES)):
+        raise UserError(
+            f'{folder}/features.json names Python code, {named!r}: records never do; do not use this folder')
+      pending += value.values()
+    elif isinstance(value, list):
+      pending += value
 
 
-def _frames(shard: _Shard, expected: int) -> np.ndarray:
-  """(offset, length) of each record's data, int64 (expected, 2)."""
-  frames, offset = [], 0
-  while offset < shard.size:
-    header = shard.read(offset, _HEADER.size)
-    if len(header) < _HEADER.size:
-      raise shard.damaged(f'it ends inside the record at byte {offset}')
-    length, crc = _HEADER.unpack(header)
-    if crc != _masked_crc(header[:8]):
-      raise shard.damaged(f'record length at byte {offset} does not match its checksum')
-    frames.append((offset + _HEADER.size, length))
-    offset += _HEADER.size + length + _FOOTER.size
-  if offset > shard.size:
-    raise shard.damaged(f'it ends inside the record at byte {frames[-1][0]}')
-  if len(frames) != expected:
-    raise shard.damaged(f'it holds {len(frames)} records where dataset_info.json promises {expected}')
-  return np.array(frames, np.int64).reshape(-1, 2)
-
-
-def _masked_crc(data: bytes) -> int:
-  """The checksum that TFRecord stores: crc32c, rotated and offset so that data that holds crcs is checked as well."""
-  crc = google_crc32c.value(data)
-  return ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff
+def _index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> index.Index:
+  """The index of one split, made now if an earlier version of this package built the records."""
+  if storage.exists(f'{folder}/{split}{index.INDEX}'):
+    return index.read(folder, split, shards)
+  print(f'{folder}: {split} has no index; all its records are read once to make it', file=sys.stderr, flush=True)
+  try:
+    collections.deque(index.make(folder, split, shards), maxlen=0)
+  except PermissionError as error:
+    raise UserError(
+        f'{folder} has no index and cannot be written: open it once where it can be, or build it again') from error
+  return index.read(folder, split, shards)

@@ -44,8 +44,8 @@ def split_captions(split: 'Split', clip: Clip, emotion_in_caption: bool) -> list
 
   return [
       caption_text.fitting_caption(
-          attributes, split.labels[label] if emotion_in_caption and label >= 0 else None, count_tokens,
-          clip.config.context_length) for _, label, attributes in split.annotations()]
+          found.attributes, split.labels[found.label] if emotion_in_caption and found.label >= 0 else None,
+          count_tokens, clip.config.context_length) for found in split.annotations()]
 
 
 def embedded_captions(clip: Clip, split: 'Split', emotion_in_caption: bool, data_dir: str) -> np.ndarray:

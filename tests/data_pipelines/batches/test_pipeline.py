@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from data_pipelines.batches.pipeline import eval_batches, eval_step_count, train_batches
 from data_pipelines.errors import UserError
+from data_pipelines.records import index
 from data_pipelines.records.reader import Split, open_split
 
 SIDE = 32
@@ -64,8 +65,12 @@ def write_split(folder, features, examples):
       feature['persons'].bytes_list.value.extend(persons)
       feature['label'].int64_list.value.append(label)
       feature['example_id'].int64_list.value.append(count)
+      feature['id'].bytes_list.value.append(str(count).encode())
+      feature['attributes'].bytes_list.value.append(b'{}')
       writer.write(example.SerializeToString())
-  return Split('written', features, [(path, count)])
+  shards = [('written.tfrecord', count)]
+  assert len(list(index.make(str(folder), 'written', shards))) == count
+  return Split('written', features, str(folder), {'written': index.read(str(folder), 'written', shards)})
 
 
 def slopes(images_BxSxSx3):
@@ -162,7 +167,7 @@ def test_finetuning_and_scene_only_batches_hold_the_same_view_and_nothing_else(t
 
 
 def test_position_finds_the_annotation_of_the_same_example(train, two_epochs):
-  annotations = train.annotations()
+  annotations = list(train.annotations())
   for batch in two_epochs:
     for row, position in enumerate(batch['position']):
       assert annotations[position].id == f'bild/{batch["example_id"][row] // 5:02d} ä.jpg'
@@ -312,7 +317,8 @@ def test_images_without_labels_serve_for_pretraining(train, tmp_path):
 def test_resuming_deep_in_an_epoch_of_100_000_records_takes_seconds(train, tmp_path):
   write_split(tmp_path, train.features, itertools.repeat((jpeg(8, 8), [], 0), 100_000))
   started = time.monotonic()
-  split = Split('written', train.features, [(str(tmp_path / 'written.tfrecord'), 100_000)])
+  read = index.read(str(tmp_path), 'written', [('written.tfrecord', 100_000)])
+  split = Split('written', train.features, str(tmp_path), {'written': read})
   batch = next(train_batches(split, batch_size=50, seed=1, image_size=SIDE, start_step=1990))
   seconds = time.monotonic() - started
   print(f'opened and resumed in {seconds:.1f} s')

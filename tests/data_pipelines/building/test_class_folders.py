@@ -41,7 +41,7 @@ def copy(raw, tmp_path):
 def _stored(data_dir: pathlib.Path, dataset: str, split: str) -> dict[str, str | None]:
   """Id -> class name."""
   records = open_split(data_dir, dataset, split)
-  return {name: records.labels[label] if label >= 0 else None for name, label, _ in records.annotations()}
+  return {name: records.labels[label] if label >= 0 else None for name, label, *_ in records.annotations()}
 
 
 @pytest.mark.parametrize('dataset', LABELS)

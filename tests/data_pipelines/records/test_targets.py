@@ -67,11 +67,11 @@ def test_unknown_target_is_named(built):
     next(train_batches(split, batch_size=2, seed=0, image_size=16, mode='finetune', targets=('mood',)))
 
 
-def test_damaged_record_is_named(built, tmp_path):
+def test_damaged_annotations_are_named(built, tmp_path):
   shutil.copytree(built / 'emotic', tmp_path / 'emotic')
-  shard = next((tmp_path / 'emotic').rglob('*test.tfrecord*'))
-  content = bytearray(shard.read_bytes())
+  path = next((tmp_path / 'emotic').rglob('*test.annotations.jsonl'))
+  content = bytearray(path.read_bytes())
   content[100] ^= 1
-  shard.write_bytes(content)
-  with pytest.raises(UserError, match='damaged shard .* does not match its checksum'):
+  path.write_bytes(content)
+  with pytest.raises(UserError, match='damaged index .*annotations.jsonl: it does not match its checksum'):
     targets.read(open_split(tmp_path, 'emotic', 'test'))

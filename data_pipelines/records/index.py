@@ -1,0 +1,207 @@
+"""An index beside the shards of a split: where each record lies, its checksum and label; and what is written about it.
+
+TFRecord has none, so finding a record means to walk over all before it. Each is framed as length (uint64), checksum of
+length, data, checksum of data, little-endian. The build writes two files for each split:
+
+`<split>.index`: a line of JSON (the shards and their sizes, a checksum of the other file), `ENTRY` for each record, and
+the CRC-32C of all before. It is mapped into memory, so that a split of any size takes little.
+`<split>.annotations.jsonl`: a line of JSON for each record, the fields of `Annotation`.
+"""
+
+from collections.abc import Iterator, Sequence
+import hashlib
+import json
+import math
+import struct
+from typing import Any, BinaryIO, NamedTuple
+
+import google_crc32c
+import numpy as np
+
+from data_pipelines import storage
+from data_pipelines.errors import UserError
+
+ENTRY = np.dtype([('offset', '<i8'), ('length', '<u4'), ('crc', '<u4'), ('shard', '<i4'), ('label', '<i4')])
+"""Of one record: where its data begins in its shard, their length and masked CRC-32C; label -1 for none. 24 bytes."""
+VERSION = 1
+INDEX, ANNOTATIONS = '.index', '.annotations.jsonl'
+_HEADER, FOOTER = struct.Struct('<QI'), struct.Struct('<I')
+_READ_TOGETHER = 2**24  # bytes
+
+
+class Annotation(NamedTuple):
+  """What a record stores about its image, as `schema.record_features` describes it; vad None where not annotated."""
+
+  id: str
+  label: int
+  attributes: dict[str, Any]
+  labels: list[int]
+  distribution: list[float]
+  vad: list[float | None]
+
+
+class Shard(NamedTuple):
+  """A shard's file name, its bytes and its records."""
+
+  name: str
+  size: int
+  records: int
+
+
+class Index(NamedTuple):
+  """The index of one split. entries_N: `ENTRY` of each record; annotations_sha256: of the file beside it."""
+
+  shards: tuple[Shard, ...]
+  entries_N: np.ndarray
+  annotations_sha256: str
+
+
+def masked_crc(data: bytes) -> int:
+  """The checksum that TFRecord stores: crc32c, rotated and offset so that data that holds crcs is checked as well."""
+  crc = google_crc32c.value(data)
+  return ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff
+
+
+def damaged(path: str, what: str) -> UserError:
+  """The error about a shard or its index."""
+  return UserError(
+      f'damaged shard {path}: {what}; delete its folder and build the dataset again with python -m data_pipelines.build'
+  )
+
+
+def _damaged_index(path: str, what: str) -> UserError:
+  """The error about a file that can be made from the shards."""
+  return UserError(f'damaged index {path}: {what}; delete the .index beside it, and both are made again')
+
+
+def walk(folder: str, shard: Shard) -> Iterator[tuple[int, bytes]]:
+  """Offset and data of every record of a shard, read from its first byte to its last, some MB at a time.
+
+  Raises:
+    UserError: the shard is missing, cut short or damaged, or holds another number of records; names it.
+  """
+  ranges, path = storage.Ranges(folder), f'{folder}/{shard.name}'
+  pending, start, found = b'', 0, 0  # `pending` begins at byte `start` of the file.
+  for position in range(0, shard.size, _READ_TOGETHER):
+    pending += ranges.read([(shard.name, position, min(_READ_TOGETHER, shard.size - position))])[0]
+    used = 0
+    while used + _HEADER.size <= len(pending):
+      length, crc = _HEADER.unpack_from(pending, used)
+      if crc != masked_crc(pending[used:used + 8]):
+        raise damaged(path, f'record length at byte {start + used} does not match its checksum')
+      first, end = used + _HEADER.size, used + _HEADER.size + length
+      if end + FOOTER.size > len(pending):
+        break
+      data = pending[first:end]
+      if masked_crc(data) != FOOTER.unpack_from(pending, end)[0]:
+        raise damaged(path, f'record at byte {start + first} does not match its checksum')
+      yield start + first, data
+      found, used = found + 1, end + FOOTER.size
+    pending, start = pending[used:], start + used
+  if pending:
+    raise damaged(path, f'it ends inside the record at byte {start}')
+  if found != shard.records:
+    raise damaged(path, f'it holds {found} records where dataset_info.json promises {shard.records}')
+
+
+def make(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> Iterator[Any]:
+  """Reads all records of a split once, and writes its index and annotations when they are through.
+
+  Args:
+    folder: of the shards.
+    split: its name.
+    shards: (file name, number of records) of each.
+
+  Yields:
+    Each record as a tf.train.Example.
+
+  Raises:
+    UserError: a shard is missing, cut short or damaged; names it.
+  """
+  import tensorflow as tf
+  entries, sized, digest = bytearray(), [], hashlib.sha256()
+  with storage.new_file(f'{folder}/{split}{ANNOTATIONS}') as annotations:
+    for number, (name, records) in enumerate(shards):
+      sized.append(shard := Shard(name, _size(folder, name), records))
+      for offset, data in walk(folder, shard):
+        example = tf.train.Example.FromString(data)
+        annotation = _annotation(example)
+        entries += np.array((offset, len(data), masked_crc(data), number, annotation.label), ENTRY).tobytes()
+        line = json.dumps(annotation, ensure_ascii=False, allow_nan=False).encode() + b'\n'
+        annotations.write(line)
+        digest.update(line)
+        yield example
+  header = {'version': VERSION, 'shards': sized, 'annotations_sha256': digest.hexdigest()}
+  content = json.dumps(header).encode() + b'\n' + entries
+  storage.write_bytes(f'{folder}/{split}{INDEX}', content + FOOTER.pack(google_crc32c.value(content)))
+
+
+def _annotation(example: Any) -> Annotation:
+  fields = example.features.feature
+  name, attributes = (fields[key].bytes_list.value[0].decode() for key in ('id', 'attributes'))
+  return Annotation(
+      name, fields['label'].int64_list.value[0], json.loads(attributes), list(fields['labels'].int64_list.value),
+      list(fields['distribution'].float_list.value),
+      [None if math.isnan(value) else value for value in fields['vad'].float_list.value])
+
+
+def _size(folder: str, name: str) -> int:
+  try:
+    return storage.size(f'{folder}/{name}')
+  except FileNotFoundError as error:
+    raise damaged(f'{folder}/{name}', 'it is missing') from error
+
+
+def read(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> Index:
+  """The index of a split, and whether its shards are there in full.
+
+  Args: as in `make`.
+
+  Raises:
+    UserError: the index does not match its checksum or these shards, or a shard is missing or cut short.
+  """
+  path = f'{folder}/{split}{INDEX}'
+  with storage.local_copy(path) as copy:
+    with copy.open('rb') as file:
+      if not _ends_in_checksum(file):
+        raise _damaged_index(path, 'it does not match its checksum')
+      file.seek(0)
+      line = file.readline()
+    header = json.loads(line)
+    found = tuple(Shard(*shard) for shard in header['shards'])
+    if header['version'] != VERSION or [(shard.name, shard.records) for shard in found] != list(shards):
+      raise _damaged_index(path, 'it is about other shards than dataset_info.json, or of another version')
+    entries_N = np.memmap(copy, ENTRY, 'r', len(line), sum(shard.records for shard in found))
+  try:
+    storage.Ranges(folder).read([(shard.name, shard.size - 1, 1) for shard in found if shard.records])
+  except storage.MissingBytes as error:
+    raise damaged(error.path, error.what) from error
+  return Index(found, entries_N, header['annotations_sha256'])
+
+
+def _ends_in_checksum(file: BinaryIO) -> bool:
+  """Whether the last bytes are the checksum of all before; few are in memory at a time."""
+  crc, pending = 0, b''
+  for part in iter(lambda: file.read(_READ_TOGETHER), b''):
+    pending += part
+    crc, pending = google_crc32c.extend(crc, pending[:-FOOTER.size]), pending[-FOOTER.size:]
+  return len(pending) == FOOTER.size and FOOTER.unpack(pending)[0] == crc
+
+
+def annotations(folder: str, split: str, sha256: str) -> Iterator[Annotation]:
+  """What is written about each record, in order.
+
+  Raises:
+    UserError: the file is missing or not the one that the index was made with.
+  """
+  path, digest = f'{folder}/{split}{ANNOTATIONS}', hashlib.sha256()
+  if not storage.exists(path):
+    raise _damaged_index(path, 'it is missing')
+  with storage.local_copy(path) as copy, copy.open('rb') as file:
+    for line in file:
+      digest.update(line)
+    if digest.hexdigest() != sha256:
+      raise _damaged_index(path, 'it does not match its checksum')
+    file.seek(0)
+    for line in file:
+      yield Annotation(*json.loads(line))

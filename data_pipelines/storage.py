@@ -1,0 +1,279 @@
+"""Where files lie: on a disk, or in a Google Cloud Storage bucket (gs://). Files are read and written through here.
+
+A file appears whole or not at all. On a disk it is written under another name, flushed to the device, and renamed; in a
+bucket an object appears whole by itself, and cannot be appended to.
+"""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+from pathlib import Path
+import tempfile
+from typing import Any, BinaryIO
+
+from etils import epath
+
+from data_pipelines.errors import UserError, first_line
+
+BUCKET = 'gs://'
+IN_FLIGHT = 256
+"""Requests to a bucket that wait at the same time: at 30 ms each, some 5,000 records a second (docs/tpu.md)."""
+_RETRIES = {'max_retries': 8, 'initial_delay': '500ms', 'max_delay': '16s'}
+"""A bucket that refuses for a minute is given up."""
+_FAILURES = ('tensorflow.', 'google.', 'requests.', 'urllib3.')
+"""Modules whose exceptions mean that a bucket could not be reached or refused."""
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+  """Whether `path` lies in a bucket."""
+  return '://' in os.fspath(path)
+
+
+def resolve(path: str | os.PathLike, name: str = 'path') -> str:
+  """`path` as the rest of the program uses it: `~` expanded, and absolute if it is on a disk.
+
+  Args:
+    path: as the user gave it.
+    name: the flag or config key that it came from, for messages.
+
+  Raises:
+    UserError: a kind of storage that is not supported, or whose library is not installed.
+  """
+  text = os.fspath(path)
+  if not is_remote(text):
+    return os.path.abspath(os.path.expanduser(text))
+  if not text.startswith(BUCKET):
+    raise UserError(f'{name}={text}: only a local path or {BUCKET}BUCKET/PATH can be used')
+  if not has_bucket_support():
+    raise UserError(f"{name}={text} needs google-cloud-storage: pip install 'uniemox_jax[gcs]'")
+  return text.rstrip('/')
+
+
+def has_bucket_support() -> bool:
+  """Whether the library is installed that Orbax needs for gs://."""
+  return importlib.util.find_spec('google.cloud') is not None and importlib.util.find_spec(
+      'google.cloud.storage') is not None
+
+
+def local(path: str | os.PathLike, name: str) -> Path:
+  """A path that must be on a disk.
+
+  Raises:
+    UserError: it is in a bucket; says to copy it.
+  """
+  if is_remote(path):
+    raise UserError(f'{name}={os.fspath(path)}: this must be a local path; copy it with gcloud storage cp --recursive')
+  return Path(resolve(path, name))
+
+
+def absolute(path: str) -> epath.Path:
+  """`path`, absolute where it is on a disk."""
+  return epath.Path(path if is_remote(path) else os.path.abspath(path))
+
+
+def exists(path: str | os.PathLike) -> bool:
+  """Whether there is a file or folder."""
+  return epath.Path(path).exists()
+
+
+def size(path: str | os.PathLike) -> int:
+  """Bytes of a file."""
+  return epath.Path(path).stat().length
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+  """The whole file."""
+  return epath.Path(path).read_bytes()
+
+
+def read_json(path: str | os.PathLike) -> Any:
+  """The value in a JSON file.
+
+  Raises:
+    UserError: it is not JSON in UTF-8; names the file.
+  """
+  try:
+    return json.loads(read_bytes(path).decode('utf-8-sig'))
+  except (ValueError, RecursionError) as error:
+    raise UserError(
+        f'{os.fspath(path)} is damaged, it is not JSON ({first_line(error)}): restore it, or delete it') from error
+
+
+def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
+  """`read_json` of a file that must hold an object.
+
+  Raises:
+    UserError: it does not; names the file.
+  """
+  value = read_json(path)
+  if not isinstance(value, dict):
+    raise UserError(f'{os.fspath(path)} is damaged, it holds no JSON object: restore it, or delete it')
+  return value
+
+
+@contextlib.contextmanager
+def new_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+  """A file to write, which becomes `path` at the end, whole, or nothing after an error. Makes its folder.
+
+  Several processes may write the same one.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  if is_remote(path):
+    with tempfile.NamedTemporaryFile() as file:
+      yield file
+      file.flush()
+      epath.Path(file.name).copy(path, overwrite=True)
+    return
+  folder, name = os.path.split(os.fspath(path))
+  os.makedirs(folder or '.', exist_ok=True)
+  handle, temporary = tempfile.mkstemp(dir=folder or '.', prefix=f'.{name}.')
+  try:
+    with open(handle, 'wb') as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    os.chmod(temporary, 0o666 & ~_umask())
+    os.replace(temporary, path)
+  except BaseException:
+    Path(temporary).unlink(missing_ok=True)
+    raise
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+  """`new_file` with this content."""
+  if is_remote(path):
+    epath.Path(path).write_bytes(content)
+    return
+  with new_file(path) as file:
+    file.write(content)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """`write_bytes` of UTF-8."""
+  write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+  """`write_text` of indented JSON."""
+  write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
+
+
+@functools.cache
+def _umask() -> int:
+  """The permissions that new files lack; the system can only be asked by setting it."""
+  mask = os.umask(0)
+  os.umask(mask)
+  return mask
+
+
+@contextlib.contextmanager
+def whole_folder(folder: str | os.PathLike) -> Iterator[Path]:
+  """A local temporary folder that becomes `folder` (absent or empty until then) at the end; removed after an error.
+
+  In a bucket its files are copied one by one, in the order of their names; a kill in between leaves some of them.
+  """
+  if is_remote(folder):
+    with tempfile.TemporaryDirectory() as scratch:
+      yield Path(scratch)
+      _upload(Path(scratch), epath.Path(folder))
+    return
+  target = Path(folder)
+  target.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=target.parent, prefix=f'.{target.name}.') as scratch:
+    partial = Path(scratch) / 'new'
+    partial.mkdir()
+    yield partial
+    os.rename(partial, target)
+
+
+def _upload(source: Path, target: epath.Path) -> None:
+  for path in sorted(source.rglob('*')):
+    if path.is_file():
+      (target / path.relative_to(source).as_posix()).write_bytes(path.read_bytes())
+
+
+@contextlib.contextmanager
+def local_copy(path: str | os.PathLike) -> Iterator[Path]:
+  """`path` itself on a disk; of a file or folder in a bucket, a copy for as long as the context lasts."""
+  if not is_remote(path):
+    yield Path(path)
+    return
+  source = epath.Path(path)
+  with tempfile.TemporaryDirectory() as scratch:
+    target = Path(scratch) / source.name
+    _download(source, target)
+    yield target
+
+
+def _download(source: epath.Path, target: Path) -> None:
+  if not source.is_dir():
+    target.write_bytes(source.read_bytes())
+    return
+  target.mkdir()
+  for path in source.iterdir():
+    _download(path, target / path.name)
+
+
+class MissingBytes(UserError):
+  """A file is not there, or ends before the bytes that were asked for. `path` names it, `what` says which."""
+
+  def __init__(self, path: str, what: str):
+    super().__init__(f'{path}: {what}')
+    self.path, self.what = path, what
+
+
+class Ranges:
+  """Reads byte ranges of the files in one folder, many at once, on a disk or in a bucket.
+
+  Nothing is read beyond the bytes asked for, and no file stays open: neither the number of files nor that of readers
+  meets a limit.
+  """
+
+  def __init__(self, folder: str | os.PathLike):
+    import tensorstore
+    self._folder = os.fspath(folder)
+    spec: dict[str, Any] = {'driver': 'file', 'path': os.path.abspath(self._folder) + '/'}
+    if is_remote(folder):
+      bucket, _, path = self._folder.removeprefix(BUCKET).partition('/')
+      spec = {
+          'driver': 'gcs', 'bucket': bucket, 'path': f'{path}/',
+          'context': {'gcs_request_concurrency': {'limit': IN_FLIGHT}, 'gcs_request_retries': _RETRIES}}
+    self._store = tensorstore.KvStore.open(spec).result()
+
+  def read(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
+    """The bytes of each (file name, offset, length). Safe to call from many threads.
+
+    Raises:
+      MissingBytes: a file is missing or shorter.
+      UserError: the storage fails.
+    """
+    waiting = [self._store.read(name, byte_range=slice(start, start + length)) for name, start, length in ranges]
+    found = []
+    for (name, start, length), future in zip(ranges, waiting):
+      path = f'{self._folder}/{name}'
+      try:
+        result = future.result()
+      except ValueError as error:
+        if 'OUT_OF_RANGE' in str(error):
+          raise MissingBytes(path, f'it ends before byte {start + length}') from error
+        raise UserError(f'{path} cannot be read: {first_line(error)}') from error
+      if result.state == 'missing':
+        raise MissingBytes(path, 'it is missing')
+      found.append(result.value)
+    return found
+
+
+def explain(error: BaseException) -> str | None:
+  """One line about a failure of storage that some library raised; None for any other error."""
+  module = f'{type(error).__module__}.'
+  if isinstance(error, OSError) or not module.startswith(_FAILURES):
+    return None
+  said = first_line(Exception(str(error)))
+  return (
+      f'storage failed ({type(error).__name__}: {said}): check the bucket, the network and '
+      '`gcloud auth application-default login`, and run the same command again')

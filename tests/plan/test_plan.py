@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_an_answer_not_an_error() -> None:
   result = planning.plan(_config(-1, 1, batch_size=2**22), 'v5e:1x1')
   assert not result['fits']
   assert result['hbm_bytes_per_device'] > result['hbm_limit_bytes_per_device']
-  assert 'does not fit' in planning.describe(result)
+  assert 'does not fit' in planning.format_plan(result)
 
 
 def test_refusal_of_the_compiler_tells_what_would_be_needed() -> None:
@@ -174,7 +174,7 @@ def _answer(config: ConfigDict, where: str, needed: int) -> dict[str, Any]:
       'fits': needed <= chip.hbm, 'hbm_bytes_per_device': needed, 'params': 1, 'message': 'too large',
       'student_flops_per_example': 3, 'teacher_flops_per_example': 1, 'activation_values_per_example': 1,
       'collectives': []}
-  return planning.completed(measured, config, hardware.parse_slice(where))
+  return planning.complete_plan(measured, config, hardware.parse_slice(where))
 
 
 @pytest.mark.parametrize('largest', [1, 7, 64, 133, 1000])

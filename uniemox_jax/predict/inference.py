@@ -26,8 +26,6 @@ SMALLEST, LARGEST = 32, 1024
 _MIN_GAIN = 1.05
 """In speed, for which a batch is doubled."""
 
-Cells = Sequence[str | float]
-
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _apply(
@@ -82,10 +80,10 @@ class Predictor:
     with jax.set_mesh(self._mesh):
       return self._apply(sharding.global_batch({'views': views}, self._mesh)['views'])
 
-  def columns(self, outputs_BxW: np.ndarray) -> dict[str, Cells]:
+  def columns(self, outputs_BxW: np.ndarray) -> dict[str, Sequence[str | float]]:
     """The columns of the table for a batch, in order (docs/predict.md)."""
     outputs = split_columns(outputs_BxW.astype(np.float64), self.tasks)
-    table: dict[str, Cells] = {}
+    table: dict[str, Sequence[str | float]] = {}
     first_with_classes = next((task.name for task in self.tasks if task.name != 'vad'), None)
     for task in self.tasks:
       predicted_BxC = predict(task, outputs[task.name])

@@ -134,7 +134,7 @@ def test_both_looks_are_shown_and_what_one_could_not_draw_is_said(report: dict[s
   assert 'Not drawn: no &lt;classes&gt;.' in page and 'Not drawn: no decoder.' in page
 
 
-def test_a_look_that_lost_a_picture_says_so(report: dict[str, Any], workdir: Path) -> None:
+def test_a_look_that_lost_an_image_says_so(report: dict[str, Any], workdir: Path) -> None:
   (workdir / 'look_uniemox' / 'attention.png').unlink()
   assert _page(report, workdir).count('its file is gone') == 1
 

@@ -34,8 +34,8 @@ def main() -> None:
 
 if __name__ == '__main__':
   config_flags.DEFINE_config_file(
-      'config', None, 'An ml_collections file, FILE or FILE:ARGUMENT, of pretrain or '
-      'finetune; --config.key=value overrides a key.')
+      'config', None,
+      'An ml_collections file, FILE or FILE:ARGUMENT, of pretrain or finetune; --config.key=value overrides a key.')
   flags.DEFINE_string('topology', None, f"The TPU slice, such as v5e:4x4; one of {', '.join(CHIPS)}.")
   flags.DEFINE_bool('search_batch', False, 'Find the largest batch per device that fits.')
   flags.DEFINE_bool('all', False, f'Plan every shipped config and write the table into {DOCUMENT}.')

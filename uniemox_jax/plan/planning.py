@@ -33,10 +33,9 @@ SHIPPED = {
 DOCUMENT = os.path.join('docs', 'tpu.md')
 BEGIN, END = '<!-- plan --all: begin -->', '<!-- plan --all: end -->'
 ASSUMPTIONS = (
-    'estimate, nothing ran: matrix products at the peak of bf16; each reads and writes its activations in '
-    'HBM once, 2 bytes a value; weights are read twice and the update moves 8 values a weight (10 where '
-    'an average is kept), float32; '
-    'recomputation is free; what is sent is added in full, none of it hidden')
+    'estimate, nothing ran: matrix products at the peak of bf16; each reads and writes its activations in HBM once, 2 '
+    'bytes a value; weights are read twice and the update moves 8 values a weight (10 where an average is kept), '
+    'float32; recomputation is free; what is sent is added in full, none of it hidden')
 
 
 def compile_in_subprocess(config: ConfigDict, topology: str) -> dict[str, Any]:

@@ -115,25 +115,26 @@ def _finder(predictor: Predictor, boxes: str | None, detector: str | None) -> Pe
   return None
 
 
+Batch = tuple[list[ImageView], int, jax.Array | None]
+"""Rows, the first one's place in the devices' batch, and the outputs of that; None if no row has pixels."""
+
+
 def write_rows(
     predictor: Predictor, rows: Iterator[ImageView], table: PredictionTable, batch_size: int,
     progress: tqdm.tqdm) -> PredictionSummary:
   """Predicts and writes batch by batch; while the devices compute one, the one before is written."""
   summary = PredictionSummary()
   started = _start_batches(predictor, rows, batch_size, table.rows % batch_size)
-  for (batch, first, outputs), _ in itertools.pairwise(itertools.chain(started, [None])):
+  end: Batch = [], 0, None
+  for (batch, first, outputs), _ in itertools.pairwise(itertools.chain(started, [end])):
     _write(table, predictor, batch, outputs, first)
     summary.add(batch, predictor.sees_person)
     progress.update(len(batch))
   return summary
 
 
-def _start_batches(predictor: Predictor, rows: Iterator[ImageView], batch_size: int,
-                   first: int) -> Iterator[tuple[list[ImageView], int, jax.Array | None]]:
-  """Rows, their first place in the devices' batch, and its outputs, not waited for; None if no row has pixels.
-
-  The first batch begins at place `first`, all others at 0. Places without pixels are zero.
-  """
+def _start_batches(predictor: Predictor, rows: Iterator[ImageView], batch_size: int, first: int) -> Iterator[Batch]:
+  """Starts each batch when it is asked for: the first one from place `first` on; zeros where there are no pixels."""
   while batch := list(itertools.islice(rows, batch_size - first)):
     views = np.zeros((batch_size, *predictor.view_shape), np.uint8)
     for place, row in enumerate(batch, first):

@@ -71,7 +71,7 @@ def _write_look(folder: Path, drawn: list[str], skipped: dict[str, str]) -> None
 
 @pytest.fixture
 def workdir(tmp_path: Path) -> Path:
-  """The run folders of a finished demo, in small."""
+  """Run folders such as those of a finished demo, with few and small files."""
   _write_lines(tmp_path / 'uniemox', _pretrain_lines())
   for run in ('uniemox', 'mae_only', 'scratch'):
     _write_lines(

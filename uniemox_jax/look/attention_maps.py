@@ -105,7 +105,7 @@ def reads_person(model: nnx.Module) -> bool:
 
 
 def classifier_input(model: nnx.Module, views_BxVxHxWx3: jax.Array) -> jax.Array:
-  """The classifier's input: all of these views, or the scene alone, (B, H, W, 3)."""
+  """A classifier's input: all of these views, or the scene alone, (B, H, W, 3)."""
   return views_BxVxHxWx3 if reads_person(model) else views_BxVxHxWx3[:, 0]
 
 

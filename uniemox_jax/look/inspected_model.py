@@ -1,4 +1,4 @@
-"""A checkpoint to inspect, and its pass over records: what the figures of `look` are drawn from."""
+"""A checkpoint to inspect, and its outputs on records: what the figures of `look` are drawn from."""
 
 from collections.abc import Sequence
 import functools
@@ -72,7 +72,7 @@ class InspectedModel:
 
 
 class Inspection(NamedTuple):
-  """A model's pass over N examples.
+  """What a model gives for N examples.
 
   examples: the first of them, with their pixels. id, label_N: of all; label -1 for none. features_PxD: of the first P.
   outputs_NxW: of a classifier, else W = 0.

@@ -46,7 +46,7 @@ class LookFigure(NamedTuple):
 
 
 def draw_attention(inspected: InspectedModel, inspection: Inspection) -> LookFigure:
-  """A row an example: its views, their rollout, and of a classifier the relevance to the predicted class."""
+  """A row per example: its views, their rollout, and of a classifier the relevance to the predicted class."""
   examples, without = inspection.examples, {}
   task = next((task for task in inspected.tasks if task.name != 'vad'), None)
   if task is None:
@@ -160,15 +160,6 @@ def draw_reconstruction(inspected: InspectedModel, inspection: Inspection) -> Lo
   return LookFigure(figures.sheet(rows, f'{inspected.title}: {title}'), note, {})
 
 
-def _check_inputs(inspected: InspectedModel, split: reader.Split, dataset: str, workdir: str) -> None:
-  if inspected.tasks and list(split.labels) != inspected.labels:
-    raise UserError(
-        f"{dataset} has the labels {', '.join(split.labels)}; the checkpoint was trained with "
-        f"{', '.join(inspected.labels)}: look at it with its own dataset")
-  if epath.Path(workdir).exists() and not epath.Path(workdir).is_dir():
-    raise UserError(f'--workdir={workdir} is a file: name a folder')
-
-
 def look(
     checkpoint: str, data_dir: str, dataset: str, workdir: str, *, split_name: str = 'test', examples: int = 16,
     points: int = 1000) -> dict[str, Any]:
@@ -188,7 +179,12 @@ def look(
     UserError: no such checkpoint, records or split, a checkpoint without an encoder, or a dataset with other labels.
   """
   inspected, split = InspectedModel(checkpoint), reader.open_split(data_dir, dataset, split_name)
-  _check_inputs(inspected, split, dataset, workdir)
+  if inspected.tasks and list(split.labels) != inspected.labels:
+    raise UserError(
+        f"{dataset} has the labels {', '.join(split.labels)}; the checkpoint was trained with "
+        f"{', '.join(inspected.labels)}: look at it with its own dataset")
+  if epath.Path(workdir).exists() and not epath.Path(workdir).is_dir():
+    raise UserError(f'--workdir={workdir} is a file: name a folder')
   count = split.num_examples
   if 'label' not in inspected.first_columns:  # mistakes need the whole split
     count = min(max(points, examples), count)

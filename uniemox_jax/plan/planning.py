@@ -5,7 +5,6 @@ python -m uniemox_jax.plan --config=configs/pretrain_emoset_vitl16.py --topology
 It needs libtpu, but no TPU, data, weights or network.
 """
 
-import importlib
 import importlib.metadata
 import math
 import os
@@ -19,6 +18,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from data_pipelines.errors import UserError
+from uniemox_jax.runtime import cli
 from uniemox_jax.runtime.files import read_json, write_json, write_text
 from uniemox_jax.runtime.hardware import GIB, Chip, Slice, parse_slice, require_compiler
 from uniemox_jax.train.config import PretrainConfig, parse_trainable
@@ -121,16 +121,16 @@ def search_batch(config: ConfigDict, topology: str) -> dict[str, Any]:
   unit = checked.accum_steps * groups // math.gcd(groups, devices)
   best: dict[str, Any] = {}
   memory: dict[int, int | None] = {}
-  # In units of `unit` examples a device: the most that fit, and the fewest that do not.
+  # In units of `unit` examples per device: the most that fit, and the fewest that do not.
   fitting, failing, margin = 0, None, 1
   units = max(1, checked.batch_size // (devices * unit))
   while failing is None or failing - fitting > 1:
     tried = config.copy_and_resolve_references()
     tried.batch_size = units * unit * devices
-    print(f'{units * unit} examples a device: compiling …', flush=True)
+    print(f'{units * unit} examples per device: compiling …', flush=True)
     result = plan(tried, topology)
     memory[units] = result['hbm_bytes_per_device']
-    print(f'{units * unit} examples a device: {_gib(memory[units])}: {_verdict(result)}', flush=True)
+    print(f'{units * unit} examples per device: {_gib(memory[units])}: {_verdict(result)}', flush=True)
     if result['fits']:
       best, fitting = result, units
     else:
@@ -143,7 +143,7 @@ def search_batch(config: ConfigDict, topology: str) -> dict[str, Any]:
       units, margin = _between(fitting, failing, memory, limit, margin), 2 * margin
   if not best:
     raise UserError(
-        f'not even {unit} examples a device fit {topology}: take more devices, --config.mesh.fsdp, '
+        f'not even {unit} examples per device fit {topology}: take more devices, --config.mesh.fsdp, '
         '--config.model.remat=full or a larger chip')
   return best | {'largest_batch_per_device': fitting * unit}
 
@@ -173,7 +173,7 @@ def format_plan(result: dict[str, Any]) -> str:
   examples, devices = result['examples_per_step'], result['devices']
   lines = [
       f"{result['topology']}: {devices} x {result['device_kind']}, {examples} examples a step, "
-      f'{examples / devices:g} a device: {_verdict(result)}', 'bytes a device']
+      f'{examples / devices:g} per device: {_verdict(result)}', 'bytes per device']
   lines += [f'  {title:12}{_gib(result.get(name + "_bytes_per_device")):>12}' for title, name in rows]
   if not result['fits']:
     return '\n'.join([*lines, result['message']])
@@ -191,15 +191,14 @@ def format_plan(result: dict[str, Any]) -> str:
       f"roofline: {1e3 * estimate['seconds']:.4g} ms a step, {examples / estimate['seconds']:.4g} examples/s "
       f'({parts}); {ASSUMPTIONS}')
   if 'largest_batch_per_device' in result:
-    lines.append(f"largest batch that fits: {result['largest_batch_per_device']} examples a device")
+    lines.append(f"largest batch that fits: {result['largest_batch_per_device']} examples per device")
   return '\n'.join(lines)
 
 
 def shipped_config(name: str) -> ConfigDict:
   """A key of `SHIPPED` as a config."""
-  module, _, argument = name.partition(':')
-  get_config = importlib.import_module(f'configs.{module}').get_config
-  return get_config(argument) if argument else get_config()
+  module, colon, argument = name.partition(':')
+  return cli.load_config(f'configs/{module}.py{colon}{argument}')
 
 
 def _read_plan(path: str, config: ConfigDict) -> dict[str, Any] | None:

@@ -116,7 +116,7 @@ def device_bytes(tree: Any) -> int:
 
 
 def sizes(program: Program) -> dict[str, int]:
-  """What is known before compiling: bytes a device of what the step takes, and the work of one example."""
+  """What is known before compiling: bytes per device of what the step takes, and the work of one example."""
   work = program.work
   params = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
   return {

@@ -115,7 +115,7 @@ def _stored_thresholds(checkpoint: Checkpoint, tasks: Sequence[Task]) -> list[fl
 
 
 def find_batch_size(predictor: Predictor, examples: int) -> int:
-  """A good batch for this machine and number of examples: `CPU_BATCH` a device on a CPU, else measured."""
+  """A good batch for this machine and number of examples: `CPU_BATCH` per device on a CPU, else measured."""
   devices = predictor.devices
   if jax.default_backend() == 'cpu':
     return min(CPU_BATCH * devices, round_up(examples, devices))
@@ -138,7 +138,7 @@ def fastest_batch(seconds: Callable[[int], float], examples: int, devices: int) 
     devices: the batch is a multiple of it.
 
   Raises:
-    UserError: a single row a device does not fit.
+    UserError: a single row per device does not fit.
   """
 
   def seconds_if_it_fits(rows: int) -> float:

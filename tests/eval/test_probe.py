@@ -51,7 +51,7 @@ def save_random(folder: Path, kind: str, **extra: Any) -> str:
 
 
 def cached(workdir: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-  """Features and labels by number of pictures, which differs between the splits."""
+  """Features and labels by number of images, which differs between the splits."""
   found = [np.load(path) for path in (workdir / 'features').glob('*.npz')]
   return {len(arrays['label']): (arrays['features'], arrays['label']) for arrays in found}
 
@@ -213,7 +213,7 @@ def test_other_weights_and_other_records_find_no_cached_features(data_dir, tmp_p
   assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_one_percent_keeps_a_picture_of_every_class(data_dir, tmp_path):
+def test_one_percent_keeps_an_image_of_every_class(data_dir, tmp_path):
   result = probe(config_of(data_dir, fraction=0.01, protocol='knn'), str(tmp_path))
   assert result['train_examples'] == 8
   assert sorted(cached(tmp_path)[8][1].tolist()) == list(range(8))
@@ -257,7 +257,7 @@ def test_mistake_is_one_line(
   assert not (tmp_path / 'run').exists()
 
 
-def test_too_few_pictures_are_one_line():
+def test_too_few_images_are_one_line():
   with pytest.raises(UserError, match=r'none of b, d: raise --config.fraction'):
     linear_probe.fit_probe(np.zeros((4, 2)), np.array([0, 0, 2, 2]), 'abcd', 1.0)
   few = np.zeros((4, 2), np.float32), np.zeros(4, int)
@@ -272,7 +272,7 @@ def test_dataset_without_a_single_label_is_sent_to_fine_tuning(data_dir, tmp_pat
   assert not (tmp_path / 'run').exists()
 
 
-def test_fine_tuning_on_too_few_pictures_for_a_batch_is_one_line(data_dir, tmp_path):
+def test_fine_tuning_on_too_few_images_for_a_batch_is_one_line(data_dir, tmp_path):
   config = small_runs.finetune_config(data_dir)
   config.fraction, config.batch_size = 0.01, 16
   with pytest.raises(UserError, match='batch_size 16 is more than the 8 examples') as error:

@@ -65,9 +65,9 @@ def test_result_is_that_of_transformers_clip(data_dir, clip_folder, tmp_path):
 def test_view_is_that_of_clips_image_processor(shape, squash):
   from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
   rng, view = np.random.default_rng(0), View(32, 36, squash)
-  picture = Image.fromarray(rng.integers(0, 256, (7, 9, 3), np.uint8)).resize(shape, Image.Resampling.BICUBIC)
+  image = Image.fromarray(rng.integers(0, 256, (7, 9, 3), np.uint8)).resize(shape, Image.Resampling.BICUBIC)
   content = io.BytesIO()
-  picture.save(content, 'JPEG', quality=95)
+  image.save(content, 'JPEG', quality=95)
   ours = augment.centre_view(content.getvalue(), 32, 36, squash).numpy()
   processor = CLIPImageProcessorPil(
       **{name: value for name, value in view.to_dict().items() if name not in ('image_processor_type', 'do_normalize')},

@@ -166,7 +166,7 @@ def test_looking_again_gives_the_same_bytes(looked, finetuned, data_dir, tmp_pat
     assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
 
 
-def test_page_holds_its_pictures_and_says_what_is_missing(looked):
+def test_page_holds_its_images_and_says_what_is_missing(looked):
   folder, _ = looked
   page = (folder / 'look.html').read_text()
   shown = [

@@ -59,7 +59,7 @@ ENTRY %main (a: f32[8], b: bf16[16,2]) -> f32[8] {
 
 
 def test_collectives_are_counted_through_loops_and_once_where_the_compiler_splits_them() -> None:
-  found = {one.kind: one[1:] for one in read_collectives(HLO)}
+  found = {total.kind: total[1:] for total in read_collectives(HLO)}
   assert found == {'all-reduce': (3, 3 * 32, 32), 'all-gather': (2, 256 + 128, 256), 'reduce-scatter': (1, 64, 64)}
 
 
@@ -77,10 +77,10 @@ def _config(data: int, fsdp: int, **changes: Any) -> ConfigDict:
 
 def _assert_sends_gradients_once(config: ConfigDict, params: int, collectives: list[dict[str, Any]]) -> None:
   """On a pure data mesh: gradients at most 1.1 times, else nothing above L1's texts and fused tokens."""
-  reduced = sum(one['bytes'] for one in collectives if one['kind'] in ('all-reduce', 'reduce-scatter'))
+  reduced = sum(sent['bytes'] for sent in collectives if sent['kind'] in ('all-reduce', 'reduce-scatter'))
   assert 0.9 * params < reduced <= 1.1 * params
   texts_and_fused = 2 * config.batch_size * config.model.decoder_width * 4
-  assert sum(one['bytes'] for one in collectives if one['kind'] != 'all-reduce') <= texts_and_fused
+  assert sum(sent['bytes'] for sent in collectives if sent['kind'] != 'all-reduce') <= texts_and_fused
 
 
 def _assert_fsdp_divides(whole: dict[str, Any], divided: dict[str, Any]) -> None:
@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_an_answer_not_an_error() -> None:
   result = planning.plan(_config(-1, 1, batch_size=2**22), 'v5e:1x1')
   assert not result['fits']
   assert result['hbm_bytes_per_device'] > result['hbm_limit_bytes_per_device']
-  assert 'does not fit' in planning.describe(result)
+  assert 'does not fit' in planning.format_plan(result)
 
 
 def test_refusal_of_the_compiler_tells_what_would_be_needed() -> None:
@@ -165,25 +165,25 @@ def test_config_of_another_verb_is_refused(section: str) -> None:
     step_compiler.training_program(demo.get_config(section), jax.devices())
 
 
-def _answer(config: ConfigDict, where: str, needed: int) -> dict[str, Any]:
+def _answer(config: ConfigDict, topology: str, needed: int) -> dict[str, Any]:
   """A plan as `plan.plan` gives it, of a program that needs so many bytes."""
-  chip = hardware.parse_slice(where).chip
+  chip = hardware.parse_slice(topology).chip
   numbers = dict.fromkeys(
       [f'{name}_bytes_per_device' for name in ('params', 'optimizer', 'teacher', 'batch', 'temporary')], 1)
   measured = numbers | {
       'fits': needed <= chip.hbm, 'hbm_bytes_per_device': needed, 'params': 1, 'message': 'too large',
       'student_flops_per_example': 3, 'teacher_flops_per_example': 1, 'activation_values_per_example': 1,
       'collectives': []}
-  return planning.completed(measured, config, hardware.parse_slice(where))
+  return planning.complete_plan(measured, config, hardware.parse_slice(topology))
 
 
 @pytest.mark.parametrize('largest', [1, 7, 64, 133, 1000])
 def test_search_ends_at_the_largest_batch_that_fits(monkeypatch: pytest.MonkeyPatch, largest: int) -> None:
   tried = []
 
-  def fake(config: ConfigDict, where: str) -> dict[str, Any]:
+  def fake(config: ConfigDict, topology: str) -> dict[str, Any]:
     tried.append(config.batch_size // 4)
-    return _answer(config, where, int(hardware.CHIPS['v5e'].hbm * (0.3 + 0.7 * tried[-1] / (largest + 0.5))))
+    return _answer(config, topology, int(hardware.CHIPS['v5e'].hbm * (0.3 + 0.7 * tried[-1] / (largest + 0.5))))
 
   monkeypatch.setattr(planning, 'plan', fake)
   monkeypatch.setattr(planning, '_versions', lambda: {})
@@ -193,13 +193,13 @@ def test_search_ends_at_the_largest_batch_that_fits(monkeypatch: pytest.MonkeyPa
 
 
 def test_search_is_short_where_the_compiler_saves_memory_near_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-  # As libtpu does for demo:pretrain on one v5e: linear up to 4,525 examples a device, and 30 more fit.
+  # As libtpu does for demo:pretrain on one v5e: linear up to 4,525 examples per device, and 30 more fit.
   tried, limit = [], hardware.CHIPS['v5e'].hbm
 
-  def fake(config: ConfigDict, where: str) -> dict[str, Any]:
+  def fake(config: ConfigDict, topology: str) -> dict[str, Any]:
     tried.append(config.batch_size)
     needed = limit * tried[-1] / 4525.5
-    return _answer(config, where, int(needed if tried[-1] > 4555 else min(needed, limit)))
+    return _answer(config, topology, int(needed if tried[-1] > 4555 else min(needed, limit)))
 
   monkeypatch.setattr(planning, 'plan', fake)
   monkeypatch.setattr(planning, '_versions', lambda: {})
@@ -210,11 +210,11 @@ def test_search_is_short_where_the_compiler_saves_memory_near_the_limit(monkeypa
 def test_all_resumes_and_changes_the_document_between_its_marks_only(tmp_path, monkeypatch) -> None:
   planned = []
 
-  def fake(config: ConfigDict, where: str) -> dict[str, Any]:
-    planned.append(where)
+  def fake(config: ConfigDict, topology: str) -> dict[str, Any]:
+    planned.append(topology)
     if len(planned) == 5:
       raise UserError('the compiler crashed')
-    return _answer(config, where, 2**20)
+    return _answer(config, topology, 2**20)
 
   monkeypatch.setattr(planning, 'plan', fake)
   monkeypatch.setattr(planning, '_versions', lambda: {})
@@ -236,10 +236,10 @@ def test_every_shipped_config_is_planned_and_fits_its_slices() -> None:
   # A probe trains no step, and a comparison those of others.
   shipped = {path.stem for path in (ROOT / 'configs').glob('*.py')} - {'__init__', 'probe', 'compare'}
   assert {name.partition(':')[0] for name in planning.SHIPPED} == shipped
-  for name, slices in planning.SHIPPED.items():
+  for name, topologies in planning.SHIPPED.items():
     config = planning.shipped_config(name)
-    assert [hardware.parse_slice(one).generation for one in slices] == list(hardware.CHIPS)
-    assert not [one for one in slices if config.batch_size % hardware.parse_slice(one).chips]
+    assert [hardware.parse_slice(topology).generation for topology in topologies] == list(hardware.CHIPS)
+    assert not [topology for topology in topologies if config.batch_size % hardware.parse_slice(topology).chips]
     if 'teacher_shape' in config:
       assert config.teacher_shape.projection == config.model.decoder_width
 

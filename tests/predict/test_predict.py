@@ -81,7 +81,7 @@ def test_every_file_of_the_corpus_has_its_row(checkpoint: str, tmp_path: Path) -
 
 def test_probabilities_are_those_of_the_python_api(checkpoint: str, tmp_path: Path) -> None:
   """To 0.01 here, where differences of 1 in a pixel meet a head of large weights; docs/predict.md measures more."""
-  paths = draw(tmp_path / 'pictures', 20)
+  paths = draw(tmp_path / 'images', 20)
   predict_images(checkpoint, paths, str(tmp_path / 'out.csv'))
   rows = rows_of(tmp_path / 'out.csv')
   classifier = uniemox_jax.load_classifier(checkpoint)
@@ -108,7 +108,7 @@ def test_view_is_that_of_evaluation(size: tuple[int, int]) -> None:
 def test_files_folders_globs_and_lists_keep_their_order_and_are_predicted_once(
     checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
   first, second = draw(tmp_path / 'b', 2), draw(tmp_path / 'a' / 'deep [1]', 2, seed=1)
-  (tmp_path / 'a' / 'notes.md').write_text('no picture')
+  (tmp_path / 'a' / 'notes.md').write_text('no image')
   (tmp_path / 'a' / '.hidden.png').write_bytes(b'')
   listed = draw(tmp_path / 'c', 3, seed=2)
   (tmp_path / 'list.txt').write_text(f'{listed[2]}\r\n\n{listed[0]}\n{tmp_path}/missing, "now".png\n{first[0]}\n')
@@ -125,19 +125,19 @@ def test_files_folders_globs_and_lists_keep_their_order_and_are_predicted_once(
 
 
 def test_names_that_are_no_text_stay_on_one_line(checkpoint: str, tmp_path: Path) -> None:
-  path = draw(tmp_path / 'pictures', 1)[0]
-  os.rename(path, os.fsencode(tmp_path / 'pictures') + b'/a\nb\xff.png')
+  path = draw(tmp_path / 'images', 1)[0]
+  os.rename(path, os.fsencode(tmp_path / 'images') + b'/a\nb\xff.png')
   for _ in range(2):
-    predict_images(checkpoint, [str(tmp_path / 'pictures')], str(tmp_path / 'out.csv'), append=True)
+    predict_images(checkpoint, [str(tmp_path / 'images')], str(tmp_path / 'out.csv'), append=True)
   lines = (tmp_path / 'out.csv').read_text(encoding='utf-8').splitlines()
   assert len(lines) == 2 and r'a\nb\xff.png,' in lines[1]
 
 
 def test_json_lines_hold_what_csv_holds(checkpoint: str, tmp_path: Path) -> None:
-  draw(tmp_path / 'pictures', 3)
-  (tmp_path / 'pictures' / 'broken.jpg').write_bytes(b'')
+  draw(tmp_path / 'images', 3)
+  (tmp_path / 'images' / 'broken.jpg').write_bytes(b'')
   for name in ('out.csv', 'out.jsonl'):
-    predict_images(checkpoint, [str(tmp_path / 'pictures')], str(tmp_path / name))
+    predict_images(checkpoint, [str(tmp_path / 'images')], str(tmp_path / name))
   objects = [json.loads(line) for line in (tmp_path / 'out.jsonl').read_text().splitlines()]
   for row, found in zip(rows_of(tmp_path / 'out.csv'), objects, strict=True):
     assert list(found) == list(row) == COLUMNS
@@ -147,11 +147,11 @@ def test_json_lines_hold_what_csv_holds(checkpoint: str, tmp_path: Path) -> None
 
 
 def test_without_out_the_table_is_standard_output(checkpoint: str, tmp_path: Path) -> None:
-  draw(tmp_path / 'pictures', 3)
-  predict_images(checkpoint, [str(tmp_path / 'pictures')], str(tmp_path / 'out.csv'))
+  draw(tmp_path / 'images', 3)
+  predict_images(checkpoint, [str(tmp_path / 'images')], str(tmp_path / 'out.csv'))
   done = subprocess.run(
       [sys.executable, '-m', 'uniemox_jax.predict', f'--checkpoint={checkpoint}',
-       str(tmp_path / 'pictures')], cwd=ROOT, capture_output=True, text=True, check=True)
+       str(tmp_path / 'images')], cwd=ROOT, capture_output=True, text=True, check=True)
   assert done.stdout == (tmp_path / 'out.csv').read_text()
   assert done.stderr.endswith('standard output: 3 predicted, 0 unreadable\n')
 
@@ -159,24 +159,24 @@ def test_without_out_the_table_is_standard_output(checkpoint: str, tmp_path: Pat
 @pytest.mark.parametrize('name', ['out.csv', 'out.jsonl'])
 @pytest.mark.parametrize('cut', [1, 40, 700, 1500])
 def test_cut_table_is_completed_to_the_same_bytes(checkpoint: str, tmp_path: Path, name: str, cut: int) -> None:
-  draw(tmp_path / 'pictures', 30)
-  (tmp_path / 'pictures' / '0013x.png').write_bytes(b'')
+  draw(tmp_path / 'images', 30)
+  (tmp_path / 'images' / '0013x.png').write_bytes(b'')
   whole, resumed = tmp_path / f'whole_{name}', tmp_path / name
   for out in (whole, resumed):
-    predict_images(checkpoint, [str(tmp_path / 'pictures')], str(out), batch_size=8)
+    predict_images(checkpoint, [str(tmp_path / 'images')], str(out), batch_size=8)
   resumed.write_bytes(whole.read_bytes()[:cut])
-  predict_images(checkpoint, [str(tmp_path / 'pictures')], str(resumed), append=True)
+  predict_images(checkpoint, [str(tmp_path / 'images')], str(resumed), append=True)
   assert resumed.read_bytes() == whole.read_bytes()
 
 
 def test_killed_run_is_completed_to_the_same_bytes(checkpoint: str, tmp_path: Path) -> None:
-  draw(tmp_path / 'pictures', 3000)
-  predict_images(checkpoint, [str(tmp_path / 'pictures')], str(tmp_path / 'whole.csv'), batch_size=8)
+  draw(tmp_path / 'images', 3000)
+  predict_images(checkpoint, [str(tmp_path / 'images')], str(tmp_path / 'whole.csv'), batch_size=8)
   out = tmp_path / 'out.csv'
   arguments = [
       sys.executable, '-m', 'uniemox_jax.predict', f'--checkpoint={checkpoint}', f'--out={out}', '--append',
       '--batch_size=8',
-      str(tmp_path / 'pictures')]
+      str(tmp_path / 'images')]
   with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
     deadline = time.monotonic() + 120
     while not (out.exists() and out.stat().st_size > 5000):
@@ -190,7 +190,7 @@ def test_killed_run_is_completed_to_the_same_bytes(checkpoint: str, tmp_path: Pa
   assert out.read_bytes() == (tmp_path / 'whole.csv').read_bytes()
 
 
-def test_other_pictures_are_appended(checkpoint: str, tmp_path: Path) -> None:
+def test_other_images_are_appended(checkpoint: str, tmp_path: Path) -> None:
   first, second = draw(tmp_path / 'a', 3), draw(tmp_path / 'b', 3, seed=1)
   predict_images(checkpoint, first, str(tmp_path / 'out.csv'))
   before = (tmp_path / 'out.csv').read_bytes()
@@ -200,7 +200,7 @@ def test_other_pictures_are_appended(checkpoint: str, tmp_path: Path) -> None:
 
 
 def test_batch_size_changes_no_probability(checkpoint: str, tmp_path: Path) -> None:
-  paths = draw(tmp_path / 'pictures', 11)
+  paths = draw(tmp_path / 'images', 11)
   for size in (8, 16):
     predict_images(checkpoint, paths, str(tmp_path / f'{size}.csv'), batch_size=size)
   one, other = (probabilities(rows_of(tmp_path / f'{size}.csv')) for size in (8, 16))
@@ -239,45 +239,48 @@ class TestBatchSize:
     with pytest.raises(jax.errors.JaxRuntimeError):
       fastest_batch(seconds, 100, 1)
 
-  def test_few_pictures_make_a_small_batch(self, checkpoint: str) -> None:
+  def test_few_images_make_a_small_batch(self, checkpoint: str) -> None:
     predictor = Predictor(checkpoint)
     assert inference.find_batch_size(predictor, 1) == predictor.devices
     assert inference.find_batch_size(predictor, 10**6) == inference.CPU_BATCH * predictor.devices
 
 
-MISTAKES: dict[str, tuple[list[str], str, str]] = {
-    'nothing given': ([], 'IMAGE_OR_FOLDER', 'give it'),
-    'missing path': (['{tmp}/nope.jpg'], 'nope.jpg', 'give image files'),
-    'glob without a match': (['{tmp}/*.gif'], '*.gif', 'give image files'),
-    'folder without pictures': (['{tmp}/texts'], '1 *.md', 'give image files'), 'empty list':
-        (['{tmp}/empty.txt'], 'empty.txt', 'a path a line'), 'nothing that can be read':
-            (['{tmp}/broken.jpg'], 'empty file', 'give images that can'), 'append to standard output':
-                (['{tmp}/pictures', '--append'], '--append', 'add --out='), 'table that is there':
-                    (['{tmp}/pictures', '--out={tmp}/made.csv'], 'made.csv', '--append'), 'table of another program':
-                        (['{tmp}/pictures', '--out={tmp}/foreign.csv', '--append'], 'foreign.csv', 'another --out'),
-    'table in another format': (['{tmp}/pictures', '--out={tmp}/made.csv', '--format=jsonl',
-                                 '--append'], 'format', 'another --out'), 'table where none can be':
-                                     (['{tmp}/pictures',
-                                       '--out={tmp}/broken.jpg/out.csv'], 'out.csv', 'another --out'), 'unknown format':
-                                           (['{tmp}/pictures', '--format=xml'], 'xml', '--help'), 'batch of none':
-                                               (['{tmp}/pictures', '--batch_size=0'], 'batch_size', '--help')}
+MISTAKES: list[tuple[str, list[str], str, str]] = [
+    ('nothing given', [], 'IMAGE_OR_FOLDER', 'give it'),
+    ('missing path', ['{tmp}/nope.jpg'], 'nope.jpg', 'give image files'),
+    ('glob without a match', ['{tmp}/*.gif'], '*.gif', 'give image files'),
+    ('folder without images', ['{tmp}/texts'], '1 *.md', 'give image files'),
+    ('empty list', ['{tmp}/empty.txt'], 'empty.txt', 'a path a line'),
+    ('nothing that can be read', ['{tmp}/broken.jpg'], 'empty file', 'give images that can'),
+    ('append to standard output', ['{tmp}/images', '--append'], '--append', 'add --out='),
+    ('table that is there', ['{tmp}/images', '--out={tmp}/made.csv'], 'made.csv', '--append'),
+    (
+        'table of another program', ['{tmp}/images', '--out={tmp}/foreign.csv',
+                                     '--append'], 'foreign.csv', 'another --out'),
+    (
+        'table in another format', ['{tmp}/images', '--out={tmp}/made.csv', '--format=jsonl',
+                                    '--append'], 'format', 'another --out'),
+    ('table where none can be', ['{tmp}/images', '--out={tmp}/broken.jpg/out.csv'], 'out.csv', 'another --out'),
+    ('unknown format', ['{tmp}/images', '--format=xml'], 'xml', '--help'),
+    ('batch of none', ['{tmp}/images', '--batch_size=0'], 'batch_size', '--help'),]
 
 
 @pytest.fixture(scope='module')
 def folder(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
   """What the mistakes are made with."""
   folder = tmp_path_factory.mktemp('mistakes')
-  draw(folder / 'pictures', 2)
+  draw(folder / 'images', 2)
   (folder / 'texts').mkdir()
-  (folder / 'texts' / 'notes.md').write_text('no picture')
+  (folder / 'texts' / 'notes.md').write_text('no image')
   for name in ('broken.jpg', 'empty.txt', 'foreign.csv'):
     (folder / name).write_text('')
-  predict_images(checkpoint, [str(folder / 'pictures')], str(folder / 'made.csv'))
+  predict_images(checkpoint, [str(folder / 'images')], str(folder / 'made.csv'))
   return folder
 
 
 @pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")
-@pytest.mark.parametrize(('arguments', 'thing', 'remedy'), MISTAKES.values(), ids=MISTAKES)
+@pytest.mark.parametrize(('arguments', 'thing', 'remedy'), [mistake[1:] for mistake in MISTAKES],
+                         ids=[mistake[0] for mistake in MISTAKES])
 def test_mistake_is_one_line(
     command: Callable[..., int], assert_one_line: Callable[..., None], folder: Path, capsys: pytest.CaptureFixture,
     checkpoint: str, arguments: list[str], thing: str, remedy: str) -> None:
@@ -296,15 +299,15 @@ def test_other_weights_are_one_line(
     command: Callable[..., int], assert_one_line: Callable[..., None], folder: Path, capsys: pytest.CaptureFixture,
     request: pytest.FixtureRequest, weights: str, thing: str, remedy: str) -> None:
   code = command(
-      'uniemox_jax.predict', f'--checkpoint={request.getfixturevalue(weights)}', folder / 'pictures',
+      'uniemox_jax.predict', f'--checkpoint={request.getfixturevalue(weights)}', folder / 'images',
       f'--out={folder}/made.csv', '--append')
   assert_one_line(code, capsys.readouterr().err, thing, remedy)
 
 
 def test_reader_that_goes_away_is_one_line(checkpoint: str, tmp_path: Path) -> None:
-  draw(tmp_path / 'pictures', 400)
+  draw(tmp_path / 'images', 400)
   done = subprocess.run(
-      f'{sys.executable} -m uniemox_jax.predict --checkpoint={checkpoint} {tmp_path}/pictures '
+      f'{sys.executable} -m uniemox_jax.predict --checkpoint={checkpoint} {tmp_path}/images '
       '--batch_size=1 | true', shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
   errors = [line for line in done.stderr.replace('\r', '\n').splitlines() if line and not line.startswith('predicting')]
   assert len(errors) == 1 and errors[0].startswith('error: nobody reads'), done.stderr
@@ -315,7 +318,7 @@ def test_weights_that_are_broken_are_named(checkpoint: str, tmp_path: Path) -> N
   params = jax.device_get(initial_params(builder(Classifier, **model), 0))
   params['head']['bias'] = np.full(3, np.nan, np.float32)
   save_weights(str(tmp_path / 'run'), params, {'kind': 'classifier', 'model': model, 'labels': LABELS})
-  draw(tmp_path / 'pictures', 2)
+  draw(tmp_path / 'images', 2)
   assert_refused(
-      lambda: predict_images(str(tmp_path / 'run'), [str(tmp_path / 'pictures')], str(tmp_path / 'out.csv')),
+      lambda: predict_images(str(tmp_path / 'run'), [str(tmp_path / 'images')], str(tmp_path / 'out.csv')),
       'weights are broken')

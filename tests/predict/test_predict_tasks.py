@@ -35,7 +35,7 @@ def save(folder: Path, tasks: list[Task]) -> str:
 
 def predicted(folder: Path, tasks: list[Task]) -> tuple[list[dict[str, str]], dict[str, np.ndarray]]:
   """The rows of the table, and what the Python API gives."""
-  paths = draw(folder / 'pictures', 12)
+  paths = draw(folder / 'images', 12)
   checkpoint = folder / 'run' if (folder / 'run').exists() else save(folder / 'run', tasks)
   predict_images(str(checkpoint), paths, str(folder / 'out.csv'))
   pixels = np.stack([np.asarray(Image.open(path)) for path in paths])

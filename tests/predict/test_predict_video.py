@@ -1,4 +1,4 @@
-"""Videos in `predict`: a row a sampled frame. All but one need PyAV, the extra [video]."""
+"""Videos in `predict`: one row per sampled frame. All but one need PyAV, the extra [video]."""
 
 from collections.abc import Callable
 from pathlib import Path

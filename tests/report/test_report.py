@@ -71,7 +71,7 @@ def _write_look(folder: Path, drawn: list[str], skipped: dict[str, str]) -> None
 
 @pytest.fixture
 def workdir(tmp_path: Path) -> Path:
-  """The run folders of a finished demo, in small."""
+  """Run folders such as those of a finished demo, with few and small files."""
   _write_lines(tmp_path / 'uniemox', _pretrain_lines())
   for run in ('uniemox', 'mae_only', 'scratch'):
     _write_lines(
@@ -134,7 +134,7 @@ def test_both_looks_are_shown_and_what_one_could_not_draw_is_said(report: dict[s
   assert 'Not drawn: no &lt;classes&gt;.' in page and 'Not drawn: no decoder.' in page
 
 
-def test_a_look_that_lost_a_picture_says_so(report: dict[str, Any], workdir: Path) -> None:
+def test_a_look_that_lost_an_image_says_so(report: dict[str, Any], workdir: Path) -> None:
   (workdir / 'look_uniemox' / 'attention.png').unlink()
   assert _page(report, workdir).count('its file is gone') == 1
 

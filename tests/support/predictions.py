@@ -1,4 +1,4 @@
-"""What the tests of `predict` share: a tiny classifier, pictures, and the table read back."""
+"""What the tests of `predict` share: a tiny classifier, images, and the table read back."""
 
 from collections.abc import Callable
 import csv
@@ -20,7 +20,7 @@ SMALL = {'image_size': 32, 'patch_size': 8, 'width': 16, 'depth': 2, 'heads': 2}
 
 
 def save_random(folder: Path, seed: int = 0) -> str:
-  """A tiny classifier whose classes depend on the picture."""
+  """A tiny classifier whose classes depend on the image."""
   model = SMALL | {'classes': len(LABELS)}
   params = jax.device_get(initial_params(builder(Classifier, **model), seed))
   params['head']['kernel'] = np.random.default_rng(seed).normal(size=(16, 3)).astype(np.float32)

@@ -36,11 +36,8 @@ norm."""
 
 
 class FrozenEncoder(NamedTuple):
-  """An encoder that is not trained any more.
-
-  graphdef, params: of a module with `.features`; params are numpy arrays. statistics: of its pixels. step: of its
-  checkpoint, None where there is none. digest: of all of it.
-  """
+  """graphdef, params: of a module with `.features`; params are numpy arrays. statistics: of its pixels. step: of its
+  checkpoint, None where there is none. digest: of all of it."""
 
   graphdef: nnx.GraphDef
   params: dict[str, Any]
@@ -69,27 +66,26 @@ def load_frozen(init: str, model: dict[str, Any], *, dtype: DTypeLike, seed: int
   Raises:
     UserError: nothing is found at `init`, or another model.
   """
+  statistics: dict[str, list[float]] = {}
+  step = None
   if init == 'none':
     build = builder(MODULES['encoder'], dtype=dtype, **model)
     params = jax.device_get(jax.jit(lambda: initial_params(build, seed))())
-    return FrozenEncoder(graphdef_of(build), params, (), None, _digest(params, model, {}, dtype))
-  source = read_source(init, model, decoder=False)
-  # A fine-tuned model applies its norm after pooling, every other model before.
-  kind, head = 'encoder', {}
-  if source.kind == 'classifier':
-    kind, head = 'classifier', {name: source.model[name] for name in ('classes', 'streams') if name in source.model}
-  build = builder(MODULES[kind], dtype=dtype, **model, **head)
-  check_unseen(source.model, model, False, init)
-  params, message = transfer(source.params, abstract_params(build), new=(), left=UNUSED_PARAMS, origin=init)
-  print(message, flush=True)
-  statistics = tuple((name, tuple(values)) for name, values in source.statistics.items())
-  digest = _digest(params, model, source.statistics, dtype)
-  return FrozenEncoder(graphdef_of(build), params, statistics, source.step, digest)
-
-
-def _digest(params: dict[str, Any], model: dict[str, Any], statistics: dict[str, list[float]], dtype: DTypeLike) -> str:
-  return config_hash({
+  else:
+    source = read_source(init, model, decoder=False)
+    statistics, step = source.statistics, source.step
+    # A fine-tuned model applies its norm after pooling, every other model before.
+    kind, head = 'encoder', {}
+    if source.kind == 'classifier':
+      kind, head = 'classifier', {name: source.model[name] for name in ('classes', 'streams') if name in source.model}
+    build = builder(MODULES[kind], dtype=dtype, **model, **head)
+    check_unseen(source.model, model, False, init)
+    params, message = transfer(source.params, abstract_params(build), new=(), left=UNUSED_PARAMS, origin=init)
+    print(message, flush=True)
+  digest = config_hash({
       'leaves': describe_leaves(params), 'model': model, 'statistics': statistics, 'dtype': jnp.dtype(dtype).name})
+  hashable = tuple((name, tuple(values)) for name, values in statistics.items())
+  return FrozenEncoder(graphdef_of(build), params, hashable, step, digest)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -69,10 +69,9 @@ def probe_knn(
   """Chooses the number of neighbours that is best on val; of equals, the smaller.
 
   Args:
-    train: features_NxD float32, and label_N, class indices.
+    train, val_NxD: features_NxD float32 and label_N, class indices; features of val.
     classes: C.
-    mesh: the devices.
-    val_NxD: features of val.
+    mesh: see `neighbours`.
     val_score: from logits on val to the score, higher is better.
 
   Returns:
@@ -88,7 +87,7 @@ def probe_knn(
         f'kNN needs {NEIGHBOURS[0]} or more training images, and there are {len(label_N)}: raise --config.fraction')
   cosine_QxK, position_QxK = neighbours(val_NxD, bank_NxD, allowed[-1], mesh)
   scores = {k: val_score(log_shares(cosine_QxK[:, :k], label_N[position_QxK[:, :k]], classes)) for k in allowed}
-  best = max(allowed, key=lambda count: (scores[count], -count))
+  best = max(allowed, key=scores.__getitem__)  # max takes the first of equals
   for count, score in scores.items():
     print(f'kNN: k {count}  val top1 {score:.4f}', flush=True)
 

@@ -28,11 +28,8 @@ class LabelMap(NamedTuple):
 
 
 class ResolvedMap(NamedTuple):
-  """A map between the label tables of a model and a dataset.
-
-  classes: the target classes. of_source_C, of_target_K: for each class of the model and of the dataset, the index of
-  its target in `classes`; -1 is left out.
-  """
+  """classes: the target classes. of_source_C, of_target_K: for each class of the model and of the dataset, the index of
+  its target in `classes`; -1 is left out."""
 
   classes: tuple[str, ...]
   of_source_C: np.ndarray
@@ -71,12 +68,7 @@ def load_label_map(source: str) -> LabelMap:
 
 
 def resolve(label_map: LabelMap | None, source: Sequence[str], target: Sequence[str]) -> ResolvedMap:
-  """Applies a map to two label tables.
-
-  Args:
-    label_map: None where both sides have the same classes.
-    source: the model's classes.
-    target: the dataset's.
+  """Applies a map to the model's classes `source` and the dataset's `target`; None is for equal classes.
 
   Raises:
     UserError: a class of either side is not in the map, no class of the model leads to one of the dataset's, or there
@@ -89,18 +81,14 @@ def resolve(label_map: LabelMap | None, source: Sequence[str], target: Sequence[
           f'--label_map=NAME or FILE.json; shipped: {", ".join(shipped_names())}')
     label_map = LabelMap('', {name: name for name in source}, {})
   to_target = label_map.target or {name: name for name in target}
-  sides = (('source', source, label_map.source), ('target', target, to_target))
-  missing = [
-      f'{side} {", ".join(lacking)}' for side, names, known in sides
-      if (lacking := [name for name in names if name not in known])]
-  if missing:
-    raise UserError(
-        f"label map '{label_map.name}' misses {' and '.join(missing)}: add each with its class, or null to leave it out"
-    )
-  source_targets = [label_map.source[name] for name in source]
-  target_targets = [to_target[name] for name in target]
-  unreached = [name for name in target if to_target[name] is not None and to_target[name] not in source_targets]
-  if unreached:
+  missing = {
+      'source': [name for name in source if name not in label_map.source],
+      'target': [name for name in target if name not in to_target]}
+  if any(missing.values()):
+    named = ' and '.join(f'{side} {", ".join(names)}' for side, names in missing.items() if names)
+    raise UserError(f"label map '{label_map.name}' misses {named}: add each with its class, or null to leave it out")
+  source_targets, target_targets = [label_map.source[name] for name in source], [to_target[name] for name in target]
+  if unreached := [name for name in target if to_target[name] not in (None, *source_targets)]:
     raise UserError(
         f"label map '{label_map.name}': no class of the model leads to what {', '.join(unreached)} stands for: lead "
         'one there, or map it to null in "target" to leave its images out')
@@ -129,20 +117,14 @@ def mapped_logits(logits_NxC: np.ndarray, resolved: ResolvedMap) -> np.ndarray:
 
 def mapped_labels(label_N: np.ndarray, resolved: ResolvedMap,
                   labels: Sequence[str]) -> tuple[np.ndarray, dict[str, int]]:
-  """The targets of the true classes, and how many examples are left out, by class.
-
-  Args:
-    label_N: indices into `labels`, -1 for none.
-    resolved: the map.
-    labels: the dataset's classes.
+  """The targets of the true classes `label_N`, indices into the dataset's classes `labels`, -1 for none.
 
   Returns:
     Indices into `resolved.classes`, -1 for examples that are left out; and their number by class, '' for no class.
   """
   mapped_N = np.where(label_N >= 0, resolved.of_target_K[label_N], -1)
-  gone_N = label_N[mapped_N < 0]
-  names = {-1: ''} | dict(enumerate(labels))
-  return mapped_N, {names[index]: int((gone_N == index).sum()) for index in sorted(set(gone_N.tolist()))}
+  left_out, counts = np.unique(label_N[mapped_N < 0], return_counts=True)
+  return mapped_N, {labels[index] if index >= 0 else '': int(count) for index, count in zip(left_out, counts)}
 
 
 def describe_left_out(left_out: dict[str, int], examples: int) -> str:

@@ -3,8 +3,7 @@
 It runs scikit-learn's L-BFGS on the host, as the protocol does. docs/protocols.md says how long that takes.
 """
 
-from collections.abc import Callable, Sequence
-import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 import warnings
 
@@ -72,7 +71,7 @@ def fit_probe(features_NxD: np.ndarray, label_N: np.ndarray, classes: Sequence[s
 def sweep(score: Callable[[float], float]) -> tuple[float, list[tuple[float, float]]]:
   """Finds the strength with the highest score: every second decade first, then ever closer around the best.
 
-  Each round halves the distance to the two neighbours that are tried, down to 8 steps a decade. So at most 15 of 97
+  Each round halves the distance to the two neighbours that are tried, down to 8 steps a decade: at most 15 of 97
   strengths are tried. Of equal scores, the stronger wins.
 
   Args:
@@ -85,26 +84,21 @@ def sweep(score: Callable[[float], float]) -> tuple[float, list[tuple[float, flo
   def strength(index: int) -> float:
     return 10.0**(index / STEPS_PER_DECADE)
 
-  scored = functools.cache(lambda index: score(strength(index)))
-  last = DECADES * STEPS_PER_DECADE
-  tried, step = set(range(-last, last + 1, FIRST_STEP)), FIRST_STEP
-  while True:
-    best = max(tried, key=lambda index: (scored(index), index))
-    if step == 1:
-      return strength(best), [(strength(index), scored(index)) for index in sorted(tried)]
+  scores: dict[int, float] = {}
+  last, step = DECADES * STEPS_PER_DECADE, FIRST_STEP
+  indices: Iterable[int] = range(-last, last + 1, FIRST_STEP)
+  while step:
+    scores |= {index: score(strength(index)) for index in indices if abs(index) <= last}
+    best = max(scores, key=lambda index: (scores[index], index))
     step //= 2
-    tried |= {index for index in (best - step, best + step) if abs(index) <= last}
+    indices = best - step, best + step
+  return strength(best), [(strength(index), scores[index]) for index in sorted(scores)]
 
 
 def probe_linear(
     train: tuple[np.ndarray, np.ndarray], classes: Sequence[str],
     val_score: Callable[[LinearProbe], float]) -> tuple[LinearProbe, dict[str, Any]]:
-  """Fits on train at the strength that is best on val.
-
-  Args:
-    train: features_NxD and label_N, as for `fit_probe`.
-    classes: names.
-    val_score: of a fitted probe on val.
+  """Fits on train, features_NxD and label_N, at the strength that is best by `val_score` of a fitted probe on val.
 
   Returns:
     The probe; the choice, for result.json.

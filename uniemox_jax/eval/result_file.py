@@ -18,13 +18,8 @@ def write_result(
     **metrics: Any) -> dict[str, Any]:
   """Writes a result, on the primary host alone, and returns it.
 
-  Args:
-    path: of the file; see `result_path`.
-    dataset, split: what was evaluated.
-    init: where the weights, or the training that made them, started.
-    checkpoint_step: of the evaluated checkpoint; None if there is none.
-    config_hash: of the run's config.
-    **metrics: everything else.
+  dataset, split: what was evaluated. init: where the weights, or the training that made them, started.
+  checkpoint_step: of the evaluated checkpoint; None if there is none. config_hash: of the run's config.
   """
   result = {
       'dataset': dataset, 'split': split, 'init': init, 'checkpoint_step': checkpoint_step, 'config_hash': config_hash,

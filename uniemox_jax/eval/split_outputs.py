@@ -30,10 +30,9 @@ def split_outputs(
       batch, all split over the mesh. Returns the other fields and 'outputs' (B, W), whole on every host.
     split: the records.
     fields: targets of tasks: 'label' or keys of `targets.TARGETS`.
-    image_size: side S.
-    batch_size: rounded up to a multiple of the devices.
+    image_size, person, view: see `pipeline.eval_batches`; S is the size.
+    batch_size: rounded up to a multiple of the devices in `mesh`.
     mesh: the devices.
-    person, view: see `pipeline.eval_batches`.
     progress: starts the lines that report progress; None prints none.
 
   Returns:

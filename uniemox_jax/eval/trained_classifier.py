@@ -36,7 +36,6 @@ def load_trained(path: str) -> tuple[Checkpoint, nnx.GraphDef]:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _outputs(classifier: nnx.GraphDef, params: dict[str, Any], views: Fields, fields: Fields) -> Fields:
-  """The outputs of a batch and its other fields, whole on every host."""
   outputs_BxW = nnx.merge(classifier, params)(normalise(stack_views(views)))
   return jax.lax.with_sharding_constraint({'outputs': outputs_BxW, **fields}, P())
 
@@ -44,18 +43,10 @@ def _outputs(classifier: nnx.GraphDef, params: dict[str, Any], views: Fields, fi
 def predict_split(
     classifier: nnx.GraphDef, params: dict[str, Any], split: reader.Split, fields: Sequence[str], *, image_size: int,
     batch_size: int, mesh: Mesh) -> dict[str, np.ndarray]:
-  """The outputs for every example of a split, in order, the same on every host.
-
-  Args:
-    classifier, params, mesh: the model and its devices.
-    split: the records.
-    fields: targets to return as well, named after their tasks.
-    image_size, batch_size: of the batches.
-
-  Returns:
-    'outputs' float32 (N, W) and `fields`.
+  """`split_outputs` of a classifier: 'outputs' float32 (N, W), and the targets `fields`, named after their tasks.
 
   Raises:
+    UserError: a damaged shard, or outputs that are not finite.
     Preempted: SIGTERM came.
   """
   person = nnx.merge(classifier, params).streams == 2
@@ -70,10 +61,8 @@ def evaluate_params(
   """Loss and metrics of a classifier over a whole split, every example counted exactly once.
 
   Args:
-    classifier, params, mesh: the model and its devices.
-    split: the records.
+    classifier, params, split, image_size, batch_size, mesh: as for `predict_split`.
     tasks: those that the head was made for.
-    image_size, batch_size: of the batches.
     thresholds: for the task 'labels', chosen on val; None chooses them on this split.
 
   Returns:
@@ -104,10 +93,7 @@ def metrics_of(metrics: dict[str, Any], task: Task) -> dict[str, Any]:
 
 
 def report_persons(split: reader.Split, name: str) -> int:
-  """For a model of scene and person: prints how many images of the whole split `name` show a person, and returns it.
-
-  Where an image shows none, the scene is used as the person view.
-  """
+  """For a model of scene and person: prints how many images of the whole split `name` show a person, and returns it."""
   counts = manifest.read_manifest(split.folder)['splits'][name]
   print(
       f"persons: {counts['with_person']} of the {counts['examples']} images of {name} show one; the others use the "

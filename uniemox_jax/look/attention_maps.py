@@ -1,8 +1,7 @@
 """Where a ViT looks: attention rollout, and the relevance of patches to a class by gradients (docs/look.md).
 
-The model runs unchanged except that its encoder's blocks also return their attention matrices, so training costs
-nothing more. Nothing is assumed about what the model does with its tokens: classifiers of one view and of scene and
-person are explained in the same way.
+The model runs unchanged, except that its encoder's blocks also return their attention matrices: training costs nothing
+more. Classifiers of one view and of scene and person are explained in the same way.
 
 Shapes: N blocks, I images (the views of all examples, example by example), H heads, T = 1 + L tokens, CLS first; maps
 have R x C = L patches.
@@ -17,9 +16,6 @@ import jax
 import jax.numpy as jnp
 
 from uniemox_jax.models.layers import Block
-
-Run = Callable[[Any], jax.Array]
-"""A computation on a model, which must call the model's `encoder` once."""
 
 
 class Maps(NamedTuple):
@@ -56,24 +52,13 @@ class _OpenBlocks:
     return tokens_IxTxD
 
 
-def run_openly(graphdef: nnx.GraphDef, params: dict[str, Any], run: Run,
-               offset_NxIxHxTxT: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-  """The result of `run`, and the attention matrices of the encoder, float32 (N, I, H, T, T)."""
+def run_openly(
+    graphdef: nnx.GraphDef, params: dict[str, Any], run: Callable[[Any], jax.Array],
+    offset_NxIxHxTxT: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+  """The result of `run`, which calls the model's `encoder` once, and its attention, float32 (N, I, H, T, T)."""
   model = nnx.merge(graphdef, params)
   blocks = model.encoder.blocks = _OpenBlocks(model.encoder.blocks.layers, offset_NxIxHxTxT)
   return run(model), blocks.attention_NxIxHxTxT
-
-
-def attention_and_gradient(graphdef: nnx.GraphDef, params: dict[str, Any], run: Run) -> tuple[jax.Array, jax.Array]:
-  """The attention matrices, and the gradient by them of the scores (B,) that `run` gives."""
-  shape = jax.eval_shape(lambda: run_openly(graphdef, params, run)[1])
-
-  def total(offset: jax.Array) -> tuple[jax.Array, jax.Array]:
-    score_B, attention = run_openly(graphdef, params, run, offset)
-    return score_B.sum(), attention
-
-  gradient, attention = jax.grad(total, has_aux=True)(jnp.zeros(shape.shape, shape.dtype))
-  return attention, gradient
 
 
 def rollout(attention_NxIxHxTxT: jax.Array) -> jax.Array:
@@ -101,16 +86,17 @@ def _accumulate(layers_NxIxTxT: jax.Array, update: Callable[[jax.Array, jax.Arra
     return jax.lax.scan(lambda so_far, layer: (update(layer, so_far), None), identity_IxTxT, layers_NxIxTxT)[0]
 
 
-def patch_map(influence_IxTxT: jax.Array, rows: str) -> jax.Array:
-  """The weight of each patch, (I, R, C), for the tokens that the model's result is computed from.
+def patch_map(influence_IxTxT: jax.Array, rows: str, views_BxVxHxWx3: jax.Array) -> jax.Array:
+  """The weight of each patch, (B, V, R, C), for the tokens that the model's result is computed from.
 
   Args:
     influence_IxTxT: of every token (column) on every token (row).
     rows: 'cls', or 'patches' for the mean over all patch tokens, which a classifier here pools.
+    views_BxVxHxWx3: the images, for the shape.
   """
   row_IxT = influence_IxTxT[:, 0] if rows == 'cls' else influence_IxTxT[:, 1:].mean(axis=1)
   side = round((row_IxT.shape[1] - 1)**0.5)
-  return row_IxT[:, 1:].reshape(-1, side, side)
+  return row_IxT[:, 1:].reshape(*views_BxVxHxWx3.shape[:2], side, side)
 
 
 def reads_person(model: nnx.Module) -> bool:
@@ -119,22 +105,22 @@ def reads_person(model: nnx.Module) -> bool:
 
 
 def classifier_input(model: nnx.Module, views_BxVxHxWx3: jax.Array) -> jax.Array:
-  """The classifier's input: all of these views, or the scene alone, (B, H, W, 3)."""
+  """A classifier's input: all of these views, or the scene alone, (B, H, W, 3)."""
   return views_BxVxHxWx3 if reads_person(model) else views_BxVxHxWx3[:, 0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def encoder_maps(graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3: jax.Array, rows: str) -> jax.Array:
-  """Rollout for each view by itself, float32 (B, V, R, C): for a model without classes.
+  """Rollout for each view by itself, float32 (B, V, R, C): for a model with an `encoder` and without classes.
 
   Args:
-    graphdef, params: a model with an `encoder`.
+    graphdef, params: the model.
     views_BxVxHxWx3: normalised images.
     rows: see `patch_map`; pretraining represents an image by 'cls'.
   """
   images_IxHxWx3 = views_BxVxHxWx3.reshape(-1, *views_BxVxHxWx3.shape[2:])
   attention = run_openly(graphdef, params, lambda model: model.encoder(images_IxHxWx3))[1]
-  return _by_view(patch_map(rollout(attention), rows), views_BxVxHxWx3)
+  return patch_map(rollout(attention), rows, views_BxVxHxWx3)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -151,15 +137,12 @@ def classifier_maps(
     column_B: int, which logit of each example.
   """
 
-  def score(model: nnx.Module) -> jax.Array:
-    outputs_BxW = model(classifier_input(model, views_BxVxHxWx3))
-    return jnp.take_along_axis(outputs_BxW, column_B[:, None], axis=1)[:, 0]
+  def run(offset: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    outputs_BxW, attention = run_openly(
+        graphdef, params, lambda model: model(classifier_input(model, views_BxVxHxWx3)), offset)
+    return jnp.take_along_axis(outputs_BxW, column_B[:, None], axis=1)[:, 0].sum(), attention
 
-  attention, gradient = attention_and_gradient(graphdef, params, score)
+  shape = jax.eval_shape(lambda: run(None)[1])
+  gradient, attention = jax.grad(run, has_aux=True)(jnp.zeros(shape.shape, shape.dtype))
   moved_IxTxT = relevance(attention, gradient) - jnp.eye(attention.shape[-1])
-  return Maps(
-      *(_by_view(patch_map(influence, 'patches'), views_BxVxHxWx3) for influence in (rollout(attention), moved_IxTxT)))
-
-
-def _by_view(maps_IxRxC: jax.Array, views_BxVxHxWx3: jax.Array) -> jax.Array:
-  return maps_IxRxC.reshape(*views_BxVxHxWx3.shape[:2], *maps_IxRxC.shape[1:])
+  return Maps(*(patch_map(influence, 'patches', views_BxVxHxWx3) for influence in (rollout(attention), moved_IxTxT)))

@@ -1,6 +1,6 @@
-"""A checkpoint to inspect, and its pass over records: what the figures of `look` are drawn from."""
+"""A checkpoint to inspect, and its outputs on records: what the figures of `look` are drawn from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import functools
 import itertools
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ class InspectedModel:
     reads_person: whether it also encodes the person view.
     reconstructs: whether it has a decoder.
     tasks, labels: of a classifier, else empty.
+    first_columns: by task, the index of its first column in the outputs.
   """
 
   def __init__(self, path: str):
@@ -58,22 +59,20 @@ class InspectedModel:
     self.reconstructs = getattr(model, 'decoder', None) is not None
     self.tasks = tasks_of(description) if self.kind == 'classifier' else ()
     self.labels: list[str] = description.get('labels', []) if self.tasks else []
+    starts = itertools.accumulate((len(task.outputs) for task in self.tasks), initial=0)
+    self.first_columns = {task.name: start for task, start in zip(self.tasks, starts)}
     self._statistics = {name: tuple(values) for name, values in description.get('statistics', {}).items()}
 
   def views(self, examples: Sequence[Example]) -> jax.Array:
     """Its normalised input, (B, V, S, S, 3): the scene, then the person if it reads one, or the scene again."""
-    views = [[example.scene, example.scene if example.person is None else example.person] if self.reads_person else [
-        example.scene] for example in examples]
-    return normalise(jnp.asarray(np.array(views)), **self._statistics)
-
-  def first_columns(self) -> dict[str, int]:
-    """By task, the index of its first column in the outputs."""
-    starts = itertools.accumulate((len(task.outputs) for task in self.tasks), initial=0)
-    return {task.name: start for task, start in zip(self.tasks, starts)}
+    views = [np.stack([example.scene for example in examples])]
+    if self.reads_person:
+      views.append(np.stack([example.scene if example.person is None else example.person for example in examples]))
+    return normalise(jnp.asarray(np.stack(views, axis=1)), **self._statistics)
 
 
 class Inspection(NamedTuple):
-  """A model's pass over N examples.
+  """What a model gives for N examples.
 
   examples: the first of them, with their pixels. id, label_N: of all; label -1 for none. features_PxD: of the first P.
   outputs_NxW: of a classifier, else W = 0.
@@ -97,18 +96,14 @@ def _apply(graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3: jax.
   return features_BxD, jnp.zeros((len(features_BxD), 0))
 
 
-def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
-  while batch := list(itertools.islice(examples, BATCH)):
-    yield batch
-
-
 def inspect_examples(inspected: InspectedModel, split: reader.Split, count: int, kept: int, points: int) -> Inspection:
   """Runs the model over the first `count` examples; keeps the first `kept` of them whole, and `points` features."""
   examples: list[Example] = []
   ids: list[str] = []
   labels, features, outputs = [], [], []
+  remaining = read_examples(split, range(count), inspected.image_size, person=inspected.reads_person)
   with tqdm.tqdm(total=count, desc=f'looking at {split.name}', unit=' images', delay=1) as progress:
-    for batch in _batches(read_examples(split, range(count), inspected.image_size, person=inspected.reads_person)):
+    while batch := list(itertools.islice(remaining, BATCH)):
       # The last batch is filled up: one shape, one compilation.
       filled = batch + batch[-1:] * (BATCH - len(batch))
       found = jax.device_get(_apply(inspected.graphdef, inspected.params, inspected.views(filled)))
@@ -119,7 +114,7 @@ def inspect_examples(inspected: InspectedModel, split: reader.Split, count: int,
       ids += [example.id for example in batch]
       labels += [example.label for example in batch]
       progress.update(len(batch))
-  features_PxD, outputs_NxW = np.concatenate(features), np.concatenate(outputs)
-  for values in (features_PxD, outputs_NxW):
+  inspection = Inspection(examples, ids, np.array(labels), np.concatenate(features), np.concatenate(outputs))
+  for values in (inspection.features_PxD, inspection.outputs_NxW):
     check_finite(values, f'some image of {split.name}')
-  return Inspection(examples, ids, np.array(labels), features_PxD, outputs_NxW)
+  return inspection

@@ -1,8 +1,7 @@
 """Figures of a model: python -m uniemox_jax.look --checkpoint=PATH --data_dir=DIR --dataset=NAME --workdir=OUT.
 
-Attention and relevance over scene and person, a map of the embeddings, the most confident mistakes, reconstructions: a
-PNG of each that the checkpoint has the parts for, look.html with all of them, and look.json. docs/look.md says how to
-read them, and how not to.
+Draws attention and relevance, a map of the embeddings, the most confident mistakes and reconstructions: a PNG of each
+that the checkpoint has the parts for, look.html with all, and look.json. docs/look.md says how to read them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +38,7 @@ class Skipped(Exception):
 
 
 class LookFigure(NamedTuple):
-  """One figure. content: PNG; note: its facts in a sentence; facts: further entries of look.json."""
+  """content: a PNG; note: its facts in a sentence; facts: further entries of look.json."""
 
   content: bytes
   note: str
@@ -47,7 +46,7 @@ class LookFigure(NamedTuple):
 
 
 def draw_attention(inspected: InspectedModel, inspection: Inspection) -> LookFigure:
-  """A row an example: its views, their rollout, and of a classifier the relevance to the predicted class."""
+  """A row per example: its views, their rollout, and of a classifier the relevance to the predicted class."""
   examples, without = inspection.examples, {}
   task = next((task for task in inspected.tasks if task.name != 'vad'), None)
   if task is None:
@@ -69,15 +68,14 @@ def draw_attention(inspected: InspectedModel, inspection: Inspection) -> LookFig
       tokens = 'patches' if inspected.tasks else 'cls'
       maps = {'rollout': attention_maps.encoder_maps(inspected.graphdef, inspected.params, views, tokens)}
     else:
-      columns = inspected.first_columns()[task.name] + best_B[places]
+      columns = inspected.first_columns[task.name] + best_B[places]
       maps = attention_maps.classifier_maps(inspected.graphdef, inspected.params, views, columns)._asdict()
-    for row, place in enumerate(dict.fromkeys(places.tolist())):
+    for row, place in enumerate(range(start, min(start + EXPLAINED_TOGETHER, len(examples)))):
       maps_of_row = {name: np.asarray(values[row]) for name, values in maps.items()}
       rows.append(_attention_row(inspected, examples[place], predicted[place], maps_of_row))
   read_from = 'the patch tokens, whose mean is classified' if inspected.tasks else 'the class token'
   title = f'{inspected.title}. Read from {read_from}. Bright: the most of that one map.'
-  content = figures.png(figures.sheet(rows, title))
-  return LookFigure(content, f'{len(rows)} examples, read from {read_from}.', {'without': without})
+  return LookFigure(figures.sheet(rows, title), f'{len(rows)} examples, read from {read_from}.', {'without': without})
 
 
 def _attention_row(inspected: InspectedModel, example: Example, predicted: str,
@@ -105,8 +103,7 @@ def _peak(map_RxC: np.ndarray) -> str:
   return f'peak {map_RxC.max() / mean:.1f} x mean' if mean > 0 else 'zero throughout'
 
 
-def draw_embeddings(
-    inspected: InspectedModel, inspection: Inspection, labels: Sequence[str], seed: int = 0) -> LookFigure:
+def draw_embeddings(inspected: InspectedModel, inspection: Inspection, labels: Sequence[str]) -> LookFigure:
   """t-SNE of the features (van der Maaten and Hinton 2008), by scikit-learn, coloured by label."""
   count = len(inspection.features_PxD)
   if count < MIN_POINTS:
@@ -115,8 +112,8 @@ def draw_embeddings(
   print(f't-SNE of {count} embeddings', flush=True)
   # On several threads it takes longer if other work shares the cores.
   with threadpool_limits(1):
-    points_Nx2 = TSNE(perplexity=perplexity, init='pca', random_state=seed).fit_transform(inspection.features_PxD)
-  note = f'{count} examples, perplexity {perplexity:.3g}, seed {seed}.'
+    points_Nx2 = TSNE(perplexity=perplexity, init='pca', random_state=0).fit_transform(inspection.features_PxD)
+  note = f'{count} examples, perplexity {perplexity:.3g}, seed 0.'
   title = f'{inspected.title}: t-SNE of features'
   return LookFigure(figures.scatter_plot(points_Nx2, inspection.label_N[:count], labels, title), note, {})
 
@@ -125,7 +122,7 @@ def draw_mistakes(inspected: InspectedModel, split: reader.Split, inspection: In
   """The classifier's wrong answers, the most confident first."""
   if not inspected.tasks:
     raise Skipped('the model has no classes to be wrong about')
-  if 'label' not in inspected.first_columns():
+  if 'label' not in inspected.first_columns:
     raise Skipped(f'the model predicts {", ".join(task.name for task in inspected.tasks)}, and no single label')
   known_K = np.flatnonzero(inspection.label_N >= 0)
   if not len(known_K):
@@ -135,19 +132,17 @@ def draw_mistakes(inspected: InspectedModel, split: reader.Split, inspection: In
   predicted_N, confidence_N = probability_NxC.argmax(axis=1), probability_NxC.max(axis=1)
   wrong = [place for place in known_K.tolist() if predicted_N[place] != inspection.label_N[place]]
   wrong.sort(key=lambda place: (-confidence_N[place], place))
-  mistakes = [{
-      'id': inspection.id[place], 'label': inspected.labels[inspection.label_N[place]],
-      'predicted': inspected.labels[predicted_N[place]], 'confidence': round(float(confidence_N[place]), 6)}
-              for place in wrong[:shown]]
-  tiles = []
-  views = read_examples(split, wrong[:shown], inspected.image_size, person=False)
-  for view, mistake in zip(views, mistakes):
-    lines = [os.path.basename(str(mistake['id'])), f"true: {mistake['label']}", f"predicted: {mistake['predicted']}"]
-    tiles.append(Tile(view.scene, '\n'.join([*lines, f"confidence: {mistake['confidence']:.3f}"])))
+  mistakes, tiles = [], []
+  for view, place in zip(read_examples(split, wrong[:shown], inspected.image_size, person=False), wrong):
+    true, predicted = (inspected.labels[index[place]] for index in (inspection.label_N, predicted_N))
+    confidence = round(float(confidence_N[place]), 6)
+    mistakes.append({'id': inspection.id[place], 'label': true, 'predicted': predicted, 'confidence': confidence})
+    text = f'{os.path.basename(view.id)}\ntrue: {true}\npredicted: {predicted}\nconfidence: {confidence:.3f}'
+    tiles.append(Tile(view.scene, text))
   shown_note = f'; the {len(mistakes)} surest are shown.' if wrong else ': no mistake to show.'
   note = f'{len(wrong)} of {len(known_K)} examples with a label are named wrong{shown_note}'
   rows = [tiles[start:start + 4] for start in range(0, len(tiles), 4)]
-  content = figures.png(figures.sheet(rows, f'{inspected.title}, {split.name}: {note}'))
+  content = figures.sheet(rows, f'{inspected.title}, {split.name}: {note}')
   return LookFigure(content, note, {'examined': len(known_K), 'wrong': len(wrong), 'shown': mistakes})
 
 
@@ -162,16 +157,7 @@ def draw_reconstruction(inspected: InspectedModel, inspection: Inspection) -> Lo
   title = 'masked, reconstructed, original'
   rows = [[Tile(tile) for tile in np.split(part, 3, axis=1)] for part in np.split(triplets, len(scenes))]
   note = f'{len(scenes)} examples; columns: {title}' + ('; true mean and deviation of each patch.' if norm_pix else '.')
-  return LookFigure(figures.png(figures.sheet(rows, f'{inspected.title}: {title}')), note, {})
-
-
-def _check_inputs(inspected: InspectedModel, split: reader.Split, dataset: str, workdir: str) -> None:
-  if inspected.tasks and list(split.labels) != inspected.labels:
-    raise UserError(
-        f"{dataset} has the labels {', '.join(split.labels)}; the checkpoint was trained with "
-        f"{', '.join(inspected.labels)}: look at it with its own dataset")
-  if epath.Path(workdir).exists() and not epath.Path(workdir).is_dir():
-    raise UserError(f'--workdir={workdir} is a file: name a folder')
+  return LookFigure(figures.sheet(rows, f'{inspected.title}: {title}'), note, {})
 
 
 def look(
@@ -193,9 +179,14 @@ def look(
     UserError: no such checkpoint, records or split, a checkpoint without an encoder, or a dataset with other labels.
   """
   inspected, split = InspectedModel(checkpoint), reader.open_split(data_dir, dataset, split_name)
-  _check_inputs(inspected, split, dataset, workdir)
+  if inspected.tasks and list(split.labels) != inspected.labels:
+    raise UserError(
+        f"{dataset} has the labels {', '.join(split.labels)}; the checkpoint was trained with "
+        f"{', '.join(inspected.labels)}: look at it with its own dataset")
+  if epath.Path(workdir).exists() and not epath.Path(workdir).is_dir():
+    raise UserError(f'--workdir={workdir} is a file: name a folder')
   count = split.num_examples
-  if 'label' not in inspected.first_columns():  # mistakes need the whole split
+  if 'label' not in inspected.first_columns:  # mistakes need the whole split
     count = min(max(points, examples), count)
   inspection = inspect_examples(inspected, split, count, examples, points)
   drawings: dict[str, Callable[[], LookFigure]] = {

@@ -1,12 +1,13 @@
 """The command `python -m uniemox_jax.plan`: its flags."""
 
 import os
+import time
 
 from absl import flags
 from ml_collections import config_flags
 
 from data_pipelines.errors import UserError
-from uniemox_jax.plan.planning import DOCUMENT, describe, plan, plan_all, search_batch, timed
+from uniemox_jax.plan.planning import DOCUMENT, format_plan, plan, plan_all, search_batch
 from uniemox_jax.runtime import cli
 from uniemox_jax.runtime.files import write_json
 from uniemox_jax.runtime.hardware import CHIPS
@@ -23,19 +24,20 @@ def main() -> None:
   for name in ('config', 'topology'):
     if getattr(args, name) is None:
       raise UserError(f'--{name} is missing: add --{name}=VALUE, or --all for every shipped config')
-  with timed(f'compiling for {args.topology}'):
-    result = (search_batch if args.search_batch else plan)(args.config, args.topology)
-  print(describe(result), flush=True)
+  print(f'compiling for {args.topology} (a large model takes minutes) …', flush=True)
+  started = time.perf_counter()
+  result = (search_batch if args.search_batch else plan)(args.config, args.topology)
+  print(f'compiled in {time.perf_counter() - started:.0f} s\n{format_plan(result)}', flush=True)
   if args.workdir is not None:
     write_json(os.path.join(args.workdir, 'plan.json'), result)
 
 
 if __name__ == '__main__':
   config_flags.DEFINE_config_file(
-      'config', None, 'An ml_collections file, FILE or FILE:ARGUMENT, of pretrain or '
-      'finetune; --config.key=value overrides a key.')
+      'config', None,
+      'An ml_collections file, FILE or FILE:ARGUMENT, of pretrain or finetune; --config.key=value overrides a key.')
   flags.DEFINE_string('topology', None, f"The TPU slice, such as v5e:4x4; one of {', '.join(CHIPS)}.")
-  flags.DEFINE_bool('search_batch', False, 'Find the largest batch a device that fits.')
+  flags.DEFINE_bool('search_batch', False, 'Find the largest batch per device that fits.')
   flags.DEFINE_bool('all', False, f'Plan every shipped config and write the table into {DOCUMENT}.')
   flags.DEFINE_string('workdir', None, 'Folder for plan.json; with --all, for all plans.')
   cli.run(main)

@@ -20,10 +20,10 @@ _ARRAY = re.compile(r'\b(pred|[a-z]+\d+(?:e\d+m\d+\w*)?)\[([\d,]*)\]')
 
 
 class Collective(NamedTuple):
-  """One kind in one program.
+  """All collectives of one kind in one program.
 
-  count: how often it runs a step, loops unrolled. bytes: on one device, of all its runs, the larger of what each takes
-  and gives; a ring sends about that (gather, scatter) or twice that (reduce). largest: of one run.
+  count: runs a step, loops unrolled. bytes: on one device, over all runs, the larger of what each takes and gives; a
+  ring sends about that (gather, scatter) or twice that (reduce). largest: bytes of one run.
   """
 
   kind: str
@@ -68,9 +68,9 @@ def _runs(entry: str, lines: dict[str, list[str]]) -> Counter[str]:
   def visit(name: str, times: int) -> None:
     runs[name] += times
     for line in lines[name]:
-      for called in _CALLED.findall(line):
-        for one in called.split(', '):
-          visit(one.lstrip('%'), times * _trips(line, lines))
+      for names in _CALLED.findall(line):
+        for called in names.split(', '):
+          visit(called.lstrip('%'), times * _trips(line, lines))
 
   visit(entry, 1)
   return runs
@@ -86,16 +86,13 @@ def read_collectives(text: str) -> list[Collective]:
       if not (match := _COLLECTIVE.search(line)):
         continue
       kind, done, operands = match.groups()
-      taken = 0 if done else sum(_bytes(results.get(one, '').split('(')[0]) for one in operands.split(', '))
+      taken = 0 if done else sum(_bytes(results.get(operand, '').split('(')[0]) for operand in operands.split(', '))
       # The TPU compiler spreads one collective over several fusions that share its channel: it is sent once.
       channel = _CHANNEL.search(line)
       key = channel[0] if channel else line
       found[key] = kind, min(times, found.get(key, (kind, times))[1]), max(_bytes(line[:match.start()]), taken)
-  totals = []
-  for kind in {kind for kind, _, _ in found.values()}:
-    ours = [(runs, size) for other, runs, size in found.values() if other == kind]
-    totals.append(
-        Collective(
-            kind, sum(runs for runs, _ in ours), sum(runs * size for runs, size in ours),
-            max(size for _, size in ours)))
-  return sorted(totals, key=lambda one: -one.bytes)
+  totals: dict[str, Collective] = {}
+  for kind, runs, size in found.values():
+    so_far = totals.get(kind, Collective(kind, 0, 0, 0))
+    totals[kind] = Collective(kind, so_far.count + runs, so_far.bytes + runs * size, max(so_far.largest, size))
+  return sorted(totals.values(), key=lambda total: -total.bytes)

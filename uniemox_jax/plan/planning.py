@@ -1,26 +1,24 @@
 """Checks whether a config fits a TPU slice, before renting it, by compiling its real step for that slice.
 
 python -m uniemox_jax.plan --config=configs/pretrain_emoset_vitl16.py --topology=v5e:16x16 [--workdir=DIR]
---search_batch finds the largest batch a device that fits. --all writes the table of docs/tpu.md, and resumes.
+--search_batch finds the largest batch per device that fits. --all writes the table of docs/tpu.md, and resumes.
 It needs libtpu, but no TPU, data, weights or network.
 """
 
-from collections.abc import Iterator
-import contextlib
-import importlib
 import importlib.metadata
 import math
 import os
+from pathlib import Path
 import subprocess
 import sys
 import tempfile
-import time
 from typing import Any
 
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from data_pipelines.errors import UserError
+from uniemox_jax.runtime import cli
 from uniemox_jax.runtime.files import read_json, write_json, write_text
 from uniemox_jax.runtime.hardware import GIB, Chip, Slice, parse_slice, require_compiler
 from uniemox_jax.train.config import PretrainConfig, parse_trainable
@@ -35,10 +33,9 @@ SHIPPED = {
 DOCUMENT = os.path.join('docs', 'tpu.md')
 BEGIN, END = '<!-- plan --all: begin -->', '<!-- plan --all: end -->'
 ASSUMPTIONS = (
-    'estimate, nothing ran: matrix products at the peak of bf16; each reads and writes its activations in '
-    'HBM once, 2 bytes a value; weights are read twice and the update moves 8 values a weight (10 where '
-    'an average is kept), float32; '
-    'recomputation is free; what is sent is added in full, none of it hidden')
+    'estimate, nothing ran: matrix products at the peak of bf16; each reads and writes its activations in HBM once, 2 '
+    'bytes a value; weights are read twice and the update moves 8 values a weight (10 where an average is kept), '
+    'float32; recomputation is free; what is sent is added in full, none of it hidden')
 
 
 def compile_in_subprocess(config: ConfigDict, topology: str) -> dict[str, Any]:
@@ -50,14 +47,14 @@ def compile_in_subprocess(config: ConfigDict, topology: str) -> dict[str, Any]:
   with tempfile.TemporaryDirectory() as scratch:
     path = os.path.join(scratch, 'request.json')
     write_json(path, {'config': config.to_dict(), 'topology': topology})
-    # The compiler ends with this process, whose end of the pipe closes then.
-    lifeline, ours = os.pipe()
+    # When this process ends, its end of the pipe closes, and the compiler ends too.
+    read_end, write_end = os.pipe()
     try:
       done = subprocess.run([sys.executable, '-m', 'uniemox_jax.plan.step_compiler', path], text=True,
-                            capture_output=True, env=os.environ | COMPILER_ENVIRONMENT, check=False, stdin=lifeline)
+                            capture_output=True, env=os.environ | COMPILER_ENVIRONMENT, check=False, stdin=read_end)
     finally:
-      os.close(lifeline)
-      os.close(ours)
+      os.close(read_end)
+      os.close(write_end)
     answer = read_json(path)
   if 'error' in answer:
     raise UserError(answer['error'])
@@ -72,7 +69,7 @@ def roofline(measured: dict[str, Any], chip: Chip, examples_per_device: float) -
   flops = measured['student_flops_per_example'] + measured['teacher_flops_per_example']
   updated = 4 * measured['params_bytes_per_device'] + 2 * measured['optimizer_bytes_per_device']
   weights = 2 * 4 * measured['params'] + updated
-  sent = sum(one['bytes'] * (2 if one['kind'] == 'all-reduce' else 1) for one in measured['collectives'])
+  sent = sum(kind['bytes'] * (2 if kind['kind'] == 'all-reduce' else 1) for kind in measured['collectives'])
   compute = flops * examples_per_device / chip.peak
   memory = (2 * measured['activation_values_per_example'] * examples_per_device + weights) / chip.hbm_bandwidth
   network = sent / chip.ici_bandwidth
@@ -87,21 +84,20 @@ def plan(config: ConfigDict, topology: str) -> dict[str, Any]:
   Raises:
     UserError: see `compile_in_subprocess`.
   """
-  where = parse_slice(topology)
+  tpu_slice = parse_slice(topology)
   require_compiler()
-  return completed(compile_in_subprocess(config, topology), config, where)
+  return complete_plan(compile_in_subprocess(config, topology), config, tpu_slice)
 
 
-def completed(measured: dict[str, Any], config: ConfigDict, where: Slice) -> dict[str, Any]:
+def complete_plan(measured: dict[str, Any], config: ConfigDict, tpu_slice: Slice) -> dict[str, Any]:
   """What was measured, with what follows from the config and the slice."""
   flops = measured['student_flops_per_example'] + measured['teacher_flops_per_example']
-  return measured | {
-      'topology': where.name, 'devices': where.chips,
-      'device_kind': where.chip.device_kind, 'hbm_limit_bytes_per_device': where.chip.hbm, 'examples_per_step':
-          config.batch_size, 'flops_per_example': flops, 'model_flops_per_step': flops * config.batch_size,
-      'bytes_per_example': 2 * measured['activation_values_per_example'],
-      'roofline': roofline(measured, where.chip, config.batch_size / where.chips) if measured['fits'] else None,
-      'config': config.to_dict(), 'versions': _versions()}
+  batch, chips, chip = config.batch_size, tpu_slice.chips, tpu_slice.chip
+  estimate = roofline(measured, chip, batch / chips) if measured['fits'] else None
+  return measured | dict(
+      topology=tpu_slice.name, devices=chips, device_kind=chip.device_kind, hbm_limit_bytes_per_device=chip.hbm,
+      examples_per_step=batch, flops_per_example=flops, model_flops_per_step=flops * batch, bytes_per_example=2 *
+      measured['activation_values_per_example'], roofline=estimate, config=config.to_dict(), versions=_versions())
 
 
 def _versions() -> dict[str, str]:
@@ -109,11 +105,11 @@ def _versions() -> dict[str, str]:
 
 
 def search_batch(config: ConfigDict, topology: str) -> dict[str, Any]:
-  """The plan of the largest batch a device that fits, to the example.
+  """The plan of the largest batch that fits, exactly; memory is assumed to grow with the batch.
 
-  Doubles or halves the config's batch until both sides are known, then divides what is between where the memory of
-  the two sides puts the limit, each time at least twice as far from either side: near the limit the compiler saves
-  memory, so that more fits than smaller batches suggest. Memory is assumed to grow with the batch.
+  It doubles or halves the config's batch until one batch fits and another does not. Between the two it tries where
+  memory, were it linear, would reach the limit, but at least a margin away from both. The margin doubles each time:
+  near the limit the compiler saves memory, so that more fits than smaller batches suggest.
 
   Raises:
     UserError: not even the smallest batch fits; and see `compile_in_subprocess`.
@@ -124,42 +120,42 @@ def search_batch(config: ConfigDict, topology: str) -> dict[str, Any]:
   groups = config.loss.local_batch if local else 1
   unit = checked.accum_steps * groups // math.gcd(groups, devices)
   best: dict[str, Any] = {}
-  needs: dict[int, int | None] = {}
-  small, large, margin = 0, None, 1
+  memory: dict[int, int | None] = {}
+  # In units of `unit` examples per device: the most that fit, and the fewest that do not.
+  fitting, failing, margin = 0, None, 1
   units = max(1, checked.batch_size // (devices * unit))
-  while True:
+  while failing is None or failing - fitting > 1:
     tried = config.copy_and_resolve_references()
     tried.batch_size = units * unit * devices
-    print(f'{units * unit} examples a device: compiling …', flush=True)
+    print(f'{units * unit} examples per device: compiling …', flush=True)
     result = plan(tried, topology)
-    needs[units] = result['hbm_bytes_per_device']
-    print(f'{units * unit} examples a device: {_gib(needs[units])}: {_verdict(result)}', flush=True)
+    memory[units] = result['hbm_bytes_per_device']
+    print(f'{units * unit} examples per device: {_gib(memory[units])}: {_verdict(result)}', flush=True)
     if result['fits']:
-      best, small = result, units
+      best, fitting = result, units
     else:
-      large = units
-    if large == 1:
-      raise UserError(
-          f'not even {unit} examples a device fit {topology}: take more devices, --config.mesh.fsdp, '
-          '--config.model.remat=full or a larger chip')
-    if large is not None and large - small <= 1:
-      return best | {'largest_batch_per_device': small * unit}
-    if large is None:
-      units = 2 * small
-    elif not small:
-      units = large // 2
+      failing = units
+    if failing is None:
+      units = 2 * fitting
+    elif not fitting:
+      units = failing // 2
     else:
-      units, margin = _between(small, large, needs, limit, margin), 2 * margin
+      units, margin = _between(fitting, failing, memory, limit, margin), 2 * margin
+  if not best:
+    raise UserError(
+        f'not even {unit} examples per device fit {topology}: take more devices, --config.mesh.fsdp, '
+        '--config.model.remat=full or a larger chip')
+  return best | {'largest_batch_per_device': fitting * unit}
 
 
-def _between(small: int, large: int, needs: dict[int, int | None], limit: int, margin: int) -> int:
-  """Where memory would reach the limit, were it linear, but `margin` or half the bracket off both of its ends."""
-  low, high = needs[small] or 0, needs[large] or 0
+def _between(fitting: int, failing: int, memory: dict[int, int | None], limit: int, margin: int) -> int:
+  """Where linear memory would reach the limit, but `margin`, or half the distance, away from both batches."""
+  low, high = memory[fitting] or 0, memory[failing] or 0
   if high <= low:
-    return (small + large) // 2
-  reach = small + math.floor((large - small) * (limit - low) / (high - low))
-  margin = min(margin, (large - small) // 2)
-  return min(max(reach, small + margin), large - margin)
+    return (fitting + failing) // 2
+  reach = fitting + math.floor((failing - fitting) * (limit - low) / (high - low))
+  margin = min(margin, (failing - fitting) // 2)
+  return min(max(reach, fitting + margin), failing - margin)
 
 
 def _gib(size: int | None) -> str:
@@ -170,21 +166,21 @@ def _verdict(result: dict[str, Any]) -> str:
   return 'fits' if result['fits'] else 'does not fit'
 
 
-def describe(result: dict[str, Any]) -> str:
-  """A plan as a table to read."""
+def format_plan(result: dict[str, Any]) -> str:
+  """The lines that the command prints of a plan."""
   rows = [('parameters', 'params'), ('optimizer', 'optimizer'), ('teacher', 'teacher'), ('batch', 'batch'),
           ('temporaries', 'temporary'), ('total', 'hbm'), ('limit', 'hbm_limit')]
   examples, devices = result['examples_per_step'], result['devices']
   lines = [
       f"{result['topology']}: {devices} x {result['device_kind']}, {examples} examples a step, "
-      f'{examples / devices:g} a device: {_verdict(result)}', 'bytes a device']
+      f'{examples / devices:g} per device: {_verdict(result)}', 'bytes per device']
   lines += [f'  {title:12}{_gib(result.get(name + "_bytes_per_device")):>12}' for title, name in rows]
   if not result['fits']:
     return '\n'.join([*lines, result['message']])
   lines.append('sent a step, from each device')
   lines += [
-      f"  {one['kind']:20}{one['count']:6} times{_gib(one['bytes']):>12}   largest {_gib(one['largest'])}"
-      for one in result['collectives']] or ['  nothing']
+      f"  {sent['kind']:20}{sent['count']:6} times{_gib(sent['bytes']):>12}   largest {_gib(sent['largest'])}"
+      for sent in result['collectives']] or ['  nothing']
   lines.append(
       f"model FLOPs: {result['model_flops_per_step'] / 1e12:.4g} T a step; an example "
       f"{result['flops_per_example'] / 1e9:.4g} G (student {result['student_flops_per_example'] / 1e9:.4g}, "
@@ -195,32 +191,31 @@ def describe(result: dict[str, Any]) -> str:
       f"roofline: {1e3 * estimate['seconds']:.4g} ms a step, {examples / estimate['seconds']:.4g} examples/s "
       f'({parts}); {ASSUMPTIONS}')
   if 'largest_batch_per_device' in result:
-    lines.append(f"largest batch that fits: {result['largest_batch_per_device']} examples a device")
+    lines.append(f"largest batch that fits: {result['largest_batch_per_device']} examples per device")
   return '\n'.join(lines)
 
 
 def shipped_config(name: str) -> ConfigDict:
   """A key of `SHIPPED` as a config."""
-  module, _, argument = name.partition(':')
-  get_config = importlib.import_module(f'configs.{module}').get_config
-  return get_config(argument) if argument else get_config()
+  module, colon, argument = name.partition(':')
+  return cli.load_config(f'configs/{module}.py{colon}{argument}')
 
 
-def _known(path: str, config: ConfigDict) -> dict[str, Any] | None:
+def _read_plan(path: str, config: ConfigDict) -> dict[str, Any] | None:
   """The plan that an earlier run left, if it was made of the same config by the same compiler."""
   result = read_json(path) if os.path.exists(path) else None
   same = result and result['config'] == config.to_dict() and result['versions'] == _versions()
   return result if same else None
 
 
-def _row(name: str, topology: str, result: dict[str, Any]) -> str:
+def _table_row(name: str, topology: str, result: dict[str, Any]) -> str:
   estimate = result['roofline']
-  figures = [_gib(result[key + '_bytes_per_device']) for key in ('params', 'optimizer', 'hbm', 'hbm_limit')]
-  sent = _gib(sum(one['bytes'] for one in result['collectives'])) if estimate else '-'
-  time_and_flops = [
+  cells = [
+      f'`{name}`', topology, f"{result['examples_per_step']}",
+      *(_gib(result[key + '_bytes_per_device']) for key in ('params', 'optimizer', 'hbm', 'hbm_limit')),
+      'yes' if result['fits'] else '**no**',
+      _gib(sum(sent['bytes'] for sent in result['collectives'])) if estimate else '-',
       f"{1e3 * estimate['seconds']:.3g} ms" if estimate else '-', f"{result['flops_per_example'] / 1e9:.3g} G"]
-  fits = 'yes' if result['fits'] else '**no**'
-  cells = [f'`{name}`', topology, f"{result['examples_per_step']}", *figures, fits, sent, *time_and_flops]
   return f"| {' | '.join(cells)} |"
 
 
@@ -232,8 +227,7 @@ def plan_all(workdir: str) -> None:
   """
   if not os.path.exists(DOCUMENT):
     raise UserError(f'{DOCUMENT} does not exist here: run --all in a clone of the repository')
-  with open(DOCUMENT, encoding='utf-8') as file:
-    before, begin, rest = file.read().partition(BEGIN)
+  before, begin, rest = Path(DOCUMENT).read_text(encoding='utf-8').partition(BEGIN)
   _, end, after = rest.partition(END)
   if not (begin and end):
     raise UserError(f'{DOCUMENT} has lost its marks: put the lines {BEGIN} and {END} back')
@@ -241,30 +235,19 @@ def plan_all(workdir: str) -> None:
       '| config | slice | batch | parameters | optimizer | total | limit | fits | sent | roofline | FLOPs |',
       '|---' * 11 + '|']
   plans = [(name, topology) for name, topologies in SHIPPED.items() for topology in topologies]
-  failed = {}
+  failed = []
   for name, topology in tqdm(plans, desc='plans', unit='plan'):
     config = shipped_config(name)
     path = os.path.join(workdir, f'{name}-{topology}'.replace(':', '_'), 'plan.json')
-    result = _known(path, config)
+    result = _read_plan(path, config)
     try:
       if result is None:
         result = plan(config, topology)
         write_json(path, result)
     except UserError as error:
-      failed[f'{name} on {topology}'] = error
+      failed.append(f'{name} on {topology}: {error}')
       continue
-    table.append(_row(name, topology, result))
+    table.append(_table_row(name, topology, result))
     write_text(DOCUMENT, '\n'.join([before + BEGIN, *table, END]) + after)
   if failed:
-    raise UserError(
-        f'{len(failed)} of {len(plans)} plans failed: ' +
-        '; '.join(f'{what}: {error}' for what, error in failed.items()))
-
-
-@contextlib.contextmanager
-def timed(what: str) -> Iterator[None]:
-  """Prints what takes long, and afterwards the seconds that it took."""
-  print(f'{what} (a large model takes minutes) …', flush=True)
-  started = time.perf_counter()
-  yield
-  print(f'compiled in {time.perf_counter() - started:.0f} s', flush=True)
+    raise UserError(f"{len(failed)} of {len(plans)} plans failed: {'; '.join(failed)}")

@@ -1,7 +1,7 @@
 """A config's real training step, compiled for devices that need not exist: no data, no weights, nothing computed.
 
-`python -m uniemox_jax.compile_step FILE` is what `plan` starts in a process of its own, since a compiler may crash: it
-reads a config and a slice from FILE and leaves there what it measured.
+`plan` starts `python -m uniemox_jax.plan.step_compiler FILE` in a process of its own, since a compiler may crash. It
+reads a config and a slice from FILE, and replaces them with what it measured.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ CLASSES = 8
 
 
 class Program(NamedTuple):
-  """A step and the shapes of its arguments, with shardings; and the work of one example by formula."""
+  """A step, its arguments as shapes with shardings, and the work of one example by formula."""
 
   step: Step
   state: TrainState
@@ -50,11 +50,13 @@ class Program(NamedTuple):
   work: ExampleWork
 
 
-def _rows(batch_size: int, mesh: Mesh, **shapes: tuple[Any, ...]) -> dict[str, jax.ShapeDtypeStruct]:
-  """A batch: for each name, the dtype and the shape of one example."""
+def _batch(config: PretrainConfig | FinetuneConfig, mesh: Mesh, views: Sequence[str],
+           **others: tuple[Any, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+  """A batch of `views`, and of others given by the dtype and the shape of one example."""
+  image = (jnp.uint8, config.model.image_size, config.model.image_size, 3)
   return {
-      name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=NamedSharding(mesh, sharding.BATCH))
-      for name, (dtype, *shape) in shapes.items()}
+      name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=NamedSharding(mesh, sharding.BATCH))
+      for name, (dtype, *shape) in (dict.fromkeys(views, image) | others).items()}
 
 
 def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
@@ -62,8 +64,6 @@ def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
   build = builder(UniEmoX, dtype=dtype, **setup.model_arguments(config.model, config.loss))
   student = abstract_model(build)
   optimizer = make_optimizer(config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH)
-  image = (jnp.uint8, config.model.image_size, config.model.image_size, 3)
-  rows: dict[str, tuple[Any, ...]] = dict.fromkeys(('scene', 'person')[:student.streams], image)
   teacher: Teacher | None = None
   frozen: Any = ()
   if student.semantic:
@@ -71,11 +71,11 @@ def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
     frozen = jax.tree.map(
         lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), frozen,
         setup.teacher_shardings(frozen, mesh, config.teacher_sharded))
-  if config.loss.contrastive:
-    rows['text'] = (jnp.float32, config.model.decoder_width)
-  step = make_pretrain_step(nnx.graphdef(student), teacher, optimizer, config.loss)
+  text = {'text': (jnp.float32, config.model.decoder_width)} if config.loss.contrastive else {}
   return Program(
-      step, state_template(build, optimizer.tx, mesh), frozen, _rows(config.batch_size, mesh, **rows), mesh,
+      make_pretrain_step(nnx.graphdef(student), teacher, optimizer, config.loss),
+      state_template(build, optimizer.tx, mesh), frozen,
+      _batch(config, mesh, ('scene', 'person')[:student.streams], **text), mesh,
       setup.example_work(config, student, teacher))
 
 
@@ -84,12 +84,10 @@ def _finetuning(config: FinetuneConfig, mesh: Mesh) -> Program:
   build = builder(Classifier, dtype=jnp.dtype(config.dtype), **arguments)
   classifier = abstract_model(build)
   optimizer = make_optimizer(config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH)
-  image = (jnp.uint8, config.model.image_size, config.model.image_size, 3)
-  rows = _rows(config.batch_size, mesh, label=(jnp.int32,), **dict.fromkeys(STREAMS[config.streams], image))
-  state = state_template(build, optimizer.tx, mesh, averaged=optimizer.ema_decay > 0)
   return Program(
-      make_finetune_step(nnx.graphdef(classifier), optimizer, config.regularisation), state, (), rows, mesh,
-      finetune_work(classifier))
+      make_finetune_step(nnx.graphdef(classifier), optimizer, config.regularisation),
+      state_template(build, optimizer.tx, mesh, averaged=optimizer.ema_decay > 0), (),
+      _batch(config, mesh, STREAMS[config.streams], label=(jnp.int32,)), mesh, finetune_work(classifier))
 
 
 def training_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
@@ -118,7 +116,7 @@ def device_bytes(tree: Any) -> int:
 
 
 def sizes(program: Program) -> dict[str, int]:
-  """What is known before compiling: bytes a device of what the step takes, and the work of one example."""
+  """What is known before compiling: bytes per device of what the step takes, and the work of one example."""
   work = program.work
   params = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
   return {

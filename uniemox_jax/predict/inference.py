@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 import functools
 import hashlib
-import time
+import itertools
+import math
+import timeit
 from typing import Any
 
 from flax import nnx
@@ -25,8 +27,6 @@ SMALLEST, LARGEST = 32, 1024
 """Batches that are tried on an accelerator; a view of 224 x 224 takes 150 kB."""
 _MIN_GAIN = 1.05
 """In speed, for which a batch is doubled."""
-
-Cells = Sequence[str | float]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -82,10 +82,10 @@ class Predictor:
     with jax.set_mesh(self._mesh):
       return self._apply(sharding.global_batch({'views': views}, self._mesh)['views'])
 
-  def columns(self, outputs_BxW: np.ndarray) -> dict[str, Cells]:
+  def columns(self, outputs_BxW: np.ndarray) -> dict[str, Sequence[str | float]]:
     """The columns of the table for a batch, in order (docs/predict.md)."""
     outputs = split_columns(outputs_BxW.astype(np.float64), self.tasks)
-    table: dict[str, Cells] = {}
+    table: dict[str, Sequence[str | float]] = {}
     first_with_classes = next((task.name for task in self.tasks if task.name != 'vad'), None)
     for task in self.tasks:
       predicted_BxC = predict(task, outputs[task.name])
@@ -93,7 +93,8 @@ class Predictor:
         table['label'] = [task.outputs[best] for best in predicted_BxC.argmax(axis=1)]
         table['probability'] = predicted_BxC.max(axis=1).tolist()
       if task.name == 'labels' and self.thresholds is not None:
-        table['labels'] = _join_chosen(task, predicted_BxC, self.thresholds)
+        limits_C = np.array([np.inf if threshold is None else threshold for threshold in self.thresholds])
+        table['labels'] = [';'.join(itertools.compress(task.outputs, row)) for row in predicted_BxC >= limits_C]
       # Two tasks may name the same classes: only the first has short headings.
       prefix = '' if task.name == 'vad' else 'p_' if task.name == first_with_classes else f'{task.name}_p_'
       for name, predicted_B in zip(task.outputs, predicted_BxC.T.tolist(), strict=True):
@@ -105,12 +106,6 @@ class Predictor:
     return list(self.columns(np.zeros((1, width(self.tasks)))))
 
 
-def _join_chosen(task: Task, scores_BxC: np.ndarray, thresholds: Sequence[float | None]) -> list[str]:
-  """Of each row, the classes that reach their threshold, joined by a semicolon."""
-  limits_C = np.array([np.inf if threshold is None else threshold for threshold in thresholds])
-  return [';'.join(name for name, chosen in zip(task.outputs, row) if chosen) for row in scores_BxC >= limits_C]
-
-
 def _stored_thresholds(checkpoint: Checkpoint, tasks: Sequence[Task]) -> list[float | None] | None:
   """Thresholds of the task 'labels', chosen on val, from the result.json of this checkpoint; None without them."""
   result = read_run_result(run_folder(checkpoint.path), checkpoint.step)
@@ -120,23 +115,18 @@ def _stored_thresholds(checkpoint: Checkpoint, tasks: Sequence[Task]) -> list[fl
 
 
 def find_batch_size(predictor: Predictor, examples: int) -> int:
-  """A good batch for this machine and number of examples: `CPU_BATCH` a device on a CPU, else measured."""
+  """A good batch for this machine and number of examples: `CPU_BATCH` per device on a CPU, else measured."""
   devices = predictor.devices
   if jax.default_backend() == 'cpu':
     return min(CPU_BATCH * devices, round_up(examples, devices))
   return fastest_batch(functools.partial(seconds_per_batch, predictor), examples, devices)
 
 
-def seconds_per_batch(predictor: Predictor, rows: int, repetitions: int = 3) -> float:
-  """Time of a batch from host to host, once compiled: the shortest of some runs."""
+def seconds_per_batch(predictor: Predictor, rows: int) -> float:
+  """Time of a batch from host to host, once compiled: the shortest of three runs."""
   views = np.zeros((rows, *predictor.view_shape), np.uint8)
   jax.block_until_ready(predictor(views))
-  taken = []
-  for _ in range(repetitions):
-    start = time.perf_counter()
-    jax.device_get(predictor(views))
-    taken.append(time.perf_counter() - start)
-  return min(taken)
+  return min(timeit.repeat(lambda: jax.device_get(predictor(views)), number=1, repeat=3))
 
 
 def fastest_batch(seconds: Callable[[int], float], examples: int, devices: int) -> int:
@@ -148,28 +138,28 @@ def fastest_batch(seconds: Callable[[int], float], examples: int, devices: int) 
     devices: the batch is a multiple of it.
 
   Raises:
-    UserError: a single row a device does not fit.
+    UserError: a single row per device does not fit.
   """
+
+  def seconds_if_it_fits(rows: int) -> float:
+    try:
+      return seconds(rows)
+    except jax.errors.JaxRuntimeError as error:
+      if 'RESOURCE_EXHAUSTED' in str(error):
+        return math.inf
+      raise
+
   rows = min(round_up(SMALLEST, devices), round_up(examples, devices))
-  while (taken := _unless_out_of_memory(seconds, rows)) is None:
+  while (taken := seconds_if_it_fits(rows)) == math.inf:
     if rows == devices:
       raise UserError('the model does not fit into the memory of this device: use a larger one, or JAX_PLATFORMS=cpu')
     rows = round_up(rows // 2, devices)
   while 2 * rows <= min(LARGEST * devices, round_up(examples, devices)):
-    doubled = _unless_out_of_memory(seconds, 2 * rows)
-    if doubled is None or 2 * taken < _MIN_GAIN * doubled:
+    doubled = seconds_if_it_fits(2 * rows)
+    if 2 * taken < _MIN_GAIN * doubled:
       break
     rows, taken = 2 * rows, doubled
   return rows
-
-
-def _unless_out_of_memory(seconds: Callable[[int], float], rows: int) -> float | None:
-  try:
-    return seconds(rows)
-  except jax.errors.JaxRuntimeError as error:
-    if 'RESOURCE_EXHAUSTED' in str(error):
-      return None
-    raise
 
 
 def round_up(rows: int, devices: int) -> int:

@@ -1,9 +1,9 @@
 """Emotions of any images: python -m uniemox_jax.predict --checkpoint=PATH IMAGE_OR_FOLDER... [--out=predictions.csv].
 
-Images in any format that records are built from, folders with everything in them, globs, text lists (*.txt, a path a
-line), and videos if PyAV is installed. One row each, in order, in CSV or JSON lines; a file that cannot be read is a
-row with the reason, and the rest goes on. A model of scene and person finds persons by --boxes=FILE, --detector=NAME or
-both. More: docs/predict.md.
+Reads images in any format that records are built from, folders, globs, text lists (*.txt, one path per line), and
+videos if PyAV is installed. Writes a row for each, in order, as CSV or JSON lines. A file that cannot be read gets a
+row with the reason. A model of scene and person finds persons by --boxes=FILE, --detector=NAME or both.
+More: docs/predict.md.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from data_pipelines.user_files.find_images import FoundFiles
 from data_pipelines.user_files.views import ImageView, printable, views
 from uniemox_jax.predict import inference, table_writer
 from uniemox_jax.predict.inference import Predictor
-from uniemox_jax.predict.table_writer import Cell, PredictionTable
+from uniemox_jax.predict.table_writer import PredictionTable, Value
 from uniemox_jax.runtime.integrity import check_finite
 
 MAX_REASONS = 3
@@ -34,11 +34,8 @@ BOX = ('person_ymin', 'person_xmin', 'person_ymax', 'person_xmax')
 
 @dataclasses.dataclass
 class PredictionSummary:
-  """What a run did.
-
-  predicted: rows with numbers. unreadable: rows without. without_person: predicted rows in which the scene replaced the
-  person that the model expects. reasons: 'name: error' of the first unreadable.
-  """
+  """predicted: rows with numbers. unreadable: rows without. without_person: predicted rows in which the scene replaced
+  the person that the model expects. reasons: 'name: error' of the first unreadable."""
 
   predicted: int = 0
   unreadable: int = 0
@@ -119,52 +116,45 @@ def _finder(predictor: Predictor, boxes: str | None, detector: str | None) -> Pe
   return None
 
 
+Batch = tuple[list[ImageView], int, jax.Array | None]
+"""Rows, the first one's place in the devices' batch, and the outputs of that; None if no row has pixels."""
+
+
 def write_rows(
     predictor: Predictor, rows: Iterator[ImageView], table: PredictionTable, batch_size: int,
     progress: tqdm.tqdm) -> PredictionSummary:
   """Predicts and writes batch by batch; while the devices compute one, the one before is written."""
   summary = PredictionSummary()
-  started = None
-  for batch in itertools.chain(_batches(rows, batch_size, table.rows % batch_size), [None]):
-    following = batch and (batch, _start(predictor, batch, batch_size))
-    if started:
-      _write(table, predictor, *started)
-      summary.add(started[0][1], predictor.sees_person)
-      progress.update(len(started[0][1]))
-    started = following
+  started = _start_batches(predictor, rows, batch_size, table.rows % batch_size)
+  end: Batch = [], 0, None
+  for (batch, first, outputs), _ in itertools.pairwise(itertools.chain(started, [end])):
+    _write(table, predictor, batch, outputs, first)
+    summary.add(batch, predictor.sees_person)
+    progress.update(len(batch))
   return summary
 
 
-Batch = tuple[int, list[ImageView]]
-"""The place of the first row in the batch that the devices get, and the rows in order."""
-
-
-def _batches(rows: Iterator[ImageView], batch_size: int, first: int) -> Iterator[Batch]:
+def _start_batches(predictor: Predictor, rows: Iterator[ImageView], batch_size: int, first: int) -> Iterator[Batch]:
+  """Starts each batch when it is asked for: the first one from place `first` on; zeros where there are no pixels."""
   while batch := list(itertools.islice(rows, batch_size - first)):
-    yield first, batch
+    views = np.zeros((batch_size, *predictor.view_shape), np.uint8)
+    for place, row in enumerate(batch, first):
+      if row.pixels is not None:
+        views[place] = row.pixels  # of both views, if there are two
+      if row.person is not None:
+        views[place, 1] = row.person.pixels
+    yield batch, first, predictor(views) if any(row.pixels is not None for row in batch) else None
     first = 0
 
 
-def _start(predictor: Predictor, batch: Batch, batch_size: int) -> jax.Array | None:
-  """Starts on a batch, with zeros in every other place; None if no row has pixels."""
-  first, rows = batch
-  views = np.zeros((batch_size, *predictor.view_shape), np.uint8)
-  for place, row in enumerate(rows, first):
-    if row.pixels is not None:
-      views[place] = row.pixels  # of both views, if there are two
-    if row.person is not None:
-      views[place, 1] = row.person.pixels
-  return predictor(views) if any(row.pixels is not None for row in rows) else None
-
-
-def _write(table: PredictionTable, predictor: Predictor, batch: Batch, outputs: jax.Array | None) -> None:
-  first, rows = batch
-  columns: dict[str, Sequence[Cell]] = dict.fromkeys(predictor.column_names(), [None] * len(rows))
+def _write(
+    table: PredictionTable, predictor: Predictor, rows: list[ImageView], outputs: jax.Array | None, first: int) -> None:
+  columns: dict[str, Sequence[Value]] = dict.fromkeys(predictor.column_names(), [None] * len(rows))
   if outputs is not None:
     outputs_RxW = jax.device_get(outputs)[first:first + len(rows)]
     check_finite(outputs_RxW, f'an image from {rows[0].name} to {rows[-1].name}')
-    for name, cells in predictor.columns(outputs_RxW).items():
-      columns[name] = [None if row.pixels is None else cell for row, cell in zip(rows, cells)]
+    for name, values in predictor.columns(outputs_RxW).items():
+      columns[name] = [None if row.pixels is None else value for row, value in zip(rows, values)]
   if predictor.sees_person:
     boxes = [row.person.box if row.person else (None,) * len(BOX) for row in rows]
     columns |= dict(zip(BOX, zip(*boxes), strict=True))

@@ -1,10 +1,9 @@
 """A table that grows on disk by whole rows, as CSV or JSON lines, and that a later run can continue."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import csv
 import io
 import json
-import math
 import os
 import sys
 from typing import Any
@@ -17,7 +16,7 @@ DESCRIPTION = '.made_by.json'
 """Ending of the file beside the table that describes what its rows were made with."""
 DECIMALS = 6
 
-Cell = str | float | None
+Value = str | float | None
 
 
 def format_of(path: str | None) -> str:
@@ -61,7 +60,7 @@ class PredictionTable:
   """Appends rows to a table.
 
   Attributes:
-    names: first cells of the rows from an earlier run.
+    names: first values of the rows from an earlier run.
     rows: number of these rows.
   """
 
@@ -81,8 +80,8 @@ class PredictionTable:
     self.names: set[str] = set()
     self.rows = 0
     self._file = sys.stdout.buffer if path is None else self._open(path, made_by)
-    if self._file is sys.stdout.buffer or not self._file.tell():
-      self._append(_to_csv([self._columns]) if file_format == 'csv' else '')
+    if file_format == 'csv' and (path is None or not self._file.tell()):
+      self._append([self._columns])
 
   def _open(self, path: str, made_by: Mapping[str, Any]) -> io.BufferedRandom:
     try:
@@ -94,31 +93,26 @@ class PredictionTable:
     whole = 0
     for line in file:
       if line.endswith(b'\n'):
-        self._remember(line, whole == 0)
+        self._read_row(line, is_header=self._format == 'csv' and whole == 0)
         whole += len(line)
     file.truncate(whole)
     file.seek(0, os.SEEK_END)
     return file
 
-  def _remember(self, line: bytes, first: bool) -> None:
+  def _read_row(self, line: bytes, is_header: bool) -> None:
     try:
-      row = self._parsed(line.decode())
+      row = next(csv.reader([line.decode()])) if self._format == 'csv' else list(json.loads(line).values())
+      if len(row) != len(self._columns):
+        raise ValueError('another number of columns')
     except (ValueError, csv.Error) as error:
       raise UserError(f'{self._path} has a row that no run of this command wrote: choose another --out') from error
-    if first and self._format == 'csv':
-      if row != self._columns:
-        raise UserError(f'{self._path} has other columns ({_shorten(row)}): choose another --out')
-      return
-    self.names.add(row[0])
-    self.rows += 1
+    if not is_header:
+      self.names.add(row[0])
+      self.rows += 1
+    elif row != self._columns:
+      raise UserError(f'{self._path} has other columns ({_shorten(row)}): choose another --out')
 
-  def _parsed(self, line: str) -> list[Any]:
-    cells = next(csv.reader([line])) if self._format == 'csv' else list(json.loads(line).values())
-    if len(cells) != len(self._columns):
-      raise ValueError('another number of cells')
-    return cells
-
-  def write(self, columns: Mapping[str, Sequence[Cell]]) -> None:
+  def write(self, columns: Mapping[str, Sequence[Value]]) -> None:
     """Appends rows and passes them to the system, so that they survive a kill.
 
     Args:
@@ -127,17 +121,22 @@ class PredictionTable:
     Raises:
       UserError: the disk is full, or the reader of standard output is gone.
     """
-    rows = zip(*(columns[name] for name in self._columns), strict=True)
-    self._append(_to_csv(map(_as_text, rows)) if self._format == 'csv' else ''.join(self._json(rows)))
+    self._append(zip(*(columns[name] for name in self._columns), strict=True))
 
-  def _json(self, rows: Iterable[Sequence[Cell]]) -> Iterator[str]:
-    for row in rows:
-      cells = [round(cell, DECIMALS) if isinstance(cell, float) and math.isfinite(cell) else cell for cell in row]
-      yield json.dumps(dict(zip(self._columns, cells)), ensure_ascii=False, allow_nan=False) + '\n'
+  def _encode(self, rows: Iterable[Sequence[Value]]) -> str:
+    buffer = io.StringIO(newline='')
+    if self._format == 'csv':
+      texts = ([f'{value:.{DECIMALS}f}' if isinstance(value, float) else value for value in row] for row in rows)
+      csv.writer(buffer, lineterminator='\n').writerows(texts)
+    else:
+      for row in rows:
+        values = (round(value, DECIMALS) if isinstance(value, float) else value for value in row)
+        print(json.dumps(dict(zip(self._columns, values)), ensure_ascii=False, allow_nan=False), file=buffer)
+    return buffer.getvalue()
 
-  def _append(self, text: str) -> None:
+  def _append(self, rows: Iterable[Sequence[Value]]) -> None:
     try:
-      self._file.write(text.encode())
+      self._file.write(self._encode(rows).encode())
       self._file.flush()
     except BrokenPipeError as error:
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at exit
@@ -152,16 +151,6 @@ class PredictionTable:
     """Closes the file."""
     if self._path is not None:
       self._file.close()
-
-
-def _to_csv(rows: Iterable[Sequence[str]]) -> str:
-  buffer = io.StringIO(newline='')
-  csv.writer(buffer, lineterminator='\n').writerows(rows)
-  return buffer.getvalue()
-
-
-def _as_text(row: Iterable[Cell]) -> list[str]:
-  return ['' if cell is None else f'{cell:.{DECIMALS}f}' if isinstance(cell, float) else cell for cell in row]
 
 
 def _shorten(value: Any) -> str:

@@ -68,12 +68,10 @@ def summarise_losses(metrics_lines: list[dict[str, Any]], total_steps: int) -> d
   window = max(_EDGE * total_steps, 1)
   steps_inside = {'first': np.minimum(ends, window) - starts, 'last': ends - np.maximum(starts, total_steps - window)}
   weights = {edge: np.maximum(steps, 0) for edge, steps in steps_inside.items()}
-  losses = {}
-  for key, name, _ in _LOSSES:
-    if key in lines[0]:
-      values = [line[key] for line in lines]
-      losses[name] = {edge: float(np.average(values, weights=steps)) for edge, steps in weights.items()}
-  return losses
+  values = {name: [line[key] for line in lines] for key, name, _ in _LOSSES if key in lines[0]}
+  return {
+      name: {edge: float(np.average(losses, weights=steps)) for edge, steps in weights.items()}
+      for name, losses in values.items()}
 
 
 def package_versions() -> dict[str, str]:
@@ -111,12 +109,13 @@ def _page_parts(report: dict[str, Any], workdir: str) -> dict[str, Any]:
   accuracy, examples, versions = report['accuracy'], report['test_examples'], report.get('versions', {})
   labels = [row['label'] for row in report['results']['uniemox']['per_class']]
   chance, pretraining = 1 / len(labels), folders.get('uniemox')
-  without_validation = [title for run, title in _TITLES.items() if not _validation(folders, run)]
+  validation = {run: _logged(folders.get(f'finetune_{run}'), 'val_top1') for run in _TITLES}
+  without_validation = [_TITLES[run] for run, lines in validation.items() if not lines]
   looks = {title: read_look(folders[run]) if run in folders else None for run, title in _LOOKS.items()}
   return dict(
       report=report, titles=_TITLES, labels=labels, chance=chance, reading=reading(accuracy, examples),
       accuracy_chart=_accuracy_chart(accuracy, examples, chance), losses=_loss_panels(report['losses'], pretraining),
-      validation_chart=_validation_chart(report['results'], folders), sheets=_sheets(pretraining),
+      validation_chart=_validation_chart(report['results'], validation), sheets=_sheets(pretraining),
       without_validation=without_validation, looks=looks, config_text=json.dumps(report.get('config'), indent=2),
       main_versions={name: versions[name] for name in _MAIN_PACKAGES if name in versions})
 
@@ -162,31 +161,32 @@ def _accuracy_chart(accuracy: dict[str, float], examples: int, chance: float) ->
   return _svg(draw, 4.6, 2.2)
 
 
+def _logged(folder: str | None, key: str) -> list[dict[str, Any]]:
+  return [line for line in read_metrics(folder) if key in line] if folder else []
+
+
 def _loss_panels(losses: dict[str, dict[str, float]], folder: str | None) -> list[dict[str, Any]]:
   """Name, meaning, means at both ends and curve of each loss; 'ends' or 'chart' is None if there is none."""
-  lines = [line for line in read_metrics(folder) if 'loss' in line] if folder else []
   panels = []
+  lines = _logged(folder, 'loss')
   for key, name, meaning in _LOSSES:
-    logged = [line for line in lines if key in line]
-    steps, values = [line['step'] for line in logged], [line[key] for line in logged]
-
-    def draw(axes: Axes, steps: list[int] = steps, values: list[float] = values) -> None:
-      axes.plot(steps, values, color=_COLOURS['uniemox'])
-      axes.set(xlabel='step', xlim=(0, None))
-
-    chart = _svg(draw, 3.6, 2.1) if values else None
+    chart = _loss_chart([(line['step'], line[key]) for line in lines if key in line])
     panels.append({'name': name, 'meaning': meaning, 'ends': losses.get(name), 'chart': chart})
   return panels
 
 
-def _validation(folders: dict[str, str], run: str) -> list[dict[str, Any]]:
-  folder = folders.get(f'finetune_{run}')
-  return [line for line in read_metrics(folder) if 'val_top1' in line] if folder else []
+def _loss_chart(points: list[tuple[int, float]]) -> str | None:
+
+  def draw(axes: Axes) -> None:
+    axes.plot(*zip(*points), color=_COLOURS['uniemox'])
+    axes.set(xlabel='step', xlim=(0, None))
+
+  return _svg(draw, 3.6, 2.1) if points else None
 
 
-def _validation_chart(results: dict[str, dict[str, Any]], folders: dict[str, str]) -> str | None:
+def _validation_chart(results: dict[str, dict[str, Any]], validation: dict[str, list[dict[str, Any]]]) -> str | None:
   """Top-1 on val of the fine-tuning runs, a ring at the checkpoint that was kept; None if no run has any."""
-  curves = {run: lines for run in _TITLES if (lines := _validation(folders, run))}
+  curves = {run: lines for run, lines in validation.items() if lines}
   if not curves:
     return None
 

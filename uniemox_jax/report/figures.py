@@ -39,10 +39,9 @@ def heat_overlay(pixels_SxSx3: np.ndarray, map_RxC: np.ndarray) -> np.ndarray:
   return np.round(0.45 * grey_SxSx1 + 0.55 * 255 * _HEAT(heat_SxS)[..., :3]).astype(np.uint8)
 
 
-def sheet(rows: Sequence[Sequence[Tile]], title: str) -> Image.Image:
-  """Rows of tiles below a title, each over its text; a row is as high as its longest text."""
-  sides = [tile.pixels.shape[0] for row in rows for tile in row if tile.pixels is not None]
-  side = max(TILE, *sides) if sides else TILE
+def sheet(rows: Sequence[Sequence[Tile]], title: str) -> bytes:
+  """A PNG of rows of tiles below a title, each over its text; a row is as high as its longest text."""
+  side = max([TILE] + [tile.pixels.shape[0] for row in rows for tile in row if tile.pixels is not None])
   columns = max(map(len, rows), default=1)
   width = max(columns, 2) * (side + _GAP) + _GAP
   title = wrap_text(title, width - 2 * _GAP, _FONT)
@@ -59,7 +58,9 @@ def sheet(rows: Sequence[Sequence[Tile]], title: str) -> Image.Image:
       if tile.pixels is not None:
         page.paste(Image.fromarray(tile.pixels).resize((side, side), Image.Resampling.BICUBIC), (left, top))
       pen.multiline_text((left, top + side + 2), text, 'black', _FONT)
-  return page
+  buffer = io.BytesIO()
+  page.save(buffer, 'PNG')
+  return buffer.getvalue()
 
 
 def scatter_plot(points_Nx2: np.ndarray, label_N: np.ndarray, labels: Sequence[str], title: str) -> bytes:
@@ -78,13 +79,6 @@ def scatter_plot(points_Nx2: np.ndarray, label_N: np.ndarray, labels: Sequence[s
   axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False, markerscale=1.6)
   buffer = io.BytesIO()
   figure.savefig(buffer, format='png', dpi=100, metadata={'Software': None})
-  return buffer.getvalue()
-
-
-def png(image: Image.Image) -> bytes:
-  """The image as a PNG file."""
-  buffer = io.BytesIO()
-  image.save(buffer, 'PNG')
   return buffer.getvalue()
 
 

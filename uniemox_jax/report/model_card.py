@@ -49,8 +49,10 @@ def _stages(run: Path) -> tuple[list[dict[str, Any]], str | None]:
     start = str(config['init'])
     public = {key: value for key, value in config.items() if key not in LOCAL}
     public |= {key: _public_name(config[key]) for key in ('init', 'teacher') if key in config}
-    stage = {'name': _stage_name(config), 'dataset': config['dataset'], 'labelled': _reads_emotion(config)}
-    stages.insert(0, stage | {'config': json.dumps(public, indent=2, ensure_ascii=False)})
+    # The captions held the emotion word, and a loss read them.
+    labelled = config.get('emotion_in_caption') and config.get('loss', {'contrastive': 1})['contrastive']
+    text = json.dumps(public, indent=2, ensure_ascii=False)
+    stages.insert(0, {'name': _stage_name(config), 'dataset': config['dataset'], 'labelled': labelled, 'config': text})
     run = run_folder(start)
   return stages, start and _public_name(start)
 
@@ -65,8 +67,3 @@ def _stage_name(config: dict[str, Any]) -> str:
   if 'teacher' in config:
     return 'Pretraining'
   return 'Fine-tuning' if 'regularisation' in config else 'Training of a CLIP'
-
-
-def _reads_emotion(config: dict[str, Any]) -> bool:
-  """Whether the captions held the emotion word, and a loss read them."""
-  return bool(config.get('emotion_in_caption') and config.get('loss', {'contrastive': 1})['contrastive'])

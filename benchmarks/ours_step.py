@@ -55,12 +55,10 @@ class OurStep:
         self.state, metrics = self.step(self.state, self.frozen, self.batch, self.key)
     return float(metrics['loss'])
 
-  def product(self, size: int, times: int) -> None:
-    """Multiplies two square matrices so many times, and waits."""
+  def product(self, size: int) -> None:
+    """Multiplies two square matrices, and waits."""
     matrix = jnp.ones((size, size), self.dtype)
-    for _ in range(times):
-      product = _multiply(matrix, matrix)
-    product.block_until_ready()
+    _multiply(matrix, matrix).block_until_ready()
 
   def profile(self, steps: int) -> list[dict[str, Any]]:
     """See `step_profile.costs`."""

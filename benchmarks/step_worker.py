@@ -56,10 +56,10 @@ def run(steps: int) -> dict[str, float]:
 
 def product_rate(size: int) -> float:
   """FLOP/s of products of two square matrices."""
-  _step.product(size, 1)
+  _step.product(size)
   count, started = 0, time.perf_counter()
   while time.perf_counter() < started + PRODUCT_SECONDS:
-    _step.product(size, 1)
+    _step.product(size)
     count += 1
   return 2 * size**3 * count / (time.perf_counter() - started)
 

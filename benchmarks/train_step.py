@@ -3,10 +3,10 @@
 python -m benchmarks.train_step --size=demo --profile
 python -m benchmarks.train_step --size=vitl16 --batch_size=128 --out=train_step.json    # on a GPU
 
-Both take the same random pictures at the same sizes on the same device, each in a process of its own, in turns, so that
-a busy moment of the machine meets both. Neither records nor tensorflow are needed. On a GPU that both frameworks see:
-bfloat16, against PyTorch eager and `torch.compile` under autocast; else float32 on the CPU. docs/performance.md tells
-what was measured.
+Both take the same random images of the same size on the same device. Each has a process of its own, and they take
+turns, so that a busy moment of the machine meets both. Neither records nor tensorflow are needed. On a GPU that both
+frameworks see: bfloat16, against PyTorch eager and `torch.compile` under autocast; else float32 on the CPU.
+docs/performance.md holds what was measured.
 """
 
 from collections.abc import Callable
@@ -31,8 +31,7 @@ from uniemox_jax.runtime.hardware import peak_flops
 
 PLATFORMS = {'cpu': ('ours', 'eager'), 'gpu': ('ours', 'eager', 'compiled')}
 TITLES = {'ours': 'ours', 'eager': 'PyTorch', 'compiled': 'PyTorch, torch.compile'}
-BATCH = {('demo', 'cpu'): 64, ('vitb16', 'cpu'): 8, ('vitl16', 'cpu'): 8, ('demo', 'gpu'): 64, ('vitb16', 'gpu'): 256,
-         ('vitl16', 'gpu'): 128}
+BATCH = {'cpu': {'demo': 64, 'vitb16': 8, 'vitl16': 8}, 'gpu': {'demo': 64, 'vitb16': 256, 'vitl16': 128}}
 DTYPE = {'cpu': 'float32', 'gpu': 'bfloat16'}
 PRODUCT = {'cpu': 2048, 'gpu': 8192}
 MAX_WORK_RATIO, MIN_SPEEDUP, MIN_MFU = 0.90, 2.0, 0.50
@@ -104,8 +103,7 @@ def _speedup(measured: dict[str, Any], name: str) -> dict[str, float]:
 
 def table(report: dict[str, Any]) -> str:
   """The report in Markdown."""
-  rows = report['implementations']
-  gpu = report['platform'] == 'gpu'
+  rows, gpu = report['implementations'], report['platform'] == 'gpu'
   lines = [
       f"{report['size']}, batch {report['batch_size']}, {report['dtype']}, {report['turns']} turns of "
       f"{report['steps']} steps; {rows['ours']['version']}, {rows['eager']['version']}; {rows['ours']['device']}, "
@@ -115,12 +113,12 @@ def table(report: dict[str, Any]) -> str:
   for name, row in rows.items():
     rates = row['examples_per_second_by_turn']
     share = row['mfu'] if gpu else row['share_of_product_rate']
-    told = 'peak unknown' if share is None else f'{share:.0%}'
-    told += '' if gpu else f" ({row['product_flops_per_second'] / 1e9:.0f} GFLOP/s)"
+    shown = 'peak unknown' if share is None else f'{share:.0%}'
+    shown += '' if gpu else f" ({row['product_flops_per_second'] / 1e9:.0f} GFLOP/s)"
     lines.append(
         f"| {TITLES[name]} | {row['examples_per_second']:.0f} | {min(rates):.0f}-{max(rates):.0f} | "
         f"{row['cpu_milliseconds_per_example']:.2f} | {row['flops_per_example'] / 1e9:.3f} | "
-        f"{row['flops_per_second'] / 1e9:.0f} | {told} |")
+        f"{row['flops_per_second'] / 1e9:.0f} | {shown} |")
   lines += ['', f"FLOPs by formula: {report['flops_ratio']:.3f} of the original's (wanted: at most {MAX_WORK_RATIO})"]
   for name, speedup in report['times_as_fast_as'].items():
     wanted = f' (wanted: at least {MIN_SPEEDUP:.0f})' if gpu and name == 'eager' else ''
@@ -145,16 +143,14 @@ def main(argv: list[str]) -> None:
   del argv
   logging.set_verbosity(logging.WARNING)
   values = flags.FLAGS
-  platform = values.platform
-  if platform != 'cpu':
-    if platform == 'gpu' and not sees_gpu():
-      raise UserError('--platform=gpu: PyTorch and jax do not both see one: install their CUDA builds, or leave it out')
-    platform = 'gpu' if sees_gpu() else 'cpu'
+  platform = 'gpu' if values.platform != 'cpu' and sees_gpu() else 'cpu'
+  if values.platform == 'gpu' and platform == 'cpu':
+    raise UserError('--platform=gpu: PyTorch and jax do not both see one: install their CUDA builds, or leave it out')
   if values.profile and platform == 'gpu':
     raise UserError("--profile reads XLA's CPU programs: add --platform=cpu")
   config = step_sizes.load(values.size)
   config.size = values.size
-  config.batch_size = values.batch_size or BATCH[values.size, platform]
+  config.batch_size = values.batch_size or BATCH[platform][values.size]
   config.dtype = values.dtype or DTYPE[platform]
   report = measure(config, platform, values.steps, values.turns, values.profile)
   print(table(report))
@@ -169,6 +165,6 @@ if __name__ == '__main__':
   flags.DEFINE_integer('batch_size', None, 'Examples a step; None: what suits size and platform.', 1)
   flags.DEFINE_integer('steps', 10, 'Steps a turn.', 1)
   flags.DEFINE_integer('turns', 15, 'Turns of each implementation.', 1)
-  flags.DEFINE_bool('profile', False, 'Also tell where the time of our step goes (CPU).')
+  flags.DEFINE_bool('profile', False, 'Also report where the time of our step goes (CPU).')
   flags.DEFINE_string('out', None, 'A JSON file for all that was measured.')
   command.run(main)

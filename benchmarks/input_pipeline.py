@@ -5,15 +5,17 @@ python -m benchmarks.input_pipeline
 Draws 500 x 375 images with a person each and builds records of them, at a short side of 256 and at original size.
 Every loader makes two views of 224 x 224, scene and person, each of which counts as an image, on all CPUs of this
 process (`taskset -c 0,1` for two). Rates need a quiet machine: among other jobs, a loader's share of the CPUs grows
-with its number of threads. CPU time does not depend on that. Results are in docs/input.md.
+with its number of threads. CPU time does not depend on that. docs/input.md holds what was measured.
 """
 
 from collections.abc import Generator, Iterator
 import contextlib
 import importlib.metadata
+import math
 import multiprocessing
 import os
 import pathlib
+import random
 import statistics
 import sys
 import tempfile
@@ -21,13 +23,16 @@ import time
 from typing import NamedTuple
 
 from absl import flags, logging
+import numpy as np
+from PIL import Image
 import tensorflow as tf
 import tqdm
 
-from benchmarks import photographs, pil_loader
+from benchmarks import photographs
 from data_pipelines import build, command
 from data_pipelines.batches import augment, pipeline
 from data_pipelines.errors import UserError
+from data_pipelines.person_boxes import box_file, crops
 from data_pipelines.records import reader
 
 BATCH, SIZE = 64, 224
@@ -57,6 +62,62 @@ def bare_decoding(source: pathlib.Path) -> Generator[int, None, None]:
   paths = tf.data.Dataset.list_files(str(source / 'train' / '*' / '*.jpg'), seed=0).cache().repeat()
   shapes = paths.map(lambda path: tf.shape(augment.decode(tf.io.read_file(path))), num_parallel_calls=CPUS)
   yield from (len(batch) for batch in shapes.batch(BATCH).prefetch(2).as_numpy_iterator())
+
+
+class TwoViewDataset:
+  """The images of a PyTorch-style loader: scene and person view, uint8 (S, S, 3) each, decoded once for both.
+
+  The scene is a random resized crop of 0.2 to 1 of the area; the person is its box with a 20 % margin, squashed; both
+  are flipped together. These are the Pillow calls of torchvision's RandomResizedCrop (bicubic) and
+  RandomHorizontalFlip. ToTensor and Normalize are left out, in this loader's favour.
+  """
+
+  def __init__(self, source: pathlib.Path):
+    boxes = box_file.read_boxes(source)
+    self._paths = [source / image for image in boxes]
+    self._persons: list[crops.Box] = [tuple(boxes_Nx5[0, :4].tolist()) for boxes_Nx5 in boxes.values()]
+
+  def __len__(self) -> int:
+    return len(self._paths)
+
+  def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
+    with Image.open(self._paths[index]) as file:
+      image = file.convert('RGB')
+    boxes = random_crop(*image.size), crops.with_margin(self._persons[index], *image.size)
+    views = [image.crop(box).resize((SIZE, SIZE), Image.Resampling.BICUBIC) for box in boxes]
+    if random.random() < 0.5:
+      views = [view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for view in views]
+    return tuple(map(np.array, views))
+
+
+def random_crop(width: int, height: int) -> crops.Box:
+  """(left, top, right, bottom) of torchvision's RandomResizedCrop(scale=(0.2, 1)), pixels."""
+  for _ in range(10):
+    area = width * height * random.uniform(0.2, 1)
+    ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+    wide, high = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+    if wide <= width and high <= height:
+      left, top = random.randint(0, width - wide), random.randint(0, height - high)
+      return left, top, left + wide, top + high
+  wide, high = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+  left, top = (width - wide) // 2, (height - high) // 2
+  return left, top, left + wide, top + high
+
+
+def pil_loader(source: pathlib.Path) -> Generator[int, None, None]:
+  """Views in each endless, shuffled batch of PyTorch's loader, a process for each CPU; they start with this call.
+
+  Raises:
+    UserError: torch is not installed.
+  """
+  try:
+    from torch.utils import data
+  except ImportError as error:
+    raise UserError("the loader to compare with needs torch: pip install 'uniemox_jax[torch]'") from error
+  images = TwoViewDataset(source)
+  endless = data.RandomSampler(images, replacement=True, num_samples=1 << 40)
+  batches = iter(data.DataLoader(images, BATCH, sampler=endless, num_workers=CPUS))
+  return (len(scenes) + len(persons) for scenes, persons in batches)
 
 
 def measure_costs(streams: dict[str, Iterator[int]]) -> dict[str, list[Cost]]:
@@ -111,14 +172,13 @@ def main(argv: list[str]) -> None:
     source = folder / 'raw'
     photographs.draw_photographs(source, flags.FLAGS.images)
     # Forks its processes while TensorFlow has no threads yet: a fork copies locks but not the threads that hold them.
-    theirs = pil_loader.batches(source, BATCH, SIZE, CPUS)
+    theirs = pil_loader(source)
     for short_side in (256, 0):
       with contextlib.redirect_stdout(sys.stderr):  # Standard output is for the result.
         build.build('folder', source, folder / str(short_side), short_side=short_side)
     streams = {
         'ours, stored at short side 256': ours(folder / '256'), 'ours, stored at original size': ours(folder / '0'),
-        PIL: (len(scenes) + len(persons) for scenes, persons in theirs),
-        'bare decoding, one view of each': bare_decoding(source)}
+        PIL: theirs, 'bare decoding, one view of each': bare_decoding(source)}
     with contextlib.ExitStack() as stack:
       for stream in streams.values():  # An open one can keep an interrupted process from ending.
         stack.callback(stream.close)

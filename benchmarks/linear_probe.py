@@ -11,7 +11,7 @@ import numpy as np
 
 from uniemox_jax.eval.linear_probe import LinearProbe, probe_linear
 
-PICTURES = flags.DEFINE_integer('images', 11810, 'Of training; a tenth of EmoSet-118K.', lower_bound=100)
+IMAGES = flags.DEFINE_integer('images', 11810, 'Of training; a tenth of EmoSet-118K.', lower_bound=100)
 WIDTH = flags.DEFINE_integer('width', 1024, 'Of the features.', lower_bound=64)
 CLASSES, DIRECTIONS, VAL = 8, 64, 2000
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     label = (hidden[:, :DIRECTIONS] @ direction + rng.gumbel(size=(images, CLASSES))).argmax(axis=1)
     return (hidden @ mix).astype(np.float32), label
 
-  train, val = draw(PICTURES.value), draw(VAL)
+  train, val = draw(IMAGES.value), draw(VAL)
   started = last = time.perf_counter()
 
   def score(probe: LinearProbe) -> float:
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     return float(np.mean(probe(val[0]).argmax(axis=1) == val[1]))
 
   probe_linear(train, [str(index) for index in range(CLASSES)], score)
-  print(f'{PICTURES.value} images: {time.perf_counter() - started:.0f} s')
+  print(f'{IMAGES.value} images: {time.perf_counter() - started:.0f} s')
 
 
 if __name__ == '__main__':

@@ -5,12 +5,13 @@ python -m benchmarks.predict
 Draws 500 x 375 images with the detail of photographs, breaks every hundredth, and saves a classifier of the demo's size
 with random weights. Of every 2,000 images three things are timed: the model over finished views, the views alone, and
 both together with the table written. Two steps that share a machine and do not overlap take the sum of their times,
-which is a rate of 1 / (1 / model + 1 / views). docs/predict.md has what was measured.
+which is a rate of 1 / (1 / model + 1 / views). docs/predict.md holds what was measured.
 """
 
-from collections.abc import Callable
+import collections
+import csv
+import functools
 import importlib.metadata
-import itertools
 import os
 import pathlib
 import tempfile
@@ -49,59 +50,53 @@ def save_demo_model(folder: pathlib.Path) -> None:
 
 def break_some(paths: list[str]) -> None:
   """Every hundredth file becomes empty, cut in half, or text, in turns."""
-  kinds: tuple[Callable[[bytes], bytes],
-               ...] = (lambda data: b'', lambda data: data[:len(data) // 2], lambda data: b'<html>404</html>')
-  for path, kind in zip(paths[BROKEN_EVERY // 2::BROKEN_EVERY], itertools.cycle(kinds)):
+  for index, path in enumerate(paths[BROKEN_EVERY // 2::BROKEN_EVERY]):
     file = pathlib.Path(path)
-    file.write_bytes(kind(file.read_bytes()))
+    whole = file.read_bytes()
+    file.write_bytes((b'', whole[:len(whole) // 2], b'<html>404</html>')[index % 3])
 
 
-def model_alone(predictor: Predictor, count: int, batch_size: int) -> float:
-  """Images a second."""
-  pixels = np.random.default_rng(0).integers(0, 256, (batch_size, *[predictor.image_size] * 2, 3), np.uint8)
-  start = time.perf_counter()
+def run_model(predictor: Predictor, count: int, batch_size: int) -> None:
+  """Predicts so many random views, one batch ahead of the one that is waited for."""
+  pixels = np.random.default_rng(0).integers(0, 256, (batch_size, *predictor.view_shape), np.uint8)
   working = predictor(pixels)
   for _ in range(1, -(-count // batch_size)):
-    following = predictor(pixels)
-    jax.device_get(working)
-    working = following
+    working, finished = predictor(pixels), working
+    jax.device_get(finished)
   jax.device_get(working)
-  return count / (time.perf_counter() - start)
 
 
-def views_alone(predictor: Predictor, paths: list[str], batch_size: int) -> float:
-  """Images a second, broken ones among them."""
-  start = time.perf_counter()
-  count = sum(1 for _ in views(paths, predictor.image_size, ahead=2 * batch_size))
-  return count / (time.perf_counter() - start)
-
-
-def together(predictor: Predictor, paths: list[str], batch_size: int,
-             table: PredictionTable) -> tuple[float, prediction.PredictionSummary]:
-  """Images a second, from opening the first to the last row in the table's file; and what was counted."""
-  start = time.perf_counter()
-  summary = prediction.write_rows(
-      predictor, views(paths, predictor.image_size, ahead=2 * batch_size), table, batch_size, tqdm.tqdm(disable=True))
-  return len(paths) / (time.perf_counter() - start), summary
+def images_per_second(predictor: Predictor, paths: list[str], batch_size: int, table: PredictionTable) -> list[float]:
+  """Of the model alone, of the views alone, broken ones among them, and of both together with the table's rows."""
+  read = functools.partial(views, paths, predictor.image_size, ahead=2 * batch_size)
+  works = (
+      lambda: run_model(predictor, len(paths), batch_size), lambda: collections.deque(read(), maxlen=0),
+      lambda: prediction.write_rows(predictor, read(), table, batch_size, tqdm.tqdm(disable=True)))
+  rates = []
+  for work in works:
+    start = time.perf_counter()
+    work()
+    rates.append(len(paths) / (time.perf_counter() - start))
+  return rates
 
 
 def measure(predictor: Predictor, paths: list[str], batch_size: int, out: pathlib.Path) -> None:
   """Prints a line for each part of the images, so that a busy moment of the machine affects all three, then the sum."""
   table = PredictionTable(str(out), 'csv', prediction.table_columns(predictor), {})
-  rates, mebibytes, predicted, unreadable = [], [], 0, 0
+  rates, mebibytes = [], []
   print('| images | model alone | views alone | 1/(1/model + 1/views) | together | ratio | MiB |\n|' + '---|' * 7)
   for first in range(0, len(paths), PART):
     part = paths[first:first + PART]
-    alone = model_alone(predictor, len(part), batch_size), views_alone(predictor, part, batch_size)
-    rate, summary = together(predictor, part, batch_size, table)
-    predicted, unreadable = predicted + summary.predicted, unreadable + summary.unreadable
-    rates.append((*alone, rate))
+    rates.append(images_per_second(predictor, part, batch_size, table))
     mebibytes.append(_resident_mebibytes())
     print(_line(f'{first + len(part):,}', np.array(rates[-1:]), f'{mebibytes[-1]:.0f}'), flush=True)
   table.close()
   print(_line('all', np.array(rates), f'{max(mebibytes) - mebibytes[0]:+.0f} at most') + '\n')
-  rows = len(out.read_text().splitlines()) - 1
-  print(f'{rows:,} rows for {len(paths):,} images: {predicted:,} predicted, {unreadable} unreadable')
+  with out.open(encoding='utf-8') as lines:
+    errors = [row['error'] for row in csv.DictReader(lines)]
+  print(
+      f"{len(errors):,} rows for {len(paths):,} images: {errors.count(''):,} predicted, "
+      f"{len(errors) - errors.count('')} unreadable")
 
 
 def _line(images: str, rates_Nx3: np.ndarray, memory: str) -> str:
@@ -127,7 +122,7 @@ def main() -> None:
     save_demo_model(folder / 'run')
     predictor = Predictor(str(folder / 'run'))
     batch_size = inference.find_batch_size(predictor, len(paths))
-    model_alone(predictor, batch_size, batch_size)  # compiles
+    run_model(predictor, batch_size, batch_size)  # compiles
     print(
         f'{len(paths):,} images of {photographs.WIDTH} x {photographs.HEIGHT}, every {BROKEN_EVERY}th broken; '
         f'{jax.devices()[0].device_kind}, batch {batch_size}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; '

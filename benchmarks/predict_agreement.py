@@ -4,9 +4,10 @@ python -m benchmarks.predict_agreement --workdir=runs/demo/finetune_uniemox --so
 
 For every record of the test split, `evaluate` (TensorFlow's decoder and resizing) is compared with `predict` on the
 JPEG that the record stores, and on the raw file that it was built from, which may be larger and was encoded once less.
-docs/predict.md has what was measured.
+docs/predict.md holds what was measured.
 """
 
+from collections.abc import Iterable
 import os
 import pathlib
 import tempfile
@@ -27,24 +28,24 @@ from uniemox_jax.runtime.files import read_json
 BATCH = 32
 
 
+def _probabilities(predictor: Predictor, batches: Iterable[np.ndarray]) -> np.ndarray:
+  """float32 (N, C) of all rows of the batches."""
+  outputs_NxC = np.concatenate([jax.device_get(predictor(batch)) for batch in batches])
+  return tasks.predict(predictor.tasks[0], outputs_NxC)
+
+
 def evaluated(predictor: Predictor, split: reader.Split) -> np.ndarray:
   """float32 (N, C) of every record, over the views that `evaluate` takes."""
-  batches = pipeline.eval_batches(split, batch_size=BATCH, image_size=predictor.image_size)
-  return _probabilities(
-      predictor, np.concatenate([jax.device_get(predictor(batch['image']))[batch['mask'] > 0] for batch in batches]))
+  batches = list(pipeline.eval_batches(split, batch_size=BATCH, image_size=predictor.image_size))
+  mask_N = np.concatenate([batch['mask'] for batch in batches])
+  return _probabilities(predictor, (batch['image'] for batch in batches))[mask_N > 0]
 
 
 def predicted(predictor: Predictor, paths: list[str]) -> np.ndarray:
   """float32 (N, C) of files, over the views that `predict` takes."""
   pixels_NxSxSx3 = np.stack([view.pixels for view in views(paths, predictor.image_size, ahead=BATCH)])
-  padding = -len(paths) % BATCH
-  padded = np.pad(pixels_NxSxSx3, ((0, padding), (0, 0), (0, 0), (0, 0)))
-  found = [jax.device_get(predictor(batch)) for batch in np.split(padded, len(padded) // BATCH)]
-  return _probabilities(predictor, np.concatenate(found)[:len(paths)])
-
-
-def _probabilities(predictor: Predictor, outputs_NxC: np.ndarray) -> np.ndarray:
-  return tasks.predict(predictor.tasks[0], outputs_NxC)
+  padded = np.pad(pixels_NxSxSx3, ((0, -len(paths) % BATCH), (0, 0), (0, 0), (0, 0)))
+  return _probabilities(predictor, np.split(padded, len(padded) // BATCH))[:len(paths)]
 
 
 def write_stored(split: reader.Split, folder: pathlib.Path) -> list[str]:

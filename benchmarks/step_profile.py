@@ -6,6 +6,7 @@ function asked for every part. A fusion counts as the first kind in `KINDS` that
 
 import collections
 from collections.abc import Callable
+import functools
 import glob
 import re
 import tempfile
@@ -21,11 +22,11 @@ class Program:
   """What each instruction of a compiled program's text is for."""
 
   def __init__(self, text: str):
-    self._functions = dict(re.findall(r'^(\d+) "(.*)"$', _table(text, 'FunctionNames'), re.M))
-    self._locations = dict(re.findall(r'^(\d+) \{.*?function_name_id=(\d+)', _table(text, 'FileLocations'), re.M))
-    self._frames = {
-        frame: (location, str(int(parent) - 1)) for frame, location, parent in re.findall(
-            r'^(\d+) \{file_location_id=(\d+) parent_frame_id=(\d+)', _table(text, 'StackFrames'), re.M)}
+    functions = dict(re.findall(r'^(\d+) "(.*)"$', _table(text, 'FunctionNames'), re.M))
+    places = re.findall(r'^(\d+) \{.*?function_name_id=(\d+)', _table(text, 'FileLocations'), re.M)
+    function_at = {place: functions[name] for place, name in places}
+    frames = re.findall(r'^(\d+) \{file_location_id=(\d+) parent_frame_id=(\d+)', _table(text, 'StackFrames'), re.M)
+    self._frames = {frame: (function_at[place], str(int(parent) - 1)) for frame, place, parent in frames}
     self._bodies: dict[str, list[str]] = {}
     self._lines: dict[str, str] = {}
     body: list[str] = []
@@ -66,8 +67,8 @@ class Program:
     found = re.search(r'stack_frame_id=(\d+)', line)
     frame, functions = found[1] if found else '0', set()
     while frame in self._frames:
-      location, frame = self._frames[frame]
-      functions.add(self._functions[self._locations[location]])
+      function, frame = self._frames[frame]
+      functions.add(function)
     return functions
 
 
@@ -88,23 +89,19 @@ def costs(text: str, run: Callable[[], None]) -> list[dict[str, object]]:
     text: of the compiled program.
     run: runs it some times and waits for the end.
   """
-  program = Program(text)
+  kind_of = functools.cache(Program(text).kind)
   with tempfile.TemporaryDirectory() as folder:
     with jax.profiler.trace(folder):
       run()
     path, = glob.glob(f'{folder}/**/*.xplane.pb', recursive=True)
-    spent: collections.Counter[str] = collections.Counter()
-    for plane in jax.profiler.ProfileData.from_file(path).planes:
-      for line in plane.lines:
-        for event in line.events:
-          spent[event.name] += event.duration_ns
-  by_kind: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-  for name, nanoseconds in spent.items():
-    if kind := program.kind(name):
-      by_kind[kind][name] += nanoseconds
-  total = sum(sum(names.values()) for names in by_kind.values())
+    planes = jax.profiler.ProfileData.from_file(path).planes
+    by_kind: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for event in (event for plane in planes for line in plane.lines for event in line.events):
+      if kind := kind_of(event.name):
+        by_kind[kind][event.name] += event.duration_ns
+  total = sum(names.total() for names in by_kind.values())
   rows = []
   for kind, names in by_kind.items():
     longest = [name for name, _ in names.most_common(3)]
-    rows.append({'kind': kind, 'share': sum(names.values()) / total, 'longest': longest})
+    rows.append({'kind': kind, 'share': names.total() / total, 'longest': longest})
   return sorted(rows, key=lambda row: -row['share'])

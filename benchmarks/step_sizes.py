@@ -2,15 +2,14 @@
 
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 import numpy as np
 
 from configs import demo, pretrain_emoset_vitb16, pretrain_emoset_vitl16
-from uniemox_jax.models.uniemox import UniEmoX
+from uniemox_jax.plan.step_compiler import Program, training_program
 from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.schema import parse
-from uniemox_jax.train.setup import clip_of_shape, example_work, make_teacher, model_arguments
-from uniemox_jax.train.state import abstract_model, builder
 
 SIZES = ('demo', 'vitb16', 'vitl16')
 CONTEXT, VOCABULARY = 77, 49408
@@ -39,30 +38,19 @@ def random_batch(config: ConfigDict) -> dict[str, np.ndarray]:
   return {name: rng.integers(0, 256, shape, np.uint8) for name in ('scene', 'person')} | {'ids': ids}
 
 
-def torch_arguments(config: ConfigDict) -> dict[str, dict[str, Any]]:
-  """The same sizes as `torch_step.TwoViews` takes them."""
-  model = {
-      name: value
-      for name, value in config.model.items()
-      if name not in ('fusion', 'fusion_heads', 'decode', 'remat', 'scan', 'pre_norm', 'activation')}
-  projection = config.model.decoder_width
-  return {
-      'model': model, 'vision': dict(config.teacher_shape),
-      'text': dict(config.text_shape, vocabulary=VOCABULARY, context=CONTEXT, projection=projection)}
+def _trainable(config: ConfigDict) -> ConfigDict:
+  """Without the keys that only the benchmark needs."""
+  return ConfigDict({name: value for name, value in config.items() if name not in ('size', 'text_shape')})
 
 
 def checked(config: ConfigDict) -> PretrainConfig:
-  """The pretraining config, without the keys that only the benchmark needs."""
-  return parse(
-      PretrainConfig, ConfigDict({name: value for name, value in config.items() if name not in ('size', 'text_shape')}))
+  """The pretraining config that `pretrain` would take."""
+  return parse(PretrainConfig, _trainable(config))
 
 
-def our_flops(config: ConfigDict) -> int:
-  """Of one example of our step: `uniemox_jax.train.flops`."""
-  ours = checked(config)
-  student = abstract_model(builder(UniEmoX, **model_arguments(ours.model, ours.loss)))
-  teacher, _ = make_teacher(clip_of_shape(ours.teacher_shape), ours.model.decoder_width, np.float32)
-  return example_work(ours, student, teacher).training.flops
+def our_program(config: ConfigDict) -> Program:
+  """Our step on one device, not compiled yet; its `work` is counted by `uniemox_jax.train.flops`."""
+  return training_program(_trainable(config), jax.devices()[:1])
 
 
 def original_flops(config: ConfigDict) -> dict[str, int]:

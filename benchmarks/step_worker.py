@@ -1,65 +1,75 @@
-"""One implementation in a process of its own, for `benchmarks.train_step`.
+"""What `benchmarks.train_step` has done in another process, one for each implementation: each keeps its own step."""
 
-python -m benchmarks.step_worker ours|eager|compiled, with the config as JSON in the first line of standard input.
-Then every line asks, and is answered by one line of JSON: {"steps": n} takes n steps and times them, {"product": n}
-times products of two n x n matrices, {"profile": n} says where the time of n steps goes (ours). It ends with its input.
-"""
-
-import json
+import multiprocessing
 import os
 import sys
+import threading
 import time
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from benchmarks import step_sizes
 
 PRODUCT_SECONDS = 0.5
 
+_step: Any = None
+"""Of this process: has the methods `run` and `product`, and the attributes `device` and `version`."""
 
-def build(implementation: str, config: ConfigDict) -> Any:
-  """The step, with methods `run`, `product`, `device`, `version`. Each process runs its own framework only."""
+
+def build(implementation: str, config: ConfigDict, platform: str) -> dict[str, Any]:
+  """Makes the step and takes it once. Each process runs its own framework only.
+
+  Args:
+    implementation: 'ours', 'eager' or 'compiled'.
+    config: see `step_sizes.load`.
+    platform: 'cpu' hides a GPU from both frameworks.
+  """
+  global _step
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+  os.dup2(2, 1)  # Standard output is for the result, whatever a library prints.
+  os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
+  # A cached program may carry the function names of another version of the code, and the profile goes by them.
+  jax.config.update('jax_enable_compilation_cache', False)
+  if platform == 'cpu':
+    os.environ['CUDA_VISIBLE_DEVICES'] = ''
+    jax.config.update('jax_platforms', 'cpu')
   batch = step_sizes.random_batch(config)
   if implementation == 'ours':
     from benchmarks.ours_step import OurStep
-    return OurStep(config, batch)
-  from benchmarks.torch_step import TorchStep
-  return TorchStep(
-      **step_sizes.torch_arguments(config), batch=batch, dtype=config.dtype, compiled=implementation == 'compiled')
+    _step = OurStep(config, batch)
+  else:
+    from benchmarks.torch_step import TorchStep
+    _step = TorchStep(config, batch, compiled=implementation == 'compiled')
+  return {
+      'device': _step.device, 'version': _step.version, 'first_step_seconds': run(1)['seconds'],
+      'modules': sorted({'tensorflow', 'torch', 'jax'} & sys.modules.keys())}
 
 
-def answer(step: Any, request: dict[str, int]) -> Any:
-  """What one request gives; seconds of the wall and of all threads' CPU time."""
-  if 'product' in request:
-    size = request['product']
-    step.product(size, 1)
-    count, started = 0, time.perf_counter()
-    while time.perf_counter() < started + PRODUCT_SECONDS:
-      step.product(size, 1)
-      count += 1
-    return 2 * size**3 * count / (time.perf_counter() - started)
-  if 'profile' in request:
-    return step.profile(request['profile'])
+def run(steps: int) -> dict[str, float]:
+  """Takes so many steps: the last loss, and seconds of the wall and of all threads' CPU time."""
   started, cpu_started = time.perf_counter(), time.process_time()
-  loss = step.run(request['steps'])
+  loss = _step.run(steps)
   return {'seconds': time.perf_counter() - started, 'cpu_seconds': time.process_time() - cpu_started, 'loss': loss}
 
 
-def main() -> None:
-  """Answers until the input ends. Whatever a library prints goes to standard error."""
-  answers = os.fdopen(os.dup(1), 'w', buffering=1)
-  os.dup2(2, 1)
-  step = build(sys.argv[1], ConfigDict(json.loads(sys.stdin.readline())))
-  started = time.perf_counter()
-  step.run(1)
-  print(
-      json.dumps({
-          'device': step.device, 'version': step.version, 'first_step_seconds': time.perf_counter() - started,
-          'modules': sorted({'tensorflow', 'torch', 'jax'} & sys.modules.keys())}), file=answers)
-  for line in sys.stdin:
-    print(json.dumps(answer(step, json.loads(line))), file=answers)
+def product_rate(size: int) -> float:
+  """FLOP/s of products of two square matrices."""
+  _step.product(size)
+  count, started = 0, time.perf_counter()
+  while time.perf_counter() < started + PRODUCT_SECONDS:
+    _step.product(size)
+    count += 1
+  return 2 * size**3 * count / (time.perf_counter() - started)
 
 
-if __name__ == '__main__':
-  main()
+def profile(steps: int) -> list[dict[str, Any]]:
+  """Where the time of our steps goes, see `step_profile.costs`."""
+  return _step.profile(steps)
+
+
+def _end_with_parent() -> None:
+  """An executor's processes would outlive a parent that is killed."""
+  multiprocessing.parent_process().join()
+  os._exit(1)

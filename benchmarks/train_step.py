@@ -3,27 +3,27 @@
 python -m benchmarks.train_step --size=demo --profile
 python -m benchmarks.train_step --size=vitl16 --batch_size=128 --out=train_step.json    # on a GPU
 
-Both take the same random pictures at the same sizes on the same device, each in a process of its own, in turns, so that
-a busy moment of the machine meets both. Neither records nor tensorflow are needed. On a GPU that both frameworks see:
-bfloat16, against PyTorch eager and `torch.compile` under autocast; else float32 on the CPU. docs/performance.md tells
-what was measured.
+Both take the same random images of the same size on the same device. Each has a process of its own, and they take
+turns, so that a busy moment of the machine meets both. Neither records nor tensorflow are needed. On a GPU that both
+frameworks see: bfloat16, against PyTorch eager and `torch.compile` under autocast; else float32 on the CPU.
+docs/performance.md holds what was measured.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 import contextlib
-import json
+import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict
-import tqdm
+from tqdm import tqdm
 
-from benchmarks import step_sizes
+from benchmarks import step_sizes, step_worker
 from data_pipelines import command
 from data_pipelines.errors import UserError
 from uniemox_jax.runtime.files import write_json
@@ -31,8 +31,7 @@ from uniemox_jax.runtime.hardware import peak_flops
 
 PLATFORMS = {'cpu': ('ours', 'eager'), 'gpu': ('ours', 'eager', 'compiled')}
 TITLES = {'ours': 'ours', 'eager': 'PyTorch', 'compiled': 'PyTorch, torch.compile'}
-BATCH = {('demo', 'cpu'): 64, ('vitb16', 'cpu'): 8, ('vitl16', 'cpu'): 8, ('demo', 'gpu'): 64, ('vitb16', 'gpu'): 256,
-         ('vitl16', 'gpu'): 128}
+BATCH = {'cpu': {'demo': 64, 'vitb16': 8, 'vitl16': 8}, 'gpu': {'demo': 64, 'vitb16': 256, 'vitl16': 128}}
 DTYPE = {'cpu': 'float32', 'gpu': 'bfloat16'}
 PRODUCT = {'cpu': 2048, 'gpu': 8192}
 MAX_WORK_RATIO, MIN_SPEEDUP, MIN_MFU = 0.90, 2.0, 0.50
@@ -41,77 +40,42 @@ NO_GPU = 'not measured: PyTorch and jax do not both see a GPU here'
 _SEES_GPU = 'import jax, torch; print(torch.cuda.is_available() and jax.default_backend() == "gpu")'
 
 
-class Worker:
-  """A `step_worker` process: asked one thing at a time, else idle."""
-
-  def __init__(self, implementation: str, config: ConfigDict, platform: str):
-    self.implementation = implementation
-    # A cached program may carry the function names of another version of the code, and the profile goes by them.
-    environment = os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false', 'JAX_ENABLE_COMPILATION_CACHE': 'false'}
-    if platform == 'cpu':
-      environment |= {'JAX_PLATFORMS': 'cpu', 'CUDA_VISIBLE_DEVICES': ''}
-    self._said = tempfile.TemporaryFile('w+')  # noqa: SIM115 - closed with the process
-    self._process = subprocess.Popen([sys.executable, '-m', 'benchmarks.step_worker', implementation], env=environment,
-                                     text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said)
-    self.ready = self.ask(config.to_dict())
-
-  def ask(self, request: Any) -> Any:
-    """The answer to one request.
-
-    Raises:
-      UserError: the process has ended, for want of memory or of a library.
-    """
-    with contextlib.suppress(BrokenPipeError):
-      self._process.stdin.write(json.dumps(request) + '\n')
-      self._process.stdin.flush()
-    if line := self._process.stdout.readline():
-      return json.loads(line)
-    code = self._process.wait()
-    self._said.seek(0)
-    last = (self._said.read().strip().splitlines() or ['it said nothing'])[-1]
-    raise UserError(
-        f'{TITLES[self.implementation]} ended with code {code} ({last[:300]}): if memory was short, lower '
-        "--batch_size; if a library is missing, pip install 'uniemox_jax[torch]'")
-
-  def close(self) -> None:
-    """Ends the process."""
-    self._process.kill()
-    self._process.wait()
-    for stream in (self._process.stdin, self._process.stdout, self._said):
-      with contextlib.suppress(BrokenPipeError):
-        stream.close()
-
-
-@contextlib.contextmanager
-def workers(config: ConfigDict, platform: str) -> Iterator[dict[str, Worker]]:
-  """All implementations of the platform, one after the other brought to where their second step would begin."""
-  with contextlib.ExitStack() as stack:
-    started = {}
-    for name in tqdm.tqdm(PLATFORMS[platform], desc='compiling'):
-      started[name] = Worker(name, config, platform)
-      stack.callback(started[name].close)
-    yield started
-
-
 def measure(config: ConfigDict, platform: str, steps: int, turns: int, profile: bool) -> dict[str, Any]:
-  """Everything that the command reports, as written by --out."""
-  with workers(config, platform) as started:
-    timed = {name: [] for name in started}
-    for name in tqdm.tqdm(list(started) * turns, desc='measuring'):
-      started[name].ask({'steps': 1})  # Its threads and caches come back from the other's turn.
-      timed[name].append(started[name].ask({'steps': steps}))
-    product = {name: worker.ask({'product': PRODUCT[platform]}) for name, worker in started.items()}
-    costs = started['ours'].ask({'profile': steps}) if profile else None
-    ready = {name: worker.ready for name, worker in started.items()}
-  flops = {'ours': step_sizes.our_flops(config)}
-  flops |= {name: step_sizes.original_training_flops(config) for name in started if name != 'ours'}
+  """Everything that the command reports, as written by --out.
+
+  Raises:
+    UserError: an implementation failed, for want of memory or of a library.
+  """
+  with contextlib.ExitStack() as stack:
+    spawn = multiprocessing.get_context('spawn')
+    processes = {name: stack.enter_context(ProcessPoolExecutor(1, spawn)) for name in PLATFORMS[platform]}
+
+    def ask(name: str, task: Callable[..., Any], *arguments: Any) -> Any:
+      try:
+        return processes[name].submit(task, *arguments).result()
+      except Exception as error:  # Any that a library raises there.
+        last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise UserError(
+            f'{TITLES[name]} failed ({last[:300]}): if memory was short, lower --batch_size; if a library is '
+            "missing, pip install 'uniemox_jax[torch]'") from error
+
+    ready = {name: ask(name, step_worker.build, name, config, platform) for name in tqdm(processes, 'compiling')}
+    timed = {name: [] for name in processes}
+    for name in tqdm(list(processes) * turns, 'measuring'):
+      ask(name, step_worker.run, 1)  # Its threads and caches come back from the other's turn.
+      timed[name].append(ask(name, step_worker.run, steps))
+    product = {name: ask(name, step_worker.product_rate, PRODUCT[platform]) for name in processes}
+    costs = ask('ours', step_worker.profile, steps) if profile else None
+  flops = dict.fromkeys(processes, step_sizes.original_training_flops(config))
+  flops['ours'] = step_sizes.our_program(config).work.training.flops
   examples = config.batch_size * steps
-  measured = {name: _implementation(ready[name], timed[name], examples, flops[name], product[name]) for name in started}
+  measured = {
+      name: _implementation(ready[name], timed[name], examples, flops[name], product[name]) for name in processes}
   report = {
       'size': config.size, 'platform': platform, 'dtype': config.dtype, 'batch_size': config.batch_size, 'steps': steps,
       'turns': turns, 'cpus': len(os.sched_getaffinity(0)), 'load': os.getloadavg()[0], 'config': config.to_dict(),
       'implementations': measured, 'flops_ratio': flops['ours'] / flops['eager'],
-      'times_as_fast_as': {name: _speedup(measured, name) for name in started if name != 'ours'}}
+      'times_as_fast_as': {name: _speedup(measured, name) for name in processes if name != 'ours'}}
   if platform == 'cpu':
     report['gpu'] = NO_GPU if not sees_gpu() else 'not measured: --platform=cpu'
   return report | ({'profile': costs} if profile else {})
@@ -139,8 +103,7 @@ def _speedup(measured: dict[str, Any], name: str) -> dict[str, float]:
 
 def table(report: dict[str, Any]) -> str:
   """The report in Markdown."""
-  rows = report['implementations']
-  gpu = report['platform'] == 'gpu'
+  rows, gpu = report['implementations'], report['platform'] == 'gpu'
   lines = [
       f"{report['size']}, batch {report['batch_size']}, {report['dtype']}, {report['turns']} turns of "
       f"{report['steps']} steps; {rows['ours']['version']}, {rows['eager']['version']}; {rows['ours']['device']}, "
@@ -150,12 +113,12 @@ def table(report: dict[str, Any]) -> str:
   for name, row in rows.items():
     rates = row['examples_per_second_by_turn']
     share = row['mfu'] if gpu else row['share_of_product_rate']
-    told = 'peak unknown' if share is None else f'{share:.0%}'
-    told += '' if gpu else f" ({row['product_flops_per_second'] / 1e9:.0f} GFLOP/s)"
+    shown = 'peak unknown' if share is None else f'{share:.0%}'
+    shown += '' if gpu else f" ({row['product_flops_per_second'] / 1e9:.0f} GFLOP/s)"
     lines.append(
         f"| {TITLES[name]} | {row['examples_per_second']:.0f} | {min(rates):.0f}-{max(rates):.0f} | "
         f"{row['cpu_milliseconds_per_example']:.2f} | {row['flops_per_example'] / 1e9:.3f} | "
-        f"{row['flops_per_second'] / 1e9:.0f} | {told} |")
+        f"{row['flops_per_second'] / 1e9:.0f} | {shown} |")
   lines += ['', f"FLOPs by formula: {report['flops_ratio']:.3f} of the original's (wanted: at most {MAX_WORK_RATIO})"]
   for name, speedup in report['times_as_fast_as'].items():
     wanted = f' (wanted: at least {MIN_SPEEDUP:.0f})' if gpu and name == 'eager' else ''
@@ -178,17 +141,16 @@ def sees_gpu() -> bool:
 def main(argv: list[str]) -> None:
   """The command."""
   del argv
+  logging.set_verbosity(logging.WARNING)
   values = flags.FLAGS
-  platform = values.platform
-  if platform != 'cpu':
-    if platform == 'gpu' and not sees_gpu():
-      raise UserError('--platform=gpu: PyTorch and jax do not both see one: install their CUDA builds, or leave it out')
-    platform = 'gpu' if sees_gpu() else 'cpu'
+  platform = 'gpu' if values.platform != 'cpu' and sees_gpu() else 'cpu'
+  if values.platform == 'gpu' and platform == 'cpu':
+    raise UserError('--platform=gpu: PyTorch and jax do not both see one: install their CUDA builds, or leave it out')
   if values.profile and platform == 'gpu':
     raise UserError("--profile reads XLA's CPU programs: add --platform=cpu")
   config = step_sizes.load(values.size)
   config.size = values.size
-  config.batch_size = values.batch_size or BATCH[values.size, platform]
+  config.batch_size = values.batch_size or BATCH[platform][values.size]
   config.dtype = values.dtype or DTYPE[platform]
   report = measure(config, platform, values.steps, values.turns, values.profile)
   print(table(report))
@@ -203,6 +165,6 @@ if __name__ == '__main__':
   flags.DEFINE_integer('batch_size', None, 'Examples a step; None: what suits size and platform.', 1)
   flags.DEFINE_integer('steps', 10, 'Steps a turn.', 1)
   flags.DEFINE_integer('turns', 15, 'Turns of each implementation.', 1)
-  flags.DEFINE_bool('profile', False, 'Also tell where the time of our step goes (CPU).')
+  flags.DEFINE_bool('profile', False, 'Also report where the time of our step goes (CPU).')
   flags.DEFINE_string('out', None, 'A JSON file for all that was measured.')
   command.run(main)

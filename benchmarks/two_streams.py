@@ -5,7 +5,7 @@ nice -n 19 python -m benchmarks.two_streams --workdir=runs/two_streams --seeds=3
 Draws three sets in Emo8's layout (`synthetic.draw_cue`), with the boxes of the figures that were drawn, and fine-tunes
 a tiny model from scratch on each, on the scene alone and on scene and person, by one recipe, seed by seed. A finished
 cell (set, streams, seed) is never run again, an interrupted one resumes; two_streams.json and two_streams.md are
-rewritten after each. docs/two_streams.md tells what was measured.
+rewritten after each. docs/two_streams.md holds what was measured.
 """
 
 import itertools
@@ -28,12 +28,9 @@ from uniemox_jax.runtime.files import exists, read_json, write_json, write_text
 ENCODER = {'image_size': 48, 'patch_size': 8, 'width': 64, 'depth': 3, 'heads': 4}
 EPOCHS, EVERY = 15, 3
 
-Scores = dict[str, dict[str, dict[int, float]]]
-"""Top-1 on test by cue, streams and seed."""
-
 
 def prepare(workdir: str) -> None:
-  """Pictures and records of every cue, made once."""
+  """Images and records of every cue, made once."""
   for cue in CUES:
     raw = pathlib.Path(workdir, 'raw', cue)
     datasets.draw_cue(raw, cue)
@@ -54,35 +51,29 @@ def cell_folder(workdir: str, cue: str, streams: str, seed: int) -> str:
   return os.path.join(workdir, cue, streams, f'seed{seed}')
 
 
-def read_scores(workdir: str, seeds: int) -> Scores:
-  """Of all finished cells."""
-  scores: Scores = {cue: {streams: {} for streams in STREAMS} for cue in CUES}
-  for cue, streams, seed in itertools.product(CUES, STREAMS, range(seeds)):
-    path = os.path.join(cell_folder(workdir, cue, streams, seed), 'result.json')
-    if exists(path):
-      scores[cue][streams][seed] = read_json(path)['top1']
-  return scores
-
-
 def mean_and_spread(values: list[float], form: str) -> str:
   """Mean and standard deviation over seeds as text, '-' for what is not defined."""
   spread = format(np.std(values, ddof=1), '.4f') if len(values) > 1 else '-'
   return f'{format(np.mean(values), form)} | {spread}' if values else '- | -'
 
 
-def write_table(scores: Scores, workdir: str) -> str:
-  """Writes two_streams.json and two_streams.md, which it returns: differences are of runs with the same seed."""
-  lines = [
-      '| what tells the class | scene | spread | scene+person | spread | difference | spread | runs |',
-      '|' + '---|' * 8]
-  for cue, (one, two) in ((cue, by_streams.values()) for cue, by_streams in scores.items()):
+def write_table(workdir: str, seeds: int) -> str:
+  """Writes top-1 on test of all finished cells to two_streams.json, and a table to two_streams.md, which it returns.
+
+  Differences are of runs with the same seed.
+  """
+  scores: dict[str, dict[str, dict[int, float]]] = {cue: {streams: {} for streams in STREAMS} for cue in CUES}
+  for cue, streams, seed in itertools.product(CUES, STREAMS, range(seeds)):
+    path = os.path.join(cell_folder(workdir, cue, streams, seed), 'result.json')
+    if exists(path):
+      scores[cue][streams][seed] = read_json(path)['top1']
+  table = '| what tells the class | scene | spread | scene+person | spread | difference | spread | runs |\n'
+  table += '|' + '---|' * 8 + '\n'
+  for cue, by_streams in scores.items():
+    one, two = by_streams.values()
     paired = [two[seed] - one[seed] for seed in one.keys() & two.keys()]
-    cells = [
-        mean_and_spread(list(one.values()), '.4f'),
-        mean_and_spread(list(two.values()), '.4f'),
-        mean_and_spread(paired, '+.4f')]
-    lines.append(f'| {cue} | {" | ".join(cells)} | {len(one)} + {len(two)} |')
-  table = '\n'.join(lines) + '\n'
+    alone = ' | '.join(mean_and_spread(list(by_seed.values()), '.4f') for by_seed in (one, two))
+    table += f"| {cue} | {alone} | {mean_and_spread(paired, '+.4f')} | {len(one)} + {len(two)} |\n"
   write_json(os.path.join(workdir, 'two_streams.json'), {'top1': scores})
   write_text(os.path.join(workdir, 'two_streams.md'), table)
   return table
@@ -96,7 +87,7 @@ def main() -> None:
     folder = cell_folder(workdir, cue, streams, seed)
     if not exists(os.path.join(folder, 'result.json')):
       finetune(cell_config(workdir, cue, streams, seed), folder)
-    table = write_table(read_scores(workdir, seeds), workdir)
+    table = write_table(workdir, seeds)
   print(table)
 
 

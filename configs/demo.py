@@ -1,4 +1,4 @@
-"""The whole method at a small size, on two CPU cores: what `make demo` runs.
+"""From drawn records to fine-tuned models at a small size, on two CPU cores: what `make demo` runs.
 
 python -m uniemox_jax.demo --workdir=runs/demo
 python -m uniemox_jax.ablate --config=configs/demo.py --workdir=runs/ablation

@@ -80,7 +80,8 @@ def test_timm_folder_comes_back_bit_equal(kind, extra, tmp_path, capsys):
 
 @pytest.mark.parametrize(('shape', 'decoder'), SIZES)
 def test_mae_file_predicts_in_its_code_what_we_predict(shape, decoder, tmp_path, assert_parity):
-  torch, reference = pytest.importorskip('torch'), pytest.importorskip('torch_reference')
+  torch = pytest.importorskip('torch')
+  from tests.support import torch_reference as reference
   params = exported.saved(tmp_path / 'run', 'uniemox', **shape, **decoder, fusion='none')
   export_torch(str(tmp_path / 'run'), 'mae', str(tmp_path / 'out'))
   theirs = reference.Mae(
@@ -95,7 +96,8 @@ def test_mae_file_predicts_in_its_code_what_we_predict(shape, decoder, tmp_path,
 
 @pytest.mark.parametrize('fusion', ['additive', 'weighted_sum', 'attention', 'glu', 'prior', 'none'])
 def test_mae_file_is_read_by_the_code_of_the_original(fusion, tmp_path, capsys):
-  torch, reference = pytest.importorskip('torch'), pytest.importorskip('torch_reference')
+  torch = pytest.importorskip('torch')
+  from tests.support import torch_reference as reference
   heads = 3 if fusion in ('weighted_sum', 'attention', 'glu') else 1
   params = exported.saved(
       tmp_path / 'run', 'uniemox', **exported.TINY, **exported.TINY_DECODER, fusion=fusion, fusion_heads=heads)
@@ -116,7 +118,8 @@ def test_mae_file_is_read_by_the_code_of_the_original(fusion, tmp_path, capsys):
     [exported.TINY, pytest.param(exported.VIT_B, marks=SLOW),
      pytest.param(exported.VIT_L, marks=SLOW)], ids=['tiny', 'B/16', 'L/16'])
 def test_mae_file_of_a_classifier_numbers_sorted_folder_names(shape, tmp_path, assert_parity):
-  torch, reference = pytest.importorskip('torch'), pytest.importorskip('torch_reference')
+  torch = pytest.importorskip('torch')
+  from tests.support import torch_reference as reference
   params = exported.saved(tmp_path / 'run', 'classifier', **shape, classes=8)
   export_torch(str(tmp_path / 'run'), 'mae', str(tmp_path / 'out'))
   theirs = reference.FineTuned(

@@ -14,7 +14,7 @@ from uniemox_jax.import_torch import import_torch
 from uniemox_jax.teacher.frozen_clip import CLIP_MEAN, abstract_clip, load_clip
 
 torch = pytest.importorskip('torch')
-reference = pytest.importorskip('torch_reference')
+from tests.support import torch_reference as reference  # noqa: E402
 
 # Towers: width, depth, heads (64 wide each, as in OpenAI's code), hidden.
 TINY = dict(

@@ -19,7 +19,7 @@ from uniemox_jax.models.registry import abstract_student
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
-reference = pytest.importorskip('torch_reference')
+from tests.support import torch_reference as reference  # noqa: E402
 
 TINY = dict(image_size=32, patch=8, width=32, depth=2, heads=4)
 TINY_DECODER = dict(decoder_width=16, decoder_depth=2, decoder_heads=2)

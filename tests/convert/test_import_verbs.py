@@ -27,7 +27,7 @@ from uniemox_jax.train import checkpoint
 from uniemox_jax.train.initial_weights import initial_weights, transfer
 
 torch = pytest.importorskip('torch')
-reference = pytest.importorskip('torch_reference')
+from tests.support import torch_reference as reference  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SHAPE = dict(image_size=32, patch=8, width=16, depth=2, heads=2)

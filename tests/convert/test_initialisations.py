@@ -29,7 +29,7 @@ from uniemox_jax.train.state import abstract_model, abstract_params, builder, cr
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
-reference = pytest.importorskip('torch_reference')
+from tests.support import torch_reference as reference  # noqa: E402
 
 MODEL = small_runs.ENCODER
 HUB = dict(

@@ -1,4 +1,4 @@
-"""PyTorch models with the names and computations of code that is no library installed here; only tests use them.
+"""PyTorch models with the names and computations of code that is no library installed here: for tests and benchmarks.
 
 `Mae`, `FineTuned`: facebookresearch/mae models_mae.py and models_vit.py, which the original (chincharles/u-emo) copies
 and timm's VisionTransformer shares. Fusions: the original's models/attention_fusion.py. `OpenAiClip`: openai/CLIP
@@ -9,6 +9,7 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 
 class Attention(nn.Module):
@@ -19,8 +20,7 @@ class Attention(nn.Module):
 
   def forward(self, x):
     query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-    weights = (query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])).softmax(-1)
-    return self.proj((weights @ value).transpose(1, 2).flatten(2))
+    return self.proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -30,7 +30,7 @@ class Mlp(nn.Module):
     self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
   def forward(self, x):
-    return self.fc2(nn.functional.gelu(self.fc1(x)))
+    return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Block(nn.Module):
@@ -95,14 +95,16 @@ class Mae(Encoder):
   def projected(self, pixels, noise, visible):
     return self.decoder_embed(self.tokens(pixels, noise.argsort(1)[:, :visible]))
 
-  def forward(self, pixels, noise, visible):
-    x = self.projected(pixels, noise, visible)
+  def decode(self, x, noise, visible):
     hidden = self.mask_token.expand(len(x), self.patches - visible, -1)
     restore = noise.argsort(1).argsort(1)[..., None].expand(-1, -1, x.shape[-1])
     x = torch.cat([x[:, :1], torch.cat([x[:, 1:], hidden], 1).gather(1, restore)], 1) + self.decoder_pos_embed
     for block in self.decoder_blocks:
       x = block(x)
     return self.decoder_pred(self.decoder_norm(x))[:, 1:]
+
+  def forward(self, pixels, noise, visible):
+    return self.decode(self.projected(pixels, noise, visible), noise, visible)
 
 
 class FineTuned(Encoder):
@@ -126,7 +128,7 @@ class Additive(nn.Module):
     self.linear, self.bn = nn.Linear(width, width), nn.LayerNorm(width)
 
   def forward(self, scene, person):
-    return nn.functional.elu(self.linear(self.bn(scene) + self.bn(person)))
+    return F.elu(self.linear(self.bn(scene) + self.bn(person)))
 
 
 class WeightedSum(nn.Module):
@@ -151,7 +153,7 @@ class StreamAttention(nn.Module):
   def forward(self, scene, person):
     scores = (torch.cat([a(scene), b(person)], 1).softmax(1) for a, b in zip(self.W_a, self.W_b))
     weights = sum(scores)
-    return nn.functional.silu(weights[:, :1] * scene + weights[:, 1:] * person) + self.bias
+    return F.silu(weights[:, :1] * scene + weights[:, 1:] * person) + self.bias
 
 
 class Glu(nn.Module):
@@ -165,7 +167,7 @@ class Glu(nn.Module):
   def forward(self, scene, person):
     attended = [a(scene).softmax(1) * scene + b(person).softmax(1) * person for a, b in zip(self.W_a, self.W_b)]
     mixed = self.mlp(torch.cat(attended, 1))
-    return nn.functional.relu(mixed * self.gate(mixed).sigmoid()) + self.bias
+    return F.relu(mixed * self.gate(mixed).sigmoid()) + self.bias
 
 
 FUSIONS = {'additive': Additive, 'weighted_sum': WeightedSum, 'attention': StreamAttention, 'glu': Glu}

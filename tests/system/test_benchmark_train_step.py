@@ -2,22 +2,19 @@
 
 from typing import Any
 
-from flax import traverse_util
 import jax
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
 from benchmarks import step_profile, step_sizes, train_step
+from uniemox_jax.convert import clip_weights, mae_weights, name_table
 from uniemox_jax.runtime.files import read_json, write_json
 
 torch = pytest.importorskip('torch')
 from benchmarks.torch_step import TorchStep, TwoViews  # noqa: E402
 
 BATCH = 3
-RENAMED = {
-    'encoder': 'student', 'project': 'student.project', 'layers': '', 'attention': '', 'mlp': '', 'kernel': 'weight',
-    'scale': 'weight'}
 
 
 @pytest.fixture
@@ -31,39 +28,31 @@ def config() -> ConfigDict:
   return config
 
 
-def torch_tensors(params: dict[str, Any], patch_size: int) -> dict[str, Any]:
+def torch_tensors(ours: Any, config: ConfigDict) -> dict[str, Any]:
   """Our parameters by the names of `TwoViews`."""
-  tensors = {}
-  for path, leaf in traverse_util.flatten_dict(jax.device_get(params)).items():
-    names = [RENAMED.get(name, name) for name in path]
-    if path[0] == 'vision':
-      names[1:] = [name.removeprefix('student.') for name in names[1:]]
-    if path[0] == 'decoder':
-      own = path[1] in ('predict', 'mask_token')
-      names[:2] = ['student', path[1] if own else f'decoder_{path[1]}']
-    stacked = 'layers' in path
-    for layer, array in enumerate(leaf if stacked else [leaf]):
-      if path[-1] == 'kernel':
-        array = array.T
-        if 'patch_embed' in path:
-          array = array.reshape(-1, patch_size, patch_size, 3).transpose(0, 3, 1, 2)
-      name = '.'.join(
-          filter(None, [str(layer) if one == '' and path[at] == 'layers' else one for at, one in enumerate(names)]))
-      tensors[name] = torch.tensor(array.copy())
-  return tensors
+  rules = mae_weights.student_rules('uniemox', config.model.to_dict() | {'semantic': True, 'reconstruct': True})
+  student, vision = (jax.device_get(params) for params in (ours.state.params, {'vision': ours.frozen['vision']}))
+  tower = [rule for rule in clip_weights.OPENAI_RULES if rule.ours.startswith('vision/')]
+  flat = {f'clip.{name}': array for name, array in name_table.export_params(tower, vision).items()}
+  for name, array in name_table.export_params(rules, student).items():
+    fuses = name.startswith(mae_weights.FUSION_PREFIX)
+    flat[name.replace(mae_weights.FUSION_PREFIX, 'fusion.') if fuses else f'student.{name}'] = array
+  return {name: torch.tensor(array.copy()) for name, array in flat.items()}
 
 
-def test_both_steps_have_the_same_losses(config: ConfigDict, assert_parity) -> None:
+def test_both_steps_have_the_same_losses(config: ConfigDict) -> None:
   from benchmarks.ours_step import OurStep
   batch = step_sizes.random_batch(config)
-  ours, theirs = OurStep(config, batch), TorchStep(**step_sizes.torch_arguments(config), batch=batch)
-  tensors = torch_tensors(ours.state.params | {'vision': ours.frozen['vision']}, config.model.patch_size)
-  missing, unexpected = theirs.module.load_state_dict(tensors, strict=False)
-  assert not unexpected and all(name.startswith('language.') for name in missing)
+  ours, theirs = OurStep(config, batch), TorchStep(config, batch)
+  missing, unexpected = theirs.module.load_state_dict(torch_tensors(ours, config), strict=False)
+  text_tower = (
+      'clip.transformer.', 'clip.token_embedding.', 'clip.positional_embedding', 'clip.ln_final.',
+      'clip.text_projection', 'clip.logit_scale')
+  assert not unexpected and all(name.startswith(text_tower) for name in missing)
   noise = jax.random.uniform(jax.random.fold_in(ours.key, 0), (BATCH, 2, 16))
   with torch.no_grad():
-    ours.batch['text'] = jax.device_put(
-        theirs.module.language(theirs.batch['ids']).numpy(), ours.batch['text'].sharding)
+    text_BxE = torch.nn.functional.normalize(theirs.module.clip.encode_text(theirs.batch['ids']))
+    ours.batch['text'] = jax.device_put(text_BxE.numpy(), ours.batch['text'].sharding)
     losses = theirs.module(
         theirs.batch['scene'], theirs.batch['person'], theirs.batch['ids'],
         torch.tensor(np.asarray(noise)).transpose(0, 1))
@@ -80,7 +69,7 @@ def test_flops_of_the_original_are_those_that_pytorch_counts(config: ConfigDict,
   parts = step_sizes.original_flops(config)
   model, patches = config.model, (config.model.image_size // config.model.patch_size)**2
   with torch.device('meta'), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-    module = TwoViews(**step_sizes.torch_arguments(config))
+    module = TwoViews(config)
     batch = {name: torch.tensor(rows, device='meta') for name, rows in step_sizes.random_batch(config).items()}
     with FlopCounterMode(display=False) as forward:
       losses = module(batch['scene'], batch['person'], batch['ids'], noise_2xBxL=torch.rand(2, BATCH, patches))
@@ -96,7 +85,8 @@ def test_flops_of_the_original_are_those_that_pytorch_counts(config: ConfigDict,
 @pytest.mark.parametrize('size', step_sizes.SIZES)
 def test_our_step_needs_at_most_90_percent_of_the_originals_flops(size: str) -> None:
   config = step_sizes.load(size)
-  assert step_sizes.our_flops(config) <= train_step.MAX_WORK_RATIO * step_sizes.original_training_flops(config)
+  ours = step_sizes.our_program(config).work.training.flops
+  assert ours <= train_step.MAX_WORK_RATIO * step_sizes.original_training_flops(config)
 
 
 def test_report_is_whole_and_no_process_loads_tensorflow(config: ConfigDict, tmp_path) -> None:
@@ -132,5 +122,5 @@ def test_mistakes_end_in_one_line(argument, thing, remedy, command, assert_one_l
 
 def test_a_step_that_cannot_be_built_ends_in_one_line(config: ConfigDict) -> None:
   config.model.patch_size = 7
-  with pytest.raises(train_step.UserError, match=r'ours ended with code 1 .*not divisible.*--batch_size'):
+  with pytest.raises(train_step.UserError, match=r'ours failed .*not divisible.*--batch_size'):
     train_step.measure(config, 'cpu', steps=1, turns=1, profile=False)

@@ -23,7 +23,7 @@ def test_differences_are_of_runs_with_the_same_seed(tmp_path):
     folder = tmp_path / 'figure' / streams / f'seed{seed}'
     folder.mkdir(parents=True)
     write_json(str(folder / 'result.json'), {'top1': value})
-  table = two_streams.write_table(two_streams.read_scores(str(tmp_path), 3), str(tmp_path))
+  table = two_streams.write_table(str(tmp_path), 3)
   rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in table.splitlines()[2:]]
   assert [row[0] for row in rows] == ['both', 'figure', 'scene']
   assert rows[1][1:] == ['0.5833', '0.3819', '0.5625', '0.0884', '+0.1875', '0.0884', '3 + 2']

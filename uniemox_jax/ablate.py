@@ -57,6 +57,12 @@ ROWS = {
 """`full` is the demo's pretraining: all three losses, additive fusion, person crops, 75 % hidden, the scene decoded,
 texts from the global batch, CLIP's own pixel statistics. Every other row changes what its name says."""
 
+_COLUMNS = {
+    'row': ('pretraining', ''), 'labels_in_pretraining': ('labels in pretraining', ''), 'mean': ('top-1, mean', '.4f'),
+    'spread': ('spread', '.4f'), 'over_scratch': ('over scratch', '+.4f'), 'p_holm_scratch': ("p, Holm's", '.3g'),
+    'over_full': ('over full', '+.4f'), 'p_holm_full': ("p, Holm's", '.3g'), 'runs': ('runs', '')}
+"""Of ablation.md: heading and format by the key in ablation.json."""
+
 PREPARATION = 'prepare'
 """The first job, which makes records and teachers."""
 
@@ -164,20 +170,12 @@ def write_table(scores: Mapping[AblationJob, float], jobs: Collection[AblationJo
     for line, p in zip(rows, holm([line[f'p_{other}'] for line in rows])):
       line[f'p_holm_{other}'] = p
   write_json(os.path.join(workdir, 'ablation.json'), {'rows': rows})
-  forms = {
-      'mean': '.4f', 'spread': '.4f', 'over_scratch': '+.4f', 'p_holm_scratch': '.3g', 'over_full': '+.4f',
-      'p_holm_full': '.3g', 'runs': ''}
-  table = [[
-      'pretraining', 'labels in pretraining', 'top-1, mean', 'spread', 'over scratch', "p, Holm's", 'over full',
-      "p, Holm's", 'runs']]
-  table += [[
-      row['row'], row['labels_in_pretraining'], *(table_text.number(row[key], form)
-                                                  for key, form in forms.items())]
-            for row in rows]
   missing = [job for job in jobs if job not in scores]
   errors = {job.name: error for job in missing if (error := subprocess_runs.last_error(job.folder(workdir)))}
   text = table_text.missing_runs(len(missing), errors)
-  write_text(os.path.join(workdir, 'ablation.md'), table_text.markdown(table) + (text and f'\n{text}'))
+  write_text(
+      os.path.join(workdir, 'ablation.md'),
+      table_text.markdown(table_text.rows_of(rows, _COLUMNS)) + (text and f'\n{text}'))
 
 
 def ablate(workdir: str, jobs: Mapping[AblationJob, dict[str, ConfigDict]]) -> None:

@@ -143,10 +143,10 @@ def compare(config: ConfigDict, workdir: str) -> None:
   def tabulate() -> dict[str, str]:
     comparison = read_comparison(config, sections, workdir)
     tables.write(comparison, workdir)
-    headlines = {job.name: tables.headline(result) for job, result in comparison.results.items()}
+    scores = {job.name: tables.scores_of(result)[0] for job, result in comparison.results.items()}
     return {
-        name: f'{metric} undefined' if value is None else f'{metric} {value:.4f}'
-        for name, (metric, value) in headlines.items()}
+        name: f'{score.metric} undefined' if score.value is None else f'{score.metric} {score.value:.4f}'
+        for name, score in scores.items()}
 
   folders = {job.name: job.folder(workdir) for job in sections}
   subprocess_runs.run_missing('uniemox_jax.compare', folders, tabulate, os.path.join(workdir, 'comparison.md'))

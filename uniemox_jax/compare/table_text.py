@@ -1,7 +1,8 @@
 """Tables as Markdown and LaTeX: rows of plain text, the first of which is the header."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import re
+from typing import Any
 
 _LATEX = str.maketrans({
     '\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{', '}': r'\}',
@@ -9,9 +10,12 @@ _LATEX = str.maketrans({
     '†': r'$^\dagger$'})
 
 
-def number(value: float | None, form: str) -> str:
-  """`format`, and '-' for what is not defined."""
-  return '-' if value is None else format(value, form)
+def rows_of(values: Iterable[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]]) -> list[list[str]]:
+  """A header, and a row for each of `values`, '-' for None; `columns`: heading and format by the key in `values`."""
+  header = [heading for heading, _ in columns.values()]
+  return [
+      header,
+      *(['-' if row[key] is None else format(row[key], form) for key, (_, form) in columns.items()] for row in values)]
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -17,6 +17,9 @@ from uniemox_jax.runtime.files import write_bytes, write_json, write_text
 _SIGNIFICANT = 0.05
 _COLOURS = ('#0072b2', '#d55e00', '#5f5f5f', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
 _MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
+_DIFFERENCES = {
+    'initialisation': ('initialisation', ''), 'measured': ('dataset', ''), 'protocol': ('protocol', ''),
+    'difference': ('difference', '+.4f'), 'p': ('p', '.3g'), 'p_holm': ("p, Holm's", '.3g'), 'runs': ('pairs', '')}
 _NOTES = """Mean ± standard deviation over seeds (number of runs) on test; in bold the best mean of a column; † differs
 from `{reference}` with p < 0.05: Student's t-test of the differences seed by seed, corrected by Holm for all questions
 of this page. Few seeds can show only large differences, and seeds do not vary the test images: see docs/compare.md.
@@ -78,13 +81,14 @@ class Comparison(NamedTuple):
       if result is None:
         columns.append(Column(dataset, '', dataset))
       else:
-        columns += [Column(dataset, task, f'{dataset}, {_metric(result, task)}') for task in _by_task(result)]
-    return {column: {name: self._scores(name, column, protocol) for name in self.initialisations} for column in columns}
+        columns += [Column(dataset, score.task, f'{dataset}, {score.metric}') for score in scores_of(result)]
+    return {column: {name: self._by_seed(name, column, protocol) for name in self.initialisations} for column in columns}
 
-  def _scores(self, initialisation: str, column: Column, protocol: str) -> dict[int, float]:
+  def _by_seed(self, initialisation: str, column: Column, protocol: str) -> dict[int, float]:
     jobs = (ComparisonJob(initialisation, column.dataset, protocol, seed) for seed in range(self.seeds))
-    scores = {job.seed: score_of(self.results[job], column.task) for job in jobs if job in self.results}
-    return {seed: score for seed, score in scores.items() if score is not None}
+    return {
+        job.seed: score.value for job in jobs if job in self.results for score in scores_of(self.results[job])
+        if score.task == column.task and score.value is not None}
 
   @property
   def missing(self) -> int:
@@ -92,26 +96,22 @@ class Comparison(NamedTuple):
     return len(self.initialisations) * len(self.datasets) * len(self.protocols) * self.seeds - len(self.results)
 
 
-def _by_task(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-  """The metrics of each task: a run with a single label has them beside its other values."""
-  return result.get('tasks', {'label': result})
+class Score(NamedTuple):
+  """The metric that results of a task are compared by (`tasks.KINDS`); value: None where the test split leaves it
+  undefined."""
+
+  task: str
+  metric: str
+  value: float | None
 
 
-def _metric(result: dict[str, Any], task: str) -> str:
-  return f'{task} {KINDS[task].score}' if 'tasks' in result else KINDS[task].score
-
-
-def score_of(result: dict[str, Any], task: str) -> float | None:
-  """The metric that results of a task are compared by (`tasks.KINDS`); None where the test split leaves it undefined,
-  or the run has not learned the task."""
-  tasks = _by_task(result)
-  return tasks[task][KINDS[task].score] if task in tasks else None
-
-
-def headline(result: dict[str, Any]) -> tuple[str, float | None]:
-  """Name and value of the metric of a result's first task, which chose its epoch; see `score_of`."""
-  first = next(iter(_by_task(result)))
-  return _metric(result, first), score_of(result, first)
+def scores_of(result: dict[str, Any]) -> list[Score]:
+  """Of every task of a run, that which chose its epoch first."""
+  if 'tasks' not in result:
+    return [Score('label', KINDS['label'].score, result[KINDS['label'].score])]
+  return [
+      Score(task, f'{task} {KINDS[task].score}', metrics[KINDS[task].score])
+      for task, metrics in result['tasks'].items()]
 
 
 def differences(comparison: Comparison) -> list[dict[str, Any]]:
@@ -168,15 +168,11 @@ def _markdown(comparison: Comparison, tables: dict[str, list[list[str]]], from_r
   parts = [f'## {protocol}\n\n{table_text.markdown(rows)}' for protocol, rows in tables.items()]
   parts.append(_NOTES.format(reference=comparison.reference))
   if from_reference:
-    rows = [['initialisation', 'dataset', 'protocol', 'difference', 'p', "p, Holm's", 'pairs']]
-    rows += [[
-        row['initialisation'], row['measured'], row['protocol'], f"{row['difference']:+.4f}",
-        *(table_text.number(row[key], '.3g') for key in ('p', 'p_holm')),
-        str(row['runs'])] for row in from_reference]
+    rows = table_text.rows_of(from_reference, _DIFFERENCES)
     parts.append(f'## Difference from {comparison.reference}\n\n{table_text.markdown(rows)}')
   undefined = [
-      f'- {job.name}: {_metric(result, task)}\n' for job, result in comparison.results.items()
-      for task in _by_task(result) if score_of(result, task) is None]
+      f'- {job.name}: {score.metric}\n' for job, result in comparison.results.items() for score in scores_of(result)
+      if score.value is None]
   if undefined:
     parts.append('Undefined on these test images, and so left out:\n\n' + ''.join(undefined))
   parts.append(
@@ -200,8 +196,7 @@ def _csv(comparison: Comparison) -> str:
       restval='', extrasaction='ignore', lineterminator='\n')
   writer.writeheader()
   for job, result in comparison.results.items():
-    metric, value = headline(result)
-    writer.writerow(result | _numbers(result) | job._asdict() | {'metric': metric, 'value': value})
+    writer.writerow(result | _numbers(result) | job._asdict() | scores_of(result)[0]._asdict())
   for job, error in comparison.errors.items():
     writer.writerow(job._asdict() | {'error': error})
   return out.getvalue()

@@ -192,7 +192,7 @@ def ablate(workdir: str, jobs: Mapping[AblationJob, dict[str, ConfigDict]]) -> N
     return {job.name: f'top-1 {score:.4f}' for job, score in scores.items()}
 
   folders = {job.name: job.folder(workdir) for job in jobs}
-  subprocess_runs.run_missing('uniemox_jax.ablate', folders, tabulate, os.path.join(workdir, 'ablation.md'))
+  subprocess_runs.run_unfinished('uniemox_jax.ablate', folders, tabulate, os.path.join(workdir, 'ablation.md'))
 
 
 def check_rows(rows: Sequence[str]) -> None:

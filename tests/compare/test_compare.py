@@ -115,7 +115,7 @@ def test_initialisations_differ_in_nothing_but_what_they_say_of_themselves():
 
 def test_jobs_of_other_values_are_neither_shown_nor_gone_on_with(config, tmp_path):
   job = ComparisonJob('scratch', 'emo8', 'knn', 0)
-  folder = Path(job.folder(str(tmp_path)))
+  folder = tmp_path / 'scratch' / 'emo8' / 'knn' / 'seed0'
   folder.mkdir(parents=True)
   (folder / 'config.json').write_text(json.dumps(job_config(config, job).to_dict()))
   assert read_comparison(config, {job: job_config(config, job)}, str(tmp_path)).results == {}

@@ -149,7 +149,7 @@ def compare(config: ConfigDict, workdir: str) -> None:
         for name, score in scores.items()}
 
   folders = {job.name: job.folder(workdir) for job in sections}
-  subprocess_runs.run_missing('uniemox_jax.compare', folders, tabulate, os.path.join(workdir, 'comparison.md'))
+  subprocess_runs.run_unfinished('uniemox_jax.compare', folders, tabulate, os.path.join(workdir, 'comparison.md'))
 
 
 def run_job(config: ConfigDict, workdir: str, name: str) -> None:

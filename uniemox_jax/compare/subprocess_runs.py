@@ -94,7 +94,8 @@ def _follow(lifeline: int) -> None:
   os.kill(os.getpid(), signal.SIGTERM)
 
 
-def run_missing(module: str, folders: Mapping[str, str], tabulate: Callable[[], Mapping[str, str]], table: str) -> None:
+def run_unfinished(
+    module: str, folders: Mapping[str, str], tabulate: Callable[[], Mapping[str, str]], table: str) -> None:
   """Runs the jobs without a result, and keeps the table up to date, which is printed at the end.
 
   Args:

@@ -1,4 +1,4 @@
-"""Tables as Markdown and LaTeX: rows of plain text, the first of which is the header."""
+"""Tables as Markdown and LaTeX: rows of plain text, the first of which is the header; and what a table lacks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import re

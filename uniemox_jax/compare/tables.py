@@ -75,16 +75,16 @@ class Comparison(NamedTuple):
 
   def columns(self, protocol: str) -> dict[Column, dict[str, dict[int, float]]]:
     """A protocol's table: by column and initialisation, the metric by seed of the runs that are finished."""
-    columns = []
+    names, columns = self.initialisations, []
     for dataset in self.datasets:
       result = next((result for job, result in self.results.items() if job[1:3] == (dataset, protocol)), None)
       if result is None:
         columns.append(Column(dataset, '', dataset))
       else:
         columns += [Column(dataset, score.task, f'{dataset}, {score.metric}') for score in scores_of(result)]
-    return {column: {name: self._by_seed(name, column, protocol) for name in self.initialisations} for column in columns}
+    return {column: {name: self._scores(name, column, protocol) for name in names} for column in columns}
 
-  def _by_seed(self, initialisation: str, column: Column, protocol: str) -> dict[int, float]:
+  def _scores(self, initialisation: str, column: Column, protocol: str) -> dict[int, float]:
     jobs = (ComparisonJob(initialisation, column.dataset, protocol, seed) for seed in range(self.seeds))
     return {
         job.seed: score.value for job in jobs if job in self.results for score in scores_of(self.results[job])

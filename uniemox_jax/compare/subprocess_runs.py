@@ -130,9 +130,8 @@ def run_jobs(module: str, folders: Mapping[str, str], after: Callable[[str], str
   jobs = flags.FLAGS.jobs
   preemption.set_unsaved(True)
   lifeline, ours = os.pipe()
-  with (open(lifeline, 'rb'), open(ours, 'wb') as
-        held, concurrent.futures.ThreadPoolExecutor(jobs, initializer=_take_cpus,
-                                                    initargs=(_share_cpus(jobs),)) as pool):
+  pool = concurrent.futures.ThreadPoolExecutor(jobs, initializer=_share_cpus(jobs))
+  with open(lifeline, 'rb'), open(ours, 'wb') as held, pool:
     futures = {pool.submit(_run_in_process, module, name, folders[name], lifeline): name for name in folders}
     try:
       failed = _await(futures, after)
@@ -189,16 +188,11 @@ def _run_in_process(module: str, name: str, folder: str, lifeline: int) -> tuple
   return code, last_line
 
 
-def _share_cpus(jobs: int) -> queue.SimpleQueue[list[int]]:
-  """This process's CPUs dealt out to `jobs` processes: small steps run better one to a core than all over all."""
-  available = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
+def _share_cpus(jobs: int) -> Callable[[], None]:
+  """What keeps a thread, and so the processes that it starts, to its share of this process's CPUs, one of `jobs`:
+  small steps run better one to a core than all over all."""
+  cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
   shares: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
   for job in range(jobs):
-    shares.put(available[job::jobs] or available)
-  return shares
-
-
-def _take_cpus(shares: queue.SimpleQueue[list[int]]) -> None:
-  """Keeps this thread, and so the processes that it starts, to one share."""
-  if share := shares.get():
-    os.sched_setaffinity(0, share)
+    shares.put(cpus[job::jobs] or cpus)
+  return lambda: os.sched_setaffinity(0, shares.get()) if cpus else None

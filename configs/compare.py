@@ -5,9 +5,9 @@ python -m uniemox_jax.compare --config=configs/compare.py --workdir=runs/compare
 
 Chosen among what is defined below: --config.datasets="('emo8','fi')" --config.protocols="('linear',)" --config.seeds=5
 With ViT-B/16 in place of ViT-L/16: --config=configs/compare.py:vitb16
-In small, after `make demo`: --config=configs/compare.py:demo
-Hardware: the demo on two CPU cores (docs/compare.md); published sizes on one TPU or GPU host, cell after cell.
-Time of these: not measured; cells × the time of one fine-tuning (configs/finetune.py).
+At demo size, after `make demo`: --config=configs/compare.py:demo
+Hardware: the demo on two CPU cores (docs/compare.md); published sizes on one TPU or GPU host, job after job.
+Time of these: not measured; jobs × the time of one fine-tuning (configs/finetune.py).
 """
 
 from ml_collections import ConfigDict

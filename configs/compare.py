@@ -5,41 +5,36 @@ python -m uniemox_jax.compare --config=configs/compare.py --workdir=runs/compare
 
 Chosen among what is defined below: --config.datasets="('emo8','fi')" --config.protocols="('linear',)" --config.seeds=5
 With ViT-B/16 in place of ViT-L/16: --config=configs/compare.py:vitb16
-At the size of the demo, after `make demo`: --config=configs/compare.py:demo
-Hardware: the demo on two CPU cores (docs/compare.md); published sizes on one TPU or GPU host, cell after cell.
-Time of these: not measured; cells × the time of one fine-tuning (configs/finetune.py).
+At demo size, after `make demo`: --config=configs/compare.py:demo
+Hardware: the demo on two CPU cores (docs/compare.md); published sizes on one TPU or GPU host, job after job.
+Time of these: not measured; jobs × the time of one fine-tuning (configs/finetune.py).
 """
 
 from ml_collections import ConfigDict
 
-from configs import demo
-
 # Percent of the training images, and a batch that fits even Emotion6's 13 images of one percent.
 FEW_SHOT_BATCH = {1: 8, 5: 32, 10: 64, 25: 128, 50: 128}
 
-
-def _protocol(verb: str, change: dict) -> dict:
-  return {'verb': verb, 'recipe': f'configs/{verb}.py:{{dataset}}', 'change': change}
-
-
 PROTOCOLS = {
-    'finetune': _protocol('finetune', {}),
-    'two_streams': _protocol('finetune', {'streams': 'scene+person'}),
-    'linear': _protocol('probe', {'protocol': 'linear'}),
-    'knn': _protocol('probe', {'protocol': 'knn'}),
-    **{
-        f'few_shot_{percent}': _protocol('finetune', {
-            'fraction': percent / 100, 'batch_size': batch_size}) for percent, batch_size in FEW_SHOT_BATCH.items()},}
+    'finetune': {'verb': 'finetune', 'recipe': 'configs/finetune.py:{dataset}', 'change': {}}, 'two_streams': {
+        'verb': 'finetune', 'recipe': 'configs/finetune.py:{dataset}', 'change': {'streams': 'scene+person'}
+    }, 'linear': {'verb': 'probe', 'recipe': 'configs/probe.py:{dataset}', 'change': {'protocol': 'linear'}},
+    'knn': {'verb': 'probe', 'recipe': 'configs/probe.py:{dataset}', 'change': {'protocol': 'knn'}}} | {
+        f'few_shot_{percent}': {
+            'verb': 'finetune', 'recipe': 'configs/finetune.py:{dataset}', 'change': {
+                'fraction': percent / 100, 'batch_size': batch_size}} for percent, batch_size in FEW_SHOT_BATCH.items()}
 
 INITIALISATIONS = {
-    'uniemox': {'init': 'runs/pretrain_vitl16', 'change': {}},
-    'mae': {'init': 'mae_pretrain_vit_large.pth', 'change': {}},
+    'uniemox': {'init': 'runs/pretrain_vitl16',
+                'change': {}}, 'mae': {'init': 'mae_pretrain_vit_large.pth', 'change': {}},
     # CLIP's tower has another norm, activation and eps; its parameters mean nothing without them.
     'clip': {
         'init': 'openai/clip-vit-large-patch14',
         'change': {'model': {'patch_size': 14, 'pre_norm': True, 'activation': 'quick_gelu', 'norm_eps': 1e-5}}},
-    'supervised': {'init': 'google/vit-large-patch16-224', 'change': {'model': {'norm_eps': 1e-12}}},
-    'scratch': {'init': 'none', 'change': {}},}
+    'supervised': {'init': 'google/vit-large-patch16-224',
+                   'change': {'model': {'norm_eps': 1e-12}}}, 'scratch': {'init': 'none', 'change': {}}}
+
+DEMO_MODEL = {'image_size': 96, 'patch_size': 16, 'width': 96, 'depth': 4, 'heads': 4, 'remat': 'none', 'scan': False}
 
 
 def _published() -> ConfigDict:
@@ -75,7 +70,7 @@ def _demo() -> ConfigDict:
   # Shorter than the demo's own fine-tuning: 18 of them are run here.
   config.protocol.finetune = ConfigDict({
       'verb': 'finetune', 'recipe': 'configs/demo.py:finetune', 'change': {'epochs': 6, 'eval_every_epochs': 3}})
-  config.change = ConfigDict({'data_dir': 'runs/demo/data', 'dtype': 'float32', 'model': demo.ENCODER})
+  config.change = ConfigDict({'data_dir': 'runs/demo/data', 'dtype': 'float32', 'model': DEMO_MODEL})
   return config
 
 

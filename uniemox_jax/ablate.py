@@ -1,13 +1,12 @@
-"""Which part does what: python -m uniemox_jax.ablate --config=configs/demo.py --workdir=runs/ablation
+"""What each part of the method adds: python -m uniemox_jax.ablate --config=configs/demo.py --workdir=runs/ablation
 
-Every row is one way to pretrain, or none, repeated over seeds; all rows are fine-tuned by one recipe and compared on
-the Emo8-like test split. Records and teacher come from the demo's folder and are made there if missing. A cell (row,
-seed) is a run of its own (see `cells`): a finished one is never run again, an interrupted one resumes; ablation.md and
-ablation.json are rewritten after each. The row without the emotion word has a teacher of its own, whose captions did
-not name the emotion either.
+Every row of the table is one way to pretrain, or none, repeated over seeds. All are fine-tuned by one recipe and
+compared on the Emo8-like test split. Records and teacher come from the demo's folder and are made there if missing.
+A row and a seed are a job of their own (`compare.subprocess_runs`): a finished one is never run again, an interrupted
+one resumes. ablation.md and ablation.json are rewritten after each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 import os
 from typing import Any, NamedTuple
 
@@ -15,7 +14,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
-from uniemox_jax.compare import subprocess_runs, summary_statistics
+from uniemox_jax.compare import subprocess_runs, table_text
+from uniemox_jax.compare.summary_statistics import holm, over_seeds, paired_difference
 from uniemox_jax.demo import Stages, check_sections, place, prepare
 from uniemox_jax.finetune import finetune
 from uniemox_jax.pretrain import pretrain
@@ -24,7 +24,7 @@ from uniemox_jax.runtime.files import read_json, write_json, write_text
 from uniemox_jax.train_clip import TEACHER_FOLDER, train_clip
 
 
-class Row(NamedTuple):
+class Variant(NamedTuple):
   """One way to pretrain. labels: where its pretraining meets the EmoSet-like labels; change: of the demo's pretraining
   config, by dotted key; None for a row that does not pretrain by that verb."""
 
@@ -34,31 +34,53 @@ class Row(NamedTuple):
 
 _CAPTIONS = 'in captions'
 ROWS = {
-    'full': Row(_CAPTIONS, {}),
-    'no_emotion_word': Row('none', {'emotion_in_caption': False}),
-    'no_contrastive': Row('through the teacher', {'loss.contrastive': 0.0}),
-    'no_similarity': Row(_CAPTIONS, {'loss.similarity': 0.0}),
-    'no_reconstruction': Row(_CAPTIONS, {'loss.reconstruction': 0.0}),
-    'contrastive_kl': Row(_CAPTIONS, {'loss.form': 'kl'}),
-    'local_negatives': Row(_CAPTIONS, {'loss.negatives': 'local'}),
-    'no_fusion': Row(_CAPTIONS, {'model.fusion': 'none'}),
-    'fusion_prior': Row(_CAPTIONS, {'model.fusion': 'prior'}),
-    'fusion_weighted_sum': Row(_CAPTIONS, {'model.fusion': 'weighted_sum'}),
-    'fusion_attention': Row(_CAPTIONS, {'model.fusion': 'attention'}),
-    'fusion_glu': Row(_CAPTIONS, {'model.fusion': 'glu'}),
-    'whole_image': Row(_CAPTIONS, {'person_view': 'scene'}),
-    'decode_both': Row(_CAPTIONS, {'model.decode': 'both'}),
-    'mask_50': Row(_CAPTIONS, {'model.mask_ratio': 0.5}),
-    'mask_90': Row(_CAPTIONS, {'model.mask_ratio': 0.9}),
-    'teacher_imagenet_statistics': Row(_CAPTIONS, {'teacher_statistics': 'imagenet'}),
-    'mae_only': Row('none', {'loss.contrastive': 0.0, 'loss.similarity': 0.0}),
-    'supervised': Row('as targets', None),
-    'scratch': Row('-', None),}
+    'full': Variant(_CAPTIONS, {}),
+    'no_emotion_word': Variant('none', {'emotion_in_caption': False}),
+    'no_contrastive': Variant('through the teacher', {'loss.contrastive': 0.0}),
+    'no_similarity': Variant(_CAPTIONS, {'loss.similarity': 0.0}),
+    'no_reconstruction': Variant(_CAPTIONS, {'loss.reconstruction': 0.0}),
+    'contrastive_kl': Variant(_CAPTIONS, {'loss.form': 'kl'}),
+    'local_negatives': Variant(_CAPTIONS, {'loss.negatives': 'local'}),
+    'no_fusion': Variant(_CAPTIONS, {'model.fusion': 'none'}),
+    'fusion_prior': Variant(_CAPTIONS, {'model.fusion': 'prior'}),
+    'fusion_weighted_sum': Variant(_CAPTIONS, {'model.fusion': 'weighted_sum'}),
+    'fusion_attention': Variant(_CAPTIONS, {'model.fusion': 'attention'}),
+    'fusion_glu': Variant(_CAPTIONS, {'model.fusion': 'glu'}),
+    'whole_image': Variant(_CAPTIONS, {'person_view': 'scene'}),
+    'decode_both': Variant(_CAPTIONS, {'model.decode': 'both'}),
+    'mask_50': Variant(_CAPTIONS, {'model.mask_ratio': 0.5}),
+    'mask_90': Variant(_CAPTIONS, {'model.mask_ratio': 0.9}),
+    'teacher_imagenet_statistics': Variant(_CAPTIONS, {'teacher_statistics': 'imagenet'}),
+    'mae_only': Variant('none', {'loss.contrastive': 0.0, 'loss.similarity': 0.0}),
+    'supervised': Variant('as targets', None),
+    'scratch': Variant('-', None),}
 """`full` is the demo's pretraining: all three losses, additive fusion, person crops, 75 % hidden, the scene decoded,
 texts from the global batch, CLIP's own pixel statistics. Every other row changes what its name says."""
 
+_COLUMNS = {
+    'row': ('pretraining', ''), 'labels_in_pretraining': ('labels in pretraining', ''), 'mean': ('top-1, mean', '.4f'),
+    'spread': ('spread', '.4f'), 'over_scratch': ('over scratch', '+.4f'), 'p_holm_scratch': ("p, Holm's", '.3g'),
+    'over_full': ('over full', '+.4f'), 'p_holm_full': ("p, Holm's", '.3g'), 'runs': ('runs', '')}
+"""Of ablation.md: heading and format by the key in ablation.json."""
+
 PREPARATION = 'prepare'
-"""The first cell, which makes records and teachers: like all others in a process of its own, see `cells`."""
+"""The first job, which makes records and teachers."""
+
+
+class AblationJob(NamedTuple):
+  """A row of the table with one seed. Its runs lie in `pretrain` and `finetune` of its folder."""
+
+  row: str
+  seed: int
+
+  @property
+  def name(self) -> str:
+    """Unique among all jobs."""
+    return f'{self.row}:{self.seed}'
+
+  def folder(self, workdir: str) -> str:
+    """Where its runs and their log.txt lie."""
+    return os.path.join(workdir, self.row, f'seed{self.seed}')
 
 
 def pretrain_config(row: str, config: ConfigDict, teachers: dict[bool, str]) -> ConfigDict:
@@ -86,122 +108,91 @@ def supervised_config(config: ConfigDict) -> ConfigDict:
   return section
 
 
-def sections_of(row: str, seed: int, config: ConfigDict, teachers: dict[bool, str],
-                folder: str) -> dict[str, ConfigDict]:
-  """The configs of a cell's runs, in their order, by the name of their folders: 'pretrain' or none, and 'finetune'."""
+def sections_of(job: AblationJob, config: ConfigDict, teachers: dict[bool, str], workdir: str) -> dict[str, ConfigDict]:
+  """The configs of a job's runs, in their order, by the name of their folders: 'pretrain' or none, and 'finetune'."""
   sections = {}
-  if row == 'supervised':
+  if job.row == 'supervised':
     sections['pretrain'] = supervised_config(config)
-  elif row != 'scratch':
-    sections['pretrain'] = pretrain_config(row, config, teachers)
+  elif job.row != 'scratch':
+    sections['pretrain'] = pretrain_config(job.row, config, teachers)
   sections['finetune'] = config.finetune.copy_and_resolve_references()
-  sections['finetune'].init = os.path.join(folder, 'pretrain') if 'pretrain' in sections else 'none'
+  sections['finetune'].init = os.path.join(job.folder(workdir), 'pretrain') if 'pretrain' in sections else 'none'
   for section in sections.values():
-    section.seed = seed
+    section.seed = job.seed
   return sections
 
 
 def pretrain_and_finetune(sections: dict[str, ConfigDict], folder: str) -> None:
-  """Pretrains and fine-tunes one cell, from where an earlier try was stopped."""
+  """Does the runs of one job, each from where an earlier try was stopped."""
   for name, section in sections.items():
     verb = pretrain if 'loss' in section else finetune
     verb(section, os.path.join(folder, name))
 
 
-def write_table(scores: dict[str, dict[int, float]], workdir: str, cells_asked: Sequence[str] = ()) -> None:
-  """ablation.json, and ablation.md: mean, spread, and differences from scratch and from the full method by seed; and
-  which of the cells asked for have no score."""
-  rows: list[dict[str, Any]] = []
-  for row, by_seed in scores.items():
-    rows.append({
-        'row': row, 'labels_in_pretraining': ROWS[row].labels, 'top1_by_seed': by_seed,
-        **summary_statistics.summarise(list(by_seed.values()))._asdict()})
-    for other in ('scratch', 'full'):
-      pair = summary_statistics.paired(by_seed, scores.get(other, {})) if row != other else None
-      rows[-1] |= {f'over_{other}': pair and pair.difference, f'p_{other}': pair and pair.p}
-  for other in ('scratch', 'full'):
-    for line, p in zip(rows, summary_statistics.holm([line[f'p_{other}'] for line in rows])):
-      line[f'p_holm_{other}'] = p
-  header = [
-      'pretraining', 'labels in pretraining', 'top-1, mean', 'spread', 'over scratch', "p, Holm's", 'over full',
-      "p, Holm's", 'runs']
-  keys = ('mean', 'spread', 'over_scratch', 'p_holm_scratch', 'over_full', 'p_holm_full')
-  forms = ('.4f', '.4f', '+.4f', '.3g', '+.4f', '.3g')
-  lines = [[
-      row['row'], row['labels_in_pretraining'],
-      *('-' if row[key] is None else format(row[key], form) for key, form in zip(keys, forms)),
-      str(row['runs'])] for row in rows]
-  write_json(os.path.join(workdir, 'ablation.json'), {'rows': rows})
-  missing = [cell for cell in cells_asked if not _is_in(scores, cell)]
-  failed = {cell: said for cell in missing if (said := subprocess_runs.why_failed(cell_folder(workdir, cell)))}
-  said = summary_statistics.unfinished(len(missing), failed)
-  write_text(os.path.join(workdir, 'ablation.md'), summary_statistics.markdown(header, lines) + (said and f'\n{said}'))
-
-
-def _is_in(scores: dict[str, dict[int, float]], cell: str) -> bool:
-  row, seed = cell.split(':')
-  return int(seed) in scores.get(row, {})
-
-
-def train_teacher_without_emotion_word(config: ConfigDict, teacher: str) -> None:
-  """A teacher whose captions never named the emotion, so that its row sees no label at all; made once."""
-  if not os.path.isdir(teacher):
-    section = config.clip.copy_and_resolve_references()
-    section.emotion_in_caption = False
-    train_clip(section, os.path.dirname(teacher))
-
-
-def cell_folder(workdir: str, cell: str) -> str:
-  """Where the runs and the log.txt of the cell ROW:SEED lie."""
-  return os.path.join(workdir, *cell.replace(':', '/seed').split('/'))
-
-
-def read_scores(workdir: str, cell_sections: dict[str, dict[str, ConfigDict]]) -> dict[str, dict[int, float]]:
-  """Top-1 on test of every finished cell, by row and seed, in the rows' order.
+def read_scores(workdir: str, jobs: Mapping[AblationJob, dict[str, ConfigDict]]) -> dict[AblationJob, float]:
+  """Top-1 on test of every finished job.
 
   Args:
     workdir: of the ablation.
-    cell_sections: by cell ROW:SEED, its configs, see `sections_of`.
+    jobs: their configs, see `sections_of`.
 
   Raises:
-    UserError: a cell was run, or begun, with other values than its config has now.
+    UserError: a job was run, or begun, with other values than its config has now.
   """
-  scores: dict[str, dict[int, float]] = {row: {} for row in ROWS}
-  for cell, sections in cell_sections.items():
+  scores = {}
+  for job, sections in jobs.items():
+    folder = job.folder(workdir)
     for name, section in sections.items():
-      # It starts from the cell's own pretraining, wherever the workdir lies by now.
-      subprocess_runs.check_same(os.path.join(cell_folder(workdir, cell), name), section, start=False)
-    path = os.path.join(cell_folder(workdir, cell), 'finetune', 'result.json')
+      subprocess_runs.check_same_config(os.path.join(folder, name), section)
+    path = os.path.join(folder, 'finetune', 'result.json')
     if os.path.exists(path):
-      row, seed = cell.split(':')
-      scores[row][int(seed)] = read_json(path)['top1']
-  return {row: by_seed for row, by_seed in scores.items() if by_seed}
+      scores[job] = read_json(path)['top1']
+  return scores
 
 
-def ablate(workdir: str, cell_sections: dict[str, dict[str, ConfigDict]]) -> None:
-  """Runs all cells that are not finished, in their order, and keeps the table up to date.
+def write_table(scores: Mapping[AblationJob, float], jobs: Collection[AblationJob], workdir: str) -> None:
+  """Writes ablation.json, and ablation.md.
+
+  Both have mean, spread, and differences from scratch and from the full method by seed. The page also names which of
+  `jobs` have no score.
+  """
+  by_row = {row: {job.seed: score for job, score in scores.items() if job.row == row} for row in ROWS}
+  rows: list[dict[str, Any]] = []
+  for row, by_seed in by_row.items():
+    if by_seed:
+      rows.append({
+          'row': row, 'labels_in_pretraining': ROWS[row].labels, 'top1_by_seed': by_seed,
+          **over_seeds(by_seed)._asdict()})
+      for other in ('scratch', 'full'):
+        pair = paired_difference(by_seed, by_row[other]) if row != other else None
+        rows[-1] |= {f'over_{other}': pair and pair.difference, f'p_{other}': pair and pair.p}
+  for other in ('scratch', 'full'):
+    for line, p in zip(rows, holm([line[f'p_{other}'] for line in rows])):
+      line[f'p_holm_{other}'] = p
+  write_json(os.path.join(workdir, 'ablation.json'), {'rows': rows})
+  missing = [job for job in jobs if job not in scores]
+  errors = {job.name: error for job in missing if (error := subprocess_runs.last_error(job.folder(workdir)))}
+  text = table_text.missing_runs(len(missing), errors)
+  write_text(
+      os.path.join(workdir, 'ablation.md'),
+      table_text.markdown(table_text.rows_of(rows, _COLUMNS)) + (text and f'\n{text}'))
+
+
+def ablate(workdir: str, jobs: Mapping[AblationJob, dict[str, ConfigDict]]) -> None:
+  """Runs all jobs that are not finished, in their order, and keeps the table up to date.
 
   Raises:
-    UserError: see `read_scores`; or some cells failed: they are named, all others are finished.
-    Preempted: SIGTERM came, and all cells have saved.
+    UserError: see `read_scores`; or some jobs failed: they are named, all others are finished.
+    Preempted: SIGTERM came, and all jobs have saved.
   """
 
-  def after(cell: str) -> str | None:
-    row, seed = cell.split(':')
-    scores = read_scores(workdir, cell_sections)
-    write_table(scores, workdir, list(cell_sections))
-    top1 = scores.get(row, {}).get(int(seed))
-    return None if top1 is None else f'top-1 {top1:.4f}'
+  def tabulate() -> dict[str, str]:
+    scores = read_scores(workdir, jobs)
+    write_table(scores, jobs, workdir)
+    return {job.name: f'top-1 {score:.4f}' for job, score in scores.items()}
 
-  done = read_scores(workdir, cell_sections)
-  write_table(done, workdir, list(cell_sections))
-  todo = [cell for cell in cell_sections if not _is_in(done, cell)]
-  print(f'{len(cell_sections)} cells, {len(cell_sections) - len(todo)} of them finished before', flush=True)
-  try:
-    subprocess_runs.run_cells('uniemox_jax.ablate', todo, lambda cell: cell_folder(workdir, cell), after)
-  finally:
-    with open(os.path.join(workdir, 'ablation.md'), encoding='utf-8') as table:
-      print(table.read(), flush=True)
+  folders = {job.name: job.folder(workdir) for job in jobs}
+  subprocess_runs.run_unfinished('uniemox_jax.ablate', folders, tabulate, os.path.join(workdir, 'ablation.md'))
 
 
 def check_rows(rows: Sequence[str]) -> None:
@@ -214,10 +205,13 @@ def check_rows(rows: Sequence[str]) -> None:
 
 
 def prepare_all(config: ConfigDict, demo_workdir: str, rows: Sequence[str], teacher: str) -> None:
-  """Records and teachers; `teacher` is that of the row without the emotion word."""
+  """Makes records and teachers; `teacher` is that of the row without the emotion word."""
   prepare(config, demo_workdir, Stages(demo_workdir))
-  if 'no_emotion_word' in rows:
-    train_teacher_without_emotion_word(config, teacher)
+  if 'no_emotion_word' in rows and not os.path.isdir(teacher):
+    # The captions of its teacher do not name the emotion either, so that the row sees no label at all.
+    section = config.clip.copy_and_resolve_references()
+    section.emotion_in_caption = False
+    train_clip(section, os.path.dirname(teacher))
 
 
 def main() -> None:
@@ -229,23 +223,24 @@ def main() -> None:
   config = place(values.config, values.demo_workdir)
   teachers = {
       True: config.pretrain.teacher, False: os.path.join(values.workdir, 'clip_no_emotion_word', TEACHER_FOLDER)}
-  names = {f'{row}:{seed}': (row, seed) for seed in range(values.seeds) for row in values.rows}
-  cell_sections = {
-      name: sections_of(*cell, config, teachers, cell_folder(values.workdir, name)) for name, cell in names.items()}
-  preparation = os.path.join(values.workdir, PREPARATION)
+  jobs = {
+      job: sections_of(job, config, teachers, values.workdir)
+      for job in (AblationJob(row, seed) for seed in range(values.seeds) for row in values.rows)}
   if values.cell == PREPARATION:
     # Its lock guards the demo's folder, which several ablations may share.
     subprocess_runs.run_here(
         values.demo_workdir, lambda: prepare_all(config, values.demo_workdir, values.rows, teachers[False]))
   elif values.cell:
-    if values.cell not in cell_sections:
-      raise UserError(f"--cell='{values.cell}' is no cell: give ROW:SEED with one of --rows and less than --seeds")
-    folder = cell_folder(values.workdir, values.cell)
-    subprocess_runs.run_here(folder, lambda: pretrain_and_finetune(cell_sections[values.cell], folder))
+    job = {job.name: job for job in jobs}.get(values.cell)
+    if job is None:
+      raise UserError(f"--cell='{values.cell}' is no job: give ROW:SEED with one of --rows and less than --seeds")
+    folder = job.folder(values.workdir)
+    subprocess_runs.run_here(folder, lambda: pretrain_and_finetune(jobs[job], folder))
   else:
-    print(f'records and teachers, unless they are there: {preparation}/log.txt tells', flush=True)
-    subprocess_runs.run_cells('uniemox_jax.ablate', [PREPARATION], lambda cell: preparation, lambda cell: 'done')
-    ablate(values.workdir, cell_sections)
+    folder = os.path.join(values.workdir, PREPARATION)
+    print(f'records and teachers, unless they are there: see {folder}/log.txt', flush=True)
+    subprocess_runs.run_jobs('uniemox_jax.ablate', {PREPARATION: folder}, lambda name: 'done')
+    ablate(values.workdir, jobs)
 
 
 if __name__ == '__main__':

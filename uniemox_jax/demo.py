@@ -1,9 +1,8 @@
-"""The main job, small: python -m uniemox_jax.demo --workdir=runs/demo, which is what `make demo` runs.
+"""The whole method at a small size: python -m uniemox_jax.demo --workdir=runs/demo, which `make demo` runs.
 
 Draws two datasets in the real layouts, builds records, trains a tiny CLIP as teacher, pretrains UniEmoX and, for
 comparison, its masked image modelling alone, fine-tunes three initialisations by one recipe, looks at UniEmoX's models,
-and writes report.html.
-Every stage is the same verb that a pod runs. A finished stage is not run again.
+and writes report.html. Every stage is the same verb that a pod runs. A finished stage is not run again.
 """
 
 from collections.abc import Callable
@@ -31,19 +30,11 @@ from uniemox_jax.train_clip import TEACHER_FOLDER, train_clip
 DATASETS = ('emoset', 'emo8')
 INITIALISATIONS = ('uniemox', 'mae_only', 'scratch')
 LOOKED_AT = ('uniemox', 'finetune_uniemox')
-LOOKED_EXAMPLES = 6
 LABELS_SEEN = {
     'uniemox':
         'pretraining: the emotion word in the captions of the EmoSet-like images, also through the teacher; '
         'fine-tuning: Emo8-like train labels', 'mae_only': 'pretraining: none; fine-tuning: Emo8-like train labels',
     'scratch': 'Emo8-like train labels only'}
-
-
-def without_semantics(config: ConfigDict) -> ConfigDict:
-  """The pretraining config with masked image modelling alone: no teacher, no texts, no person view."""
-  config = config.copy_and_resolve_references()
-  config.loss.contrastive = config.loss.similarity = 0.0
-  return config
 
 
 def check_sections(config: ConfigDict) -> None:
@@ -53,7 +44,7 @@ def check_sections(config: ConfigDict) -> None:
 
 
 class Stages:
-  """Runs each stage once; how long it took is kept in the workdir, so a killed demo goes on where it was."""
+  """Runs each stage once; how long it took is kept in the workdir, so a killed demo resumes there."""
 
   def __init__(self, workdir: str):
     self._path = os.path.join(workdir, 'stages.json')
@@ -95,7 +86,10 @@ def demo(config: ConfigDict, workdir: str) -> dict[str, Any]:
   stages = Stages(workdir)
   config = place(config, workdir)
   prepare(config, workdir, stages)
-  pretraining = {'uniemox': config.pretrain, 'mae_only': without_semantics(config.pretrain)}
+  # Masked image modelling alone needs no teacher, no texts and no person view.
+  mae_only = config.pretrain.copy_and_resolve_references()
+  mae_only.loss.contrastive = mae_only.loss.similarity = 0.0
+  pretraining = {'uniemox': config.pretrain, 'mae_only': mae_only}
   for name, section in pretraining.items():
     stages.run(f'pretrain {name}', pretrain, section, os.path.join(workdir, name))
   for name in INITIALISATIONS:
@@ -113,7 +107,7 @@ def look_at_models(config: ConfigDict, workdir: str, stages: Stages) -> None:
   for name in LOOKED_AT:
     stages.run(
         f'look {name}', look, os.path.join(workdir, name), config.finetune.data_dir, config.finetune.dataset,
-        os.path.join(workdir, f'look_{name}'), examples=LOOKED_EXAMPLES)
+        os.path.join(workdir, f'look_{name}'), examples=6)
 
 
 def _report(config: ConfigDict, workdir: str, seconds: dict[str, float]) -> dict[str, Any]:

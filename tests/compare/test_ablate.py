@@ -1,4 +1,4 @@
-"""Every row of the ablation changes the one thing its name says; the table says what the cells say."""
+"""Every row of the ablation changes the one thing its name says; the table shows what the jobs scored."""
 
 import json
 import shutil
@@ -51,22 +51,23 @@ def test_unknown_row_is_named():
     ablate.check_rows(['full', 'no_fuson'])
 
 
-def test_supervised_row_trains_as_long_on_the_same_pictures():
+def test_supervised_row_trains_as_long_on_the_same_images():
   config = demo.get_config()
   section = ablate.supervised_config(config)
   assert section.dataset == 'emoset'
   assert (section.epochs, section.batch_size) == (config.pretrain.epochs, config.pretrain.batch_size)
 
 
-def test_table_tells_mean_spread_paired_differences_and_runs(tmp_path):
+def test_table_has_mean_spread_paired_differences_and_runs(tmp_path):
   values = {('full', 0): 0.6, ('full', 1): 0.7, ('full', 2): 0.8, ('scratch', 0): 0.5, ('scratch', 1): 0.58,
             ('mae_only', 1): 0.5}
   for (row, seed), top1 in values.items():
     folder = tmp_path / row / f'seed{seed}' / 'finetune'
     folder.mkdir(parents=True)
     (folder / 'result.json').write_text(json.dumps({'top1': top1}))
-  cells = {f'{row}:{seed}': {} for row in ablate.ROWS for seed in range(3)}
-  ablate.write_table(ablate.read_scores(str(tmp_path), cells), str(tmp_path))
+  jobs = {ablate.AblationJob(row, seed): {} for row in ablate.ROWS for seed in range(3)}
+  scores = ablate.read_scores(str(tmp_path), jobs)
+  ablate.write_table(scores, scores.keys(), str(tmp_path))
   table = (tmp_path / 'ablation.md').read_text()
   # Over scratch by 0.10 and 0.12, of which the paired t-test gives p = 0.0577; two such questions are asked at most.
   assert '| full | in captions | 0.7000 | 0.1000 | +0.1100 | 0.0577 | - | - | 3 |' in table
@@ -75,23 +76,23 @@ def test_table_tells_mean_spread_paired_differences_and_runs(tmp_path):
   failed = tmp_path / 'mask_50' / 'seed1'
   failed.mkdir(parents=True)
   (failed / 'error.txt').write_text('error: no space left')
-  ablate.write_table(ablate.read_scores(str(tmp_path), cells), str(tmp_path), list(cells))
+  ablate.write_table(scores, jobs, str(tmp_path))
   missing = (tmp_path / 'ablation.md').read_text().removeprefix(table)
   assert missing == '\n54 runs have no result yet:\n\n- mask_50:1 failed: error: no space left\n'
   assert json.loads(
       (tmp_path / 'ablation.json').read_text())['rows'][0]['top1_by_seed'] == {'0': 0.6, '1': 0.7, '2': 0.8}
 
 
-def test_a_cell_of_another_recipe_is_refused(tmp_path):
-  config, folder = demo.get_config(), str(tmp_path / 'full' / 'seed0')
-  sections = ablate.sections_of('full', 0, config, TEACHERS, folder)
-  assert list(sections) == ['pretrain', 'finetune'] and sections['finetune'].init == f'{folder}/pretrain'
-  (tmp_path / 'full' / 'seed0' / 'pretrain').mkdir(parents=True)
-  (tmp_path / 'full' / 'seed0' / 'pretrain' / 'config.json').write_text(json.dumps(sections['pretrain'].to_dict()))
-  assert ablate.read_scores(str(tmp_path), {'full:0': sections}) == {}
+def test_a_job_of_another_recipe_is_refused(tmp_path):
+  job, folder = ablate.AblationJob('full', 0), tmp_path / 'full' / 'seed0' / 'pretrain'
+  sections = ablate.sections_of(job, demo.get_config(), TEACHERS, str(tmp_path))
+  assert list(sections) == ['pretrain', 'finetune'] and sections['finetune'].init == str(folder)
+  folder.mkdir(parents=True)
+  (folder / 'config.json').write_text(json.dumps(sections['pretrain'].to_dict()))
+  assert ablate.read_scores(str(tmp_path), {job: sections}) == {}
   sections['pretrain'].epochs += 1
   with pytest.raises(UserError, match='holds a run with other values of epochs'):
-    ablate.read_scores(str(tmp_path), {'full:0': sections})
+    ablate.read_scores(str(tmp_path), {job: sections})
 
 
 def test_whole_image_row_gives_the_scene_as_person_view():
@@ -130,7 +131,7 @@ def test_every_row_unattended_and_killed_in_the_middle(data_dir, clip_folder, tm
   command = small_runs.command('uniemox_jax.ablate', config, workdir, f'--demo_workdir={demo_workdir}', '--seeds=1')
   process = small_runs.start(command)
   for line in process.stdout:
-    if f' 8/{len(ablate.ROWS)} cells' in line:
+    if f' 8/{len(ablate.ROWS)} jobs' in line:
       break
   process.kill()
   process.wait()

@@ -1,4 +1,4 @@
-"""A comparison runs every cell once, whatever is killed, names what fails and keeps the rest; no key is silent."""
+"""A comparison runs every job once, whatever is killed, names what fails and keeps the rest; no key is silent."""
 
 import json
 import os
@@ -15,7 +15,8 @@ import pytest
 from configs import compare as shipped
 from data_pipelines.errors import UserError
 from tests.support import small_runs
-from uniemox_jax.compare.comparison import Cell, cell_config, cells_of, check, read_results
+from uniemox_jax.compare.comparison import check, job_config, jobs_of, read_comparison
+from uniemox_jax.compare.tables import ComparisonJob
 from uniemox_jax.runtime.preemption import EXIT_CODE
 
 VERB = 'uniemox_jax.compare'
@@ -40,13 +41,13 @@ def config(data_dir) -> ConfigDict:
 
 
 @pytest.mark.parametrize('size', ['published', 'vitb16', 'demo'])
-def test_shipped_configs_define_every_cell(size):
+def test_shipped_configs_define_every_job(size):
   config = shipped.get_config(size)
   check(config)
   every = shipped.get_config(size)
   every.protocols = tuple(every.protocol)
-  for cell in cells_of(every):
-    cell_config(every, cell)
+  for job in jobs_of(every):
+    job_config(every, job)
 
 
 @pytest.mark.parametrize(('key', 'value', 'said'),
@@ -79,10 +80,10 @@ def test_a_config_that_cannot_run_is_one_line(changes, said):
 def test_a_change_of_another_shape_is_one_line(config):
   config.change = ConfigDict({'model': 5})
   with pytest.raises(UserError, match='change of the config does not fit'):
-    cell_config(config, Cell('scratch', 'emo8', 'knn', 0))
+    job_config(config, ComparisonJob('scratch', 'emo8', 'knn', 0))
 
 
-def test_whoever_starts_cells_leaves_the_accelerator_to_them():
+def test_whoever_starts_jobs_leaves_the_accelerator_to_them():
   code = (
       'from uniemox_jax.compare import comparison\nfrom uniemox_jax.runtime import preemption\n'
       'preemption.watch()\npreemption.raise_if_preempted()\n'
@@ -100,29 +101,30 @@ def test_an_unknown_key_is_named():
 def test_a_change_that_no_recipe_reads_is_named(config):
   config.change.learning_rate = 1.0
   with pytest.raises(UserError, match="'learning_rate' is unknown"):
-    cell_config(config, Cell('scratch', 'emo8', 'knn', 0))
+    job_config(config, ComparisonJob('scratch', 'emo8', 'knn', 0))
 
 
 def test_initialisations_differ_in_nothing_but_what_they_say_of_themselves():
   config = shipped.get_config()
-  ours, clip = (cell_config(config, Cell(name, 'emo8', 'finetune', 1)).to_dict() for name in ('uniemox', 'clip'))
+  ours, clip = (
+      job_config(config, ComparisonJob(name, 'emo8', 'finetune', 1)).to_dict() for name in ('uniemox', 'clip'))
   assert clip['init'] != ours['init']
   assert clip['model'] == ours['model'] | config.initialisation.clip.change.model.to_dict()
   assert {key for key in ours if ours[key] != clip[key]} == {'init', 'model'}
 
 
-def test_cells_of_other_values_are_neither_shown_nor_gone_on_with(config, tmp_path):
-  cell = Cell('scratch', 'emo8', 'knn', 0)
-  folder = tmp_path / cell.name
+def test_jobs_of_other_values_are_neither_shown_nor_gone_on_with(config, tmp_path):
+  job = ComparisonJob('scratch', 'emo8', 'knn', 0)
+  folder = tmp_path / 'scratch' / 'emo8' / 'knn' / 'seed0'
   folder.mkdir(parents=True)
-  (folder / 'config.json').write_text(json.dumps(cell_config(config, cell).to_dict()))
-  assert read_results({cell: cell_config(config, cell)}, str(tmp_path)) == {}
+  (folder / 'config.json').write_text(json.dumps(job_config(config, job).to_dict()))
+  assert read_comparison(config, {job: job_config(config, job)}, str(tmp_path)).results == {}
   (folder / 'result.json').write_text(json.dumps({'top1': 0.5}))
-  assert list(read_results({cell: cell_config(config, cell)}, str(tmp_path))) == [cell]
+  assert list(read_comparison(config, {job: job_config(config, job)}, str(tmp_path)).results) == [job]
   (folder / 'result.json').unlink()
   config.initialisation.scratch.init = 'runs/other'
   with pytest.raises(UserError, match='holds a run with other values of init'):
-    read_results({cell: cell_config(config, cell)}, str(tmp_path))
+    read_comparison(config, {job: job_config(config, job)}, str(tmp_path))
 
 
 def run(config: ConfigDict, workdir: Path, *arguments: str) -> tuple[int, str]:
@@ -131,10 +133,10 @@ def run(config: ConfigDict, workdir: Path, *arguments: str) -> tuple[int, str]:
   return process.returncode, said
 
 
-def test_a_cell_that_fails_is_named_and_the_others_are_told(config, tmp_path):
+def test_a_job_that_fails_is_named_and_the_others_go_on(config, tmp_path):
   code, said = run(config, tmp_path / 'compare')
   assert code == 2, said
-  assert said.strip().splitlines()[-1].startswith('error: 1 cells failed: nowhere/emo8/knn/seed0 (error: '), said
+  assert said.strip().splitlines()[-1].startswith('error: 1 of 2 jobs failed: nowhere/emo8/knn/seed0 (error: '), said
   content = json.loads((tmp_path / 'compare' / 'comparison.json').read_text())
   assert [row['initialisation'] for row in content['summaries']] == ['scratch']
   assert content['failures'][0]['cell'] == ['nowhere', 'emo8', 'knn', 0]
@@ -143,7 +145,7 @@ def test_a_cell_that_fails_is_named_and_the_others_are_told(config, tmp_path):
 
 
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_cell_ends_with_whoever_started_it(config, tmp_path, number):
+def test_a_job_ends_with_whoever_started_it(config, tmp_path, number):
   config.protocols, config.initialisations, config.seeds = ('finetune',), ('scratch',), 2
   config.protocol.finetune.change.epochs = 1000
   process = small_runs.start(small_runs.command(VERB, config, tmp_path / 'compare'))
@@ -158,14 +160,14 @@ def test_a_cell_ends_with_whoever_started_it(config, tmp_path, number):
   assert process.returncode == {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: EXIT_CODE, signal.SIGINT: 2}[number]
   while 'is saved in' not in log.read_text():
     assert time.monotonic() < deadline, log.read_text()
-    assert number == signal.SIGKILL, 'it ended before its cell'
+    assert number == signal.SIGKILL, 'it ended before its job'
     time.sleep(0.2)
   assert not (log.parents[1] / 'seed1').exists()
   assert not (log.parent / 'error.txt').exists()
 
 
 @pytest.mark.slow
-def test_36_cells_unattended_and_killed_in_the_middle(data_dir, clip_folder, tmp_path):
+def test_36_jobs_unattended_and_killed_in_the_middle(data_dir, clip_folder, tmp_path):
   inits = {'scratch': 'none'}
   for name, semantic in (('uniemox', 1.0), ('mae_only', 0.0)):
     pretraining = small_runs.pretrain_config(data_dir, clip_folder, epochs=1)
@@ -177,7 +179,7 @@ def test_36_cells_unattended_and_killed_in_the_middle(data_dir, clip_folder, tmp
   workdir = tmp_path / 'compare'
   process = small_runs.start(small_runs.command(VERB, config, workdir, '--jobs=2'))
   for line in process.stdout:
-    if '14/36 cells' in line:
+    if '14/36 jobs' in line:
       break
   process.send_signal(signal.SIGKILL)
   process.wait()

@@ -3,7 +3,7 @@
 from absl import flags
 
 from uniemox_jax.compare import subprocess_runs
-from uniemox_jax.compare.comparison import compare, run_cell
+from uniemox_jax.compare.comparison import compare, run_job
 from uniemox_jax.runtime import cli
 
 
@@ -11,7 +11,7 @@ def main() -> None:
   """Entry point after flags are parsed."""
   values = flags.FLAGS
   if values.cell:
-    run_cell(values.config, values.workdir, values.cell)
+    run_job(values.config, values.workdir, values.cell)
     return
   compare(values.config, values.workdir)
 

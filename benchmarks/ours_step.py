@@ -37,7 +37,7 @@ class OurStep:
     self.mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
     dtype = jnp.dtype(config.dtype)
     build = builder(UniEmoX, dtype=dtype, **model_arguments(config.model, config.loss))
-    optimizer = make_optimizer(config, SCHEDULE_STEPS, SCHEDULE_STEPS)
+    optimizer = make_optimizer(config, SCHEDULE_STEPS)
     clip = clip_of_shape(config.teacher_shape)
     teacher, _ = make_teacher(clip, config.model.decoder_width, dtype)
     vision = initial_params(

@@ -5,7 +5,6 @@ import io
 import os
 from typing import Any, NamedTuple
 
-from absl import flags
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,6 @@ from uniemox_jax.teacher.frozen_clip import load_clip
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.initial_weights import initial_weights
-from uniemox_jax.train.optimizer import make_optimizer
 from uniemox_jax.train.reconstructions import reconstruction_triplets
 from uniemox_jax.train.schema import parse
 from uniemox_jax.train.setup import example_work, make_teacher, model_arguments, teacher_shardings
@@ -108,13 +106,11 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
   graphdef = nnx.graphdef(student)
   split = reader.open_split(config.data_dir, config.dataset, config.split)
   steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
-  total_steps = config.epochs * steps_per_epoch
-  optimizer = make_optimizer(config, total_steps, steps_per_epoch)
   teacher, frozen, text_NxE, digests = _load_teacher(config, split, dtype)
   loaded = initial_weights(config.init, abstract_params(build), arguments, classifier=False)
 
   run = loop.open_run(
-      config, workdir, name='pretrain', build=build, optimizer=optimizer, mesh=mesh, total_steps=total_steps,
+      config, workdir, name='pretrain', build=build, mesh=mesh, steps_per_epoch=steps_per_epoch,
       description={'kind': 'uniemox', 'model': arguments,
                    'dataset': config.dataset}, inputs={'data_dir': split.contents} | digests, loaded=loaded,
       flops_per_example=example_work(config, student, teacher).training.flops, profile=profile)
@@ -129,18 +125,11 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
     folder = os.path.join(workdir, 'reconstructions')
     show = _reconstruction_viewer(graphdef, first['image'], config.loss.norm_pix, folder, run)
   loop.train(
-      run, make_pretrain_step(graphdef, teacher, optimizer, config.loss),
-      _step_batches(batches, text_NxE, scene_twice=two_views and config.person_view == 'scene'), seed=config.seed,
+      run, make_pretrain_step(graphdef, teacher, run.optimizer, config.loss),
+      _step_batches(batches, text_NxE, scene_twice=two_views and config.person_view == 'scene'),
       frozen=jax.device_put(frozen, teacher_shardings(frozen, mesh, config.teacher_sharded)),
       every=loop.Every(config.log_every, config.save_every, config.images_every), evaluate=show)
-  run.close()
-
-
-def main() -> None:
-  """Entry point after flags are parsed."""
-  pretrain(flags.FLAGS.config, flags.FLAGS.workdir, cli.profile_steps())
 
 
 if __name__ == '__main__':
-  cli.define_training()
-  cli.run(main)
+  cli.run(cli.define_training(pretrain))

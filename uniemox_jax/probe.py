@@ -105,13 +105,8 @@ def _describe(result: dict[str, Any]) -> str:
       f"{result['examples']} examples")
 
 
-def main() -> None:
-  """Entry point after flags are parsed."""
-  probe(flags.FLAGS.config, flags.FLAGS.workdir)
-
-
 if __name__ == '__main__':
   cli.define_config()
   cli.define_workdir()
   cli.define_multihost()
-  cli.run(main)
+  cli.run(lambda: probe(flags.FLAGS.config, flags.FLAGS.workdir))

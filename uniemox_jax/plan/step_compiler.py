@@ -61,7 +61,7 @@ def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
   dtype = jnp.dtype(config.dtype)
   build = builder(UniEmoX, dtype=dtype, **setup.model_arguments(config.model, config.loss))
   student = abstract_model(build)
-  optimizer = make_optimizer(config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH)
+  optimizer = make_optimizer(config, STEPS_PER_EPOCH)
   image = (jnp.uint8, config.model.image_size, config.model.image_size, 3)
   rows: dict[str, tuple[Any, ...]] = dict.fromkeys(('scene', 'person')[:student.streams], image)
   teacher: Teacher | None = None
@@ -83,7 +83,7 @@ def _finetuning(config: FinetuneConfig, mesh: Mesh) -> Program:
   arguments = dataclasses.asdict(config.model) | {'classes': CLASSES, 'streams': config.streams}
   build = builder(Classifier, dtype=jnp.dtype(config.dtype), **arguments)
   classifier = abstract_model(build)
-  optimizer = make_optimizer(config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH)
+  optimizer = make_optimizer(config, STEPS_PER_EPOCH)
   image = (jnp.uint8, config.model.image_size, config.model.image_size, 3)
   rows = _rows(config.batch_size, mesh, label=(jnp.int32,), **dict.fromkeys(STREAMS[config.streams], image))
   state = state_template(build, optimizer.tx, mesh, averaged=optimizer.ema_decay > 0)

@@ -141,7 +141,7 @@ def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
 
   description = {
       'kind': 'classifier', 'model': arguments, 'dataset': config.dataset, 'labels': list(train_split.labels),
-      'tasks': [task.to_json() for task in tasks]}
+      'tasks': [dataclasses.asdict(task) for task in tasks]}
   run = loop.open_run(
       config, workdir, name='finetune', build=build, mesh=mesh, steps_per_epoch=steps_per_epoch,
       description=description, inputs={'data_dir': train_split.contents}, loaded=loaded,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 import io
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 from flax import nnx
 import jax
@@ -33,34 +33,28 @@ from uniemox_jax.train.steps import Teacher, make_pretrain_step
 SHOWN_EXAMPLES = 8
 
 
-class _Teaching(NamedTuple):
-  """What the losses need of the teacher: nothing where their weights are 0.
+def _load_teacher(config: PretrainConfig, split: reader.Split,
+                  dtype: Any) -> tuple[Teacher | None, Any, np.ndarray | None, dict[str, str | None]]:
+  """What the losses need of the teacher; each part is empty where the weights of its losses are 0.
 
-  digests: of the teacher's files, by config key. text_NxE: each record's caption embedding.
+  Returns:
+    The teacher, its frozen parameters, the caption embeddings of all records (N, E), and the digest of its files by
+    config key.
   """
-
-  teacher: Teacher | None
-  frozen: Any
-  text_NxE: np.ndarray | None
-  digests: dict[str, str | None]
-
-
-def _load_teacher(config: PretrainConfig, split: reader.Split, dtype: Any) -> _Teaching:
   if not config.teaches:
-    return _Teaching(None, (), None, {})
+    return None, (), None, {}
   clip = load_clip(config.teacher)
   teacher, frozen = make_teacher(clip, config.model.decoder_width, dtype, config.teacher_statistics)
-  text_NxE = None
-  if config.loss.contrastive:
-    text_NxE = embedded_captions(clip, split, config.emotion_in_caption, config.data_dir)
-  return _Teaching(teacher, frozen, text_NxE, {'teacher': clip.digest})
+  contrastive = config.loss.contrastive
+  text_NxE = embedded_captions(clip, split, config.emotion_in_caption, config.data_dir) if contrastive else None
+  return teacher, frozen, text_NxE, {'teacher': clip.digest}
 
 
 def _step_batches(batches: Iterator[dict[str, np.ndarray]], text_NxE: np.ndarray | None,
                   scene_twice: bool) -> Iterator[dict[str, np.ndarray]]:
   """What the step takes of each batch: its views, with the scene as person view if asked, and caption embeddings."""
   for batch in batches:
-    kept: dict[str, np.ndarray] = {name: batch[name] for name in ('scene', 'person', 'example_id') if name in batch}
+    kept = {name: batch[name] for name in ('scene', 'person', 'example_id') if name in batch}
     if scene_twice:
       kept['person'] = kept['scene']
     if text_NxE is not None:
@@ -73,8 +67,7 @@ def _reconstruction_viewer(
   """(step, state) -> None: draws triplets of these images into the folder and into TensorBoard."""
 
   def show(step: int, state: TrainState) -> None:
-    params = sharding.replicate(state.params, run.mesh)
-    sheet = reconstruction_triplets(student, params, scene_BxHxWx3, norm_pix)
+    sheet = reconstruction_triplets(student, sharding.replicate(state.params, run.mesh), scene_BxHxWx3, norm_pix)
     run.log.image(step, 'reconstruction', sheet)
     if is_primary():
       png = io.BytesIO()
@@ -109,10 +102,10 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
   teacher, frozen, text_NxE, digests = _load_teacher(config, split, dtype)
   loaded = initial_weights(config.init, abstract_params(build), arguments, classifier=False)
 
+  description = {'kind': 'uniemox', 'model': arguments, 'dataset': config.dataset}
   run = loop.open_run(
       config, workdir, name='pretrain', build=build, mesh=mesh, steps_per_epoch=steps_per_epoch,
-      description={'kind': 'uniemox', 'model': arguments,
-                   'dataset': config.dataset}, inputs={'data_dir': split.contents} | digests, loaded=loaded,
+      description=description, inputs={'data_dir': split.contents} | digests, loaded=loaded,
       flops_per_example=example_work(config, student, teacher).training.flops, profile=profile)
   image_size, two_views = config.model.image_size, student.streams == 2
   batches = pipeline.train_batches(

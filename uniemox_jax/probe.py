@@ -93,16 +93,12 @@ def probe(given: ConfigDict, workdir: str) -> dict[str, Any]:
       checkpoint_step=frozen.step, config_hash=config_hash(kept),
       **measure(task, logits_NxC.astype(np.float32), found['test'].label_N), protocol=config.protocol,
       train_examples=len(found['train'].label_N), chosen=chosen)
-  print(_describe(result), flush=True)
+  key = 'l2' if config.protocol == 'linear' else 'k'
+  print(
+      f"{config.dataset} test, {config.protocol} on {result['train_examples']} training images "
+      f"({key} {chosen[key]:.3g}): top-1 {result['top1']:.4f}, macro-F1 {result['macro_f1']:.4f} over "
+      f"{result['examples']} examples", flush=True)
   return result
-
-
-def _describe(result: dict[str, Any]) -> str:
-  key = 'l2' if result['protocol'] == 'linear' else 'k'
-  return (
-      f"{result['dataset']} test, {result['protocol']} on {result['train_examples']} training images "
-      f"({key} {result['chosen'][key]:.3g}): top-1 {result['top1']:.4f}, macro-F1 {result['macro_f1']:.4f} over "
-      f"{result['examples']} examples")
 
 
 if __name__ == '__main__':

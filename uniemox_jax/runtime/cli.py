@@ -113,7 +113,7 @@ def _explain(message: str) -> str:
   if missing:
     return f'--{missing[1]} is missing: add --{missing[1]}=VALUE (--help lists the options)'
   if 'parsing config file' in message:  # ml_collections puts the whole traceback into the message
-    return f'{message.partition(": ")[0]}: {message.strip().splitlines()[-1]}: mend the config file or its argument'
+    return f'{message.partition(": ")[0]}: {message.strip().splitlines()[-1]}: correct the config file or its argument'
   return f'{message} (--help lists the options)'
 
 

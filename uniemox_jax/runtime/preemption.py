@@ -39,26 +39,17 @@ class Preempted(Exception):
 
 
 class _Watch:
-  """The state of this process, which has one signal handler.
-
-  noticed: the point at which all end is agreed on and reached.
-  polls: calls of jax's service so far.
-  unsaved: whether there is work since the last save; read where there is one process.
-  listening: whether `watch` was called where there are several.
-  begun, ending: whether this one of several may do work that could be lost, or never will. At most one is true, and
-    both change under the lock.
-  all_begun: all have begun, or this process ends by itself.
-  """
+  """The state of this process, which has one signal handler."""
 
   def __init__(self) -> None:
-    self.noticed = threading.Event()
-    self.polls = 0
-    self.unsaved = False
-    self.lock = threading.Lock()
-    self.listening = False
-    self.begun = False
-    self.ending = False
-    self.all_begun = threading.Event()
+    self.noticed = threading.Event()  # the point at which all end is agreed on and reached
+    self.polls = 0  # calls of jax's service so far
+    self.unsaved = False  # is there work since the last save? read where there is one process
+    self.listening = False  # was `watch` called where there are several?
+    # Whether this one of several may do work that could be lost, or never will. At most one is true.
+    self.begun = self.ending = False
+    self.lock = threading.Lock()  # held to change these two
+    self.all_begun = threading.Event()  # all have begun, or this process ends by itself
 
 
 _watch = _Watch()

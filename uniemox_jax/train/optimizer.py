@@ -23,13 +23,9 @@ def warmup_cosine(base_lr: float, batch_size: int, steps: int, warmup_steps: int
   return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, max(steps, warmup_steps + 1), final_lr)
 
 
-def _names(path: tuple[Any, ...]) -> list[str]:
-  return [key.key for key in path]
-
-
 def decay_mask(params: dict[str, Any]) -> dict[str, Any]:
   """True where weight decay applies: everything but biases, norms, tokens and positions."""
-  return jax.tree_util.tree_map_with_path(lambda path, _: _names(path)[-1] not in NOT_DECAYED, params)
+  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in NOT_DECAYED, params)
 
 
 def layer_rates(params: dict[str, Any], decay: float) -> dict[str, Any]:
@@ -41,7 +37,7 @@ def layer_rates(params: dict[str, Any], decay: float) -> dict[str, Any]:
   depth = params['encoder']['blocks']['layers']['norm1']['scale'].shape[0]
 
   def rate(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-    names = _names(path)
+    names = [key.key for key in path]
     if 'blocks' in names:
       return (decay**jnp.arange(depth, 0, -1, dtype=jnp.float32)).reshape(-1, *[1] * (leaf.ndim - 1))
     return jnp.float32(decay**(depth + 1) if names[0] == 'encoder' else 1.0)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from flax import nnx
+from flax import nnx, traverse_util
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -15,7 +15,7 @@ from uniemox_jax.runtime.sharding import tree_shardings
 
 class TrainState(NamedTuple):
   """step: int32 scalar, updates done. params: nested dict of float32 arrays. opt_state: optax's.
-  average: the moving average of `params` (`optim.update_average`), None without."""
+  average: the moving average of `params` (`optimizer.update_average`), None without."""
 
   step: jax.Array
   params: dict[str, Any]
@@ -104,13 +104,8 @@ def create_state(
 
 def _create(
     build: Build, tx: optax.GradientTransformation, seed: int, loaded: dict[str, Any], averaged: bool) -> TrainState:
-  params = _overlay(initial_params(build, seed), loaded)
+  flat = traverse_util.flatten_dict(initial_params(build, seed))
+  for path, value in traverse_util.flatten_dict(loaded).items():
+    flat[path] = jnp.asarray(value, flat[path].dtype)
+  params = traverse_util.unflatten_dict(flat)
   return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), params if averaged else None)
-
-
-def _overlay(params: dict[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:
-  """`params`, with the leaves of `loaded` in place of its own."""
-  merged = dict(params)
-  for name, value in loaded.items():
-    merged[name] = _overlay(params[name], value) if isinstance(value, dict) else jnp.asarray(value, params[name].dtype)
-  return merged

@@ -111,14 +111,9 @@ def _choose_tasks(config: FinetuneConfig, train: reader.Split, *measured_on: rea
 
 
 def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None) -> dict[str, Any]:
-  """Fine-tunes, or resumes, the run in `workdir`, then evaluates its best checkpoint on test (docs/commands.md).
+  """Fine-tunes, or resumes, the run in `workdir` as `pretrain` does, then evaluates its best checkpoint on test.
 
   Leaves checkpoints/, metrics.jsonl, tensorboard/, config.json, inputs.json and result.json, whose content it returns.
-
-  Args:
-    given: the config (docs/config.md).
-    workdir: the run's folder, on a disk or in a bucket.
-    profile: steps to trace.
 
   Raises:
     UserError: a mistake in the config, the data or the checkpoint to start from.

@@ -54,7 +54,7 @@ def _step_batches(batches: Iterator[dict[str, np.ndarray]], text_NxE: np.ndarray
                   scene_twice: bool) -> Iterator[dict[str, np.ndarray]]:
   """What the step takes of each batch: its views, with the scene as person view if asked, and caption embeddings."""
   for batch in batches:
-    kept = {name: batch[name] for name in ('scene', 'person', 'example_id') if name in batch}
+    kept: dict[str, np.ndarray] = {name: batch[name] for name in ('scene', 'person', 'example_id') if name in batch}
     if scene_twice:
       kept['person'] = kept['scene']
     if text_NxE is not None:
@@ -78,14 +78,10 @@ def _reconstruction_viewer(
 
 
 def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) -> None:
-  """Pretrains, or resumes, the run in `workdir` (docs/commands.md).
+  """Pretrains, or resumes, the run in `workdir`, on a disk or in a bucket; traces the steps of `profile`.
 
-  Leaves checkpoints/, metrics.jsonl, tensorboard/, reconstructions/, config.json and inputs.json.
-
-  Args:
-    given: the config (docs/config.md).
-    workdir: the run's folder, on a disk or in a bucket.
-    profile: steps to trace.
+  The config's keys stand in docs/config.md. Leaves checkpoints/, metrics.jsonl, tensorboard/, reconstructions/,
+  config.json and inputs.json.
 
   Raises:
     UserError: a mistake in the config, the data, the teacher or the checkpoint to start from.

@@ -34,15 +34,6 @@ FEATURES = 'features'
 """Folder of the cached features in the workdir, unless the config names another folder."""
 
 
-def _check_labelled(splits: dict[str, reader.Split], dataset: str) -> None:
-  """Raises UserError for a split without a single label."""
-  for name, split in splits.items():
-    if all(annotation.label < 0 for annotation in split.annotations()):
-      raise UserError(
-          f'no {name} image of {dataset} has a single label, which a probe needs: fine-tune '
-          '(python -m uniemox_jax.finetune), which learns other targets too')
-
-
 def _labelled(features: Features, split: reader.Split) -> Features:
   """Those with a label; prints how many have none."""
   has_N = features.label_N >= 0
@@ -77,9 +68,12 @@ def probe(given: ConfigDict, workdir: str) -> dict[str, Any]:
   config = parse(ProbeConfig, given)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   splits = dict(zip(('train', 'val', 'test'), open_splits(config)))
-  _check_labelled(splits, config.dataset)
-  model, dtype = dataclasses.asdict(config.model), jnp.dtype(config.dtype)
-  frozen = load_frozen(config.init, model, dtype=dtype, seed=config.seed)
+  for name, split in splits.items():
+    if all(annotation.label < 0 for annotation in split.annotations()):
+      raise UserError(
+          f'no {name} image of {config.dataset} has a single label, which a probe needs: fine-tune '
+          '(python -m uniemox_jax.finetune), which learns other targets too')
+  frozen = load_frozen(config.init, dataclasses.asdict(config.model), dtype=jnp.dtype(config.dtype), seed=config.seed)
   loop.use_compilation_cache()
   kept = keep_config(config, workdir)
   extract = functools.partial(

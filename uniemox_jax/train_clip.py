@@ -21,28 +21,26 @@ from uniemox_jax.runtime.distributed import is_primary, wait_for_all
 from uniemox_jax.teacher.caption_embeddings import split_captions
 from uniemox_jax.teacher.frozen_clip import Clip, clip_normalise, load_clip, save_clip
 from uniemox_jax.train import loop
-from uniemox_jax.train.config import ClipSettings, TrainClipConfig
+from uniemox_jax.train.config import TrainClipConfig
 from uniemox_jax.train.run_folder import TEACHER_FOLDER
 from uniemox_jax.train.schema import parse
 from uniemox_jax.train.state import builder, graphdef_of, initial_params
 from uniemox_jax.train.steps import make_clip_step
 
 
-def clip_config(model: ClipSettings) -> CLIPConfig:
-  """A CLIP of this shape, with OpenAI's vocabulary, activation and end-of-text rule."""
-  vision, text = (Tower(tower.width, tower.depth, tower.heads, 4 * tower.width) for tower in (model.vision, model.text))
-  return CLIPConfig(
-      vision, text, image_size=model.image_size, patch_size=model.patch_size, projection_dim=model.projection,
-      context_length=model.context)
-
-
 def _starting_clip(config: TrainClipConfig, workdir: str) -> Clip:
   """The CLIP to adapt, or a new one, written and read in the form that every teacher has.
+
+  A new one has OpenAI's vocabulary, activation and end-of-text rule.
 
   Raises:
     UserError: the CLIP to adapt has another shape than `config.model`.
   """
-  wanted = clip_config(config.model)
+  model = config.model
+  vision, text = (Tower(tower.width, tower.depth, tower.heads, 4 * tower.width) for tower in (model.vision, model.text))
+  wanted = CLIPConfig(
+      vision, text, image_size=model.image_size, patch_size=model.patch_size, projection_dim=model.projection,
+      context_length=model.context)
   if config.init == 'none':
     folder = os.path.join(workdir, 'initial')
     if is_primary():
@@ -61,12 +59,9 @@ def _starting_clip(config: TrainClipConfig, workdir: str) -> Clip:
 
 
 def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) -> str:
-  """Trains, or resumes, and returns the teacher's folder.
+  """Trains, or resumes, the run in `workdir` as `pretrain` does, and returns the teacher's folder.
 
-  Args:
-    given: the config (docs/config.md); its `init` is 'none' or a CLIP to adapt.
-    workdir: the run's folder.
-    profile: steps to trace.
+  The config's `init` is 'none' or a CLIP to adapt.
 
   Raises:
     UserError: a mistake in the config, the data or the CLIP to start from.

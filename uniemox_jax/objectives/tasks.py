@@ -77,13 +77,14 @@ def single_label_task(labels: Sequence[Any]) -> Task:
 
 def tasks_of(description: dict[str, Any]) -> tuple[Task, ...]:
   """The tasks of a classifier's checkpoint, whose JSON has lists for tuples; a single label in one without tasks."""
-
-  def task(values: dict[str, Any]) -> Task:
-    return Task(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-
   if 'tasks' not in description:  # an earlier version wrote it
     return (single_label_task(description['labels']),)
-  return tuple(task(values) for values in description['tasks'])
+  tasks = []
+  for written in description['tasks']:
+    values: dict[str,
+                 Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in written.items()}
+    tasks.append(Task(**values))
+  return tuple(tasks)
 
 
 def is_single_label(tasks: Sequence[Task]) -> bool:

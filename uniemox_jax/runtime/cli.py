@@ -60,10 +60,7 @@ def _profile_steps(value: str | None) -> Profile | None:
 
 
 def find_config(value: str) -> str:
-  """The existing file for a `--config` value: as given, or from the installed `configs` package.
-
-  Args:
-    value: FILE or FILE:ARG.
+  """The existing file for a `--config` value FILE or FILE:ARG: as given, or from the installed `configs` package.
 
   Raises:
     UserError: neither exists. ml_collections itself would continue without an error.
@@ -80,10 +77,7 @@ def find_config(value: str) -> str:
 
 
 def load_config(value: str) -> ConfigDict:
-  """What a config file gives, as `--config` does.
-
-  Args:
-    value: FILE or FILE:ARG, see `find_config`.
+  """What a config file gives; `value` is as for `find_config`.
 
   Raises:
     UserError: no such file, or the file or its argument is at fault.
@@ -147,7 +141,7 @@ def _check_workdir(workdir: str | None) -> None:
     fail(f'--workdir={workdir}: {place} is a file: name a folder, or choose another --workdir')
 
 
-def run(main: Callable[..., None], *operands: str) -> None:
+def run(main: Callable[..., Any], *operands: str) -> None:
   """Parses the command line and runs `main`; a user's mistake ends in one line on standard error and exit code 2.
 
   Args:

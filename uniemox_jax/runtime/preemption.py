@@ -136,24 +136,20 @@ def _are_several() -> bool:
   return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def begin() -> None:
-  """Called by all processes before work that could be lost.
-
-  Until the last one calls it, a signal ends all that `watch` at once; from then on `poll` says where to end.
-  """
-  _begin(FOREVER_MS)
-
-
 def end_together() -> None:
   """Called by all processes after their work, so that no signal ends one where the others no longer can end.
 
   It waits for a limited time, since a process that failed never calls it.
   """
   with contextlib.suppress(jax.errors.JaxRuntimeError):
-    _begin(TOGETHER_MS)
+    begin(TOGETHER_MS)
 
 
-def _begin(patience_ms: int) -> None:
+def begin(patience_ms: int = FOREVER_MS) -> None:
+  """Called by all processes before work that could be lost.
+
+  Until the last one calls it, a signal ends all that `watch` at once; from then on `poll` says where to end.
+  """
   if not _are_several() or _watch.begun:
     return
   with _watch.lock:

@@ -66,14 +66,10 @@ def open_run(
   """Starts the run in `workdir`, or resumes it from its newest good checkpoint.
 
   Args:
-    config: kept as config.json; a resumed run must have the same, see `keep_config`.
-    workdir: the run's folder.
+    config, inputs: kept in the workdir; a resumed run must have the same, see `keep_config`.
     name: of the verb, for progress lines.
-    build, mesh: see `state.state_template`.
-    steps_per_epoch: of the training data.
     description: of the model, stored with every checkpoint.
-    inputs: see `keep_config`.
-    loaded: see `state.create_state`.
+    build, mesh, loaded: see `state.state_template` and `state.create_state`.
     flops_per_example: of training (see `flops`), for the utilisation in the log; None leaves it out.
     profile: steps to trace.
 

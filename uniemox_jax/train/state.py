@@ -72,11 +72,7 @@ def initial_params(build: Build, seed: int) -> dict[str, Any]:
 def state_template(build: Build, tx: optax.GradientTransformation, mesh: Mesh, averaged: bool = False) -> TrainState:
   """The state as `jax.ShapeDtypeStruct` with shardings: for creating it, restoring it, and compiling ahead of time.
 
-  Args:
-    build: makes the module from random streams.
-    tx: the optimizer.
-    mesh: see `sharding.make_mesh`.
-    averaged: whether an average is kept beside the parameters; it starts as they do.
+  If `averaged`, an average is kept beside the parameters; it starts as they do.
   """
   shapes = jax.eval_shape(lambda: _create(build, tx, 0, {}, averaged))
   return jax.tree.map(
@@ -86,14 +82,9 @@ def state_template(build: Build, tx: optax.GradientTransformation, mesh: Mesh, a
 def create_state(
     template: TrainState, build: Build, tx: optax.GradientTransformation, seed: int,
     loaded: dict[str, Any] | None = None) -> TrainState:
-  """Shapes, then shardings, then a jitted initialisation: no parameter is made on one host and copied.
+  """The state of `state_template(build, tx, ...)`, made by a jitted function: no parameter is copied between hosts.
 
-  Args:
-    template: of `state_template`, for the same `build` and `tx`.
-    build: makes the module from random streams.
-    tx: the optimizer.
-    seed: of the initial draws.
-    loaded: parameters that replace the drawn ones where the path is the same; paths and shapes already checked.
+  Parameters in `loaded`, whose paths and shapes are already checked, replace the drawn ones of the same path.
   """
   shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
   with jax.set_mesh(template.step.sharding.mesh):  # type: ignore[attr-defined]  # it is a NamedSharding

@@ -12,7 +12,7 @@ import sys
 from uniemox_jax import __version__
 
 VERBS = {
-    'demo': ('uniemox_jax.demo', 'the whole job in small, from drawn data to a report'),
+    'demo': ('uniemox_jax.demo', 'every step on a small scale, from drawn data to a report'),
     'synthetic': ('data_pipelines.synthetic', 'draw small datasets in the real layouts'),
     'person_boxes': ('data_pipelines.person_boxes', 'find persons in images, and write a file of boxes'),
     'build': ('data_pipelines.build', 'turn the raw folder of a dataset into checked records'),

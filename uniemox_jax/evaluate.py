@@ -54,10 +54,7 @@ class _FinetunedRun:
 def evaluate(workdir: str, split_name: str = 'test', data_dir: str | None = None) -> dict[str, Any]:
   """Evaluates the best checkpoint of a fine-tuning run and writes result.json (result_val.json for val).
 
-  Args:
-    workdir: of the run.
-    split_name: 'test', 'val' or 'train'.
-    data_dir: folder of the records, if it is no longer the one that the run read.
+  `split_name` is 'test', 'val' or 'train'. `data_dir` is for records that no longer lie where the run read them.
 
   Returns:
     What result.json holds: dataset, split, every metric, checkpoint_step, config_hash. Nothing depends on the clock.
@@ -91,10 +88,9 @@ def evaluate_on(
   the rest is scaled to sum to 1. Images whose class the map leaves out are not counted; their number is printed.
 
   Args:
-    workdir: of the run.
+    workdir, split_name, data_dir: as for `evaluate`.
     dataset: the other dataset.
     label_map: see `label_maps.load_label_map`; None where both have the same classes.
-    split_name, data_dir: as for `evaluate`.
 
   Returns:
     What the file holds: as `evaluate`, and trained_on, label_map, and left_out (examples by class).

@@ -1,4 +1,4 @@
-"""Which weights of a checkpoint, ours or another library's, start which part of a new model: strict, and said aloud."""
+"""Starts a new model from the weights of a checkpoint, ours or another library's, and prints what was taken."""
 
 from typing import Any, NamedTuple
 

@@ -33,7 +33,7 @@ class OurStep:
     self.device, self.dtype = jax.devices()[0].device_kind, config.dtype
     self.mesh = program.mesh
     build = builder(UniEmoX, dtype=jnp.dtype(config.dtype), **model_arguments(config.model, config.loss))
-    optimizer = make_optimizer(config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH)
+    optimizer = make_optimizer(config, STEPS_PER_EPOCH)
     self.state = create_state(program.state, build, optimizer.tx, config.seed)
     clip = clip_of_shape(config.teacher_shape).config
     vision = initial_params(

@@ -5,11 +5,9 @@ On another dataset, by a label map: --dataset=OTHER --label_map=NAME_OR_FILE (do
 
 import functools
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
-from flax import nnx
-from jax.sharding import Mesh
 import numpy as np
 
 from data_pipelines.errors import UserError
@@ -17,33 +15,29 @@ from data_pipelines.records import reader
 from uniemox_jax.eval import label_maps
 from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.trained_classifier import evaluate_params, load_trained, predict_split, report_persons
-from uniemox_jax.objectives.tasks import KINDS, Task, measure, single_label_task, split_columns, tasks_of
+from uniemox_jax.objectives.tasks import KINDS, measure, single_label_task, split_columns, tasks_of
 from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.files import exists, read_json
-from uniemox_jax.train.checkpoint import Checkpoint
 from uniemox_jax.train.kept_config import config_hash
 
 
-class _FinetunedRun(NamedTuple):
-  """The best checkpoint of a fine-tuning run, its model, and the run's config."""
+class _FinetunedRun:
+  """The best checkpoint of a fine-tuning run, its model, and the run's config.
 
-  checkpoint: Checkpoint
-  classifier: nnx.GraphDef
-  tasks: tuple[Task, ...]
-  config: dict[str, Any]
+  on_split: what `predict_split` and `evaluate_params` take besides the split and what to predict.
+  """
 
-  @classmethod
-  def read(cls, workdir: str) -> '_FinetunedRun':
+  def __init__(self, workdir: str):
     """Raises UserError where the workdir is not of a fine-tuning run."""
-    checkpoint, classifier = load_trained(workdir)
+    self.checkpoint, classifier = load_trained(workdir)
     path = os.path.join(workdir, 'config.json')
     if not exists(path):
       raise UserError(f'{workdir} has no config.json: give the --workdir of a fine-tuning run, not a step folder')
-    return cls(checkpoint, classifier, tasks_of(checkpoint.description), read_json(path))
-
-  def batch_options(self, mesh: Mesh) -> dict[str, Any]:
-    """What `predict_split` and `evaluate_params` take besides model and split."""
-    return {'image_size': self.config['model']['image_size'], 'batch_size': self.config['batch_size'], 'mesh': mesh}
+    self.config, self.tasks = read_json(path), tasks_of(self.checkpoint.description)
+    mesh = sharding.make_mesh(**self.config['mesh'])
+    self.on_split: dict[str, Any] = {
+        'classifier': classifier, 'params': sharding.replicate(self.checkpoint.params, mesh), 'mesh': mesh,
+        'image_size': self.config['model']['image_size'], 'batch_size': self.config['batch_size']}
 
   def report_persons(self, split: reader.Split, split_name: str) -> None:
     """See `trained_classifier.report_persons`; nothing for a model of the scene alone."""
@@ -60,10 +54,7 @@ class _FinetunedRun(NamedTuple):
 def evaluate(workdir: str, split_name: str = 'test', data_dir: str | None = None) -> dict[str, Any]:
   """Evaluates the best checkpoint of a fine-tuning run and writes result.json (result_val.json for val).
 
-  Args:
-    workdir: of the run.
-    split_name: 'test', 'val' or 'train'.
-    data_dir: folder of the records, if it is no longer the one that the run read.
+  `split_name` is 'test', 'val' or 'train'. `data_dir` is for records that no longer lie where the run read them.
 
   Returns:
     What result.json holds: dataset, split, every metric, checkpoint_step, config_hash. Nothing depends on the clock.
@@ -71,7 +62,7 @@ def evaluate(workdir: str, split_name: str = 'test', data_dir: str | None = None
   Raises:
     UserError: no such run, records or split.
   """
-  run = _FinetunedRun.read(workdir)
+  run = _FinetunedRun(workdir)
   dataset, trained_labels = run.config['dataset'], run.checkpoint.description['labels']
   open_split = functools.partial(reader.open_split, data_dir or run.config['data_dir'], dataset)
   split = open_split(split_name)
@@ -80,17 +71,12 @@ def evaluate(workdir: str, split_name: str = 'test', data_dir: str | None = None
         f"{dataset} has the labels {', '.join(split.labels)}; the checkpoint was trained with "
         f"{', '.join(trained_labels)}: evaluate it on its own dataset")
   run.report_persons(split, split_name)
-  mesh = sharding.make_mesh(**run.config['mesh'])
-  params = sharding.replicate(run.checkpoint.params, mesh)
-
-  def measure_on(split: reader.Split, thresholds: list[float | None] | None) -> dict[str, Any]:
-    return evaluate_params(run.classifier, params, split, run.tasks, thresholds=thresholds, **run.batch_options(mesh))
-
   thresholds = None
   if split_name != 'val' and any(task.name == 'labels' for task in run.tasks):
-    val = measure_on(open_split('val'), None)
+    val = evaluate_params(split=open_split('val'), tasks=run.tasks, **run.on_split)
     thresholds = [row['threshold'] for row in val['tasks']['labels']['per_class']]
-  return run.write(result_path(workdir, split_name), dataset, split_name, **measure_on(split, thresholds))
+  measured = evaluate_params(split=split, tasks=run.tasks, thresholds=thresholds, **run.on_split)
+  return run.write(result_path(workdir, split_name), dataset, split_name, **measured)
 
 
 def evaluate_on(
@@ -102,10 +88,9 @@ def evaluate_on(
   the rest is scaled to sum to 1. Images whose class the map leaves out are not counted; their number is printed.
 
   Args:
-    workdir: of the run.
+    workdir, split_name, data_dir: as for `evaluate`.
     dataset: the other dataset.
     label_map: see `label_maps.load_label_map`; None where both have the same classes.
-    split_name, data_dir: as for `evaluate`.
 
   Returns:
     What the file holds: as `evaluate`, and trained_on, label_map, and left_out (examples by class).
@@ -113,7 +98,7 @@ def evaluate_on(
   Raises:
     UserError: no such run, records, split or map; a map that does not fit; or a model without a single label.
   """
-  run = _FinetunedRun.read(workdir)
+  run = _FinetunedRun(workdir)
   classes = next((task.outputs for task in run.tasks if task.name == 'label'), None)
   if classes is None:
     raise UserError(
@@ -123,9 +108,7 @@ def evaluate_on(
   split = reader.open_split(data_dir or run.config['data_dir'], dataset, split_name)
   resolved = label_maps.resolve(chosen, classes, split.labels)
   run.report_persons(split, split_name)
-  mesh = sharding.make_mesh(**run.config['mesh'])
-  params = sharding.replicate(run.checkpoint.params, mesh)
-  found = predict_split(run.classifier, params, split, ['label'], **run.batch_options(mesh))
+  found = predict_split(split=split, fields=['label'], **run.on_split)
   logits_NxT = label_maps.mapped_logits(split_columns(found['outputs'], run.tasks)['label'], resolved)
   label_N, left_out = label_maps.mapped_labels(found['label'], resolved, split.labels)
   print(label_maps.describe_left_out(left_out, split.num_examples), flush=True)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 import dataclasses
 from typing import Any
 
-from absl import flags
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -33,7 +32,6 @@ from uniemox_jax.train.config import FinetuneConfig
 from uniemox_jax.train.data_splits import open_splits
 from uniemox_jax.train.flops import finetune_work
 from uniemox_jax.train.initial_weights import initial_weights
-from uniemox_jax.train.optimizer import make_optimizer
 from uniemox_jax.train.schema import parse, refuse_unused
 from uniemox_jax.train.state import TrainState, abstract_model, abstract_params, builder
 from uniemox_jax.train.steps import make_finetune_step
@@ -113,14 +111,9 @@ def _choose_tasks(config: FinetuneConfig, train: reader.Split, *measured_on: rea
 
 
 def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None) -> dict[str, Any]:
-  """Fine-tunes, or resumes, the run in `workdir`, then evaluates its best checkpoint on test (docs/commands.md).
+  """Fine-tunes, or resumes, the run in `workdir` as `pretrain` does, then evaluates its best checkpoint on test.
 
   Leaves checkpoints/, metrics.jsonl, tensorboard/, config.json, inputs.json and result.json, whose content it returns.
-
-  Args:
-    given: the config (docs/config.md).
-    workdir: the run's folder, on a disk or in a bucket.
-    profile: steps to trace.
 
   Raises:
     UserError: a mistake in the config, the data or the checkpoint to start from.
@@ -134,8 +127,6 @@ def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
         'config.streams asks for persons, and no training record has one: find them '
         '(docs/person_boxes.md) and build the records again, or set --config.streams=scene')
   steps_per_epoch = pipeline.steps_per_epoch(train_split, config.batch_size)
-  total_steps = config.epochs * steps_per_epoch
-  optimizer = make_optimizer(config, total_steps, steps_per_epoch)
   tasks = _choose_tasks(config, train_split, val_split, test_split)
   arguments = dataclasses.asdict(config.model) | {'classes': width(tasks), 'streams': config.streams}
   build = builder(Classifier, dtype=jnp.dtype(config.dtype), **arguments)
@@ -145,27 +136,20 @@ def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
 
   description = {
       'kind': 'classifier', 'model': arguments, 'dataset': config.dataset, 'labels': list(train_split.labels),
-      'tasks': [task.to_json() for task in tasks]}
+      'tasks': [dataclasses.asdict(task) for task in tasks]}
   run = loop.open_run(
-      config, workdir, name='finetune', build=build, optimizer=optimizer, mesh=mesh, total_steps=total_steps,
+      config, workdir, name='finetune', build=build, mesh=mesh, steps_per_epoch=steps_per_epoch,
       description=description, inputs={'data_dir': train_split.contents}, loaded=loaded,
       flops_per_example=finetune_work(classifier).training.flops, profile=profile)
+  step = make_finetune_step(graphdef, run.optimizer, config.regularisation, tasks)
   loop.train(
-      run, make_finetune_step(graphdef, optimizer, config.regularisation, tasks),
-      _step_batches(config, train_split, tasks, run.start), seed=config.seed,
+      run, step, _step_batches(config, train_split, tasks, run.start),
       every=loop.Every(config.log_every, 0, config.eval_every_epochs * steps_per_epoch),
       evaluate=_validator(config, graphdef, val_split, tasks, mesh, run.log))
-  run.close()
   result = evaluate(workdir)
   print(describe_result(result), flush=True)
   return result
 
 
-def main() -> None:
-  """Entry point after flags are parsed."""
-  finetune(flags.FLAGS.config, flags.FLAGS.workdir, cli.profile_steps())
-
-
 if __name__ == '__main__':
-  cli.define_training()
-  cli.run(main)
+  cli.run(cli.define_training(finetune))

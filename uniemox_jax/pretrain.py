@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 import io
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
-from absl import flags
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,6 @@ from uniemox_jax.teacher.frozen_clip import load_clip
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.initial_weights import initial_weights
-from uniemox_jax.train.optimizer import make_optimizer
 from uniemox_jax.train.reconstructions import reconstruction_triplets
 from uniemox_jax.train.schema import parse
 from uniemox_jax.train.setup import example_work, make_teacher, model_arguments, teacher_shardings
@@ -35,27 +33,21 @@ from uniemox_jax.train.steps import Teacher, make_pretrain_step
 SHOWN_EXAMPLES = 8
 
 
-class _Teaching(NamedTuple):
-  """What the losses need of the teacher: nothing where their weights are 0.
+def _load_teacher(config: PretrainConfig, split: reader.Split,
+                  dtype: Any) -> tuple[Teacher | None, Any, np.ndarray | None, dict[str, str | None]]:
+  """What the losses need of the teacher; each part is empty where the weights of its losses are 0.
 
-  digests: of the teacher's files, by config key. text_NxE: each record's caption embedding.
+  Returns:
+    The teacher, its frozen parameters, the caption embeddings of all records (N, E), and the digest of its files by
+    config key.
   """
-
-  teacher: Teacher | None
-  frozen: Any
-  text_NxE: np.ndarray | None
-  digests: dict[str, str | None]
-
-
-def _load_teacher(config: PretrainConfig, split: reader.Split, dtype: Any) -> _Teaching:
   if not config.teaches:
-    return _Teaching(None, (), None, {})
+    return None, (), None, {}
   clip = load_clip(config.teacher)
   teacher, frozen = make_teacher(clip, config.model.decoder_width, dtype, config.teacher_statistics)
-  text_NxE = None
-  if config.loss.contrastive:
-    text_NxE = embedded_captions(clip, split, config.emotion_in_caption, config.data_dir)
-  return _Teaching(teacher, frozen, text_NxE, {'teacher': clip.digest})
+  contrastive = config.loss.contrastive
+  text_NxE = embedded_captions(clip, split, config.emotion_in_caption, config.data_dir) if contrastive else None
+  return teacher, frozen, text_NxE, {'teacher': clip.digest}
 
 
 def _step_batches(batches: Iterator[dict[str, np.ndarray]], text_NxE: np.ndarray | None,
@@ -75,8 +67,7 @@ def _reconstruction_viewer(
   """(step, state) -> None: draws triplets of these images into the folder and into TensorBoard."""
 
   def show(step: int, state: TrainState) -> None:
-    params = sharding.replicate(state.params, run.mesh)
-    sheet = reconstruction_triplets(student, params, scene_BxHxWx3, norm_pix)
+    sheet = reconstruction_triplets(student, sharding.replicate(state.params, run.mesh), scene_BxHxWx3, norm_pix)
     run.log.image(step, 'reconstruction', sheet)
     if is_primary():
       png = io.BytesIO()
@@ -87,14 +78,10 @@ def _reconstruction_viewer(
 
 
 def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) -> None:
-  """Pretrains, or resumes, the run in `workdir` (docs/commands.md).
+  """Pretrains, or resumes, the run in `workdir`, on a disk or in a bucket; traces the steps of `profile`.
 
-  Leaves checkpoints/, metrics.jsonl, tensorboard/, reconstructions/, config.json and inputs.json.
-
-  Args:
-    given: the config (docs/config.md).
-    workdir: the run's folder, on a disk or in a bucket.
-    profile: steps to trace.
+  The config's keys stand in docs/config.md. Leaves checkpoints/, metrics.jsonl, tensorboard/, reconstructions/,
+  config.json and inputs.json.
 
   Raises:
     UserError: a mistake in the config, the data, the teacher or the checkpoint to start from.
@@ -108,15 +95,13 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
   graphdef = nnx.graphdef(student)
   split = reader.open_split(config.data_dir, config.dataset, config.split)
   steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
-  total_steps = config.epochs * steps_per_epoch
-  optimizer = make_optimizer(config, total_steps, steps_per_epoch)
   teacher, frozen, text_NxE, digests = _load_teacher(config, split, dtype)
   loaded = initial_weights(config.init, abstract_params(build), arguments, classifier=False)
 
+  description = {'kind': 'uniemox', 'model': arguments, 'dataset': config.dataset}
   run = loop.open_run(
-      config, workdir, name='pretrain', build=build, optimizer=optimizer, mesh=mesh, total_steps=total_steps,
-      description={'kind': 'uniemox', 'model': arguments,
-                   'dataset': config.dataset}, inputs={'data_dir': split.contents} | digests, loaded=loaded,
+      config, workdir, name='pretrain', build=build, mesh=mesh, steps_per_epoch=steps_per_epoch,
+      description=description, inputs={'data_dir': split.contents} | digests, loaded=loaded,
       flops_per_example=example_work(config, student, teacher).training.flops, profile=profile)
   image_size, two_views = config.model.image_size, student.streams == 2
   batches = pipeline.train_batches(
@@ -129,18 +114,11 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
     folder = os.path.join(workdir, 'reconstructions')
     show = _reconstruction_viewer(graphdef, first['image'], config.loss.norm_pix, folder, run)
   loop.train(
-      run, make_pretrain_step(graphdef, teacher, optimizer, config.loss),
-      _step_batches(batches, text_NxE, scene_twice=two_views and config.person_view == 'scene'), seed=config.seed,
+      run, make_pretrain_step(graphdef, teacher, run.optimizer, config.loss),
+      _step_batches(batches, text_NxE, scene_twice=two_views and config.person_view == 'scene'),
       frozen=jax.device_put(frozen, teacher_shardings(frozen, mesh, config.teacher_sharded)),
       every=loop.Every(config.log_every, config.save_every, config.images_every), evaluate=show)
-  run.close()
-
-
-def main() -> None:
-  """Entry point after flags are parsed."""
-  pretrain(flags.FLAGS.config, flags.FLAGS.workdir, cli.profile_steps())
 
 
 if __name__ == '__main__':
-  cli.define_training()
-  cli.run(main)
+  cli.run(cli.define_training(pretrain))

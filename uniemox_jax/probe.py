@@ -34,15 +34,6 @@ FEATURES = 'features'
 """Folder of the cached features in the workdir, unless the config names another folder."""
 
 
-def _check_labelled(splits: dict[str, reader.Split], dataset: str) -> None:
-  """Raises UserError for a split without a single label."""
-  for name, split in splits.items():
-    if (split.label_array() < 0).all():
-      raise UserError(
-          f'no {name} image of {dataset} has a single label, which a probe needs: fine-tune '
-          '(python -m uniemox_jax.finetune), which learns other targets too')
-
-
 def _labelled(features: Features, split: reader.Split) -> Features:
   """Those with a label; prints how many have none."""
   has_N = features.label_N >= 0
@@ -77,9 +68,12 @@ def probe(given: ConfigDict, workdir: str) -> dict[str, Any]:
   config = parse(ProbeConfig, given)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   splits = dict(zip(('train', 'val', 'test'), open_splits(config)))
-  _check_labelled(splits, config.dataset)
-  model, dtype = dataclasses.asdict(config.model), jnp.dtype(config.dtype)
-  frozen = load_frozen(config.init, model, dtype=dtype, seed=config.seed)
+  for name, split in splits.items():
+    if (split.label_array() < 0).all():
+      raise UserError(
+          f'no {name} image of {config.dataset} has a single label, which a probe needs: fine-tune '
+          '(python -m uniemox_jax.finetune), which learns other targets too')
+  frozen = load_frozen(config.init, dataclasses.asdict(config.model), dtype=jnp.dtype(config.dtype), seed=config.seed)
   loop.use_compilation_cache()
   kept = keep_config(config, workdir)
   extract = functools.partial(
@@ -93,25 +87,16 @@ def probe(given: ConfigDict, workdir: str) -> dict[str, Any]:
       checkpoint_step=frozen.step, config_hash=config_hash(kept),
       **measure(task, logits_NxC.astype(np.float32), found['test'].label_N), protocol=config.protocol,
       train_examples=len(found['train'].label_N), chosen=chosen)
-  print(_describe(result), flush=True)
+  key = 'l2' if config.protocol == 'linear' else 'k'
+  print(
+      f"{config.dataset} test, {config.protocol} on {result['train_examples']} training images "
+      f"({key} {chosen[key]:.3g}): top-1 {result['top1']:.4f}, macro-F1 {result['macro_f1']:.4f} over "
+      f"{result['examples']} examples", flush=True)
   return result
-
-
-def _describe(result: dict[str, Any]) -> str:
-  key = 'l2' if result['protocol'] == 'linear' else 'k'
-  return (
-      f"{result['dataset']} test, {result['protocol']} on {result['train_examples']} training images "
-      f"({key} {result['chosen'][key]:.3g}): top-1 {result['top1']:.4f}, macro-F1 {result['macro_f1']:.4f} over "
-      f"{result['examples']} examples")
-
-
-def main() -> None:
-  """Entry point after flags are parsed."""
-  probe(flags.FLAGS.config, flags.FLAGS.workdir)
 
 
 if __name__ == '__main__':
   cli.define_config()
   cli.define_workdir()
   cli.define_multihost()
-  cli.run(main)
+  cli.run(lambda: probe(flags.FLAGS.config, flags.FLAGS.workdir))

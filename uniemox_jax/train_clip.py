@@ -7,7 +7,6 @@ python -m uniemox_jax.train_clip --config=configs/demo.py:clip --workdir=DIR lea
 import functools
 import os
 
-from absl import flags
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -22,29 +21,26 @@ from uniemox_jax.runtime.distributed import is_primary, wait_for_all
 from uniemox_jax.teacher.caption_embeddings import split_captions
 from uniemox_jax.teacher.frozen_clip import Clip, clip_normalise, load_clip, save_clip
 from uniemox_jax.train import loop
-from uniemox_jax.train.config import ClipSettings, TrainClipConfig
-from uniemox_jax.train.optimizer import make_optimizer
+from uniemox_jax.train.config import TrainClipConfig
 from uniemox_jax.train.run_folder import TEACHER_FOLDER
 from uniemox_jax.train.schema import parse
 from uniemox_jax.train.state import builder, graphdef_of, initial_params
 from uniemox_jax.train.steps import make_clip_step
 
 
-def clip_config(model: ClipSettings) -> CLIPConfig:
-  """A CLIP of this shape, with OpenAI's vocabulary, activation and end-of-text rule."""
-  vision, text = (Tower(tower.width, tower.depth, tower.heads, 4 * tower.width) for tower in (model.vision, model.text))
-  return CLIPConfig(
-      vision, text, image_size=model.image_size, patch_size=model.patch_size, projection_dim=model.projection,
-      context_length=model.context)
-
-
 def _starting_clip(config: TrainClipConfig, workdir: str) -> Clip:
   """The CLIP to adapt, or a new one, written and read in the form that every teacher has.
+
+  A new one has OpenAI's vocabulary, activation and end-of-text rule.
 
   Raises:
     UserError: the CLIP to adapt has another shape than `config.model`.
   """
-  wanted = clip_config(config.model)
+  model = config.model
+  vision, text = (Tower(tower.width, tower.depth, tower.heads, 4 * tower.width) for tower in (model.vision, model.text))
+  wanted = CLIPConfig(
+      vision, text, image_size=model.image_size, patch_size=model.patch_size, projection_dim=model.projection,
+      context_length=model.context)
   if config.init == 'none':
     folder = os.path.join(workdir, 'initial')
     if is_primary():
@@ -63,12 +59,9 @@ def _starting_clip(config: TrainClipConfig, workdir: str) -> Clip:
 
 
 def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) -> str:
-  """Trains, or resumes, and returns the teacher's folder.
+  """Trains, or resumes, the run in `workdir` as `pretrain` does, and returns the teacher's folder.
 
-  Args:
-    given: the config (docs/config.md); its `init` is 'none' or a CLIP to adapt.
-    workdir: the run's folder.
-    profile: steps to trace.
+  The config's `init` is 'none' or a CLIP to adapt.
 
   Raises:
     UserError: a mistake in the config, the data or the CLIP to start from.
@@ -78,16 +71,14 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
   sharding.check_batch(config.batch_size, mesh)
   split = reader.open_split(config.data_dir, config.dataset, config.split)
   steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
-  total_steps = config.epochs * steps_per_epoch
   clip = _starting_clip(config, workdir)
   ids_NxT = clip.tokenize(split_captions(split, clip, config.emotion_in_caption))
   build = builder(CLIP, config=clip.config, dtype=jnp.dtype(config.dtype))
 
   # A resumed run still takes tokenizer and preparation from where it began.
   inputs = {'data_dir': split.contents} | ({} if config.init == 'none' else {'init': clip.digest})
-  optimizer = make_optimizer(config, total_steps, steps_per_epoch)
   run = loop.open_run(
-      config, workdir, name='train_clip', build=build, optimizer=optimizer, mesh=mesh, total_steps=total_steps,
+      config, workdir, name='train_clip', build=build, mesh=mesh, steps_per_epoch=steps_per_epoch,
       description={'kind': 'clip', 'model': clip.config.to_dict()}, inputs=inputs, loaded=clip.params, profile=profile)
   batches = pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=clip.config.image_size, start_step=run.start,
@@ -95,10 +86,9 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
       process_count=jax.process_count())
   view = functools.partial(clip_normalise, size=clip.config.image_size, mean=clip.view.mean, std=clip.view.std)
   state = loop.train(
-      run, make_clip_step(graphdef_of(build), optimizer, view),
+      run, make_clip_step(graphdef_of(build), run.optimizer, view),
       ({'scene': batch['scene'], 'ids': ids_NxT[batch['position']], 'example_id': batch['example_id']}
-       for batch in batches), seed=config.seed, every=loop.Every(config.log_every, config.save_every))
-  run.close()
+       for batch in batches), every=loop.Every(config.log_every, config.save_every))
   folder = os.path.join(workdir, TEACHER_FOLDER)
   params = jax.device_get(sharding.replicate(state.params, mesh))
   if is_primary():
@@ -107,11 +97,5 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
   return folder
 
 
-def main() -> None:
-  """Entry point after flags are parsed."""
-  train_clip(flags.FLAGS.config, flags.FLAGS.workdir, cli.profile_steps())
-
-
 if __name__ == '__main__':
-  cli.define_training()
-  cli.run(main)
+  cli.run(cli.define_training(train_clip))

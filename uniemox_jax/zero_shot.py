@@ -104,20 +104,16 @@ def zero_shot(
       **ensemble, protocol='zero_shot', templates=list(templates), plain={'template': prompts.PLAIN, **plain})
 
 
-def _describe(result: dict[str, Any]) -> str:
-  return (
-      f"{result['dataset']} {result['split']}, zero-shot: top-1 {result['top1']:.4f} with "
-      f"{len(result['templates'])} templates, {result['plain']['top1']:.4f} with one, over {result['examples']} "
-      'examples')
-
-
 def main() -> None:
   """Entry point after flags are parsed."""
   values = flags.FLAGS
   templates = prompts.TEMPLATES if values.prompts is None else prompts.read_templates(values.prompts)
   result = zero_shot(
       values.teacher, values.data_dir, values.dataset, values.workdir, values.split, templates, values.batch_size)
-  print(_describe(result), flush=True)
+  print(
+      f"{result['dataset']} {result['split']}, zero-shot: top-1 {result['top1']:.4f} with "
+      f"{len(result['templates'])} templates, {result['plain']['top1']:.4f} with one, over {result['examples']} "
+      'examples', flush=True)
 
 
 if __name__ == '__main__':

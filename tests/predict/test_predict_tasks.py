@@ -1,5 +1,6 @@
 """`predict` of models of every task: columns that `docs/predict.md` names, numbers that the Python API gives."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def save(folder: Path, tasks: list[Task]) -> str:
   save_weights(
       str(folder), params, {
           'kind': 'classifier', 'model': model, 'labels': list(tasks[0].outputs), 'tasks': [
-              task.to_json() for task in tasks]})
+              dataclasses.asdict(task) for task in tasks]})
   return str(folder)
 
 

@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from data_pipelines.errors import UserError
-from uniemox_jax.runtime import integrity, sharding, tensorboard_writer
+from uniemox_jax.runtime import integrity, run_log, sharding
 from uniemox_jax.runtime.run_log import RunLog
 from uniemox_jax.train.checkpoint import FOLDER, SET_ASIDE, Checkpoints, load_checkpoint, save_weights
 from uniemox_jax.train.state import TrainState
@@ -199,7 +199,7 @@ def tiny_disk(tmp_path: Path) -> Path:
 
 
 def test_a_log_on_a_full_disk_says_so_and_does_not_wait(tiny_disk, monkeypatch):
-  monkeypatch.setattr(tensorboard_writer, 'FLUSH_SECONDS', 0.0)
+  monkeypatch.setattr(run_log, 'FLUSH_SECONDS', 0.0)
   log = RunLog(str(tiny_disk), name='run', total_steps=10**6, batch_size=1, start_step=0)
   with open(tiny_disk / 'filler', 'wb', buffering=0) as filler, pytest.raises(OSError, match='No space left'):
     while os.statvfs(tiny_disk).f_bavail > 1:

@@ -14,7 +14,7 @@ from uniemox_jax.runtime import cli
 from uniemox_jax.train import checkpoint, loop
 from uniemox_jax.train.checkpoint import Checkpoints
 
-VERBS = {'pretrain': pretrain, 'finetune': finetune}
+VERBS = {'pretrain': pretrain.pretrain, 'finetune': finetune.finetune}
 PAUSE_SECONDS, TRAINING_PAUSE_SECONDS, REPLACING_PAUSE_SECONDS = 0.5, 1.0, 3
 
 
@@ -69,8 +69,7 @@ def main() -> None:
   checkpoint._Manager.delete = replacing(checkpoint._Manager.delete)
   finetune.evaluate_params = announced('evaluate', finetune.evaluate_params)
   pretrain.reconstruction_triplets = announced('evaluate', pretrain.reconstruction_triplets)
-  cli.define_training()
-  cli.run(verb.main)
+  cli.run(cli.define_training(verb))
 
 
 if __name__ == '__main__':

@@ -69,16 +69,6 @@ class Task:
   mean: tuple[float, ...] = ()
   std: tuple[float, ...] = ()
 
-  def to_json(self) -> dict[str, Any]:
-    """Lists for tuples."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}
-
-  @classmethod
-  def from_json(cls, values: dict[str, Any]) -> 'Task':
-    """The inverse of `to_json`."""
-    arguments: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items()}
-    return cls(**arguments)
-
 
 def single_label_task(labels: Sequence[Any]) -> Task:
   """The task of a dataset with one class an example."""
@@ -86,10 +76,15 @@ def single_label_task(labels: Sequence[Any]) -> Task:
 
 
 def tasks_of(description: dict[str, Any]) -> tuple[Task, ...]:
-  """The tasks of a classifier's checkpoint; a single label where an earlier version wrote it."""
-  if 'tasks' not in description:
+  """The tasks of a classifier's checkpoint, whose JSON has lists for tuples; a single label in one without tasks."""
+  if 'tasks' not in description:  # an earlier version wrote it
     return (single_label_task(description['labels']),)
-  return tuple(Task.from_json(values) for values in description['tasks'])
+  tasks = []
+  for written in description['tasks']:
+    values: dict[str,
+                 Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in written.items()}
+    tasks.append(Task(**values))
+  return tuple(tasks)
 
 
 def is_single_label(tasks: Sequence[Task]) -> bool:

@@ -63,7 +63,7 @@ def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
   dtype = jnp.dtype(config.dtype)
   build = builder(UniEmoX, dtype=dtype, **setup.model_arguments(config.model, config.loss))
   student = abstract_model(build)
-  optimizer = make_optimizer(config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH)
+  optimizer = make_optimizer(config, STEPS_PER_EPOCH)
   teacher: Teacher | None = None
   frozen: Any = ()
   if student.semantic:
@@ -83,7 +83,7 @@ def _finetuning(config: FinetuneConfig, mesh: Mesh) -> Program:
   arguments = dataclasses.asdict(config.model) | {'classes': CLASSES, 'streams': config.streams}
   build = builder(Classifier, dtype=jnp.dtype(config.dtype), **arguments)
   classifier = abstract_model(build)
-  optimizer = make_optimizer(config, config.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH)
+  optimizer = make_optimizer(config, STEPS_PER_EPOCH)
   return Program(
       make_finetune_step(nnx.graphdef(classifier), optimizer, config.regularisation),
       state_template(build, optimizer.tx, mesh, averaged=optimizer.ema_decay > 0), (),

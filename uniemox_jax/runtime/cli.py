@@ -8,7 +8,7 @@ import os
 import re
 import runpy
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -21,19 +21,18 @@ from uniemox_jax.runtime.clock import Profile
 flags.disclaim_key_flags()  # `VERB --help` shows flags that are defined here as the verb's own
 
 
-def define_config(default: str | None = None) -> flags.FlagHolder:
+def define_config(default: str | None = None) -> None:
   """Declares `--config=FILE[:ARG]`, with `--config.key=value` overrides; required unless there is a default."""
   help_text = 'An ml_collections file, FILE or FILE:ARGUMENT; --config.key=value overrides a key.'
-  holder = config_flags.DEFINE_config_file('config', default and find_config(default), help_text)
+  config_flags.DEFINE_config_file('config', default and find_config(default), help_text)
   if default is None:
     flags.mark_flag_as_required('config')
-  return holder
 
 
-def define_workdir(default: str | None = None) -> flags.FlagHolder:
+def define_workdir(default: str | None = None) -> None:
   """Declares `--workdir`, the folder of a run; required unless there is a default."""
   help_text = 'Folder of the run; the same command again resumes it.'
-  return flags.DEFINE_string('workdir', default, help_text, required=default is None)
+  flags.DEFINE_string('workdir', default, help_text, required=default is None)
 
 
 def define_multihost() -> None:
@@ -41,21 +40,17 @@ def define_multihost() -> None:
   flags.DEFINE_bool('multihost', False, 'Join the other hosts of a TPU slice, or of a GKE, Slurm or Open MPI job.')
 
 
-def define_training() -> None:
-  """Declares what every training verb takes: `--config`, `--workdir`, `--multihost` and `--profile`."""
+def define_training(train: Callable[[ConfigDict, str, Profile | None], Any]) -> Callable[[], None]:
+  """Declares `--config`, `--workdir`, `--multihost` and `--profile`, and returns the `main` that calls `train`."""
   define_config()
   define_workdir()
   define_multihost()
   flags.DEFINE_string('profile', None, 'Steps to trace into WORKDIR/profile: FIRST:LAST, or N for N after compilation.')
+  values = flags.FLAGS
+  return lambda: train(values.config, values.workdir, _profile_steps(values.profile))
 
 
-def profile_steps() -> Profile | None:
-  """The steps that `--profile` asks for.
-
-  Raises:
-    UserError: neither a number nor two.
-  """
-  value = flags.FLAGS.profile
+def _profile_steps(value: str | None) -> Profile | None:
   if value is None:
     return None
   match = re.fullmatch(r'(?:(\d+):)?(\d+)', value)
@@ -65,10 +60,7 @@ def profile_steps() -> Profile | None:
 
 
 def find_config(value: str) -> str:
-  """The existing file for a `--config` value: as given, or from the installed `configs` package.
-
-  Args:
-    value: FILE or FILE:ARG.
+  """The existing file for a `--config` value FILE or FILE:ARG: as given, or from the installed `configs` package.
 
   Raises:
     UserError: neither exists. ml_collections itself would continue without an error.
@@ -85,10 +77,7 @@ def find_config(value: str) -> str:
 
 
 def load_config(value: str) -> ConfigDict:
-  """What a config file gives, as `--config` does.
-
-  Args:
-    value: FILE or FILE:ARG, see `find_config`.
+  """What a config file gives; `value` is as for `find_config`.
 
   Raises:
     UserError: no such file, or the file or its argument is at fault.
@@ -118,7 +107,7 @@ def _explain(message: str) -> str:
   if missing:
     return f'--{missing[1]} is missing: add --{missing[1]}=VALUE (--help lists the options)'
   if 'parsing config file' in message:  # ml_collections puts the whole traceback into the message
-    return f'{message.partition(": ")[0]}: {message.strip().splitlines()[-1]}: mend the config file or its argument'
+    return f'{message.partition(": ")[0]}: {message.strip().splitlines()[-1]}: correct the config file or its argument'
   return f'{message} (--help lists the options)'
 
 
@@ -152,7 +141,7 @@ def _check_workdir(workdir: str | None) -> None:
     fail(f'--workdir={workdir}: {place} is a file: name a folder, or choose another --workdir')
 
 
-def run(main: Callable[..., None], *operands: str) -> None:
+def run(main: Callable[..., Any], *operands: str) -> None:
   """Parses the command line and runs `main`; a user's mistake ends in one line on standard error and exit code 2.
 
   Args:

@@ -33,13 +33,13 @@ CHIPS = {
                'TPU v4'), 'v5e': Chip(197e12, round(15.75 * GIB), 819e9, 200e9,
                                       'TPU v5 lite'), 'v5p': Chip(459e12, round(95.73 * GIB), 2765e9, 600e9, 'TPU v5'),
     'v6e': Chip(918e12, round(31.24 * GIB), 1638e9, 400e9, 'TPU v6 lite')}
-_PEAKS = {chip.device_kind: chip.peak for chip in CHIPS.values()} | {'NVIDIA H100': 989e12, 'NVIDIA H200': 989e12}
+_PEAKS = {chip.device_kind: chip.peak for chip in CHIPS.values()} | {
+    'TPU v5p': CHIPS['v5p'].peak,  # what the runtime says where the compiler says TPU v5
+    'NVIDIA H100': 989e12, 'NVIDIA H200': 989e12}
 
 
 def peak_flops(device_kind: str) -> float | None:
   """Peak bf16 FLOP/s of one device; None where it is not known, as for a CPU."""
-  if device_kind == 'TPU v5p':  # what the runtime says where the compiler says TPU v5
-    device_kind = 'TPU v5'
   return next((
       peak for kind, peak in _PEAKS.items()
       if device_kind == kind or (kind.startswith('NVIDIA') and device_kind.startswith(kind))), None)

@@ -39,26 +39,17 @@ class Preempted(Exception):
 
 
 class _Watch:
-  """The state of this process, which has one signal handler.
-
-  noticed: the point at which all end is agreed on and reached.
-  polls: calls of jax's service so far.
-  unsaved: whether there is work since the last save; read where there is one process.
-  listening: whether `watch` was called where there are several.
-  begun, ending: whether this one of several may do work that could be lost, or never will. At most one is true, and
-    both change under the lock.
-  all_begun: all have begun, or this process ends by itself.
-  """
+  """The state of this process, which has one signal handler."""
 
   def __init__(self) -> None:
-    self.noticed = threading.Event()
-    self.polls = 0
-    self.unsaved = False
-    self.lock = threading.Lock()
-    self.listening = False
-    self.begun = False
-    self.ending = False
-    self.all_begun = threading.Event()
+    self.noticed = threading.Event()  # the point at which all end is agreed on and reached
+    self.polls = 0  # calls of jax's service so far
+    self.unsaved = False  # is there work since the last save? read where there is one process
+    self.listening = False  # was `watch` called where there are several?
+    # Whether this one of several may do work that could be lost, or never will. At most one is true.
+    self.begun = self.ending = False
+    self.lock = threading.Lock()  # held to change these two
+    self.all_begun = threading.Event()  # all have begun, or this process ends by itself
 
 
 _watch = _Watch()
@@ -145,24 +136,20 @@ def _are_several() -> bool:
   return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def begin() -> None:
-  """Called by all processes before work that could be lost.
-
-  Until the last one calls it, a signal ends all that `watch` at once; from then on `poll` says where to end.
-  """
-  _begin(FOREVER_MS)
-
-
 def end_together() -> None:
   """Called by all processes after their work, so that no signal ends one where the others no longer can end.
 
   It waits for a limited time, since a process that failed never calls it.
   """
   with contextlib.suppress(jax.errors.JaxRuntimeError):
-    _begin(TOGETHER_MS)
+    begin(TOGETHER_MS)
 
 
-def _begin(patience_ms: int) -> None:
+def begin(patience_ms: int = FOREVER_MS) -> None:
+  """Called by all processes before work that could be lost.
+
+  Until the last one calls it, a signal ends all that `watch` at once; from then on `poll` says where to end.
+  """
   if not _are_several() or _watch.begun:
     return
   with _watch.lock:

@@ -5,20 +5,24 @@ import contextlib
 import json
 import os
 import sys
+import time
 from typing import Any
 
 from etils import epath
 import jax
 import numpy as np
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter, directory_check
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from data_pipelines.errors import UserError
 from uniemox_jax.runtime.clock import Clock, Profile, duration
 from uniemox_jax.runtime.files import exists, is_remote, write_text
 from uniemox_jax.runtime.hardware import peak_flops
-from uniemox_jax.runtime.tensorboard_writer import TensorBoardWriter
 
 METRICS_FILE = 'metrics.jsonl'
 SHOWN_IDS = 16
+FLUSH_SECONDS = 120.0
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
@@ -43,6 +47,33 @@ def _tensorflow_restored() -> Iterator[None]:
   yield
   if trace:
     trace.enabled = enabled
+
+
+class _TensorBoard:
+  """A run's event file, written in the caller's thread; every method may raise OSError.
+
+  tensorboardX's SummaryWriter writes in another thread. On a full disk that thread dies, and the run would wait for it
+  forever.
+  """
+
+  def __init__(self, folder: str, first_step: int):
+    """Opens a new file in `folder`; TensorBoard shows the steps of older files only before `first_step`."""
+    directory_check(folder)
+    self._writer = EventsWriter(os.path.join(folder, 'events'))
+    self._flushed = time.monotonic()
+    self.write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+
+  def write(self, event: Event) -> None:
+    """Writes an event of now."""
+    event.wall_time = time.time()
+    self._writer.write_event(event)
+    if time.monotonic() - self._flushed > FLUSH_SECONDS:
+      self._writer.flush()
+      self._flushed = time.monotonic()
+
+  def close(self) -> None:
+    """Writes what is still in memory."""
+    self._writer.close()
 
 
 class RunLog:
@@ -74,7 +105,7 @@ class RunLog:
       self._path = os.path.join(workdir, METRICS_FILE)
       self._text = ''.join(json.dumps(line) + '\n' for line in kept)
       write_text(self._path, self._text)
-      self._board = TensorBoardWriter(os.path.join(workdir, 'tensorboard'), start_step + 1)
+      self._board = _TensorBoard(os.path.join(workdir, 'tensorboard'), start_step + 1)
 
   @contextlib.contextmanager
   def stepping(self, step: int, first: bool) -> Iterator[None]:
@@ -127,14 +158,17 @@ class RunLog:
     done = [metrics for _, metrics, _ in fetched if not metrics['skipped']]
     line = {name: float(np.mean([metrics[name] for metrics in done])) for name in last if done and name != 'skipped'}
     line |= {'lr': float(last['lr']), 'skipped_steps': len(fetched) - len(done)}
-    rate = self.clock.lap()
-    if rate:
-      line['examples_per_second'] = self.batch_size / rate
+    progress = f"{self.name} {step}/{self.total_steps}" + (f"  loss {line['loss']:.4f}" if 'loss' in line else '')
+    if seconds := self.clock.lap():
+      line['examples_per_second'] = self.batch_size / seconds
       line['examples_per_second_per_device'] = line['examples_per_second'] / jax.device_count()
       if self._mfu_of_one:
         line['mfu'] = self._mfu_of_one * line['examples_per_second']
+      left = duration((self.total_steps - step) * seconds)
+      progress += f"  {line['examples_per_second']:.0f} examples/s  {left} left"
     self.write(step, line | self.clock.newly_apart())
-    self._progress(step, line, rate)
+    if self._writes:
+      print(progress, flush=True)
 
   def _report_skipped(
       self, step: int, metrics: dict[str, np.ndarray], example_ids: np.ndarray, max_skipped: int,
@@ -156,7 +190,7 @@ class RunLog:
       return
     self._append({'step': step, **values})
     for name, value in values.items():
-      self._board.scalar(name, value, step)
+      self._board.write(Event(step=step, summary=summary.scalar(name, value)))
 
   def _append(self, line: dict[str, Any]) -> None:
     text = json.dumps(line) + '\n'
@@ -170,17 +204,7 @@ class RunLog:
   def image(self, step: int, name: str, image_HxWx3: np.ndarray) -> None:
     """A uint8 image to TensorBoard."""
     if self._writes:
-      self._board.image(name, image_HxWx3, step)
-
-  def _progress(self, step: int, line: dict[str, float], rate: float | None) -> None:
-    if not self._writes:
-      return
-    text = f'{self.name} {step}/{self.total_steps}'
-    if 'loss' in line:
-      text += f"  loss {line['loss']:.4f}"
-    if rate:
-      text += f"  {line['examples_per_second']:.0f} examples/s  {duration((self.total_steps - step) * rate)} left"
-    print(text, flush=True)
+      self._board.write(Event(step=step, summary=summary.image(name, image_HxWx3, dataformats='HWC')))
 
   def close(self) -> None:
     """Ends a trace, flushes TensorBoard, and prints where the time went."""

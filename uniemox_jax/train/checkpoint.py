@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import contextlib
 import errno
 import json
+import math
 import sys
 from typing import Any, NamedTuple
 
@@ -71,10 +72,9 @@ def _to_trees(state: TrainState) -> dict[str, Any]:
 
 def _to_state(trees: dict[str, Any]) -> TrainState:
   """The inverse of `_to_trees`."""
-  params, optimizer = trees['params'], trees['optimizer']
-  if 'params' not in optimizer:
-    return TrainState(optimizer['step'], params, optimizer['opt_state'])
-  return TrainState(optimizer['step'], optimizer['params'], optimizer['opt_state'], params)
+  evaluated, optimizer = trees['params'], trees['optimizer']
+  average = evaluated if 'params' in optimizer else None
+  return TrainState(optimizer['step'], optimizer.get('params', evaluated), optimizer['opt_state'], average)
 
 
 def _record(trees: dict[str, Any], description: dict[str, Any], **facts: Any) -> dict[str, Any]:
@@ -198,7 +198,10 @@ class Checkpoints:
     wanted = _to_trees(template)
     _, record = _read_record(folder)
     if record is not None:
-      self._check_fits(step, wanted, record)
+      shapes = {path_name(path): list(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
+      saved = {name: leaf['shape'] for name, leaf in record['leaves'].items()}
+      if different := sorted(name for name in shapes.keys() | saved.keys() if shapes.get(name) != saved.get(name)):
+        raise self._misfit(step, f'different: {join_names(different)}')
     items = ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()})
     restored: Any = None
     problem = ''
@@ -217,13 +220,6 @@ class Checkpoints:
     elif changed := changed_leaves(trees, record['leaves']):
       raise Damaged(f'the bits of {join_names(changed)} are not the saved ones')
     return Restored(_to_state(trees), record['unevaluated'], record['devices'])
-
-  def _check_fits(self, step: int, wanted: dict[str, Any], record: dict[str, Any]) -> None:
-    """Raises UserError where the recorded arrays have other names or shapes than the model's."""
-    shapes = {path_name(path): list(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
-    saved = {name: leaf['shape'] for name, leaf in record['leaves'].items()}
-    if different := sorted(name for name in shapes.keys() | saved.keys() if shapes.get(name) != saved.get(name)):
-      raise self._misfit(step, f'different: {join_names(different)}')
 
   def _misfit(self, step: int, problem: str) -> UserError:
     return UserError(
@@ -291,11 +287,6 @@ def save_weights(workdir: str, params: dict[str, Any], description: dict[str, An
     checkpointer.save(absolute(workdir) / FOLDER / '0', args=items)
 
 
-def has_checkpoint(path: str) -> bool:
-  """Whether `path` is a folder that `load_checkpoint` understands, whole or not."""
-  return any((epath.Path(path) / name).is_dir() for name in ('params', FOLDER))
-
-
 def _candidates(path: str) -> list[epath.Path]:
   """The step folders that a checkpoint PATH means (docs/commands.md, Shared flags and paths), the wanted first:
   itself; or a workdir's by score where they have one, else by age."""
@@ -303,16 +294,18 @@ def _candidates(path: str) -> list[epath.Path]:
   if (folder / 'params').is_dir():
     return [folder]
   folder /= FOLDER
-  ranked = []
-  for step in _steps(folder) if folder.is_dir() else []:
-    with contextlib.suppress(Damaged):  # it is named when its turn comes
+
+  def rank(step: int) -> tuple[bool, float, int]:
+    try:
       score = (_read_record(folder / str(step))[1] or {}).get('score')
-      ranked.append((score is not None, score or 0.0, step))
-      continue
-    ranked.append((True, float('inf'), step))
-  if not ranked:
+    except Damaged:
+      score = math.inf  # it is named when its turn comes
+    return score is not None, score or 0.0, step
+
+  steps = _steps(folder) if folder.is_dir() else []
+  if not steps:
     raise UserError(f"'{path}' holds no checkpoint: give the --workdir of a run, or one of its {FOLDER}/STEP folders")
-  return [folder / str(step) for _, _, step in sorted(ranked, reverse=True)]
+  return [folder / str(step) for step in sorted(steps, key=rank, reverse=True)]
 
 
 def load_checkpoint(path: str) -> Checkpoint:

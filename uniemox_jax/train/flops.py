@@ -5,7 +5,6 @@ student's forward pass three times (forward, gradients of inputs, gradients of w
 Recomputation is not counted (PaLM, Chowdhery et al. 2022, appendix B), so utilisation is that of the model.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from flax import nnx, traverse_util
@@ -43,17 +42,14 @@ class ExampleWork(NamedTuple):
     return self.student.times(3) + self.teacher
 
 
-def _kernels(module: nnx.Module) -> Iterator[tuple[int, ...]]:
-  params = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
-  yield from (leaf.shape for path, leaf in params.items() if path[-1] == 'kernel')
-
-
 def _dense(module: nnx.Module, tokens: int = 1) -> Work:
   """Every kernel (..., in, out) of the module, applied once to each of `tokens`."""
   total = Work()
-  for *stacked, inputs, outputs in _kernels(module):
-    layers = stacked[0] if stacked else 1
-    total += Work(2 * layers * inputs * outputs, layers * (inputs + outputs)).times(tokens)
+  for path, leaf in traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(module, nnx.Param))).items():
+    if path[-1] == 'kernel':
+      *stacked, inputs, outputs = leaf.shape
+      layers = stacked[0] if stacked else 1
+      total += Work(2 * layers * inputs * outputs, layers * (inputs + outputs)).times(tokens)
   return total
 
 

@@ -1,4 +1,4 @@
-"""Which weights of a checkpoint, ours or another library's, start which part of a new model: strict, and said aloud."""
+"""Starts a new model from the weights of a checkpoint, ours or another library's, and prints what was taken."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import numpy as np
 from data_pipelines.errors import UserError, join_names
 from uniemox_jax.convert import weight_families
 from uniemox_jax.convert.formats import hub, weight_files
-from uniemox_jax.convert.import_students import AttentionHeads, ImportedStudent, import_student, student_of_clip
+from uniemox_jax.convert.import_students import AttentionHeads, import_student, student_of_clip
 from uniemox_jax.convert.position_embeddings import are_sincos, resize_positions, side_of
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from uniemox_jax.teacher.frozen_clip import CONFIG_FILES, OPEN_CLIP_CONFIG, read_clip
@@ -108,7 +108,14 @@ def read_source(init: str, model: dict[str, Any], *, decoder: bool) -> Source:
     return Source(
         loaded.description['kind'], loaded.description['model'], loaded.params,
         loaded.description.get('statistics', {}), loaded.step)
-  imported = _import(init, AttentionHeads(model['heads'], model.get('decoder_heads')), decoder=decoder)
+  path = hub.locate(init, (*CONFIG_FILES, OPEN_CLIP_CONFIG))
+  weights = weight_files.read_weights(path)
+  if weight_families.family_of(weights.flat, str(weights.path)) in weight_families.CLIPS:
+    clip = read_clip(weights, path)
+    imported = student_of_clip(clip.config, clip.params, clip.view.statistics, str(weights.path))
+  else:
+    heads = AttentionHeads(model['heads'], model.get('decoder_heads'))
+    imported = import_student(weights, path, heads, decoder=decoder)
   print('\n'.join(imported.messages), flush=True)
   return Source(imported.kind, imported.model, imported.params, imported.statistics, None)
 
@@ -144,15 +151,6 @@ def initial_weights(init: str, template: dict[str, Any], model: dict[str, Any], 
         f"{init} saw pixels with mean {statistics['mean']} and deviation {statistics['std']}; here they are "
         "normalised with ImageNet's, which training has to get used to", flush=True)
   return taken
-
-
-def _import(init: str, heads: AttentionHeads, *, decoder: bool) -> ImportedStudent:
-  path = hub.locate(init, (*CONFIG_FILES, OPEN_CLIP_CONFIG))
-  weights = weight_files.read_weights(path)
-  if weight_families.family_of(weights.flat, str(weights.path)) not in weight_families.CLIPS:
-    return import_student(weights, path, heads, decoder=decoder)
-  clip = read_clip(weights, path)
-  return student_of_clip(clip.config, clip.params, clip.view.statistics, str(weights.path))
 
 
 def check_unseen(trained: dict[str, Any], model: dict[str, Any], decoder: bool, origin: str) -> None:

@@ -52,11 +52,7 @@ def keep_config(config: DataConfig, workdir: str, inputs: Mapping[str, str | Non
   """Writes `config.json` and `inputs.json`, or checks that a resumed run's config and inputs are the same.
 
   Where steps are saved, `config.json` keeps naming the `init` that they began from. Nothing is written after an error.
-
-  Args:
-    config: of the run.
-    workdir: its folder.
-    inputs: by config key, a digest of the files that the key names, None where it is not known.
+  `inputs` holds, by config key, a digest of the files that the key names, None where it is not known.
 
   Returns:
     What `config.json` holds now.

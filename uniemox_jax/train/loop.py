@@ -19,7 +19,7 @@ from uniemox_jax.runtime.sharding import describe_mesh, global_batch
 from uniemox_jax.train.checkpoint import Checkpoints
 from uniemox_jax.train.config import TrainConfig
 from uniemox_jax.train.kept_config import config_hash, keep_config
-from uniemox_jax.train.optimizer import Optimizer
+from uniemox_jax.train.optimizer import Optimizer, make_optimizer
 from uniemox_jax.train.state import Build, TrainState, create_state, state_template
 from uniemox_jax.train.steps import Step
 
@@ -44,13 +44,14 @@ class Run(NamedTuple):
   unevaluated: whether the checkpoint was saved before its due evaluation.
   """
 
+  config: TrainConfig
+  mesh: Mesh
+  optimizer: Optimizer
   state: TrainState
   start: int
   unevaluated: bool
-  mesh: Mesh
   log: RunLog
   checkpoints: Checkpoints
-  max_skipped_steps: int
 
   def close(self) -> None:
     """Waits for the last save and closes the log."""
@@ -59,20 +60,16 @@ class Run(NamedTuple):
 
 
 def open_run(
-    config: TrainConfig, workdir: str, *, name: str, build: Build, optimizer: Optimizer, mesh: Mesh, total_steps: int,
+    config: TrainConfig, workdir: str, *, name: str, build: Build, mesh: Mesh, steps_per_epoch: int,
     description: dict[str, Any], inputs: dict[str, str | None], loaded: dict[str, Any] | None,
     flops_per_example: int | None = None, profile: Profile | None = None) -> Run:
   """Starts the run in `workdir`, or resumes it from its newest good checkpoint.
 
   Args:
-    config: kept as config.json; a resumed run must have the same, see `keep_config`.
-    workdir: the run's folder.
+    config, inputs: kept in the workdir; a resumed run must have the same, see `keep_config`.
     name: of the verb, for progress lines.
-    build, optimizer, mesh: see `state.state_template`.
-    total_steps: where the run ends.
     description: of the model, stored with every checkpoint.
-    inputs: see `keep_config`.
-    loaded: see `state.create_state`.
+    build, mesh, loaded: see `state.state_template` and `state.create_state`.
     flops_per_example: of training (see `flops`), for the utilisation in the log; None leaves it out.
     profile: steps to trace.
 
@@ -80,31 +77,24 @@ def open_run(
     UserError: the workdir belongs to another run, or its checkpoints are damaged; and see `keep_config`.
   """
   use_compilation_cache()
-  kept = keep_config(config, workdir, inputs)
-  checkpoints = Checkpoints(workdir, description | {'config_hash': config_hash(kept)}, describe_mesh(mesh))
+  optimizer, total_steps = make_optimizer(config, steps_per_epoch), config.epochs * steps_per_epoch
+  kept, devices = keep_config(config, workdir, inputs), describe_mesh(mesh)
+  checkpoints = Checkpoints(workdir, description | {'config_hash': config_hash(kept)}, devices)
   template = state_template(build, optimizer.tx, mesh, averaged=optimizer.ema_decay > 0)
   # Restore before initialising; otherwise two states are in memory.
   restored = checkpoints.restore_latest(template)
-  if restored is None:
-    state = create_state(template, build, optimizer.tx, config.seed, loaded)
-  else:
-    state = restored.state
-    _report_resumed(name, int(state.step), total_steps, restored.devices, mesh)
+  state = restored.state if restored else create_state(template, build, optimizer.tx, config.seed, loaded)
   start = int(state.step)
+  if restored and is_primary():
+    print(f'{name} resumes at step {start} of {total_steps}', flush=True)
+    if restored.devices != devices:
+      print(
+          f'saved on {restored.devices or "unknown devices"}, resumed on {devices}: the last bits may differ from '
+          'those of an uninterrupted run', flush=True)
   log = RunLog(
       workdir, name=name, total_steps=total_steps, batch_size=config.batch_size, start_step=start,
       flops_per_example=flops_per_example, profile=profile)
-  unevaluated = restored is not None and restored.unevaluated
-  return Run(state, start, unevaluated, mesh, log, checkpoints, config.max_skipped_steps)
-
-
-def _report_resumed(name: str, step: int, total_steps: int, devices: str | None, mesh: Mesh) -> None:
-  if is_primary():
-    print(f'{name} resumes at step {step} of {total_steps}', flush=True)
-    if devices != describe_mesh(mesh):
-      print(
-          f'saved on {devices or "unknown devices"}, resumed on {describe_mesh(mesh)}: the last bits may differ from '
-          'those of an uninterrupted run', flush=True)
+  return Run(config, mesh, optimizer, state, start, bool(restored and restored.unevaluated), log, checkpoints)
 
 
 def use_compilation_cache() -> None:
@@ -123,30 +113,29 @@ def jit_step(step_fn: Step, state: TrainState) -> Any:
 
 
 def train(
-    run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], *, seed: int, every: Every, frozen: Any = (),
+    run: Run, step_fn: Step, batches: Iterator[dict[str, np.ndarray]], *, every: Every, frozen: Any = (),
     evaluate: Evaluate | None = None) -> TrainState:
-  """Runs from `run.start` to the end, and returns the last state.
+  """Runs from `run.start` to the end, closes the run, and returns the last state.
 
   Args:
     run: see `open_run`; the buffers of its state are donated.
     step_fn: a pure step of `steps`.
     batches: this host's batches, already at the step to resume from; 'example_id' stays on the host.
-    seed: of the run's key, into which the step folds its number.
     every: how often to log, evaluate, save; it saves too after an evaluation that returns a score, and at the end.
     frozen: arguments of the step that never change (the teacher).
     evaluate: (step, state) -> score of the state, higher is better, or None.
 
   Raises:
-    UserError: `run.max_skipped_steps` steps in a row had to be skipped, or there is no space to save.
+    UserError: `max_skipped_steps` steps in a row had to be skipped, or there is no space to save.
     Preempted: SIGTERM came; everything is saved.
   """
-  with _closed_on_error(run):
-    key = jax.jit(lambda: jax.random.key(seed), out_shardings=NamedSharding(run.mesh, P()))()
+  try:
+    key = jax.jit(lambda: jax.random.key(run.config.seed), out_shardings=NamedSharding(run.mesh, P()))()
     state, log, total, compiled = run.state, run.log, run.log.total_steps, None
     for step in range(run.start, total + 1):
       stopping, due = preemption.poll(), every.due(step, total)
       if stopping or any(due):
-        log.flush(run.max_skipped_steps, run.checkpoints.newest)
+        log.flush(run.config.max_skipped_steps, run.checkpoints.newest)
         _evaluate_and_save(run, step, state, due, stopping, evaluate)
       if step == total:
         break
@@ -159,19 +148,14 @@ def train(
         log.add(step + 1, metrics, example_ids)
       preemption.set_unsaved(True)
     run.checkpoints.wait()
-  preemption.set_unsaved(False)
-  return state
-
-
-@contextlib.contextmanager
-def _closed_on_error(run: Run) -> Iterator[None]:
-  try:
-    yield
   except (UserError, preemption.Preempted):
     # Either the full disk is reported already, or what matters is saved.
     with contextlib.suppress(OSError):
       run.close()
     raise
+  preemption.set_unsaved(False)
+  run.close()
+  return state
 
 
 def compile_step(step_fn: Step, *arguments: Any) -> Any:

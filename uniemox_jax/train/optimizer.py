@@ -23,13 +23,9 @@ def warmup_cosine(base_lr: float, batch_size: int, steps: int, warmup_steps: int
   return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, max(steps, warmup_steps + 1), final_lr)
 
 
-def _names(path: tuple[Any, ...]) -> list[str]:
-  return [key.key for key in path]
-
-
 def decay_mask(params: dict[str, Any]) -> dict[str, Any]:
   """True where weight decay applies: everything but biases, norms, tokens and positions."""
-  return jax.tree_util.tree_map_with_path(lambda path, _: _names(path)[-1] not in NOT_DECAYED, params)
+  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in NOT_DECAYED, params)
 
 
 def layer_rates(params: dict[str, Any], decay: float) -> dict[str, Any]:
@@ -41,7 +37,7 @@ def layer_rates(params: dict[str, Any], decay: float) -> dict[str, Any]:
   depth = params['encoder']['blocks']['layers']['norm1']['scale'].shape[0]
 
   def rate(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-    names = _names(path)
+    names = [key.key for key in path]
     if 'blocks' in names:
       return (decay**jnp.arange(depth, 0, -1, dtype=jnp.float32)).reshape(-1, *[1] * (leaf.ndim - 1))
     return jnp.float32(decay**(depth + 1) if names[0] == 'encoder' else 1.0)
@@ -49,23 +45,14 @@ def layer_rates(params: dict[str, Any], decay: float) -> dict[str, Any]:
   return jax.tree_util.tree_map_with_path(rate, params)
 
 
-def scale_by_layer(decay: float) -> optax.GradientTransformation:
-  """Multiplies every update by its `layer_rates` factor."""
-
-  def update(updates: Any, params: Any = None) -> Any:
-    return jax.tree.map(jnp.multiply, updates, layer_rates(updates, decay))
-
-  return optax.stateless(update)
-
-
 def adamw(
     schedule: Schedule, *, b1: float = 0.9, b2: float = 0.95, weight_decay: float = 0.05,
     layer_decay: float = 1.0) -> optax.GradientTransformation:
   """AdamW with masked decay; `layer_decay` < 1 applies layer-wise rates, to updates and decay alike."""
-  layers = scale_by_layer(layer_decay) if layer_decay != 1.0 else optax.identity()
+  by_layer = optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, layer_rates(updates, layer_decay)))
   return optax.chain(
-      optax.scale_by_adam(b1=b1, b2=b2), optax.add_decayed_weights(weight_decay, mask=decay_mask), layers,
-      optax.scale_by_learning_rate(schedule))
+      optax.scale_by_adam(b1=b1, b2=b2), optax.add_decayed_weights(weight_decay, mask=decay_mask),
+      by_layer if layer_decay != 1.0 else optax.identity(), optax.scale_by_learning_rate(schedule))
 
 
 def update_average(average: dict[str, Any], params: dict[str, Any], step: jax.Array, decay: float) -> dict[str, Any]:
@@ -98,11 +85,11 @@ class Optimizer(NamedTuple):
   ema_decay: float = 0.0
 
 
-def make_optimizer(config: TrainConfig, steps: int, steps_per_epoch: int) -> Optimizer:
-  """The optimizer of a run of so many steps; accumulation, averaging and layer decay where its verb has the key."""
+def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> Optimizer:
+  """The optimizer of a run; accumulation, averaging and layer decay where its verb has the key."""
   settings = config.optimizer
-  schedule = warmup_cosine(
-      settings.base_lr, config.batch_size, steps, config.warmup_epochs * steps_per_epoch, settings.final_lr)
+  steps, warmup_steps = config.epochs * steps_per_epoch, config.warmup_epochs * steps_per_epoch
+  schedule = warmup_cosine(settings.base_lr, config.batch_size, steps, warmup_steps, settings.final_lr)
   tx = adamw(
       schedule, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay,
       layer_decay=getattr(settings, 'layer_decay', 1.0))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from flax import nnx
+from flax import nnx, traverse_util
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -15,7 +15,7 @@ from uniemox_jax.runtime.sharding import tree_shardings
 
 class TrainState(NamedTuple):
   """step: int32 scalar, updates done. params: nested dict of float32 arrays. opt_state: optax's.
-  average: the moving average of `params` (`optim.update_average`), None without."""
+  average: the moving average of `params` (`optimizer.update_average`), None without."""
 
   step: jax.Array
   params: dict[str, Any]
@@ -72,11 +72,7 @@ def initial_params(build: Build, seed: int) -> dict[str, Any]:
 def state_template(build: Build, tx: optax.GradientTransformation, mesh: Mesh, averaged: bool = False) -> TrainState:
   """The state as `jax.ShapeDtypeStruct` with shardings: for creating it, restoring it, and compiling ahead of time.
 
-  Args:
-    build: makes the module from random streams.
-    tx: the optimizer.
-    mesh: see `sharding.make_mesh`.
-    averaged: whether an average is kept beside the parameters; it starts as they do.
+  If `averaged`, an average is kept beside the parameters; it starts as they do.
   """
   shapes = jax.eval_shape(lambda: _create(build, tx, 0, {}, averaged))
   return jax.tree.map(
@@ -86,14 +82,9 @@ def state_template(build: Build, tx: optax.GradientTransformation, mesh: Mesh, a
 def create_state(
     template: TrainState, build: Build, tx: optax.GradientTransformation, seed: int,
     loaded: dict[str, Any] | None = None) -> TrainState:
-  """Shapes, then shardings, then a jitted initialisation: no parameter is made on one host and copied.
+  """The state of `state_template(build, tx, ...)`, made by a jitted function: no parameter is copied between hosts.
 
-  Args:
-    template: of `state_template`, for the same `build` and `tx`.
-    build: makes the module from random streams.
-    tx: the optimizer.
-    seed: of the initial draws.
-    loaded: parameters that replace the drawn ones where the path is the same; paths and shapes already checked.
+  Parameters in `loaded`, whose paths and shapes are already checked, replace the drawn ones of the same path.
   """
   shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
   with jax.set_mesh(template.step.sharding.mesh):  # type: ignore[attr-defined]  # it is a NamedSharding
@@ -104,13 +95,8 @@ def create_state(
 
 def _create(
     build: Build, tx: optax.GradientTransformation, seed: int, loaded: dict[str, Any], averaged: bool) -> TrainState:
-  params = _overlay(initial_params(build, seed), loaded)
+  flat = traverse_util.flatten_dict(initial_params(build, seed))
+  for path, value in traverse_util.flatten_dict(loaded).items():
+    flat[path] = jnp.asarray(value, flat[path].dtype)
+  params = traverse_util.unflatten_dict(flat)
   return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), params if averaged else None)
-
-
-def _overlay(params: dict[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:
-  """`params`, with the leaves of `loaded` in place of its own."""
-  merged = dict(params)
-  for name, value in loaded.items():
-    merged[name] = _overlay(params[name], value) if isinstance(value, dict) else jnp.asarray(value, params[name].dtype)
-  return merged

@@ -74,8 +74,8 @@ def pretrain_losses(
   """Every pretraining loss with a weight, per example.
 
   Args:
-    student: graph of a `UniEmoX`; params: its parameters.
-    teacher: None where no loss needs it; frozen: its parameters.
+    student, params: graph and parameters of a `UniEmoX`.
+    teacher, frozen: with its parameters; None where no loss needs it.
     text_TxE: unit-norm embeddings of the texts that all examples share.
     settings: weights and forms.
     rows: 'views' uint8 (B, V, H, W, 3); 'noise' (B, V, L), which decides what is hidden; 'text' (B, G, E), the texts of

@@ -11,9 +11,10 @@ from benchmarks import step_profile, step_sizes
 from uniemox_jax.models.clip import ImageTower
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.runtime import sharding
+from uniemox_jax.teacher.step_teacher import make_teacher
 from uniemox_jax.train.loop import jit_step
 from uniemox_jax.train.optimizer import make_optimizer
-from uniemox_jax.train.setup import clip_of_shape, make_teacher, model_arguments
+from uniemox_jax.train.setup import clip_of_shape, model_arguments
 from uniemox_jax.train.state import builder, create_state, graphdef_of, initial_params, state_template
 from uniemox_jax.train.steps import make_pretrain_step
 

@@ -7,9 +7,10 @@ import numpy as np
 
 from configs import demo, pretrain_emoset_vitb16, pretrain_emoset_vitl16
 from uniemox_jax.models.uniemox import UniEmoX
+from uniemox_jax.teacher.step_teacher import make_teacher
 from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.schema import parse
-from uniemox_jax.train.setup import clip_of_shape, example_work, make_teacher, model_arguments
+from uniemox_jax.train.setup import clip_of_shape, example_work, model_arguments
 from uniemox_jax.train.state import abstract_model, builder
 
 SIZES = ('demo', 'vitb16', 'vitl16')

@@ -47,7 +47,7 @@ class Classifier(nnx.Module):
         image_size=image_size, patch_size=patch_size, width=width, depth=depth, heads=heads, norm_eps=norm_eps,
         final_norm=False, train_positions=True, pre_norm=pre_norm, activation=activation, remat=remat, scan=scan,
         dtype=dtype, rngs=rngs)
-    self.fc_norm = layers.layer_norm(width, eps=norm_eps, dtype=dtype, rngs=rngs)
+    self.fc_norm = layers.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs)
     self.head = nnx.Linear(
         self.streams * width, classes, dtype=dtype, kernel_init=nnx.initializers.normal(2e-5), rngs=rngs)
 

@@ -141,9 +141,9 @@ class ImageTower(nnx.Module):
     self.patch_embed = layers.linear(3 * config.patch_size**2, tower.width, use_bias=False, dtype=dtype, rngs=rngs)
     self.class_embedding = _random(0.02, tower.width, rngs=rngs)
     self.positions = _random(0.01, 1 + patches, tower.width, rngs=rngs)
-    self.pre_norm = layers.layer_norm(tower.width, eps=tower.norm_eps, dtype=dtype, rngs=rngs)
+    self.pre_norm = layers.LayerNorm(tower.width, epsilon=tower.norm_eps, dtype=dtype, rngs=rngs)
     self.blocks = _blocks(tower, causal=False, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
-    self.post_norm = layers.layer_norm(tower.width, eps=tower.norm_eps, dtype=dtype, rngs=rngs)
+    self.post_norm = layers.LayerNorm(tower.width, epsilon=tower.norm_eps, dtype=dtype, rngs=rngs)
     self.project = layers.linear(tower.width, config.projection_dim, use_bias=False, dtype=dtype, rngs=rngs)
 
   def __call__(self, images_BxHxWx3: jax.Array) -> jax.Array:
@@ -164,7 +164,7 @@ class TextTower(nnx.Module):
     self.token_embedding = _random(0.02, config.vocab_size, tower.width, rngs=rngs)
     self.positions = _random(0.01, config.context_length, tower.width, rngs=rngs)
     self.blocks = _blocks(tower, causal=True, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
-    self.norm = layers.layer_norm(tower.width, eps=tower.norm_eps, dtype=dtype, rngs=rngs)
+    self.norm = layers.LayerNorm(tower.width, epsilon=tower.norm_eps, dtype=dtype, rngs=rngs)
     self.project = layers.linear(tower.width, config.projection_dim, use_bias=False, dtype=dtype, rngs=rngs)
 
   def __call__(self, ids_BxT: jax.Array) -> jax.Array:

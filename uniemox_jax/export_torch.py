@@ -25,15 +25,9 @@ from uniemox_jax.teacher.frozen_clip import View, load_clip, save_clip
 from uniemox_jax.train.checkpoint import FOLDER, load_checkpoint
 from uniemox_jax.train.run_folder import TEACHER_FOLDER, read_run_config, run_folder
 
-
-def _write_saved_model(folder: Path, student: ExportedStudent) -> list[str]:
-  write_saved_model(folder, student.kind, student.model, student.params)
-  return []
-
-
 STUDENTS: dict[str, Callable[[Path, ExportedStudent], list[str]]] = {
     'timm': export_students.write_timm, 'vit-mae': export_students.write_vit_mae, 'mae': export_students.write_mae,
-    'saved_model': _write_saved_model}
+    'saved_model': write_saved_model}
 TARGETS = (*STUDENTS, 'clip', 'onnx')
 
 

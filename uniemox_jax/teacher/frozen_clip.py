@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.errors import UserError
-from uniemox_jax.convert import clip_weights, weight_families
+from uniemox_jax.convert import clip_weights, name_table, weight_families
 from uniemox_jax.convert.formats import hub, vocabulary, weight_files
 from uniemox_jax.models.clip import CLIP, CLIPConfig
 from uniemox_jax.models.preprocess import Statistics, as_model_input, normalise, resize
@@ -264,7 +264,9 @@ def read_clip(
   if activation not in (None, config.text.activation):
     raise UserError(f'{name} was trained with {config.text.activation}, not {activation}: leave activation out')
   rules = clip_weights.RULES if family == weight_families.CLIP else clip_weights.OPENAI_RULES
-  params = clip_weights.import_clip(weights.flat, abstract_clip(config)[1], source=name, rules=rules)
+  params = name_table.import_params(
+      rules, weights.flat,
+      abstract_clip(config)[1], source=name, ignored=clip_weights.IGNORED)
   return Clip(config, params, view, vocabulary_folder, dtype)
 
 
@@ -313,21 +315,17 @@ def save_clip(
     raise UserError(
         f"the model has {config.vocab_size} tokens, OpenAI's vocabulary {vocabulary.SIZE}: name a folder "
         'with a smaller one')
+  view = view or View(config.image_size, config.image_size)
+  flat = name_table.export_params(clip_weights.RULES, jax.device_get(params))
   with whole_folder(folder) as partial:
-    _write_clip(partial, config, params, vocabulary_source, view or View(config.image_size, config.image_size))
+    (partial / 'config.json').write_text(json.dumps(config.to_dict(), indent=2))
+    (partial / 'preprocessor_config.json').write_text(json.dumps(view.to_dict(), indent=2))
+    weight_files.write_safetensors(partial / weight_files.SAFETENSORS, flat)
+    if vocabulary_source is None:
+      vocabulary.write_openai_vocabulary(partial)
+    else:
+      for file in (Path(vocabulary_source) / name for name in TOKENIZER_FILES):
+        if file.is_file():
+          shutil.copyfile(file, partial / file.name)
     if folder.exists():
       folder.rename(partial.parent / 'old')
-
-
-def _write_clip(
-    folder: Path, config: CLIPConfig, params: dict[str, Any], vocabulary_source: str | os.PathLike | None,
-    view: View) -> None:
-  (folder / 'config.json').write_text(json.dumps(config.to_dict(), indent=2))
-  (folder / 'preprocessor_config.json').write_text(json.dumps(view.to_dict(), indent=2))
-  weight_files.write_safetensors(folder / weight_files.SAFETENSORS, clip_weights.export_clip(jax.device_get(params)))
-  if vocabulary_source is None:
-    vocabulary.write_openai_vocabulary(folder)
-    return
-  for name in TOKENIZER_FILES:
-    if (Path(vocabulary_source) / name).is_file():
-      shutil.copyfile(Path(vocabulary_source) / name, folder / name)

@@ -121,18 +121,13 @@ def push(folder: str, repo_id: str) -> None:
   print(f'pushed: https://huggingface.co/{repo_id}', flush=True)
 
 
-def check_token() -> None:
-  """Raises UserError if no token for the Hugging Face hub is found."""
-  import huggingface_hub
-  if not huggingface_hub.get_token():
-    raise UserError('--push_to_hub needs a token, and none is found: run `hf auth login`, or set HF_TOKEN')
-
-
 def main() -> None:
   """Entry point after flags are parsed."""
   values = flags.FLAGS
   if values.push_to_hub:
-    check_token()
+    import huggingface_hub
+    if not huggingface_hub.get_token():  # before the work
+      raise UserError('--push_to_hub needs a token, and none is found: run `hf auth login`, or set HF_TOKEN')
   export_torch(values.checkpoint, values.to, values.out)
   if values.push_to_hub:
     push(str(Path(values.out).expanduser()), values.push_to_hub)

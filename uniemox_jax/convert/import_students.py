@@ -11,7 +11,6 @@ import re
 from typing import Any, NamedTuple
 
 from flax import nnx
-import numpy as np
 
 from data_pipelines.errors import UserError, join_names
 from uniemox_jax.convert import mae_weights, name_table, vit_mae_weights, weight_families
@@ -97,7 +96,12 @@ def import_student(weights: Weights, source: Path, heads: AttentionHeads, *, dec
     raise UserError(
         f'{name} holds {weight_families.TITLES[family]}, not a student: it can be a teacher '
         '(--config.teacher=, load_clip)')
-  params = _convert(weights.flat, kind, model, rules, left, name)
+  try:
+    module = abstract_student(kind, model)
+  except ValueError as error:
+    raise UserError(f'{name}: {error}') from error
+  template = nnx.to_pure_dict(nnx.state(module, nnx.Param))
+  params = name_table.import_params(rules, weights.flat, template, source=name, ignored=left)
   messages = [f'{name}: {_describe(weight_families.TITLES[family], kind, model, params)}']
   dropped = sorted(key for key in shapes if re.fullmatch(left, key))
   if dropped:
@@ -137,17 +141,6 @@ def student_of_clip(
       f"{source}: {_describe('the image tower of a CLIP', 'encoder', model, encoder)}",
       'left behind: text tower, projections, logit_scale']
   return ImportedStudent('encoder', model, encoder, None, statistics, messages)
-
-
-def _convert(
-    flat: dict[str, np.ndarray], kind: str, model: dict[str, Any], rules: list[NameRule], left: str,
-    source: str) -> dict[str, Any]:
-  try:
-    module = abstract_student(kind, model)
-  except ValueError as error:
-    raise UserError(f'{source}: {error}') from error
-  template = nnx.to_pure_dict(nnx.state(module, nnx.Param))
-  return name_table.import_params(rules, flat, template, source=source, ignored=left)
 
 
 def _describe(title: str, kind: str, model: dict[str, Any], params: dict[str, Any]) -> str:

@@ -255,40 +255,30 @@ def read_clip(
   name, folder = str(weights.path), hub.config_folder(source, weights.path)
   family = weight_families.family_of(weights.flat, name)
   if family == weight_families.CLIP:
-    config, view, vocabulary_folder = _transformers_settings(folder, name)
+    if folder is None or not (folder / CONFIG_FILES[0]).is_file():
+      raise UserError(f'{name} has no config.json beside it: give the folder of a CLIP in Hugging Face form')
+    rules, vocabulary_folder = clip_weights.RULES, folder
+    config = CLIPConfig.from_dict(hub.read_config(folder, CONFIG_FILES[0]))
+    settings = next(filter(None, (hub.read_config(folder, file) for file in CONFIG_FILES[1:])), {})
+    view = View.from_dict(settings.get('image_processor', settings), config.image_size)
   elif family == weight_families.OPENAI_CLIP:
-    shapes = {key: array.shape for key, array in weights.flat.items()}
-    config, view, vocabulary_folder = _openai_settings(shapes, folder, weights.path, activation)
+    rules, settings = clip_weights.OPENAI_RULES, hub.read_config(folder, OPEN_CLIP_CONFIG)
+    if settings:
+      config = clip_weights.open_clip_config(settings, f'{folder}/{OPEN_CLIP_CONFIG}')
+    else:
+      shapes = {key: array.shape for key, array in weights.flat.items()}
+      config = clip_weights.openai_config(shapes, source=name, activation=activation)
+    view = View.from_open_clip(settings.get('preprocess_cfg') or {}, config.image_size)
+    own_tokenizer = folder is not None and any((folder / file).is_file() for file in TOKENIZER_FILES)
+    openai_tokenizer = config.vocab_size == vocabulary.SIZE and not own_tokenizer
+    vocabulary_folder = None if openai_tokenizer else weights.path.parent
   else:
     raise UserError(f'{name} holds {weight_families.TITLES[family]}, not a CLIP: it can be a student (--config.init=)')
   if activation not in (None, config.text.activation):
     raise UserError(f'{name} was trained with {config.text.activation}, not {activation}: leave activation out')
-  rules = clip_weights.RULES if family == weight_families.CLIP else clip_weights.OPENAI_RULES
-  params = name_table.import_params(
-      rules, weights.flat,
-      abstract_clip(config)[1], source=name, ignored=clip_weights.IGNORED)
+  template = abstract_clip(config)[1]
+  params = name_table.import_params(rules, weights.flat, template, source=name, ignored=clip_weights.IGNORED)
   return Clip(config, params, view, vocabulary_folder, dtype)
-
-
-def _transformers_settings(folder: Path | None, name: str) -> tuple[CLIPConfig, View, Path | None]:
-  if folder is None or not (folder / CONFIG_FILES[0]).is_file():
-    raise UserError(f'{name} has no config.json beside it: give the folder of a CLIP in Hugging Face form')
-  config = CLIPConfig.from_dict(hub.read_json_object(folder / CONFIG_FILES[0]))
-  settings = next(filter(None, (hub.read_config(folder, file) for file in CONFIG_FILES[1:])), {})
-  return config, View.from_dict(settings.get('image_processor', settings), config.image_size), folder
-
-
-def _openai_settings(shapes: dict[str, tuple[int, ...]], folder: Path | None, file: Path,
-                     activation: str | None) -> tuple[CLIPConfig, View, Path | None]:
-  settings = hub.read_config(folder, OPEN_CLIP_CONFIG)
-  if not settings:
-    config = clip_weights.openai_config(shapes, source=str(file), activation=activation)
-  else:
-    config = clip_weights.open_clip_config(settings, f'{folder}/{OPEN_CLIP_CONFIG}')
-  own_tokenizer = folder is not None and any((folder / name).is_file() for name in TOKENIZER_FILES)
-  openai_tokenizer = config.vocab_size == vocabulary.SIZE and not own_tokenizer
-  view = View.from_open_clip(settings.get('preprocess_cfg') or {}, config.image_size)
-  return config, view, None if openai_tokenizer else file.parent
 
 
 def save_clip(

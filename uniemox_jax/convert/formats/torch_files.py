@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 import re
-from types import ModuleType
 from typing import Any
 import warnings
 import zipfile
@@ -44,14 +43,8 @@ def read_torch(path: Path) -> tuple[str, dict[str, Any], Iterator[tuple[str, str
   with path.open('rb') as file:
     zipped = file.read(len(ZIP)) == ZIP
   if zipped and _is_torchscript(path):
-    return 'torchscript', {}, _read_torchscript(path)
+    return 'torchscript', {}, (('', name, array) for name, array in read_torchscript(path))
   return 'torch', *_read_checkpoint(path, _load(path))
-
-
-def _read_torchscript(path: Path) -> Iterator[tuple[str, str, np.ndarray]]:
-  with zipfile.ZipFile(path) as archive:
-    for name, array in read_torchscript(archive):
-      yield '', name, array
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -89,7 +82,16 @@ def _archive_problem(members: list[zipfile.ZipInfo], size: int) -> str:
 
 
 def _load(path: Path) -> Any:
-  torch = _torch(path)
+  try:
+    import torch
+  except ImportError as error:
+    raise UserError(
+        f"{path} is a PyTorch file, and torch is not installed: pip install 'uniemox_jax[torch]', or give "
+        'safetensors') from error
+  if tuple(int(part) for part in torch.__version__.split('.')[:2]) < OLDEST_TORCH:
+    raise UserError(
+        f'{path} is a PyTorch file, and torch {torch.__version__} reads such files unsafely: '
+        "pip install 'uniemox_jax[torch]' brings 2.6 or later")
   try:
     # Opened here, since torch would go by the path's suffix. Not memory-mapped, so that each tensor has memory of its
     # own, which importers free one by one.
@@ -105,20 +107,6 @@ def _load(path: Path) -> Any:
     # Before it, torch advises to load without this protection.
     reason = ' '.join(str(error).split()).rpartition('WeightsUnpickler error: ')[2][:120]
     raise UserError(f'{path} is not a whole PyTorch file ({type(error).__name__}: {reason}): fetch it again') from error
-
-
-def _torch(path: Path) -> ModuleType:
-  try:
-    import torch
-  except ImportError as error:
-    raise UserError(
-        f"{path} is a PyTorch file, and torch is not installed: pip install 'uniemox_jax[torch]', or give "
-        'safetensors') from error
-  if tuple(int(part) for part in torch.__version__.split('.')[:2]) < OLDEST_TORCH:
-    raise UserError(
-        f'{path} is a PyTorch file, and torch {torch.__version__} reads such files unsafely: '
-        "pip install 'uniemox_jax[torch]' brings 2.6 or later")
-  return torch
 
 
 def _read_checkpoint(path: Path, contents: Any) -> tuple[dict[str, Any], Iterator[tuple[str, str, np.ndarray]]]:

@@ -82,7 +82,7 @@ def import_student(weights: Weights, source: Path, heads: AttentionHeads, *, dec
   if family == weight_families.VIT:
     weights.flat.update({vit_mae_weights.canonical(key): weights.flat.pop(key) for key in list(weights.flat)})
   shapes = {key: array.shape for key, array in weights.flat.items()}
-  labels = None
+  labels: list[str] | None = None
   if family == weight_families.VIT:
     kind, model, rules, left = _from_transformers(shapes, heads, config, decoder, name)
     processor = hub.read_config(folder, 'preprocessor_config.json')
@@ -91,7 +91,9 @@ def import_student(weights: Weights, source: Path, heads: AttentionHeads, *, dec
     pretrained = _check_timm(config, shapes, name) if config else {}
     kind, model, left = _from_mae(shapes, heads, config, decoder, name)
     rules = mae_weights.student_rules(kind, model)
-    mean, std, labels = pretrained.get('mean'), pretrained.get('std'), _timm_labels(config)
+    mean, std = pretrained.get('mean'), pretrained.get('std')
+    names = config.get('label_names') or pretrained.get('label_names')
+    labels = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
   else:
     raise UserError(
         f'{name} holds {weight_families.TITLES[family]}, not a student: it can be a teacher '
@@ -264,10 +266,3 @@ def _check_timm(config: dict[str, Any], shapes: Shapes, source: str) -> dict[str
           f'{source}: config.json says {key} {config[key]}, but {name} is {shapes.get(name, "missing")}: '
           'give the config that belongs to it')
   return pretrained
-
-
-def _timm_labels(config: dict[str, Any]) -> list[str] | None:
-  names = config.get('label_names') or config.get('pretrained_cfg', {}).get('label_names')
-  if isinstance(names, dict):
-    return [names[key] for key in sorted(names, key=int)]
-  return names

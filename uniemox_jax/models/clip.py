@@ -14,6 +14,10 @@ from data_pipelines.errors import UserError
 from uniemox_jax.models import layers
 from uniemox_jax.models.masking import patchify
 
+TOWER_KEYS = {
+    'width': 'hidden_size', 'depth': 'num_hidden_layers', 'heads': 'num_attention_heads', 'hidden': 'intermediate_size',
+    'activation': 'hidden_act', 'norm_eps': 'layer_norm_eps'}
+"""Fields of `Tower` by transformers' names."""
 # What transformers assumes where a config.json says nothing.
 TOWER_DEFAULTS = {'hidden_act': 'quick_gelu', 'layer_norm_eps': 1e-5, 'num_hidden_layers': 12}
 TEXT_DEFAULTS = TOWER_DEFAULTS | {
@@ -46,15 +50,11 @@ class Tower:
       raise UserError(
           f"CLIP config.json: hidden_size {hub['hidden_size']} is not divisible by num_attention_heads "
           f"{hub['num_attention_heads']}")
-    return cls(
-        width=hub['hidden_size'], depth=hub['num_hidden_layers'], heads=hub['num_attention_heads'],
-        hidden=hub['intermediate_size'], activation=hub['hidden_act'], norm_eps=hub['layer_norm_eps'])
+    return cls(**{ours: hub[theirs] for ours, theirs in TOWER_KEYS.items()})
 
   def to_dict(self) -> dict[str, Any]:
     """The inverse of `from_dict`."""
-    return {
-        'hidden_size': self.width, 'num_hidden_layers': self.depth, 'num_attention_heads': self.heads,
-        'intermediate_size': self.hidden, 'hidden_act': self.activation, 'layer_norm_eps': self.norm_eps}
+    return {theirs: getattr(self, ours) for ours, theirs in TOWER_KEYS.items()}
 
 
 def _tower_dict(hub: dict[str, Any], name: str, defaults: dict[str, Any]) -> dict[str, Any]:

@@ -233,19 +233,19 @@ def abstract_clip(config: CLIPConfig, dtype: Any = jnp.float32) -> tuple[nnx.Gra
   return graphdef, nnx.to_pure_dict(state)
 
 
-def load_clip(source: str | os.PathLike, *, dtype: Any = jnp.float32, activation: str | None = None) -> Clip:
+def load_clip(folder_or_hub_id: str | os.PathLike, *, dtype: Any = jnp.float32, activation: str | None = None) -> Clip:
   """A CLIP from a file, a folder, or the Hugging Face hub.
 
   Args:
-    source: a folder in transformers' form (config.json and weights), a folder or file of open_clip, one of OpenAI's .pt
-      files, or a hub id.
+    folder_or_hub_id: a folder in transformers' form (config.json and weights), a folder or file of open_clip, one of
+      OpenAI's .pt files, or a hub id.
     dtype: of the computation; parameters stay float32.
     activation: 'gelu' or 'quick_gelu', for weights in OpenAI's form that do not say it.
 
   Raises:
     UserError: not found, not a CLIP, damaged, tensors that do not fit the configuration, or an unknown activation.
   """
-  path = hub.locate(source, [*CONFIG_FILES, OPEN_CLIP_CONFIG, *TOKENIZER_FILES])
+  path = hub.locate(folder_or_hub_id, [*CONFIG_FILES, OPEN_CLIP_CONFIG, *TOKENIZER_FILES])
   return read_clip(weight_files.read_weights(path), path, dtype=dtype, activation=activation)
 
 

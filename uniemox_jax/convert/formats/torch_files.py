@@ -21,7 +21,7 @@ OWN_NAMES = ('model', 'state_dict')
 """Keys of a checkpoint under which tensors keep their own names; any other key becomes their prefix."""
 MAX_UNPACKED = 64 << 20
 """Bytes of a TorchScript archive's program, which alone is compressed."""
-INERT = [argparse.Namespace]
+INERT: list[Any] = [argparse.Namespace]
 """Classes that checkpoints of MAE and of the original hold beside tensors (`args`). Loading a Namespace only sets its
 attributes: it has no constructor or hook that acts on them."""
 Simple = bool | int | float | str | None
@@ -30,12 +30,9 @@ Simple = bool | int | float | str | None
 def read_torch(path: Path) -> tuple[str, dict[str, Any], Iterator[tuple[str, str, np.ndarray]]]:
   """A file of `torch.save`, zipped or older, or of `torch.jit.save`.
 
-  A dict that holds tensors is a state dict: the file itself, or else each such entry of it ('model', 'att_fusion').
-
   Returns:
-    The form, 'torch' or 'torchscript'; the metadata of `weight_files.Weights`; and the tensors one at a time, as
-    prefix (an entry's key with a dot, '' for `OWN_NAMES` and for the file itself), name, and array, floating point as
-    float32.
+    The form and the metadata, see `weight_files.Weights`; and the tensors one at a time, as prefix (an entry's key with
+    a dot, '' for `OWN_NAMES` and for the file itself), name, and array, floating point as float32.
 
   Raises:
     UserError: damaged, more than tensors and plain values, or torch is missing or too old. Also from the iterator.

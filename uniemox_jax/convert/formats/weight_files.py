@@ -33,6 +33,13 @@ MAX_HEADER = 100_000_000
 """Bytes; safetensors' own limit."""
 MAX_GROWTH = 8
 """float32 bytes per byte of file: float8 grows four times, tied weights double."""
+NOT_WEIGHTS = {
+    rb'\Z': 'is empty: fetch it again',
+    rb'\s*<': 'is a web page, not weights: fetch it again, from the address of the file itself',
+    rb'\s*\{': 'is JSON, not weights: give the folder it lies in',
+    rb'version https://git-lfs': 'is a git-lfs pointer, not the weights it points to: run git lfs pull',
+    rb'.{257}ustar': 'is a tar archive: unpack it, and give the file of weights in it',}
+"""What else a file may be, by how it starts."""
 
 Tensors = Iterator[tuple[str, str, np.ndarray]]
 
@@ -97,22 +104,11 @@ def _open(path: Path) -> tuple[int, str, dict[str, Any], Tensors]:
     return status.st_size, *torch_files.read_torch(path)
   if re.match(rb'[\x80-\x8f][\xa0-\xdb]|[\xde\xdf]', head):  # a map: of few entries, the first name following; of many
     return status.st_size, 'msgpack', {}, _read_msgpack(path)
-  raise UserError(f'{path} {_describe_unknown(head)}')
-
-
-def _describe_unknown(head: bytes) -> str:
-  text = head.lstrip()
-  if not head:
-    return 'is empty: fetch it again'
-  if text[:1] == b'<':
-    return 'is a web page, not weights: fetch it again, from the address of the file itself'
-  if text[:1] == b'{':
-    return 'is JSON, not weights: give the folder it lies in'
-  if head.startswith(b'version https://git-lfs'):
-    return 'is a git-lfs pointer, not the weights it points to: run git lfs pull'
-  if head[257:262] == b'ustar':
-    return 'is a tar archive: unpack it, and give the file of weights in it'
-  return f'starts with {head[:8]!r}, as neither safetensors, Flax msgpack nor PyTorch files do: fetch it again'
+  for start, problem in NOT_WEIGHTS.items():
+    if re.match(start, head, re.DOTALL):
+      raise UserError(f'{path} {problem}')
+  raise UserError(
+      f'{path} starts with {head[:8]!r}, as neither safetensors, Flax msgpack nor PyTorch files do: fetch it again')
 
 
 def _flatten(path: Path, size: int, tensors: Tensors) -> dict[str, np.ndarray]:

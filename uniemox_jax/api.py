@@ -16,10 +16,9 @@ from numpy.typing import ArrayLike
 from data_pipelines.errors import UserError
 from uniemox_jax.models.classifier import stack_views
 from uniemox_jax.models.preprocess import person_view, student_view
-from uniemox_jax.models.registry import MODULES
+from uniemox_jax.models.registry import MODULES, abstract_student
 from uniemox_jax.objectives.tasks import predict, split_columns, tasks_of
 from uniemox_jax.train.checkpoint import Checkpoint, load_checkpoint
-from uniemox_jax.train.state import abstract_model, builder
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -34,8 +33,7 @@ class _LoadedModel:
 
   def __init__(self, checkpoint: Checkpoint):
     description = checkpoint.description
-    model = abstract_model(builder(MODULES[description['kind']], **description['model']))
-    self._graphdef = nnx.graphdef(model)
+    self._graphdef = nnx.graphdef(abstract_student(description['kind'], description['model']))
     self._params = jax.device_put(checkpoint.params)
     self.image_size: int = description['model']['image_size']
     self._statistics = {name: tuple(values) for name, values in description.get('statistics', {}).items()}
@@ -89,19 +87,17 @@ class LoadedClassifier(_LoadedModel):
     Raises:
       ValueError: images in another form, persons for a model of the scene alone, or another number of them.
     """
-    outputs = split_columns(self._run('outputs', self._views(images, persons)), self.tasks)
-    return {task.name: predict(task, outputs[task.name]).astype(np.float32) for task in self.tasks}
-
-  def _views(self, images: ArrayLike, persons: ArrayLike | None) -> jax.Array:
-    scene = self._view(images)
+    batch = {'image': self._view(images)}
     if self.streams == 'scene':
       if persons is not None:
         raise ValueError("this model sees the scene alone (streams 'scene'): leave persons out")
-      return scene
-    person = scene if persons is None else person_view(persons, self.image_size, **self._statistics)
-    if len(person) != len(scene):
-      raise ValueError(f'there are {len(person)} persons for {len(scene)} images: give one each')
-    return stack_views({'image': scene, 'person': person})
+    else:
+      scene = batch['image']
+      batch['person'] = scene if persons is None else person_view(persons, self.image_size, **self._statistics)
+      if len(batch['person']) != len(scene):
+        raise ValueError(f'there are {len(batch["person"])} persons for {len(scene)} images: give one each')
+    outputs = split_columns(self._run('outputs', stack_views(batch)), self.tasks)
+    return {task.name: predict(task, outputs[task.name]).astype(np.float32) for task in self.tasks}
 
   def predict_proba(self, images: ArrayLike, persons: ArrayLike | None = None) -> np.ndarray:
     """float32 (B, classes), rows sum to 1; arguments and errors are those of `predict`.

@@ -25,15 +25,9 @@ from uniemox_jax.teacher.frozen_clip import View, load_clip, save_clip
 from uniemox_jax.train.checkpoint import FOLDER, load_checkpoint
 from uniemox_jax.train.run_folder import TEACHER_FOLDER, read_run_config, run_folder
 
-
-def _write_saved_model(folder: Path, student: ExportedStudent) -> list[str]:
-  write_saved_model(folder, student.kind, student.model, student.params)
-  return []
-
-
 STUDENTS: dict[str, Callable[[Path, ExportedStudent], list[str]]] = {
     'timm': export_students.write_timm, 'vit-mae': export_students.write_vit_mae, 'mae': export_students.write_mae,
-    'saved_model': _write_saved_model}
+    'saved_model': write_saved_model}
 TARGETS = (*STUDENTS, 'clip', 'onnx')
 
 
@@ -127,18 +121,13 @@ def push(folder: str, repo_id: str) -> None:
   print(f'pushed: https://huggingface.co/{repo_id}', flush=True)
 
 
-def check_token() -> None:
-  """Raises UserError if no token for the Hugging Face hub is found."""
-  import huggingface_hub
-  if not huggingface_hub.get_token():
-    raise UserError('--push_to_hub needs a token, and none is found: run `hf auth login`, or set HF_TOKEN')
-
-
 def main() -> None:
   """Entry point after flags are parsed."""
   values = flags.FLAGS
   if values.push_to_hub:
-    check_token()
+    import huggingface_hub
+    if not huggingface_hub.get_token():  # before the work
+      raise UserError('--push_to_hub needs a token, and none is found: run `hf auth login`, or set HF_TOKEN')
   export_torch(values.checkpoint, values.to, values.out)
   if values.push_to_hub:
     push(str(Path(values.out).expanduser()), values.push_to_hub)

@@ -9,7 +9,6 @@ SRC is a file, a folder or a hub id: CLIP of transformers, OpenAI or open_clip; 
 the original saves. It is recognised by its content.
 """
 
-from collections.abc import Sequence
 import importlib
 from pathlib import Path
 from typing import Any
@@ -89,20 +88,17 @@ def _order_labels(imported: ImportedStudent, dataset: str | None) -> dict[str, A
     if dataset:
       raise UserError(f'--dataset={dataset} names the classes of a head, and none was imported: leave it out')
     return {}
-  table = _label_table(dataset) if dataset else None
+  table = None
+  if dataset:
+    from data_pipelines.build import DATASETS
+    if dataset not in DATASETS:
+      raise UserError(f"unknown dataset '{dataset}': one of {', '.join(DATASETS)}")
+    table = importlib.import_module(f'data_pipelines.{dataset}.{dataset}_dataset_builder').Builder.LABELS
+    if not table:
+      raise UserError(f"dataset '{dataset}' has no label table of its own: leave --dataset out")
   imported.params['head'], labels, message = name_head(imported.params['head'], imported.labels, table)
   print(message, flush=True)
   return {'labels': labels} | ({'dataset': dataset} if dataset else {})
-
-
-def _label_table(dataset: str) -> Sequence[str]:
-  from data_pipelines.build import DATASETS
-  if dataset not in DATASETS:
-    raise UserError(f"unknown dataset '{dataset}': one of {', '.join(DATASETS)}")
-  table = importlib.import_module(f'data_pipelines.{dataset}.{dataset}_dataset_builder').Builder.LABELS
-  if not table:
-    raise UserError(f"dataset '{dataset}' has no label table of its own: leave --dataset out")
-  return table
 
 
 def main(source: str) -> None:

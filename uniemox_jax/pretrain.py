@@ -21,14 +21,15 @@ from uniemox_jax.runtime.distributed import is_primary
 from uniemox_jax.runtime.files import write_bytes
 from uniemox_jax.teacher.caption_embeddings import embedded_captions
 from uniemox_jax.teacher.frozen_clip import load_clip
+from uniemox_jax.teacher.step_teacher import Teacher, make_teacher, teacher_shardings
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.initial_weights import initial_weights
 from uniemox_jax.train.reconstructions import reconstruction_triplets
 from uniemox_jax.train.schema import parse
-from uniemox_jax.train.setup import example_work, make_teacher, model_arguments, teacher_shardings
+from uniemox_jax.train.setup import example_work, model_arguments
 from uniemox_jax.train.state import TrainState, abstract_model, abstract_params, builder
-from uniemox_jax.train.steps import Teacher, make_pretrain_step
+from uniemox_jax.train.steps import make_pretrain_step
 
 SHOWN_EXAMPLES = 8
 

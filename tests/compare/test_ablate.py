@@ -15,9 +15,9 @@ from uniemox_jax.models.fusion import FUSIONS
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from uniemox_jax.pretrain import _step_batches
 from uniemox_jax.teacher.frozen_clip import clip_normalise, load_clip
+from uniemox_jax.teacher.step_teacher import make_teacher
 from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.schema import parse
-from uniemox_jax.train.setup import make_teacher
 
 TEACHERS = {True: 'teacher', False: 'teacher_without'}
 PRETRAINED = [name for name, row in ablate.ROWS.items() if row.change is not None]

@@ -10,14 +10,20 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from data_pipelines.errors import UserError
-from uniemox_jax.convert import clip_weights
+from uniemox_jax.convert import clip_weights, name_table
 from uniemox_jax.convert.formats import weight_files
 from uniemox_jax.teacher.frozen_clip import load_clip
 
 
 @pytest.fixture(scope='module')
 def flat(clip_params):
-  return {name: np.asarray(array, order='C') for name, array in clip_weights.export_clip(clip_params).items()}
+  return {
+      name: np.asarray(array, order='C')
+      for name, array in name_table.export_params(clip_weights.RULES, clip_params).items()}
+
+
+def import_clip(flat, clip_params, source):
+  return name_table.import_params(clip_weights.RULES, flat, clip_params, source=source, ignored=clip_weights.IGNORED)
 
 
 def copy_folder(clip_folder, tmp_path):
@@ -32,8 +38,8 @@ def assert_equal_trees(ours, theirs):
 
 
 def test_import_of_export_is_bit_equal(clip_params, flat):
-  assert_equal_trees(clip_weights.import_clip(dict(flat), clip_params, source='file'), clip_params)
-  again = clip_weights.export_clip(clip_weights.import_clip(dict(flat), clip_params, source='file'))
+  assert_equal_trees(import_clip(dict(flat), clip_params, 'file'), clip_params)
+  again = name_table.export_params(clip_weights.RULES, import_clip(dict(flat), clip_params, 'file'))
   assert_equal_trees(dict(sorted(again.items())), dict(sorted(flat.items())))
 
 
@@ -41,7 +47,7 @@ def test_missing_extra_and_misshapen_names_are_reported_together(clip_params, fl
   broken = dict(flat) | {'surplus.weight': np.zeros(3), 'visual_projection.weight': np.zeros((5, 7))}
   del broken['text_model.encoder.layers.1.mlp.fc1.bias']
   with pytest.raises(UserError) as error:
-    clip_weights.import_clip(broken, clip_params, source='model.safetensors')
+    import_clip(broken, clip_params, 'model.safetensors')
   message = str(error.value)
   assert message.startswith('model.safetensors ')
   assert '1 missing: text_model.encoder.layers.1.mlp.fc1.bias' in message
@@ -52,7 +58,7 @@ def test_missing_extra_and_misshapen_names_are_reported_together(clip_params, fl
 
 def test_a_long_list_of_names_is_cut(clip_params):
   with pytest.raises(UserError, match=r'86 more$') as error:
-    clip_weights.import_clip({}, clip_params, source='file')
+    import_clip({}, clip_params, 'file')
   assert len(str(error.value)) < 800
 
 
@@ -63,14 +69,14 @@ def test_layers_are_never_dropped(clip_params, flat):
       for name, array in flat.items()
       if name.startswith('text_model.encoder.layers.2.')}
   with pytest.raises(UserError, match='16 unexpected'):
-    clip_weights.import_clip(deeper, clip_params, source='file')
+    import_clip(deeper, clip_params, 'file')
 
 
 def test_position_ids_of_older_files_are_ignored(clip_params, flat):
   older = flat | {
       'text_model.embeddings.position_ids': np.arange(77)[None], 'vision_model.embeddings.position_ids':
           np.arange(17)[None]}
-  assert_equal_trees(clip_weights.import_clip(older, clip_params, source='file'), clip_params)
+  assert_equal_trees(import_clip(older, clip_params, 'file'), clip_params)
 
 
 def test_written_file_holds_views_and_scalars_as_they_are(tmp_path):

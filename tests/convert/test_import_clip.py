@@ -171,7 +171,7 @@ def test_export_of_import_is_bit_equal(tmp_path):
   flat = flat_of(model_of(TINY))
   config = clip_weights.openai_config({name: array.shape for name, array in flat.items()}, source='x',
                                       activation='gelu')
-  params = clip_weights.import_clip(dict(flat), abstract_clip(config)[1], source='x', rules=clip_weights.OPENAI_RULES)
+  params = name_table.import_params(clip_weights.OPENAI_RULES, dict(flat), abstract_clip(config)[1], source='x')
   again = name_table.export_params(clip_weights.OPENAI_RULES, params)
   assert again.keys() == flat.keys()
   assert all(np.array_equal(again[name], flat[name]) for name in flat)

@@ -149,9 +149,9 @@ def test_layer_norm_and_its_written_out_gradient_are_the_librarys(dtype, toleran
   x, weight = (jnp.asarray(rng.standard_normal((5, 3, 24)) + 2.0, dtype) for _ in range(2))
   scale, bias = (jnp.asarray(rng.standard_normal(24), jnp.float32) for _ in range(2))
   results = []
-  for norm in (layers.layer_norm(24, eps=1e-6, dtype=dtype,
-                                 rngs=nnx.Rngs(0)), nnx.LayerNorm(24, epsilon=1e-6, dtype=dtype,
-                                                                  use_fast_variance=False, rngs=nnx.Rngs(0))):
+  for norm in (layers.LayerNorm(24, epsilon=1e-6, dtype=dtype,
+                                rngs=nnx.Rngs(0)), nnx.LayerNorm(24, epsilon=1e-6, dtype=dtype, use_fast_variance=False,
+                                                                 rngs=nnx.Rngs(0))):
     graphdef = nnx.graphdef(norm)
     value, pull = jax.vjp(
         lambda x, params, graphdef=graphdef: nnx.merge(graphdef, params)(x), x, {'scale': scale, 'bias': bias})

@@ -7,9 +7,10 @@ from flax import nnx
 import optax
 
 from uniemox_jax.objectives.tasks import Task
+from uniemox_jax.teacher.step_teacher import Teacher
 from uniemox_jax.train.config import LossSettings, RegularisationSettings
 from uniemox_jax.train.optimizer import Optimizer, Schedule
-from uniemox_jax.train.steps import Step, Teacher, make_finetune_step, make_pretrain_step
+from uniemox_jax.train.steps import Step, make_finetune_step, make_pretrain_step
 
 
 def _divided(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

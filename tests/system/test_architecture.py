@@ -18,11 +18,9 @@ ONLY_IN = {
         ('data_pipelines/',), 'orbax': ('uniemox_jax/train/checkpoint.py',
                                        ), 'torch': ('uniemox_jax/convert/', 'data_pipelines/person_boxes/detectors.py'),
     'jax': ('uniemox_jax/',), 'flax': ('uniemox_jax/',), 'optax': ('uniemox_jax/',)}
-# Names of one thing that has several homes: every verb's entry, every dataset's builder, the lazy public functions, how
-# a command of either package runs, and the same view of an image by jax, by tensorflow and by Pillow.
-SAME_CONCEPT = {
-    'main', 'Builder', 'load_classifier', 'load_clip', 'load_encoder', 'run', 'centre_view', 'evaluation_view',
-    'resize'}
+# Names of one thing that has several homes: every verb's entry, every dataset's builder, how a command of either
+# package runs, and the same view of an image by jax, by tensorflow and by Pillow.
+SAME_CONCEPT = {'main', 'Builder', 'run', 'centre_view', 'evaluation_view', 'resize'}
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_MODULES = 400, 60, 15
 
 

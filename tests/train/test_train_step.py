@@ -17,10 +17,9 @@ from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.objectives import losses
 from uniemox_jax.runtime import sharding
 from uniemox_jax.teacher.frozen_clip import Clip, View, clip_normalise
+from uniemox_jax.teacher.step_teacher import Teacher, make_teacher
 from uniemox_jax.train import optimizer
-from uniemox_jax.train.setup import make_teacher
 from uniemox_jax.train.state import TrainState, builder, create_state, graphdef_of, state_template
-from uniemox_jax.train.steps import Teacher
 
 BATCH, SIZE, WIDTH = 16, 32, 12
 GOLDEN = ({'contrastive': 1.163356, 'similarity': 0.794965, 'reconstruction': 1.831985, 'gradient_norm': 29.27809},

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 import re
 from typing import Any
 
-import numpy as np
-
 from data_pipelines.errors import UserError
 from uniemox_jax.convert import name_table
 from uniemox_jax.convert.name_table import NameRule, block_rules, layer_norm_rules
@@ -55,17 +53,6 @@ OPENAI_RULES += block_rules('vision/blocks', 'visual.transformer.resblocks.{}', 
 OPENAI_RULES += layer_norm_rules('vision/post_norm', 'visual.ln_post')
 OPENAI_RULES += block_rules('language/blocks', 'transformer.resblocks.{}', _OPENAI_BLOCK)
 OPENAI_RULES += layer_norm_rules('language/norm', 'ln_final')
-
-
-def import_clip(flat: dict[str, np.ndarray], template: dict[str, Any], *, source: str,
-                rules: list[NameRule] = RULES) -> dict[str, Any]:
-  """The tensors of transformers, or of OpenAI by `OPENAI_RULES` -> our parameters; see `name_table.import_params`."""
-  return name_table.import_params(rules, flat, template, source=source, ignored=IGNORED)
-
-
-def export_clip(params: dict[str, Any]) -> dict[str, Any]:
-  """Our parameters -> transformers' tensors; see `name_table.export_params`."""
-  return name_table.export_params(RULES, params)
 
 
 def _tower(shapes: Mapping[str, tuple[int, ...]], prefix: str, width: int, activation: str) -> Tower:

@@ -4,7 +4,7 @@ The tables of names are those of the import. Parts that a form cannot hold are l
 for the user that name them.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,6 +131,11 @@ def write_mae(folder: Path, student: ExportedStudent) -> list[str]:
     UserError: torch is missing, or a variant that MAE's code does not have.
   """
   _check_variant(student, "MAE's code", [(False, 'gelu', mae_weights.NORM_EPS)])
+  try:
+    import torch
+  except ImportError as error:
+    raise UserError(
+        "--to=mae writes a PyTorch file, and torch is not installed: pip install 'uniemox_jax[torch]'") from error
   kind = student.kind if student.reconstructs or student.kind == 'classifier' else 'encoder'
   # The paper's figure has the fusion 'prior', the original's code does not.
   fuses = student.reconstructs and 'fusion' in student.params and student.model['fusion'] != 'prior'
@@ -139,24 +144,15 @@ def write_mae(folder: Path, student: ExportedStudent) -> list[str]:
   parts = {'model': {name: array for name, array in flat.items() if not name.startswith(prefix)}}
   if len(parts['model']) < len(flat):
     parts['att_fusion'] = {name.removeprefix(prefix): flat[name] for name in flat.keys() - parts['model']}
-  _save_torch(folder / PTH, parts)
+  # Copies: a tensor that is a view would bring the whole of its array into the file.
+  torch.save({
+      key: {name: torch.from_numpy(np.array(array, order='C')) for name, array in part.items()}
+      for key, part in parts.items()}, folder / PTH)
   if fuses and student.model['fusion'] == 'attention':
     messages.append(
         "fusion 'attention': the original takes its softmax over an axis of size 1, so its code does not give "
         'the output that these weights were trained for')
   return messages
-
-
-def _save_torch(path: Path, parts: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-  try:
-    import torch
-  except ImportError as error:
-    raise UserError(
-        "--to=mae writes a PyTorch file, and torch is not installed: pip install 'uniemox_jax[torch]'") from error
-  # Copies: a tensor that is a view would bring the whole of its array into the file.
-  torch.save({
-      key: {name: torch.from_numpy(np.array(array, order='C')) for name, array in part.items()}
-      for key, part in parts.items()}, path)
 
 
 def _export(rules: list[NameRule], params: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

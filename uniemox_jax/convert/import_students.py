@@ -11,7 +11,6 @@ import re
 from typing import Any, NamedTuple
 
 from flax import nnx
-import numpy as np
 
 from data_pipelines.errors import UserError, join_names
 from uniemox_jax.convert import mae_weights, name_table, vit_mae_weights, weight_families
@@ -83,7 +82,7 @@ def import_student(weights: Weights, source: Path, heads: AttentionHeads, *, dec
   if family == weight_families.VIT:
     weights.flat.update({vit_mae_weights.canonical(key): weights.flat.pop(key) for key in list(weights.flat)})
   shapes = {key: array.shape for key, array in weights.flat.items()}
-  labels = None
+  labels: list[str] | None = None
   if family == weight_families.VIT:
     kind, model, rules, left = _from_transformers(shapes, heads, config, decoder, name)
     processor = hub.read_config(folder, 'preprocessor_config.json')
@@ -92,12 +91,19 @@ def import_student(weights: Weights, source: Path, heads: AttentionHeads, *, dec
     pretrained = _check_timm(config, shapes, name) if config else {}
     kind, model, left = _from_mae(shapes, heads, config, decoder, name)
     rules = mae_weights.student_rules(kind, model)
-    mean, std, labels = pretrained.get('mean'), pretrained.get('std'), _timm_labels(config)
+    mean, std = pretrained.get('mean'), pretrained.get('std')
+    names = config.get('label_names') or pretrained.get('label_names')
+    labels = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
   else:
     raise UserError(
         f'{name} holds {weight_families.TITLES[family]}, not a student: it can be a teacher '
         '(--config.teacher=, load_clip)')
-  params = _convert(weights.flat, kind, model, rules, left, name)
+  try:
+    module = abstract_student(kind, model)
+  except ValueError as error:
+    raise UserError(f'{name}: {error}') from error
+  template = nnx.to_pure_dict(nnx.state(module, nnx.Param))
+  params = name_table.import_params(rules, weights.flat, template, source=name, ignored=left)
   messages = [f'{name}: {_describe(weight_families.TITLES[family], kind, model, params)}']
   dropped = sorted(key for key in shapes if re.fullmatch(left, key))
   if dropped:
@@ -137,17 +143,6 @@ def student_of_clip(
       f"{source}: {_describe('the image tower of a CLIP', 'encoder', model, encoder)}",
       'left behind: text tower, projections, logit_scale']
   return ImportedStudent('encoder', model, encoder, None, statistics, messages)
-
-
-def _convert(
-    flat: dict[str, np.ndarray], kind: str, model: dict[str, Any], rules: list[NameRule], left: str,
-    source: str) -> dict[str, Any]:
-  try:
-    module = abstract_student(kind, model)
-  except ValueError as error:
-    raise UserError(f'{source}: {error}') from error
-  template = nnx.to_pure_dict(nnx.state(module, nnx.Param))
-  return name_table.import_params(rules, flat, template, source=source, ignored=left)
 
 
 def _describe(title: str, kind: str, model: dict[str, Any], params: dict[str, Any]) -> str:
@@ -271,10 +266,3 @@ def _check_timm(config: dict[str, Any], shapes: Shapes, source: str) -> dict[str
           f'{source}: config.json says {key} {config[key]}, but {name} is {shapes.get(name, "missing")}: '
           'give the config that belongs to it')
   return pretrained
-
-
-def _timm_labels(config: dict[str, Any]) -> list[str] | None:
-  names = config.get('label_names') or config.get('pretrained_cfg', {}).get('label_names')
-  if isinstance(names, dict):
-    return [names[key] for key in sorted(names, key=int)]
-  return names

@@ -35,6 +35,9 @@ DECODER_RULES += block_rules('decoder/blocks', 'decoder_blocks.{}', _BLOCK)
 DECODER_RULES += layer_norm_rules('decoder/norm', 'decoder_norm') + linear_rules('decoder/predict', 'decoder_pred')
 CLASSIFIER_RULES = layer_norm_rules('fc_norm', 'fc_norm') + linear_rules('head', 'head')
 
+ALL_RULES = [*ENCODER_RULES, *PRE_NORM_RULES, *NORM_RULES, *PROJECT_RULES, *DECODER_RULES, *CLASSIFIER_RULES]
+"""Of every kind, without the fusions."""
+
 
 def fusion_rules(fusion: str, heads: int) -> list[NameRule]:
   """Rules of the original's fusion; its `heads` separate layers are one matrix here.

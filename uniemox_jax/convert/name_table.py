@@ -95,13 +95,6 @@ def block_rules(ours: str, theirs: str, names: BlockNames) -> list[NameRule]:
       *linear_rules(f'{ours}/mlp/down', f'{theirs}.{names.down}')]
 
 
-def _export_leaf(rule: NameRule, leaf: Any) -> list[Any]:
-  """The tensors of `rule.theirs`, from one of our leaves without layer axis."""
-  width = leaf.shape[-1] // len(rule.theirs) if leaf.ndim else 0
-  parts = [leaf[..., i * width:(i + 1) * width] for i in range(len(rule.theirs))] if width else [leaf]
-  return [rule.layout.to_theirs(part) for part in parts]
-
-
 def export_params(rules: Iterable[NameRule], params: dict[str, Any]) -> dict[str, Any]:
   """Our nested dict of arrays -> their flat dict; arrays may be views of ours.
 
@@ -112,12 +105,13 @@ def export_params(rules: Iterable[NameRule], params: dict[str, Any]) -> dict[str
   _check_names({rule.ours: () for rule in rules}, dict.fromkeys(ours, ()), 'parameters')
   flat: dict[str, Any] = {}
   for rule in rules:
-    leaf = ours[rule.ours]
-    if '{}' not in rule.theirs[0]:
-      flat.update(zip(rule.theirs, _export_leaf(rule, leaf)))
-      continue
-    for layer in range(leaf.shape[0]):
-      flat.update(zip((name.format(layer) for name in rule.theirs), _export_leaf(rule, leaf[layer])))
+    leaf, count = ours[rule.ours], len(rule.theirs)
+    layers = [leaf[layer] for layer in range(leaf.shape[0])] if '{}' in rule.theirs[0] else [leaf]
+    for layer, array in enumerate(layers):
+      width = array.shape[-1] // count if count > 1 else None  # of each part; one part may be a scalar
+      for i, name in enumerate(rule.theirs):
+        part = array[..., i * width:(i + 1) * width] if width else array
+        flat[name.format(layer)] = rule.layout.to_theirs(part)
   return flat
 
 

@@ -6,39 +6,40 @@ from typing import Any
 from flax import nnx
 import jax
 
+from uniemox_jax.convert.export_students import ExportedStudent
 from uniemox_jax.models.registry import abstract_student
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
-def write_saved_model(folder: Path, kind: str, model: dict[str, Any], params: dict[str, Any]) -> None:
+def write_saved_model(folder: Path, student: ExportedStudent) -> list[str]:
   """Writes a SavedModel with the signature `serving_default`, for any batch size, on CPU, GPU and TPU.
 
   Input: `images`, float32 (B, size, size, 3), normalised. Output, float32: a classifier's `logits` (B, classes), else
   `tokens` (B, 1 + L, D), CLS first, after the final LayerNorm.
 
-  Args:
-    folder: an existing folder.
-    kind, model, params: as in a checkpoint.
+  Returns:
+    [], since nothing is left behind.
   """
   from jax.experimental import jax2tf
   import tensorflow as tf
-  graphdef = nnx.graphdef(abstract_student(kind, model))
-  name = 'logits' if kind == 'classifier' else 'tokens'
-  size = model['image_size']
+  graphdef = nnx.graphdef(abstract_student(student.kind, student.model))
+  classifies, size = student.kind == 'classifier', student.model['image_size']
+  name = 'logits' if classifies else 'tokens'
 
   def run(params: dict[str, Any], images_BxHxWx3: jax.Array) -> jax.Array:
     module = nnx.merge(graphdef, params)
     with jax.default_matmul_precision('highest'):
-      return (module if kind == 'classifier' else module.encoder)(images_BxHxWx3)
+      return (module if classifies else module.encoder)(images_BxHxWx3)
 
   converted = jax2tf.convert(
       run, polymorphic_shapes=[None, f'(b, {size}, {size}, 3)'], with_gradient=False,
       native_serialization_platforms=PLATFORMS)
   module = tf.Module()
   # Variables, since a graph with more than 2 GiB of constants cannot be written.
-  module.params = jax.tree.map(tf.Variable, params)
+  module.params = jax.tree.map(tf.Variable, student.params)
   images = tf.TensorSpec((None, size, size, 3), tf.float32, name='images')
   module.run = tf.function(
       lambda images: {name: converted(module.params, images)}, input_signature=[images], autograph=False)
   tf.saved_model.save(module, str(folder), signatures=module.run.get_concrete_function())
+  return []

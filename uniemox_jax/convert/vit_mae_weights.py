@@ -34,8 +34,7 @@ ENCODER_SETTINGS = {
 DECODER_SETTINGS = {
     'decoder_width': ('decoder_hidden_size', 512), 'decoder_depth': ('decoder_num_hidden_layers', 8),
     'decoder_heads': ('decoder_num_attention_heads', 16), 'mask_ratio': ('mask_ratio', 0.75)}
-SETTINGS = ENCODER_SETTINGS | DECODER_SETTINGS
-"""Our argument -> (key in config.json, transformers' default)."""
+"""Both: our argument -> (key in config.json, transformers' default)."""
 
 
 def canonical(name: str) -> str:
@@ -84,7 +83,7 @@ def _check_fixed(hub: dict[str, Any], fixed: dict[str, Any], defaults: dict[str,
 
 def hub_config(arguments: dict[str, Any], *, norm_pix: bool = False) -> dict[str, Any]:
   """The inverse of `vit_mae_arguments`: the contents of a `config.json` that transformers reads."""
-  return {theirs: arguments[ours] for ours, (theirs, _) in SETTINGS.items()} | {
+  return {theirs: arguments[ours] for ours, (theirs, _) in (ENCODER_SETTINGS | DECODER_SETTINGS).items()} | {
       'architectures': ['ViTMAEForPreTraining'], 'model_type': 'vit_mae', 'dtype': 'float32', 'hidden_act': 'gelu',
       'num_channels': 3, 'qkv_bias': True, 'norm_pix_loss': norm_pix, 'intermediate_size': 4 * arguments['width'],
       'decoder_intermediate_size': 4 * arguments['decoder_width']}

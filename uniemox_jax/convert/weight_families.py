@@ -5,7 +5,6 @@ import re
 
 from data_pipelines.errors import UserError
 from uniemox_jax.convert import clip_weights, mae_weights, vit_mae_weights
-from uniemox_jax.convert.name_table import NameRule
 
 CLIP, OPENAI_CLIP, MAE, VIT = 'clip', 'openai_clip', 'mae', 'vit'
 TITLES = {
@@ -15,19 +14,11 @@ CLIPS = (CLIP, OPENAI_CLIP)
 ENOUGH = 0.5
 """Share of a file's names that a family must know. The check against its table names the rest."""
 
-
-def _known_names(rules: Iterable[NameRule], *others: str) -> re.Pattern[str]:
-  names = (re.escape(name).replace(r'\{\}', r'\d+') for rule in rules for name in rule.theirs)
-  return re.compile('|'.join((*names, *others)))
-
-
-_MAE_PRETRAINING = mae_weights.ENCODER_RULES + mae_weights.PROJECT_RULES + mae_weights.DECODER_RULES
-_MAE_OTHERS = mae_weights.PRE_NORM_RULES + mae_weights.NORM_RULES + mae_weights.CLASSIFIER_RULES
-_NAMES = {
-    CLIP: _known_names(clip_weights.RULES, clip_weights.IGNORED),
-    OPENAI_CLIP: _known_names(clip_weights.OPENAI_RULES, clip_weights.IGNORED),
-    MAE: _known_names(_MAE_PRETRAINING + _MAE_OTHERS, rf'{re.escape(mae_weights.FUSION_PREFIX)}.*'),
-    VIT: _known_names(vit_mae_weights.RULES, vit_mae_weights.LEFT)}
+_TABLES = {
+    CLIP: (clip_weights.RULES, clip_weights.IGNORED), OPENAI_CLIP: (clip_weights.OPENAI_RULES, clip_weights.IGNORED),
+    MAE: (mae_weights.ALL_RULES, rf'{re.escape(mae_weights.FUSION_PREFIX)}.*'),
+    VIT: (vit_mae_weights.RULES, vit_mae_weights.LEFT)}
+"""The rules of each family, and a regular expression of its other names."""
 
 
 def family_of(names: Iterable[str], source: str) -> str:
@@ -36,11 +27,12 @@ def family_of(names: Iterable[str], source: str) -> str:
   Raises:
     UserError: no family knows half of the names.
   """
-  names = list(names)
-  known = dict.fromkeys(_NAMES, 0)
-  for family, pattern in _NAMES.items():
+  names, known = list(names), {}
+  for family, (rules, others) in _TABLES.items():
+    ours = {name for rule in rules for name in rule.theirs}
     canonical = map(vit_mae_weights.canonical, names) if family == VIT else names
-    known[family] = sum(bool(pattern.fullmatch(name)) for name in canonical)
+    known[family] = sum(
+        re.sub(r'\.\d+\.', '.{}.', name) in ours or bool(re.fullmatch(others, name)) for name in canonical)
   best = max(known, key=known.__getitem__)
   if known[best] < ENOUGH * max(len(names), 1):
     first = ', '.join(sorted(names)[:3])

@@ -28,7 +28,7 @@ class Classifier(nnx.Module):
   """A ViT classifier whose positions train and whose final LayerNorm gives way to `fc_norm` after pooling.
 
   Args:
-    image_size, patch_size, width, depth, heads, norm_eps, pre_norm, activation, remat, scan, dtype: see `vit.ViT`.
+    width, norm_eps, dtype, encoder: the arguments of `vit.ViT` but for its positions and final norm.
     classes: number of classes.
     streams: a key of `STREAMS`: the scene, or scene and person, whose features the head reads side by side.
 
@@ -37,17 +37,14 @@ class Classifier(nnx.Module):
   """
 
   def __init__(
-      self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int, classes: int,
-      streams: str = 'scene', norm_eps: float = 1e-6, pre_norm: bool = False, activation: str = 'gelu',
-      remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
+      self, *, width: int, classes: int, streams: str = 'scene', norm_eps: float = 1e-6, dtype: Any = jnp.float32,
+      rngs: nnx.Rngs, **encoder: Any):
     if streams not in STREAMS:
       raise ValueError(f"streams '{streams}' is not one of {', '.join(STREAMS)}")
     self.streams = len(STREAMS[streams])
     self.encoder = ViT(
-        image_size=image_size, patch_size=patch_size, width=width, depth=depth, heads=heads, norm_eps=norm_eps,
-        final_norm=False, train_positions=True, pre_norm=pre_norm, activation=activation, remat=remat, scan=scan,
-        dtype=dtype, rngs=rngs)
-    self.fc_norm = layers.layer_norm(width, eps=norm_eps, dtype=dtype, rngs=rngs)
+        width=width, norm_eps=norm_eps, final_norm=False, train_positions=True, dtype=dtype, rngs=rngs, **encoder)
+    self.fc_norm = layers.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs)
     self.head = nnx.Linear(
         self.streams * width, classes, dtype=dtype, kernel_init=nnx.initializers.normal(2e-5), rngs=rngs)
 

@@ -14,6 +14,10 @@ from data_pipelines.errors import UserError
 from uniemox_jax.models import layers
 from uniemox_jax.models.masking import patchify
 
+TOWER_KEYS = {
+    'width': 'hidden_size', 'depth': 'num_hidden_layers', 'heads': 'num_attention_heads', 'hidden': 'intermediate_size',
+    'activation': 'hidden_act', 'norm_eps': 'layer_norm_eps'}
+"""Fields of `Tower` by transformers' names."""
 # What transformers assumes where a config.json says nothing.
 TOWER_DEFAULTS = {'hidden_act': 'quick_gelu', 'layer_norm_eps': 1e-5, 'num_hidden_layers': 12}
 TEXT_DEFAULTS = TOWER_DEFAULTS | {
@@ -46,15 +50,11 @@ class Tower:
       raise UserError(
           f"CLIP config.json: hidden_size {hub['hidden_size']} is not divisible by num_attention_heads "
           f"{hub['num_attention_heads']}")
-    return cls(
-        width=hub['hidden_size'], depth=hub['num_hidden_layers'], heads=hub['num_attention_heads'],
-        hidden=hub['intermediate_size'], activation=hub['hidden_act'], norm_eps=hub['layer_norm_eps'])
+    return cls(**{ours: hub[theirs] for ours, theirs in TOWER_KEYS.items()})
 
   def to_dict(self) -> dict[str, Any]:
     """The inverse of `from_dict`."""
-    return {
-        'hidden_size': self.width, 'num_hidden_layers': self.depth, 'num_attention_heads': self.heads,
-        'intermediate_size': self.hidden, 'hidden_act': self.activation, 'layer_norm_eps': self.norm_eps}
+    return {theirs: getattr(self, ours) for ours, theirs in TOWER_KEYS.items()}
 
 
 def _tower_dict(hub: dict[str, Any], name: str, defaults: dict[str, Any]) -> dict[str, Any]:
@@ -141,9 +141,9 @@ class ImageTower(nnx.Module):
     self.patch_embed = layers.linear(3 * config.patch_size**2, tower.width, use_bias=False, dtype=dtype, rngs=rngs)
     self.class_embedding = _random(0.02, tower.width, rngs=rngs)
     self.positions = _random(0.01, 1 + patches, tower.width, rngs=rngs)
-    self.pre_norm = layers.layer_norm(tower.width, eps=tower.norm_eps, dtype=dtype, rngs=rngs)
+    self.pre_norm = layers.LayerNorm(tower.width, epsilon=tower.norm_eps, dtype=dtype, rngs=rngs)
     self.blocks = _blocks(tower, causal=False, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
-    self.post_norm = layers.layer_norm(tower.width, eps=tower.norm_eps, dtype=dtype, rngs=rngs)
+    self.post_norm = layers.LayerNorm(tower.width, epsilon=tower.norm_eps, dtype=dtype, rngs=rngs)
     self.project = layers.linear(tower.width, config.projection_dim, use_bias=False, dtype=dtype, rngs=rngs)
 
   def __call__(self, images_BxHxWx3: jax.Array) -> jax.Array:
@@ -164,7 +164,7 @@ class TextTower(nnx.Module):
     self.token_embedding = _random(0.02, config.vocab_size, tower.width, rngs=rngs)
     self.positions = _random(0.01, config.context_length, tower.width, rngs=rngs)
     self.blocks = _blocks(tower, causal=True, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
-    self.norm = layers.layer_norm(tower.width, eps=tower.norm_eps, dtype=dtype, rngs=rngs)
+    self.norm = layers.LayerNorm(tower.width, epsilon=tower.norm_eps, dtype=dtype, rngs=rngs)
     self.project = layers.linear(tower.width, config.projection_dim, use_bias=False, dtype=dtype, rngs=rngs)
 
   def __call__(self, ids_BxT: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ class Decoder(nnx.Module):
     self.positions = nnx.Param(jnp.asarray(sincos_positions(width, round(patches**0.5))))
     self.blocks = layers.Blocks(
         width, depth, heads, 4 * width, eps=norm_eps, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
-    self.norm = layers.layer_norm(width, eps=norm_eps, dtype=dtype, rngs=rngs)
+    self.norm = layers.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs)
     self.predict = layers.linear(width, 3 * patch_size**2, dtype=dtype, rngs=rngs)
 
   def __call__(self, tokens_BxKxE: jax.Array, ids_restore_BxL: jax.Array) -> jax.Array:

@@ -13,13 +13,12 @@ import jax.numpy as jnp
 from uniemox_jax.models import layers
 
 NORM_EPS = 1e-5
-BIAS = nnx.initializers.constant(1e-5)
 
 
-def _linear(inputs: int, outputs: int, *, final: bool = False, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
-  bias_init = BIAS if final else nnx.initializers.zeros
+def _final_linear(width: int, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
   return nnx.Linear(
-      inputs, outputs, dtype=dtype, kernel_init=nnx.initializers.xavier_uniform(), bias_init=bias_init, rngs=rngs)
+      width, width, dtype=dtype, kernel_init=nnx.initializers.xavier_uniform(),
+      bias_init=nnx.initializers.constant(1e-5), rngs=rngs)
 
 
 def _constant(value: float, *shape: int) -> nnx.Param:
@@ -30,8 +29,8 @@ class Additive(nnx.Module):
   """ELU(W (LN(alpha) + LN(beta)) + b), one LayerNorm shared by both streams: the original's default."""
 
   def __init__(self, width: int, heads: int, *, dtype: Any, rngs: nnx.Rngs):
-    self.norm = layers.layer_norm(width, eps=NORM_EPS, dtype=dtype, rngs=rngs)
-    self.linear = _linear(width, width, final=True, dtype=dtype, rngs=rngs)
+    self.norm = layers.LayerNorm(width, epsilon=NORM_EPS, dtype=dtype, rngs=rngs)
+    self.linear = _final_linear(width, dtype=dtype, rngs=rngs)
 
   def __call__(self, scene_BxE: jax.Array, person_BxE: jax.Array) -> jax.Array:
     return jax.nn.elu(self.linear(self.norm(scene_BxE) + self.norm(person_BxE)))
@@ -42,7 +41,7 @@ class Prior(nnx.Module):
 
   def __init__(self, width: int, heads: int, *, dtype: Any, rngs: nnx.Rngs):
     self.weight = _constant(1.0, width)
-    self.linear = _linear(width, width, final=True, dtype=dtype, rngs=rngs)
+    self.linear = _final_linear(width, dtype=dtype, rngs=rngs)
 
   def __call__(self, scene_BxE: jax.Array, person_BxE: jax.Array) -> jax.Array:
     return self.linear(self.weight[...] * scene_BxE + person_BxE)
@@ -54,7 +53,7 @@ class WeightedSum(nnx.Module):
   def __init__(self, width: int, heads: int, *, dtype: Any, rngs: nnx.Rngs):
     self.scene_weight = _constant(0.5 / heads, heads, width)
     self.person_weight = _constant(0.5 / heads, heads, width)
-    self.norm = layers.layer_norm(width, eps=NORM_EPS, dtype=dtype, rngs=rngs)
+    self.norm = layers.LayerNorm(width, epsilon=NORM_EPS, dtype=dtype, rngs=rngs)
     self.bias = _constant(1e-5, width)
 
   def __call__(self, scene_BxE: jax.Array, person_BxE: jax.Array) -> jax.Array:
@@ -69,8 +68,8 @@ class StreamAttention(nnx.Module):
   """
 
   def __init__(self, width: int, heads: int, *, dtype: Any, rngs: nnx.Rngs):
-    self.scene_score = _linear(width, heads, dtype=dtype, rngs=rngs)
-    self.person_score = _linear(width, heads, dtype=dtype, rngs=rngs)
+    self.scene_score = layers.linear(width, heads, dtype=dtype, rngs=rngs)
+    self.person_score = layers.linear(width, heads, dtype=dtype, rngs=rngs)
     self.bias = _constant(1e-5, width)
 
   def __call__(self, scene_BxE: jax.Array, person_BxE: jax.Array) -> jax.Array:
@@ -84,11 +83,11 @@ class Glu(nnx.Module):
 
   def __init__(self, width: int, heads: int, *, dtype: Any, rngs: nnx.Rngs):
     self.heads = heads
-    self.scene_gate = _linear(width, heads * width, dtype=dtype, rngs=rngs)
-    self.person_gate = _linear(width, heads * width, dtype=dtype, rngs=rngs)
-    self.up = _linear(heads * width, width, dtype=dtype, rngs=rngs)
-    self.down = _linear(width, width, dtype=dtype, rngs=rngs)
-    self.gate = _linear(width, width, dtype=dtype, rngs=rngs)
+    self.scene_gate = layers.linear(width, heads * width, dtype=dtype, rngs=rngs)
+    self.person_gate = layers.linear(width, heads * width, dtype=dtype, rngs=rngs)
+    self.up = layers.linear(heads * width, width, dtype=dtype, rngs=rngs)
+    self.down = layers.linear(width, width, dtype=dtype, rngs=rngs)
+    self.gate = layers.linear(width, width, dtype=dtype, rngs=rngs)
     self.bias = _constant(1e-5, width)
 
   def _attend(self, gate: nnx.Linear, stream_BxE: jax.Array) -> jax.Array:

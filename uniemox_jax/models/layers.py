@@ -41,15 +41,11 @@ def linear(inputs: int, outputs: int, *, dtype: Any, rngs: nnx.Rngs, use_bias: b
       inputs, outputs, use_bias=use_bias, dtype=dtype, kernel_init=nnx.initializers.xavier_uniform(), rngs=rngs)
 
 
-def layer_norm(width: int, *, eps: float, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
-  """LayerNorm with float32 two-pass statistics; the fast variance loses the digits that parity needs."""
-  return LayerNorm(width, epsilon=eps, dtype=dtype, rngs=rngs)
-
-
 class LayerNorm(nnx.LayerNorm):
-  """The library's, with its gradient written out, so that it reads the input once and keeps less for the backward pass.
+  """The library's, with float32 two-pass statistics; the fast variance loses the digits that parity needs.
 
-  On a CPU that is an eighth of the whole training step (docs/performance.md).
+  Its gradient is written out, so that it reads the input once and keeps less for the backward pass. On a CPU that is an
+  eighth of the whole training step (docs/performance.md).
   """
 
   def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]  # without the library's mask
@@ -92,8 +88,7 @@ class Attention(nnx.Module):
   def __init__(self, width: int, heads: int, *, causal: bool, dtype: Any, rngs: nnx.Rngs):
     if width % heads:
       raise ValueError(f'width {width} is not divisible by {heads} attention heads')
-    self.heads = heads
-    self.causal = causal
+    self.heads, self.causal = heads, causal
     self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
     self.out = linear(width, width, dtype=dtype, rngs=rngs)
 
@@ -126,24 +121,20 @@ class Block(nnx.Module):
   def __init__(
       self, width: int, heads: int, hidden: int, *, eps: float, activation: str, causal: bool, dtype: Any,
       rngs: nnx.Rngs):
-    self.norm1 = layer_norm(width, eps=eps, dtype=dtype, rngs=rngs)
+    self.norm1 = LayerNorm(width, epsilon=eps, dtype=dtype, rngs=rngs)
     self.attention = Attention(width, heads, causal=causal, dtype=dtype, rngs=rngs)
-    self.norm2 = layer_norm(width, eps=eps, dtype=dtype, rngs=rngs)
+    self.norm2 = LayerNorm(width, epsilon=eps, dtype=dtype, rngs=rngs)
     self.mlp = Mlp(width, hidden, activation=activation, dtype=dtype, rngs=rngs)
 
   def __call__(self, tokens_BxLxD: jax.Array, branch_scale_Bx2: jax.Array | None = None) -> jax.Array:
-    for branch, run in enumerate((self._attend, self._transform)):
-      update = run(tokens_BxLxD)
-      if branch_scale_Bx2 is not None:
-        update = update * branch_scale_Bx2[:, branch, None, None].astype(update.dtype)
-      tokens_BxLxD = tokens_BxLxD + update
-    return tokens_BxLxD
 
-  def _attend(self, tokens_BxLxD: jax.Array) -> jax.Array:
-    return self.attention(self.norm1(tokens_BxLxD))
+    def scaled(update: jax.Array, branch: int) -> jax.Array:
+      if branch_scale_Bx2 is None:
+        return update
+      return update * branch_scale_Bx2[:, branch, None, None].astype(update.dtype)
 
-  def _transform(self, tokens_BxLxD: jax.Array) -> jax.Array:
-    return self.mlp(self.norm2(tokens_BxLxD))
+    tokens_BxLxD = tokens_BxLxD + scaled(self.attention(self.norm1(tokens_BxLxD)), 0)
+    return tokens_BxLxD + scaled(self.mlp(self.norm2(tokens_BxLxD)), 1)
 
 
 class Blocks(nnx.Module):

@@ -67,17 +67,10 @@ def as_model_input(images: Any, size: int, view_and_normalise: Any, name: str = 
 
 def student_view(images: Any, size: int, mean: Statistics = IMAGENET_MEAN, std: Statistics = IMAGENET_STD) -> jax.Array:
   """uint8 or normalised images as the student's evaluation sees them; see `as_model_input`."""
-
-  def view(pixels: jax.Array) -> jax.Array:
-    return normalise(centre_view(pixels, size, round(size / EVALUATION_SHARE)), mean, std)
-
-  return as_model_input(images, size, view)
+  short_side = round(size / EVALUATION_SHARE)
+  return as_model_input(images, size, lambda pixels: normalise(centre_view(pixels, size, short_side), mean, std))
 
 
 def person_view(persons: Any, size: int, mean: Statistics = IMAGENET_MEAN, std: Statistics = IMAGENET_STD) -> jax.Array:
   """uint8 or normalised images of persons, squashed to the square as person crops are; see `as_model_input`."""
-
-  def view(pixels: jax.Array) -> jax.Array:
-    return normalise(resize(pixels, size, size), mean, std)
-
-  return as_model_input(persons, size, view, 'persons')
+  return as_model_input(persons, size, lambda pixels: normalise(resize(pixels, size, size), mean, std), 'persons')

@@ -82,25 +82,18 @@ class UniEmoX(nnx.Module):
     tokens_NxKxD = self.encoder(
         views_BxVxHxWx3.reshape(batch * views, *views_BxVxHxWx3.shape[2:]), masking.ids_keep_BxK)
     tokens_BxVxKxE = self.project(tokens_NxKxD).reshape(batch, views, 1 + self.visible, -1)
-    prediction, mask = self._decode(
-        tokens_BxVxKxE, masking.ids_restore_BxL.reshape(batch, views, -1), masking.mask_BxL.reshape(batch, views, -1))
-    return Outputs(self._fuse(tokens_BxVxKxE), prediction, mask)
-
-  def _fuse(self, tokens_BxVxKxE: jax.Array) -> jax.Array | None:
-    if not self.semantic:
-      return None
-    scene_BxE = tokens_BxVxKxE[:, 0, 0]
-    fused_BxE = scene_BxE if self.fusion is None else self.fusion(scene_BxE, tokens_BxVxKxE[:, 1, 0])
-    return fused_BxE.astype(jnp.float32)
-
-  def _decode(self, tokens_BxVxKxE: jax.Array, ids_restore_BxVxL: jax.Array,
-              mask_BxVxL: jax.Array) -> tuple[jax.Array | None, jax.Array | None]:
-    if self.decoder is None:
-      return None, None
-    decoded = self.decoded_streams
-    batch, _, visible, width = tokens_BxVxKxE.shape
-    prediction_NxLxP = self.decoder(
-        tokens_BxVxKxE[:, :decoded].reshape(batch * decoded, visible, width),
-        ids_restore_BxVxL[:, :decoded].reshape(batch * decoded, -1))
-    prediction_BxDxLxP = prediction_NxLxP.reshape(batch, decoded, *prediction_NxLxP.shape[1:])
-    return prediction_BxDxLxP, mask_BxVxL[:, :decoded]
+    fused_BxE = prediction_BxDxLxP = mask_BxDxL = None
+    if self.decoder is not None:
+      decoded = self.decoded_streams
+      tokens_BxDxKxE = tokens_BxVxKxE[:, :decoded]
+      ids_restore_BxDxL = masking.ids_restore_BxL.reshape(batch, views, -1)[:, :decoded]
+      prediction_NxLxP = self.decoder(
+          tokens_BxDxKxE.reshape(batch * decoded, *tokens_BxDxKxE.shape[2:]),
+          ids_restore_BxDxL.reshape(batch * decoded, -1))
+      prediction_BxDxLxP = prediction_NxLxP.reshape(batch, decoded, *prediction_NxLxP.shape[1:])
+      mask_BxDxL = masking.mask_BxL.reshape(batch, views, -1)[:, :decoded]
+    if self.semantic:
+      scene_BxE = tokens_BxVxKxE[:, 0, 0]
+      fused_BxE = scene_BxE if self.fusion is None else self.fusion(scene_BxE, tokens_BxVxKxE[:, 1, 0])
+      fused_BxE = fused_BxE.astype(jnp.float32)
+    return Outputs(fused_BxE, prediction_BxDxLxP, mask_BxDxL)

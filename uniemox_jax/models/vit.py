@@ -58,11 +58,11 @@ class ViT(nnx.Module):
     self.patch_embed = layers.linear(3 * patch_size**2, width, use_bias=not pre_norm, dtype=dtype, rngs=rngs)
     self.cls_token = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (1, width)))
     self.positions = nnx.Param(jnp.asarray(sincos_positions(width, side)))
-    self.pre_norm = layers.layer_norm(width, eps=norm_eps, dtype=dtype, rngs=rngs) if pre_norm else None
+    self.pre_norm = layers.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs) if pre_norm else None
     self.blocks = layers.Blocks(
         width, depth, heads, 4 * width, eps=norm_eps, activation=activation, remat=remat, scan=scan, dtype=dtype,
         rngs=rngs)
-    self.norm = layers.layer_norm(width, eps=norm_eps, dtype=dtype, rngs=rngs) if final_norm else None
+    self.norm = layers.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs) if final_norm else None
 
   def __call__(
       self, images_BxHxWx3: jax.Array, ids_keep_BxK: jax.Array | None = None,

@@ -26,12 +26,13 @@ from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.plan.collectives import read_collectives
 from uniemox_jax.runtime import hardware, sharding
 from uniemox_jax.runtime.files import read_json, write_json
+from uniemox_jax.teacher.step_teacher import Teacher, make_teacher, teacher_shardings
 from uniemox_jax.train import loop, setup
 from uniemox_jax.train.config import FinetuneConfig, PretrainConfig, parse_trainable
 from uniemox_jax.train.flops import ExampleWork, finetune_work
 from uniemox_jax.train.optimizer import make_optimizer
 from uniemox_jax.train.state import TrainState, abstract_model, builder, state_template
-from uniemox_jax.train.steps import Step, Teacher, make_finetune_step, make_pretrain_step
+from uniemox_jax.train.steps import Step, make_finetune_step, make_pretrain_step
 
 STEPS_PER_EPOCH = 1000
 """Only constants in the learning rate's schedule depend on it, never the program."""
@@ -67,10 +68,10 @@ def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
   teacher: Teacher | None = None
   frozen: Any = ()
   if student.semantic:
-    teacher, frozen = setup.make_teacher(setup.clip_of_shape(config.teacher_shape), config.model.decoder_width, dtype)
+    teacher, frozen = make_teacher(setup.clip_of_shape(config.teacher_shape), config.model.decoder_width, dtype)
     frozen = jax.tree.map(
         lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), frozen,
-        setup.teacher_shardings(frozen, mesh, config.teacher_sharded))
+        teacher_shardings(frozen, mesh, config.teacher_sharded))
   text = {'text': (jnp.float32, config.model.decoder_width)} if config.loss.contrastive else {}
   return Program(
       make_pretrain_step(nnx.graphdef(student), teacher, optimizer, config.loss),

@@ -38,14 +38,11 @@ def split_captions(split: 'Split', clip: Clip, emotion_in_caption: bool) -> list
     clip: its tokenizer counts tokens; captions over its context length lose objects from the end.
     emotion_in_caption: whether the emotion word is in the text, which makes pretraining label-supervised.
   """
-
-  def count_tokens(text: str) -> int:
-    return len(clip.tokenizer(text)['input_ids'])
-
   return [
       caption_text.fitting_caption(
           found.attributes, split.labels[found.label] if emotion_in_caption and found.label >= 0 else None,
-          count_tokens, clip.config.context_length) for found in split.annotations()]
+          lambda text: len(clip.tokenizer(text)['input_ids']), clip.config.context_length)
+      for found in split.annotations()]
 
 
 def embedded_captions(clip: Clip, split: 'Split', emotion_in_caption: bool, data_dir: str) -> np.ndarray:
@@ -81,7 +78,9 @@ def embed_captions(
     embedded_NxE = _read_npy(path, (len(distinct), clip.config.projection_dim))
   else:
     embedded_NxE = _embed_ids(clip, ids_NxT, batch_size)
-    _write_npy(path, embedded_NxE)
+    content = io.BytesIO()
+    np.save(content, embedded_NxE)
+    write_shared(str(path), content.getvalue())  # hosts may share the folder
   row_of = {caption: row for row, caption in enumerate(distinct)}
   return embedded_NxE[np.array([row_of[caption] for caption in captions], np.int64)]
 
@@ -107,12 +106,6 @@ def _embed_ids(clip: Clip, ids_NxT: np.ndarray, batch_size: int) -> np.ndarray:
           f'captions {done:,}/{total:,}  {(now - started) / done * (total - done):.0f}s left', file=sys.stderr,
           flush=True)
   return np.concatenate(rows) if rows else np.zeros((0, clip.config.projection_dim), np.float32)
-
-
-def _write_npy(path: epath.Path, array: np.ndarray) -> None:
-  content = io.BytesIO()
-  np.save(content, array)
-  write_shared(str(path), content.getvalue())  # hosts may share the folder
 
 
 def _read_npy(path: epath.Path, shape: tuple[int, int]) -> np.ndarray:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.errors import UserError
-from uniemox_jax.convert import clip_weights, weight_families
+from uniemox_jax.convert import clip_weights, name_table, weight_families
 from uniemox_jax.convert.formats import hub, vocabulary, weight_files
 from uniemox_jax.models.clip import CLIP, CLIPConfig
 from uniemox_jax.models.preprocess import Statistics, as_model_input, normalise, resize
@@ -233,19 +233,19 @@ def abstract_clip(config: CLIPConfig, dtype: Any = jnp.float32) -> tuple[nnx.Gra
   return graphdef, nnx.to_pure_dict(state)
 
 
-def load_clip(source: str | os.PathLike, *, dtype: Any = jnp.float32, activation: str | None = None) -> Clip:
+def load_clip(folder_or_hub_id: str | os.PathLike, *, dtype: Any = jnp.float32, activation: str | None = None) -> Clip:
   """A CLIP from a file, a folder, or the Hugging Face hub.
 
   Args:
-    source: a folder in transformers' form (config.json and weights), a folder or file of open_clip, one of OpenAI's .pt
-      files, or a hub id.
+    folder_or_hub_id: a folder in transformers' form (config.json and weights), a folder or file of open_clip, one of
+      OpenAI's .pt files, or a hub id.
     dtype: of the computation; parameters stay float32.
     activation: 'gelu' or 'quick_gelu', for weights in OpenAI's form that do not say it.
 
   Raises:
     UserError: not found, not a CLIP, damaged, tensors that do not fit the configuration, or an unknown activation.
   """
-  path = hub.locate(source, [*CONFIG_FILES, OPEN_CLIP_CONFIG, *TOKENIZER_FILES])
+  path = hub.locate(folder_or_hub_id, [*CONFIG_FILES, OPEN_CLIP_CONFIG, *TOKENIZER_FILES])
   return read_clip(weight_files.read_weights(path), path, dtype=dtype, activation=activation)
 
 
@@ -255,38 +255,30 @@ def read_clip(
   name, folder = str(weights.path), hub.config_folder(source, weights.path)
   family = weight_families.family_of(weights.flat, name)
   if family == weight_families.CLIP:
-    config, view, vocabulary_folder = _transformers_settings(folder, name)
+    if folder is None or not (folder / CONFIG_FILES[0]).is_file():
+      raise UserError(f'{name} has no config.json beside it: give the folder of a CLIP in Hugging Face form')
+    rules, vocabulary_folder = clip_weights.RULES, folder
+    config = CLIPConfig.from_dict(hub.read_config(folder, CONFIG_FILES[0]))
+    settings = next(filter(None, (hub.read_config(folder, file) for file in CONFIG_FILES[1:])), {})
+    view = View.from_dict(settings.get('image_processor', settings), config.image_size)
   elif family == weight_families.OPENAI_CLIP:
-    shapes = {key: array.shape for key, array in weights.flat.items()}
-    config, view, vocabulary_folder = _openai_settings(shapes, folder, weights.path, activation)
+    rules, settings = clip_weights.OPENAI_RULES, hub.read_config(folder, OPEN_CLIP_CONFIG)
+    if settings:
+      config = clip_weights.open_clip_config(settings, f'{folder}/{OPEN_CLIP_CONFIG}')
+    else:
+      shapes = {key: array.shape for key, array in weights.flat.items()}
+      config = clip_weights.openai_config(shapes, source=name, activation=activation)
+    view = View.from_open_clip(settings.get('preprocess_cfg') or {}, config.image_size)
+    own_tokenizer = folder is not None and any((folder / file).is_file() for file in TOKENIZER_FILES)
+    openai_tokenizer = config.vocab_size == vocabulary.SIZE and not own_tokenizer
+    vocabulary_folder = None if openai_tokenizer else weights.path.parent
   else:
     raise UserError(f'{name} holds {weight_families.TITLES[family]}, not a CLIP: it can be a student (--config.init=)')
   if activation not in (None, config.text.activation):
     raise UserError(f'{name} was trained with {config.text.activation}, not {activation}: leave activation out')
-  rules = clip_weights.RULES if family == weight_families.CLIP else clip_weights.OPENAI_RULES
-  params = clip_weights.import_clip(weights.flat, abstract_clip(config)[1], source=name, rules=rules)
+  template = abstract_clip(config)[1]
+  params = name_table.import_params(rules, weights.flat, template, source=name, ignored=clip_weights.IGNORED)
   return Clip(config, params, view, vocabulary_folder, dtype)
-
-
-def _transformers_settings(folder: Path | None, name: str) -> tuple[CLIPConfig, View, Path | None]:
-  if folder is None or not (folder / CONFIG_FILES[0]).is_file():
-    raise UserError(f'{name} has no config.json beside it: give the folder of a CLIP in Hugging Face form')
-  config = CLIPConfig.from_dict(hub.read_json_object(folder / CONFIG_FILES[0]))
-  settings = next(filter(None, (hub.read_config(folder, file) for file in CONFIG_FILES[1:])), {})
-  return config, View.from_dict(settings.get('image_processor', settings), config.image_size), folder
-
-
-def _openai_settings(shapes: dict[str, tuple[int, ...]], folder: Path | None, file: Path,
-                     activation: str | None) -> tuple[CLIPConfig, View, Path | None]:
-  settings = hub.read_config(folder, OPEN_CLIP_CONFIG)
-  if not settings:
-    config = clip_weights.openai_config(shapes, source=str(file), activation=activation)
-  else:
-    config = clip_weights.open_clip_config(settings, f'{folder}/{OPEN_CLIP_CONFIG}')
-  own_tokenizer = folder is not None and any((folder / name).is_file() for name in TOKENIZER_FILES)
-  openai_tokenizer = config.vocab_size == vocabulary.SIZE and not own_tokenizer
-  view = View.from_open_clip(settings.get('preprocess_cfg') or {}, config.image_size)
-  return config, view, None if openai_tokenizer else file.parent
 
 
 def save_clip(
@@ -313,21 +305,17 @@ def save_clip(
     raise UserError(
         f"the model has {config.vocab_size} tokens, OpenAI's vocabulary {vocabulary.SIZE}: name a folder "
         'with a smaller one')
+  view = view or View(config.image_size, config.image_size)
+  flat = name_table.export_params(clip_weights.RULES, jax.device_get(params))
   with whole_folder(folder) as partial:
-    _write_clip(partial, config, params, vocabulary_source, view or View(config.image_size, config.image_size))
+    (partial / 'config.json').write_text(json.dumps(config.to_dict(), indent=2))
+    (partial / 'preprocessor_config.json').write_text(json.dumps(view.to_dict(), indent=2))
+    weight_files.write_safetensors(partial / weight_files.SAFETENSORS, flat)
+    if vocabulary_source is None:
+      vocabulary.write_openai_vocabulary(partial)
+    else:
+      for file in (Path(vocabulary_source) / name for name in TOKENIZER_FILES):
+        if file.is_file():
+          shutil.copyfile(file, partial / file.name)
     if folder.exists():
       folder.rename(partial.parent / 'old')
-
-
-def _write_clip(
-    folder: Path, config: CLIPConfig, params: dict[str, Any], vocabulary_source: str | os.PathLike | None,
-    view: View) -> None:
-  (folder / 'config.json').write_text(json.dumps(config.to_dict(), indent=2))
-  (folder / 'preprocessor_config.json').write_text(json.dumps(view.to_dict(), indent=2))
-  weight_files.write_safetensors(folder / weight_files.SAFETENSORS, clip_weights.export_clip(jax.device_get(params)))
-  if vocabulary_source is None:
-    vocabulary.write_openai_vocabulary(folder)
-    return
-  for name in TOKENIZER_FILES:
-    if (Path(vocabulary_source) / name).is_file():
-      shutil.copyfile(Path(vocabulary_source) / name, folder / name)

@@ -6,7 +6,7 @@ micro-batch sees all texts, and every loss is a mean over examples (docs/method.
 
 from collections.abc import Callable, Sequence
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 from flax import nnx
 import jax
@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import optax
 
 from uniemox_jax.models.classifier import stack_views
-from uniemox_jax.models.clip import ImageTower
 from uniemox_jax.models.masking import patchify
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.objectives import losses
 from uniemox_jax.objectives.regularisation import draw_branch_scales, draw_mix
 from uniemox_jax.objectives.tasks import Task, prepare_targets, row_loss, row_weights, single_label_task, split_columns
+from uniemox_jax.teacher.step_teacher import Teacher
 from uniemox_jax.train.config import LossSettings, RegularisationSettings
 from uniemox_jax.train.optimizer import Optimizer, update_average
 from uniemox_jax.train.state import TrainState
@@ -29,19 +29,6 @@ Arrays = dict[str, jax.Array]
 Step = Callable[[TrainState, Any, Arrays, jax.Array], tuple[TrainState, Arrays]]
 ExampleLosses = Callable[[Params, Any], Arrays]
 """(parameters, rows of a batch) -> each loss by name, float32 (B,)."""
-
-
-class Teacher(NamedTuple):
-  """The frozen CLIP as the step sees it.
-
-  embed_image: (params, uint8 scene views (B, H, W, 3)) -> unit-norm float32 (B, E).
-  scale: (params) -> CLIP's learned logit scale s.
-  tower: the module behind `embed_image`, shapes in place of parameters, for counting its FLOPs.
-  """
-
-  embed_image: Callable[[Any, jax.Array], jax.Array]
-  scale: Callable[[Any], jax.Array]
-  tower: ImageTower | None = None
 
 
 def make_pretrain_step(

@@ -55,12 +55,15 @@ def config_folder(source: Path, weights: Path) -> Path | None:
   return weights.parent if source.is_dir() or named else None
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-  """Reads a JSON object.
+def read_config(folder: Path | None, name: str) -> dict[str, Any]:
+  """The JSON object in `folder`/`name`, {} if there is no such file.
 
   Raises:
     UserError: it is something else, or cannot be read.
   """
+  if folder is None or not (folder / name).is_file():
+    return {}
+  path = folder / name
   try:
     contents = json.loads(path.read_text(encoding='utf-8'))
   except (ValueError, OSError) as error:
@@ -68,8 +71,3 @@ def read_json_object(path: Path) -> dict[str, Any]:
   if not isinstance(contents, dict):
     raise UserError(f'{path} holds no JSON object: fetch it again')
   return contents
-
-
-def read_config(folder: Path | None, name: str) -> dict[str, Any]:
-  """The JSON object in `folder`/`name`, {} if there is no such file."""
-  return read_json_object(folder / name) if folder is not None and (folder / name).is_file() else {}

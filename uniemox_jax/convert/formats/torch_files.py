@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 import re
-from types import ModuleType
 from typing import Any
 import warnings
 import zipfile
@@ -22,7 +21,7 @@ OWN_NAMES = ('model', 'state_dict')
 """Keys of a checkpoint under which tensors keep their own names; any other key becomes their prefix."""
 MAX_UNPACKED = 64 << 20
 """Bytes of a TorchScript archive's program, which alone is compressed."""
-INERT = [argparse.Namespace]
+INERT: list[Any] = [argparse.Namespace]
 """Classes that checkpoints of MAE and of the original hold beside tensors (`args`). Loading a Namespace only sets its
 attributes: it has no constructor or hook that acts on them."""
 Simple = bool | int | float | str | None
@@ -31,12 +30,9 @@ Simple = bool | int | float | str | None
 def read_torch(path: Path) -> tuple[str, dict[str, Any], Iterator[tuple[str, str, np.ndarray]]]:
   """A file of `torch.save`, zipped or older, or of `torch.jit.save`.
 
-  A dict that holds tensors is a state dict: the file itself, or else each such entry of it ('model', 'att_fusion').
-
   Returns:
-    The form, 'torch' or 'torchscript'; the metadata of `weight_files.Weights`; and the tensors one at a time, as
-    prefix (an entry's key with a dot, '' for `OWN_NAMES` and for the file itself), name, and array, floating point as
-    float32.
+    The form and the metadata, see `weight_files.Weights`; and the tensors one at a time, as prefix (an entry's key with
+    a dot, '' for `OWN_NAMES` and for the file itself), name, and array, floating point as float32.
 
   Raises:
     UserError: damaged, more than tensors and plain values, or torch is missing or too old. Also from the iterator.
@@ -44,14 +40,8 @@ def read_torch(path: Path) -> tuple[str, dict[str, Any], Iterator[tuple[str, str
   with path.open('rb') as file:
     zipped = file.read(len(ZIP)) == ZIP
   if zipped and _is_torchscript(path):
-    return 'torchscript', {}, _read_torchscript(path)
+    return 'torchscript', {}, (('', name, array) for name, array in read_torchscript(path))
   return 'torch', *_read_checkpoint(path, _load(path))
-
-
-def _read_torchscript(path: Path) -> Iterator[tuple[str, str, np.ndarray]]:
-  with zipfile.ZipFile(path) as archive:
-    for name, array in read_torchscript(archive):
-      yield '', name, array
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -89,7 +79,16 @@ def _archive_problem(members: list[zipfile.ZipInfo], size: int) -> str:
 
 
 def _load(path: Path) -> Any:
-  torch = _torch(path)
+  try:
+    import torch
+  except ImportError as error:
+    raise UserError(
+        f"{path} is a PyTorch file, and torch is not installed: pip install 'uniemox_jax[torch]', or give "
+        'safetensors') from error
+  if tuple(int(part) for part in torch.__version__.split('.')[:2]) < OLDEST_TORCH:
+    raise UserError(
+        f'{path} is a PyTorch file, and torch {torch.__version__} reads such files unsafely: '
+        "pip install 'uniemox_jax[torch]' brings 2.6 or later")
   try:
     # Opened here, since torch would go by the path's suffix. Not memory-mapped, so that each tensor has memory of its
     # own, which importers free one by one.
@@ -105,20 +104,6 @@ def _load(path: Path) -> Any:
     # Before it, torch advises to load without this protection.
     reason = ' '.join(str(error).split()).rpartition('WeightsUnpickler error: ')[2][:120]
     raise UserError(f'{path} is not a whole PyTorch file ({type(error).__name__}: {reason}): fetch it again') from error
-
-
-def _torch(path: Path) -> ModuleType:
-  try:
-    import torch
-  except ImportError as error:
-    raise UserError(
-        f"{path} is a PyTorch file, and torch is not installed: pip install 'uniemox_jax[torch]', or give "
-        'safetensors') from error
-  if tuple(int(part) for part in torch.__version__.split('.')[:2]) < OLDEST_TORCH:
-    raise UserError(
-        f'{path} is a PyTorch file, and torch {torch.__version__} reads such files unsafely: '
-        "pip install 'uniemox_jax[torch]' brings 2.6 or later")
-  return torch
 
 
 def _read_checkpoint(path: Path, contents: Any) -> tuple[dict[str, Any], Iterator[tuple[str, str, np.ndarray]]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import dataclasses
 import itertools
 import math
+from pathlib import Path
 import pickletools
 import re
 from typing import Any
@@ -27,24 +28,25 @@ CONSTANTS = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False, 'EMPTY_TUPLE': ()
 VALUES = ('BINUNICODE', 'BININT', 'BININT1', 'BININT2', 'LONG1', 'BINFLOAT')
 
 
-def read_torchscript(archive: zipfile.ZipFile) -> Iterator[tuple[str, np.ndarray]]:
+def read_torchscript(path: Path) -> Iterator[tuple[str, np.ndarray]]:
   """Parameters and buffers by name, one at a time, as `torch.jit.load(...).state_dict()` has them.
 
   Args:
-    archive: an open archive of `torch.jit.save`, its members checked.
+    path: an archive of `torch.jit.save`, its members checked.
 
   Raises:
     UserError: the archive is damaged, or not as torch writes it.
   """
-  root = archive.namelist()[0].split('/')[0]
-  try:
-    if f'{root}/byteorder' in archive.namelist() and archive.read(f'{root}/byteorder') != b'little':
-      raise ValueError('its numbers are big-endian')
-    yield from _tensors(archive, root, _parse(archive.read(f'{root}/data.pkl')), '', itertools.count())
-  except (ValueError, LookupError, TypeError, AttributeError) as error:
-    raise UserError(
-        f'{archive.filename} is not a TorchScript archive as torch writes it '
-        f'({type(error).__name__}: {error}): fetch it again') from error
+  with zipfile.ZipFile(path) as archive:
+    root = archive.namelist()[0].split('/')[0]
+    try:
+      if f'{root}/byteorder' in archive.namelist() and archive.read(f'{root}/byteorder') != b'little':
+        raise ValueError('its numbers are big-endian')
+      yield from _tensors(archive, root, _parse(archive.read(f'{root}/data.pkl')), '', itertools.count())
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+      raise UserError(
+          f'{path} is not a TorchScript archive as torch writes it '
+          f'({type(error).__name__}: {error}): fetch it again') from error
 
 
 @dataclasses.dataclass(eq=False)

@@ -11,27 +11,19 @@ START, END = '<|startoftext|>', '<|endoftext|>'
 SIZE = 49408
 
 
-def _byte_symbols() -> list[str]:
-  """A printable character for each byte, in the vocabulary's order: printable bytes first, then the others."""
-  printable = [*range(ord('!'), ord('~') + 1), *range(ord('¡'), ord('¬') + 1), *range(ord('®'), ord('ÿ') + 1)]
-  others = 256 - len(printable)
-  return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(others)]
-
-
-def openai_vocabulary() -> tuple[dict[str, int], list[str]]:
-  """Token -> id, and the merges as 'left right', of every OpenAI CLIP (49,408 tokens)."""
-  packed = resources.files('uniemox_jax') / 'assets' / 'clip' / 'bpe_simple_vocab_16e6.txt.gz'
-  lines = gzip.decompress(packed.read_bytes()).decode().split('\n')
-  merges = lines[1:1 + MERGES]  # the first line is a version
-  symbols = _byte_symbols()
-  merged = [merge.replace(' ', '') for merge in merges]
-  tokens = [*symbols, *(f'{symbol}</w>' for symbol in symbols), *merged, START, END]
-  return {token: i for i, token in enumerate(tokens)}, merges
-
-
 def write_openai_vocabulary(folder: Path) -> None:
-  """Writes vocab.json, merges.txt, special_tokens_map.json and tokenizer_config.json for CLIPTokenizer."""
-  tokens, merges = openai_vocabulary()
+  """Writes the vocabulary of every OpenAI CLIP (49,408 tokens) for CLIPTokenizer.
+
+  The files are vocab.json, merges.txt, special_tokens_map.json and tokenizer_config.json.
+  """
+  packed = resources.files('uniemox_jax') / 'assets' / 'clip' / 'bpe_simple_vocab_16e6.txt.gz'
+  merges = gzip.decompress(packed.read_bytes()).decode().split('\n')[1:1 + MERGES]  # the first line is a version
+  # A printable character for each byte, in the vocabulary's order: printable bytes first, then the others.
+  printable = [*range(ord('!'), ord('~') + 1), *range(ord('¡'), ord('¬') + 1), *range(ord('®'), ord('ÿ') + 1)]
+  symbols = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+  merged = [merge.replace(' ', '') for merge in merges]
+  names = [*symbols, *(f'{symbol}</w>' for symbol in symbols), *merged, START, END]
+  tokens = {token: i for i, token in enumerate(names)}
   special = {'bos_token': START, 'eos_token': END, 'unk_token': END, 'pad_token': END}
   (folder / 'vocab.json').write_text(json.dumps(tokens, ensure_ascii=False), encoding='utf-8')
   (folder / 'merges.txt').write_text('\n'.join(['#version: 0.2', *merges]) + '\n', encoding='utf-8')

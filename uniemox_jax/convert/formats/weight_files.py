@@ -33,6 +33,13 @@ MAX_HEADER = 100_000_000
 """Bytes; safetensors' own limit."""
 MAX_GROWTH = 8
 """float32 bytes per byte of file: float8 grows four times, tied weights double."""
+NOT_WEIGHTS = {
+    rb'\Z': 'is empty: fetch it again',
+    rb'\s*<': 'is a web page, not weights: fetch it again, from the address of the file itself',
+    rb'\s*\{': 'is JSON, not weights: give the folder it lies in',
+    rb'version https://git-lfs': 'is a git-lfs pointer, not the weights it points to: run git lfs pull',
+    rb'.{257}ustar': 'is a tar archive: unpack it, and give the file of weights in it',}
+"""What else a file may be, by how it starts."""
 
 Tensors = Iterator[tuple[str, str, np.ndarray]]
 
@@ -71,20 +78,17 @@ def read_weights(path: Path) -> Weights:
       integers, complex or empty tensors, or two tensors of one name.
   """
   try:
-    path = _in_folder(path) if path.is_dir() else path
+    if path.is_dir():
+      found = [path / name for name in FORMS if (path / name).is_file()]
+      if not found:
+        raise UserError(f'{path} is a folder without weights: looked for {", ".join(FORMS)}')
+      path = found[0]
     size, form, metadata, tensors = _read_index(path) if path.name.endswith('.index.json') else _open(path)
     return Weights(_flatten(path, size, tensors), path, metadata, form)
   except OSError as error:
     raise UserError(
         f'{error.filename or path} cannot be read ({error.strerror or error}): check the path and its '
         'permissions') from error
-
-
-def _in_folder(folder: Path) -> Path:
-  for name in FORMS:
-    if (folder / name).is_file():
-      return folder / name
-  raise UserError(f'{folder} is a folder without weights: looked for {", ".join(FORMS)}')
 
 
 def _open(path: Path) -> tuple[int, str, dict[str, Any], Tensors]:
@@ -100,22 +104,11 @@ def _open(path: Path) -> tuple[int, str, dict[str, Any], Tensors]:
     return status.st_size, *torch_files.read_torch(path)
   if re.match(rb'[\x80-\x8f][\xa0-\xdb]|[\xde\xdf]', head):  # a map: of few entries, the first name following; of many
     return status.st_size, 'msgpack', {}, _read_msgpack(path)
-  raise UserError(f'{path} {_describe_unknown(head)}')
-
-
-def _describe_unknown(head: bytes) -> str:
-  text = head.lstrip()
-  if not head:
-    return 'is empty: fetch it again'
-  if text[:1] == b'<':
-    return 'is a web page, not weights: fetch it again, from the address of the file itself'
-  if text[:1] == b'{':
-    return 'is JSON, not weights: give the folder it lies in'
-  if head.startswith(b'version https://git-lfs'):
-    return 'is a git-lfs pointer, not the weights it points to: run git lfs pull'
-  if head[257:262] == b'ustar':
-    return 'is a tar archive: unpack it, and give the file of weights in it'
-  return f'starts with {head[:8]!r}, as neither safetensors, Flax msgpack nor PyTorch files do: fetch it again'
+  for start, problem in NOT_WEIGHTS.items():
+    if re.match(start, head, re.DOTALL):
+      raise UserError(f'{path} {problem}')
+  raise UserError(
+      f'{path} starts with {head[:8]!r}, as neither safetensors, Flax msgpack nor PyTorch files do: fetch it again')
 
 
 def _flatten(path: Path, size: int, tensors: Tensors) -> dict[str, np.ndarray]:
@@ -125,7 +118,9 @@ def _flatten(path: Path, size: int, tensors: Tensors) -> dict[str, np.ndarray]:
     grown += 4 * array.size
     if grown > MAX_GROWTH * size + (1 << 20):
       raise UserError(f'{path} declares more numbers than its {size} bytes can hold: fetch it again')
-    array = _widen(array)
+    if jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16, too
+      with np.errstate(over='ignore'):  # an infinite result is an error below
+        array = array.astype(np.float32, copy=False)
     problem = "named like another once 'module.' is removed" if name in flat else _tensor_problem(name, array)
     if problem:
       problems[problem].append(name)
@@ -144,14 +139,6 @@ def _tensor_problem(name: str, array: np.ndarray) -> str:
   if array.dtype != np.float32:
     return f'of type {array.dtype} instead of floating point'
   return '' if np.isfinite(array).all() or re.fullmatch(INFINITE, name) else 'with NaN or infinity'
-
-
-def _widen(array: np.ndarray) -> np.ndarray:
-  """Floating point of any width, also bfloat16, as float32; other types unchanged."""
-  if not jnp.issubdtype(array.dtype, jnp.floating):
-    return array
-  with np.errstate(over='ignore'):  # the result is infinite, which is an error later
-    return array.astype(np.float32, copy=False)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], Tensors]:

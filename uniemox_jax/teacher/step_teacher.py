@@ -1,0 +1,77 @@
+"""The teacher of a pretraining step. Another teacher plugs in here: a function that returns a `Teacher`."""
+
+from collections.abc import Callable
+import functools
+from typing import Any, NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from data_pipelines.errors import UserError
+from uniemox_jax.models.clip import ImageTower
+from uniemox_jax.models.layers import unit
+from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from uniemox_jax.runtime import sharding
+from uniemox_jax.teacher.frozen_clip import Clip, clip_normalise
+
+
+class Teacher(NamedTuple):
+  """The frozen CLIP as the step sees it.
+
+  embed_image: (params, uint8 scene views (B, H, W, 3)) -> unit-norm float32 (B, E).
+  scale: (params) -> CLIP's learned logit scale s.
+  tower: the module behind `embed_image`, shapes in place of parameters, for counting its FLOPs.
+  """
+
+  embed_image: Callable[[Any, jax.Array], jax.Array]
+  scale: Callable[[Any], jax.Array]
+  tower: ImageTower | None = None
+
+
+def make_teacher(clip: Clip, decoder_width: int, dtype: Any,
+                 statistics: str = 'clip') -> tuple[Teacher, dict[str, Any]]:
+  """CLIP's image tower as the step wants it, and its frozen parameters; the text tower stays out of the step.
+
+  Args:
+    clip: the teacher; its weights may be shapes.
+    decoder_width: E, as wide as its projection.
+    dtype: of the computation.
+    statistics: 'clip', its own of the pixels, or 'imagenet', the student's, which the original gave it.
+
+  Raises:
+    UserError: CLIP's projection is not as wide as the decoder.
+  """
+  width, size = clip.config.projection_dim, clip.config.image_size
+  if width != decoder_width:
+    raise UserError(
+        f'CLIP teacher projects to {width}, the decoder is {decoder_width} wide: set '
+        f'--config.model.decoder_width={width} or choose another teacher')
+  tower = nnx.eval_shape(lambda: ImageTower(clip.config, remat='none', scan=False, dtype=dtype, rngs=nnx.Rngs(0)))
+  graphdef = nnx.graphdef(tower)
+  mean, std = (clip.view.mean, clip.view.std) if statistics == 'clip' else (IMAGENET_MEAN, IMAGENET_STD)
+
+  def embed_image(frozen: dict[str, Any], scene_BxHxWx3: jax.Array) -> jax.Array:
+    view_BxSxSx3 = clip_normalise(scene_BxHxWx3, size, mean, std)
+    return unit(nnx.merge(graphdef, frozen['vision'])(view_BxSxSx3))
+
+  frozen = {
+      'vision': jax.tree_util.tree_map_with_path(functools.partial(_as_computed, dtype), clip.params['vision']),
+      'logit_scale': clip.params['logit_scale']}
+  return Teacher(embed_image, lambda frozen: jnp.exp(frozen['logit_scale']), tower), frozen
+
+
+def _as_computed(dtype: Any, path: tuple[Any, ...], leaf: Any) -> Any:
+  """A kernel in the dtype that the computation casts it to anyway: the same numbers, half the memory in bfloat16."""
+  if path[-1].key != 'kernel':
+    return leaf
+  return jax.ShapeDtypeStruct(leaf.shape, dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf.astype(dtype)
+
+
+def teacher_shardings(frozen: Any, mesh: Mesh, sharded: bool) -> Any:
+  """Shardings of the teacher's parameters: split over `fsdp` as the student's are, or whole on every device."""
+  if sharded:
+    return sharding.tree_shardings(frozen, mesh)
+  return jax.tree.map(lambda leaf: NamedSharding(mesh, P()), frozen)

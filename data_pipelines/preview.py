@@ -20,7 +20,7 @@ from data_pipelines import command
 from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import crops
-from data_pipelines.records import caption_text, manifest, reader, targets
+from data_pipelines.records import caption_text, manifest, reader, schema
 from data_pipelines.sheet_text import load_font, text_height, wrap_text
 
 LEGEND = (
@@ -92,7 +92,7 @@ def description(record: dict, labels: Sequence[str], shares: Sequence[str]) -> l
     shares: names of the entries of `distribution`.
   """
   label = labels[record['label']] if record['label'] >= 0 else None
-  vad = zip(targets.VAD, record['vad'])
+  vad = zip(schema.VAD, record['vad'])
   texts = {
       'label': label,
       'labels': ', '.join(labels[index] for index in record['labels']),

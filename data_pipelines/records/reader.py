@@ -5,7 +5,7 @@ walk over the frames of a shard finds them all, so a batch can read exactly the 
 """
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 import copy
 import hashlib
 import io
@@ -102,18 +102,20 @@ class Split:
       raise shard.damaged(f'record at byte {offset} does not match its checksum')
     return data
 
+  def parsed(self, fields: Mapping) -> Iterator[dict[str, tf.Tensor]]:
+    """These fields of all records, as of tf.io.parse_example, in position order and 256 records at a time."""
+    for start in range(0, self.num_examples, 256):
+      records = [self.read(position) for position in range(start, min(start + 256, self.num_examples))]
+      yield tf.io.parse_example(records, fields)
+
   def annotations(self) -> list[Annotation]:
     """Id, label and EmoSet attributes of every record, in position order; no image is decoded."""
     text = tf.io.FixedLenFeature([], tf.string)
-    fields = {'id': text, 'attributes': text, 'label': tf.io.FixedLenFeature([], tf.int64)}
-    found = []
-    for start in range(0, self.num_examples, 256):
-      records = [self.read(position) for position in range(start, min(start + 256, self.num_examples))]
-      parsed = {name: values.numpy().tolist() for name, values in tf.io.parse_example(records, fields).items()}
-      found += [
-          Annotation(name.decode(), label, json.loads(attributes))
-          for name, label, attributes in zip(parsed['id'], parsed['label'], parsed['attributes'])]
-    return found
+    fields = {'id': text, 'label': tf.io.FixedLenFeature([], tf.int64), 'attributes': text}
+    return [
+        Annotation(name.decode(), label, json.loads(attributes))
+        for records in self.parsed(fields)
+        for name, label, attributes in zip(*(records[field].numpy().tolist() for field in fields))]
 
   def fraction(self, fraction: float, seed: int) -> 'Split':
     """This share of each class, at least one record of each, for training on few examples.

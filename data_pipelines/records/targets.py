@@ -1,6 +1,6 @@
 """Training targets other than a single class, as arrays: several labels, a distribution, valence-arousal-dominance."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -8,24 +8,23 @@ import tensorflow as tf
 from data_pipelines.errors import UserError
 from data_pipelines.records import manifest
 from data_pipelines.records.reader import Split
+from data_pipelines.records.schema import VAD
 
-VAD = ('valence', 'arousal', 'dominance')
-TARGETS = {
+FIELDS = {
     'labels': tf.io.RaggedFeature(tf.int64), 'distribution': tf.io.RaggedFeature(tf.float32),
     'vad': tf.io.FixedLenFeature([len(VAD)], tf.float32)}
-"""Fields of the record schema, in the form in which TFDS writes them."""
-_READ_TOGETHER = 256
+"""Of the record schema, in the form in which TFDS writes them."""
 
 
 def fields(names: Sequence[str]) -> dict:
-  """The fields for tf.io.parse_example.
+  """The fields of these targets, for tf.io.parse_example.
 
   Raises:
     UserError: a name is unknown.
   """
-  if unknown := [name for name in names if name not in TARGETS]:
-    raise UserError(f'target {unknown[0]!r} is unknown: choose from {", ".join(TARGETS)}')
-  return {name: TARGETS[name] for name in names}
+  if unknown := [name for name in names if name not in FIELDS]:
+    raise UserError(f'target {unknown[0]!r} is unknown: choose from {", ".join(FIELDS)}')
+  return {name: FIELDS[name] for name in names}
 
 
 def columns(split: Split, name: str) -> tuple[str, ...]:
@@ -45,7 +44,7 @@ def dense(record: dict[str, tf.Tensor], sizes: dict[str, int]) -> dict[str, tf.T
   """The targets of one record, in the same shape for all records.
 
   Args:
-    record: the parsed fields.
+    record: the parsed fields; of B records at once if 'labels' is padded with -1 and 'distribution' with 0.
     sizes: from `lengths`; names the targets.
 
   Returns:
@@ -55,12 +54,13 @@ def dense(record: dict[str, tf.Tensor], sizes: dict[str, int]) -> dict[str, tf.T
   return {name: _MAKE[name](record[name], size) for name, size in sizes.items()}
 
 
-def _multi_hot(index_M: tf.Tensor, classes: int) -> tf.Tensor:
-  return tf.minimum(tf.reduce_sum(tf.one_hot(index_M, classes), axis=0), 1.0)
+def _multi_hot(index: tf.Tensor, classes: int) -> tf.Tensor:
+  return tf.minimum(tf.reduce_sum(tf.one_hot(index, classes), axis=-2), 1.0)
 
 
-def _shares(share_D: tf.Tensor, length: int) -> tf.Tensor:
-  return tf.ensure_shape(tf.pad(share_D, [[0, length - tf.size(share_D)]]), [length])
+def _shares(share: tf.Tensor, length: int) -> tf.Tensor:
+  padding = [[0, 0]] * (share.shape.rank - 1) + [[0, length - tf.shape(share)[-1]]]
+  return tf.ensure_shape(tf.pad(share, padding), [*share.shape[:-1], length])
 
 
 _MAKE = {'labels': _multi_hot, 'distribution': _shares, 'vad': lambda vad_3, _: vad_3}
@@ -75,22 +75,9 @@ def read(split: Split) -> dict[str, np.ndarray]:
   Raises:
     UserError: a damaged shard.
   """
-  failures: list[UserError] = []
-  sizes = lengths(split, tuple(TARGETS))
-  parsing = fields(tuple(TARGETS)) | {'label': tf.io.FixedLenFeature([], tf.int64)}
-
-  def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-    record = tf.io.parse_single_example(serialized, parsing)
-    return {'label': tf.cast(record['label'], tf.int32)} | dense(record, sizes)
-
-  def serialized() -> Iterator[bytes]:
-    try:
-      yield from map(split.read, range(split.num_examples))
-    except UserError as error:  # TensorFlow would wrap it.
-      failures.append(error)
-
-  records = tf.data.Dataset.from_generator(serialized, output_signature=tf.TensorSpec((), tf.string))
-  parts = list(records.map(parse).batch(_READ_TOGETHER).as_numpy_iterator())
-  if failures:
-    raise failures[0]
+  sizes = lengths(split, tuple(FIELDS))
+  parts = []
+  for records in split.parsed(FIELDS | {'label': tf.io.FixedLenFeature([], tf.int64)}):
+    padded = {'labels': records['labels'].to_tensor(-1), 'distribution': records['distribution'].to_tensor()}
+    parts.append({'label': tf.cast(records['label'], tf.int32)} | dense(records | padded, sizes))
   return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -144,9 +144,8 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   values = flags.FLAGS
   command.require_flags('data_dir', 'dataset')
-  line = preview(
-      values.data_dir, values.dataset, values.split, values.out, values.count, values.seed, values.image_size)
-  print(line)
+  print(
+      preview(values.data_dir, values.dataset, values.split, values.out, values.count, values.seed, values.image_size))
 
 
 if __name__ == '__main__':

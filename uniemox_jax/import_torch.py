@@ -10,7 +10,6 @@ the original saves. It is recognised by its content.
 """
 
 from collections.abc import Sequence
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +95,8 @@ def _order_labels(imported: ImportedStudent, dataset: str | None) -> dict[str, A
 
 
 def _label_table(dataset: str) -> Sequence[str]:
-  from data_pipelines.build import DATASETS
-  if dataset not in DATASETS:
-    raise UserError(f"unknown dataset '{dataset}': one of {', '.join(DATASETS)}")
-  table = importlib.import_module(f'data_pipelines.{dataset}.{dataset}_dataset_builder').Builder.LABELS
+  from data_pipelines.build import builder_class
+  table = builder_class(dataset).LABELS
   if not table:
     raise UserError(f"dataset '{dataset}' has no label table of its own: leave --dataset out")
   return table

@@ -58,8 +58,10 @@ def build(
   source = pathlib.Path(source)
   if 0 < short_side < 16:
     raise UserError(f'short side {short_side} is too small: 16 pixels or more, or 0, which keeps the original size')
-  builder_class = _builder_class(dataset, source)
-  final = epath.Path(data_dir) / dataset / str(builder_class.VERSION)
+  chosen = builder_class(dataset)
+  if not source.is_dir() or not any(source.iterdir()):
+    raise UserError(f'source folder {source} is missing or empty. {chosen.MANUAL_DOWNLOAD_INSTRUCTIONS}')
+  final = epath.Path(data_dir) / dataset / str(chosen.VERSION)
   _clean_up(final)
   if final.exists() and not overwrite:
     print(f'{final} is already built: left as it is (--overwrite builds it again)')
@@ -68,20 +70,18 @@ def build(
   config = tfds.download.DownloadConfig(manual_dir=source, **_beam(beam_runner, beam_options))
   found_boxes = _boxes_file(source, final.parent, boxes_file, detector)
   with _set_aside(final), tempfile.TemporaryDirectory() as downloads:  # TFDS asks for it; nothing is downloaded.
-    builder = builder_class(
+    builder = chosen(
         data_dir=os.fspath(data_dir), max_rejects=max_rejects, short_side=short_side, max_megapixels=max_megapixels,
         max_persons=max_persons, boxes_file=found_boxes)
     builder.download_and_prepare(download_dir=downloads, download_config=config)
   return manifest.read_manifest(final)
 
 
-def _builder_class(dataset: str, source: pathlib.Path) -> type[FolderBuilder]:
+def builder_class(dataset: str) -> type[FolderBuilder]:
+  """The class that builds a dataset. Raises UserError if the name is not one of `DATASETS`."""
   if dataset not in DATASETS:
     raise UserError(f"unknown dataset '{dataset}': one of {', '.join(DATASETS)}")
-  builder_class = importlib.import_module(f'data_pipelines.{dataset}.{dataset}_dataset_builder').Builder
-  if not source.is_dir() or not any(source.iterdir()):
-    raise UserError(f'source folder {source} is missing or empty. {builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS}')
-  return builder_class
+  return importlib.import_module(f'data_pipelines.{dataset}.{dataset}_dataset_builder').Builder
 
 
 def _boxes_file(
@@ -142,7 +142,7 @@ def _aside(final: epath.Path) -> epath.Path:
 
 
 def _clean_up(final: epath.Path) -> None:
-  """Removes the remains of a killed build; a finished build that it had set aside comes back."""
+  """Removes the remains of a stopped build, and the build that it had set aside; without a new one, that comes back."""
   for unfinished in final.parent.glob(f'incomplete.*_{final.name}'):
     print(f'removing {unfinished}, left by a build that was stopped')
     unfinished.rmtree()
@@ -156,16 +156,12 @@ def _clean_up(final: epath.Path) -> None:
 @contextlib.contextmanager
 def _set_aside(final: epath.Path) -> Iterator[None]:
   """Moves a finished build away while it is replaced; it comes back if that fails."""
-  if not final.exists():
-    yield
-    return
-  final.rename(_aside(final))
+  if final.exists():
+    final.rename(_aside(final))
   try:
     yield
-  except BaseException:
-    _aside(final).rename(final)
-    raise
-  _aside(final).rmtree()
+  finally:
+    _clean_up(final)
 
 
 if __name__ == '__main__':

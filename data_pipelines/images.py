@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 import contextlib
-import dataclasses
 import io
 import os
 import pathlib
 import threading
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 import warnings
 
 import numpy as np
@@ -16,8 +15,8 @@ from PIL import Image, ImageCms, ImageOps
 MAX_MEGAPIXELS = 64
 JPEG_QUALITY = 95
 
-# The formats that are opened, whatever the file is called. Others (EPS, PDF...) may start other programs.
-FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'AVIF', 'PPM')
+# What is opened, whatever the file is called. Other formats (EPS, PDF...) may start other programs.
+_PILLOW_FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'AVIF', 'PPM')
 SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff', '.avif', '.heic')
 """Endings of image file names, including formats that cannot be opened."""
 _JPEG_END = b'\xff\xd9'
@@ -37,17 +36,26 @@ class RejectedError(Exception):
   """An image that cannot become a record; the message is the reason, for rejects.csv."""
 
 
-@dataclasses.dataclass(frozen=True)
-class CheckedImage:
+class CheckedImage(NamedTuple):
   """An image that passed every check.
 
-  Attributes:
-    jpeg: RGB JPEG bytes, with the short side that was asked for, or less.
-    original: the image as displayed, mode RGB, sRGB colours, at its original size.
+  original: the image as displayed, mode RGB, sRGB colours, at its original size; file: the open file; clean: whether
+  that is a complete, upright baseline RGB JPEG of just these pixels.
   """
 
-  jpeg: bytes
   original: Image.Image
+  file: BinaryIO
+  clean: bool
+
+  def jpeg(self, short_side: int) -> bytes:
+    """The image as an RGB JPEG, its short side at most `short_side` pixels; 0 keeps the original size.
+
+    A file that is clean and small enough is kept byte for byte; everything else is encoded again.
+    """
+    if short_side and min(self.original.size) > short_side:
+      return encode_jpeg(shrink(self.original, short_side))
+    stored = _decodable_jpeg(self.file) if self.clean else None
+    return stored or encode_jpeg(self.original)
 
 
 def is_image(path: pathlib.Path) -> bool:
@@ -57,41 +65,45 @@ def is_image(path: pathlib.Path) -> bool:
   if not path.is_file():  # Opening a pipe never ends.
     return False
   try:
-    Image.open(path, formats=FORMATS).close()
+    Image.open(path, formats=_PILLOW_FORMATS).close()
   except Exception:  # Malformed files make Pillow raise nearly anything.
     return False
   return True
 
 
 @contextlib.contextmanager
-def open_image(path: pathlib.Path, short_side: int, max_megapixels: float = MAX_MEGAPIXELS) -> Iterator[CheckedImage]:
+def open_image(path: pathlib.Path, max_megapixels: float = MAX_MEGAPIXELS) -> Iterator[CheckedImage]:
   """Reads and checks one image. Of images over 16 megapixels, only one is in use at a time, over all threads.
 
-  A baseline RGB JPEG that is upright and small enough is kept byte for byte. Everything else is turned upright, laid
-  on white where transparent, converted to RGB (to sRGB if a profile defines its colours), shrunk (never enlarged) and
-  encoded again. Of several frames, the first is taken.
+  It is turned upright, laid on white where transparent, and converted to RGB (to sRGB if a profile defines its
+  colours). Of several frames, the first is taken.
 
   Args:
     path: the file, of any of the usual formats and under any name.
-    short_side: longest allowed short side, pixels; 0 keeps the original size.
     max_megapixels: limit of the size in the file's header, above which nothing is decoded; at most 178, Pillow's own.
 
   Raises:
     RejectedError: missing, empty, too many pixels, truncated, or nothing that Pillow can decode.
   """
-  with _open_displayed(path, max_megapixels) as (original, file, clean):
-    if short_side and min(original.size) > short_side:
-      yield CheckedImage(encode_jpeg(shrink(original, short_side)), original)
-    else:
-      jpeg = _decodable_jpeg(file) if clean else None
-      yield CheckedImage(jpeg or encode_jpeg(original), original)
-
-
-@contextlib.contextmanager
-def open_original(path: pathlib.Path, max_megapixels: float = MAX_MEGAPIXELS) -> Iterator[Image.Image]:
-  """`CheckedImage.original` alone, without encoding anything; arguments and errors as in `open_image`."""
-  with _open_displayed(path, max_megapixels) as (original, _, _):
-    yield original
+  if path.is_fifo():
+    raise RejectedError('cannot be read: a pipe, which has no end')
+  try:
+    file = path.open('rb')
+  except OSError as error:
+    raise RejectedError(f'cannot be read: {error.strerror}') from error
+  with file:
+    encoded = _identified(file, max_megapixels)
+    with _ONE_LARGE if encoded.width * encoded.height > _LARGE else contextlib.nullcontext():
+      try:
+        encoded.load()
+        profile = _foreign_profile(encoded)
+        clean = profile is None and _is_clean_jpeg(encoded, file)
+        original = _displayed(encoded, profile)
+      except RejectedError:
+        raise
+      except Exception as error:  # Malformed files make Pillow raise nearly anything.
+        raise RejectedError(f'cannot be decoded: {error or type(error).__name__}') from error
+      yield CheckedImage(original, file, clean)
 
 
 def shrink(image: Image.Image, short_side: int) -> Image.Image:
@@ -122,34 +134,10 @@ def encode_jpeg(image: Image.Image) -> bytes:
   return buffer.getvalue()
 
 
-@contextlib.contextmanager
-def _open_displayed(path: pathlib.Path, max_megapixels: float) -> Iterator[tuple[Image.Image, BinaryIO, bool]]:
-  """The image as displayed, its open file, and whether that file is an RGB JPEG of just these pixels."""
-  if path.is_fifo():
-    raise RejectedError('cannot be read: a pipe, which has no end')
-  try:
-    file = path.open('rb')
-  except OSError as error:
-    raise RejectedError(f'cannot be read: {error.strerror}') from error
-  with file:
-    encoded = _identified(file, max_megapixels)
-    with _ONE_LARGE if encoded.width * encoded.height > _LARGE else contextlib.nullcontext():
-      try:
-        encoded.load()
-        profile = _foreign_profile(encoded)
-        clean = profile is None and _is_clean_jpeg(encoded, file)
-        original = _displayed(encoded, profile)
-      except RejectedError:
-        raise
-      except Exception as error:  # Malformed files make Pillow raise nearly anything.
-        raise RejectedError(f'cannot be decoded: {error or type(error).__name__}') from error
-      yield original, file, clean
-
-
 def _identified(file: BinaryIO, max_megapixels: float) -> Image.Image:
   """The image with its header read and nothing decoded yet."""
   try:
-    encoded = Image.open(file, formats=FORMATS)
+    encoded = Image.open(file, formats=_PILLOW_FORMATS)
   except Image.DecompressionBombError as error:
     raise RejectedError(f'over {max_megapixels:g} megapixels') from error
   except Image.UnidentifiedImageError as error:

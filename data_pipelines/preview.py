@@ -20,7 +20,7 @@ from data_pipelines import command
 from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import crops
-from data_pipelines.records import caption_text, manifest, reader, targets
+from data_pipelines.records import caption_text, manifest, reader, schema
 from data_pipelines.sheet_text import load_font, text_height, wrap_text
 
 LEGEND = (
@@ -92,7 +92,7 @@ def description(record: dict, labels: Sequence[str], shares: Sequence[str]) -> l
     shares: names of the entries of `distribution`.
   """
   label = labels[record['label']] if record['label'] >= 0 else None
-  vad = zip(targets.VAD, record['vad'])
+  vad = zip(schema.VAD, record['vad'])
   texts = {
       'label': label,
       'labels': ', '.join(labels[index] for index in record['labels']),
@@ -144,9 +144,8 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   values = flags.FLAGS
   command.require_flags('data_dir', 'dataset')
-  line = preview(
-      values.data_dir, values.dataset, values.split, values.out, values.count, values.seed, values.image_size)
-  print(line)
+  print(
+      preview(values.data_dir, values.dataset, values.split, values.out, values.count, values.seed, values.image_size))
 
 
 if __name__ == '__main__':

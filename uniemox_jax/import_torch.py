@@ -9,7 +9,6 @@ SRC is a file, a folder or a hub id: CLIP of transformers, OpenAI or open_clip; 
 the original saves. It is recognised by its content.
 """
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +89,8 @@ def _order_labels(imported: ImportedStudent, dataset: str | None) -> dict[str, A
     return {}
   table = None
   if dataset:
-    from data_pipelines.build import DATASETS
-    if dataset not in DATASETS:
-      raise UserError(f"unknown dataset '{dataset}': one of {', '.join(DATASETS)}")
-    table = importlib.import_module(f'data_pipelines.{dataset}.{dataset}_dataset_builder').Builder.LABELS
+    from data_pipelines.build import builder_class
+    table = builder_class(dataset).LABELS
     if not table:
       raise UserError(f"dataset '{dataset}' has no label table of its own: leave --dataset out")
   imported.params['head'], labels, message = name_head(imported.params['head'], imported.labels, table)

@@ -137,6 +137,11 @@ def evaluation_view(jpeg: tf.Tensor, size: int) -> tf.Tensor:
   return tf.ensure_shape(resize(image, height, width)[top:top + size, left:left + size], [size, size, 3])
 
 
+def squashed_view(jpeg: tf.Tensor, size: int) -> tf.Tensor:
+  """The whole of a person crop at both sides `size`, uint8 (size, size, 3)."""
+  return tf.ensure_shape(resize(decode(jpeg), size, size), [size, size, 3])
+
+
 def centre_view(jpeg: tf.Tensor, size: int, short_side: int, squash: bool) -> tf.Tensor:
   """CLIP's view: the short side, or with `squash` both, to `short_side`, then the central uint8 (size, size, 3)."""
   image = decode(jpeg)

@@ -62,7 +62,7 @@ def train_batches(
     randaugment: in 'finetune', mean and standard deviation of RandAugment's magnitude, drawn for each view; the
       recipe's m9-mstd0.5-inc1 is (9, 0.5).
     erase: in 'finetune', probability of random erasing, of each view.
-    targets: names of `targets.TARGETS` to add, as `targets.dense` describes them.
+    targets: names of `targets.FIELDS` to add, as `targets.dense` describes them.
     process_index, process_count: this host's number, and the number of hosts.
     parallelism: threads; None is one a CPU. It does not change the batches.
 
@@ -116,7 +116,7 @@ def eval_batches(
     split: Split, *, batch_size: int, image_size: int, person: bool = False, targets: Sequence[str] = (),
     view: Callable[[tf.Tensor], tf.Tensor] | None = None, process_index: int = 0, process_count: int = 1,
     parallelism: int | None = None) -> Iterator[Batch]:
-  """Every example once over all hosts, in order; every host makes `eval_step_count` batches of the same shape.
+  """Every example once over all hosts, in order; every host makes the same number of batches of the same shape.
 
   Args: as in `train_batches`, and
     view: from a JPEG to another model's evaluation view, uint8 (S, S, 3); None is the student's.
@@ -140,19 +140,16 @@ def eval_batches(
     return {'position': tf.minimum(index_R, split.num_examples - 1), 'mask': index_R < split.num_examples}
 
   def make(record: Record) -> Record:
-    values = _labels(record) | _evaluation_views(record, make_view, image_size, person)
-    values |= record_targets.dense(record, sizes)
+    image = make_view(record['image'])
+    values = _labels(record) | record_targets.dense(record, sizes) | {'image': image}
+    if person:
+      values['person'] = _person_or(image, record, lambda: augment.squashed_view(record['persons'][0], image_size))
     # Not a product: missing targets may be NaN.
     zeroed = {name: tf.where(record['mask'], value, tf.zeros_like(value)) for name, value in values.items()}
     return zeroed | {'mask': tf.cast(record['mask'], tf.float32)}
 
-  steps = tf.data.Dataset.range(eval_step_count(split, batch_size))
+  steps = tf.data.Dataset.range(-(-split.num_examples // batch_size))
   return _batches(split, steps.map(order), make, rows, parallelism, targets)
-
-
-def eval_step_count(split: Split, batch_size: int) -> int:
-  """How many batches `eval_batches` yields on every host."""
-  return -(-split.num_examples // batch_size)
 
 
 def _host_rows(batch_size: int, process_index: int, process_count: int) -> tuple[int, int]:
@@ -193,11 +190,12 @@ def _train_views(
     record: Record, size: int, crop_area: tuple[float, float], jitter: float, randaugment: tuple[float, float] | None,
     erase: float) -> tuple[tf.Tensor, Callable[[], tf.Tensor]]:
   """The view of the whole image, and a function that makes the view of one of the record's persons."""
-  finish = _finisher(record, size)
+  key, example_id = record['keys'], record['example_id']
+  flip = augment.uniform(key[augment.FLIP], example_id, []) < 0.5  # One for all views of the record.
 
   def augmented(view: str, image: tf.Tensor) -> tf.Tensor:
-    key, example_id = record['keys'], record['example_id']
-    image = finish(image)
+    resized = augment.resize(image, size, size)
+    image = tf.ensure_shape(tf.cond(flip, lambda: tf.reverse(resized, [1]), lambda: resized), [size, size, 3])
     if randaugment:
       draws = augment.uniform(key[augment.RANDAUGMENT[view]], example_id, list(rand_augment.DRAWS))
       image = rand_augment.rand_augment(image, draws, *randaugment)
@@ -208,17 +206,6 @@ def _train_views(
 
   image = augmented('image', _random_crop(record, crop_area))
   return image, lambda: augmented('person', _person_crop(record, jitter))
-
-
-def _evaluation_views(record: Record, view: Callable[[tf.Tensor], tf.Tensor], size: int, person: bool) -> Record:
-  image = view(record['image'])
-  if not person:
-    return {'image': image}
-
-  def squashed() -> tf.Tensor:
-    return tf.ensure_shape(augment.resize(augment.decode(record['persons'][0]), size, size), [size, size, 3])
-
-  return {'image': image, 'person': _person_or(image, record, squashed)}
 
 
 def _person_or(scene: tf.Tensor, record: Record, person: Callable[[], tf.Tensor]) -> tf.Tensor:
@@ -245,17 +232,6 @@ def _person_crop(record: Record, jitter: float) -> tf.Tensor:
   return augment.decode_crop(jpeg, augment.inner_box(draws_4, height, width, jitter))
 
 
-def _finisher(record: Record, size: int) -> Callable[[tf.Tensor], tf.Tensor]:
-  """The last operation on every view of a record: resize, and the same flip for all."""
-  flip = augment.uniform(record['keys'][augment.FLIP], record['example_id'], []) < 0.5
-
-  def finish(image: tf.Tensor) -> tf.Tensor:
-    image = augment.resize(image, size, size)
-    return tf.ensure_shape(tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image), [size, size, 3])
-
-  return finish
-
-
 def _batches(
     split: Split, ordered: tf.data.Dataset, make: Callable[[Record], Record], rows: int, parallelism: int | None,
     targets: Sequence[str]) -> Iterator[Batch]:
@@ -275,9 +251,6 @@ def _batches(
     serialized_R = tf.numpy_function(read, [names['position']], tf.string)
     return names | {'serialized': tf.ensure_shape(serialized_R, [None])}
 
-  def intact(names: Record) -> tf.Tensor:
-    return tf.strings.length(names['serialized'][0]) > 0
-
   def parse(names: Record) -> Record:
     serialized_R = names.pop('serialized')
     return names | tf.io.parse_example(serialized_R, fields)
@@ -291,7 +264,8 @@ def _batches(
     options.threading.private_threadpool_size = parallelism
   calls = parallelism or os.cpu_count() or 1
   dataset = ordered.unbatch().batch(READ_TOGETHER).map(add_serialized, num_parallel_calls=calls)
-  dataset = dataset.take_while(intact).map(parse).unbatch().map(make, num_parallel_calls=calls)
+  dataset = dataset.take_while(lambda names: tf.strings.length(names['serialized'][0]) > 0).map(parse)
+  dataset = dataset.unbatch().map(make, num_parallel_calls=calls)
   dataset = dataset.batch(rows, drop_remainder=True).prefetch(2).with_options(options)
   _open.add(batches := _iterate(dataset, failures))
   return batches

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent import futures
-import functools
 import os
 from typing import NamedTuple
 
@@ -41,15 +40,15 @@ def read_examples(split: Split, positions: Sequence[int], size: int, *, person: 
   Raises:
     UserError: a damaged shard.
   """
+
+  def read(position: int) -> Example:
+    record = tf.io.parse_single_example(split.read(position), _FIELDS)
+    persons_P = record['persons'] if person else []
+    return Example(
+        record['id'].numpy().decode(), int(record['label']),
+        augment.evaluation_view(record['image'], size).numpy(),
+        augment.squashed_view(persons_P[0], size).numpy() if len(persons_P) else None)
+
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     for start in range(0, len(positions), _TOGETHER):
-      yield from pool.map(functools.partial(_read, split, size, person), positions[start:start + _TOGETHER])
-
-
-def _read(split: Split, size: int, person: bool, position: int) -> Example:
-  record = tf.io.parse_single_example(split.read(position), _FIELDS)
-  persons_P = record['persons'] if person else []
-  return Example(
-      record['id'].numpy().decode(), int(record['label']),
-      augment.evaluation_view(record['image'], size).numpy(),
-      augment.resize(augment.decode(persons_P[0]), size, size).numpy() if len(persons_P) else None)
+      yield from pool.map(read, positions[start:start + _TOGETHER])

@@ -2,12 +2,10 @@
 
 import abc
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent import futures
 import contextlib
-import functools
 import json
-import os
 import pathlib
 import threading
 from typing import Any
@@ -22,10 +20,10 @@ from data_pipelines.building import beam_records, stored_splits
 from data_pipelines.building.raw_example import RawExample, WorkItem
 from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import box_file, crops
+from data_pipelines.read_ahead import THREADS, read_ahead
 from data_pipelines.records import manifest, schema
 
 PROVENANCE = 'provenance.json'
-_THREADS = min(32, (os.cpu_count() or 1) + 4)  # Pillow decodes, resizes and encodes without holding Python's lock.
 
 
 class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -125,15 +123,16 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
 
   def _generate_examples(self, split: str, items: list[WorkItem]) -> Iterator[tuple[str, dict]]:
     empty = True
-    running = _in_threads(functools.partial(self.record, self._source), items)
-    for item, future in tqdm.tqdm(running, f'{self.name} {split}', len(items), unit=' images'):
-      try:
-        record = future.result()
-      except images.RejectedError as error:
-        self._rejects[item.example.id] = str(error)
-        continue
-      empty = False
-      yield record['id'], record
+    with futures.ThreadPoolExecutor(THREADS) as pool:
+      reading = read_ahead((pool.submit(self.record, self._source, item) for item in items), 2 * THREADS)
+      for item, future in tqdm.tqdm(zip(items, reading), f'{self.name} {split}', len(items), unit=' images'):
+        try:
+          record = future.result()
+        except images.RejectedError as error:
+          self._rejects[item.example.id] = str(error)
+          continue
+        empty = False
+        yield record['id'], record
     if empty:
       raise self._too_many_rejects(f"split '{split}' has no readable image")
 
@@ -149,14 +148,13 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     except UnicodeEncodeError as error:
       raise images.RejectedError('the file name is not UTF-8') from error
     attributes = self.attributes(source, example)
-    short_side, max_megapixels = self._options['short_side'], self._options['max_megapixels']
-    with images.open_image(source / example.path, short_side, max_megapixels) as image:
+    with images.open_image(source / example.path, self._options['max_megapixels']) as image:
       boxes_Nx4, scores_N = self._boxes(item, image.original.size)
       persons_Mx4 = crops.largest_persons(boxes_Nx4, scores_N)[:self._options['max_persons']]
       if example.person is not None:
         persons_Mx4 = boxes_Nx4[:1]
       return {
-          'id': example.id, 'example_id': item.example_id, 'image': image.jpeg,
+          'id': example.id, 'example_id': item.example_id, 'image': image.jpeg(self._options['short_side']),
           'persons': [crops.person_crop(image.original, box_4) for box_4 in persons_Mx4], 'boxes': boxes_Nx4,
           'box_scores': scores_N, 'label': example.label, 'labels': list(example.labels),
           'distribution': example.distribution, 'vad': example.vad,
@@ -218,15 +216,3 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
       return json.loads(path.read_text(encoding='utf-8')) if path.exists() else None
     except ValueError as error:
       raise UserError(f'{path} is not JSON ({error}): correct or remove it') from error
-
-
-def _in_threads(function: Callable[[WorkItem], dict],
-                items: list[WorkItem]) -> Iterator[tuple[WorkItem, futures.Future[dict]]]:
-  """Calls the function in several threads, a little ahead of the caller, and yields in the order of the items."""
-  running: collections.deque[tuple[WorkItem, futures.Future[dict]]] = collections.deque()
-  with futures.ThreadPoolExecutor(_THREADS) as pool:
-    for item in items:
-      running.append((item, pool.submit(function, item)))
-      if len(running) > 2 * _THREADS:
-        yield running.popleft()
-    yield from running

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import scipy.io
 
+from data_pipelines.building.splits import TRAIN_VAL_TEST
 from data_pipelines.errors import UserError
+from data_pipelines.records.schema import VAD
 
-SPLITS = ('train', 'val', 'test')
-VAD = ('valence', 'arousal', 'dominance')
 MAT = pathlib.PurePath('Annotations', 'Annotations.mat')
 # Where mat2py.py, the converter of github.com/Tandon-A/emotic, writes train.csv, and where people move it.
 CSV_FOLDERS = ('.', 'Annotations', 'emotic_pre')
@@ -49,8 +49,8 @@ def read_mat(path: pathlib.Path) -> dict[str, list[AnnotatedPerson]]:
     UserError: not a MATLAB file of this structure.
   """
   try:
-    content = scipy.io.loadmat(path, variable_names=SPLITS, simplify_cells=True)
-    return {split: list(_mat_persons(content[split])) for split in SPLITS}
+    content = scipy.io.loadmat(path, variable_names=TRAIN_VAL_TEST, simplify_cells=True)
+    return {split: list(_mat_persons(content[split])) for split in TRAIN_VAL_TEST}
   except NotImplementedError as error:
     raise UserError(f"{path} is a MATLAB 7.3 file: save it again in MATLAB with '-v7'") from error
   except Exception as error:  # scipy raises nearly anything on a broken file, and a missing field is a KeyError.
@@ -64,7 +64,7 @@ def read_csv(folder: pathlib.Path) -> dict[str, list[AnnotatedPerson]]:
   Raises:
     UserError: a file or a column is missing, or a cell does not hold a list.
   """
-  return {split: list(_csv_persons(folder / f'{split}.csv')) for split in SPLITS}
+  return {split: list(_csv_persons(folder / f'{split}.csv')) for split in TRAIN_VAL_TEST}
 
 
 def _mat_persons(images: np.ndarray) -> Iterator[AnnotatedPerson]:

@@ -7,7 +7,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.building import builder
+from data_pipelines.building import builder, splits
 from data_pipelines.building.raw_example import RawExample
 from data_pipelines.emotic import annotations
 from data_pipelines.errors import UserError
@@ -52,7 +52,7 @@ class Builder(builder.FolderBuilder):
     tables = [source / name for name in annotations.CSV_FOLDERS if (source / name / 'train.csv').exists()]
     if (source / annotations.MAT).exists():
       if tables:
-        self.ignore(f'CSV files: {annotations.MAT} is there too, and used', len(annotations.SPLITS))
+        self.ignore(f'CSV files: {annotations.MAT} is there too, and used', len(splits.TRAIN_VAL_TEST))
       return annotations.read_mat(source / annotations.MAT)
     if not tables:
       raise UserError(f'{source} has neither {annotations.MAT} nor train.csv. {self.layout}')

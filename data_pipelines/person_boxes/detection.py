@@ -1,10 +1,8 @@
 """Runs a person detector over all images of a raw folder, resumably, or over a single image."""
 
 import collections
-from collections.abc import Iterator
 from concurrent import futures
 import contextlib
-import dataclasses
 import pathlib
 from typing import NamedTuple
 
@@ -17,6 +15,7 @@ from data_pipelines import images, raw_files
 from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import box_file, crops, detectors
 from data_pipelines.progress_file import ProgressFile
+from data_pipelines.read_ahead import read_ahead
 from data_pipelines.records import manifest
 
 # Detectors look at 800 pixels or less; larger images need not wait for them in memory.
@@ -24,18 +23,13 @@ _SHORT_SIDE = 800
 _BATCH = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class DetectionSummary:
+class DetectionSummary(NamedTuple):
   """What a detector found in a folder; `str` of it is what the command prints.
 
-  Attributes:
-    path: the file of boxes.
-    images: number of images.
-    with_person: how many of them show a confident person (score >= 0.5).
-    boxes: number of boxes written.
-    dropped: boxes not written, because they are not finite or have no area inside the image.
-    unreadable: path -> reason, for each image that cannot be read; the build rejects these too.
-    ignored: kind -> number of files that are no images.
+  path: the file of boxes; images, with_person: how many can be read, and show a confident person (score >= 0.5);
+  boxes, dropped: how many boxes are written, and how many are not, because they are not finite or have no area inside
+  the image; unreadable: path -> reason, for each image that cannot be read, which the build rejects too; ignored:
+  kind -> number of files that are no images.
   """
 
   path: pathlib.Path
@@ -143,9 +137,11 @@ def _detect_images(source: pathlib.Path, names: list[str], detect: detectors.Det
   items = {item['image']: item for item in progress_file.items}
   left = [name for name in names if name not in items]
   unreadable: dict[str, str] = {}
-  initial = len(names) - len(left)
-  with tqdm.tqdm(total=len(names), initial=initial, desc='detecting persons', unit=' images') as progress:
-    for batch in _read_ahead(source, left):
+  progress = tqdm.tqdm(total=len(names), initial=len(names) - len(left), desc='detecting persons', unit=' images')
+  with progress, futures.ThreadPoolExecutor(_BATCH) as pool:
+    reading = read_ahead((pool.submit(_read, source / name) for name in left), 2 * _BATCH)
+    for start in range(0, len(left), _BATCH):
+      batch = {name: next(reading).result() for name in left[start:start + _BATCH]}
       unreadable |= {name: shown for name, shown in batch.items() if isinstance(shown, str)}
       readable = {name: shown for name, shown in batch.items() if not isinstance(shown, str)}
       found = detect([shown.image for shown in readable.values()]) if readable else []
@@ -156,23 +152,12 @@ def _detect_images(source: pathlib.Path, names: list[str], detect: detectors.Det
   return [items[name] for name in names if name in items], unreadable
 
 
-def _read_ahead(source: pathlib.Path, names: list[str]) -> Iterator[dict[str, _Shown | str]]:
-  """Batches of images, or why they cannot be read; the next one is being read while the caller works on one."""
-  batches = [names[start:start + _BATCH] for start in range(0, len(names), _BATCH)]
-  with futures.ThreadPoolExecutor(_BATCH) as pool:
-    reading: dict[str, futures.Future[_Shown | str]] = {}
-    for batch in [*batches, []]:
-      following = {name: pool.submit(_read, source / name) for name in batch}
-      if reading:
-        yield {name: future.result() for name, future in reading.items()}
-      reading = following
-
-
 def _read(path: pathlib.Path) -> _Shown | str:
+  """The image, or why it cannot be read."""
   try:
     str(path).encode()
-    with images.open_original(path) as original:
-      return _shown(original)
+    with images.open_image(path) as image:
+      return _shown(image.original)
   except UnicodeEncodeError:
     return 'the file name is not UTF-8'
   except images.RejectedError as error:

@@ -32,9 +32,10 @@ def load_detector(name: str) -> Detector:
   Raises:
     UserError: its library is not installed, there is no such model, or it does not detect persons.
   """
-  if name == 'hog':
-    return Hog()
-  return Yolox(name) if name.lower().endswith('.onnx') else Transformer(name)
+  if name != 'hog' and not name.lower().endswith('.onnx'):
+    return Transformer(name)
+  detect = Hog() if name == 'hog' else Yolox(name)
+  return lambda images: [detect(image) for image in images]
 
 
 class Transformer:
@@ -140,10 +141,6 @@ class Yolox:
           "85): export it with YOLOX's tools/export_onnx.py")
     self._height, self._width = taken[2:]
 
-  def __call__(self, images: list[Image.Image]) -> list[np.ndarray]:
-    """Boxes as `Detector` says."""
-    return [self._detect(image) for image in images]
-
   def _cells(self, height: int, width: int) -> np.ndarray:
     """Column, row and stride of every cell, (N, 3), in the order of the output."""
     grids = [(np.indices((height // stride, width // stride)), stride) for stride in self._STRIDES]
@@ -151,7 +148,8 @@ class Yolox:
         np.stack([columns, rows, np.full_like(rows, stride)], axis=-1).reshape(-1, 3)
         for (rows, columns), stride in grids])
 
-  def _detect(self, image: Image.Image) -> np.ndarray:
+  def __call__(self, image: Image.Image) -> np.ndarray:
+    """The boxes of one image, as `Detector` says."""
     import cv2
 
     scale = min(self._height / image.height, self._width / image.width)
@@ -200,11 +198,8 @@ class Hog:
     self._hog = cv2.HOGDescriptor()
     self._hog.setSVMDetector(cv2.HOGDescriptor_getDefaultPeopleDetector())  # type: ignore[attr-defined]
 
-  def __call__(self, images: list[Image.Image]) -> list[np.ndarray]:
-    """Boxes as `Detector` says."""
-    return [self._detect(image) for image in images]
-
-  def _detect(self, image: Image.Image) -> np.ndarray:
+  def __call__(self, image: Image.Image) -> np.ndarray:
+    """The boxes of one image, as `Detector` says."""
     scale = self._SHORT_SIDE / min(image.size)
     width, height = (round(side * scale) for side in image.size)
     resized = image.resize((width, height), Image.Resampling.BILINEAR)

@@ -54,12 +54,12 @@ def fitting_caption(
   Returns:
     The caption; without any object, whatever its length.
   """
-  objects = list(attributes.get('object', ()))
-  for kept in range(len(objects), 0, -1):
+  objects = attributes.get('object', ())
+  for kept in range(len(objects), -1, -1):
     text = caption({**attributes, 'object': objects[:kept]}, emotion, template)
-    if count_tokens(text) <= limit:
-      return text
-  return caption({**attributes, 'object': []}, emotion, template)
+    if not kept or count_tokens(text) <= limit:
+      break
+  return text
 
 
 def _look(attributes: Mapping) -> str:

@@ -5,6 +5,7 @@ import tensorflow_datasets as tfds
 
 EMOTIONS = ('amusement', 'awe', 'contentment', 'excitement', 'anger', 'disgust', 'fear', 'sadness')
 """Mikels' eight emotions in EmoSet's order: the label table of EmoSet, Emo8 and FI."""
+VAD = ('valence', 'arousal', 'dominance')
 
 
 def record_features(labels: tuple[str, ...]) -> tfds.features.FeaturesDict:

@@ -8,23 +8,23 @@ import tensorflow as tf
 from data_pipelines.errors import UserError
 from data_pipelines.records import manifest
 from data_pipelines.records.reader import Split
+from data_pipelines.records.schema import VAD
 
-VAD = ('valence', 'arousal', 'dominance')
-TARGETS = {
+FIELDS = {
     'labels': tf.io.RaggedFeature(tf.int64), 'distribution': tf.io.RaggedFeature(tf.float32),
     'vad': tf.io.FixedLenFeature([len(VAD)], tf.float32)}
-"""Fields of the record schema, in the form in which TFDS writes them."""
+"""Of the record schema, in the form in which TFDS writes them."""
 
 
 def fields(names: Sequence[str]) -> dict:
-  """The fields for tf.io.parse_example.
+  """The fields of these targets, for tf.io.parse_example.
 
   Raises:
     UserError: a name is unknown.
   """
-  if unknown := [name for name in names if name not in TARGETS]:
-    raise UserError(f'target {unknown[0]!r} is unknown: choose from {", ".join(TARGETS)}')
-  return {name: TARGETS[name] for name in names}
+  if unknown := [name for name in names if name not in FIELDS]:
+    raise UserError(f'target {unknown[0]!r} is unknown: choose from {", ".join(FIELDS)}')
+  return {name: FIELDS[name] for name in names}
 
 
 def columns(split: Split, name: str) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ def read(split: Split) -> dict[str, np.ndarray]:
   Raises:
     UserError: the annotations are damaged.
   """
-  sizes, rows = lengths(split, tuple(TARGETS)), split.num_examples
+  sizes, rows = lengths(split, tuple(FIELDS)), split.num_examples
   found = {
       'label': np.zeros(rows, np.int32), 'vad': np.zeros(
           (rows, sizes['vad']), np.float32), 'labels': np.zeros((rows, sizes['labels']), np.float32),

@@ -1,18 +1,19 @@
 """Draws small datasets in the folder layouts of EmoSet-118K, Emo8, EMOTIC and Emotion6."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 import csv
-import dataclasses
 import importlib.resources
 import json
 import os
 import pathlib
 import shutil
+from typing import Any, NamedTuple
 
 import numpy as np
 import tqdm
 
 from data_pipelines.building import builder
+from data_pipelines.building.splits import TRAIN_VAL_TEST
 from data_pipelines.emotic import annotations as emotic_annotations
 from data_pipelines.emotion6.emotion6_dataset_builder import Builder as Emotion6
 from data_pipelines.errors import UserError
@@ -30,8 +31,8 @@ REVISION = 2
 
 # Independent random streams for the datasets, and their shares of the five styles.
 _STREAM = {'emoset': 0, 'emo8': 1, 'emotic': 2, 'emotion6': 3}
-_EQUAL_SHARES = (0.2, 0.2, 0.2, 0.2, 0.2)
 _STYLE_SHARES = {'emoset': (0.12, 0.32, 0.32, 0.12, 0.12)}
+_EQUAL_SHARES = (0.2,) * 5
 
 _EXPRESSION = {'laughing': 'happy', 'frowning': 'angry', 'open_mouth': 'surprise'}
 _ACTION = {'bent': 'laughing', 'akimbo': 'pumping fist', 'arms_up': 'stretching arm', 'standing': 'waiting in line'}
@@ -39,8 +40,7 @@ _MISSING_SHARE = 0.15
 _EMOTIC_FOLDER = 'framesdb/images'
 
 
-@dataclasses.dataclass(frozen=True)
-class PlannedImage:
+class PlannedImage(NamedTuple):
   """One image before it is drawn: its content, split and given label, and the generator of all that varies."""
 
   content: world.Content
@@ -73,9 +73,7 @@ def draw(out: str | os.PathLike, emoset_examples: int = 2880, seed: int = 0) -> 
   for dataset, splits in sizes.items():
     planned = plan_images(dataset, splits, seed)
     wrong = sum(item.label != item.content.emotion for item in planned)
-    provenance = {
-        'synthetic': True, 'revision': REVISION, 'seed': seed, 'examples': splits, 'wrong_labels': wrong,
-        'oracle': _oracle(planned)}
+    provenance = _provenance(seed, examples=splits, wrong_labels=wrong, oracle=_oracle(planned))
     write_dataset(pathlib.Path(out) / dataset, dataset, planned, provenance)
 
 
@@ -87,8 +85,8 @@ def draw_tasks(out: str | os.PathLike, seed: int = 0) -> None:
   Args and errors are those of `draw`.
   """
   for dataset, splits in TASK_SPLITS.items():
-    provenance = {'synthetic': True, 'revision': REVISION, 'seed': seed, 'planned': splits}
-    write_dataset(pathlib.Path(out) / dataset, dataset, plan_images(dataset, splits, seed), provenance)
+    planned = plan_images(dataset, splits, seed)
+    write_dataset(pathlib.Path(out) / dataset, dataset, planned, _provenance(seed, planned=splits))
 
 
 def draw_cue(out: str | os.PathLike, cue: str, splits: dict[str, int] | None = None, seed: int = 0) -> None:
@@ -101,10 +99,12 @@ def draw_cue(out: str | os.PathLike, cue: str, splits: dict[str, int] | None = N
   """
   splits = splits or EMO8_SPLITS
   planned = plan_images('emo8', splits, seed, cue)
-  provenance = {
-      'synthetic': True, 'revision': REVISION, 'seed': seed, 'cue': cue, 'examples': splits,
-      'oracle': _oracle(planned, cue)}
+  provenance = _provenance(seed, cue=cue, examples=splits, oracle=_oracle(planned, cue))
   write_dataset(pathlib.Path(out) / 'emo8', 'emo8', planned, provenance)
+
+
+def _provenance(seed: int, **settings: Any) -> dict:
+  return {'synthetic': True, 'revision': REVISION, 'seed': seed, **settings}
 
 
 def _oracle(planned: list[PlannedImage], cue: str = 'both') -> dict[str, float]:
@@ -115,10 +115,9 @@ def _oracle(planned: list[PlannedImage], cue: str = 'both') -> dict[str, float]:
 def plan_images(dataset: str, splits: dict[str, int], seed: int, cue: str = 'both') -> list[PlannedImage]:
   """Plans a dataset's images: the first `splits['train']` are train, and so on. Sizes are multiples of 8."""
   planned = []
-  names = [split for split, size in splits.items() for _ in range(size)]
-  for index, split in enumerate(names):
+  shares = _STYLE_SHARES.get(dataset, _EQUAL_SHARES)
+  for index, split in enumerate(split for split, size in splits.items() for _ in range(size)):
     rng = np.random.default_rng((seed, _STREAM[dataset], index))
-    shares = _STYLE_SHARES.get(dataset, _EQUAL_SHARES)
     if cue == 'both':
       content = world.sample_content(index, rng, shares)
     else:
@@ -155,24 +154,21 @@ def write_dataset(folder: pathlib.Path, dataset: str, planned: list[PlannedImage
   unfinished.rename(folder)
 
 
-def _write_emo8(folder: pathlib.Path, planned: Iterable[PlannedImage]) -> list[tuple]:
-  """Images in {train,val,test}/<class>/. Returns the rows of person_boxes.csv."""
-  boxes: list[tuple] = []
+def _write_emo8(folder: pathlib.Path, planned: Iterable[PlannedImage]) -> Iterator[tuple]:
+  """Images in {train,val,test}/<class>/. Yields the rows of person_boxes.csv."""
   for item in planned:
     path = f'{item.split}/{item.label}/{item.content.style}_{item.content.index:05d}.jpg'
-    boxes += _save(folder, path, drawing.draw_image(item.content, item.rng))
-  return boxes
+    yield from _save(folder, path, drawing.draw_image(item.content, item.rng))
 
 
-def _write_emoset(folder: pathlib.Path, planned: Iterable[PlannedImage]) -> list[tuple]:
-  """Images, annotations, split lists and info.json. Returns the rows of person_boxes.csv."""
-  boxes: list[tuple] = []
+def _write_emoset(folder: pathlib.Path, planned: Iterable[PlannedImage]) -> Iterator[tuple]:
+  """Images, annotations, split lists and info.json. Yields the rows of person_boxes.csv."""
   entries: dict[str, list[list[str]]] = {}
   for item in planned:
     name = f'{item.label}_{item.content.index:05d}'
     image, annotation = f'image/{item.label}/{name}.jpg', f'annotation/{item.label}/{name}.json'
     drawn = drawing.draw_image(item.content, item.rng)
-    boxes += _save(folder, image, drawn)
+    yield from _save(folder, image, drawn)
     (folder / annotation).parent.mkdir(parents=True, exist_ok=True)
     annotated = {'image_id': name, 'emotion': item.label, **_attributes(item, drawn)}
     (folder / annotation).write_text(json.dumps(annotated))
@@ -181,12 +177,11 @@ def _write_emoset(folder: pathlib.Path, planned: Iterable[PlannedImage]) -> list
     (folder / f'{split}.json').write_text(json.dumps(listed))
   info = importlib.resources.files('data_pipelines').joinpath('emoset/info.json')
   (folder / 'info.json').write_bytes(info.read_bytes())
-  return boxes
 
 
 def _write_emotic(folder: pathlib.Path, planned: Iterable[PlannedImage]) -> list[tuple]:
   """Images with a figure, and EMOTIC's CSV tables with their boxes, so no rows for person_boxes.csv."""
-  tables: dict[str, list[list]] = {split: [] for split in emotic_annotations.SPLITS}
+  tables: dict[str, list[list]] = {split: [] for split in TRAIN_VAL_TEST}
   for item in planned:
     if item.content.face is None:
       continue
@@ -200,18 +195,16 @@ def _write_emotic(folder: pathlib.Path, planned: Iterable[PlannedImage]) -> list
   return []
 
 
-def _write_emotion6(folder: pathlib.Path, planned: Iterable[PlannedImage]) -> list[tuple]:
-  """Images in images/<class>/, and ground_truth.txt; the builder splits. Returns the rows of person_boxes.csv."""
-  boxes: list[tuple] = []
+def _write_emotion6(folder: pathlib.Path, planned: Iterable[PlannedImage]) -> Iterator[tuple]:
+  """Images in images/<class>/, and ground_truth.txt; the builder splits. Yields the rows of person_boxes.csv."""
   shares = [f'[prob. {name}]' for name in Emotion6.DISTRIBUTION]
   lines = ['\t'.join(['[image_filename]', '[valence]', '[arousal]', *shares])]
   for item in planned:
     path = f'{annotation_files.emotion6_label(item.content)}/{item.content.index:05d}.jpg'
-    boxes += _save(folder, f'images/{path}', drawing.draw_image(item.content, item.rng))
+    yield from _save(folder, f'images/{path}', drawing.draw_image(item.content, item.rng))
     numbers = [*annotation_files.vad(item.content)[:2], *annotation_files.distribution(item.content)]
     lines.append('\t'.join([path, *(f'{number:.6g}' for number in numbers)]))
   (folder / 'ground_truth.txt').write_text('\n'.join(lines) + '\n')
-  return boxes
 
 
 def _attributes(item: PlannedImage, drawn: drawing.Drawing) -> dict:

@@ -1,6 +1,6 @@
 """Draws one synthetic image: surroundings, figure, weather, and one of five styles over everything."""
 
-import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -10,14 +10,10 @@ from data_pipelines.synthetic.pen import SCALE, SIZE, Pen
 from data_pipelines.synthetic.world import Content
 
 
-@dataclasses.dataclass(frozen=True)
-class Drawing:
-  """A finished image.
+class Drawing(NamedTuple):
+  """A finished image, RGB, SIZE x SIZE.
 
-  Attributes:
-    image: RGB, SIZE x SIZE.
-    box: (xmin, ymin, xmax, ymax) of the figure in pixels, None without one.
-    objects: EmoSet's names of the objects drawn.
+  box: (xmin, ymin, xmax, ymax) of the figure in pixels, None without one; objects: EmoSet's names of those drawn.
   """
 
   image: Image.Image
@@ -66,11 +62,6 @@ def _banner(canvas: Image.Image, rng: np.random.Generator) -> None:
     x += width + 2
 
 
-def _cartoon(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-  del rng
-  return image
-
-
 def _natural(image: Image.Image, rng: np.random.Generator) -> Image.Image:
   """Soft, with a slow change of brightness across the image."""
   soft = np.asarray(image.filter(ImageFilter.GaussianBlur(0.5)), np.float32)
@@ -110,5 +101,5 @@ def _to_image(pixels: np.ndarray) -> Image.Image:
 
 _BEHIND = {'science_fiction': _neon_grid, 'advertising_cover': _banner}
 _FINISH = {
-    'cartoon': _cartoon, 'natural': _natural, 'realistic': _realistic, 'science_fiction': _science_fiction,
-    'advertising_cover': _advertising_cover}
+    'cartoon': lambda image, rng: image, 'natural': _natural, 'realistic': _realistic,
+    'science_fiction': _science_fiction, 'advertising_cover': _advertising_cover}

@@ -54,16 +54,10 @@ def figure(face: str, posture: str, light: str, flat: bool, rng: np.random.Gener
   layer = Image.new('RGBA', (SIZE * SCALE, SIZE * SCALE))
   height = float(rng.uniform(74, 86))
   body = Body(
-      x=float(rng.uniform(38, 58)),
-      foot=float(rng.uniform(90, 94)),
-      height=height,
-      head=height * rng.uniform(0.34, 0.38) / 2,
-      side=int(rng.choice([-1, 1])),
-      skin=_SKIN[rng.integers(len(_SKIN))],
-      hair=_HAIR[rng.integers(len(_HAIR))],
-      shirt=tuple(rng.uniform(40, 240, 3)),
-      trousers=tuple(rng.uniform(20, 140, 3)),
-  )
+      x=float(rng.uniform(38, 58)), foot=float(rng.uniform(90, 94)), height=height,
+      head=height * rng.uniform(0.34, 0.38) / 2, side=int(rng.choice([-1, 1])), skin=_SKIN[rng.integers(len(_SKIN))],
+      hair=_HAIR[rng.integers(len(_HAIR))], shirt=tuple(rng.uniform(40, 240,
+                                                                    3)), trousers=tuple(rng.uniform(20, 140, 3)))
   pen = Pen(layer, _NIGHT if light == 'night' else (1, 1, 1), flat)
   head = _bent(pen, body) if posture == 'bent' else _upright(pen, body, posture)
   _head(pen, body, head, long_hair=bool(rng.random() < 0.4))
@@ -130,7 +124,8 @@ def _eyes(pen: Pen, head: Point, radius: float, size: float, white: float = 0.0)
 
 def _neutral(pen: Pen, head: Point, radius: float) -> None:
   _eyes(pen, head, radius, 0.1)
-  pen.line(_across(head, radius, 0.28, 0.5, 0.5), 1.0, (120, 50, 50))
+  (x, _), y = head, head[1] + 0.5 * radius
+  pen.line([(x - 0.28 * radius, y), (x + 0.28 * radius, y)], 1.0, (120, 50, 50))
 
 
 def _laughing(pen: Pen, head: Point, radius: float) -> None:
@@ -143,7 +138,7 @@ def _laughing(pen: Pen, head: Point, radius: float) -> None:
 
 
 def _frowning(pen: Pen, head: Point, radius: float) -> None:
-  pen.half((head[0], head[1]), (radius, radius), (20, 160), (214, 92, 70))
+  pen.half(head, (radius, radius), (20, 160), (214, 92, 70))
   _eyes(pen, head, radius, 0.12)
   for across in (-1, 1):
     outer = head[0] + across * 0.7 * radius, head[1] - 0.46 * radius
@@ -156,10 +151,6 @@ def _open_mouth(pen: Pen, head: Point, radius: float) -> None:
   for across in (-0.42, 0.42):
     pen.arc((head[0] + across * radius, head[1] - 0.3 * radius), (0.24 * radius, 0.18 * radius), (190, 350), 0.9, _INK)
   pen.ellipse((head[0], head[1] + 0.55 * radius), (0.26 * radius, 0.33 * radius), (96, 14, 26))
-
-
-def _across(head: Point, radius: float, half: float, left: float, right: float) -> list[Point]:
-  return [(head[0] - half * radius, head[1] + left * radius), (head[0] + half * radius, head[1] + right * radius)]
 
 
 _FACES: dict[str, Callable[[Pen, Point, float], None]] = {

@@ -1,6 +1,7 @@
 """A pen for small images: Pillow's shapes in image coordinates, with the light and the style's outline."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -25,23 +26,23 @@ class Pen:
   def __init__(self, image: Image.Image, light: Colour = (1, 1, 1), outlined: bool = False):
     self._draw = ImageDraw.Draw(image)
     self._light = light
-    self._outlined = outlined
+    self._outline: dict[str, Any] = {'outline': _INK, 'width': 2} if outlined else {}
 
   def polygon(self, points: Sequence[Point], colour: Colour) -> None:
     """A filled polygon; points in image coordinates, 0 to SIZE."""
-    self._draw.polygon(self._scaled(points), self._lit(colour), **self._outline())
+    self._draw.polygon(self._scaled(points), self._lit(colour), **self._outline)
 
   def ellipse(self, centre: Point, radii: Point, colour: Colour) -> None:
     """A filled ellipse."""
-    self._draw.ellipse(self._box(centre, radii), self._lit(colour), **self._outline())
+    self._draw.ellipse(self._box(centre, radii), self._lit(colour), **self._outline)
 
   def rectangle(self, corner: Point, opposite: Point, colour: Colour) -> None:
     """A filled rectangle from upper left to lower right."""
-    self._draw.rectangle(self._scaled([corner, opposite]), self._lit(colour), **self._outline())
+    self._draw.rectangle(self._scaled([corner, opposite]), self._lit(colour), **self._outline)
 
   def limb(self, points: Sequence[Point], width: float, colour: Colour) -> None:
     """A thick line with round ends and joints; outlined in cartoons."""
-    if self._outlined:
+    if self._outline:
       self._stroke(points, width + 1.6, _INK)
     self._stroke(points, width, self._lit(colour))
 
@@ -55,15 +56,12 @@ class Pen:
 
   def half(self, centre: Point, radii: Point, degrees: tuple[float, float], colour: Colour) -> None:
     """Part of an ellipse's area, cut off by a straight chord."""
-    self._draw.chord(self._box(centre, radii), *degrees, self._lit(colour), **self._outline())
+    self._draw.chord(self._box(centre, radii), *degrees, self._lit(colour), **self._outline)
 
   def _stroke(self, points: Sequence[Point], width: float, colour: tuple[int, ...]) -> None:
     self._draw.line(self._scaled(points), colour, max(1, round(width * SCALE)), joint='curve')
     for end in (points[0], points[-1]):
       self._draw.ellipse(self._box(end, (width / 2, width / 2)), colour)
-
-  def _outline(self) -> dict:
-    return {'outline': _INK, 'width': 2} if self._outlined else {}
 
   def _lit(self, colour: Colour) -> tuple[int, ...]:
     return (*(min(255, max(0, round(part * factor))) for part, factor in zip(colour, self._light)), 255)

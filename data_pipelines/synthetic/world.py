@@ -27,7 +27,7 @@ _PLACE_SHARES = (0.24, 0.24, 0.24, 0.09, 0.09, 0.1)
 _NO_FIGURE_SHARE = 0.4
 WRONG_LABEL_EVERY = 20
 
-_FIGURES = {
+_FIGURES: dict[str, tuple[str | None, str | None]] = {
     'amusement': ('laughing', 'bent'), 'anger': ('frowning', 'akimbo'), 'excitement': ('open_mouth', 'arms_up'),
     'fear': ('open_mouth', 'arms_up')}
 _PLACE_OF = {'awe': 'mountain', 'disgust': 'landfill', 'contentment': 'lake', 'sadness': 'lake'}
@@ -74,8 +74,6 @@ class Content:
 def sample_content(index: int, rng: np.random.Generator, style_shares: Sequence[float]) -> Content:
   """Samples the content of image `index`; emotions take turns, so any 8 successive images hold all of them."""
   emotion = EMOTIONS[index % len(EMOTIONS)]
-  face: str | None
-  posture: str | None
   if emotion in _FIGURES:
     face, posture = _FIGURES[emotion]
     place = str(rng.choice(PLACES, p=_PLACE_SHARES))

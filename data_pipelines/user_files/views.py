@@ -1,10 +1,8 @@
 """Evaluation views of a user's images and videos: read ahead by threads, in order, a bounded number at a time."""
 
-import collections
 from collections.abc import Collection, Generator, Iterator, Sequence
 from concurrent import futures
 import dataclasses
-import itertools
 import os
 import pathlib
 from typing import NamedTuple
@@ -14,9 +12,8 @@ from PIL import Image
 
 from data_pipelines import images
 from data_pipelines.person_boxes.person_finder import Person, PersonFinder
+from data_pipelines.read_ahead import THREADS, read_ahead
 from data_pipelines.user_files import video
-
-_THREADS = min(32, (os.cpu_count() or 1) + 4)  # Pillow decodes and resizes without holding Python's lock.
 
 
 class ImageView(NamedTuple):
@@ -53,13 +50,10 @@ def views(
     done: names that are left out; such images are not opened.
     finder: of persons, None if no person view is wanted.
   """
-  pool = futures.ThreadPoolExecutor(_THREADS)
+  pool = futures.ThreadPoolExecutor(THREADS)
   try:
-    submitted = _Reader(size, per_second, done, finder).submit(pool, paths)
-    waiting = collections.deque(itertools.islice(submitted, ahead))
-    while waiting:
-      yield waiting.popleft().result()
-      waiting.extend(itertools.islice(submitted, 1))
+    for future in read_ahead(_Reader(size, per_second, done, finder).submit(pool, paths), ahead):
+      yield future.result()
   finally:
     pool.shutdown(cancel_futures=True)
 
@@ -78,18 +72,15 @@ class _Reader:
     for path in paths:
       if printable(path) in self.done:
         continue
-      if not video.is_video(path):
+      if video.is_video(path):
+        yield from (pool.submit(lambda ready: ready, view) for view in self._read_frames(path))
+      else:
         yield pool.submit(self._read_image, path)
-        continue
-      for view in self._read_frames(path):
-        finished: futures.Future[ImageView] = futures.Future()
-        finished.set_result(view)
-        yield finished
 
   def _read_image(self, path: str) -> ImageView:
     try:
-      with images.open_original(pathlib.Path(path)) as image:
-        return self._view(path, image)
+      with images.open_image(pathlib.Path(path)) as image:
+        return self._view(path, image.original)
     except images.RejectedError as error:
       return _unreadable(path, error)
 

@@ -25,13 +25,13 @@ def _in_mode(mode: str) -> Image.Image:
   return _photo().quantize(8) if mode == 'P' else _photo().convert(mode)
 
 
-def _read_image(path, short_side: int) -> images.CheckedImage:
-  with images.open_image(path, short_side) as image:
-    return image
+def _read_jpeg(path, short_side: int) -> bytes:
+  with images.open_image(path) as image:
+    return image.jpeg(short_side)
 
 
-def _decoded(image: images.CheckedImage) -> np.ndarray:
-  stored = Image.open(io.BytesIO(image.jpeg))
+def _decoded(jpeg: bytes) -> np.ndarray:
+  stored = Image.open(io.BytesIO(jpeg))
   assert (stored.format, stored.mode) == ('JPEG', 'RGB')
   return np.asarray(stored)
 
@@ -39,7 +39,7 @@ def _decoded(image: images.CheckedImage) -> np.ndarray:
 def test_clean_jpeg_is_kept_byte_for_byte(tmp_path):
   path = tmp_path / 'a.JPG'
   _photo().save(path, 'JPEG', quality=80)
-  assert _read_image(path, 256).jpeg == path.read_bytes()
+  assert _read_jpeg(path, 256) == path.read_bytes()
 
 
 @pytest.mark.parametrize('options', [{'progressive': True}, {'exif': 6}])
@@ -50,7 +50,7 @@ def test_progressive_or_rotated_jpeg_is_encoded_again(tmp_path, options):
     options = {'exif': exif}
   path = tmp_path / 'a.jpg'
   _photo().save(path, 'JPEG', **options)
-  stored = _read_image(path, 256).jpeg
+  stored = _read_jpeg(path, 256)
   assert stored != path.read_bytes()
   again = Image.open(io.BytesIO(stored))
   assert again.getexif().get(0x0112, 1) == 1 and 'progressive' not in again.info
@@ -69,7 +69,7 @@ def test_progressive_or_rotated_jpeg_is_encoded_again(tmp_path, options):
 def test_every_format_and_mode_becomes_the_same_rgb_jpeg_under_any_name(tmp_path, mode, file_format):
   path = tmp_path / 'wrongly_named.jpg'
   _in_mode(mode).save(path, file_format)
-  pixels = _decoded(_read_image(path, 256)).astype(int)
+  pixels = _decoded(_read_jpeg(path, 256)).astype(int)
   expected = np.asarray(_in_mode(mode).convert('RGB')).astype(int)
   # Away from the edge between the halves, where chroma subsampling blurs.
   for column in (20, 100):
@@ -82,30 +82,30 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path, dtype, name):
   grey[:, 25:] = 0xC000
   path = tmp_path / name
   Image.fromarray(grey.astype(dtype)).save(path)
-  pixels = _decoded(_read_image(path, 256))
+  pixels = _decoded(_read_jpeg(path, 256))
   assert abs(int(pixels[20, 10, 0]) - 0x40) <= 2 and abs(int(pixels[20, 40, 0]) - 0xC0) <= 2
 
 
 def test_transparency_becomes_white(tmp_path):
   path = tmp_path / 'a.png'
   Image.new('RGBA', (30, 30), (0, 0, 0, 0)).save(path)
-  assert _decoded(_read_image(path, 256)).min() >= 253
+  assert _decoded(_read_jpeg(path, 256)).min() >= 253
 
 
 def test_images_are_shrunk_and_never_enlarged(tmp_path):
   path = tmp_path / 'a.png'
   _photo(600, 400).save(path)
-  assert _decoded(_read_image(path, 256)).shape == (256, 384, 3)
+  assert _decoded(_read_jpeg(path, 256)).shape == (256, 384, 3)
   _photo(60, 40).save(path)
-  assert _decoded(_read_image(path, 256)).shape == (40, 60, 3)
+  assert _decoded(_read_jpeg(path, 256)).shape == (40, 60, 3)
 
 
 def test_short_side_0_keeps_the_original_size(tmp_path):
   path = tmp_path / 'a.png'
   _photo(600, 400).save(path)
-  assert _decoded(_read_image(path, 0)).shape == (400, 600, 3)
+  assert _decoded(_read_jpeg(path, 0)).shape == (400, 600, 3)
   _photo(600, 400).save(path, 'JPEG')
-  assert _read_image(path, 0).jpeg == path.read_bytes()
+  assert _read_jpeg(path, 0) == path.read_bytes()
 
 
 def test_a_jpeg_that_training_could_not_decode_is_encoded_again(tmp_path):
@@ -117,7 +117,7 @@ def test_a_jpeg_that_training_could_not_decode_is_encoded_again(tmp_path):
       tf.io.decode_jpeg(damaged)
     except tf.errors.InvalidArgumentError:
       with contextlib.suppress(images.RejectedError):
-        tf.io.decode_jpeg(_read_image(tmp_path / 'a.jpg', 256).jpeg)
+        tf.io.decode_jpeg(_read_jpeg(tmp_path / 'a.jpg', 256))
         return
   pytest.fail('no byte made a JPEG that Pillow reads and TensorFlow does not')
 
@@ -127,8 +127,8 @@ def test_large_images_are_in_memory_one_at_a_time(tmp_path, monkeypatch):
   _photo(60, 40).save(path)
   monkeypatch.setattr(images, '_LARGE', 60 * 40 - 1)
   with futures.ThreadPoolExecutor() as pool:
-    with images.open_image(path, 256):
-      other = pool.submit(_read_image, path, 256)
+    with images.open_image(path):
+      other = pool.submit(_read_jpeg, path, 256)
       assert not futures.wait([other], timeout=0.5).done
     assert other.result(timeout=30)
 
@@ -160,7 +160,7 @@ def test_unusable_images_are_rejected_with_the_reason(tmp_path, data, reason):
   if data is not None:
     path.write_bytes(data)
   with pytest.raises(images.RejectedError, match=reason):
-    _read_image(path, 256)
+    _read_jpeg(path, 256)
 
 
 def _boxes(*rows) -> tuple[np.ndarray, np.ndarray]:
@@ -191,10 +191,11 @@ def test_boxes_mean_the_image_as_displayed(tmp_path):
   exif = Image.Exif()
   exif[0x0112] = 6  # Displayed turned clockwise: the stored left half, red, is the upper half.
   _photo().save(tmp_path / 'a.jpg', 'JPEG', exif=exif)
-  image = _read_image(tmp_path / 'a.jpg', 256)
-  assert image.original.size == (80, 120)
-  (upper_4,), _ = crops.to_fractions(np.array([[10, 10, 70, 40, 1.0]]), *image.original.size)
-  crop = np.asarray(Image.open(io.BytesIO(crops.person_crop(image.original, upper_4))))
+  with images.open_image(tmp_path / 'a.jpg') as image:
+    original = image.original
+  assert original.size == (80, 120)
+  (upper_4,), _ = crops.to_fractions(np.array([[10, 10, 70, 40, 1.0]]), *original.size)
+  crop = np.asarray(Image.open(io.BytesIO(crops.person_crop(original, upper_4))))
   assert crop[..., 0].mean() > 200 and crop[..., 2].mean() < 50
 
 

@@ -79,9 +79,10 @@ class Store:
   def handle(self, request: Request) -> Answer:
     path = parse.unquote(request.path)
     routes = ((r'(?:/download)?/storage/v1/b/([^/]+)/o/(.+)/(?:rewriteTo|copyTo)/b/([^/]+)/o/(.+)',
-               self._copy), (r'/upload/storage/v1/b/([^/]+)/o', self._upload),
-              (r'(?:/download)?/storage/v1/b/([^/]+)/o/(.+)', self._object), (r'/storage/v1/b/([^/]+)/o/?', self._list),
-              (r'/storage/v1/b/([^/]+)(?:/storageLayout)?/?', self._bucket), (r'/(?!storage/|upload/)([^/]+)/(.+)', self._download))
+               self._copy), (r'/upload/storage/v1/b/([^/]+)/o',
+                             self._upload), (r'(?:/download)?/storage/v1/b/([^/]+)/o/(.+)', self._object),
+              (r'/storage/v1/b/([^/]+)/o/?', self._list), (r'/storage/v1/b/([^/]+)(?:/storageLayout)?/?', self._bucket),
+              (r'/(?!storage/|upload/)([^/]+)/(.+)', self._download))
     for pattern, answer in routes:
       # An object's name is one quoted segment of the path: where the path has it, match before unquoting.
       if match := re.fullmatch(pattern, request.path):

@@ -29,7 +29,7 @@ def split_outputs(
     apply: takes the views, 'image' uint8 (B, S, S, 3) and with `person` 'person' likewise, and the other fields of the
       batch, all split over the mesh. Returns the other fields and 'outputs' (B, W), whole on every host.
     split: the records.
-    fields: targets of tasks: 'label' or keys of `targets.TARGETS`.
+    fields: targets of tasks: 'label' or keys of `targets.FIELDS`.
     image_size, person, view: see `pipeline.eval_batches`; S is the size.
     batch_size: rounded up to a multiple of the devices in `mesh`.
     mesh: the devices.

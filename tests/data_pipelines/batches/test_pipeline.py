@@ -3,6 +3,7 @@
 import hashlib
 import io
 import itertools
+import math
 import os
 import platform
 import shutil
@@ -13,7 +14,7 @@ from PIL import Image
 import pytest
 import tensorflow as tf
 
-from data_pipelines.batches.pipeline import eval_batches, eval_step_count, train_batches
+from data_pipelines.batches.pipeline import eval_batches, train_batches
 from data_pipelines.errors import UserError
 from data_pipelines.records import index
 from data_pipelines.records.reader import Split, open_split
@@ -350,7 +351,7 @@ def test_evaluation_counts_every_example_once_over_all_hosts(data_dir, batch_siz
   hosts = [
       list(eval_batches(val, batch_size=batch_size, image_size=SIDE, process_index=index, process_count=count))
       for index in range(count)]
-  assert all(len(batches) == eval_step_count(val, batch_size) for batches in hosts)
+  assert all(len(batches) == math.ceil(val.num_examples / batch_size) for batches in hosts)
   batches = joined(hosts)
   assert all(batch['image'].shape == (batch_size, SIDE, SIDE, 3) for batch in batches)
   whole = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

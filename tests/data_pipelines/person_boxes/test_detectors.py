@@ -236,5 +236,5 @@ def test_opencvs_own_hog_takes_our_images_and_gives_scores_from_one_half():
   pixels = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
   hog = detectors.Hog()
   for image in (Image.fromarray(pixels), Image.new('RGB', (40, 30))):
-    found, = hog([image])
+    found = hog(image)
     assert found.shape[1] == 5 and ((found[:, 4] >= 0.5) & (found[:, 4] <= 1)).all()

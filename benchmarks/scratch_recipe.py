@@ -13,10 +13,10 @@ from absl import flags
 from ml_collections import ConfigDict
 import numpy as np
 
+from data_pipelines.storage import read_json, write_text
 from uniemox_jax.evaluate import evaluate
 from uniemox_jax.finetune import finetune
 from uniemox_jax.runtime import cli
-from uniemox_jax.runtime.files import read_json, write_text
 
 GRID = {
     'epochs': (10, 20),

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from benchmarks import step_sizes, step_worker
 from data_pipelines import command
 from data_pipelines.errors import UserError
-from uniemox_jax.runtime.files import write_json
+from data_pipelines.storage import write_json
 from uniemox_jax.runtime.hardware import peak_flops
 
 PLATFORMS = {'cpu': ('ours', 'eager'), 'gpu': ('ours', 'eager', 'compiled')}

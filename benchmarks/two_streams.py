@@ -18,12 +18,12 @@ import numpy as np
 
 from configs import demo
 from data_pipelines import build
+from data_pipelines.storage import exists, read_json, write_json, write_text
 from data_pipelines.synthetic import datasets
 from data_pipelines.synthetic.world import CUES
 from uniemox_jax.finetune import finetune
 from uniemox_jax.models.classifier import STREAMS
 from uniemox_jax.runtime import cli
-from uniemox_jax.runtime.files import exists, read_json, write_json, write_text
 
 ENCODER = {'image_size': 48, 'patch_size': 8, 'width': 64, 'depth': 3, 'heads': 4}
 EPOCHS, EVERY = 15, 3

@@ -166,13 +166,15 @@ def _set_aside(final: epath.Path) -> Iterator[None]:
 
 if __name__ == '__main__':
   flags.DEFINE_enum('dataset', None, DATASETS, 'Which dataset the raw folder holds.')
-  flags.DEFINE_string('source', None, 'The raw folder, as its authors lay it out.')
-  flags.DEFINE_string('data_dir', None, 'Where DATASET/VERSION/ is written.')
+  command.define_path('source', None, 'The raw folder, as its authors lay it out.', remote=False)
+  command.define_path('data_dir', None, 'Where DATASET/VERSION/ is written.')
   flags.DEFINE_float('max_rejects', 0.01, 'Largest fraction of images that may be rejected.', 0, 1)
   flags.DEFINE_integer('short_side', 256, 'Images are shrunk to this short side, pixels; 0 keeps their size.', 0)
   flags.DEFINE_float('max_megapixels', images.MAX_MEGAPIXELS, 'Larger images are rejected.', 0, 178)
-  flags.DEFINE_string('person_boxes', None, 'CSV of person boxes; by default person_boxes.csv in --source.')
-  flags.DEFINE_string('detector', None, 'Finds persons first: hog, FILE.onnx (YOLOX), or a transformers model.')
+  command.define_path(
+      'person_boxes', None, 'CSV of person boxes; by default person_boxes.csv in --source.', remote=False)
+  command.define_path(
+      'detector', None, 'Finds persons first: hog, FILE.onnx (YOLOX), or a transformers model.', remote=False)
   flags.DEFINE_integer('max_persons', 1, 'Most person crops per image.', 0)
   flags.DEFINE_string('beam_runner', None, 'Apache Beam runner whose workers read the images, such as DirectRunner.')
   flags.DEFINE_list('beam_options', [], 'Beam pipeline options, such as project=NAME,region=NAME.')

@@ -6,6 +6,7 @@ from typing import NoReturn
 
 from absl import app, flags
 
+from data_pipelines import storage
 from data_pipelines.errors import UserError
 
 USAGE_ERROR = 2
@@ -15,6 +16,25 @@ def fail(message: str) -> NoReturn:
   """Ends the process with the message as one line on standard error and exit code 2."""
   print('error: ' + ' '.join(message.split()), file=sys.stderr)
   sys.exit(USAGE_ERROR)
+
+
+class _PathParser(flags.ArgumentParser):
+  """Checks and expands a path while the command line is read."""
+
+  def __init__(self, name: str, remote: bool):
+    super().__init__()
+    self._name, self._remote = name, remote
+
+  def parse(self, argument: str) -> str:
+    try:
+      return storage.resolve(argument, f'--{self._name}', self._remote)
+    except UserError as error:  # absl names the flag.
+      raise ValueError(str(error).removeprefix(f'--{self._name}={argument}').lstrip(' :')) from error
+
+
+def define_path(name: str, default: str | None, help_text: str, required: bool = False, remote: bool = True) -> None:
+  """Declares a flag that is a path: `~` is expanded, and a bucket is refused unless the command can use one."""
+  flags.DEFINE(_PathParser(name, remote), name, default, help_text, required=required)
 
 
 def require_flags(*names: str) -> None:
@@ -40,6 +60,10 @@ def run(main: Callable[[list[str]], None]) -> None:
     app.run(main, flags_parser=_parse)
   except UserError as error:
     fail(str(error))
+  except Exception as error:
+    if (message := storage.explain(error)) is None:
+      raise
+    fail(message)
   except KeyboardInterrupt:
     print('interrupted: run the same command again to start over', file=sys.stderr)
     sys.exit(USAGE_ERROR)

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 import io
 import json
 import os
-import pathlib
 
 from absl import flags, logging
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from data_pipelines import command
+from data_pipelines import command, storage
 from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import crops
@@ -54,8 +53,8 @@ def preview(
   Raises:
     UserError: there are no such records, or `out` cannot be written.
   """
-  out = pathlib.Path(out)
-  if out.is_dir() or not out.parent.is_dir():
+  place = storage.absolute(out)
+  if not storage.is_remote(out) and (place.is_dir() or not place.parent.is_dir()):
     raise UserError(f'--out={out} is not a file in a folder that exists: name one, such as preview.png')
   opened = reader.open_split(data_dir, dataset, split)
   count = min(count, opened.num_examples)
@@ -125,17 +124,14 @@ def contact_sheet(tiles: Sequence[tuple[list[Image.Image], str]], title: str) ->
   return sheet
 
 
-def _write(out: pathlib.Path, sheet: Image.Image) -> None:
+def _write(out: str | os.PathLike, sheet: Image.Image) -> None:
   """Writes the PNG whole or not at all."""
   buffer = io.BytesIO()
   sheet.save(buffer, 'PNG')
-  unfinished = out.with_name(f'.{out.name}.unfinished')
   try:
-    unfinished.write_bytes(buffer.getvalue())
+    storage.write_bytes(out, buffer.getvalue())
   except OSError as error:
-    unfinished.unlink(missing_ok=True)
     raise UserError(f'{out} cannot be written ({error.strerror}): choose another --out') from error
-  unfinished.replace(out)
 
 
 def main(argv: list[str]) -> None:
@@ -149,10 +145,10 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('data_dir', None, 'Folder that holds DATASET/VERSION/.')
+  command.define_path('data_dir', None, 'Folder that holds DATASET/VERSION/.')
   flags.DEFINE_string('dataset', None, 'Name of the dataset, such as emoset.')
   flags.DEFINE_string('split', 'train', 'One split, or several joined as train+val.')
-  flags.DEFINE_string('out', 'preview.png', 'The PNG that is written.')
+  command.define_path('out', 'preview.png', 'The PNG that is written.')
   flags.DEFINE_integer('count', 16, 'Examples shown.', 1, 400)
   flags.DEFINE_integer('seed', 0, 'Seed of order and augmentation, as in training.')
   flags.DEFINE_integer('image_size', 224, 'Side of the views, pixels.', 64, 1024)

@@ -4,6 +4,7 @@ A file appears whole or not at all. On a disk it is written under another name, 
 bucket an object appears whole by itself, and cannot be appended to.
 """
 
+import atexit
 from collections.abc import Iterator, Sequence
 import contextlib
 import functools
@@ -12,7 +13,8 @@ import json
 import os
 from pathlib import Path
 import tempfile
-from typing import Any, BinaryIO
+import time
+from typing import IO, Any
 
 from etils import epath
 
@@ -23,6 +25,7 @@ IN_FLIGHT = 256
 """Requests to a bucket that wait at the same time: at 30 ms each, some 5,000 records a second (docs/tpu.md)."""
 _RETRIES = {'max_retries': 8, 'initial_delay': '500ms', 'max_delay': '16s'}
 """A bucket that refuses for a minute is given up."""
+_REWRITE_SECONDS = 60.0
 _FAILURES = ('tensorflow.', 'google.', 'requests.', 'urllib3.')
 """Modules whose exceptions mean that a bucket could not be reached or refused."""
 
@@ -32,46 +35,37 @@ def is_remote(path: str | os.PathLike) -> bool:
   return '://' in os.fspath(path)
 
 
-def resolve(path: str | os.PathLike, name: str = 'path') -> str:
-  """`path` as the rest of the program uses it: `~` expanded, and absolute if it is on a disk.
+def resolve(path: str, name: str, remote: bool = True) -> str:
+  """A path that a user gave, with `~` expanded.
 
   Args:
-    path: as the user gave it.
+    path: local, or in a bucket.
     name: the flag or config key that it came from, for messages.
+    remote: whether it may be in a bucket.
 
   Raises:
-    UserError: a kind of storage that is not supported, or whose library is not installed.
+    UserError: it may not, or is in a kind of storage that is not supported, or whose library is not installed.
   """
-  text = os.fspath(path)
-  if not is_remote(text):
-    return os.path.abspath(os.path.expanduser(text))
-  if not text.startswith(BUCKET):
-    raise UserError(f'{name}={text}: only a local path or {BUCKET}BUCKET/PATH can be used')
-  if not has_bucket_support():
-    raise UserError(f"{name}={text} needs google-cloud-storage: pip install 'uniemox_jax[gcs]'")
-  return text.rstrip('/')
+  if not is_remote(path):
+    return os.path.expanduser(path)
+  if not remote:
+    raise UserError(f'{name}={path} must be a local path: copy it with gcloud storage cp --recursive')
+  if not path.startswith(BUCKET):
+    raise UserError(f'{name}={path}: only a local path or {BUCKET}BUCKET/PATH can be used')
+  if not _has_bucket_library():
+    raise UserError(f"{name}={path} needs google-cloud-storage: pip install 'uniemox_jax[gcs]'")
+  return path.rstrip('/')
 
 
-def has_bucket_support() -> bool:
+def _has_bucket_library() -> bool:
   """Whether the library is installed that Orbax needs for gs://."""
   return importlib.util.find_spec('google.cloud') is not None and importlib.util.find_spec(
       'google.cloud.storage') is not None
 
 
-def local(path: str | os.PathLike, name: str) -> Path:
-  """A path that must be on a disk.
-
-  Raises:
-    UserError: it is in a bucket; says to copy it.
-  """
-  if is_remote(path):
-    raise UserError(f'{name}={os.fspath(path)}: this must be a local path; copy it with gcloud storage cp --recursive')
-  return Path(resolve(path, name))
-
-
-def absolute(path: str) -> epath.Path:
-  """`path`, absolute where it is on a disk."""
-  return epath.Path(path if is_remote(path) else os.path.abspath(path))
+def absolute(path: str | os.PathLike) -> epath.Path:
+  """`path` with `~` expanded, absolute where it is on a disk."""
+  return epath.Path(path if is_remote(path) else os.path.abspath(os.path.expanduser(path)))
 
 
 def exists(path: str | os.PathLike) -> bool:
@@ -115,7 +109,7 @@ def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def new_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def new_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
   """A file to write, which becomes `path` at the end, whole, or nothing after an error. Makes its folder.
 
   Several processes may write the same one.
@@ -163,6 +157,36 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
   write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
 
 
+def temporary_folder() -> tempfile.TemporaryDirectory:
+  """A local folder that goes with its last user; also a context."""
+  return tempfile.TemporaryDirectory()
+
+
+class GrowingFile:
+  """A text file that lines are added to. In a bucket, where nothing can be appended to, it is written now and then."""
+
+  def __init__(self, path: str, text: str):
+    """Writes the file with its first lines."""
+    self._path, self._text, self._written = path, text, time.monotonic()
+    write_text(path, text)
+
+  def add(self, text: str) -> None:
+    """Appends; in a bucket, at the latest a minute later, if more comes."""
+    if is_remote(self._path):
+      self._text += text
+      if time.monotonic() - self._written > _REWRITE_SECONDS:
+        self.flush()
+      return
+    with open(self._path, 'a', encoding='utf-8') as file:
+      file.write(text)
+
+  def flush(self) -> None:
+    """Writes what is not in the bucket yet."""
+    if is_remote(self._path):
+      write_text(self._path, self._text)
+      self._written = time.monotonic()
+
+
 @functools.cache
 def _umask() -> int:
   """The permissions that new files lack; the system can only be asked by setting it."""
@@ -179,8 +203,10 @@ def whole_folder(folder: str | os.PathLike) -> Iterator[Path]:
   """
   if is_remote(folder):
     with tempfile.TemporaryDirectory() as scratch:
-      yield Path(scratch)
-      _upload(Path(scratch), epath.Path(folder))
+      partial = Path(scratch) / 'new'
+      partial.mkdir()
+      yield partial
+      _upload(partial, epath.Path(folder))
     return
   target = Path(folder)
   target.parent.mkdir(parents=True, exist_ok=True)
@@ -208,6 +234,16 @@ def local_copy(path: str | os.PathLike) -> Iterator[Path]:
     target = Path(scratch) / source.name
     _download(source, target)
     yield target
+
+
+_fetched = contextlib.ExitStack()
+atexit.register(_fetched.close)
+
+
+@functools.cache
+def fetched(path: str) -> Path:
+  """`path` itself on a disk; of a file or folder in a bucket, a copy that stays until this process ends."""
+  return _fetched.enter_context(local_copy(path))
 
 
 def _download(source: epath.Path, target: Path) -> None:

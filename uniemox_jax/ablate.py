@@ -14,13 +14,13 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
+from data_pipelines.storage import read_json, write_json, write_text
 from uniemox_jax.compare import subprocess_runs, table_text
 from uniemox_jax.compare.summary_statistics import holm, over_seeds, paired_difference
 from uniemox_jax.demo import Stages, check_sections, place, prepare
 from uniemox_jax.finetune import finetune
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.runtime import cli
-from uniemox_jax.runtime.files import read_json, write_json, write_text
 from uniemox_jax.train_clip import TEACHER_FOLDER, train_clip
 
 
@@ -219,7 +219,6 @@ def main() -> None:
   values = flags.FLAGS
   check_sections(values.config)
   check_rows(values.rows)
-  subprocess_runs.check_workdir(values.workdir)
   config = place(values.config, values.demo_workdir)
   teachers = {
       True: config.pretrain.teacher, False: os.path.join(values.workdir, 'clip_no_emotion_word', TEACHER_FOLDER)}
@@ -245,8 +244,8 @@ def main() -> None:
 
 if __name__ == '__main__':
   cli.define_config()
-  cli.define_workdir(default='runs/ablation')
-  flags.DEFINE_string('demo_workdir', 'runs/demo', "The demo's folder, whose records and teacher are used.")
+  cli.define_workdir(default='runs/ablation', remote=False)
+  cli.define_path('demo_workdir', 'runs/demo', "The demo's folder, whose records and teacher are used.", remote=False)
   flags.DEFINE_integer('seeds', 3, 'Repetitions of every row.', lower_bound=1)
   flags.DEFINE_list('rows', list(ROWS), 'Rows to run; of the others nothing is shown.')
   subprocess_runs.define_flags(jobs=2)

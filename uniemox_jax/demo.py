@@ -17,13 +17,13 @@ from ml_collections import ConfigDict
 from data_pipelines import build
 from data_pipelines.errors import UserError
 from data_pipelines.records import manifest
+from data_pipelines.storage import read_json, write_json
 from data_pipelines.synthetic import datasets
 from uniemox_jax.finetune import finetune
 from uniemox_jax.look.inspection import look
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.report import demo_page
 from uniemox_jax.runtime import cli
-from uniemox_jax.runtime.files import read_json, write_json
 from uniemox_jax.runtime.run_log import read_metrics
 from uniemox_jax.train_clip import TEACHER_FOLDER, train_clip
 
@@ -140,5 +140,5 @@ def main() -> None:
 
 if __name__ == '__main__':
   cli.define_config(default='configs/demo.py')
-  cli.define_workdir()
+  cli.define_workdir(remote=False)
   cli.run(main)

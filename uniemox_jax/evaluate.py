@@ -12,12 +12,12 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
+from data_pipelines.storage import exists, read_json
 from uniemox_jax.eval import label_maps
 from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.trained_classifier import evaluate_params, load_trained, predict_split, report_persons
 from uniemox_jax.objectives.tasks import KINDS, measure, single_label_task, split_columns, tasks_of
 from uniemox_jax.runtime import cli, sharding
-from uniemox_jax.runtime.files import exists, read_json
 from uniemox_jax.train.kept_config import config_hash
 
 
@@ -147,7 +147,7 @@ if __name__ == '__main__':
   cli.define_workdir()
   cli.define_multihost()
   flags.DEFINE_enum('split', 'test', ['train', 'val', 'test'], 'Which split.')
-  flags.DEFINE_string('data_dir', None, 'Folder of the records, if not the one the run was trained from.')
+  cli.define_path('data_dir', None, 'Folder of the records, if not the one the run was trained from.')
   flags.DEFINE_string('dataset', None, "Another dataset than the run's own.")
-  flags.DEFINE_string('label_map', None, 'Of labels to those of --dataset: the name of a shipped map, or FILE.json.')
+  cli.define_path('label_map', None, 'Of labels to those of --dataset: the name of a shipped map, or FILE.json.')
   cli.run(main)

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from etils import epath
 
 from data_pipelines.errors import UserError
+from data_pipelines.storage import absolute, fetched, whole_folder, write_json
 from uniemox_jax.convert import export_students
 from uniemox_jax.convert.export_students import ExportedStudent
 from uniemox_jax.convert.saved_model import write_saved_model
@@ -20,7 +22,6 @@ from uniemox_jax.models.preprocess import EVALUATION_SHARE, IMAGENET_MEAN, IMAGE
 from uniemox_jax.objectives.tasks import is_single_label, tasks_of
 from uniemox_jax.report.model_card import write_card
 from uniemox_jax.runtime import cli
-from uniemox_jax.runtime.files import whole_folder, write_json
 from uniemox_jax.teacher.frozen_clip import View, load_clip, save_clip
 from uniemox_jax.train.checkpoint import FOLDER, load_checkpoint
 from uniemox_jax.train.run_folder import TEACHER_FOLDER, read_run_config, run_folder
@@ -44,14 +45,14 @@ def export_torch(checkpoint: str, target: str, out: str) -> None:
   """
   if target == 'onnx':
     raise UserError('--to=onnx is not offered: docs/weights.md says why, and how PyTorch makes ONNX from --to=timm')
-  folder = Path(out).expanduser().absolute()
+  folder = absolute(out)
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise UserError(f'{out} exists and is not an empty folder: choose another --out, or remove it')
   messages = _export_clip(checkpoint, folder) if target == 'clip' else _export_student(checkpoint, target, folder)
   print('\n'.join([*messages, f'saved: {out}']), flush=True)
 
 
-def _export_student(checkpoint: str, target: str, folder: Path) -> list[str]:
+def _export_student(checkpoint: str, target: str, folder: epath.Path) -> list[str]:
   loaded = load_checkpoint(checkpoint)
   if loaded.description['kind'] == 'clip':
     raise UserError(
@@ -86,8 +87,8 @@ def _export_student(checkpoint: str, target: str, folder: Path) -> list[str]:
   return messages
 
 
-def _export_clip(checkpoint: str, folder: Path) -> list[str]:
-  path = Path(checkpoint).expanduser()
+def _export_clip(checkpoint: str, folder: epath.Path) -> list[str]:
+  path = absolute(checkpoint)
   source = path / TEACHER_FOLDER if (path / TEACHER_FOLDER).is_dir() else path
   run = source.parent if source.name == TEACHER_FOLDER else source
   if source == run and (run_folder(str(run)) / FOLDER).is_dir():
@@ -130,13 +131,13 @@ def main() -> None:
       raise UserError('--push_to_hub needs a token, and none is found: run `hf auth login`, or set HF_TOKEN')
   export_torch(values.checkpoint, values.to, values.out)
   if values.push_to_hub:
-    push(str(Path(values.out).expanduser()), values.push_to_hub)
+    push(str(fetched(values.out)), values.push_to_hub)
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string(
+  cli.define_path(
       'checkpoint', None, 'A checkpoint PATH; of a CLIP: a train_clip run, or what load_clip takes.', required=True)
   flags.DEFINE_enum('to', None, TARGETS, 'Which library is to read it.', required=True)
-  flags.DEFINE_string('out', None, 'Folder to write; absent or empty.', required=True)
+  cli.define_path('out', None, 'Folder to write; absent or empty.', required=True)
   flags.DEFINE_string('push_to_hub', None, 'Repository of the Hugging Face hub to upload it to as well.')
   cli.run(main)

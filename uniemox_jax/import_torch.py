@@ -9,18 +9,17 @@ SRC is a file, a folder or a hub id: CLIP of transformers, OpenAI or open_clip; 
 the original saves. It is recognised by its content.
 """
 
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from data_pipelines.errors import UserError
+from data_pipelines.storage import absolute, whole_folder, write_json
 from uniemox_jax.convert import import_students, weight_families
 from uniemox_jax.convert.formats import hub, weight_files
 from uniemox_jax.convert.import_students import UNKNOWN_HEADS, AttentionHeads, ImportedStudent
 from uniemox_jax.convert.label_order import name_head
 from uniemox_jax.runtime import cli
-from uniemox_jax.runtime.files import whole_folder, write_json
 from uniemox_jax.teacher.frozen_clip import CONFIG_FILES, OPEN_CLIP_CONFIG, TOKENIZER_FILES, read_clip, save_clip
 from uniemox_jax.train.checkpoint import save_weights
 
@@ -44,7 +43,7 @@ def import_torch(
   Raises:
     UserError: no such file, not readable, of no known family, not whole, or contradicting itself or the flags.
   """
-  target = Path(out).expanduser().absolute()
+  target = absolute(out)
   if target.exists():
     raise UserError(f'{out} exists: choose another --out, or remove it')
   path = hub.locate(source, [*CONFIG_FILES, OPEN_CLIP_CONFIG, *TOKENIZER_FILES])
@@ -107,7 +106,7 @@ def main(source: str) -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('out', None, 'Folder to write; it must not exist.', required=True)
+  cli.define_path('out', None, 'Folder to write; it must not exist.', required=True, remote=False)
   flags.DEFINE_string('dataset', None, "Dataset whose label table a classifier's head gets: emo8, fi, heco, ...")
   flags.DEFINE_integer('heads', None, 'Attention heads of the encoder, if the file does not say.', lower_bound=1)
   flags.DEFINE_integer(

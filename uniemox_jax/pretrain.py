@@ -14,11 +14,11 @@ from PIL import Image
 
 from data_pipelines.batches import pipeline
 from data_pipelines.records import reader
+from data_pipelines.storage import write_bytes
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.distributed import is_primary
-from uniemox_jax.runtime.files import write_bytes
 from uniemox_jax.teacher.caption_embeddings import embedded_captions
 from uniemox_jax.teacher.frozen_clip import load_clip
 from uniemox_jax.teacher.step_teacher import Teacher, make_teacher, teacher_shardings

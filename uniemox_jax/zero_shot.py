@@ -16,12 +16,12 @@ import numpy as np
 from data_pipelines.batches import augment
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
+from data_pipelines.storage import exists, read_json
 from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.split_outputs import Fields, split_outputs
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.objectives.tasks import measure, single_label_task
 from uniemox_jax.runtime import cli, sharding
-from uniemox_jax.runtime.files import exists, read_json
 from uniemox_jax.teacher import prompts
 from uniemox_jax.teacher.frozen_clip import Clip, View, load_clip
 from uniemox_jax.train.kept_config import config_hash
@@ -119,10 +119,10 @@ def main() -> None:
 if __name__ == '__main__':
   cli.define_workdir()
   cli.define_multihost()
-  flags.DEFINE_string('teacher', None, 'A CLIP: folder, file or hub id.', required=True)
-  flags.DEFINE_string('data_dir', 'data', 'Folder of the records.')
+  cli.define_path('teacher', None, 'A CLIP: folder, file or hub id.', required=True)
+  cli.define_path('data_dir', 'data', 'Folder of the records.')
   flags.DEFINE_string('dataset', None, 'Dataset of the records.', required=True)
   flags.DEFINE_enum('split', 'test', ['train', 'val', 'test'], 'Which split.')
-  flags.DEFINE_string('prompts', None, 'A text file, one template a line with {} for the class.')
+  cli.define_path('prompts', None, 'A text file, one template a line with {} for the class.')
   flags.DEFINE_integer('batch_size', BATCH_SIZE, 'Images at a time, over all devices.', lower_bound=1)
   cli.run(main)

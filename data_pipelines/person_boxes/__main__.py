@@ -21,9 +21,10 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('source', None, 'Raw folder of a dataset, searched with all folders in it.')
-  flags.DEFINE_string(
+  command.define_path('source', None, 'Raw folder of a dataset, searched with all folders in it.', remote=False)
+  command.define_path(
       'detector', None,
-      f"'hog', a YOLOX FILE.onnx, or folder or hub id of a transformers model: {detectors.RECOMMENDED}")
-  flags.DEFINE_string('out', None, f'The CSV file to write; by default {box_file.FILE_NAME} in the source folder.')
+      f"'hog', a YOLOX FILE.onnx, or folder or hub id of a transformers model: {detectors.RECOMMENDED}", remote=False)
+  command.define_path(
+      'out', None, f'The CSV file to write; by default {box_file.FILE_NAME} in the source folder.', remote=False)
   command.run(main)

@@ -7,6 +7,8 @@ import json
 
 from etils import epath
 
+from data_pipelines import storage
+
 MANIFEST = 'manifest.json'
 REJECTS = 'rejects.csv'
 DUPLICATES = 'duplicates.csv'
@@ -19,7 +21,7 @@ def write_manifest(folder: epath.Path, manifest: Mapping) -> None:
 
 def read_manifest(folder: epath.Path) -> dict:
   """The manifest of a finished build."""
-  return json.loads((folder / MANIFEST).read_text())
+  return storage.read_json_object(folder / MANIFEST)
 
 
 def write_rejects(path: epath.Path, rejects: Mapping[str, str]) -> None:

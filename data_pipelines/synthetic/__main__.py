@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('out', None, 'Where emoset/ and emo8/ are written.')
+  command.define_path('out', None, 'Where emoset/ and emo8/ are written.', remote=False)
   flags.DEFINE_bool('tasks', False, 'Draw emotic/ and emotion6/ instead, which hold every kind of target.')
   flags.DEFINE_integer('emoset_examples', 2880, 'Images in emoset/, 2400 to 4000, a multiple of 8.')
   flags.DEFINE_integer('seed', 0, 'The same seed gives the same files.', 0)

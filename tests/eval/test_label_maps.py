@@ -12,6 +12,7 @@ import pytest
 from data_pipelines import build
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
+from data_pipelines.storage import write_json
 from data_pipelines.synthetic import datasets
 from tests.support import small_runs
 from uniemox_jax.eval import label_maps
@@ -19,7 +20,6 @@ from uniemox_jax.eval.label_maps import load_label_map, mapped_labels, mapped_lo
 from uniemox_jax.eval.trained_classifier import load_trained, predict_split
 from uniemox_jax.evaluate import evaluate, evaluate_on
 from uniemox_jax.models.classifier import Classifier
-from uniemox_jax.runtime.files import write_json
 from uniemox_jax.runtime.sharding import make_mesh, replicate
 from uniemox_jax.train.checkpoint import save_weights
 from uniemox_jax.train.state import builder, initial_params

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import step_profile, step_sizes, train_step
+from data_pipelines.storage import read_json, write_json
 from uniemox_jax.convert import clip_weights, mae_weights, name_table
-from uniemox_jax.runtime.files import read_json, write_json
 
 torch = pytest.importorskip('torch')
 from benchmarks.torch_step import TorchStep, TwoViews  # noqa: E402

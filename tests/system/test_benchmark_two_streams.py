@@ -4,7 +4,7 @@ import json
 
 from benchmarks import two_streams
 from configs import demo
-from uniemox_jax.runtime.files import write_json
+from data_pipelines.storage import write_json
 from uniemox_jax.train.config import FinetuneConfig
 from uniemox_jax.train.schema import parse
 

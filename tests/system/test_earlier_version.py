@@ -19,10 +19,10 @@ import jaxlib
 import numpy as np
 import pytest
 
+from data_pipelines.storage import read_json
 from tests.support.small_runs import ROOT
 import uniemox_jax
 from uniemox_jax.convert.formats.vocabulary import write_openai_vocabulary
-from uniemox_jax.runtime.files import read_json
 from uniemox_jax.train.checkpoint import load_checkpoint
 
 FIXTURE = ROOT / 'tests' / 'fixtures' / 'before_packages.tar.xz'

@@ -18,6 +18,6 @@ def main() -> None:
 
 if __name__ == '__main__':
   cli.define_config()
-  cli.define_workdir(default='runs/compare')
+  cli.define_workdir(default='runs/compare', remote=False)
   subprocess_runs.define_flags(jobs=1)
   cli.run(main)

@@ -15,12 +15,12 @@ import os
 from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
+from data_pipelines.storage import read_json
 from uniemox_jax.compare import subprocess_runs, tables
 from uniemox_jax.compare.tables import Comparison, ComparisonJob
 from uniemox_jax.finetune import finetune
 from uniemox_jax.probe import probe
 from uniemox_jax.runtime import cli
-from uniemox_jax.runtime.files import read_json
 from uniemox_jax.train import schema
 from uniemox_jax.train.config import CONFIGS
 
@@ -137,7 +137,6 @@ def compare(config: ConfigDict, workdir: str) -> None:
     UserError: a mistake in the config; or jobs that failed, named, when all others are finished.
   """
   check(config)
-  subprocess_runs.check_workdir(workdir)
   sections = {job: job_config(config, job) for job in jobs_of(config)}
 
   def tabulate() -> dict[str, str]:

@@ -22,8 +22,8 @@ import filelock
 from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
+from data_pipelines.storage import read_json, write_text
 from uniemox_jax.runtime import preemption
-from uniemox_jax.runtime.files import is_remote, read_json, write_text
 from uniemox_jax.train.kept_config import changed_keys
 
 flags.disclaim_key_flags()  # `--help` shows flags that are defined here as the verb's own
@@ -38,12 +38,6 @@ def define_flags(jobs: int) -> None:
       'an accelerator.', lower_bound=1)
   flags.DEFINE_string('cell', None, 'Name of one job, to run it alone, in this process.')
   flags.DEFINE_integer('lifeline', None, 'Pipe that closes when the process that started this job has ended.')
-
-
-def check_workdir(workdir: str) -> None:
-  """Raises UserError for a bucket: jobs lock their folders."""
-  if is_remote(workdir):
-    raise UserError(f'--workdir={workdir}: jobs need a folder on this machine; copy it to the bucket afterwards')
 
 
 def check_same_config(folder: str, section: ConfigDict, also: Collection[str] = ()) -> None:

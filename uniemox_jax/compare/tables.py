@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 import numpy as np
 
+from data_pipelines.storage import write_bytes, write_json, write_text
 from uniemox_jax.compare import table_text
 from uniemox_jax.compare.summary_statistics import holm, over_seeds, paired_difference
 from uniemox_jax.objectives.tasks import KINDS
-from uniemox_jax.runtime.files import write_bytes, write_json, write_text
 
 _SIGNIFICANT = 0.05
 _COLOURS = ('#0072b2', '#d55e00', '#5f5f5f', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')

@@ -17,12 +17,12 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.records.reader import Split
+from data_pipelines.storage import write_bytes
 from uniemox_jax.eval.split_outputs import Fields, split_outputs
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.models.registry import MODULES
 from uniemox_jax.runtime import sharding
 from uniemox_jax.runtime.distributed import is_primary, wait_for_all
-from uniemox_jax.runtime.files import write_shared
 from uniemox_jax.runtime.integrity import describe_leaves
 from uniemox_jax.train.initial_weights import check_unseen, read_source, transfer
 from uniemox_jax.train.kept_config import config_hash
@@ -118,7 +118,7 @@ def split_features(
   if is_primary():
     content = io.BytesIO()
     np.savez(content, features=found['outputs'], label=found['label'])
-    write_shared(str(path), content.getvalue())  # Runs side by side may share the folder.
+    write_bytes(str(path), content.getvalue())  # Runs side by side may share the folder.
   wait_for_all('features cached')
   return Features(found['outputs'], found['label'])
 

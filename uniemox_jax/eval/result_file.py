@@ -3,8 +3,8 @@
 import os
 from typing import Any
 
+from data_pipelines.storage import write_json
 from uniemox_jax.runtime.distributed import is_primary
-from uniemox_jax.runtime.files import write_json
 
 
 def result_path(workdir: str, split: str, dataset: str = '', label_map: str = '') -> str:

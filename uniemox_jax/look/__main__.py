@@ -25,12 +25,11 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string(
-      'checkpoint', None, "A run's --workdir, a step folder, or what import_torch wrote.", required=True)
-  flags.DEFINE_string('data_dir', None, 'Folder that holds DATASET/VERSION/.', required=True)
+  cli.define_path('checkpoint', None, "A run's --workdir, a step folder, or what import_torch wrote.", required=True)
+  cli.define_path('data_dir', None, 'Folder that holds DATASET/VERSION/.', required=True)
   flags.DEFINE_string('dataset', None, 'Name of the dataset, such as emo8.', required=True)
   flags.DEFINE_string('split', 'test', 'One split, or several joined as train+val.')
   flags.DEFINE_integer('examples', 16, 'Rows of the sheets, and mistakes shown.', 1, 256)
   flags.DEFINE_integer('points', 1000, 'Embeddings that are mapped.', 1, 20000)
-  flags.DEFINE_string('workdir', None, 'Folder that gets the figures.', required=True)
+  cli.define_path('workdir', None, 'Folder that gets the figures.', required=True)
   cli.run(main)

@@ -18,12 +18,12 @@ import tqdm
 from data_pipelines.batches.single_examples import Example, read_examples
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
+from data_pipelines.storage import write_bytes, write_json
 from uniemox_jax.look import attention_maps
 from uniemox_jax.look.inspected_model import InspectedModel, Inspection, inspect_examples
 from uniemox_jax.objectives.tasks import split_columns
 from uniemox_jax.report import figures, look_page
 from uniemox_jax.report.figures import Tile
-from uniemox_jax.runtime.files import write_bytes, write_json
 from uniemox_jax.train.reconstructions import reconstruction_triplets
 from uniemox_jax.train.run_folder import read_run_config, run_folder
 

@@ -7,9 +7,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from data_pipelines.errors import UserError
+from data_pipelines.storage import write_json
 from uniemox_jax.plan.planning import DOCUMENT, format_plan, plan, plan_all, search_batch
 from uniemox_jax.runtime import cli
-from uniemox_jax.runtime.files import write_json
 from uniemox_jax.runtime.hardware import CHIPS
 
 
@@ -39,5 +39,5 @@ if __name__ == '__main__':
   flags.DEFINE_string('topology', None, f"The TPU slice, such as v5e:4x4; one of {', '.join(CHIPS)}.")
   flags.DEFINE_bool('search_batch', False, 'Find the largest batch per device that fits.')
   flags.DEFINE_bool('all', False, f'Plan every shipped config and write the table into {DOCUMENT}.')
-  flags.DEFINE_string('workdir', None, 'Folder for plan.json; with --all, for all plans.')
+  cli.define_path('workdir', None, 'Folder for plan.json; with --all, for all plans.')
   cli.run(main)

@@ -18,8 +18,8 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from data_pipelines.errors import UserError
+from data_pipelines.storage import read_json, write_json, write_text
 from uniemox_jax.runtime import cli
-from uniemox_jax.runtime.files import read_json, write_json, write_text
 from uniemox_jax.runtime.hardware import GIB, Chip, Slice, parse_slice, require_compiler
 from uniemox_jax.train.config import PretrainConfig, parse_trainable
 

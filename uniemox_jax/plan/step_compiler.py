@@ -21,11 +21,11 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
+from data_pipelines.storage import read_json, write_json
 from uniemox_jax.models.classifier import STREAMS, Classifier
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.plan.collectives import read_collectives
 from uniemox_jax.runtime import hardware, sharding
-from uniemox_jax.runtime.files import read_json, write_json
 from uniemox_jax.teacher.step_teacher import Teacher, make_teacher, teacher_shardings
 from uniemox_jax.train import loop, setup
 from uniemox_jax.train.config import FinetuneConfig, PretrainConfig, parse_trainable

@@ -22,14 +22,13 @@ def main(*arguments: str) -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string(
-      'checkpoint', None, 'Fine-tuned checkpoint: the --workdir of a run, or a step folder.', required=True)
-  flags.DEFINE_string('out', '-', 'The table to write; - is standard output.')
+  cli.define_path('checkpoint', None, 'Fine-tuned checkpoint: the --workdir of a run, or a step folder.', required=True)
+  cli.define_path('out', '-', 'The table to write; - is standard output.', remote=False)
   flags.DEFINE_enum(
       'format', None, table_writer.FORMATS, 'Format of the table; by default that of the ending of --out.')
   flags.DEFINE_bool('append', False, 'Continue --out after its rows.')
   flags.DEFINE_integer('batch_size', None, 'Images in a batch; found automatically by default.', lower_bound=1)
   flags.DEFINE_float('fps', 1.0, 'Frames that are taken of a second of video.', lower_bound=1e-6)
-  flags.DEFINE_string('boxes', None, 'CSV of person boxes, or the raw folder that holds person_boxes.csv.')
-  flags.DEFINE_string('detector', None, 'Finds persons: hog, FILE.onnx (YOLOX), or a transformers model.')
+  cli.define_path('boxes', None, 'CSV of person boxes, or the raw folder that holds person_boxes.csv.', remote=False)
+  cli.define_path('detector', None, 'Finds persons: hog, FILE.onnx (YOLOX), or a transformers model.', remote=False)
   cli.run(main, 'IMAGE_OR_FOLDER...')

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from data_pipelines.errors import UserError
-from uniemox_jax.runtime.files import read_json, write_json
+from data_pipelines.storage import read_json, write_json
 
 FORMATS = ('csv', 'jsonl')
 DESCRIPTION = '.made_by.json'

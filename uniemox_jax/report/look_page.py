@@ -5,9 +5,9 @@ from typing import Any
 
 from etils import epath
 
+from data_pipelines.storage import exists, read_json, write_text
 from uniemox_jax.report.figures import data_uri
 from uniemox_jax.report.rendering import render
-from uniemox_jax.runtime.files import exists, read_json, write_text
 
 SUMMARY, PAGE = 'look.json', 'look.html'
 

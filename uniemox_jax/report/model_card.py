@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
+from data_pipelines.storage import is_remote, write_text
 from uniemox_jax.report.rendering import render
-from uniemox_jax.runtime.files import write_text
 from uniemox_jax.train.run_folder import read_run_config, read_run_result, run_folder
 
 LOCAL = ('data_dir', 'mesh', 'log_every', 'save_every', 'images_every')
@@ -16,7 +18,8 @@ TITLES = {
     'clip': 'CLIP'}
 
 
-def write_card(folder: Path, *, target: str, kind: str, run: Path, step: int | None, facts: dict[str, Any]) -> None:
+def write_card(
+    folder: Path, *, target: str, kind: str, run: epath.Path, step: int | None, facts: dict[str, Any]) -> None:
   """Writes README.md, from the configs of the run and of those it started from, and its result.json.
 
   Args:
@@ -39,10 +42,10 @@ def write_card(folder: Path, *, target: str, kind: str, run: Path, step: int | N
   write_text(str(folder / 'README.md'), card)
 
 
-def _stages(run: Path) -> tuple[list[dict[str, Any]], str | None]:
+def _stages(run: epath.Path) -> tuple[list[dict[str, Any]], str | None]:
   """The training stages of the weights, the first one first, and what that one started from, if known."""
   stages: list[dict[str, Any]] = []
-  seen: set[Path] = set()
+  seen: set[epath.Path] = set()
   start = None
   while run not in seen and (config := read_run_config(run)):
     seen.add(run)
@@ -59,8 +62,8 @@ def _stages(run: Path) -> tuple[list[dict[str, Any]], str | None]:
 
 def _public_name(origin: str) -> str:
   """A hub id as it is; of a path its last name, since the rest is specific to one machine."""
-  path = Path(origin).expanduser()
-  return path.name if path.is_absolute() or path.exists() else origin
+  path = epath.Path(origin).expanduser()
+  return path.name if is_remote(origin) or path.is_absolute() or path.exists() else origin
 
 
 def _stage_name(config: dict[str, Any]) -> str:

@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from data_pipelines.command import fail
+from data_pipelines import storage
+from data_pipelines.command import define_path, fail
 from data_pipelines.errors import UserError
 from uniemox_jax.runtime import distributed, preemption
 from uniemox_jax.runtime.clock import Profile
@@ -29,10 +30,9 @@ def define_config(default: str | None = None) -> None:
     flags.mark_flag_as_required('config')
 
 
-def define_workdir(default: str | None = None) -> None:
-  """Declares `--workdir`, the folder of a run; required unless there is a default."""
-  help_text = 'Folder of the run; the same command again resumes it.'
-  flags.DEFINE_string('workdir', default, help_text, required=default is None)
+def define_workdir(default: str | None = None, remote: bool = True) -> None:
+  """Declares `--workdir`, the folder of a run, perhaps in a bucket; required unless there is a default."""
+  define_path('workdir', default, 'Folder of the run; the same command again resumes it.', default is None, remote)
 
 
 def define_multihost() -> None:
@@ -134,10 +134,12 @@ def _fail_on_disk_error(error: OSError) -> NoReturn:
 
 def _check_workdir(workdir: str | None) -> None:
   """Fails if a file has the name of the folder or of one above it."""
-  place = os.path.abspath(workdir or '.')
-  while not os.path.exists(place):
-    place = os.path.dirname(place)
-  if not os.path.isdir(place):
+  if workdir and storage.is_remote(workdir):
+    return
+  place = storage.absolute(workdir or '.')
+  while not place.exists():
+    place = place.parent
+  if not place.is_dir():
     fail(f'--workdir={workdir}: {place} is a file: name a folder, or choose another --workdir')
 
 
@@ -179,5 +181,9 @@ def run(main: Callable[..., Any], *operands: str) -> None:
     preemption.leave(reason)
   except OSError as error:
     _fail_on_disk_error(error)
+  except Exception as error:
+    if (message := storage.explain(error)) is None:
+      raise
+    fail(message)
   except KeyboardInterrupt:
     fail('interrupted: run the same command again to resume')

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import json
 import os
+import socket
 import sys
 import time
 from typing import Any
@@ -15,9 +16,9 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter, directory_check
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from data_pipelines import storage
 from data_pipelines.errors import UserError
 from uniemox_jax.runtime.clock import Clock, Profile, duration
-from uniemox_jax.runtime.files import exists, is_remote, write_text
 from uniemox_jax.runtime.hardware import peak_flops
 
 METRICS_FILE = 'metrics.jsonl'
@@ -26,11 +27,20 @@ FLUSH_SECONDS = 120.0
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
-  """All lines of a run's metrics.jsonl; a last line cut short by a kill is left out."""
+  """All lines of a run's metrics.jsonl; a last line cut short by a kill is left out.
+
+  Raises:
+    UserError: another line is not JSON.
+  """
   path = os.path.join(workdir, METRICS_FILE)
-  if not exists(path):
+  if not storage.exists(path):
     return []
-  return [json.loads(line) for line in epath.Path(path).read_text().splitlines(keepends=True) if line.endswith('\n')]
+  lines = storage.read_bytes(path).split(b'\n')
+  try:
+    return [json.loads(line) for line in lines[:-1]]
+  except ValueError as error:
+    raise UserError(
+        f'{path} is damaged ({error}): restore it, or delete it to go on without the lines so far') from error
 
 
 def _skipped_before(start_step: int, lines: list[dict[str, Any]]) -> int:
@@ -58,9 +68,8 @@ class _TensorBoard:
 
   def __init__(self, folder: str, first_step: int):
     """Opens a new file in `folder`; TensorBoard shows the steps of older files only before `first_step`."""
-    directory_check(folder)
-    self._writer = EventsWriter(os.path.join(folder, 'events'))
-    self._flushed = time.monotonic()
+    self._folder, self._parts, self._started, self._flushed = folder, 0, time.time(), 0.0
+    self._open()
     self.write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
   def write(self, event: Event) -> None:
@@ -68,12 +77,29 @@ class _TensorBoard:
     event.wall_time = time.time()
     self._writer.write_event(event)
     if time.monotonic() - self._flushed > FLUSH_SECONDS:
+      if storage.is_remote(self._folder):
+        self.close()
+        self._open()
       self._writer.flush()
       self._flushed = time.monotonic()
+
+  def _open(self) -> None:
+    """A new file; for a bucket, a local one, of which a part after the other is uploaded, each once."""
+    remote = storage.is_remote(self._folder)
+    self._local = storage.temporary_folder() if remote else None
+    place = self._local.name if self._local else self._folder
+    directory_check(place)
+    self._writer, self._flushed = EventsWriter(os.path.join(place, 'events')), time.monotonic()
 
   def close(self) -> None:
     """Writes what is still in memory."""
     self._writer.close()
+    if self._local:
+      part = next(epath.Path(self._local.name).iterdir())
+      name = f'events.out.tfevents.{self._started:.0f}.{socket.gethostname()}.{self._parts:04d}'
+      storage.write_bytes(os.path.join(self._folder, name), part.read_bytes())
+      self._parts += 1
+      self._local.cleanup()
 
 
 class RunLog:
@@ -102,9 +128,8 @@ class RunLog:
             f'--profile: step {self._profile.last} is over, the run resumes at {start_step}: nothing is traced',
             flush=True)
       epath.Path(workdir).mkdir(parents=True, exist_ok=True)
-      self._path = os.path.join(workdir, METRICS_FILE)
-      self._text = ''.join(json.dumps(line) + '\n' for line in kept)
-      write_text(self._path, self._text)
+      text = ''.join(json.dumps(line) + '\n' for line in kept)
+      self._file = storage.GrowingFile(os.path.join(workdir, METRICS_FILE), text)
       self._board = _TensorBoard(os.path.join(workdir, 'tensorboard'), start_step + 1)
 
   @contextlib.contextmanager
@@ -193,23 +218,23 @@ class RunLog:
       self._board.write(Event(step=step, summary=summary.scalar(name, value)))
 
   def _append(self, line: dict[str, Any]) -> None:
-    text = json.dumps(line) + '\n'
-    self._text += text
-    if is_remote(self._path):
-      write_text(self._path, self._text)
-      return
-    with open(self._path, 'a', encoding='utf-8') as file:
-      file.write(text)
+    self._file.add(json.dumps(line) + '\n')
 
   def image(self, step: int, name: str, image_HxWx3: np.ndarray) -> None:
     """A uint8 image to TensorBoard."""
     if self._writes:
       self._board.write(Event(step=step, summary=summary.image(name, image_HxWx3, dataformats='HWC')))
 
+  def sync(self) -> None:
+    """Brings all lines into storage: before a checkpoint is saved, which a resumed run continues them from."""
+    if self._writes:
+      self._file.flush()
+
   def close(self) -> None:
     """Ends a trace, flushes TensorBoard, and prints where the time went."""
     if self._tracing:
       self._stop_tracing()
+    self.sync()
     if self._writes:
       self._board.close()
       if self.clock.seconds['train']:

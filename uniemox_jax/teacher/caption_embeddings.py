@@ -21,7 +21,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.records import caption_text
-from uniemox_jax.runtime.files import write_shared
+from data_pipelines.storage import write_bytes
 from uniemox_jax.teacher.frozen_clip import Clip
 
 if TYPE_CHECKING:  # it would load tensorflow
@@ -80,7 +80,7 @@ def embed_captions(
     embedded_NxE = _embed_ids(clip, ids_NxT, batch_size)
     content = io.BytesIO()
     np.save(content, embedded_NxE)
-    write_shared(str(path), content.getvalue())  # hosts may share the folder
+    write_bytes(str(path), content.getvalue())  # hosts may share the folder
   row_of = {caption: row for row, caption in enumerate(distinct)}
   return embedded_NxE[np.array([row_of[caption] for caption in captions], np.int64)]
 

@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines import storage
 from data_pipelines.errors import UserError
 from uniemox_jax.convert import clip_weights, name_table, weight_families
 from uniemox_jax.convert.formats import hub, vocabulary, weight_files
 from uniemox_jax.models.clip import CLIP, CLIPConfig
 from uniemox_jax.models.preprocess import Statistics, as_model_input, normalise, resize
-from uniemox_jax.runtime.files import whole_folder
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 BICUBIC = 3
@@ -297,9 +297,9 @@ def save_clip(
   Raises:
     UserError: the destination holds other files, or the vocabulary is larger than the model's.
   """
-  folder = Path(folder).expanduser().absolute()
+  target = storage.absolute(folder)
   ours = {weight_files.SAFETENSORS, *CONFIG_FILES, *TOKENIZER_FILES}
-  if folder.exists() and (not folder.is_dir() or {entry.name for entry in folder.iterdir()} - ours):
+  if target.exists() and (not target.is_dir() or {entry.name for entry in target.iterdir()} - ours):
     raise UserError(f'{folder} exists and holds other things than a CLIP: choose another folder')
   if vocabulary_source is None and config.vocab_size < vocabulary.SIZE:
     raise UserError(
@@ -307,7 +307,7 @@ def save_clip(
         'with a smaller one')
   view = view or View(config.image_size, config.image_size)
   flat = name_table.export_params(clip_weights.RULES, jax.device_get(params))
-  with whole_folder(folder) as partial:
+  with storage.whole_folder(target) as partial:
     (partial / 'config.json').write_text(json.dumps(config.to_dict(), indent=2))
     (partial / 'preprocessor_config.json').write_text(json.dumps(view.to_dict(), indent=2))
     weight_files.write_safetensors(partial / weight_files.SAFETENSORS, flat)
@@ -317,5 +317,5 @@ def save_clip(
       for file in (Path(vocabulary_source) / name for name in TOKENIZER_FILES):
         if file.is_file():
           shutil.copyfile(file, partial / file.name)
-    if folder.exists():
-      folder.rename(partial.parent / 'old')
+    if target.exists() and not storage.is_remote(target):
+      target.rename(partial.parent / 'old')

@@ -22,8 +22,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from data_pipelines.errors import UserError, first_line, join_names
+from data_pipelines.storage import absolute
 from uniemox_jax.runtime.distributed import is_primary, wait_for_all
-from uniemox_jax.runtime.files import absolute
 from uniemox_jax.runtime.integrity import changed_leaves, describe_leaves, path_name, seal
 from uniemox_jax.train.state import TrainState
 

@@ -156,12 +156,12 @@ class DataConfig:
   """Keys of every verb that trains or probes."""
 
   seed: int = key(0, 'of every random draw', least=0)
-  data_dir: str = key('data', 'folder of the records, or a bucket')
+  data_dir: str = key('data', 'folder of the records, or a bucket', path=True)
   dataset: str = key('emoset', 'name of the dataset, as built')
   batch_size: int = key(4096, 'global batch size', least=1)
   dtype: str = key('bfloat16', 'of the computation; parameters are float32', choices=('float32', 'bfloat16'))
   mesh: MeshSettings = section(MeshSettings)
-  init: str = key(OFF, 'checkpoint, file, folder or hub id to start from; none is a random initialisation')
+  init: str = key(OFF, 'checkpoint, file, folder or hub id to start from; none is a random initialisation', path=True)
 
   def check(self) -> None:
     """Raises UserError for keys that do not go together, or that this run would not read."""
@@ -198,7 +198,7 @@ class PretrainConfig(CaptionedConfig):
       0.0, 'how far each edge of the person crop may move inwards, share of its side', least=0, below=0.5)
   person_view: str = key(
       'crop', 'the person crop, or the scene a second time as in the original', choices=('crop', 'scene'))
-  teacher: str = key('openai/clip-vit-base-patch16', 'folder or hub id of the CLIP')
+  teacher: str = key('openai/clip-vit-base-patch16', 'folder or hub id of the CLIP', path=True)
   teacher_statistics: str = key(
       'clip', "mean and deviation of the teacher's pixels; imagenet as in the original", choices=('clip', 'imagenet'))
   teacher_sharded: bool = key(False, 'split the teacher over mesh.fsdp, too')
@@ -267,7 +267,7 @@ class ProbeConfig(DataConfig):
   dtype: str = key_of(DataConfig, 'dtype', 'float32')
   fraction: float = key_of(FinetuneConfig, 'fraction')
   protocol: str = key('linear', 'a linear classifier, or nearest neighbours', choices=('linear', 'knn'))
-  features_dir: str = key('', 'where features are kept; the workdir if empty')
+  features_dir: str = key('', 'where features are kept; the workdir if empty', path=True)
   model: EncoderSettings = section(EncoderSettings, remat='none')
 
 

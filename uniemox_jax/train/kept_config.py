@@ -11,8 +11,8 @@ from typing import Any
 from etils import epath
 
 from data_pipelines.errors import UserError
+from data_pipelines.storage import exists, read_json, write_json
 from uniemox_jax.runtime.distributed import is_primary, is_same_everywhere, wait_for_all
-from uniemox_jax.runtime.files import exists, read_json, write_json
 from uniemox_jax.train.config import DataConfig, config_class
 
 _INPUTS = 'inputs.json'

@@ -194,6 +194,7 @@ def _evaluate_and_save(
       # A step that was restored unevaluated is saved in its own place, before any was done.
       preemption.begin()
       preemption.set_unsaved(True)
+      run.log.sync()
       checkpoints.save(state, score, unevaluated=to_evaluate)
       if not fresh:
         checkpoints.wait()

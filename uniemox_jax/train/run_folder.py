@@ -1,33 +1,34 @@
 """What a run leaves in its workdir beside the checkpoints: its config, its result, and a CLIP's own folder."""
 
 import os
-from pathlib import Path
 from typing import Any
 
-from uniemox_jax.runtime.files import read_json
+from etils import epath
+
+from data_pipelines.storage import absolute, read_json_object
 from uniemox_jax.train.checkpoint import FOLDER
 
 TEACHER_FOLDER = 'teacher'
 """Where `train_clip` writes its CLIP, in a form that `--config.teacher` takes."""
 
 
-def run_folder(checkpoint: str) -> Path:
+def run_folder(checkpoint: str | os.PathLike) -> epath.Path:
   """The workdir of a checkpoint PATH, which is the path itself or that of a step folder."""
-  path = Path(os.path.abspath(checkpoint))
+  path = absolute(checkpoint)
   return path.parents[1] if path.parent.name == FOLDER else path
 
 
-def read_run_config(run: Path) -> dict[str, Any]:
+def read_run_config(run: epath.Path) -> dict[str, Any]:
   """The config that a run was trained with; {} for a folder of another kind, such as an `import_torch` output."""
   config = _read_object(run / 'config.json')
   return config if 'epochs' in config else {}
 
 
-def read_run_result(run: Path, step: int | None) -> dict[str, Any]:
+def read_run_result(run: epath.Path, step: int | None) -> dict[str, Any]:
   """The result.json of a run; {} without one, or if it is about another step."""
   result = _read_object(run / 'result.json')
   return result if step is not None and result.get('checkpoint_step') == step else {}
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-  return read_json(str(path)) if path.is_file() else {}
+def _read_object(path: epath.Path) -> dict[str, Any]:
+  return read_json_object(path) if path.exists() else {}

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from ml_collections import ConfigDict
 
+from data_pipelines import storage
 from data_pipelines.errors import UserError
 
 T = TypeVar('T')
@@ -18,10 +19,13 @@ T = TypeVar('T')
 
 def key(
     default: Any, meaning: str, *, choices: tuple[str, ...] = (), least: float = -math.inf, most: float = math.inf,
-    above: float = -math.inf, below: float = math.inf) -> Any:
-  """A config key: its default, what it means, and the values that it may have; `above` and `below` are exclusive."""
+    above: float = -math.inf, below: float = math.inf, path: bool = False) -> Any:
+  """A config key: its default, what it means, and the values that it may have; `above` and `below` are exclusive.
+
+  `path` says that the value may be a path, local or in a bucket.
+  """
   limits = {'choices': choices, 'least': least, 'most': most, 'above': above, 'below': below}
-  return dataclasses.field(default=default, metadata={'meaning': meaning, **limits})
+  return dataclasses.field(default=default, metadata={'meaning': meaning, 'path': path, **limits})
 
 
 def key_of(kind: type, name: str, default: Any = dataclasses.MISSING) -> Any:
@@ -79,7 +83,10 @@ def _value(name: str, value: Any, wanted: type, limits: Any) -> Any:
     value = float(value)
   if type(value) is not wanted:
     raise UserError(f"config key '{name}' is {value!r}: it must be of type {wanted.__name__}")
-  if limits and (problem := _problem(value, **{key: limit for key, limit in limits.items() if key != 'meaning'})):
+  if limits and limits['path']:
+    value = storage.resolve(str(value), f'--config.{name}')
+  named = {key: limit for key, limit in limits.items() if key not in ('meaning', 'path')}
+  if limits and (problem := _problem(value, **named)):
     shown = f"'{value}'" if wanted is str else value
     raise UserError(f"config key '{name}' is {shown}: {problem}")
   return value

@@ -1,12 +1,12 @@
 """Where weights lie: a file, a folder in Hugging Face's form, or the hub's copy of one."""
 
 from collections.abc import Sequence
-import json
 import os
 from pathlib import Path
 import re
 from typing import Any
 
+from data_pipelines import storage
 from data_pipelines.errors import UserError
 
 WEIGHTS = (
@@ -29,9 +29,9 @@ def locate(source: str | os.PathLike, wanted: Sequence[str]) -> Path:
   Raises:
     UserError: neither a path here, nor a model that could be fetched.
   """
-  path, name = Path(source).expanduser(), str(source)
-  if path.exists():
-    return path
+  name = str(source)
+  if storage.exists(storage.absolute(name)):
+    return storage.fetched(os.path.expanduser(name))
   if not re.fullmatch(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', name):
     raise UserError(
         f"'{name}' does not exist: give a weight file, a folder, or a hub id such as "
@@ -64,10 +64,4 @@ def read_config(folder: Path | None, name: str) -> dict[str, Any]:
   if folder is None or not (folder / name).is_file():
     return {}
   path = folder / name
-  try:
-    contents = json.loads(path.read_text(encoding='utf-8'))
-  except (ValueError, OSError) as error:
-    raise UserError(f'{path} is not JSON ({error}): fetch it again') from error
-  if not isinstance(contents, dict):
-    raise UserError(f'{path} holds no JSON object: fetch it again')
-  return contents
+  return storage.read_json_object(path)

@@ -7,7 +7,6 @@ examples that training with this seed sees, whatever its batch size.
 """
 
 from collections.abc import Sequence
-import io
 import json
 import os
 import pathlib
@@ -127,11 +126,9 @@ def contact_sheet(tiles: Sequence[tuple[list[Image.Image], str]], title: str) ->
 
 def _write(out: pathlib.Path, sheet: Image.Image) -> None:
   """Writes the PNG whole or not at all."""
-  buffer = io.BytesIO()
-  sheet.save(buffer, 'PNG')
   unfinished = out.with_name(f'.{out.name}.unfinished')
   try:
-    unfinished.write_bytes(buffer.getvalue())
+    sheet.save(unfinished, 'PNG')
   except OSError as error:
     unfinished.unlink(missing_ok=True)
     raise UserError(f'{out} cannot be written ({error.strerror}): choose another --out') from error

@@ -2,16 +2,14 @@
 
 import collections
 from collections.abc import Mapping, Sequence
-import dataclasses
 import hashlib
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import tqdm
 
 
-@dataclasses.dataclass
-class StoredSplit:
+class StoredSplit(NamedTuple):
   """The records of one split.
 
   Attributes:
@@ -27,14 +25,7 @@ class StoredSplit:
 
 
 def read_split(name: str, paths: Sequence[os.PathLike], examples: int, labels: Sequence[str]) -> StoredSplit:
-  """Reads every record of a split once and checks its checksum.
-
-  Args:
-    name: of the split, for the progress bar.
-    paths: of its shards.
-    examples: how many records they hold.
-    labels: class names in label order.
-  """
+  """Reads and checks every record of a split once; `paths` are its shards, which hold `examples` records."""
   import tensorflow as tf
 
   image_digests: dict[str, bytes] = {}

@@ -49,11 +49,7 @@ class Split:
   """
 
   def __init__(self, name: str, features: tfds.features.FeaturesDict, shard_lengths: Iterable[tuple[str, int]]):
-    """Walks the frames of every shard, given as (path, number of records).
-
-    Raises:
-      UserError: a shard is missing, cut short or damaged; names it.
-    """
+    """Takes (path, number of records) of every shard. Raises UserError if one is missing, cut short or damaged."""
     self.name, self.features = name, features
     self.labels: tuple[str, ...] = tuple(features['label'].names)
     self._shards: list[_Shard] = []
@@ -89,11 +85,7 @@ class Split:
     return digest.hexdigest()
 
   def read(self, position: int) -> bytes:
-    """One serialized tf.train.Example. Safe to call from many threads.
-
-    Raises:
-      UserError: its bytes do not match their checksum; names the shard.
-    """
+    """One serialized tf.train.Example, to any thread. Raises UserError if it does not match its checksum."""
     shard_index, offset, length = self._frames_Nx3[position].tolist()
     shard = self._shards[shard_index]
     framed = shard.read(offset, length + _FOOTER.size)

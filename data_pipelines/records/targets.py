@@ -17,11 +17,7 @@ FIELDS = {
 
 
 def fields(names: Sequence[str]) -> dict:
-  """The fields of these targets, for tf.io.parse_example.
-
-  Raises:
-    UserError: a name is unknown.
-  """
+  """The fields of these targets, for tf.io.parse_example. Raises UserError if a name is unknown."""
   if unknown := [name for name in names if name not in FIELDS]:
     raise UserError(f'target {unknown[0]!r} is unknown: choose from {", ".join(FIELDS)}')
   return {name: FIELDS[name] for name in names}
@@ -67,13 +63,10 @@ _MAKE = {'labels': _multi_hot, 'distribution': _shares, 'vad': lambda vad_3, _: 
 
 
 def read(split: Split) -> dict[str, np.ndarray]:
-  """Every target of every record in position order; no image is decoded.
+  """Every target of every record in position order; no image is decoded. Raises UserError on a damaged shard.
 
   Returns:
     'label' int32 (N,), -1 for none; the others as in `dense`, with N rows.
-
-  Raises:
-    UserError: a damaged shard.
   """
   sizes = lengths(split, tuple(FIELDS))
   parts = []

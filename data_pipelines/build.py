@@ -15,7 +15,7 @@ from etils import epath
 import tensorflow_datasets as tfds
 
 from data_pipelines import command, images
-from data_pipelines.building.builder import FolderBuilder
+from data_pipelines.building.base_builder import BaseBuilder
 from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import box_file, detection
 from data_pipelines.records import manifest
@@ -77,7 +77,7 @@ def build(
   return manifest.read_manifest(final)
 
 
-def builder_class(dataset: str) -> type[FolderBuilder]:
+def builder_class(dataset: str) -> type[BaseBuilder]:
   """The class that builds a dataset. Raises UserError if the name is not one of `DATASETS`."""
   if dataset not in DATASETS:
     raise UserError(f"unknown dataset '{dataset}': one of {', '.join(DATASETS)}")

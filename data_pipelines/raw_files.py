@@ -6,13 +6,13 @@ import pathlib
 _JUNK = ('thumbs.db', 'desktop.ini')
 
 
-def list_files(folder: pathlib.Path, ignore: Callable[[str], None]) -> list[pathlib.Path]:
-  """All files under a folder, sorted.
+def list_files(
+    folder: pathlib.Path, ignore: Callable[[str], None],
+    wanted: Callable[[pathlib.Path], bool] = lambda path: True) -> list[pathlib.Path]:
+  """All wanted files in a folder and the folders in it, sorted.
 
-  Args:
-    folder: searched with all folders in it.
-    ignore: called with the kind of each file that is left out: hidden ones (`.*`, or inside such a folder), backups
-      (`*~`), Thumbs.db and desktop.ini.
+  `ignore` is called with the kind of each file that is left out: hidden ones (`.*`, or inside such a folder), backups
+  (`*~`), Thumbs.db and desktop.ini; and those that are not wanted, by their suffix, or by their name if they have none.
   """
   kept = []
   for path in sorted(folder.rglob('*')):
@@ -24,6 +24,8 @@ def list_files(folder: pathlib.Path, ignore: Callable[[str], None]) -> list[path
       ignore('*~')
     elif path.name.lower() in _JUNK:
       ignore(path.name)
-    else:
+    elif wanted(path):
       kept.append(path)
+    else:
+      ignore(f'*{path.suffix}' if path.suffix else path.name)
   return kept

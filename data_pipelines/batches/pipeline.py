@@ -49,7 +49,6 @@ def train_batches(
   RandAugment and erasing. Every draw is a function of (seed, epoch, example id).
 
   Args:
-    split: the records.
     batch_size: of the global batch, over all hosts.
     seed: of order and augmentation.
     image_size: side S of the square views, pixels.
@@ -100,11 +99,7 @@ def train_batches(
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
-  """Whole training batches in one epoch.
-
-  Raises:
-    UserError: the batch is larger than the split.
-  """
+  """Whole training batches in one epoch. Raises UserError if the batch is larger than the split."""
   if batch_size > split.num_examples:
     raise UserError(
         f'batch_size {batch_size} is more than the {split.num_examples} examples of split {split.name!r}: '
@@ -156,8 +151,7 @@ def _host_rows(batch_size: int, process_index: int, process_count: int) -> tuple
   """First row and number of rows of the global batch that this host makes."""
   if batch_size < 1 or batch_size % process_count:
     raise UserError(
-        f'batch_size {batch_size} does not divide by {process_count} hosts: choose a multiple of '
-        f'{process_count}')
+        f'batch_size {batch_size} does not divide by {process_count} hosts: choose a multiple of {process_count}')
   rows = batch_size // process_count
   return process_index * rows, rows
 

@@ -29,16 +29,9 @@ class Example(NamedTuple):
 
 
 def read_examples(split: Split, positions: Sequence[int], size: int, *, person: bool = True) -> Iterator[Example]:
-  """The examples at these positions, in this order, read by as many threads as there are CPUs.
+  """The examples at these positions, in this order, with views of S = `size`; as many threads as CPUs read them.
 
-  Args:
-    split: the records.
-    positions: in the split.
-    size: side S of the views, pixels.
-    person: whether to make the person view.
-
-  Raises:
-    UserError: a damaged shard.
+  Raises UserError on a damaged shard.
   """
 
   def read(position: int) -> Example:

@@ -18,21 +18,16 @@ from data_pipelines.errors import UserError
 from data_pipelines.images import RejectedError
 
 if TYPE_CHECKING:
-  from data_pipelines.building.builder import FolderBuilder
+  from data_pipelines.building.base_builder import BaseBuilder
 
 _ITEMS, _NOTES = 'items', 'notes'
 
 
 def record_transform(
-    builder: 'FolderBuilder', source: pathlib.Path, items: list[WorkItem], folder: epath.Path, split: str) -> Any:
+    builder: 'BaseBuilder', source: pathlib.Path, items: list[WorkItem], folder: epath.Path, split: str) -> Any:
   """The beam.PTransform from a pipeline to (id, record) for one split.
 
-  Args:
-    builder: copied to each worker.
-    source: raw folder, under the same path on every worker.
-    items: one per record.
-    folder: of the shards; every worker writes to it, for `collect_notes` too.
-    split: its name.
+  Each worker gets a copy of `builder`, finds `source` under the same path, and writes to the shards' `folder`.
   """
   import apache_beam as beam
 
@@ -81,7 +76,7 @@ def _file(folder: epath.Path, split: str, kind: str) -> epath.Path:
   return folder / f'{split}.{kind}.json'
 
 
-def _record(line: str, builder: 'FolderBuilder', source: pathlib.Path) -> Iterator[Any]:
+def _record(line: str, builder: 'BaseBuilder', source: pathlib.Path) -> Iterator[Any]:
   """The record (id, record) of an item, if it is not rejected; then a note, if there is something to note."""
   from apache_beam import pvalue
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import itertools
 import pathlib
 
-from data_pipelines.building.builder import PROVENANCE, FolderBuilder
+from data_pipelines.building.base_builder import PROVENANCE, BaseBuilder
 from data_pipelines.building.raw_example import RawExample
 from data_pipelines.building.splits import seeded_splits
 from data_pipelines.errors import UserError
@@ -16,7 +16,7 @@ OUR_FILES = (box_file.FILE_NAME, PROVENANCE)
 _ARCHIVER_FOLDER = '__MACOSX'
 
 
-class SeededClassFolderBuilder(FolderBuilder, skip_registration=True):  # type: ignore[call-arg]
+class SeededClassFolderBuilder(BaseBuilder, skip_registration=True):  # type: ignore[call-arg]
   """Base for datasets of `<class>/*` folders without official splits: PERCENT gives the share of each split."""
 
   SPLIT_SEED = 0
@@ -34,19 +34,15 @@ def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
       if entry.is_dir() and not entry.name.startswith('.') and entry.name != _ARCHIVER_FOLDER]
 
 
-def ignore_others(builder: FolderBuilder, source: pathlib.Path, folder: pathlib.Path) -> None:
+def ignore_others(builder: BaseBuilder, source: pathlib.Path, folder: pathlib.Path) -> None:
   """Counts, by its path in `source`, everything in `folder` that is not one of its `subfolders`."""
   for entry in set(folder.iterdir()) - set(subfolders(folder)):
     if entry.name not in OUR_FILES:
       builder.ignore(entry.relative_to(source).as_posix())
 
 
-def split_folders(builder: FolderBuilder, source: pathlib.Path, splits: Sequence[str]) -> dict[str, pathlib.Path]:
-  """The folders named as the splits, in that order; anything else in `source` is counted.
-
-  Raises:
-    UserError: one of them is missing.
-  """
+def split_folders(builder: BaseBuilder, source: pathlib.Path, splits: Sequence[str]) -> dict[str, pathlib.Path]:
+  """The folders named as the splits, in that order; anything else is counted. Raises UserError if one is missing."""
   ignore_others(builder, source, source)
   found = {folder.name: folder for folder in subfolders(source)}
   for name in found.keys() - set(splits):
@@ -57,18 +53,16 @@ def split_folders(builder: FolderBuilder, source: pathlib.Path, splits: Sequence
   return {split: found[split] for split in splits}
 
 
-def list_classes(builder: FolderBuilder, source: pathlib.Path, folder: pathlib.Path,
+def list_classes(builder: BaseBuilder, source: pathlib.Path, folder: pathlib.Path,
                  labels: Sequence[str]) -> list[RawExample]:
-  """Images of `<folder>/<class>/`, at any depth.
+  """Images of `<folder>/<class>/`, at any depth; `builder` counts the files that are ignored.
 
   Args:
-    builder: counts the files that are ignored.
     source: the raw folder, to which the images' paths are relative.
     folder: holds one folder per class, spelled as its label or in other case.
-    labels: class names in label order.
 
   Returns:
-    The examples in label order, those of a class sorted by path.
+    The examples in the order of `labels`, those of a class sorted by path.
 
   Raises:
     UserError: a class is missing, empty or unknown.

@@ -16,16 +16,15 @@ def seeded_splits(
     stratum: Callable[[RawExample], Hashable] = operator.attrgetter('label')) -> dict[str, list[RawExample]]:
   """Cuts every stratum by the same shares, so that each split holds each class (or query) in proportion.
 
-  An example's split depends only on the ids of its stratum, the seed and the shares: neither on the order in which a
-  folder is listed nor on a random generator, whose streams numpy changes between versions. A stratum is sorted by the
-  SHA-256 of 'seed:id', which is as good as shuffled, and cut at the cumulative shares, rounded half up in integers. So
-  adding or removing an example moves at most one other across each cut.
+  A stratum is sorted by the SHA-256 of 'seed:id', which is as good as shuffled, and cut at the cumulative shares,
+  rounded half up in integers. So neither the order in which a folder is listed matters nor a random generator, whose
+  streams numpy changes between versions; and one example more or less moves at most one other across each cut.
 
   Args:
     examples: in any order; ids are unique.
     percent: split -> share in percent; the shares add up to 100.
     seed: kept in the builder as SPLIT_SEED, and from there in the manifest.
-    stratum: the group that an example is cut with; the class, unless given.
+    stratum: the group that an example is cut with.
 
   Returns:
     split -> examples sorted by id, splits in the order of `percent`.

@@ -2,18 +2,16 @@
 
 import collections
 from collections.abc import Mapping, Sequence
-import dataclasses
 import hashlib
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import tqdm
 
 from data_pipelines.records import index
 
 
-@dataclasses.dataclass
-class StoredSplit:
+class StoredSplit(NamedTuple):
   """The records of one split.
 
   Attributes:

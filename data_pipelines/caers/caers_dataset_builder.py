@@ -4,13 +4,13 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.building import builder, class_folders, splits
+from data_pipelines.building import base_builder, class_folders, splits
 from data_pipelines.building.raw_example import RawExample
 
 TEST_PERCENT = {'val': 34, 'test': 66}
 
 
-class Builder(builder.FolderBuilder):
+class Builder(base_builder.BaseBuilder):
   """CAER-S (Lee et al., Context-Aware Emotion Recognition Networks, ICCV 2019): stills of television shows."""
 
   VERSION = tfds.core.Version('1.0.0')

@@ -4,12 +4,12 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.building import builder, class_folders, splits
+from data_pipelines.building import base_builder, class_folders, splits
 from data_pipelines.building.raw_example import RawExample
 from data_pipelines.records import schema
 
 
-class Builder(builder.FolderBuilder):
+class Builder(base_builder.BaseBuilder):
   """Emo8 (Chen et al., UniEmoX, IEEE TIP 2025): images of five styles, one of Mikels' eight emotions each."""
 
   VERSION = tfds.core.Version('1.0.0')

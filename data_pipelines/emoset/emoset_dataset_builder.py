@@ -9,7 +9,7 @@ import pathlib
 import tensorflow_datasets as tfds
 
 from data_pipelines import images
-from data_pipelines.building import builder, splits
+from data_pipelines.building import base_builder, splits
 from data_pipelines.building.raw_example import RawExample
 from data_pipelines.errors import UserError
 from data_pipelines.records import schema
@@ -24,7 +24,7 @@ def vocabulary() -> dict[str, frozenset[str]]:
   return {attribute: frozenset(info[attribute]['label2idx']) for attribute in ATTRIBUTES}
 
 
-class Builder(builder.FolderBuilder):
+class Builder(base_builder.BaseBuilder):
   """EmoSet-118K (Yang et al., EmoSet, ICCV 2023): one of Mikels' eight emotions each, with annotated attributes."""
 
   VERSION = tfds.core.Version('1.0.0')
@@ -49,8 +49,7 @@ class Builder(builder.FolderBuilder):
   def attributes(self, source: pathlib.Path, example: RawExample) -> dict:
     """The annotated attributes with values of EmoSet's vocabulary; others are dropped and counted by value.
 
-    Raises:
-      images.RejectedError: the annotation cannot be read, or names another emotion than the split does.
+    Raises images.RejectedError if the annotation cannot be read, or names another emotion than the split does.
     """
     try:
       annotation = json.loads((source / example.annotation).read_text(encoding='utf-8'))

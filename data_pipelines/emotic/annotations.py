@@ -3,9 +3,8 @@
 import ast
 from collections.abc import Iterator
 import csv
-import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.io
@@ -20,15 +19,11 @@ CSV_FOLDERS = ('.', 'Annotations', 'emotic_pre')
 CSV_COLUMNS = ('Folder', 'Filename', 'BBox', 'Categorical_Labels', 'Continuous_Labels')
 
 
-@dataclasses.dataclass(frozen=True)
-class AnnotatedPerson:
+class AnnotatedPerson(NamedTuple):
   """One annotated person, as the file has it.
 
-  Attributes:
-    image: path of the image below `emotic/`.
-    box: xmin, ymin, xmax, ymax in pixels, unclamped; not four numbers if it is missing.
-    categories: names; () if not annotated.
-    vad: valence, arousal, dominance, 1-10; NaN where not annotated.
+  image: path of the image below `emotic/`; box: xmin, ymin, xmax, ymax in pixels, unclamped, not four numbers if it is
+  missing; categories: names, () if not annotated; vad: valence, arousal, dominance, 1-10, NaN where not annotated.
   """
 
   image: str
@@ -43,10 +38,7 @@ def read_mat(path: pathlib.Path) -> dict[str, list[AnnotatedPerson]]:
   `train`, `val` and `test` are struct arrays of images (filename, folder, image_size, original_database, person). A
   train person has body_bbox, annotations_categories.categories, annotations_continuous.{valence, arousal, dominance};
   persons of val and test, seen by several annotators, also have combined_categories and combined_continuous, which
-  are used.
-
-  Raises:
-    UserError: not a MATLAB file of this structure.
+  are used. Raises UserError if the file is no MATLAB file of this structure.
   """
   try:
     content = scipy.io.loadmat(path, variable_names=TRAIN_VAL_TEST, simplify_cells=True)
@@ -61,8 +53,7 @@ def read_mat(path: pathlib.Path) -> dict[str, list[AnnotatedPerson]]:
 def read_csv(folder: pathlib.Path) -> dict[str, list[AnnotatedPerson]]:
   """Persons by split from `train.csv`, `val.csv` and `test.csv`, whose lists are written as Python literals.
 
-  Raises:
-    UserError: a file or a column is missing, or a cell does not hold a list.
+  Raises UserError if a file or a column is missing, or a cell does not hold a list.
   """
   return {split: list(_csv_persons(folder / f'{split}.csv')) for split in TRAIN_VAL_TEST}
 

@@ -7,7 +7,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.building import builder, splits
+from data_pipelines.building import base_builder, splits
 from data_pipelines.building.raw_example import RawExample
 from data_pipelines.emotic import annotations
 from data_pipelines.errors import UserError
@@ -15,7 +15,7 @@ from data_pipelines.errors import UserError
 IMAGE_FOLDER = 'emotic'
 
 
-class Builder(builder.FolderBuilder):
+class Builder(base_builder.BaseBuilder):
   """EMOTIC (Kosti et al., TPAMI 2020): persons in context; 26 categories, several each; valence, arousal, dominance."""
 
   VERSION = tfds.core.Version('1.0.0')

@@ -7,7 +7,7 @@ import pathlib
 import tensorflow_datasets as tfds
 
 from data_pipelines import images
-from data_pipelines.building import builder, class_folders, splits
+from data_pipelines.building import base_builder, class_folders, splits
 from data_pipelines.building.raw_example import RawExample
 from data_pipelines.errors import UserError
 
@@ -18,7 +18,7 @@ PERCENT = {'train': 70, 'val': 10, 'test': 20}
 SUM_TOLERANCE = 1e-3
 
 
-class Builder(builder.FolderBuilder):
+class Builder(base_builder.BaseBuilder):
   """Emotion6 (Peng et al., CVPR 2015): six emotions as search words, and what the viewers of each image felt."""
 
   VERSION = tfds.core.Version('1.0.0')

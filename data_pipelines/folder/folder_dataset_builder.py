@@ -5,7 +5,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.building import builder, class_folders, splits
+from data_pipelines.building import base_builder, class_folders, splits
 from data_pipelines.building.raw_example import RawExample
 from data_pipelines.errors import UserError
 
@@ -13,7 +13,7 @@ PERCENT = {'train': 80, 'val': 10, 'test': 10}
 SEED = 0
 
 
-class Builder(builder.FolderBuilder):
+class Builder(base_builder.BaseBuilder):
   """A user's own folder of images; its labels are the sorted names of the class folders."""
 
   VERSION = tfds.core.Version('1.0.0')
@@ -25,20 +25,21 @@ class Builder(builder.FolderBuilder):
   def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
     """Examples by split, in the first layout of MANUAL_DOWNLOAD_INSTRUCTIONS that fits.
 
-    The first split present names the classes; the others may lack some, but have no further ones.
-
-    Raises:
-      UserError: as the base says.
+    The first split present names the classes; the others may lack some, but have no further ones. Raises UserError as
+    the base says.
     """
     folders = class_folders.subfolders(source)
     present = [split for split in splits.TRAIN_VAL_TEST if source / split in folders]
     if present:
       return self._list_splits(source, present)
     self._set_labels(folders)
-    if not folders:
-      return {'train': self._list_unlabelled(source)}
-    self.SPLIT_SEED = SEED
-    return splits.seeded_splits(class_folders.list_classes(self, source, source, self.LABELS), PERCENT, SEED)
+    if folders:
+      self.SPLIT_SEED = SEED
+      return splits.seeded_splits(class_folders.list_classes(self, source, source, self.LABELS), PERCENT, SEED)
+    unlabelled = [RawExample(file.name) for file in self.files(source) if file.name not in class_folders.OUR_FILES]
+    if not unlabelled:
+      raise UserError(f'{source} holds no images. {self.layout}')
+    return {'train': unlabelled}
 
   def _list_splits(self, source: pathlib.Path, present: Sequence[str]) -> dict[str, list[RawExample]]:
     folders = class_folders.split_folders(self, source, present)
@@ -51,12 +52,6 @@ class Builder(builder.FolderBuilder):
       labels = [label for label in self.LABELS if (folder / label).is_dir()]
       examples[split] = class_folders.list_classes(self, source, folder, labels)
     return examples
-
-  def _list_unlabelled(self, source: pathlib.Path) -> list[RawExample]:
-    names = [path.name for path in self.files(source) if path.name not in class_folders.OUR_FILES]
-    if not names:
-      raise UserError(f'{source} holds no images. {self.layout}')
-    return [RawExample(name) for name in names]
 
   def _set_labels(self, classes: Sequence[pathlib.Path]) -> None:
     self.LABELS = tuple(folder.name for folder in classes)

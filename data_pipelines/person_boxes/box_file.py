@@ -57,10 +57,10 @@ def _read_rows(path: pathlib.Path) -> dict[str, list[list[float]]]:
     for row in reader:
       try:
         numbers = [float(row[column]) for column in COLUMNS[1:]]
-        finite = all(map(math.isfinite, numbers))
-      except (TypeError, ValueError):
-        finite = False
-      if not finite:
-        raise UserError(f'{path} line {reader.line_num} is not an image and five numbers: correct or remove the line')
+        if not all(map(math.isfinite, numbers)):
+          raise ValueError('not finite')
+      except (TypeError, ValueError) as error:
+        raise UserError(
+            f'{path} line {reader.line_num} is not an image and five numbers: correct or remove the line') from error
       rows.setdefault(row['image'], []).append(numbers)
   return rows

@@ -81,7 +81,9 @@ def detect_folder(source: pathlib.Path, detector: str, path: pathlib.Path) -> De
   """
   if path.exists():
     raise UserError(f'{path} is there already: remove it, or choose another --out')
-  names, ignored = _list_images(source)
+  ignored: collections.Counter[str] = collections.Counter()
+  paths = raw_files.list_files(source, lambda kind: ignored.update([kind]), images.is_image)
+  names = [path.relative_to(source).as_posix() for path in paths]
   if not names:
     raise UserError(f'{source} is missing or holds no image: give the raw folder of a dataset as --source')
   detect = detectors.load_detector(detector)
@@ -102,7 +104,7 @@ def detect_folder(source: pathlib.Path, detector: str, path: pathlib.Path) -> De
       path, images=len(items),
       with_person=sum(any(score >= crops.MIN_SCORE for *_, score in item['boxes']) for item in items),
       boxes=sum(len(item['boxes']) for item in items), dropped=sum(item['dropped'] for item in items),
-      unreadable=unreadable, ignored=ignored)
+      unreadable=unreadable, ignored=dict(sorted(ignored.items())))
 
 
 def detect_one(image: Image.Image, detect: detectors.Detector) -> np.ndarray:
@@ -113,18 +115,6 @@ def detect_one(image: Image.Image, detect: detectors.Detector) -> np.ndarray:
 
 def _rejects_path(path: pathlib.Path) -> pathlib.Path:
   return path.with_name(f'{path.stem}_{manifest.REJECTS}')
-
-
-def _list_images(source: pathlib.Path) -> tuple[list[str], dict[str, int]]:
-  """Paths of all images below a folder, sorted, with '/'; and kind -> number of its other files."""
-  ignored: collections.Counter[str] = collections.Counter()
-  names = []
-  for path in raw_files.list_files(source, lambda kind: ignored.update([kind])):
-    if images.is_image(path):
-      names.append(path.relative_to(source).as_posix())
-    else:
-      ignored[f'*{path.suffix}'] += 1
-  return names, dict(sorted(ignored.items()))
 
 
 def _detect_images(source: pathlib.Path, names: list[str], detect: detectors.Detector,

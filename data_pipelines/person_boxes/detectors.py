@@ -26,11 +26,8 @@ _BROKEN = np.full((1, 5), np.nan)
 def load_detector(name: str) -> Detector:
   """The detector that `--detector` names.
 
-  Args:
-    name: 'hog'; or the path of a YOLOX file (.onnx); or a folder or hub id of a transformers object-detection model.
-
-  Raises:
-    UserError: its library is not installed, there is no such model, or it does not detect persons.
+  `name` is 'hog', the path of a YOLOX file (.onnx), or a folder or hub id of a transformers object-detection model.
+  Raises UserError if its library is not installed, there is no such model, or it does not detect persons.
   """
   if name != 'hog' and not name.lower().endswith('.onnx'):
     return Transformer(name)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tqdm
 
-from data_pipelines.building import builder
+from data_pipelines.building import base_builder
 from data_pipelines.building.splits import TRAIN_VAL_TEST
 from data_pipelines.emotic import annotations as emotic_annotations
 from data_pipelines.emotion6.emotion6_dataset_builder import Builder as Emotion6
@@ -140,7 +140,7 @@ def write_dataset(folder: pathlib.Path, dataset: str, planned: list[PlannedImage
     UserError: `folder` holds something else.
   """
   if folder.exists():
-    written = folder / builder.PROVENANCE
+    written = folder / base_builder.PROVENANCE
     if not written.exists() or json.loads(written.read_text()) != provenance:
       raise UserError(f'{folder} holds something else than these settings draw: remove it, or choose another --out')
     print(f'{folder} is already drawn: left as it is')
@@ -150,7 +150,7 @@ def write_dataset(folder: pathlib.Path, dataset: str, planned: list[PlannedImage
   unfinished.mkdir(parents=True)
   boxes = _LAYOUTS[dataset](unfinished, tqdm.tqdm(planned, desc=f'drawing {dataset}', unit=' images'))
   box_file.write_boxes(unfinished / box_file.FILE_NAME, boxes)
-  (unfinished / builder.PROVENANCE).write_text(json.dumps(provenance, indent=2) + '\n')
+  (unfinished / base_builder.PROVENANCE).write_text(json.dumps(provenance, indent=2) + '\n')
   unfinished.rename(folder)
 
 
@@ -211,13 +211,11 @@ def _attributes(item: PlannedImage, drawn: drawing.Drawing) -> dict:
   """EmoSet's attributes of the drawn image; each is missing in 15 % of the images."""
   pixels = np.asarray(drawn.image, np.float32)
   annotated = {
-      'brightness': round(float(pixels.mean()) / 255, 1),
-      'colorfulness': round(min(1.0,
-                                _colourfulness(pixels) / 100), 1),
-      'scene': item.content.place,
-      'object': drawn.objects,
-      'facial_expression': _EXPRESSION.get(item.content.face or ''),
-      'human_action': _ACTION.get(item.content.posture or ''),}
+      'brightness': round(float(pixels.mean()) / 255,
+                          1), 'colorfulness': round(min(1.0,
+                                                        _colourfulness(pixels) / 100), 1), 'scene': item.content.place,
+      'object': drawn.objects, 'facial_expression': _EXPRESSION.get(item.content.face or ''),
+      'human_action': _ACTION.get(item.content.posture or '')}
   kept = item.rng.random(len(annotated)) >= _MISSING_SHARE
   return {name: value for (name, value), keep in zip(annotated.items(), kept) if keep and value not in (None, [])}
 

@@ -1,7 +1,7 @@
 """The figure of the synthetic images: four postures and four faces."""
 
 from collections.abc import Callable
-import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,8 +19,7 @@ _UPRIGHT = {
 """In fractions of the body's height: hip, neck, distance of a foot from the middle, and shoulder, elbow and hand."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Body:
+class Body(NamedTuple):
   """Measures (pixels) and colours of one figure; x grows to the right, y downwards, `side` is -1 or 1."""
 
   x: float
@@ -42,9 +41,7 @@ def figure(face: str, posture: str, light: str, flat: bool, rng: np.random.Gener
   """Draws one figure on a transparent layer.
 
   Args:
-    face: 'laughing', 'frowning', 'open_mouth' or 'neutral'.
-    posture: 'bent', 'akimbo', 'arms_up' or 'standing'.
-    light: 'day' or 'night'.
+    face, posture, light: as in `world.Content`.
     flat: flat colours with outlines.
     rng: source of everything that varies.
 

@@ -7,17 +7,12 @@ from PIL import Image
 
 from data_pipelines.synthetic.pen import SCALE, SIZE, Colour, Pen
 
-# (top of the sky, horizon) by (light, weather).
-_SKY = {
-    ('day', 'clear'): ((96, 160, 235), (205, 228, 246)),
-    ('day', 'rain'): ((128, 135, 146), (176, 180, 186)),
-    ('night', 'clear'): ((10, 12, 44), (36, 42, 92)),
-    ('night', 'rain'): ((22, 24, 34), (48, 51, 64)),}
-_LIGHT = {
-    ('day', 'clear'): (1.0, 1.0, 1.0),
-    ('day', 'rain'): (0.74, 0.77, 0.82),
-    ('night', 'clear'): (0.42, 0.46, 0.72),
-    ('night', 'rain'): (0.38, 0.41, 0.58),}
+# By (light, weather): the colours of the sky at the top and at the horizon, and the factors of the light.
+_AIR = {
+    ('day', 'clear'): ((96, 160, 235), (205, 228, 246), (1.0, 1.0, 1.0)),
+    ('day', 'rain'): ((128, 135, 146), (176, 180, 186), (0.74, 0.77, 0.82)),
+    ('night', 'clear'): ((10, 12, 44), (36, 42, 92), (0.42, 0.46, 0.72)),
+    ('night', 'rain'): ((22, 24, 34), (48, 51, 64), (0.38, 0.41, 0.58)),}
 _RAIN = {'day': (225, 232, 242), 'night': (150, 160, 185)}
 
 
@@ -26,18 +21,16 @@ def surroundings(place: str, weather: str, light: str, flat: bool,
   """Draws a place.
 
   Args:
-    place: a key of `_PLACES`, EmoSet's name of the scene.
-    weather: 'clear' or 'rain'.
-    light: 'day' or 'night'.
+    place, weather, light: as in `world.Content`.
     flat: flat colours with outlines.
     rng: source of everything that varies.
 
   Returns:
     RGB image, (SCALE * SIZE) squared, and the EmoSet names of the objects in it.
   """
-  image = _sky(light, weather, flat, rng)
-  cast = rng.uniform(0.88, 1.12, 3)
-  tint = tuple(part * factor for part, factor in zip(_LIGHT[light, weather], cast))
+  top, horizon, lit = _AIR[light, weather]
+  image = _sky(top, horizon, flat, rng)
+  tint = tuple(part * factor for part, factor in zip(lit, rng.uniform(0.88, 1.12, 3)))
   if weather == 'clear':
     _sun_or_moon(Pen(image), light, rng)
   objects = _PLACES[place](Pen(image, tint, flat), rng, float(rng.uniform(52, 62)))
@@ -54,11 +47,11 @@ def rain(image: Image.Image, light: str, rng: np.random.Generator) -> None:
     pen.line([(x, y), (x + slant * length / 11, y + length)], 0.5, _RAIN[light])
 
 
-def _sky(light: str, weather: str, flat: bool, rng: np.random.Generator) -> Image.Image:
-  top, horizon = np.array(_SKY[light, weather]) + rng.uniform(-10, 10, (2, 3))
+def _sky(top: Colour, horizon: Colour, flat: bool, rng: np.random.Generator) -> Image.Image:
+  above, below = np.array([top, horizon]) + rng.uniform(-10, 10, (2, 3))
   side = SIZE * SCALE
   slope = np.full(side, 0.4) if flat else np.linspace(0, 1.4, side).clip(0, 1)
-  column = (top + slope[:, None] * (horizon - top)).clip(0, 255).astype(np.uint8)
+  column = (above + slope[:, None] * (below - above)).clip(0, 255).astype(np.uint8)
   return Image.fromarray(column[:, None]).resize((side, side), Image.Resampling.NEAREST)
 
 

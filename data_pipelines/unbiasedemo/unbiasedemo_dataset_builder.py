@@ -4,14 +4,14 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.building import builder, class_folders, splits
+from data_pipelines.building import base_builder, class_folders, splits
 from data_pipelines.building.raw_example import RawExample
 from data_pipelines.errors import UserError
 
 PERCENT = {'train': 70, 'val': 10, 'test': 20}
 
 
-class Builder(builder.FolderBuilder):
+class Builder(base_builder.BaseBuilder):
   """UnBiasedEmo (Panda et al., Contemplating Visual Emotions, ECCV 2018): six emotions, several queries for each."""
 
   VERSION = tfds.core.Version('1.0.0')

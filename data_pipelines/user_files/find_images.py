@@ -1,11 +1,11 @@
 """Finds images and videos as a user names them: files, folders, globs and text lists."""
 
 import collections
-from collections.abc import Iterator, Sequence
-import dataclasses
+from collections.abc import Sequence
 import glob
 import os
 import pathlib
+from typing import NamedTuple
 
 from data_pipelines import images, raw_files
 from data_pipelines.errors import UserError
@@ -14,15 +14,12 @@ from data_pipelines.user_files import video
 LIST_SUFFIX = '.txt'
 
 
-@dataclasses.dataclass(frozen=True)
-class FoundFiles:
+class FoundFiles(NamedTuple):
   """What the arguments name.
 
-  Attributes:
-    paths: of images and videos, each once, in the order of the arguments and sorted within a folder or glob. A file
-      that is named itself is among them whatever it is; from a list, even if it does not exist.
-    passed_over: kind -> number of the files in folders that are neither images nor videos.
-    duplicates: how often a path was named again.
+  paths: of images and videos, each once, in the order of the arguments and sorted within a folder or glob; a file that
+  is named itself is among them whatever it is, and from a list, even if it does not exist; passed_over: kind -> number
+  of the files in folders that are neither images nor videos; duplicates: how often a path was named again.
   """
 
   paths: list[str]
@@ -68,16 +65,14 @@ def _expand(argument: str) -> list[str]:
   return [argument]
 
 
-def _in_folder(path: str, passed_over: collections.Counter[str]) -> Iterator[str]:
+def _in_folder(path: str, passed_over: collections.Counter[str]) -> list[str]:
   """The path itself, or all images and videos under it."""
   if not os.path.isdir(path):
-    yield path
-    return
-  for file in raw_files.list_files(pathlib.Path(path), lambda kind: passed_over.update([kind])):
-    if video.is_video(file) or images.is_image(file):
-      yield os.fspath(file)
-    else:
-      passed_over[f'*{file.suffix}' if file.suffix else file.name] += 1
+    return [path]
+  files = raw_files.list_files(
+      pathlib.Path(path), lambda kind: passed_over.update([kind]),
+      lambda file: video.is_video(file) or images.is_image(file))
+  return [os.fspath(file) for file in files]
 
 
 def _lines(path: str) -> list[str]:

@@ -43,7 +43,6 @@ def views(
   A file that cannot be read becomes a view without pixels.
 
   Args:
-    paths: of images and videos.
     size: side S of the views, pixels.
     ahead: views that are made ahead of the caller, and so kept in memory.
     per_second: frames taken of a second of video.

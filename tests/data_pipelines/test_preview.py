@@ -1,7 +1,7 @@
 """The contact sheet shows what training sees, says what the records say, and is written whole or not at all."""
 
 import errno
-import pathlib
+import os
 import shutil
 
 import numpy as np
@@ -67,11 +67,10 @@ def test_full_disk_leaves_the_old_sheet_and_nothing_else(built, tmp_path, monkey
   out = tmp_path / 'sheet.png'
   out.write_bytes(b'old')
 
-  def fill_up(path, data):
-    path.open('wb').write(data[:100])
+  def fill_up(descriptor):
     raise OSError(errno.ENOSPC, 'No space left on device')
 
-  monkeypatch.setattr(pathlib.Path, 'write_bytes', fill_up)
+  monkeypatch.setattr(os, 'fsync', fill_up)
   with pytest.raises(UserError, match='No space left'):
     preview.preview(built, 'tiny', out=out, count=1, image_size=SIDE)
   assert [path.read_bytes() for path in tmp_path.iterdir()] == [b'old']

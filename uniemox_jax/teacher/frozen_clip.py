@@ -257,7 +257,8 @@ def read_clip(
   if family == weight_families.CLIP:
     if folder is None or not (folder / CONFIG_FILES[0]).is_file():
       raise UserError(f'{name} has no config.json beside it: give the folder of a CLIP in Hugging Face form')
-    rules, vocabulary_folder = clip_weights.RULES, folder
+    rules = clip_weights.RULES
+    vocabulary_folder: Path | None = folder
     config = CLIPConfig.from_dict(hub.read_config(folder, CONFIG_FILES[0]))
     settings = next(filter(None, (hub.read_config(folder, file) for file in CONFIG_FILES[1:])), {})
     view = View.from_dict(settings.get('image_processor', settings), config.image_size)

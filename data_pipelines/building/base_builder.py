@@ -26,7 +26,7 @@ from data_pipelines.records import manifest, schema
 PROVENANCE = 'provenance.json'
 
 
-class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
   """Builds records from a raw folder that the user fetched (`manual_dir`).
 
   A subclass defines VERSION, LABELS, MANUAL_DOWNLOAD_INSTRUCTIONS (layout, and where to ask for the dataset) and
@@ -101,8 +101,12 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     for split, found in splits.items():
       if not found:
         raise UserError(f"{self._source} holds too few images: split '{split}' is empty. {self.layout}")
-    make = self._generate_beam if self._beam else self._generate_examples
-    return {split: make(split, items) for split, items in self._work_items(splits).items()}
+    work = self._work_items(splits)
+    if self._beam:
+      return {
+          split: beam_records.record_transform(self, self._source, items, self.data_path, split)
+          for split, items in work.items()}
+    return {split: self._generate_examples(split, items) for split, items in work.items()}
 
   def _work_items(self, splits: dict[str, list[RawExample]]) -> dict[str, list[WorkItem]]:
     ids = sorted(example.id for found in splits.values() for example in found)
@@ -117,9 +121,6 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     return {
         split: [WorkItem(example, example_ids[example.id], boxes.get(example.path, [])) for example in found]
         for split, found in splits.items()}
-
-  def _generate_beam(self, split: str, items: list[WorkItem]) -> object:
-    return beam_records.record_transform(self, self._source, items, self.data_path, split)
 
   def _generate_examples(self, split: str, items: list[WorkItem]) -> Iterator[tuple[str, dict]]:
     empty = True
@@ -137,11 +138,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
       raise self._too_many_rejects(f"split '{split}' has no readable image")
 
   def record(self, source: pathlib.Path, item: WorkItem) -> dict:
-    """One record, as `schema.record_features` describes it, before TFDS encodes it.
-
-    Raises:
-      images.RejectedError: the image, or what is known about it, cannot become a record.
-    """
+    """One record, as `schema.record_features` describes it. Raises images.RejectedError if it cannot become one."""
     example = item.example
     try:
       example.path.encode()

@@ -4,7 +4,7 @@ A config file gives `config_dict(CLASS)` with other values, flags override its k
 the dataclass, which is what the code reads. docs/config.md is generated from the same fields.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import dataclasses
 import math
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -25,7 +25,7 @@ def key(
   `path` says that the value may be a path, local or in a bucket.
   """
   limits = {'choices': choices, 'least': least, 'most': most, 'above': above, 'below': below}
-  return dataclasses.field(default=default, metadata={'meaning': meaning, 'path': path, **limits})
+  return dataclasses.field(default=default, metadata={'meaning': meaning, 'path': path, 'limits': limits})
 
 
 def key_of(kind: type, name: str, default: Any = dataclasses.MISSING) -> Any:
@@ -78,15 +78,14 @@ def _parse(default: T, config: Any, prefix: str) -> T:
   return dataclasses.replace(default, **values)  # type: ignore[type-var]
 
 
-def _value(name: str, value: Any, wanted: type, limits: Any) -> Any:
+def _value(name: str, value: Any, wanted: type, metadata: Mapping[str, Any]) -> Any:
   if wanted is float and type(value) is int:
     value = float(value)
   if type(value) is not wanted:
     raise UserError(f"config key '{name}' is {value!r}: it must be of type {wanted.__name__}")
-  if limits and limits['path']:
+  if metadata.get('path'):
     value = storage.resolve(str(value), f'--config.{name}')
-  named = {key: limit for key, limit in limits.items() if key not in ('meaning', 'path')}
-  if limits and (problem := _problem(value, **named)):
+  if metadata and (problem := _problem(value, **metadata['limits'])):
     shown = f"'{value}'" if wanted is str else value
     raise UserError(f"config key '{name}' is {shown}: {problem}")
   return value
@@ -132,10 +131,10 @@ def key_rows(kind: type, prefix: str = '', default: Any = None) -> Iterator[tupl
   """Of every key its dotted name, default, values and meaning, for docs/config.md."""
   default, types = default or kind(), get_type_hints(kind)
   for name, field in _fields(kind).items():
-    value, limits = getattr(default, name), dict(field.metadata)
+    value = getattr(default, name)
     if dataclasses.is_dataclass(value):
       yield from key_rows(type(value), f'{prefix}{name}.', value)
-    elif meaning := limits.pop('meaning', ''):
-      choices = limits.pop('choices')
-      values = ', '.join(choices) or ('' if types[name] in (bool, str, tuple) else range_text(**limits))
+    elif meaning := field.metadata.get('meaning', ''):
+      choices, *limits = field.metadata['limits'].values()
+      values = ', '.join(choices) or ('' if types[name] in (bool, str, tuple) else range_text(*limits))
       yield prefix + name, f'{value}', f'{types[name].__name__}{": " if values else ""}{values}', meaning

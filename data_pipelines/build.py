@@ -8,13 +8,12 @@ import contextlib
 import importlib
 import os
 import pathlib
-import tempfile
 
 from absl import flags, logging
 from etils import epath
 import tensorflow_datasets as tfds
 
-from data_pipelines import command, images
+from data_pipelines import command, images, storage
 from data_pipelines.building.base_builder import BaseBuilder
 from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import box_file, detection
@@ -62,19 +61,23 @@ def build(
   if not source.is_dir() or not any(source.iterdir()):
     raise UserError(f'source folder {source} is missing or empty. {chosen.MANUAL_DOWNLOAD_INSTRUCTIONS}')
   final = epath.Path(data_dir) / dataset / str(chosen.VERSION)
-  _clean_up(final)
   if final.exists() and not overwrite:
     print(f'{final} is already built: left as it is (--overwrite builds it again)')
     return manifest.read_manifest(final)
-  tfds.disable_progress_bar()  # TFDS does not know the total; the builder's own bar does.
-  config = tfds.download.DownloadConfig(manual_dir=source, **_beam(beam_runner, beam_options))
-  found_boxes = _boxes_file(source, final.parent, boxes_file, detector)
-  with _set_aside(final), tempfile.TemporaryDirectory() as downloads:  # TFDS asks for it; nothing is downloaded.
-    builder = chosen(
-        data_dir=os.fspath(data_dir), max_rejects=max_rejects, short_side=short_side, max_megapixels=max_megapixels,
-        max_persons=max_persons, boxes_file=found_boxes)
-    builder.download_and_prepare(download_dir=downloads, download_config=config)
-  return manifest.read_manifest(final)
+  with storage.owned(final.parent):
+    _clean_up(final)
+    if final.exists() and not overwrite:
+      print(f'{final} is restored from a build that did not end: left as it is (--overwrite builds it again)')
+      return manifest.read_manifest(final)
+    tfds.disable_progress_bar()  # TFDS does not know the total; the builder's own bar does.
+    config = tfds.download.DownloadConfig(manual_dir=source, **_beam(beam_runner, beam_options))
+    found_boxes = _boxes_file(source, final.parent, boxes_file, detector)
+    with _set_aside(final), storage.temporary_folder() as downloads:  # TFDS asks for it; nothing is downloaded.
+      builder = chosen(
+          data_dir=os.fspath(data_dir), max_rejects=max_rejects, short_side=short_side, max_megapixels=max_megapixels,
+          max_persons=max_persons, boxes_file=found_boxes)
+      builder.download_and_prepare(download_dir=downloads, download_config=config)
+    return manifest.read_manifest(final)
 
 
 def builder_class(dataset: str) -> type[BaseBuilder]:

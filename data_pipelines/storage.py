@@ -12,11 +12,13 @@ import importlib.util
 import json
 import os
 from pathlib import Path
+import socket
 import tempfile
 import time
 from typing import IO, Any
 
 from etils import epath
+import filelock
 
 from data_pipelines.errors import UserError, first_line
 
@@ -69,8 +71,12 @@ def absolute(path: str | os.PathLike) -> epath.Path:
 
 
 def exists(path: str | os.PathLike) -> bool:
-  """Whether there is a file or folder."""
-  return epath.Path(path).exists()
+  """Whether there is a file or folder; raises what the storage raises, where epath's own `exists` says no."""
+  try:
+    epath.Path(path).stat()
+  except (FileNotFoundError, NotADirectoryError):
+    return False
+  return True
 
 
 def size(path: str | os.PathLike) -> int:
@@ -193,6 +199,48 @@ def _umask() -> int:
   mask = os.umask(0)
   os.umask(mask)
   return mask
+
+
+class Owner:
+  """Takes a folder for this process until `release`, or until the process ends, however it ends.
+
+  A bucket has no such lock, and is not taken.
+  """
+
+  def __init__(self, folder: str | os.PathLike):
+    """Makes the folder.
+
+    Raises:
+      UserError: another process has it; says which, and since when.
+    """
+    self._lock: filelock.BaseFileLock | None = None
+    if is_remote(folder):
+      return
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    self._lock = filelock.FileLock(place / '.lock')
+    owner = place / '.owner'
+    try:
+      self._lock.acquire(timeout=0)
+    except filelock.Timeout:
+      name = owner.read_text(encoding='utf-8') if owner.exists() else 'another process'
+      raise UserError(f'{folder} is in use by {name}: wait for its end, or choose another folder') from None
+    write_text(owner, f'process {os.getpid()} on {socket.gethostname()}, since {time.strftime("%Y-%m-%d %H:%M:%S")}')
+
+  def release(self) -> None:
+    """Gives the folder back."""
+    if self._lock:
+      self._lock.release()
+
+
+@contextlib.contextmanager
+def owned(folder: str | os.PathLike) -> Iterator[None]:
+  """`Owner` for as long as the context lasts."""
+  owner = Owner(folder)
+  try:
+    yield
+  finally:
+    owner.release()
 
 
 @contextlib.contextmanager

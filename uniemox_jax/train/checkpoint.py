@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from data_pipelines.errors import UserError, first_line, join_names
-from data_pipelines.storage import absolute
+from data_pipelines.storage import absolute, exists
 from uniemox_jax.runtime.distributed import is_primary, wait_for_all
 from uniemox_jax.runtime.integrity import changed_leaves, describe_leaves, path_name, seal
 from uniemox_jax.train.state import TrainState
@@ -291,7 +291,7 @@ def _candidates(path: str) -> list[epath.Path]:
   """The step folders that a checkpoint PATH means (docs/commands.md, Shared flags and paths), the wanted first:
   itself; or a workdir's by score where they have one, else by age."""
   folder = absolute(path)
-  if (folder / 'params').is_dir():
+  if exists(folder / 'params'):
     return [folder]
   folder /= FOLDER
 
@@ -302,7 +302,7 @@ def _candidates(path: str) -> list[epath.Path]:
       score = math.inf  # it is named when its turn comes
     return score is not None, score or 0.0, step
 
-  steps = _steps(folder) if folder.is_dir() else []
+  steps = _steps(folder) if exists(folder) else []
   if not steps:
     raise UserError(f"'{path}' holds no checkpoint: give the --workdir of a run, or one of its {FOLDER}/STEP folders")
   return [folder / str(step) for step in sorted(steps, key=rank, reverse=True)]

@@ -10,10 +10,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from data_pipelines import storage
 from data_pipelines.errors import UserError
 from uniemox_jax.runtime import preemption
 from uniemox_jax.runtime.clock import Profile
-from uniemox_jax.runtime.distributed import is_primary
+from uniemox_jax.runtime.distributed import is_primary, is_same_everywhere
 from uniemox_jax.runtime.run_log import RunLog
 from uniemox_jax.runtime.sharding import describe_mesh, global_batch
 from uniemox_jax.train.checkpoint import Checkpoints
@@ -52,11 +53,14 @@ class Run(NamedTuple):
   unevaluated: bool
   log: RunLog
   checkpoints: Checkpoints
+  owner: storage.Owner | None
 
   def close(self) -> None:
-    """Waits for the last save and closes the log."""
+    """Waits for the last save, closes the log and gives the workdir back."""
     self.checkpoints.close()
     self.log.close()
+    if self.owner:
+      self.owner.release()
 
 
 def open_run(
@@ -74,9 +78,11 @@ def open_run(
     profile: steps to trace.
 
   Raises:
-    UserError: the workdir belongs to another run, or its checkpoints are damaged; and see `keep_config`.
+    UserError: the workdir belongs to another run, or one is in it now, or its checkpoints are damaged; and see
+      `keep_config`.
   """
   use_compilation_cache()
+  owner = _own(workdir)
   optimizer, total_steps = make_optimizer(config, steps_per_epoch), config.epochs * steps_per_epoch
   kept, devices = keep_config(config, workdir, inputs), describe_mesh(mesh)
   checkpoints = Checkpoints(workdir, description | {'config_hash': config_hash(kept)}, devices)
@@ -94,7 +100,24 @@ def open_run(
   log = RunLog(
       workdir, name=name, total_steps=total_steps, batch_size=config.batch_size, start_step=start,
       flops_per_example=flops_per_example, profile=profile)
-  return Run(config, mesh, optimizer, state, start, bool(restored and restored.unevaluated), log, checkpoints)
+  return Run(config, mesh, optimizer, state, start, bool(restored and restored.unevaluated), log, checkpoints, owner)
+
+
+def _own(workdir: str) -> storage.Owner | None:
+  """The first process takes the workdir for all.
+
+  Raises:
+    UserError: another run is in it; in every process.
+  """
+  owner, problem = None, ''
+  if is_primary():
+    try:
+      owner = storage.Owner(workdir)
+    except UserError as error:
+      problem = str(error)
+  if not is_same_everywhere(problem) or problem:
+    raise UserError(problem or f'{workdir} is in use by another run, as the first process says')
+  return owner
 
 
 def use_compilation_cache() -> None:

@@ -1,0 +1,165 @@
+"""Everything in a bucket: the bits of a disk, hardly more bytes than the records have, and one line if it refuses."""
+
+from pathlib import Path
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.support import bucket as buckets
+from tests.support import small_runs
+
+READ_ALL = """
+import hashlib, sys
+from data_pipelines.records.reader import open_split
+split = open_split(sys.argv[1], 'emo8', 'train')
+positions = list(range(split.num_examples))
+print(hashlib.sha256(b''.join(split.read_many(positions))).hexdigest(), len(list(split.annotations())))
+"""
+
+
+@pytest.fixture(scope='module')
+def bucket(tmp_path_factory, data_dir):
+  """A bucket with records and a teacher."""
+  folder = tmp_path_factory.mktemp('bucket')
+  with buckets.running(folder) as running:
+    running.upload(Path(data_dir), 'data')
+    running.upload(small_runs.write_teacher(folder / 'teacher'), 'teacher')
+    yield running
+
+
+@pytest.fixture(autouse=True)
+def calm(bucket):
+  """Every test begins with a bucket that answers at once, and with counts of zero."""
+  bucket.set()
+
+
+def run(bucket, *arguments, code=0):
+  """A command to its end, where every library takes the emulator for Google's storage; its errors."""
+  environment = bucket.environment | {
+      'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS':
+          re.sub(small_runs.DEVICE_COUNT + r'\d+', f'{small_runs.DEVICE_COUNT}1', bucket.environment['XLA_FLAGS'])}
+  done = subprocess.run([sys.executable, *map(str, arguments)], cwd=small_runs.ROOT, env=environment,
+                        capture_output=True, text=True, timeout=400)
+  assert done.returncode == code, done.stdout + done.stderr
+  return done
+
+
+def own_lines(errors):
+  """Standard error without what TensorFlow says of its search for credentials."""
+  return [line for line in errors.splitlines() if 'google_auth_provider' not in line]
+
+
+def test_all_records_cost_little_more_than_their_bytes(bucket, data_dir):
+  shards = Path(data_dir).glob('emo8/*/emo8-train.tfrecord*')
+  size = sum(path.stat().st_size for path in shards)
+  bucket.set(latency=0.03)
+  told = run(bucket, '-c', READ_ALL, f'{bucket.url}/data').stdout
+  assert bucket.counts()['bytes'] < 1.1 * size + 100_000  # the JSON files and the index beside them
+  assert told == run(bucket, '-c', READ_ALL, data_dir).stdout
+
+
+def test_an_unsteady_bucket_is_asked_again(bucket, data_dir):
+  bucket.set(unavailable=0.05, cut=0.01)
+  assert run(bucket, '-c', READ_ALL, f'{bucket.url}/data').stdout == run(bucket, '-c', READ_ALL, data_dir).stdout
+
+
+@pytest.mark.parametrize('verb', ['evaluate', 'data_pipelines.preview'])
+def test_an_expired_token_is_one_line(bucket, verb):
+  bucket.set(status=401)
+  arguments = [f'--workdir={bucket.url}/runs/pre'] if verb == 'evaluate' else [
+      f'--data_dir={bucket.url}/data', '--dataset=emo8', f'--out={bucket.url}/sheet.png']
+  module = verb if '.' in verb else f'uniemox_jax.{verb}'
+  errors = own_lines(run(bucket, '-m', module, *arguments, code=2).stderr)
+  assert len(errors) == 1 and errors[0].startswith('error: ') and 'gcloud auth' in errors[0], errors
+
+
+@pytest.mark.parametrize(
+    'line', [('uniemox_jax.demo', '--workdir=gs://bucket/demo'),
+             ('uniemox_jax.compare', '--config=configs/compare.py', '--workdir=gs://bucket/compare'),
+             ('uniemox_jax.predict', '--checkpoint=x', '--out=gs://bucket/table.csv', 'x.jpg'),
+             ('uniemox_jax.import_torch', 'x', '--out=gs://bucket/imported'),
+             ('data_pipelines.build', '--dataset=emo8', '--source=gs://bucket/raw', '--data_dir=data'),
+             ('data_pipelines.synthetic', '--out=gs://bucket/raw'),
+             ('data_pipelines.person_boxes', '--source=gs://bucket/raw', '--detector=hog')], ids=lambda line: line[0])
+def test_a_command_that_needs_a_disk_says_so_before_any_work(capsys, command, line, assert_one_line):
+  module, *arguments = line
+  assert_one_line(command(module, *arguments), capsys.readouterr().err, 'gs://bucket/', 'must be a local path')
+
+
+@pytest.mark.parametrize('flag', ['--workdir=s3://bucket/run', '--config.data_dir=s3://bucket/data'])
+def test_a_bucket_of_another_kind_is_one_line(capsys, command, tmp_path, flag, assert_one_line):
+  code = command(
+      'uniemox_jax.pretrain', f'--config={small_runs.ROOT}/configs/demo.py:pretrain', f'--workdir={tmp_path}', flag)
+  assert_one_line(code, capsys.readouterr().err, 's3://bucket/', 'only a local path or gs://BUCKET/PATH')
+
+
+def test_records_built_into_a_bucket_are_those_of_a_disk(bucket, data_dir):
+  source = Path(data_dir).parent / 'raw' / 'emo8'
+  run(bucket, '-m', 'data_pipelines.build', '--dataset=emo8', f'--source={source}', f'--data_dir={bucket.url}/built')
+  local = next(Path(data_dir).glob('emo8/*/manifest.json')).parent
+  names = {Path(name).name for name in bucket.names(f'built/emo8/{local.name}/')}
+  assert names >= {path.name for path in local.iterdir()}
+  for name in ('manifest.json', 'emo8-train.annotations.jsonl'):
+    assert bucket.read(f'built/emo8/{local.name}/{name}') == (local / name).read_bytes()
+
+
+def download(bucket, prefix, folder):
+  for name in bucket.names(prefix):
+    if not name.endswith('/'):
+      path = folder / name
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_bytes(bucket.read(name))
+  return folder / prefix
+
+
+@pytest.mark.slow
+def test_the_whole_way_in_a_bucket_gives_the_bits_of_a_disk(bucket, data_dir, tmp_path):
+  """Pretraining that is killed and resumed, fine-tuning, evaluation, prediction and export."""
+  made = {}
+  for place, data, teacher in (('disk', data_dir, tmp_path / 'teacher'), ('bucket', f'{bucket.url}/data', None)):
+    root = str(tmp_path / 'disk') if place == 'disk' else bucket.url
+    teacher = small_runs.write_teacher(teacher) if teacher else f'{bucket.url}/teacher'
+    pretraining = small_runs.command(
+        'uniemox_jax.pretrain', small_runs.pretrain_config(data, teacher), tmp_path / f'{place}_pre')[:-1]
+    pretraining.append(f'--workdir={root}/runs/pre')
+    if place == 'bucket':
+      killed = small_runs.start(
+          pretraining,
+          **{name: bucket.environment[name] for name in bucket.environment.keys() - {'XLA_FLAGS', 'JAX_PLATFORMS'}})
+      for line in killed.stdout:
+        if re.search(r'pretrain 5/', line):
+          killed.send_signal(signal.SIGKILL)
+          break
+      killed.wait()
+    told = run(bucket, *pretraining[1:]).stdout
+    assert ('resumes' in told) == (place == 'bucket')
+    config = small_runs.finetune_config(data)
+    config.init = f'{root}/runs/pre'
+    finetuning = small_runs.command('uniemox_jax.finetune', config, tmp_path / f'{place}_fine')[:-1]
+    run(bucket, *finetuning[1:], f'--workdir={root}/runs/fine')
+    run(bucket, '-m', 'uniemox_jax.evaluate', f'--workdir={root}/runs/fine', '--split=val')
+    table = tmp_path / f'{place}.csv'
+    run(
+        bucket, '-m', 'uniemox_jax.predict', f'--checkpoint={root}/runs/fine', f'--out={table}',
+        Path(data_dir).parent / 'raw' / 'emo8' / 'test')
+    run(
+        bucket, '-m', 'uniemox_jax.export_torch', f'--checkpoint={root}/runs/fine', '--to=timm',
+        f'--out={root}/exported')
+    runs = tmp_path / 'disk' if place == 'disk' else download(bucket, 'runs', tmp_path / 'fetched').parent
+    if place == 'bucket':
+      download(bucket, 'exported', tmp_path / 'fetched')
+    made[place] = runs, table.read_bytes()
+  (disk, disk_table), (fetched, bucket_table) = made['disk'], made['bucket']
+  assert disk_table == bucket_table
+  for name in ('runs/fine/result.json', 'runs/fine/result_val.json'):
+    ours, theirs = ((folder / name).read_text() for folder in (disk, fetched))
+    assert ours.replace(str(disk), bucket.url) == theirs
+  assert (disk / 'exported/model.safetensors').read_bytes() == (fetched / 'exported/model.safetensors').read_bytes()
+  steps = [len(re.findall('"loss"', (folder / 'runs/pre/metrics.jsonl').read_text())) for folder in (disk, fetched)]
+  assert steps[0] == steps[1] > 0 and np.ptp(steps) == 0
+  events = bucket.names('runs/pre/tensorboard/')
+  assert events and sum(len(bucket.read(name)) for name in events) < 1_000_000

@@ -11,6 +11,8 @@ from data_pipelines.errors import UserError
 
 USAGE_ERROR = 2
 
+flags.disclaim_key_flags()  # `--help` shows a flag that `define_path` declares as the command's own
+
 
 def fail(message: str) -> NoReturn:
   """Ends the process with the message as one line on standard error and exit code 2."""
@@ -27,7 +29,7 @@ class _PathParser(flags.ArgumentParser):
 
   def parse(self, argument: str) -> str:
     try:
-      return storage.resolve(argument, f'--{self._name}', self._remote)
+      return storage.checked_path(argument, f'--{self._name}', self._remote)
     except UserError as error:  # absl names the flag.
       raise ValueError(str(error).removeprefix(f'--{self._name}={argument}').lstrip(' :')) from error
 

@@ -37,7 +37,7 @@ def is_remote(path: str | os.PathLike) -> bool:
   return '://' in os.fspath(path)
 
 
-def resolve(path: str, name: str, remote: bool = True) -> str:
+def checked_path(path: str, name: str, remote: bool = True) -> str:
   """A path that a user gave, with `~` expanded.
 
   Args:

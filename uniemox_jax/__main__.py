@@ -78,7 +78,9 @@ def flags_of(module: str, function: str = '') -> set[str]:
   for node in ast.walk(functions.get(function, tree)):
     if isinstance(node, ast.Call):
       owner, _, name = ast.unparse(node.func).rpartition('.')
-      if name.startswith('DEFINE_'):
+      if name.startswith('DEFINE_') or name == 'define_path':
+        if not isinstance(node.args[0], ast.Constant):
+          continue
         found.add(f'--{ast.literal_eval(node.args[0])}' + ('' if name == 'DEFINE_bool' else '='))
       elif name.startswith('define_') and name != function:
         found |= flags_of(imported.get(owner) or imported.get(name, '').rpartition('.')[0] or module, name)

@@ -40,7 +40,7 @@ def read_split(paths: Sequence[os.PathLike], lengths: Sequence[int], labels: Seq
   per_class: collections.Counter[str] = collections.Counter()
   with_person = 0
   records_sha256 = hashlib.sha256()
-  examples = index.make(folder, split, list(zip(names, lengths)))
+  examples = index.make_index(folder, split, list(zip(names, lengths)))
   for example in tqdm.tqdm(examples, f'checking {split}', sum(lengths), unit=' records'):
     records_sha256.update(example.SerializeToString(deterministic=True))
     fields = example.features.feature

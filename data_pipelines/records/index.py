@@ -74,7 +74,7 @@ def _damaged_index(path: str, what: str) -> UserError:
   return UserError(f'damaged index {path}: {what}; delete the .index beside it, and both are made again')
 
 
-def walk(folder: str, shard: Shard) -> Iterator[tuple[int, bytes]]:
+def walk_shard(folder: str, shard: Shard) -> Iterator[tuple[int, bytes]]:
   """Offset and data of every record of a shard, read from its first byte to its last, some MB at a time.
 
   Raises:
@@ -104,7 +104,7 @@ def walk(folder: str, shard: Shard) -> Iterator[tuple[int, bytes]]:
     raise damaged(path, f'it holds {found} records where dataset_info.json promises {shard.records}')
 
 
-def make(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> Iterator[Any]:
+def make_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> Iterator[Any]:
   """Reads all records of a split once, and writes its index and annotations when they are through.
 
   Args:
@@ -123,7 +123,7 @@ def make(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> Iterator
   with storage.new_file(f'{folder}/{split}{ANNOTATIONS}') as annotations:
     for number, (name, records) in enumerate(shards):
       sized.append(shard := Shard(name, _size(folder, name), records))
-      for offset, data in walk(folder, shard):
+      for offset, data in walk_shard(folder, shard):
         example = tf.train.Example.FromString(data)
         annotation = _annotation(example)
         entries += np.array((offset, len(data), masked_crc(data), number, annotation.label), ENTRY).tobytes()
@@ -152,10 +152,10 @@ def _size(folder: str, name: str) -> int:
     raise damaged(f'{folder}/{name}', 'it is missing') from error
 
 
-def read(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> Index:
+def read_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> Index:
   """The index of a split, and whether its shards are there in full.
 
-  Args: as in `make`.
+  Args: as in `make_index`.
 
   Raises:
     UserError: the index does not match its checksum or these shards, or a shard is missing or cut short.
@@ -188,7 +188,7 @@ def _ends_in_checksum(file: BinaryIO) -> bool:
   return len(pending) == FOOTER.size and FOOTER.unpack(pending)[0] == crc
 
 
-def annotations(folder: str, split: str, sha256: str) -> Iterator[Annotation]:
+def read_annotations(folder: str, split: str, sha256: str) -> Iterator[Annotation]:
   """What is written about each record, in order.
 
   Raises:

@@ -117,7 +117,8 @@ class Split:
       UserError: the file that holds them is missing or damaged.
     """
     found = itertools.chain.from_iterable(
-        index.annotations(os.fspath(self.folder), name, part.annotations_sha256) for name, part in self._parts.items())
+        index.read_annotations(os.fspath(self.folder), name, part.annotations_sha256)
+        for name, part in self._parts.items())
     if self._positions_N is None:
       return found
     kept = np.zeros(self._starts[-1], bool)
@@ -212,11 +213,11 @@ def _check_features(folder: str) -> None:
 def _index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> index.Index:
   """The index of one split, made now if an earlier version of this package built the records."""
   if storage.exists(f'{folder}/{split}{index.INDEX}'):
-    return index.read(folder, split, shards)
+    return index.read_index(folder, split, shards)
   print(f'{folder}: {split} has no index; all its records are read once to make it', file=sys.stderr, flush=True)
   try:
-    collections.deque(index.make(folder, split, shards), maxlen=0)
+    collections.deque(index.make_index(folder, split, shards), maxlen=0)
   except PermissionError as error:
     raise UserError(
         f'{folder} has no index and cannot be written: open it once where it can be, or build it again') from error
-  return index.read(folder, split, shards)
+  return index.read_index(folder, split, shards)

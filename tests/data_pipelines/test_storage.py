@@ -79,12 +79,12 @@ def test_a_folder_that_another_process_has_is_refused_by_name_and_free_when_it_i
 
 def test_home_is_expanded_and_other_schemes_are_refused(monkeypatch):
   monkeypatch.setenv('HOME', '/home/someone')
-  assert storage.resolve('~/records', '--data_dir') == '/home/someone/records'
-  assert storage.resolve('openai/clip', '--config.teacher') == 'openai/clip'
+  assert storage.checked_path('~/records', '--data_dir') == '/home/someone/records'
+  assert storage.checked_path('openai/clip', '--config.teacher') == 'openai/clip'
   with pytest.raises(UserError, match='--data_dir=s3://b: only a local path or gs://'):
-    storage.resolve('s3://b', '--data_dir')
+    storage.checked_path('s3://b', '--data_dir')
   with pytest.raises(UserError, match='--out=gs://b must be a local path'):
-    storage.resolve('gs://b', '--out', remote=False)
+    storage.checked_path('gs://b', '--out', remote=False)
   monkeypatch.setattr(storage, '_has_bucket_library', lambda: False)
   with pytest.raises(UserError, match=r'pip install .uniemox_jax\[gcs\]'):
-    storage.resolve('gs://b', '--workdir')
+    storage.checked_path('gs://b', '--workdir')

@@ -266,7 +266,7 @@ def test_too_few_images_are_one_line():
 
 
 def test_dataset_without_a_single_label_is_sent_to_fine_tuning(data_dir, tmp_path, monkeypatch):
-  monkeypatch.setattr(reader.Split, 'annotations', lambda split: [reader.Annotation('a', -1, {})])
+  monkeypatch.setattr(reader.Split, 'label_array', lambda split: np.array([-1]))
   with pytest.raises(UserError, match='no train image of emo8 has a single label.*uniemox_jax.finetune'):
     probe(config_of(data_dir), str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()

@@ -128,6 +128,6 @@ def test_mistake_is_one_line(
 
 
 def test_dataset_without_a_single_label_is_one_line(data_dir, clip_folder, tmp_path, monkeypatch):
-  monkeypatch.setattr(reader.Split, 'annotations', lambda split: [reader.Annotation('a', -1, {})])
+  monkeypatch.setattr(reader.Split, 'label_array', lambda split: np.array([-1]))
   with pytest.raises(UserError, match='no image of split .test. of emo8 has a single label'):
     zero_shot(str(clip_folder), data_dir, 'emo8', str(tmp_path / 'run'))

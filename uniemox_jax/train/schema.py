@@ -84,7 +84,7 @@ def _value(name: str, value: Any, wanted: type, metadata: Mapping[str, Any]) -> 
   if type(value) is not wanted:
     raise UserError(f"config key '{name}' is {value!r}: it must be of type {wanted.__name__}")
   if metadata.get('path'):
-    value = storage.resolve(str(value), f'--config.{name}')
+    value = storage.checked_path(str(value), f'--config.{name}')
   if metadata and (problem := _problem(value, **metadata['limits'])):
     shown = f"'{value}'" if wanted is str else value
     raise UserError(f"config key '{name}' is {shown}: {problem}")

@@ -70,8 +70,8 @@ def write_split(folder, features, examples):
       feature['attributes'].bytes_list.value.append(b'{}')
       writer.write(example.SerializeToString())
   shards = [('written.tfrecord', count)]
-  assert len(list(index.make(str(folder), 'written', shards))) == count
-  return Split('written', features, str(folder), {'written': index.read(str(folder), 'written', shards)})
+  assert len(list(index.make_index(str(folder), 'written', shards))) == count
+  return Split('written', features, str(folder), {'written': index.read_index(str(folder), 'written', shards)})
 
 
 def slopes(images_BxSxSx3):
@@ -318,7 +318,7 @@ def test_images_without_labels_serve_for_pretraining(train, tmp_path):
 def test_resuming_deep_in_an_epoch_of_100_000_records_takes_seconds(train, tmp_path):
   write_split(tmp_path, train.features, itertools.repeat((jpeg(8, 8), [], 0), 100_000))
   started = time.monotonic()
-  read = index.read(str(tmp_path), 'written', [('written.tfrecord', 100_000)])
+  read = index.read_index(str(tmp_path), 'written', [('written.tfrecord', 100_000)])
   split = Split('written', train.features, str(tmp_path), {'written': read})
   batch = next(train_batches(split, batch_size=50, seed=1, image_size=SIDE, start_step=1990))
   seconds = time.monotonic() - started

@@ -1,12 +1,12 @@
 """Everything in a bucket: the bits of a disk, hardly more bytes than the records have, and one line if it refuses."""
 
+import json
 from pathlib import Path
 import re
 import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from tests.support import bucket as buckets
@@ -131,7 +131,7 @@ def test_the_whole_way_in_a_bucket_gives_the_bits_of_a_disk(bucket, data_dir, tm
           pretraining,
           **{name: bucket.environment[name] for name in bucket.environment.keys() - {'XLA_FLAGS', 'JAX_PLATFORMS'}})
       for line in killed.stdout:
-        if re.search(r'pretrain 5/', line):
+        if re.search(r'pretrain 8/', line):
           killed.send_signal(signal.SIGKILL)
           break
       killed.wait()
@@ -156,10 +156,12 @@ def test_the_whole_way_in_a_bucket_gives_the_bits_of_a_disk(bucket, data_dir, tm
   (disk, disk_table), (fetched, bucket_table) = made['disk'], made['bucket']
   assert disk_table == bucket_table
   for name in ('runs/fine/result.json', 'runs/fine/result_val.json'):
-    ours, theirs = ((folder / name).read_text() for folder in (disk, fetched))
-    assert ours.replace(str(disk), bucket.url) == theirs
+    ours, theirs = (json.loads((folder / name).read_text()) for folder in (disk, fetched))
+    for key in ('init', 'config_hash'):  # they hold the paths
+      del ours[key], theirs[key]
+    assert ours == theirs
   assert (disk / 'exported/model.safetensors').read_bytes() == (fetched / 'exported/model.safetensors').read_bytes()
   steps = [len(re.findall('"loss"', (folder / 'runs/pre/metrics.jsonl').read_text())) for folder in (disk, fetched)]
-  assert steps[0] == steps[1] > 0 and np.ptp(steps) == 0
+  assert steps[0] == steps[1] > 0
   events = bucket.names('runs/pre/tensorboard/')
   assert events and sum(len(bucket.read(name)) for name in events) < 1_000_000

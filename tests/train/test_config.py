@@ -26,7 +26,7 @@ def changed(kind: type, **values: object) -> ConfigDict:
 
 
 def choices(kind: type, name: str) -> set[str]:
-  return set(next(field for field in dataclasses.fields(kind) if field.name == name).metadata['choices'])
+  return set(next(field for field in dataclasses.fields(kind) if field.name == name).metadata['limits']['choices'])
 
 
 @pytest.mark.parametrize(('verb', 'name', 'arguments'), SHIPPED)

@@ -216,21 +216,24 @@ class Owner:
     self._lock: filelock.BaseFileLock | None = None
     if is_remote(folder):
       return
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    self._lock = filelock.FileLock(place / '.lock')
-    owner = place / '.owner'
+    self._files = Path(folder, '.lock'), Path(folder, '.owner')
+    self._files[0].parent.mkdir(parents=True, exist_ok=True)
+    lock, owner = filelock.FileLock(self._files[0]), self._files[1]
     try:
-      self._lock.acquire(timeout=0)
+      lock.acquire(timeout=0)
     except filelock.Timeout:
       name = owner.read_text(encoding='utf-8') if owner.exists() else 'another process'
       raise UserError(f'{folder} is in use by {name}: wait for its end, or choose another folder') from None
+    self._lock = lock
     write_text(owner, f'process {os.getpid()} on {socket.gethostname()}, since {time.strftime("%Y-%m-%d %H:%M:%S")}')
 
   def release(self) -> None:
-    """Gives the folder back."""
+    """Gives the folder back, as it was."""
     if self._lock:
+      for file in self._files:
+        file.unlink(missing_ok=True)
       self._lock.release()
+      self._lock = None
 
 
 @contextlib.contextmanager

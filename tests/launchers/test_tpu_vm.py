@@ -129,7 +129,7 @@ def test_setup_puts_code_environment_and_records_on_every_worker(cloud: Cloud) -
 
 def test_run_goes_on_after_code_75_and_after_the_pod_was_taken_away(cloud: Cloud) -> None:
   cloud.ready()
-  cloud.plan(w0=[(75, 0), ('taken away', 0.5), (0, 0)], w1=[(143, 0), (143, 0.5), (0, 0)])
+  cloud.plan(w0=[(75, 0), ('taken away', 0.5), (0, 0)], w1=[(143, 0), (143, 3), (0, 0)])
   done = cloud.call('launch', '--keep', '--', *cloud.program)
   assert done.returncode == 0, done.stderr
   assert 'did not become ACTIVE' not in done.stderr

@@ -108,13 +108,18 @@ def same_weights(one: Path, other: Path) -> bool:
       a.tobytes() == b.tobytes() for a, b in zip(jax.tree.leaves(ours.params), jax.tree.leaves(theirs.params)))
 
 
+def free_port() -> int:
+  """A port of this machine that nothing listens on."""
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    return probe.getsockname()[1]
+
+
 def start_group(arguments: list[str], processes: int, devices: int = 1, **environment: str) -> list[subprocess.Popen]:
   """Starts a command in several processes that find each other, with so many emulated devices each."""
   if processes == 1:
     return [start(arguments, devices, **environment)]
-  with socket.socket() as probe:
-    probe.bind(('127.0.0.1', 0))
-    address = f'127.0.0.1:{probe.getsockname()[1]}'
+  address = f'127.0.0.1:{free_port()}'
   return [
       start(
           arguments, devices, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=str(processes),

@@ -38,6 +38,7 @@ def define_workdir(default: str | None = None, remote: bool = True) -> None:
 def define_multihost() -> None:
   """Declares `--multihost`; `run` then joins the other processes before the command's own work."""
   flags.DEFINE_bool('multihost', False, 'Join the other hosts of a TPU slice, or of a GKE, Slurm or Open MPI job.')
+  flags.DEFINE_integer('connect_timeout', 120, 'Seconds to wait for the other processes.', 1)
 
 
 def define_training(train: Callable[[ConfigDict, str, Profile | None], Any]) -> Callable[[], None]:
@@ -169,7 +170,7 @@ def run(main: Callable[..., Any], *operands: str) -> None:
   std_logging.getLogger('asyncio').setLevel(std_logging.CRITICAL)
   try:
     if 'multihost' in flags.FLAGS:
-      distributed.join(flags.FLAGS.multihost)
+      distributed.join(flags.FLAGS.multihost, flags.FLAGS.connect_timeout)
     if 'workdir' in flags.FLAGS:
       _check_workdir(flags.FLAGS.workdir)
       preemption.watch()

@@ -56,8 +56,11 @@ _watch = _Watch()
 
 
 def watch() -> None:
-  """Catches SIGTERM from here on: by its own handler if this is the only process, else through jax's service."""
+  """Catches SIGTERM, and SIGHUP of a closed terminal, from here on: by its own handler, or of several processes through
+  jax's service."""
   if _are_several():
+    if signal.SIGHUP in _endings():
+      signal.signal(signal.SIGHUP, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
     listener = threading.Thread(target=_listen_together, daemon=True, name='preemption')
     atexit.register(_stop, listener)
     _watch.listening = True
@@ -66,13 +69,21 @@ def watch() -> None:
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
   signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-  signal.signal(signal.SIGTERM, lambda number, frame: None)
+  for number in _endings():
+    signal.signal(number, lambda number, frame: None)
   threading.Thread(target=_listen, args=(reader,), daemon=True, name='preemption').start()
+
+
+def _endings() -> list[signal.Signals]:
+  """Signals that end a run; of a process that nohup started, a closed terminal does not."""
+  return [
+      number for number in (signal.SIGTERM, signal.SIGHUP)
+      if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def _listen(reader: int) -> None:
   while True:
-    if signal.SIGTERM in os.read(reader, 1):
+    if set(os.read(reader, 1)) & {signal.SIGTERM, signal.SIGHUP}:
       _watch.noticed.set()
       if not _watch.unsaved:
         _end_at_once()

@@ -82,9 +82,14 @@ def open_run(
       `keep_config`.
   """
   use_compilation_cache()
-  owner = _own(workdir)
   optimizer, total_steps = make_optimizer(config, steps_per_epoch), config.epochs * steps_per_epoch
-  kept, devices = keep_config(config, workdir, inputs), describe_mesh(mesh)
+  owner, devices = _own(workdir), describe_mesh(mesh)
+  try:
+    kept = keep_config(config, workdir, inputs)
+  except UserError:
+    if owner:
+      owner.release()
+    raise
   checkpoints = Checkpoints(workdir, description | {'config_hash': config_hash(kept)}, devices)
   template = state_template(build, optimizer.tx, mesh, averaged=optimizer.ema_decay > 0)
   # Restore before initialising; otherwise two states are in memory.

@@ -1,0 +1,133 @@
+"""How fast records are read from a bucket, and how opening grows with their number. No network: the tests' emulator.
+
+python -m benchmarks.bucket_records --records=10000 --shards=1000 --latency=0.03
+python -m benchmarks.bucket_records --growth
+
+The first writes records of 40 kB into an emulated bucket, waits `latency` seconds before each answer, and prints bytes,
+images a second, and memory. The second opens indices of 10 thousand to 10 million records on the disk, whose shards
+are files without content.
+"""
+
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import app, flags
+import google_crc32c
+import numpy as np
+import tensorflow as tf
+
+from data_pipelines.records import index, reader, schema
+from tests.support import bucket as buckets
+
+IMAGE_BYTES = 40_000
+TOGETHER = 1024
+
+
+def resident_mebibytes() -> float:
+  """Memory of this process, as Linux counts it."""
+  pages = int(Path('/proc/self/statm').read_text(encoding='ascii').split()[1])
+  return pages * os.sysconf('SC_PAGE_SIZE') / 2**20
+
+
+def write_shards(folder: Path, records: int, shards: int) -> list[tuple[str, int]]:
+  """Shards of random records of equal size, and their index; returns name and length of each."""
+  rng, lengths = np.random.default_rng(0), []
+  for number, part in enumerate(np.array_split(np.arange(records), shards)):
+    name = f'drawn-train.tfrecord-{number:05d}-of-{shards:05d}'
+    with tf.io.TFRecordWriter(str(folder / name)) as writer:
+      for record in part:
+        feature = (example := tf.train.Example()).features.feature
+        feature['image'].bytes_list.value.append(rng.bytes(IMAGE_BYTES))
+        feature['id'].bytes_list.value.append(f'{record}.jpg'.encode())
+        feature['attributes'].bytes_list.value.append(b'{}')
+        feature['label'].int64_list.value.append(int(record) % 8)
+        writer.write(example.SerializeToString())
+    lengths.append((name, len(part)))
+  for _ in index.make_index(str(folder), 'drawn-train', lengths):
+    pass
+  return lengths
+
+
+def read_all(folder: str, lengths: list[tuple[str, int]]) -> None:
+  """Opens the split and reads every record once, in random order; prints what it took."""
+  started = time.monotonic()
+  part = index.read_index(folder, 'drawn-train', [(name, length) for name, length in lengths])
+  split = reader.Split('train', schema.record_features(schema.EMOTIONS), folder, {'drawn-train': part})
+  print(f'opened {len(lengths)} shards in {time.monotonic() - started:.2f} s')
+  order = np.random.default_rng(0).permutation(split.num_examples)
+  split.read_many(order[:TOGETHER])
+  before, started = resident_mebibytes(), time.monotonic()
+  for start in range(0, len(order), TOGETHER):
+    split.read_many(order[start:start + TOGETHER])
+  seconds = time.monotonic() - started
+  print(
+      f'{len(order) / seconds:.0f} records a second; memory grew by {resident_mebibytes() - before:.0f} MiB',
+      flush=True)
+
+
+def in_a_bucket(records: int, shards: int, latency: float) -> None:
+  """Measures `read_all` in a process that takes the emulator for Google's storage."""
+  with tempfile.TemporaryDirectory() as scratch, buckets.running(Path(scratch)) as bucket:
+    folder = Path(scratch) / 'drawn'
+    folder.mkdir()
+    lengths = write_shards(folder, records, shards)
+    size = sum((folder / name).stat().st_size for name, _ in lengths)
+    bucket.upload(folder, 'drawn')
+    bucket.set(latency=latency)
+    code = (
+        "import json, sys; from benchmarks.bucket_records import read_all; read_all(sys.argv[1], json.load(sys.stdin))")
+    subprocess.run([sys.executable, '-c', code, f'{bucket.url}/drawn'], input=json.dumps(lengths),
+                   env=bucket.environment, check=True, text=True, stderr=subprocess.DEVNULL)
+    counts = bucket.counts()
+    warm = TOGETHER * size / records  # read once more, before the clock
+    print(f"{counts['requests']} requests; {(counts['bytes'] - warm) / size:.3f} of the shards' {size / 2**20:.0f} MiB")
+
+
+def open_index(folder: str, lengths: list[tuple[str, int]]) -> None:
+  """Opens an index and touches all of it; prints what it took."""
+  before, started = resident_mebibytes(), time.monotonic()
+  found = index.read_index(folder, 'drawn-train', lengths)
+  opened, seconds = resident_mebibytes() - before, time.monotonic() - started
+  total = int(found.entries_N['label'].sum())
+  print(f'{seconds:.3f} s and {opened:.0f} MiB; {resident_mebibytes() - before:.0f} MiB once all is read', total)
+
+
+def growth() -> None:
+  """Prints time and memory of opening an index, by the number of records."""
+  for records in (10_000, 100_000, 1_000_000, 10_000_000):
+    with tempfile.TemporaryDirectory() as folder:
+      entries_N = np.zeros(records, index.ENTRY)
+      shard = index.Shard('drawn-train.tfrecord-00000-of-00001', 2**40, records)
+      with open(os.path.join(folder, shard.name), 'wb') as file:
+        file.truncate(shard.size)
+      header = {'version': index.VERSION, 'shards': [shard], 'annotations_sha256': ''}
+      content = json.dumps(header).encode() + b'\n' + entries_N.tobytes()
+      Path(folder, f'drawn-train{index.INDEX}').write_bytes(content + index.FOOTER.pack(google_crc32c.value(content)))
+      code = (
+          'import sys; from benchmarks.bucket_records import open_index;'
+          f'open_index(sys.argv[1], [("{shard.name}", {records})])')
+      done = subprocess.run([sys.executable, '-c', code, folder], check=True, text=True, capture_output=True)
+      print(f'{records:>10,} records: {len(content) / 2**20:7.1f} MiB of index, opened in {done.stdout.strip()}')
+
+
+def main(argv: list[str]) -> None:
+  """The command."""
+  del argv
+  values = flags.FLAGS
+  if values.growth:
+    growth()
+  else:
+    in_a_bucket(values.records, values.shards, values.latency)
+
+
+if __name__ == '__main__':
+  flags.DEFINE_integer('records', 10_000, 'How many.', 1)
+  flags.DEFINE_integer('shards', 1_000, 'In how many files.', 1)
+  flags.DEFINE_float('latency', 0.03, 'Seconds before each answer.', 0)
+  flags.DEFINE_bool('growth', False, 'Measure opening by the number of records instead.')
+  app.run(main)

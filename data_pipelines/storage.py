@@ -24,7 +24,7 @@ from data_pipelines.errors import UserError, first_line
 
 BUCKET = 'gs://'
 IN_FLIGHT = 256
-"""Requests to a bucket that wait at the same time: at 30 ms each, some 5,000 records a second (docs/tpu.md)."""
+"""Requests to a bucket that wait at the same time: at 30 ms each, some 5,000 records a second (docs/buckets.md)."""
 _RETRIES = {'max_retries': 8, 'initial_delay': '500ms', 'max_delay': '16s'}
 """A bucket that refuses for a minute is given up."""
 _REWRITE_SECONDS = 60.0
@@ -164,7 +164,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory:
-  """A local folder that goes with its last user; also a context."""
+  """A local folder, removed by its `cleanup` or at the end of its context."""
   return tempfile.TemporaryDirectory()
 
 

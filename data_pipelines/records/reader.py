@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from data_pipelines import storage
-from data_pipelines.errors import UserError
+from data_pipelines.errors import UserError, first_line
 from data_pipelines.records import index, manifest, schema
 
 # Input runs on the CPU; TensorFlow would take GPU memory away from training.
@@ -217,7 +217,8 @@ def _index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> index.
   print(f'{folder}: {split} has no index; all its records are read once to make it', file=sys.stderr, flush=True)
   try:
     collections.deque(index.make_index(folder, split, shards), maxlen=0)
-  except PermissionError as error:
+  except OSError as error:
     raise UserError(
-        f'{folder} has no index and cannot be written: open it once where it can be, or build it again') from error
+        f'{folder} has no index and none can be written ({first_line(error)}): open it once where it can be, or build '
+        'it again') from error
   return index.read_index(folder, split, shards)

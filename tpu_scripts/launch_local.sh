@@ -6,13 +6,14 @@
 #   --processes=N              how many; each learns its place from JAX_COORDINATOR_ADDRESS (a free port here),
 #                              JAX_NUM_PROCESSES and JAX_PROCESS_ID
 #   --devices_per_process=M    emulated devices of each (1)
-#   --restarts=K               run the group again, at most K times, when it ended with 75 or 143 (0)
+#   --restarts=K               run the group again, at most K times, when it ended with 75, 137 or 143 (0)
 #   --grace_seconds=S          when one failed, the others get SIGTERM, and S seconds later SIGKILL (30)
 #   --dry_run                  print the commands, run none
 #
 # Each line of output begins with the rank: [0] ... SIGTERM and SIGINT (Ctrl-C) reach every process as SIGTERM, and the
 # group is then not run again. Exit code: 0 where all ended with 0; 75 ("run me again") where some ended with 75 and
-# the others with 0, 75 or 143; 143 where that is the only one beside 0; else that of the first to fail.
+# the others with 0, 75 or 143; 143 where that is the only one beside 0; else that of the first to fail, such as 137 of one
+# that was killed.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -109,7 +110,7 @@ for ((again = 0; ; again++)); do
   [[ ! $dry_run ]] || exit 0
   [[ ! $signalled ]] || tell TERM # it came while the processes were being started
   wait_for_group
-  if [[ ! $result =~ ^(75|143)$ || $signalled ]] || ((again >= restarts)); then
+  if [[ ! $result =~ ^(75|137|143)$ || $signalled ]] || ((again >= restarts)); then
     exit "$result"
   fi
   say "ended with code $result; running it again ($((again + 1)) of at most $restarts)"

@@ -9,8 +9,8 @@
 # jax then finds the others by Slurm's own variables. Give sbatch also what your cluster asks for: --partition,
 # --account, --time. --workdir must lie on a disk that all nodes share.
 #
-# 120 s before the time limit, and when Slurm pre-empts the job, the run gets SIGTERM, saves and ends with code 75. The job
-# is then requeued, and the run resumes. Any other code ends the job.
+# 120 s before the time limit, and when Slurm pre-empts the job, the run gets SIGTERM, saves and ends with code 75. The
+# job is then requeued, and the run resumes; so it is when a task was killed (137). Any other code ends the job.
 #
 #   --restarts=K        start again at most K times (100)
 #   --container=IMAGE   run inside an Apptainer image that has everything (apptainer exec --nv IMAGE ...)
@@ -44,7 +44,7 @@ fi
 trap '' TERM
 code=0
 run srun --kill-on-bad-exit=0 "${program[@]}" || code=$?
-if ((code == 75 || code == 143)); then
+if [[ $code =~ ^(75|137|143)$ ]]; then
   if ((${SLURM_RESTART_COUNT:-0} >= restarts)); then
     say "ended with code $code after ${SLURM_RESTART_COUNT:-0} restarts, as many as --restarts allows"
     exit "$code"

@@ -12,7 +12,7 @@
 #   pod=(--name=emo --zone=us-west4-a --type=v5litepod-256 --spot); tpu_scripts/tpu_vm.sh create "${pod[@]}"
 #
 # launch starts the program on every worker and returns; it goes on without you. With --keep it stays, and THIS machine
-# must stay on: when every worker has ended with 75 or 143 ("run me again") it starts the program again, and a pod that
+# must stay on: when every worker has ended with 75, 137 or 143 ("run me again") it starts the program again, and a pod that
 # was pre-empted (SUSPENDED, FAILED) it deletes, makes anew, sets up and starts. It ends with 0 when all workers have;
 # with another code when one has, which it names, with that worker's last lines; with 75 after stop, or when --restarts
 # is used up. Ctrl-C ends the watching only: the same launch --keep takes it up again.
@@ -142,7 +142,7 @@ judge() { # Reads the workers' status lines; says what they come to.
       lost: | idle:) lost=$((lost + 1)) ;;
       *:0) done=$((done + 1)) ;;
       stopped:75 | stopped:143) stopped=$((stopped + 1)) ;;
-      exited:75 | exited:143) again=$((again + 1)) ;;
+      exited:75 | exited:137 | exited:143) again=$((again + 1)) ;;
       *) bad=${bad:-$code $host} ;;
     esac
   done

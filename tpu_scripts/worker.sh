@@ -13,7 +13,7 @@
 #   worker.sh stop SECONDS          SIGTERM, then waits at most so long; it is not run again
 #   worker.sh finish SECONDS        the same, for one whose fellows have ended: then SIGKILL, and it may run again
 #   worker.sh log LINES [follow]
-#   worker.sh failure LINES         the last lines, where it ended with a code other than 0, 75 and 143
+#   worker.sh failure LINES         the last lines, where it ended with a code other than 0, 75, 137 and 143
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -108,7 +108,7 @@ log() { # LINES [follow]
 }
 
 failure() { # LINES
-  if [[ $(state) =~ ^(exited|stopped)\ ([0-9]+)$ && ! ${BASH_REMATCH[2]} =~ ^(0|75|143)$ ]]; then
+  if [[ $(state) =~ ^(exited|stopped)\ ([0-9]+)$ && ! ${BASH_REMATCH[2]} =~ ^(0|75|137|143)$ ]]; then
     status
     tail --lines="$1" "$run/log" | sed "s/^/[$(hostname)] /"
   fi

@@ -36,7 +36,7 @@ def test_a_job_that_is_done_or_failed_is_not_requeued(slurm, code):
   assert slurm(code) == (code, '', [f'srun --kill-on-bad-exit=0 {" ".join(PROGRAM)}'])
 
 
-@pytest.mark.parametrize('code', [75, 143])
+@pytest.mark.parametrize('code', [75, 137, 143])
 def test_a_run_that_saved_and_asks_for_it_is_requeued(slurm, code):
   ended, errors, calls = slurm(code, SLURM_RESTART_COUNT='3')
   assert ended == code and calls[1:] == ['scontrol requeue 7'] and 'requeued' in errors

@@ -1,6 +1,12 @@
-"""Processes that never come: the others say where they waited, and end."""
+"""Processes that never come, or die: the others say so, and end."""
 
+import os
+import signal
+import subprocess
 import sys
+import time
+
+import pytest
 
 from tests.support import small_runs
 
@@ -17,3 +23,41 @@ def test_a_process_whose_peer_never_comes_says_where_it_waited_and_asks_to_be_ru
     errors = [line for line in told.splitlines() if line.startswith('error: ')]
     assert alone.returncode == 75 and len(errors) == 1, told
     assert f'process {rank} of 2 waited 2 s at 127.0.0.1:' in errors[0] and 'Check failure' not in told
+
+
+JOIN_AND_WAIT = '''from uniemox_jax.runtime import distributed
+import time
+distributed.join(False, 60)
+print('joined', flush=True)
+time.sleep(100)'''
+
+
+@pytest.mark.parametrize(('dies', 'within'), [(0, 10), (2, 30)])
+def test_when_a_process_dies_the_others_end_with_one_line_and_ask_to_be_run_again(dies, within):
+  group = small_runs.start_group([sys.executable, '-c', JOIN_AND_WAIT], 3)
+  for process in group:
+    assert any(line == 'joined\n' for line in process.stdout)
+  group[dies].kill()
+  began = time.monotonic()
+  for process in group[:dies] + group[dies + 1:]:
+    told = process.communicate(timeout=60)[0]
+    errors = [line for line in told.splitlines() if line.startswith('error: ')]
+    assert process.returncode == 75 and len(errors) == 1 and 'another process' in errors[0], told
+    assert 'Check failure' not in told and 'Traceback' not in told, told
+  assert time.monotonic() - began < within
+
+
+@pytest.mark.slow
+def test_a_run_whose_process_was_killed_is_started_again_and_ends_with_the_bits_of_an_uninterrupted_one(tmp_path):
+  config = small_runs.pretrain_config(
+      small_runs.write_records(tmp_path), small_runs.write_teacher(tmp_path / 'clip'), epochs=4)
+  launch = [str(small_runs.ROOT / 'tpu_scripts/launch_local.sh'), '--processes=2', '--restarts=2', '--']
+  whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+  assert small_runs.start(launch + small_runs.command('uniemox_jax.pretrain', config, whole)).wait(600) == 0
+  run = small_runs.start(launch + small_runs.command('uniemox_jax.pretrain', config, killed))
+  while not (killed / 'checkpoints' / '12').exists():
+    time.sleep(0.1)
+  children = subprocess.run(['pgrep', '-f', f'workdir={killed}'], capture_output=True, text=True, check=True)
+  os.kill(max(map(int, children.stdout.split())), signal.SIGKILL)
+  assert run.wait(600) == 0
+  assert 'resumes at step' in run.stdout.read() and small_runs.same_weights(whole, killed)

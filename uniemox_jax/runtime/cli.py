@@ -183,8 +183,9 @@ def run(main: Callable[..., Any], *operands: str) -> None:
   except OSError as error:
     _fail_on_disk_error(error)
   except Exception as error:
-    if (message := storage.explain(error)) is None:
-      raise
-    fail(message)
+    if message := storage.explain(error):
+      fail(message)
+    distributed.wait_for_news_of_death()
+    raise
   except KeyboardInterrupt:
     fail('interrupted: run the same command again to resume')

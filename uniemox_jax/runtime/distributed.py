@@ -1,19 +1,25 @@
-"""How the processes of a run find each other, and wait for each other."""
+"""How the processes of a run find each other, wait for each other, and end when one of them dies."""
 
 from collections.abc import Iterator
 import contextlib
+import ctypes
+import functools
 import hashlib
 import os
 import sys
 import threading
+import time
 
 import jax
+from jax._src import distributed as jax_distributed  # what happens when a process dies has no public name
 from jax.experimental import multihost_utils
 import numpy as np
 
 from data_pipelines.errors import UserError
 from uniemox_jax.runtime.preemption import EXIT_CODE
 
+DEAD_SECONDS = 20
+"""A process that gives no sign of life for so long has died."""
 VARIABLES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 
 
@@ -37,17 +43,68 @@ def join(multihost: bool, timeout: int) -> None:
     if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
       raise UserError(f'JAX_NUM_PROCESSES={count} and JAX_PROCESS_ID={index} are not a count and an index below it')
     with _time_limit(f'process {index} of {count} waited {timeout} s at {address} for the others', timeout):
-      jax.distributed.initialize(address, int(count), int(index), initialization_timeout=2 * timeout)
+      _initialize(timeout, coordinator_address=address, num_processes=int(count), process_id=int(index))
   elif set(found) & set(VARIABLES[1:]):
     raise UserError(f'{", ".join(found)} without {", ".join(set(VARIABLES) - set(found))}: set all three, or none')
   elif multihost:
     try:
       with _time_limit(f'waited {timeout} s for the other processes of this job', timeout):
-        jax.distributed.initialize(initialization_timeout=2 * timeout)
+        _initialize(timeout)
     except ValueError as error:
       raise UserError(
           f'--multihost: jax finds no other processes here ({error}): leave it out on a single machine, or '
           f'set {", ".join(VARIABLES)}') from error
+
+
+def _initialize(timeout: int, **place: str | int) -> None:
+  """jax's own, but for what it does when a process dies: it would abort the others with a native stack, code 134.
+
+  jaxlib (0.10.2) calls the function that may be given for that with an argument that Python cannot take. The C++
+  exception that follows ends the process, by a handler of ours, while other exceptions end it as before.
+  """
+  jaxlib = jax_distributed._jax
+  jaxlib.get_distributed_runtime_client = functools.partial(
+      jaxlib.get_distributed_runtime_client, missed_heartbeat_callback=lambda status: _end_after_death())
+  _handle_bad_cast()
+  jax.distributed.initialize(
+      **place, initialization_timeout=2 * timeout, heartbeat_timeout_seconds=DEAD_SECONDS)  # type: ignore[arg-type]
+
+
+@functools.cache
+def _handle_bad_cast() -> object:
+  """Lets an uncaught std::bad_cast end the process as `_end_after_death` does; where C++ is another, nothing changes.
+
+  Returns:
+    The handler: C++ calls it until the process ends.
+  """
+  with contextlib.suppress(OSError, AttributeError):
+    cpp = ctypes.CDLL('libstdc++.so.6')
+    cpp.__cxa_current_exception_type.restype = ctypes.POINTER(ctypes.c_char_p * 2)  # std::type_info, its name second
+    set_handler = cpp._ZSt13set_terminatePFvvE
+    set_handler.restype = kind = ctypes.CFUNCTYPE(None)
+    previous = None
+
+    def handle() -> None:
+      if (exception := cpp.__cxa_current_exception_type()) and exception.contents[1] == b'St8bad_cast':
+        _end_after_death()
+      if previous:
+        previous()
+
+    handler = kind(handle)
+    previous = set_handler(handler)
+    return handler
+  return None
+
+
+def _end_after_death() -> None:
+  print('error: another process of this run died: run the same command again on all', file=sys.stderr, flush=True)
+  os._exit(EXIT_CODE)
+
+
+def wait_for_news_of_death() -> None:
+  """Called after an error that the death of another process may have caused: if so, this process ends here."""
+  if jax.distributed.is_initialized():
+    time.sleep(1.5 * DEAD_SECONDS)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from data_pipelines import command, images, storage
 from data_pipelines.building.base_builder import BaseBuilder
 from data_pipelines.errors import UserError
+from data_pipelines.ownership import disown, owned
 from data_pipelines.person_boxes import box_file, detection
 from data_pipelines.records import manifest
 
@@ -64,7 +65,7 @@ def build(
   if final.exists() and not overwrite:
     print(f'{final} is already built: left as it is (--overwrite builds it again)')
     return manifest.read_manifest(final)
-  with storage.owned(final.parent):
+  with owned(final.parent):
     _clean_up(final)
     if final.exists() and not overwrite:
       print(f'{final} is restored from a build that did not end: left as it is (--overwrite builds it again)')
@@ -122,6 +123,8 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   values = flags.FLAGS
   command.require_flags('dataset', 'source', 'data_dir')
+  if values.steal:
+    disown(os.path.join(values.data_dir, values.dataset))
   result = build(
       values.dataset, values.source, values.data_dir, values.max_rejects, values.short_side, values.overwrite,
       max_megapixels=values.max_megapixels, max_persons=values.max_persons, boxes_file=values.person_boxes,
@@ -182,4 +185,5 @@ if __name__ == '__main__':
   flags.DEFINE_string('beam_runner', None, 'Apache Beam runner whose workers read the images, such as DirectRunner.')
   flags.DEFINE_list('beam_options', [], 'Beam pipeline options, such as project=NAME,region=NAME.')
   flags.DEFINE_bool('overwrite', False, 'Replace a finished build.')
+  flags.DEFINE_bool('steal', False, 'Take the folder from its owner: only after that process has died.')
   command.run(main)

@@ -1,15 +1,14 @@
 """How the commands of this package start and fail: a user's mistake is one line on standard error, exit code 2."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import sys
 from typing import NoReturn
 
 from absl import app, flags
 
 from data_pipelines import storage
-from data_pipelines.errors import UserError
-
-USAGE_ERROR = 2
+from data_pipelines.errors import USAGE_ERROR, UserError
 
 flags.disclaim_key_flags()  # `--help` shows a flag that `define_path` declares as the command's own
 
@@ -56,10 +55,15 @@ def _parse(argv: list[str]) -> list[str]:
   return rest
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-  """Parses the command line and runs `main` under absl; exit code 2 after a `UserError` or Ctrl-C."""
+@contextlib.contextmanager
+def one_line(interrupted: str) -> Iterator[None]:
+  """Ends the process with one line and exit code 2 after a mistake of the user, a failure of storage, or Ctrl-C.
+
+  Args:
+    interrupted: how to go on after Ctrl-C.
+  """
   try:
-    app.run(main, flags_parser=_parse)
+    yield
   except UserError as error:
     fail(str(error))
   except Exception as error:
@@ -67,5 +71,10 @@ def run(main: Callable[[list[str]], None]) -> None:
       raise
     fail(message)
   except KeyboardInterrupt:
-    print('interrupted: run the same command again to start over', file=sys.stderr)
-    sys.exit(USAGE_ERROR)
+    fail(f'interrupted: {interrupted}')
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+  """Parses the command line and runs `main` under absl; exit code 2 after a `UserError` or Ctrl-C."""
+  with one_line('run the same command again to start over'):
+    app.run(main, flags_parser=_parse)

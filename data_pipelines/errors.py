@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+USAGE_ERROR = 2
+"""The exit code after a `UserError`."""
 MAX_NAMES = 8
 """Names printed before `and N more`."""
 

@@ -7,18 +7,17 @@ bucket an object appears whole by itself, and cannot be appended to.
 import atexit
 from collections.abc import Iterator, Sequence
 import contextlib
+import errno
 import functools
 import importlib.util
 import json
 import os
 from pathlib import Path
-import socket
 import tempfile
 import time
 from typing import IO, Any
 
 from etils import epath
-import filelock
 
 from data_pipelines.errors import UserError, first_line
 
@@ -30,6 +29,16 @@ _RETRIES = {'max_retries': 8, 'initial_delay': '500ms', 'max_delay': '16s'}
 _REWRITE_SECONDS = 60.0
 _FAILURES = ('tensorflow.', 'google.', 'requests.', 'urllib3.')
 """Modules whose exceptions mean that a bucket could not be reached or refused."""
+_REMEDIES = {
+    os.strerror(number): remedy
+    for numbers, remedy in (((errno.ENOSPC, errno.EDQUOT), 'make room and run the same command again'),
+                            ((errno.EROFS, errno.EACCES, errno.EPERM),
+                             'choose another place, or change its permissions'),
+                            ((errno.EMFILE, errno.ENFILE),
+                             'raise the limit of open files, such as by `ulimit -n 4096`'),
+                            ((errno.EIO, errno.ESTALE), 'check the disk, and run the same command again'))
+    for number in numbers}
+"""What to do about the system's errors, by their text."""
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -163,6 +172,11 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
   write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
 
 
+def remove(path: str | os.PathLike) -> None:
+  """Removes a file, if it is there."""
+  epath.Path(path).unlink(missing_ok=True)
+
+
 def temporary_folder() -> tempfile.TemporaryDirectory:
   """A local folder, removed by its `cleanup` or at the end of its context."""
   return tempfile.TemporaryDirectory()
@@ -199,51 +213,6 @@ def _umask() -> int:
   mask = os.umask(0)
   os.umask(mask)
   return mask
-
-
-class Owner:
-  """Takes a folder for this process until `release`, or until the process ends, however it ends.
-
-  A bucket has no such lock, and is not taken.
-  """
-
-  def __init__(self, folder: str | os.PathLike):
-    """Makes the folder.
-
-    Raises:
-      UserError: another process has it; says which, and since when.
-    """
-    self._lock: filelock.BaseFileLock | None = None
-    if is_remote(folder):
-      return
-    self._files = Path(folder, '.lock'), Path(folder, '.owner')
-    self._files[0].parent.mkdir(parents=True, exist_ok=True)
-    lock, owner = filelock.FileLock(self._files[0]), self._files[1]
-    try:
-      lock.acquire(timeout=0)
-    except filelock.Timeout:
-      name = owner.read_text(encoding='utf-8') if owner.exists() else 'another process'
-      raise UserError(f'{folder} is in use by {name}: wait for its end, or choose another folder') from None
-    self._lock = lock
-    write_text(owner, f'process {os.getpid()} on {socket.gethostname()}, since {time.strftime("%Y-%m-%d %H:%M:%S")}')
-
-  def release(self) -> None:
-    """Gives the folder back, as it was."""
-    if self._lock:
-      for file in self._files:
-        file.unlink(missing_ok=True)
-      self._lock.release()
-      self._lock = None
-
-
-@contextlib.contextmanager
-def owned(folder: str | os.PathLike) -> Iterator[None]:
-  """`Owner` for as long as the context lasts."""
-  owner = Owner(folder)
-  try:
-    yield
-  finally:
-    owner.release()
 
 
 @contextlib.contextmanager
@@ -306,6 +275,17 @@ def _download(source: epath.Path, target: Path) -> None:
     _download(path, target / path.name)
 
 
+def key_value_store(folder: str | os.PathLike) -> Any:
+  """A tensorstore.KvStore of the files in a folder, on a disk or in a bucket."""
+  import tensorstore
+  if not is_remote(folder):
+    return tensorstore.KvStore.open({'driver': 'file', 'path': f'{absolute(folder)}/'}).result()
+  bucket, _, path = os.fspath(folder).removeprefix(BUCKET).partition('/')
+  return tensorstore.KvStore.open({
+      'driver': 'gcs', 'bucket': bucket, 'path': f'{path}/',
+      'context': {'gcs_request_concurrency': {'limit': IN_FLIGHT}, 'gcs_request_retries': _RETRIES}}).result()
+
+
 class MissingBytes(UserError):
   """A file is not there, or ends before the bytes that were asked for. `path` names it, `what` says which."""
 
@@ -322,15 +302,7 @@ class Ranges:
   """
 
   def __init__(self, folder: str | os.PathLike):
-    import tensorstore
-    self._folder = os.fspath(folder)
-    spec: dict[str, Any] = {'driver': 'file', 'path': os.path.abspath(self._folder) + '/'}
-    if is_remote(folder):
-      bucket, _, path = self._folder.removeprefix(BUCKET).partition('/')
-      spec = {
-          'driver': 'gcs', 'bucket': bucket, 'path': f'{path}/',
-          'context': {'gcs_request_concurrency': {'limit': IN_FLIGHT}, 'gcs_request_retries': _RETRIES}}
-    self._store = tensorstore.KvStore.open(spec).result()
+    self._folder, self._store = os.fspath(folder), key_value_store(folder)
 
   def read(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
     """The bytes of each (file name, offset, length). Safe to call from many threads.
@@ -356,11 +328,21 @@ class Ranges:
 
 
 def explain(error: BaseException) -> str | None:
-  """One line about a failure of storage that some library raised; None for any other error."""
-  module = f'{type(error).__module__}.'
-  if isinstance(error, OSError) or not module.startswith(_FAILURES):
-    return None
-  said = first_line(Exception(str(error)))
-  return (
-      f'storage failed ({type(error).__name__}: {said}): check the bucket, the network and '
-      '`gcloud auth application-default login`, and run the same command again')
+  """One line about a failure of storage that some library raised; None for any other error.
+
+  Libraries pack the system's error into their own, so causes and texts are searched too.
+  """
+  cause: BaseException | None = error
+  while cause is not None:
+    if f'{type(cause).__module__}.'.startswith(_FAILURES) and not any(text in str(cause) for text in _REMEDIES):
+      said = first_line(Exception(str(cause)))
+      return (
+          f'storage failed ({type(cause).__name__}: {said}): check the bucket, the network and '
+          '`gcloud auth application-default login`, and run the same command again')
+    if isinstance(cause, OSError) and cause.errno is not None:
+      said = f"{cause.filename or 'a file'}: {cause.strerror}"
+      return f'{said}: {_REMEDIES.get(str(cause.strerror), "correct the path, or choose another")}'
+    if found := [text for text in _REMEDIES if text in str(cause)]:
+      return f'{first_line(Exception(str(cause)))} ({found[0]}): {_REMEDIES[found[0]]}'
+    cause = cause.__cause__ or cause.__context__
+  return None

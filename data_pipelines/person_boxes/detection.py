@@ -13,6 +13,7 @@ import tqdm
 
 from data_pipelines import images, raw_files
 from data_pipelines.errors import UserError
+from data_pipelines.ownership import owned
 from data_pipelines.person_boxes import box_file, crops, detectors
 from data_pipelines.progress_file import ProgressFile
 from data_pipelines.read_ahead import read_ahead
@@ -87,19 +88,20 @@ def detect_folder(source: pathlib.Path, detector: str, path: pathlib.Path) -> De
   if not names:
     raise UserError(f'{source} is missing or holds no image: give the raw folder of a dataset as --source')
   detect = detectors.load_detector(detector)
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    progress_file = ProgressFile(path.with_name(f'.{path.name}.unfinished'), job=f'boxes of {detector}')
-  except OSError as error:
-    raise UserError(f'{path} cannot be written ({error.strerror}): choose another place with --out') from error
-  with contextlib.closing(progress_file):
+  with contextlib.ExitStack() as stack:
+    try:
+      stack.enter_context(owned(path.parent, path.name))
+      progress_file = ProgressFile(path.with_name(f'.{path.name}.unfinished'), job=f'boxes of {detector}')
+    except OSError as error:
+      raise UserError(f'{path} cannot be written ({error.strerror}): choose another place with --out') from error
+    stack.enter_context(contextlib.closing(progress_file))
     items, unreadable = _detect_images(source, names, detect, progress_file)
     rejects_path = _rejects_path(path)
     rejects_path.unlink(missing_ok=True)
     if unreadable:
       manifest.write_rejects(epath.Path(rejects_path), unreadable)
     box_file.write_boxes(path, ((item['image'], *box) for item in items for box in item['boxes']))
-  progress_file.remove()
+    progress_file.remove()
   return DetectionSummary(
       path, images=len(items),
       with_person=sum(any(score >= crops.MIN_SCORE for *_, score in item['boxes']) for item in items),

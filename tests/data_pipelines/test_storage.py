@@ -1,12 +1,9 @@
-"""A file appears whole or not at all, and a folder is one process's at a time."""
+"""A file appears whole or not at all, and what the storage refuses is one line."""
 
 import errno
 import json
 import os
-from pathlib import Path
 import stat
-import subprocess
-import sys
 
 import pytest
 
@@ -61,20 +58,6 @@ def test_what_is_no_json_object_is_one_line_with_the_files_name(tmp_path, conten
 def test_a_byte_order_mark_is_no_damage(tmp_path):
   (tmp_path / 'file').write_bytes(b'\xef\xbb\xbf' + json.dumps({'a': 1}).encode())
   assert storage.read_json_object(tmp_path / 'file') == {'a': 1}
-
-
-def test_a_folder_that_another_process_has_is_refused_by_name_and_free_when_it_is_killed(tmp_path):
-  code = (
-      'import sys; from data_pipelines.storage import Owner; owner = Owner(sys.argv[1]); print(1, flush=True);'
-      'sys.stdin.read()')
-  root = Path(__file__).parents[2]
-  with subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                        cwd=root) as other:
-    assert other.stdout.readline() == b'1\n'
-    with pytest.raises(UserError, match=f'in use by process {other.pid} on .*, since 2'):
-      storage.Owner(tmp_path)
-    other.kill()
-  storage.Owner(tmp_path).release()
 
 
 def test_home_is_expanded_and_other_schemes_are_refused(monkeypatch):

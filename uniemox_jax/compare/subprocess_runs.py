@@ -18,10 +18,10 @@ import threading
 import time
 
 from absl import flags
-import filelock
 from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
+from data_pipelines.ownership import owned
 from data_pipelines.storage import read_json, write_text
 from uniemox_jax.runtime import preemption
 from uniemox_jax.train.kept_config import changed_keys
@@ -71,14 +71,7 @@ def run_here(folder: str, work: Callable[[], object]) -> None:
   """
   if flags.FLAGS.lifeline is not None:
     threading.Thread(target=_follow, args=(flags.FLAGS.lifeline,), daemon=True, name='lifeline').start()
-  os.makedirs(folder, exist_ok=True)
-  lock = filelock.FileLock(os.path.join(folder, 'lock'))
-  try:
-    lock.acquire(timeout=0)
-  except filelock.Timeout:
-    print(f'another process works in {folder}: waiting for its end', flush=True)
-    lock.acquire()
-  with lock:
+  with owned(folder, 'job', wait=True):
     work()
 
 

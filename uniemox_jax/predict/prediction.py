@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import itertools
+import os
 import sys
 
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 import tqdm
 
 from data_pipelines.errors import UserError
+from data_pipelines.ownership import owned
 from data_pipelines.person_boxes.person_finder import PersonFinder
 from data_pipelines.user_files import find_images, video
 from data_pipelines.user_files.find_images import FoundFiles
@@ -85,7 +87,8 @@ def predict_images(
   batch_size = batch_size or (earlier or {}).get('batch_size') or inference.find_batch_size(predictor, expected)
   batch_size = inference.round_up(batch_size, predictor.devices)
   made_by |= {'checkpoint': predictor.path, 'batch_size': batch_size}
-  with contextlib.closing(PredictionTable(out, file_format, columns, made_by)) as table:
+  owner = owned(*os.path.split(out)) if out else contextlib.nullcontext()
+  with owner, contextlib.closing(PredictionTable(out, file_format, columns, made_by)) as table:
     rows = views(
         found.paths, predictor.image_size, ahead=2 * batch_size, per_second=per_second, done=table.names, finder=finder)
     initial = sum(printable(path) in table.names for path in found.paths)

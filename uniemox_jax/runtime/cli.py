@@ -1,19 +1,19 @@
 """Shared by all commands: flags, config files, and one line in place of a traceback."""
 
 from collections.abc import Callable
-import errno
 import importlib.util
 import logging as std_logging
 import os
 import re
 import runpy
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 from absl import app, flags, logging
+import jax
 from ml_collections import ConfigDict, config_flags
 
-from data_pipelines import storage
+from data_pipelines import command, ownership, storage
 from data_pipelines.command import define_path, fail
 from data_pipelines.errors import UserError
 from uniemox_jax.runtime import distributed, preemption
@@ -46,6 +46,7 @@ def define_training(train: Callable[[ConfigDict, str, Profile | None], Any]) -> 
   define_config()
   define_workdir()
   define_multihost()
+  flags.DEFINE_bool('steal', False, 'Take --workdir from its owner: only after that process has died.')
   flags.DEFINE_string('profile', None, 'Steps to trace into WORKDIR/profile: FIRST:LAST, or N for N after compilation.')
   values = flags.FLAGS
   return lambda: train(values.config, values.workdir, _profile_steps(values.profile))
@@ -121,18 +122,6 @@ def _explain_config(argv: list[str], error: Exception) -> str:
   return f'{asked} does not fit this config ({said}): correct the name; the config file shows what there is'
 
 
-def _fail_on_disk_error(error: OSError) -> NoReturn:
-  """One line if no space is left, or if the workdir cannot be written; raises any other error again."""
-  workdir = flags.FLAGS.workdir if 'workdir' in flags.FLAGS else None
-  if error.errno in (errno.ENOSPC, errno.EDQUOT):
-    fail(f'no space left for {error.filename or workdir}: make room and run the same command again')
-  of_workdir = workdir and error.filename and os.path.abspath(os.fspath(error.filename)).startswith(
-      os.path.abspath(workdir))
-  if of_workdir and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-    fail(f'{error.filename} cannot be written ({error.strerror}): choose another --workdir')
-  raise error
-
-
 def _check_workdir(workdir: str | None) -> None:
   """Fails if a file has the name of the folder or of one above it."""
   if workdir and storage.is_remote(workdir):
@@ -168,24 +157,19 @@ def run(main: Callable[..., Any], *operands: str) -> None:
   logging.set_verbosity(logging.ERROR)
   # asyncio reports failed reads of a damaged checkpoint a second time, at exit.
   std_logging.getLogger('asyncio').setLevel(std_logging.CRITICAL)
-  try:
-    if 'multihost' in flags.FLAGS:
-      distributed.join(flags.FLAGS.multihost, flags.FLAGS.connect_timeout)
-    if 'workdir' in flags.FLAGS:
-      _check_workdir(flags.FLAGS.workdir)
-      preemption.watch()
-    main(*rest[1:])
-    preemption.end_together()
-  except UserError as error:
-    fail(str(error))
-  except preemption.Preempted as reason:
-    preemption.leave(reason)
-  except OSError as error:
-    _fail_on_disk_error(error)
-  except Exception as error:
-    if message := storage.explain(error):
-      fail(message)
-    distributed.wait_for_news_of_death()
-    raise
-  except KeyboardInterrupt:
-    fail('interrupted: run the same command again to resume')
+  with command.one_line('run the same command again to resume'):
+    try:
+      if 'multihost' in flags.FLAGS:
+        distributed.join(flags.FLAGS.multihost, flags.FLAGS.connect_timeout)
+      if 'workdir' in flags.FLAGS:
+        _check_workdir(flags.FLAGS.workdir)
+        preemption.watch()
+      if 'steal' in flags.FLAGS and flags.FLAGS.steal and distributed.is_primary():
+        ownership.disown(flags.FLAGS.workdir)
+      main(*rest[1:])
+      preemption.end_together()
+    except preemption.Preempted as reason:
+      preemption.leave(reason)
+    except jax.errors.JaxRuntimeError:
+      distributed.wait_for_news_of_death()
+      raise

@@ -10,8 +10,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from data_pipelines import storage
 from data_pipelines.errors import UserError
+from data_pipelines.ownership import owned
 from uniemox_jax.runtime import preemption
 from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.distributed import is_primary, is_same_everywhere
@@ -53,14 +53,13 @@ class Run(NamedTuple):
   unevaluated: bool
   log: RunLog
   checkpoints: Checkpoints
-  owner: storage.Owner | None
+  owner: contextlib.ExitStack
 
   def close(self) -> None:
     """Waits for the last save, closes the log and gives the workdir back."""
-    self.checkpoints.close()
-    self.log.close()
-    if self.owner:
-      self.owner.release()
+    with self.owner:
+      self.checkpoints.close()
+      self.log.close()
 
 
 def open_run(
@@ -83,46 +82,44 @@ def open_run(
   """
   use_compilation_cache()
   optimizer, total_steps = make_optimizer(config, steps_per_epoch), config.epochs * steps_per_epoch
-  owner, devices = _own(workdir), describe_mesh(mesh)
-  try:
+  devices = describe_mesh(mesh)
+  with contextlib.ExitStack() as owner:
+    _own(workdir, owner)
     kept = keep_config(config, workdir, inputs)
-  except UserError:
-    if owner:
-      owner.release()
-    raise
-  checkpoints = Checkpoints(workdir, description | {'config_hash': config_hash(kept)}, devices)
-  template = state_template(build, optimizer.tx, mesh, averaged=optimizer.ema_decay > 0)
-  # Restore before initialising; otherwise two states are in memory.
-  restored = checkpoints.restore_latest(template)
-  state = restored.state if restored else create_state(template, build, optimizer.tx, config.seed, loaded)
-  start = int(state.step)
-  if restored and is_primary():
-    print(f'{name} resumes at step {start} of {total_steps}', flush=True)
-    if restored.devices != devices:
-      print(
-          f'saved on {restored.devices or "unknown devices"}, resumed on {devices}: the last bits may differ from '
-          'those of an uninterrupted run', flush=True)
-  log = RunLog(
-      workdir, name=name, total_steps=total_steps, batch_size=config.batch_size, start_step=start,
-      flops_per_example=flops_per_example, profile=profile)
-  return Run(config, mesh, optimizer, state, start, bool(restored and restored.unevaluated), log, checkpoints, owner)
+    checkpoints = Checkpoints(workdir, description | {'config_hash': config_hash(kept)}, devices)
+    template = state_template(build, optimizer.tx, mesh, averaged=optimizer.ema_decay > 0)
+    # Restore before initialising; otherwise two states are in memory.
+    restored = checkpoints.restore_latest(template)
+    state = restored.state if restored else create_state(template, build, optimizer.tx, config.seed, loaded)
+    start = int(state.step)
+    if restored and is_primary():
+      print(f'{name} resumes at step {start} of {total_steps}', flush=True)
+      if restored.devices != devices:
+        print(
+            f'saved on {restored.devices or "unknown devices"}, resumed on {devices}: the last bits may differ from '
+            'those of an uninterrupted run', flush=True)
+    log = RunLog(
+        workdir, name=name, total_steps=total_steps, batch_size=config.batch_size, start_step=start,
+        flops_per_example=flops_per_example, profile=profile)
+    return Run(
+        config, mesh, optimizer, state, start, bool(restored and restored.unevaluated), log, checkpoints,
+        owner.pop_all())
 
 
-def _own(workdir: str) -> storage.Owner | None:
-  """The first process takes the workdir for all.
+def _own(workdir: str, owner: contextlib.ExitStack) -> None:
+  """The first process takes the workdir for all, until `owner` is closed.
 
   Raises:
     UserError: another run is in it; in every process.
   """
-  owner, problem = None, ''
+  problem = ''
   if is_primary():
     try:
-      owner = storage.Owner(workdir)
+      owner.enter_context(owned(workdir))
     except UserError as error:
       problem = str(error)
   if not is_same_everywhere(problem) or problem:
     raise UserError(problem or f'{workdir} is in use by another run, as the first process says')
-  return owner
 
 
 def use_compilation_cache() -> None:

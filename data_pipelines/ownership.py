@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import contextlib
 import os
 from pathlib import Path
+import re
 import socket
 import sys
 import threading
@@ -83,7 +84,7 @@ def _on_disk(folder: str | os.PathLike, name: str, me: str, wait: bool) -> Itera
 @contextlib.contextmanager
 def _in_bucket(folder: str | os.PathLike, name: str, me: str, wait: bool) -> Iterator[None]:
   sign = _Sign(_file(folder, name, 'owner'), me)
-  while other := sign.taken():
+  while (other := sign.taken()) and not _died_here(other):
     print(
         f'{folder} was in use by {other}: looking for {SILENT_SECONDS:.0f} s whether it still is', file=sys.stderr,
         flush=True)
@@ -98,6 +99,20 @@ def _in_bucket(folder: str | os.PathLike, name: str, me: str, wait: bool) -> Ite
     yield
   finally:
     sign.remove()
+
+
+def _died_here(owner: str) -> bool:
+  """Whether the owner was a process of this machine that has ended."""
+  match = re.match(r'process (\d+) on (.*), since', owner)
+  if not match or match[2] != socket.gethostname():
+    return False
+  try:
+    os.kill(int(match[1]), 0)
+  except ProcessLookupError:
+    return True
+  except PermissionError:
+    pass
+  return False
 
 
 class _Sign(threading.Thread):

@@ -62,7 +62,14 @@ def ends(process, code):
   return errors
 
 
-def test_a_folder_of_a_bucket_is_refused_while_its_owner_lives_and_taken_once_it_is_silent(bucket):
+def test_a_folder_of_a_bucket_is_taken_from_an_owner_of_another_machine_once_it_is_silent(bucket):
+  bucket.write('far/.owner', b'process 1 on another machine, since 2026-01-01')
+  with hold(f'{bucket.url}/far', environment=bucket.environment) as heir:
+    errors = ends(heir, 0)
+  assert 'was in use by process 1 on another machine' in errors and bucket.names('far/') == []
+
+
+def test_a_folder_of_a_bucket_is_refused_while_its_owner_lives_and_free_once_it_is_killed(bucket):
   folder = f'{bucket.url}/run'
   with hold(folder, environment=bucket.environment) as owner:
     second = subprocess.Popen([sys.executable, '-c', HOLD, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -48,6 +48,21 @@ def run(bucket, *arguments, code=0):
   return done
 
 
+def train(bucket, arguments, processes, kill_at=None):
+  """Trains in this many processes to the end, or until one of them is killed; what the first one says."""
+  group = small_runs.start_group(
+      arguments, processes,
+      **{name: bucket.environment[name] for name in bucket.environment.keys() - {'XLA_FLAGS', 'JAX_PLATFORMS'}})
+  told = []
+  for line in group[0].stdout:
+    told.append(line)
+    if kill_at and re.search(kill_at, line):
+      group[-1].kill()
+  codes = [process.wait(60) for process in group]
+  assert codes == ([75] * (processes - 1) + [-signal.SIGKILL] if kill_at else [0] * processes), ''.join(told)
+  return ''.join(told)
+
+
 def own_lines(errors):
   """Standard error without what TensorFlow says of its search for credentials."""
   return [line for line in errors.splitlines() if 'google_auth_provider' not in line]
@@ -117,51 +132,45 @@ def download(bucket, prefix, folder):
 
 
 @pytest.mark.slow
-def test_the_whole_way_in_a_bucket_gives_the_bits_of_a_disk(bucket, data_dir, tmp_path):
+@pytest.mark.parametrize('processes', [1, 2])
+def test_the_whole_way_in_an_unsteady_bucket_gives_the_bits_of_a_disk(bucket, data_dir, tmp_path, processes):
   """Pretraining that is killed and resumed, fine-tuning, evaluation, prediction and export."""
   made = {}
+  runs = f'runs{processes}'
   for place, data, teacher in (('disk', data_dir, tmp_path / 'teacher'), ('bucket', f'{bucket.url}/data', None)):
     root = str(tmp_path / 'disk') if place == 'disk' else bucket.url
     teacher = small_runs.write_teacher(teacher) if teacher else f'{bucket.url}/teacher'
     pretraining = small_runs.command(
         'uniemox_jax.pretrain', small_runs.pretrain_config(data, teacher), tmp_path / f'{place}_pre')[:-1]
-    pretraining.append(f'--workdir={root}/runs/pre')
+    pretraining.append(f'--workdir={root}/{runs}/pre')
     if place == 'bucket':
-      killed = small_runs.start(
-          pretraining,
-          **{name: bucket.environment[name] for name in bucket.environment.keys() - {'XLA_FLAGS', 'JAX_PLATFORMS'}})
-      for line in killed.stdout:
-        if re.search(r'pretrain 8/', line):
-          killed.send_signal(signal.SIGKILL)
-          break
-      killed.wait()
-    told = run(bucket, *pretraining[1:]).stdout
-    assert ('resumes' in told) == (place == 'bucket')
+      bucket.set(unavailable=0.05, cut=0.01)
+      train(bucket, pretraining, processes, kill_at='pretrain 8/')
+    assert ('resumes' in train(bucket, pretraining, processes)) == (place == 'bucket')
     config = small_runs.finetune_config(data)
-    config.init = f'{root}/runs/pre'
+    config.init = f'{root}/{runs}/pre'
     finetuning = small_runs.command('uniemox_jax.finetune', config, tmp_path / f'{place}_fine')[:-1]
-    run(bucket, *finetuning[1:], f'--workdir={root}/runs/fine')
-    run(bucket, '-m', 'uniemox_jax.evaluate', f'--workdir={root}/runs/fine', '--split=val')
+    train(bucket, [*finetuning, f'--workdir={root}/{runs}/fine'], processes)
+    run(bucket, '-m', 'uniemox_jax.evaluate', f'--workdir={root}/{runs}/fine', '--split=val')
     table = tmp_path / f'{place}.csv'
     run(
-        bucket, '-m', 'uniemox_jax.predict', f'--checkpoint={root}/runs/fine', f'--out={table}',
+        bucket, '-m', 'uniemox_jax.predict', f'--checkpoint={root}/{runs}/fine', f'--out={table}',
         Path(data_dir).parent / 'raw' / 'emo8' / 'test')
     run(
-        bucket, '-m', 'uniemox_jax.export_torch', f'--checkpoint={root}/runs/fine', '--to=timm',
-        f'--out={root}/exported')
-    runs = tmp_path / 'disk' if place == 'disk' else download(bucket, 'runs', tmp_path / 'fetched').parent
-    if place == 'bucket':
-      download(bucket, 'exported', tmp_path / 'fetched')
-    made[place] = runs, table.read_bytes()
+        bucket, '-m', 'uniemox_jax.export_torch', f'--checkpoint={root}/{runs}/fine', '--to=timm',
+        f'--out={root}/{runs}/exported')
+    folder = tmp_path / 'disk' if place == 'disk' else download(bucket, runs, tmp_path / 'fetched').parent
+    made[place] = folder, table.read_bytes()
   (disk, disk_table), (fetched, bucket_table) = made['disk'], made['bucket']
   assert disk_table == bucket_table
-  for name in ('runs/fine/result.json', 'runs/fine/result_val.json'):
-    ours, theirs = (json.loads((folder / name).read_text()) for folder in (disk, fetched))
+  for name in ('result.json', 'result_val.json'):
+    ours, theirs = (json.loads((folder / runs / 'fine' / name).read_text()) for folder in (disk, fetched))
     for key in ('init', 'config_hash'):  # they hold the paths
       del ours[key], theirs[key]
     assert ours == theirs
-  assert (disk / 'exported/model.safetensors').read_bytes() == (fetched / 'exported/model.safetensors').read_bytes()
-  steps = [len(re.findall('"loss"', (folder / 'runs/pre/metrics.jsonl').read_text())) for folder in (disk, fetched)]
+  weights = 'exported/model.safetensors'
+  assert (disk / runs / weights).read_bytes() == (fetched / runs / weights).read_bytes()
+  steps = [len(re.findall('"loss"', (folder / runs / 'pre/metrics.jsonl').read_text())) for folder in (disk, fetched)]
   assert steps[0] == steps[1] > 0
-  events = bucket.names('runs/pre/tensorboard/')
+  events = bucket.names(f'{runs}/pre/tensorboard/')
   assert events and sum(len(bucket.read(name)) for name in events) < 1_000_000

@@ -140,16 +140,27 @@ def new_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     return
   folder, name = os.path.split(os.fspath(path))
   os.makedirs(folder or '.', exist_ok=True)
-  handle, temporary = tempfile.mkstemp(dir=folder or '.', prefix=f'.{name}.')
+  with _naming(path):
+    handle, temporary = tempfile.mkstemp(dir=folder or '.', prefix=f'.{name}.')
+    try:
+      with open(handle, 'wb') as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+      os.chmod(temporary, 0o666 & ~_umask())
+      os.replace(temporary, path)
+    except BaseException:
+      Path(temporary).unlink(missing_ok=True)
+      raise
+
+
+@contextlib.contextmanager
+def _naming(path: str | os.PathLike) -> Iterator[None]:
+  """Adds the file's name to errors of the system, where they have none or that of a temporary."""
   try:
-    with open(handle, 'wb') as file:
-      yield file
-      file.flush()
-      os.fsync(file.fileno())
-    os.chmod(temporary, 0o666 & ~_umask())
-    os.replace(temporary, path)
-  except BaseException:
-    Path(temporary).unlink(missing_ok=True)
+    yield
+  except OSError as error:
+    error.filename = os.fspath(path)
     raise
 
 
@@ -197,7 +208,7 @@ class GrowingFile:
       if time.monotonic() - self._written > _REWRITE_SECONDS:
         self.flush()
       return
-    with open(self._path, 'a', encoding='utf-8') as file:
+    with _naming(self._path), open(self._path, 'a', encoding='utf-8') as file:
       file.write(text)
 
   def flush(self) -> None:

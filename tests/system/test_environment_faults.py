@@ -1,0 +1,149 @@
+"""Faults of the machine, such as a full disk: each ends a command with one line, and leaves nothing half-written.
+
+Every command that writes is run under every fault. `pytest -m slow -s tests/system/test_environment_faults.py` prints how
+each ended.
+"""
+
+import collections
+from collections.abc import Iterator
+import contextlib
+import os
+from pathlib import Path
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tests.support import small_runs
+
+pytestmark = pytest.mark.slow
+ROOM = 200_000
+"""Bytes on the small disk: less than any of the outputs takes."""
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+  """Records, a teacher, a pretrained and a fine-tuned run, and configs."""
+  folder = tmp_path_factory.mktemp('made')
+  data_dir, teacher = small_runs.write_records(folder), small_runs.write_teacher(folder / 'teacher')
+  configs = {
+      'pretrain': small_runs.pretrain_config(data_dir, teacher, epochs=1),
+      'finetune': small_runs.finetune_config(data_dir, epochs=1)}
+  for verb, config in configs.items():
+    subprocess.run([sys.executable, '-m', *small_runs.command(f'uniemox_jax.{verb}', config, folder / verb)[2:]],
+                   cwd=small_runs.ROOT, check=True, capture_output=True)
+  return folder
+
+
+def commands(made: Path, place: Path) -> dict[str, list[str]]:
+  """Every command that writes, with its output in `place` and a name that is not there yet."""
+
+  def config(verb):
+    return f'--config={made}/{verb}_config.py'
+
+  data = f'--data_dir={made}/data'
+  return {
+      'pretrain': ['uniemox_jax.pretrain', config('pretrain'), f'--workdir={place}/run'],
+      'finetune': ['uniemox_jax.finetune', config('finetune'), f'--workdir={place}/run'],
+      'train_clip': [
+          'uniemox_jax.train_clip', '--config=configs/demo.py:clip', f'--config.data_dir={made}/data',
+          '--config.epochs=1', '--config.batch_size=8', f'--workdir={place}/run'],
+      'probe': [
+          'uniemox_jax.probe', '--config=configs/probe.py:emo8', f'--config.init={made}/pretrain',
+          f'--config.data_dir={made}/data', '--config.protocol=knn', f'--workdir={place}/run',
+          *(f'--config.model.{key}={value}' for key, value in small_runs.ENCODER.items())],
+      'zero_shot': [
+          'uniemox_jax.zero_shot', f'--teacher={made}/teacher', f'--data_dir={made}/data', '--dataset=emo8',
+          f'--workdir={place}/run'],
+      'look': ['uniemox_jax.look', f'--checkpoint={made}/pretrain', data, '--dataset=emo8', f'--workdir={place}/run'],
+      'predict': [
+          'uniemox_jax.predict', f'--checkpoint={made}/finetune', f'--out={place}/run', f'{made}/raw/emo8/test'],
+      'export_torch': ['uniemox_jax.export_torch', f'--checkpoint={made}/finetune', '--to=timm', f'--out={place}/run'],
+      'import_torch': ['uniemox_jax.import_torch', f'{made}/teacher', f'--out={place}/run'],
+      'compare': ['uniemox_jax.compare', '--config=configs/compare.py:demo', f'--workdir={place}/run'],
+      'ablate': ['uniemox_jax.ablate', f'--demo_workdir={made}', f'--workdir={place}/run'],
+      'demo': ['uniemox_jax.demo', f'--workdir={place}/run'],
+      'build': ['data_pipelines.build', '--dataset=emo8', f'--source={made}/raw/emo8', f'--data_dir={place}/run'],
+      'preview': ['data_pipelines.preview', data, '--dataset=emo8', f'--out={place}/run'],
+      'person_boxes': [
+          'data_pipelines.person_boxes', f'--source={made}/raw/emo8', '--detector=hog', f'--out={place}/run'],
+      'synthetic': ['data_pipelines.synthetic', f'--out={place}/run'],}
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, room: int) -> Iterator[Path]:
+  """A file system of its own with so many bytes left."""
+  folder.mkdir()
+  size = 2**20
+  made = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', folder], check=False,
+                        capture_output=True)
+  if made.returncode:
+    pytest.skip('a small file system needs the right to mount')
+  try:
+    with open(folder / 'filler', 'wb', buffering=0) as filler, contextlib.suppress(OSError):
+      filler.write(bytes(size - room))
+    yield folder
+  finally:
+    subprocess.run(['umount', '-l', folder], check=True)
+
+
+@contextlib.contextmanager
+def faulty_place(fault: str, folder: Path) -> Iterator[Path]:
+  """Where a command is to write, and cannot."""
+  if fault == 'full disk':
+    with mounted(folder, 0) as place:
+      yield place
+  elif fault == 'disk that fills up':
+    with mounted(folder, ROOM) as place:
+      yield place
+  elif fault == 'read-only disk':
+    with mounted(folder, 2**20) as place:
+      subprocess.run(['mount', '-o', 'remount,ro', place], check=True)
+      yield place
+  elif fault == 'file in the way':
+    folder.write_text('')
+    yield folder
+  else:
+    folder.mkdir()
+    yield folder
+
+
+LIMITS = {'few descriptors': 'ulimit -n 40; ', 'small files only': 'ulimit -f 8; '}
+FAULTS = ('full disk', 'disk that fills up', 'read-only disk', 'file in the way', *LIMITS)
+
+
+def ending(fault: str, command: list[str], place: Path) -> tuple[str, str]:
+  """How the command ends, and what it says: 'named', 'not met', 'traceback', 'remains'."""
+  line = shlex.join([sys.executable, '-m', *command])
+  environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '', 'TF_CPP_MIN_LOG_LEVEL': '3'}
+  done = subprocess.run(['bash', '-c', LIMITS.get(fault, '') + 'exec ' + line], cwd=small_runs.ROOT, env=environment,
+                        capture_output=True, text=True, timeout=400)
+  errors = [text for text in done.stderr.splitlines() if text.startswith('error: ')]
+  if done.returncode == 0:
+    kind = 'not met'
+  elif done.returncode != 2 or len(errors) != 1 or 'Traceback' in done.stderr:
+    return 'traceback', f'{done.returncode}: {done.stderr[-1500:]}'
+  else:
+    kind = 'named'
+  left = [path for path in place.rglob('*') if path.name.startswith(('.', 'incomplete')) or 'tmp' in path.name]
+  if left:
+    return 'remains', ', '.join(map(str, left)) + ' ' + ' '.join(errors)
+  return kind, ' '.join(errors)
+
+
+LONG = ('demo', 'compare', 'ablate')
+
+
+def test_every_fault_of_the_machine_is_one_line_and_leaves_nothing_half_written(made, tmp_path):
+  counts: collections.Counter[tuple[str, str]] = collections.Counter()
+  bad = []
+  for number, fault in enumerate(('none', *FAULTS)):
+    for verb in sorted(commands(made, tmp_path).keys() - set(LONG if fault == "none" else ())):
+      with faulty_place(fault, tmp_path / f'{number}{verb}') as place:
+        kind, said = ending(fault, commands(made, place)[verb], place)
+      counts[fault, kind] += 1
+      print(f'{fault:20} {verb:14} {kind:10} {said}', flush=True)
+      if kind in ('traceback', 'remains') or fault == 'none' and kind != 'not met':
+        bad.append((fault, verb, said))
+  assert not bad, counts

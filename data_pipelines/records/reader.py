@@ -40,6 +40,7 @@ class Split:
     self.name, self.features, self.folder = name, features, epath.Path(folder)
     self.labels: tuple[str, ...] = tuple(features['label'].names)
     self._parts = parts
+    self._shards = [shard for part in parts.values() for shard in part.shards]
     self._starts = np.cumsum([0, *(len(part.entries_N) for part in parts.values())])
     self._positions_N: np.ndarray | None = None  # of a fraction: those of its records in the whole
     self.num_examples = int(self._starts[-1])
@@ -60,27 +61,28 @@ class Split:
   def fingerprint(self) -> str:
     """SHA-256 of each record's place, length and checksum: differs for other records or another selection of them."""
     digest = hashlib.sha256()
-    for places in self._in_chunks():
-      digest.update(
-          np.array([(shard, entry['offset'], entry['length']) for _, shard, entry in places], np.int64).tobytes())
-    for places in self._in_chunks():
-      digest.update(np.array([entry['crc'] for _, _, entry in places], '<u4').tobytes())
+    for entries_R in self._in_chunks():
+      digest.update(np.stack([entries_R[name] for name in ('shard', 'offset', 'length')], 1, dtype='<i8').tobytes())
+    for entries_R in self._in_chunks():
+      digest.update(entries_R['crc'].tobytes())
     return digest.hexdigest()
 
-  def _in_chunks(self) -> Iterator[list[tuple[index.Shard, int, np.void]]]:
+  def _in_chunks(self) -> Iterator[np.ndarray]:
     for start in range(0, self.num_examples, _TOGETHER):
-      yield self._places(np.arange(start, min(start + _TOGETHER, self.num_examples)))
+      yield self._entries(np.arange(start, min(start + _TOGETHER, self.num_examples)))
 
-  def _places(self, positions_R: np.ndarray) -> list[tuple[index.Shard, int, np.void]]:
-    """Of each position: its shard, the shard's number among those of all parts, and its index entry."""
+  def _entries(self, positions_R: np.ndarray) -> np.ndarray:
+    """The index entries at these positions; 'shard' counts in the shards of all parts."""
     if self._positions_N is not None:
       positions_R = self._positions_N[positions_R]
-    parts, found = list(self._parts.values()), []
-    first_shard = np.cumsum([0, *(len(part.shards) for part in parts)])
-    for position, number in zip(positions_R, np.searchsorted(self._starts, positions_R, 'right') - 1):
-      entry = parts[number].entries_N[position - self._starts[number]]
-      found.append((parts[number].shards[entry['shard']], int(first_shard[number] + entry['shard']), entry))
-    return found
+    part_R = np.searchsorted(self._starts, positions_R, 'right') - 1
+    entries_R, first_shard = np.empty(len(positions_R), index.ENTRY), 0
+    for number, part in enumerate(self._parts.values()):
+      mine_R = part_R == number
+      entries_R[mine_R] = part.entries_N[positions_R[mine_R] - self._starts[number]]
+      entries_R['shard'][mine_R] += first_shard
+      first_shard += len(part.shards)
+    return entries_R
 
   def read(self, position: int) -> bytes:
     """One serialized tf.train.Example; see `read_many`."""
@@ -92,17 +94,16 @@ class Split:
     Raises:
       UserError: one is missing, or does not match its checksum; names the shard.
     """
-    places = self._places(np.asarray(positions_R))
-    size = index.FOOTER.size
+    entries_R, size = self._entries(np.asarray(positions_R)), index.FOOTER.size
+    names = [self._shards[number].name for number in entries_R['shard']]
     try:
-      framed = self._ranges.read([
-          (shard.name, int(entry['offset']), int(entry['length']) + size) for shard, _, entry in places])
+      framed = self._ranges.read(list(zip(names, entries_R['offset'].tolist(), (entries_R['length'] + size).tolist())))
     except storage.MissingBytes as error:
       raise index.damaged(error.path, error.what) from error
-    for (shard, _, entry), data in zip(places, framed):
+    for name, entry, data in zip(names, entries_R, framed):
       if not index.masked_crc(data[:-size]) == index.FOOTER.unpack_from(data, len(data) - size)[0] == entry['crc']:
         raise index.damaged(
-            os.fspath(self.folder / shard.name), f"record at byte {entry['offset']} does not match its checksum")
+            os.fspath(self.folder / name), f"record at byte {entry['offset']} does not match its checksum")
     return [data[:-size] for data in framed]
 
   def label_array(self) -> np.ndarray:
@@ -136,17 +137,18 @@ class Split:
     """
     if not 0 < fraction <= 1:
       raise UserError(f'fraction is {fraction}: choose more than 0 and at most 1')
-    members = collections.defaultdict(list)
-    for position, annotation in enumerate(self.annotations()):
-      digest = hashlib.sha256(f'fraction {seed}:{annotation.id}'.encode()).digest()
-      members[annotation.label].append((digest, position))
-    kept = sorted(
-        position for ranked in members.values()
-        for _, position in sorted(ranked)[:max(1, round(fraction * len(ranked)))])
+    ranks = (hashlib.sha256(f'fraction {seed}:{found.id}'.encode()).digest()[:8] for found in self.annotations())
+    rank_N = np.fromiter(map(int.from_bytes, ranks), np.uint64, self.num_examples)
+    kept, label_N = [], self.label_array()
+    for label in np.unique(label_N):
+      members = np.flatnonzero(label_N == label)
+      ranked = members[np.argsort(rank_N[members], kind='stable')]
+      kept.append(ranked[:max(1, round(fraction * len(members)))])
+    kept_K = np.sort(np.concatenate(kept))
     part = copy.copy(self)
     part.name = f'{self.name}, {100 * fraction:g} %'
-    part._positions_N = np.array(kept) if self._positions_N is None else self._positions_N[kept]
-    part.num_examples = len(kept)
+    part._positions_N = kept_K if self._positions_N is None else self._positions_N[kept_K]
+    part.num_examples = len(kept_K)
     return part
 
 

@@ -28,9 +28,9 @@ class Bucket:
     self.url = f'gs://{NAME}'
     self.address = f'http://127.0.0.1:{port}'
     self.environment = os.environ | {
-        'https_proxy': self.address, 'CURL_CA_BUNDLE':
-            str(certificate), 'NO_GCE_CHECK': 'true', 'TENSORSTORE_GCS_HTTP_URL': self.address, 'STORAGE_EMULATOR_HOST':
-                self.address, 'GOOGLE_CLOUD_PROJECT': 'tests'}
+        'https_proxy': self.address,
+        'no_proxy': '127.0.0.1', 'CURL_CA_BUNDLE': str(certificate), 'NO_GCE_CHECK': 'true', 'TENSORSTORE_GCS_HTTP_URL':
+            self.address, 'STORAGE_EMULATOR_HOST': self.address, 'GOOGLE_CLOUD_PROJECT': 'tests'}
 
   def _ask(self, path: str, body: bytes | None = None, method: str | None = None) -> bytes:
     request = urllib.request.Request(self.address + path, body, method=method)

@@ -159,6 +159,7 @@ def test_the_whole_way_in_an_unsteady_bucket_gives_the_bits_of_a_disk(bucket, da
     run(
         bucket, '-m', 'uniemox_jax.export_torch', f'--checkpoint={root}/{runs}/fine', '--to=timm',
         f'--out={root}/{runs}/exported')
+    bucket.set()
     folder = tmp_path / 'disk' if place == 'disk' else download(bucket, runs, tmp_path / 'fetched').parent
     made[place] = folder, table.read_bytes()
   (disk, disk_table), (fetched, bucket_table) = made['disk'], made['bucket']

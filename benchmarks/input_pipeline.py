@@ -160,9 +160,8 @@ def cost_table(costs: dict[str, list[Cost]]) -> str:
   return '\n'.join(lines)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """The command."""
-  del argv
   logging.set_verbosity(logging.WARNING)
   workdir = flags.FLAGS.workdir
   if workdir and not os.path.isdir(workdir):

@@ -138,9 +138,8 @@ def sees_gpu() -> bool:
   return done.stdout.strip() == 'True'
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """The command."""
-  del argv
   logging.set_verbosity(logging.WARNING)
   values = flags.FLAGS
   platform = 'gpu' if values.platform != 'cpu' and sees_gpu() else 'cpu'

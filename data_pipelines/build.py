@@ -117,9 +117,8 @@ def _beam(runner: str | None, options: Sequence[str]) -> dict:
   return {'beam_runner': runner, 'beam_options': PipelineOptions([f'--{option}' for option in options])}
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """The command."""
-  del argv
   logging.set_verbosity(logging.WARNING)
   values = flags.FLAGS
   command.require_flags('dataset', 'source', 'data_dir')

@@ -74,7 +74,7 @@ def one_line(interrupted: str) -> Iterator[None]:
     fail(f'interrupted: {interrupted}')
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run(main: Callable[[], None]) -> None:
   """Parses the command line and runs `main` under absl; exit code 2 after a `UserError` or Ctrl-C."""
   with one_line('run the same command again to start over'):
-    app.run(main, flags_parser=_parse)
+    app.run(lambda argv: main(), flags_parser=_parse)

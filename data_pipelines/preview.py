@@ -134,9 +134,8 @@ def _write(out: str | os.PathLike, sheet: Image.Image) -> None:
     raise UserError(f'{out} cannot be written ({error.strerror}): choose another --out') from error
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """The command."""
-  del argv
   logging.set_verbosity(logging.WARNING)
   values = flags.FLAGS
   command.require_flags('data_dir', 'dataset')

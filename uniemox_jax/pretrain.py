@@ -67,7 +67,7 @@ def _reconstruction_viewer(
     student: nnx.GraphDef, scene_BxHxWx3: np.ndarray, norm_pix: bool, folder: str, run: loop.Run) -> loop.Evaluate:
   """(step, state) -> None: draws triplets of these images into the folder and into TensorBoard."""
 
-  def show(step: int, state: TrainState) -> None:
+  def draw(step: int, state: TrainState) -> None:
     sheet = reconstruction_triplets(student, sharding.replicate(state.params, run.mesh), scene_BxHxWx3, norm_pix)
     run.log.image(step, 'reconstruction', sheet)
     if is_primary():
@@ -75,7 +75,7 @@ def _reconstruction_viewer(
       Image.fromarray(sheet).save(png, 'PNG')
       write_bytes(os.path.join(folder, f'step_{step:07d}.png'), png.getvalue())
 
-  return show
+  return draw
 
 
 def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) -> None:
@@ -109,16 +109,16 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
       split, batch_size=config.batch_size, seed=config.seed, image_size=image_size, start_step=run.start,
       mode='pretrain', person=two_views and config.person_view == 'crop', crop_area=(config.min_crop_area, 1.0),
       person_jitter=config.person_jitter, process_index=jax.process_index(), process_count=jax.process_count())
-  show = None
+  draw = None
   if config.loss.reconstruction:
     first = next(iter(pipeline.eval_batches(split, batch_size=SHOWN_EXAMPLES, image_size=image_size)))
     folder = os.path.join(workdir, 'reconstructions')
-    show = _reconstruction_viewer(graphdef, first['image'], config.loss.norm_pix, folder, run)
+    draw = _reconstruction_viewer(graphdef, first['image'], config.loss.norm_pix, folder, run)
   loop.train(
       run, make_pretrain_step(graphdef, teacher, run.optimizer, config.loss),
       _step_batches(batches, text_NxE, scene_twice=two_views and config.person_view == 'scene'),
       frozen=jax.device_put(frozen, teacher_shardings(frozen, mesh, config.teacher_sharded)),
-      every=loop.Every(config.log_every, config.save_every, config.images_every), evaluate=show)
+      every=loop.Every(config.log_every, config.save_every, config.images_every), evaluate=draw)
 
 
 if __name__ == '__main__':

@@ -11,9 +11,8 @@ from data_pipelines import command
 from data_pipelines.person_boxes import box_file, detection, detectors
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """The command."""
-  del argv
   command.require_flags('source', 'detector')
   source = pathlib.Path(flags.FLAGS.source)
   path = pathlib.Path(flags.FLAGS.out or source / box_file.FILE_NAME)

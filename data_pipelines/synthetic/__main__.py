@@ -10,9 +10,8 @@ from data_pipelines import command
 from data_pipelines.synthetic import datasets
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """The command."""
-  del argv
   command.require_flags('out')
   if flags.FLAGS.tasks:
     datasets.draw_tasks(flags.FLAGS.out, flags.FLAGS.seed)

@@ -57,7 +57,7 @@ def test_vit_mae_reconstructs_what_we_reconstruct(shape, decoder, tmp_path, asse
   ours = exported.module_of('uniemox', params, **model)
   images, noise = exported.pictures(shape['image_size']), masking_noise(ours)
   with torch.no_grad(), jax.default_matmul_precision('highest'):
-    prediction = ours(np.stack([images, images], 1), np.stack([noise, noise], 1)).prediction_BxDxLxP[:, 0]
+    prediction = ours(np.stack([images, images], 1), np.stack([noise, noise], 1)).prediction_BxUxLxP[:, 0]
     assert_parity(prediction, theirs.eval()(torch_pixels(images), noise=torch.tensor(noise)).logits)
   if shape is exported.TINY:
     again = reimported(tmp_path / 'out', tmp_path / 'again')
@@ -90,7 +90,7 @@ def test_mae_file_predicts_in_its_code_what_we_predict(shape, decoder, tmp_path,
   ours = exported.module_of('uniemox', params, **shape, **decoder, fusion='none')
   images, noise = exported.pictures(shape['image_size']), masking_noise(ours)
   with torch.no_grad(), jax.default_matmul_precision('highest'):
-    prediction = ours(images[:, None], noise[:, None]).prediction_BxDxLxP[:, 0]
+    prediction = ours(images[:, None], noise[:, None]).prediction_BxUxLxP[:, 0]
     assert_parity(prediction, theirs(torch_pixels(images), torch.tensor(noise), ours.visible))
 
 

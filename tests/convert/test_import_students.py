@@ -66,7 +66,7 @@ def test_mae_with_decoder_predicts_what_its_code_predicts(shape, decoder, noise,
   images, pixels = pictures(shape['image_size'])
   mask_noise = np.random.default_rng(0).random((2, ours.encoder.patches)).astype(np.float32)
   with torch.no_grad(), jax.default_matmul_precision('highest'):
-    prediction = call(ours, images[:, None], mask_noise[:, None]).prediction_BxDxLxP[:, 0]
+    prediction = call(ours, images[:, None], mask_noise[:, None]).prediction_BxUxLxP[:, 0]
     assert_parity(prediction, theirs(pixels, torch.tensor(mask_noise), ours.visible))
 
 

@@ -50,10 +50,10 @@ def check(shape, folder, random_torch, assert_parity, noise):
     for norm_pix in (False, True):
       theirs.config.norm_pix_loss = norm_pix
       expected = theirs(pixels, noise=torch_noise)
-      loss = losses.reconstruction(outputs.prediction_BxDxLxP, target, outputs.mask_BxDxL, norm_pix).mean()
+      loss = losses.reconstruction(outputs.prediction_BxUxLxP, target, outputs.mask_BxUxL, norm_pix).mean()
       assert_parity(loss, expected.loss)
-    assert_parity(outputs.prediction_BxDxLxP[:, 0], expected.logits)
-    np.testing.assert_array_equal(outputs.mask_BxDxL[:, 0], expected.mask)
+    assert_parity(outputs.prediction_BxUxLxP[:, 0], expected.logits)
+    np.testing.assert_array_equal(outputs.mask_BxUxL[:, 0], expected.mask)
 
 
 @pytest.mark.parametrize('extra', [{}, {'layer_norm_eps': 1e-3}, {'mask_ratio': 0.5}])

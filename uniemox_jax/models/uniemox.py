@@ -16,13 +16,13 @@ from uniemox_jax.models.vit import ViT
 class Outputs(NamedTuple):
   """fused_BxE: gamma, float32, not normalised; None where no loss needs it.
 
-  prediction_BxDxLxP, mask_BxDxL: pixels predicted for each decoded stream (D = 1, the scene, or 2) and which
+  prediction_BxUxLxP, mask_BxUxL: pixels predicted for each decoded view (U = 1, the scene, or 2) and which
   patches were hidden; None without reconstruction.
   """
 
   fused_BxE: jax.Array | None
-  prediction_BxDxLxP: jax.Array | None
-  mask_BxDxL: jax.Array | None
+  prediction_BxUxLxP: jax.Array | None
+  mask_BxUxL: jax.Array | None
 
 
 class UniEmoX(nnx.Module):
@@ -82,18 +82,18 @@ class UniEmoX(nnx.Module):
     tokens_NxKxD = self.encoder(
         views_BxVxHxWx3.reshape(batch * views, *views_BxVxHxWx3.shape[2:]), masking.ids_keep_BxK)
     tokens_BxVxKxE = self.project(tokens_NxKxD).reshape(batch, views, 1 + self.visible, -1)
-    fused_BxE = prediction_BxDxLxP = mask_BxDxL = None
+    fused_BxE = prediction_BxUxLxP = mask_BxUxL = None
     if self.decoder is not None:
       decoded = self.decoded_streams
-      tokens_BxDxKxE = tokens_BxVxKxE[:, :decoded]
-      ids_restore_BxDxL = masking.ids_restore_BxL.reshape(batch, views, -1)[:, :decoded]
+      tokens_BxUxKxE = tokens_BxVxKxE[:, :decoded]
+      ids_restore_BxUxL = masking.ids_restore_BxL.reshape(batch, views, -1)[:, :decoded]
       prediction_NxLxP = self.decoder(
-          tokens_BxDxKxE.reshape(batch * decoded, *tokens_BxDxKxE.shape[2:]),
-          ids_restore_BxDxL.reshape(batch * decoded, -1))
-      prediction_BxDxLxP = prediction_NxLxP.reshape(batch, decoded, *prediction_NxLxP.shape[1:])
-      mask_BxDxL = masking.mask_BxL.reshape(batch, views, -1)[:, :decoded]
+          tokens_BxUxKxE.reshape(batch * decoded, *tokens_BxUxKxE.shape[2:]),
+          ids_restore_BxUxL.reshape(batch * decoded, -1))
+      prediction_BxUxLxP = prediction_NxLxP.reshape(batch, decoded, *prediction_NxLxP.shape[1:])
+      mask_BxUxL = masking.mask_BxL.reshape(batch, views, -1)[:, :decoded]
     if self.semantic:
       scene_BxE = tokens_BxVxKxE[:, 0, 0]
       fused_BxE = scene_BxE if self.fusion is None else self.fusion(scene_BxE, tokens_BxVxKxE[:, 1, 0])
       fused_BxE = fused_BxE.astype(jnp.float32)
-    return Outputs(fused_BxE, prediction_BxDxLxP, mask_BxDxL)
+    return Outputs(fused_BxE, prediction_BxUxLxP, mask_BxUxL)

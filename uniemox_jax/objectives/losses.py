@@ -65,23 +65,23 @@ def group_texts(text_BxE: jax.Array, group: int) -> jax.Array:
 
 
 def reconstruction(
-    prediction_BxDxLxP: jax.Array, target_BxDxLxP: jax.Array, mask_BxDxL: jax.Array,
+    prediction_BxUxLxP: jax.Array, target_BxUxLxP: jax.Array, mask_BxUxL: jax.Array,
     norm_pix: bool = False) -> jax.Array:
   """L3: mean squared error per patch, averaged over the hidden patches of every decoded stream; (B,).
 
   Every example hides the same number of patches, so their mean is MAE's mean over all hidden patches.
 
   Args:
-    prediction_BxDxLxP, target_BxDxLxP: predicted and true pixels by patch, float32.
-    mask_BxDxL: 1 where hidden.
+    prediction_BxUxLxP, target_BxUxLxP: predicted and true pixels by patch, float32.
+    mask_BxUxL: 1 where hidden.
     norm_pix: normalise each target patch by its mean and (torch's unbiased) variance, eps 1e-6.
   """
   if norm_pix:
-    mean = target_BxDxLxP.mean(axis=-1, keepdims=True)
-    variance = target_BxDxLxP.var(axis=-1, keepdims=True, ddof=1)
-    target_BxDxLxP = (target_BxDxLxP - mean) / jnp.sqrt(variance + 1e-6)
-  error_BxDxL = jnp.mean((prediction_BxDxLxP - target_BxDxLxP)**2, axis=-1)
-  return jnp.sum(error_BxDxL * mask_BxDxL, axis=(1, 2)) / jnp.sum(mask_BxDxL, axis=(1, 2))
+    mean = target_BxUxLxP.mean(axis=-1, keepdims=True)
+    variance = target_BxUxLxP.var(axis=-1, keepdims=True, ddof=1)
+    target_BxUxLxP = (target_BxUxLxP - mean) / jnp.sqrt(variance + 1e-6)
+  error_BxUxL = jnp.mean((prediction_BxUxLxP - target_BxUxLxP)**2, axis=-1)
+  return jnp.sum(error_BxUxL * mask_BxUxL, axis=(1, 2)) / jnp.sum(mask_BxUxL, axis=(1, 2))
 
 
 def clip_contrastive(image_BxE: jax.Array, text_BxE: jax.Array, scale: jax.Array) -> jax.Array:

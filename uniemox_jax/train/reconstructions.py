@@ -33,7 +33,7 @@ def reconstruction_triplets(
     noise = jax.random.uniform(jax.random.key(0), (len(scenes), model.streams, model.encoder.patches))
     outputs = model(jnp.stack([image] * model.streams, axis=1), noise)
     target = patchify(image, model.encoder.patch_size)
-    prediction, hidden = outputs.prediction_BxDxLxP[:, 0], outputs.mask_BxDxL[:, 0, :, None]
+    prediction, hidden = outputs.prediction_BxUxLxP[:, 0], outputs.mask_BxUxL[:, 0, :, None]
     if norm_pix:
       deviation = jnp.sqrt(target.var(-1, keepdims=True, ddof=1) + 1e-6)
       prediction = prediction * deviation + target.mean(-1, keepdims=True)

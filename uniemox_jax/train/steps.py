@@ -84,10 +84,10 @@ def pretrain_losses(
       else:
         values['contrastive'] = losses.contrastive_cosine(outputs.fused_BxE, image_BxE, text)
   if settings.reconstruction:
-    target_BxDxLxP = jax.vmap(functools.partial(patchify, patch_size=model.encoder.patch_size), 1,
+    target_BxUxLxP = jax.vmap(functools.partial(patchify, patch_size=model.encoder.patch_size), 1,
                               1)(views_BxVxHxWx3[:, :model.decoded_streams])
     values['reconstruction'] = losses.reconstruction(
-        outputs.prediction_BxDxLxP, target_BxDxLxP, outputs.mask_BxDxL, settings.norm_pix)
+        outputs.prediction_BxUxLxP, target_BxUxLxP, outputs.mask_BxUxL, settings.norm_pix)
   return values
 
 

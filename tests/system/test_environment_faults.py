@@ -1,7 +1,6 @@
 """Faults of the machine, such as a full disk: each ends a command with one line, and leaves nothing half-written.
 
-Every command that writes is run under every fault. `pytest -m slow -s tests/system/test_environment_faults.py` prints how
-each ended.
+Every command that writes is run under every fault. `pytest -m slow -s` of this file prints how each ended.
 """
 
 import collections
@@ -62,7 +61,7 @@ def commands(made: Path, place: Path) -> dict[str, list[str]]:
       'export_torch': ['uniemox_jax.export_torch', f'--checkpoint={made}/finetune', '--to=timm', f'--out={place}/run'],
       'import_torch': ['uniemox_jax.import_torch', f'{made}/teacher', f'--out={place}/run'],
       'compare': ['uniemox_jax.compare', '--config=configs/compare.py:demo', f'--workdir={place}/run'],
-      'ablate': ['uniemox_jax.ablate', f'--demo_workdir={made}', f'--workdir={place}/run'],
+      'ablate': ['uniemox_jax.ablate', '--config=configs/demo.py', f'--demo_workdir={made}', f'--workdir={place}/run'],
       'demo': ['uniemox_jax.demo', f'--workdir={place}/run'],
       'build': ['data_pipelines.build', '--dataset=emo8', f'--source={made}/raw/emo8', f'--data_dir={place}/run'],
       'preview': ['data_pipelines.preview', data, '--dataset=emo8', f'--out={place}/run'],

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.io
 
+from data_pipelines import storage
 from data_pipelines.building.splits import TRAIN_VAL_TEST
 from data_pipelines.errors import UserError
 from data_pipelines.records.schema import VAD
@@ -82,7 +83,7 @@ def _annotation(person: dict, kind: str) -> Any:
 def _csv_persons(path: pathlib.Path) -> Iterator[AnnotatedPerson]:
   if not path.exists():
     raise UserError(f'{path.parent} has no file {path.name}: EMOTIC comes as train.csv, val.csv and test.csv')
-  with path.open(newline='', encoding='utf-8-sig') as file:
+  with storage.parsing(path, 'save it as CSV in UTF-8'), path.open(newline='', encoding='utf-8-sig') as file:
     reader = csv.DictReader(file)
     missing = [column for column in CSV_COLUMNS if column not in (reader.fieldnames or ())]
     if missing:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 import csv
 import io
-import json
 
 from etils import epath
 
@@ -16,7 +15,7 @@ DUPLICATES = 'duplicates.csv'
 
 def write_manifest(folder: epath.Path, manifest: Mapping) -> None:
   """Writes `manifest.json`; the folder is renamed to its final name later, as a whole."""
-  (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + '\n')
+  storage.write_sealed(folder / MANIFEST, dict(manifest))
 
 
 def read_manifest(folder: epath.Path) -> dict:

@@ -1,12 +1,14 @@
 """What a run leaves in its workdir beside the checkpoints: its config, its result, and a CLIP's own folder."""
 
 import os
+import sys
 from typing import Any
 
 from etils import epath
 
 from data_pipelines.storage import absolute, read_json_object
 from uniemox_jax.train.checkpoint import FOLDER
+from uniemox_jax.train.kept_config import config_hash
 
 TEACHER_FOLDER = 'teacher'
 """Where `train_clip` writes its CLIP, in a form that `--config.teacher` takes."""
@@ -25,9 +27,14 @@ def read_run_config(run: epath.Path) -> dict[str, Any]:
 
 
 def read_run_result(run: epath.Path, step: int | None) -> dict[str, Any]:
-  """The result.json of a run; {} without one, or if it is about another step."""
-  result = _read_object(run / 'result.json')
-  return result if step is not None and result.get('checkpoint_step') == step else {}
+  """The result.json of a run; {} without one, or if it is about another step, or, as it says, of another run."""
+  result, config = _read_object(run / 'result.json'), _read_object(run / 'config.json')
+  if step is None or result.get('checkpoint_step') != step:
+    return {}
+  if config and result.get('config_hash') != config_hash(config):
+    print(f'{run}/result.json is not of the run in config.json: not used', file=sys.stderr, flush=True)
+    return {}
+  return result
 
 
 def _read_object(path: epath.Path) -> dict[str, Any]:

@@ -23,7 +23,8 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from tests.corruption.damage import damage
-from tests.corruption.subjects import CHEAP, TRAINED, Subject
+from tests.corruption.subject import Subject
+from tests.corruption.subjects import CHEAP, TRAINED
 from tests.corruption.world import World, quiet
 
 OUTCOMES = ('named', 'harmless', 'other content', 'traceback', 'not named', 'silent')
@@ -107,7 +108,7 @@ def run(subject: Subject, count: int, seed: int, spare: Path) -> Iterator[Trial]
     path = draws.choice(subject.files)
     shutil.rmtree(subject.folder)
     shutil.copytree(spare, subject.folder)
-    way = damage(path, subject.other(path), draws)
+    way = damage(path, subject.other(path), path.name not in subject.optional, draws)
     yield Trial(subject.kind, str(path.relative_to(subject.folder)), way, *_outcome(subject, path, whole))
   shutil.rmtree(subject.folder)
   spare.rename(subject.folder)
@@ -115,12 +116,15 @@ def run(subject: Subject, count: int, seed: int, spare: Path) -> Iterator[Trial]
 
 def campaign(folder: Path, count: int, seed: int, kinds: Sequence[str]) -> Iterator[Trial]:
   """`count` damages in all, spread over the kinds."""
-  signal.signal(signal.SIGALRM, _too_long)
+  before = signal.signal(signal.SIGALRM, _too_long)
   world, twin = World(folder / 'world'), World(folder / 'twin', seed=1)
-  for number, kind in enumerate(kinds):
-    with quiet():
-      subject = (CHEAP | TRAINED)[kind](world, twin)
-    yield from run(subject, (count + number) // len(kinds), seed, folder / 'spare')
+  try:
+    for number, kind in enumerate(kinds):
+      with quiet():
+        subject = (CHEAP | TRAINED)[kind](world, twin)
+      yield from run(subject, (count + number) // len(kinds), seed, folder / 'spare')
+  finally:
+    signal.signal(signal.SIGALRM, before)
 
 
 def _too_long(*_: Any) -> None:

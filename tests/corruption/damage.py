@@ -149,11 +149,11 @@ def ways(content: bytes) -> dict[str, Damage]:
     return found | JSON if _json_lines(content) else found
 
 
-def damage(path: Path, other: Path | None, draws: random.Random) -> str:
+def damage(path: Path, other: Path | None, deletes: bool, draws: random.Random) -> str:
   """Damages a file in one way; says which. `other` is another file of the same kind, if there is one."""
   content = path.read_bytes()
   chosen = ways(content)
-  name = draws.choice([*chosen, 'deleted', *(['another of its kind'] if other else [])])
+  name = draws.choice([*chosen, *(['deleted'] if deletes else []), *(['another of its kind'] if other else [])])
   if name == 'deleted':
     path.unlink()
   else:

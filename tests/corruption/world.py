@@ -15,7 +15,7 @@ from data_pipelines import build
 from data_pipelines.synthetic import datasets
 from tests.support import small_runs
 from tests.support.exported import LABELS, TINY, TINY_DECODER, saved
-from uniemox_jax.convert.formats.weight_files import read_weights, write_safetensors
+from uniemox_jax.convert.formats.weight_files import read_weights
 from uniemox_jax.export_torch import export_torch
 from uniemox_jax.import_torch import import_torch
 from uniemox_jax.teacher.frozen_clip import load_clip
@@ -137,6 +137,3 @@ def quiet() -> Any:
   said = io.StringIO()
   with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
     yield said
-
-
-__all__ = ['World', 'quiet', 'write_safetensors']

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from data_pipelines import build
 from data_pipelines.errors import UserError
 from data_pipelines.records import manifest
-from data_pipelines.storage import read_json_object, write_sealed
+from data_pipelines.storage import parsing, read_json_object, write_sealed
 from data_pipelines.synthetic import datasets
 from uniemox_jax.finetune import finetune
 from uniemox_jax.look.inspection import look
@@ -122,9 +122,9 @@ def _report(config: ConfigDict, workdir: str, seconds: dict[str, float]) -> dict
   with parsing(os.path.join(workdir, 'uniemox', METRICS_FILE)):
     losses = demo_page.summarise_losses(lines, lines[-1]['step'])
   return {
-      'accuracy': {name: result['top1'] for name, result in results.items()},
-      'test_examples': results['uniemox']['examples'], 'losses': losses,
-      'seconds': seconds, 'results': results, 'labels_seen': LABELS_SEEN,
+      'accuracy': {name: result['top1'] for name, result in results.items()
+                  }, 'test_examples': results['uniemox']['examples'], 'losses': losses, 'seconds': seconds,
+      'results': results, 'labels_seen': LABELS_SEEN,
       'oracle': {name: manifest['provenance']['oracle'] for name, manifest in manifests.items()}, 'datasets': manifests,
       'versions': demo_page.package_versions(), 'commands': [f'python -m uniemox_jax.demo --workdir={workdir}'],
       'config': config.to_dict(), 'runs': {name: name for name in runs}}

@@ -170,7 +170,8 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
       if tfds.core.Version.is_valid(path.parent.name)]
   if not versions:
     raise UserError(
-        f'no records of {dataset!r} under {data_dir}: build them with python -m data_pipelines.build '
+        f'no records of {dataset!r} under {data_dir}: no {dataset}/VERSION/dataset_info.json is there; build them '
+        'with python -m data_pipelines.build '
         f'--dataset={dataset} --source=RAW_FOLDER --data_dir={data_dir}')
   folder = os.fspath(max(versions, key=lambda path: tfds.core.Version(path.name)))
   features, known = _read_description(folder)

@@ -9,6 +9,7 @@ something else that is valid. It is a fault where it ends in a traceback, in an 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 import hashlib
+import logging as std_logging
 from pathlib import Path
 import random
 import shutil
@@ -145,6 +146,7 @@ def main(argv: list[str]) -> None:
   """Entry point after flags are parsed."""
   del argv
   logging.set_verbosity(logging.ERROR)
+  std_logging.getLogger('asyncio').setLevel(std_logging.CRITICAL)  # which reports damage a second time
   values = flags.FLAGS
   trials = []
   with tempfile.TemporaryDirectory(dir=values.workdir) as folder:

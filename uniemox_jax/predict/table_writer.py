@@ -19,6 +19,9 @@ DESCRIPTION = '.made_by.json'
 """Ending of the file beside the table that describes what its rows were made with."""
 DECIMALS = 6
 DESCRIBE_SECONDS = 60.0
+_CHECKSUMS = 'rows_crc32c'
+"""In the description: CRC-32C of the table up to each row, 8 hexadecimal digits, so that a cut table can be told from a
+damaged one."""
 
 Value = str | float | None
 
@@ -83,45 +86,40 @@ class PredictionTable:
     self._path, self._format, self._columns = path, file_format, list(columns)
     self.names: set[str] = set()
     self.rows = 0
-    self._made_by, self._bytes, self._crc, self._described = dict(made_by), 0, 0, 0.0
+    self._made_by, self._bytes, self._crc, self._checksums, self._described = dict(made_by), 0, 0, '', 0.0
     self._file = sys.stdout.buffer if path is None else self._open(path)
     if file_format == 'csv' and (path is None or not self._file.tell()):
       self._append([self._columns])
 
   def _open(self, path: str) -> io.BufferedRandom:
-    written: dict[str, Any] = {}
+    promised = ''
     if os.path.exists(path) and os.path.exists(path + DESCRIPTION):
-      written = read_json_object(path + DESCRIPTION).get('written', {})
+      promised = read_json_object(path + DESCRIPTION).get(_CHECKSUMS, '')
     try:
       file = open(path, 'a+b')  # noqa: SIM115 - closed by `close`
     except OSError as error:
       raise UserError(f'{path} cannot be written ({error.strerror}): choose another --out') from error
     file.seek(0)
-    same = not written.get('bytes')
     for line in file:
       if line.endswith(b'\n'):
-        self._read_row(line, is_header=self._format == 'csv' and self._bytes == 0)
-        self._count(line)
-        same |= written.items() == self._written.items()
-    if not same:
-      raise UserError(f'{path} has not the rows that were written: choose another --out')
+        self._read_row(line, is_header=self._format == 'csv' and not self._checksums)
+        self._count([line])
+    if not (self._checksums.startswith(promised) or promised.startswith(self._checksums)):
+      raise UserError(f'{path} has other rows than were written: restore it, or choose another --out')
     file.truncate(self._bytes)
     file.seek(0, os.SEEK_END)
     self._describe()
     return file
 
-  @property
-  def _written(self) -> dict[str, int]:
-    """What the description says of the rows so far."""
-    return {'bytes': self._bytes, 'crc32c': self._crc}
-
-  def _count(self, rows: bytes) -> None:
-    self._bytes, self._crc = self._bytes + len(rows), google_crc32c.extend(self._crc, rows)
+  def _count(self, lines: Iterable[bytes]) -> None:
+    for line in lines:
+      self._bytes, self._crc = self._bytes + len(line), google_crc32c.extend(self._crc, line)
+      self._checksums += f'{self._crc:08x}'
 
   def _describe(self) -> None:
     """Writes the description of the table. Rows that come after it cannot be told from damaged ones after a kill."""
     if self._path is not None:
-      write_sealed(self._path + DESCRIPTION, self._made_by | {'written': self._written})
+      write_sealed(self._path + DESCRIPTION, self._made_by | {_CHECKSUMS: self._checksums})
       self._described = time.monotonic()
 
   def _read_row(self, line: bytes, is_header: bool) -> None:
@@ -164,7 +162,7 @@ class PredictionTable:
     try:
       self._file.write(encoded)
       self._file.flush()
-      self._count(encoded)
+      self._count(io.BytesIO(encoded))
       if time.monotonic() - self._described > DESCRIBE_SECONDS:
         self._describe()
     except BrokenPipeError as error:

@@ -33,7 +33,7 @@ def read_run_result(run: epath.Path, step: int | None) -> dict[str, Any]:
   config = _read_object(run / 'config.json')
   if result.get('checkpoint_step') == step and (not config or result.get('config_hash') == config_hash(config)):
     return result
-  print(f'{run}/result.json is about another step than {step}, or of another run: not used', file=sys.stderr, flush=True)
+  print(f'{run}/result.json is about another step than {step}, or another run: not used', file=sys.stderr, flush=True)
   return {}
 
 

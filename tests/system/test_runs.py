@@ -267,7 +267,8 @@ def test_a_run_resumes_from_moved_files_and_never_from_others(
   capsys.readouterr()
   (pretraining / 'inputs.json').unlink()
   pretrain(pretrain_config, str(pretraining))
-  assert '--config.data_dir and --config.teacher and --config.teacher (tokenizer): not compared with' in capsys.readouterr().err
+  unknown = '--config.data_dir and --config.teacher and --config.teacher (tokenizer)'
+  assert f'{unknown}: not compared with' in capsys.readouterr().err
 
 
 def test_steps_skipped_in_a_row_are_counted_across_a_restart(tmp_path):

@@ -28,9 +28,9 @@ def read_run_config(run: epath.Path) -> dict[str, Any]:
 
 def read_run_result(run: epath.Path, step: int | None) -> dict[str, Any]:
   """The result.json of a run; {} without one, or, as it says, if it is about another step or run."""
-  if step is None or not (result := _read_object(run / 'result.json')):
+  if step is None or not (run / 'result.json').exists():
     return {}
-  config = _read_object(run / 'config.json')
+  result, config = _read_object(run / 'result.json'), _read_object(run / 'config.json')
   if result.get('checkpoint_step') == step and (not config or result.get('config_hash') == config_hash(config)):
     return result
   print(f'{run}/result.json is about another step than {step}, or another run: not used', file=sys.stderr, flush=True)

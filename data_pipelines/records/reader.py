@@ -223,6 +223,7 @@ def _read_manifest(folder: str, features: tfds.features.FeaturesDict) -> dict[st
     UserError: it was damaged, or names the classes in another way than TFDS's own files do.
   """
   if not storage.exists(f'{folder}/{manifest.MANIFEST}'):
+    print(f'{folder} has no {manifest.MANIFEST}, with which its records could be compared', file=sys.stderr, flush=True)
     return {}
   stored = manifest.read_manifest(epath.Path(folder))
   with storage.parsing(f'{folder}/{manifest.MANIFEST}', _REBUILD):

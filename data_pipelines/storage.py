@@ -115,7 +115,7 @@ def parsing(path: str | os.PathLike, remedy: str = 'restore it, or delete it') -
   except Exception as error:
     if is_remote(path) and explain(error):
       raise
-    what = f'{type(error).__name__}: {first_line(error)}'
+    what = f'lacks {error}' if isinstance(error, KeyError) else f'{type(error).__name__}: {first_line(error)}'
     raise UserError(f'{os.fspath(path)} is damaged, or missing ({what}): {remedy}') from error
 
 

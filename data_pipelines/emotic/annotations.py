@@ -3,11 +3,14 @@
 import ast
 from collections.abc import Iterator
 import csv
+import os
 import pathlib
+import pickle
+import subprocess
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.io
 
 from data_pipelines import storage
 from data_pipelines.building.splits import TRAIN_VAL_TEST
@@ -18,6 +21,12 @@ MAT = pathlib.PurePath('Annotations', 'Annotations.mat')
 # Where mat2py.py, the converter of github.com/Tandon-A/emotic, writes train.csv, and where people move it.
 CSV_FOLDERS = ('.', 'Annotations', 'emotic_pre')
 CSV_COLUMNS = ('Folder', 'Filename', 'BBox', 'Categorical_Labels', 'Continuous_Labels')
+
+_LOAD_MAT = """
+import pickle, sys, scipy.io
+read = scipy.io.loadmat(sys.argv[1], variable_names=sys.argv[2:], simplify_cells=True)
+pickle.dump(read, sys.stdout.buffer)
+"""
 
 
 class AnnotatedPerson(NamedTuple):
@@ -41,14 +50,15 @@ def read_mat(path: pathlib.Path) -> dict[str, list[AnnotatedPerson]]:
   persons of val and test, seen by several annotators, also have combined_categories and combined_continuous, which
   are used. Raises UserError if the file is no MATLAB file of this structure.
   """
-  try:
-    content = scipy.io.loadmat(path, variable_names=TRAIN_VAL_TEST, simplify_cells=True)
+  # In a process of its own: a flipped bit can make scipy's reader, which is compiled, crash.
+  done = subprocess.run([sys.executable, '-c', _LOAD_MAT, os.fspath(path), *TRAIN_VAL_TEST], capture_output=True)
+  if b'NotImplementedError' in done.stderr:
+    raise UserError(f"{path} is a MATLAB 7.3 file: save it again in MATLAB with '-v7'")
+  with storage.parsing(path, "fetch EMOTIC's Annotations.mat again"):
+    if done.returncode:
+      raise ValueError(f'it cannot be read: {(done.stderr.decode().splitlines() or ["scipy crashed"])[-1]}')
+    content = pickle.loads(done.stdout)
     return {split: list(_mat_persons(content[split])) for split in TRAIN_VAL_TEST}
-  except NotImplementedError as error:
-    raise UserError(f"{path} is a MATLAB 7.3 file: save it again in MATLAB with '-v7'") from error
-  except Exception as error:  # scipy raises nearly anything on a broken file, and a missing field is a KeyError.
-    what = f'lacks {error}' if isinstance(error, KeyError) else f'cannot be read ({error})'
-    raise UserError(f"{path} {what}: fetch EMOTIC's Annotations.mat again") from error
 
 
 def read_csv(folder: pathlib.Path) -> dict[str, list[AnnotatedPerson]]:

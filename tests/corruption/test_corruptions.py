@@ -8,7 +8,7 @@ from tests.corruption.campaign import FAULTS, campaign
 from tests.corruption.subjects import CHEAP, TRAINED
 
 QUICK = (
-    'records of emo8', 'records of an earlier version', 'raw emotic', 'raw emotion6', 'EMOTIC .mat', 'person_boxes.csv',
+    'records of emo8', 'records of an earlier version', 'raw emotic', 'raw emotion6', 'person_boxes.csv',
     'progress of person_boxes', 'list of images', 'images of predict', 'table of predict, csv',
     'table of predict, jsonl', 'label map', 'prompts', 'config file', 'config.json, inputs.json', 'metrics.jsonl',
     'stages.json', 'look.json', 'results of compare', 'teacher folder')

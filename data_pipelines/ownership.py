@@ -67,7 +67,7 @@ def _on_disk(folder: str | os.PathLike, name: str, me: str, wait: bool) -> Itera
   try:
     held.acquire(timeout=0)
   except filelock.Timeout:
-    other = owner.read_text(encoding='utf-8') if owner.exists() else 'another process'
+    other = owner.read_text(encoding='utf-8', errors='replace') if owner.exists() else 'another process'
     if not wait:
       raise _in_use(folder, name, other) from None
     print(f'{other} works in {folder}: waiting for its end', flush=True)
@@ -110,7 +110,7 @@ def _died_here(owner: str) -> bool:
     os.kill(int(match[1]), 0)
   except ProcessLookupError:
     return True
-  except PermissionError:
+  except (PermissionError, OverflowError):
     pass
   return False
 
@@ -128,7 +128,7 @@ class _Sign(threading.Thread):
     """Who is named in the object; None if there is none."""
     found = self._store.read(self._key).result()
     self._generation = found.stamp.generation
-    return found.value.decode() if found.state == 'value' else None
+    return found.value.decode(errors='replace') if found.state == 'value' else None
 
   def is_silent(self) -> bool:
     """Waits whether the one that is named writes again."""

@@ -20,6 +20,7 @@ from typing import IO, Any
 from etils import epath
 
 from data_pipelines.errors import UserError, first_line
+from data_pipelines.seals import add_seal, take_seal
 
 BUCKET = 'gs://'
 IN_FLIGHT = 256
@@ -98,17 +99,34 @@ def read_bytes(path: str | os.PathLike) -> bytes:
   return epath.Path(path).read_bytes()
 
 
-def read_json(path: str | os.PathLike) -> Any:
-  """The value in a JSON file.
+@contextlib.contextmanager
+def parsing(path: str | os.PathLike, remedy: str = 'restore it, or delete it') -> Iterator[None]:
+  """Around the parsing of a file, and nothing else: parsers raise nearly anything at what is not what they wrote.
 
   Raises:
-    UserError: it is not JSON in UTF-8; names the file.
+    UserError: in the place of any other exception; names the file.
   """
   try:
-    return json.loads(read_bytes(path).decode('utf-8-sig'))
-  except (ValueError, RecursionError) as error:
-    raise UserError(
-        f'{os.fspath(path)} is damaged, it is not JSON ({first_line(error)}): restore it, or delete it') from error
+    yield
+  except UserError as error:
+    if os.path.basename(path) in str(error):
+      raise
+    raise UserError(f'{os.fspath(path)}: {error}') from error
+  except Exception as error:
+    if is_remote(path) and explain(error):
+      raise
+    what = f'lacks {error}' if isinstance(error, KeyError) else f'{type(error).__name__}: {first_line(error)}'
+    raise UserError(f'{os.fspath(path)} is damaged, or missing ({what}): {remedy}') from error
+
+
+def read_json(path: str | os.PathLike) -> Any:
+  """The value in a JSON file, without its seal.
+
+  Raises:
+    UserError: it is not JSON in UTF-8, or does not agree with its seal; names the file.
+  """
+  with parsing(path):
+    return take_seal(json.loads(read_bytes(path).decode('utf-8-sig')))
 
 
 def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
@@ -186,6 +204,11 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 def remove(path: str | os.PathLike) -> None:
   """Removes a file, if it is there."""
   epath.Path(path).unlink(missing_ok=True)
+
+
+def write_sealed(path: str | os.PathLike, value: dict[str, Any]) -> None:
+  """`write_json` of an object that this package reads again."""
+  write_json(path, add_seal(value))
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory:

@@ -14,10 +14,11 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
-from data_pipelines.storage import read_json, write_json, write_text
+from data_pipelines.storage import parsing, write_json, write_text
 from uniemox_jax.compare import subprocess_runs, table_text
 from uniemox_jax.compare.summary_statistics import holm, over_seeds, paired_difference
 from uniemox_jax.demo import Stages, check_sections, place, prepare
+from uniemox_jax.eval.result_file import read_result, result_path
 from uniemox_jax.finetune import finetune
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.runtime import cli
@@ -144,9 +145,10 @@ def read_scores(workdir: str, jobs: Mapping[AblationJob, dict[str, ConfigDict]])
     folder = job.folder(workdir)
     for name, section in sections.items():
       subprocess_runs.check_same_config(os.path.join(folder, name), section)
-    path = os.path.join(folder, 'finetune', 'result.json')
-    if os.path.exists(path):
-      scores[job] = read_json(path)['top1']
+    run = os.path.join(folder, 'finetune')
+    if (result := read_result(run)) is not None:
+      with parsing(result_path(run, 'test')):
+        scores[job] = result['top1']
   return scores
 
 

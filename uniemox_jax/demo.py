@@ -17,14 +17,14 @@ from ml_collections import ConfigDict
 from data_pipelines import build
 from data_pipelines.errors import UserError
 from data_pipelines.records import manifest
-from data_pipelines.storage import read_json, write_json
+from data_pipelines.storage import parsing, read_json_object, write_sealed
 from data_pipelines.synthetic import datasets
 from uniemox_jax.finetune import finetune
 from uniemox_jax.look.inspection import look
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.report import demo_page
 from uniemox_jax.runtime import cli
-from uniemox_jax.runtime.run_log import read_metrics
+from uniemox_jax.runtime.run_log import METRICS_FILE, read_metrics
 from uniemox_jax.train_clip import TEACHER_FOLDER, train_clip
 
 DATASETS = ('emoset', 'emo8')
@@ -48,7 +48,7 @@ class Stages:
 
   def __init__(self, workdir: str):
     self._path = os.path.join(workdir, 'stages.json')
-    self.seconds: dict[str, float] = read_json(self._path) if os.path.exists(self._path) else {}
+    self.seconds: dict[str, float] = read_json_object(self._path) if os.path.exists(self._path) else {}
 
   def run(self, name: str, stage: Callable[..., Any], *arguments: Any, **options: Any) -> None:
     """Calls `stage` unless it has finished before."""
@@ -59,7 +59,7 @@ class Stages:
     start = time.perf_counter()
     stage(*arguments, **options)
     self.seconds[name] = round(time.perf_counter() - start, 1)
-    write_json(self._path, self.seconds)
+    write_sealed(self._path, self.seconds)
     print(f'== {name}: {self.seconds[name]:.0f} s', flush=True)
 
 
@@ -111,17 +111,20 @@ def look_at_models(config: ConfigDict, workdir: str, stages: Stages) -> None:
 
 
 def _report(config: ConfigDict, workdir: str, seconds: dict[str, float]) -> dict[str, Any]:
-  results = {name: read_json(os.path.join(workdir, f'finetune_{name}', 'result.json')) for name in INITIALISATIONS}
+  results = {
+      name: read_json_object(os.path.join(workdir, f'finetune_{name}', 'result.json')) for name in INITIALISATIONS}
   lines = read_metrics(os.path.join(workdir, 'uniemox'))
   folders = {name: next(epath.Path(workdir, 'data', name).glob('*/manifest.json')).parent for name in DATASETS}
   manifests = {name: manifest.read_manifest(folder) for name, folder in folders.items()}
   runs = [
       'clip', 'uniemox', 'mae_only', *(f'finetune_{name}' for name in INITIALISATIONS),
       *(f'look_{name}' for name in LOOKED_AT)]
+  with parsing(os.path.join(workdir, 'uniemox', METRICS_FILE)):
+    losses = demo_page.summarise_losses(lines, lines[-1]['step'])
   return {
-      'accuracy': {name: result['top1'] for name, result in results.items()},
-      'test_examples': results['uniemox']['examples'], 'losses': demo_page.summarise_losses(lines, lines[-1]['step']),
-      'seconds': seconds, 'results': results, 'labels_seen': LABELS_SEEN,
+      'accuracy': {name: result['top1'] for name, result in results.items()
+                  }, 'test_examples': results['uniemox']['examples'], 'losses': losses, 'seconds': seconds,
+      'results': results, 'labels_seen': LABELS_SEEN,
       'oracle': {name: manifest['provenance']['oracle'] for name, manifest in manifests.items()}, 'datasets': manifests,
       'versions': demo_page.package_versions(), 'commands': [f'python -m uniemox_jax.demo --workdir={workdir}'],
       'config': config.to_dict(), 'runs': {name: name for name in runs}}

@@ -12,13 +12,13 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
-from data_pipelines.storage import exists, read_json
+from data_pipelines.storage import parsing
 from uniemox_jax.eval import label_maps
 from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.trained_classifier import evaluate_params, load_trained, predict_split, report_persons
 from uniemox_jax.objectives.tasks import KINDS, measure, single_label_task, split_columns, tasks_of
 from uniemox_jax.runtime import cli, sharding
-from uniemox_jax.train.kept_config import config_hash
+from uniemox_jax.train.kept_config import config_hash, read_config
 
 
 class _FinetunedRun:
@@ -30,14 +30,13 @@ class _FinetunedRun:
   def __init__(self, workdir: str):
     """Raises UserError where the workdir is not of a fine-tuning run."""
     self.checkpoint, classifier = load_trained(workdir)
-    path = os.path.join(workdir, 'config.json')
-    if not exists(path):
-      raise UserError(f'{workdir} has no config.json: give the --workdir of a fine-tuning run, not a step folder')
-    self.config, self.tasks = read_json(path), tasks_of(self.checkpoint.description)
-    mesh = sharding.make_mesh(**self.config['mesh'])
-    self.on_split: dict[str, Any] = {
-        'classifier': classifier, 'params': sharding.replicate(self.checkpoint.params, mesh), 'mesh': mesh,
-        'image_size': self.config['model']['image_size'], 'batch_size': self.config['batch_size']}
+    self.config = read_config(workdir, self.checkpoint.description)
+    self.tasks = tasks_of(self.checkpoint.description)
+    with parsing(os.path.join(workdir, 'config.json')):
+      mesh = sharding.make_mesh(**self.config['mesh'])
+      self.on_split: dict[str, Any] = {
+          'classifier': classifier, 'params': sharding.replicate(self.checkpoint.params, mesh), 'mesh': mesh,
+          'image_size': self.config['model']['image_size'], 'batch_size': self.config['batch_size']}
 
   def report_persons(self, split: reader.Split, split_name: str) -> None:
     """See `trained_classifier.report_persons`; nothing for a model of the scene alone."""

@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from data_pipelines.errors import UserError
-from data_pipelines.storage import absolute, whole_folder, write_json
+from data_pipelines.storage import absolute, whole_folder, write_sealed
 from uniemox_jax.convert import import_students, weight_families
 from uniemox_jax.convert.formats import hub, weight_files
 from uniemox_jax.convert.import_students import UNKNOWN_HEADS, AttentionHeads, ImportedStudent
@@ -76,7 +76,7 @@ def import_torch(
       config = {
           'init': str(source), 'dataset': dataset, 'data_dir': 'data', 'batch_size': BATCH_SIZE,
           'mesh': {'data': -1, 'fsdp': 1}, 'model': imported.model}
-      write_json(str(partial / 'config.json'), config)
+      write_sealed(str(partial / 'config.json'), config)
   print(f'saved: {out}', flush=True)
 
 

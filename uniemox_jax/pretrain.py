@@ -48,7 +48,10 @@ def _load_teacher(config: PretrainConfig, split: reader.Split,
   teacher, frozen = make_teacher(clip, config.model.decoder_width, dtype, config.teacher_statistics)
   contrastive = config.loss.contrastive
   text_NxE = embedded_captions(clip, split, config.emotion_in_caption, config.data_dir) if contrastive else None
-  return teacher, frozen, text_NxE, {'teacher': clip.digest}
+  digests: dict[str, str | None] = {'teacher': clip.digest}
+  if contrastive:
+    digests['teacher (tokenizer)'] = clip.tokenizer_digest
+  return teacher, frozen, text_NxE, digests
 
 
 def _step_batches(batches: Iterator[dict[str, np.ndarray]], text_NxE: np.ndarray | None,

@@ -76,7 +76,8 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
   build = builder(CLIP, config=clip.config, dtype=jnp.dtype(config.dtype))
 
   # A resumed run still takes tokenizer and preparation from where it began.
-  inputs = {'data_dir': split.contents} | ({} if config.init == 'none' else {'init': clip.digest})
+  inputs = {'data_dir': split.contents
+           } | ({} if config.init == 'none' else {'init': clip.digest, 'init (tokenizer)': clip.tokenizer_digest})
   run = loop.open_run(
       config, workdir, name='train_clip', build=build, mesh=mesh, steps_per_epoch=steps_per_epoch,
       description={'kind': 'clip', 'model': clip.config.to_dict()}, inputs=inputs, loaded=clip.params, profile=profile)

@@ -16,7 +16,7 @@ import numpy as np
 from data_pipelines.batches import augment
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
-from data_pipelines.storage import exists, read_json
+from data_pipelines.storage import exists, read_json_object
 from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.split_outputs import Fields, split_outputs
 from uniemox_jax.models.preprocess import normalise
@@ -86,7 +86,7 @@ def zero_shot(
   split = reader.open_split(data_dir, dataset, split_name)
   asked = {'teacher': teacher, 'dataset': dataset, 'split': split_name, 'templates': list(templates)}
   path = result_path(workdir, split_name)
-  if exists(path) and read_json(path).get('config_hash') != config_hash(asked):
+  if exists(path) and read_json_object(path).get('config_hash') != config_hash(asked):
     raise UserError(f'{path} is of another run: choose another --workdir')
   if (split.label_array() < 0).all():
     raise UserError(

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-from data_pipelines import images, raw_files
+from data_pipelines import images, raw_files, storage
 from data_pipelines.building import beam_records, stored_splits
 from data_pipelines.building.raw_example import RawExample, WorkItem
 from data_pipelines.errors import UserError
@@ -209,7 +209,4 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
   def _read_provenance(self) -> object:
     path = self._source / PROVENANCE
-    try:
-      return json.loads(path.read_text(encoding='utf-8')) if path.exists() else None
-    except ValueError as error:
-      raise UserError(f'{path} is not JSON ({error}): correct or remove it') from error
+    return storage.read_json(path) if path.exists() else None

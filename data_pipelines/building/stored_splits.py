@@ -15,7 +15,8 @@ class StoredSplit(NamedTuple):
   """The records of one split.
 
   Attributes:
-    summary: examples, per_class (every label, 0 included), with_person, with_person_share, ids_sha256, records_sha256.
+    summary: examples, per_class (every label, 0 included), with_person, with_person_share, ids_sha256, records_sha256,
+      index_crc32c (of the split's index, which vouches for all the rest: `index.Index`).
       `ids_sha256` is over the sorted ids, UTF-8, joined by newlines: two builds with the same hash have the same
       examples in this split. `records_sha256` is over the records in their order, each with its fields sorted: two
       builds with the same hash train alike. (The shards' own bytes differ: protobuf sorts no map.)
@@ -50,10 +51,12 @@ def read_split(paths: Sequence[os.PathLike], lengths: Sequence[int], labels: Seq
     digest = hashlib.sha256(fields['image'].bytes_list.value[0]).digest()
     image_digests[fields['id'].bytes_list.value[0].decode()] = digest
   ids = '\n'.join(sorted(image_digests))
+  written = index.read_index(folder, split, list(zip(names, lengths)))
   summary = {
       'examples': len(image_digests), 'per_class': {label: per_class[label] for label in labels},
-      'with_person': with_person, 'with_person_share': round(with_person / max(len(image_digests), 1), 4),
-      'ids_sha256': hashlib.sha256(ids.encode()).hexdigest(), 'records_sha256': records_sha256.hexdigest()}
+      'with_person': with_person, 'with_person_share': round(with_person / max(len(image_digests), 1),
+                                                             4), 'ids_sha256': hashlib.sha256(ids.encode()).hexdigest(),
+      'records_sha256': records_sha256.hexdigest(), 'index_crc32c': f'{written.crc32c:08x}'}
   return StoredSplit(summary, image_digests)
 
 

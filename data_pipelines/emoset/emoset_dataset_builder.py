@@ -8,7 +8,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from data_pipelines import images
+from data_pipelines import images, storage
 from data_pipelines.building import base_builder, splits
 from data_pipelines.building.raw_example import RawExample
 from data_pipelines.errors import UserError
@@ -52,9 +52,9 @@ class Builder(base_builder.BaseBuilder):
     Raises images.RejectedError if the annotation cannot be read, or names another emotion than the split does.
     """
     try:
-      annotation = json.loads((source / example.annotation).read_text(encoding='utf-8'))
+      annotation = storage.read_json_object(source / example.annotation)
       emotion = annotation['emotion']
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError) as error:
       raise images.RejectedError(f'annotation {example.annotation} cannot be read') from error
     if emotion != example.label:
       raise images.RejectedError(f"annotation says '{emotion}', the split says '{example.label}'")
@@ -69,18 +69,15 @@ class Builder(base_builder.BaseBuilder):
     return known
 
   def _is_known(self, attribute: str, value: object) -> bool:
-    known = str(float(value) if isinstance(value, int) else value) in vocabulary()[attribute]
+    known = str(float(value) if value in (0, 1) else value) in vocabulary()[attribute]
     if not known:
       self.ignore(f'{attribute}: {value}')
     return known
 
   def _json(self, path: pathlib.Path) -> object:
-    try:
-      return json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError as error:
-      raise UserError(f'{path.parent} has no file {path.name}. {self.layout}') from error
-    except ValueError as error:
-      raise UserError(f'{path} is not JSON ({error}): fetch it again. {self.layout}') from error
+    if not path.exists():
+      raise UserError(f'{path.parent} has no file {path.name}. {self.layout}')
+    return storage.read_json(path)
 
   def _list_split(self, source: pathlib.Path, split: str) -> Iterator[RawExample]:
     entries = self._json(source / f'{split}.json')

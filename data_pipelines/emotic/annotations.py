@@ -3,12 +3,16 @@
 import ast
 from collections.abc import Iterator
 import csv
+import os
 import pathlib
+import pickle
+import subprocess
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.io
 
+from data_pipelines import storage
 from data_pipelines.building.splits import TRAIN_VAL_TEST
 from data_pipelines.errors import UserError
 from data_pipelines.records.schema import VAD
@@ -17,6 +21,12 @@ MAT = pathlib.PurePath('Annotations', 'Annotations.mat')
 # Where mat2py.py, the converter of github.com/Tandon-A/emotic, writes train.csv, and where people move it.
 CSV_FOLDERS = ('.', 'Annotations', 'emotic_pre')
 CSV_COLUMNS = ('Folder', 'Filename', 'BBox', 'Categorical_Labels', 'Continuous_Labels')
+
+_LOAD_MAT = """
+import pickle, sys, scipy.io
+read = scipy.io.loadmat(sys.argv[1], variable_names=sys.argv[2:], simplify_cells=True)
+pickle.dump(read, sys.stdout.buffer)
+"""
 
 
 class AnnotatedPerson(NamedTuple):
@@ -40,14 +50,15 @@ def read_mat(path: pathlib.Path) -> dict[str, list[AnnotatedPerson]]:
   persons of val and test, seen by several annotators, also have combined_categories and combined_continuous, which
   are used. Raises UserError if the file is no MATLAB file of this structure.
   """
-  try:
-    content = scipy.io.loadmat(path, variable_names=TRAIN_VAL_TEST, simplify_cells=True)
+  # In a process of its own: a flipped bit can make scipy's reader, which is compiled, crash.
+  done = subprocess.run([sys.executable, '-c', _LOAD_MAT, os.fspath(path), *TRAIN_VAL_TEST], capture_output=True)
+  if b'NotImplementedError' in done.stderr:
+    raise UserError(f"{path} is a MATLAB 7.3 file: save it again in MATLAB with '-v7'")
+  with storage.parsing(path, "fetch EMOTIC's Annotations.mat again"):
+    if done.returncode:
+      raise ValueError(f'it cannot be read: {(done.stderr.decode().splitlines() or ["scipy crashed"])[-1]}')
+    content = pickle.loads(done.stdout)
     return {split: list(_mat_persons(content[split])) for split in TRAIN_VAL_TEST}
-  except NotImplementedError as error:
-    raise UserError(f"{path} is a MATLAB 7.3 file: save it again in MATLAB with '-v7'") from error
-  except Exception as error:  # scipy raises nearly anything on a broken file, and a missing field is a KeyError.
-    what = f'lacks {error}' if isinstance(error, KeyError) else f'cannot be read ({error})'
-    raise UserError(f"{path} {what}: fetch EMOTIC's Annotations.mat again") from error
 
 
 def read_csv(folder: pathlib.Path) -> dict[str, list[AnnotatedPerson]]:
@@ -82,7 +93,7 @@ def _annotation(person: dict, kind: str) -> Any:
 def _csv_persons(path: pathlib.Path) -> Iterator[AnnotatedPerson]:
   if not path.exists():
     raise UserError(f'{path.parent} has no file {path.name}: EMOTIC comes as train.csv, val.csv and test.csv')
-  with path.open(newline='', encoding='utf-8-sig') as file:
+  with storage.parsing(path, 'save it as CSV in UTF-8'), path.open(newline='', encoding='utf-8-sig') as file:
     reader = csv.DictReader(file)
     missing = [column for column in CSV_COLUMNS if column not in (reader.fieldnames or ())]
     if missing:

@@ -6,7 +6,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from data_pipelines import images
+from data_pipelines import images, storage
 from data_pipelines.building import base_builder, class_folders, splits
 from data_pipelines.building.raw_example import RawExample
 from data_pipelines.errors import UserError
@@ -58,10 +58,10 @@ class Builder(base_builder.BaseBuilder):
   def _read_ground_truth(self, path: pathlib.Path) -> dict[str, dict]:
     """Path of an image -> `distribution` and `vad` of its RawExample; there is no dominance."""
     targets: dict[str, dict] = {}
-    try:
+    if not path.exists():
+      raise UserError(f'{path.parent} has no file {path.name}. {self.layout}')
+    with storage.parsing(path, 'fetch it again'):
       lines = path.read_text(encoding='utf-8-sig').splitlines()
-    except FileNotFoundError as error:
-      raise UserError(f'{path.parent} has no file {path.name}. {self.layout}') from error
     for number, line in enumerate(lines, start=1):
       if not line.strip():
         continue

@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 
+from data_pipelines import checksums, storage
 from data_pipelines.errors import UserError
 
 FILE_NAME = 'person_boxes.csv'
@@ -32,19 +33,20 @@ def read_boxes(source: pathlib.Path) -> dict[str, np.ndarray]:
     return {}
   if not path.is_file():
     raise UserError(f'{path} is not there: give a file of person boxes, or a --detector')
-  try:
+  checksums.check(path.with_name(path.name + checksums.ENDING))
+  with storage.parsing(path, 'save it as CSV in UTF-8'):
     rows = _read_rows(path)
-  except (UnicodeDecodeError, csv.Error) as error:
-    raise UserError(f'{path} is no CSV in UTF-8 ({error}): save it as one') from error
   return {image: np.array(boxes) for image, boxes in rows.items()}
 
 
 def write_boxes(path: pathlib.Path, rows: Iterable[Sequence[object]]) -> None:
-  """Writes rows of COLUMNS, as `read_boxes` reads them; the file appears whole or not at all."""
-  unfinished = path.with_name(f'.{path.name}.new')
+  """Writes rows of COLUMNS, as `read_boxes` reads them; the file appears whole or not at all, its checksum after it."""
+  unfinished, sums = path.with_name(f'.{path.name}.new'), path.with_name(path.name + checksums.ENDING)
   with unfinished.open('w', newline='', encoding='utf-8') as file:
     csv.writer(file).writerows([COLUMNS, *rows])
+  sums.unlink(missing_ok=True)
   unfinished.rename(path)
+  checksums.write(sums, [path])
 
 
 def _read_rows(path: pathlib.Path) -> dict[str, list[list[float]]]:

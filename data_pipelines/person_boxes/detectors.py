@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from data_pipelines import storage
 from data_pipelines.errors import UserError, first_line
 
 RECOMMENDED = 'ustc-community/dfine-large-coco'
@@ -67,9 +68,9 @@ class Transformer:
           f'--detector={name} lacks {len(loaded["missing_keys"])} weights, {min(loaded["missing_keys"])} first: fetch '
           'it again, or choose another model')
     labels = model.config.id2label
-    self._persons = [index for index, label in labels.items() if label.lower() == 'person']
+    self._persons = [index for index, label in labels.items() if str(label).lower() == 'person']
     if not self._persons:
-      known = ', '.join(list(labels.values())[:3])
+      known = ', '.join(map(str, list(labels.values())[:3]))
       raise UserError(f"--detector={name} has no class 'person' (it has {known}...): choose a model trained on COCO")
     self._device = 'cuda' if torch.cuda.is_available() else 'cpu'
     self._model = model.eval().to(self._device)
@@ -155,7 +156,8 @@ class Yolox:
     bgr_HxWx3 = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
     canvas_HxWx3[:inner[1], :inner[0]] = cv2.resize(bgr_HxWx3, inner, interpolation=cv2.INTER_LINEAR)
     batch_1x3xHxW = canvas_HxWx3.transpose(2, 0, 1)[None].astype(np.float32)
-    raw_NxC = self._session.run(None, {self._input: batch_1x3xHxW})[0][0].astype(np.float64)
+    with storage.parsing(self._path, 'export it again'):
+      raw_NxC = self._session.run(None, {self._input: batch_1x3xHxW})[0][0].astype(np.float64)
     if np.isnan(raw_NxC).any():
       return _BROKEN
     if raw_NxC[:, 2:4].max() > self._MAX_LOG_SIDE:

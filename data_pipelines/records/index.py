@@ -49,11 +49,13 @@ class Shard(NamedTuple):
 
 
 class Index(NamedTuple):
-  """The index of one split. entries_N: `ENTRY` of each record; annotations_sha256: of the file beside it."""
+  """The index of one split. entries_N: `ENTRY` of each record; annotations_sha256: of the file beside it; crc32c: of
+  the whole index, and so of all that it vouches for."""
 
   shards: tuple[Shard, ...]
   entries_N: np.ndarray
   annotations_sha256: str
+  crc32c: int
 
 
 def masked_crc(data: bytes) -> int:
@@ -163,10 +165,11 @@ def read_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> In
   path = f'{folder}/{split}{INDEX}'
   with storage.local_copy(path) as copy:
     with copy.open('rb') as file:
-      if not _ends_in_checksum(file):
-        raise _damaged_index(path, 'it does not match its checksum')
+      crc = _checksum_at_end(file)
       file.seek(0)
       line = file.readline()
+    if crc is None:
+      raise _damaged_index(path, 'it does not match its checksum')
     header = json.loads(line)
     found = tuple(Shard(*shard) for shard in header['shards'])
     if header['version'] != VERSION or [(shard.name, shard.records) for shard in found] != list(shards):
@@ -176,16 +179,16 @@ def read_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> In
     storage.Ranges(folder).read([(shard.name, shard.size - 1, 1) for shard in found if shard.records])
   except storage.MissingBytes as error:
     raise damaged(error.path, error.what) from error
-  return Index(found, entries_N, header['annotations_sha256'])
+  return Index(found, entries_N, header['annotations_sha256'], crc)
 
 
-def _ends_in_checksum(file: BinaryIO) -> bool:
-  """Whether the last bytes are the checksum of all before; few are in memory at a time."""
+def _checksum_at_end(file: BinaryIO) -> int | None:
+  """The last bytes, if they are the checksum of all before; few are in memory at a time."""
   crc, pending = 0, b''
   for part in iter(lambda: file.read(_READ_TOGETHER), b''):
     pending += part
     crc, pending = google_crc32c.extend(crc, pending[:-FOOTER.size]), pending[-FOOTER.size:]
-  return len(pending) == FOOTER.size and FOOTER.unpack(pending)[0] == crc
+  return crc if pending == FOOTER.pack(crc) else None
 
 
 def read_annotations(folder: str, split: str, sha256: str) -> Iterator[Annotation]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 import csv
 import io
-import json
 
 from etils import epath
 
@@ -16,12 +15,13 @@ DUPLICATES = 'duplicates.csv'
 
 def write_manifest(folder: epath.Path, manifest: Mapping) -> None:
   """Writes `manifest.json`; the folder is renamed to its final name later, as a whole."""
-  (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + '\n')
+  storage.write_sealed(folder / MANIFEST, dict(manifest))
 
 
 def read_manifest(folder: epath.Path) -> dict:
-  """The manifest of a finished build."""
-  return storage.read_json_object(folder / MANIFEST)
+  """The manifest of a finished build. Raises UserError if it is missing or damaged."""
+  with storage.parsing(folder / MANIFEST):
+    return storage.read_json_object(folder / MANIFEST)
 
 
 def write_rejects(path: epath.Path, rejects: Mapping[str, str]) -> None:

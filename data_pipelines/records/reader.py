@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import os
 import sys
+from typing import Any
 
 from etils import epath
 import numpy as np
@@ -21,6 +22,7 @@ from data_pipelines.records import index, manifest, schema
 tf.config.set_visible_devices([], 'GPU')
 
 _FEATURES = 'tensorflow_datasets.core.features.'
+_REBUILD = 'restore the folder as it was built, or build it again with --overwrite'
 _TOGETHER = 2**16  # positions whose index entries are in memory at the same time
 
 
@@ -170,31 +172,67 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
       if tfds.core.Version.is_valid(path.parent.name)]
   if not versions:
     raise UserError(
-        f'no records of {dataset!r} under {data_dir}: build them with python -m data_pipelines.build '
+        f'no records of {dataset!r} under {data_dir}: no {dataset}/VERSION/dataset_info.json is there; build them '
+        'with python -m data_pipelines.build '
         f'--dataset={dataset} --source=RAW_FOLDER --data_dir={data_dir}')
   folder = os.fspath(max(versions, key=lambda path: tfds.core.Version(path.name)))
-  _check_features(folder)
-  builder = tfds.builder_from_directory(folder)
-  if missing := schema.record_features(('',)).keys() - builder.info.features.keys():
-    raise UserError(
-        f"{folder} was built by another version of this package (no field {min(missing)!r}): "
-        'build it again with --overwrite')
-  known = builder.info.splits
+  features, known = _read_description(folder)
   names = split.split('+')
   if unknown := [name for name in names if name not in known]:
     raise UserError(
-        f'{dataset} has no split {unknown[0]!r}: choose from {", ".join(sorted(known))}, or join some with +')
+        f'{dataset} has no split {unknown[0]!r}: choose from {", ".join(sorted(known))}, or join some with + '
+        f'({folder}/dataset_info.json)')
   if len(set(names)) < len(names):
     raise UserError(f'split {split!r} names the same records twice: name each split once')
+  stored = _read_manifest(folder, features)
   parts: dict[str, index.Index] = {}
   for name in names:
-    shards = [(epath.Path(path).name, length) for path, length in zip(known[name].filepaths, known[name].shard_lengths)]
+    shards = known[name]
     if any(length for _, length in shards):
       stem = shards[0][0].partition('.')[0]
       parts[stem] = _index(folder, stem, shards)
+      promised = stored.get(name, {}).get('index_crc32c', f'{parts[stem].crc32c:08x}')
+      if promised != f'{parts[stem].crc32c:08x}':
+        raise UserError(
+            f'{folder}/{stem}{index.INDEX} and {manifest.MANIFEST} are of different builds: restore the folder as it '
+            'was built, or build it again with --overwrite')
   if not parts:
     raise UserError(f'split {split!r} of {dataset} is empty: build {dataset} from a folder that has such images')
-  return Split(split, builder.info.features, folder, parts)
+  return Split(split, features, folder, parts)
+
+
+def _read_description(folder: str) -> tuple[tfds.features.FeaturesDict, dict[str, list[tuple[str, int]]]]:
+  """The fields of a dataset's records; and by split the name of each shard and the number of its records."""
+  _check_features(folder)
+  with storage.parsing(f'{folder}/dataset_info.json, features.json or *.labels.txt', _REBUILD):
+    info = tfds.builder_from_directory(folder).info
+    features, wanted = info.features, schema.record_features(tuple(info.features['label'].names))
+    if missing := wanted.keys() - features.keys():
+      raise UserError(
+          f"{folder} was built by another version of this package (no field {min(missing)!r}): "
+          'build it again with --overwrite')
+    if {name: features[name].get_serialized_info() for name in wanted} != wanted.get_serialized_info():
+      raise ValueError('the fields have other types than records have')
+    return features, {
+        name: [(epath.Path(path).name, length) for path, length in zip(split.filepaths, split.shard_lengths)]
+        for name, split in info.splits.items()}
+
+
+def _read_manifest(folder: str, features: tfds.features.FeaturesDict) -> dict[str, dict[str, Any]]:
+  """What the manifest says of each split; nothing where an earlier version of this package wrote none.
+
+  Raises:
+    UserError: it was damaged, or names the classes in another way than TFDS's own files do.
+  """
+  if not storage.exists(f'{folder}/{manifest.MANIFEST}'):
+    print(f'{folder} has no {manifest.MANIFEST}, with which its records could be compared', file=sys.stderr, flush=True)
+    return {}
+  stored = manifest.read_manifest(epath.Path(folder))
+  with storage.parsing(f'{folder}/{manifest.MANIFEST}', _REBUILD):
+    for field in (features['label'], features['labels'].feature):
+      if field.names != stored['labels']:
+        raise ValueError(f'it names the classes {stored["labels"]}, TFDS\'s *.labels.txt {field.names}')
+    return {name: dict(split) for name, split in stored['splits'].items()}
 
 
 def _check_features(folder: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tqdm
 
+from data_pipelines import storage
 from data_pipelines.building import base_builder
 from data_pipelines.building.splits import TRAIN_VAL_TEST
 from data_pipelines.emotic import annotations as emotic_annotations
@@ -141,7 +142,7 @@ def write_dataset(folder: pathlib.Path, dataset: str, planned: list[PlannedImage
   """
   if folder.exists():
     written = folder / base_builder.PROVENANCE
-    if not written.exists() or json.loads(written.read_text()) != provenance:
+    if not written.exists() or storage.read_json(written) != provenance:
       raise UserError(f'{folder} holds something else than these settings draw: remove it, or choose another --out')
     print(f'{folder} is already drawn: left as it is')
     return

@@ -12,7 +12,7 @@ import pytest
 from data_pipelines import build
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
-from data_pipelines.storage import write_json
+from data_pipelines.storage import read_json, write_json
 from data_pipelines.synthetic import datasets
 from tests.support import small_runs
 from uniemox_jax.eval import label_maps
@@ -102,7 +102,7 @@ def test_same_classes_in_another_order_need_no_map():
 
 def test_another_dataset_is_measured_by_the_map(run, emotion6, capsys):
   result = evaluate_on(run, 'emotion6', 'mikels_to_emotion6', data_dir=emotion6)
-  assert json.loads(Path(run, 'result_emotion6_mikels_to_emotion6.json').read_text()) == result
+  assert read_json(Path(run, 'result_emotion6_mikels_to_emotion6.json')) == result
   split, labels = reader.open_split(emotion6, 'emotion6', 'test'), list(TABLES['emotion6'])
   checkpoint, classifier = load_trained(run)
   mesh = make_mesh()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from configs import probe as probe_config
 from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
+from data_pipelines.storage import read_json
 from tests.support import small_runs
 import uniemox_jax
 from uniemox_jax.eval import features, knn, linear_probe
@@ -98,7 +98,7 @@ def test_linear_probe_is_scikit_learns(linear_run):
 def test_result_has_the_keys_of_evaluate(linear_run, data_dir, tmp_path):
   folder, result = linear_run
   config = small_runs.finetune_config(data_dir, epochs=1)
-  ours, theirs = json.loads((folder / 'result.json').read_text()), finetune(config, str(tmp_path))
+  ours, theirs = read_json(folder / 'result.json'), finetune(config, str(tmp_path))
   assert ours == result
   assert theirs.keys() <= ours.keys()
   assert ours.keys() - theirs.keys() == {'protocol', 'train_examples', 'chosen'}

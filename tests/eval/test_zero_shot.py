@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import functools
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from sklearn import metrics as reference
 from data_pipelines.batches import augment, pipeline
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
+from data_pipelines.storage import read_json
 from uniemox_jax.teacher import prompts
 from uniemox_jax.teacher.frozen_clip import View, load_clip
 from uniemox_jax.zero_shot import class_embeddings, image_embeddings, zero_shot
@@ -57,7 +57,7 @@ def test_result_is_that_of_transformers_clip(data_dir, clip_folder, tmp_path):
     assert measured['top1'] == np.mean(logits_NxC.argmax(1) == batch['label'])
   np.testing.assert_array_equal(label_N, batch['label'])
   assert result['loss'] != result['plain']['loss']
-  assert json.loads((tmp_path / 'result.json').read_text()) == result
+  assert read_json(tmp_path / 'result.json') == result
 
 
 @pytest.mark.parametrize('shape', [(70, 95), (131, 64), (40, 40)])

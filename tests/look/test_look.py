@@ -16,6 +16,7 @@ from data_pipelines import build
 from data_pipelines.batches.pipeline import eval_batches
 from data_pipelines.batches.single_examples import read_examples
 from data_pipelines.records import reader
+from data_pipelines.storage import read_json
 from data_pipelines.synthetic import datasets
 from tests.support import small_runs
 from tests.support.predictions import draw
@@ -79,7 +80,7 @@ def names(folder: Path) -> set[str]:
 def test_classifier_gets_attention_embeddings_and_mistakes(looked):
   folder, result = looked
   assert names(folder) == {'attention.png', 'embeddings.png', 'mistakes.png', 'look.html', 'look.json'}
-  assert json.loads((folder / 'look.json').read_text()) == result
+  assert read_json(folder / 'look.json') == result
   assert (result['kind'], result['dataset'], result['split'], result['examples']) == ('classifier', 'emo8', 'test', 24)
   assert result['skipped'] == {'reconstruction': 'a classifier has no decoder'}
   assert result['pictures']['attention']['without'] == {'person': 'the model reads the scene alone'}

@@ -20,6 +20,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.records import targets
 from data_pipelines.records.reader import open_split
 from data_pipelines.records.targets import read
+from data_pipelines.storage import read_json
 from data_pipelines.synthetic import datasets
 from tests.support.predictions import rows_of
 import uniemox_jax
@@ -89,7 +90,7 @@ def in_new_process(*arguments: Any, devices: int = 8) -> subprocess.Popen:
 @pytest.mark.parametrize(
     'dataset, names', [('emotic', ['labels', 'vad']), ('emotion6', ['label', 'distribution', 'vad'])])
 def test_result_holds_every_task_that_the_records_have(runs, dataset, names):
-  result = json.loads(Path(runs[dataset], 'result.json').read_text())
+  result = read_json(Path(runs[dataset], 'result.json'))
   assert list(result['tasks']) == names
   dimensions = [row['dimension'] for row in result['tasks']['vad']['per_dimension']]
   assert dimensions == ['valence', 'arousal', 'dominance'][:3 if dataset == 'emotic' else 2]
@@ -155,14 +156,14 @@ def test_metrics_of_a_run_are_scikit_learns_of_its_predictions(runs, few):
       image_size=SMALL['image_size'], batch_size=24, mesh=mesh)
   present = read(open_split(few, 'emotic', 'test'))['labels']
   np.testing.assert_array_equal(found['labels'], present)
-  result = json.loads(Path(runs['emotic'], 'result.json').read_text())['tasks']['labels']
+  result = read_json(Path(runs['emotic'], 'result.json'))['tasks']['labels']
   held = present.any(axis=0)
   scores = 1 / (1 + np.exp(-found['outputs'][:, :26].astype(np.float64)))
   assert result['map'] == pytest.approx(reference.average_precision_score(present[:, held], scores[:, held]), abs=1e-6)
 
 
 def test_thresholds_of_test_are_those_of_val(runs):
-  on_test = json.loads(Path(runs['emotic'], 'result.json').read_text())
+  on_test = read_json(Path(runs['emotic'], 'result.json'))
   on_val = evaluate(runs['emotic'], 'val')
   rows = zip(on_test['tasks']['labels']['per_class'], on_val['tasks']['labels']['per_class'], strict=True)
   assert all(test['threshold'] == val['threshold'] for test, val in rows)

@@ -253,4 +253,4 @@ def test_captions_on_four_devices_equal_one_and_no_torch_is_imported_before_text
   """)
   subprocess.run([sys.executable, '-c', program, clip_folder, tmp_path], check=True)
   expected = clip.encode_text(sorted(f'{i} cats' for i in range(11)))
-  np.testing.assert_allclose(np.load(next(tmp_path.glob('*.npy'))), expected, atol=1e-6)
+  np.testing.assert_allclose(np.load(next(tmp_path.glob('*.npz')))['embedded'], expected, atol=1e-6)

@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from data_pipelines.errors import UserError
+from data_pipelines.storage import read_json
 from tests.support import small_runs
 from tests.support.steps import finetune_step
 import uniemox_jax
@@ -171,7 +172,7 @@ def test_readers_get_the_averaged_weights(runs, data_dir):
 def test_decay_that_is_none_is_refused_and_older_configs_resume(tmp_path, data_dir):
   config = small_runs.finetune_config(data_dir)
   keep_config(parse(FinetuneConfig, config), str(tmp_path))
-  older = json.loads((tmp_path / 'config.json').read_text())
+  older = read_json(tmp_path / 'config.json')
   del older['ema_decay'], older['model']['pre_norm'], older['model']['activation'], older['model']['norm_eps']
   (tmp_path / 'config.json').write_text(json.dumps(older))
   keep_config(parse(FinetuneConfig, config), str(tmp_path))

@@ -15,9 +15,10 @@ import os
 from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
-from data_pipelines.storage import read_json
+from data_pipelines.storage import parsing
 from uniemox_jax.compare import subprocess_runs, tables
 from uniemox_jax.compare.tables import Comparison, ComparisonJob
+from uniemox_jax.eval.result_file import read_result, result_path
 from uniemox_jax.finetune import finetune
 from uniemox_jax.probe import probe
 from uniemox_jax.runtime import cli
@@ -122,8 +123,10 @@ def read_comparison(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigD
     folder = job.folder(workdir)
     # The table names where a run started from.
     subprocess_runs.check_same_config(folder, section, also=('init',))
-    if os.path.exists(os.path.join(folder, 'result.json')):
-      results[job] = read_json(os.path.join(folder, 'result.json'))
+    if (result := read_result(folder)) is not None:
+      with parsing(result_path(folder, 'test')):
+        tables.scores_of(result)
+      results[job] = result
     elif error := subprocess_runs.last_error(folder):
       errors[job] = error
   return Comparison(

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
 from data_pipelines.ownership import owned
-from data_pipelines.storage import read_json, write_text
+from data_pipelines.storage import parsing, read_json_object, write_text
 from uniemox_jax.runtime import preemption
 from uniemox_jax.train.kept_config import changed_keys
 
@@ -48,8 +48,10 @@ def check_same_config(folder: str, section: ConfigDict, also: Collection[str] = 
   path = os.path.join(folder, 'config.json')
   if not os.path.exists(path):
     return
-  ran, now = read_json(path), section.to_dict()
-  if changed := changed_keys(ran, now) + [key for key in also if ran.get(key) != now.get(key)]:
+  ran, now = read_json_object(path), section.to_dict()
+  with parsing(path):
+    changed = changed_keys(ran, now) + [key for key in also if ran.get(key) != now.get(key)]
+  if changed:
     raise UserError(
         f'{folder} holds a run with other values of {", ".join(changed)}: restore them, remove that '
         'folder, or choose another --workdir')
@@ -58,7 +60,7 @@ def check_same_config(folder: str, section: ConfigDict, also: Collection[str] = 
 def last_error(folder: str) -> str | None:
   """The last line of a job whose last try failed; None where it did not fail, or was not tried."""
   with contextlib.suppress(FileNotFoundError):
-    return pathlib.Path(folder, _ERROR).read_text(encoding='utf-8').strip()
+    return pathlib.Path(folder, _ERROR).read_text(encoding='utf-8', errors='replace').strip()
   return None
 
 

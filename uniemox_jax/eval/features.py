@@ -1,9 +1,7 @@
 """A frozen encoder's features for every record: extracted once, on all devices, and cached on disk."""
 
 import functools
-import io
 from typing import Any, NamedTuple
-import zipfile
 
 from etils import epath
 from flax import nnx
@@ -15,13 +13,12 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 import numpy as np
 
-from data_pipelines.errors import UserError
 from data_pipelines.records.reader import Split
-from data_pipelines.storage import write_bytes
 from uniemox_jax.eval.split_outputs import Fields, split_outputs
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.models.registry import MODULES
 from uniemox_jax.runtime import sharding
+from uniemox_jax.runtime.array_cache import read_arrays, write_arrays
 from uniemox_jax.runtime.distributed import is_primary, wait_for_all
 from uniemox_jax.runtime.integrity import describe_leaves
 from uniemox_jax.train.initial_weights import check_unseen, read_source, transfer
@@ -110,26 +107,12 @@ def split_features(
   # Extraction is collective: if one host lacks the file, all compute.
   if np.all(multihost_utils.process_allgather(np.array(path.is_file()))):
     print(f'features of {split.name}: cached in {path}', flush=True)
-    return _read(path, split.num_examples)
+    return Features(*read_arrays(path, key, features=(split.num_examples, None), label=(split.num_examples,)))
   apply = functools.partial(_features, frozen.graphdef, frozen.statistics, sharding.replicate(frozen.params, mesh))
   found = split_outputs(
       apply, split, ['label'], image_size=image_size, batch_size=batch_size, mesh=mesh,
       progress=f'features of {split.name}')
   if is_primary():
-    content = io.BytesIO()
-    np.savez(content, features=found['outputs'], label=found['label'])
-    write_bytes(str(path), content.getvalue())  # Runs side by side may share the folder.
+    write_arrays(path, key, features=found['outputs'], label=found['label'])  # Runs side by side may share the folder.
   wait_for_all('features cached')
   return Features(found['outputs'], found['label'])
-
-
-def _read(path: epath.Path, examples: int) -> Features:
-  try:
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-      found = Features(arrays['features'], arrays['label'])
-  except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
-    raise UserError(f'cached features {path} are damaged ({error}): delete the file') from error
-  if len(found.features_NxD) != examples or len(found.label_N) != examples:
-    raise UserError(
-        f'cached features {path} are of {len(found.label_N)} records instead of {examples}: delete the file')
-  return found

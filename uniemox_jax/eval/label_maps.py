@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_pipelines import storage
 from data_pipelines.errors import UserError
 
 FOLDER = importlib.resources.files('uniemox_jax') / 'assets' / 'label_maps'
@@ -20,11 +21,13 @@ SIDES = ('source', 'target')
 
 
 class LabelMap(NamedTuple):
-  """A map as read. name: of the shipped map, or of the file without its ending. source, target: as in the file."""
+  """A map as read. name: of the shipped map, or of the file without its ending. source, target: as in the file. given:
+  the shipped map or the file as the user named it."""
 
   name: str
   source: dict[str, str | None]
   target: dict[str, str | None]
+  given: str = ''
 
 
 class ResolvedMap(NamedTuple):
@@ -50,10 +53,8 @@ def load_label_map(source: str) -> LabelMap:
   path = Path(source) if source.endswith('.json') else FOLDER / f'{source}.json'
   if not path.is_file():
     raise UserError(f"label map '{source}' does not exist: give a .json file, or one of {', '.join(shipped_names())}")
-  try:
+  with storage.parsing(f'label map {source}', 'correct it'):
     found = json.loads(path.read_text(encoding='utf-8'))
-  except (OSError, ValueError) as error:
-    raise UserError(f'label map {source} cannot be read as JSON ({error}): correct it') from error
   has_sides = isinstance(found, dict) and set(SIDES) <= set(found) <= {*SIDES, 'why'}
   if not has_sides or not all(isinstance(found[side], dict) for side in SIDES):
     raise UserError(
@@ -64,7 +65,7 @@ def load_label_map(source: str) -> LabelMap:
       raise UserError(
           f"label map {source}: {side} class '{wrong[0]}' leads to {found[side][wrong[0]]!r}: give a class, or null "
           'to leave it out')
-  return LabelMap(path.name.removesuffix('.json'), found['source'], found['target'])
+  return LabelMap(path.name.removesuffix('.json'), found['source'], found['target'], source)
 
 
 def resolve(label_map: LabelMap | None, source: Sequence[str], target: Sequence[str]) -> ResolvedMap:
@@ -86,14 +87,14 @@ def resolve(label_map: LabelMap | None, source: Sequence[str], target: Sequence[
       'target': [name for name in target if name not in to_target]}
   if any(missing.values()):
     named = ' and '.join(f'{side} {", ".join(names)}' for side, names in missing.items() if names)
-    raise UserError(f"label map '{label_map.name}' misses {named}: add each with its class, or null to leave it out")
+    raise UserError(f"label map '{label_map.given}' misses {named}: add each with its class, or null to leave it out")
   source_targets, target_targets = [label_map.source[name] for name in source], [to_target[name] for name in target]
   if unreached := [name for name in target if to_target[name] not in (None, *source_targets)]:
     raise UserError(
-        f"label map '{label_map.name}': no class of the model leads to what {', '.join(unreached)} stands for: lead "
+        f"label map '{label_map.given}': no class of the model leads to what {', '.join(unreached)} stands for: lead "
         'one there, or map it to null in "target" to leave its images out')
   if set(target_targets) <= {None}:
-    raise UserError(f"label map '{label_map.name}' leaves every class of the dataset out: keep one in \"target\"")
+    raise UserError(f"label map '{label_map.given}' leaves every class of the dataset out: keep one in \"target\"")
   classes = tuple(dict.fromkeys(name for name in (*target_targets, *source_targets) if name is not None))
   index = {None: -1} | {name: position for position, name in enumerate(classes)}
   return ResolvedMap(

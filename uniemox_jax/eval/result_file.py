@@ -3,8 +3,9 @@
 import os
 from typing import Any
 
-from data_pipelines.storage import write_json
+from data_pipelines.storage import exists, parsing, read_json_object, write_sealed
 from uniemox_jax.runtime.distributed import is_primary
+from uniemox_jax.train import kept_config
 
 
 def result_path(workdir: str, split: str, dataset: str = '', label_map: str = '') -> str:
@@ -25,5 +26,21 @@ def write_result(
       'dataset': dataset, 'split': split, 'init': init, 'checkpoint_step': checkpoint_step, 'config_hash': config_hash,
       **metrics}
   if is_primary():
-    write_json(path, result)
+    write_sealed(path, result)
+  return result
+
+
+def read_result(folder: str) -> dict[str, Any] | None:
+  """The result.json in a run's folder, None without one.
+
+  Raises:
+    UserError: it is damaged, or another run's.
+  """
+  path, config_path = result_path(folder, 'test'), os.path.join(folder, 'config.json')
+  if not exists(path):
+    return None
+  result = read_json_object(path)
+  with parsing(path):
+    if exists(config_path) and result['config_hash'] != kept_config.config_hash(read_json_object(config_path)):
+      raise ValueError('it is not of the run whose config.json lies beside it')
   return result

@@ -18,7 +18,7 @@ import tqdm
 from data_pipelines.batches.single_examples import Example, read_examples
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
-from data_pipelines.storage import write_bytes, write_json
+from data_pipelines.storage import write_bytes, write_sealed
 from uniemox_jax.look import attention_maps
 from uniemox_jax.look.inspected_model import InspectedModel, Inspection, inspect_examples
 from uniemox_jax.objectives.tasks import split_columns
@@ -207,6 +207,6 @@ def look(
       continue
     write_bytes(path, figure.content)
     result['pictures'][name] = {'file': f'{name}.png', 'note': figure.note, **figure.facts}
-  write_json(os.path.join(workdir, look_page.SUMMARY), result)
+  write_sealed(os.path.join(workdir, look_page.SUMMARY), result)
   look_page.write_page(workdir)
   return result

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from data_pipelines.errors import UserError
-from data_pipelines.storage import read_json, write_json, write_text
+from data_pipelines.storage import parsing, read_json, read_json_object, write_json, write_sealed, write_text
 from uniemox_jax.runtime import cli
 from uniemox_jax.runtime.hardware import GIB, Chip, Slice, parse_slice, require_compiler
 from uniemox_jax.train.config import PretrainConfig, parse_trainable
@@ -203,9 +203,11 @@ def shipped_config(name: str) -> ConfigDict:
 
 def _read_plan(path: str, config: ConfigDict) -> dict[str, Any] | None:
   """The plan that an earlier run left, if it was made of the same config by the same compiler."""
-  result = read_json(path) if os.path.exists(path) else None
-  same = result and result['config'] == config.to_dict() and result['versions'] == _versions()
-  return result if same else None
+  if not os.path.exists(path):
+    return None
+  result = read_json_object(path)
+  with parsing(path):
+    return result if result['config'] == config.to_dict() and result['versions'] == _versions() else None
 
 
 def _table_row(name: str, topology: str, result: dict[str, Any]) -> str:
@@ -243,7 +245,7 @@ def plan_all(workdir: str) -> None:
     try:
       if result is None:
         result = plan(config, topology)
-        write_json(path, result)
+        write_sealed(path, result)
     except UserError as error:
       failed.append(f'{name} on {topology}: {error}')
       continue

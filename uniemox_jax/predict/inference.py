@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.storage import parsing
 from uniemox_jax.models.classifier import STREAMS, Classifier
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.objectives.tasks import Task, predict, split_columns, tasks_of, width
@@ -109,9 +110,10 @@ class Predictor:
 def _stored_thresholds(checkpoint: Checkpoint, tasks: Sequence[Task]) -> list[float | None] | None:
   """Thresholds of the task 'labels', chosen on val, from the result.json of this checkpoint; None without them."""
   result = read_run_result(run_folder(checkpoint.path), checkpoint.step)
-  rows = result.get('tasks', {}).get('labels', {}).get('per_class', [])
   labels = [list(task.outputs) for task in tasks if task.name == 'labels']
-  return [row['threshold'] for row in rows] if labels == [[row['label'] for row in rows]] else None
+  with parsing(run_folder(checkpoint.path) / 'result.json'):
+    rows = result.get('tasks', {}).get('labels', {}).get('per_class', [])
+    return [row['threshold'] for row in rows] if labels == [[row['label'] for row in rows]] else None
 
 
 def find_batch_size(predictor: Predictor, examples: int) -> int:

@@ -6,15 +6,22 @@ import io
 import json
 import os
 import sys
+import time
 from typing import Any
 
+import google_crc32c
+
 from data_pipelines.errors import UserError
-from data_pipelines.storage import read_json, write_json
+from data_pipelines.storage import read_json_object, write_sealed
 
 FORMATS = ('csv', 'jsonl')
 DESCRIPTION = '.made_by.json'
 """Ending of the file beside the table that describes what its rows were made with."""
 DECIMALS = 6
+DESCRIBE_SECONDS = 60.0
+_CHECKSUMS = 'rows_crc32c'
+"""In the description: CRC-32C of the table up to each row, 8 hexadecimal digits, so that a cut table can be told from a
+damaged one."""
 
 Value = str | float | None
 
@@ -44,10 +51,10 @@ def check_append(path: str | None, made_by: Mapping[str, Any], append: bool) -> 
   if not append:
     raise UserError(f'{path} exists already: continue it with --append, or choose another --out')
   try:
-    found = read_json(path + DESCRIPTION)
+    found = read_json_object(path + DESCRIPTION)
   except (OSError, ValueError) as error:
     raise UserError(
-        f'{path} is of unknown origin, for {path}{DESCRIPTION} is missing or no JSON: choose another --out') from error
+        f'{path} is of unknown origin, for {path}{DESCRIPTION} is missing or damaged: choose another --out') from error
   for key, value in made_by.items():
     if found.get(key) != value:
       raise UserError(
@@ -79,32 +86,48 @@ class PredictionTable:
     self._path, self._format, self._columns = path, file_format, list(columns)
     self.names: set[str] = set()
     self.rows = 0
-    self._file = sys.stdout.buffer if path is None else self._open(path, made_by)
+    self._made_by, self._bytes, self._crc, self._checksums, self._described = dict(made_by), 0, 0, '', 0.0
+    self._file = sys.stdout.buffer if path is None else self._open(path)
     if file_format == 'csv' and (path is None or not self._file.tell()):
       self._append([self._columns])
 
-  def _open(self, path: str, made_by: Mapping[str, Any]) -> io.BufferedRandom:
+  def _open(self, path: str) -> io.BufferedRandom:
+    promised = ''
+    if os.path.exists(path) and os.path.exists(path + DESCRIPTION):
+      promised = read_json_object(path + DESCRIPTION).get(_CHECKSUMS, '')
     try:
-      write_json(path + DESCRIPTION, dict(made_by))
       file = open(path, 'a+b')  # noqa: SIM115 - closed by `close`
     except OSError as error:
       raise UserError(f'{path} cannot be written ({error.strerror}): choose another --out') from error
     file.seek(0)
-    whole = 0
     for line in file:
       if line.endswith(b'\n'):
-        self._read_row(line, is_header=self._format == 'csv' and whole == 0)
-        whole += len(line)
-    file.truncate(whole)
+        self._read_row(line, is_header=self._format == 'csv' and not self._checksums)
+        self._count([line])
+    if not (self._checksums.startswith(promised) or promised.startswith(self._checksums)):
+      raise UserError(f'{path} has other rows than were written: restore it, or choose another --out')
+    file.truncate(self._bytes)
     file.seek(0, os.SEEK_END)
+    self._describe()
     return file
+
+  def _count(self, lines: Iterable[bytes]) -> None:
+    for line in lines:
+      self._bytes, self._crc = self._bytes + len(line), google_crc32c.extend(self._crc, line)
+      self._checksums += f'{self._crc:08x}'
+
+  def _describe(self) -> None:
+    """Writes the description of the table. Rows that come after it cannot be told from damaged ones after a kill."""
+    if self._path is not None:
+      write_sealed(self._path + DESCRIPTION, self._made_by | {_CHECKSUMS: self._checksums})
+      self._described = time.monotonic()
 
   def _read_row(self, line: bytes, is_header: bool) -> None:
     try:
       row = next(csv.reader([line.decode()])) if self._format == 'csv' else list(json.loads(line).values())
-      if len(row) != len(self._columns):
-        raise ValueError('another number of columns')
-    except (ValueError, csv.Error) as error:
+      if len(row) != len(self._columns) or row[0] in self.names:
+        raise ValueError('another number of columns, or an image that has a row')
+    except (ValueError, TypeError, AttributeError, RecursionError, csv.Error) as error:
       raise UserError(f'{self._path} has a row that no run of this command wrote: choose another --out') from error
     if not is_header:
       self.names.add(row[0])
@@ -135,9 +158,13 @@ class PredictionTable:
     return buffer.getvalue()
 
   def _append(self, rows: Iterable[Sequence[Value]]) -> None:
+    encoded = self._encode(rows).encode()
     try:
-      self._file.write(self._encode(rows).encode())
+      self._file.write(encoded)
       self._file.flush()
+      self._count(io.BytesIO(encoded))
+      if time.monotonic() - self._described > DESCRIBE_SECONDS:
+        self._describe()
     except BrokenPipeError as error:
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at exit
       raise UserError(
@@ -148,9 +175,10 @@ class PredictionTable:
           'run the same command with --append') from error
 
   def close(self) -> None:
-    """Closes the file."""
+    """Closes the file, and describes what it holds now."""
     if self._path is not None:
       self._file.close()
+      self._describe()
 
 
 def _shorten(value: Any) -> str:

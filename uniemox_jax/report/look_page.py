@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from data_pipelines.storage import exists, read_json, write_text
+from data_pipelines.storage import exists, parsing, read_json_object, write_text
 from uniemox_jax.report.figures import data_uri
 from uniemox_jax.report.rendering import render
 
@@ -17,8 +17,9 @@ def read_look(folder: str) -> dict[str, Any] | None:
   path = os.path.join(folder, SUMMARY)
   if not exists(path):
     return None
-  look = read_json(path)
-  files = {name: epath.Path(folder, figure['file']) for name, figure in look['pictures'].items()}
+  look = read_json_object(path)
+  with parsing(path):
+    files = {name: epath.Path(folder, figure['file']) for name, figure in look['pictures'].items()}
   images = {name: data_uri(file.read_bytes(), 'image/png') for name, file in files.items() if file.exists()}
   return look | {'images': images}
 

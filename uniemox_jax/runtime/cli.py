@@ -86,7 +86,10 @@ def load_config(value: str) -> ConfigDict:
   """
   path, colon, argument = find_config(value).partition(':')
   try:
-    return runpy.run_path(path)['get_config'](*([argument] if colon else []))
+    config = runpy.run_path(path)['get_config'](*([argument] if colon else []))
+    if not isinstance(config, ConfigDict):
+      raise TypeError('get_config returns no ConfigDict')
+    return config
   except Exception as error:  # whatever the file's own code raises
     raise UserError(
         f'{value} gives no config ({" ".join(str(error).split())}): correct the file or its argument') from error

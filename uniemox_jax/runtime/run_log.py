@@ -18,29 +18,43 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from data_pipelines import storage
 from data_pipelines.errors import UserError
+from data_pipelines.seals import SEAL, add_seal, read_lines, seal_lines
 from uniemox_jax.runtime.clock import Clock, Profile, duration
 from uniemox_jax.runtime.hardware import peak_flops
 
 METRICS_FILE = 'metrics.jsonl'
 SHOWN_IDS = 16
 FLUSH_SECONDS = 120.0
+_WITHOUT = 'restore it, or delete it to go on without the lines so far'
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
-  """All lines of a run's metrics.jsonl; a last line cut short by a kill is left out.
+  """All lines of a run's metrics.jsonl; a last line cut short by a kill is left out, and named.
 
   Raises:
-    UserError: another line is not JSON.
+    UserError: another line is not what was written.
   """
   path = os.path.join(workdir, METRICS_FILE)
   if not storage.exists(path):
     return []
-  lines = storage.read_bytes(path).split(b'\n')
-  try:
-    return [json.loads(line) for line in lines[:-1]]
-  except ValueError as error:
-    raise UserError(
-        f'{path} is damaged ({error}): restore it, or delete it to go on without the lines so far') from error
+  whole, newline, rest = storage.read_bytes(path).rpartition(b'\n')
+  if rest:
+    print(f'{path}: its last line was cut short, and is left out', file=sys.stderr, flush=True)
+  with storage.parsing(path, _WITHOUT):
+    return read_lines(whole + newline)[0]
+
+
+def _lines_before(workdir: str, start_step: int, seal: str) -> list[dict[str, Any]]:
+  """Of a run's metrics.jsonl, the lines up to the step at which it is resumed; see `RunLog`."""
+  path = os.path.join(workdir, METRICS_FILE)
+  found = read_metrics(workdir) if start_step else []
+  with storage.parsing(path, _WITHOUT):
+    kept = [line for line in found if line['step'] <= start_step]
+    if seal and kept and seal not in [json.loads(line)[SEAL] for line in seal_lines(kept)]:
+      raise ValueError(f'it is not the log of the run that was saved at step {start_step}')
+  if seal and not kept:
+    print(f'{path} has no line up to step {start_step}: the run goes on without', file=sys.stderr, flush=True)
+  return kept
 
 
 def _skipped_before(start_step: int, lines: list[dict[str, Any]]) -> int:
@@ -103,14 +117,21 @@ class _TensorBoard:
 
 
 class RunLog:
-  """A run's log. Metrics stay on the device until `flush`, which also counts the steps that were skipped."""
+  """A run's log. Metrics stay on the device until `flush`, which also counts the steps that were skipped.
+
+  seal: of the last line of metrics.jsonl, '' before the first and in other processes than the first.
+  """
 
   def __init__(
       self, workdir: str, *, name: str, total_steps: int, batch_size: int, start_step: int,
-      flops_per_example: int | None = None, profile: Profile | None = None):
+      flops_per_example: int | None = None, profile: Profile | None = None, seal: str = ''):
     """Opens the log and cuts it back to `start_step`, the step that was restored (0 for a new run).
 
-    `flops_per_example` of training gives `mfu`, the share of the devices' peak, where that is known too.
+    `flops_per_example` of training gives `mfu`, the share of the devices' peak, where that is known too. `seal` is that
+    of the log when the step was saved, '' if it is not known.
+
+    Raises:
+      UserError: metrics.jsonl is damaged, or another run's.
     """
     self.name, self.total_steps, self.batch_size = name, total_steps, batch_size
     self.clock = Clock()
@@ -119,8 +140,8 @@ class RunLog:
     peak = peak_flops(jax.devices()[0].device_kind)
     self._mfu_of_one = flops_per_example / (peak * jax.device_count()) if flops_per_example and peak else None
     self._pending: list[tuple[int, dict[str, jax.Array], np.ndarray]] = []
-    self._writes = jax.process_index() == 0
-    kept = [line for line in read_metrics(workdir) if line['step'] <= start_step and start_step > 0]
+    self._writes, self.seal = jax.process_index() == 0, ''
+    kept = _lines_before(workdir, start_step, seal)
     self.skipped_in_row = _skipped_before(start_step, kept)
     if self._writes:
       if self._profile and self._profile.last < start_step:
@@ -128,8 +149,9 @@ class RunLog:
             f'--profile: step {self._profile.last} is over, the run resumes at {start_step}: nothing is traced',
             flush=True)
       epath.Path(workdir).mkdir(parents=True, exist_ok=True)
-      text = ''.join(json.dumps(line) + '\n' for line in kept)
-      self._file = storage.GrowingFile(os.path.join(workdir, METRICS_FILE), text)
+      lines = list(seal_lines(kept))
+      self.seal = json.loads(lines[-1])[SEAL] if lines else self.seal
+      self._file = storage.GrowingFile(os.path.join(workdir, METRICS_FILE), ''.join(lines))
       self._board = _TensorBoard(os.path.join(workdir, 'tensorboard'), start_step + 1)
 
   @contextlib.contextmanager
@@ -218,7 +240,9 @@ class RunLog:
       self._board.write(Event(step=step, summary=summary.scalar(name, value)))
 
   def _append(self, line: dict[str, Any]) -> None:
-    self._file.add(json.dumps(line) + '\n')
+    sealed = add_seal(line, self.seal)
+    self.seal = sealed[SEAL]
+    self._file.add(json.dumps(sealed) + '\n')
 
   def image(self, step: int, name: str, image_HxWx3: np.ndarray) -> None:
     """A uint8 image to TensorBoard."""

@@ -5,7 +5,6 @@ Source: docs/method.md, Captions.
 
 from collections.abc import Sequence
 import hashlib
-import io
 import os
 import sys
 import time
@@ -19,9 +18,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from data_pipelines.errors import UserError
 from data_pipelines.records import caption_text
-from data_pipelines.storage import write_bytes
+from uniemox_jax.runtime.array_cache import read_arrays, write_arrays
 from uniemox_jax.teacher.frozen_clip import Clip
 
 if TYPE_CHECKING:  # it would load tensorflow
@@ -59,7 +57,7 @@ def embed_captions(
   Args:
     clip: the teacher.
     captions: N texts; equal ones are embedded once.
-    cache_dir: holds one .npy per teacher and set of captions.
+    cache_dir: holds one file per teacher and set of captions.
     batch_size: captions a call, over all devices.
 
   Returns:
@@ -72,15 +70,15 @@ def embed_captions(
   ids_NxT = clip.tokenize(distinct)
   # The ids, not the strings: another tokenizer in the teacher's folder must not find the old embeddings.
   key = hashlib.sha256(f'{clip.digest} {ids_NxT.shape} '.encode() + ids_NxT.tobytes()).hexdigest()
-  path = epath.Path(cache_dir) / f'captions-{key}.npy'
+  path = epath.Path(cache_dir) / f'captions-{key}.npz'
+  if not path.is_file() and path.with_suffix('.npy').is_file():  # an earlier version wrote it
+    path = path.with_suffix('.npy')
   # Embedding is collective: if one host lacks the file, all compute.
   if np.all(multihost_utils.process_allgather(np.array(path.is_file()))):
-    embedded_NxE = _read_npy(path, (len(distinct), clip.config.projection_dim))
+    embedded_NxE, = read_arrays(path, key, embedded=(len(distinct), clip.config.projection_dim))
   else:
     embedded_NxE = _embed_ids(clip, ids_NxT, batch_size)
-    content = io.BytesIO()
-    np.save(content, embedded_NxE)
-    write_bytes(str(path), content.getvalue())  # hosts may share the folder
+    write_arrays(path.with_suffix('.npz'), key, embedded=embedded_NxE)  # hosts may share the folder
   row_of = {caption: row for row, caption in enumerate(distinct)}
   return embedded_NxE[np.array([row_of[caption] for caption in captions], np.int64)]
 
@@ -106,15 +104,3 @@ def _embed_ids(clip: Clip, ids_NxT: np.ndarray, batch_size: int) -> np.ndarray:
           f'captions {done:,}/{total:,}  {(now - started) / done * (total - done):.0f}s left', file=sys.stderr,
           flush=True)
   return np.concatenate(rows) if rows else np.zeros((0, clip.config.projection_dim), np.float32)
-
-
-def _read_npy(path: epath.Path, shape: tuple[int, int]) -> np.ndarray:
-  try:
-    array = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-  except (ValueError, OSError, EOFError) as error:
-    raise UserError(f'cached caption embeddings {path} are damaged ({error}): delete the file') from error
-  if array.shape != shape or array.dtype != np.float32:
-    raise UserError(
-        f'cached caption embeddings {path} are {array.dtype} {array.shape} instead of float32 {shape}: '
-        'delete the file')
-  return array

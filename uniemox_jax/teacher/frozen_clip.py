@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines import storage
+from data_pipelines import checksums, storage
 from data_pipelines.errors import UserError
 from uniemox_jax.convert import clip_weights, name_table, weight_families
 from uniemox_jax.convert.formats import hub, vocabulary, weight_files
@@ -167,7 +167,9 @@ class Clip:
     with tempfile.TemporaryDirectory() as openai:
       if self.folder is None:
         vocabulary.write_openai_vocabulary(Path(openai))
-      return CLIPTokenizer.from_pretrained(self.folder or openai)
+      folder = self.folder or Path(openai)
+      with storage.parsing(f'{folder}/{", ".join(TOKENIZER_FILES)}'):
+        return CLIPTokenizer.from_pretrained(folder)
 
   @functools.cached_property
   def digest(self) -> str:
@@ -176,6 +178,15 @@ class Clip:
     for path, leaf in sorted(traverse_util.flatten_dict(self.params, sep='/').items()):
       digest.update(f'{path} {leaf.dtype} {leaf.shape}'.encode())
       digest.update(np.ravel(leaf).data)
+    return digest.hexdigest()
+
+  @functools.cached_property
+  def tokenizer_digest(self) -> str:
+    """SHA-256 of the tokenizer's files, which `digest` does not cover."""
+    digest = hashlib.sha256()
+    for path in (self.folder / name for name in TOKENIZER_FILES if self.folder):
+      if path.is_file():
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
   @functools.cached_property
@@ -259,9 +270,10 @@ def read_clip(
       raise UserError(f'{name} has no config.json beside it: give the folder of a CLIP in Hugging Face form')
     rules = clip_weights.RULES
     vocabulary_folder: Path | None = folder
-    config = CLIPConfig.from_dict(hub.read_config(folder, CONFIG_FILES[0]))
     settings = next(filter(None, (hub.read_config(folder, file) for file in CONFIG_FILES[1:])), {})
-    view = View.from_dict(settings.get('image_processor', settings), config.image_size)
+    with storage.parsing(f'{folder}/{" or ".join(CONFIG_FILES)}'):
+      config = CLIPConfig.from_dict(hub.read_config(folder, CONFIG_FILES[0]))
+      view = View.from_dict(settings.get('image_processor', settings), config.image_size)
   elif family == weight_families.OPENAI_CLIP:
     rules, settings = clip_weights.OPENAI_RULES, hub.read_config(folder, OPEN_CLIP_CONFIG)
     if settings:
@@ -299,7 +311,7 @@ def save_clip(
     UserError: the destination holds other files, or the vocabulary is larger than the model's.
   """
   target = storage.absolute(folder)
-  ours = {weight_files.SAFETENSORS, *CONFIG_FILES, *TOKENIZER_FILES}
+  ours = {weight_files.SAFETENSORS, *CONFIG_FILES, *TOKENIZER_FILES, checksums.FOLDER}
   if target.exists() and (not target.is_dir() or {entry.name for entry in target.iterdir()} - ours):
     raise UserError(f'{folder} exists and holds other things than a CLIP: choose another folder')
   if vocabulary_source is None and config.vocab_size < vocabulary.SIZE:
@@ -318,5 +330,6 @@ def save_clip(
       for file in (Path(vocabulary_source) / name for name in TOKENIZER_FILES):
         if file.is_file():
           shutil.copyfile(file, partial / file.name)
+    checksums.write(partial / checksums.FOLDER, sorted(partial.iterdir()))
     if target.exists() and not storage.is_remote(target):
       target.rename(partial.parent / 'old')

@@ -43,11 +43,13 @@ class Checkpoint(NamedTuple):
 
 
 class Restored(NamedTuple):
-  """A run's newest good state; whether its evaluation is still to come; the devices that it was saved from."""
+  """A run's newest good state; whether its evaluation is still to come; the devices that it was saved from; the seal of
+  the last line of the log then."""
 
   state: TrainState
   unevaluated: bool
   devices: str | None
+  log: str
 
 
 class Damaged(Exception):
@@ -99,7 +101,7 @@ def _read_record(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any] | N
     score = record['score']
     if score is not None and json.loads((folder / 'metrics' / 'metrics').read_text())[_SCORE] != score:
       raise Damaged('metrics: the score is not the recorded one')
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise Damaged(f'description, record or metrics: {first_line(error)}') from error
   return description, record
 
@@ -149,19 +151,20 @@ class Checkpoints:
     """The newest whole step's folder, for messages."""
     return 'none yet' if self.latest_step is None else str(self.folder / str(self.latest_step))
 
-  def save(self, state: TrainState, score: float | None = None, unevaluated: bool = False) -> None:
+  def save(self, state: TrainState, score: float | None = None, unevaluated: bool = False, log: str = '') -> None:
     """Saves `state` under its step, in the place of an unevaluated one.
 
     Args:
       state: the state; its buffers may be donated when this returns.
       score: higher is better; makes the step a candidate for the best.
       unevaluated: whether the evaluation that is due at this step is still to come.
+      log: see `Restored`.
 
     Raises:
       UserError: there is no space; earlier steps are intact.
     """
     step, trees = int(state.step), _to_trees(state)
-    record = _record(trees, self._description, devices=self._devices, score=score, unevaluated=unevaluated)
+    record = _record(trees, self._description, devices=self._devices, score=score, unevaluated=unevaluated, log=log)
     items = ocp.args.Composite(
         **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
         description=ocp.args.JsonSave(self._description), record=ocp.args.JsonSave(record))
@@ -219,7 +222,7 @@ class Checkpoints:
       record = {'unevaluated': False, 'devices': None}
     elif changed := changed_leaves(trees, record['leaves']):
       raise Damaged(f'the bits of {join_names(changed)} are not the saved ones')
-    return Restored(_to_state(trees), record['unevaluated'], record['devices'])
+    return Restored(_to_state(trees), record['unevaluated'], record['devices'], record.get('log', ''))
 
   def _misfit(self, step: int, problem: str) -> UserError:
     return UserError(

@@ -11,7 +11,7 @@ from typing import Any
 from etils import epath
 
 from data_pipelines.errors import UserError
-from data_pipelines.storage import exists, read_json, write_json
+from data_pipelines.storage import exists, parsing, read_json_object, write_sealed
 from uniemox_jax.runtime.distributed import is_primary, is_same_everywhere, wait_for_all
 from uniemox_jax.train.config import DataConfig, config_class
 
@@ -25,6 +25,26 @@ _FREE_KEYS = frozenset({
 def config_hash(config: Mapping[str, Any]) -> str:
   """First 16 hex digits of the sha256 of the config as sorted JSON."""
   return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_hash(config: Mapping[str, Any]) -> str:
+  """`config_hash` of what stays the same in a run, however often it is resumed: its checkpoints keep it."""
+  return config_hash({key: value for key, value in config.items() if key == 'init' or key not in _FREE_KEYS})
+
+
+def read_config(workdir: str, description: Mapping[str, Any]) -> dict[str, Any]:
+  """The `config.json` in a run's folder, in which a checkpoint with this description lies.
+
+  Raises:
+    UserError: it is missing, damaged, or another run's.
+  """
+  path = os.path.join(workdir, 'config.json')
+  if not exists(path):
+    raise UserError(f'{workdir} has no config.json: give the --workdir of a run, not a step folder')
+  config = read_json_object(path)
+  if description.get('run_hash', run_hash(config)) != run_hash(config):
+    raise UserError(f'{path} is not what the checkpoints beside it were trained with: restore it')
+  return config
 
 
 def _with_defaults(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,8 +87,10 @@ def keep_config(config: DataConfig, workdir: str, inputs: Mapping[str, str | Non
   path = os.path.join(workdir, 'config.json')
   kept = dataclasses.asdict(config)
   if exists(path):
-    old = read_json(path)
-    if changed := changed_keys(old, kept):
+    old = read_json_object(path)
+    with parsing(path):
+      changed = changed_keys(old, kept)
+    if changed:
       raise UserError(
           f"{workdir} holds a run with other values of {', '.join(changed)}: "
           'restore them to resume it, or choose another --workdir')
@@ -84,9 +106,9 @@ def keep_config(config: DataConfig, workdir: str, inputs: Mapping[str, str | Non
     inputs = _same_inputs(workdir, inputs)
   wait_for_all('config compared')
   if is_primary():
-    write_json(path, kept)
+    write_sealed(path, kept)
     if inputs:
-      write_json(os.path.join(workdir, _INPUTS), inputs)
+      write_sealed(os.path.join(workdir, _INPUTS), inputs)
   return kept
 
 
@@ -97,7 +119,7 @@ def _same_inputs(workdir: str, inputs: dict[str, str | None]) -> dict[str, str |
     UserError: they are not those that it was trained with.
   """
   path = os.path.join(workdir, _INPUTS)
-  old = read_json(path) if exists(path) else {}
+  old = read_json_object(path) if exists(path) else {}
   compared = {key for key in inputs if old.get(key) and inputs[key]}
   if changed := [f'--config.{key}' for key in sorted(compared) if inputs[key] != old[key]]:
     raise UserError(

@@ -19,7 +19,7 @@ from uniemox_jax.runtime.run_log import RunLog
 from uniemox_jax.runtime.sharding import describe_mesh, global_batch
 from uniemox_jax.train.checkpoint import Checkpoints
 from uniemox_jax.train.config import TrainConfig
-from uniemox_jax.train.kept_config import config_hash, keep_config
+from uniemox_jax.train.kept_config import config_hash, keep_config, run_hash
 from uniemox_jax.train.optimizer import Optimizer, make_optimizer
 from uniemox_jax.train.state import Build, TrainState, create_state, state_template
 from uniemox_jax.train.steps import Step
@@ -86,7 +86,8 @@ def open_run(
   with contextlib.ExitStack() as owner:
     _own(workdir, owner)
     kept = keep_config(config, workdir, inputs)
-    checkpoints = Checkpoints(workdir, description | {'config_hash': config_hash(kept)}, devices)
+    description = description | {'config_hash': config_hash(kept), 'run_hash': run_hash(kept)}
+    checkpoints = Checkpoints(workdir, description, devices)
     template = state_template(build, optimizer.tx, mesh, averaged=optimizer.ema_decay > 0)
     # Restore before initialising; otherwise two states are in memory.
     restored = checkpoints.restore_latest(template)
@@ -100,7 +101,7 @@ def open_run(
             'those of an uninterrupted run', flush=True)
     log = RunLog(
         workdir, name=name, total_steps=total_steps, batch_size=config.batch_size, start_step=start,
-        flops_per_example=flops_per_example, profile=profile)
+        flops_per_example=flops_per_example, profile=profile, seal=restored.log if restored else '')
     return Run(
         config, mesh, optimizer, state, start, bool(restored and restored.unevaluated), log, checkpoints,
         owner.pop_all())
@@ -220,7 +221,7 @@ def _evaluate_and_save(
       preemption.begin()
       preemption.set_unsaved(True)
       run.log.sync()
-      checkpoints.save(state, score, unevaluated=to_evaluate)
+      checkpoints.save(state, score, unevaluated=to_evaluate, log=log.seal)
       if not fresh:
         checkpoints.wait()
         preemption.set_unsaved(False)

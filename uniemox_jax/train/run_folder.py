@@ -1,12 +1,14 @@
 """What a run leaves in its workdir beside the checkpoints: its config, its result, and a CLIP's own folder."""
 
 import os
+import sys
 from typing import Any
 
 from etils import epath
 
 from data_pipelines.storage import absolute, read_json_object
 from uniemox_jax.train.checkpoint import FOLDER
+from uniemox_jax.train.kept_config import config_hash
 
 TEACHER_FOLDER = 'teacher'
 """Where `train_clip` writes its CLIP, in a form that `--config.teacher` takes."""
@@ -25,9 +27,14 @@ def read_run_config(run: epath.Path) -> dict[str, Any]:
 
 
 def read_run_result(run: epath.Path, step: int | None) -> dict[str, Any]:
-  """The result.json of a run; {} without one, or if it is about another step."""
-  result = _read_object(run / 'result.json')
-  return result if step is not None and result.get('checkpoint_step') == step else {}
+  """The result.json of a run; {} without one, or, as it says, if it is about another step or run."""
+  if step is None or not (run / 'result.json').exists():
+    return {}
+  result, config = _read_object(run / 'result.json'), _read_object(run / 'config.json')
+  if result.get('checkpoint_step') == step and (not config or result.get('config_hash') == config_hash(config)):
+    return result
+  print(f'{run}/result.json is about another step than {step}, or another run: not used', file=sys.stderr, flush=True)
+  return {}
 
 
 def _read_object(path: epath.Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 
 from data_pipelines.build import build
 from data_pipelines.errors import UserError
+from data_pipelines.storage import read_json
 from data_pipelines.synthetic import datasets
 
 SIZES = {'train': 16, 'val': 8, 'test': 8}
@@ -63,7 +64,7 @@ def _assert_same(folder, plain):
 
 
 def test_the_corpus_has_something_to_tell(plain):
-  manifest = json.loads((plain / 'manifest.json').read_text())
+  manifest = read_json(plain / 'manifest.json')
   assert (manifest['found'], manifest['read'], manifest['rejected']) == (32, 31, 1)
   assert manifest['ignored'] == {'person boxes outside the picture': 1, 'scene: moon_base': 1}
   assert manifest['duplicates_across_splits'] == 1

@@ -85,7 +85,8 @@ def test_every_image_is_looked_at_and_what_is_none_is_counted_by_kind(tmp_path, 
   boxes = box_file.read_boxes(source)
   assert list(boxes) == ['NO SUFFIX', 'UPPER.JPEG', *sorted(f'class {n % 2}/bild {n:02d} ä.jpg' for n in range(4))]
   np.testing.assert_array_equal(boxes['NO SUFFIX'], [[0, 0, 40, 40, 0.9], [0, 0, 8, 8, 0.2]])
-  assert {file.name for file in source.iterdir() if 'boxes' in file.name} == {path.name, 'person_boxes_rejects.csv'}
+  assert {file.name for file in source.iterdir() if 'boxes' in file.name
+         } == {path.name, 'person_boxes.csv.sha256', 'person_boxes_rejects.csv'}
   summary = str(found).splitlines()
   assert '6 images (100.0%)' in summary[0] and 'broken.jpg' in summary[1] and '1 *.json' in summary[2]
 
@@ -233,5 +234,5 @@ def test_command_ends_in_one_line_and_code_2(tmp_path):
 def test_boxes_in_another_encoding_are_one_line(tmp_path):
   path = tmp_path / 'boxes.csv'
   path.write_bytes(b'image,xmin,ymin,xmax,ymax,score\ncaf\xe9.jpg,0,0,1,1,1\n')
-  with pytest.raises(UserError, match='is no CSV in UTF-8'):
+  with pytest.raises(UserError, match='save it as CSV in UTF-8'):
     box_file.read_boxes(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import re
 from typing import Any
 
-from data_pipelines import storage
+from data_pipelines import checksums, storage
 from data_pipelines.errors import UserError
 
 WEIGHTS = (
@@ -27,11 +27,13 @@ def locate(source: str | os.PathLike, wanted: Sequence[str]) -> Path:
     wanted: names of the files needed beside the weights.
 
   Raises:
-    UserError: neither a path here, nor a model that could be fetched.
+    UserError: neither a path here, nor a model that could be fetched; or files that this package wrote were damaged.
   """
   name = str(source)
   if storage.exists(storage.absolute(name)):
-    return storage.fetched(os.path.expanduser(name))
+    path = storage.fetched(os.path.expanduser(name))
+    checksums.check((path if path.is_dir() else path.parent) / checksums.FOLDER)
+    return path
   if not re.fullmatch(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', name):
     raise UserError(
         f"'{name}' does not exist: give a weight file, a folder, or a hub id such as "

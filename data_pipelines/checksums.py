@@ -1,0 +1,39 @@
+"""Checksums in a file beside those that they are of, in the form of `sha256sum`."""
+
+from collections.abc import Iterable
+import hashlib
+from pathlib import Path
+
+from data_pipelines import storage
+from data_pipelines.errors import UserError
+
+ENDING = '.sha256'
+FOLDER = 'checksums' + ENDING
+"""Of all files that this package wrote into a folder."""
+
+
+def write(path: Path, files: Iterable[Path]) -> None:
+  """Writes the SHA-256 of files in the folder of `path`, a line each."""
+  storage.write_text(path, ''.join(f'{_sha256(file)}  {file.name}\n' for file in files))
+
+
+def check(path: Path) -> None:
+  """Compares the files that `path` lists with it; nothing where there is no such file, as beside a user's own.
+
+  Raises:
+    UserError: a file is missing, or is not the one that was written; names it.
+  """
+  if not path.exists():
+    return
+  with storage.parsing(path):
+    listed = [line.split('  ', maxsplit=1) for line in path.read_text(encoding='utf-8').splitlines()]
+    files = {path.with_name(name): digest for digest, name in listed}
+  for file, digest in files.items():
+    if not file.is_file() or _sha256(file) != digest:
+      raise UserError(
+          f'{file} is missing, or is not what was written: restore it; if you changed it on purpose, delete {path}')
+
+
+def _sha256(file: Path) -> str:
+  with file.open('rb') as content:
+    return hashlib.file_digest(content, 'sha256').hexdigest()

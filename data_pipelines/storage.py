@@ -26,6 +26,8 @@ IN_FLIGHT = 256
 """Requests to a bucket that wait at the same time: at 30 ms each, some 5,000 records a second (docs/buckets.md)."""
 _RETRIES = {'max_retries': 8, 'initial_delay': '500ms', 'max_delay': '16s'}
 """A bucket that refuses for a minute is given up."""
+MAX_JSON = 32 << 20
+"""Bytes. The largest that is read is the index of a huge model's shards, with a line a tensor: some MB."""
 _REWRITE_SECONDS = 60.0
 _FAILURES = ('tensorflow.', 'google.', 'requests.', 'urllib3.')
 """Modules whose exceptions mean that a bucket could not be reached or refused."""
@@ -104,11 +106,22 @@ def read_json(path: str | os.PathLike) -> Any:
   Raises:
     UserError: it is not JSON in UTF-8; names the file.
   """
+  if (length := size(path)) > MAX_JSON:  # parsed, it would take some forty times as much memory
+    raise UserError(f'{os.fspath(path)} is damaged, no JSON file here has {length:,} bytes: restore it, or delete it')
   try:
-    return json.loads(read_bytes(path).decode('utf-8-sig'))
+    return json.loads(read_bytes(path).decode('utf-8-sig'), object_pairs_hook=_without_doubles)
   except (ValueError, RecursionError) as error:
     raise UserError(
         f'{os.fspath(path)} is damaged, it is not JSON ({first_line(error)}): restore it, or delete it') from error
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """An object. Of a doubled key one program takes the first value, another the last: it is an error."""
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    names = [name for name, _ in pairs]
+    raise ValueError(f'two values for the key {next(name for name in names if names.count(name) > 1)[:80]!r}')
+  return found
 
 
 def read_json_object(path: str | os.PathLike) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from data_pipelines import images
+from data_pipelines import images, storage
 from data_pipelines.building import base_builder, splits
 from data_pipelines.building.raw_example import RawExample
 from data_pipelines.errors import UserError
@@ -52,7 +52,7 @@ class Builder(base_builder.BaseBuilder):
     Raises images.RejectedError if the annotation cannot be read, or names another emotion than the split does.
     """
     try:
-      annotation = json.loads((source / example.annotation).read_text(encoding='utf-8'))
+      annotation = storage.read_json(source / example.annotation)
       emotion = annotation['emotion']
     except (OSError, ValueError, KeyError, TypeError) as error:
       raise images.RejectedError(f'annotation {example.annotation} cannot be read') from error
@@ -76,11 +76,11 @@ class Builder(base_builder.BaseBuilder):
 
   def _json(self, path: pathlib.Path) -> object:
     try:
-      return json.loads(path.read_text(encoding='utf-8'))
+      return storage.read_json(path)
     except FileNotFoundError as error:
       raise UserError(f'{path.parent} has no file {path.name}. {self.layout}') from error
     except ValueError as error:
-      raise UserError(f'{path} is not JSON ({error}): fetch it again. {self.layout}') from error
+      raise UserError(f'{error}. {self.layout}') from error
 
   def _list_split(self, source: pathlib.Path, split: str) -> Iterator[RawExample]:
     entries = self._json(source / f'{split}.json')

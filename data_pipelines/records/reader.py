@@ -15,12 +15,15 @@ import tensorflow_datasets as tfds
 
 from data_pipelines import storage
 from data_pipelines.errors import UserError, first_line
+from data_pipelines.plain_text import check_labels
 from data_pipelines.records import index, manifest, schema
 
 # Input runs on the CPU; TensorFlow would take GPU memory away from training.
 tf.config.set_visible_devices([], 'GPU')
 
 _FEATURES = 'tensorflow_datasets.core.features.'
+_READ_ONLY = {'type', 'python_class_name', 'jsonFeature', 'json_feature'}
+"""Keys of features.json that TFDS reads and, in our records, never writes."""
 _TOGETHER = 2**16  # positions whose index entries are in memory at the same time
 
 
@@ -174,11 +177,17 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
         f'--dataset={dataset} --source=RAW_FOLDER --data_dir={data_dir}')
   folder = os.fspath(max(versions, key=lambda path: tfds.core.Version(path.name)))
   _check_features(folder)
-  builder = tfds.builder_from_directory(folder)
+  try:
+    builder = tfds.builder_from_directory(folder)
+  except Exception as error:  # on a damaged description TFDS raises what it likes
+    raise UserError(
+        f'{folder} has a damaged description ({type(error).__name__}: {first_line(error)}): build it again with '
+        '--overwrite') from error
   if missing := schema.record_features(('',)).keys() - builder.info.features.keys():
     raise UserError(
         f"{folder} was built by another version of this package (no field {min(missing)!r}): "
         'build it again with --overwrite')
+  check_labels(builder.info.features['label'].names, folder)
   known = builder.info.splits
   names = split.split('+')
   if unknown := [name for name in names if name not in known]:
@@ -198,11 +207,17 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
 
 
 def _check_features(folder: str) -> None:
-  """Raises UserError if the description of the fields names Python code of others: TFDS would import and run it."""
+  """Raises UserError if the description of the fields names Python code of others: TFDS would import and run it.
+
+  TFDS knows more spellings of a class's name than it writes, and JSON in a text: what it does not write is refused.
+  """
   pending = [storage.read_json(f'{folder}/features.json')]
   while pending:
     value = pending.pop()
     if isinstance(value, dict):
+      if strange := _READ_ONLY & value.keys():
+        raise UserError(
+            f'{folder}/features.json has the key {min(strange)!r}: records never do; do not use this folder')
       named = value.get('pythonClassName', _FEATURES)
       if not (isinstance(named, str) and named.startswith(_FEATURES)):
         raise UserError(

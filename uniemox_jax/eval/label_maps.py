@@ -7,13 +7,14 @@ that neither side has.
 
 from collections.abc import Sequence
 import importlib.resources
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from data_pipelines import storage
 from data_pipelines.errors import UserError
+from data_pipelines.plain_text import check_labels
 
 FOLDER = importlib.resources.files('uniemox_jax') / 'assets' / 'label_maps'
 SIDES = ('source', 'target')
@@ -50,10 +51,7 @@ def load_label_map(source: str) -> LabelMap:
   path = Path(source) if source.endswith('.json') else FOLDER / f'{source}.json'
   if not path.is_file():
     raise UserError(f"label map '{source}' does not exist: give a .json file, or one of {', '.join(shipped_names())}")
-  try:
-    found = json.loads(path.read_text(encoding='utf-8'))
-  except (OSError, ValueError) as error:
-    raise UserError(f'label map {source} cannot be read as JSON ({error}): correct it') from error
+  found = storage.read_json(str(path))
   has_sides = isinstance(found, dict) and set(SIDES) <= set(found) <= {*SIDES, 'why'}
   if not has_sides or not all(isinstance(found[side], dict) for side in SIDES):
     raise UserError(
@@ -64,6 +62,7 @@ def load_label_map(source: str) -> LabelMap:
       raise UserError(
           f"label map {source}: {side} class '{wrong[0]}' leads to {found[side][wrong[0]]!r}: give a class, or null "
           'to leave it out')
+    check_labels([*found[side], *filter(None, found[side].values())], f'label map {source}')
   return LabelMap(path.name.removesuffix('.json'), found['source'], found['target'])
 
 

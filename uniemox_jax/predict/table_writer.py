@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from data_pipelines.errors import UserError
+from data_pipelines.plain_text import csv_cell, csv_text
 from data_pipelines.storage import read_json, write_json
 
 FORMATS = ('csv', 'jsonl')
@@ -101,7 +102,10 @@ class PredictionTable:
 
   def _read_row(self, line: bytes, is_header: bool) -> None:
     try:
-      row = next(csv.reader([line.decode()])) if self._format == 'csv' else list(json.loads(line).values())
+      if self._format == 'csv':
+        row = [csv_text(cell) for cell in next(csv.reader([line.decode()]))]
+      else:
+        row = list(json.loads(line).values())
       if len(row) != len(self._columns):
         raise ValueError('another number of columns')
     except (ValueError, csv.Error) as error:
@@ -126,7 +130,8 @@ class PredictionTable:
   def _encode(self, rows: Iterable[Sequence[Value]]) -> str:
     buffer = io.StringIO(newline='')
     if self._format == 'csv':
-      texts = ([f'{value:.{DECIMALS}f}' if isinstance(value, float) else value for value in row] for row in rows)
+      texts = (
+          [f'{value:.{DECIMALS}f}' if isinstance(value, float) else csv_cell(value) for value in row] for row in rows)
       csv.writer(buffer, lineterminator='\n').writerows(texts)
     else:
       for row in rows:

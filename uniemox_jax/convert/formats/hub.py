@@ -1,13 +1,14 @@
 """Where weights lie: a file, a folder in Hugging Face's form, or the hub's copy of one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import os
 from pathlib import Path
 import re
 from typing import Any
 
 from data_pipelines import storage
-from data_pipelines.errors import UserError
+from data_pipelines.errors import UserError, first_line
 
 WEIGHTS = (
     ('model.safetensors', 'model.safetensors.index.json', 'model-*.safetensors'),
@@ -53,6 +54,18 @@ def config_folder(source: Path, weights: Path) -> Path | None:
   """The folder whose configuration describes these weights; None for a file under a name of its own."""
   named = any(weights.match(pattern) for patterns in WEIGHTS for pattern in patterns)
   return weights.parent if source.is_dir() or named else None
+
+
+@contextlib.contextmanager
+def errors_about(path: Path) -> Iterator[None]:
+  """Ends in a UserError that names `path`, whatever the values in it make the code within raise."""
+  try:
+    yield
+  except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+    if isinstance(error, UserError):
+      raise error if str(path.parent) in str(error) else UserError(f'{path}: {error}') from error
+    kind = '' if type(error) is ValueError else 'a value of another type than it should be, '
+    raise UserError(f'{path}: {kind}{first_line(error)}: correct it, or fetch it again') from error
 
 
 def read_config(folder: Path | None, name: str) -> dict[str, Any]:

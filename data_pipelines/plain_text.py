@@ -57,8 +57,8 @@ def csv_text(cell: str) -> str:
 def markdown_text(value: Any) -> Any:
   """Text within a line of Markdown or a cell of its tables, which shows as itself; numbers stay as they are.
 
-  Escaped is what makes code, links, images, HTML, entities or cells, and addresses that GitHub links by itself. Asterisks
-  and underscores are not: at worst they slant a word, and names are full of them.
+  Escaped is what makes code, links, images, HTML, entities or cells, and addresses that GitHub links by itself.
+  Asterisks and underscores are not: at worst they slant a word, and names are full of them.
   """
   return _MARKDOWN.sub(r'\\\g<0>', visible(re.sub(r'\s+', ' ', value))) if isinstance(value, str) else value
 

@@ -24,6 +24,8 @@ tf.config.set_visible_devices([], 'GPU')
 _FEATURES = 'tensorflow_datasets.core.features.'
 _READ_ONLY = {'type', 'python_class_name', 'jsonFeature', 'json_feature'}
 """Keys of features.json that TFDS reads and, in our records, never writes."""
+MAX_INFO = 1 << 20
+"""Bytes of dataset_info.json; a shard takes some ten, and TFDS some ten microseconds for each."""
 _TOGETHER = 2**16  # positions whose index entries are in memory at the same time
 
 
@@ -176,9 +178,12 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
         f'no records of {dataset!r} under {data_dir}: build them with python -m data_pipelines.build '
         f'--dataset={dataset} --source=RAW_FOLDER --data_dir={data_dir}')
   folder = os.fspath(max(versions, key=lambda path: tfds.core.Version(path.name)))
-  _check_features(folder)
+  _check_description(folder)
   try:
     builder = tfds.builder_from_directory(folder)
+    known = {
+        name: [(epath.Path(path).name, length) for path, length in zip(found.filepaths, found.shard_lengths)]
+        for name, found in builder.info.splits.items()}
   except Exception as error:  # on a damaged description TFDS raises what it likes
     raise UserError(
         f'{folder} has a damaged description ({type(error).__name__}: {first_line(error)}): build it again with '
@@ -188,7 +193,6 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
         f"{folder} was built by another version of this package (no field {min(missing)!r}): "
         'build it again with --overwrite')
   check_labels(builder.info.features['label'].names, folder)
-  known = builder.info.splits
   names = split.split('+')
   if unknown := [name for name in names if name not in known]:
     raise UserError(
@@ -197,7 +201,7 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
     raise UserError(f'split {split!r} names the same records twice: name each split once')
   parts: dict[str, index.Index] = {}
   for name in names:
-    shards = [(epath.Path(path).name, length) for path, length in zip(known[name].filepaths, known[name].shard_lengths)]
+    shards = known[name]
     if any(length for _, length in shards):
       stem = shards[0][0].partition('.')[0]
       parts[stem] = _index(folder, stem, shards)
@@ -206,11 +210,13 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
   return Split(split, builder.info.features, folder, parts)
 
 
-def _check_features(folder: str) -> None:
-  """Raises UserError if the description of the fields names Python code of others: TFDS would import and run it.
+def _check_description(folder: str) -> None:
+  """Raises UserError if the description is too large, or names Python code of others: TFDS would import and run it.
 
   TFDS knows more spellings of a class's name than it writes, and JSON in a text: what it does not write is refused.
   """
+  if storage.size(f'{folder}/dataset_info.json') > MAX_INFO:
+    raise UserError(f'{folder}/dataset_info.json names more shards than records can have: build them again')
   pending = [storage.read_json(f'{folder}/features.json')]
   while pending:
     value = pending.pop()

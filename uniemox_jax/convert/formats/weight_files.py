@@ -31,6 +31,9 @@ INFINITE = r'(.*\.)?attn_mask'
 """Buffers that hold -inf on purpose."""
 MAX_HEADER = 100_000_000
 """Bytes; safetensors' own limit."""
+MAX_TENSORS = 2**16
+MAX_MAPPED = 64 << 20
+"""Bytes of a safetensors file that are mapped into memory at the same time, and a tensor more."""
 MAX_GROWTH = 8
 """float32 bytes per byte of file: float8 grows four times, tied weights double."""
 NOT_WEIGHTS = {
@@ -115,6 +118,8 @@ def _flatten(path: Path, size: int, tensors: Tensors) -> dict[str, np.ndarray]:
   flat, problems, grown = {}, defaultdict(list), 0
   for prefix, name, array in tensors:
     name = prefix + str(name).removeprefix('module.')
+    if len(flat) == MAX_TENSORS:
+      raise UserError(f'{path} holds more than {MAX_TENSORS:,} tensors, as no model here does: use another file')
     grown += 4 * array.size
     if grown > MAX_GROWTH * size + (1 << 20):
       raise UserError(f'{path} declares more numbers than its {size} bytes can hold: fetch it again')
@@ -150,14 +155,19 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], Tensors]:
 
 
 def _safetensors(path: Path, names: list[str]) -> Tensors:
-  for name in names:
-    # Opened again each time: one mapping would keep every page read so far, a second copy of the file in memory.
+  left = iter(names)
+  while (name := next(left, None)) is not None:
+    # Opened again now and then: one mapping would keep every page read so far, a second copy of the file in memory.
     with safetensors.safe_open(path, framework='numpy') as file:
-      try:
-        array = file.get_tensor(name)
-      except AttributeError as error:
-        raise UserError(f'{path}: {name} is of a type that numpy lacks ({error}): save it as float32') from error
-    yield '', name, array
+      mapped = 0
+      while name is not None:
+        try:
+          array = file.get_tensor(name)
+        except AttributeError as error:
+          raise UserError(f'{path}: {name} is of a type that numpy lacks ({error}): save it as float32') from error
+        yield '', name, array
+        mapped += array.nbytes
+        name = next(left, None) if mapped < MAX_MAPPED else None
 
 
 def _read_index(index: Path) -> tuple[int, str, dict[str, Any], Tensors]:

@@ -77,7 +77,13 @@ def _has_bucket_library() -> bool:
 
 
 def absolute(path: str | os.PathLike) -> epath.Path:
-  """`path` with `~` expanded, absolute where it is on a disk."""
+  """`path` with `~` expanded, absolute where it is on a disk.
+
+  Raises:
+    UserError: it is in a kind of storage that is not supported.
+  """
+  if is_remote(path) and not os.fspath(path).startswith(BUCKET):
+    raise UserError(f'{os.fspath(path)}: only a local path or {BUCKET}BUCKET/PATH can be used')
   return epath.Path(path if is_remote(path) else os.path.abspath(os.path.expanduser(path)))
 
 

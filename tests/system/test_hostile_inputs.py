@@ -1,7 +1,9 @@
 """Files that are made to do harm: each ends in one line within seconds, and nothing in them is executed."""
 
 from collections.abc import Callable, Iterator
+import itertools
 import json
+import math
 import os
 from pathlib import Path
 import resource
@@ -197,11 +199,10 @@ def entry(shape: list[int], first: int, end: int, dtype: str = 'F32') -> dict[st
 
 
 def safetensors(shapes: dict[str, tuple[int, ...]]) -> bytes:
-  ends = np.cumsum([4 * int(np.prod(shape)) for shape in shapes.values()])
-  content = {
-      name: entry(list(shape),
-                  int(end) - 4 * int(np.prod(shape)), int(end)) for (name, shape), end in zip(shapes.items(), ends)}
-  return header(content, int(ends[-1]))
+  sizes = [4 * math.prod(shape) for shape in shapes.values()]
+  ends = list(itertools.accumulate(sizes))
+  content = {name: entry(list(shape), end - size, end) for (name, shape), size, end in zip(shapes.items(), sizes, ends)}
+  return header(content, ends[-1])
 
 
 def mae_with(name: str) -> bytes:

@@ -20,7 +20,7 @@ from uniemox_jax.report.rendering import render
 from uniemox_jax.train.checkpoint import save_weights
 
 HOSTILE = [
-    '=cmd|" /C calc"!A0', '@SUM(1)', '+a', '-b', '[x](http://evil.example)', '![x](y)', '<script>x</script>', '|a`']
+    '=cmd|"C calc"!A0', '@SUM(1)', '+a', '-b', '[x](http://evil.example)', '![x](y)', '<script>x</script>', '|a`']
 """Class names: each can name a folder."""
 NAMES = ['=cmd|calc.png', '@a.png', 'a\x1b[2Jb.png', 'a\nb.png', 'a"b.png', '<b>.png', "'=a.png"]
 
@@ -82,7 +82,7 @@ def test_card_has_no_link_markup_or_cell_of_a_label_path_or_config(tmp_path: Pat
   run = tmp_path / 'run'
   model = TINY | {'classes': len(HOSTILE)}
   config = {
-      'epochs': 2, 'dataset': evil, 'regularisation': {'mixup': evil}, 'init': f'org/{evil}', 'teacher': evil,
+      'epochs': 2, 'dataset': evil, 'regularisation': {'mixup': evil}, 'init': 'org/a`<b>|[x](y)', 'teacher': evil,
       'emotion_in_caption': False, '```': '\n```\n<b>'}
   save_weights(str(run), random_params('classifier', model), {'kind': 'classifier', 'model': model, 'labels': HOSTILE})
   (run / 'config.json').write_text(json.dumps(config))
@@ -94,7 +94,7 @@ def test_card_has_no_link_markup_or_cell_of_a_label_path_or_config(tmp_path: Pat
   assert card.count('\n---\n') == 1 and 'license: unknown' in card and '\nlicense: mit' not in card
   assert re.findall(r'^```.*', card, re.MULTILINE) == ['```python', '```', '```json', '```', '```bibtex', '```']
   prose = re.sub(r'^```.*?^```$|`[^`\n]*`', '', card, flags=re.MULTILINE | re.DOTALL)
-  assert not re.search(r'(?<!\\)[<>]|(?<!\\)\]\(|(?<!\\)`|://', prose.replace('->', ''))
+  assert not re.search(r'(?<!\\)[<>]|(?<!\\)\]\(|(?<!\\)`|(?<!\\)://', prose.replace('->', ''))
   tables = [line for line in prose.splitlines() if line.startswith('| ')]
   assert {len(re.findall(r'(?<!\\)\|', line)) for line in tables} == {3, 6}
   assert '| -0.5000 |' in card

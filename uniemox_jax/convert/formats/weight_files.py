@@ -115,11 +115,11 @@ def _open(path: Path) -> tuple[int, str, dict[str, Any], Tensors]:
 
 
 def _flatten(path: Path, size: int, tensors: Tensors) -> dict[str, np.ndarray]:
-  flat, problems, grown = {}, defaultdict(list), 0
+  flat: dict[str, np.ndarray] = {}
+  problems, grown = defaultdict(list), 0
   for prefix, name, array in tensors:
     name = prefix + str(name).removeprefix('module.')
-    if len(flat) == MAX_TENSORS:
-      raise UserError(f'{path} holds more than {MAX_TENSORS:,} tensors, as no model here does: use another file')
+    _check_count(path, len(flat) + 1)
     grown += 4 * array.size
     if grown > MAX_GROWTH * size + (1 << 20):
       raise UserError(f'{path} declares more numbers than its {size} bytes can hold: fetch it again')
@@ -136,6 +136,11 @@ def _flatten(path: Path, size: int, tensors: Tensors) -> dict[str, np.ndarray]:
   return flat
 
 
+def _check_count(path: Path, tensors: int) -> None:
+  if tensors > MAX_TENSORS:
+    raise UserError(f'{path} holds more than {MAX_TENSORS:,} tensors, as no model here does: use another file')
+
+
 def _tensor_problem(name: str, array: np.ndarray) -> str:
   if not array.size:
     return f'of no elements, shape {array.shape}'
@@ -149,7 +154,9 @@ def _tensor_problem(name: str, array: np.ndarray) -> str:
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], Tensors]:
   try:
     with safetensors.safe_open(path, framework='numpy') as file:
-      return file.metadata() or {}, _safetensors(path, list(file.keys()))
+      names = list(file.keys())
+      _check_count(path, len(names))
+      return file.metadata() or {}, _safetensors(path, names)
   except safetensors.SafetensorError as error:
     raise UserError(_damaged(path, 'safetensors', error)) from error
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.errors import UserError
-from data_pipelines.plain_text import check_labels
 
 PLAIN = 'a photo of {}.'
 """The single template that the ensemble is compared with."""
@@ -38,7 +37,6 @@ def read_templates(path: str) -> tuple[str, ...]:
   if bad := [f'line {number}, {line.strip()!r},' for number, line in enumerate(lines, start=1)
              if line.strip() and '{}' not in line]:
     raise UserError(f'--prompts={path}: {bad[0]} has no {{}} where the class goes: add it')
-  check_labels([line.strip() for line in lines if line.strip()], f'--prompts={path}')
   templates = tuple(line.strip() for line in lines if line.strip())
   if not templates:
     raise UserError(f'--prompts={path} holds no template: write one a line, with {{}} where the class goes')

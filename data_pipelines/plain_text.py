@@ -21,7 +21,7 @@ def visible(text: str) -> str:
       character if character.isprintable() else character.encode('unicode_escape').decode() for character in text)
 
 
-def one_line(text: str) -> str:
+def single_line(text: str) -> str:
   """`visible` of the text, all white space in it a single space."""
   return visible(' '.join(text.split()))
 
@@ -65,4 +65,4 @@ def markdown_text(value: Any) -> Any:
 
 def markdown_code(text: str) -> str:
   """Text as code within a line, where nothing is escaped and only a backtick ends it."""
-  return '`' + one_line(text).replace('`', "'") + '`'
+  return '`' + single_line(text).replace('`', "'") + '`'

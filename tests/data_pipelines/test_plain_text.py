@@ -7,7 +7,7 @@ import pytest
 
 from data_pipelines import command
 from data_pipelines.errors import UserError
-from data_pipelines.plain_text import check_labels, csv_cell, csv_text, markdown_code, markdown_text, one_line
+from data_pipelines.plain_text import check_labels, csv_cell, csv_text, markdown_code, markdown_text, single_line
 
 FORMULAS = ('=cmd|"/C calc"!A0', '+1+1', '-1-cmd', '@SUM(A1)', '\t=1', '\r=1', '\n=1', '=')
 TEXTS = (*FORMULAS, "'=1", "''=1", "'quoted'", "it's", '', 'awe', 'a,"b"\nc', '-0.5', '+1e5', '-inf')
@@ -53,7 +53,7 @@ def test_error_is_one_line_that_moves_no_cursor(capsys: pytest.CaptureFixture[st
     command.fail('a\x1b[2J\x1b]0;title\x07.jpg\nerror: b\u202ec\x9b1m\ud800')
   assert stopped.value.code == 2
   assert capsys.readouterr().err == 'error: a\\x1b[2J\\x1b]0;title\\x07.jpg error: b\\u202ec\\x9b1m\\ud800\n'
-  assert one_line('é 日本 😀') == 'é 日本 😀'
+  assert single_line('é 日本 😀') == 'é 日本 😀'
 
 
 @pytest.mark.parametrize('label', ['a\nb', '\x1b[2J', '', 'a' * 201, 3, None])

@@ -17,7 +17,7 @@ import pytest
 
 from data_pipelines import build, storage
 from data_pipelines.errors import UserError
-from data_pipelines.plain_text import one_line
+from data_pipelines.plain_text import single_line
 from data_pipelines.records.reader import open_split
 from tests.support.exported import LABELS, TINY, random_params
 from uniemox_jax.convert.formats.weight_files import SHARDED, read_weights
@@ -41,7 +41,7 @@ def refused(read: Callable[[], Any], named: str) -> str:
     read()
   assert time.monotonic() - began < SECONDS
   assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < GROWTH
-  line = one_line(str(error.value))
+  line = single_line(str(error.value))
   assert named in line
   assert len(line) < 1500
   return line

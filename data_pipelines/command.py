@@ -9,13 +9,14 @@ from absl import app, flags
 
 from data_pipelines import storage
 from data_pipelines.errors import USAGE_ERROR, UserError
+from data_pipelines.plain_text import single_line
 
 flags.disclaim_key_flags()  # `--help` shows a flag that `define_path` declares as the command's own
 
 
 def fail(message: str) -> NoReturn:
-  """Ends the process with the message as one line on standard error and exit code 2."""
-  print('error: ' + ' '.join(message.split()), file=sys.stderr)
+  """Ends the process with the message as one line on standard error, see `single_line`, and exit code 2."""
+  print('error: ' + single_line(message), file=sys.stderr)
   sys.exit(USAGE_ERROR)
 
 

@@ -27,6 +27,8 @@ IN_FLIGHT = 256
 """Requests to a bucket that wait at the same time: at 30 ms each, some 5,000 records a second (docs/buckets.md)."""
 _RETRIES = {'max_retries': 8, 'initial_delay': '500ms', 'max_delay': '16s'}
 """A bucket that refuses for a minute is given up."""
+MAX_JSON = 32 << 20
+"""Bytes. The largest that is read is the index of a huge model's shards, with a line a tensor: some MB."""
 _REWRITE_SECONDS = 60.0
 _FAILURES = ('tensorflow.', 'google.', 'requests.', 'urllib3.')
 """Modules whose exceptions mean that a bucket could not be reached or refused."""
@@ -76,7 +78,13 @@ def _has_bucket_library() -> bool:
 
 
 def absolute(path: str | os.PathLike) -> epath.Path:
-  """`path` with `~` expanded, absolute where it is on a disk."""
+  """`path` with `~` expanded, absolute where it is on a disk.
+
+  Raises:
+    UserError: it is in a kind of storage that is not supported.
+  """
+  if is_remote(path) and not os.fspath(path).startswith(BUCKET):
+    raise UserError(f'{os.fspath(path)}: only a local path or {BUCKET}BUCKET/PATH can be used')
   return epath.Path(path if is_remote(path) else os.path.abspath(os.path.expanduser(path)))
 
 
@@ -123,10 +131,21 @@ def read_json(path: str | os.PathLike) -> Any:
   """The value in a JSON file, without its seal.
 
   Raises:
-    UserError: it is not JSON in UTF-8, or does not agree with its seal; names the file.
+    UserError: it is not JSON in UTF-8, does not agree with its seal, is too large, or has a key twice; names the file.
   """
   with parsing(path):
-    return take_seal(json.loads(read_bytes(path).decode('utf-8-sig')))
+    if (length := size(path)) > MAX_JSON:  # parsed, it would take some forty times as much memory
+      raise ValueError(f'no JSON file here has {length:,} bytes')
+    return take_seal(json.loads(read_bytes(path).decode('utf-8-sig'), object_pairs_hook=_without_doubles))
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """An object. Of a doubled key one program takes the first value, another the last: it is an error."""
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    names = [name for name, _ in pairs]
+    raise ValueError(f'two values for the key {next(name for name in names if names.count(name) > 1)[:80]!r}')
+  return found
 
 
 def read_json_object(path: str | os.PathLike) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import collections
 from collections.abc import Iterator
 from concurrent import futures
 import contextlib
+import itertools
 import json
 import pathlib
 import threading
@@ -113,6 +114,10 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     for name, following in zip(ids, ids[1:]):
       if name == following:
         raise UserError(f"{self._source} lists '{name}' twice: every image belongs to one split, once")
+    for example in itertools.chain(*splits.values()):
+      for listed in map(pathlib.PurePosixPath, (example.path, example.annotation)):
+        if listed.is_absolute() or '..' in listed.parts:
+          raise UserError(f"{self._source} lists '{listed}', which lies outside of it. {self.layout}")
     example_ids = {name: rank for rank, name in enumerate(ids)}
     boxes = {path: rows.tolist() for path, rows in box_file.read_boxes(self._boxes_file or self._source).items()}
     paths = {example.path for found in splits.values() for example in found}

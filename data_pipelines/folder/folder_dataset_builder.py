@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 from data_pipelines.building import base_builder, class_folders, splits
 from data_pipelines.building.raw_example import RawExample
 from data_pipelines.errors import UserError
+from data_pipelines.plain_text import check_labels
 
 PERCENT = {'train': 80, 'val': 10, 'test': 10}
 SEED = 0
@@ -55,8 +56,9 @@ class Builder(base_builder.BaseBuilder):
 
   def _set_labels(self, classes: Sequence[pathlib.Path]) -> None:
     self.LABELS = tuple(folder.name for folder in classes)
+    check_labels(self.LABELS, 'a class folder')
     for label in self.LABELS:
-      if not label.isprintable() or label != label.strip():  # TFDS stores labels as stripped lines of UTF-8.
+      if label != label.strip():  # TFDS stores labels as stripped lines.
         raise UserError(f'the class folder {label!r} cannot name a label: rename it')
     for feature in (self.info.features['label'], self.info.features['labels'].feature):
       feature.names = list(self.LABELS)

@@ -9,6 +9,7 @@ import numpy as np
 
 from data_pipelines import checksums, storage
 from data_pipelines.errors import UserError
+from data_pipelines.plain_text import csv_cell, csv_text
 
 FILE_NAME = 'person_boxes.csv'
 COLUMNS = ('image', 'xmin', 'ymin', 'xmax', 'ymax', 'score')
@@ -43,7 +44,7 @@ def write_boxes(path: pathlib.Path, rows: Iterable[Sequence[object]]) -> None:
   """Writes rows of COLUMNS, as `read_boxes` reads them; the file appears whole or not at all, its checksum after it."""
   unfinished, sums = path.with_name(f'.{path.name}.new'), path.with_name(path.name + checksums.ENDING)
   with unfinished.open('w', newline='', encoding='utf-8') as file:
-    csv.writer(file).writerows([COLUMNS, *rows])
+    csv.writer(file).writerows(map(csv_cell, row) for row in [COLUMNS, *rows])
   sums.unlink(missing_ok=True)
   unfinished.rename(path)
   checksums.write(sums, [path])
@@ -64,5 +65,5 @@ def _read_rows(path: pathlib.Path) -> dict[str, list[list[float]]]:
       except (TypeError, ValueError) as error:
         raise UserError(
             f'{path} line {reader.line_num} is not an image and five numbers: correct or remove the line') from error
-      rows.setdefault(row['image'], []).append(numbers)
+      rows.setdefault(csv_text(row['image']), []).append(numbers)
   return rows

@@ -7,6 +7,7 @@ import io
 from etils import epath
 
 from data_pipelines import storage
+from data_pipelines.plain_text import csv_cell
 
 MANIFEST = 'manifest.json'
 REJECTS = 'rejects.csv'
@@ -35,9 +36,9 @@ def write_duplicates(path: epath.Path, duplicates: Sequence[tuple[str, str, str,
 
 
 def _write_table(path: epath.Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-  """CSV; bytes of a file name that are not UTF-8 are written as backslash codes."""
+  """CSV for people, see `csv_cell`; bytes of a file name that are not UTF-8 are written as backslash codes."""
   buffer = io.StringIO(newline='')
   writer = csv.writer(buffer)
   writer.writerow(columns)
-  writer.writerows(rows)
+  writer.writerows(map(csv_cell, row) for row in rows)
   path.write_bytes(buffer.getvalue().encode(errors='backslashreplace'))

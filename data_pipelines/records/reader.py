@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 
 from data_pipelines import storage
 from data_pipelines.errors import UserError, first_line
+from data_pipelines.plain_text import check_labels
 from data_pipelines.records import index, manifest, schema
 
 # Input runs on the CPU; TensorFlow would take GPU memory away from training.
@@ -23,6 +24,10 @@ tf.config.set_visible_devices([], 'GPU')
 
 _FEATURES = 'tensorflow_datasets.core.features.'
 _REBUILD = 'restore the folder as it was built, or build it again with --overwrite'
+_READ_ONLY = {'type', 'python_class_name', 'jsonFeature', 'json_feature'}
+"""Keys of features.json that TFDS reads and, in our records, never writes."""
+MAX_INFO = 1 << 20
+"""Bytes of dataset_info.json; a shard takes some ten, and TFDS some ten microseconds for each."""
 _TOGETHER = 2**16  # positions whose index entries are in memory at the same time
 
 
@@ -177,6 +182,7 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
         f'--dataset={dataset} --source=RAW_FOLDER --data_dir={data_dir}')
   folder = os.fspath(max(versions, key=lambda path: tfds.core.Version(path.name)))
   features, known = _read_description(folder)
+  check_labels(features['label'].names, folder)
   names = split.split('+')
   if unknown := [name for name in names if name not in known]:
     raise UserError(
@@ -203,7 +209,7 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
 
 def _read_description(folder: str) -> tuple[tfds.features.FeaturesDict, dict[str, list[tuple[str, int]]]]:
   """The fields of a dataset's records; and by split the name of each shard and the number of its records."""
-  _check_features(folder)
+  _check_description(folder)
   with storage.parsing(f'{folder}/dataset_info.json, features.json or *.labels.txt', _REBUILD):
     info = tfds.builder_from_directory(folder).info
     features, wanted = info.features, schema.record_features(tuple(info.features['label'].names))
@@ -235,12 +241,20 @@ def _read_manifest(folder: str, features: tfds.features.FeaturesDict) -> dict[st
     return {name: dict(split) for name, split in stored['splits'].items()}
 
 
-def _check_features(folder: str) -> None:
-  """Raises UserError if the description of the fields names Python code of others: TFDS would import and run it."""
+def _check_description(folder: str) -> None:
+  """Raises UserError if the description is too large, or names Python code of others: TFDS would import and run it.
+
+  TFDS knows more spellings of a class's name than it writes, and JSON in a text: what it does not write is refused.
+  """
+  if storage.size(f'{folder}/dataset_info.json') > MAX_INFO:
+    raise UserError(f'{folder}/dataset_info.json names more shards than records can have: build them again')
   pending = [storage.read_json(f'{folder}/features.json')]
   while pending:
     value = pending.pop()
     if isinstance(value, dict):
+      if strange := _READ_ONLY & value.keys():
+        raise UserError(
+            f'{folder}/features.json has the key {min(strange)!r}: records never do; do not use this folder')
       named = value.get('pythonClassName', _FEATURES)
       if not (isinstance(named, str) and named.startswith(_FEATURES)):
         raise UserError(

@@ -12,6 +12,7 @@ from PIL import Image
 
 from data_pipelines import images
 from data_pipelines.person_boxes.person_finder import Person, PersonFinder
+from data_pipelines.plain_text import visible
 from data_pipelines.read_ahead import THREADS, read_ahead
 from data_pipelines.user_files import video
 
@@ -30,9 +31,8 @@ class ImageView(NamedTuple):
 
 
 def printable(path: str) -> str:
-  """A path on one line of UTF-8: other bytes and line ends become backslash codes."""
-  text = os.fsencode(path).decode(errors='backslashreplace')
-  return text.replace('\r', r'\r').replace('\n', r'\n')
+  """A path on one line of UTF-8: other bytes, and characters that `visible` replaces, become backslash codes."""
+  return visible(os.fsencode(path).decode(errors='backslashreplace'))
 
 
 def views(

@@ -151,7 +151,7 @@ def test_map_that_does_not_fit_is_one_line(source, target, said):
         (None, ['--dataset=emotion6'], 'surprise', 'give --label_map=NAME or FILE.json'),
         (None, ['--dataset=emotion6', '--label_map=mikels'], "'mikels' does not exist", 'mikels_to_emotion6'),
         (None, ['--dataset=emotion6', '--label_map=MAP'], 'map.json', 'give a .json file'),
-        ('{', ['--dataset=emotion6', '--label_map=MAP'], 'map.json', 'correct it'),
+        ('{', ['--dataset=emotion6', '--label_map=MAP'], 'map.json', 'restore it'),
         ('{"source": {}}', ['--dataset=emotion6', '--label_map=MAP'], 'map.json', 'correct it'),
         ('{"source": {"awe": 3}, "target": {}}', ['--dataset=emotion6', '--label_map=MAP'], "'awe' leads to 3", 'null'),
         ('{"source": {}, "target": {}}', ['--dataset=emotion6', '--label_map=MAP'], 'amusement, awe', 'add each'),

@@ -21,7 +21,7 @@ from uniemox_jax.train.checkpoint import FOLDER, SET_ASIDE, Checkpoints, load_ch
 from uniemox_jax.train.state import TrainState
 
 SHAPES = {'encoder': {'kernel': (24, 16), 'bias': (16,)}, 'head': {'kernel': (16, 8)}}
-DESCRIPTION = {'kind': 'classifier', 'model': {'width': 16, 'heads': 2}, 'labels': ['awe', 'fear']}
+DESCRIPTION = {'kind': 'a kind of its own', 'model': {'width': 16, 'heads': 2}, 'labels': ['awe', 'fear']}
 
 
 def state_at(step: int) -> TrainState:

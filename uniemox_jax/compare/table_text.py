@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import re
 from typing import Any
 
+from data_pipelines.plain_text import markdown_text
+
 _LATEX = str.maketrans({
     '\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{', '}': r'\}',
     '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '±': r'$\pm$', '−': r'$-$', '<': r'$<$', '>': r'$>$',
@@ -19,9 +21,9 @@ def rows_of(values: Iterable[Mapping[str, Any]], columns: Mapping[str, tuple[str
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-  """A table, bars in its texts escaped."""
+  """A table, its texts escaped."""
   lines = [rows[0], ['---'] * len(rows[0]), *rows[1:]]
-  return ''.join('| ' + ' | '.join(text.replace('|', r'\|') for text in line) + ' |\n' for line in lines)
+  return ''.join('| ' + ' | '.join(map(markdown_text, line)) + ' |\n' for line in lines)
 
 
 def latex(rows: Sequence[Sequence[str]], caption: str) -> str:
@@ -42,5 +44,5 @@ def missing_runs(count: int, errors: Mapping[str, str]) -> str:
   """How many runs have no result, and the error of each that failed, by its name; '' where none is missing."""
   if not count:
     return ''
-  lines = [f'- {name} failed: {error}' for name, error in errors.items()]
+  lines = [f'- {markdown_text(name)} failed: {markdown_text(error)}' for name, error in errors.items()]
   return f'{count} runs have no result yet' + (':\n\n' + '\n'.join(lines) if lines else '.') + '\n'

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 import numpy as np
 
+from data_pipelines.plain_text import csv_cell, markdown_text
 from data_pipelines.storage import write_bytes, write_json, write_text
 from uniemox_jax.compare import table_text
 from uniemox_jax.compare.summary_statistics import holm, over_seeds, paired_difference
@@ -166,13 +167,13 @@ def _table(comparison: Comparison, protocol: str, significant: set[tuple[str, st
 
 def _markdown(comparison: Comparison, tables: dict[str, list[list[str]]], from_reference: list[dict[str, Any]]) -> str:
   parts = [f'## {protocol}\n\n{table_text.markdown(rows)}' for protocol, rows in tables.items()]
-  parts.append(_NOTES.format(reference=comparison.reference))
+  parts.append(_NOTES.format(reference=markdown_text(comparison.reference)))
   if from_reference:
     rows = table_text.rows_of(from_reference, _DIFFERENCES)
-    parts.append(f'## Difference from {comparison.reference}\n\n{table_text.markdown(rows)}')
+    parts.append(f'## Difference from {markdown_text(comparison.reference)}\n\n{table_text.markdown(rows)}')
   undefined = [
-      f'- {job.name}: {score.metric}\n' for job, result in comparison.results.items() for score in scores_of(result)
-      if score.value is None]
+      f'- {markdown_text(job.name)}: {score.metric}\n' for job, result in comparison.results.items()
+      for score in scores_of(result) if score.value is None]
   if undefined:
     parts.append('Undefined on these test images, and so left out:\n\n' + ''.join(undefined))
   parts.append(
@@ -195,10 +196,11 @@ def _csv(comparison: Comparison) -> str:
       out, (*ComparisonJob._fields, 'metric', 'value', *metrics, 'examples', 'checkpoint_step', 'config_hash', 'error'),
       restval='', extrasaction='ignore', lineterminator='\n')
   writer.writeheader()
+  rows: list[dict[str, Any]] = []
   for job, result in comparison.results.items():
-    writer.writerow(result | _numbers(result) | job._asdict() | scores_of(result)[0]._asdict())
-  for job, error in comparison.errors.items():
-    writer.writerow(job._asdict() | {'error': error})
+    rows.append(result | _numbers(result) | job._asdict() | scores_of(result)[0]._asdict())
+  rows += [job._asdict() | {'error': error} for job, error in comparison.errors.items()]
+  writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
   return out.getvalue()
 
 

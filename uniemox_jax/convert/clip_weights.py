@@ -9,7 +9,7 @@ from uniemox_jax.convert import name_table
 from uniemox_jax.convert.name_table import NameRule, block_rules, layer_norm_rules
 from uniemox_jax.convert.position_embeddings import side_of
 from uniemox_jax.models.clip import CLIPConfig, Tower
-from uniemox_jax.models.layers import ACTIVATIONS
+from uniemox_jax.models.layers import ACTIVATIONS, check_sizes
 
 IGNORED = r'(vision|text)_model\.embeddings\.position_ids|input_resolution|context_length|vocab_size|attn_mask'
 """Buffers: of transformers before 4.31, and of OpenAI's archives."""
@@ -116,27 +116,24 @@ OPEN_CLIP_FREE = (
 """Settings that only training, other models or the tokenizer read."""
 
 
-def open_clip_config(hub: dict[str, Any], source: str) -> CLIPConfig:
+def open_clip_config(hub: dict[str, Any]) -> CLIPConfig:
   """The configuration in an `open_clip_config.json`.
 
   Raises:
     UserError: it describes something that this CLIP does not have.
+    ValueError, TypeError, AttributeError: a value of another type.
   """
   model = hub.get('model_cfg')
   if not isinstance(model, dict):
-    raise UserError(f'{source} has no model_cfg: fetch it again')
+    raise UserError('it has no model_cfg: fetch it again')
   towers = {}
   for name, defaults in OPEN_CLIP_DEFAULTS.items():
     given = model.get(name) or {}
     for key, value in given.items():
       if key not in defaults and key not in OPEN_CLIP_FREE and value and value not in OPEN_CLIP_FIXED.get(key, ()):
-        raise UserError(f'{source}: {name}.{key} is {value!r}, which the CLIP here does not have')
+        raise UserError(f'{name}.{key} is {value!r}, which the CLIP here does not have')
     towers[name] = defaults | given
-    wrong = [key for key in defaults if not isinstance(towers[name][key], int | float)]
-    if wrong:
-      raise UserError(
-          f'{source}: {name}.{wrong[0]} is {towers[name][wrong[0]]!r}, not a number: only CLIPs with a '
-          'plain ViT are supported')
+    check_sizes(**{f'{name}.{key}': towers[name][key] for key in defaults if key != 'mlp_ratio'})
   vision, text = towers['vision_cfg'], towers['text_cfg']
   activation = 'quick_gelu' if model.get('quick_gelu', False) else 'gelu'
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 
+from data_pipelines import storage
 from data_pipelines.errors import UserError, join_names
 from uniemox_jax.convert import mae_weights, name_table, vit_mae_weights, weight_families
 from uniemox_jax.convert.formats import hub
@@ -19,6 +20,7 @@ from uniemox_jax.convert.formats.weight_files import Weights
 from uniemox_jax.convert.name_table import NameRule
 from uniemox_jax.convert.position_embeddings import are_sincos, side_of
 from uniemox_jax.models.clip import CLIPConfig
+from uniemox_jax.models.preprocess import check_statistics
 from uniemox_jax.models.registry import abstract_student
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -83,25 +85,24 @@ def import_student(weights: Weights, source: Path, heads: AttentionHeads, *, dec
     weights.flat.update({vit_mae_weights.canonical(key): weights.flat.pop(key) for key in list(weights.flat)})
   shapes = {key: array.shape for key, array in weights.flat.items()}
   labels: list[str] | None = None
-  if family == weight_families.VIT:
-    kind, model, rules, left = _from_transformers(shapes, heads, config, decoder, name)
-    processor = hub.read_config(folder, 'preprocessor_config.json')
-    mean, std = processor.get('image_mean'), processor.get('image_std')
-  elif family == weight_families.MAE:
-    pretrained = _check_timm(config, shapes, name) if config else {}
-    kind, model, left = _from_mae(shapes, heads, config, decoder, name)
-    rules = mae_weights.student_rules(kind, model)
-    mean, std = pretrained.get('mean'), pretrained.get('std')
-    names = config.get('label_names') or pretrained.get('label_names')
-    labels = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
-  else:
+  if family not in (weight_families.VIT, weight_families.MAE):
     raise UserError(
         f'{name} holds {weight_families.TITLES[family]}, not a student: it can be a teacher '
         '(--config.teacher=, load_clip)')
-  try:
+  with storage.parsing(folder / 'config.json' if folder and config else weights.path, 'correct it, or fetch it again'):
+    if family == weight_families.VIT:
+      kind, model, rules, left = _from_transformers(shapes, heads, config, decoder, name)
+      processor = hub.read_config(folder, 'preprocessor_config.json')
+      mean, std = processor.get('image_mean'), processor.get('image_std')
+    else:
+      pretrained = _check_timm(config, shapes, name) if config else {}
+      kind, model, left = _from_mae(shapes, heads, config, decoder, name)
+      rules = mae_weights.student_rules(kind, model)
+      mean, std = pretrained.get('mean'), pretrained.get('std')
+      names = config.get('label_names') or pretrained.get('label_names')
+      labels = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
+    statistics = check_statistics(mean, std) if mean and std else {}
     module = abstract_student(kind, model)
-  except ValueError as error:
-    raise UserError(f'{name}: {error}') from error
   template = nnx.to_pure_dict(nnx.state(module, nnx.Param))
   params = name_table.import_params(rules, weights.flat, template, source=name, ignored=left)
   messages = [f'{name}: {_describe(weight_families.TITLES[family], kind, model, params)}']
@@ -112,7 +113,7 @@ def import_student(weights: Weights, source: Path, heads: AttentionHeads, *, dec
     messages.append(
         "fusion 'attention': the original takes its softmax over an axis of size 1, here it is over the two "
         'streams; the weights are taken, the output of the original cannot be reproduced')
-  return ImportedStudent(kind, model, params, labels, {'mean': mean, 'std': std} if mean and std else {}, messages)
+  return ImportedStudent(kind, model, params, labels, statistics, messages)
 
 
 def student_of_clip(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_pipelines.errors import UserError
+from data_pipelines.plain_text import check_labels
 
 
 def name_head(head: dict[str, Any], names: Sequence[str] | None,
@@ -23,6 +24,9 @@ def name_head(head: dict[str, Any], names: Sequence[str] | None,
     UserError: the classes are not the table's.
   """
   classes = head['bias'].shape[0]
+  check_labels(names or (), "the head's file")
+  if names and len(names) != classes:
+    raise UserError(f'the head has {classes} classes, and its file names {len(names)}: fetch both again')
   if table is None:
     how = 'named by the file' if names else 'numbered, since the file does not name them: --dataset=NAME does'
     return head, list(names or map(str, range(classes))), f'classes: {how}'

@@ -20,6 +20,9 @@ from data_pipelines.errors import UserError, join_names
 NOTHING = r'(?!)'
 """A regular expression that no name matches."""
 
+MAX_MISSING_BLOCKS = 1000
+"""A model that describes more blocks than its file has tensors is named without listing all that it lacks."""
+
 
 class Layout(NamedTuple):
   """How one of their tensors becomes ours, and back."""
@@ -133,9 +136,13 @@ def import_params(
   """
   rules = list(rules)
   found = {name: array.shape for name, array in flat.items() if not re.fullmatch(ignored, name)}
+  shapes = traverse_util.flatten_dict(template, sep='/')
+  blocks = max((shapes[rule.ours].shape[0] for rule in rules if '{}' in rule.theirs[0]), default=0)
+  if blocks > max(MAX_MISSING_BLOCKS, len(found)):  # before they are written out one by one
+    raise UserError(f'{source} holds {len(found)} tensors, fewer than the {blocks} blocks of the model it describes')
   expected = jax.eval_shape(functools.partial(export_params, rules), template)
   _check_names({name: leaf.shape for name, leaf in expected.items()}, found, source)
-  shapes, ours = traverse_util.flatten_dict(template, sep='/'), {}
+  ours = {}
   for rule in rules:
     leaf = shapes[rule.ours]
     ours[rule.ours] = array = np.empty(leaf.shape, leaf.dtype)

@@ -50,7 +50,7 @@ def vit_arguments(hub: dict[str, Any]) -> dict[str, Any]:
     UserError: another model's config, or a setting that our ViT does not have.
   """
   if hub.get('model_type') not in ('vit', 'vit_mae'):
-    raise UserError(f"config.json is of model_type '{hub.get('model_type')}', not 'vit' or 'vit_mae'")
+    raise UserError(f"it is of model_type '{hub.get('model_type')}', not 'vit' or 'vit_mae'")
   arguments = _settings(hub, ENCODER_SETTINGS)
   _check_fixed(
       hub, {'hidden_act': 'gelu', 'num_channels': 3, 'qkv_bias': True, 'intermediate_size': 4 * arguments['width']},
@@ -61,7 +61,7 @@ def vit_arguments(hub: dict[str, Any]) -> dict[str, Any]:
 def vit_mae_arguments(hub: dict[str, Any]) -> dict[str, Any]:
   """Keyword arguments of `UniEmoX` from the contents of a ViTMAE's `config.json`; errors as `vit_arguments`."""
   if hub.get('model_type') != 'vit_mae':
-    raise UserError(f"config.json is of model_type '{hub.get('model_type')}', not 'vit_mae'")
+    raise UserError(f"it is of model_type '{hub.get('model_type')}', not 'vit_mae'")
   arguments = vit_arguments(hub) | _settings(hub, DECODER_SETTINGS)
   _check_fixed(hub, {'decoder_intermediate_size': 4 * arguments['decoder_width']}, {'decoder_intermediate_size': 2048})
   return arguments | {'fusion': 'none', 'semantic': False}
@@ -71,14 +71,14 @@ def _settings(hub: dict[str, Any], settings: dict[str, tuple[str, Any]]) -> dict
   arguments = {ours: hub.get(theirs, default) for ours, (theirs, default) in settings.items()}
   for ours, (theirs, default) in settings.items():
     if not isinstance(arguments[ours], type(default)) or arguments[ours] <= 0:
-      raise UserError(f'config.json: {theirs} is {arguments[ours]!r}, not a positive {type(default).__name__}')
+      raise UserError(f'{theirs} is {arguments[ours]!r}, not a positive {type(default).__name__}')
   return arguments
 
 
 def _check_fixed(hub: dict[str, Any], fixed: dict[str, Any], defaults: dict[str, Any]) -> None:
   for key, wanted in fixed.items():
     if (given := hub.get(key, defaults.get(key, wanted))) != wanted:
-      raise UserError(f'config.json: {key} is {given!r}, this model has {wanted!r}')
+      raise UserError(f'{key} is {given!r}, this model has {wanted!r}')
 
 
 def hub_config(arguments: dict[str, Any], *, norm_pix: bool = False) -> dict[str, Any]:

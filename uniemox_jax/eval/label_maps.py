@@ -7,7 +7,6 @@ that neither side has.
 
 from collections.abc import Sequence
 import importlib.resources
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from data_pipelines import storage
 from data_pipelines.errors import UserError
+from data_pipelines.plain_text import check_labels
 
 FOLDER = importlib.resources.files('uniemox_jax') / 'assets' / 'label_maps'
 SIDES = ('source', 'target')
@@ -53,8 +53,7 @@ def load_label_map(source: str) -> LabelMap:
   path = Path(source) if source.endswith('.json') else FOLDER / f'{source}.json'
   if not path.is_file():
     raise UserError(f"label map '{source}' does not exist: give a .json file, or one of {', '.join(shipped_names())}")
-  with storage.parsing(f'label map {source}', 'correct it'):
-    found = json.loads(path.read_text(encoding='utf-8'))
+  found = storage.read_json(str(path))
   has_sides = isinstance(found, dict) and set(SIDES) <= set(found) <= {*SIDES, 'why'}
   if not has_sides or not all(isinstance(found[side], dict) for side in SIDES):
     raise UserError(
@@ -65,6 +64,7 @@ def load_label_map(source: str) -> LabelMap:
       raise UserError(
           f"label map {source}: {side} class '{wrong[0]}' leads to {found[side][wrong[0]]!r}: give a class, or null "
           'to leave it out')
+    check_labels([*found[side], *filter(None, found[side].values())], f'label map {source}')
   return LabelMap(path.name.removesuffix('.json'), found['source'], found['target'], source)
 
 

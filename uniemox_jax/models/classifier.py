@@ -41,6 +41,7 @@ class Classifier(nnx.Module):
       rngs: nnx.Rngs, **encoder: Any):
     if streams not in STREAMS:
       raise ValueError(f"streams '{streams}' is not one of {', '.join(STREAMS)}")
+    layers.check_sizes(width=width, classes=classes)
     self.streams = len(STREAMS[streams])
     self.encoder = ViT(
         width=width, norm_eps=norm_eps, final_norm=False, train_positions=True, dtype=dtype, rngs=rngs, **encoder)

@@ -39,17 +39,19 @@ class Tower:
   activation: str = 'quick_gelu'
   norm_eps: float = 1e-5
 
+  def __post_init__(self) -> None:
+    sizes = {'width': self.width, 'depth': self.depth, 'heads': self.heads, 'hidden': self.hidden}
+    layers.check_sizes(**{f'{name} ({TOWER_KEYS[name]})': size for name, size in sizes.items()})
+    if self.width % self.heads:
+      raise UserError(f'width (hidden_size) {self.width} is not divisible by {self.heads} heads (num_attention_heads)')
+    if self.activation not in list(layers.ACTIVATIONS):  # a list, which looks for what cannot be hashed, too
+      raise UserError(f"hidden_act '{self.activation}' is not one of {', '.join(layers.ACTIVATIONS)}")
+    if not (isinstance(self.norm_eps, float) and 0 < self.norm_eps < 1):
+      raise UserError(f'layer_norm_eps is {self.norm_eps!r}, not between 0 and 1')
+
   @classmethod
   def from_dict(cls, hub: dict[str, Any]) -> 'Tower':
     """From a transformers `text_config` or `vision_config` in which every key is present."""
-    if hub['hidden_act'] not in layers.ACTIVATIONS:
-      raise UserError(
-          f"CLIP config.json: hidden_act '{hub['hidden_act']}' is not one of "
-          f"{', '.join(layers.ACTIVATIONS)}")
-    if hub['hidden_size'] % hub['num_attention_heads']:
-      raise UserError(
-          f"CLIP config.json: hidden_size {hub['hidden_size']} is not divisible by num_attention_heads "
-          f"{hub['num_attention_heads']}")
     return cls(**{ours: hub[theirs] for ours, theirs in TOWER_KEYS.items()})
 
   def to_dict(self) -> dict[str, Any]:
@@ -83,6 +85,9 @@ class CLIPConfig:
   logit_scale_init: float = 2.6592
 
   def __post_init__(self) -> None:
+    layers.check_sizes(
+        image_size=self.image_size, patch_size=self.patch_size, projection_dim=self.projection_dim,
+        context_length=self.context_length, vocab_size=self.vocab_size, eos_token_id=self.eos_token_id)
     if self.image_size % self.patch_size:
       raise UserError(f'CLIP: image_size {self.image_size} is not divisible by patch_size {self.patch_size}')
 
@@ -92,21 +97,19 @@ class CLIPConfig:
 
     Raises:
       UserError: another model's config, or a value that this implementation does not cover.
+      ValueError, TypeError, AttributeError: a value of another type.
     """
     if hub.get('model_type') != 'clip':
-      raise UserError(f"config.json is of model_type '{hub.get('model_type')}': give the folder of a CLIP model")
+      raise UserError(f"it is of model_type '{hub.get('model_type')}': give the folder of a CLIP model")
     text = _tower_dict(hub, 'text_config', TEXT_DEFAULTS)
     vision = _tower_dict(hub, 'vision_config', VISION_DEFAULTS)
-    for key, settings in (('image_size', vision), ('patch_size', vision), ('eos_token_id', text)):
-      if not isinstance(settings[key], int):
-        raise UserError(f'CLIP config.json: {key} {settings[key]!r} is not one integer')
     if vision['num_channels'] != 3:
-      raise UserError(f"CLIP config.json: num_channels is {vision['num_channels']}, only 3 is supported")
+      raise UserError(f"num_channels is {vision['num_channels']}, only 3 is supported")
     return cls(
         vision=Tower.from_dict(vision), text=Tower.from_dict(text), image_size=vision['image_size'],
         patch_size=vision['patch_size'], projection_dim=hub.get('projection_dim', 512),
         context_length=text['max_position_embeddings'], vocab_size=text['vocab_size'],
-        eos_token_id=text['eos_token_id'], logit_scale_init=hub.get('logit_scale_init_value', 2.6592))
+        eos_token_id=text['eos_token_id'], logit_scale_init=float(hub.get('logit_scale_init_value', 2.6592)))
 
   def to_dict(self) -> dict[str, Any]:
     """The contents of a `config.json` that transformers' `CLIPModel.from_pretrained` reads."""

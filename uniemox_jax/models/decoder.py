@@ -24,6 +24,7 @@ class Decoder(nnx.Module):
   def __init__(
       self, *, patches: int, patch_size: int, width: int, depth: int, heads: int, norm_eps: float = 1e-6,
       remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
+    layers.check_sizes(decoder_width=width, decoder_depth=depth, decoder_heads=heads)
     self.dtype = dtype
     self.mask_token = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (1, width)))
     self.positions = nnx.Param(jnp.asarray(sincos_positions(width, round(patches**0.5))))

@@ -6,6 +6,7 @@ unrolled, so a checkpoint never depends on how the program was compiled.
 
 from collections.abc import Callable
 import functools
+import reprlib
 from typing import Any
 
 from flax import nnx
@@ -30,6 +31,17 @@ def unit(x_BxE: jax.Array) -> jax.Array:
   """Rows scaled to unit length, float32. The epsilon sits inside the root: the gradient at zero stays finite."""
   x_BxE = x_BxE.astype(jnp.float32)
   return x_BxE * jax.lax.rsqrt(jnp.sum(x_BxE * x_BxE, axis=-1, keepdims=True) + 1e-12)
+
+
+MAX_SIZE = 2**20
+"""Of any dimension that a config or a checkpoint names: more is damage, or an attempt to fill the memory."""
+
+
+def check_sizes(**sizes: Any) -> None:
+  """Raises ValueError, which names the first, unless all are integers from 1 to `MAX_SIZE`."""
+  for name, size in sizes.items():
+    if type(size) is not int or not 1 <= size <= MAX_SIZE:
+      raise ValueError(f'{name} is {reprlib.repr(size)}, not an integer from 1 to {MAX_SIZE}')
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'gelu': gelu, 'quick_gelu': quick_gelu}

@@ -1,5 +1,6 @@
 """Pixels to what a model reads: normalisation on the device, and the evaluation view of any image."""
 
+import reprlib
 from typing import Any
 
 import jax
@@ -12,6 +13,19 @@ EVALUATION_SHARE = 224 / 256
 
 Statistics = tuple[float, ...]
 """Mean or standard deviation of the red, green and blue channels."""
+
+
+def check_statistics(mean: Any, std: Any) -> dict[str, list[float]]:
+  """{'mean', 'std'} as lists.
+
+  Raises:
+    ValueError: not three numbers each that pixels in 0..1 can have.
+  """
+  for name, values, low, high in (('mean', mean, -10, 10), ('std', std, 1e-3, 10)):
+    numbers = isinstance(values, list | tuple) and all(type(value) in (int, float) for value in values)
+    if not numbers or len(values) != 3 or not all(low <= value <= high for value in values):
+      raise ValueError(f'{name} of the pixels is {reprlib.repr(values)}, not three numbers from {low} to {high}')
+  return {'mean': list(mean), 'std': list(std)}
 
 
 def normalise(images_BxHxWx3: jax.Array, mean: Statistics = IMAGENET_MEAN, std: Statistics = IMAGENET_STD) -> jax.Array:

@@ -26,6 +26,10 @@ MODULES: dict[str, type[nnx.Module]] = {'uniemox': UniEmoX, 'classifier': Classi
 
 
 def abstract_student(kind: str, arguments: Mapping[str, Any]) -> nnx.Module:
-  """The module of a checkpoint's `kind` and 'model' arguments, with shapes in place of parameters."""
+  """The module of a checkpoint's `kind` and 'model' arguments, with shapes in place of parameters.
+
+  Raises:
+    ValueError, TypeError: there is no such model.
+  """
   module: Callable[..., nnx.Module] = MODULES[kind]
   return nnx.eval_shape(lambda: module(**arguments, rngs=nnx.Rngs(0)))

@@ -10,6 +10,9 @@ import numpy as np
 from uniemox_jax.models import layers
 from uniemox_jax.models.masking import patchify, take_tokens
 
+MAX_POSITIONS = 2**27
+"""Numbers, of which some copies are made before any weight is read: 95,000 patches of the widest published ViT."""
+
 
 def sincos_positions(width: int, side: int) -> np.ndarray:
   """MAE's fixed 2-D sine-cosine positions with a zero row for CLS: float32 (1 + side*side, width).
@@ -19,6 +22,8 @@ def sincos_positions(width: int, side: int) -> np.ndarray:
   """
   if width % 4:
     raise ValueError(f'sine-cosine positions need a width divisible by 4, not {width}')
+  if side * side * width > MAX_POSITIONS:
+    raise ValueError(f'{side * side} patches {width} wide are too many')
   frequencies = 1.0 / 10000**(np.arange(width // 4, dtype=np.float64) / (width / 4))
   rows, columns = np.meshgrid(np.arange(side), np.arange(side), indexing='ij')
 
@@ -48,6 +53,7 @@ class ViT(nnx.Module):
       self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int, norm_eps: float = 1e-6,
       final_norm: bool = True, train_positions: bool = False, pre_norm: bool = False, activation: str = 'gelu',
       remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
+    layers.check_sizes(image_size=image_size, patch_size=patch_size, width=width, depth=depth, heads=heads)
     if image_size % patch_size:
       raise ValueError(f'image_size {image_size} is not divisible by patch_size {patch_size}')
     if activation not in layers.ACTIVATIONS:

@@ -20,6 +20,7 @@ import tqdm
 from data_pipelines.errors import UserError
 from data_pipelines.ownership import owned
 from data_pipelines.person_boxes.person_finder import PersonFinder
+from data_pipelines.plain_text import single_line
 from data_pipelines.user_files import find_images, video
 from data_pipelines.user_files.find_images import FoundFiles
 from data_pipelines.user_files.views import ImageView, printable, views
@@ -181,4 +182,4 @@ def _print_summary(summary: PredictionSummary, found: FoundFiles, earlier_rows: 
     lines.append(f'{found.duplicates} named again, and predicted once')
   if found.passed_over:
     lines.append('passed over in folders: ' + ', '.join(f'{count} {kind}' for kind, count in found.passed_over.items()))
-  print('\n'.join(lines), file=sys.stderr)
+  print('\n'.join(map(single_line, lines)), file=sys.stderr)

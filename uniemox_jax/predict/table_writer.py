@@ -12,6 +12,7 @@ from typing import Any
 import google_crc32c
 
 from data_pipelines.errors import UserError
+from data_pipelines.plain_text import csv_cell, csv_text
 from data_pipelines.storage import read_json_object, write_sealed
 
 FORMATS = ('csv', 'jsonl')
@@ -124,7 +125,10 @@ class PredictionTable:
 
   def _read_row(self, line: bytes, is_header: bool) -> None:
     try:
-      row = next(csv.reader([line.decode()])) if self._format == 'csv' else list(json.loads(line).values())
+      if self._format == 'csv':
+        row = [csv_text(cell) for cell in next(csv.reader([line.decode()]))]
+      else:
+        row = list(json.loads(line).values())
       if len(row) != len(self._columns) or row[0] in self.names:
         raise ValueError('another number of columns, or an image that has a row')
     except (ValueError, TypeError, AttributeError, RecursionError, csv.Error) as error:
@@ -149,7 +153,8 @@ class PredictionTable:
   def _encode(self, rows: Iterable[Sequence[Value]]) -> str:
     buffer = io.StringIO(newline='')
     if self._format == 'csv':
-      texts = ([f'{value:.{DECIMALS}f}' if isinstance(value, float) else value for value in row] for row in rows)
+      texts = (
+          [f'{value:.{DECIMALS}f}' if isinstance(value, float) else csv_cell(value) for value in row] for row in rows)
       csv.writer(buffer, lineterminator='\n').writerows(texts)
     else:
       for row in rows:

@@ -62,8 +62,10 @@ def _stages(run: epath.Path) -> tuple[list[dict[str, Any]], str | None]:
 
 def _public_name(origin: str) -> str:
   """A hub id as it is; of a path its last name, since the rest is specific to one machine."""
-  path = epath.Path(origin).expanduser()
-  return path.name if is_remote(origin) or path.is_absolute() or path.exists() else origin
+  if is_remote(origin):
+    return origin.rstrip('/').rpartition('/')[2]
+  path = Path(origin).expanduser()
+  return path.name if path.is_absolute() or path.exists() else origin
 
 
 def _stage_name(config: dict[str, Any]) -> str:

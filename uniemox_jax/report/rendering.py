@@ -1,10 +1,17 @@
-"""The templates of this folder, rendered: HTML pages, which are escaped, and Markdown, which is not."""
+"""The templates of this folder, rendered: HTML pages and Markdown, in which every value is escaped."""
 
 from collections.abc import Callable, Mapping
 import os
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
+
+from data_pipelines.plain_text import markdown_code, markdown_text
+
+
+def _as_text(value: Any) -> Any:
+  return value if isinstance(value, Markup) else markdown_text(value)
 
 
 def render(template: str, facts: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None) -> str:
@@ -12,6 +19,8 @@ def render(template: str, facts: Mapping[str, Any], filters: Mapping[str, Callab
   is_page = template.endswith('.html.j2')
   environment = jinja2.Environment(
       loader=jinja2.FileSystemLoader(os.path.dirname(__file__)), autoescape=is_page, trim_blocks=True,
-      lstrip_blocks=True, keep_trailing_newline=not is_page, undefined=jinja2.StrictUndefined)
+      lstrip_blocks=True, keep_trailing_newline=not is_page, undefined=jinja2.StrictUndefined,
+      finalize=None if is_page else _as_text)
+  environment.filters['code'] = lambda text: Markup(markdown_code(text))
   environment.filters.update(filters or {})
   return environment.get_template(template).render(facts)

@@ -24,7 +24,7 @@ flags.disclaim_key_flags()  # `VERB --help` shows flags that are defined here as
 
 def define_config(default: str | None = None) -> None:
   """Declares `--config=FILE[:ARG]`, with `--config.key=value` overrides; required unless there is a default."""
-  help_text = 'An ml_collections file, FILE or FILE:ARGUMENT; --config.key=value overrides a key.'
+  help_text = 'Python that is run: an ml_collections FILE or FILE:ARGUMENT; --config.key=value overrides a key.'
   config_flags.DEFINE_config_file('config', default and find_config(default), help_text)
   if default is None:
     flags.mark_flag_as_required('config')

@@ -21,7 +21,7 @@ from data_pipelines.errors import UserError
 from uniemox_jax.convert import clip_weights, name_table, weight_families
 from uniemox_jax.convert.formats import hub, vocabulary, weight_files
 from uniemox_jax.models.clip import CLIP, CLIPConfig
-from uniemox_jax.models.preprocess import Statistics, as_model_input, normalise, resize
+from uniemox_jax.models.preprocess import Statistics, as_model_input, check_statistics, normalise, resize
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 BICUBIC = 3
@@ -29,6 +29,8 @@ BICUBIC = 3
 CONFIG_FILES = ('config.json', 'preprocessor_config.json', 'processor_config.json')
 OPEN_CLIP_CONFIG = 'open_clip_config.json'
 TOKENIZER_FILES = ('vocab.json', 'merges.txt', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json')
+MAX_RESIZED = 16
+"""Times the model's input that an image may be resized to before its centre is cut out."""
 LENGTH_STEP = 8
 """Token ids are padded to a multiple of this, so that few lengths are ever compiled."""
 
@@ -52,6 +54,7 @@ class View:
 
     Raises:
       UserError: it does not lead to the model's `image_size`, or not by bicubic resizing.
+      ValueError, TypeError, LookupError: a value of another type.
     """
     size = hub.get('size', image_size)
     size = size if isinstance(size, dict) else {'shortest_edge': size}
@@ -59,12 +62,12 @@ class View:
     short_side = size['height'] if squash else size['shortest_edge']
     crop = hub.get('crop_size', image_size) if hub.get('do_center_crop', True) else short_side
     crop = crop['height'] if isinstance(crop, dict) else crop
-    if crop != image_size or short_side < crop or hub.get('resample', BICUBIC) != BICUBIC:
+    if crop != image_size or not crop <= short_side <= MAX_RESIZED * crop or hub.get('resample', BICUBIC) != BICUBIC:
       raise UserError(
-          f'preprocessor_config.json: size {size}, crop {crop}, resample {hub.get("resample", BICUBIC)} do '
+          f'size {size}, crop {crop}, resample {hub.get("resample", BICUBIC)} do '
           f'not give {image_size} pixels by bicubic resizing (resample 3): correct the file or remove it')
-    return cls(
-        image_size, short_side, squash, tuple(hub.get('image_mean', CLIP_MEAN)), tuple(hub.get('image_std', CLIP_STD)))
+    mean, std = map(tuple, check_statistics(hub.get('image_mean', CLIP_MEAN), hub.get('image_std', CLIP_STD)).values())
+    return cls(image_size, short_side, squash, mean, std)
 
   @classmethod
   def from_open_clip(cls, settings: dict[str, Any], image_size: int) -> 'View':
@@ -76,11 +79,10 @@ class View:
     mode, filter_name = settings.get('resize_mode', 'shortest'), settings.get('interpolation', 'bicubic')
     if mode not in ('shortest', 'squash') or filter_name != 'bicubic':
       raise UserError(
-          f'{OPEN_CLIP_CONFIG}: preprocess_cfg resizes by {mode}, {filter_name}: only bicubic, shortest or '
+          f'preprocess_cfg resizes by {mode}, {filter_name}: only bicubic, shortest or '
           'squash, is supported')
-    return cls(
-        image_size, image_size, mode == 'squash', tuple(settings.get('mean', CLIP_MEAN)),
-        tuple(settings.get('std', CLIP_STD)))
+    mean, std = map(tuple, check_statistics(settings.get('mean', CLIP_MEAN), settings.get('std', CLIP_STD)).values())
+    return cls(image_size, image_size, mode == 'squash', mean, std)
 
   @property
   def statistics(self) -> dict[str, list[float]]:
@@ -161,6 +163,8 @@ class Clip:
     """
     if self.folder is not None:
       has = {name for name in TOKENIZER_FILES if (self.folder / name).is_file()}
+      if large := [name for name in sorted(has) if storage.size(self.folder / name) > storage.MAX_JSON]:
+        raise UserError(f'{self.folder / large[0]} is too large for a file of a tokenizer: fetch it again')
       if not ({'vocab.json', 'merges.txt'} <= has or 'tokenizer.json' in has):
         raise UserError(f'{self.folder} has no tokenizer: put its vocab.json and merges.txt there, or give int32 ids')
     from transformers import CLIPTokenizer  # imports torch where that is installed, which takes seconds
@@ -169,7 +173,7 @@ class Clip:
         vocabulary.write_openai_vocabulary(Path(openai))
       folder = self.folder or Path(openai)
       with storage.parsing(f'{folder}/{", ".join(TOKENIZER_FILES)}'):
-        return CLIPTokenizer.from_pretrained(folder)
+        return CLIPTokenizer.from_pretrained(folder, trust_remote_code=False)
 
   @functools.cached_property
   def digest(self) -> str:
@@ -196,6 +200,11 @@ class Clip:
   def tokenize(self, texts: Sequence[str]) -> np.ndarray:
     """int32 ids (B, T): cut at the context length, padded after the end of text to a common multiple of 8."""
     rows = self.tokenizer(list(texts), truncation=True, max_length=self.config.context_length)['input_ids']
+    largest = max(map(max, filter(None, rows)), default=0)
+    if largest >= self.config.vocab_size:
+      raise UserError(
+          f'the tokenizer in {self.folder} gives the id {largest}, the model knows {self.config.vocab_size} tokens: '
+          'fetch both again')
     longest = max((len(row) for row in rows), default=1)
     length = min(-(-longest // LENGTH_STEP) * LENGTH_STEP, self.config.context_length)
     ids_BxT = np.full((len(rows), length), self.tokenizer.eos_token_id, np.int32)
@@ -270,18 +279,23 @@ def read_clip(
       raise UserError(f'{name} has no config.json beside it: give the folder of a CLIP in Hugging Face form')
     rules = clip_weights.RULES
     vocabulary_folder: Path | None = folder
-    settings = next(filter(None, (hub.read_config(folder, file) for file in CONFIG_FILES[1:])), {})
-    with storage.parsing(f'{folder}/{" or ".join(CONFIG_FILES)}'):
-      config = CLIPConfig.from_dict(hub.read_config(folder, CONFIG_FILES[0]))
+    settings = hub.read_config(folder, CONFIG_FILES[0])
+    with storage.parsing(folder / CONFIG_FILES[0], 'correct it, or fetch it again'):
+      config = CLIPConfig.from_dict(settings)
+    file = next(filter(functools.partial(hub.read_config, folder), CONFIG_FILES[1:]), CONFIG_FILES[1])
+    settings = hub.read_config(folder, file)
+    with storage.parsing(folder / file, 'correct it, or fetch it again'):
       view = View.from_dict(settings.get('image_processor', settings), config.image_size)
   elif family == weight_families.OPENAI_CLIP:
     rules, settings = clip_weights.OPENAI_RULES, hub.read_config(folder, OPEN_CLIP_CONFIG)
-    if settings:
-      config = clip_weights.open_clip_config(settings, f'{folder}/{OPEN_CLIP_CONFIG}')
-    else:
-      shapes = {key: array.shape for key, array in weights.flat.items()}
-      config = clip_weights.openai_config(shapes, source=name, activation=activation)
-    view = View.from_open_clip(settings.get('preprocess_cfg') or {}, config.image_size)
+    with storage.parsing(folder / OPEN_CLIP_CONFIG if folder and settings else weights.path,
+                         'correct it, or fetch it again'):
+      if settings:
+        config = clip_weights.open_clip_config(settings)
+      else:
+        shapes = {key: array.shape for key, array in weights.flat.items()}
+        config = clip_weights.openai_config(shapes, source=name, activation=activation)
+      view = View.from_open_clip(settings.get('preprocess_cfg') or {}, config.image_size)
     own_tokenizer = folder is not None and any((folder / file).is_file() for file in TOKENIZER_FILES)
     openai_tokenizer = config.vocab_size == vocabulary.SIZE and not own_tokenizer
     vocabulary_folder = None if openai_tokenizer else weights.path.parent

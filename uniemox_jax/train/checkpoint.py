@@ -9,12 +9,12 @@ which is what readers want; those that train on lie with the optimizer.
 from collections.abc import Iterator
 import contextlib
 import errno
-import json
 import math
 import sys
 from typing import Any, NamedTuple
 
 from etils import epath
+from flax import nnx
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
@@ -22,7 +22,11 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from data_pipelines.errors import UserError, first_line, join_names
-from data_pipelines.storage import absolute, exists
+from data_pipelines.plain_text import check_labels
+from data_pipelines.storage import absolute, exists, read_json, read_json_object
+from uniemox_jax.models.preprocess import check_statistics
+from uniemox_jax.models.registry import MODULES, abstract_student
+from uniemox_jax.objectives.tasks import tasks_of
 from uniemox_jax.runtime.distributed import is_primary, wait_for_all
 from uniemox_jax.runtime.integrity import changed_leaves, describe_leaves, path_name, seal
 from uniemox_jax.train.state import TrainState
@@ -92,14 +96,14 @@ def _read_record(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any] | N
     Damaged: they are not what was written.
   """
   try:
-    description = json.loads((folder / 'description' / 'metadata').read_text())
+    description = read_json_object(folder / 'description' / 'metadata')
     if not (folder / 'record').exists():
       return description, None
-    record = json.loads((folder / 'record' / 'metadata').read_text())
+    record = read_json_object(folder / 'record' / 'metadata')
     if record.pop('seal') != seal([description, record]):
       raise Damaged('description or record: they do not agree with their seal')
     score = record['score']
-    if score is not None and json.loads((folder / 'metrics' / 'metrics').read_text())[_SCORE] != score:
+    if score is not None and read_json(folder / 'metrics' / 'metrics')[_SCORE] != score:
       raise Damaged('metrics: the score is not the recorded one')
   except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise Damaged(f'description, record or metrics: {first_line(error)}') from error
@@ -331,13 +335,38 @@ def load_checkpoint(path: str) -> Checkpoint:
   raise UserError(f'checkpoint {path} cannot be read ({damage}): use another step, or make it again')
 
 
+def _check_description(folder: epath.Path, description: dict[str, Any], tree: Any) -> None:
+  """Raises Damaged unless the description of a student is that of the arrays in `tree`, of which none is read yet."""
+  try:
+    if description['kind'] not in MODULES:
+      return
+    shapes = nnx.to_pure_dict(nnx.state(abstract_student(description['kind'], description['model']), nnx.Param))
+    wanted, found = ({path_name(path): tuple(leaf.shape)
+                      for path, leaf in jax.tree_util.tree_leaves_with_path(leaves)}
+                     for leaves in (shapes, tree))
+    if different := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
+      raise ValueError(f'other shapes of {join_names(different)}')
+    if 'statistics' in description:
+      check_statistics(**description['statistics'])
+    if description['kind'] == 'classifier':
+      outputs = [name for task in tasks_of(description) for name in task.outputs]
+      check_labels(outputs, folder)
+      if len(outputs) != description['model']['classes']:
+        raise ValueError(f'{len(outputs)} names of outputs')
+  except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+    raise Damaged(f'description is not that of its arrays: {first_line(error)}') from error
+
+
 def _load(folder: epath.Path) -> Checkpoint:
   description, record = _read_record(folder)
   try:
     with ocp.PyTreeCheckpointer() as checkpointer:
       tree = checkpointer.metadata(folder / 'params').item_metadata.tree
+      _check_description(folder, description, tree)
       as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
       params = checkpointer.restore(folder / 'params', args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+  except Damaged:
+    raise
   except Exception as error:  # as in Checkpoints._restore
     raise Damaged(first_line(error)) from error
   if record is None:

@@ -31,6 +31,9 @@ INFINITE = r'(.*\.)?attn_mask'
 """Buffers that hold -inf on purpose."""
 MAX_HEADER = 100_000_000
 """Bytes; safetensors' own limit."""
+MAX_TENSORS = 2**16
+MAX_MAPPED = 64 << 20
+"""Bytes of a safetensors file that are mapped into memory at the same time, and a tensor more."""
 MAX_GROWTH = 8
 """float32 bytes per byte of file: float8 grows four times, tied weights double."""
 NOT_WEIGHTS = {
@@ -112,9 +115,11 @@ def _open(path: Path) -> tuple[int, str, dict[str, Any], Tensors]:
 
 
 def _flatten(path: Path, size: int, tensors: Tensors) -> dict[str, np.ndarray]:
-  flat, problems, grown = {}, defaultdict(list), 0
+  flat: dict[str, np.ndarray] = {}
+  problems, grown = defaultdict(list), 0
   for prefix, name, array in tensors:
     name = prefix + str(name).removeprefix('module.')
+    _check_count(path, len(flat) + 1)
     grown += 4 * array.size
     if grown > MAX_GROWTH * size + (1 << 20):
       raise UserError(f'{path} declares more numbers than its {size} bytes can hold: fetch it again')
@@ -131,6 +136,11 @@ def _flatten(path: Path, size: int, tensors: Tensors) -> dict[str, np.ndarray]:
   return flat
 
 
+def _check_count(path: Path, tensors: int) -> None:
+  if tensors > MAX_TENSORS:
+    raise UserError(f'{path} holds more than {MAX_TENSORS:,} tensors, as no model here does: use another file')
+
+
 def _tensor_problem(name: str, array: np.ndarray) -> str:
   if not array.size:
     return f'of no elements, shape {array.shape}'
@@ -144,20 +154,27 @@ def _tensor_problem(name: str, array: np.ndarray) -> str:
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], Tensors]:
   try:
     with safetensors.safe_open(path, framework='numpy') as file:
-      return file.metadata() or {}, _safetensors(path, list(file.keys()))
+      names = list(file.keys())
+      _check_count(path, len(names))
+      return file.metadata() or {}, _safetensors(path, names)
   except safetensors.SafetensorError as error:
     raise UserError(_damaged(path, 'safetensors', error)) from error
 
 
 def _safetensors(path: Path, names: list[str]) -> Tensors:
-  for name in names:
-    # Opened again each time: one mapping would keep every page read so far, a second copy of the file in memory.
+  left = iter(names)
+  while (name := next(left, None)) is not None:
+    # Opened again now and then: one mapping would keep every page read so far, a second copy of the file in memory.
     with safetensors.safe_open(path, framework='numpy') as file:
-      try:
-        array = file.get_tensor(name)
-      except AttributeError as error:
-        raise UserError(f'{path}: {name} is of a type that numpy lacks ({error}): save it as float32') from error
-    yield '', name, array
+      mapped = 0
+      while name is not None:
+        try:
+          array = file.get_tensor(name)
+        except AttributeError as error:
+          raise UserError(f'{path}: {name} is of a type that numpy lacks ({error}): save it as float32') from error
+        yield '', name, array
+        mapped += array.nbytes
+        name = next(left, None) if mapped < MAX_MAPPED else None
 
 
 def _read_index(index: Path) -> tuple[int, str, dict[str, Any], Tensors]:

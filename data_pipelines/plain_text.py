@@ -1,0 +1,68 @@
+"""Text of unknown origin where people see it: labels, file names and settings that must be nothing but text.
+
+Three places read such text as more than that. A terminal obeys escape sequences, Markdown turns it into links, HTML and
+table cells, and a spreadsheet runs a cell of a CSV file that begins like a formula. Each has its one function here;
+HTML pages are escaped by Jinja (`uniemox_jax.report.rendering`).
+"""
+
+import re
+import reprlib
+from typing import Any
+
+from data_pipelines.errors import UserError
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+_MARKDOWN = re.compile(r'[\\`\[\]<>|&]|(?<=[A-Za-z]):(?=//)|(?<=www)\.', re.IGNORECASE)
+
+
+def visible(text: str) -> str:
+  """The text with backslash codes for line ends, control characters and others that change how the rest is shown."""
+  return ''.join(
+      character if character.isprintable() else character.encode('unicode_escape').decode() for character in text)
+
+
+def single_line(text: str) -> str:
+  """`visible` of the text, all white space in it a single space."""
+  return visible(' '.join(text.split()))
+
+
+def check_labels(names: Any, source: object) -> None:
+  """Raises UserError, about `source`, unless `names` are texts of 1 to 200 characters, all of them visible."""
+  wrong = [name for name in names if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isprintable()]
+  if wrong:
+    raise UserError(f'{source} has the label {reprlib.repr(wrong[0])}: rename it, to letters on one line')
+
+
+def csv_cell(value: Any) -> Any:
+  """A cell that no spreadsheet takes for a formula.
+
+  Text that begins with = + - @, a tab or a line end gets an apostrophe in front, which spreadsheets take as "this is
+  text". Numbers stay as they are, those in a text, too. Text that looks like the result gets one more apostrophe, so
+  that `csv_text` gives back exactly what was written.
+  """
+  if not isinstance(value, str) or not _FORMULA.match(value):
+    return value
+  try:
+    float(value)
+  except ValueError:
+    return f"'{value}"
+  return value
+
+
+def csv_text(cell: str) -> str:
+  """The text that `csv_cell` was given; any other cell is left as it is."""
+  return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def markdown_text(value: Any) -> Any:
+  """Text within a line of Markdown or a cell of its tables, which shows as itself; numbers stay as they are.
+
+  Escaped is what makes code, links, images, HTML, entities or cells, and addresses that GitHub links by itself.
+  Asterisks and underscores are not: at worst they slant a word, and names are full of them.
+  """
+  return _MARKDOWN.sub(r'\\\g<0>', visible(re.sub(r'\s+', ' ', value))) if isinstance(value, str) else value
+
+
+def markdown_code(text: str) -> str:
+  """Text as code within a line, where nothing is escaped and only a backtick ends it."""
+  return '`' + single_line(text).replace('`', "'") + '`'

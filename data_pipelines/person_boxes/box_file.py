@@ -33,7 +33,7 @@ def read_boxes(source: pathlib.Path) -> dict[str, np.ndarray]:
     return {}
   if not path.is_file():
     raise UserError(f'{path} is not there: give a file of person boxes, or a --detector')
-  checksums.check(path.with_name(path.name + checksums.ENDING))
+  checksums.compare_checksums(path.with_name(path.name + checksums.ENDING))
   with storage.parsing(path, 'save it as CSV in UTF-8'):
     rows = _read_rows(path)
   return {image: np.array(boxes) for image, boxes in rows.items()}
@@ -46,7 +46,7 @@ def write_boxes(path: pathlib.Path, rows: Iterable[Sequence[object]]) -> None:
     csv.writer(file).writerows([COLUMNS, *rows])
   sums.unlink(missing_ok=True)
   unfinished.rename(path)
-  checksums.write(sums, [path])
+  checksums.write_checksums(sums, [path])
 
 
 def _read_rows(path: pathlib.Path) -> dict[str, list[list[float]]]:

@@ -92,6 +92,8 @@ def _read_record(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any] | N
     Damaged: they are not what was written.
   """
   try:
+    with contextlib.suppress(OSError, ValueError):  # Orbax can do without it, but not bear one nested too deep.
+      json.loads((folder / '_CHECKPOINT_METADATA').read_text())
     description = json.loads((folder / 'description' / 'metadata').read_text())
     if not (folder / 'record').exists():
       return description, None

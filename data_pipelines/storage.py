@@ -115,7 +115,8 @@ def parsing(path: str | os.PathLike, remedy: str = 'restore it, or delete it') -
   except Exception as error:
     if is_remote(path) and explain(error):
       raise
-    what = f'lacks {error}' if isinstance(error, KeyError) else f'{type(error).__name__}: {first_line(error)}'
+    kinds = {KeyError: 'it lacks ', json.JSONDecodeError: 'it is not JSON: '}
+    what = kinds.get(type(error), f'{type(error).__name__}: ') + first_line(error)
     raise UserError(f'{os.fspath(path)} is damaged, or missing ({what}): {remedy}') from error
 
 

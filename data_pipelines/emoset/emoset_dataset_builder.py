@@ -77,7 +77,8 @@ class Builder(base_builder.BaseBuilder):
   def _json(self, path: pathlib.Path) -> object:
     if not path.exists():
       raise UserError(f'{path.parent} has no file {path.name}. {self.layout}')
-    return storage.read_json(path)
+    with storage.parsing(path, f'fetch it again. {self.layout}'):
+      return json.loads(path.read_text(encoding='utf-8'))
 
   def _list_split(self, source: pathlib.Path, split: str) -> Iterator[RawExample]:
     entries = self._json(source / f'{split}.json')

@@ -12,12 +12,12 @@ FOLDER = 'checksums' + ENDING
 """Of all files that this package wrote into a folder."""
 
 
-def write(path: Path, files: Iterable[Path]) -> None:
+def write_checksums(path: Path, files: Iterable[Path]) -> None:
   """Writes the SHA-256 of files in the folder of `path`, a line each."""
   storage.write_text(path, ''.join(f'{_sha256(file)}  {file.name}\n' for file in files))
 
 
-def check(path: Path) -> None:
+def compare_checksums(path: Path) -> None:
   """Compares the files that `path` lists with it; nothing where there is no such file, as beside a user's own.
 
   Raises:

@@ -25,8 +25,8 @@ def take_seal(value: Any, before: str = '') -> Any:
   Raises:
     ValueError: it is not what was sealed.
   """
-  if not isinstance(value, dict) or not any(key == SEAL or isinstance(part, str) and part.startswith(_BEGIN)
-                                            for key, part in value.items()):
+  # Its value is looked for anywhere, in case that the damage has moved it.
+  if not isinstance(value, dict) or SEAL not in value and f'"{_BEGIN}' not in json.dumps(value):
     return value
   content = {key: part for key, part in value.items() if key != SEAL}
   if add_seal(content, before) != value:

@@ -123,20 +123,30 @@ def parsing(path: str | os.PathLike, remedy: str = 'restore it, or delete it') -
   except Exception as error:
     if is_remote(path) and explain(error):
       raise
-    what = f'lacks {error}' if isinstance(error, KeyError) else f'{type(error).__name__}: {first_line(error)}'
+    kinds = {KeyError: 'it lacks ', json.JSONDecodeError: 'it is not JSON: '}
+    what = kinds.get(type(error), f'{type(error).__name__}: ') + first_line(error)
     raise UserError(f'{os.fspath(path)} is damaged, or missing ({what}): {remedy}') from error
 
 
-def read_json(path: str | os.PathLike) -> Any:
-  """The value in a JSON file, without its seal.
+def parse_json(path: str | os.PathLike) -> Any:
+  """The value in a JSON file.
 
   Raises:
-    UserError: it is not JSON in UTF-8, does not agree with its seal, is too large, or has a key twice; names the file.
+    ValueError: it is not JSON in UTF-8, is too large, or has a key twice.
+  """
+  if (length := size(path)) > MAX_JSON:  # parsed, it would take some forty times as much memory
+    raise ValueError(f'no JSON file here has {length:,} bytes')
+  return json.loads(read_bytes(path).decode('utf-8-sig'), object_pairs_hook=_without_doubles)
+
+
+def read_json(path: str | os.PathLike) -> Any:
+  """`parse_json`, without the seal of what this package wrote.
+
+  Raises:
+    UserError: it cannot be parsed, or does not agree with its seal; names the file.
   """
   with parsing(path):
-    if (length := size(path)) > MAX_JSON:  # parsed, it would take some forty times as much memory
-      raise ValueError(f'no JSON file here has {length:,} bytes')
-    return take_seal(json.loads(read_bytes(path).decode('utf-8-sig'), object_pairs_hook=_without_doubles))
+    return take_seal(parse_json(path))
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

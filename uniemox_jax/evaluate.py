@@ -18,7 +18,7 @@ from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.trained_classifier import evaluate_params, load_trained, predict_split, report_persons
 from uniemox_jax.objectives.tasks import KINDS, measure, single_label_task, split_columns, tasks_of
 from uniemox_jax.runtime import cli, sharding
-from uniemox_jax.train.kept_config import config_hash, read_config
+from uniemox_jax.train.kept_config import config_hash, read_kept_config
 
 
 class _FinetunedRun:
@@ -30,7 +30,7 @@ class _FinetunedRun:
   def __init__(self, workdir: str):
     """Raises UserError where the workdir is not of a fine-tuning run."""
     self.checkpoint, classifier = load_trained(workdir)
-    self.config = read_config(workdir, self.checkpoint.description)
+    self.config = read_kept_config(workdir, self.checkpoint.description)
     self.tasks = tasks_of(self.checkpoint.description)
     with parsing(os.path.join(workdir, 'config.json')):
       mesh = sharding.make_mesh(**self.config['mesh'])

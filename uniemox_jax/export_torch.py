@@ -83,7 +83,7 @@ def _export_student(checkpoint: str, target: str, folder: epath.Path) -> list[st
       write_json(str(partial / 'preprocessor_config.json'), view.to_dict())
     if target in ('mae', 'saved_model'):
       write_json(str(partial / 'config.json'), {'kind': kind, 'model': student.model, 'labels': student.labels})
-    checksums.write(partial / checksums.FOLDER, sorted(file for file in partial.iterdir() if file.is_file()))
+    checksums.write_checksums(partial / checksums.FOLDER, sorted(file for file in partial.iterdir() if file.is_file()))
     facts = {'labels': student.labels, 'view': view, 'notes': messages, 'source': description.get('source')}
     write_card(partial, target=target, kind=kind, run=run, step=loaded.step, facts=facts)
   return messages

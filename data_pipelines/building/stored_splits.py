@@ -15,8 +15,7 @@ class StoredSplit(NamedTuple):
   """The records of one split.
 
   Attributes:
-    summary: examples, per_class (every label, 0 included), with_person, with_person_share, ids_sha256, records_sha256,
-      index_crc32c (of the split's index, which vouches for all the rest: `index.Index`).
+    summary: examples, per_class (every label, 0 included), with_person, with_person_share, ids_sha256, records_sha256.
       `ids_sha256` is over the sorted ids, UTF-8, joined by newlines: two builds with the same hash have the same
       examples in this split. `records_sha256` is over the records in their order, each with its fields sorted: two
       builds with the same hash train alike. (The shards' own bytes differ: protobuf sorts no map.)
@@ -40,10 +39,8 @@ def read_split(paths: Sequence[os.PathLike], lengths: Sequence[int], labels: Seq
   image_digests: dict[str, bytes] = {}
   per_class: collections.Counter[str] = collections.Counter()
   with_person = 0
-  records_sha256 = hashlib.sha256()
   examples = index.make_index(folder, split, list(zip(names, lengths)))
   for example in tqdm.tqdm(examples, f'checking {split}', sum(lengths), unit=' records'):
-    records_sha256.update(example.SerializeToString(deterministic=True))
     fields = example.features.feature
     indices = fields['labels'].int64_list.value or fields['label'].int64_list.value
     per_class.update(labels[index] for index in indices if index >= 0)
@@ -51,12 +48,11 @@ def read_split(paths: Sequence[os.PathLike], lengths: Sequence[int], labels: Seq
     digest = hashlib.sha256(fields['image'].bytes_list.value[0]).digest()
     image_digests[fields['id'].bytes_list.value[0].decode()] = digest
   ids = '\n'.join(sorted(image_digests))
-  written = index.read_index(folder, split, list(zip(names, lengths)))
+  records_sha256 = index.read_index(folder, split, list(zip(names, lengths))).records_sha256
   summary = {
       'examples': len(image_digests), 'per_class': {label: per_class[label] for label in labels},
-      'with_person': with_person, 'with_person_share': round(with_person / max(len(image_digests), 1),
-                                                             4), 'ids_sha256': hashlib.sha256(ids.encode()).hexdigest(),
-      'records_sha256': records_sha256.hexdigest(), 'index_crc32c': f'{written.crc32c:08x}'}
+      'with_person': with_person, 'with_person_share': round(with_person / max(len(image_digests), 1), 4),
+      'ids_sha256': hashlib.sha256(ids.encode()).hexdigest(), 'records_sha256': records_sha256}
   return StoredSplit(summary, image_digests)
 
 

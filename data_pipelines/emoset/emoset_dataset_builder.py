@@ -75,12 +75,10 @@ class Builder(base_builder.BaseBuilder):
     return known
 
   def _json(self, path: pathlib.Path) -> object:
-    try:
-      return storage.read_json(path)
-    except FileNotFoundError as error:
-      raise UserError(f'{path.parent} has no file {path.name}. {self.layout}') from error
-    except ValueError as error:
-      raise UserError(f'{error}. {self.layout}') from error
+    if not path.exists():
+      raise UserError(f'{path.parent} has no file {path.name}. {self.layout}')
+    with storage.parsing(path, f'fetch it again. {self.layout}'):
+      return storage.parse_json(path)
 
   def _list_split(self, source: pathlib.Path, split: str) -> Iterator[RawExample]:
     entries = self._json(source / f'{split}.json')

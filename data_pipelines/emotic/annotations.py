@@ -50,11 +50,13 @@ def read_mat(path: pathlib.Path) -> dict[str, list[AnnotatedPerson]]:
   persons of val and test, seen by several annotators, also have combined_categories and combined_continuous, which
   are used. Raises UserError if the file is no MATLAB file of this structure.
   """
-  # In a process of its own: a flipped bit can make scipy's reader, which is compiled, crash.
-  done = subprocess.run([sys.executable, '-c', _LOAD_MAT, os.fspath(path), *TRAIN_VAL_TEST], capture_output=True)
-  if b'NotImplementedError' in done.stderr:
-    raise UserError(f"{path} is a MATLAB 7.3 file: save it again in MATLAB with '-v7'")
   with storage.parsing(path, "fetch EMOTIC's Annotations.mat again"):
+    # In a process of its own: a flipped bit can make scipy's reader, which is compiled, crash, or never end.
+    done = subprocess.run(
+        [sys.executable, '-c', _LOAD_MAT, os.fspath(path), *TRAIN_VAL_TEST], capture_output=True,
+        timeout=30 + 10 * path.stat().st_size / 2**20)
+    if b'NotImplementedError' in done.stderr:
+      raise UserError(f"{path} is a MATLAB 7.3 file: save it again in MATLAB with '-v7'")
     if done.returncode:
       raise ValueError(f'it cannot be read: {(done.stderr.decode().splitlines() or ["scipy crashed"])[-1]}')
     content = pickle.loads(done.stdout)

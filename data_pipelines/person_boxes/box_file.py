@@ -34,20 +34,23 @@ def read_boxes(source: pathlib.Path) -> dict[str, np.ndarray]:
     return {}
   if not path.is_file():
     raise UserError(f'{path} is not there: give a file of person boxes, or a --detector')
-  checksums.check(path.with_name(path.name + checksums.ENDING))
+  checksums.compare_checksums(checksums_of(path))
   with storage.parsing(path, 'save it as CSV in UTF-8'):
     rows = _read_rows(path)
   return {image: np.array(boxes) for image, boxes in rows.items()}
 
 
+def checksums_of(path: pathlib.Path) -> pathlib.Path:
+  """The checksum beside a file that a detector wrote: one that a user wrote, or edited, has none."""
+  return path.with_name(path.name + checksums.ENDING)
+
+
 def write_boxes(path: pathlib.Path, rows: Iterable[Sequence[object]]) -> None:
-  """Writes rows of COLUMNS, as `read_boxes` reads them; the file appears whole or not at all, its checksum after it."""
-  unfinished, sums = path.with_name(f'.{path.name}.new'), path.with_name(path.name + checksums.ENDING)
+  """Writes rows of COLUMNS, as `read_boxes` reads them; the file appears whole or not at all."""
+  unfinished = path.with_name(f'.{path.name}.new')
   with unfinished.open('w', newline='', encoding='utf-8') as file:
     csv.writer(file).writerows(map(csv_cell, row) for row in [COLUMNS, *rows])
-  sums.unlink(missing_ok=True)
   unfinished.rename(path)
-  checksums.write(sums, [path])
 
 
 def _read_rows(path: pathlib.Path) -> dict[str, list[list[float]]]:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 import tqdm
 
-from data_pipelines import images, raw_files
+from data_pipelines import checksums, images, raw_files
 from data_pipelines.errors import UserError
 from data_pipelines.ownership import owned
 from data_pipelines.person_boxes import box_file, crops, detectors
@@ -101,6 +101,7 @@ def detect_folder(source: pathlib.Path, detector: str, path: pathlib.Path) -> De
     if unreadable:
       manifest.write_rejects(epath.Path(rejects_path), unreadable)
     box_file.write_boxes(path, ((item['image'], *box) for item in items for box in item['boxes']))
+    checksums.write_checksums(box_file.checksums_of(path), [path])
     progress_file.remove()
   return DetectionSummary(
       path, images=len(items),

@@ -49,13 +49,13 @@ class Shard(NamedTuple):
 
 
 class Index(NamedTuple):
-  """The index of one split. entries_N: `ENTRY` of each record; annotations_sha256: of the file beside it; crc32c: of
-  the whole index, and so of all that it vouches for."""
+  """The index of one split. entries_N: `ENTRY` of each record; annotations_sha256: of the file beside it;
+  records_sha256: see `stored_splits.StoredSplit`; None where an earlier version made the index."""
 
   shards: tuple[Shard, ...]
   entries_N: np.ndarray
   annotations_sha256: str
-  crc32c: int
+  records_sha256: str | None
 
 
 def masked_crc(data: bytes) -> int:
@@ -121,7 +121,7 @@ def make_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> It
     UserError: a shard is missing, cut short or damaged; names it.
   """
   import tensorflow as tf
-  entries, sized, digest = bytearray(), [], hashlib.sha256()
+  entries, sized, digest, records_sha256 = bytearray(), [], hashlib.sha256(), hashlib.sha256()
   with storage.new_file(f'{folder}/{split}{ANNOTATIONS}') as annotations:
     for number, (name, records) in enumerate(shards):
       sized.append(shard := Shard(name, _size(folder, name), records))
@@ -132,8 +132,11 @@ def make_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> It
         line = json.dumps(annotation, ensure_ascii=False, allow_nan=False).encode() + b'\n'
         annotations.write(line)
         digest.update(line)
+        records_sha256.update(example.SerializeToString(deterministic=True))
         yield example
-  header = {'version': VERSION, 'shards': sized, 'annotations_sha256': digest.hexdigest()}
+  header = {
+      'version': VERSION, 'shards': sized, 'annotations_sha256': digest.hexdigest(),
+      'records_sha256': records_sha256.hexdigest()}
   content = json.dumps(header).encode() + b'\n' + entries
   storage.write_bytes(f'{folder}/{split}{INDEX}', content + FOOTER.pack(google_crc32c.value(content)))
 
@@ -165,11 +168,10 @@ def read_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> In
   path = f'{folder}/{split}{INDEX}'
   with storage.local_copy(path) as copy:
     with copy.open('rb') as file:
-      crc = _checksum_at_end(file)
+      if not _ends_in_checksum(file):
+        raise _damaged_index(path, 'it does not match its checksum')
       file.seek(0)
       line = file.readline()
-    if crc is None:
-      raise _damaged_index(path, 'it does not match its checksum')
     header = json.loads(line)
     found = tuple(Shard(*shard) for shard in header['shards'])
     if header['version'] != VERSION or [(shard.name, shard.records) for shard in found] != list(shards):
@@ -179,16 +181,16 @@ def read_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> In
     storage.Ranges(folder).read([(shard.name, shard.size - 1, 1) for shard in found if shard.records])
   except storage.MissingBytes as error:
     raise damaged(error.path, error.what) from error
-  return Index(found, entries_N, header['annotations_sha256'], crc)
+  return Index(found, entries_N, header['annotations_sha256'], header.get('records_sha256'))
 
 
-def _checksum_at_end(file: BinaryIO) -> int | None:
-  """The last bytes, if they are the checksum of all before; few are in memory at a time."""
+def _ends_in_checksum(file: BinaryIO) -> bool:
+  """Whether the last bytes are the checksum of all before; few are in memory at a time."""
   crc, pending = 0, b''
   for part in iter(lambda: file.read(_READ_TOGETHER), b''):
     pending += part
     crc, pending = google_crc32c.extend(crc, pending[:-FOOTER.size]), pending[-FOOTER.size:]
-  return crc if pending == FOOTER.pack(crc) else None
+  return len(pending) == FOOTER.size and FOOTER.unpack(pending)[0] == crc
 
 
 def read_annotations(folder: str, split: str, sha256: str) -> Iterator[Annotation]:

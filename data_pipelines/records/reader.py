@@ -197,8 +197,8 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
     if any(length for _, length in shards):
       stem = shards[0][0].partition('.')[0]
       parts[stem] = _index(folder, stem, shards)
-      promised = stored.get(name, {}).get('index_crc32c', f'{parts[stem].crc32c:08x}')
-      if promised != f'{parts[stem].crc32c:08x}':
+      digests = stored.get(name, {}).get('records_sha256'), parts[stem].records_sha256
+      if all(digests) and digests[0] != digests[1]:
         raise UserError(
             f'{folder}/{stem}{index.INDEX} and {manifest.MANIFEST} are of different builds: restore the folder as it '
             'was built, or build it again with --overwrite')
@@ -231,14 +231,13 @@ def _read_manifest(folder: str, features: tfds.features.FeaturesDict) -> dict[st
     UserError: it was damaged, or names the classes in another way than TFDS's own files do.
   """
   if not storage.exists(f'{folder}/{manifest.MANIFEST}'):
-    print(f'{folder} has no {manifest.MANIFEST}, with which its records could be compared', file=sys.stderr, flush=True)
     return {}
   stored = manifest.read_manifest(epath.Path(folder))
   with storage.parsing(f'{folder}/{manifest.MANIFEST}', _REBUILD):
     for field in (features['label'], features['labels'].feature):
-      if field.names != stored['labels']:
+      if field.names != stored.get('labels', field.names):
         raise ValueError(f'it names the classes {stored["labels"]}, TFDS\'s *.labels.txt {field.names}')
-    return {name: dict(split) for name, split in stored['splits'].items()}
+    return {name: dict(split) for name, split in stored.get('splits', {}).items()}
 
 
 def _check_description(folder: str) -> None:

@@ -1,6 +1,7 @@
 """Training targets other than a single class, as arrays: several labels, a distribution, valence-arousal-dominance."""
 
 from collections.abc import Sequence
+import sys
 
 import numpy as np
 import tensorflow as tf
@@ -30,8 +31,10 @@ def fields(names: Sequence[str]) -> dict:
 def columns(split: Split, name: str) -> tuple[str, ...]:
   """The names of a target's entries; of a distribution, those in the manifest, () without one."""
   if name == 'distribution':
-    path = split.folder / manifest.MANIFEST
-    return tuple(manifest.read_manifest(split.folder)['distribution']) if path.exists() else ()
+    if (split.folder / manifest.MANIFEST).exists():
+      return tuple(manifest.read_manifest(split.folder)['distribution'])
+    print(f'{split.folder} has no {manifest.MANIFEST}, which would name a distribution', file=sys.stderr, flush=True)
+    return ()
   return VAD if name == 'vad' else split.labels
 
 

@@ -132,7 +132,8 @@ def test_activation_that_a_file_does_not_say_is_asked_for(tmp_path):
   exported.saved(tmp_path / 'run', 'encoder', **MODEL, **like_clip())
   export_torch(str(tmp_path / 'run'), 'timm', str(tmp_path / 'timm'))
   started(tmp_path / 'timm', **MODEL, **like_clip())
-  (tmp_path / 'timm' / 'config.json').unlink()
+  for name in ('config.json', 'checksums.sha256'):
+    (tmp_path / 'timm' / name).unlink()
   with pytest.raises(UserError, match='their config.json says the activation'):
     started(tmp_path / 'timm', **MODEL, **like_clip())
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 import scipy.io
 
+from data_pipelines import checksums
 from data_pipelines.build import builder_class
 from data_pipelines.emotic import annotations
 from data_pipelines.person_boxes import box_file
@@ -51,7 +52,7 @@ def old_records(world: World, twin: World) -> Subject:
   stored = json.loads((folder / 'manifest.json').read_text())
   stored.pop('seal', None)
   for split in stored['splits'].values():
-    split.pop('index_crc32c', None)
+    split.pop('records_sha256', None)
   (folder / 'manifest.json').write_text(json.dumps(stored, indent=2))
   return dataclasses.replace(_records_in(folder, 'emo8', 'records of an earlier version'), owned=True)
 
@@ -91,6 +92,7 @@ def boxes(world: World, twin: World) -> Subject:
   path = folder / box_file.FILE_NAME
   draws = np.random.default_rng(world.seed)
   box_file.write_boxes(path, ((f'a/{n}.jpg', *draws.uniform(0, 200, 4).round(2), 0.9) for n in range(20)))
+  checksums.write_checksums(box_file.checksums_of(path), [path])
   return Subject('person_boxes.csv', folder, list_files(folder, '*'), lambda: box_file.read_boxes(path))
 
 

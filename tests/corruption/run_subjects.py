@@ -32,7 +32,7 @@ from uniemox_jax.teacher.caption_embeddings import embed_captions
 from uniemox_jax.teacher.prompts import fill, read_templates
 from uniemox_jax.train.checkpoint import Checkpoints, load_checkpoint
 from uniemox_jax.train.config import FinetuneConfig
-from uniemox_jax.train.kept_config import config_hash, keep_config, read_config
+from uniemox_jax.train.kept_config import config_hash, keep_config, read_kept_config
 from uniemox_jax.train.optimizer import make_optimizer
 from uniemox_jax.train.run_folder import read_run_result, run_folder
 from uniemox_jax.train.schema import parse
@@ -214,7 +214,7 @@ def run_config(world: World, twin: World) -> Subject:
   loaded = load_checkpoint(str(folder))
 
   def read() -> Any:
-    return read_config(str(folder), loaded.description), read_run_result(run_folder(loaded.path), loaded.step)
+    return read_kept_config(str(folder), loaded.description), read_run_result(run_folder(loaded.path), loaded.step)
 
   return Subject(
       'config.json, result.json of a run', folder, [folder / 'config.json', folder / 'result.json'], read,

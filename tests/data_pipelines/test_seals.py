@@ -71,10 +71,10 @@ def test_a_file_that_changed_beside_its_checksums_is_named_until_they_are_delete
   for file in files:
     file.write_bytes(b'content')
   sums = tmp_path / checksums.FOLDER
-  checksums.write(sums, files)
-  checksums.check(sums)
+  checksums.write_checksums(sums, files)
+  checksums.compare_checksums(sums)
   files[1].write_bytes(b'Content')
   with pytest.raises(UserError, match=f'{files[1]} is missing, or is not what was written.* delete {sums}'):
-    checksums.check(sums)
+    checksums.compare_checksums(sums)
   sums.unlink()
-  checksums.check(sums)
+  checksums.compare_checksums(sums)

@@ -20,7 +20,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.records import targets
 from data_pipelines.records.reader import open_split
 from data_pipelines.records.targets import read
-from data_pipelines.storage import read_json
+from data_pipelines.storage import read_json, write_json
 from data_pipelines.synthetic import datasets
 from tests.support.predictions import rows_of
 import uniemox_jax
@@ -208,10 +208,10 @@ def test_what_does_not_fit_is_refused_in_one_line(runs, few, tmp_path, command, 
     export_torch(runs['emotic'], 'timm', str(tmp_path / 'out'))
   other = tmp_path / 'other'
   other.mkdir()
-  (other / 'config.json').write_text(Path(runs['emotic'], 'config.json').read_text().replace('"emotic"', '"emotion6"'))
+  write_json(other / 'config.json', read_json(Path(runs['emotic'], 'config.json')) | {'dataset': 'emotion6'})
   (other / 'checkpoints').symlink_to(Path(runs['emotic'], 'checkpoints'))
   code = command('uniemox_jax.evaluate', f'--workdir={other}')
-  assert_one_line(code, capsys.readouterr().err, 'the checkpoint was trained with', 'evaluate it on its own dataset')
+  assert_one_line(code, capsys.readouterr().err, 'not what the checkpoints beside it were trained with', 'restore it')
 
 
 def test_what_cannot_be_measured_is_refused_before_anything_is_trained(few, tmp_path, monkeypatch):

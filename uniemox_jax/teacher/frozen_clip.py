@@ -344,6 +344,6 @@ def save_clip(
       for file in (Path(vocabulary_source) / name for name in TOKENIZER_FILES):
         if file.is_file():
           shutil.copyfile(file, partial / file.name)
-    checksums.write(partial / checksums.FOLDER, sorted(partial.iterdir()))
+    checksums.write_checksums(partial / checksums.FOLDER, sorted(partial.iterdir()))
     if target.exists() and not storage.is_remote(target):
       target.rename(partial.parent / 'old')

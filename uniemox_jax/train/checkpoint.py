@@ -23,7 +23,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from data_pipelines.errors import UserError, first_line, join_names
 from data_pipelines.plain_text import check_labels
-from data_pipelines.storage import absolute, exists, read_json, read_json_object
+from data_pipelines.storage import absolute, exists, parse_json
 from uniemox_jax.models.preprocess import check_statistics
 from uniemox_jax.models.registry import MODULES, abstract_student
 from uniemox_jax.objectives.tasks import tasks_of
@@ -96,14 +96,16 @@ def _read_record(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any] | N
     Damaged: they are not what was written.
   """
   try:
-    description = read_json_object(folder / 'description' / 'metadata')
+    with contextlib.suppress(OSError, ValueError):  # Orbax can do without it, but not bear one nested too deep.
+      parse_json(folder / '_CHECKPOINT_METADATA')
+    description = parse_json(folder / 'description' / 'metadata')
     if not (folder / 'record').exists():
       return description, None
-    record = read_json_object(folder / 'record' / 'metadata')
+    record = parse_json(folder / 'record' / 'metadata')
     if record.pop('seal') != seal([description, record]):
       raise Damaged('description or record: they do not agree with their seal')
     score = record['score']
-    if score is not None and read_json(folder / 'metrics' / 'metrics')[_SCORE] != score:
+    if score is not None and parse_json(folder / 'metrics' / 'metrics')[_SCORE] != score:
       raise Damaged('metrics: the score is not the recorded one')
   except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise Damaged(f'description, record or metrics: {first_line(error)}') from error

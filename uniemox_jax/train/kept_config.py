@@ -32,7 +32,7 @@ def run_hash(config: Mapping[str, Any]) -> str:
   return config_hash({key: value for key, value in config.items() if key == 'init' or key not in _FREE_KEYS})
 
 
-def read_config(workdir: str, description: Mapping[str, Any]) -> dict[str, Any]:
+def read_kept_config(workdir: str, description: Mapping[str, Any]) -> dict[str, Any]:
   """The `config.json` in a run's folder, in which a checkpoint with this description lies.
 
   Raises:

@@ -31,7 +31,8 @@ def read_run_result(run: epath.Path, step: int | None) -> dict[str, Any]:
   if step is None or not (run / 'result.json').exists():
     return {}
   result, config = _read_object(run / 'result.json'), _read_object(run / 'config.json')
-  if result.get('checkpoint_step') == step and (not config or result.get('config_hash') == config_hash(config)):
+  run_of = config_hash(config)
+  if result.get('checkpoint_step') == step and (not config or result.get('config_hash', run_of) == run_of):
     return result
   print(f'{run}/result.json is about another step than {step}, or another run: not used', file=sys.stderr, flush=True)
   return {}

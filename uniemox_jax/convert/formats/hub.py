@@ -32,7 +32,7 @@ def locate(source: str | os.PathLike, wanted: Sequence[str]) -> Path:
   name = str(source)
   if storage.exists(storage.absolute(name)):
     path = storage.fetched(os.path.expanduser(name))
-    checksums.check((path if path.is_dir() else path.parent) / checksums.FOLDER)
+    checksums.compare_checksums((path if path.is_dir() else path.parent) / checksums.FOLDER)
     return path
   if not re.fullmatch(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', name):
     raise UserError(

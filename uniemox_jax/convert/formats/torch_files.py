@@ -55,7 +55,9 @@ def _is_torchscript(path: Path) -> bool:
       if damaged:
         raise UserError(f'{path} is damaged: the checksum of {damaged} in it is wrong: fetch it again')
       return any(name.endswith('/constants.pkl') for name in archive.namelist())
-  except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+  except UserError:
+    raise
+  except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
     raise UserError(f'{path} is not a whole archive ({error}): fetch it again') from error
 
 

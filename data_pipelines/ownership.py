@@ -16,7 +16,7 @@ import time
 
 import filelock
 
-from data_pipelines import storage
+from data_pipelines import byte_ranges, storage
 from data_pipelines.errors import USAGE_ERROR, UserError
 
 SIGN_SECONDS = 15.0
@@ -121,7 +121,7 @@ class _Sign(threading.Thread):
   def __init__(self, path: str, me: str):
     super().__init__(daemon=True, name='owner')
     folder, self._key = os.path.split(path)
-    self._store, self._path, self._me = storage.key_value_store(folder), path, me
+    self._store, self._path, self._me = byte_ranges.key_value_store(folder), path, me
     self._generation, self._done = b'', threading.Event()
 
   def taken(self) -> str | None:

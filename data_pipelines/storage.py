@@ -5,7 +5,7 @@ bucket an object appears whole by itself, and cannot be appended to.
 """
 
 import atexit
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import contextlib
 import errno
 import functools
@@ -23,10 +23,6 @@ from data_pipelines.errors import UserError, first_line
 from data_pipelines.seals import add_seal, take_seal
 
 BUCKET = 'gs://'
-IN_FLIGHT = 256
-"""Requests to a bucket that wait at the same time: at 30 ms each, some 5,000 records a second (docs/buckets.md)."""
-_RETRIES = {'max_retries': 8, 'initial_delay': '500ms', 'max_delay': '16s'}
-"""A bucket that refuses for a minute is given up."""
 MAX_JSON = 32 << 20
 """Bytes. The largest that is read is the index of a huge model's shards, with a line a tensor: some MB."""
 _REWRITE_SECONDS = 60.0
@@ -336,58 +332,6 @@ def _download(source: epath.Path, target: Path) -> None:
   target.mkdir()
   for path in source.iterdir():
     _download(path, target / path.name)
-
-
-def key_value_store(folder: str | os.PathLike) -> Any:
-  """A tensorstore.KvStore of the files in a folder, on a disk or in a bucket."""
-  import tensorstore
-  if not is_remote(folder):
-    return tensorstore.KvStore.open({'driver': 'file', 'path': f'{absolute(folder)}/'}).result()
-  bucket, _, path = os.fspath(folder).removeprefix(BUCKET).partition('/')
-  return tensorstore.KvStore.open({
-      'driver': 'gcs', 'bucket': bucket, 'path': f'{path}/',
-      'context': {'gcs_request_concurrency': {'limit': IN_FLIGHT}, 'gcs_request_retries': _RETRIES}}).result()
-
-
-class MissingBytes(UserError):
-  """A file is not there, or ends before the bytes that were asked for. `path` names it, `what` says which."""
-
-  def __init__(self, path: str, what: str):
-    super().__init__(f'{path}: {what}')
-    self.path, self.what = path, what
-
-
-class Ranges:
-  """Reads byte ranges of the files in one folder, many at once, on a disk or in a bucket.
-
-  Nothing is read beyond the bytes asked for, and no file stays open: neither the number of files nor that of readers
-  meets a limit.
-  """
-
-  def __init__(self, folder: str | os.PathLike):
-    self._folder, self._store = os.fspath(folder), key_value_store(folder)
-
-  def read(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
-    """The bytes of each (file name, offset, length). Safe to call from many threads.
-
-    Raises:
-      MissingBytes: a file is missing or shorter.
-      UserError: the storage fails.
-    """
-    waiting = [self._store.read(name, byte_range=slice(start, start + length)) for name, start, length in ranges]
-    found = []
-    for (name, start, length), future in zip(ranges, waiting):
-      path = f'{self._folder}/{name}'
-      try:
-        result = future.result()
-      except ValueError as error:
-        if 'OUT_OF_RANGE' in str(error):
-          raise MissingBytes(path, f'it ends before byte {start + length}') from error
-        raise UserError(f'{path} cannot be read: {first_line(error)}') from error
-      if result.state == 'missing':
-        raise MissingBytes(path, 'it is missing')
-      found.append(result.value)
-    return found
 
 
 def explain(error: BaseException) -> str | None:

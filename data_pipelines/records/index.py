@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import google_crc32c
 import numpy as np
 
-from data_pipelines import storage
+from data_pipelines import byte_ranges, storage
 from data_pipelines.errors import UserError
 
 ENTRY = np.dtype([('offset', '<i8'), ('length', '<u4'), ('crc', '<u4'), ('shard', '<i4'), ('label', '<i4')])
@@ -82,7 +82,7 @@ def walk_shard(folder: str, shard: Shard) -> Iterator[tuple[int, bytes]]:
   Raises:
     UserError: the shard is missing, cut short or damaged, or holds another number of records; names it.
   """
-  ranges, path = storage.Ranges(folder), f'{folder}/{shard.name}'
+  ranges, path = byte_ranges.Ranges(folder), f'{folder}/{shard.name}'
   pending, start, found = b'', 0, 0  # `pending` begins at byte `start` of the file.
   for position in range(0, shard.size, _READ_TOGETHER):
     pending += ranges.read([(shard.name, position, min(_READ_TOGETHER, shard.size - position))])[0]
@@ -178,8 +178,8 @@ def read_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> In
       raise _damaged_index(path, 'it is about other shards than dataset_info.json, or of another version')
     entries_N = np.memmap(copy, ENTRY, 'r', len(line), sum(shard.records for shard in found))
   try:
-    storage.Ranges(folder).read([(shard.name, shard.size - 1, 1) for shard in found if shard.records])
-  except storage.MissingBytes as error:
+    byte_ranges.Ranges(folder).read([(shard.name, shard.size - 1, 1) for shard in found if shard.records])
+  except byte_ranges.MissingBytes as error:
     raise damaged(error.path, error.what) from error
   return Index(found, entries_N, header['annotations_sha256'], header.get('records_sha256'))
 

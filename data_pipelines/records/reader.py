@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from data_pipelines import storage
+from data_pipelines import byte_ranges, storage
 from data_pipelines.errors import UserError, first_line
 from data_pipelines.plain_text import check_labels
 from data_pipelines.records import index, manifest, schema
@@ -51,7 +51,7 @@ class Split:
     self._starts = np.cumsum([0, *(len(part.entries_N) for part in parts.values())])
     self._positions_N: np.ndarray | None = None  # of a fraction: those of its records in the whole
     self.num_examples = int(self._starts[-1])
-    self._ranges = storage.Ranges(folder)
+    self._ranges = byte_ranges.Ranges(folder)
 
   @property
   def contents(self) -> str | None:
@@ -105,7 +105,7 @@ class Split:
     names = [self._shards[number].name for number in entries_R['shard']]
     try:
       framed = self._ranges.read(list(zip(names, entries_R['offset'].tolist(), (entries_R['length'] + size).tolist())))
-    except storage.MissingBytes as error:
+    except byte_ranges.MissingBytes as error:
       raise index.damaged(error.path, error.what) from error
     for name, entry, data in zip(names, entries_R, framed):
       if not index.masked_crc(data[:-size]) == index.FOOTER.unpack_from(data, len(data) - size)[0] == entry['crc']:

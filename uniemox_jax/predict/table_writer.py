@@ -41,12 +41,14 @@ def check_append(path: str | None, made_by: Mapping[str, Any], append: bool) -> 
     append: whether an existing table may be continued.
 
   Raises:
-    UserError: the table exists and may not be continued, or was made with something else.
+    UserError: the table has no folder, exists and may not be continued, or was made with something else.
   """
   if path is None:
     if append:
       raise UserError('--append needs a file to continue: add --out=FILE')
     return None
+  if not os.path.isdir(os.path.dirname(path) or '.'):
+    raise UserError(f'{path} cannot be written, its folder is not there: make it, or choose another --out')
   if not os.path.lexists(path):
     return None
   if not append:

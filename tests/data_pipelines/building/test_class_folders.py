@@ -217,3 +217,11 @@ def test_tfds_itself_takes_the_labels_of_ones_own_folder_too(tmp_path):
   labels = tfds.builder_from_directory(tmp_path / 'folder' / '1.0.0').info.features['label'].names
   assert labels == ['a', 'b']
   assert len(_stored(tmp_path, 'folder', 'train')) == 16
+
+
+@pytest.mark.parametrize('label', ['\x1b[2J', 'a\nb', 'a\u202eb'], ids=['escape', 'line end', 'direction'])
+def test_hostile_class_folder_is_refused(label, tmp_path):
+  for name in (label, 'awe'):
+    (tmp_path / 'raw' / name).mkdir(parents=True)
+  with pytest.raises(UserError, match='rename it'):
+    build('folder', tmp_path / 'raw', tmp_path / 'data')

@@ -5,8 +5,6 @@ import os
 from pathlib import Path
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -119,9 +117,8 @@ def test_killed_run_ends_bit_equal(pretrain_config, tmp_path, pretrained):
     time.sleep(0.02)
   process.send_signal(signal.SIGKILL)
   process.communicate()
-  resumed = small_runs.start(command, devices=8)
-  said = resumed.communicate(timeout=300)[0]
-  assert resumed.returncode == 0 and 'resumes at step' in said, said
+  [said] = small_runs.finish(small_runs.start(command, devices=8))
+  assert 'resumes at step' in said
   assert load_checkpoint(pretrained).step == 14
   assert small_runs.same_weights(Path(pretrained), tmp_path / 'run')
   assert [line['step'] for line in read_metrics(str(tmp_path / 'run'))] == list(range(1, 15))
@@ -131,7 +128,7 @@ def test_resuming_on_other_devices_goes_on_and_says_so(pretrain_config, pretrain
   shutil.copytree(pretrained, tmp_path / 'run', ignore=shutil.ignore_patterns('14', 'profile'))
   pretrain_config.mesh.data = 2
   command = small_runs.command('uniemox_jax.pretrain', pretrain_config, tmp_path / 'run')
-  said = small_runs.start(command, devices=2).communicate(timeout=300)[0]
+  [said] = small_runs.finish(small_runs.start(command, devices=2))
   assert 'saved on 8 x cpu' in said and 'resumed on 2 x cpu' in said and 'last bits may differ' in said
   assert [line['step'] for line in read_metrics(str(tmp_path / 'run'))] == list(range(1, 15))
 
@@ -153,9 +150,7 @@ def test_evaluation_in_a_new_process_is_the_same_to_the_bit_and_on_one_device_bu
   written = Path(finetuned, 'result.json').read_bytes()
   for devices, workdir in ((8, Path(finetuned)), (1, tmp_path / 'run')):
     (workdir / 'result.json').unlink()
-    process = small_runs.start([sys.executable, '-m', 'uniemox_jax.evaluate', f'--workdir={workdir}'], devices)
-    said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, said
+    small_runs.finish(small_runs.start(['-m', 'uniemox_jax.evaluate', f'--workdir={workdir}'], devices))
   assert Path(finetuned, 'result.json').read_bytes() == written
   again = json.loads((tmp_path / 'run' / 'result.json').read_text())
   assert again['confusion'] == json.loads(written)['confusion']
@@ -248,7 +243,7 @@ def test_a_run_resumes_from_moved_files_and_never_from_others(
   other_data = small_runs.write_records(tmp_path / 'other_data', seed=1)
   # Built again: another process writes the fields of a record in another order.
   again = f'from tests.support import small_runs; small_runs.write_records(small_runs.Path({str(tmp_path)!r}))'
-  subprocess.run([sys.executable, '-c', again], cwd=small_runs.ROOT, check=True)
+  small_runs.finish(small_runs.start(['-c', again]))
   pretrain_config.teacher, pretrain_config.data_dir = str(tmp_path / 'moved'), str(tmp_path / 'data')
   pretrain(pretrain_config, str(pretraining))
   assert 'pretrain resumes at step 14 of 14' in capsys.readouterr().out

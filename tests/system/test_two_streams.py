@@ -188,7 +188,7 @@ def test_killed_run_ends_bit_equal(data_dir, run, tmp_path):
     time.sleep(0.02)
   process.kill()
   process.communicate()
-  assert 'resumes at step' in small_runs.start(command, devices=8).communicate(timeout=300)[0]
+  assert 'resumes at step' in small_runs.finish(small_runs.start(command, devices=8))[0]
   assert small_runs.same_weights(Path(run), tmp_path / 'run')
 
 

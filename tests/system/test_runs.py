@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
@@ -96,13 +97,21 @@ def test_a_resumed_run_goes_on_saying_what_it_began_from(pretrain_config, pretra
 
 @pytest.mark.parametrize(('profile', 'traced'), [(Profile(1, 2, from_start=True), True), (Profile(10, 13), True),
                                                  (Profile(13, 50), True), (Profile(2, 5), False)])
-def test_a_resumed_run_traces_what_is_left_of_the_steps_asked_for(
-    pretrain_config, pretrained, tmp_path, capsys, profile, traced):
-  shutil.copytree(pretrained, tmp_path / 'run', ignore=shutil.ignore_patterns('14', 'profile'))
-  pretrain(pretrain_config, str(tmp_path / 'run'), profile)
-  assert bool(list((tmp_path / 'run' / 'profile').rglob('*.xplane.pb'))) == traced
+def test_a_resumed_log_traces_what_is_left_of_the_steps_asked_for(tmp_path, capsys, profile, traced):
+  log = RunLog(str(tmp_path), name='x', total_steps=14, batch_size=1, start_step=12, profile=profile)
+  for step in (12, 13):
+    with log.stepping(step, step == 12):
+      log.add(step + 1, {'loss': jnp.ones(())}, np.zeros(1))
+  log.close()
+  assert bool(list((tmp_path / 'profile').rglob('*.xplane.pb'))) == traced
   said = capsys.readouterr().out
   assert ('profile: ' in said, 'step 5 is over, the run resumes at 12' in said) == (True, not traced)
+
+
+def test_a_resumed_run_is_traced(pretrain_config, pretrained, tmp_path):
+  shutil.copytree(pretrained, tmp_path / 'run', ignore=shutil.ignore_patterns('14', 'profile'))
+  pretrain(pretrain_config, str(tmp_path / 'run'), Profile(10, 13))
+  assert list((tmp_path / 'run' / 'profile').rglob('*.xplane.pb'))
 
 
 def test_killed_run_ends_bit_equal(pretrain_config, tmp_path, pretrained):

@@ -82,7 +82,7 @@ def in_a_bucket(records: int, shards: int, latency: float) -> None:
     code = (
         "import json, sys; from benchmarks.bucket_records import read_all; read_all(sys.argv[1], json.load(sys.stdin))")
     subprocess.run([sys.executable, '-c', code, f'{bucket.url}/drawn'], input=json.dumps(lengths),
-                   env=bucket.environment, check=True, text=True, stderr=subprocess.DEVNULL)
+                   env=os.environ | bucket.environment, check=True, text=True, stderr=subprocess.DEVNULL)
     counts = bucket.counts()
     warm = TOGETHER * size / records  # read once more, before the clock
     print(f"{counts['requests']} requests; {(counts['bytes'] - warm) / size:.3f} of the shards' {size / 2**20:.0f} MiB")

@@ -9,10 +9,11 @@ import sys
 from typing import Any
 
 # Before jax is imported: eight emulated devices, for the promises about sharding; and quick compilation, since these
-# models are so small that compiling them is what takes the time.
+# models are so small that compiling them is what takes the time. Without the fusion emitters, it takes a third of it.
 os.environ['XLA_FLAGS'] = ' '.join([
     os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=8', '--xla_backend_optimization_level=0',
-    '--xla_llvm_disable_expensive_passes=true'])
+    '--xla_llvm_disable_expensive_passes=true', '--xla_cpu_use_fusion_emitters=false',
+    '--xla_cpu_parallel_codegen_split_count=1'])
 # What one process has compiled, the others of this and of later sessions load: pytest's workers, and the verbs that
 # tests start. A program is found by its content, the compiler and its options. `pytest --cache-clear` empties it.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(Path(__file__).parents[1] / '.pytest_cache' / 'd' / 'compiled'))

@@ -5,8 +5,6 @@ import os
 from pathlib import Path
 import re
 import signal
-import subprocess
-import sys
 import time
 
 from ml_collections import ConfigDict
@@ -88,7 +86,7 @@ def test_whoever_starts_jobs_leaves_the_accelerator_to_them():
       'from uniemox_jax.compare import comparison\nfrom uniemox_jax.runtime import preemption\n'
       'preemption.watch()\npreemption.raise_if_preempted()\n'
       'from jax._src import xla_bridge\nassert not xla_bridge._backends')
-  subprocess.run([sys.executable, '-c', code], check=True, cwd=small_runs.ROOT)
+  small_runs.finish(small_runs.start(['-c', code]))
 
 
 def test_an_unknown_key_is_named():
@@ -172,8 +170,7 @@ def test_36_jobs_unattended_and_killed_in_the_middle(data_dir, clip_folder, tmp_
   for name, semantic in (('uniemox', 1.0), ('mae_only', 0.0)):
     pretraining = small_runs.pretrain_config(data_dir, clip_folder, epochs=1)
     pretraining.loss.contrastive = pretraining.loss.similarity = semantic
-    subprocess.run(
-        small_runs.command('uniemox_jax.pretrain', pretraining, tmp_path / name), check=True, cwd=small_runs.ROOT)
+    small_runs.finish(small_runs.start(small_runs.command('uniemox_jax.pretrain', pretraining, tmp_path / name)))
     inits[name] = str(tmp_path / name)
   config = small_config(data_dir, inits, ('emo8', 'emoset'), ('finetune', 'linear'), 3)
   workdir = tmp_path / 'compare'

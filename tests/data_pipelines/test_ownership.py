@@ -1,5 +1,6 @@
 """A folder is one process's at a time, on a disk and in a bucket; a dead process keeps none."""
 
+import os
 from pathlib import Path
 import subprocess
 import sys
@@ -22,7 +23,7 @@ with ownership.owned(sys.argv[1], *sys.argv[2:]):
 def hold(folder, *name, environment=None):
   """A process that has the folder."""
   other = subprocess.Popen([sys.executable, '-c', HOLD, folder, *name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                           stderr=subprocess.PIPE, cwd=ROOT, env=environment)
+                           stderr=subprocess.PIPE, cwd=ROOT, env=os.environ | (environment or {}))
   assert other.stdout.readline() == b'1\n', other.stderr.read()
   return other
 
@@ -73,7 +74,7 @@ def test_a_folder_of_a_bucket_is_refused_while_its_owner_lives_and_free_once_it_
   folder = f'{bucket.url}/run'
   with hold(folder, environment=bucket.environment) as owner:
     second = subprocess.Popen([sys.executable, '-c', HOLD, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, cwd=ROOT, env=bucket.environment)
+                              stderr=subprocess.PIPE, cwd=ROOT, env=os.environ | bucket.environment)
     assert f'in use by process {owner.pid} on ' in ends(second, 1)
     owner.kill()
   with hold(folder, environment=bucket.environment) as heir:

@@ -6,7 +6,6 @@ import json
 import os
 from pathlib import Path
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 
 from data_pipelines import images
 from data_pipelines.errors import UserError
+from tests.support import small_runs
 from tests.support.image_corpus import coloured, colourless, unusable
 from tests.support.predictions import LABELS, SMALL, assert_refused, draw, rows_of, save_random
 import uniemox_jax
@@ -174,19 +174,19 @@ def test_killed_run_is_completed_to_the_same_bytes(checkpoint: str, tmp_path: Pa
   predict_images(checkpoint, [str(tmp_path / 'images')], str(tmp_path / 'whole.csv'), batch_size=8)
   out = tmp_path / 'out.csv'
   arguments = [
-      sys.executable, '-m', 'uniemox_jax.predict', f'--checkpoint={checkpoint}', f'--out={out}', '--append',
-      '--batch_size=8',
-      str(tmp_path / 'images')]
-  with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-    deadline = time.monotonic() + 120
-    while not (out.exists() and out.stat().st_size > 5000):
-      assert process.poll() is None and time.monotonic() < deadline
-      time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
+      '-m', 'uniemox_jax.predict', f'--checkpoint={checkpoint}', f'--out={out}', '--append', '--batch_size=8',
+      tmp_path / 'images']
+  process = small_runs.start(arguments, devices=8)
+  deadline = time.monotonic() + 120
+  while not (out.exists() and out.stat().st_size > 5000):
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.005)
+  process.kill()
+  process.wait()
   written = out.read_bytes()
   assert written.count(b'\n') < 2900
   assert (tmp_path / 'whole.csv').read_bytes().startswith(written[:written.rfind(b'\n') + 1])
-  subprocess.run(arguments, cwd=ROOT, stderr=subprocess.DEVNULL, check=True)
+  small_runs.finish(small_runs.start(arguments, devices=8))
   assert out.read_bytes() == (tmp_path / 'whole.csv').read_bytes()
 
 

@@ -1,38 +1,33 @@
 """SIGTERM in processes of one run around the moment in which all begin: all of them end, with 75, and nobody waits."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from tests.support import small_runs
+from tests.support.fork_server import ForkedProcess
 from uniemox_jax.runtime.preemption import EXIT_CODE, TOGETHER_MS
 
 PATIENT_SECONDS = 60
-Start = Callable[..., list[subprocess.Popen]]
+Start = Callable[..., list[ForkedProcess]]
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
+def start() -> Start:
   """Starts a process of `tests.support.beginner` for each argument, and gives them when all are past their imports."""
-  started = []
 
-  def make(*arguments: str) -> list[subprocess.Popen]:
-    group = small_runs.start_group([sys.executable, '-m', 'tests.support.beginner', *arguments], len(arguments))
-    started.extend(group)
+  def make(*arguments: str) -> list[ForkedProcess]:
+    group = small_runs.start_group(['-m', 'tests.support.beginner', *arguments], len(arguments))
     for process in group:
       assert any('compiling' in line for line in process.stdout)
     return group
 
-  yield make
-  for process in started:
-    process.kill()
+  return make
 
 
-def ended(group: list[subprocess.Popen], codes: list[int], seconds: float) -> list[str]:
+def ended(group: list[ForkedProcess], codes: list[int], seconds: float) -> list[str]:
   """What each said until it ended, with these exit codes."""
   began = time.monotonic()
   said = [process.communicate(timeout=120)[0] for process in group]
@@ -42,7 +37,7 @@ def ended(group: list[subprocess.Popen], codes: list[int], seconds: float) -> li
   return said
 
 
-def preempted(group: list[subprocess.Popen], signalled: int, seconds: float = PATIENT_SECONDS) -> list[str]:
+def preempted(group: list[ForkedProcess], signalled: int, seconds: float = PATIENT_SECONDS) -> list[str]:
   """What each said until it ended by a signal to one."""
   group[signalled].send_signal(signal.SIGTERM)
   said = ended(group, [EXIT_CODE] * len(group), seconds)

@@ -13,15 +13,15 @@ from tests.support import small_runs
 
 def test_a_process_whose_peer_never_comes_says_where_it_waited_and_asks_to_be_run_again(tmp_path):
   command = [
-      'uniemox_jax.pretrain', f'--config={small_runs.ROOT}/configs/demo.py:pretrain', f'--workdir={tmp_path}',
+      '-m', 'uniemox_jax.pretrain', f'--config={small_runs.ROOT}/configs/demo.py:pretrain', f'--workdir={tmp_path}',
       '--connect_timeout=2']
   for rank in (0, 1):
-    alone = small_runs.start([sys.executable, '-m', *command],
-                             JAX_COORDINATOR_ADDRESS=f'127.0.0.1:{small_runs.free_port()}', JAX_NUM_PROCESSES='2',
-                             JAX_PROCESS_ID=str(rank))
-    told = alone.communicate(timeout=60)[0]
+    alone = small_runs.start(
+        command, JAX_COORDINATOR_ADDRESS=f'127.0.0.1:{small_runs.free_port()}', JAX_NUM_PROCESSES='2',
+        JAX_PROCESS_ID=str(rank))
+    [told] = small_runs.finish(alone, code=75)
     errors = [line for line in told.splitlines() if line.startswith('error: ')]
-    assert alone.returncode == 75 and len(errors) == 1, told
+    assert len(errors) == 1, told
     assert f'process {rank} of 2 waited 2 s at 127.0.0.1:' in errors[0] and 'Check failure' not in told
 
 
@@ -34,15 +34,14 @@ time.sleep(100)'''
 
 @pytest.mark.parametrize(('dies', 'within'), [(0, 10), (2, 30)])
 def test_when_a_process_dies_the_others_end_with_one_line_and_ask_to_be_run_again(dies, within):
-  group = small_runs.start_group([sys.executable, '-c', JOIN_AND_WAIT], 3)
+  group = small_runs.start_group(['-c', JOIN_AND_WAIT], 3)
   for process in group:
     assert any(line == 'joined\n' for line in process.stdout)
   group[dies].kill()
   began = time.monotonic()
-  for process in group[:dies] + group[dies + 1:]:
-    told = process.communicate(timeout=60)[0]
+  for told in small_runs.finish(*group[:dies], *group[dies + 1:], code=75):
     errors = [line for line in told.splitlines() if line.startswith('error: ')]
-    assert process.returncode == 75 and len(errors) == 1 and 'another process' in errors[0], told
+    assert len(errors) == 1 and 'another process' in errors[0], told
     assert 'Check failure' not in told and 'Traceback' not in told, told
   assert time.monotonic() - began < within
 
@@ -51,7 +50,7 @@ def test_when_a_process_dies_the_others_end_with_one_line_and_ask_to_be_run_agai
 def test_a_run_whose_process_was_killed_is_started_again_and_ends_with_the_bits_of_an_uninterrupted_one(tmp_path):
   config = small_runs.pretrain_config(
       small_runs.write_records(tmp_path), small_runs.write_teacher(tmp_path / 'clip'), epochs=4)
-  launch = [str(small_runs.ROOT / 'tpu_scripts/launch_local.sh'), '--processes=2', '--restarts=2', '--']
+  launch = [str(small_runs.ROOT / 'tpu_scripts/launch_local.sh'), '--processes=2', '--restarts=2', '--', sys.executable]
   whole, killed = tmp_path / 'whole', tmp_path / 'killed'
   assert small_runs.start(launch + small_runs.command('uniemox_jax.pretrain', config, whole)).wait(600) == 0
   run = small_runs.start(launch + small_runs.command('uniemox_jax.pretrain', config, killed))

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 import re
 import signal
-import subprocess
 import time
 
 import jax
@@ -16,6 +15,7 @@ from configs import demo
 from data_pipelines import build
 from data_pipelines.synthetic import datasets
 from tests.support import small_runs
+from tests.support.fork_server import ForkedProcess
 from uniemox_jax.demo import DATASETS
 from uniemox_jax.runtime.preemption import EXIT_CODE
 from uniemox_jax.teacher.frozen_clip import abstract_clip, save_clip
@@ -77,7 +77,7 @@ class WholeRuns(dict):
     verb, processes = asked
     workdir = self._folder / f'{verb}_{processes}'
     command = small_runs.command(f'uniemox_jax.{verb}', self._configs[verb], workdir)
-    finish(small_runs.start_group(command, processes, **self.environment))
+    small_runs.finish(*small_runs.start_group(command, processes, **self.environment))
     self[asked] = workdir
     return workdir
 
@@ -93,12 +93,7 @@ def whole_demo_runs(demo_configs: dict[str, ConfigDict], tmp_path_factory: pytes
   return WholeRuns(tmp_path_factory.mktemp('whole_demo'), demo_configs, XLA_FLAGS=as_a_user)
 
 
-def finish(group: list[subprocess.Popen]) -> None:
-  said = [process.communicate(timeout=300)[0] for process in group]
-  assert [process.returncode for process in group] == [0] * len(group), said
-
-
-def end_in_phase(group: list[subprocess.Popen], phase: str, signalled: int, seconds: float) -> list[str]:
+def end_in_phase(group: list[ForkedProcess], phase: str, signalled: int, seconds: float) -> list[str]:
   """Sends SIGTERM to the last processes when the first says that the phase begins; what each then said."""
   for line in group[0].stdout:
     if line.startswith(f'PHASE {phase}'):
@@ -106,9 +101,8 @@ def end_in_phase(group: list[subprocess.Popen], phase: str, signalled: int, seco
   for process in group[-signalled:]:
     process.send_signal(signal.SIGTERM)
   began = time.monotonic()
-  said = [process.communicate(timeout=120)[0] for process in group]
+  said = small_runs.finish(*group, code=EXIT_CODE)
   took = time.monotonic() - began
-  assert [process.returncode for process in group] == [EXIT_CODE] * len(group), said
   print(f'{phase}, {signalled} of {len(group)} signalled: ended in {took:.1f} s')
   assert took < seconds
   return said
@@ -116,7 +110,7 @@ def end_in_phase(group: list[subprocess.Popen], phase: str, signalled: int, seco
 
 def announcing(command: list[str], verb: str) -> list[str]:
   """The same by `tests.support.phases`."""
-  return [*command[:2], 'tests.support.phases', verb, *command[3:]]
+  return ['-m', 'tests.support.phases', verb, *command[2:]]
 
 
 def check_ends(
@@ -139,7 +133,7 @@ def check_ends_and_resumes(
   verb, _, processes, _ = case
   command = small_runs.command(f'uniemox_jax.{verb}', configs[verb], workdir)
   check_ends(command, workdir, case, seconds, **whole_runs.environment)
-  finish(small_runs.start_group(command, processes, **whole_runs.environment))
+  small_runs.finish(*small_runs.start_group(command, processes, **whole_runs.environment))
   assert small_runs.same_weights(whole_runs[verb, processes], workdir)
   assert [path.read_bytes() for path in whole_runs[verb, processes].glob('result.json')
          ] == [path.read_bytes() for path in workdir.glob('result.json')]
@@ -166,7 +160,7 @@ def test_sigterm_while_a_resumed_run_saves_the_step_that_was_unevaluated(configs
     end_in_phase(small_runs.start_group(announcing(command, 'finetune'), processes), phase, processes, PATIENT_SECONDS)
     assert [path.name for path in (workdir / FOLDER).iterdir()] == ['5']
     assert json.loads((workdir / FOLDER / '5' / 'record' / 'metadata').read_text())['unevaluated'] == unevaluated
-  finish(small_runs.start_group(command, processes))
+  small_runs.finish(*small_runs.start_group(command, processes))
   assert small_runs.same_weights(whole_runs['finetune', processes], workdir)
 
 

@@ -5,7 +5,6 @@ import contextlib
 import datetime
 import ipaddress
 import json
-import os
 from pathlib import Path
 import subprocess
 import sys
@@ -22,15 +21,15 @@ NAME = 'bucket'
 
 
 class Bucket:
-  """A running emulator. `url` is 'gs://bucket', and `environment` makes a process find it."""
+  """A running emulator. `url` is 'gs://bucket'; with the variables of `environment`, a process finds it."""
 
   def __init__(self, port: int, certificate: Path):
     self.url = f'gs://{NAME}'
     self.address = f'http://127.0.0.1:{port}'
-    self.environment = os.environ | {
-        'https_proxy': self.address,
-        'no_proxy': '127.0.0.1', 'CURL_CA_BUNDLE': str(certificate), 'NO_GCE_CHECK': 'true', 'TENSORSTORE_GCS_HTTP_URL':
-            self.address, 'STORAGE_EMULATOR_HOST': self.address, 'GOOGLE_CLOUD_PROJECT': 'tests'}
+    self.environment = {
+        'https_proxy': self.address, 'no_proxy': '127.0.0.1', 'CURL_CA_BUNDLE': str(certificate),
+        'NO_GCE_CHECK': 'true', 'TENSORSTORE_GCS_HTTP_URL': self.address, 'STORAGE_EMULATOR_HOST': self.address,
+        'GOOGLE_CLOUD_PROJECT': 'tests'}
 
   def _ask(self, path: str, body: bytes | None = None, method: str | None = None) -> bytes:
     request = urllib.request.Request(self.address + path, body, method=method)

@@ -1,12 +1,11 @@
 """Runs small enough for tests, of the real verbs on real records: pretraining and fine-tuning in seconds."""
 
+from collections.abc import Sequence
 import os
 from pathlib import Path
 import re
 import signal
 import socket
-import subprocess
-import sys
 from typing import Any
 
 import jax
@@ -16,14 +15,14 @@ import numpy as np
 from configs import demo
 from data_pipelines import build
 from data_pipelines.synthetic import datasets
+from tests.support.fork_server import ROOT, ForkedProcess
 from uniemox_jax.models.clip import CLIPConfig, Tower
 from uniemox_jax.teacher.frozen_clip import abstract_clip, save_clip
 from uniemox_jax.train.checkpoint import load_checkpoint
 
-ROOT = Path(__file__).parents[2]
 DEVICE_COUNT = '--xla_force_host_platform_device_count='
 ENCODER = {'image_size': 32, 'patch_size': 8, 'width': 16, 'depth': 2, 'heads': 2}
-_started: list[subprocess.Popen] = []
+_started: list[ForkedProcess] = []
 
 
 def write_records(folder: Path, seed: int = 0) -> str:
@@ -71,23 +70,21 @@ def finetune_config(data_dir: str, epochs: int = 2) -> ConfigDict:
 
 
 def command(verb: str, config: ConfigDict, workdir: Path, *arguments: str) -> list[str]:
-  """`python -m VERB` with this config, written beside the workdir."""
+  """Arguments of python that run a verb with this config, written beside the workdir."""
   path = workdir.with_name(f'{workdir.name}_config.py')
   path.write_text(
       'from ml_collections import ConfigDict\ndef get_config():\n'
       f'  return ConfigDict({config.to_dict()!r})\n')
-  return [sys.executable, '-m', verb, f'--config={path}', f'--workdir={workdir}', *arguments]
+  return ['-m', verb, f'--config={path}', f'--workdir={workdir}', *arguments]
 
 
-def start(arguments: list[str], devices: int = 1, **environment: str) -> subprocess.Popen:
-  """Starts a command as a shell would, in a group of its own, on emulated devices; its output can be read line by line.
+def start(arguments: Sequence[object], devices: int = 1, cwd: Path = ROOT, **environment: str) -> ForkedProcess:
+  """Starts python with `-m` or `-c`, or another command, on emulated devices; its output can be read line by line.
 
   It compiles as the tests themselves do, and ends with the test that started it.
   """
   flags = re.sub(DEVICE_COUNT + r'\d+', f'{DEVICE_COUNT}{devices}', os.environ['XLA_FLAGS'])
-  values = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONUNBUFFERED': '1'} | environment
-  process = subprocess.Popen(
-      arguments, cwd=ROOT, env=values, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0)
+  process = ForkedProcess(arguments, os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags} | environment, cwd)
   _started.append(process)
   return process
 
@@ -115,7 +112,8 @@ def free_port() -> int:
     return probe.getsockname()[1]
 
 
-def start_group(arguments: list[str], processes: int, devices: int = 1, **environment: str) -> list[subprocess.Popen]:
+def start_group(arguments: Sequence[object], processes: int, devices: int = 1,
+                **environment: str) -> list[ForkedProcess]:
   """Starts a command in several processes that find each other, with so many emulated devices each."""
   if processes == 1:
     return [start(arguments, devices, **environment)]
@@ -124,3 +122,10 @@ def start_group(arguments: list[str], processes: int, devices: int = 1, **enviro
       start(
           arguments, devices, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=str(processes),
           JAX_PROCESS_ID=str(index), **environment) for index in range(processes)]
+
+
+def finish(*group: ForkedProcess, code: int = 0) -> list[str]:
+  """What each says until it ends, all with this exit code."""
+  said = [process.communicate(timeout=300)[0] for process in group]
+  assert [process.returncode for process in group] == [code] * len(group), said
+  return said

@@ -89,7 +89,8 @@ def test_our_step_needs_at_most_90_percent_of_the_originals_flops(size: str) -> 
   assert ours <= train_step.MAX_WORK_RATIO * step_sizes.original_training_flops(config)
 
 
-def test_report_is_whole_and_no_process_loads_tensorflow(config: ConfigDict, tmp_path) -> None:
+def test_report_is_whole_and_no_process_loads_tensorflow(config: ConfigDict, tmp_path, monkeypatch) -> None:
+  monkeypatch.setattr(train_step, 'sees_gpu', lambda: False)  # needs a process too; `--platform=gpu` below asks it
   report = train_step.measure(config, 'cpu', steps=1, turns=2, profile=True)
   assert report['implementations'].keys() == {'ours', 'eager'}
   for row in report['implementations'].values():

@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 import re
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -38,21 +36,18 @@ def calm(bucket):
 
 
 def run(bucket, *arguments, code=0):
-  """A command to its end, where every library takes the emulator for Google's storage; its errors."""
-  environment = bucket.environment | {
-      'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS':
-          re.sub(small_runs.DEVICE_COUNT + r'\d+', f'{small_runs.DEVICE_COUNT}1', bucket.environment['XLA_FLAGS'])}
-  done = subprocess.run([sys.executable, *map(str, arguments)], cwd=small_runs.ROOT, env=environment,
-                        capture_output=True, text=True, timeout=400)
-  assert done.returncode == code, done.stdout + done.stderr
-  return done
+  """A command to its end, where every library takes the emulator for Google's storage.
+
+  Returns:
+    The lines that it says, without those of TensorFlow's search for credentials.
+  """
+  [said] = small_runs.finish(small_runs.start(arguments, **bucket.environment), code=code)
+  return [line for line in said.splitlines() if 'google_auth_provider' not in line]
 
 
 def train(bucket, arguments, processes, kill_at=None):
   """Trains in this many processes to the end, or until one of them is killed; what the first one says."""
-  group = small_runs.start_group(
-      arguments, processes,
-      **{name: bucket.environment[name] for name in bucket.environment.keys() - {'XLA_FLAGS', 'JAX_PLATFORMS'}})
+  group = small_runs.start_group(arguments, processes, **bucket.environment)
   told = []
   for line in group[0].stdout:
     told.append(line)
@@ -63,23 +58,18 @@ def train(bucket, arguments, processes, kill_at=None):
   return ''.join(told)
 
 
-def own_lines(errors):
-  """Standard error without what TensorFlow says of its search for credentials."""
-  return [line for line in errors.splitlines() if 'google_auth_provider' not in line]
-
-
 def test_all_records_cost_little_more_than_their_bytes(bucket, data_dir):
   shards = Path(data_dir).glob('emo8/*/emo8-train.tfrecord*')
   size = sum(path.stat().st_size for path in shards)
   bucket.set(latency=0.03)
-  told = run(bucket, '-c', READ_ALL, f'{bucket.url}/data').stdout
+  told = run(bucket, '-c', READ_ALL, f'{bucket.url}/data')
   assert bucket.counts()['bytes'] < 1.1 * size + 100_000  # the JSON files and the index beside them
-  assert told == run(bucket, '-c', READ_ALL, data_dir).stdout
+  assert told == run(bucket, '-c', READ_ALL, data_dir)
 
 
 def test_an_unsteady_bucket_is_asked_again(bucket, data_dir):
   bucket.set(unavailable=0.05, cut=0.01)
-  assert run(bucket, '-c', READ_ALL, f'{bucket.url}/data').stdout == run(bucket, '-c', READ_ALL, data_dir).stdout
+  assert run(bucket, '-c', READ_ALL, f'{bucket.url}/data') == run(bucket, '-c', READ_ALL, data_dir)
 
 
 @pytest.mark.parametrize('verb', ['evaluate', 'data_pipelines.preview'])
@@ -88,7 +78,7 @@ def test_an_expired_token_is_one_line(bucket, verb):
   arguments = [f'--workdir={bucket.url}/runs/pre'] if verb == 'evaluate' else [
       f'--data_dir={bucket.url}/data', '--dataset=emo8', f'--out={bucket.url}/sheet.png']
   module = verb if '.' in verb else f'uniemox_jax.{verb}'
-  errors = own_lines(run(bucket, '-m', module, *arguments, code=2).stderr)
+  errors = run(bucket, '-m', module, *arguments, code=2)
   assert len(errors) == 1 and errors[0].startswith('error: ') and 'gcloud auth' in errors[0], errors
 
 

@@ -6,10 +6,8 @@ run, its export, and in expected.json what that code made of them in the end.
 
 import hashlib
 import json
-import os
 from pathlib import Path
 import re
-import subprocess
 import sys
 import tarfile
 from typing import Any
@@ -20,12 +18,12 @@ import numpy as np
 import pytest
 
 from data_pipelines.storage import read_json
-from tests.support.small_runs import ROOT
+from tests.support import small_runs
 import uniemox_jax
 from uniemox_jax.convert.formats.vocabulary import write_openai_vocabulary
 from uniemox_jax.train.checkpoint import load_checkpoint
 
-FIXTURE = ROOT / 'tests' / 'fixtures' / 'before_packages.tar.xz'
+FIXTURE = small_runs.ROOT / 'tests' / 'fixtures' / 'before_packages.tar.xz'
 
 
 @pytest.fixture(scope='module')
@@ -43,9 +41,8 @@ def expected(folder: Path) -> dict[str, Any]:
 
 
 def run(folder: Path, verb: str, *arguments: str) -> None:
-  flags = '--xla_force_host_platform_device_count=1'
-  environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT)}
-  subprocess.run([sys.executable, '-m', f'uniemox_jax.{verb}', *arguments], cwd=folder, env=environment, check=True)
+  as_a_user = f'{small_runs.DEVICE_COUNT}1'
+  small_runs.finish(small_runs.start(['-m', f'uniemox_jax.{verb}', *arguments], cwd=folder, XLA_FLAGS=as_a_user))
 
 
 def same_machine(expected: dict[str, Any]) -> bool:

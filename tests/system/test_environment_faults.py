@@ -30,7 +30,7 @@ def made(tmp_path_factory):
       'pretrain': small_runs.pretrain_config(data_dir, teacher, epochs=1),
       'finetune': small_runs.finetune_config(data_dir, epochs=1)}
   for verb, config in configs.items():
-    subprocess.run([sys.executable, '-m', *small_runs.command(f'uniemox_jax.{verb}', config, folder / verb)[2:]],
+    subprocess.run([sys.executable, *small_runs.command(f'uniemox_jax.{verb}', config, folder / verb)],
                    cwd=small_runs.ROOT, check=True, capture_output=True)
   return folder
 

@@ -5,12 +5,11 @@ import os
 from pathlib import Path
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
@@ -99,13 +98,21 @@ def test_a_resumed_run_goes_on_saying_what_it_began_from(pretrain_config, pretra
 
 @pytest.mark.parametrize(('profile', 'traced'), [(Profile(1, 2, from_start=True), True), (Profile(10, 13), True),
                                                  (Profile(13, 50), True), (Profile(2, 5), False)])
-def test_a_resumed_run_traces_what_is_left_of_the_steps_asked_for(
-    pretrain_config, pretrained, tmp_path, capsys, profile, traced):
-  shutil.copytree(pretrained, tmp_path / 'run', ignore=shutil.ignore_patterns('14', 'profile'))
-  pretrain(pretrain_config, str(tmp_path / 'run'), profile)
-  assert bool(list((tmp_path / 'run' / 'profile').rglob('*.xplane.pb'))) == traced
+def test_a_resumed_log_traces_what_is_left_of_the_steps_asked_for(tmp_path, capsys, profile, traced):
+  log = RunLog(str(tmp_path), name='x', total_steps=14, batch_size=1, start_step=12, profile=profile)
+  for step in (12, 13):
+    with log.stepping(step, step == 12):
+      log.add(step + 1, {'loss': jnp.ones(())}, np.zeros(1))
+  log.close()
+  assert bool(list((tmp_path / 'profile').rglob('*.xplane.pb'))) == traced
   said = capsys.readouterr().out
   assert ('profile: ' in said, 'step 5 is over, the run resumes at 12' in said) == (True, not traced)
+
+
+def test_a_resumed_run_is_traced(pretrain_config, pretrained, tmp_path):
+  shutil.copytree(pretrained, tmp_path / 'run', ignore=shutil.ignore_patterns('14', 'profile'))
+  pretrain(pretrain_config, str(tmp_path / 'run'), Profile(10, 13))
+  assert list((tmp_path / 'run' / 'profile').rglob('*.xplane.pb'))
 
 
 def test_killed_run_ends_bit_equal(pretrain_config, tmp_path, pretrained):
@@ -120,9 +127,8 @@ def test_killed_run_ends_bit_equal(pretrain_config, tmp_path, pretrained):
     time.sleep(0.02)
   process.send_signal(signal.SIGKILL)
   process.communicate()
-  resumed = small_runs.start(command, devices=8)
-  said = resumed.communicate(timeout=300)[0]
-  assert resumed.returncode == 0 and 'resumes at step' in said, said
+  [said] = small_runs.finish(small_runs.start(command, devices=8))
+  assert 'resumes at step' in said
   assert load_checkpoint(pretrained).step == 14
   assert small_runs.same_weights(Path(pretrained), tmp_path / 'run')
   assert [line['step'] for line in read_metrics(str(tmp_path / 'run'))] == list(range(1, 15))
@@ -132,7 +138,7 @@ def test_resuming_on_other_devices_goes_on_and_says_so(pretrain_config, pretrain
   shutil.copytree(pretrained, tmp_path / 'run', ignore=shutil.ignore_patterns('14', 'profile'))
   pretrain_config.mesh.data = 2
   command = small_runs.command('uniemox_jax.pretrain', pretrain_config, tmp_path / 'run')
-  said = small_runs.start(command, devices=2).communicate(timeout=300)[0]
+  [said] = small_runs.finish(small_runs.start(command, devices=2))
   assert 'saved on 8 x cpu' in said and 'resumed on 2 x cpu' in said and 'last bits may differ' in said
   assert [line['step'] for line in read_metrics(str(tmp_path / 'run'))] == list(range(1, 15))
 
@@ -154,9 +160,7 @@ def test_evaluation_in_a_new_process_is_the_same_to_the_bit_and_on_one_device_bu
   written = Path(finetuned, 'result.json').read_bytes()
   for devices, workdir in ((8, Path(finetuned)), (1, tmp_path / 'run')):
     (workdir / 'result.json').unlink()
-    process = small_runs.start([sys.executable, '-m', 'uniemox_jax.evaluate', f'--workdir={workdir}'], devices)
-    said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, said
+    small_runs.finish(small_runs.start(['-m', 'uniemox_jax.evaluate', f'--workdir={workdir}'], devices))
   assert Path(finetuned, 'result.json').read_bytes() == written
   again = read_json(tmp_path / 'run' / 'result.json')
   assert again['confusion'] == json.loads(written)['confusion']
@@ -249,7 +253,7 @@ def test_a_run_resumes_from_moved_files_and_never_from_others(
   other_data = small_runs.write_records(tmp_path / 'other_data', seed=1)
   # Built again: another process writes the fields of a record in another order.
   again = f'from tests.support import small_runs; small_runs.write_records(small_runs.Path({str(tmp_path)!r}))'
-  subprocess.run([sys.executable, '-c', again], cwd=small_runs.ROOT, check=True)
+  small_runs.finish(small_runs.start(['-c', again]))
   pretrain_config.teacher, pretrain_config.data_dir = str(tmp_path / 'moved'), str(tmp_path / 'data')
   pretrain(pretrain_config, str(pretraining))
   assert 'pretrain resumes at step 14 of 14' in capsys.readouterr().out

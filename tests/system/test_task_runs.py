@@ -1,11 +1,7 @@
 """Fine-tuning and evaluating tasks on drawn records in EMOTIC's and Emotion6's layouts, on one host and on two."""
 
 import json
-import os
 from pathlib import Path
-import socket
-import subprocess
-import sys
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -22,6 +18,7 @@ from data_pipelines.records.reader import open_split
 from data_pipelines.records.targets import read
 from data_pipelines.storage import read_json, write_json
 from data_pipelines.synthetic import datasets
+from tests.support import small_runs
 from tests.support.predictions import rows_of
 import uniemox_jax
 from uniemox_jax.eval.trained_classifier import load_trained, metrics_of, predict_split
@@ -34,7 +31,6 @@ from uniemox_jax.runtime.run_log import read_metrics
 from uniemox_jax.runtime.sharding import make_mesh, replicate
 from uniemox_jax.train.checkpoint import load_checkpoint
 
-ROOT = Path(__file__).parents[2]
 SMALL = {'image_size': 32, 'patch_size': 8, 'width': 16, 'depth': 1, 'heads': 2}
 LEARNER = {'image_size': 48, 'patch_size': 8, 'width': 64, 'depth': 2, 'heads': 4}
 FEW = {'emotic': {'train': 48, 'val': 24, 'test': 32}, 'emotion6': {'train': 160}}
@@ -79,14 +75,6 @@ def runs(few: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
   return {dataset: str(folder / dataset) for dataset in FEW}
 
 
-def in_new_process(*arguments: Any, devices: int = 8) -> subprocess.Popen:
-  flags = f'--xla_force_host_platform_device_count={devices}'
-  others = [flag for flag in os.environ['XLA_FLAGS'].split() if 'device_count' not in flag]
-  return subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, text=True,
-                          env=os.environ | {'XLA_FLAGS': ' '.join([*others, flags])}, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT)
-
-
 @pytest.mark.parametrize(
     'dataset, names', [('emotic', ['labels', 'vad']), ('emotion6', ['label', 'distribution', 'vad'])])
 def test_result_holds_every_task_that_the_records_have(runs, dataset, names):
@@ -102,9 +90,7 @@ def test_evaluation_in_a_new_process_is_the_same_to_the_bit(runs):
   path = Path(runs['emotion6'], 'result.json')
   written = path.read_bytes()
   path.unlink()
-  process = in_new_process('-m', 'uniemox_jax.evaluate', f'--workdir={runs["emotion6"]}')
-  said = process.communicate(timeout=300)[0]
-  assert process.returncode == 0, said
+  small_runs.finish(small_runs.start(['-m', 'uniemox_jax.evaluate', f'--workdir={runs["emotion6"]}'], devices=8))
   assert path.read_bytes() == written
 
 
@@ -136,12 +122,9 @@ def test_two_hosts_measure_what_one_measures(runs, dataset):
   path = Path(runs[dataset], 'result.json')
   alone = json.loads(path.read_text())
   path.unlink()
-  with socket.socket() as free:
-    free.bind(('127.0.0.1', 0))
-    address = f'127.0.0.1:{free.getsockname()[1]}'
-  hosts = [in_new_process('-c', TWO_HOSTS, address, rank, runs[dataset], devices=4) for rank in range(2)]
-  said = [host.communicate(timeout=300)[0] for host in hosts]
-  assert [host.returncode for host in hosts] == [0, 0], said
+  address = f'127.0.0.1:{small_runs.free_port()}'
+  small_runs.finish(
+      *(small_runs.start(['-c', TWO_HOSTS, address, rank, runs[dataset]], devices=4) for rank in range(2)))
   together = json.loads(path.read_text())
   path.write_text(json.dumps(alone))
   assert_close(together, alone)

@@ -18,9 +18,7 @@ def losses(data_dir: str, clip_folder: Path, workdir: Path, processes: int, devi
   config.mesh.fsdp, config.teacher_sharded = fsdp, fsdp > 1
   config.images_every = 0
   command = small_runs.command('uniemox_jax.pretrain', config, workdir)
-  group = small_runs.start_group(command, processes, devices)
-  said = [process.communicate(timeout=300)[0] for process in group]
-  assert [process.returncode for process in group] == [0] * processes, said
+  small_runs.finish(*small_runs.start_group(command, processes, devices))
   return [line['loss'] for line in read_metrics(str(workdir)) if 'loss' in line][:STEPS]
 
 

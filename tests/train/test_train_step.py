@@ -121,9 +121,9 @@ def test_accumulation_on_devices_with_local_negatives_changes_nothing(batch, tea
 @pytest.mark.parametrize(
     'model', [
         dict(scan=True),
-        dict(remat='dots'),
+        pytest.param(dict(remat='dots'), marks=pytest.mark.slow),
         dict(remat='dots', scan=True),
-        dict(remat='full'),
+        pytest.param(dict(remat='full'), marks=pytest.mark.slow),
         dict(remat='full', scan=True)], ids=str)
 def test_remat_and_scan_change_losses_by_less_than_1e_5(batch, teacher, third_step, model):
   for name, value in run_steps(batch, teacher, model=model, steps=3)[0].items():

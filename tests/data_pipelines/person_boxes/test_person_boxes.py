@@ -1,11 +1,7 @@
 """`person_boxes.csv` as a detector writes it for a folder: which images, which boxes, and after a kill."""
 
 import csv
-import os
-import pathlib
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 
@@ -15,6 +11,7 @@ import pytest
 
 from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import box_file, crops, detection, detectors
+from tests.support import small_runs
 
 
 def _red_side(image: Image.Image) -> str:
@@ -178,10 +175,8 @@ def test_killed_run_goes_on_and_ends_with_the_same_file(tmp_path, fake):
     detection.detect_folder(pathlib.Path(sys.argv[1]), 'fake', pathlib.Path(sys.argv[2]))
   """)
   path = tmp_path / 'killed.csv'
-  root = pathlib.Path(__file__).parents[3]
   progress = tmp_path / '.killed.csv.unfinished'
-  run = subprocess.Popen([sys.executable, '-c', program, source, path], stderr=subprocess.DEVNULL,
-                         env=os.environ | {'PYTHONPATH': str(root)})  # fmt: skip
+  run = small_runs.start(['-c', program, source, path])
   deadline = time.monotonic() + 60
   while not progress.exists() or progress.read_bytes().count(b'\n') < 9:
     assert run.poll() is None and time.monotonic() < deadline
@@ -224,11 +219,10 @@ def test_persons_are_the_confident_boxes_largest_first():
   np.testing.assert_array_equal(persons_Mx4, boxes_Nx4[[1, 0]])
 
 
-def test_command_ends_in_one_line_and_code_2(tmp_path):
-  for arguments in (['--source=x'], [f'--source={tmp_path}', '--detector=hog']):
-    done = subprocess.run([sys.executable, '-m', 'data_pipelines.person_boxes', *arguments], capture_output=True,
-                          text=True)
-    assert done.returncode == 2 and done.stderr.startswith('error: ') and done.stderr.count('\n') == 1, done.stderr
+@pytest.mark.parametrize('arguments', [['--source=x'], ['--source=.', '--detector=hog']], ids=str)
+def test_command_ends_in_one_line_and_code_2(arguments, tmp_path, monkeypatch, command, capsys, assert_one_line):
+  monkeypatch.chdir(tmp_path)
+  assert_one_line(command('data_pipelines.person_boxes', *arguments), capsys.readouterr().err, '', '')
 
 
 def test_boxes_in_another_encoding_are_one_line(tmp_path):

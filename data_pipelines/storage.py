@@ -13,16 +13,20 @@ import importlib.util
 import json
 import os
 from pathlib import Path
+import struct
 import tempfile
 import time
 from typing import IO, Any
 
 from etils import epath
+import google_crc32c
 
 from data_pipelines.errors import UserError, first_line
 from data_pipelines.seals import add_seal, take_seal
 
 BUCKET = 'gs://'
+CHECKSUM = struct.Struct('<I')
+_READ_TOGETHER = 2**24  # bytes
 MAX_JSON = 32 << 20
 """Bytes. The largest that is read is the index of a huge model's shards, with a line a tensor: some MB."""
 _REWRITE_SECONDS = 60.0
@@ -234,6 +238,15 @@ def remove(path: str | os.PathLike) -> None:
 def write_sealed(path: str | os.PathLike, value: dict[str, Any]) -> None:
   """`write_json` of an object that this package reads again."""
   write_json(path, add_seal(value))
+
+
+def checksum_at_end(file: IO[bytes]) -> int | None:
+  """The `CHECKSUM` that ends a file, if it is the CRC-32C of all before; few bytes are in memory at a time."""
+  crc, pending = 0, b''
+  for part in iter(lambda: file.read(_READ_TOGETHER), b''):
+    pending += part
+    crc, pending = google_crc32c.extend(crc, pending[:-CHECKSUM.size]), pending[-CHECKSUM.size:]
+  return crc if pending == CHECKSUM.pack(crc) else None
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory:

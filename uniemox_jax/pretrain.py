@@ -19,7 +19,7 @@ from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.distributed import is_primary
-from uniemox_jax.teacher.caption_embeddings import embedded_captions
+from uniemox_jax.teacher.caption_embeddings import CaptionEmbeddings, embedded_captions
 from uniemox_jax.teacher.frozen_clip import load_clip
 from uniemox_jax.teacher.step_teacher import Teacher, make_teacher, teacher_shardings
 from uniemox_jax.train import loop
@@ -35,11 +35,11 @@ SHOWN_EXAMPLES = 8
 
 
 def _load_teacher(config: PretrainConfig, split: reader.Split,
-                  dtype: Any) -> tuple[Teacher | None, Any, np.ndarray | None, dict[str, str | None]]:
+                  dtype: Any) -> tuple[Teacher | None, Any, CaptionEmbeddings | None, dict[str, str | None]]:
   """What the losses need of the teacher; each part is empty where the weights of its losses are 0.
 
   Returns:
-    The teacher, its frozen parameters, the caption embeddings of all records (N, E), and the digest of its files by
+    The teacher, its frozen parameters, the caption embeddings of all records, and the digest of its files by
     config key.
   """
   if not config.teaches:
@@ -47,22 +47,22 @@ def _load_teacher(config: PretrainConfig, split: reader.Split,
   clip = load_clip(config.teacher)
   teacher, frozen = make_teacher(clip, config.model.decoder_width, dtype, config.teacher_statistics)
   contrastive = config.loss.contrastive
-  text_NxE = embedded_captions(clip, split, config.emotion_in_caption, config.data_dir) if contrastive else None
+  text = embedded_captions(clip, split, config.emotion_in_caption, config.data_dir) if contrastive else None
   digests: dict[str, str | None] = {'teacher': clip.digest}
   if contrastive:
     digests['teacher (tokenizer)'] = clip.tokenizer_digest
-  return teacher, frozen, text_NxE, digests
+  return teacher, frozen, text, digests
 
 
-def _step_batches(batches: Iterator[dict[str, np.ndarray]], text_NxE: np.ndarray | None,
+def _step_batches(batches: Iterator[dict[str, np.ndarray]], text: CaptionEmbeddings | None,
                   scene_twice: bool) -> Iterator[dict[str, np.ndarray]]:
   """What the step takes of each batch: its views, with the scene as person view if asked, and caption embeddings."""
   for batch in batches:
     kept: dict[str, np.ndarray] = {name: batch[name] for name in ('scene', 'person', 'example_id') if name in batch}
     if scene_twice:
       kept['person'] = kept['scene']
-    if text_NxE is not None:
-      kept['text'] = text_NxE[batch['position']]
+    if text is not None:
+      kept['text'] = text.at(batch['position'])
     yield kept
 
 
@@ -99,7 +99,7 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
   graphdef = nnx.graphdef(student)
   split = reader.open_split(config.data_dir, config.dataset, config.split)
   steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
-  teacher, frozen, text_NxE, digests = _load_teacher(config, split, dtype)
+  teacher, frozen, text, digests = _load_teacher(config, split, dtype)
   loaded = initial_weights(config.init, abstract_params(build), arguments, classifier=False)
 
   description = {'kind': 'uniemox', 'model': arguments, 'dataset': config.dataset}
@@ -119,7 +119,7 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
     draw = _reconstruction_viewer(graphdef, first['image'], config.loss.norm_pix, folder, run)
   loop.train(
       run, make_pretrain_step(graphdef, teacher, run.optimizer, config.loss),
-      _step_batches(batches, text_NxE, scene_twice=two_views and config.person_view == 'scene'),
+      _step_batches(batches, text, scene_twice=two_views and config.person_view == 'scene'),
       frozen=jax.device_put(frozen, teacher_shardings(frozen, mesh, config.teacher_sharded)),
       every=loop.Every(config.log_every, config.save_every, config.images_every), evaluate=draw)
 

@@ -72,7 +72,7 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
   split = reader.open_split(config.data_dir, config.dataset, config.split)
   steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
   clip = _starting_clip(config, workdir)
-  ids_NxT = clip.tokenize(split_captions(split, clip, config.emotion_in_caption))
+  ids_NxT = clip.tokenize(list(split_captions(split, clip, config.emotion_in_caption)))
   build = builder(CLIP, config=clip.config, dtype=jnp.dtype(config.dtype))
 
   # A resumed run still takes tokenizer and preparation from where it began.

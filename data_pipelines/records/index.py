@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import struct
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -138,7 +138,7 @@ def make_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> It
       'version': VERSION, 'shards': sized, 'annotations_sha256': digest.hexdigest(),
       'records_sha256': records_sha256.hexdigest()}
   content = json.dumps(header).encode() + b'\n' + entries
-  storage.write_bytes(f'{folder}/{split}{INDEX}', content + FOOTER.pack(google_crc32c.value(content)))
+  storage.write_bytes(f'{folder}/{split}{INDEX}', content + storage.CHECKSUM.pack(google_crc32c.value(content)))
 
 
 def _annotation(example: Any) -> Annotation:
@@ -168,7 +168,7 @@ def read_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> In
   path = f'{folder}/{split}{INDEX}'
   with storage.local_copy(path) as copy:
     with copy.open('rb') as file:
-      if not _ends_in_checksum(file):
+      if storage.checksum_at_end(file) is None:
         raise _damaged_index(path, 'it does not match its checksum')
       file.seek(0)
       line = file.readline()
@@ -182,15 +182,6 @@ def read_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> In
   except byte_ranges.MissingBytes as error:
     raise damaged(error.path, error.what) from error
   return Index(found, entries_N, header['annotations_sha256'], header.get('records_sha256'))
-
-
-def _ends_in_checksum(file: BinaryIO) -> bool:
-  """Whether the last bytes are the checksum of all before; few are in memory at a time."""
-  crc, pending = 0, b''
-  for part in iter(lambda: file.read(_READ_TOGETHER), b''):
-    pending += part
-    crc, pending = google_crc32c.extend(crc, pending[:-FOOTER.size]), pending[-FOOTER.size:]
-  return len(pending) == FOOTER.size and FOOTER.unpack(pending)[0] == crc
 
 
 def read_annotations(folder: str, split: str, sha256: str) -> Iterator[Annotation]:

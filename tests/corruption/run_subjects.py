@@ -248,14 +248,18 @@ def prompts(world: World, twin: World) -> Subject:
 def captions(world: World, twin: World) -> Subject:
   folder = world.folder / 'caption_cache'
   texts = [f'a picture of a {word}' for word in ('tree', 'house', 'face', 'street')]
-  embed_captions(world.clip, ['another', *texts], folder)
+
+  def embed(*captions: str) -> Any:
+    return embed_captions(world.clip, captions, folder, '', len(captions)).at(np.arange(len(captions)))
+
+  embed('another', *texts)
   others = list_files(folder, '*')
-  embed_captions(world.clip, texts, folder)
+  embed(*texts)
   files = [path for path in list_files(folder, '*') if path not in others]
   twins = world.folder / 'caption_cache_twin'
   twins.mkdir(parents=True)
   (twins / files[0].name).write_bytes(others[0].read_bytes())
-  return Subject('caption cache', folder, files, lambda: embed_captions(world.clip, texts, folder), twin=twins)
+  return Subject('caption cache', folder, files, lambda: embed(*texts), twin=twins)
 
 
 def features(world: World, twin: World) -> Subject:

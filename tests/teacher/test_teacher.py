@@ -207,36 +207,48 @@ def test_hub_id_loads_what_the_hub_delivers(clip, clip_folder, monkeypatch):
   assert frozen_clip.load_clip('someone/clip').digest == clip.digest
 
 
+def embedded(clip, captions, cache_dir, **options):
+  """float32 (N, E) of these captions."""
+  found = caption_embeddings.embed_captions(clip, captions, cache_dir, 'captions', len(captions), **options)
+  return found.at(np.arange(len(captions)))
+
+
 def test_each_distinct_caption_is_embedded_once_and_kept(clip, tmp_path, monkeypatch):
   captions = ['a dog', 'a cat', 'a dog', 'two happy children in a park, an alarm clock and a kite', 'a cat']
-  embedded = []
+  counts = []
   original = caption_embeddings._embed_ids
   monkeypatch.setattr(
-      caption_embeddings, '_embed_ids',
-      lambda clip, ids, batch: embedded.append(len(ids)) or original(clip, ids, batch))
-  first = caption_embeddings.embed_captions(clip, captions, tmp_path, batch_size=2)
+      caption_embeddings, '_embed_ids', lambda clip, ids, batch: counts.append(len(ids)) or original(clip, ids, batch))
+  first = embedded(clip, captions, tmp_path, batch_size=2)
   np.testing.assert_allclose(first, clip.encode_text(captions), atol=1e-6)
-  np.testing.assert_array_equal(caption_embeddings.embed_captions(clip, captions, tmp_path), first)
-  assert embedded == [3]
+  np.testing.assert_array_equal(embedded(clip, captions, tmp_path), first)
+  assert counts == [3]
   assert len(list(tmp_path.iterdir())) == 1
-  caption_embeddings.embed_captions(clip, [*captions, 'a bird'], tmp_path)
-  assert embedded == [3, 4]
+  embedded(clip, [*captions, 'a bird'], tmp_path)
+  assert counts == [3, 4]
+
+
+def test_captions_of_many_chunks_are_those_of_one(clip, tmp_path, monkeypatch):
+  captions = [f'{i % 7} cats' for i in range(50)]
+  whole = embedded(clip, captions, tmp_path / 'whole', batch_size=8)
+  monkeypatch.setattr(caption_embeddings, '_TOGETHER', 16)
+  np.testing.assert_allclose(embedded(clip, captions, tmp_path / 'parts', batch_size=8), whole, atol=1e-6)
 
 
 def test_another_teacher_never_finds_the_cached_embeddings(clip, clip_config, clip_params, tmp_path):
   shifted = clip_params | {'logit_scale': clip_params['logit_scale'] + np.float32(1)}
   frozen_clip.save_clip(tmp_path / 'other', clip_config, shifted)
   for one in (clip, frozen_clip.load_clip(tmp_path / 'other')):
-    caption_embeddings.embed_captions(one, ['a dog'], tmp_path / 'cache')
+    embedded(one, ['a dog'], tmp_path / 'cache')
   assert len(list((tmp_path / 'cache').iterdir())) == 2
 
 
 def test_damaged_cache_is_named(clip, tmp_path):
-  caption_embeddings.embed_captions(clip, ['a dog'], tmp_path)
+  embedded(clip, ['a dog'], tmp_path)
   path = next(tmp_path.iterdir())
   path.write_bytes(path.read_bytes()[:-8])
   with pytest.raises(UserError, match=r'captions-.*delete the file'):
-    caption_embeddings.embed_captions(clip, ['a dog'], tmp_path)
+    embedded(clip, ['a dog'], tmp_path)
 
 
 def test_captions_on_four_devices_equal_one_and_no_torch_is_imported_before_texts(clip, clip_folder, tmp_path):
@@ -244,13 +256,16 @@ def test_captions_on_four_devices_equal_one_and_no_torch_is_imported_before_text
       """
       import sys
       import jax
+      import numpy as np
       jax.config.update('jax_num_cpu_devices', 4)
       from uniemox_jax.teacher import caption_embeddings, frozen_clip
       clip = frozen_clip.load_clip(sys.argv[1])
       assert not {'torch', 'tensorflow', 'transformers'} & set(sys.modules)
       assert len(jax.devices()) == 4
-      caption_embeddings.embed_captions(clip, [f'{i} cats' for i in range(11)], sys.argv[2], batch_size=6)
+      captions = [f'{i} cats' for i in range(11)]
+      found = caption_embeddings.embed_captions(clip, captions, sys.argv[2], '', 11, batch_size=6)
+      np.save(sys.argv[2] + '/found.npy', found.at(np.arange(11)))
   """)
   subprocess.run([sys.executable, '-c', program, clip_folder, tmp_path], check=True)
-  expected = clip.encode_text(sorted(f'{i} cats' for i in range(11)))
-  np.testing.assert_allclose(np.load(next(tmp_path.glob('*.npz')))['embedded'], expected, atol=1e-6)
+  expected = clip.encode_text([f'{i} cats' for i in range(11)])
+  np.testing.assert_allclose(np.load(tmp_path / 'found.npy'), expected, atol=1e-6)

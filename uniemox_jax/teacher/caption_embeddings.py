@@ -3,84 +3,137 @@
 Source: docs/method.md, Captions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 import hashlib
+import itertools
 import os
+import struct
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
-from etils import epath
 from flax import nnx
+import google_crc32c
 import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from data_pipelines import storage
 from data_pipelines.records import caption_text
-from uniemox_jax.runtime.array_cache import read_arrays, write_arrays
 from uniemox_jax.teacher.frozen_clip import Clip
 
 if TYPE_CHECKING:  # it would load tensorflow
   from data_pipelines.records.reader import Split
 
 PROGRESS_SECONDS = 5.0
+_FIRST, _TOGETHER = 1024, 2**14  # captions
+_FOOTER = struct.Struct('<qqq32s')  # distinct captions, captions, width, key
 
 
-def split_captions(split: 'Split', clip: Clip, emotion_in_caption: bool) -> list[str]:
-  """One caption for each position of a split.
+def split_captions(split: 'Split', clip: Clip, emotion_in_caption: bool) -> Iterator[str]:
+  """One caption for each position of a split, in order.
 
   Args:
     split: supplies labels and attributes.
     clip: its tokenizer counts tokens; captions over its context length lose objects from the end.
     emotion_in_caption: whether the emotion word is in the text, which makes pretraining label-supervised.
   """
-  return [
-      caption_text.fitting_caption(
-          found.attributes, split.labels[found.label] if emotion_in_caption and found.label >= 0 else None,
-          lambda text: len(clip.tokenizer(text)['input_ids']), clip.config.context_length)
-      for found in split.annotations()]
+  for found in split.annotations():
+    yield caption_text.fitting_caption(
+        found.attributes, split.labels[found.label] if emotion_in_caption and found.label >= 0 else None,
+        lambda text: len(clip.tokenizer(text)['input_ids']), clip.config.context_length)
 
 
-def embedded_captions(clip: Clip, split: 'Split', emotion_in_caption: bool, data_dir: str) -> np.ndarray:
-  """Lambda for every position: unit-norm float32 (N, E), computed once and cached under `data_dir`/caption_cache."""
-  return embed_captions(clip, split_captions(split, clip, emotion_in_caption), os.path.join(data_dir, 'caption_cache'))
+class CaptionEmbeddings(NamedTuple):
+  """Lambda by position. Both arrays are mapped from a file, so memory holds what was read of them lately.
+
+  row_N: int32, of each position's caption in embedded_MxE; embedded_MxE: float32 of unit norm.
+  """
+
+  row_N: np.ndarray
+  embedded_MxE: np.ndarray
+
+  def at(self, positions_R: np.ndarray) -> np.ndarray:
+    """Unit-norm float32 (R, E)."""
+    return self.embedded_MxE[self.row_N[positions_R]]
+
+
+def embedded_captions(clip: Clip, split: 'Split', emotion_in_caption: bool, data_dir: str) -> CaptionEmbeddings:
+  """The embeddings of a split's captions, computed once and cached under `data_dir`/caption_cache."""
+  return embed_captions(
+      clip, split_captions(split, clip, emotion_in_caption), os.path.join(data_dir, 'caption_cache'),
+      f'{split.fingerprint} {split.labels} {emotion_in_caption}', split.num_examples)
 
 
 def embed_captions(
-    clip: Clip, captions: Sequence[str], cache_dir: str | os.PathLike, batch_size: int = 1024) -> np.ndarray:
+    clip: Clip, captions: Iterable[str], cache_dir: str | os.PathLike, identity: str, total: int,
+    batch_size: int = 1024) -> CaptionEmbeddings:
   """Every caption's embedding, computed once over all devices and kept on disk.
 
-  Several hosts call this together, with the same captions.
+  Several hosts call this together, with the same captions. Memory holds some thousand of them at a time.
 
   Args:
     clip: the teacher.
-    captions: N texts; equal ones are embedded once.
+    captions: texts; equal ones that are near each other are embedded once.
     cache_dir: holds one file per teacher and set of captions.
+    identity: of the captions. With the tokens of the first thousand, which another tokenizer or another way to make
+      captions would change, it names the file.
+    total: how many there are.
     batch_size: captions a call, over all devices.
-
-  Returns:
-    float32 (N, E) of unit norm.
 
   Raises:
     UserError: the teacher has no tokenizer, or the cached file is damaged.
   """
-  distinct = sorted(set(captions))
-  ids_NxT = clip.tokenize(distinct)
-  # The ids, not the strings: another tokenizer in the teacher's folder must not find the old embeddings.
-  key = hashlib.sha256(f'{clip.digest} {ids_NxT.shape} '.encode() + ids_NxT.tobytes()).hexdigest()
-  path = epath.Path(cache_dir) / f'captions-{key}.npz'
-  if not path.is_file() and path.with_suffix('.npy').is_file():  # an earlier version wrote it
-    path = path.with_suffix('.npy')
+  captions = iter(captions)
+  first = list(itertools.islice(captions, _FIRST))
+  key = hashlib.sha256(f'{clip.digest} {identity} {total} '.encode() + clip.tokenize(first).tobytes()).digest()
+  path = os.path.join(cache_dir, f'captions-{key.hex()}.f32')
   # Embedding is collective: if one host lacks the file, all compute.
-  if np.all(multihost_utils.process_allgather(np.array(path.is_file()))):
-    embedded_NxE, = read_arrays(path, key, embedded=(len(distinct), clip.config.projection_dim))
-  else:
-    embedded_NxE = _embed_ids(clip, ids_NxT, batch_size)
-    write_arrays(path.with_suffix('.npz'), key, embedded=embedded_NxE)  # hosts may share the folder
-  row_of = {caption: row for row, caption in enumerate(distinct)}
-  return embedded_NxE[np.array([row_of[caption] for caption in captions], np.int64)]
+  if not np.all(multihost_utils.process_allgather(np.array(storage.exists(path)))):
+    with storage.new_file(path) as file:  # hosts may share the folder
+      _write(file, key, clip, itertools.chain(first, captions), total, batch_size)
+  return _read(path, key)
+
+
+def _write(file: IO[bytes], key: bytes, clip: Clip, captions: Iterator[str], total: int, batch_size: int) -> None:
+  """Embeddings, the row of each caption, `_FOOTER`, and the CRC-32C of all before."""
+  rows, distinct_before, done, crc = [np.zeros(0, '<i4')], 0, 0, 0
+  started = spoke = time.monotonic()
+
+  def write(content: bytes) -> None:
+    nonlocal crc
+    crc = google_crc32c.extend(crc, content)
+    file.write(content)
+
+  while chunk := list(itertools.islice(captions, _TOGETHER)):
+    distinct = sorted(set(chunk))
+    write(_embed_ids(clip, clip.tokenize(distinct), batch_size).astype('<f4').tobytes())
+    row_of = {caption: row for row, caption in enumerate(distinct, distinct_before)}
+    rows.append(np.array([row_of[caption] for caption in chunk], '<i4'))
+    distinct_before, done, now = distinct_before + len(distinct), done + len(chunk), time.monotonic()
+    if jax.process_index() == 0 and now - spoke > PROGRESS_SECONDS:
+      spoke = now
+      left = (now - started) / done * (total - done)
+      print(f'captions {done:,}/{total:,}  {left:.0f}s left', file=sys.stderr, flush=True)
+  write(np.concatenate(rows).tobytes())
+  write(_FOOTER.pack(distinct_before, done, clip.config.projection_dim, key))
+  file.write(storage.CHECKSUM.pack(crc))
+
+
+def _read(path: str, key: bytes) -> CaptionEmbeddings:
+  with storage.parsing(path, 'delete the file, and it is made again'):
+    local = storage.fetched(path)
+    with local.open('rb') as file:
+      if storage.checksum_at_end(file) is None:
+        raise ValueError('it does not match its checksum')
+      file.seek(-_FOOTER.size - storage.CHECKSUM.size, os.SEEK_END)
+      distinct, total, width, found = _FOOTER.unpack(file.read(_FOOTER.size))
+    if found != key:
+      raise ValueError('it is of other captions than its name says')
+    return CaptionEmbeddings(
+        np.memmap(local, '<i4', 'r', 4 * distinct * width, total), np.memmap(local, '<f4', 'r', 0, (distinct, width)))
 
 
 def _embed_ids(clip: Clip, ids_NxT: np.ndarray, batch_size: int) -> np.ndarray:
@@ -91,16 +144,10 @@ def _embed_ids(clip: Clip, ids_NxT: np.ndarray, batch_size: int) -> np.ndarray:
   batch = -(-min(batch_size, max(total, 1)) // mesh.size) * mesh.size
   params = jax.device_put(clip.params, whole)
   embed = jax.jit(lambda params, ids: nnx.merge(clip.graphdef, params).text(ids), out_shardings=whole)
-  rows, started, spoke = [], time.monotonic(), time.monotonic()
+  rows = []
   for first in range(0, total, batch):
     part = ids_NxT[first:first + batch]
     padded = np.concatenate([part, np.zeros((batch - len(part), part.shape[1]), np.int32)])
     ids = jax.make_array_from_callback(padded.shape, split, padded.__getitem__)
     rows.append(np.asarray(embed(params, ids))[:len(part)])
-    now, done = time.monotonic(), first + len(part)
-    if jax.process_index() == 0 and now - spoke > PROGRESS_SECONDS:
-      spoke = now
-      print(
-          f'captions {done:,}/{total:,}  {(now - started) / done * (total - done):.0f}s left', file=sys.stderr,
-          flush=True)
-  return np.concatenate(rows) if rows else np.zeros((0, clip.config.projection_dim), np.float32)
+  return np.concatenate(rows)

@@ -1,11 +1,9 @@
-"""How fast records are read from a bucket, and how opening grows with their number. No network: the tests' emulator.
+"""How fast records are read from a bucket. No network: the tests' emulator.
 
 python -m benchmarks.bucket_records --records=10000 --shards=1000 --latency=0.03
-python -m benchmarks.bucket_records --growth
 
-The first writes records of 40 kB into an emulated bucket, waits `latency` seconds before each answer, and prints bytes,
-images a second, and memory. The second opens indices of 10 thousand to 10 million records on the disk, whose shards
-are files without content.
+It writes records of 40 kB into an emulated bucket, waits `latency` seconds before each answer, and prints bytes, images
+a second, and memory.
 """
 
 import json
@@ -16,11 +14,11 @@ import sys
 import tempfile
 import time
 
-from absl import app, flags
-import google_crc32c
+from absl import flags
 import numpy as np
 import tensorflow as tf
 
+from data_pipelines import command
 from data_pipelines.records import index, reader, schema
 from tests.support import bucket as buckets
 
@@ -88,46 +86,14 @@ def in_a_bucket(records: int, shards: int, latency: float) -> None:
     print(f"{counts['requests']} requests; {(counts['bytes'] - warm) / size:.3f} of the shards' {size / 2**20:.0f} MiB")
 
 
-def open_index(folder: str, lengths: list[tuple[str, int]]) -> None:
-  """Opens an index and touches all of it; prints what it took."""
-  before, started = resident_mebibytes(), time.monotonic()
-  found = index.read_index(folder, 'drawn-train', lengths)
-  opened, seconds = resident_mebibytes() - before, time.monotonic() - started
-  total = int(found.entries_N['label'].sum())
-  print(f'{seconds:.3f} s and {opened:.0f} MiB; {resident_mebibytes() - before:.0f} MiB once all is read', total)
-
-
-def growth() -> None:
-  """Prints time and memory of opening an index, by the number of records."""
-  for records in (10_000, 100_000, 1_000_000, 10_000_000):
-    with tempfile.TemporaryDirectory() as folder:
-      entries_N = np.zeros(records, index.ENTRY)
-      shard = index.Shard('drawn-train.tfrecord-00000-of-00001', 2**40, records)
-      with open(os.path.join(folder, shard.name), 'wb') as file:
-        file.truncate(shard.size)
-      header = {'version': index.VERSION, 'shards': [shard], 'annotations_sha256': ''}
-      content = json.dumps(header).encode() + b'\n' + entries_N.tobytes()
-      Path(folder, f'drawn-train{index.INDEX}').write_bytes(content + index.FOOTER.pack(google_crc32c.value(content)))
-      code = (
-          'import sys; from benchmarks.bucket_records import open_index;'
-          f'open_index(sys.argv[1], [("{shard.name}", {records})])')
-      done = subprocess.run([sys.executable, '-c', code, folder], check=True, text=True, capture_output=True)
-      print(f'{records:>10,} records: {len(content) / 2**20:7.1f} MiB of index, opened in {done.stdout.strip()}')
-
-
-def main(argv: list[str]) -> None:
+def main() -> None:
   """The command."""
-  del argv
   values = flags.FLAGS
-  if values.growth:
-    growth()
-  else:
-    in_a_bucket(values.records, values.shards, values.latency)
+  in_a_bucket(values.records, values.shards, values.latency)
 
 
 if __name__ == '__main__':
   flags.DEFINE_integer('records', 10_000, 'How many.', 1)
   flags.DEFINE_integer('shards', 1_000, 'In how many files.', 1)
   flags.DEFINE_float('latency', 0.03, 'Seconds before each answer.', 0)
-  flags.DEFINE_bool('growth', False, 'Measure opening by the number of records instead.')
-  app.run(main)
+  command.run(main)

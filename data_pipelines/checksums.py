@@ -14,7 +14,7 @@ FOLDER = 'checksums' + ENDING
 
 def write_checksums(path: Path, files: Iterable[Path]) -> None:
   """Writes the SHA-256 of files in the folder of `path`, a line each."""
-  storage.write_text(path, ''.join(f'{_sha256(file)}  {file.name}\n' for file in files))
+  storage.write_text(path, ''.join(f'{sha256_of(file)}  {file.name}\n' for file in files))
 
 
 def compare_checksums(path: Path) -> None:
@@ -29,11 +29,12 @@ def compare_checksums(path: Path) -> None:
     listed = [line.split('  ', maxsplit=1) for line in path.read_text(encoding='utf-8').splitlines()]
     files = {path.with_name(name): digest for digest, name in listed}
   for file, digest in files.items():
-    if not file.is_file() or _sha256(file) != digest:
+    if not file.is_file() or sha256_of(file) != digest:
       raise UserError(
           f'{file} is missing, or is not what was written: restore it; if you changed it on purpose, delete {path}')
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+  """Of its content, 64 hex digits."""
   with file.open('rb') as content:
     return hashlib.file_digest(content, 'sha256').hexdigest()

@@ -1,0 +1,144 @@
+"""How time and memory grow with the number of records: python -m benchmarks.growth [--most=10000000].
+
+One shard of drawn images is repeated to 10 thousand, 100 thousand, ... records, by links to the same file: what is
+opened, ordered and read is real, and takes little disk. Each task runs in a process of its own.
+"""
+
+from collections.abc import Callable
+import json
+import os
+from pathlib import Path
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import flags
+import google_crc32c
+import numpy as np
+
+from data_pipelines import build, command, storage
+from data_pipelines.checksums import sha256_of
+from data_pipelines.records import index, manifest
+from data_pipelines.synthetic import datasets
+from tests.support import small_runs
+
+SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+SHARD_RECORDS = 10_000
+WORDS = ('tree', 'house', 'road', 'river', 'face', 'dog', 'table', 'window', 'boat', 'lamp')
+BATCH = {'batch_size': 256, 'seed': 0, 'image_size': 64}
+
+
+def repeat(built: Path, folder: Path, records: int) -> None:
+  """A dataset of this many records beside a built one of few: TFDS's files, links to one shard, its index."""
+  final = folder / 'emo8' / built.name
+  final.mkdir(parents=True)
+  for path in built.glob('*.json'):
+    if path.name != manifest.MANIFEST:
+      (final / path.name).write_bytes(path.read_bytes())
+  for path in built.glob('*.txt'):
+    (final / path.name).write_bytes(path.read_bytes())
+  once = next(built.glob('emo8-train.tfrecord*')).read_bytes()
+  entries = index.read_index(str(built), 'emo8-train', [(next(built.glob('emo8-train.tfrecord*')).name, 80)]).entries_N
+  repeats, shards = SHARD_RECORDS // len(entries), records // SHARD_RECORDS
+  first = final / f'emo8-train.tfrecord-00000-of-{shards:05d}'
+  first.write_bytes(once * repeats)
+  one = np.tile(entries, repeats)
+  one['offset'] += np.repeat(np.arange(repeats) * len(once), len(entries))
+  all_N = np.tile(one, shards)
+  all_N['shard'] = np.repeat(np.arange(shards), SHARD_RECORDS)
+  names = [f'emo8-train.tfrecord-{number:05d}-of-{shards:05d}' for number in range(shards)]
+  for name in names[1:]:
+    os.link(first, final / name)
+  with storage.new_file(final / f'emo8-train{index.ANNOTATIONS}') as file:
+    for number in range(records):
+      objects = [WORDS[number // 10**digit % 10] for digit in range(3)]
+      file.write(json.dumps([f'{number}.jpg', number % 8, {'object': objects}, [], [], []]).encode() + b'\n')
+  described = {
+      'version': index.VERSION, 'shards': [(name, len(once) * repeats, SHARD_RECORDS) for name in names],
+      'annotations_sha256': sha256_of(final / f'emo8-train{index.ANNOTATIONS}')}
+  content = json.dumps(described).encode() + b'\n' + all_N.tobytes()
+  (final / f'emo8-train{index.INDEX}').write_bytes(content + storage.CHECKSUM.pack(google_crc32c.value(content)))
+  info = json.loads((final / 'dataset_info.json').read_text())
+  train = next(split for split in info['splits'] if split['name'] == 'train')
+  train['shardLengths'] = [str(SHARD_RECORDS)] * shards
+  info['splits'] = [train]
+  (final / 'dataset_info.json').write_text(json.dumps(info))
+
+
+def _split(folder: str):  # noqa: ANN202 - the import takes seconds, and listing needs none of it
+  from data_pipelines.records.reader import open_split
+  return open_split(folder, 'emo8', 'train')
+
+
+def _first_batch(folder: str, share: float = 0.0) -> None:
+  from data_pipelines.batches.pipeline import steps_per_epoch, train_batches
+  split = _split(folder)
+  next(train_batches(split, start_step=int(share * steps_per_epoch(split, BATCH['batch_size'])), **BATCH))
+
+
+def _captions(folder: str) -> None:
+  from uniemox_jax.teacher.caption_embeddings import embedded_captions
+  from uniemox_jax.teacher.frozen_clip import load_clip
+  embedded_captions(load_clip(f'{folder}/few/clip'), _split(folder), True, folder).at(np.arange(256))
+
+
+def _listing(folder: str) -> None:
+  from data_pipelines.user_files.find_images import find
+  find([f'{folder}/images'])
+
+
+TASKS: dict[str, tuple[Callable[[str], object], int]] = {
+    'open, labels': (lambda folder: _split(folder).label_array(), SIZES[-1]),
+    'digest for resuming': (lambda folder: _split(folder).fingerprint, SIZES[-1]),
+    '1 % of each class': (lambda folder: _split(folder).fraction(0.01, 0), SIZES[-1]),
+    'first batch': (_first_batch, SIZES[-1]),
+    'first batch, resumed at 90 %': (lambda folder: _first_batch(folder, 0.9), SIZES[-1]),
+    'captions, the first time': (_captions, SIZES[1]),
+    'captions, again': (_captions, SIZES[1]),
+    'listing of predict': (_listing, SIZES[2]),}
+"""Each with the most records that it is measured with."""
+
+
+def run_task(name: str, folder: str) -> None:
+  """Prints the seconds of a task, and by how many MiB the most memory exceeds what imports take."""
+  _split(f'{folder}/few')  # imports everything
+  Path('/proc/self/clear_refs').write_text('5', encoding='ascii')  # the most memory counts from here
+  before, started = _most_kibibytes(), time.monotonic()
+  TASKS[name][0](folder)
+  grown = (_most_kibibytes() - before) / 1024
+  print(f'{time.monotonic() - started:.1f} s, {grown:.0f} MiB', flush=True)
+
+
+def _most_kibibytes() -> int:
+  return int(
+      re.search(r'VmHWM:\s+(\d+)',
+                Path('/proc/self/status').read_text(encoding='ascii'))[1])  # type: ignore[index]
+
+
+def main() -> None:
+  """Prints a row for each size and task."""
+  with tempfile.TemporaryDirectory() as scratch:
+    raw, few = Path(scratch) / 'raw', Path(scratch) / 'built'
+    datasets.write_dataset(raw, 'emo8', datasets.plan_images('emo8', {'train': 80, 'val': 8, 'test': 8}, seed=0), {})
+    build.build('emo8', raw, few)
+    small_runs.write_teacher(few / 'clip')
+    built = next((few / 'emo8').glob('*/manifest.json')).parent
+    for records in (size for size in SIZES if size <= flags.FLAGS.most):
+      folder = Path(scratch) / str(records)
+      repeat(built, folder, records)
+      (folder / 'few').symlink_to(few)
+      if records <= TASKS['listing of predict'][1]:
+        (folder / 'images').mkdir()
+        for number in range(records):
+          (folder / 'images' / f'{number:08d}.jpg').touch()
+      for name in (name for name, (_, most) in TASKS.items() if records <= most):
+        code = f'from benchmarks.growth import run_task; run_task({name!r}, {str(folder)!r})'
+        done = subprocess.run([sys.executable, '-c', code], check=True, stdout=subprocess.PIPE, text=True)
+        print(f'| {records:,} | {name} | {done.stdout.strip()} |', flush=True)
+
+
+if __name__ == '__main__':
+  flags.DEFINE_integer('most', SIZES[-1], 'Most records.')
+  command.run(main)

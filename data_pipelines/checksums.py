@@ -36,5 +36,5 @@ def compare_checksums(path: Path) -> None:
 
 def sha256_of(file: Path) -> str:
   """Of its content, 64 hex digits."""
-  with file.open('rb') as content:
+  with storage.open_local(file) as content:
     return hashlib.file_digest(content, 'sha256').hexdigest()

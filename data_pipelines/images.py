@@ -12,6 +12,8 @@ import warnings
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
+from data_pipelines import storage
+
 MAX_MEGAPIXELS = 64
 JPEG_QUALITY = 95
 
@@ -88,7 +90,7 @@ def open_image(path: pathlib.Path, max_megapixels: float = MAX_MEGAPIXELS) -> It
   if path.is_fifo():
     raise RejectedError('cannot be read: a pipe, which has no end')
   try:
-    file = path.open('rb')
+    file = storage.open_local(path)
   except OSError as error:
     raise RejectedError(f'cannot be read: {error.strerror}') from error
   with file:

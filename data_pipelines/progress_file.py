@@ -23,7 +23,7 @@ class ProgressFile:
 
   def __init__(self, path: pathlib.Path, job: str):
     self._path = path
-    self._file = path.open('a+b')
+    self._file = storage.open_local(path, 'a+b')
     self._file.seek(0)
     written = self._file.read()
     written = written[:written.rfind(b'\n') + 1]  # A kill may leave half a line.

@@ -235,6 +235,17 @@ def remove(path: str | os.PathLike) -> None:
   epath.Path(path).unlink(missing_ok=True)
 
 
+def remove_folder(path: str | os.PathLike) -> None:
+  """Removes a folder with all in it, if it is there."""
+  epath.Path(path).rmtree(missing_ok=True)
+
+
+def open_local(path: str | os.PathLike, mode: str = 'rb', **text: Any) -> Any:
+  """Python's `open`, of a file on a disk: one that only grows, or that another library reads in parts."""
+  with _naming(path):
+    return open(path, mode, **text)
+
+
 def write_sealed(path: str | os.PathLike, value: dict[str, Any]) -> None:
   """`write_json` of an object that this package reads again."""
   write_json(path, add_seal(value))

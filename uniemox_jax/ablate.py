@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
-from data_pipelines.storage import parsing, write_json, write_text
+from data_pipelines.storage import exists, parsing, write_json, write_text
 from uniemox_jax.compare import subprocess_runs, table_text
 from uniemox_jax.compare.summary_statistics import holm, over_seeds, paired_difference
 from uniemox_jax.demo import Stages, check_sections, place, prepare
@@ -209,7 +209,7 @@ def check_rows(rows: Sequence[str]) -> None:
 def prepare_all(config: ConfigDict, demo_workdir: str, rows: Sequence[str], teacher: str) -> None:
   """Makes records and teachers; `teacher` is that of the row without the emotion word."""
   prepare(config, demo_workdir, Stages(demo_workdir))
-  if 'no_emotion_word' in rows and not os.path.isdir(teacher):
+  if 'no_emotion_word' in rows and not exists(teacher):
     # The captions of its teacher do not name the emotion either, so that the row sees no label at all.
     section = config.clip.copy_and_resolve_references()
     section.emotion_in_caption = False

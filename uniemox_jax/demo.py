@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from data_pipelines import build
 from data_pipelines.errors import UserError
 from data_pipelines.records import manifest
-from data_pipelines.storage import parsing, read_json_object, write_sealed
+from data_pipelines.storage import exists, parsing, read_json_object, write_sealed
 from data_pipelines.synthetic import datasets
 from uniemox_jax.finetune import finetune
 from uniemox_jax.look.inspection import look
@@ -48,7 +48,7 @@ class Stages:
 
   def __init__(self, workdir: str):
     self._path = os.path.join(workdir, 'stages.json')
-    self.seconds: dict[str, float] = read_json_object(self._path) if os.path.exists(self._path) else {}
+    self.seconds: dict[str, float] = read_json_object(self._path) if exists(self._path) else {}
 
   def run(self, name: str, stage: Callable[..., Any], *arguments: Any, **options: Any) -> None:
     """Calls `stage` unless it has finished before."""

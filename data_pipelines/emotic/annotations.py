@@ -95,7 +95,8 @@ def _annotation(person: dict, kind: str) -> Any:
 def _csv_persons(path: pathlib.Path) -> Iterator[AnnotatedPerson]:
   if not path.exists():
     raise UserError(f'{path.parent} has no file {path.name}: EMOTIC comes as train.csv, val.csv and test.csv')
-  with storage.parsing(path, 'save it as CSV in UTF-8'), path.open(newline='', encoding='utf-8-sig') as file:
+  with storage.parsing(path, 'save it as CSV in UTF-8'), storage.open_local(path, 'r', newline='',
+                                                                            encoding='utf-8-sig') as file:
     reader = csv.DictReader(file)
     missing = [column for column in CSV_COLUMNS if column not in (reader.fieldnames or ())]
     if missing:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 import csv
+import io
 import math
 import pathlib
 
@@ -47,15 +48,14 @@ def checksums_of(path: pathlib.Path) -> pathlib.Path:
 
 def write_boxes(path: pathlib.Path, rows: Iterable[Sequence[object]]) -> None:
   """Writes rows of COLUMNS, as `read_boxes` reads them; the file appears whole or not at all."""
-  unfinished = path.with_name(f'.{path.name}.new')
-  with unfinished.open('w', newline='', encoding='utf-8') as file:
-    csv.writer(file).writerows(map(csv_cell, row) for row in [COLUMNS, *rows])
-  unfinished.rename(path)
+  text = io.StringIO(newline='')
+  csv.writer(text).writerows(map(csv_cell, row) for row in [COLUMNS, *rows])
+  storage.write_text(path, text.getvalue())
 
 
 def _read_rows(path: pathlib.Path) -> dict[str, list[list[float]]]:
   rows: dict[str, list[list[float]]] = {}
-  with path.open(newline='', encoding='utf-8-sig') as file:
+  with storage.open_local(path, 'r', newline='', encoding='utf-8-sig') as file:
     reader = csv.DictReader(file)
     missing = set(COLUMNS) - set(reader.fieldnames or ())
     if missing:

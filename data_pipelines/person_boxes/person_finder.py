@@ -41,7 +41,7 @@ class PersonFinder:
     self.origin: dict[str, str | None] = {'boxes': None, 'detector': detector}
     self._boxes: dict[str, np.ndarray] = {}
     if boxes:
-      file = pathlib.Path(boxes) / box_file.FILE_NAME if os.path.isdir(boxes) else pathlib.Path(boxes)
+      file = pathlib.Path(boxes) / box_file.FILE_NAME if pathlib.Path(boxes).is_dir() else pathlib.Path(boxes)
       found = box_file.read_boxes(file)
       self._boxes = {os.path.abspath(file.parent / image): boxes_Nx5 for image, boxes_Nx5 in found.items()}
       self.origin['boxes'] = hashlib.sha256(file.read_bytes()).hexdigest()

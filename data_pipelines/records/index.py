@@ -167,7 +167,7 @@ def read_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> In
   """
   path = f'{folder}/{split}{INDEX}'
   with storage.local_copy(path) as copy:
-    with copy.open('rb') as file:
+    with storage.open_local(copy) as file:
       if storage.checksum_at_end(file) is None:
         raise _damaged_index(path, 'it does not match its checksum')
       file.seek(0)
@@ -193,7 +193,7 @@ def read_annotations(folder: str, split: str, sha256: str) -> Iterator[Annotatio
   path, digest = f'{folder}/{split}{ANNOTATIONS}', hashlib.sha256()
   if not storage.exists(path):
     raise _damaged_index(path, 'it is missing')
-  with storage.local_copy(path) as copy, copy.open('rb') as file:
+  with storage.local_copy(path) as copy, storage.open_local(copy) as file:
     for line in file:
       digest.update(line)
     if digest.hexdigest() != sha256:

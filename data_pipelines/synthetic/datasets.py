@@ -6,7 +6,6 @@ import importlib.resources
 import json
 import os
 import pathlib
-import shutil
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,12 +146,16 @@ def write_dataset(folder: pathlib.Path, dataset: str, planned: list[PlannedImage
     print(f'{folder} is already drawn: left as it is')
     return
   unfinished = folder.parent / f'.{folder.name}.unfinished'
-  shutil.rmtree(unfinished, ignore_errors=True)
+  storage.remove_folder(unfinished)
   unfinished.mkdir(parents=True)
-  boxes = _LAYOUTS[dataset](unfinished, tqdm.tqdm(planned, desc=f'drawing {dataset}', unit=' images'))
-  box_file.write_boxes(unfinished / box_file.FILE_NAME, boxes)
-  (unfinished / base_builder.PROVENANCE).write_text(json.dumps(provenance, indent=2) + '\n')
-  unfinished.rename(folder)
+  try:
+    boxes = _LAYOUTS[dataset](unfinished, tqdm.tqdm(planned, desc=f'drawing {dataset}', unit=' images'))
+    box_file.write_boxes(unfinished / box_file.FILE_NAME, boxes)
+    storage.write_json(unfinished / base_builder.PROVENANCE, provenance)
+    unfinished.rename(folder)
+  except BaseException:
+    storage.remove_folder(unfinished)
+    raise
 
 
 def _write_emo8(folder: pathlib.Path, planned: Iterable[PlannedImage]) -> Iterator[tuple]:
@@ -191,7 +194,7 @@ def _write_emotic(folder: pathlib.Path, planned: Iterable[PlannedImage]) -> list
     categories, vad = annotation_files.categories(item.content), list(annotation_files.vad(item.content))
     tables[item.split].append([_EMOTIC_FOLDER, name, list(drawn.box or ()), categories, vad])
   for split, rows in tables.items():
-    with (folder / f'{split}.csv').open('w', newline='') as file:
+    with storage.open_local(folder / f'{split}.csv', 'w', newline='') as file:
       csv.writer(file).writerows([emotic_annotations.CSV_COLUMNS, *rows])
   return []
 

@@ -7,7 +7,7 @@ import os
 import pathlib
 from typing import NamedTuple
 
-from data_pipelines import images, raw_files
+from data_pipelines import images, raw_files, storage
 from data_pipelines.errors import UserError
 from data_pipelines.user_files import video
 
@@ -52,13 +52,13 @@ def find(arguments: Sequence[str]) -> FoundFiles:
 
 def _expand(argument: str) -> list[str]:
   """The files and folders of a glob or a text list; else the argument itself."""
-  if not os.path.lexists(argument):
+  if not (storage.exists(argument) or pathlib.Path(argument).is_symlink()):
     matches = sorted(glob.glob(argument, recursive=True))
     if not matches:
       problem = 'matches nothing' if glob.has_magic(argument) else 'does not exist'
       raise UserError(f"'{argument}' {problem}: give image files, folders, globs in quotes, or a list {LIST_SUFFIX}")
     return matches
-  if argument.lower().endswith(LIST_SUFFIX) and os.path.isfile(argument):
+  if argument.lower().endswith(LIST_SUFFIX) and pathlib.Path(argument).is_file():
     return _lines(argument)
   if video.is_video(argument):
     video.check_installed(argument)
@@ -67,7 +67,7 @@ def _expand(argument: str) -> list[str]:
 
 def _in_folder(path: str, passed_over: collections.Counter[str]) -> list[str]:
   """The path itself, or all images and videos under it."""
-  if not os.path.isdir(path):
+  if not pathlib.Path(path).is_dir():
     return [path]
   files = raw_files.list_files(
       pathlib.Path(path), lambda kind: passed_over.update([kind]),
@@ -78,7 +78,7 @@ def _in_folder(path: str, passed_over: collections.Counter[str]) -> list[str]:
 def _lines(path: str) -> list[str]:
   """Lines that are not empty; names in another encoding than UTF-8 keep their bytes."""
   try:
-    with open(path, encoding='utf-8-sig', errors='surrogateescape', newline='') as file:
+    with storage.open_local(path, 'r', encoding='utf-8-sig', errors='surrogateescape', newline='') as file:
       return [name for line in file.read().split('\n') if (name := line.removesuffix('\r')).strip()]
   except OSError as error:
     raise UserError(f"'{path}' cannot be read ({error.strerror}): give a readable list, one path a line") from error

@@ -11,6 +11,7 @@ import zipfile
 
 import pytest
 
+from data_pipelines import storage
 from data_pipelines.errors import UserError
 from tests.support.weight_files import FORMS, STATE, index, msgpack, safe, saved, scripted, torch, written
 from uniemox_jax.convert.formats import weight_files
@@ -201,7 +202,7 @@ def test_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     raise PermissionError(13, 'Permission denied', str(path))
 
   path = saved(tmp_path / 'w.pth', STATE)
-  monkeypatch.setattr(Path, 'open', refuse)  # the tests may run as root, to whom every file is open
+  monkeypatch.setattr(storage, 'open_local', refuse)  # the tests may run as root, to whom every file is open
   with pytest.raises(UserError, match=r'w\.pth cannot be read \(Permission denied\)'):
     read_weights(path)
 

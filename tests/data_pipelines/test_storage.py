@@ -1,8 +1,10 @@
 """A file appears whole or not at all, and what the storage refuses is one line."""
 
+import ast
 import errno
 import json
 import os
+from pathlib import Path
 import stat
 
 import pytest
@@ -71,3 +73,42 @@ def test_home_is_expanded_and_other_schemes_are_refused(monkeypatch):
   monkeypatch.setattr(storage, '_has_bucket_library', lambda: False)
   with pytest.raises(UserError, match=r'pip install .uniemox_jax\[gcs\]'):
     storage.checked_path('gs://b', '--workdir')
+
+
+PLACES = {'data_pipelines/storage.py', 'data_pipelines/ownership.py', 'data_pipelines/byte_ranges.py'}
+FORBIDDEN_MODULES = {'filelock', 'shutil', 'tempfile'}
+OF_NAMES_ALONE = {'join', 'basename', 'dirname', 'split', 'abspath'}
+"""Functions of os.path that look at no file, and are right for a bucket too, or made for local names."""
+
+
+def ways_around_storage(path):
+  """Lines of a module that open, look for, move or lock files in another way than `storage` does."""
+  for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+    names = [alias.name for alias in node.names] if isinstance(
+        node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
+    if FORBIDDEN_MODULES & set(names):
+      yield node.lineno
+    if isinstance(node, ast.Call):
+      called = ast.unparse(node.func)
+      owner, _, name = called.rpartition('.')
+      if called == 'open' or owner == 'os.path' and name not in OF_NAMES_ALONE or owner == 'os' and name in (
+          'replace', 'rename', 'remove', 'unlink', 'makedirs', 'mkdir', 'listdir', 'walk', 'scandir', 'stat'):
+        yield node.lineno
+      if name == 'open' and owner not in ('os', 'av', 'Image', 'webbrowser', ''):
+        yield node.lineno
+
+
+def test_every_file_is_opened_moved_and_locked_by_storage():
+  root = Path(__file__).parents[2]
+  modules = [path for package in ('data_pipelines', 'uniemox_jax') for path in (root / package).rglob('*.py')]
+  found = {
+      str(path.relative_to(root)): lines
+      for path in modules
+      if str(path.relative_to(root)) not in PLACES and (lines := list(ways_around_storage(path)))}
+  assert found == {}
+
+
+def test_ways_around_storage_are_found(tmp_path):
+  (tmp_path / 'module.py').write_text(
+      'import tempfile\nopen("a")\nos.path.exists("a")\nos.replace("a", "b")\npath.open()\nos.path.join("a")\n')
+  assert list(ways_around_storage(tmp_path / 'module.py')) == [1, 2, 3, 4, 5]

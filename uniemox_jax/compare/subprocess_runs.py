@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
 from data_pipelines.ownership import owned
-from data_pipelines.storage import parsing, read_json_object, write_text
+from data_pipelines.storage import exists, open_local, parsing, read_json_object, write_text
 from uniemox_jax.runtime import preemption
 from uniemox_jax.train.kept_config import changed_keys
 
@@ -46,7 +46,7 @@ def check_same_config(folder: str, section: ConfigDict, also: Collection[str] = 
   Keys that change no number of a run may differ, but for those of `also`.
   """
   path = os.path.join(folder, 'config.json')
-  if not os.path.exists(path):
+  if not exists(path):
     return
   ran, now = read_json_object(path), section.to_dict()
   with parsing(path):
@@ -120,7 +120,7 @@ def run_jobs(module: str, folders: Mapping[str, str], after: Callable[[str], str
   preemption.set_unsaved(True)
   lifeline, ours = os.pipe()
   pool = concurrent.futures.ThreadPoolExecutor(jobs, initializer=_share_cpus(jobs))
-  with open(lifeline, 'rb'), open(ours, 'wb') as held, pool:
+  with os.fdopen(lifeline, 'rb'), os.fdopen(ours, 'wb') as held, pool:
     futures = {pool.submit(_run_in_process, module, name, folders[name], lifeline): name for name in folders}
     try:
       failed = _await(futures, after)
@@ -158,11 +158,11 @@ def _await(futures: dict[concurrent.futures.Future, str], after: Callable[[str],
 
 def _run_in_process(module: str, name: str, folder: str, lifeline: int) -> tuple[int, str]:
   """Runs one job; its exit code and the last line it printed."""
-  os.makedirs(folder, exist_ok=True)
   error = pathlib.Path(folder, _ERROR)
+  error.parent.mkdir(parents=True, exist_ok=True)
   error.unlink(missing_ok=True)
   command = [sys.executable, '-m', module, *sys.argv[1:], f'--cell={name}', f'--lifeline={lifeline}']
-  with open(os.path.join(folder, 'log.txt'), 'a+', encoding='utf-8', errors='replace') as log:
+  with open_local(os.path.join(folder, 'log.txt'), 'a+', encoding='utf-8', errors='replace') as log:
     start = log.tell()
     # A group of its own: Ctrl-C is for this process, which then ends its jobs so that they save.
     code = subprocess.run(

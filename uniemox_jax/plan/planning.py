@@ -11,14 +11,22 @@ import os
 from pathlib import Path
 import subprocess
 import sys
-import tempfile
 from typing import Any
 
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from data_pipelines.errors import UserError
-from data_pipelines.storage import parsing, read_json, read_json_object, write_json, write_sealed, write_text
+from data_pipelines.storage import (
+    exists,
+    parsing,
+    read_json,
+    read_json_object,
+    temporary_folder,
+    write_json,
+    write_sealed,
+    write_text,
+)
 from uniemox_jax.runtime import cli
 from uniemox_jax.runtime.hardware import GIB, Chip, Slice, parse_slice, require_compiler
 from uniemox_jax.train.config import PretrainConfig, parse_trainable
@@ -44,7 +52,7 @@ def compile_in_subprocess(config: ConfigDict, topology: str) -> dict[str, Any]:
   Raises:
     UserError: a mistake in the config or the slice, or the compiler crashed.
   """
-  with tempfile.TemporaryDirectory() as scratch:
+  with temporary_folder() as scratch:
     path = os.path.join(scratch, 'request.json')
     write_json(path, {'config': config.to_dict(), 'topology': topology})
     # When this process ends, its end of the pipe closes, and the compiler ends too.
@@ -203,7 +211,7 @@ def shipped_config(name: str) -> ConfigDict:
 
 def _read_plan(path: str, config: ConfigDict) -> dict[str, Any] | None:
   """The plan that an earlier run left, if it was made of the same config by the same compiler."""
-  if not os.path.exists(path):
+  if not exists(path):
     return None
   result = read_json_object(path)
   with parsing(path):
@@ -227,7 +235,7 @@ def plan_all(workdir: str) -> None:
   Raises:
     UserError: docs/tpu.md or its marks are missing; or, after all others are planned, the compiler failed on some.
   """
-  if not os.path.exists(DOCUMENT):
+  if not exists(DOCUMENT):
     raise UserError(f'{DOCUMENT} does not exist here: run --all in a clone of the repository')
   before, begin, rest = Path(DOCUMENT).read_text(encoding='utf-8').partition(BEGIN)
   _, end, after = rest.partition(END)

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+from pathlib import Path
 import sys
 import time
 from typing import Any
@@ -13,7 +14,7 @@ import google_crc32c
 
 from data_pipelines.errors import UserError
 from data_pipelines.plain_text import csv_cell, csv_text
-from data_pipelines.storage import read_json_object, write_sealed
+from data_pipelines.storage import exists, open_local, read_json_object, write_sealed
 
 FORMATS = ('csv', 'jsonl')
 DESCRIPTION = '.made_by.json'
@@ -47,9 +48,9 @@ def check_append(path: str | None, made_by: Mapping[str, Any], append: bool) -> 
     if append:
       raise UserError('--append needs a file to continue: add --out=FILE')
     return None
-  if not os.path.isdir(os.path.dirname(path) or '.'):
+  if not Path(path).parent.is_dir():
     raise UserError(f'{path} cannot be written, its folder is not there: make it, or choose another --out')
-  if not os.path.lexists(path):
+  if not (exists(path) or Path(path).is_symlink()):
     return None
   if not append:
     raise UserError(f'{path} exists already: continue it with --append, or choose another --out')
@@ -96,10 +97,10 @@ class PredictionTable:
 
   def _open(self, path: str) -> io.BufferedRandom:
     promised = ''
-    if os.path.exists(path) and os.path.exists(path + DESCRIPTION):
+    if exists(path) and exists(path + DESCRIPTION):
       promised = read_json_object(path + DESCRIPTION).get(_CHECKSUMS, '')
     try:
-      file = open(path, 'a+b')  # noqa: SIM115 - closed by `close`
+      file = open_local(path, 'a+b')
     except OSError as error:
       raise UserError(f'{path} cannot be written ({error.strerror}): choose another --out') from error
     file.seek(0)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import importlib.util
 import logging as std_logging
 import os
+from pathlib import Path
 import re
 import runpy
 import sys
@@ -68,12 +69,12 @@ def find_config(value: str) -> str:
     UserError: neither exists. ml_collections itself would continue without an error.
   """
   path, colon, argument = value.partition(':')
-  if os.path.isfile(path):
+  if Path(path).is_file():
     return value
   spec = importlib.util.find_spec('configs')
   for folder in spec and spec.submodule_search_locations or ():
     installed = os.path.join(folder, os.path.basename(path))
-    if os.path.dirname(path) in ('', 'configs') and os.path.isfile(installed):
+    if os.path.dirname(path) in ('', 'configs') and Path(installed).is_file():
       return installed + colon + argument
   raise UserError(f"config file '{path}' does not exist: give a path to a file, or one of the shipped configs/*.py")
 

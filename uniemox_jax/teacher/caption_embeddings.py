@@ -125,7 +125,7 @@ def _write(file: IO[bytes], key: bytes, clip: Clip, captions: Iterator[str], tot
 def _read(path: str, key: bytes) -> CaptionEmbeddings:
   with storage.parsing(path, 'delete the file, and it is made again'):
     local = storage.fetched(path)
-    with local.open('rb') as file:
+    with storage.open_local(local) as file:
       if storage.checksum_at_end(file) is None:
         raise ValueError('it does not match its checksum')
       file.seek(-_FOOTER.size - storage.CHECKSUM.size, os.SEEK_END)

@@ -7,8 +7,6 @@ import hashlib
 import json
 import os
 from pathlib import Path
-import shutil
-import tempfile
 from typing import Any
 
 from flax import nnx, traverse_util
@@ -168,7 +166,7 @@ class Clip:
       if not ({'vocab.json', 'merges.txt'} <= has or 'tokenizer.json' in has):
         raise UserError(f'{self.folder} has no tokenizer: put its vocab.json and merges.txt there, or give int32 ids')
     from transformers import CLIPTokenizer  # imports torch where that is installed, which takes seconds
-    with tempfile.TemporaryDirectory() as openai:
+    with storage.temporary_folder() as openai:
       if self.folder is None:
         vocabulary.write_openai_vocabulary(Path(openai))
       folder = self.folder or Path(openai)
@@ -343,7 +341,7 @@ def save_clip(
     else:
       for file in (Path(vocabulary_source) / name for name in TOKENIZER_FILES):
         if file.is_file():
-          shutil.copyfile(file, partial / file.name)
+          (partial / file.name).write_bytes(file.read_bytes())
     checksums.write_checksums(partial / checksums.FOLDER, sorted(partial.iterdir()))
     if target.exists() and not storage.is_remote(target):
       target.rename(partial.parent / 'old')

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -126,7 +127,7 @@ def _own(workdir: str, owner: contextlib.ExitStack) -> None:
 def use_compilation_cache() -> None:
   """Keeps compiled programs between runs, unless the user has chosen a place or none (JAX_COMPILATION_CACHE_DIR)."""
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    cache = os.environ.get('XDG_CACHE_HOME', os.path.expanduser('~/.cache'))
+    cache = os.environ.get('XDG_CACHE_HOME', str(Path.home() / '.cache'))
     jax.config.update('jax_compilation_cache_dir', os.path.join(cache, 'uniemox_jax', 'xla'))
     # Small programs too: checksums are compiled when a run saves, and a pre-empted one has little time.
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)

@@ -191,7 +191,7 @@ def test_a_thousand_shards_open_few_files(data_dir, tmp_path):
   """The records of many shards are read with 64 file descriptors."""
   code = (
       'import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64));'
-      'from data_pipelines.records.index import Shard; from data_pipelines.storage import Ranges;'
+      'from data_pipelines.records.index import Shard; from data_pipelines.byte_ranges import Ranges;'
       'found = Ranges(sys.argv[1]).read([(f"{n}", 0, 4) for n in range(1000)]); assert len(set(found)) == 1000')
   for number in range(1000):
     (tmp_path / str(number)).write_text(f'{number:04d}')

@@ -31,7 +31,7 @@ def locate(source: str | os.PathLike, wanted: Sequence[str]) -> Path:
   """
   name = str(source)
   if storage.exists(storage.absolute(name)):
-    path = storage.fetched(os.path.expanduser(name))
+    path = storage.fetched(name if storage.is_remote(name) else os.fspath(Path(name).expanduser()))
     checksums.compare_checksums((path if path.is_dir() else path.parent) / checksums.FOLDER)
     return path
   if not re.fullmatch(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', name):

@@ -11,6 +11,7 @@ import zlib
 
 import numpy as np
 
+from data_pipelines import storage
 from data_pipelines.errors import UserError
 from uniemox_jax.convert.formats.torchscript import read_torchscript
 
@@ -37,7 +38,7 @@ def read_torch(path: Path) -> tuple[str, dict[str, Any], Iterator[tuple[str, str
   Raises:
     UserError: damaged, more than tensors and plain values, or torch is missing or too old. Also from the iterator.
   """
-  with path.open('rb') as file:
+  with storage.open_local(path) as file:
     zipped = file.read(len(ZIP)) == ZIP
   if zipped and _is_torchscript(path):
     return 'torchscript', {}, (('', name, array) for name, array in read_torchscript(path))
@@ -94,7 +95,7 @@ def _load(path: Path) -> Any:
   try:
     # Opened here, since torch would go by the path's suffix. Not memory-mapped, so that each tensor has memory of its
     # own, which importers free one by one.
-    with path.open('rb') as file, torch.serialization.safe_globals(INERT), warnings.catch_warnings():
+    with storage.open_local(path) as file, torch.serialization.safe_globals(INERT), warnings.catch_warnings():
       warnings.simplefilter('ignore')  # an unusual pickle either loads or is an error below
       return torch.load(file, map_location='cpu', weights_only=True)
   except Exception as error:  # on a damaged file torch raises a dozen unrelated types

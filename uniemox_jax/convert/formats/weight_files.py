@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterator
 import json
-import os
 from pathlib import Path
 import re
 import stat
@@ -15,6 +14,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
+from data_pipelines import storage
 from data_pipelines.errors import UserError
 from uniemox_jax.convert.formats import torch_files
 
@@ -99,7 +99,7 @@ def _open(path: Path) -> tuple[int, str, dict[str, Any], Tensors]:
   status = path.stat()
   if not stat.S_ISREG(status.st_mode):
     raise UserError(f'{path} is not a file: give a file of weights, or the folder of a model')
-  with path.open('rb') as file:
+  with storage.open_local(path) as file:
     head = file.read(512)
   if int.from_bytes(head[:8], 'little') <= MAX_HEADER and head[8:9] == b'{':
     return status.st_size, 'safetensors', *_read_safetensors(path)
@@ -228,8 +228,6 @@ def _damaged(path: Path, kind: str, error: Exception) -> str:
 
 
 def write_safetensors(path: Path, flat: dict[str, Any]) -> None:
-  """Writes name -> array as safetensors that PyTorch libraries load, whole or not at all."""
-  partial = path.with_name(f'.{path.name}.{os.getpid()}')
+  """Writes name -> array as safetensors that PyTorch libraries load."""
   # save_file ignores strides: a transposed view would be written scrambled. (ascontiguousarray makes scalars 1-D.)
-  save_file({name: np.asarray(array, order='C') for name, array in flat.items()}, partial, metadata={'format': 'pt'})
-  os.replace(partial, path)
+  save_file({name: np.asarray(array, order='C') for name, array in flat.items()}, path, metadata={'format': 'pt'})

@@ -16,6 +16,7 @@ import random
 import re
 import ssl
 import sys
+import time
 from typing import Any, NamedTuple
 from urllib import parse
 
@@ -247,6 +248,7 @@ class Server:
     self.settings: dict[str, Any] = {}
     self.counts: collections.Counter[str] = collections.Counter()
     self._random = random.Random(0)
+    self._held_until = 0.0
 
   async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
@@ -279,6 +281,8 @@ class Server:
     """The answer, and whether to hang up in the middle of it."""
     drawn = self._random.random()
     try:
+      if time.monotonic() < self._held_until:
+        raise Failure(429)
       if status := self.settings.get('status'):
         raise Failure(status)
       if drawn < self.settings.get('unavailable', 0):
@@ -290,6 +294,7 @@ class Server:
   def _control(self, request: Request) -> Answer:
     if request.method == 'PUT':
       self.settings, self.counts = json.loads(request.body), collections.Counter()
+      self._held_until = time.monotonic() + self.settings.get('hold', 0)
     return as_json(self.counts)
 
 

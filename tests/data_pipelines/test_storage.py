@@ -75,6 +75,22 @@ def test_home_is_expanded_and_other_schemes_are_refused(monkeypatch):
     storage.checked_path('gs://b', '--workdir')
 
 
+@pytest.mark.parametrize(('number', 'remedy'), [(errno.ENOSPC, 'make room'), (errno.EROFS, 'choose another place'),
+                                                (errno.EMFILE, 'ulimit -n'), (errno.EIO, 'check the disk'),
+                                                (errno.ENOTDIR, 'correct the path')])
+def test_an_error_of_the_system_names_the_file_and_the_remedy(number, remedy):
+  message = storage.explain(OSError(number, os.strerror(number), 'some/file'))
+  assert message.startswith(f'some/file: {os.strerror(number)}') and remedy in message
+
+
+def test_an_error_of_the_system_is_found_inside_that_of_a_library():
+  wrapped = RuntimeError('a library failed')
+  wrapped.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'some/file')
+  assert storage.explain(wrapped) == 'some/file: No space left on device: make room and run the same command again'
+  assert 'make room' in storage.explain(ValueError('RESOURCE_EXHAUSTED: No space left on device'))
+  assert storage.explain(ValueError('a mistake of ours')) is None
+
+
 PLACES = {'data_pipelines/storage.py', 'data_pipelines/ownership.py', 'data_pipelines/byte_ranges.py'}
 FORBIDDEN_MODULES = {'filelock', 'shutil', 'tempfile'}
 OF_NAMES_ALONE = {'join', 'basename', 'dirname', 'split', 'abspath'}

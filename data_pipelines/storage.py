@@ -35,6 +35,7 @@ _FAILURES = ('tensorflow.', 'google.', 'requests.', 'urllib3.')
 _REMEDIES = {
     os.strerror(number): remedy
     for numbers, remedy in (((errno.ENOSPC, errno.EDQUOT), 'make room and run the same command again'),
+                            ((errno.EFBIG,), 'raise the limit of file sizes, such as by `ulimit -f unlimited`'),
                             ((errno.EROFS, errno.EACCES, errno.EPERM),
                              'choose another place, or change its permissions'),
                             ((errno.EMFILE, errno.ENFILE),

@@ -137,6 +137,11 @@ def _check_workdir(workdir: str | None) -> None:
     fail(f'--workdir={workdir}: {place} is a file: name a folder, or choose another --workdir')
 
 
+def _report_unless_loop_closed(unraisable: Any) -> None:
+  if str(unraisable.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(unraisable)
+
+
 def run(main: Callable[..., Any], *operands: str) -> None:
   """Parses the command line and runs `main`; a user's mistake ends in one line on standard error and exit code 2.
 
@@ -159,8 +164,10 @@ def run(main: Callable[..., Any], *operands: str) -> None:
   except (AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
     fail(_explain_config(sys.argv, error))
   logging.set_verbosity(logging.ERROR)
-  # asyncio reports failed reads of a damaged checkpoint a second time, at exit.
+  # Reads and writes of a checkpoint that failed are reported a second time, by asyncio at exit, and by those that come
+  # after the one that failed.
   std_logging.getLogger('asyncio').setLevel(std_logging.CRITICAL)
+  sys.unraisablehook = _report_unless_loop_closed
   with command.one_line('run the same command again to resume'):
     try:
       if 'multihost' in flags.FLAGS:

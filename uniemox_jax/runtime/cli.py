@@ -163,9 +163,9 @@ def run(main: Callable[..., Any], *operands: str) -> None:
     fail(_explain(str(error)))
   except (AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
     fail(_explain_config(sys.argv, error))
-  logging.set_verbosity(logging.ERROR)
-  # Reads and writes of a checkpoint that failed are reported a second time, by asyncio at exit, and by those that come
-  # after the one that failed.
+  # Reads and writes of a checkpoint that fail raise an error here. They are reported besides: by Orbax's threads, by
+  # asyncio at exit, and by those that come after the one that failed.
+  logging.set_verbosity(logging.FATAL)
   std_logging.getLogger('asyncio').setLevel(std_logging.CRITICAL)
   sys.unraisablehook = _report_unless_loop_closed
   with command.one_line('run the same command again to resume'):

@@ -124,10 +124,10 @@ def ending(fault: str, command: list[str], place: Path) -> tuple[str, str]:
     return 'not met', ''
   if process.returncode != 2 or len(errors) != 1 or 'Traceback' in said:
     return 'traceback', f'{process.returncode}: {said[-1500:]}'
-  # The next run removes a step that was not written whole.
+  # The next run removes a step that was not written whole, and goes on from what `person_boxes` has found.
   left = [
       path for path in place.rglob('*') if path.name.startswith(('.', 'incomplete')) or 'tmp' in path.name
-      if '.orbax-checkpoint-tmp' not in str(path)]
+      if '.orbax-checkpoint-tmp' not in str(path) and path.suffix != '.unfinished']
   return ('remains', f'{errors[0]} {" ".join(map(str, left))}') if left else ('named', errors[0])
 
 

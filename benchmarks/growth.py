@@ -15,7 +15,6 @@ import tempfile
 import time
 
 from absl import flags
-import google_crc32c
 import numpy as np
 
 from data_pipelines import build, command, storage
@@ -39,8 +38,8 @@ def repeat(built: Path, folder: Path, records: int) -> None:
       (final / path.name).write_bytes(path.read_bytes())
   for path in built.glob('*.txt'):
     (final / path.name).write_bytes(path.read_bytes())
-  once = next(built.glob('emo8-train.tfrecord*')).read_bytes()
-  entries = index.read_index(str(built), 'emo8-train', [(next(built.glob('emo8-train.tfrecord*')).name, 80)]).entries_N
+  shard = next(built.glob('emo8-train.tfrecord*'))
+  once, entries = shard.read_bytes(), index.read_index(str(built), 'emo8-train', [(shard.name, 80)]).entries_N
   repeats, shards = SHARD_RECORDS // len(entries), records // SHARD_RECORDS
   first = final / f'emo8-train.tfrecord-00000-of-{shards:05d}'
   first.write_bytes(once * repeats)
@@ -55,11 +54,9 @@ def repeat(built: Path, folder: Path, records: int) -> None:
     for number in range(records):
       objects = [WORDS[number // 10**digit % 10] for digit in range(3)]
       file.write(json.dumps([f'{number}.jpg', number % 8, {'object': objects}, [], [], []]).encode() + b'\n')
-  described = {
-      'version': index.VERSION, 'shards': [(name, len(once) * repeats, SHARD_RECORDS) for name in names],
-      'annotations_sha256': sha256_of(final / f'emo8-train{index.ANNOTATIONS}')}
-  content = json.dumps(described).encode() + b'\n' + all_N.tobytes()
-  (final / f'emo8-train{index.INDEX}').write_bytes(content + storage.CHECKSUM.pack(google_crc32c.value(content)))
+  sized = tuple(index.Shard(name, len(once) * repeats, SHARD_RECORDS) for name in names)
+  sha256 = sha256_of(final / f'emo8-train{index.ANNOTATIONS}')
+  index.write_index(str(final), 'emo8-train', index.Index(sized, all_N, sha256, None))
   info = json.loads((final / 'dataset_info.json').read_text())
   train = next(split for split in info['splits'] if split['name'] == 'train')
   train['shardLengths'] = [str(SHARD_RECORDS)] * shards

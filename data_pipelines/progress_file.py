@@ -1,6 +1,5 @@
 """The finished items of a long job, on disk line by line, so that a killed job goes on where it was."""
 
-import json
 import pathlib
 
 from data_pipelines import seals, storage
@@ -45,9 +44,9 @@ class ProgressFile:
     self.items += items
 
   def _write(self, objects: list[dict]) -> None:
-    for line in seals.seal_lines(objects, self._seal):
-      self._seal = json.loads(line)[seals.SEAL]
+    for line, seal in seals.seal_lines(objects, self._seal):
       self._file.write(line.encode())
+      self._seal = seal
     self._file.flush()
 
   def close(self) -> None:

@@ -34,15 +34,18 @@ def take_seal(value: Any, before: str = '') -> Any:
   return content
 
 
-def seal_lines(objects: Iterable[dict[str, Any]], before: str = '') -> Iterator[str]:
+def seal_lines(objects: Iterable[dict[str, Any]], before: str = '') -> Iterator[tuple[str, str]]:
   """JSON lines, each sealed after the one before it: none can be changed, moved, doubled or left out unseen.
 
   `before` is the seal of the last line that the file has already.
+
+  Yields:
+    A line, and its seal.
   """
   for value in objects:
     sealed = add_seal(value, before)
     before = sealed[SEAL]
-    yield json.dumps(sealed) + '\n'
+    yield json.dumps(sealed) + '\n', before
 
 
 def read_lines(content: bytes) -> tuple[list[dict[str, Any]], str]:

@@ -134,10 +134,16 @@ def make_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> It
         digest.update(line)
         records_sha256.update(example.SerializeToString(deterministic=True))
         yield example
+  found = Index(tuple(sized), np.frombuffer(entries, ENTRY), digest.hexdigest(), records_sha256.hexdigest())
+  write_index(folder, split, found)
+
+
+def write_index(folder: str, split: str, found: Index) -> None:
+  """Writes an index as `read_index` reads it; the annotations, of which it holds the digest, are there already."""
   header = {
-      'version': VERSION, 'shards': sized, 'annotations_sha256': digest.hexdigest(),
-      'records_sha256': records_sha256.hexdigest()}
-  content = json.dumps(header).encode() + b'\n' + entries
+      'version': VERSION, 'shards': found.shards, 'annotations_sha256': found.annotations_sha256,
+      'records_sha256': found.records_sha256}
+  content = json.dumps(header).encode() + b'\n' + found.entries_N.tobytes()
   storage.write_bytes(f'{folder}/{split}{INDEX}', content + storage.CHECKSUM.pack(google_crc32c.value(content)))
 
 

@@ -21,8 +21,7 @@ def write_manifest(folder: epath.Path, manifest: Mapping) -> None:
 
 def read_manifest(folder: epath.Path) -> dict:
   """The manifest of a finished build. Raises UserError if it is missing or damaged."""
-  with storage.parsing(folder / MANIFEST):
-    return storage.read_json_object(folder / MANIFEST)
+  return storage.read_json_object(folder / MANIFEST)
 
 
 def write_rejects(path: epath.Path, rejects: Mapping[str, str]) -> None:

@@ -20,10 +20,15 @@ with ownership.owned(sys.argv[1], *sys.argv[2:]):
   sys.stdin.read()'''
 
 
+def begin(folder, *name, environment=None):
+  """A process that takes the folder, or says why it cannot."""
+  return subprocess.Popen([sys.executable, '-c', HOLD, folder, *name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, cwd=ROOT, env=os.environ | (environment or {}))
+
+
 def hold(folder, *name, environment=None):
   """A process that has the folder."""
-  other = subprocess.Popen([sys.executable, '-c', HOLD, folder, *name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                           stderr=subprocess.PIPE, cwd=ROOT, env=os.environ | (environment or {}))
+  other = begin(folder, *name, environment=environment)
   assert other.stdout.readline() == b'1\n', other.stderr.read()
   return other
 
@@ -73,8 +78,7 @@ def test_a_folder_of_a_bucket_is_taken_from_an_owner_of_another_machine_once_it_
 def test_a_folder_of_a_bucket_is_refused_while_its_owner_lives_and_free_once_it_is_killed(bucket):
   folder = f'{bucket.url}/run'
   with hold(folder, environment=bucket.environment) as owner:
-    second = subprocess.Popen([sys.executable, '-c', HOLD, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, cwd=ROOT, env=os.environ | bucket.environment)
+    second = begin(folder, environment=bucket.environment)
     assert f'in use by process {owner.pid} on ' in ends(second, 1)
     owner.kill()
   with hold(folder, environment=bucket.environment) as heir:

@@ -48,14 +48,14 @@ def test_no_flipped_bit_of_sealed_lines_changes_what_is_read():
       return seals.read_lines(content)[0]
 
   lines = [{'step': step, 'loss': 1 / step} for step in (1, 2, 3)]
-  content = ''.join(seals.seal_lines(lines)).encode()
+  content = ''.join(line for line, _ in seals.seal_lines(lines)).encode()
   assert read(content) == lines
   assert flipped_bits(content, read)[0] > 6 * len(content)
 
 
 @pytest.mark.parametrize('order', [(0, 2), (1, 2), (0, 0, 1, 2), (1, 0, 2), (0, 2, 1)])
 def test_sealed_lines_cannot_be_left_out_doubled_or_moved(order: tuple[int, ...]):
-  lines = list(seals.seal_lines({'step': step} for step in range(3)))
+  lines = [line for line, _ in seals.seal_lines({'step': step} for step in range(3))]
   with pytest.raises(ValueError, match=r'line \d: it is not what was written'):
     seals.read_lines(''.join(lines[place] for place in order).encode())
 

@@ -41,7 +41,6 @@ def read_result(folder: str) -> dict[str, Any] | None:
     return None
   result = read_json_object(path)
   with parsing(path):
-    run = kept_config.config_hash(read_json_object(config_path)) if exists(config_path) else None
-    if run and result.get('config_hash', run) != run:
+    if not kept_config.is_of_run(result, read_json_object(config_path) if exists(config_path) else None):
       raise ValueError('it is not of the run whose config.json lies beside it')
   return result

@@ -18,7 +18,7 @@ def write_arrays(path: str | os.PathLike, key: str, **arrays: np.ndarray) -> Non
 
 
 def read_arrays(path: str | os.PathLike, key: str, **shapes: tuple[int | None, ...]) -> tuple[np.ndarray, ...]:
-  """The arrays of these names, whose checksums the format has; or the only one in an .npy file of an earlier version.
+  """The arrays of these names, whose checksums the format has.
 
   Args:
     path: the file.
@@ -30,8 +30,6 @@ def read_arrays(path: str | os.PathLike, key: str, **shapes: tuple[int | None, .
   """
   with storage.parsing(path, 'delete the file, and it is made again'):
     loaded = np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-      loaded = dict.fromkeys(shapes, loaded)
     if _KEY in loaded and str(loaded[_KEY]) != key:
       raise ValueError('it is of something else than its name says')
     found = tuple(loaded[name] for name in shapes)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 import contextlib
-import json
 import os
 import socket
 import sys
@@ -18,7 +17,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from data_pipelines import storage
 from data_pipelines.errors import UserError
-from data_pipelines.seals import SEAL, add_seal, read_lines, seal_lines
+from data_pipelines.seals import read_lines, seal_lines
 from uniemox_jax.runtime.clock import Clock, Profile, duration
 from uniemox_jax.runtime.hardware import peak_flops
 
@@ -50,7 +49,7 @@ def _lines_before(workdir: str, start_step: int, seal: str) -> list[dict[str, An
   found = read_metrics(workdir) if start_step else []
   with storage.parsing(path, _WITHOUT):
     kept = [line for line in found if line['step'] <= start_step]
-    if seal and kept and seal not in [json.loads(line)[SEAL] for line in seal_lines(kept)]:
+    if seal and kept and seal not in [own for _, own in seal_lines(kept)]:
       raise ValueError(f'it is not the log of the run that was saved at step {start_step}')
   if seal and not kept:
     print(f'{path} has no line up to step {start_step}: the run goes on without', file=sys.stderr, flush=True)
@@ -149,8 +148,9 @@ class RunLog:
             f'--profile: step {self._profile.last} is over, the run resumes at {start_step}: nothing is traced',
             flush=True)
       epath.Path(workdir).mkdir(parents=True, exist_ok=True)
-      lines = list(seal_lines(kept))
-      self.seal = json.loads(lines[-1])[SEAL] if lines else self.seal
+      lines = []
+      for text, self.seal in seal_lines(kept):
+        lines.append(text)
       self._file = storage.GrowingFile(os.path.join(workdir, METRICS_FILE), ''.join(lines))
       self._board = _TensorBoard(os.path.join(workdir, 'tensorboard'), start_step + 1)
 
@@ -240,9 +240,8 @@ class RunLog:
       self._board.write(Event(step=step, summary=summary.scalar(name, value)))
 
   def _append(self, line: dict[str, Any]) -> None:
-    sealed = add_seal(line, self.seal)
-    self.seal = sealed[SEAL]
-    self._file.add(json.dumps(sealed) + '\n')
+    [(text, self.seal)] = seal_lines([line], self.seal)
+    self._file.add(text)
 
   def image(self, step: int, name: str, image_HxWx3: np.ndarray) -> None:
     """A uint8 image to TensorBoard."""

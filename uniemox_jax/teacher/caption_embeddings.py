@@ -3,7 +3,7 @@
 Source: docs/method.md, Captions.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import hashlib
 import itertools
 import os
@@ -107,9 +107,10 @@ def _write(file: IO[bytes], key: bytes, clip: Clip, captions: Iterator[str], tot
     crc = google_crc32c.extend(crc, content)
     file.write(content)
 
+  embed = _embedder(clip)
   while chunk := list(itertools.islice(captions, _TOGETHER)):
     distinct = sorted(set(chunk))
-    write(_embed_ids(clip, clip.tokenize(distinct), batch_size).astype('<f4').tobytes())
+    write(_embed_ids(embed, clip.tokenize(distinct), batch_size).astype('<f4').tobytes())
     row_of = {caption: row for row, caption in enumerate(distinct, distinct_before)}
     rows.append(np.array([row_of[caption] for caption in chunk], '<i4'))
     distinct_before, done, now = distinct_before + len(distinct), done + len(chunk), time.monotonic()
@@ -136,18 +137,23 @@ def _read(path: str, key: bytes) -> CaptionEmbeddings:
         np.memmap(local, '<i4', 'r', 4 * distinct * width, total), np.memmap(local, '<f4', 'r', 0, (distinct, width)))
 
 
-def _embed_ids(clip: Clip, ids_NxT: np.ndarray, batch_size: int) -> np.ndarray:
-  """Batches of ids through the text tower, split over all devices; the same result on every host."""
+def _embedder(clip: Clip) -> Callable[[np.ndarray], np.ndarray]:
+  """From int32 ids (B, T), B a multiple of all devices, to embeddings (B, E): compiled once for all of one shape."""
   mesh = Mesh(np.asarray(jax.devices()), ('data',))
   split, whole = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
-  total = len(ids_NxT)
-  batch = -(-min(batch_size, max(total, 1)) // mesh.size) * mesh.size
   params = jax.device_put(clip.params, whole)
-  embed = jax.jit(lambda params, ids: nnx.merge(clip.graphdef, params).text(ids), out_shardings=whole)
+  text = jax.jit(lambda params, ids: nnx.merge(clip.graphdef, params).text(ids), out_shardings=whole)
+  return lambda ids_BxT: np.asarray(
+      text(params, jax.make_array_from_callback(ids_BxT.shape, split, ids_BxT.__getitem__)))
+
+
+def _embed_ids(embed: Callable[[np.ndarray], np.ndarray], ids_NxT: np.ndarray, batch_size: int) -> np.ndarray:
+  """Batches of ids through the text tower, split over all devices; the same result on every host."""
+  devices = jax.device_count()
+  batch = -(-min(batch_size, len(ids_NxT)) // devices) * devices
   rows = []
-  for first in range(0, total, batch):
+  for first in range(0, len(ids_NxT), batch):
     part = ids_NxT[first:first + batch]
     padded = np.concatenate([part, np.zeros((batch - len(part), part.shape[1]), np.int32)])
-    ids = jax.make_array_from_callback(padded.shape, split, padded.__getitem__)
-    rows.append(np.asarray(embed(params, ids))[:len(part)])
+    rows.append(embed(padded)[:len(part)])
   return np.concatenate(rows)

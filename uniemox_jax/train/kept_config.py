@@ -32,6 +32,11 @@ def run_hash(config: Mapping[str, Any]) -> str:
   return config_hash({key: value for key, value in config.items() if key == 'init' or key not in _FREE_KEYS})
 
 
+def is_of_run(result: Mapping[str, Any], config: Mapping[str, Any] | None) -> bool:
+  """Whether a result is of the run with this config; an earlier version's may name none, and None belongs to any."""
+  return config is None or result.get('config_hash', config_hash(config)) == config_hash(config)
+
+
 def read_kept_config(workdir: str, description: Mapping[str, Any]) -> dict[str, Any]:
   """The `config.json` in a run's folder, in which a checkpoint with this description lies.
 

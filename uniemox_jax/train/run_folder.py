@@ -8,7 +8,7 @@ from etils import epath
 
 from data_pipelines.storage import absolute, read_json_object
 from uniemox_jax.train.checkpoint import FOLDER
-from uniemox_jax.train.kept_config import config_hash
+from uniemox_jax.train.kept_config import is_of_run
 
 TEACHER_FOLDER = 'teacher'
 """Where `train_clip` writes its CLIP, in a form that `--config.teacher` takes."""
@@ -31,8 +31,7 @@ def read_run_result(run: epath.Path, step: int | None) -> dict[str, Any]:
   if step is None or not (run / 'result.json').exists():
     return {}
   result, config = _read_object(run / 'result.json'), _read_object(run / 'config.json')
-  run_of = config_hash(config)
-  if result.get('checkpoint_step') == step and (not config or result.get('config_hash', run_of) == run_of):
+  if result.get('checkpoint_step') == step and is_of_run(result, config or None):
     return result
   print(f'{run}/result.json is about another step than {step}, or another run: not used', file=sys.stderr, flush=True)
   return {}

@@ -78,7 +78,7 @@ def _first_batch(folder: str, share: float = 0.0) -> None:
 def _captions(folder: str) -> None:
   from uniemox_jax.teacher.caption_embeddings import embedded_captions
   from uniemox_jax.teacher.frozen_clip import load_clip
-  embedded_captions(load_clip(f'{folder}/few/clip'), _split(folder), True, folder).at(np.arange(256))
+  embedded_captions(load_clip(f'{folder}/few/clip'), _split(folder), True, 'natural', folder).at(np.arange(256))
 
 
 def _listing(folder: str) -> None:

@@ -15,5 +15,8 @@ from uniemox_jax.train.schema import config_dict
 
 
 def get_config() -> ConfigDict:
-  """The published pretraining recipe (docs/method.md, Recipes), which is the default of every key."""
-  return config_dict(PretrainConfig)
+  """The published pretraining recipe (docs/method.md, Recipes): the default of every other key."""
+  config = config_dict(PretrainConfig)
+  config.caption_style = 'original'
+  config.optimizer.decay_tokens = True
+  return config

@@ -83,7 +83,7 @@ def panels(record: dict, scene_SxSx3: np.ndarray, person_SxSx3: np.ndarray) -> l
 
 
 def description(record: dict, labels: Sequence[str], shares: Sequence[str]) -> list[str]:
-  """Lines of text: id, each target that the record has, and its caption.
+  """Lines of text: id, each target that the record has, and its caption in each style.
 
   Args:
     record: one of `schema.record_features`, as numpy.
@@ -98,8 +98,9 @@ def description(record: dict, labels: Sequence[str], shares: Sequence[str]) -> l
       'distribution': ', '.join(f'{name} {share:.2f}' for name, share in zip(shares, record['distribution'])),
       'VAD': ', '.join(f'{name} {value:.2f}' for name, value in vad if not np.isnan(value)),}
   known = [f'{name}: {text}' for name, text in texts.items() if text]
-  caption = caption_text.caption(json.loads(record['attributes']), label)
-  return [record['id'].decode(), *(known or ['no label']), f'caption: {caption}']
+  attributes = json.loads(record['attributes'])
+  captions = [f'{style} caption: {caption_text.caption(attributes, label, style)}' for style in caption_text.STYLES]
+  return [record['id'].decode(), *(known or ['no label']), *captions]
 
 
 def contact_sheet(tiles: Sequence[tuple[list[Image.Image], str]], title: str) -> Image.Image:

@@ -37,6 +37,8 @@ _CAPTIONS = 'in captions'
 ROWS = {
     'full': Variant(_CAPTIONS, {}),
     'no_emotion_word': Variant('none', {'emotion_in_caption': False}),
+    'original_captions': Variant(_CAPTIONS, {'caption_style': 'original'}),
+    'equal_texts_once': Variant(_CAPTIONS, {'loss.equal_texts': 'once'}),
     'no_contrastive': Variant('through the teacher', {'loss.contrastive': 0.0}),
     'no_similarity': Variant(_CAPTIONS, {'loss.similarity': 0.0}),
     'no_reconstruction': Variant(_CAPTIONS, {'loss.reconstruction': 0.0}),
@@ -64,6 +66,9 @@ _COLUMNS = {
     'over_full': ('over full', '+.4f'), 'p_holm_full': ("p, Holm's", '.3g'), 'runs': ('runs', '')}
 """Of ablation.md: heading and format by the key in ablation.json."""
 
+OWN_TEACHER = ('no_emotion_word', 'original_captions')
+"""Rows with other captions than the demo's: their teacher learns from these, too."""
+
 PREPARATION = 'prepare'
 """The first job, which makes records and teachers."""
 
@@ -84,16 +89,16 @@ class AblationJob(NamedTuple):
     return os.path.join(workdir, self.row, f'seed{self.seed}')
 
 
-def pretrain_config(row: str, config: ConfigDict, teachers: dict[bool, str]) -> ConfigDict:
+def pretrain_config(row: str, config: ConfigDict, teachers: Mapping[str, str]) -> ConfigDict:
   """The pretraining of a row: the demo's, with one thing changed.
 
   Args:
     row: a key of `ROWS` but for supervised and scratch.
     config: the demo's sections.
-    teachers: folder of the teacher whose captions held the emotion word (True), or did not (False).
+    teachers: folders of the teachers by row, of those with their own.
   """
   section = config.pretrain.copy_and_resolve_references()
-  section.teacher = teachers[row != 'no_emotion_word']
+  section.teacher = teachers.get(row, section.teacher)
   section.update_from_flattened_dict(ROWS[row].change)
   return section
 
@@ -109,7 +114,8 @@ def supervised_config(config: ConfigDict) -> ConfigDict:
   return section
 
 
-def sections_of(job: AblationJob, config: ConfigDict, teachers: dict[bool, str], workdir: str) -> dict[str, ConfigDict]:
+def sections_of(job: AblationJob, config: ConfigDict, teachers: Mapping[str, str],
+                workdir: str) -> dict[str, ConfigDict]:
   """The configs of a job's runs, in their order, by the name of their folders: 'pretrain' or none, and 'finetune'."""
   sections = {}
   if job.row == 'supervised':
@@ -206,14 +212,14 @@ def check_rows(rows: Sequence[str]) -> None:
       raise UserError(f"--rows: '{row}' stands there twice: give it once")
 
 
-def prepare_all(config: ConfigDict, demo_workdir: str, rows: Sequence[str], teacher: str) -> None:
-  """Makes records and teachers; `teacher` is that of the row without the emotion word."""
+def prepare_all(config: ConfigDict, demo_workdir: str, rows: Sequence[str], teachers: Mapping[str, str]) -> None:
+  """Makes records and teachers. A teacher of its own lets the row without the emotion word see no label at all."""
   prepare(config, demo_workdir, Stages(demo_workdir))
-  if 'no_emotion_word' in rows and not exists(teacher):
-    # The captions of its teacher do not name the emotion either, so that the row sees no label at all.
-    section = config.clip.copy_and_resolve_references()
-    section.emotion_in_caption = False
-    train_clip(section, os.path.dirname(teacher))
+  for row, teacher in teachers.items():
+    if row in rows and not exists(teacher):
+      section = config.clip.copy_and_resolve_references()
+      section.update(ROWS[row].change)
+      train_clip(section, os.path.dirname(teacher))
 
 
 def main() -> None:
@@ -222,15 +228,14 @@ def main() -> None:
   check_sections(values.config)
   check_rows(values.rows)
   config = place(values.config, values.demo_workdir)
-  teachers = {
-      True: config.pretrain.teacher, False: os.path.join(values.workdir, 'clip_no_emotion_word', TEACHER_FOLDER)}
+  teachers = {row: os.path.join(values.workdir, f'clip_{row}', TEACHER_FOLDER) for row in OWN_TEACHER}
   jobs = {
       job: sections_of(job, config, teachers, values.workdir)
       for job in (AblationJob(row, seed) for seed in range(values.seeds) for row in values.rows)}
   if values.cell == PREPARATION:
     # Its lock guards the demo's folder, which several ablations may share.
     subprocess_runs.run_here(
-        values.demo_workdir, lambda: prepare_all(config, values.demo_workdir, values.rows, teachers[False]))
+        values.demo_workdir, lambda: prepare_all(config, values.demo_workdir, values.rows, teachers))
   elif values.cell:
     job = {job.name: job for job in jobs}.get(values.cell)
     if job is None:

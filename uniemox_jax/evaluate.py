@@ -121,6 +121,8 @@ def describe_result(result: dict[str, Any]) -> str:
   """One line for people."""
   if 'tasks' not in result:
     scores = f"top-1 {result['top1']:.4f}, top-3 {result['top3']:.4f}, macro-F1 {result['macro_f1']:.4f}"
+    if 'macro_f1_present' in result:
+      scores += f" ({result['macro_f1_present']:.4f} over the classes that the split has)"
   else:
     scores = ', '.join(
         f'{name} {KINDS[name].score} {measured[KINDS[name].score] or 0:.4f}'

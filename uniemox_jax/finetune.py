@@ -69,11 +69,13 @@ def _step_batches(config: FinetuneConfig, split: reader.Split, tasks: Sequence[T
   """What the step takes, from step `start` on."""
   magnitude = config.augment.randaugment
   fields, views = [task.name for task in tasks], STREAMS[config.streams]
+  balanced = config.sampling == 'balanced'
   batches = pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=config.model.image_size, start_step=start,
       mode='finetune', crop_area=(config.min_crop_area, 1.0), person='person' in views, erase=config.augment.erase,
-      randaugment=(magnitude, RANDAUGMENT_STD) if magnitude else None,
-      targets=[name for name in fields if name != 'label'], process_index=jax.process_index(),
+      randaugment=(magnitude,
+                   RANDAUGMENT_STD) if magnitude else None, targets=[name for name in fields if name != 'label'],
+      balanced_by=record_targets.read(split)['label'] if balanced else None, process_index=jax.process_index(),
       process_count=jax.process_count())
   for batch in batches:
     yield {name: batch[name] for name in (*views, 'example_id', *fields)}
@@ -89,9 +91,13 @@ def _choose_tasks(config: FinetuneConfig, train: reader.Split, *measured_on: rea
   found = record_targets.read(train)
   columns = {name: record_targets.columns(train, name) for name in KINDS}
   tasks = choose_tasks(config.tasks, columns, found, dataclasses.asdict(config.task_loss))
-  for name in KINDS.keys() - {task.name for task in tasks}:
-    reason = f"no task of this run is '{name}'"
-    refuse_unused(config, (f'task_loss.{name}', *(f'task_loss.{key}' for key in KINDS[name].options)), reason)
+  names = {task.name for task in tasks}
+  read_by_tasks = {key for name in names for key in KINDS[name].options}
+  for name in KINDS.keys() - names:
+    unread = (name, *(key for key in KINDS[name].options if key not in read_by_tasks))
+    refuse_unused(config, tuple(f'task_loss.{key}' for key in unread), f"no task of this run is '{name}'")
+  if 'label' not in names:
+    refuse_unused(config, ('sampling',), "no task of this run is 'label'")
   for task in tasks:
     missing = int((~present(task.name, found[task.name]).any(axis=-1)).sum())
     if missing:

@@ -1,6 +1,7 @@
 """Pretrains UniEmoX: python -m uniemox_jax.pretrain --config=configs/... --workdir=DIR. Run again, it resumes."""
 
 from collections.abc import Iterator
+import dataclasses
 import io
 import os
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.batches import pipeline
+from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.storage import write_bytes
 from uniemox_jax.models.uniemox import UniEmoX
@@ -32,26 +34,44 @@ from uniemox_jax.train.state import TrainState, abstract_model, abstract_params,
 from uniemox_jax.train.steps import make_pretrain_step
 
 SHOWN_EXAMPLES = 8
+MOSTLY_EQUAL = 0.9
+"""Share of equal captions above which L1 is left out."""
 
 
-def _load_teacher(config: PretrainConfig, split: reader.Split,
-                  dtype: Any) -> tuple[Teacher | None, Any, CaptionEmbeddings | None, dict[str, str | None]]:
+def _load_teacher(
+    config: PretrainConfig, split: reader.Split,
+    dtype: Any) -> tuple[PretrainConfig, Teacher | None, Any, CaptionEmbeddings | None, dict[str, str | None]]:
   """What the losses need of the teacher; each part is empty where the weights of its losses are 0.
 
   Returns:
-    The teacher, its frozen parameters, the caption embeddings of all records, and the digest of its files by
-    config key.
+    The config, without L1 where the captions cannot teach it; the teacher, its frozen parameters, the caption
+    embeddings of all records, and the digest of its files by config key.
   """
   if not config.teaches:
-    return None, (), None, {}
+    return config, None, (), None, {}
   clip = load_clip(config.teacher)
-  teacher, frozen = make_teacher(clip, config.model.decoder_width, dtype, config.teacher_statistics)
-  contrastive = config.loss.contrastive
-  text = embedded_captions(clip, split, config.emotion_in_caption, config.data_dir) if contrastive else None
   digests: dict[str, str | None] = {'teacher': clip.digest}
-  if contrastive:
+  text = None
+  if config.loss.contrastive:
+    text = embedded_captions(clip, split, config.emotion_in_caption, config.caption_style, config.data_dir)
     digests['teacher (tokenizer)'] = clip.tokenizer_digest
-  return teacher, frozen, text, digests
+    if (share := text.largest_share()) > MOSTLY_EQUAL:
+      config, text = _without_contrastive(config, share), None
+      if not config.teaches:
+        return config, None, (), None, digests
+  teacher, frozen = make_teacher(clip, config.model.decoder_width, dtype, config.teacher_statistics)
+  return config, teacher, frozen, text, digests
+
+
+def _without_contrastive(config: PretrainConfig, share: float) -> PretrainConfig:
+  """The config with L1 left out, which is said. Raises UserError if no loss is left."""
+  reason = f'{share:.1%} of the images have the same caption, so L1, which compares captions, has nothing to learn from'
+  if not (config.loss.similarity or config.loss.reconstruction):
+    raise UserError(f'{reason}, and no other loss has a weight: set --config.loss.similarity=1, or build labels')
+  if is_primary():
+    print(f'{reason}: it is left out', flush=True)
+  loss = dataclasses.replace(config.loss, contrastive=0.0)
+  return dataclasses.replace(config, loss=loss)
 
 
 def _step_batches(batches: Iterator[dict[str, np.ndarray]], text: CaptionEmbeddings | None,
@@ -90,22 +110,23 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
   Raises:
     UserError: a mistake in the config, the data, the teacher or the checkpoint to start from.
   """
-  config = parse(PretrainConfig, given)
+  config = asked = parse(PretrainConfig, given)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
-  dtype, arguments = jnp.dtype(config.dtype), model_arguments(config.model, config.loss)
+  dtype = jnp.dtype(config.dtype)
+  split = reader.open_split(config.data_dir, config.dataset, config.split)
+  steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
+  config, teacher, frozen, text, digests = _load_teacher(config, split, dtype)
+  arguments = model_arguments(config.model, config.loss)
   build = builder(UniEmoX, dtype=dtype, **arguments)
   student = abstract_model(build)
   graphdef = nnx.graphdef(student)
-  split = reader.open_split(config.data_dir, config.dataset, config.split)
-  steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
-  teacher, frozen, text, digests = _load_teacher(config, split, dtype)
   loaded = initial_weights(config.init, abstract_params(build), arguments, classifier=False)
 
   description = {'kind': 'uniemox', 'model': arguments, 'dataset': config.dataset}
   run = loop.open_run(
-      config, workdir, name='pretrain', build=build, mesh=mesh, steps_per_epoch=steps_per_epoch,
-      description=description, inputs={'data_dir': split.contents} | digests, loaded=loaded,
+      asked, workdir, name='pretrain', build=build, mesh=mesh, steps_per_epoch=steps_per_epoch, description=description,
+      inputs={'data_dir': split.contents} | digests, loaded=loaded,
       flops_per_example=example_work(config, student, teacher).training.flops, profile=profile)
   image_size, two_views = config.model.image_size, student.streams == 2
   batches = pipeline.train_batches(

@@ -72,7 +72,7 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
   split = reader.open_split(config.data_dir, config.dataset, config.split)
   steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
   clip = _starting_clip(config, workdir)
-  ids_NxT = clip.tokenize(list(split_captions(split, clip, config.emotion_in_caption)))
+  ids_NxT = clip.tokenize(list(split_captions(split, clip, config.emotion_in_caption, config.caption_style)))
   build = builder(CLIP, config=clip.config, dtype=jnp.dtype(config.dtype))
 
   # A resumed run still takes tokenizer and preparation from where it began.
@@ -87,7 +87,7 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
       process_count=jax.process_count())
   view = functools.partial(clip_normalise, size=clip.config.image_size, mean=clip.view.mean, std=clip.view.std)
   state = loop.train(
-      run, make_clip_step(graphdef_of(build), run.optimizer, view),
+      run, make_clip_step(graphdef_of(build), run.optimizer, view, config.equal_texts),
       ({'scene': batch['scene'], 'ids': ids_NxT[batch['position']], 'example_id': batch['example_id']}
        for batch in batches), every=loop.Every(config.log_every, config.save_every))
   folder = os.path.join(workdir, TEACHER_FOLDER)

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines.batches import augment, rand_augment
+from data_pipelines.batches.order import make_order
 from data_pipelines.errors import UserError
 from data_pipelines.records import targets as record_targets
 from data_pipelines.records.reader import Split
@@ -41,7 +42,8 @@ def train_batches(
     split: Split, *, batch_size: int, seed: int, image_size: int, start_step: int = 0, mode: str = 'pretrain',
     crop_area: tuple[float, float] = (0.2, 1.0), person: bool | None = None, person_jitter: float = 0.0,
     randaugment: tuple[float, float] | None = None, erase: float = 0.0, targets: Sequence[str] = (),
-    process_index: int = 0, process_count: int = 1, parallelism: int | None = None) -> Iterator[Batch]:
+    balanced_by: np.ndarray | None = None, process_index: int = 0, process_count: int = 1,
+    parallelism: int | None = None) -> Iterator[Batch]:
   """Endless training batches from `start_step` on: this host's rows of every global batch.
 
   Each epoch is a new permutation of the records, of which the last num_examples % batch_size are dropped. Views are
@@ -52,16 +54,15 @@ def train_batches(
     batch_size: of the global batch, over all hosts.
     seed: of order and augmentation.
     image_size: side S of the square views, pixels.
-    start_step: the step of the first batch.
     mode: 'pretrain' makes 'scene' and 'person', 'finetune' makes 'image' and optionally 'person'.
     crop_area: share of the image's area that the random crop takes.
     person: whether to make the person view; None makes it in 'pretrain' only.
     person_jitter: in 'pretrain', how far each edge of the stored person crop may move inwards, as a share of its side,
       in [0, 0.5). Up to 1/7, it cuts only the margin, if the image had room for one.
-    randaugment: in 'finetune', mean and standard deviation of RandAugment's magnitude, drawn for each view; the
-      recipe's m9-mstd0.5-inc1 is (9, 0.5).
+    randaugment: in 'finetune', mean and deviation of RandAugment's magnitude for each view; the recipe's: (9, 0.5).
     erase: in 'finetune', probability of random erasing, of each view.
     targets: names of `targets.FIELDS` to add, as `targets.dense` describes them.
+    balanced_by: every record's class (N,), -1 for none, of which all come equally often; None takes each record once.
     process_index, process_count: this host's number, and the number of hosts.
     parallelism: threads; None is one a CPU. It does not change the batches.
 
@@ -79,13 +80,14 @@ def train_batches(
   person = mode == 'pretrain' if person is None else person
   epoch_steps = steps_per_epoch(split, batch_size)
   first_row, rows = _host_rows(batch_size, process_index, process_count)
-  sizes = record_targets.lengths(split, targets)
+  sizes, ordered = record_targets.lengths(split, targets), make_order(split.num_examples, balanced_by)
 
   def order(step: tf.Tensor) -> Record:
     keys_K = augment.epoch_keys(seed, step // epoch_steps)
     index_R = step % epoch_steps * batch_size + first_row + tf.range(rows, dtype=tf.int64)
-    position_R = augment.shuffled(index_R, keys_K[augment.ORDER], split.num_examples)
-    return {'position': position_R, 'keys': tf.tile(keys_K[None], [rows, 1])}
+    position_R, drawn_before_R = ordered(index_R, keys_K[augment.ORDER])
+    # A record that comes again in the same epoch has other views.
+    return {'position': position_R, 'keys': keys_K[None] + drawn_before_R[:, None]}
 
   def make(record: Record) -> Record:
     image, person_view = _train_views(record, image_size, crop_area, person_jitter, randaugment, erase)

@@ -1,9 +1,17 @@
 """Captions for the teacher, made from the attributes of a record (docs/method.md, Captions)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-CLASS_TEMPLATE = 'a picture that evokes {emotion}'
+STYLES = ('natural', 'original')
 NEUTRAL = 'a picture'
+
+_ORIGINAL = {
+    'scene': 'The scene type of this photo is {}.', 'object': 'The main subjects are {}.',
+    'brightness': 'The image has a brightness of {}', 'colorfulness': 'and color saturation of {}.',
+    'facial_expression': 'Human facial expression is {}.', 'human_action': 'The action being performed is {}.',
+    'emotion': 'The overall emotion conveyed is {}.'}
+"""The sentences of the original's code, in its order and punctuation."""
 
 _BRIGHTNESS = (
     'pitch dark', 'very dark', 'dark', 'rather dark', 'dim', 'evenly lit', 'lit', 'rather bright', 'bright',
@@ -13,41 +21,30 @@ _COLOURFULNESS = (
     'clear colours', 'rich colours', 'vivid colours', 'very vivid colours', 'blazing colours')  # fmt: skip
 
 
-def caption(attributes: Mapping, emotion: str | None = None, template: str = CLASS_TEMPLATE) -> str:
-  """One sentence from the attributes that the record has; missing ones leave no trace.
+def caption(attributes: Mapping, emotion: str | None = None, style: str = 'natural') -> str:
+  """A text from the attributes that the record has; missing ones leave no trace.
 
   Args:
     attributes: any of EmoSet's scene, object (list), brightness and colorfulness (0.0-1.0), facial_expression,
       human_action.
     emotion: the class name, or None to keep the label out of the text.
-    template: text for a record with an emotion but no attributes; holds '{emotion}'.
+    style: 'natural', one sentence; 'original', the sentences of the original's code, word for word.
 
   Returns:
     For example "a dark picture with muted colours of a forest path, with tree and street light, a happy face,
     laughing, evoking amusement"; "a picture" for a record without anything.
   """
-  parts = [_look(attributes)]
-  if attributes.get('object'):
-    parts.append('with ' + _listed([name.lower() for name in attributes['object']]))
-  if attributes.get('facial_expression'):
-    parts.append(f'{_article(attributes["facial_expression"])} face')
-  if attributes.get('human_action'):
-    parts.append(attributes['human_action'].strip())
   emotion = emotion and emotion.lower()  # Some datasets capitalise their classes.
-  if parts == [NEUTRAL]:
-    return template.format(emotion=emotion) if emotion else NEUTRAL
-  if emotion:
-    parts.append(f'evoking {emotion}')
-  return ', '.join(parts)
+  return _original(attributes, emotion) if style == 'original' else _natural(attributes, emotion)
 
 
 def fitting_caption(
-    attributes: Mapping, emotion: str | None, count_tokens: Callable[[str], int], limit: int = 77,
-    template: str = CLASS_TEMPLATE) -> str:
+    attributes: Mapping, emotion: str | None, count_tokens: Callable[[str], int], style: str = 'natural',
+    limit: int = 77) -> str:
   """The caption with as many of its objects, from the first on, as `limit` tokens hold.
 
   Args:
-    attributes, emotion, template: as for `caption`.
+    attributes, emotion, style: as for `caption`.
     count_tokens: number of a text's tokens for the teacher, start and end tokens included.
     limit: most tokens that the teacher reads.
 
@@ -56,10 +53,36 @@ def fitting_caption(
   """
   objects = attributes.get('object', ())
   for kept in range(len(objects), -1, -1):
-    text = caption({**attributes, 'object': objects[:kept]}, emotion, template)
+    text = caption({**attributes, 'object': objects[:kept]}, emotion, style)
     if not kept or count_tokens(text) <= limit:
       break
   return text
+
+
+def _natural(attributes: Mapping, emotion: str | None) -> str:
+  parts = [_look(attributes)]
+  if attributes.get('object'):
+    parts.append('with ' + _listed([name.lower() for name in attributes['object']]))
+  if attributes.get('facial_expression'):
+    parts.append(f'{_article(attributes["facial_expression"])} face')
+  if attributes.get('human_action'):
+    parts.append(attributes['human_action'].strip())
+  if emotion:
+    if parts == [NEUTRAL]:
+      return f'{NEUTRAL} that evokes {emotion}'
+    parts.append(f'evoking {emotion}')
+  return ', '.join(parts)
+
+
+def _original(attributes: Mapping, emotion: str | None) -> str:
+  """Scenes keep their underscores, and an object of two words counts as two, as in the original."""
+  values: dict[str, Any] = {name: attributes.get(name) for name in _ORIGINAL} | {'emotion': emotion}
+  if values['object']:
+    values['object'] = _listed(' '.join(values['object']).split())
+  for name in ('brightness', 'colorfulness'):
+    if values[name] is not None:
+      values[name] = f'{float(values[name]):.1f}'
+  return ' '.join(sentence.format(values[name]) for name, sentence in _ORIGINAL.items() if values[name]) or NEUTRAL
 
 
 def _look(attributes: Mapping) -> str:

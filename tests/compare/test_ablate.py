@@ -19,7 +19,7 @@ from uniemox_jax.teacher.step_teacher import make_teacher
 from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.schema import parse
 
-TEACHERS = {True: 'teacher', False: 'teacher_without'}
+TEACHERS = {row: f'teacher_{row}' for row in ablate.OWN_TEACHER}
 PRETRAINED = [name for name, row in ablate.ROWS.items() if row.change is not None]
 
 
@@ -27,14 +27,14 @@ PRETRAINED = [name for name, row in ablate.ROWS.items() if row.change is not Non
 def test_row_changes_what_its_name_says_and_nothing_else(row):
   config = demo.get_config()
   expected = config.pretrain.to_dict()
-  expected['teacher'] = 'teacher_without' if row == 'no_emotion_word' else 'teacher'
+  expected['teacher'] = TEACHERS.get(row, expected['teacher'])
   for key, value in ablate.ROWS[row].change.items():
     section, _, name = key.rpartition('.')
     (expected[section] if section else expected)[name] = value
   changed = ablate.pretrain_config(row, config, TEACHERS)
   parse(PretrainConfig, changed)
   assert changed.to_dict() == expected
-  assert (changed.to_dict() == demo.get_config().pretrain.to_dict() | {'teacher': 'teacher'}) == (row == 'full')
+  assert (changed.to_dict() == demo.get_config().pretrain.to_dict()) == (row == 'full')
 
 
 def test_every_switch_of_the_method_has_its_row():
@@ -43,7 +43,7 @@ def test_every_switch_of_the_method_has_its_row():
   assert fusions == {'none', *FUSIONS}
   assert {name for change in changes for name in change} >= {
       'loss.contrastive', 'loss.similarity', 'loss.reconstruction', 'model.mask_ratio', 'person_view',
-      'emotion_in_caption', 'model.decode', 'loss.negatives', 'teacher_statistics'}
+      'emotion_in_caption', 'caption_style', 'loss.equal_texts', 'model.decode', 'loss.negatives', 'teacher_statistics'}
 
 
 def test_unknown_row_is_named():
@@ -78,7 +78,7 @@ def test_table_has_mean_spread_paired_differences_and_runs(tmp_path):
   (failed / 'error.txt').write_text('error: no space left')
   ablate.write_table(scores, jobs, str(tmp_path))
   missing = (tmp_path / 'ablation.md').read_text().removeprefix(table)
-  assert missing == '\n54 runs have no result yet:\n\n- mask_50:1 failed: error: no space left\n'
+  assert missing == '\n60 runs have no result yet:\n\n- mask_50:1 failed: error: no space left\n'
   assert json.loads(
       (tmp_path / 'ablation.json').read_text())['rows'][0]['top1_by_seed'] == {'0': 0.6, '1': 0.7, '2': 0.8}
 

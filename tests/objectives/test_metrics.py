@@ -39,6 +39,25 @@ def test_single_label_metrics_equal_scikit_learn(rng):
     assert [row[name] for row in result['per_class']] == close(values.tolist())
 
 
+def test_a_class_that_the_split_lacks_lowers_macro_f1_and_the_other_mean_says_so():
+  label = np.array([0, 1, 0, 1])
+  perfect = metrics.single_label(np.eye(3)[label], label, ['a', 'b', 'absent'])
+  assert perfect['macro_f1'] == close(2 / 3) and perfect['macro_f1_present'] == 1
+  assert 'macro_f1_present' not in metrics.single_label(np.eye(2)[label], label, ['a', 'b'])
+  several = metrics.multi_label(np.eye(3)[label], np.eye(3)[label] > 0, ['a', 'b', 'absent'], [0.5, 0.5, None])
+  assert several['macro_f1'] == close(2 / 3) and several['macro_f1_present'] == 1
+
+
+@pytest.mark.parametrize('value', [0.1, 1 / 3, 7.3e8, -0.7])
+def test_a_constant_side_has_no_pearson_and_a_ccc_of_exactly_0(value):
+  constant, varied = np.full((7, 1), value), np.linspace(-1, 1, 7)[:, None]
+  for predicted, target in ((constant, varied), (varied, constant)):
+    found = metrics.dimensional(predicted, target, ['valence'])
+    assert found['pearson'] is None and found['ccc'] == 0
+  equal = metrics.dimensional(constant, constant, ['valence'])
+  assert equal['pearson'] is None and equal['ccc'] is None
+
+
 def test_calibration_error_is_that_of_scikit_learns_calibration_curve(rng):
   label = rng.integers(0, 4, 400)
   logits = rng.standard_normal((400, 5)) + 2 * np.eye(5)[label]

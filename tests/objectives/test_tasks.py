@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn import metrics as reference
+from sklearn.utils import class_weight
 
 from data_pipelines.errors import UserError
 from tests.support.steps import finetune_step
@@ -162,6 +163,20 @@ def test_static_weights_come_from_the_shares_in_train(rng):
   targets = draw_targets(rng, 30, missing=(4, 5))
   task, = chosen('labels', targets, class_weights='static')
   np.testing.assert_allclose(task.shares, targets['labels'].sum(0) / 28, rtol=1e-6)
+
+
+@pytest.mark.parametrize('weighting', ['static', 'dynamic'])
+def test_balanced_cross_entropy_is_torchs_with_scikit_learns_weights(rng, weighting):
+  torch = pytest.importorskip('torch')
+  target = np.repeat(np.arange(3), (2, 5, 13)).astype(np.int32)
+  logits = rng.standard_normal((20, 4)).astype(np.float32)
+  options = dataclasses.asdict(TaskLossSettings()) | {'class_weights': weighting}
+  fields = draw_targets(rng, 20) | {'label': target}
+  (task,) = tasks.choose_tasks('label', {'label': tuple('abcd')}, fields, options)
+  weight = class_weight.compute_class_weight('balanced', classes=np.arange(3), y=target) * 3 / 4
+  theirs = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(target).long(), reduction='none')
+  assert loss_of(task, logits, target) == close(float((theirs.numpy() * weight[target]).mean()))
+  assert (len(task.shares), task.shares[3:]) == ((4, (0.0,)) if weighting == 'static' else (0, ()))
 
 
 def test_a_task_survives_its_checkpoint(rng):

@@ -34,7 +34,13 @@ def _text_similarities(fused_BxE: jax.Array, image_BxE: jax.Array, text: jax.Arr
   return dot(unit(fused_BxE), text), dot(image_BxE, text)
 
 
-def contrastive_cosine(fused_BxE: jax.Array, image_BxE: jax.Array, text: jax.Array) -> jax.Array:
+def once(text: jax.Array) -> jax.Array:
+  """Weights with which equal texts count once together: 1 / how often each is there; (T,) or (B, T), as `text` is."""
+  return 1 / jnp.sum(jnp.all(text[..., :, None, :] == text[..., None, :, :], axis=-1), axis=-1)
+
+
+def contrastive_cosine(
+    fused_BxE: jax.Array, image_BxE: jax.Array, text: jax.Array, weight: jax.Array | None = None) -> jax.Array:
   """L1 as published: how differently student and teacher rank the texts, paired and unpaired.
 
   Each example's similarities to all texts are compared by cosine, so scale and temperature cancel.
@@ -43,17 +49,25 @@ def contrastive_cosine(fused_BxE: jax.Array, image_BxE: jax.Array, text: jax.Arr
     fused_BxE: student embeddings, float32, any norm.
     image_BxE: teacher image embeddings, float32, unit norm.
     text: teacher text embeddings, float32, unit norm: (T, E) shared by all rows, or (B, T, E) with own texts a row.
+    weight: of the texts, (T,) or (B, T); None counts each once.
 
   Returns:
     Per-example loss (B,), in [0, 2].
   """
-  return 1.0 - _cosine(*_text_similarities(fused_BxE, image_BxE, text))
-
-
-def contrastive_kl(fused_BxE: jax.Array, image_BxE: jax.Array, text: jax.Array, scale: jax.Array) -> jax.Array:
-  """L1 with a temperature: KL(softmax(s C) || softmax(s A)) per row, `scale` CLIP's learned s; (B,), >= 0."""
   student_BxT, teacher_BxT = _text_similarities(fused_BxE, image_BxE, text)
-  student_log, teacher_log = jax.nn.log_softmax(scale * student_BxT), jax.nn.log_softmax(scale * teacher_BxT)
+  if weight is not None:
+    student_BxT, teacher_BxT = student_BxT * jnp.sqrt(weight), teacher_BxT * jnp.sqrt(weight)
+  return 1.0 - _cosine(student_BxT, teacher_BxT)
+
+
+def contrastive_kl(
+    fused_BxE: jax.Array, image_BxE: jax.Array, text: jax.Array, scale: jax.Array,
+    weight: jax.Array | None = None) -> jax.Array:
+  """L1 with a temperature: KL(softmax(s C) || softmax(s A)) per row, `scale` CLIP's learned s; (B,), >= 0."""
+  student_BxT, teacher_BxT = (scale * similarity for similarity in _text_similarities(fused_BxE, image_BxE, text))
+  if weight is not None:  # A text that counts w times has w times the probability.
+    student_BxT, teacher_BxT = student_BxT + jnp.log(weight), teacher_BxT + jnp.log(weight)
+  student_log, teacher_log = jax.nn.log_softmax(student_BxT), jax.nn.log_softmax(teacher_BxT)
   return jnp.sum(jnp.exp(teacher_log) * (teacher_log - student_log), axis=-1)
 
 
@@ -84,16 +98,27 @@ def reconstruction(
   return jnp.sum(error_BxUxL * mask_BxUxL, axis=(1, 2)) / jnp.sum(mask_BxUxL, axis=(1, 2))
 
 
-def clip_contrastive(image_BxE: jax.Array, text_BxE: jax.Array, scale: jax.Array) -> jax.Array:
-  """CLIP's symmetric cross-entropy over the batch (Radford et al. 2021, figure 3); (B,). Inputs have unit norm."""
+def clip_contrastive(
+    image_BxE: jax.Array, text_BxE: jax.Array, scale: jax.Array, ids_BxT: jax.Array | None = None) -> jax.Array:
+  """CLIP's symmetric cross-entropy over the batch (Radford et al. 2021, figure 3); (B,). Embeddings have unit norm.
+
+  With the texts' token ids, pairs of other images with an equal text are no negatives.
+  """
   logits_BxB = scale * jnp.matmul(image_BxE, text_BxE.T, precision='highest')
+  if ids_BxT is not None:
+    equal_BxB = jnp.all(ids_BxT[:, None] == ids_BxT[None], axis=-1)
+    logits_BxB = jnp.where(equal_BxB & ~jnp.eye(len(ids_BxT), dtype=bool), -jnp.inf, logits_BxB)
   by_image, by_text = jnp.diagonal(jax.nn.log_softmax(logits_BxB, 1)), jnp.diagonal(jax.nn.log_softmax(logits_BxB, 0))
   return -(by_image + by_text) / 2
 
 
-def cross_entropy(logits_BxC: jax.Array, target_BxC: jax.Array, weight_Bx1: jax.Array) -> jax.Array:
-  """Cross-entropy against soft targets (label smoothing, mixup)."""
-  return -jnp.sum(target_BxC * jax.nn.log_softmax(logits_BxC), axis=-1) * weight_Bx1[:, 0]
+def cross_entropy(logits_BxC: jax.Array, target_BxC: jax.Array, weight: jax.Array) -> jax.Array:
+  """Cross-entropy against soft targets (label smoothing, mixup); `weight` is (B, 1), or (B, C) with one of each class.
+  """
+  log_BxC = jax.nn.log_softmax(logits_BxC)
+  if weight.shape[-1] == 1:  # The same as below, but for the last bits, which resumed runs rely on.
+    return -jnp.sum(target_BxC * log_BxC, axis=-1) * weight[:, 0]
+  return -jnp.sum(target_BxC * log_BxC * weight, axis=-1)
 
 
 def binary_cross_entropy(logits_BxC: jax.Array, target_BxC: jax.Array, weight_BxC: jax.Array) -> jax.Array:
@@ -133,6 +158,11 @@ def one_minus_ccc(output_BxD: jax.Array, target_BxD: jax.Array, weight_BxD: jax.
   # A single example has no spread: without the floor, its perfect prediction would be 0 / 0.
   denominator_D = jnp.maximum(spread_x + spread_y + (mean_x - mean_y)**2, 1e-8)
   return squared_error(output_BxD, target_BxD, weight_BxD / denominator_D)
+
+
+def balanced_weights(share_C: jax.Array) -> jax.Array:
+  """1 / (C p) of each class's share p, all classes weigh the same; 0 for an absent one (scikit-learn's balanced)."""
+  return jnp.where(share_C > 0, 1 / (len(share_C) * jnp.maximum(share_C, 1e-12)), 0.0)
 
 
 def class_weights(share_C: jax.Array) -> jax.Array:

@@ -40,9 +40,8 @@ def single_label(logits_NxC: np.ndarray, label_N: np.ndarray, names: Sequence[st
     names: of the classes.
 
   Returns:
-    examples, top1, top3, macro_f1, balanced_accuracy (mean recall of the classes with examples), ece (15 equal bins of
-    confidence; Guo et al. 2017), per_class, confusion (true by row). A class without examples and predictions counts
-    as F1 0, as scikit-learn's zero_division=0 does.
+    examples, top1, top3, macro_f1 (see `macro_f1`), balanced_accuracy (mean recall of the classes with examples), ece
+    (15 equal bins of confidence; Guo et al. 2017), per_class, confusion (true by row).
   """
   classes, rows = len(names), np.arange(len(label_N))
   ranked_NxC = np.argsort(-logits_NxC, axis=-1, kind='stable')
@@ -58,10 +57,21 @@ def single_label(logits_NxC: np.ndarray, label_N: np.ndarray, names: Sequence[st
       'f1': float(f1[i])} for i, name in enumerate(names)]
   return {
       'examples': len(label_N), 'top1': float(np.mean(predicted_N == label_N)),
-      'top3': float(np.mean((ranked_NxC[:, :3] == label_N[:, None]).any(axis=-1))), 'macro_f1': float(f1.mean()),
-      'balanced_accuracy': float(recall[support > 0].mean()),
+      'top3': float(np.mean((ranked_NxC[:, :3] == label_N[:, None]).any(axis=-1))),
+      **macro_f1(f1, support), 'balanced_accuracy': float(recall[support > 0].mean()),
       'ece': expected_calibration_error(confidence_N, predicted_N == label_N), 'per_class': per_class,
       'confusion': confusion.tolist()}
+
+
+def macro_f1(f1_C: np.ndarray, support_C: np.ndarray) -> dict[str, float]:
+  """Macro-F1 over all classes of the dataset; one that the split lacks counts 0.
+
+  That is scikit-learn's `f1_score(average='macro', labels=ALL, zero_division=0)`. Where the split lacks a class, no
+  prediction reaches 1, so 'macro_f1_present', the mean over the classes with examples, stands beside it.
+  """
+  values = {'macro_f1': float(f1_C.mean())}
+  present_C = support_C > 0
+  return values if present_C.all() else values | {'macro_f1_present': float(f1_C[present_C].mean())}
 
 
 def expected_calibration_error(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = ECE_BINS) -> float:
@@ -83,8 +93,8 @@ def multi_label(
     thresholds_C: of `break_even_thresholds` on val; a class is predicted from its threshold on, never at None.
 
   Returns:
-    examples; map, the mean average precision over the classes with examples; at the thresholds, macro_f1 over all
-    classes and jaccard, the mean over examples of intersection over union; per_class with examples, ap, threshold,
+    examples; map, the mean average precision over the classes with examples; at the thresholds, macro_f1 (see
+    `macro_f1`) and jaccard, the mean over examples of intersection over union; per_class with examples, ap, threshold,
     precision, recall and f1.
   """
   limits_C = np.array([np.inf if threshold is None else threshold for threshold in thresholds_C])
@@ -99,8 +109,8 @@ def multi_label(
       'label': name, 'examples': int(support[i]), 'ap': ap_C[i], 'threshold': thresholds_C[i],
       'precision': float(precision[i]), 'recall': float(recall[i]), 'f1': float(f1[i])} for i, name in enumerate(names)]
   return {
-      'examples': len(scores_NxC), 'map': mean_defined(ap_C), 'macro_f1': float(f1.mean()),
-      'jaccard': float(jaccard_N.mean()), 'per_class': per_class}
+      'examples': len(scores_NxC), 'map': mean_defined(ap_C),
+      **macro_f1(f1, support), 'jaccard': float(jaccard_N.mean()), 'per_class': per_class}
 
 
 def average_precision(score_N: np.ndarray, present_N: np.ndarray) -> float | None:
@@ -158,8 +168,9 @@ def dimensional(predicted_NxD: np.ndarray, target_NxD: np.ndarray, names: Sequen
     names: of the dimensions.
 
   Returns:
-    examples (with any target), mae, pearson, ccc, means over dimensions; per_dimension with the same of each. Pearson
-    is None where one side is constant; CCC is Lin's (1989), with variances over N.
+    examples (with any target), mae, pearson, ccc, means over dimensions; per_dimension with the same of each. CCC is
+    Lin's (1989), with variances over N. Where one side is constant, Pearson is None and CCC 0; where both sides are
+    the same constant, CCC is None too.
   """
   rows = [
       _one_dimension(predicted_NxD[:, i].astype(np.float64), target_NxD[:, i].astype(np.float64))
@@ -175,10 +186,16 @@ def _one_dimension(predicted_N: np.ndarray, target_N: np.ndarray) -> dict[str, A
   x, y = predicted_N[known_N], target_N[known_N]
   if not len(x):
     return {'examples': 0, 'mae': None, 'pearson': None, 'ccc': None}
-  covariance, spread_x, spread_y = np.mean((x - x.mean()) * (y - y.mean())), x.var(), y.var()
+  from_mean_x, from_mean_y = _from_mean(x), _from_mean(y)
+  covariance, spread_x, spread_y = np.mean(from_mean_x * from_mean_y), np.mean(from_mean_x**2), np.mean(from_mean_y**2)
   total = spread_x + spread_y + (x.mean() - y.mean())**2
   product = np.sqrt(spread_x * spread_y)
   return {
       'examples': len(x), 'mae': float(np.abs(x - y).mean()),
       'pearson': float(covariance / product) if product else None,
       'ccc': float(2 * covariance / total) if total else None}
+
+
+def _from_mean(values_N: np.ndarray) -> np.ndarray:
+  """Distances from the mean; exactly 0 for equal numbers, whose mean may be off in its last bit."""
+  return np.zeros_like(values_N) if np.ptp(values_N) == 0 else values_N - values_N.mean()

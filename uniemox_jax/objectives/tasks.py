@@ -39,8 +39,8 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    'label': Kind(('cross_entropy',), 'top1',
-                  1), 'labels': Kind(('bce', 'weighted_euclidean'), 'map', 1, ('labels_form', 'class_weights')),
+    'label': Kind(('cross_entropy',), 'top1', 1, ('class_weights',)),
+    'labels': Kind(('bce', 'weighted_euclidean'), 'map', 1, ('labels_form', 'class_weights')),
     'distribution': Kind(('kl',), 'kl', -1), 'vad': Kind(('l2', 'ccc'), 'ccc', 1, ('vad_form',))}
 """By field of the record; 'auto' takes them in this order."""
 VAD = ('valence', 'arousal', 'dominance')
@@ -55,7 +55,7 @@ class Task:
     outputs: names of its columns: classes, or dimensions.
     loss: one of its kind's.
     weight: of the loss in the sum.
-    class_weights: of 'labels': 'none', 'static' or 'dynamic'.
+    class_weights: of 'label' and 'labels': 'none', 'static' or 'dynamic'.
     shares: of 'static': each class's share of the training examples.
     mean, std: of 'vad': of each dimension in train; the model predicts standardised values.
   """
@@ -131,8 +131,10 @@ def choose_tasks(
 def _task(name: str, outputs: tuple[str, ...], target: np.ndarray, options: dict[str, Any]) -> Task:
   form, weighting = options.get(f'{name}_form', KINDS[name].losses[0]), options['class_weights']
   task = Task(name, outputs, form, float(options[name]))
-  if name == 'labels':
-    shares = target[present(name, target)[:, 0]].mean(axis=0).tolist() if weighting == 'static' else ()
+  if 'class_weights' in KINDS[name].options:
+    known = target[present(name, target)[:, 0]]
+    multi_hot_NxC = np.eye(len(outputs))[known] if name == 'label' else known
+    shares = multi_hot_NxC.mean(axis=0).tolist() if weighting == 'static' else ()
     return dataclasses.replace(task, class_weights=weighting, shares=tuple(shares))
   if name == 'vad':
     known_D = np.isfinite(target).any(axis=0)
@@ -191,15 +193,16 @@ def row_weights(task: Task, target_BxC: jax.Array, present_BxK: jax.Array) -> ja
   They are scaled so that the batch mean equals the mean over the examples that have this target.
 
   Returns:
-    float32 (B, 1), or (B, C) for 'labels' and 'vad'; all zero where no example has the target.
+    float32 (B, 1), or (B, C) with class weights and for 'labels' and 'vad'; all zero where no example has the target.
   """
   count_K = jnp.sum(present_BxK, axis=0)
   weight_BxK = present_BxK * len(present_BxK) / jnp.maximum(count_K, 1e-6)
-  if task.name != 'labels':
+  if task.name == 'labels' and task.class_weights == 'none':
+    return weight_BxK * jnp.ones(target_BxC.shape[-1])
+  if task.class_weights == 'none':
     return weight_BxK
   share_C = jnp.array(task.shares) if task.class_weights == 'static' else jnp.mean(weight_BxK * target_BxC, axis=0)
-  class_C = jnp.ones(target_BxC.shape[-1]) if task.class_weights == 'none' else losses.class_weights(share_C)
-  return weight_BxK * class_C
+  return weight_BxK * (losses.balanced_weights if task.name == 'label' else losses.class_weights)(share_C)
 
 
 def row_loss(task: Task, outputs_BxC: jax.Array, target_BxC: jax.Array, weight_BxK: jax.Array) -> jax.Array:

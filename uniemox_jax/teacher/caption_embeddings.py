@@ -32,18 +32,19 @@ _FIRST, _TOGETHER = 1024, 2**14  # captions
 _FOOTER = struct.Struct('<qqq32s')  # distinct captions, captions, width, key
 
 
-def split_captions(split: 'Split', clip: Clip, emotion_in_caption: bool) -> Iterator[str]:
+def split_captions(split: 'Split', clip: Clip, emotion_in_caption: bool, style: str) -> Iterator[str]:
   """One caption for each position of a split, in order.
 
   Args:
     split: supplies labels and attributes.
     clip: its tokenizer counts tokens; captions over its context length lose objects from the end.
     emotion_in_caption: whether the emotion word is in the text, which makes pretraining label-supervised.
+    style: one of `caption_text.STYLES`.
   """
   for found in split.annotations():
     yield caption_text.fitting_caption(
         found.attributes, split.labels[found.label] if emotion_in_caption and found.label >= 0 else None,
-        lambda text: len(clip.tokenizer(text)['input_ids']), clip.config.context_length)
+        lambda text: len(clip.tokenizer(text)['input_ids']), style, clip.config.context_length)
 
 
 class CaptionEmbeddings(NamedTuple):
@@ -59,11 +60,16 @@ class CaptionEmbeddings(NamedTuple):
     """Unit-norm float32 (R, E)."""
     return self.embedded_MxE[self.row_N[positions_R]]
 
+  def largest_share(self) -> float:
+    """Share of the positions that have the most frequent caption."""
+    return float(np.bincount(self.row_N).max() / len(self.row_N))
 
-def embedded_captions(clip: Clip, split: 'Split', emotion_in_caption: bool, data_dir: str) -> CaptionEmbeddings:
+
+def embedded_captions(
+    clip: Clip, split: 'Split', emotion_in_caption: bool, style: str, data_dir: str) -> CaptionEmbeddings:
   """The embeddings of a split's captions, computed once and cached under `data_dir`/caption_cache."""
   return embed_captions(
-      clip, split_captions(split, clip, emotion_in_caption), os.path.join(data_dir, 'caption_cache'),
+      clip, split_captions(split, clip, emotion_in_caption, style), os.path.join(data_dir, 'caption_cache'),
       f'{split.fingerprint} {split.labels} {emotion_in_caption}', split.num_examples)
 
 
@@ -76,7 +82,7 @@ def embed_captions(
 
   Args:
     clip: the teacher.
-    captions: texts; equal ones that are near each other are embedded once.
+    captions: texts; those that are equal and near each other, or equal to one of the first, are embedded once.
     cache_dir: holds one file per teacher and set of captions.
     identity: of the captions. With the tokens of the first thousand, which another tokenizer or another way to make
       captions would change, it names the file.
@@ -108,10 +114,13 @@ def _write(file: IO[bytes], key: bytes, clip: Clip, captions: Iterator[str], tot
     file.write(content)
 
   embed = _embedder(clip)
+  frequent: dict[str, int] = {}  # rows of the first chunk's captions; those of all captions might not fit in memory
   while chunk := list(itertools.islice(captions, _TOGETHER)):
-    distinct = sorted(set(chunk))
-    write(_embed_ids(embed, clip.tokenize(distinct), batch_size).astype('<f4').tobytes())
-    row_of = {caption: row for row, caption in enumerate(distinct, distinct_before)}
+    distinct = sorted(set(chunk) - frequent.keys())
+    if distinct:
+      write(_embed_ids(embed, clip.tokenize(distinct), batch_size).astype('<f4').tobytes())
+    row_of = frequent | {caption: row for row, caption in enumerate(distinct, distinct_before)}
+    frequent = frequent or row_of
     rows.append(np.array([row_of[caption] for caption in chunk], '<i4'))
     distinct_before, done, now = distinct_before + len(distinct), done + len(chunk), time.monotonic()
     if jax.process_index() == 0 and now - spoke > PROGRESS_SECONDS:

@@ -77,6 +77,8 @@ class LossSettings:
   form: str = key('cosine', 'form of L1: cosine as published, or kl with a temperature', choices=('cosine', 'kl'))
   negatives: str = key('global', "texts of L1: of the global batch, or of groups", choices=('global', 'local'))
   local_batch: int = key(2, 'examples in a group, where negatives is local', least=1)
+  equal_texts: str = key(
+      'each', 'equal captions of a batch: each counts in L1 as published, or they count once', choices=('each', 'once'))
   norm_pix: bool = key(False, 'normalise the pixels of each target patch')
 
 
@@ -89,6 +91,7 @@ class OptimizerSettings:
   b1: float = key(0.9, 'decay of the first moment', least=0, below=1)
   b2: float = key(0.95, 'decay of the second moment', least=0, below=1)
   weight_decay: float = key(0.05, 'decoupled weight decay; none on biases, norms, tokens and positions', least=0)
+  decay_tokens: bool = key(False, "decay class token, mask token and the fusion's last bias too, as in the original")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +111,8 @@ class TaskLossSettings:
   vad: float = key(1.0, 'weight of valence, arousal, dominance', above=0)
   labels_form: str = key('bce', 'loss of several labels', choices=('bce', 'weighted_euclidean'))
   class_weights: str = key(
-      OFF, 'weights of the classes of several labels, from train or from the batch', choices=(OFF, 'static', 'dynamic'))
+      OFF, 'weights of the classes in the losses of label and labels: from their share of train, or of the batch',
+      choices=(OFF, 'static', 'dynamic'))
   vad_form: str = key('l2', 'loss of valence, arousal, dominance', choices=('l2', 'ccc'))
 
 
@@ -186,6 +190,9 @@ class CaptionedConfig(TrainConfig):
 
   split: str = key('train+val', 'splits of the dataset, joined by +')
   emotion_in_caption: bool = key(True, 'name the emotion in the captions, which makes pretraining label-supervised')
+  caption_style: str = key(
+      'natural', "one sentence, or the sentences of the original's code (docs/method.md, Captions)",
+      choices=('natural', 'original'))
   save_every: int = key(500, 'steps between two checkpoints', least=1)
 
 
@@ -217,7 +224,8 @@ class PretrainConfig(CaptionedConfig):
           'every loss weight is zero: nothing to train; set one of --config.loss.contrastive, similarity, '
           'reconstruction')
     if not loss.contrastive:
-      refuse_unused(self, ('loss.form', 'loss.negatives', 'loss.local_batch'), 'loss.contrastive is 0')
+      refuse_unused(
+          self, ('loss.form', 'loss.negatives', 'loss.local_batch', 'loss.equal_texts'), 'loss.contrastive is 0')
     if loss.negatives == 'global':
       refuse_unused(self, ('loss.local_batch',), 'loss.negatives is global')
     if not self.teaches:
@@ -246,6 +254,10 @@ class FinetuneConfig(TrainConfig):
   epochs: int = key_of(TrainConfig, 'epochs', 100)
   warmup_epochs: int = key_of(TrainConfig, 'warmup_epochs', 5)
   accum_steps: int = key_of(PretrainConfig, 'accum_steps')
+  min_crop_area: float = key_of(TrainConfig, 'min_crop_area', 0.08)
+  sampling: str = key(
+      'uniform', 'every training image once an epoch, or as many of every class (docs/tasks.md)',
+      choices=('uniform', 'balanced'))
   fraction: float = key(1.0, 'share of every class that is trained on', above=0, most=1)
   streams: str = key('scene', 'what the model sees (docs/two_streams.md)', choices=('scene', 'scene+person'))
   model: EncoderSettings = section(EncoderSettings)
@@ -278,6 +290,9 @@ class TrainClipConfig(CaptionedConfig):
   batch_size: int = key_of(DataConfig, 'batch_size', 1024)
   epochs: int = key_of(TrainConfig, 'epochs', 32)
   warmup_epochs: int = key_of(TrainConfig, 'warmup_epochs', 1)
+  equal_texts: str = key(
+      'each', 'an equal caption of another image is a negative, as in CLIP; with once it is none',
+      choices=('each', 'once'))
   model: ClipSettings = section(ClipSettings)
   optimizer: OptimizerSettings = section(OptimizerSettings, b2=0.98, weight_decay=0.1)
 

@@ -96,9 +96,10 @@ def keep_config(config: DataConfig, workdir: str, inputs: Mapping[str, str | Non
     with parsing(path):
       changed = changed_keys(old, kept)
     if changed:
+      longer = f' with --config.init={workdir}, a new schedule from its end' if 'epochs' in changed else ''
       raise UserError(
           f"{workdir} holds a run with other values of {', '.join(changed)}: "
-          'restore them to resume it, or choose another --workdir')
+          f'restore them to resume it, or choose another --workdir{longer}')
     if kept['init'] != old.get('init') and _has_steps(workdir):
       if is_primary():
         print(

@@ -4,6 +4,7 @@ Source: docs/method.md, Recipes.
 """
 
 from collections.abc import Callable
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from uniemox_jax.train.config import TrainConfig
 
 Schedule = Callable[[jax.Array], jax.Array]
 NOT_DECAYED = ('bias', 'scale', 'positions', 'cls_token', 'mask_token', 'logit_scale', 'class_embedding')
+_TOKENS = ('cls_token', 'mask_token')
 
 
 def warmup_cosine(base_lr: float, batch_size: int, steps: int, warmup_steps: int, final_lr: float = 0.0) -> Schedule:
@@ -23,9 +25,19 @@ def warmup_cosine(base_lr: float, batch_size: int, steps: int, warmup_steps: int
   return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, max(steps, warmup_steps + 1), final_lr)
 
 
-def decay_mask(params: dict[str, Any]) -> dict[str, Any]:
-  """True where weight decay applies: everything but biases, norms, tokens and positions."""
-  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in NOT_DECAYED, params)
+def decay_mask(params: dict[str, Any], tokens: bool = False) -> dict[str, Any]:
+  """True where weight decay applies: everything but biases, norms, tokens and positions.
+
+  With `tokens`, also the class token, the mask token and the bias that ends a fusion: those biases and tokens that have
+  more than one axis in the original, whose optimizer goes by that.
+  """
+
+  def decayed(path: tuple[Any, ...], _: jax.Array) -> bool:
+    names = [key.key for key in path]
+    of_original = names[-1] in _TOKENS or names[-2:] == ['fusion', 'bias']
+    return names[-1] not in NOT_DECAYED or tokens and of_original
+
+  return jax.tree_util.tree_map_with_path(decayed, params)
 
 
 def layer_rates(params: dict[str, Any], decay: float) -> dict[str, Any]:
@@ -46,12 +58,14 @@ def layer_rates(params: dict[str, Any], decay: float) -> dict[str, Any]:
 
 
 def adamw(
-    schedule: Schedule, *, b1: float = 0.9, b2: float = 0.95, weight_decay: float = 0.05,
+    schedule: Schedule, *, b1: float = 0.9, b2: float = 0.95, weight_decay: float = 0.05, decay_tokens: bool = False,
     layer_decay: float = 1.0) -> optax.GradientTransformation:
-  """AdamW with masked decay; `layer_decay` < 1 applies layer-wise rates, to updates and decay alike."""
+  """AdamW with masked decay (see `decay_mask`); `layer_decay` < 1 applies layer-wise rates, to updates and decay alike.
+  """
+  mask = functools.partial(decay_mask, tokens=decay_tokens)
   by_layer = optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, layer_rates(updates, layer_decay)))
   return optax.chain(
-      optax.scale_by_adam(b1=b1, b2=b2), optax.add_decayed_weights(weight_decay, mask=decay_mask),
+      optax.scale_by_adam(b1=b1, b2=b2), optax.add_decayed_weights(weight_decay, mask=mask),
       by_layer if layer_decay != 1.0 else optax.identity(), optax.scale_by_learning_rate(schedule))
 
 
@@ -91,7 +105,7 @@ def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> Optimizer:
   steps, warmup_steps = config.epochs * steps_per_epoch, config.warmup_epochs * steps_per_epoch
   schedule = warmup_cosine(settings.base_lr, config.batch_size, steps, warmup_steps, settings.final_lr)
   tx = adamw(
-      schedule, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay,
+      schedule, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay, decay_tokens=settings.decay_tokens,
       layer_decay=getattr(settings, 'layer_decay', 1.0))
   return Optimizer(
       tx, schedule, getattr(config, 'accum_steps', 1), config.max_gradient_norm, getattr(config, 'ema_decay', 0.0))

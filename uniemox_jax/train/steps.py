@@ -79,10 +79,12 @@ def pretrain_losses(
     if settings.contrastive:
       text = rows.get('text', text_TxE)
       assert text is not None  # the config says that L1 is trained
+      weight = losses.once(text) if settings.equal_texts == 'once' else None
       if settings.form == 'kl':
-        values['contrastive'] = losses.contrastive_kl(outputs.fused_BxE, image_BxE, text, teacher.scale(frozen))
+        scale = teacher.scale(frozen)
+        values['contrastive'] = losses.contrastive_kl(outputs.fused_BxE, image_BxE, text, scale, weight)
       else:
-        values['contrastive'] = losses.contrastive_cosine(outputs.fused_BxE, image_BxE, text)
+        values['contrastive'] = losses.contrastive_cosine(outputs.fused_BxE, image_BxE, text, weight)
   if settings.reconstruction:
     target_BxUxLxP = jax.vmap(functools.partial(patchify, patch_size=model.encoder.patch_size), 1,
                               1)(views_BxVxHxWx3[:, :model.decoded_streams])
@@ -131,7 +133,9 @@ def make_finetune_step(
   return step
 
 
-def make_clip_step(clip: nnx.GraphDef, optimizer: Optimizer, view: Callable[[jax.Array], jax.Array]) -> Step:
+def make_clip_step(
+    clip: nnx.GraphDef, optimizer: Optimizer, view: Callable[[jax.Array], jax.Array],
+    equal_texts: str = 'each') -> Step:
   """CLIP's contrastive step. Its batch: 'scene' uint8 (B, H, W, 3), 'ids' int32 (B, T); `view` normalises pixels."""
 
   def step(state: TrainState, frozen: Any, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
@@ -142,7 +146,8 @@ def make_clip_step(clip: nnx.GraphDef, optimizer: Optimizer, view: Callable[[jax
       image_BxE, text_BxE = model.image(view(rows['scene'])), model.text(rows['ids'])
       # CLIP limits its temperature to 100.
       scale = jnp.exp(jnp.minimum(model.logit_scale[...], jnp.log(100.0)))
-      return {'contrastive': losses.clip_contrastive(image_BxE, text_BxE, scale)}
+      ids_BxT = rows['ids'] if equal_texts == 'once' else None
+      return {'contrastive': losses.clip_contrastive(image_BxE, text_BxE, scale, ids_BxT)}
 
     # One micro-batch: splitting would change the negatives, and so the loss.
     return update(state, *accumulate(example_losses, {'contrastive': 1.0}, state.params, batch, 1), optimizer)

@@ -72,8 +72,28 @@ def test_a_list_reads_a_b_and_c():
 
 def test_without_attributes_the_class_name_or_nothing_is_said():
   assert caption_text.caption({}, 'fear') == 'a picture that evokes fear'
-  assert caption_text.caption({}, 'fear', template='{emotion}!') == 'fear!'
   assert caption_text.caption({}) == 'a picture'
+
+
+def test_original_style_is_what_the_originals_code_writes():
+  assert caption_text.caption(FULL, 'amusement', 'original') == (
+      'The scene type of this photo is forest_path. The main subjects are Tree, Alarm, clock and Bird. The image has a '
+      'brightness of 0.2 and color saturation of 0.8. Human facial expression is happy. The action being performed is '
+      'laughing. The overall emotion conveyed is amusement.')
+  assert caption_text.caption(
+      {'object': ['Tree', 'Car']}, 'awe',
+      'original') == ('The main subjects are Tree and Car. The overall emotion conveyed is awe.')
+  assert caption_text.caption({'brightness': 0.0}, None, 'original') == 'The image has a brightness of 0.0'
+  assert caption_text.caption({}, None, 'original') == caption_text.NEUTRAL
+
+
+@pytest.mark.parametrize('attribute', [name for name in INFO if name != 'emotion'])
+def test_original_style_says_every_value_of_the_label_file_as_it_stands_there(attribute):
+  for value in _values(attribute):
+    given = float(value) if attribute in ('brightness', 'colorfulness') else [value] if attribute == 'object' else value
+    text = caption_text.caption({attribute: given}, None, 'original')
+    words = value.split() if attribute == 'object' else [value]
+    assert all(word in text for word in words) and text.count('.') >= ('.' in value), text
 
 
 def _count(text: str) -> int:

@@ -49,6 +49,7 @@ def write_shards(folder: Path, records: int, shards: int) -> list[tuple[str, int
         feature['id'].bytes_list.value.append(f'{record}.jpg'.encode())
         feature['attributes'].bytes_list.value.append(b'{}')
         feature['label'].int64_list.value.append(int(record) % 8)
+        feature['example_id'].int64_list.value.append(int(record))
         writer.write(example.SerializeToString())
     lengths.append((name, len(part)))
   for _ in index.make_index(str(folder), 'drawn-train', lengths):

@@ -21,7 +21,7 @@ from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.distributed import is_primary
-from uniemox_jax.teacher.caption_embeddings import CaptionEmbeddings, embedded_captions
+from uniemox_jax.teacher.caption_embeddings import MOSTLY_EQUAL, CaptionEmbeddings, embedded_captions
 from uniemox_jax.teacher.frozen_clip import load_clip
 from uniemox_jax.teacher.step_teacher import Teacher, make_teacher, teacher_shardings
 from uniemox_jax.train import loop
@@ -34,8 +34,6 @@ from uniemox_jax.train.state import TrainState, abstract_model, abstract_params,
 from uniemox_jax.train.steps import make_pretrain_step
 
 SHOWN_EXAMPLES = 8
-MOSTLY_EQUAL = 0.9
-"""Share of equal captions above which L1 is left out."""
 
 
 def _load_teacher(

@@ -10,6 +10,7 @@ import os
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
+import numpy as np
 
 from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
@@ -18,7 +19,7 @@ from uniemox_jax.models.clip import CLIP, CLIPConfig, Tower
 from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.distributed import is_primary, wait_for_all
-from uniemox_jax.teacher.caption_embeddings import split_captions
+from uniemox_jax.teacher.caption_embeddings import MOSTLY_EQUAL, split_captions
 from uniemox_jax.teacher.frozen_clip import Clip, clip_normalise, load_clip, save_clip
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import TrainClipConfig
@@ -73,6 +74,10 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
   steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
   clip = _starting_clip(config, workdir)
   ids_NxT = clip.tokenize(list(split_captions(split, clip, config.emotion_in_caption, config.caption_style)))
+  if (share := np.unique(ids_NxT, axis=0, return_counts=True)[1].max() / len(ids_NxT)) > MOSTLY_EQUAL:
+    raise UserError(
+        f'{share:.1%} of the images have the same caption, from which a CLIP cannot learn: give records with labels or '
+        'attributes')
   build = builder(CLIP, config=clip.config, dtype=jnp.dtype(config.dtype))
 
   # A resumed run still takes tokenizer and preparation from where it began.

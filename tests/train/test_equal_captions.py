@@ -6,12 +6,14 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from configs import demo
 from data_pipelines import build
 from data_pipelines.errors import UserError
 from tests.support import small_runs
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.teacher.caption_embeddings import embed_captions
 from uniemox_jax.teacher.frozen_clip import load_clip
+from uniemox_jax.train_clip import train_clip
 
 
 @pytest.fixture(scope='module')
@@ -41,6 +43,16 @@ def test_no_loss_left_is_one_line(config, tmp_path):
   alone.loss.update(similarity=0.0, reconstruction=0.0)
   with pytest.raises(UserError, match='no other loss has a weight'):
     pretrain(alone, str(tmp_path / 'run'))
+
+
+def test_a_clip_is_not_trained_on_them(config, tmp_path):
+  section = demo.get_config('clip')
+  section.update(data_dir=config.data_dir, dataset='folder', split='train', batch_size=8, init=config.teacher)
+  section.model.update(image_size=32, patch_size=8, projection=12)
+  section.model.vision.update(width=16, depth=2, heads=2)
+  section.model.text.update(width=16, depth=3, heads=4)
+  with pytest.raises(UserError, match='100.0% of the images have the same caption, from which a CLIP cannot learn'):
+    train_clip(section, str(tmp_path / 'run'))
 
 
 def test_the_most_frequent_caption_is_counted_beyond_one_chunk(tmp_path, monkeypatch):

@@ -27,6 +27,8 @@ from uniemox_jax.teacher.frozen_clip import Clip
 if TYPE_CHECKING:  # it would load tensorflow
   from data_pipelines.records.reader import Split
 
+MOSTLY_EQUAL = 0.9
+"""Share of equal captions from which nothing can be learnt by comparing them."""
 PROGRESS_SECONDS = 5.0
 _FIRST, _TOGETHER = 1024, 2**14  # captions
 _FOOTER = struct.Struct('<qqq32s')  # distinct captions, captions, width, key

@@ -6,6 +6,7 @@ object again and again, each time only if nobody else has: one that is not writt
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import os
 from pathlib import Path
 import re
@@ -67,6 +68,8 @@ def _on_disk(folder: str | os.PathLike, name: str, me: str, wait: bool) -> Itera
   try:
     held.acquire(timeout=0)
   except filelock.Timeout:
+    if not lock.parent.exists():
+      raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder)) from None
     other = owner.read_text(encoding='utf-8', errors='replace') if owner.exists() else 'another process'
     if not wait:
       raise _in_use(folder, name, other) from None

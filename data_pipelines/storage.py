@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 from pathlib import Path
+import re
 import struct
 import tempfile
 import time
@@ -43,6 +44,7 @@ _REMEDIES = {
                             ((errno.EIO, errno.ESTALE), 'check the disk, and run the same command again'))
     for number in numbers}
 """What to do about the system's errors, by their text."""
+_OTHER_PATH = 'correct the path, or choose another'
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -373,7 +375,9 @@ def explain(error: BaseException) -> str | None:
           '`gcloud auth application-default login`, and run the same command again')
     if isinstance(cause, OSError) and cause.errno is not None:
       said = f"{cause.filename or 'a file'}: {cause.strerror}"
-      return f'{said}: {_REMEDIES.get(str(cause.strerror), "correct the path, or choose another")}'
+      return f'{said}: {_REMEDIES.get(str(cause.strerror), _OTHER_PATH)}'
+    if number := re.search(r'\(os error (\d+)\)', str(cause)):  # As libraries in Rust write it.
+      return f'{first_line(Exception(str(cause)))}: {_REMEDIES.get(os.strerror(int(number[1])), _OTHER_PATH)}'
     if found := [text for text in _REMEDIES if text in str(cause)]:
       return f'{first_line(Exception(str(cause)))} ({found[0]}): {_REMEDIES[found[0]]}'
     cause = cause.__cause__ or cause.__context__

@@ -1,29 +1,50 @@
-"""Opens and checks an image once, when records are built, so that training only meets clean RGB JPEGs."""
+"""Opens and checks an image, for records and predictions alike: training only meets clean RGB JPEGs.
+
+What an image shows is decided here alone (docs/predict.md, What an image shows): its pixels count, and metadata that
+cannot be read is dropped. So is the view that models are evaluated on, which is torchvision's to the pixel.
+"""
 
 from collections.abc import Iterator
 import contextlib
+import hashlib
 import io
 import os
 import pathlib
+import struct
+import sys
 import threading
 from typing import BinaryIO, NamedTuple
 import warnings
+import zlib
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image
 
 from data_pipelines import storage
 
 MAX_MEGAPIXELS = 64
 JPEG_QUALITY = 95
+UNREADABLE_METADATA = 'images read without their damaged metadata'
+MISSING_END = 'JPEGs read without an end marker'
 
 # What is opened, whatever the file is called. Other formats (EPS, PDF...) may start other programs.
 _PILLOW_FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'AVIF', 'PPM')
 SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff', '.avif', '.heic')
 """Endings of image file names, including formats that cannot be opened."""
-_JPEG_END = b'\xff\xd9'
+_JPEG_START, _JPEG_END = b'\xff\xd8', b'\xff\xd9'
+_EXIF, _SCAN, _METADATA = 0xe1, 0xda, (*range(0xe0, 0xf0), 0xfe)
+_COLOURS = ((0xe0, b'JFIF\0', 14), (0xee, b'Adobe', 12))
+"""Segments among the metadata that say how colours are coded: marker, name, shortest length."""
 _HEIC = (b'ftyphei', b'ftyphev', b'ftypmif1', b'ftypmsf1')
-_EXIF_ORIENTATION, _UPRIGHT = 0x0112, 1
+_PNG_START = b'\x89PNG\r\n\x1a\n'
+_PNG_PIXELS = (b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND')
+_EXIF_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90}
+_DEPTHS = (8, 10, 12, 16)
+"""Bits of a grey or colour value that files of 16 bits hold; cameras and scanners leave the upper ones empty."""
 
 # A decoded pixel takes four bytes, and some conversions need it two or three times: images over 16 megapixels are
 # taken one at a time, whatever the number of threads.
@@ -41,13 +62,14 @@ class RejectedError(Exception):
 class CheckedImage(NamedTuple):
   """An image that passed every check.
 
-  original: the image as displayed, mode RGB, sRGB colours, at its original size; file: the open file; clean: whether
-  that is a complete, upright baseline RGB JPEG of just these pixels.
+  original: the image as displayed, mode RGB, at its original size; file: the open file; clean: whether that is a
+  complete, upright baseline RGB JPEG of just these pixels; repair: what the file had to be read without, else empty.
   """
 
   original: Image.Image
   file: BinaryIO
   clean: bool
+  repair: str = ''
 
   def jpeg(self, short_side: int) -> bytes:
     """The image as an RGB JPEG, its short side at most `short_side` pixels; 0 keeps the original size.
@@ -68,8 +90,10 @@ def is_image(path: pathlib.Path) -> bool:
     return False
   try:
     Image.open(path, formats=_PILLOW_FORMATS).close()
-  except Exception:  # Malformed files make Pillow raise nearly anything.
+  except OSError:  # In no known format, or not to be read.
     return False
+  except Exception:  # Of a malformed image, Pillow raises nearly anything.
+    return True
   return True
 
 
@@ -77,8 +101,8 @@ def is_image(path: pathlib.Path) -> bool:
 def open_image(path: pathlib.Path, max_megapixels: float = MAX_MEGAPIXELS) -> Iterator[CheckedImage]:
   """Reads and checks one image. Of images over 16 megapixels, only one is in use at a time, over all threads.
 
-  It is turned upright, laid on white where transparent, and converted to RGB (to sRGB if a profile defines its
-  colours). Of several frames, the first is taken.
+  It is turned upright, laid on white where transparent, and converted to RGB. Of several frames, the first is taken.
+  Colour profiles are not applied: torchvision does not, nor did those who made the weights that students start from.
 
   Args:
     path: the file, of any of the usual formats and under any name.
@@ -93,19 +117,19 @@ def open_image(path: pathlib.Path, max_megapixels: float = MAX_MEGAPIXELS) -> It
     file = storage.open_local(path)
   except OSError as error:
     raise RejectedError(f'cannot be read: {error.strerror}') from error
-  with file:
-    encoded = _identified(file, max_megapixels)
-    with _ONE_LARGE if encoded.width * encoded.height > _LARGE else contextlib.nullcontext():
-      try:
-        encoded.load()
-        profile = _foreign_profile(encoded)
-        clean = profile is None and _is_clean_jpeg(encoded, file)
-        original = _displayed(encoded, profile)
-      except RejectedError:
+  with file, contextlib.ExitStack() as stack:
+    try:
+      checked = _checked(file, max_megapixels, stack)
+    except _DamagedError as error:
+      stack.close()
+      repaired, repair = _repaired(file, max_megapixels)
+      if not repair:
         raise
-      except Exception as error:  # Malformed files make Pillow raise nearly anything.
-        raise RejectedError(f'cannot be decoded: {error or type(error).__name__}') from error
-      yield CheckedImage(original, file, clean)
+      try:
+        checked = _checked(repaired, max_megapixels, stack)._replace(clean=False, repair=repair)
+      except RejectedError:
+        raise error from None
+    yield checked
 
 
 def shrink(image: Image.Image, short_side: int) -> Image.Image:
@@ -117,16 +141,42 @@ def shrink(image: Image.Image, short_side: int) -> Image.Image:
   return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def evaluation_view(image: Image.Image, size: int) -> np.ndarray:
-  """Short side to round(size * 256 / 224), then the central uint8 (size, size, 3): `augment.evaluation_view` in Pillow.
+def short_side_of(size: int) -> int:
+  """The short side, in pixels, that an evaluation view of this size is cut from (docs/method.md, Recipes)."""
+  return round(size * 256 / 224)
 
-  Only what the crop needs is resized. Pillow rounds between the two axes, so single pixels differ by 1.
+
+def evaluation_view(image: Image.Image, size: int) -> np.ndarray:
+  """The short side resized to `short_side_of(size)`, then the centre cut out, uint8 (size, size, 3)."""
+  return centre_view(image, size, short_side_of(size))
+
+
+def centre_view(
+    image: Image.Image, size: int, short_side: int, squash: bool = False, floor: bool = False) -> np.ndarray:
+  """The view of torchvision's `Resize(short_side, BICUBIC)` and `CenterCrop(size)`, uint8 (size, size, 3).
+
+  The long side is cut off to whole pixels; half a pixel of margin goes to the even neighbour. Only what the crop needs
+  is resized, so memory is bounded whatever the shape of the image.
+
+  Args:
+    image: mode RGB.
+    size: of the view, pixels.
+    short_side: what the short side is resized to, at least `size`.
+    squash: resize both sides to `short_side`.
+    floor: half a pixel of margin is cut off, as in transformers.
   """
   sides_2 = np.array(image.size)
-  resized_2 = np.round(sides_2 * (round(size * 256 / 224) / sides_2.min()))
-  corner_2 = (resized_2 - size) // 2
-  left, top, right, bottom = np.concatenate([corner_2, corner_2 + size]) * np.tile(sides_2 / resized_2, 2)
-  return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, right, bottom)))
+  resized_2 = np.full(2, short_side) if squash else short_side * sides_2 // sides_2.min()
+  half_2 = (resized_2 - size) / 2
+  step_2 = sides_2 / resized_2
+  start_2 = (np.floor(half_2) if floor else np.round(half_2)) * step_2
+  # Pillow counts in float32, which is too coarse for long images: what the filter reaches is cut out first.
+  reach_2 = np.ceil(2 * np.maximum(step_2, 1))
+  first_2 = np.maximum(np.floor(start_2) - reach_2, 0)
+  last_2 = np.minimum(np.ceil(start_2 + size * step_2) + reach_2, sides_2)
+  window = image.crop((int(first_2[0]), int(first_2[1]), int(last_2[0]), int(last_2[1])))
+  (left, top), (right, bottom) = start_2 - first_2, start_2 - first_2 + size * step_2
+  return np.asarray(window.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, right, bottom)))
 
 
 def encode_jpeg(image: Image.Image) -> bytes:
@@ -136,16 +186,42 @@ def encode_jpeg(image: Image.Image) -> bytes:
   return buffer.getvalue()
 
 
+class _DamagedError(RejectedError):
+  """Pillow cannot decode it; without its metadata it may."""
+
+
+def _checked(file: BinaryIO, max_megapixels: float, stack: contextlib.ExitStack) -> CheckedImage:
+  """Decodes the file; `stack` releases what a large image occupies."""
+  encoded = _identified(file, max_megapixels)
+  if encoded.width * encoded.height > _LARGE:
+    stack.enter_context(_ONE_LARGE)
+  try:
+    if tiff := encoded.format == 'TIFF':
+      encoded.load_end = lambda: None  # type: ignore[method-assign]  # It reads metadata, and would turn the image.
+      turn, repair = _turn(encoded)  # Afterwards Pillow has let go of the file.
+    raw_mode = _raw_mode(encoded)
+    encoded.load()
+    if not tiff:  # Of a PNG, metadata may follow the pixels.
+      turn, repair = _turn(encoded)
+    clean = not repair and turn is None and _is_clean_jpeg(encoded, file)
+    return CheckedImage(_displayed(_eight_bits(encoded, raw_mode, file), turn), file, clean, repair)
+  except RejectedError:
+    raise
+  except Exception as error:  # Malformed files make Pillow raise nearly anything.
+    raise _DamagedError(f'cannot be decoded: {error or type(error).__name__}') from error
+
+
 def _identified(file: BinaryIO, max_megapixels: float) -> Image.Image:
   """The image with its header read and nothing decoded yet."""
+  file.seek(0)
   try:
     encoded = Image.open(file, formats=_PILLOW_FORMATS)
   except Image.DecompressionBombError as error:
     raise RejectedError(f'over {max_megapixels:g} megapixels') from error
   except Image.UnidentifiedImageError as error:
-    raise RejectedError(_unidentified(file)) from error
+    raise _DamagedError(_unidentified(file)) from error
   except Exception as error:  # As above; struct.error and KeyError are among them.
-    raise RejectedError(f'cannot be decoded: {error or type(error).__name__}') from error
+    raise _DamagedError(f'cannot be decoded: {error or type(error).__name__}') from error
   if encoded.width * encoded.height > max_megapixels * 1e6:
     raise RejectedError(f'{encoded.width} x {encoded.height} pixels: over {max_megapixels:g} megapixels')
   return encoded
@@ -162,44 +238,64 @@ def _unidentified(file: BinaryIO) -> str:
   return 'not an image in a known format'
 
 
-def _displayed(encoded: Image.Image, profile: ImageCms.ImageCmsProfile | None) -> Image.Image:
+def _turn(encoded: Image.Image) -> tuple[Image.Transpose | None, str]:
+  """What makes it upright, and what cannot be read about that."""
+  try:
+    return _TURNS.get(encoded.getexif().get(_EXIF_ORIENTATION)), ''
+  except Exception:  # As above.
+    return None, UNREADABLE_METADATA
+
+
+def _raw_mode(encoded: Image.Image) -> str:
+  """How the file holds a pixel, in Pillow's words, such as 'RGB;16B'; empty where Pillow does not say."""
+  parts = encoded.tile[0].args if encoded.tile else ''
+  first = parts[0] if isinstance(parts, tuple) and parts else parts
+  return first if isinstance(first, str) else ''
+
+
+def _eight_bits(encoded: Image.Image, raw_mode: str, file: BinaryIO) -> Image.Image:
+  """Values of more than 8 bits shrunk by the depth that the largest of them needs.
+
+  Of 16 bits, Pillow clips grey to 255 and keeps the upper byte of colours, which is 0 to 15 if there are 12 bits.
+  """
+  if encoded.mode.startswith('I'):
+    return _shifted(np.asarray(encoded))
+  if ';16' not in raw_mode or encoded.mode != 'RGB' or max(high for _, high in encoded.getextrema()) >= 16:
+    return encoded
+  file.seek(0)
+  lower = Image.open(file, formats=(encoded.format or '',))
+  native = 'L' if sys.byteorder == 'little' else 'B'
+  other = {'L': 'B', 'B': 'L'}[raw_mode[-1].replace('N', native)]
+  tile, *_ = lower.tile
+  mode = raw_mode[:-1] + other
+  lower.tile = [tile._replace(args=(mode, *tile.args[1:]) if isinstance(tile.args, tuple) else mode)]
+  lower.load()
+  return _shifted(np.asarray(encoded).astype(np.uint16) << 8 | np.asarray(lower))
+
+
+def _shifted(values: np.ndarray) -> Image.Image:
+  largest = int(values.max())
+  depth = next((depth for depth in _DEPTHS if largest < 1 << depth), largest.bit_length())
+  return Image.fromarray((values >> depth - 8).clip(0, 255).astype(np.uint8))
+
+
+def _displayed(encoded: Image.Image, turn: Image.Transpose | None) -> Image.Image:
   """First frame, upright, RGB; transparency becomes white. Copies no pixels of an upright RGB image."""
   if encoded.mode == 'F':
     raise RejectedError('floating-point pixels, whose range the file does not say: save it with 8 bits a channel')
-  ImageOps.exif_transpose(encoded, in_place=True)
-  upright = encoded
-  if upright.mode.startswith('I'):
-    # Pillow clips 16-bit grey to 255 instead of scaling it.
-    upright = Image.fromarray((np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+  upright = encoded if turn is None else encoded.transpose(turn)
   if upright.has_transparency_data:
     rgba = upright.convert('RGBA')
-    upright = Image.alpha_composite(Image.new('RGBA', rgba.size, 'white'), rgba).convert('RGB')
-  if upright.mode == 'P':
-    upright = upright.convert('RGB')
-  if profile:
-    # A profile that is damaged, or made for another mode, is ignored: the colours stay as they are.
-    with contextlib.suppress(ImageCms.PyCMSError):
-      srgb = ImageCms.createProfile('sRGB')
-      upright = ImageCms.profileToProfile(upright, profile, srgb, outputMode='RGB') or upright
+    upright = Image.alpha_composite(Image.new('RGBA', rgba.size, 'white'), rgba)
   return upright if upright.mode == 'RGB' else upright.convert('RGB')
 
 
-def _foreign_profile(encoded: Image.Image) -> ImageCms.ImageCmsProfile | None:
-  """The image's colour profile, if it can be read and is not sRGB: a wide gamut, or a printer's CMYK."""
-  data = encoded.info.get('icc_profile')
-  try:
-    profile = ImageCms.ImageCmsProfile(io.BytesIO(data)) if data else None
-    return profile if profile and 'sRGB' not in ImageCms.getProfileDescription(profile) else None
-  except (ImageCms.PyCMSError, OSError):
-    return None
-
-
 def _is_clean_jpeg(encoded: Image.Image, file: BinaryIO) -> bool:
-  """Whether the file is a complete, upright baseline RGB JPEG."""
+  """Whether the file is a complete baseline RGB JPEG."""
   file.seek(-len(_JPEG_END), os.SEEK_END)
   return (
       file.read() == _JPEG_END and encoded.format == 'JPEG' and encoded.mode == 'RGB' and
-      'progressive' not in encoded.info and encoded.getexif().get(_EXIF_ORIENTATION, _UPRIGHT) == _UPRIGHT)
+      'progressive' not in encoded.info)
 
 
 def _decodable_jpeg(file: BinaryIO) -> bytes | None:
@@ -213,3 +309,93 @@ def _decodable_jpeg(file: BinaryIO) -> bytes | None:
   except tf.errors.InvalidArgumentError:
     return None
   return jpeg
+
+
+def _repaired(file: BinaryIO, max_megapixels: float) -> tuple[BinaryIO, str]:
+  """The file without its metadata and with its end, as far as they may be what is damaged; and which of the two it was.
+
+  Only the orientation is kept, if it can be read. An empty text means that there is nothing to try.
+  """
+  file.seek(0)
+  start = file.read(len(_PNG_START))
+  file.seek(0)
+  if start == _PNG_START:
+    return io.BytesIO(_bare_png(file.read())), UNREADABLE_METADATA
+  if start.startswith(_JPEG_START):
+    data = file.read()
+    bare = _bare_jpeg(data)
+    complete = _with_end(bare, max_megapixels)
+    return io.BytesIO(complete), UNREADABLE_METADATA if complete == bare else MISSING_END
+  return file, ''
+
+
+def _bare_png(data: bytes) -> bytes:
+  """The PNG of the pixels alone, and of the orientation."""
+  chunks, place = [_PNG_START], len(_PNG_START)
+  while place + 12 <= len(data):
+    end = place + 12 + int.from_bytes(data[place:place + 4])
+    kind = data[place + 4:place + 8]
+    if kind in _PNG_PIXELS:
+      chunks.append(data[place:end])
+    elif kind == b'eXIf':
+      chunk = kind + _bare_exif(data[place + 8:end - 4])[6:]
+      chunks.insert(2, struct.pack('>I', len(chunk) - 4) + chunk + struct.pack('>I', zlib.crc32(chunk)))
+    place = end
+  return b''.join(chunks)
+
+
+def _bare_jpeg(data: bytes) -> bytes:
+  """The JPEG of the pixels alone, of the orientation, and of what says how colours are coded."""
+  segments = [_JPEG_START]
+  for marker, start, end in _jpeg_segments(data):
+    content = data[start + 4:end]
+    if marker == _EXIF and content.startswith(b'Exif\0\0'):
+      exif = _bare_exif(content)
+      segments.append(b'\xff\xe1' + struct.pack('>H', len(exif) + 2) + exif)
+    elif marker not in _METADATA or any(
+        marker == kept and len(content) >= length and content.startswith(name) for kept, name, length in _COLOURS):
+      segments.append(data[start:None if marker == _SCAN else end])
+  return b''.join(segments)
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+  """(marker, first byte, end) of the segments, the scan as the last one."""
+  place, marker = len(_JPEG_START), 0
+  while marker != _SCAN and 0 <= (place := data.find(b'\xff', place)) < len(data) - 4:
+    marker = data[place + 1]
+    if marker < 0xc0 or 0xd0 <= marker <= 0xd9 or marker == 0xff:  # Filling, or what a wrong length has led to.
+      place += 1
+      continue
+    end = place + 2 + max(2, int.from_bytes(data[place + 2:place + 4]))
+    yield marker, place, end
+    place = end
+
+
+def _bare_exif(exif: bytes) -> bytes:
+  """The orientation alone; upright if it cannot be read."""
+  bare = Image.Exif()
+  with contextlib.suppress(Exception):  # As above.
+    whole = Image.Exif()
+    whole.load(exif)
+    if whole[_EXIF_ORIENTATION] in _TURNS:
+      bare[_EXIF_ORIENTATION] = whole[_EXIF_ORIENTATION]
+  return bare.tobytes()
+
+
+def _with_end(jpeg: bytes, max_megapixels: float) -> bytes:
+  """With the end marker that is missing, if every pixel is there: then what follows the last one changes none of them.
+
+  A progressive file, or one of several scans, says nowhere how many scans it should hold, and is left as it is.
+  """
+  segments = list(_jpeg_segments(jpeg))
+  marker, start, _ = segments[-1] if segments else (0, 0, 0)
+  frames = [jpeg[first + 9] for kind, first, _ in segments if kind in (0xc0, 0xc1)]
+  if marker != _SCAN or frames != [jpeg[start + 4]] or _JPEG_END in jpeg[start:]:
+    return jpeg
+  whole = jpeg.removesuffix(b'\xff')
+  shown = set()
+  for following in (b'', bytes(range(1, 255))):
+    with contextlib.ExitStack() as stack, contextlib.suppress(RejectedError):
+      checked = _checked(io.BytesIO(whole + following + _JPEG_END), max_megapixels, stack)
+      shown.add(hashlib.sha256(checked.original.tobytes()).digest())
+  return whole + _JPEG_END if len(shown) == 1 else jpeg

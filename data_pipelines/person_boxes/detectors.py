@@ -182,7 +182,7 @@ class Hog:
     UserError: OpenCV is not installed, or has no such detector.
   """
 
-  _SHORT_SIDE = 384  # The smallest person it sees is 96 pixels tall: a quarter of the image.
+  _SMALLEST, _SHORT_SIDE, _LONG_SIDE = 96, 384, 16_384  # The smallest person it sees is a quarter of the short side.
   _INNER = np.array([0.1, 0.07, 0.8, 0.8])  # Left, top, width and height of the person in a window.
 
   def __init__(self) -> None:
@@ -199,8 +199,10 @@ class Hog:
 
   def __call__(self, image: Image.Image) -> np.ndarray:
     """The boxes of one image, as `Detector` says."""
-    scale = self._SHORT_SIDE / min(image.size)
+    scale = min(self._SHORT_SIDE / min(image.size), self._LONG_SIDE / max(image.size))
     width, height = (round(side * scale) for side in image.size)
+    if min(width, height) < self._SMALLEST:  # So long that enlarging it would not fit into memory.
+      return np.zeros((0, 5))
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     bgr_HxWx3 = np.ascontiguousarray(np.asarray(resized)[:, :, ::-1])
     windows, margins = self._hog.detectMultiScale(bgr_HxWx3, winStride=(8, 8), padding=(32, 32), scale=1.05)

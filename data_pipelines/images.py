@@ -10,17 +10,16 @@ import hashlib
 import io
 import os
 import pathlib
-import struct
 import sys
 import threading
 from typing import BinaryIO, NamedTuple
 import warnings
-import zlib
 
 import numpy as np
 from PIL import Image
 
 from data_pipelines import storage
+from data_pipelines.image_bytes import jpeg, orientation, png
 
 MAX_MEGAPIXELS = 64
 JPEG_QUALITY = 95
@@ -31,18 +30,7 @@ MISSING_END = 'JPEGs read without an end marker'
 _PILLOW_FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'AVIF', 'PPM')
 SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff', '.avif', '.heic')
 """Endings of image file names, including formats that cannot be opened."""
-_JPEG_START, _JPEG_END = b'\xff\xd8', b'\xff\xd9'
-_EXIF, _SCAN, _METADATA = 0xe1, 0xda, (*range(0xe0, 0xf0), 0xfe)
-_COLOURS = ((0xe0, b'JFIF\0', 14), (0xee, b'Adobe', 12))
-"""Segments among the metadata that say how colours are coded: marker, name, shortest length."""
 _HEIC = (b'ftyphei', b'ftyphev', b'ftypmif1', b'ftypmsf1')
-_PNG_START = b'\x89PNG\r\n\x1a\n'
-_PNG_PIXELS = (b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND')
-_EXIF_ORIENTATION = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90}
 _DEPTHS = (8, 10, 12, 16)
 """Bits of a grey or colour value that files of 16 bits hold; cameras and scanners leave the upper ones empty."""
 
@@ -120,24 +108,21 @@ def open_image(path: pathlib.Path, max_megapixels: float = MAX_MEGAPIXELS) -> It
   with file, contextlib.ExitStack() as stack:
     try:
       checked = _checked(file, max_megapixels, stack)
-    except _DamagedError as error:
+    except _DamagedError:
       stack.close()
       repaired, repair = _repaired(file, max_megapixels)
       if not repair:
         raise
-      try:
-        checked = _checked(repaired, max_megapixels, stack)._replace(clean=False, repair=repair)
-      except RejectedError:
-        raise error from None
+      checked = _checked(repaired, max_megapixels, stack)._replace(clean=False, repair=repair)
     yield checked
 
 
 def shrink(image: Image.Image, short_side: int) -> Image.Image:
-  """The image with its short side at most `short_side` pixels; smaller ones are returned as they are."""
-  scale = short_side / min(image.size)
-  if scale >= 1:
+  """The image with its short side at most `short_side` pixels, as `centre_view` resizes it; smaller ones as they are."""
+  shortest = min(image.size)
+  if shortest <= short_side:
     return image
-  width, height = (max(1, round(side * scale)) for side in image.size)
+  width, height = (short_side * side // shortest for side in image.size)
   return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
@@ -241,7 +226,7 @@ def _unidentified(file: BinaryIO) -> str:
 def _turn(encoded: Image.Image) -> tuple[Image.Transpose | None, str]:
   """What makes it upright, and what cannot be read about that."""
   try:
-    return _TURNS.get(encoded.getexif().get(_EXIF_ORIENTATION)), ''
+    return orientation.TURNS.get(encoded.getexif().get(orientation.TAG)), ''
   except Exception:  # As above.
     return None, UNREADABLE_METADATA
 
@@ -292,9 +277,9 @@ def _displayed(encoded: Image.Image, turn: Image.Transpose | None) -> Image.Imag
 
 def _is_clean_jpeg(encoded: Image.Image, file: BinaryIO) -> bool:
   """Whether the file is a complete baseline RGB JPEG."""
-  file.seek(-len(_JPEG_END), os.SEEK_END)
+  file.seek(-len(jpeg.END), os.SEEK_END)
   return (
-      file.read() == _JPEG_END and encoded.format == 'JPEG' and encoded.mode == 'RGB' and
+      file.read() == jpeg.END and encoded.format == 'JPEG' and encoded.mode == 'RGB' and
       'progressive' not in encoded.info)
 
 
@@ -303,12 +288,12 @@ def _decodable_jpeg(file: BinaryIO) -> bytes | None:
   import tensorflow as tf
 
   file.seek(0)
-  jpeg = file.read()
+  data = file.read()
   try:
-    tf.io.decode_jpeg(jpeg)
+    tf.io.decode_jpeg(data)
   except tf.errors.InvalidArgumentError:
     return None
-  return jpeg
+  return data
 
 
 def _repaired(file: BinaryIO, max_megapixels: float) -> tuple[BinaryIO, str]:
@@ -317,85 +302,25 @@ def _repaired(file: BinaryIO, max_megapixels: float) -> tuple[BinaryIO, str]:
   Only the orientation is kept, if it can be read. An empty text means that there is nothing to try.
   """
   file.seek(0)
-  start = file.read(len(_PNG_START))
+  start = file.read(len(png.START))
   file.seek(0)
-  if start == _PNG_START:
-    return io.BytesIO(_bare_png(file.read())), UNREADABLE_METADATA
-  if start.startswith(_JPEG_START):
-    data = file.read()
-    bare = _bare_jpeg(data)
+  if start == png.START:
+    return io.BytesIO(png.bare_png(file.read())), UNREADABLE_METADATA
+  if start.startswith(jpeg.START):
+    bare = jpeg.bare_jpeg(file.read())
     complete = _with_end(bare, max_megapixels)
     return io.BytesIO(complete), UNREADABLE_METADATA if complete == bare else MISSING_END
   return file, ''
 
 
-def _bare_png(data: bytes) -> bytes:
-  """The PNG of the pixels alone, and of the orientation."""
-  chunks, place = [_PNG_START], len(_PNG_START)
-  while place + 12 <= len(data):
-    end = place + 12 + int.from_bytes(data[place:place + 4])
-    kind = data[place + 4:place + 8]
-    if kind in _PNG_PIXELS:
-      chunks.append(data[place:end])
-    elif kind == b'eXIf':
-      chunk = kind + _bare_exif(data[place + 8:end - 4])[6:]
-      chunks.insert(2, struct.pack('>I', len(chunk) - 4) + chunk + struct.pack('>I', zlib.crc32(chunk)))
-    place = end
-  return b''.join(chunks)
-
-
-def _bare_jpeg(data: bytes) -> bytes:
-  """The JPEG of the pixels alone, of the orientation, and of what says how colours are coded."""
-  segments = [_JPEG_START]
-  for marker, start, end in _jpeg_segments(data):
-    content = data[start + 4:end]
-    if marker == _EXIF and content.startswith(b'Exif\0\0'):
-      exif = _bare_exif(content)
-      segments.append(b'\xff\xe1' + struct.pack('>H', len(exif) + 2) + exif)
-    elif marker not in _METADATA or any(
-        marker == kept and len(content) >= length and content.startswith(name) for kept, name, length in _COLOURS):
-      segments.append(data[start:None if marker == _SCAN else end])
-  return b''.join(segments)
-
-
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-  """(marker, first byte, end) of the segments, the scan as the last one."""
-  place, marker = len(_JPEG_START), 0
-  while marker != _SCAN and 0 <= (place := data.find(b'\xff', place)) < len(data) - 4:
-    marker = data[place + 1]
-    if marker < 0xc0 or 0xd0 <= marker <= 0xd9 or marker == 0xff:  # Filling, or what a wrong length has led to.
-      place += 1
-      continue
-    end = place + 2 + max(2, int.from_bytes(data[place + 2:place + 4]))
-    yield marker, place, end
-    place = end
-
-
-def _bare_exif(exif: bytes) -> bytes:
-  """The orientation alone; upright if it cannot be read."""
-  bare = Image.Exif()
-  with contextlib.suppress(Exception):  # As above.
-    whole = Image.Exif()
-    whole.load(exif)
-    if whole[_EXIF_ORIENTATION] in _TURNS:
-      bare[_EXIF_ORIENTATION] = whole[_EXIF_ORIENTATION]
-  return bare.tobytes()
-
-
-def _with_end(jpeg: bytes, max_megapixels: float) -> bytes:
-  """With the end marker that is missing, if every pixel is there: then what follows the last one changes none of them.
-
-  A progressive file, or one of several scans, says nowhere how many scans it should hold, and is left as it is.
-  """
-  segments = list(_jpeg_segments(jpeg))
-  marker, start, _ = segments[-1] if segments else (0, 0, 0)
-  frames = [jpeg[first + 9] for kind, first, _ in segments if kind in (0xc0, 0xc1)]
-  if marker != _SCAN or frames != [jpeg[start + 4]] or _JPEG_END in jpeg[start:]:
-    return jpeg
-  whole = jpeg.removesuffix(b'\xff')
-  shown = set()
-  for following in (b'', bytes(range(1, 255))):
+def _with_end(data: bytes, max_megapixels: float) -> bytes:
+  """The JPEG with its end marker, if that alone is missing: then what follows the last pixel changes none of them."""
+  if not jpeg.may_lack_end_alone(data):
+    return data
+  whole = data.removesuffix(b'\xff')
+  shown = []
+  for following in (b'\x55' * 99, b'\xaa' * 99):  # They differ from the first bit on.
     with contextlib.ExitStack() as stack, contextlib.suppress(RejectedError):
-      checked = _checked(io.BytesIO(whole + following + _JPEG_END), max_megapixels, stack)
-      shown.add(hashlib.sha256(checked.original.tobytes()).digest())
-  return whole + _JPEG_END if len(shown) == 1 else jpeg
+      checked = _checked(io.BytesIO(whole + following + jpeg.END), max_megapixels, stack)
+      shown.append(hashlib.sha256(checked.original.tobytes()).digest())
+  return whole + jpeg.END if len(shown) == 2 and shown[0] == shown[1] else data

@@ -118,7 +118,7 @@ def open_image(path: pathlib.Path, max_megapixels: float = MAX_MEGAPIXELS) -> It
 
 
 def shrink(image: Image.Image, short_side: int) -> Image.Image:
-  """The image with its short side at most `short_side` pixels, as `centre_view` resizes it; smaller ones as they are."""
+  """The image, its short side resized to `short_side` pixels as in `centre_view`; a smaller one is returned as it is."""
   shortest = min(image.size)
   if shortest <= short_side:
     return image

@@ -182,7 +182,7 @@ class Hog:
     UserError: OpenCV is not installed, or has no such detector.
   """
 
-  _SMALLEST, _SHORT_SIDE, _LONG_SIDE = 96, 384, 16_384  # The smallest person it sees is a quarter of the short side.
+  _SMALLEST, _SHORT_SIDE, _LONG_SIDE = 96, 384, 4096  # The smallest person it sees is a quarter of the short side.
   _INNER = np.array([0.1, 0.07, 0.8, 0.8])  # Left, top, width and height of the person in a window.
 
   def __init__(self) -> None:

@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from data_pipelines import storage
 from data_pipelines.image_bytes import jpeg, orientation, png
@@ -118,7 +118,7 @@ def open_image(path: pathlib.Path, max_megapixels: float = MAX_MEGAPIXELS) -> It
 
 
 def shrink(image: Image.Image, short_side: int) -> Image.Image:
-  """The image, its short side resized to `short_side` pixels as in `centre_view`; a smaller one is returned as it is."""
+  """The image, its short side resized to `short_side` pixels as in `centre_view`; a smaller one as it is."""
   shortest = min(image.size)
   if shortest <= short_side:
     return image
@@ -182,21 +182,21 @@ def _checked(file: BinaryIO, max_megapixels: float, stack: contextlib.ExitStack)
     stack.enter_context(_ONE_LARGE)
   try:
     if tiff := encoded.format == 'TIFF':
-      encoded.load_end = lambda: None  # type: ignore[method-assign]  # It reads metadata, and would turn the image.
+      _leave_unturned(encoded)
       turn, repair = _turn(encoded)  # Afterwards Pillow has let go of the file.
     raw_mode = _raw_mode(encoded)
     encoded.load()
     if not tiff:  # Of a PNG, metadata may follow the pixels.
       turn, repair = _turn(encoded)
     clean = not repair and turn is None and _is_clean_jpeg(encoded, file)
-    return CheckedImage(_displayed(_eight_bits(encoded, raw_mode, file), turn), file, clean, repair)
+    return CheckedImage(_displayed(_eight_bits(encoded, raw_mode, turn, file)), file, clean, repair)
   except RejectedError:
     raise
   except Exception as error:  # Malformed files make Pillow raise nearly anything.
     raise _DamagedError(f'cannot be decoded: {error or type(error).__name__}') from error
 
 
-def _identified(file: BinaryIO, max_megapixels: float) -> Image.Image:
+def _identified(file: BinaryIO, max_megapixels: float) -> ImageFile.ImageFile:
   """The image with its header read and nothing decoded yet."""
   file.seek(0)
   try:
@@ -223,59 +223,69 @@ def _unidentified(file: BinaryIO) -> str:
   return 'not an image in a known format'
 
 
-def _turn(encoded: Image.Image) -> tuple[Image.Transpose | None, str]:
+def _leave_unturned(tiff: ImageFile.ImageFile) -> None:
+  """Without what Pillow does after the pixels of a TIFF: it reads more metadata, and turns the image."""
+  tiff.load_end = lambda: None  # type: ignore[method-assign]
+
+
+def _turn(encoded: ImageFile.ImageFile) -> tuple[Image.Transpose | None, str]:
   """What makes it upright, and what cannot be read about that."""
   try:
-    return orientation.TURNS.get(encoded.getexif().get(orientation.TAG)), ''
+    return orientation.TURNS.get(encoded.getexif().get(orientation.TAG, 1)), ''
   except Exception:  # As above.
     return None, UNREADABLE_METADATA
 
 
-def _raw_mode(encoded: Image.Image) -> str:
+def _raw_mode(encoded: ImageFile.ImageFile) -> str:
   """How the file holds a pixel, in Pillow's words, such as 'RGB;16B'; empty where Pillow does not say."""
   parts = encoded.tile[0].args if encoded.tile else ''
   first = parts[0] if isinstance(parts, tuple) and parts else parts
   return first if isinstance(first, str) else ''
 
 
-def _eight_bits(encoded: Image.Image, raw_mode: str, file: BinaryIO) -> Image.Image:
-  """Values of more than 8 bits shrunk by the depth that the largest of them needs.
+def _eight_bits(
+    encoded: ImageFile.ImageFile, raw_mode: str, turn: Image.Transpose | None, file: BinaryIO) -> Image.Image:
+  """Upright, and values of more than 8 bits shrunk by the depth that the largest of them needs.
 
   Of 16 bits, Pillow clips grey to 255 and keeps the upper byte of colours, which is 0 to 15 if there are 12 bits.
   """
-  if encoded.mode.startswith('I'):
-    return _shifted(np.asarray(encoded))
-  if ';16' not in raw_mode or encoded.mode != 'RGB' or max(high for _, high in encoded.getextrema()) >= 16:
-    return encoded
-  file.seek(0)
-  lower = Image.open(file, formats=(encoded.format or '',))
-  native = 'L' if sys.byteorder == 'little' else 'B'
-  other = {'L': 'B', 'B': 'L'}[raw_mode[-1].replace('N', native)]
-  tile, *_ = lower.tile
-  mode = raw_mode[:-1] + other
-  lower.tile = [tile._replace(args=(mode, *tile.args[1:]) if isinstance(tile.args, tuple) else mode)]
-  lower.load()
-  return _shifted(np.asarray(encoded).astype(np.uint16) << 8 | np.asarray(lower))
-
-
-def _shifted(values: np.ndarray) -> Image.Image:
-  largest = int(values.max())
-  depth = next((depth for depth in _DEPTHS if largest < 1 << depth), largest.bit_length())
-  return Image.fromarray((values >> depth - 8).clip(0, 255).astype(np.uint8))
-
-
-def _displayed(encoded: Image.Image, turn: Image.Transpose | None) -> Image.Image:
-  """First frame, upright, RGB; transparency becomes white. Copies no pixels of an upright RGB image."""
-  if encoded.mode == 'F':
-    raise RejectedError('floating-point pixels, whose range the file does not say: save it with 8 bits a channel')
+  # First of all: until then Pillow takes a TIFF that is to be turned for the size that it will have.
   upright = encoded if turn is None else encoded.transpose(turn)
+  if encoded.mode.startswith('I'):
+    return Image.fromarray(_shifted(np.asarray(upright)))
+  if not raw_mode.startswith(('RGB;16', 'RGBA;16')) or (upper := np.asarray(upright))[..., :3].max() >= 16:
+    return upright
+  file.seek(0)
+  again = Image.open(file, formats=(encoded.format or '',))
+  if encoded.format == 'TIFF':
+    _leave_unturned(again)
+  # The lower byte is what the other byte order takes for the upper one.
+  order = raw_mode[-1].replace('N', 'L' if sys.byteorder == 'little' else 'B')
+  mode = raw_mode[:-1] + ('B' if order == 'L' else 'L')
+  again.tile = [
+      tile._replace(args=(mode, *tile.args[1:]) if isinstance(tile.args, tuple) else mode) for tile in again.tile]
+  again.load()
+  values = upper.astype(np.uint16) << 8 | np.asarray(again if turn is None else again.transpose(turn))
+  return Image.fromarray(np.concatenate([_shifted(values[..., :3]), _shifted(values[..., 3:])], axis=2))
+
+
+def _shifted(values: np.ndarray) -> np.ndarray:
+  largest = int(values.max(initial=0))
+  depth = next((depth for depth in _DEPTHS if largest < 1 << depth), largest.bit_length())
+  return (values >> depth - 8).clip(0, 255).astype(np.uint8)
+
+
+def _displayed(upright: Image.Image) -> Image.Image:
+  """First frame, RGB; transparency becomes white. Copies no pixels of an RGB image."""
+  if upright.mode == 'F':
+    raise RejectedError('floating-point pixels, whose range the file does not say: save it with 8 bits a channel')
   if upright.has_transparency_data:
     rgba = upright.convert('RGBA')
     upright = Image.alpha_composite(Image.new('RGBA', rgba.size, 'white'), rgba)
   return upright if upright.mode == 'RGB' else upright.convert('RGB')
 
 
-def _is_clean_jpeg(encoded: Image.Image, file: BinaryIO) -> bool:
+def _is_clean_jpeg(encoded: ImageFile.ImageFile, file: BinaryIO) -> bool:
   """Whether the file is a complete baseline RGB JPEG."""
   file.seek(-len(jpeg.END), os.SEEK_END)
   return (

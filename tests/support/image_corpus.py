@@ -103,19 +103,27 @@ def _deep_png(bits: int, *chunks: bytes, alpha: bool = False) -> bytes:
   return _png(_png_header(WIDTH, HEIGHT, 16, 6 if alpha else 2), *chunks, data)
 
 
-def _deep_tiff(bits: int, order: str, *, deflated: bool = False) -> bytes:
+def _deep_tiff(bits: int, order: str, *, deflated: bool = False, turned: bool = False, strips: int = 1) -> bytes:
   """Colours of 16 bits; `order` is '<' or '>'."""
-  pixels = _deep(bits).astype(f'{order}u2').tobytes()
-  pixels = zlib.compress(pixels) if deflated else pixels
-  entries = [(256, 3, 1, WIDTH), (257, 3, 1, HEIGHT), (258, 3, 3, 8 + 2 + 10 * 12 + 4),
-             (259, 3, 1, 8 if deflated else 1), (262, 3, 1, 2), (273, 4, 1, 8 + 2 + 10 * 12 + 4 + 6), (277, 3, 1, 3),
-             (278, 3, 1, HEIGHT), (279, 4, 1, len(pixels)), (284, 3, 1, 1)]  # fmt: skip
+  pixels = np.rot90(_deep(bits)) if turned else _deep(bits)
+  height, width, _ = pixels.shape
+  data = [part.astype(f'{order}u2').tobytes() for part in np.split(pixels, strips)]
+  data = list(map(zlib.compress, data)) if deflated else data
+  after = 8 + 2 + 11 * 12 + 4
+  first = after + 6 + 8 * strips
+  starts = [first + sum(map(len, data[:strip])) for strip in range(strips)]
+  lengths = list(map(len, data))
+  entries = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, after), (259, 3, 1, 8 if deflated else 1),
+             (262, 3, 1, 2), (273, 4, strips, after + 6 if strips > 1 else starts[0]), (274, 3, 1, 6 if turned else 1),
+             (277, 3, 1, 3), (278, 3, 1, height // strips),
+             (279, 4, strips, after + 6 + 4 * strips if strips > 1 else lengths[0]), (284, 3, 1, 1)]  # fmt: skip
   table = b''.join(
       struct.pack(f'{order}HHI', *entry[:3]) +
       (struct.pack(f'{order}HH', entry[3], 0) if entry[1:3] == (3, 1) else struct.pack(f'{order}I', entry[3]))
       for entry in entries)
-  head = (b'II*\0' if order == '<' else b'MM\0*') + struct.pack(f'{order}I', 8)
-  return head + struct.pack(f'{order}H', 10) + table + bytes(4) + struct.pack(f'{order}HHH', 16, 16, 16) + pixels
+  head = (b'II*\0' if order == '<' else b'MM\0*') + struct.pack(f'{order}I', 8) + struct.pack(f'{order}H', len(entries))
+  lists = struct.pack(f'{order}HHH', 16, 16, 16) + struct.pack(f'{order}{2 * strips}I', *starts, *lengths)
+  return head + table + bytes(4) + lists + b''.join(data)
 
 
 def _other_profile() -> bytes:
@@ -236,15 +244,16 @@ def _others() -> Files:
       'twelve bits of sixteen.png': _deep_png(12), 'ten bits of sixteen.png': _deep_png(10),
       'eight bits of sixteen.png': _deep_png(8), 'sixteen bits.tif': _deep_tiff(16, '<'), 'twelve bits of sixteen.tif':
           _deep_tiff(12, '<'), 'twelve bits of sixteen, big-endian.tif': _deep_tiff(12, '>'),
-      'twelve bits of sixteen, deflated.tif': _deep_tiff(12, '<', deflated=True), 'animated.gif':
-          _saved(photo(), 'GIF', **several), 'not interlaced.gif': _saved(palette, 'GIF', interlace=0, comment=b'\xff'),
-      'clear colour.gif': _saved(palette, 'GIF', transparency=63), 'lossy.webp': _saved(photo(), 'WEBP'),
-      'lossless.webp': _saved(photo(), 'WEBP',
-                              lossless=True), 'rgba.webp': _saved(clear, 'WEBP', lossless=True), 'animated.webp':
-                                  _saved(photo(), 'WEBP',
-                                         **several), 'plain.bmp': _saved(photo(),
-                                                                         'BMP'), 'palette.bmp': _saved(palette, 'BMP'),
-      'rgba.bmp': _saved(clear, 'BMP'), 'lzw.tif': _saved(photo(), 'TIFF', compression='tiff_lzw'), 'deflated.tif':
+      'twelve bits of sixteen, deflated.tif': _deep_tiff(12, '<', deflated=True), 'twelve bits of sixteen, turned.tif':
+          _deep_tiff(12, '<', turned=True), 'twelve bits of sixteen, in strips.tif': _deep_tiff(12, '>', strips=4),
+      'twelve bits of sixteen and alpha.png': _deep_png(12,
+                                                        alpha=True), 'animated.gif': _saved(photo(), 'GIF', **several),
+      'not interlaced.gif': _saved(palette, 'GIF', interlace=0,
+                                   comment=b'\xff'), 'clear colour.gif': _saved(palette, 'GIF', transparency=63),
+      'lossy.webp': _saved(photo(), 'WEBP'), 'lossless.webp': _saved(photo(), 'WEBP', lossless=True), 'rgba.webp':
+          _saved(clear, 'WEBP', lossless=True), 'animated.webp': _saved(photo(), 'WEBP', **several), 'plain.bmp':
+              _saved(photo(), 'BMP'), 'palette.bmp': _saved(palette, 'BMP'), 'rgba.bmp': _saved(clear, 'BMP'),
+      'lzw.tif': _saved(photo(), 'TIFF', compression='tiff_lzw'), 'deflated.tif':
           _saved(photo(), 'TIFF',
                  compression='tiff_adobe_deflate'), 'packed.tif': _saved(photo(), 'TIFF', compression='packbits'),
       'JPEG inside.tif': _saved(photo(), 'TIFF', compression='jpeg',
@@ -279,10 +288,11 @@ def colourless() -> dict[str, bytes]:
       'grey ten bits of sixteen.png': _saved(deep(0x200, np.uint16), 'PNG'),
       'grey eight bits of sixteen.png': _saved(deep(0x80, np.uint16),
                                                'PNG'), 'grey sixteen bits.tif': _saved(deep(0x8000, np.uint16), 'TIFF'),
-      'grey twelve bits of sixteen.tif': _saved(deep(0x800, np.uint16), 'TIFF'),
-      'grey thirty-two bits.tif': _saved(deep(0x8000, np.int32),
-                                         'TIFF'), 'grey and alpha.png': _saved(photo().convert('LA'), 'PNG'),
-      'one bit.png': _saved(photo().convert('1', dither=Image.Dither.NONE), 'PNG'),
+      'grey twelve bits of sixteen.tif': _saved(deep(0x800, np.uint16), 'TIFF'), 'grey sixteen bits, turned.tif':
+          _saved(deep(0x8000, np.uint16).transpose(Image.Transpose.ROTATE_90), 'TIFF',
+                 tiffinfo={274: 6}), 'grey thirty-two bits.tif': _saved(deep(0x8000, np.int32), 'TIFF'),
+      'grey and alpha.png': _saved(photo().convert('LA'),
+                                   'PNG'), 'one bit.png': _saved(photo().convert('1', dither=Image.Dither.NONE), 'PNG'),
       'fax.tif': _saved(grey.point(lambda level: 255 * (level > 60), '1'), 'TIFF',
                         compression='group4'), 'one pixel.png': _saved(photo().crop((0, 0, 1, 1)), 'PNG'),
       'a line.png': _saved(photo().resize((5000, 1)), 'PNG'), 'a column.png': _saved(photo().resize(

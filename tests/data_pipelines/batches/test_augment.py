@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from data_pipelines.batches import augment
-from tests.support.torchvision_view import torchvision_view
+from tests.support.predictions import torchvision_view
 
 
 def texture(height, width):

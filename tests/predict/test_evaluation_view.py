@@ -15,8 +15,8 @@ from data_pipelines import images
 from data_pipelines.batches import augment
 from data_pipelines.user_files.views import views
 from tests.support.exported import TINY, saved
+from tests.support.predictions import torchvision_view
 from tests.support.small_runs import ROOT
-from tests.support.torchvision_view import torchvision_view
 from uniemox_jax.export_torch import export_torch
 from uniemox_jax.models.preprocess import denormalise, student_view
 

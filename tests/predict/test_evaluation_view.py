@@ -108,7 +108,8 @@ WAYS = {
     'persons': lambda path, size: person_view(pixels(path), size),
     'CLIP': lambda path, size: View(size, size)(pixels(path)), 'training': train, 'person crops': person}
 if detect:
-  WAYS['HOG'] = lambda path, size: detectors.Hog()(Image.open(path).convert('RGB'))
+  hog = detectors.load_detector('hog')
+  WAYS['HOG'] = lambda path, size: hog([Image.open(path).convert('RGB')])
 for name, way in WAYS.items():
   way(paths[0], 224)  # What the libraries keep is no part of it.
   for path in paths:

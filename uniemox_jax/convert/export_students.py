@@ -90,9 +90,9 @@ def _timm_config(student: ExportedStudent) -> dict[str, Any]:
       'img_size': size, 'patch_size': model['patch_size'], 'embed_dim': width, 'depth': model['depth'],
       'num_heads': model['heads'], 'global_pool': 'avg', 'fc_norm': bool(classes)}
   pretrained_cfg = {
-      'input_size': [3, size, size], 'fixed_input_size': True, 'interpolation': 'bicubic',
-      'crop_pct': share, 'crop_mode': 'center', 'mean': student.mean, 'std': student.std,
-      'num_classes': classes, 'first_conv': 'patch_embed.proj', 'classifier': 'head'}
+      'input_size': [3, size, size], 'fixed_input_size': True, 'interpolation': 'bicubic', 'crop_pct': share,
+      'crop_mode': 'center', 'mean': student.mean, 'std': student.std, 'num_classes': classes,
+      'first_conv': 'patch_embed.proj', 'classifier': 'head'}
   labels = {'label_names': student.labels} if classes else {}
   return {
       'architecture': f'vit_{size_name}_{TIMM_VARIANTS[student.variant]}', 'num_classes': classes,

@@ -71,7 +71,9 @@ def preview(
 def panels(record: dict, scene_SxSx3: np.ndarray, person_SxSx3: np.ndarray) -> list[Image.Image]:
   """The stored image with its boxes, fitted into S x S and centred, and the two views (uint8)."""
   size = scene_SxSx3.shape[:2]
-  stored = ImageOps.contain(Image.fromarray(record['image']), size)
+  original = Image.fromarray(record['image'])
+  scale = min(size[0] / original.width, size[1] / original.height)
+  stored = original.resize((max(1, round(original.width * scale)), max(1, round(original.height * scale))))
   pen = ImageDraw.Draw(stored)
   for (ymin, xmin, ymax, xmax), score in zip(record['boxes'], record['box_scores']):
     corners = (np.array([xmin, ymin, xmax, ymax]) * (stored.size * 2)).tolist()

@@ -13,13 +13,13 @@ from typing import Any
 from absl import flags
 from etils import epath
 
-from data_pipelines import checksums
+from data_pipelines import checksums, images
 from data_pipelines.errors import UserError
 from data_pipelines.storage import absolute, fetched, whole_folder, write_json
 from uniemox_jax.convert import export_students
 from uniemox_jax.convert.export_students import ExportedStudent
 from uniemox_jax.convert.saved_model import write_saved_model
-from uniemox_jax.models.preprocess import EVALUATION_SHARE, IMAGENET_MEAN, IMAGENET_STD
+from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from uniemox_jax.objectives.tasks import is_single_label, tasks_of
 from uniemox_jax.report.model_card import write_card
 from uniemox_jax.runtime import cli
@@ -70,7 +70,7 @@ def _export_student(checkpoint: str, target: str, folder: epath.Path) -> list[st
         f"'{checkpoint}' is a classifier of scene and person, for which no other library has a form: "
         'fine-tune with --config.streams=scene, or export the encoder that it started from')
   statistics = description.get('statistics', {'mean': IMAGENET_MEAN, 'std': IMAGENET_STD})
-  view = View(size, round(size / EVALUATION_SHARE), mean=tuple(statistics['mean']), std=tuple(statistics['std']))
+  view = View(size, images.short_side_of(size), mean=tuple(statistics['mean']), std=tuple(statistics['std']))
   norm_pix = read_run_config(run).get('loss', {}).get('norm_pix', False)
   student = ExportedStudent(
       kind, export_students.MODEL_DEFAULTS[kind] | description['model'], loaded.params, description.get('labels'),

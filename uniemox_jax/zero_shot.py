@@ -57,9 +57,10 @@ def image_embeddings(clip: Clip, split: reader.Split, batch_size: int) -> tuple[
   """
   mesh, view = sharding.make_mesh(), clip.view
   found = split_outputs(
-      functools.partial(_embed, clip.graphdef, view, sharding.replicate(clip.params, mesh)), split, ['label'],
-      image_size=view.size, batch_size=batch_size, mesh=mesh, progress=f'zero-shot {split.name}',
-      view=functools.partial(augment.centre_view, size=view.size, short_side=view.short_side, squash=view.squash))
+      functools.partial(_embed, clip.graphdef, view, sharding.replicate(clip.params,
+                                                                        mesh)), split, ['label'], image_size=view.size,
+      batch_size=batch_size, mesh=mesh, progress=f'zero-shot {split.name}', view=functools.partial(
+          augment.centre_view, size=view.size, short_side=view.short_side, squash=view.squash, floor=True))
   return found['outputs'], found['label']
 
 

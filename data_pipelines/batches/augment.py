@@ -4,6 +4,8 @@ import math
 
 import tensorflow as tf
 
+from data_pipelines import images
+
 ORDER, CROP, FLIP, PERSON, JITTER = slice(0, 3), *range(3, 7)
 """Which of `epoch_keys` is for what; each is an independent stream of draws."""
 RANDAUGMENT, ERASE, NOISE = {'image': 7, 'person': 10}, {'image': 8, 'person': 11}, {'image': 9, 'person': 12}
@@ -107,17 +109,14 @@ def erase(image_SxSx3: tf.Tensor, draws: tf.Tensor, noise_seed_2: tf.Tensor, pro
 
 
 def resize(image_HxWx3: tf.Tensor, height: tf.Tensor | int, width: tf.Tensor | int) -> tf.Tensor:
-  """Bicubic, antialiased, as Pillow does it; uint8 in, uint8 (height, width, 3) out, rounded and clipped.
+  """Bicubic, antialiased; uint8 in, uint8 (height, width, 3) out, rounded and clipped once, at the end.
 
-  The same numbers as tf.image.resize at under half the cost: one axis at a time with everything else as channels, since
-  the kernel is fast along channels only.
+  The numbers of tf.image.resize, for training. Pillow, and `centre_view`, also round and clip between the two axes:
+  docs/method.md, Resizing.
   """
-  rows, columns = tf.unstack(tf.shape(image_HxWx3)[:2])
-  lines_Hx3W = tf.reshape(image_HxWx3, tf.stack([rows, columns * 3]))
-  lines_Wx3H = _resize_first(tf.reshape(tf.transpose(lines_Hx3W), tf.stack([columns, 3 * rows])), width)
-  lines_Hx3W = tf.transpose(tf.reshape(lines_Wx3H, tf.stack([width * 3, rows])))
-  resized = tf.reshape(_resize_first(lines_Hx3W, height), tf.stack([height, width, 3]))
-  return tf.saturate_cast(tf.round(resized), tf.uint8)
+  size_2 = tf.stack([height, width])
+  scale_2 = tf.cast(size_2, tf.float32) / tf.cast(tf.shape(image_HxWx3)[:2], tf.float32)
+  return _resample(image_HxWx3, size_2, scale_2, tf.zeros([2]), round_between=False)
 
 
 def decode(jpeg: tf.Tensor) -> tf.Tensor:
@@ -131,35 +130,57 @@ def decode_crop(jpeg: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
 
 
 def evaluation_view(jpeg: tf.Tensor, size: int) -> tf.Tensor:
-  """Short side to round(size * 256 / 224), then the central uint8 (size, size, 3) (docs/method.md, Recipes)."""
-  image = decode(jpeg)
-  shape_2 = tf.cast(tf.shape(image)[:2], tf.float64)
-  height, width = tf.unstack(tf.cast(tf.round(shape_2 * (round(size * 256 / 224) / tf.reduce_min(shape_2))), tf.int32))
-  top, left = (height - size) // 2, (width - size) // 2
-  return tf.ensure_shape(resize(image, height, width)[top:top + size, left:left + size], [size, size, 3])
+  """`images.evaluation_view` of a JPEG, to 2 of 255: uint8 (size, size, 3) (docs/method.md, Recipes)."""
+  return centre_view(jpeg, size, images.short_side_of(size))
 
 
 def squashed_view(jpeg: tf.Tensor, size: int) -> tf.Tensor:
   """The whole of a person crop at both sides `size`, uint8 (size, size, 3)."""
-  return tf.ensure_shape(resize(decode(jpeg), size, size), [size, size, 3])
+  return centre_view(jpeg, size, size, squash=True)
 
 
-def centre_view(jpeg: tf.Tensor, size: int, short_side: int, squash: bool) -> tf.Tensor:
-  """CLIP's view: the short side, or with `squash` both, to `short_side`, then the central uint8 (size, size, 3)."""
+def centre_view(jpeg: tf.Tensor, size: int, short_side: int, squash: bool = False, floor: bool = False) -> tf.Tensor:
+  """`images.centre_view` of a JPEG, to 2 of 255: uint8 (size, size, 3). Only what the crop needs is resized."""
   image = decode(jpeg)
-  height, width = tf.unstack(tf.shape(image)[:2])
-  short = tf.minimum(height, width)
-  # Integer division as in transformers: rounding would shift some images by half a pixel.
-  height, width = (short_side,) * 2 if squash else (short_side * height // short, short_side * width // short)
-  top, left = (height - size) // 2, (width - size) // 2
-  return tf.ensure_shape(resize(image, height, width)[top:top + size, left:left + size], [size, size, 3])
+  sides_2 = tf.cast(tf.shape(image)[:2], tf.int64)
+  resized_2 = tf.fill([2], tf.constant(short_side,
+                                       tf.int64)) if squash else short_side * sides_2 // tf.reduce_min(sides_2)
+  half_2 = (resized_2 - size) / 2
+  # In pixels of the image, float64: long sides are beyond what float32 counts.
+  step_2 = sides_2 / resized_2
+  start_2 = (tf.floor(half_2) if floor else tf.round(half_2)) * step_2
+  reach_2 = tf.math.ceil(2 * tf.maximum(step_2, 1))
+  first_2 = tf.maximum(tf.floor(start_2) - reach_2, 0)
+  last_2 = tf.minimum(tf.math.ceil(start_2 + size * step_2) + reach_2, tf.cast(sides_2, tf.float64))
+  (top, left), (bottom, right) = (tf.unstack(tf.cast(corner_2, tf.int32)) for corner_2 in (first_2, last_2))
+  scale_2, translation_2 = (tf.cast(values_2, tf.float32) for values_2 in (1 / step_2, (first_2 - start_2) / step_2))
+  view = _resample(image[top:bottom, left:right], tf.stack([size, size]), scale_2, translation_2, round_between=True)
+  return tf.ensure_shape(view, [size, size, 3])
 
 
-def _resize_first(lines_NxK: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
-  """float32 (size, K): the first axis resized, all numbers along the second as channels."""
+def _resample(
+    image_HxWx3: tf.Tensor, size_2: tf.Tensor, scale_2: tf.Tensor, translation_2: tf.Tensor,
+    round_between: bool) -> tf.Tensor:
+  """uint8 (*size_2, 3) of pixels that are scaled, then moved by `translation_2`, rounded and clipped.
+
+  At under half the cost of tf.image.resize: one axis at a time, columns first as in Pillow, with everything else as
+  channels, since the kernel is fast along channels only.
+  """
+  (rows, columns), (height, width) = tf.unstack(tf.shape(image_HxWx3)[:2]), tf.unstack(size_2)
+  lines_Hx3W = tf.reshape(image_HxWx3, tf.stack([rows, columns * 3]))
+  lines_Wx3H = tf.reshape(tf.transpose(lines_Hx3W), tf.stack([columns, 3 * rows]))
+  lines_Wx3H = _resample_first(lines_Wx3H, width, scale_2[1], translation_2[1])
+  if round_between:
+    lines_Wx3H = tf.clip_by_value(tf.round(lines_Wx3H), 0, 255)
+  lines_Hx3W = tf.transpose(tf.reshape(lines_Wx3H, tf.stack([width * 3, rows])))
+  resized = _resample_first(lines_Hx3W, height, scale_2[0], translation_2[0])
+  return tf.saturate_cast(tf.round(tf.reshape(resized, tf.stack([height, width, 3]))), tf.uint8)
+
+
+def _resample_first(lines_NxK: tf.Tensor, size: tf.Tensor, scale: tf.Tensor, translation: tf.Tensor) -> tf.Tensor:
+  """float32 (size, K): the first axis resampled, all numbers along the second as channels."""
   count, channels = tf.unstack(tf.shape(lines_NxK))
   resized = tf.raw_ops.ScaleAndTranslate(
       images=tf.reshape(lines_NxK, tf.stack([1, 1, count, channels])), size=tf.stack([1, size]),
-      scale=tf.stack([1.0, tf.cast(size, tf.float32) / tf.cast(count, tf.float32)]), translation=[0.0, 0.0],
-      kernel_type='keyscubic', antialias=True)
+      scale=tf.stack([1.0, scale]), translation=tf.stack([0.0, translation]), kernel_type='keyscubic', antialias=True)
   return tf.reshape(resized, tf.stack([size, channels]))

@@ -151,6 +151,8 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
       raise images.RejectedError('the file name is not UTF-8') from error
     attributes = self.attributes(source, example)
     with images.open_image(source / example.path, self._options['max_megapixels']) as image:
+      if image.repair:
+        self.ignore(image.repair)
       boxes_Nx4, scores_N = self._boxes(item, image.original.size)
       persons_Mx4 = crops.largest_persons(boxes_Nx4, scores_N)[:self._options['max_persons']]
       if example.person is not None:

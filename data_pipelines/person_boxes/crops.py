@@ -10,7 +10,7 @@ Box = tuple[float, float, float, float]
 
 MIN_SCORE = 0.5
 MARGIN = 0.2
-CROP_SHORT_SIDE = 256
+CROP_SHORT_SIDE, CROP_LONG_SIDE = 256, 4096
 
 
 def to_fractions(boxes_Nx5: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
@@ -45,6 +45,8 @@ def with_margin(box: Box, width: float, height: float) -> Box:
 def person_crop(original: Image.Image, box_4: np.ndarray) -> bytes:
   """One person with the margin, cut from the original pixels, as a JPEG with a short side of at most 256 pixels.
 
+  A long side of more than 4096 is squashed to that, since every view squashes the crop anyway, in memory for it all.
+
   Args:
     original: RGB image as displayed, original size.
     box_4: float32 (ymin, xmin, ymax, xmax), fractions.
@@ -55,4 +57,7 @@ def person_crop(original: Image.Image, box_4: np.ndarray) -> bytes:
   right, bottom = round(xmax * original.width), round(ymax * original.height)
   # At least one pixel, however thin the box.
   crop = original.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-  return images.encode_jpeg(images.shrink(crop, CROP_SHORT_SIDE))
+  crop = images.shrink(crop, CROP_SHORT_SIDE)
+  if max(crop.size) > CROP_LONG_SIDE:
+    crop = crop.resize((min(crop.width, CROP_LONG_SIDE), min(crop.height, CROP_LONG_SIDE)), Image.Resampling.BICUBIC)
+  return images.encode_jpeg(crop)

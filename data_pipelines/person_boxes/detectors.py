@@ -13,6 +13,8 @@ RECOMMENDED = 'ustc-community/dfine-large-coco'
 
 FLOOR = 0.1
 """Boxes below this score are not reported."""
+MAX_ASPECT = 40
+"""Longer strips show no whole person."""
 
 Detector = Callable[[list[Image.Image]], list[np.ndarray]]
 """RGB images -> per image float64 (N, 5) of xmin, ymin, xmax, ymax in its pixels, and a score in [0, 1].
@@ -30,10 +32,21 @@ def load_detector(name: str) -> Detector:
   `name` is 'hog', the path of a YOLOX file (.onnx), or a folder or hub id of a transformers object-detection model.
   Raises UserError if its library is not installed, there is no such model, or it does not detect persons.
   """
-  if name != 'hog' and not name.lower().endswith('.onnx'):
-    return Transformer(name)
-  detect = Hog() if name == 'hog' else Yolox(name)
-  return lambda images: [detect(image) for image in images]
+  if name == 'hog' or name.lower().endswith('.onnx'):
+    detect_one = Hog() if name == 'hog' else Yolox(name)
+    return _without_strips(lambda images: [detect_one(image) for image in images])
+  return _without_strips(Transformer(name))
+
+
+def _without_strips(detect: Detector) -> Detector:
+  """Nobody is found in images over `MAX_ASPECT` times as long as wide: the input would be empty, or huge."""
+
+  def detect_others(images: list[Image.Image]) -> list[np.ndarray]:
+    others = [image for image in images if max(image.size) <= MAX_ASPECT * min(image.size)]
+    found = dict(zip(map(id, others), detect(others) if others else [], strict=True))
+    return [found.get(id(image), np.zeros((0, 5))) for image in images]
+
+  return detect_others
 
 
 class Transformer:
@@ -182,7 +195,7 @@ class Hog:
     UserError: OpenCV is not installed, or has no such detector.
   """
 
-  _SHORT_SIDE = 384  # The smallest person it sees is 96 pixels tall: a quarter of the image.
+  _SHORT_SIDE, _LONG_SIDE = 384, 4096  # The smallest person it sees is 96 pixels tall: a quarter of the image.
   _INNER = np.array([0.1, 0.07, 0.8, 0.8])  # Left, top, width and height of the person in a window.
 
   def __init__(self) -> None:
@@ -199,7 +212,7 @@ class Hog:
 
   def __call__(self, image: Image.Image) -> np.ndarray:
     """The boxes of one image, as `Detector` says."""
-    scale = self._SHORT_SIDE / min(image.size)
+    scale = min(self._SHORT_SIDE / min(image.size), self._LONG_SIDE / max(image.size))
     width, height = (round(side * scale) for side in image.size)
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     bgr_HxWx3 = np.ascontiguousarray(np.asarray(resized)[:, :, ::-1])

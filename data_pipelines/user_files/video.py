@@ -1,5 +1,6 @@
 """Frames of a video at a steady rate, decoded by PyAV if it is installed."""
 
+import collections
 from collections.abc import Iterator
 import contextlib
 import importlib.util
@@ -20,6 +21,8 @@ _CONTAINERS = 'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg
 
 _MAX_SOUND_AFTER = 0.1
 """Share of a file's length that sound may go on after the last frame; more than that and a second means truncated."""
+_REORDERED = 16
+"""H.264 stores up to 16 frames in another order than it shows them, and their durations in the order of storing."""
 
 
 def is_video(path: str | os.PathLike) -> bool:
@@ -46,19 +49,29 @@ def frames(path: str, per_second: float) -> Iterator[tuple[float, Image.Image]]:
     stream = container.streams.video[0]
     stream.thread_type = 'AUTO'
     start, seconds, due = None, 0.0, 0
+    shown: collections.deque[float] = collections.deque(maxlen=_REORDERED)
     for frame in container.decode(stream):
       if frame.time is None:
         raise images.RejectedError('cannot be decoded: a frame without a time')
       start = frame.time if start is None else start
+      shown.append(max(frame.time - start - seconds, _duration(frame, stream)))
       seconds = round(frame.time - start, 3)
       if seconds * per_second >= due - 1e-6:
         due = math.floor(seconds * per_second + 1e-6) + 1
         yield seconds, frame.to_image().rotate(frame.rotation, expand=True)
     if start is None:
       raise images.RejectedError('cannot be decoded: no frames')
-    length = (container.duration or 0) / 1e6
-    if length - seconds > 1 + _MAX_SOUND_AFTER * length:
-      raise images.RejectedError(f'truncated: it ends after {seconds:.1f} of {length:.1f} seconds')
+    length = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
+    end = seconds + max(shown)
+    if length - end > 1 + _MAX_SOUND_AFTER * length:
+      raise images.RejectedError(f'truncated: it ends after {end:.1f} of {length:.1f} seconds')
+
+
+def _duration(frame: Any, stream: Any) -> float:
+  """For how many seconds a frame is shown, by its own word or the stream's; 0 if neither says."""
+  if frame.duration:
+    return float(frame.duration * frame.time_base)
+  return float(1 / stream.average_rate) if stream.average_rate else 0.0
 
 
 def expected_frames(path: str, per_second: float) -> int:

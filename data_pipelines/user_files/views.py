@@ -21,13 +21,14 @@ class ImageView(NamedTuple):
   """The view of an image or video frame.
 
   name: as `printable`, a frame's with `#t=SECONDS`; pixels: uint8 (S, S, 3), or None if it cannot be read; error: why
-  not, else empty; person: the one found in it, or None.
+  not, else empty; person: the one found in it, or None; repair: what the file had to be read without, else empty.
   """
 
   name: str
   pixels: np.ndarray | None
   error: str = ''
   person: Person | None = None
+  repair: str = ''
 
 
 def printable(path: str) -> str:
@@ -79,7 +80,7 @@ class _Reader:
   def _read_image(self, path: str) -> ImageView:
     try:
       with images.open_image(pathlib.Path(path)) as image:
-        return self._view(path, image.original)
+        return self._view(path, image.original)._replace(repair=image.repair)
     except images.RejectedError as error:
       return _unreadable(path, error)
 

@@ -1,4 +1,4 @@
-"""What a build makes of one file for each kind of trouble that real folders hold."""
+"""What a build and a prediction make of one file for each kind of trouble that real folders hold."""
 
 import csv
 import json
@@ -9,8 +9,13 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from data_pipelines import images as image_files
+from data_pipelines.batches import augment
+from data_pipelines.records import reader
+from data_pipelines.user_files.views import views
 from tests.support.image_corpus import BLUE, RED, coloured, colourless, unusable
 
 PEAK = 2**30  # Bytes, TensorFlow included.
@@ -56,7 +61,40 @@ def test_every_file_is_read_or_rejected_by_name_with_its_reason(built):
   readable = coloured().keys() | colourless().keys() | {'link.jpg'}
   assert manifest['found'] == len(readable) + len(rejects)
   assert (manifest['read'], manifest['rejected']) == (len(readable), len(rejects))
-  assert len(expected) >= 25 and len(readable) >= 25
+  assert len(expected) >= 40 and len(readable) >= 130
+
+
+def test_images_that_are_read_without_a_part_of_the_file_are_counted(built):
+  ignored = built[1]['ignored']
+  assert ignored[image_files.MISSING_END] == 2
+  assert ignored[image_files.UNREADABLE_METADATA] >= 14
+
+
+@pytest.mark.parametrize('size', [32, 96, 224])
+def test_prediction_sees_what_the_record_shows_or_gives_the_same_reason(folder, built, size, tmp_path):
+  """To 2 of 255, and what a JPEG of quality 95 costs where the record holds one that is encoded again: here up to 6."""
+  shards, _, _ = built
+  split = reader.open_split(os.fspath(shards.parent.parent), 'folder', 'train')
+  fields = {name: tf.io.FixedLenFeature([], tf.string) for name in ('id', 'image')}
+  stored = {}
+  for position in range(split.num_examples):
+    record = tf.io.parse_single_example(split.read(position), fields)
+    stored[record['id'].numpy().decode()] = record['image'].numpy()
+  with (shards / 'rejects.csv').open(newline='') as file:
+    reasons = {row['path']: ' '.join(row['reason'].split()) for row in csv.DictReader(file)}
+  copies = [tmp_path / f'{position}.jpg' for position in range(len(stored))]
+  for copy, jpeg in zip(copies, stored.values(), strict=True):
+    copy.write_bytes(jpeg)
+  of_copies = dict(zip(stored, views(list(map(str, copies)), size, ahead=8), strict=True))
+  names = sorted(stored.keys() | reasons.keys())
+  apart = {}
+  for name, view in zip(names, views([str(folder / name) for name in names], size, ahead=8), strict=True):
+    assert view.error == reasons.get(name, '')
+    if name in stored:
+      seen = augment.evaluation_view(stored[name], size).numpy().astype(int)
+      kept = stored[name] == (folder / name).read_bytes()
+      apart[name] = np.abs(of_copies[name].pixels - seen).max(), np.abs(view.pixels - seen).max() - 4 * (not kept)
+  assert len(apart) == len(stored) and {name: levels for name, levels in apart.items() if max(levels) > 2} == {}
 
 
 def test_every_image_that_is_read_shows_what_the_file_shows(built):

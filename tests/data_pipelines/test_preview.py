@@ -89,6 +89,13 @@ def test_no_person_is_framed_in_red_and_a_person_is_left_alone():
   np.testing.assert_array_equal(left_alone, person)
 
 
+@pytest.mark.parametrize('shape', [(1, 4000), (4000, 1), (2, 60_000)])
+def test_a_strip_is_shown_one_pixel_thin(shape):
+  scene = np.zeros((SIDE, SIDE, 3), np.uint8)
+  stored, *_ = preview.panels(record(image=np.zeros((*shape, 3), np.uint8)), scene, scene)
+  assert stored.size == (SIDE, SIDE) and (np.asarray(stored) == 0).all(-1).sum() == SIDE
+
+
 def test_all_boxes_lie_on_the_stored_image_where_the_record_says():
   boxes_2x4 = np.array([[0.0, 0.0, 0.5, 0.25], [0.5, 0.5, 1.0, 1.0]])
   scene = np.zeros((SIDE, SIDE, 3), np.uint8)

@@ -55,7 +55,7 @@ def probabilities(rows: list[dict[str, str]]) -> np.ndarray:
   return np.array([[float(row[f'p_{label}']) for label in LABELS] for row in rows])
 
 
-def test_every_file_of_the_corpus_has_its_row(checkpoint: str, tmp_path: Path) -> None:
+def test_every_file_of_the_corpus_has_its_row(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
   readable, broken = coloured() | colourless(), unusable()
   folder = tmp_path / 'corpus'
   folder.mkdir()
@@ -77,6 +77,8 @@ def test_every_file_of_the_corpus_has_its_row(checkpoint: str, tmp_path: Path) -
       assert re.search(reasons[name], row['error']), row
       assert not any(row[column] for column in COLUMNS if column not in ('path', 'error'))
   assert (summary.predicted, summary.unreadable) == (len(readable), len(reasons) - len(passed_over))
+  assert summary.repaired[images.MISSING_END] == 2 and summary.repaired[images.UNREADABLE_METADATA] >= 14
+  assert f'2 {images.MISSING_END}' in capsys.readouterr().err.splitlines()
 
 
 def test_probabilities_are_those_of_the_python_api(checkpoint: str, tmp_path: Path) -> None:

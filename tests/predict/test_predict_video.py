@@ -1,12 +1,14 @@
 """Videos in `predict`: one row per sampled frame. All but one need PyAV, the extra [video]."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 import struct
 
 import numpy as np
 import pytest
 
+from data_pipelines import images
 from data_pipelines.user_files import video
 from tests.support.predictions import assert_refused, draw, rows_of, save_random
 from uniemox_jax.predict.prediction import predict_images
@@ -17,16 +19,36 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
   return save_random(tmp_path_factory.mktemp('run'))
 
 
+def write_video(
+    path: Path, count: int, rate: Fraction | int, codec: str = 'mpeg4', times: Sequence[float] = (), sound: int = 0,
+    options: dict[str, str] | None = None) -> Path:
+  """Grey frames, brighter from one to the next: at a steady rate, or at these times; with seconds of sound."""
+  av = pytest.importorskip('av')
+  with av.open(str(path), 'w', options=options or {}) as container:
+    stream = container.add_stream(codec, rate=rate)
+    stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
+    if times:
+      stream.codec_context.time_base = Fraction(1, 1000)
+    voice = container.add_stream('aac', rate=8000) if sound else None
+    for index in range(count):
+      frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 5 * index % 256, np.uint8), 'rgb24')
+      if times:
+        frame.pts, frame.time_base = round(1000 * times[index]), Fraction(1, 1000)
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+    for _ in range(sound):
+      tone = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), 'fltp', 'mono')
+      tone.sample_rate = 8000
+      container.mux(voice.encode(tone))
+    if voice:
+      container.mux(voice.encode(None))
+  return path
+
+
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-  """Five seconds, ten frames each: grey, brighter from frame to frame."""
-  av = pytest.importorskip('av')
-  with av.open(str(tmp_path / 'clip.mp4'), 'w') as container:
-    stream = container.add_stream('mpeg4', rate=10)
-    stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
-    frames = [av.VideoFrame.from_ndarray(np.full((48, 64, 3), 5 * index, np.uint8), 'rgb24') for index in range(50)]
-    container.mux([packet for frame in [*frames, None] for packet in stream.encode(frame)])
-  return tmp_path / 'clip.mp4'
+  """Five seconds, ten frames each."""
+  return write_video(tmp_path / 'clip.mp4', 50, 10)
 
 
 @pytest.mark.parametrize(('per_second', 'seconds'), [(1, [0, 1, 2, 3, 4]), (0.5, [0, 2, 4]), (0.1, [0])])
@@ -42,6 +64,35 @@ def test_frames_are_those_of_their_time(clip: Path) -> None:
   for seconds, frame in video.frames(str(clip), 3):
     assert abs(int(np.asarray(frame).mean()) - 50 * seconds) < 6
   assert video.expected_frames(str(clip), 3) == 15
+
+
+@pytest.mark.parametrize('name', ['a.mp4', 'a.mov', 'a.mkv', 'a.avi'])
+@pytest.mark.parametrize(('count', 'rate'), [(4, Fraction(1, 5)), (1, Fraction(1, 20)), (1, 25), (3, Fraction(1, 60)),
+                                             (20, Fraction(1, 2)), (90, 30)])
+def test_last_frame_is_shown_as_long_as_any_other(tmp_path: Path, name: str, count: int, rate: Fraction | int) -> None:
+  clip = write_video(tmp_path / name, count, rate)
+  assert len(list(video.frames(str(clip), 1000))) == count
+
+
+@pytest.mark.parametrize('codec', ['mpeg4', 'libx264'])
+@pytest.mark.parametrize('times', [(0, 5, 10, 15), (0, 1, 2, 40), (0, 30, 30.5, 31), (0, 0.1, 9, 9.1, 30)])
+def test_complete_video_of_any_rhythm_is_read(tmp_path: Path, codec: str, times: tuple[float, ...]) -> None:
+  clip = write_video(tmp_path / 'a.mp4', len(times), 10, codec, times)
+  assert [seconds for seconds, _ in video.frames(str(clip), 1000)] == pytest.approx(times)
+
+
+def test_sound_may_go_on_after_the_last_frame(tmp_path: Path) -> None:
+  clip = write_video(tmp_path / 'a.mp4', 20, 10, sound=30)
+  assert len(list(video.frames(str(clip), 10))) == 20
+
+
+@pytest.mark.parametrize(('count', 'rate'), [(8, Fraction(1, 5)), (200, 10)])
+def test_slow_video_that_lacks_its_end_is_truncated(tmp_path: Path, count: int, rate: Fraction | int) -> None:
+  data = write_video(tmp_path / 'a.mp4', count, rate, options={'movflags': 'faststart'}).read_bytes()
+  start = data.index(b'mdat') + 4
+  (tmp_path / 'a.mp4').write_bytes(data[:start + (len(data) - start) // 2])
+  with pytest.raises(images.RejectedError, match='truncated|cannot be decoded'):
+    list(video.frames(str(tmp_path / 'a.mp4'), 1))
 
 
 def test_turned_video_is_upright(clip: Path) -> None:

@@ -46,3 +46,16 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def assert_refused(call: Callable[[], Any], match: str) -> None:
   with pytest.raises(UserError, match=match):
     call()
+
+
+def torchvision_view(image: Image.Image, size: int, short_side: int) -> np.ndarray:
+  """torchvision's `CenterCrop(size)(Resize(short_side, InterpolationMode.BICUBIC)(image))`, uint8 (size, size, 3).
+
+  In Pillow calls, since torchvision itself is not installed here. Source: torchvision 0.29, `transforms/functional.py`.
+  """
+  short, long = sorted(image.size)
+  new_long = int(short_side * long / short)
+  width, height = (short_side, new_long) if image.width <= image.height else (new_long, short_side)
+  resized = image.resize((width, height), Image.Resampling.BICUBIC)
+  top, left = int(round((height - size) / 2.0)), int(round((width - size) / 2.0))
+  return np.asarray(resized.crop((left, top, left + size, top + size)))

@@ -1,7 +1,8 @@
 """What the code before the packages left behind is read, resumed to the same bits, and evaluated to the same numbers.
 
 tests/fixtures/before_packages.tar.xz holds records, a teacher, a run of each verb stopped in the middle, a finished
-run, its export, and in expected.json what that code made of them in the end.
+run, its export, and in expected.json what that code made of them in the end. Evaluation views have since been rounded
+between their two axes, as Pillow does it (docs/method.md, Resizing): what is measured on them agrees to 1e-4.
 """
 
 import hashlib
@@ -76,7 +77,8 @@ def test_a_run_resumes_to_the_same_bits(folder, expected, verb):
   norms = {jax.tree_util.keystr(path): float(np.linalg.norm(np.asarray(leaf, np.float64))) for path, leaf in leaves}
   assert norms == close(expected[verb]['norms'])
   if same_machine(expected):
-    assert kept == expected[verb]['metrics']
+    trained = [(line, before) for line, before in zip(kept, expected[verb]['metrics']) if 'val_loss' not in line]
+    assert len(trained) > 30 and all(line == before for line, before in trained)
     assert hashlib.sha256(b''.join(leaf.tobytes() for _, leaf in leaves)).hexdigest() == expected[verb]['sha256']
 
 
@@ -85,7 +87,7 @@ def test_a_finished_run_is_evaluated_to_the_same_result(folder, expected, split,
   (folder / 'done' / 'finetune' / f'{name}.json').unlink()
   run(folder, 'evaluate', '--workdir=done/finetune', f'--split={split}')
   result = read_json(str(folder / 'done' / 'finetune' / f'{name}.json'))
-  assert result == (expected[name] if same_machine(expected) else close(expected[name]))
+  assert result == close(expected[name])
 
 
 def test_an_export_is_read_back(folder):

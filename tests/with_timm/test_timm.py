@@ -92,15 +92,14 @@ def test_pipeline_of_transformers_ranks_pictures_as_we_do(tmp_path):
     assert answer['score'] == pytest.approx(ours[answer['label']], rel=1e-4)
 
 
-@pytest.mark.parametrize('size', [96, 224, 448])  # margins that halve: torchvision and we round others differently
-def test_timm_prepares_pictures_as_we_do(size, tmp_path):
-  _, theirs = exported(tmp_path, 'encoder', **TINY | {'image_size': size, 'patch_size': 32})
+@pytest.mark.parametrize('shape', [(256, 256), (640, 427), (427, 640), (1000, 301), (97, 96), (60, 400)], ids=str)
+@pytest.mark.parametrize('size', [96, 224, 384, 443])  # 443 / (443 / 506) is 505.99..., which timm rounds off
+def test_timm_prepares_pictures_as_we_do_to_2_of_255(size, shape, tmp_path):
+  _, theirs = exported(tmp_path, 'encoder', **TINY | {'image_size': size, 'patch_size': size})
   transform = timm.data.create_transform(**timm.data.resolve_model_data_config(theirs))
-  short = round(size * 256 / 224)
-  pixels = np.random.default_rng(0).integers(0, 256, (short, short, 3), np.uint8)
-  np.testing.assert_allclose(
-      transform(Image.fromarray(pixels)).permute(1, 2, 0),
-      student_view(pixels[None], size)[0], atol=1e-6)
+  pixels = np.random.default_rng(0).integers(0, 256, (*shape[::-1], 3), np.uint8)
+  theirs = transform(Image.fromarray(pixels)).permute(1, 2, 0)
+  np.testing.assert_allclose(theirs, student_view(pixels[None], size)[0], atol=2 / 255 / 0.224)
 
 
 MEAN = {'num_classes': 5, 'global_pool': 'avg'}

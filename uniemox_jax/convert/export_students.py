@@ -5,6 +5,7 @@ for the user that name them.
 """
 
 from collections.abc import Container
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,13 +83,16 @@ def _timm_config(student: ExportedStudent) -> dict[str, Any]:
   size, width = model['image_size'], model['width']
   # timm's image towers of CLIP come in fewer sizes.
   size_name = 'base' if model['pre_norm'] else ARCHITECTURES.get(width, 'base')
+  share = size / student.short_side
+  if math.floor(size / share) != student.short_side:  # timm rounds it off: one pixel less at 443, 815...
+    share = math.nextafter(share, 0)
   model_args = {
       'img_size': size, 'patch_size': model['patch_size'], 'embed_dim': width, 'depth': model['depth'],
       'num_heads': model['heads'], 'global_pool': 'avg', 'fc_norm': bool(classes)}
   pretrained_cfg = {
-      'input_size': [3, size, size], 'fixed_input_size': True, 'interpolation': 'bicubic',
-      'crop_pct': size / student.short_side, 'crop_mode': 'center', 'mean': student.mean, 'std': student.std,
-      'num_classes': classes, 'first_conv': 'patch_embed.proj', 'classifier': 'head'}
+      'input_size': [3, size, size], 'fixed_input_size': True, 'interpolation': 'bicubic', 'crop_pct': share,
+      'crop_mode': 'center', 'mean': student.mean, 'std': student.std, 'num_classes': classes,
+      'first_conv': 'patch_embed.proj', 'classifier': 'head'}
   labels = {'label_names': student.labels} if classes else {}
   return {
       'architecture': f'vit_{size_name}_{TIMM_VARIANTS[student.variant]}', 'num_classes': classes,

@@ -1,15 +1,18 @@
 """Pixels to what a model reads: normalisation on the device, and the evaluation view of any image."""
 
+from collections.abc import Callable
+import functools
 import reprlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
+
+from data_pipelines import images as image_files
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-EVALUATION_SHARE = 224 / 256
-"""The centre crop is this share of the resized short side (docs/method.md, Recipes)."""
 
 Statistics = tuple[float, ...]
 """Mean or standard deviation of the red, green and blue channels."""
@@ -46,23 +49,16 @@ def resize(images_BxHxWx3: jax.Array, height: int, width: int) -> jax.Array:
   return jnp.clip(jnp.round(resized), 0, 255)
 
 
-def centre_view(images_BxHxWx3: jax.Array, size: int, short_side: int) -> jax.Array:
-  """Resizes the short side to `short_side`, then crops the central size x size; float32 0..255."""
-  height, width = images_BxHxWx3.shape[1:3]
-  scale = short_side / min(height, width)
-  height, width = max(size, round(height * scale)), max(size, round(width * scale))
-  resized = resize(images_BxHxWx3, height, width)
-  top, left = (height - size) // 2, (width - size) // 2
-  return resized[:, top:top + size, left:left + size]
-
-
-def as_model_input(images: Any, size: int, view_and_normalise: Any, name: str = 'images') -> jax.Array:
+def as_model_input(
+    images: Any, size: int, view: Callable[[Image.Image], np.ndarray], mean: Statistics, std: Statistics,
+    name: str = 'images') -> jax.Array:
   """The `images` argument of every `load_*` model (docs/commands.md, Python) as normalised float32 (B, size, size, 3).
 
   Args:
     images: uint8 (B, H, W, 3) pixels, or float32 (B, size, size, 3) taken as already normalised.
     size: the model's input size.
-    view_and_normalise: maps uint8 pixels to the model's normalised evaluation view.
+    view: the model's evaluation view of an RGB image, uint8 (size, size, 3).
+    mean, std: as in `normalise`.
     name: of the argument, for the message.
 
   Raises:
@@ -71,7 +67,9 @@ def as_model_input(images: Any, size: int, view_and_normalise: Any, name: str = 
   images = np.asarray(images) if not isinstance(images, jax.Array) else images
   if images.ndim == 4 and images.shape[-1] == 3:
     if images.dtype == np.uint8:
-      return view_and_normalise(images)
+      # By Pillow, as `predict` does it: the same view, in memory that does not depend on the shape of the image.
+      views = [view(Image.fromarray(pixels)) for pixels in np.asarray(images)]
+      return normalise(jnp.asarray(np.reshape(np.array(views, np.uint8), (-1, size, size, 3))), mean, std)
     if images.dtype == np.float32 and images.shape[1:3] == (size, size):
       return jnp.asarray(images)
   raise ValueError(
@@ -81,10 +79,10 @@ def as_model_input(images: Any, size: int, view_and_normalise: Any, name: str = 
 
 def student_view(images: Any, size: int, mean: Statistics = IMAGENET_MEAN, std: Statistics = IMAGENET_STD) -> jax.Array:
   """uint8 or normalised images as the student's evaluation sees them; see `as_model_input`."""
-  short_side = round(size / EVALUATION_SHARE)
-  return as_model_input(images, size, lambda pixels: normalise(centre_view(pixels, size, short_side), mean, std))
+  return as_model_input(images, size, functools.partial(image_files.evaluation_view, size=size), mean, std)
 
 
 def person_view(persons: Any, size: int, mean: Statistics = IMAGENET_MEAN, std: Statistics = IMAGENET_STD) -> jax.Array:
   """uint8 or normalised images of persons, squashed to the square as person crops are; see `as_model_input`."""
-  return as_model_input(persons, size, lambda pixels: normalise(resize(pixels, size, size), mean, std), 'persons')
+  squashed = functools.partial(image_files.centre_view, size=size, short_side=size, squash=True)
+  return as_model_input(persons, size, squashed, mean, std, 'persons')

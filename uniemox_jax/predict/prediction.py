@@ -6,6 +6,7 @@ row with the reason. A model of scene and person finds persons by --boxes=FILE, 
 More: docs/predict.md.
 """
 
+import collections
 from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
@@ -38,12 +39,14 @@ BOX = ('person_ymin', 'person_xmin', 'person_ymax', 'person_xmax')
 @dataclasses.dataclass
 class PredictionSummary:
   """predicted: rows with numbers. unreadable: rows without. without_person: predicted rows in which the scene replaced
-  the person that the model expects. reasons: 'name: error' of the first unreadable."""
+  the person that the model expects. reasons: 'name: error' of the first unreadable. repaired: how many of the predicted
+  had to be read without something, by what it was."""
 
   predicted: int = 0
   unreadable: int = 0
   without_person: int = 0
   reasons: list[str] = dataclasses.field(default_factory=list)
+  repaired: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
   def add(self, rows: Sequence[ImageView], wants_person: bool) -> None:
     """Counts finished rows."""
@@ -52,6 +55,7 @@ class PredictionSummary:
     self.unreadable += len(broken)
     self.without_person += wants_person * sum(row.pixels is not None and row.person is None for row in rows)
     self.reasons = (self.reasons + broken)[:MAX_REASONS]
+    self.repaired.update(row.repair for row in rows if row.repair)
 
 
 def predict_images(
@@ -176,6 +180,7 @@ def _print_summary(summary: PredictionSummary, found: FoundFiles, earlier_rows: 
   lines = [counts + (f' ({reasons})' if reasons else '')]
   if summary.without_person:
     lines.append(f'{summary.without_person} without a person: the scene replaced it')
+  lines += [f'{count} {repair}' for repair, count in sorted(summary.repaired.items())]
   if earlier_rows:
     lines.append(f'{earlier_rows} rows were there already')
   if found.duplicates:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import checksums, storage
+from data_pipelines import images as image_files
 from data_pipelines.errors import UserError
 from uniemox_jax.convert import clip_weights, name_table, weight_families
 from uniemox_jax.convert.formats import hub, vocabulary, weight_files
@@ -96,19 +97,11 @@ class View:
         'do_center_crop': True, 'do_rescale': True, 'do_normalize': True, 'do_convert_rgb': True,
         'image_mean': list(self.mean), 'image_std': list(self.std)}
 
-  @functools.partial(jax.jit, static_argnums=0)
-  def __call__(self, images_BxHxWx3: jax.Array) -> jax.Array:
-    """uint8 pixels of any size to normalised float32 (B, size, size, 3)."""
-    height, width = images_BxHxWx3.shape[1:3]
-    # Integer division as in transformers: rounding would shift some images by half a pixel.
-    short = min(height, width)
-    shape = (self.short_side * height // short, self.short_side * width // short)
-    if self.squash:
-      shape = (self.short_side, self.short_side)
-    # Columns, then rows, each rounded and clipped: as PIL does, whose images CLIP was trained on.
-    resized = resize(resize(images_BxHxWx3, height, shape[1]), *shape)
-    top, left = (shape[0] - self.size) // 2, (shape[1] - self.size) // 2
-    return normalise(resized[:, top:top + self.size, left:left + self.size], self.mean, self.std)
+  def __call__(self, images: Any) -> jax.Array:
+    """uint8 images of any size, or normalised ones, as float32 (B, size, size, 3); see `as_model_input`."""
+    view = functools.partial(
+        image_files.centre_view, size=self.size, short_side=self.short_side, squash=self.squash, floor=True)
+    return as_model_input(images, self.size, view, self.mean, self.std)
 
 
 def clip_normalise(
@@ -220,7 +213,7 @@ class Clip:
     Raises:
       ValueError: anything else.
     """
-    images_BxHxWx3 = as_model_input(images, self.config.image_size, self.view)
+    images_BxHxWx3 = self.view(images)
     return np.asarray(_embed(self.graphdef, 'image', self._placed, images_BxHxWx3))
 
   def encode_text(self, texts: Sequence[str] | np.ndarray) -> np.ndarray:

@@ -45,6 +45,12 @@ def test_yolox_finds_the_person_where_it_is(yolox, width, height):
   assert nobody.shape == (0, 5) and found.dtype == np.float64
 
 
+@pytest.mark.parametrize('shape', [(1, 4000), (4000, 1), (41, 1), (60_000, 100)])
+def test_nobody_is_found_in_a_strip_and_the_images_beside_it_keep_their_boxes(yolox, shape):
+  red = _image(192, 128, (RED, 32, 32, 32))
+  assert [len(boxes) for boxes in yolox()([_image(*shape), red, _image(*shape), red])] == [0, 1, 0, 1]
+
+
 def test_yolox_reads_blue_green_red_and_takes_the_class_person_only(yolox):
   found, = yolox()([_image(192, 128, (BLUE, 0, 0, 32), (GREEN, 64, 0, 32), (RED, 128, 64, 32))])
   np.testing.assert_allclose(found[:, :4], [[128, 64, 160, 96]], atol=1e-4)

@@ -20,7 +20,8 @@ from uniemox_jax.convert.formats import hub, weight_files
 from uniemox_jax.convert.import_students import UNKNOWN_HEADS, AttentionHeads, ImportedStudent
 from uniemox_jax.convert.label_order import name_head
 from uniemox_jax.runtime import cli
-from uniemox_jax.teacher.frozen_clip import CONFIG_FILES, OPEN_CLIP_CONFIG, TOKENIZER_FILES, read_clip, save_clip
+from uniemox_jax.teacher.frozen_clip import CONFIG_FILES, OPEN_CLIP_CONFIG, read_clip, save_clip
+from uniemox_jax.teacher.tokenizer import TOKENIZER_FILES
 from uniemox_jax.train.checkpoint import save_weights
 
 BATCH_SIZE = 64

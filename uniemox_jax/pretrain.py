@@ -52,7 +52,8 @@ def _load_teacher(
   text = None
   if config.loss.contrastive:
     text = embedded_captions(clip, split, config.emotion_in_caption, config.caption_style, config.data_dir)
-    digests['teacher (tokenizer)'] = clip.tokenizer_digest
+    # A run from before texts were cleaned resumes only where that changes none of its captions.
+    digests['teacher (tokenizer)'] = clip.tokenizer_digest + (' with cleaning' if text.mended else '')
     if (share := text.largest_share()) > MOSTLY_EQUAL:
       config, text = _without_contrastive(config, share), None
       if not config.teaches:

@@ -73,7 +73,8 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
   split = reader.open_split(config.data_dir, config.dataset, config.split)
   steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
   clip = _starting_clip(config, workdir)
-  ids_NxT = clip.tokenize(list(split_captions(split, clip, config.emotion_in_caption, config.caption_style)))
+  captions = list(split_captions(split, clip, config.emotion_in_caption, config.caption_style))
+  ids_NxT = clip.tokenize(captions)
   if (share := np.unique(ids_NxT, axis=0, return_counts=True)[1].max() / len(ids_NxT)) > MOSTLY_EQUAL:
     raise UserError(
         f'{share:.1%} of the images have the same caption, from which a CLIP cannot learn: give records with labels or '
@@ -83,6 +84,8 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
   # A resumed run still takes tokenizer and preparation from where it began.
   inputs = {'data_dir': split.contents
            } | ({} if config.init == 'none' else {'init': clip.digest, 'init (tokenizer)': clip.tokenizer_digest})
+  if any(map(clip.tokenizer.is_mended, captions)):  # an earlier version trained with other tokens
+    inputs['dataset (captions)'] = 'with cleaning'
   run = loop.open_run(
       config, workdir, name='train_clip', build=build, mesh=mesh, steps_per_epoch=steps_per_epoch,
       description={'kind': 'clip', 'model': clip.config.to_dict()}, inputs=inputs, loaded=clip.params, profile=profile)

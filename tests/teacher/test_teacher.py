@@ -1,5 +1,6 @@
 """The teacher's Python API: folders, pictures, texts, and caption embeddings that are computed once."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -91,10 +92,23 @@ def test_other_texts_are_refused(texts, clip):
     clip.encode_text(texts)
 
 
-def test_folder_without_tokenizer_still_encodes_pictures_and_ids(clip, clip_folder, tmp_path):
+def copy_without_tokenizer(clip_folder, folder):
   for name in ('config.json', 'model.safetensors'):
-    shutil.copy(clip_folder / name, tmp_path)
-  bare = frozen_clip.load_clip(tmp_path)
+    shutil.copy(clip_folder / name, folder)
+  return frozen_clip.load_clip(folder)
+
+
+def test_folder_without_tokenizer_has_openais_where_the_sizes_agree(clip, clip_folder, tmp_path, capsys):
+  bare = copy_without_tokenizer(clip_folder, tmp_path)
+  assert "no tokenizer files: its texts are read with OpenAI's vocabulary" in capsys.readouterr().out
+  np.testing.assert_array_equal(bare.encode_text(['a cat']), clip.encode_text(['a cat']))
+  frozen_clip.save_clip(tmp_path / 'saved', bare.config, bare.params, bare.folder)
+  assert frozen_clip.load_clip(tmp_path / 'saved').tokenize(['a photo of a cat'])[0, :7].tolist() == CAT
+
+
+def test_folder_without_tokenizer_still_encodes_pictures_and_ids(clip, clip_folder, tmp_path, monkeypatch):
+  monkeypatch.setattr(frozen_clip.vocabulary, 'SIZE', 50000)
+  bare = copy_without_tokenizer(clip_folder, tmp_path)
   images, ids = pictures(2, 40, 40, 3), np.array([CAT], np.int32)
   np.testing.assert_array_equal(bare.encode_image(images), clip.encode_image(images))
   np.testing.assert_array_equal(bare.encode_text(ids), clip.encode_text(ids))
@@ -233,6 +247,20 @@ def test_captions_of_many_chunks_are_those_of_one(clip, tmp_path, monkeypatch):
   whole = embedded(clip, captions, tmp_path / 'whole', batch_size=8)
   monkeypatch.setattr(caption_embeddings, '_TOGETHER', 16)
   np.testing.assert_allclose(embedded(clip, captions, tmp_path / 'parts', batch_size=8), whole, atol=1e-6)
+
+
+def test_captions_that_cleaning_changes_are_counted_after_the_first_thousand_too(clip, tmp_path):
+  captions = ['a dog'] * 1100 + ['a “quoted” dog', 'cats &amp; dogs', 'a cat']
+  cached = [caption_embeddings.embed_captions(clip, captions, tmp_path, 'captions', len(captions)) for _ in range(2)]
+  assert [one.mended for one in cached] == [2, 2]
+  np.testing.assert_allclose(cached[1].at(np.arange(1100, 1103)), clip.encode_text(captions[1100:]), atol=1e-6)
+
+
+def test_embeddings_from_before_texts_were_cleaned_are_never_found(clip, tmp_path):
+  captions = ['a dog', 'a cat']
+  old = hashlib.sha256(f'{clip.digest} captions 2 '.encode() + clip.tokenize(captions).tobytes()).hexdigest()
+  (tmp_path / f'captions-{old}.f32').write_bytes(b'stale')
+  np.testing.assert_allclose(embedded(clip, captions, tmp_path), clip.encode_text(captions), atol=1e-6)
 
 
 def test_another_teacher_never_finds_the_cached_embeddings(clip, clip_config, clip_params, tmp_path):

@@ -20,13 +20,13 @@ from uniemox_jax.convert import clip_weights, name_table, weight_families
 from uniemox_jax.convert.formats import hub, vocabulary, weight_files
 from uniemox_jax.models.clip import CLIP, CLIPConfig
 from uniemox_jax.models.preprocess import Statistics, as_model_input, check_statistics, normalise, resize
+from uniemox_jax.teacher.tokenizer import TOKENIZER_FILES, Tokenizer, has_tokenizer
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 BICUBIC = 3
 """PIL's number for the filter, as preprocessor_config.json gives it."""
 CONFIG_FILES = ('config.json', 'preprocessor_config.json', 'processor_config.json')
 OPEN_CLIP_CONFIG = 'open_clip_config.json'
-TOKENIZER_FILES = ('vocab.json', 'merges.txt', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json')
 MAX_RESIZED = 16
 """Times the model's input that an image may be resized to before its centre is cut out."""
 LENGTH_STEP = 8
@@ -153,25 +153,13 @@ class Clip:
     return abstract_clip(self.config, self.dtype)[0]
 
   @functools.cached_property
-  def tokenizer(self) -> Any:
-    """transformers' CLIPTokenizer.
+  def tokenizer(self) -> Tokenizer:
+    """Of the files in `folder`.
 
     Raises:
       UserError: the folder has no tokenizer files.
     """
-    if self.folder is not None:
-      has = {name for name in TOKENIZER_FILES if (self.folder / name).is_file()}
-      if large := [name for name in sorted(has) if storage.size(self.folder / name) > storage.MAX_JSON]:
-        raise UserError(f'{self.folder / large[0]} is too large for a file of a tokenizer: fetch it again')
-      if not ({'vocab.json', 'merges.txt'} <= has or 'tokenizer.json' in has):
-        raise UserError(f'{self.folder} has no tokenizer: put its vocab.json and merges.txt there, or give int32 ids')
-    from transformers import CLIPTokenizer  # imports torch where that is installed, which takes seconds
-    with storage.temporary_folder() as openai:
-      if self.folder is None:
-        vocabulary.write_openai_vocabulary(Path(openai))
-      folder = self.folder or Path(openai)
-      with storage.parsing(f'{folder}/{", ".join(TOKENIZER_FILES)}'):
-        return CLIPTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return Tokenizer(self.folder)
 
   @functools.cached_property
   def digest(self) -> str:
@@ -197,15 +185,16 @@ class Clip:
 
   def tokenize(self, texts: Sequence[str]) -> np.ndarray:
     """int32 ids (B, T): cut at the context length, padded after the end of text to a common multiple of 8."""
-    rows = self.tokenizer(list(texts), truncation=True, max_length=self.config.context_length)['input_ids']
+    context, end = self.config.context_length, self.tokenizer.end
+    rows = [ids if len(ids) <= context else [*ids[:context - 1], end] for ids in map(self.tokenizer.encode, texts)]
     largest = max(map(max, filter(None, rows)), default=0)
     if largest >= self.config.vocab_size:
       raise UserError(
           f'the tokenizer in {self.folder} gives the id {largest}, the model knows {self.config.vocab_size} tokens: '
           'fetch both again')
     longest = max((len(row) for row in rows), default=1)
-    length = min(-(-longest // LENGTH_STEP) * LENGTH_STEP, self.config.context_length)
-    ids_BxT = np.full((len(rows), length), self.tokenizer.eos_token_id, np.int32)
+    length = min(-(-longest // LENGTH_STEP) * LENGTH_STEP, context)
+    ids_BxT = np.full((len(rows), length), end, np.int32)
     for row, ids in zip(ids_BxT, rows):
       row[:len(ids)] = ids
     return ids_BxT
@@ -276,7 +265,6 @@ def read_clip(
     if folder is None or not (folder / CONFIG_FILES[0]).is_file():
       raise UserError(f'{name} has no config.json beside it: give the folder of a CLIP in Hugging Face form')
     rules = clip_weights.RULES
-    vocabulary_folder: Path | None = folder
     settings = hub.read_config(folder, CONFIG_FILES[0])
     with storage.parsing(folder / CONFIG_FILES[0], 'correct it, or fetch it again'):
       config = CLIPConfig.from_dict(settings)
@@ -294,16 +282,20 @@ def read_clip(
         shapes = {key: array.shape for key, array in weights.flat.items()}
         config = clip_weights.openai_config(shapes, source=name, activation=activation)
       view = View.from_open_clip(settings.get('preprocess_cfg') or {}, config.image_size)
-    own_tokenizer = folder is not None and any((folder / file).is_file() for file in TOKENIZER_FILES)
-    openai_tokenizer = config.vocab_size == vocabulary.SIZE and not own_tokenizer
-    vocabulary_folder = None if openai_tokenizer else weights.path.parent
   else:
     raise UserError(f'{name} holds {weight_families.TITLES[family]}, not a CLIP: it can be a student (--config.init=)')
   if activation not in (None, config.text.activation):
     raise UserError(f'{name} was trained with {config.text.activation}, not {activation}: leave activation out')
   template = abstract_clip(config)[1]
   params = name_table.import_params(rules, weights.flat, template, source=name, ignored=clip_weights.IGNORED)
-  return Clip(config, params, view, vocabulary_folder, dtype)
+  tokenizer_folder = folder or weights.path.parent
+  if config.vocab_size == vocabulary.SIZE and (folder is None or not has_tokenizer(folder)):
+    tokenizer_folder = None
+    if family == weight_families.CLIP:  # the other family's files never have one
+      print(
+          f"{folder} has no tokenizer files: its texts are read with OpenAI's vocabulary, which has as many tokens",
+          flush=True)
+  return Clip(config, params, view, tokenizer_folder, dtype)
 
 
 def save_clip(

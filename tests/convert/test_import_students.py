@@ -307,8 +307,10 @@ def hollow(flat):
 
 
 def bert(flat):
-  for name in list(flat):
-    flat[f'bert.{name}'] = flat.pop(name)
+  flat.clear()
+  layers = ('attention.self.query', 'attention.self.key', 'attention.self.value', 'attention.output.dense',
+            'attention.output.LayerNorm', 'intermediate.dense', 'output.dense', 'output.LayerNorm')
+  flat |= {f'bert.encoder.layer.{i}.{name}.weight': np.ones((4, 4), np.float32) for i in range(3) for name in layers}
 
 
 def oblong(flat):

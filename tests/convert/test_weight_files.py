@@ -57,7 +57,7 @@ CHECKPOINTS = {
                                                                          'att_fusion.f'], ['model', 'att_fusion']),
     'attention alone': ({'attn': B}, ['attn.f'], ['attn']),
     'open_clip': ({'epoch': 3, 'state_dict': WRAPPED}, [*STATE], ['state_dict']), 'with averages':
-        ({'model': STATE, 'model_ema': STATE}, [*STATE, *(f'model_ema.{n}' for n in STATE)], ['model', 'model_ema'])}
+        ({'model': STATE, 'model_ema': STATE}, [*STATE], ['model', 'model_ema'])}
 
 
 @pytest.mark.parametrize('kind', CHECKPOINTS)

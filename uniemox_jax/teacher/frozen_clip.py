@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+import re
 from typing import Any
 
 from flax import nnx, traverse_util
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import checksums, storage
-from data_pipelines.errors import UserError
+from data_pipelines.errors import UserError, join_names
 from uniemox_jax.convert import clip_weights, name_table, weight_families
 from uniemox_jax.convert.formats import hub, vocabulary, weight_files
 from uniemox_jax.models.clip import CLIP, CLIPConfig
@@ -260,7 +261,7 @@ def read_clip(
     weights: weight_files.Weights, source: Path, *, dtype: Any = jnp.float32, activation: str | None = None) -> Clip:
   """The CLIP in `weights`, which came from `source` and are emptied; see `load_clip`."""
   name, folder = str(weights.path), hub.config_folder(source, weights.path)
-  family = weight_families.family_of(weights.flat, name)
+  family = weight_families.recognise(weights)
   if family == weight_families.CLIP:
     if folder is None or not (folder / CONFIG_FILES[0]).is_file():
       raise UserError(f'{name} has no config.json beside it: give the folder of a CLIP in Hugging Face form')
@@ -287,14 +288,18 @@ def read_clip(
   if activation not in (None, config.text.activation):
     raise UserError(f'{name} was trained with {config.text.activation}, not {activation}: leave activation out')
   template = abstract_clip(config)[1]
+  notes = weights.notes
+  if left := sorted(key for key in weights.flat if re.fullmatch(clip_weights.LEFT, key)):
+    notes = [*notes, f'left behind: {join_names(left)}']
   params = name_table.import_params(rules, weights.flat, template, source=name, ignored=clip_weights.IGNORED)
-  tokenizer_folder = folder or weights.path.parent
+  tokenizer_folder: Path | None = folder or weights.path.parent
   if config.vocab_size == vocabulary.SIZE and (folder is None or not has_tokenizer(folder)):
     tokenizer_folder = None
     if family == weight_families.CLIP:  # the other family's files never have one
-      print(
-          f"{folder} has no tokenizer files: its texts are read with OpenAI's vocabulary, which has as many tokens",
-          flush=True)
+      notes = [
+          *notes, f"{folder} has no tokenizer files: texts are read with OpenAI's vocabulary, which has as many tokens"]
+  if notes:
+    print('\n'.join(notes), flush=True)
   return Clip(config, params, view, tokenizer_folder, dtype)
 
 

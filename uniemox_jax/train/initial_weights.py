@@ -110,11 +110,11 @@ def read_source(init: str, model: dict[str, Any], *, decoder: bool) -> Source:
         loaded.description.get('statistics', {}), loaded.step)
   path = hub.locate(init, (*CONFIG_FILES, OPEN_CLIP_CONFIG))
   weights = weight_files.read_weights(path)
-  if weight_families.family_of(weights.flat, str(weights.path)) in weight_families.CLIPS:
+  if weight_families.recognise(weights) in weight_families.CLIPS:
     clip = read_clip(weights, path)
     imported = student_of_clip(clip.config, clip.params, clip.view.statistics, str(weights.path))
   else:
-    heads = AttentionHeads(model['heads'], model.get('decoder_heads'))
+    heads = AttentionHeads(model['heads'], model.get('decoder_heads'), binding=False)
     imported = import_student(weights, path, heads, decoder=decoder)
   print('\n'.join(imported.messages), flush=True)
   return Source(imported.kind, imported.model, imported.params, imported.statistics, None)

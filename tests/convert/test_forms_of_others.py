@@ -159,3 +159,36 @@ def test_pooled_encoder_without_head_and_norm_is_imported_with_a_plain_norm(tmp_
   assert 'that LayerNorm gets scale 1 and bias 0' in imported.messages[0]
   assert is_the_encoder(imported, state)
   assert (imported.params['encoder']['norm']['scale'] == 1).all()
+
+
+def with_scale(state: State) -> State:
+  return state | {f'blocks.{i}.ls{part}.gamma': torch.ones(32) for i in range(2) for part in (1, 2)}
+
+
+OTHERS: dict[str, tuple[State, str]] = {
+    'LayerScale': (with_scale(STATE), '4 unexpected: blocks.0.ls1.gamma'), 'registers':
+        (STATE | {'reg_token': torch.ones(1, 4, 32)}, 'unexpected: reg_token'), 'distilled':
+            (STATE | {'dist_token': torch.ones(1, 1, 32), 'pos_embed': torch.ones(1, 18, 32)}, '18 positions'),
+    'relative positions':
+        (STATE | {'rel_pos_bias.relative_position_bias_table': torch.ones(9, 4)}, 'unexpected: rel_pos'),
+    'normalised queries': (STATE | {'blocks.0.attn.q_norm.weight': torch.ones(8)}, 'unexpected: blocks.0.attn.q_norm'),
+    'no bias of queries':
+        ({name: tensor for name, tensor in STATE.items() if 'qkv.bias' not in name}, 'missing: blocks.0'), 'gated MLP':
+            (STATE | {'blocks.0.mlp.fc1_g.weight': torch.ones(128, 32)}, 'unexpected: blocks.0.mlp.fc1_g.weight'
+            ), 'half an encoder':
+                ({name: tensor for name, tensor in STATE.items() if 'blocks.0' not in name}, '12 missing: blocks.0'),
+    'no class token': ({name: tensor for name, tensor in STATE.items() if name != 'cls_token'}, 'missing: cls_token'
+                      ), 'ResNet': ({f'layer{i}.{j}.conv1.weight': torch.ones(3, 3) for i in range(4)
+                                     for j in range(3)}, 'of no family known'),
+    'Swin': ({f'layers.{i}.blocks.0.attn.qkv.weight': torch.ones(3, 3) for i in range(4)}, 'of no family'), 'MMPretrain':
+        ({f'backbone.layers.{i}.ln1.weight': torch.ones(3) for i in range(9)}, 'of no family known'), 'a head alone':
+            (HEAD, "does not fit|missing"), 'a decoder alone': ({'decoder_embed.weight': torch.ones(4, 4)}, 'missing'),
+    'grey images': (STATE | {'patch_embed.proj.weight': torch.ones(32, 1, 8, 8)}, r'of another shape|patch_embed')}
+
+
+@pytest.mark.parametrize('kind', OTHERS)
+def test_model_that_computes_otherwise_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
+  state, cause = OTHERS[kind]
+  with pytest.raises(UserError, match=cause) as error:
+    student(saved(tmp_path / 'w.pth', {'model': under('module.backbone.', state)}))
+  assert 'w.pth' in str(error.value) and len(str(error.value).splitlines()) == 1

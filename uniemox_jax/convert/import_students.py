@@ -40,6 +40,8 @@ HEADS_OF_OTHERS = (
     r'(head|heads|head_drop|head_dist|mlp_head|cls_head|fc|classifier|linear|pre_logits|projector|projection|proj_head'
     r'|predictor|criterion|loss\w*|attn_pool|MAPHead_\d+)(\..*)?|n_averaged')
 """Names of parts after an encoder, which is whole without them."""
+VIT_MEAN = VIT_STD = (0.5, 0.5, 0.5)
+"""Of transformers' ViTImageProcessor where its file leaves them out."""
 PROBE_EPS = 1e-6
 """Of the batch norm before the head of MAE's linear probe (main_linprobe.py)."""
 
@@ -108,16 +110,15 @@ def import_student(weights: Weights, source: Path, heads: AttentionHeads, *, dec
     if family == weight_families.VIT:
       kind, model, rules, left = _from_transformers(shapes, heads, config, decoder, name)
       stated = {'norm_pix_loss': config.get('norm_pix_loss')}
-      processor = hub.read_config(folder, 'preprocessor_config.json')
-      mean, std = processor.get('image_mean'), processor.get('image_std')
+      statistics = _processor_statistics(folder)
     else:
       pretrained = _check_timm(config, shapes, name) if config else {}
       kind, model, left = _from_mae(shapes, heads, config | stated, decoder, name)
       rules = mae_weights.student_rules(kind, model)
       mean, std = pretrained.get('mean'), pretrained.get('std')
+      statistics = {} if mean is None and std is None else check_statistics(mean, std)
       names = config.get('label_names') or pretrained.get('label_names')
       labels = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
-    statistics = check_statistics(mean, std) if mean and std else {}
     module = abstract_student(kind, model)
   template = nnx.to_pure_dict(nnx.state(module, nnx.Param))
   params = name_table.import_params(rules, weights.flat, template, source=name, ignored=left)
@@ -133,6 +134,15 @@ def import_student(weights: Weights, source: Path, heads: AttentionHeads, *, dec
         'streams; the weights are taken, the output of the original cannot be reproduced')
   norm_pix = kind == 'uniemox' and stated.get('norm_pix_loss') is True
   return ImportedStudent(kind, model, params, labels, statistics, norm_pix, messages)
+
+
+def _processor_statistics(folder: Path | None) -> dict[str, list[float]]:
+  """Of the pixels by the `preprocessor_config.json` in a folder, {} without one."""
+  processor = hub.read_config(folder, 'preprocessor_config.json')
+  if not folder or not processor:
+    return {}
+  with storage.parsing(folder / 'preprocessor_config.json', 'correct it, or fetch it again'):
+    return hub.pixel_statistics(processor, VIT_MEAN, VIT_STD)
 
 
 def _stated(metadata: dict[str, Any]) -> dict[str, Any]:

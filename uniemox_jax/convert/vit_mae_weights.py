@@ -1,6 +1,7 @@
 """transformers' `ViTMAEForPreTraining` <-> `UniEmoX` without fusion; its and ViT's encoders; their configurations."""
 
 import re
+import reprlib
 from typing import Any
 
 from data_pipelines.errors import UserError
@@ -70,8 +71,11 @@ def vit_mae_arguments(hub: dict[str, Any]) -> dict[str, Any]:
 def _settings(hub: dict[str, Any], settings: dict[str, tuple[str, Any]]) -> dict[str, Any]:
   arguments = {ours: hub.get(theirs, default) for ours, (theirs, default) in settings.items()}
   for ours, (theirs, default) in settings.items():
-    if not isinstance(arguments[ours], type(default)) or arguments[ours] <= 0:
-      raise UserError(f'{theirs} is {arguments[ours]!r}, not a positive {type(default).__name__}')
+    value = arguments[ours]
+    if theirs in ('image_size', 'patch_size') and isinstance(value, list) and value == value[:1] * 2:
+      arguments[ours] = value = value[0]  # height and width
+    if type(value) is not type(default) or value <= 0:
+      raise UserError(f'{theirs} is {reprlib.repr(value)}, not a positive {type(default).__name__}')
   return arguments
 
 

@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 import re
+import reprlib
 from typing import Any
 
 from flax import nnx, traverse_util
@@ -48,24 +49,27 @@ class View:
   std: tuple[float, ...] = CLIP_STD
 
   @classmethod
-  def from_dict(cls, hub: dict[str, Any], image_size: int) -> 'View':
+  def from_dict(cls, settings: dict[str, Any], image_size: int) -> 'View':
     """From the contents of a `preprocessor_config.json`; {} gives OpenAI's settings.
 
     Raises:
       UserError: it does not lead to the model's `image_size`, or not by bicubic resizing.
       ValueError, TypeError, LookupError: a value of another type.
     """
-    size = hub.get('size', image_size)
-    size = size if isinstance(size, dict) else {'shortest_edge': size}
-    squash = 'shortest_edge' not in size
-    short_side = size['height'] if squash else size['shortest_edge']
-    crop = hub.get('crop_size', image_size) if hub.get('do_center_crop', True) else short_side
-    crop = crop['height'] if isinstance(crop, dict) else crop
-    if crop != image_size or not crop <= short_side <= MAX_RESIZED * crop or hub.get('resample', BICUBIC) != BICUBIC:
+    made_for = settings.get('image_processor_type', settings.get('feature_extractor_type', 'CLIP'))
+    if 'CLIP' not in str(made_for):
+      raise UserError(f"it is of a {made_for}, whose defaults are others than CLIP's: give CLIP's own, or remove it")
+    short_side, squash = hub.side(settings.get('size', image_size), 'size')
+    crop = short_side
+    if hub.switch(settings, 'do_center_crop'):
+      crop, _ = hub.side(settings.get('crop_size', image_size), 'crop_size')
+    resample = settings.get('resample', BICUBIC)
+    resized = hub.switch(settings, 'do_resize') and resample in (BICUBIC, 'bicubic') and not settings.get('do_pad')
+    if not resized or crop != image_size or not crop <= short_side <= MAX_RESIZED * crop:
       raise UserError(
-          f'size {size}, crop {crop}, resample {hub.get("resample", BICUBIC)} do '
-          f'not give {image_size} pixels by bicubic resizing (resample 3): correct the file or remove it')
-    mean, std = map(tuple, check_statistics(hub.get('image_mean', CLIP_MEAN), hub.get('image_std', CLIP_STD)).values())
+          f'do_resize {settings.get("do_resize", True)}, size {short_side}, crop {crop}, resample {resample!r} do not '
+          f'give {image_size} pixels by bicubic resizing (resample 3): correct the file or remove it')
+    mean, std = map(tuple, hub.pixel_statistics(settings, CLIP_MEAN, CLIP_STD).values())
     return cls(image_size, short_side, squash, mean, std)
 
   @classmethod
@@ -80,6 +84,9 @@ class View:
       raise UserError(
           f'preprocess_cfg resizes by {mode}, {filter_name}: only bicubic, shortest or '
           'squash, is supported')
+    size = settings.get('size', image_size)
+    if size != image_size and size != [image_size] * 2:
+      raise UserError(f'preprocess_cfg makes images of {reprlib.repr(size)} pixels, the model reads {image_size}')
     mean, std = map(tuple, check_statistics(settings.get('mean', CLIP_MEAN), settings.get('std', CLIP_STD)).values())
     return cls(image_size, image_size, mode == 'squash', mean, std)
 

@@ -57,8 +57,8 @@ class Tokenizer:
         vocabulary.write_openai_vocabulary(Path(openai))
       with storage.parsing(f'{folder or openai}/{", ".join(TOKENIZER_FILES)}'):
         self._plain: Any = CLIPTokenizer.from_pretrained(folder or Path(openai), trust_remote_code=False)
+        self.start, self.end = int(self._plain.bos_token_id), int(self._plain.eos_token_id)
     self._pairs = self._plain.backend_tokenizer.model
-    self.start, self.end = self._plain.bos_token_id, self._plain.eos_token_id
     self._symbols = vocabulary.byte_symbols()
     self._ids = {vocabulary.START: [self.start], vocabulary.END: [self.end]}
 

@@ -180,7 +180,7 @@ OTHERS: dict[str, tuple[State, str]] = {
     'no class token': ({name: tensor for name, tensor in STATE.items() if name != 'cls_token'}, 'missing: cls_token'
                       ), 'ResNet': ({f'layer{i}.{j}.conv1.weight': torch.ones(3, 3) for i in range(4)
                                      for j in range(3)}, 'of no family known'),
-    'Swin': ({f'layers.{i}.blocks.0.attn.qkv.weight': torch.ones(3, 3) for i in range(4)}, 'of no family'), 'MMPretrain':
+    'Swin': ({f'layers.{i}.blocks.0.attn.qkv.weight': torch.ones(3, 3) for i in range(4)}, 'of no family'), 'OpenMMLab':
         ({f'backbone.layers.{i}.ln1.weight': torch.ones(3) for i in range(9)}, 'of no family known'), 'a head alone':
             (HEAD, "does not fit|missing"), 'a decoder alone': ({'decoder_embed.weight': torch.ones(4, 4)}, 'missing'),
     'grey images': (STATE | {'patch_embed.proj.weight': torch.ones(32, 1, 8, 8)}, r'of another shape|patch_embed')}

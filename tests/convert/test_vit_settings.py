@@ -40,7 +40,7 @@ def change(folder: Path, name: str, values: Any) -> None:
     (CONFIG, {}, {}), (CONFIG, {'image_size': [32, 32], 'patch_size': [8, 8]}, {}), (PROCESSOR, {'size': 224}, HALF),
     (PROCESSOR, {'image_mean': 0.5, 'image_std': [0.5] * 3}, HALF),
     (PROCESSOR, {'do_normalize': False}, {'mean': [0.0] * 3, 'std': [1.0] * 3}),
-    (PROCESSOR, {'image_mean': [0.1, 0.2, 0.3], 'do_resize': False}, {'mean': [0.1, 0.2, 0.3], 'std': [0.5] * 3})])  # yapf: disable
+    (PROCESSOR, {'image_mean': [0.1, 0.2, 0.3], 'do_resize': False}, {'mean': [0.1, 0.2, 0.3], 'std': [0.5] * 3})])
 def test_setting_of_a_vit_is_followed(name: str, values: Any, statistics: Any, folder: Path) -> None:
   change(folder, name, values)
   imported = student(folder)
@@ -48,20 +48,30 @@ def test_setting_of_a_vit_is_followed(name: str, values: Any, statistics: Any, f
   assert imported.statistics == statistics
 
 
-@pytest.mark.parametrize(('name', 'values', 'cause'), [
-    (CONFIG, {'image_size': [32, 48]}, r'image_size is \[32, 48\], not a positive int'),
-    (CONFIG, {'image_size': '32'}, 'not a positive int'), (CONFIG, {'image_size': None}, 'not a positive int'),
-    (CONFIG, {'image_size': True}, 'not a positive int'), (CONFIG, {'image_size': 32.0}, 'not a positive int'),
-    (CONFIG, {'num_attention_heads': 5}, 'config.json'), (CONFIG, {'num_attention_heads': []}, 'not a positive int'),
-    (CONFIG, {'layer_norm_eps': '1e-6'}, 'not a positive float'), (CONFIG, {'hidden_act': 'relu'}, "'relu'"),
-    (CONFIG, {'qkv_bias': False}, 'qkv_bias is False'), (CONFIG, {'num_channels': 1}, 'num_channels is 1'),
-    (CONFIG, {'intermediate_size': 64}, 'intermediate_size is 64'), (CONFIG, {'model_type': 'beit'}, "model_type 'beit'"),
-    (CONFIG, {'num_hidden_layers': 3}, 'missing: vit.encoder.layer.2'), (CONFIG, [1], 'no JSON object'),
-    (CONFIG, {'hidden_size': 10**12}, 'config.json|model.safetensors'),
-    (PROCESSOR, {'image_mean': 'a'}, 'not three numbers'), (PROCESSOR, {'image_std': [0, 0, 0]}, 'not three numbers'),
-    (PROCESSOR, {'image_mean': [0.5]}, 'not three numbers'), (PROCESSOR, {'do_rescale': False}, 'do not scale pixels'),
-    (PROCESSOR, {'rescale_factor': float('nan')}, 'do not scale pixels'), (PROCESSOR, {'do_normalize': 'no'}, 'not true or'),
-    (PROCESSOR, [], 'no JSON object')])  # yapf: disable
+@pytest.mark.parametrize(
+    ('name', 'values', 'cause'), [(CONFIG, {'image_size': [32, 48]}, r'image_size is \[32, 48\], not a positive int'),
+                                  (CONFIG, {'image_size': '32'}, 'not a positive int'),
+                                  (CONFIG, {'image_size': None}, 'not a positive int'),
+                                  (CONFIG, {'image_size': True}, 'not a positive int'),
+                                  (CONFIG, {'image_size': 32.0}, 'not a positive int'),
+                                  (CONFIG, {'num_attention_heads': 5}, 'config.json'),
+                                  (CONFIG, {'num_attention_heads': []}, 'not a positive int'),
+                                  (CONFIG, {'layer_norm_eps': '1e-6'}, 'not a positive float'),
+                                  (CONFIG, {'hidden_act': 'relu'}, "'relu'"),
+                                  (CONFIG, {'qkv_bias': False}, 'qkv_bias is False'),
+                                  (CONFIG, {'num_channels': 1}, 'num_channels is 1'),
+                                  (CONFIG, {'intermediate_size': 64}, 'intermediate_size is 64'),
+                                  (CONFIG, {'model_type': 'beit'}, "model_type 'beit'"),
+                                  (CONFIG, {'num_hidden_layers': 3}, 'missing: vit.encoder.layer.2'),
+                                  (CONFIG, [1], 'no JSON object'),
+                                  (CONFIG, {'hidden_size': 10**12}, 'config.json|model.safetensors'),
+                                  (PROCESSOR, {'image_mean': 'a'}, 'not three numbers'),
+                                  (PROCESSOR, {'image_std': [0, 0, 0]}, 'not three numbers'),
+                                  (PROCESSOR, {'image_mean': [0.5]}, 'not three numbers'),
+                                  (PROCESSOR, {'do_rescale': False}, 'do not scale pixels'),
+                                  (PROCESSOR, {'rescale_factor': float('nan')}, 'do not scale pixels'),
+                                  (PROCESSOR, {'do_normalize': 'no'}, 'not true or'),
+                                  (PROCESSOR, [], 'no JSON object')])
 def test_setting_of_a_vit_that_cannot_be_followed_is_one_line(name: str, values: Any, cause: str, folder: Path) -> None:
   change(folder, name, values)
   with pytest.raises(UserError, match=cause) as error:
@@ -70,13 +80,17 @@ def test_setting_of_a_vit_that_cannot_be_followed_is_one_line(name: str, values:
   assert len(str(error.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize(('values', 'cause'), [
-    ({'architecture': 'resnet50'}, 'no timm ViT'), ({'architecture': None}, 'no timm ViT'),
-    ({'pretrained_cfg': None}, 'config.json'), ({'pretrained_cfg': []}, 'config.json'), ({'model_args': [1]}, 'config.json'),
-    ({'pretrained_cfg': {'mean': [1, 2], 'std': [1, 1]}}, 'not three numbers'), ({'pretrained_cfg': {'mean': [0.5] * 3}}, 'not three'),
-    ({'pretrained_cfg': {'mean': 0.5, 'std': 0.5}}, 'not three'), ({'num_features': '32'}, 'num_features'),
-    ({'model_args': {'num_heads': 'four'}}, 'config.json'), ({'model_args': {'num_heads': 0}}, 'config.json'),
-    ({'global_pool': 'map'}, "'map'"), ({'model_args': {'class_token': False, 'num_heads': 4, 'reg_tokens': 4}}, 'reg_tokens')])  # yapf: disable
+@pytest.mark.parametrize(('values', 'cause'),
+                         [({'architecture': 'resnet50'}, 'no timm ViT'), ({'architecture': None}, 'no timm ViT'),
+                          ({'pretrained_cfg': None}, 'config.json'), ({'pretrained_cfg': []}, 'config.json'),
+                          ({'model_args': [1]}, 'config.json'),
+                          ({'pretrained_cfg': {'mean': [1, 2], 'std': [1, 1]}}, 'not three numbers'),
+                          ({'pretrained_cfg': {'mean': [0.5] * 3}}, 'not three'),
+                          ({'pretrained_cfg': {'mean': 0.5, 'std': 0.5}}, 'not three'),
+                          ({'num_features': '32'}, 'num_features'),
+                          ({'model_args': {'num_heads': 'four'}}, 'config.json'),
+                          ({'model_args': {'num_heads': 0}}, 'config.json'), ({'global_pool': 'map'}, "'map'"),
+                          ({'model_args': {'class_token': False, 'num_heads': 4, 'reg_tokens': 4}}, 'reg_tokens')])
 def test_setting_of_timm_that_cannot_be_followed_is_one_line(values: Any, cause: str, tmp_path: Path) -> None:
   from tests.convert.test_forms_of_others import STATE
   save_file({name: tensor.numpy() for name, tensor in STATE.items()}, tmp_path / 'model.safetensors')

@@ -94,7 +94,7 @@ def pixel_statistics(processor: dict[str, Any], mean: Any, std: Any) -> dict[str
 
 
 def switch(processor: dict[str, Any], name: str) -> bool:
-  """Whether a step of the preparation is done, as it is where nothing is said; raises UserError for no true or false."""
+  """Whether a step of the preparation is done: yes where nothing is said. Raises UserError for no true or false."""
   value = processor.get(name, True)
   if type(value) is not bool:
     raise UserError(f'{name} is {reprlib.repr(value)}, not true or false')

@@ -58,7 +58,7 @@ OPENAI_RULES += block_rules('language/blocks', 'transformer.resblocks.{}', _OPEN
 OPENAI_RULES += layer_norm_rules('language/norm', 'ln_final')
 
 
-def canonical(name: str) -> str:
+def openai_name(name: str) -> str:
   """A tensor's name in the table of OpenAI's: open_clip's CustomTextCLIP has a text tower of its own, `text.`."""
   return name.removeprefix('text.')
 

@@ -26,7 +26,7 @@ _TABLES = {
     VIT: (vit_mae_weights.RULES, vit_mae_weights.LEFT)}
 """The rules of each family, and a regular expression of its other names."""
 _KNOWN = {family: {name for rule in rules for name in rule.theirs} for family, (rules, _) in _TABLES.items()}
-_CANONICAL: dict[str, Callable[[str], str]] = {OPENAI_CLIP: clip_weights.canonical, VIT: vit_mae_weights.canonical}
+_CANONICAL: dict[str, Callable[[str], str]] = {OPENAI_CLIP: clip_weights.openai_name, VIT: vit_mae_weights.canonical}
 """Of families whose files have several names for one tensor."""
 
 

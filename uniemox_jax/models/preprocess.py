@@ -11,6 +11,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 EVALUATION_SHARE = 224 / 256
 """The centre crop is this share of the resized short side (docs/method.md, Recipes)."""
 
+WIDEST = 10.0
+"""The range of normalised values that are taken for such, beyond what pixels give, so that noise is, too."""
 Statistics = tuple[float, ...]
 """Mean or standard deviation of the red, green and blue channels."""
 
@@ -56,13 +58,16 @@ def centre_view(images_BxHxWx3: jax.Array, size: int, short_side: int) -> jax.Ar
   return resized[:, top:top + size, left:left + size]
 
 
-def as_model_input(images: Any, size: int, view_and_normalise: Any, name: str = 'images') -> jax.Array:
+def as_model_input(
+    images: Any, size: int, view_and_normalise: Any, mean: Statistics, std: Statistics,
+    name: str = 'images') -> jax.Array:
   """The `images` argument of every `load_*` model (docs/commands.md, Python) as normalised float32 (B, size, size, 3).
 
   Args:
     images: uint8 (B, H, W, 3) pixels, or float32 (B, size, size, 3) taken as already normalised.
     size: the model's input size.
     view_and_normalise: maps uint8 pixels to the model's normalised evaluation view.
+    mean, std: by which it normalises.
     name: of the argument, for the message.
 
   Raises:
@@ -73,18 +78,37 @@ def as_model_input(images: Any, size: int, view_and_normalise: Any, name: str = 
     if images.dtype == np.uint8:
       return view_and_normalise(images)
     if images.dtype == np.float32 and images.shape[1:3] == (size, size):
+      _check_normalised(images, mean, std, name)
       return jnp.asarray(images)
   raise ValueError(
       f'{name} are {images.dtype} {images.shape}; wanted uint8 (B, H, W, 3), or float32 '
       f'(B, {size}, {size}, 3) already normalised')
 
 
+def _check_normalised(images: Any, mean: Statistics, std: Statistics, name: str) -> None:
+  """Raises ValueError for floats that no normalised pixels are: far out of their range, or all in 0..1."""
+  if not images.size:
+    return
+  low, high = float(images.min()), float(images.max())
+  ends = [(end - m) / s for end in (0, 1) for m, s in zip(mean, std)]
+  most = max(WIDEST, 2 * max(map(abs, ends)))
+  # All of 0..1 and no more, or levels of 1/255: normalised pixels hit neither.
+  unscaled = 0 <= low < high <= 1 and min(ends) < -0.5 and (
+      low < 0.02 and high > 0.98 or bool((abs(images * 255 - (images * 255).round()) < 1e-3).all()))
+  if unscaled or not -most <= low <= high <= most:
+    raise ValueError(
+        f'{name} are float32 from {low:.4g} to {high:.4g}, which normalised pixels are not: give uint8, or '
+        f'(x / 255 - mean) / std with mean {mean} and std {std}')
+
+
 def student_view(images: Any, size: int, mean: Statistics = IMAGENET_MEAN, std: Statistics = IMAGENET_STD) -> jax.Array:
   """uint8 or normalised images as the student's evaluation sees them; see `as_model_input`."""
   short_side = round(size / EVALUATION_SHARE)
-  return as_model_input(images, size, lambda pixels: normalise(centre_view(pixels, size, short_side), mean, std))
+  return as_model_input(
+      images, size, lambda pixels: normalise(centre_view(pixels, size, short_side), mean, std), mean, std)
 
 
 def person_view(persons: Any, size: int, mean: Statistics = IMAGENET_MEAN, std: Statistics = IMAGENET_STD) -> jax.Array:
   """uint8 or normalised images of persons, squashed to the square as person crops are; see `as_model_input`."""
-  return as_model_input(persons, size, lambda pixels: normalise(resize(pixels, size, size), mean, std), 'persons')
+  return as_model_input(
+      persons, size, lambda pixels: normalise(resize(pixels, size, size), mean, std), mean, std, 'persons')

@@ -217,7 +217,7 @@ class Clip:
     Raises:
       ValueError: anything else.
     """
-    images_BxHxWx3 = as_model_input(images, self.config.image_size, self.view)
+    images_BxHxWx3 = as_model_input(images, self.config.image_size, self.view, self.view.mean, self.view.std)
     return np.asarray(_embed(self.graphdef, 'image', self._placed, images_BxHxWx3))
 
   def encode_text(self, texts: Sequence[str] | np.ndarray) -> np.ndarray:

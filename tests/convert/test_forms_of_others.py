@@ -1,5 +1,7 @@
 """Checkpoints as other people's code saves them: an encoder that is whole is read, and what was done is told."""
 
+import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import UserError
-from tests.support.weight_files import safe, saved, torch
+from tests.support.weight_files import safe, save_file, saved, torch
 import uniemox_jax
 from uniemox_jax.convert.formats.weight_files import read_weights
 from uniemox_jax.convert.import_students import AttentionHeads, ImportedStudent, import_student
@@ -192,3 +194,38 @@ def test_model_that_computes_otherwise_is_refused_in_one_line(kind: str, tmp_pat
   with pytest.raises(UserError, match=cause) as error:
     student(saved(tmp_path / 'w.pth', {'model': under('module.backbone.', state)}))
   assert 'w.pth' in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+HOSTILE = {'others': 'x', 'keys': 'y', 'chosen': 'z', 'args': 'w', 'model_args': 'v'}
+
+
+def test_metadata_that_looks_like_ours_means_nothing(tmp_path: Path) -> None:
+  save_file(STATE, tmp_path / 'w.safetensors', metadata=HOSTILE)
+  assert is_the_encoder(student(tmp_path / 'w.safetensors'))
+  save_file(STATE, tmp_path / 'shard', metadata=HOSTILE)
+  index = {
+      'metadata': HOSTILE | {'others': {'a': 1}, 'keys': [1, 'encoder']}, 'weight_map': dict.fromkeys(STATE, 'shard')}
+  for name in ('model.safetensors.index.json', 'pytorch_model.bin.index.json'):
+    (tmp_path / name).write_text(json.dumps(index))
+    assert is_the_encoder(student(tmp_path / name))
+
+
+def test_text_of_a_file_is_told_on_one_line(tmp_path: Path) -> None:
+  args = argparse.Namespace(use_fusion='a\n\x1b[31mb' * 100, mask_ratio=0.5, model_args='x')
+  contents = {'model': under('a\nb.', STATE) | {'c\nd': torch.ones(1)}, 'args': args}
+  lines = student(saved(tmp_path / 'w.pth', contents)).messages
+  assert all(line.isprintable() and len(line) < 500 for line in lines)
+  assert 'mask_ratio 0.5' in lines[-1]
+
+
+@pytest.mark.parametrize(
+    'change', [{'head.0.running_var': torch.ones(31)}, {'head.1.weight': torch.ones(8)}, {
+        'head.1.bias': torch.ones(8, 2)}, {'head.0.running_mean': torch.ones(2, 32)}])
+def test_probe_of_other_shapes_is_one_line(change: State, tmp_path: Path) -> None:
+  state = {
+      name: tensor
+      for name, tensor in random_state(reference.FineTuned(**TINY, classes=8)).items()
+      if not name.startswith(('norm.', 'head.'))}
+  with pytest.raises(UserError, match=r'w\.pth') as error:
+    student(saved(tmp_path / 'w.pth', {'model': state | PROBE | change}))
+  assert len(str(error.value).splitlines()) == 1

@@ -8,6 +8,7 @@ the origin, or the user has to give them; nothing is guessed.
 from collections.abc import Mapping
 from pathlib import Path
 import re
+import reprlib
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -15,6 +16,7 @@ import numpy as np
 
 from data_pipelines import storage
 from data_pipelines.errors import UserError, join_names
+from data_pipelines.plain_text import single_line
 from uniemox_jax.convert import mae_weights, name_table, vit_mae_weights, weight_families
 from uniemox_jax.convert.formats import hub
 from uniemox_jax.convert.formats.weight_files import Weights
@@ -102,7 +104,8 @@ def import_student(weights: Weights, source: Path, heads: AttentionHeads, *, dec
     raise UserError(
         f'{name} holds {weight_families.TITLES[family]}, not a student: it can be a teacher '
         '(--config.teacher=, load_clip)')
-  messages = [*weights.notes, *_complete(weights.flat, name)]
+  with storage.parsing(weights.path, 'fetch it again'):
+    messages = [*weights.notes, *_complete(weights.flat, name)]
   shapes = {key: array.shape for key, array in weights.flat.items()}
   labels: list[str] | None = None
   stated = _stated(weights.metadata)
@@ -113,7 +116,7 @@ def import_student(weights: Weights, source: Path, heads: AttentionHeads, *, dec
       statistics = _processor_statistics(folder)
     else:
       pretrained = _check_timm(config, shapes, name) if config else {}
-      kind, model, left = _from_mae(shapes, heads, config | stated, decoder, name)
+      kind, model, left = _from_mae(shapes, heads, config | {'mask_ratio': stated.get('mask_ratio')}, decoder, name)
       rules = mae_weights.student_rules(kind, model)
       mean, std = pretrained.get('mean'), pretrained.get('std')
       statistics = {} if mean is None and std is None else check_statistics(mean, std)
@@ -127,13 +130,14 @@ def import_student(weights: Weights, source: Path, heads: AttentionHeads, *, dec
   if dropped:
     messages.append(f'left behind: {join_names(dropped)}')
   if told := {setting: stated[setting] for setting in TOLD if stated.get(setting) is not None}:
-    messages.append(f"the file states: {', '.join(f'{setting} {value}' for setting, value in told.items())}")
+    messages.append(
+        'the file states: ' + ', '.join(f'{setting} {reprlib.repr(value)}' for setting, value in told.items()))
   if model.get('fusion') == 'attention':
     messages.append(
         "fusion 'attention': the original takes its softmax over an axis of size 1, here it is over the two "
         'streams; the weights are taken, the output of the original cannot be reproduced')
   norm_pix = kind == 'uniemox' and stated.get('norm_pix_loss') is True
-  return ImportedStudent(kind, model, params, labels, statistics, norm_pix, messages)
+  return ImportedStudent(kind, model, params, labels, statistics, norm_pix, [single_line(line) for line in messages])
 
 
 def _processor_statistics(folder: Path | None) -> dict[str, list[float]]:
@@ -158,7 +162,7 @@ def _complete(flat: dict[str, np.ndarray], source: str) -> list[str]:
   if 'fc_norm.weight' in flat and flat.keys() >= set(probe) and 'head.0.weight' not in flat:
     mean, variance, weight, bias = (flat.pop(name) for name in probe)
     flat.pop('head.0.num_batches_tracked', None)
-    flat['head.weight'] = weight / np.sqrt(variance + PROBE_EPS)
+    flat['head.weight'] = weight / np.sqrt(np.maximum(variance, 0) + PROBE_EPS)
     flat['head.bias'] = bias - flat['head.weight'] @ mean
     messages.append(f'{source}: the batch norm before the head is folded into it')
   if 'fc_norm.weight' in flat and not {'head.weight', 'norm.weight'} & flat.keys():

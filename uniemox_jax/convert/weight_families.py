@@ -1,7 +1,8 @@
 """Which library wrote a weight file, by the names of its tensors: the file's own name does not matter."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+import itertools
 import re
 
 from data_pipelines.errors import UserError, join_names
@@ -43,9 +44,10 @@ def recognise(weights: Weights, key: str = '') -> str:
   flat, source = weights.flat, str(weights.path)
   found = weights.metadata.get('keys')
   keys = [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
-  beside = _unknown_parts(flat, [name for name in keys if name != weights.metadata.get('chosen')])
+  beside = _unknown_parts(flat, {name for name in keys if name != weights.metadata.get('chosen')})
   names = [name for name in flat if name not in beside]
-  prefixes = ['', *_prefixes(names)]
+  enough = max(_count_known(names, '').values()) >= ENOUGH * len(names)
+  prefixes = ['', *(() if enough else _prefixes(names))]
   if key and key != weights.metadata.get('chosen'):
     prefixes = [f'{key}.']
     if not any(name.startswith(prefixes[0]) for name in names):
@@ -73,10 +75,14 @@ def recognise(weights: Weights, key: str = '') -> str:
   return family
 
 
-def _unknown_parts(names: Iterable[str], keys: Iterable[str]) -> set[str]:
+def _unknown_parts(names: Iterable[str], keys: set[str]) -> set[str]:
   """Those names under the keys of a checkpoint's other state dicts of which no family knows one."""
-  parts = [{name for name in names if name.startswith(f'{key}.')} for key in keys]
-  return {name for part in parts if not any(_count_known(part, '').values()) for name in part}
+  parts = defaultdict(set)
+  for name in names:
+    for prefix in itertools.accumulate(name.split('.'), '{}.{}'.format):
+      if prefix in keys:
+        parts[prefix].add(name)
+  return {name for part in parts.values() if not any(_count_known(part, '').values()) for name in part}
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:

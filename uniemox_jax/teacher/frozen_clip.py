@@ -18,6 +18,7 @@ import numpy as np
 
 from data_pipelines import checksums, storage
 from data_pipelines.errors import UserError, join_names
+from data_pipelines.plain_text import single_line
 from uniemox_jax.convert import clip_weights, name_table, weight_families
 from uniemox_jax.convert.formats import hub, vocabulary, weight_files
 from uniemox_jax.models.clip import CLIP, CLIPConfig
@@ -306,7 +307,7 @@ def read_clip(
       notes = [
           *notes, f"{folder} has no tokenizer files: texts are read with OpenAI's vocabulary, which has as many tokens"]
   if notes:
-    print('\n'.join(notes), flush=True)
+    print('\n'.join(map(single_line, notes)), flush=True)
   return Clip(config, params, view, tokenizer_folder, dtype)
 
 

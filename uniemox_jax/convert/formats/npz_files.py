@@ -65,13 +65,11 @@ def read_npz(path: Path, most: int) -> tuple[dict[str, Any], Iterator[tuple[str,
       if not embeddings:
         return {}, _tensors(path, None)
       prefix = min(embeddings, key=len).removesuffix(_EMBEDDING)
-      queries = [
-          arrays[name]
-          for name in arrays.files
-          if re.fullmatch(rf'{prefix}{_BLOCK.pattern}', name) and name.endswith('/query/bias')]
-  config = {'architecture': 'vit_of_google', 'pretrained_cfg': {'mean': [0.5] * 3, 'std': [0.5] * 3}}
-  if queries and queries[0].ndim > 1:
-    config['model_args'] = {'num_heads': queries[0].shape[-2]}
+      queries = [name for name in arrays.files if name.startswith(prefix) and name.endswith('/query/bias')]
+      shape = arrays[queries[0]].shape if queries else ()
+  config: dict[str, Any] = {'architecture': 'vit_of_google', 'pretrained_cfg': {'mean': [0.5] * 3, 'std': [0.5] * 3}}
+  if len(shape) > 1:  # heads and their width, perhaps after the layers
+    config['model_args'] = {'num_heads': shape[-2]}
   return config, _tensors(path, prefix)
 
 

@@ -95,7 +95,7 @@ def read_weights(path: Path, key: str = '') -> Weights:
       path = found[0]
     size, form, metadata, tensors = _read_index(path) if path.name.endswith('.index.json') else _open(path, key)
     notes: list[str] = []
-    if others := metadata.pop('others', None):
+    if form == 'torch' and path.suffix != '.json' and (others := metadata.pop('others')):
       counts = ', '.join(f"{count} under '{name}'" for name, count in others.items())
       notes.append(
           f"{path}: the tensors under '{metadata['chosen']}' are taken, {counts} are not: import_torch "

@@ -1,5 +1,6 @@
 """The teacher's Python API: folders, pictures, texts, and caption embeddings that are computed once."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import UserError
+from uniemox_jax import train_clip
 from uniemox_jax.models.clip import CLIPConfig
 from uniemox_jax.teacher import caption_embeddings, frozen_clip
+from uniemox_jax.train.config import TowerSettings, TrainClipConfig
 
 CAT = [49406, 320, 1125, 539, 320, 2368, 49407]
 
@@ -93,7 +96,7 @@ def test_other_texts_are_refused(texts, clip):
 
 
 def copy_without_tokenizer(clip_folder, folder):
-  for name in ('config.json', 'model.safetensors'):
+  for name in ('config.json', 'model.safetensors', 'tokenizer_config.json'):
     shutil.copy(clip_folder / name, folder)
   return frozen_clip.load_clip(folder)
 
@@ -221,6 +224,18 @@ def test_hub_id_loads_what_the_hub_delivers(clip, clip_folder, monkeypatch):
   assert frozen_clip.load_clip('someone/clip').digest == clip.digest
 
 
+def test_a_clip_to_adapt_gives_its_shape_but_for_keys_that_were_given(clip, clip_folder):
+  config = dataclasses.replace(TrainClipConfig(), init=str(clip_folder))
+  loaded, taken = train_clip._starting_clip(config, 'unused')
+  assert loaded.digest == clip.digest
+  assert (taken.model.image_size, taken.model.projection) == (clip.config.image_size, clip.config.projection_dim)
+  assert taken.model.text.width == clip.config.text.width != config.model.text.width
+  model = dataclasses.replace(config.model, image_size=64, vision=TowerSettings(width=24, depth=5, heads=3))
+  with pytest.raises(UserError,
+                     match=r'set --config\.model\.image_size=32 --config\.model\.vision\.width=\d+ .*or leave'):
+    train_clip._starting_clip(dataclasses.replace(config, model=model), 'unused')
+
+
 def embedded(clip, captions, cache_dir, **options):
   """float32 (N, E) of these captions."""
   found = caption_embeddings.embed_captions(clip, captions, cache_dir, 'captions', len(captions), **options)
@@ -286,7 +301,10 @@ def test_captions_on_four_devices_equal_one_and_no_torch_is_imported_before_text
       import jax
       import numpy as np
       jax.config.update('jax_num_cpu_devices', 4)
-      from uniemox_jax.teacher import caption_embeddings, frozen_clip
+      from uniemox_jax import train_clip
+from uniemox_jax.models.clip import CLIPConfig
+from uniemox_jax.teacher import caption_embeddings, frozen_clip
+from uniemox_jax.train.config import TowerSettings, TrainClipConfig
       clip = frozen_clip.load_clip(sys.argv[1])
       assert not {'torch', 'tensorflow', 'transformers'} & set(sys.modules)
       assert len(jax.devices()) == 4

@@ -14,7 +14,8 @@ from data_pipelines import storage
 from data_pipelines.errors import UserError
 from uniemox_jax.convert.formats import vocabulary
 
-TOKENIZER_FILES = ('vocab.json', 'merges.txt', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json')
+VOCABULARY_FILES = ('vocab.json', 'merges.txt', 'tokenizer.json')
+TOKENIZER_FILES = (*VOCABULARY_FILES, 'tokenizer_config.json', 'special_tokens_map.json')
 _WORDS = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
 _MAX_WORDS = 2**17
@@ -22,8 +23,8 @@ _MAX_WORDS = 2**17
 
 
 def has_tokenizer(folder: Path) -> bool:
-  """Whether a folder holds the files of a tokenizer, or some of them."""
-  return any((folder / name).is_file() for name in TOKENIZER_FILES)
+  """Whether a folder holds the files of a vocabulary, or some of them."""
+  return any((folder / name).is_file() for name in VOCABULARY_FILES)
 
 
 def clean(text: str) -> str:

@@ -136,7 +136,7 @@ def open_source(config: Config, workdir: str) -> tuple[Source | None, Config]:
     UserError: nothing there to start from, or nothing that can be read; or a key that was given contradicts it.
   """
   model, kept = dataclasses.asdict(config.model), os.path.join(workdir, 'config.json')
-  free = keys_from_init(dataclasses.asdict(config)) - {key.removeprefix('model.') for key in _given_flags()}
+  free = keys_from_init(dataclasses.asdict(config)) - {key.removeprefix('model.') for key in given_flags()}
   if exists(kept):
     with parsing(kept):
       begun = read_json_object(kept).get('model', {})
@@ -156,7 +156,7 @@ def open_source(config: Config, workdir: str) -> tuple[Source | None, Config]:
   return source, dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
 
 
-def _given_flags() -> set[str]:
+def given_flags() -> set[str]:
   """Keys of the config that the command line sets, also where it sets the default."""
   return set(getattr(flags.FLAGS['config'], 'override_values', ()) if 'config' in flags.FLAGS else ())
 

@@ -66,7 +66,7 @@ def read_npz(path: Path, most: int) -> tuple[dict[str, Any], Iterator[tuple[str,
         return {}, _tensors(path, None)
       prefix = min(embeddings, key=len).removesuffix(_EMBEDDING)
       queries = [name for name in arrays.files if name.startswith(prefix) and name.endswith('/query/bias')]
-      shape = arrays[queries[0]].shape if queries else ()
+      shape: tuple[int, ...] = arrays[queries[0]].shape if queries else ()
   config: dict[str, Any] = {'architecture': 'vit_of_google', 'pretrained_cfg': {'mean': [0.5] * 3, 'std': [0.5] * 3}}
   if len(shape) > 1:  # heads and their width, perhaps after the layers
     config['model_args'] = {'num_heads': shape[-2]}

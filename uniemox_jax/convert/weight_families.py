@@ -1,8 +1,7 @@
 """Which library wrote a weight file, by the names of its tensors: the file's own name does not matter."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable
-import itertools
 import re
 
 from data_pipelines.errors import UserError, join_names
@@ -16,6 +15,8 @@ TITLES = {
 CLIPS = (CLIP, OPENAI_CLIP)
 ENOUGH = 0.5
 """Share of a file's names that a family must know. The check against its table names the rest."""
+MAX_PARTS = 64
+"""State dicts of a checkpoint that are looked at."""
 MAX_PREFIX = 3
 """Parts of a name that may stand before what a family knows: 'model.student.backbone'."""
 LEAST_UNDER_PREFIX = 0.2
@@ -44,7 +45,7 @@ def recognise(weights: Weights, key: str = '') -> str:
   flat, source = weights.flat, str(weights.path)
   found = weights.metadata.get('keys')
   keys = [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
-  beside = _unknown_parts(flat, {name for name in keys if name != weights.metadata.get('chosen')})
+  beside = _unknown_parts(flat, [name for name in keys if name != weights.metadata.get('chosen')])
   names = [name for name in flat if name not in beside]
   enough = max(_count_known(names, '').values()) >= ENOUGH * len(names)
   prefixes = ['', *(() if enough else _prefixes(names))]
@@ -75,21 +76,17 @@ def recognise(weights: Weights, key: str = '') -> str:
   return family
 
 
-def _unknown_parts(names: Iterable[str], keys: set[str]) -> set[str]:
+def _unknown_parts(names: Iterable[str], keys: list[str]) -> set[str]:
   """Those names under the keys of a checkpoint's other state dicts of which no family knows one."""
-  parts = defaultdict(set)
-  for name in names:
-    for prefix in itertools.accumulate(name.split('.'), '{}.{}'.format):
-      if prefix in keys:
-        parts[prefix].add(name)
-  return {name for part in parts.values() if not any(_count_known(part, '').values()) for name in part}
+  parts = [{name for name in names if name.startswith(f'{key}.')} for key in keys[:MAX_PARTS]]
+  return {name for part in parts if not any(_count_known(part, '').values()) for name in part}
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:
   """What a good part of the names begin with, each with its last dot; numbers are of layers, and no part of it."""
   names, counts = list(names), Counter[str]()
   for name in names:
-    parts = name.split('.')[:-1]
+    parts = name.split('.', MAX_PREFIX)[:-1]
     for length in range(1, min(MAX_PREFIX, len(parts)) + 1):
       if parts[length - 1].isdigit():
         break

@@ -1,8 +1,11 @@
 """Texts to token ids: those of OpenAI's own tokenizer, whatever the text, and caches that know of it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from data_pipelines.errors import UserError
 from tests.teacher.openai_tokenizer import OpenAiTokenizer
 from uniemox_jax.teacher.tokenizer import Tokenizer, clean
 
@@ -61,3 +64,13 @@ def test_ids_of_plain_texts_are_what_they_were_before_texts_were_cleaned(tokeniz
       'É, ok 12!']
   assert not any(map(tokenizer.is_mended, plain))
   assert all(map(tokenizer.is_mended, ['“quoted”', 'bread &amp; butter', 'ﬁne']))
+
+
+def test_vocabulary_that_lacks_bytes_is_one_line(tmp_path: Path) -> None:
+  (tmp_path / 'vocab.json').write_text('{"a": 0, "b</w>": 1, "ab</w>": 2}')
+  (tmp_path / 'merges.txt').write_text('#version: 0.2\na b</w>\n')
+  tokenizer = Tokenizer(tmp_path)
+  assert tokenizer.encode('ab')[1:-1] == [2]
+  with pytest.raises(UserError, match='vocab.json, merges.txt') as error:
+    tokenizer.encode('cd')
+  assert len(str(error.value).splitlines()) == 1

@@ -56,7 +56,8 @@ class Tokenizer:
     with storage.temporary_folder() as openai:
       if folder is None:
         vocabulary.write_openai_vocabulary(Path(openai))
-      with storage.parsing(f'{folder or openai}/{", ".join(TOKENIZER_FILES)}'):
+      self._files = f'{folder or openai}/{", ".join(TOKENIZER_FILES)}'
+      with storage.parsing(self._files):
         self._plain: Any = CLIPTokenizer.from_pretrained(folder or Path(openai), trust_remote_code=False)
         self.start, self.end = int(self._plain.bos_token_id), int(self._plain.eos_token_id)
     self._pairs = self._plain.backend_tokenizer.model
@@ -68,14 +69,19 @@ class Tokenizer:
     return len(self._plain)
 
   def encode(self, text: str) -> list[int]:
-    """Ids of the whole text, between those of its start and end."""
+    """Ids of the whole text, between those of its start and end.
+
+    Raises:
+      UserError: the vocabulary lacks a byte of it.
+    """
     return [self.start, *(number for word in _WORDS.findall(clean(text)) for number in self._word(word)), self.end]
 
   def _word(self, word: str) -> list[int]:
     ids = self._ids.get(word)
     if ids is None:
       symbols = ''.join(self._symbols[byte] for byte in word.encode())
-      ids = [token.id for token in self._pairs.tokenize(symbols)]
+      with storage.parsing(self._files):  # a vocabulary may lack some bytes
+        ids = [token.id for token in self._pairs.tokenize(symbols)]
       if len(self._ids) < _MAX_WORDS:
         self._ids[word] = ids
     return ids

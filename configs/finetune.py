@@ -4,7 +4,7 @@ python -m uniemox_jax.finetune --config=configs/finetune.py:emo8 --config.init=C
 
 The argument is the dataset: emoset, emo8, fi, emotion6, unbiasedemo, caers, heco, emotic or folder.
 `--config.init=none` trains from scratch under the same recipe. `--config.tasks=label+vad` learns these alone, auto all
-that the records have (docs/tasks.md). Another encoder, such as ViT-B/16:
+that the records have (docs/tasks.md). The encoder is that of CHECKPOINT; from scratch another, such as ViT-B/16, by
 --config.model.width=768 --config.model.depth=12 --config.model.heads=12
 `--config.streams=scene+person` sees the person too (docs/two_streams.md); as published, the scene alone.
 Few-shot: --config.fraction=0.1 trains on a tenth of every class; 0.05 on half of those.

@@ -3,7 +3,7 @@
 python -m uniemox_jax.probe --config=configs/probe.py:emo8 --config.init=PATH --config.protocol=linear --workdir=DIR
 
 The argument is the dataset: emoset, emo8, fi, emotion6, unbiasedemo, caers, heco or folder. `--config.protocol=knn`;
-`--config.init=none` is a random encoder, the honest baseline. Another encoder, such as ViT-B/16:
+`--config.init=none` is a random encoder, the honest baseline. The encoder is PATH's; another random one, ViT-B/16:
 --config.model.width=768 --config.model.depth=12 --config.model.heads=12
 Few-shot: --config.fraction=0.1 takes a tenth of every class; `seed` says which.
 Runs that share --config.features_dir=DIR extract the same features once.

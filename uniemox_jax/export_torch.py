@@ -25,7 +25,7 @@ from uniemox_jax.report.model_card import write_card
 from uniemox_jax.runtime import cli
 from uniemox_jax.teacher.frozen_clip import View, load_clip, save_clip
 from uniemox_jax.train.checkpoint import FOLDER, load_checkpoint
-from uniemox_jax.train.run_folder import TEACHER_FOLDER, read_run_config, run_folder
+from uniemox_jax.train.run_folder import TEACHER_FOLDER, predicts_normalised_patches, read_run_config, run_folder
 
 STUDENTS: dict[str, Callable[[Path, ExportedStudent], list[str]]] = {
     'timm': export_students.write_timm, 'vit-mae': export_students.write_vit_mae, 'mae': export_students.write_mae,
@@ -71,10 +71,9 @@ def _export_student(checkpoint: str, target: str, folder: epath.Path) -> list[st
         'fine-tune with --config.streams=scene, or export the encoder that it started from')
   statistics = description.get('statistics', {'mean': IMAGENET_MEAN, 'std': IMAGENET_STD})
   view = View(size, images.short_side_of(size), mean=tuple(statistics['mean']), std=tuple(statistics['std']))
-  norm_pix = read_run_config(run).get('loss', {}).get('norm_pix', False)
   student = ExportedStudent(
       kind, export_students.MODEL_DEFAULTS[kind] | description['model'], loaded.params, description.get('labels'),
-      view.mean, view.std, view.short_side, norm_pix)
+      view.mean, view.std, view.short_side, predicts_normalised_patches(loaded.path, description))
   if target == 'mae':
     student = export_students.by_folder_names(student)
   with whole_folder(folder) as partial:

@@ -31,7 +31,7 @@ from uniemox_jax.train import loop
 from uniemox_jax.train.config import FinetuneConfig
 from uniemox_jax.train.data_splits import open_splits
 from uniemox_jax.train.flops import finetune_work
-from uniemox_jax.train.initial_weights import initial_weights
+from uniemox_jax.train.initial_weights import initial_weights, open_source
 from uniemox_jax.train.schema import parse, refuse_unused
 from uniemox_jax.train.state import TrainState, abstract_model, abstract_params, builder
 from uniemox_jax.train.steps import make_finetune_step
@@ -134,11 +134,12 @@ def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
         '(docs/person_boxes.md) and build the records again, or set --config.streams=scene')
   steps_per_epoch = pipeline.steps_per_epoch(train_split, config.batch_size)
   tasks = _choose_tasks(config, train_split, val_split, test_split)
+  source, config = open_source(config, workdir)
   arguments = dataclasses.asdict(config.model) | {'classes': width(tasks), 'streams': config.streams}
   build = builder(Classifier, dtype=jnp.dtype(config.dtype), **arguments)
   classifier = abstract_model(build)
   graphdef = nnx.graphdef(classifier)
-  loaded = initial_weights(config.init, abstract_params(build), arguments, classifier=True)
+  loaded = initial_weights(source, abstract_params(build), classifier=True) if source else None
 
   description = {
       'kind': 'classifier', 'model': arguments, 'dataset': config.dataset, 'labels': list(train_split.labels),

@@ -20,7 +20,8 @@ from uniemox_jax.convert.formats import hub, weight_files
 from uniemox_jax.convert.import_students import UNKNOWN_HEADS, AttentionHeads, ImportedStudent
 from uniemox_jax.convert.label_order import name_head
 from uniemox_jax.runtime import cli
-from uniemox_jax.teacher.frozen_clip import CONFIG_FILES, OPEN_CLIP_CONFIG, TOKENIZER_FILES, read_clip, save_clip
+from uniemox_jax.teacher.frozen_clip import CONFIG_FILES, OPEN_CLIP_CONFIG, read_clip, save_clip
+from uniemox_jax.teacher.tokenizer import TOKENIZER_FILES
 from uniemox_jax.train.checkpoint import save_weights
 
 BATCH_SIZE = 64
@@ -28,7 +29,7 @@ BATCH_SIZE = 64
 
 def import_torch(
     source: str, out: str, *, dataset: str | None = None, heads: AttentionHeads = UNKNOWN_HEADS,
-    activation: str | None = None, image_tower: bool = False) -> None:
+    activation: str | None = None, image_tower: bool = False, key: str = '') -> None:
   """Writes `out`, whole or not at all, and prints what was found.
 
   Args:
@@ -39,6 +40,7 @@ def import_torch(
     heads: for files that do not have them.
     activation: 'gelu' or 'quick_gelu', for a CLIP that does not name it.
     image_tower: whether to make a student's encoder of a CLIP's image tower, and leave the rest behind.
+    key: of the state dict to take, or a prefix of names, where a file holds several models.
 
   Raises:
     UserError: no such file, not readable, of no known family, not whole, or contradicting itself or the flags.
@@ -47,8 +49,8 @@ def import_torch(
   if target.exists():
     raise UserError(f'{out} exists: choose another --out, or remove it')
   path = hub.locate(source, [*CONFIG_FILES, OPEN_CLIP_CONFIG, *TOKENIZER_FILES])
-  weights = weight_files.read_weights(path)
-  is_clip = weight_families.family_of(weights.flat, str(weights.path)) in weight_families.CLIPS
+  weights = weight_files.read_weights(path, key)
+  is_clip = weight_families.recognise(weights, key) in weight_families.CLIPS
   if is_clip and (dataset or heads != UNKNOWN_HEADS) or (activation or image_tower) and not is_clip:
     raise UserError(
         f'{weights.path} holds a {"CLIP" if is_clip else "student"}: --activation and --image_tower are '
@@ -70,6 +72,8 @@ def import_torch(
     description = {'kind': imported.kind, 'model': imported.model, 'source': str(source), **labels}
     if imported.statistics:
       description['statistics'] = imported.statistics
+    if imported.norm_pix:
+      description['norm_pix'] = True
     save_weights(str(partial), imported.params, description)
     if dataset and labels:
       # The part of a run's config that `evaluate` reads.
@@ -102,7 +106,7 @@ def main(source: str) -> None:
   values = flags.FLAGS
   import_torch(
       source, values.out, dataset=values.dataset, heads=AttentionHeads(values.heads, values.decoder_heads),
-      activation=values.activation, image_tower=values.image_tower)
+      activation=values.activation, image_tower=values.image_tower, key=values.key)
 
 
 if __name__ == '__main__':
@@ -113,4 +117,5 @@ if __name__ == '__main__':
       'decoder_heads', None, 'Attention heads of the decoder, if the file does not say.', lower_bound=1)
   flags.DEFINE_enum('activation', None, ['gelu', 'quick_gelu'], 'Of a CLIP, if the file does not say.')
   flags.DEFINE_bool('image_tower', False, "Make a student's encoder of a CLIP's image tower.")
+  flags.DEFINE_string('key', '', 'State dict to take where SRC holds several, such as model_ema; or a prefix of names.')
   cli.run(main, 'SRC')

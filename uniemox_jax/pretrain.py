@@ -26,7 +26,7 @@ from uniemox_jax.teacher.frozen_clip import load_clip
 from uniemox_jax.teacher.step_teacher import Teacher, make_teacher, teacher_shardings
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import PretrainConfig
-from uniemox_jax.train.initial_weights import initial_weights
+from uniemox_jax.train.initial_weights import initial_weights, open_source
 from uniemox_jax.train.reconstructions import reconstruction_triplets
 from uniemox_jax.train.schema import parse
 from uniemox_jax.train.setup import example_work, model_arguments
@@ -52,7 +52,8 @@ def _load_teacher(
   text = None
   if config.loss.contrastive:
     text = embedded_captions(clip, split, config.emotion_in_caption, config.caption_style, config.data_dir)
-    digests['teacher (tokenizer)'] = clip.tokenizer_digest
+    # A run from before texts were cleaned resumes only where that changes none of its captions.
+    digests['teacher (tokenizer)'] = clip.tokenizer_digest + (' with cleaning' if text.mended else '')
     if (share := text.largest_share()) > MOSTLY_EQUAL:
       config, text = _without_contrastive(config, share), None
       if not config.teaches:
@@ -108,18 +109,19 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
   Raises:
     UserError: a mistake in the config, the data, the teacher or the checkpoint to start from.
   """
-  config = asked = parse(PretrainConfig, given)
+  config = parse(PretrainConfig, given)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
   dtype = jnp.dtype(config.dtype)
   split = reader.open_split(config.data_dir, config.dataset, config.split)
+  source, asked = open_source(config, workdir)
   steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
-  config, teacher, frozen, text, digests = _load_teacher(config, split, dtype)
+  config, teacher, frozen, text, digests = _load_teacher(asked, split, dtype)
   arguments = model_arguments(config.model, config.loss)
   build = builder(UniEmoX, dtype=dtype, **arguments)
   student = abstract_model(build)
   graphdef = nnx.graphdef(student)
-  loaded = initial_weights(config.init, abstract_params(build), arguments, classifier=False)
+  loaded = initial_weights(source, abstract_params(build), classifier=False) if source else None
 
   description = {'kind': 'uniemox', 'model': arguments, 'dataset': config.dataset}
   run = loop.open_run(

@@ -27,6 +27,7 @@ from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import ProbeConfig
 from uniemox_jax.train.data_splits import open_splits
+from uniemox_jax.train.initial_weights import open_source
 from uniemox_jax.train.kept_config import config_hash, keep_config
 from uniemox_jax.train.schema import parse
 
@@ -73,7 +74,8 @@ def probe(given: ConfigDict, workdir: str) -> dict[str, Any]:
       raise UserError(
           f'no {name} image of {config.dataset} has a single label, which a probe needs: fine-tune '
           '(python -m uniemox_jax.finetune), which learns other targets too')
-  frozen = load_frozen(config.init, dataclasses.asdict(config.model), dtype=jnp.dtype(config.dtype), seed=config.seed)
+  source, config = open_source(config, workdir)
+  frozen = load_frozen(source, dataclasses.asdict(config.model), dtype=jnp.dtype(config.dtype), seed=config.seed)
   loop.use_compilation_cache()
   kept = keep_config(config, workdir)
   extract = functools.partial(

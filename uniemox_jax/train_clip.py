@@ -4,9 +4,11 @@ python -m uniemox_jax.train_clip --config=configs/demo.py:clip --workdir=DIR lea
 `load_clip` and transformers' `CLIPModel` read.
 """
 
+import dataclasses
 import functools
 import os
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -22,20 +24,21 @@ from uniemox_jax.runtime.distributed import is_primary, wait_for_all
 from uniemox_jax.teacher.caption_embeddings import MOSTLY_EQUAL, split_captions
 from uniemox_jax.teacher.frozen_clip import Clip, clip_normalise, load_clip, save_clip
 from uniemox_jax.train import loop
-from uniemox_jax.train.config import TrainClipConfig
+from uniemox_jax.train.config import ClipSettings, TowerSettings, TrainClipConfig
+from uniemox_jax.train.initial_weights import given_flags
 from uniemox_jax.train.run_folder import TEACHER_FOLDER
 from uniemox_jax.train.schema import parse
 from uniemox_jax.train.state import builder, graphdef_of, initial_params
 from uniemox_jax.train.steps import make_clip_step
 
 
-def _starting_clip(config: TrainClipConfig, workdir: str) -> Clip:
-  """The CLIP to adapt, or a new one, written and read in the form that every teacher has.
+def _starting_clip(config: TrainClipConfig, workdir: str) -> tuple[Clip, TrainClipConfig]:
+  """The CLIP to adapt, or a new one, written and read in the form that every teacher has; and the config of its shape.
 
   A new one has OpenAI's vocabulary, activation and end-of-text rule.
 
   Raises:
-    UserError: the CLIP to adapt has another shape than `config.model`.
+    UserError: the CLIP to adapt has another shape than keys of `config.model` that were given.
   """
   model = config.model
   vision, text = (Tower(tower.width, tower.depth, tower.heads, 4 * tower.width) for tower in (model.vision, model.text))
@@ -48,15 +51,22 @@ def _starting_clip(config: TrainClipConfig, workdir: str) -> Clip:
       create = jax.jit(lambda: initial_params(builder(CLIP, config=wanted), config.seed))
       save_clip(folder, wanted, jax.device_get(create()))
     wait_for_all('initial CLIP written')
-    return load_clip(folder)
+    return load_clip(folder), config
   clip = load_clip(config.init)
-  for name in ('image_size', 'patch_size', 'projection_dim', 'context_length', 'vision', 'text'):
-    have, want = getattr(clip.config, name), getattr(wanted, name)
-    if isinstance(want, Tower):
-      have, want = ((tower.width, tower.depth, tower.heads) for tower in (have, want))
-    if have != want:
-      raise UserError(f"{config.init}: {name} is {have}, config.model says {want}: set it to the CLIP's")
-  return clip
+  towers = (clip.config.vision, clip.config.text)
+  seen, read = (TowerSettings(width=tower.width, depth=tower.depth, heads=tower.heads) for tower in towers)
+  have = ClipSettings(
+      image_size=clip.config.image_size, patch_size=clip.config.patch_size, projection=clip.config.projection_dim,
+      context=clip.config.context_length, vision=seen, text=read)
+  shape, given, default = (
+      traverse_util.flatten_dict(dataclasses.asdict(settings), sep='.') for settings in (have, model, ClipSettings()))
+  if differ := {key: value
+                for key, value in shape.items()
+                if given[key] not in (value, default[key]) or given[key] != value and f'model.{key}' in given_flags()}:
+    raise UserError(
+        f'{config.init} has another shape: set ' +
+        ' '.join(f'--config.model.{key}={value}' for key, value in differ.items()) + ', or leave these out')
+  return clip, dataclasses.replace(config, model=have)
 
 
 def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) -> str:
@@ -72,8 +82,9 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
   sharding.check_batch(config.batch_size, mesh)
   split = reader.open_split(config.data_dir, config.dataset, config.split)
   steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
-  clip = _starting_clip(config, workdir)
-  ids_NxT = clip.tokenize(list(split_captions(split, clip, config.emotion_in_caption, config.caption_style)))
+  clip, config = _starting_clip(config, workdir)
+  captions = list(split_captions(split, clip, config.emotion_in_caption, config.caption_style))
+  ids_NxT = clip.tokenize(captions)
   if (share := np.unique(ids_NxT, axis=0, return_counts=True)[1].max() / len(ids_NxT)) > MOSTLY_EQUAL:
     raise UserError(
         f'{share:.1%} of the images have the same caption, from which a CLIP cannot learn: give records with labels or '
@@ -83,6 +94,8 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
   # A resumed run still takes tokenizer and preparation from where it began.
   inputs = {'data_dir': split.contents
            } | ({} if config.init == 'none' else {'init': clip.digest, 'init (tokenizer)': clip.tokenizer_digest})
+  if any(map(clip.tokenizer.is_mended, captions)):  # an earlier version trained with other tokens
+    inputs['dataset (captions)'] = 'with cleaning'
   run = loop.open_run(
       config, workdir, name='train_clip', build=build, mesh=mesh, steps_per_epoch=steps_per_epoch,
       description={'kind': 'clip', 'model': clip.config.to_dict()}, inputs=inputs, loaded=clip.params, profile=profile)

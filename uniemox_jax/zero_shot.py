@@ -42,7 +42,7 @@ def class_embeddings(clip: Clip, labels: Sequence[str], templates: Sequence[str]
     UserError: the CLIP has no tokenizer, or a text is longer than its context.
   """
   for text in [text for template in templates for text in prompts.fill(template, labels)]:
-    if (tokens := len(clip.tokenizer(text)['input_ids'])) > clip.config.context_length:
+    if (tokens := len(clip.tokenizer.encode(text))) > clip.config.context_length:
       raise UserError(f"prompt '{text}' takes {tokens} tokens, the CLIP reads {clip.config.context_length}: shorten it")
   mean_CxE = np.mean([clip.encode_text(prompts.fill(template, labels)) for template in templates], axis=0)
   return mean_CxE / np.linalg.norm(mean_CxE, axis=1, keepdims=True)

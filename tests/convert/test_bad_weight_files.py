@@ -17,6 +17,16 @@ from tests.support.weight_files import FORMS, STATE, index, msgpack, safe, saved
 from uniemox_jax.convert.formats import weight_files
 from uniemox_jax.convert.formats.weight_files import read_weights
 
+STARTS = {
+    'gzip': (b'\x1f\x8b\x08' + bytes(99), 'packed archive: unpack'),
+    '7z': (b'7z\xbc\xaf' + bytes(99), 'packed archive'), 'RAR': (b'Rar!' + bytes(99), 'packed archive'), 'bzip2':
+        (b'BZh9' + bytes(99), 'packed archive'), 'xz': (b'\xfd7zXZ' + bytes(99), 'packed archive'),
+    'a single array': (b'\x93NUMPY\1\0' + bytes(99), 'single NumPy array'), 'Keras':
+        (b'\x89HDF\r\n\x1a\n' + bytes(99), 'is HDF5, as Keras saves'), 'GGUF': (b'GGUF' + bytes(99), 'of llama.cpp'),
+    'ONNX': (b'\x08\x08\x12\x07pytorch' + bytes(99), 'is ONNX, a program'), 'PDF':
+        (b'%PDF-1.7' + bytes(99), 'starts with'), 'ELF': (b'\x7fELF' + bytes(99), 'starts with'), 'zeros':
+            (bytes(512), 'starts with'), 'a proxy page': (b'\n <html>', 'web page'), 'text':
+                (b'epoch 1 loss 2.0', 'starts with')}
 HTML = b'<!DOCTYPE html><html><body>404 Not Found</body></html>'
 
 
@@ -177,6 +187,15 @@ BAD = {
                                     (lambda d: d / 'w.pth', 'No such file'), 'link to itself':
                                         (lambda d: link_to_itself(d / 'w.pth'), 'symbolic links'), 'pipe':
                                             (lambda d: fifo(d / 'w.pth'), 'is not a file')}
+
+
+@pytest.mark.parametrize('name', ['w.pth', 'pytorch_model.bin', 'model.safetensors'])
+@pytest.mark.parametrize('kind', STARTS)
+def test_file_of_something_else_is_one_line_whatever_its_name(kind: str, name: str, tmp_path: Path) -> None:
+  content, cause = STARTS[kind]
+  with pytest.raises(UserError, match=cause) as error:
+    read_weights(written(tmp_path / name, content))
+  assert name in str(error.value) and len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.filterwarnings('ignore:.*torch.jit:DeprecationWarning', 'ignore:.*[Ss]parse', 'ignore:.*TypedStorage')

@@ -115,6 +115,28 @@ def test_open_clip_folder_decides_activation_heads_and_view(shape, noise, quick,
   check(loaded, theirs, shape, assert_parity)
 
 
+@pytest.mark.parametrize(
+    'change', [
+        lambda flat: flat | {'logit_bias': np.float32(-10)}, lambda flat: {
+            name if name.startswith(('visual.', 'logit')) else f'text.{name}': array for name, array in flat.items()},
+        lambda flat: {f'module.{name}': array for name, array in flat.items()},
+        lambda flat: {f'model.clip.{name}': array
+                      for name, array in flat.items()} | {'model.head.weight': np.ones(3, np.float32)}],
+    ids=['bias of a sigmoid loss', 'text tower of its own', 'distributed', 'inside of a model'])
+def test_other_names_of_open_clip_are_read_and_told(change, tmp_path, assert_parity, capsys):
+  theirs = model_of(SHALLOW)
+  folder = open_clip_folder(tmp_path / 'folder', theirs, open_clip_config(SHALLOW, quick_gelu=True))
+  flat = {name: np.asarray(array, order='C') for name, array in change(flat_of(theirs)).items()}
+  save_file(flat, folder / 'open_clip_model.safetensors')
+  loaded = load_clip(folder)
+  check(loaded, theirs, SHALLOW, assert_parity)
+  said = capsys.readouterr().out
+  told = {
+      'logit_bias': 'left behind: logit_bias', 'module.visual.proj': 'without module',
+      'model.clip.visual.proj': "under 'model.clip' are taken, left behind: model.head.weight"}
+  assert all(line in said for name, line in told.items() if name in flat)
+
+
 def test_activation_is_asked_for_where_nothing_says_it(tmp_path, assert_parity):
   theirs = model_of(SHALLOW, activation=torch.nn.GELU)
   torch.save({'state_dict': {f'module.{name}': tensor for name, tensor in theirs.state_dict().items()}, 'epoch': 3},

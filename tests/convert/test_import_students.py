@@ -14,6 +14,7 @@ import uniemox_jax
 from uniemox_jax.convert import mae_weights, name_table, vit_mae_weights
 from uniemox_jax.convert.formats import weight_files
 from uniemox_jax.convert.import_students import AttentionHeads, import_student
+from uniemox_jax.export_torch import export_torch
 from uniemox_jax.import_torch import import_torch
 from uniemox_jax.models.registry import abstract_student
 
@@ -131,6 +132,26 @@ def check_pretraining_of_the_original(fusion, heads, wrapped, shape, decoder, no
                                                           ('glu', 3, True)])
 def test_pretraining_of_the_original_fuses_as_its_code_does(fusion, heads, wrapped, tmp_path, assert_parity):
   check_pretraining_of_the_original(fusion, heads, wrapped, TINY, TINY_DECODER, 0.1, tmp_path, assert_parity)
+
+
+@pytest.mark.parametrize(
+    ('args', 'ratio', 'norm_pix'), [
+        ({'mask_ratio': 0.9, 'norm_pix_loss': False, 'input_size': 32, 'use_fusion': 'easyfusion'}, 0.9, False),
+        ({'mask_ratio': 0.6, 'norm_pix_loss': True}, 0.6, True), ({'mask_ratio': np.float64(0.5)}, 0.5, False),
+        ({'mask_ratio': 'many', 'norm_pix_loss': 'yes'}, 0.75, False), ({'mask_ratio': 1.5}, 0.75, False),
+        ({}, 0.75, False)])
+def test_what_a_checkpoint_states_of_itself_is_taken_and_told(args, ratio, norm_pix, tmp_path):
+  state = reference.Mae(**TINY, **TINY_DECODER).state_dict()
+  torch.save({'model': state, 'epoch': 149, 'args': argparse.Namespace(**args)}, tmp_path / 'checkpoint-149.pth')
+  imported = student(tmp_path / 'checkpoint-149.pth')
+  assert (imported.kind, imported.model['mask_ratio'], imported.norm_pix) == ('uniemox', ratio, norm_pix)
+  assert not args or 'the file states: mask_ratio' in imported.messages[-1]
+  import_torch(str(tmp_path / 'checkpoint-149.pth'), str(tmp_path / 'out'), heads=TINY_HEADS)
+  export_torch(str(tmp_path / 'out'), 'vit-mae', str(tmp_path / 'vit_mae'))
+  exported = json.loads((tmp_path / 'vit_mae' / 'config.json').read_text())
+  assert (exported['mask_ratio'], exported['norm_pix_loss']) == (ratio, norm_pix)
+  again = student(tmp_path / 'vit_mae')
+  assert (again.model['mask_ratio'], again.norm_pix) == (ratio, norm_pix)
 
 
 @pytest.mark.slow
@@ -307,8 +328,11 @@ def hollow(flat):
 
 
 def bert(flat):
-  for name in list(flat):
-    flat[f'bert.{name}'] = flat.pop(name)
+  flat.clear()
+  layers = (
+      'attention.self.query', 'attention.self.key', 'attention.self.value', 'attention.output.dense',
+      'attention.output.LayerNorm', 'intermediate.dense', 'output.dense', 'output.LayerNorm')
+  flat |= {f'bert.encoder.layer.{i}.{name}.weight': np.ones((4, 4), np.float32) for i in range(3) for name in layers}
 
 
 def oblong(flat):

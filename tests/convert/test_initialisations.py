@@ -24,7 +24,7 @@ from uniemox_jax.runtime import sharding
 from uniemox_jax.teacher.frozen_clip import load_clip
 from uniemox_jax.train.checkpoint import load_checkpoint
 from uniemox_jax.train.flops import finetune_work
-from uniemox_jax.train.initial_weights import initial_weights
+from uniemox_jax.train.initial_weights import check_architecture, initial_weights, read_source
 from uniemox_jax.train.state import abstract_model, abstract_params, builder, create_state, graphdef_of, state_template
 
 torch = pytest.importorskip('torch')
@@ -58,7 +58,9 @@ def like_clip(activation: str = 'quick_gelu') -> dict[str, Any]:
 def started(init: Path, **model: Any) -> Classifier:
   """A classifier that starts from there."""
   build = builder(Classifier, **model, classes=3)
-  taken = initial_weights(str(init), abstract_params(build), model, classifier=True)
+  source = read_source(str(init), model, decoder=False)
+  check_architecture(source, model)
+  taken = initial_weights(source, abstract_params(build), classifier=True)
   mesh, tx = sharding.make_mesh(devices=jax.devices()[:1]), optax.identity()
   state = create_state(state_template(build, tx, mesh), build, tx, 0, taken)
   return nnx.merge(graphdef_of(build), state.params)

@@ -265,7 +265,7 @@ def captions(world: World, twin: World) -> Subject:
 def features(world: World, twin: World) -> Subject:
   folder = world.folder / 'features'
   model = {'image_size': 32, 'patch_size': 8, 'width': 16, 'depth': 1, 'heads': 2}
-  frozen = load_frozen('none', model, dtype='float32', seed=0)
+  frozen = load_frozen(None, model, dtype='float32', seed=0)
   splits = {name: open_split(world.records('emo8').parents[1], 'emo8', name) for name in ('val', 'test')}
 
   def read(split: str = 'val') -> Any:

@@ -28,6 +28,7 @@ from uniemox_jax.probe import probe
 from uniemox_jax.runtime.preemption import Preempted
 from uniemox_jax.runtime.sharding import make_mesh
 from uniemox_jax.train.checkpoint import save_weights
+from uniemox_jax.train.initial_weights import read_source
 from uniemox_jax.train.state import builder, initial_params
 
 STATISTICS = {'mean': [0.5, 0.5, 0.5], 'std': [0.5, 0.5, 0.5]}
@@ -69,7 +70,7 @@ def linear_run(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> tuple
 def test_features_are_those_of_load_encoder(data_dir, tmp_path, assert_parity, kind, extra):
   init = save_random(tmp_path / 'init', kind, **extra)
   config = config_of(data_dir, init=init)
-  frozen = features.load_frozen(init, config.model.to_dict(), dtype='float32', seed=0)
+  frozen = features.load_frozen(read_source(init, {}, decoder=False), config.model.to_dict(), dtype='float32', seed=0)
   split = reader.open_split(data_dir, 'emo8', 'val')
   found = features.split_features(frozen, split, str(tmp_path), image_size=32, batch_size=8, mesh=make_mesh())
   batch = next(pipeline.eval_batches(split, batch_size=16, image_size=32))
@@ -167,7 +168,7 @@ def test_knn_chooses_k_on_val_and_measures_test(data_dir, tmp_path):
 
 def test_one_device_and_eight_predict_the_same(data_dir, tmp_path):
   config = config_of(data_dir)
-  frozen = features.load_frozen('none', config.model.to_dict(), dtype='float32', seed=0)
+  frozen = features.load_frozen(None, config.model.to_dict(), dtype='float32', seed=0)
   train, test = (reader.open_split(data_dir, 'emo8', name) for name in ('train', 'test'))
   predicted = []
   for devices in (1, 8):
@@ -208,7 +209,7 @@ def test_other_weights_and_other_records_find_no_cached_features(data_dir, tmp_p
   mesh, model = make_mesh(), config.model.to_dict()
   for seed, share, heads in ((0, 1.0, 2), (1, 1.0, 2), (0, 0.5, 2), (0, 1.0, 4)):
     split = reader.open_split(data_dir, 'emo8', 'train').fraction(share, 0)
-    frozen = features.load_frozen('none', model | {'heads': heads}, dtype='float32', seed=seed)
+    frozen = features.load_frozen(None, model | {'heads': heads}, dtype='float32', seed=seed)
     features.split_features(frozen, split, str(tmp_path), image_size=32, batch_size=16, mesh=mesh)
   assert len(list(tmp_path.iterdir())) == 4
 
@@ -222,7 +223,7 @@ def test_one_percent_keeps_an_image_of_every_class(data_dir, tmp_path):
 
 def test_damaged_cache_is_one_line(data_dir, tmp_path):
   config = config_of(data_dir)
-  frozen = features.load_frozen('none', config.model.to_dict(), dtype='float32', seed=0)
+  frozen = features.load_frozen(None, config.model.to_dict(), dtype='float32', seed=0)
   extract = functools.partial(
       features.split_features, frozen, reader.open_split(data_dir, 'emo8', 'val'), str(tmp_path), image_size=32,
       batch_size=16, mesh=make_mesh())
@@ -243,7 +244,7 @@ def test_damaged_cache_is_one_line(data_dir, tmp_path):
         (['--config.init=nowhere'], 'nowhere', 'give'),
         (['--config.dataset=nothing'], "'nothing'", 'build them'),
         (['--config.dtype=float8'], 'float8', 'bfloat16'),
-        (['--config.init=SAVED', '--config.model.width=24'], 'other shape', 'set --config.model'),
+        (['--config.init=SAVED', '--config.model.width=24'], 'width 16', 'set --config.model.width=16'),
         (['--config.init=SAVED', '--config.model.heads=4'], 'heads 2', 'set --config.model.heads=2'),])
 def test_mistake_is_one_line(
     command: Callable[..., int], assert_one_line: Callable[..., None], capsys, data_dir, tmp_path, arguments, thing,

@@ -11,7 +11,7 @@ from uniemox_jax.import_torch import import_torch
 from uniemox_jax.look import attention_maps
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.models.uniemox import UniEmoX
-from uniemox_jax.train.initial_weights import initial_weights
+from uniemox_jax.train.initial_weights import initial_weights, read_source
 from uniemox_jax.train.state import abstract_params, builder, graphdef_of, initial_params
 
 torch = pytest.importorskip('torch')
@@ -54,8 +54,8 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
 def ours(theirs: tuple[Any, str]) -> tuple[nnx.GraphDef, dict[str, Any]]:
   """A classifier on the same encoder."""
   build = builder(Classifier, **SHAPE, classes=CLASSES)
-  arguments = SHAPE | {'classes': CLASSES}
-  loaded = initial_weights(theirs[1], abstract_params(build), arguments, classifier=True)
+  source = read_source(theirs[1], SHAPE, decoder=False)
+  loaded = initial_weights(source, abstract_params(build), classifier=True)
   return graphdef_of(build), random_params(build) | loaded
 
 

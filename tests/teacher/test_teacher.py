@@ -1,5 +1,7 @@
 """The teacher's Python API: folders, pictures, texts, and caption embeddings that are computed once."""
 
+import dataclasses
+import hashlib
 import json
 import shutil
 import subprocess
@@ -10,8 +12,10 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import UserError
+from uniemox_jax import train_clip
 from uniemox_jax.models.clip import CLIPConfig
 from uniemox_jax.teacher import caption_embeddings, frozen_clip
+from uniemox_jax.train.config import TowerSettings, TrainClipConfig
 
 CAT = [49406, 320, 1125, 539, 320, 2368, 49407]
 
@@ -91,10 +95,23 @@ def test_other_texts_are_refused(texts, clip):
     clip.encode_text(texts)
 
 
-def test_folder_without_tokenizer_still_encodes_pictures_and_ids(clip, clip_folder, tmp_path):
-  for name in ('config.json', 'model.safetensors'):
-    shutil.copy(clip_folder / name, tmp_path)
-  bare = frozen_clip.load_clip(tmp_path)
+def copy_without_tokenizer(clip_folder, folder):
+  for name in ('config.json', 'model.safetensors', 'tokenizer_config.json'):
+    shutil.copy(clip_folder / name, folder)
+  return frozen_clip.load_clip(folder)
+
+
+def test_folder_without_tokenizer_has_openais_where_the_sizes_agree(clip, clip_folder, tmp_path, capsys):
+  bare = copy_without_tokenizer(clip_folder, tmp_path)
+  assert "no tokenizer files: texts are read with OpenAI's vocabulary" in capsys.readouterr().out
+  np.testing.assert_array_equal(bare.encode_text(['a cat']), clip.encode_text(['a cat']))
+  frozen_clip.save_clip(tmp_path / 'saved', bare.config, bare.params, bare.folder)
+  assert frozen_clip.load_clip(tmp_path / 'saved').tokenize(['a photo of a cat'])[0, :7].tolist() == CAT
+
+
+def test_folder_without_tokenizer_still_encodes_pictures_and_ids(clip, clip_folder, tmp_path, monkeypatch):
+  monkeypatch.setattr(frozen_clip.vocabulary, 'SIZE', 50000)
+  bare = copy_without_tokenizer(clip_folder, tmp_path)
   images, ids = pictures(2, 40, 40, 3), np.array([CAT], np.int32)
   np.testing.assert_array_equal(bare.encode_image(images), clip.encode_image(images))
   np.testing.assert_array_equal(bare.encode_text(ids), clip.encode_text(ids))
@@ -207,6 +224,18 @@ def test_hub_id_loads_what_the_hub_delivers(clip, clip_folder, monkeypatch):
   assert frozen_clip.load_clip('someone/clip').digest == clip.digest
 
 
+def test_a_clip_to_adapt_gives_its_shape_but_for_keys_that_were_given(clip, clip_folder):
+  config = dataclasses.replace(TrainClipConfig(), init=str(clip_folder))
+  loaded, taken = train_clip._starting_clip(config, 'unused')
+  assert loaded.digest == clip.digest
+  assert (taken.model.image_size, taken.model.projection) == (clip.config.image_size, clip.config.projection_dim)
+  assert taken.model.text.width == clip.config.text.width != config.model.text.width
+  model = dataclasses.replace(config.model, image_size=64, vision=TowerSettings(width=24, depth=5, heads=3))
+  with pytest.raises(UserError,
+                     match=r'set --config\.model\.image_size=32 --config\.model\.vision\.width=\d+ .*or leave'):
+    train_clip._starting_clip(dataclasses.replace(config, model=model), 'unused')
+
+
 def embedded(clip, captions, cache_dir, **options):
   """float32 (N, E) of these captions."""
   found = caption_embeddings.embed_captions(clip, captions, cache_dir, 'captions', len(captions), **options)
@@ -235,6 +264,20 @@ def test_captions_of_many_chunks_are_those_of_one(clip, tmp_path, monkeypatch):
   np.testing.assert_allclose(embedded(clip, captions, tmp_path / 'parts', batch_size=8), whole, atol=1e-6)
 
 
+def test_captions_that_cleaning_changes_are_counted_after_the_first_thousand_too(clip, tmp_path):
+  captions = ['a dog'] * 1100 + ['a “quoted” dog', 'cats &amp; dogs', 'a cat']
+  cached = [caption_embeddings.embed_captions(clip, captions, tmp_path, 'captions', len(captions)) for _ in range(2)]
+  assert [one.mended for one in cached] == [2, 2]
+  np.testing.assert_allclose(cached[1].at(np.arange(1100, 1103)), clip.encode_text(captions[1100:]), atol=1e-6)
+
+
+def test_embeddings_from_before_texts_were_cleaned_are_never_found(clip, tmp_path):
+  captions = ['a dog', 'a cat']
+  old = hashlib.sha256(f'{clip.digest} captions 2 '.encode() + clip.tokenize(captions).tobytes()).hexdigest()
+  (tmp_path / f'captions-{old}.f32').write_bytes(b'stale')
+  np.testing.assert_allclose(embedded(clip, captions, tmp_path), clip.encode_text(captions), atol=1e-6)
+
+
 def test_another_teacher_never_finds_the_cached_embeddings(clip, clip_config, clip_params, tmp_path):
   shifted = clip_params | {'logit_scale': clip_params['logit_scale'] + np.float32(1)}
   frozen_clip.save_clip(tmp_path / 'other', clip_config, shifted)
@@ -258,7 +301,10 @@ def test_captions_on_four_devices_equal_one_and_no_torch_is_imported_before_text
       import jax
       import numpy as np
       jax.config.update('jax_num_cpu_devices', 4)
-      from uniemox_jax.teacher import caption_embeddings, frozen_clip
+      from uniemox_jax import train_clip
+from uniemox_jax.models.clip import CLIPConfig
+from uniemox_jax.teacher import caption_embeddings, frozen_clip
+from uniemox_jax.train.config import TowerSettings, TrainClipConfig
       clip = frozen_clip.load_clip(sys.argv[1])
       assert not {'torch', 'tensorflow', 'transformers'} & set(sys.modules)
       assert len(jax.devices()) == 4

@@ -11,7 +11,10 @@ from uniemox_jax.convert.position_embeddings import side_of
 from uniemox_jax.models.clip import CLIPConfig, Tower
 from uniemox_jax.models.layers import ACTIVATIONS, check_sizes
 
-IGNORED = r'(vision|text)_model\.embeddings\.position_ids|input_resolution|context_length|vocab_size|attn_mask'
+LEFT = r'logit_bias|n_averaged|(.*\.)?num_batches_tracked'
+"""What embeddings do without, and is named: the bias of a sigmoid loss (open_clip), counters."""
+IGNORED = (
+    r'(vision|text)_model\.embeddings\.position_ids|input_resolution|context_length|vocab_size|attn_mask|' + LEFT)
 """Buffers: of transformers before 4.31, and of OpenAI's archives."""
 HEAD_WIDTH = 64
 LARGEST_ID_ENDS = 2
@@ -53,6 +56,11 @@ OPENAI_RULES += block_rules('vision/blocks', 'visual.transformer.resblocks.{}', 
 OPENAI_RULES += layer_norm_rules('vision/post_norm', 'visual.ln_post')
 OPENAI_RULES += block_rules('language/blocks', 'transformer.resblocks.{}', _OPENAI_BLOCK)
 OPENAI_RULES += layer_norm_rules('language/norm', 'ln_final')
+
+
+def openai_name(name: str) -> str:
+  """A tensor's name in the table of OpenAI's: open_clip's CustomTextCLIP has a text tower of its own, `text.`."""
+  return name.removeprefix('text.')
 
 
 def _tower(shapes: Mapping[str, tuple[int, ...]], prefix: str, width: int, activation: str) -> Tower:

@@ -8,12 +8,15 @@ the origin, or the user has to give them; nothing is guessed.
 from collections.abc import Mapping
 from pathlib import Path
 import re
+import reprlib
 from typing import Any, NamedTuple
 
 from flax import nnx
+import numpy as np
 
 from data_pipelines import storage
 from data_pipelines.errors import UserError, join_names
+from data_pipelines.plain_text import single_line
 from uniemox_jax.convert import mae_weights, name_table, vit_mae_weights, weight_families
 from uniemox_jax.convert.formats import hub
 from uniemox_jax.convert.formats.weight_files import Weights
@@ -32,7 +35,17 @@ PRETRAINING = rf'decoder_.*|mask_token|{re.escape(mae_weights.FUSION_PREFIX)}.*'
 """Names of the parts that only pretraining needs."""
 SIZES = {192: 'Ti', 384: 'S', 768: 'B', 1024: 'L', 1280: 'H'}
 FUSED_MASK_RATIO, MAE_MASK_RATIO = 0.9, 0.75
-"""As published by the original and by MAE; the files do not say."""
+"""As published by the original and by MAE, for files that do not say."""
+TOLD = ('mask_ratio', 'norm_pix_loss', 'input_size', 'use_fusion', 'global_pool', 'nb_classes')
+"""Settings in the `args` of MAE's and the original's checkpoints that a user is told."""
+HEADS_OF_OTHERS = (
+    r'(head|heads|head_drop|head_dist|mlp_head|cls_head|fc|classifier|linear|pre_logits|projector|projection|proj_head'
+    r'|predictor|criterion|loss\w*|attn_pool|MAPHead_\d+)(\..*)?|n_averaged')
+"""Names of parts after an encoder, which is whole without them."""
+VIT_MEAN = VIT_STD = (0.5, 0.5, 0.5)
+"""Of transformers' ViTImageProcessor where its file leaves them out."""
+PROBE_EPS = 1e-6
+"""Of the batch norm before the head of MAE's linear probe (main_linprobe.py)."""
 
 TIMM_FREE = (
     'num_classes', 'img_size', 'patch_size', 'embed_dim', 'depth', 'num_heads', 'global_pool', 'fc_norm', 'drop_rate',
@@ -42,10 +55,14 @@ TIMM_FIXED = {'class_token': True, 'qkv_bias': True, 'final_norm': True, 'mlp_ra
 
 
 class AttentionHeads(NamedTuple):
-  """Numbers of attention heads, for files that do not have them; None is not known."""
+  """Numbers of attention heads, for files that do not have them; None is not known.
+
+  binding: whether it is an error if the file has others.
+  """
 
   encoder: int | None = None
   decoder: int | None = None
+  binding: bool = True
 
 
 UNKNOWN_HEADS = AttentionHeads()
@@ -55,7 +72,8 @@ class ImportedStudent(NamedTuple):
   """A student of another library.
 
   kind, model, params: as in a checkpoint. labels: class names in the head's order, None if the file has none.
-  statistics: {'mean', 'std'} of its pixels in 0..1 if the file has them, else {}. messages: lines for the user.
+  statistics: {'mean', 'std'} of its pixels in 0..1 if the file has them, else {}. norm_pix: whether its decoder
+  predicts normalised patches. messages: lines for the user.
   """
 
   kind: str
@@ -63,6 +81,7 @@ class ImportedStudent(NamedTuple):
   params: dict[str, Any]
   labels: list[str] | None
   statistics: dict[str, list[float]]
+  norm_pix: bool
   messages: list[str]
 
 
@@ -72,48 +91,87 @@ def import_student(weights: Weights, source: Path, heads: AttentionHeads, *, dec
   Args:
     weights: from `weight_files.read_weights(source)`.
     source: the file or folder; the configuration beside it counts, see `hub.config_folder`.
-    heads: for files that do not have them; it may not contradict the file or its origin.
+    heads: for files that do not have them.
     decoder: whether to take a decoder and a fusion; False leaves them behind.
 
   Raises:
     UserError: another family, a part is missing or left over, a shape or the config contradicts, or `heads` is needed.
   """
   name, folder = str(weights.path), hub.config_folder(source, weights.path)
-  config = hub.read_config(folder, 'config.json')
-  family = weight_families.family_of(weights.flat, name)
-  if family == weight_families.VIT:
-    weights.flat.update({vit_mae_weights.canonical(key): weights.flat.pop(key) for key in list(weights.flat)})
-  shapes = {key: array.shape for key, array in weights.flat.items()}
-  labels: list[str] | None = None
+  config = hub.read_config(folder, 'config.json') or (weights.metadata if weights.form == 'npz' else {})
+  family = weight_families.recognise(weights)
   if family not in (weight_families.VIT, weight_families.MAE):
     raise UserError(
         f'{name} holds {weight_families.TITLES[family]}, not a student: it can be a teacher '
         '(--config.teacher=, load_clip)')
+  with storage.parsing(weights.path, 'fetch it again'):
+    messages = [*weights.notes, *_complete(weights.flat, name)]
+  shapes = {key: array.shape for key, array in weights.flat.items()}
+  labels: list[str] | None = None
+  stated = _stated(weights.metadata)
   with storage.parsing(folder / 'config.json' if folder and config else weights.path, 'correct it, or fetch it again'):
     if family == weight_families.VIT:
       kind, model, rules, left = _from_transformers(shapes, heads, config, decoder, name)
-      processor = hub.read_config(folder, 'preprocessor_config.json')
-      mean, std = processor.get('image_mean'), processor.get('image_std')
+      stated = {'norm_pix_loss': config.get('norm_pix_loss')}
+      statistics = _processor_statistics(folder)
     else:
       pretrained = _check_timm(config, shapes, name) if config else {}
-      kind, model, left = _from_mae(shapes, heads, config, decoder, name)
+      kind, model, left = _from_mae(shapes, heads, config | {'mask_ratio': stated.get('mask_ratio')}, decoder, name)
       rules = mae_weights.student_rules(kind, model)
       mean, std = pretrained.get('mean'), pretrained.get('std')
+      statistics = {} if mean is None and std is None else check_statistics(mean, std)
       names = config.get('label_names') or pretrained.get('label_names')
       labels = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
-    statistics = check_statistics(mean, std) if mean and std else {}
     module = abstract_student(kind, model)
   template = nnx.to_pure_dict(nnx.state(module, nnx.Param))
   params = name_table.import_params(rules, weights.flat, template, source=name, ignored=left)
-  messages = [f'{name}: {_describe(weight_families.TITLES[family], kind, model, params)}']
+  messages.append(f'{name}: {_describe(weight_families.TITLES[family], kind, model, params)}')
   dropped = sorted(key for key in shapes if re.fullmatch(left, key))
   if dropped:
     messages.append(f'left behind: {join_names(dropped)}')
+  if told := {setting: stated[setting] for setting in TOLD if stated.get(setting) is not None}:
+    messages.append(
+        'the file states: ' + ', '.join(f'{setting} {reprlib.repr(value)}' for setting, value in told.items()))
   if model.get('fusion') == 'attention':
     messages.append(
         "fusion 'attention': the original takes its softmax over an axis of size 1, here it is over the two "
         'streams; the weights are taken, the output of the original cannot be reproduced')
-  return ImportedStudent(kind, model, params, labels, statistics, messages)
+  norm_pix = kind == 'uniemox' and stated.get('norm_pix_loss') is True
+  return ImportedStudent(kind, model, params, labels, statistics, norm_pix, [single_line(line) for line in messages])
+
+
+def _processor_statistics(folder: Path | None) -> dict[str, list[float]]:
+  """Of the pixels by the `preprocessor_config.json` in a folder, {} without one."""
+  processor = hub.read_config(folder, 'preprocessor_config.json')
+  if not folder or not processor:
+    return {}
+  with storage.parsing(folder / 'preprocessor_config.json', 'correct it, or fetch it again'):
+    return hub.pixel_statistics(processor, VIT_MEAN, VIT_STD)
+
+
+def _stated(metadata: dict[str, Any]) -> dict[str, Any]:
+  """What a checkpoint's `args` say of its training, {} without them."""
+  stated = metadata.get('args')
+  return stated if isinstance(stated, dict) else {}
+
+
+def _complete(flat: dict[str, np.ndarray], source: str) -> list[str]:
+  """Gives `flat` what our modules have and MAE's code leaves out or keeps in another form; says so."""
+  messages = []
+  probe = [f'head.{name}' for name in ('0.running_mean', '0.running_var', '1.weight', '1.bias')]
+  if 'fc_norm.weight' in flat and flat.keys() >= set(probe) and 'head.0.weight' not in flat:
+    mean, variance, weight, bias = (flat.pop(name) for name in probe)
+    flat.pop('head.0.num_batches_tracked', None)
+    flat['head.weight'] = weight / np.sqrt(np.maximum(variance, 0) + PROBE_EPS)
+    flat['head.bias'] = bias - flat['head.weight'] @ mean
+    messages.append(f'{source}: the batch norm before the head is folded into it')
+  if 'fc_norm.weight' in flat and not {'head.weight', 'norm.weight'} & flat.keys():
+    flat['norm.weight'], flat['norm.bias'] = (
+        make_like(flat['fc_norm.weight']) for make_like in (np.ones_like, np.zeros_like))
+    messages.append(
+        f'{source} has neither a head nor a LayerNorm after its blocks, since it was fine-tuned on pooled tokens: that '
+        'LayerNorm gets scale 1 and bias 0')
+  return messages
 
 
 def student_of_clip(
@@ -143,7 +201,7 @@ def student_of_clip(
   messages = [
       f"{source}: {_describe('the image tower of a CLIP', 'encoder', model, encoder)}",
       'left behind: text tower, projections, logit_scale']
-  return ImportedStudent('encoder', model, encoder, None, statistics, messages)
+  return ImportedStudent('encoder', model, encoder, None, statistics, False, messages)
 
 
 def _describe(title: str, kind: str, model: dict[str, Any], params: dict[str, Any]) -> str:
@@ -169,11 +227,11 @@ def _from_transformers(shapes: Shapes, heads: AttentionHeads, config: dict[str, 
         f'{source} has no config.json beside it, which says how many heads it has and its LayerNorm '
         'epsilon: put it there, and give the folder')
   encoder = vit_mae_weights.vit_arguments(config)
-  _agree(encoder['heads'], heads.encoder, 'config.json: the encoder', 'heads', source)
+  _agree(encoder['heads'], heads, 'encoder', 'config.json: the encoder', source)
   if not decoder or not any(name.startswith('decoder.') for name in shapes):
     return 'encoder', encoder, vit_mae_weights.ENCODER_RULES, rf'{vit_mae_weights.LEFT}|decoder\..*'
   model = vit_mae_weights.vit_mae_arguments(config)
-  _agree(model['decoder_heads'], heads.decoder, 'config.json: the decoder', 'decoder_heads', source)
+  _agree(model['decoder_heads'], heads, 'decoder', 'config.json: the decoder', source)
   return 'uniemox', model, vit_mae_weights.RULES, name_table.NOTHING
 
 
@@ -182,23 +240,27 @@ def _from_mae(shapes: Shapes, heads: AttentionHeads, config: dict[str, Any], dec
   """(kind, model, a regular expression of what is left behind)."""
   width, _, _, patch = _shape(shapes, 'patch_embed.proj.weight', 4, source)
   known_heads = config.get('model_args', {}).get('num_heads', HEADS.get(width))
-  encoder_heads = _agree(known_heads, heads.encoder, f'an encoder {width} wide', 'heads', source)
+  encoder_heads = _agree(known_heads, heads, 'encoder', f'an encoder {width} wide', source)
   side = side_of(_shape(shapes, 'pos_embed', 3, source)[1], source)
   model = {
       'image_size': patch * side, 'patch_size': patch, 'width': width, 'depth': _depth(shapes, 'blocks', source),
       'heads': encoder_heads, **_variant(shapes, config, source)}
-  if 'fc_norm.weight' in shapes:
-    return 'classifier', model | {'classes': _shape(shapes, 'head.weight', 2, source)[0]}, r'norm\.(weight|bias)'
-  if not decoder or not any(re.fullmatch(PRETRAINING, name) for name in shapes):
-    return 'encoder', model, rf'head\.(weight|bias)|{PRETRAINING}'
+  if {'fc_norm.weight', 'head.weight'} <= shapes.keys():
+    classes = _shape(shapes, 'head.weight', 2, source)[0]
+    return 'classifier', model | {'classes': classes}, r'norm\.(weight|bias)|n_averaged'
+  if not decoder or 'decoder_embed.weight' not in shapes:
+    return 'encoder', model, rf'{HEADS_OF_OTHERS}|fc_norm\.(weight|bias)|{PRETRAINING}'
   width = _shape(shapes, 'decoder_embed.weight', 2, source)[0]
-  decoder_heads = _agree(DECODER_HEADS.get(width), heads.decoder, f'a decoder {width} wide', 'decoder_heads', source)
+  decoder_heads = _agree(DECODER_HEADS.get(width), heads, 'decoder', f'a decoder {width} wide', source)
   fusion, fusion_heads = mae_weights.find_fusion(shapes)
   fuses = fusion != 'none'
+  mask_ratio = config.get('mask_ratio')
+  if not isinstance(mask_ratio, float) or not 0 < mask_ratio < 1:
+    mask_ratio = FUSED_MASK_RATIO if fuses else MAE_MASK_RATIO
   return 'uniemox', model | {
-      'decoder_width': width, 'decoder_depth': _depth(shapes, 'decoder_blocks', source), 'decoder_heads': decoder_heads,
-      'mask_ratio': FUSED_MASK_RATIO if fuses else MAE_MASK_RATIO, 'fusion': fusion, 'fusion_heads': fusion_heads,
-      'decode': 'scene', 'semantic': fuses, 'reconstruct': True}, name_table.NOTHING
+      'decoder_width': width, 'decoder_depth': _depth(
+          shapes, 'decoder_blocks', source), 'decoder_heads': decoder_heads, 'mask_ratio': mask_ratio, 'fusion': fusion,
+      'fusion_heads': fusion_heads, 'decode': 'scene', 'semantic': fuses, 'reconstruct': True}, HEADS_OF_OTHERS
 
 
 def _variant(shapes: Shapes, config: dict[str, Any], source: str) -> dict[str, Any]:
@@ -230,14 +292,15 @@ def _depth(shapes: Shapes, prefix: str, source: str) -> int:
   return 1 + max(numbers)
 
 
-def _agree(known: int | None, given: int | None, part: str, flag: str, source: str) -> int:
-  """The one number of heads that file or origin (`known`) and the user (`given`) agree on."""
+def _agree(known: int | None, heads: AttentionHeads, name: str, part: str, source: str) -> int:
+  """The one number of heads that file or origin (`known`) and the user's `heads` agree on."""
+  given, flag = getattr(heads, name), 'heads' if name == 'encoder' else f'{name}_heads'
   if known is None:
     if given is None:
       raise UserError(
           f'{source}: {part} may have any number of attention heads, and the file does not say: give --{flag}=N')
     return given
-  if given not in (None, known):
+  if heads.binding and given not in (None, known):
     raise UserError(f'{source}: {part} has {known} attention heads there, not {given}: set {flag}={known}')
   return known
 

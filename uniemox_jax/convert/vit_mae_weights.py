@@ -1,6 +1,7 @@
 """transformers' `ViTMAEForPreTraining` <-> `UniEmoX` without fusion; its and ViT's encoders; their configurations."""
 
 import re
+import reprlib
 from typing import Any
 
 from data_pipelines.errors import UserError
@@ -62,6 +63,8 @@ def vit_mae_arguments(hub: dict[str, Any]) -> dict[str, Any]:
   """Keyword arguments of `UniEmoX` from the contents of a ViTMAE's `config.json`; errors as `vit_arguments`."""
   if hub.get('model_type') != 'vit_mae':
     raise UserError(f"it is of model_type '{hub.get('model_type')}', not 'vit_mae'")
+  if type(hub.get('norm_pix_loss', False)) is not bool:
+    raise UserError(f"norm_pix_loss is {reprlib.repr(hub['norm_pix_loss'])}, not true or false")
   arguments = vit_arguments(hub) | _settings(hub, DECODER_SETTINGS)
   _check_fixed(hub, {'decoder_intermediate_size': 4 * arguments['decoder_width']}, {'decoder_intermediate_size': 2048})
   return arguments | {'fusion': 'none', 'semantic': False}
@@ -70,8 +73,12 @@ def vit_mae_arguments(hub: dict[str, Any]) -> dict[str, Any]:
 def _settings(hub: dict[str, Any], settings: dict[str, tuple[str, Any]]) -> dict[str, Any]:
   arguments = {ours: hub.get(theirs, default) for ours, (theirs, default) in settings.items()}
   for ours, (theirs, default) in settings.items():
-    if not isinstance(arguments[ours], type(default)) or arguments[ours] <= 0:
-      raise UserError(f'{theirs} is {arguments[ours]!r}, not a positive {type(default).__name__}')
+    value = arguments[ours]
+    if theirs in ('image_size', 'patch_size') and isinstance(value, list) and value == value[:1] * 2:
+      arguments[ours] = value = value[0]  # height and width
+    if type(value) is not type(default) or value <= 0 or isinstance(value, float) and not value < 1:
+      below = ' below 1' if isinstance(default, float) else ''
+      raise UserError(f'{theirs} is {reprlib.repr(value)}, not a positive {type(default).__name__}{below}')
   return arguments
 
 

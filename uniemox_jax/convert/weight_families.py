@@ -1,10 +1,12 @@
 """Which library wrote a weight file, by the names of its tensors: the file's own name does not matter."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 import re
 
-from data_pipelines.errors import UserError
+from data_pipelines.errors import UserError, join_names
 from uniemox_jax.convert import clip_weights, mae_weights, vit_mae_weights
+from uniemox_jax.convert.formats.weight_files import Weights
 
 CLIP, OPENAI_CLIP, MAE, VIT = 'clip', 'openai_clip', 'mae', 'vit'
 TITLES = {
@@ -13,30 +15,90 @@ TITLES = {
 CLIPS = (CLIP, OPENAI_CLIP)
 ENOUGH = 0.5
 """Share of a file's names that a family must know. The check against its table names the rest."""
+MAX_PARTS = 64
+"""State dicts of a checkpoint that are looked at."""
+MAX_PREFIX = 3
+"""Parts of a name that may stand before what a family knows: 'model.student.backbone'."""
+LEAST_UNDER_PREFIX = 0.2
+"""Share of a file's tensors that must lie under a prefix to be looked at alone."""
 
 _TABLES = {
     CLIP: (clip_weights.RULES, clip_weights.IGNORED), OPENAI_CLIP: (clip_weights.OPENAI_RULES, clip_weights.IGNORED),
     MAE: (mae_weights.ALL_RULES, rf'{re.escape(mae_weights.FUSION_PREFIX)}.*'),
     VIT: (vit_mae_weights.RULES, vit_mae_weights.LEFT)}
 """The rules of each family, and a regular expression of its other names."""
+_KNOWN = {family: {name for rule in rules for name in rule.theirs} for family, (rules, _) in _TABLES.items()}
+_CANONICAL: dict[str, Callable[[str], str]] = {OPENAI_CLIP: clip_weights.openai_name, VIT: vit_mae_weights.canonical}
+"""Of families whose files have several names for one tensor."""
 
 
-def family_of(names: Iterable[str], source: str) -> str:
-  """A key of `TITLES`.
+def recognise(weights: Weights, key: str = '') -> str:
+  """The family of a file, a key of `TITLES`. Its tensors get the family's own names, without a prefix such as 'model.'.
+
+  Args:
+    weights: from `weight_files.read_weights`. Tensors outside of the prefix are dropped, and named in `notes`.
+    key: what `--key` chooses: a state dict, which `read_weights` has taken, or a prefix.
 
   Raises:
-    UserError: no family knows half of the names.
+    UserError: no family knows half of the names, or there is nothing under `key`.
   """
-  names, known = list(names), {}
-  for family, (rules, others) in _TABLES.items():
-    ours = {name for rule in rules for name in rule.theirs}
-    canonical = map(vit_mae_weights.canonical, names) if family == VIT else names
-    known[family] = sum(
-        re.sub(r'\.\d+\.', '.{}.', name) in ours or bool(re.fullmatch(others, name)) for name in canonical)
-  best = max(known, key=known.__getitem__)
-  if known[best] < ENOUGH * max(len(names), 1):
+  flat, source = weights.flat, str(weights.path)
+  found = weights.metadata.get('keys')
+  keys = [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+  beside = _unknown_parts(flat, [name for name in keys if name != weights.metadata.get('chosen')])
+  names = [name for name in flat if name not in beside]
+  enough = max(_count_known(names, '').values()) >= ENOUGH * len(names)
+  prefixes = ['', *(() if enough else _prefixes(names))]
+  if key and key != weights.metadata.get('chosen'):
+    prefixes = [f'{key}.']
+    if not any(name.startswith(prefixes[0]) for name in names):
+      there = [*keys, *(prefix[:-1] for prefix in _prefixes(names))]
+      raise UserError(f"{source} holds no tensors under '{key}': --key chooses among {join_names(there) or 'nothing'}")
+  known = {prefix: _count_known(names, prefix) for prefix in prefixes}
+  prefix = max(prefixes, key=lambda prefix: (max(known[prefix].values()), -len(prefix)))
+  family = max(known[prefix], key=known[prefix].__getitem__)
+  under = [name for name in names if name.startswith(prefix)]
+  if known[prefix][family] < ENOUGH * max(len(under), 1):
     first = ', '.join(sorted(names)[:3])
     raise UserError(
         f'{source} holds {len(names)} tensors ({first}, …) of no family known here: wanted '
         f'{"; ".join(TITLES.values())}')
-  return best
+  canonical = _CANONICAL.get(family, str)
+  renamed = {canonical(name.removeprefix(prefix)): flat[name] for name in under}
+  if len(renamed) < len(under):
+    raise UserError(f'{source} holds two tensors of one name: use another copy')
+  left = sorted(flat.keys() - set(under))
+  flat.clear()
+  flat.update(renamed)
+  if prefix or left:
+    which = f"the {len(under)} tensors under '{prefix[:-1]}'" if prefix else f'{len(under)} tensors'
+    weights.notes.append(f'{source}: {which} are taken' + (f', left behind: {join_names(left)}' if left else ''))
+  return family
+
+
+def _unknown_parts(names: Iterable[str], keys: list[str]) -> set[str]:
+  """Those names under the keys of a checkpoint's other state dicts of which no family knows one."""
+  parts = [{name for name in names if name.startswith(f'{key}.')} for key in keys[:MAX_PARTS]]
+  return {name for part in parts if not any(_count_known(part, '').values()) for name in part}
+
+
+def _prefixes(names: Iterable[str]) -> list[str]:
+  """What a good part of the names begin with, each with its last dot; numbers are of layers, and no part of it."""
+  names, counts = list(names), Counter[str]()
+  for name in names:
+    parts = name.split('.', MAX_PREFIX)[:-1]
+    for length in range(1, min(MAX_PREFIX, len(parts)) + 1):
+      if parts[length - 1].isdigit():
+        break
+      counts['.'.join(parts[:length]) + '.'] += 1
+  return [prefix for prefix, count in counts.items() if count >= LEAST_UNDER_PREFIX * len(names)]
+
+
+def _count_known(names: Iterable[str], prefix: str) -> dict[str, int]:
+  """How many of the names under a prefix each family knows."""
+  names = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+  return {
+      family:
+          sum(
+              re.sub(r'\.\d+\.', '.{}.', name) in _KNOWN[family] or bool(re.fullmatch(others, name))
+              for name in map(_CANONICAL.get(family, str), names)) for family, (_, others) in _TABLES.items()}

@@ -21,7 +21,7 @@ from uniemox_jax.runtime import sharding
 from uniemox_jax.runtime.array_cache import read_arrays, write_arrays
 from uniemox_jax.runtime.distributed import is_primary, wait_for_all
 from uniemox_jax.runtime.integrity import describe_leaves
-from uniemox_jax.train.initial_weights import check_unseen, read_source, transfer
+from uniemox_jax.train.initial_weights import Source, transfer
 from uniemox_jax.train.kept_config import config_hash
 from uniemox_jax.train.state import abstract_params, builder, graphdef_of, initial_params
 
@@ -50,34 +50,31 @@ class Features(NamedTuple):
   label_N: np.ndarray
 
 
-def load_frozen(init: str, model: dict[str, Any], *, dtype: DTypeLike, seed: int) -> FrozenEncoder:
+def load_frozen(source: Source | None, model: dict[str, Any], *, dtype: DTypeLike, seed: int) -> FrozenEncoder:
   """The encoder of `--config.init`, as `load_encoder(...).features` uses it. Prints which parameters were loaded.
 
   Args:
-    init: 'none' draws it from `seed`; otherwise the path of a checkpoint of ours, or a file, folder or hub id that
-      `import_torch` reads.
+    source: what `--config.init` names, see `initial_weights.open_source`; None draws it from `seed`.
     model: the config's `model`: the encoder's shape. Position embeddings of another image size are resized.
     dtype: of the computation.
-    seed: for 'none'.
+    seed: for None.
 
   Raises:
-    UserError: nothing is found at `init`, or another model.
+    UserError: it is of another model.
   """
   statistics: dict[str, list[float]] = {}
   step = None
-  if init == 'none':
+  if source is None:
     build = builder(MODULES['encoder'], dtype=dtype, **model)
     params = jax.device_get(jax.jit(lambda: initial_params(build, seed))())
   else:
-    source = read_source(init, model, decoder=False)
     statistics, step = source.statistics, source.step
     # A fine-tuned model applies its norm after pooling, every other model before.
     kind, head = 'encoder', {}
     if source.kind == 'classifier':
       kind, head = 'classifier', {name: source.model[name] for name in ('classes', 'streams') if name in source.model}
     build = builder(MODULES[kind], dtype=dtype, **model, **head)
-    check_unseen(source.model, model, False, init)
-    params, message = transfer(source.params, abstract_params(build), new=(), left=UNUSED_PARAMS, origin=init)
+    params, message = transfer(source.params, abstract_params(build), new=(), left=UNUSED_PARAMS, origin=source.init)
     print(message, flush=True)
   digest = config_hash({
       'leaves': describe_leaves(params), 'model': model, 'statistics': statistics, 'dtype': jnp.dtype(dtype).name})

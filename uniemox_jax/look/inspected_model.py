@@ -21,6 +21,7 @@ from uniemox_jax.models.registry import MODULES
 from uniemox_jax.objectives.tasks import tasks_of
 from uniemox_jax.runtime.integrity import check_finite
 from uniemox_jax.train.checkpoint import load_checkpoint
+from uniemox_jax.train.run_folder import predicts_normalised_patches
 from uniemox_jax.train.state import abstract_model, builder
 
 BATCH = 32
@@ -35,7 +36,7 @@ class InspectedModel:
     graphdef, params: of the model; params are on the default device.
     image_size: side of its views, pixels.
     reads_person: whether it also encodes the person view.
-    reconstructs: whether it has a decoder.
+    reconstructs: whether it has a decoder. norm_pix: whether that predicts normalised patches.
     tasks, labels: of a classifier, else empty.
     first_columns: by task, the index of its first column in the outputs.
   """
@@ -49,6 +50,7 @@ class InspectedModel:
     checkpoint = load_checkpoint(path)
     description = checkpoint.description
     self.path, self.step, self.kind = checkpoint.path, checkpoint.step, description['kind']
+    self.norm_pix = predicts_normalised_patches(checkpoint.path, description)
     self.title = f'{self.kind}, step {self.step}'
     if self.kind not in MODULES:
       raise UserError(f'{path} holds a {self.kind}, not a student: give what pretrain, finetune or import_torch wrote')

@@ -25,7 +25,6 @@ from uniemox_jax.objectives.tasks import split_columns
 from uniemox_jax.report import figures, look_page
 from uniemox_jax.report.figures import Tile
 from uniemox_jax.train.reconstructions import reconstruction_triplets
-from uniemox_jax.train.run_folder import read_run_config, run_folder
 
 EXPLAINED_TOGETHER = 4
 """Examples whose attention, offsets and gradients are in memory at once: 0.7 GB for four views of a ViT-L/16."""
@@ -151,12 +150,12 @@ def draw_reconstruction(inspected: InspectedModel, inspection: Inspection) -> Lo
   if not inspected.reconstructs:
     reasons = {'classifier': 'a classifier has no decoder', 'encoder': 'the weights hold an encoder alone'}
     raise Skipped(reasons.get(inspected.kind, 'the model was pretrained without reconstruction'))
-  norm_pix = read_run_config(run_folder(inspected.path)).get('loss', {}).get('norm_pix', False)
   scenes = np.stack([example.scene for example in inspection.examples])
-  triplets = reconstruction_triplets(inspected.graphdef, inspected.params, scenes, norm_pix)
+  triplets = reconstruction_triplets(inspected.graphdef, inspected.params, scenes, inspected.norm_pix)
   title = 'masked, reconstructed, original'
   rows = [[Tile(tile) for tile in np.split(part, 3, axis=1)] for part in np.split(triplets, len(scenes))]
-  note = f'{len(scenes)} examples; columns: {title}' + ('; true mean and deviation of each patch.' if norm_pix else '.')
+  note = f'{len(scenes)} examples; columns: {title}' + (
+      '; true mean and deviation of each patch.' if inspected.norm_pix else '.')
   return LookFigure(figures.sheet(rows, f'{inspected.title}: {title}'), note, {})
 
 

@@ -14,6 +14,8 @@ from data_pipelines import images as image_files
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+WIDEST = 10.0
+"""The range of normalised values that are taken for such, beyond what pixels give, so that noise is, too."""
 Statistics = tuple[float, ...]
 """Mean or standard deviation of the red, green and blue channels."""
 
@@ -71,10 +73,27 @@ def as_model_input(
       views = [view(Image.fromarray(pixels)) for pixels in np.asarray(images)]
       return normalise(jnp.asarray(np.reshape(np.array(views, np.uint8), (-1, size, size, 3))), mean, std)
     if images.dtype == np.float32 and images.shape[1:3] == (size, size):
+      _check_normalised(images, mean, std, name)
       return jnp.asarray(images)
   raise ValueError(
       f'{name} are {images.dtype} {images.shape}; wanted uint8 (B, H, W, 3), or float32 '
       f'(B, {size}, {size}, 3) already normalised')
+
+
+def _check_normalised(images: Any, mean: Statistics, std: Statistics, name: str) -> None:
+  """Raises ValueError for floats that no normalised pixels are: far out of their range, or all in 0..1."""
+  if not images.size:
+    return
+  low, high = float(images.min()), float(images.max())
+  ends = [(end - m) / s for end in (0, 1) for m, s in zip(mean, std)]
+  most = max(WIDEST, 2 * max(map(abs, ends)))
+  # All of 0..1 and no more, or levels of 1/255: normalised pixels hit neither.
+  unscaled = 0 <= low < high <= 1 and min(ends) < -0.5 and (
+      low < 0.02 and high > 0.98 or bool((abs(images * 255 - (images * 255).round()) < 1e-3).all()))
+  if unscaled or not -most <= low <= high <= most:
+    raise ValueError(
+        f'{name} are float32 from {low:.4g} to {high:.4g}, which normalised pixels are not: give uint8, or '
+        f'(x / 255 - mean) / std with mean {mean} and std {std}')
 
 
 def student_view(images: Any, size: int, mean: Statistics = IMAGENET_MEAN, std: Statistics = IMAGENET_STD) -> jax.Array:

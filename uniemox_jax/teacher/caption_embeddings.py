@@ -31,7 +31,7 @@ MOSTLY_EQUAL = 0.9
 """Share of equal captions from which nothing can be learnt by comparing them."""
 PROGRESS_SECONDS = 5.0
 _FIRST, _TOGETHER = 1024, 2**14  # captions
-_FOOTER = struct.Struct('<qqq32s')  # distinct captions, captions, width, key
+_FOOTER = struct.Struct('<qqqq32s')  # distinct captions, captions, width, mended captions, key
 
 
 def split_captions(split: 'Split', clip: Clip, emotion_in_caption: bool, style: str) -> Iterator[str]:
@@ -46,17 +46,19 @@ def split_captions(split: 'Split', clip: Clip, emotion_in_caption: bool, style: 
   for found in split.annotations():
     yield caption_text.fitting_caption(
         found.attributes, split.labels[found.label] if emotion_in_caption and found.label >= 0 else None,
-        lambda text: len(clip.tokenizer(text)['input_ids']), style, clip.config.context_length)
+        lambda text: len(clip.tokenizer.encode(text)), style, clip.config.context_length)
 
 
 class CaptionEmbeddings(NamedTuple):
   """Lambda by position. Both arrays are mapped from a file, so memory holds what was read of them lately.
 
-  row_N: int32, of each position's caption in embedded_MxE; embedded_MxE: float32 of unit norm.
+  row_N: int32, of each position's caption in embedded_MxE; embedded_MxE: float32 of unit norm. mended: how many of
+  these captions have other tokens than they would have without `tokenizer.clean`.
   """
 
   row_N: np.ndarray
   embedded_MxE: np.ndarray
+  mended: int
 
   def at(self, positions_R: np.ndarray) -> np.ndarray:
     """Unit-norm float32 (R, E)."""
@@ -96,7 +98,9 @@ def embed_captions(
   """
   captions = iter(captions)
   first = list(itertools.islice(captions, _FIRST))
-  key = hashlib.sha256(f'{clip.digest} {identity} {total} '.encode() + clip.tokenize(first).tobytes()).digest()
+  # 'cleaned', since an earlier version's file may hold, after the first thousand, captions that it did not clean.
+  described = f'{clip.digest} {identity} {total} cleaned '
+  key = hashlib.sha256(described.encode() + clip.tokenize(first).tobytes()).digest()
   path = os.path.join(cache_dir, f'captions-{key.hex()}.f32')
   # Embedding is collective: if one host lacks the file, all compute.
   if not np.all(multihost_utils.process_allgather(np.array(storage.exists(path)))):
@@ -107,7 +111,7 @@ def embed_captions(
 
 def _write(file: IO[bytes], key: bytes, clip: Clip, captions: Iterator[str], total: int, batch_size: int) -> None:
   """Embeddings, the row of each caption, `_FOOTER`, and the CRC-32C of all before."""
-  rows, distinct_before, done, crc = [np.zeros(0, '<i4')], 0, 0, 0
+  rows, distinct_before, mended, done, crc = [np.zeros(0, '<i4')], 0, 0, 0, 0
   started = spoke = time.monotonic()
 
   def write(content: bytes) -> None:
@@ -121,6 +125,7 @@ def _write(file: IO[bytes], key: bytes, clip: Clip, captions: Iterator[str], tot
     distinct = sorted(set(chunk) - frequent.keys())
     if distinct:
       write(_embed_ids(embed, clip.tokenize(distinct), batch_size).astype('<f4').tobytes())
+      mended += sum(map(clip.tokenizer.is_mended, distinct))
     row_of = frequent | {caption: row for row, caption in enumerate(distinct, distinct_before)}
     frequent = frequent or row_of
     rows.append(np.array([row_of[caption] for caption in chunk], '<i4'))
@@ -130,7 +135,7 @@ def _write(file: IO[bytes], key: bytes, clip: Clip, captions: Iterator[str], tot
       left = (now - started) / done * (total - done)
       print(f'captions {done:,}/{total:,}  {left:.0f}s left', file=sys.stderr, flush=True)
   write(np.concatenate(rows).tobytes())
-  write(_FOOTER.pack(distinct_before, done, clip.config.projection_dim, key))
+  write(_FOOTER.pack(distinct_before, done, clip.config.projection_dim, mended, key))
   file.write(storage.CHECKSUM.pack(crc))
 
 
@@ -141,11 +146,12 @@ def _read(path: str, key: bytes) -> CaptionEmbeddings:
       if storage.checksum_at_end(file) is None:
         raise ValueError('it does not match its checksum')
       file.seek(-_FOOTER.size - storage.CHECKSUM.size, os.SEEK_END)
-      distinct, total, width, found = _FOOTER.unpack(file.read(_FOOTER.size))
+      distinct, total, width, mended, found = _FOOTER.unpack(file.read(_FOOTER.size))
     if found != key:
       raise ValueError('it is of other captions than its name says')
     return CaptionEmbeddings(
-        np.memmap(local, '<i4', 'r', 4 * distinct * width, total), np.memmap(local, '<f4', 'r', 0, (distinct, width)))
+        np.memmap(local, '<i4', 'r', 4 * distinct * width, total), np.memmap(local, '<f4', 'r', 0, (distinct, width)),
+        mended)
 
 
 def _embedder(clip: Clip) -> Callable[[np.ndarray], np.ndarray]:

@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 from pathlib import Path
+import re
+import reprlib
 from typing import Any
 
 from flax import nnx, traverse_util
@@ -16,18 +18,19 @@ import numpy as np
 
 from data_pipelines import checksums, storage
 from data_pipelines import images as image_files
-from data_pipelines.errors import UserError
+from data_pipelines.errors import UserError, join_names
+from data_pipelines.plain_text import single_line
 from uniemox_jax.convert import clip_weights, name_table, weight_families
 from uniemox_jax.convert.formats import hub, vocabulary, weight_files
 from uniemox_jax.models.clip import CLIP, CLIPConfig
 from uniemox_jax.models.preprocess import Statistics, as_model_input, check_statistics, normalise, resize
+from uniemox_jax.teacher.tokenizer import TOKENIZER_FILES, Tokenizer, has_tokenizer
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 BICUBIC = 3
 """PIL's number for the filter, as preprocessor_config.json gives it."""
 CONFIG_FILES = ('config.json', 'preprocessor_config.json', 'processor_config.json')
 OPEN_CLIP_CONFIG = 'open_clip_config.json'
-TOKENIZER_FILES = ('vocab.json', 'merges.txt', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json')
 MAX_RESIZED = 16
 """Times the model's input that an image may be resized to before its centre is cut out."""
 LENGTH_STEP = 8
@@ -48,24 +51,27 @@ class View:
   std: tuple[float, ...] = CLIP_STD
 
   @classmethod
-  def from_dict(cls, hub: dict[str, Any], image_size: int) -> 'View':
+  def from_dict(cls, settings: dict[str, Any], image_size: int) -> 'View':
     """From the contents of a `preprocessor_config.json`; {} gives OpenAI's settings.
 
     Raises:
       UserError: it does not lead to the model's `image_size`, or not by bicubic resizing.
       ValueError, TypeError, LookupError: a value of another type.
     """
-    size = hub.get('size', image_size)
-    size = size if isinstance(size, dict) else {'shortest_edge': size}
-    squash = 'shortest_edge' not in size
-    short_side = size['height'] if squash else size['shortest_edge']
-    crop = hub.get('crop_size', image_size) if hub.get('do_center_crop', True) else short_side
-    crop = crop['height'] if isinstance(crop, dict) else crop
-    if crop != image_size or not crop <= short_side <= MAX_RESIZED * crop or hub.get('resample', BICUBIC) != BICUBIC:
+    made_for = settings.get('image_processor_type', settings.get('feature_extractor_type', 'CLIP'))
+    if 'CLIP' not in str(made_for):
+      raise UserError(f"it is of a {made_for}, whose defaults are others than CLIP's: give CLIP's own, or remove it")
+    short_side, squash = hub.side(settings.get('size', image_size), 'size')
+    crop = short_side
+    if hub.switch(settings, 'do_center_crop'):
+      crop, _ = hub.side(settings.get('crop_size', image_size), 'crop_size')
+    resample = settings.get('resample', BICUBIC)
+    resized = hub.switch(settings, 'do_resize') and resample in (BICUBIC, 'bicubic') and not settings.get('do_pad')
+    if not resized or crop != image_size or not crop <= short_side <= MAX_RESIZED * crop:
       raise UserError(
-          f'size {size}, crop {crop}, resample {hub.get("resample", BICUBIC)} do '
-          f'not give {image_size} pixels by bicubic resizing (resample 3): correct the file or remove it')
-    mean, std = map(tuple, check_statistics(hub.get('image_mean', CLIP_MEAN), hub.get('image_std', CLIP_STD)).values())
+          f'do_resize {settings.get("do_resize", True)}, size {short_side}, crop {crop}, resample {resample!r} do not '
+          f'give {image_size} pixels by bicubic resizing (resample 3): correct the file or remove it')
+    mean, std = map(tuple, hub.pixel_statistics(settings, CLIP_MEAN, CLIP_STD).values())
     return cls(image_size, short_side, squash, mean, std)
 
   @classmethod
@@ -80,6 +86,9 @@ class View:
       raise UserError(
           f'preprocess_cfg resizes by {mode}, {filter_name}: only bicubic, shortest or '
           'squash, is supported')
+    size = settings.get('size', image_size)
+    if size != image_size and size != [image_size] * 2:
+      raise UserError(f'preprocess_cfg makes images of {reprlib.repr(size)} pixels, the model reads {image_size}')
     mean, std = map(tuple, check_statistics(settings.get('mean', CLIP_MEAN), settings.get('std', CLIP_STD)).values())
     return cls(image_size, image_size, mode == 'squash', mean, std)
 
@@ -146,25 +155,13 @@ class Clip:
     return abstract_clip(self.config, self.dtype)[0]
 
   @functools.cached_property
-  def tokenizer(self) -> Any:
-    """transformers' CLIPTokenizer.
+  def tokenizer(self) -> Tokenizer:
+    """Of the files in `folder`.
 
     Raises:
       UserError: the folder has no tokenizer files.
     """
-    if self.folder is not None:
-      has = {name for name in TOKENIZER_FILES if (self.folder / name).is_file()}
-      if large := [name for name in sorted(has) if storage.size(self.folder / name) > storage.MAX_JSON]:
-        raise UserError(f'{self.folder / large[0]} is too large for a file of a tokenizer: fetch it again')
-      if not ({'vocab.json', 'merges.txt'} <= has or 'tokenizer.json' in has):
-        raise UserError(f'{self.folder} has no tokenizer: put its vocab.json and merges.txt there, or give int32 ids')
-    from transformers import CLIPTokenizer  # imports torch where that is installed, which takes seconds
-    with storage.temporary_folder() as openai:
-      if self.folder is None:
-        vocabulary.write_openai_vocabulary(Path(openai))
-      folder = self.folder or Path(openai)
-      with storage.parsing(f'{folder}/{", ".join(TOKENIZER_FILES)}'):
-        return CLIPTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return Tokenizer(self.folder)
 
   @functools.cached_property
   def digest(self) -> str:
@@ -190,15 +187,16 @@ class Clip:
 
   def tokenize(self, texts: Sequence[str]) -> np.ndarray:
     """int32 ids (B, T): cut at the context length, padded after the end of text to a common multiple of 8."""
-    rows = self.tokenizer(list(texts), truncation=True, max_length=self.config.context_length)['input_ids']
+    context, end = self.config.context_length, self.tokenizer.end
+    rows = [ids if len(ids) <= context else [*ids[:context - 1], end] for ids in map(self.tokenizer.encode, texts)]
     largest = max(map(max, filter(None, rows)), default=0)
     if largest >= self.config.vocab_size:
       raise UserError(
           f'the tokenizer in {self.folder} gives the id {largest}, the model knows {self.config.vocab_size} tokens: '
           'fetch both again')
     longest = max((len(row) for row in rows), default=1)
-    length = min(-(-longest // LENGTH_STEP) * LENGTH_STEP, self.config.context_length)
-    ids_BxT = np.full((len(rows), length), self.tokenizer.eos_token_id, np.int32)
+    length = min(-(-longest // LENGTH_STEP) * LENGTH_STEP, context)
+    ids_BxT = np.full((len(rows), length), end, np.int32)
     for row, ids in zip(ids_BxT, rows):
       row[:len(ids)] = ids
     return ids_BxT
@@ -264,12 +262,11 @@ def read_clip(
     weights: weight_files.Weights, source: Path, *, dtype: Any = jnp.float32, activation: str | None = None) -> Clip:
   """The CLIP in `weights`, which came from `source` and are emptied; see `load_clip`."""
   name, folder = str(weights.path), hub.config_folder(source, weights.path)
-  family = weight_families.family_of(weights.flat, name)
+  family = weight_families.recognise(weights)
   if family == weight_families.CLIP:
     if folder is None or not (folder / CONFIG_FILES[0]).is_file():
       raise UserError(f'{name} has no config.json beside it: give the folder of a CLIP in Hugging Face form')
     rules = clip_weights.RULES
-    vocabulary_folder: Path | None = folder
     settings = hub.read_config(folder, CONFIG_FILES[0])
     with storage.parsing(folder / CONFIG_FILES[0], 'correct it, or fetch it again'):
       config = CLIPConfig.from_dict(settings)
@@ -287,16 +284,24 @@ def read_clip(
         shapes = {key: array.shape for key, array in weights.flat.items()}
         config = clip_weights.openai_config(shapes, source=name, activation=activation)
       view = View.from_open_clip(settings.get('preprocess_cfg') or {}, config.image_size)
-    own_tokenizer = folder is not None and any((folder / file).is_file() for file in TOKENIZER_FILES)
-    openai_tokenizer = config.vocab_size == vocabulary.SIZE and not own_tokenizer
-    vocabulary_folder = None if openai_tokenizer else weights.path.parent
   else:
     raise UserError(f'{name} holds {weight_families.TITLES[family]}, not a CLIP: it can be a student (--config.init=)')
   if activation not in (None, config.text.activation):
     raise UserError(f'{name} was trained with {config.text.activation}, not {activation}: leave activation out')
   template = abstract_clip(config)[1]
+  notes = weights.notes
+  if left := sorted(key for key in weights.flat if re.fullmatch(clip_weights.LEFT, key)):
+    notes = [*notes, f'left behind: {join_names(left)}']
   params = name_table.import_params(rules, weights.flat, template, source=name, ignored=clip_weights.IGNORED)
-  return Clip(config, params, view, vocabulary_folder, dtype)
+  tokenizer_folder: Path | None = folder or weights.path.parent
+  if config.vocab_size == vocabulary.SIZE and (folder is None or not has_tokenizer(folder)):
+    tokenizer_folder = None
+    if family == weight_families.CLIP:  # the other family's files never have one
+      notes = [
+          *notes, f"{folder} has no tokenizer files: texts are read with OpenAI's vocabulary, which has as many tokens"]
+  if notes:
+    print('\n'.join(map(single_line, notes)), flush=True)
+  return Clip(config, params, view, tokenizer_folder, dtype)
 
 
 def save_clip(

@@ -9,6 +9,7 @@ which is what readers want; those that train on lie with the optimizer.
 from collections.abc import Iterator
 import contextlib
 import errno
+import logging
 import math
 import sys
 from typing import Any, NamedTuple
@@ -282,6 +283,18 @@ class _Lent(np.ndarray):
     return self
 
 
+@contextlib.contextmanager
+def _quiet_orbax() -> Iterator[None]:
+  """Orbax warns of files that are rightly not there. What goes wrong is an exception."""
+  logger = logging.getLogger('absl')
+  level = logger.level
+  logger.setLevel(max(level, logging.ERROR))
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
+
+
 def save_weights(workdir: str, params: dict[str, Any], description: dict[str, Any]) -> None:
   """Writes weights from elsewhere as step 0 of a run without an optimizer, for `load_checkpoint` to read."""
   lent = jax.tree.map(lambda array: np.asarray(array).view(_Lent), params)
@@ -292,7 +305,7 @@ def save_weights(workdir: str, params: dict[str, Any], description: dict[str, An
   handler = ocp.CompositeCheckpointHandler(
       params=ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False),
       description=ocp.JsonCheckpointHandler(), record=ocp.JsonCheckpointHandler())
-  with ocp.Checkpointer(handler) as checkpointer:
+  with _quiet_orbax(), ocp.Checkpointer(handler) as checkpointer:
     checkpointer.save(absolute(workdir) / FOLDER / '0', args=items)
 
 
@@ -362,7 +375,7 @@ def _check_description(folder: epath.Path, description: dict[str, Any], tree: An
 def _load(folder: epath.Path) -> Checkpoint:
   description, record = _read_record(folder)
   try:
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with _quiet_orbax(), ocp.PyTreeCheckpointer() as checkpointer:
       tree = checkpointer.metadata(folder / 'params').item_metadata.tree
       _check_description(folder, description, tree)
       as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)

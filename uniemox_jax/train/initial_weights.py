@@ -1,12 +1,16 @@
 """Starts a new model from the weights of a checkpoint, ours or another library's, and prints what was taken."""
 
-from typing import Any, NamedTuple
+import dataclasses
+import os
+from typing import Any, NamedTuple, TypeVar
 
+from absl import flags
 from etils import epath
 from flax import traverse_util
 import numpy as np
 
 from data_pipelines.errors import UserError, join_names
+from data_pipelines.storage import exists, parsing, read_json_object
 from uniemox_jax.convert import weight_families
 from uniemox_jax.convert.formats import hub, weight_files
 from uniemox_jax.convert.import_students import AttentionHeads, import_student, student_of_clip
@@ -14,13 +18,14 @@ from uniemox_jax.convert.position_embeddings import are_sincos, resize_positions
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from uniemox_jax.teacher.frozen_clip import CONFIG_FILES, OPEN_CLIP_CONFIG, read_clip
 from uniemox_jax.train.checkpoint import load_checkpoint
+from uniemox_jax.train.config import OFF, FinetuneConfig, PretrainConfig, ProbeConfig
+from uniemox_jax.train.kept_config import ARCHITECTURE, keys_from_init
 
 # Parts that a new model may have to draw itself, and parts of a checkpoint that it may leave behind.
 PRETRAIN_NEW, PRETRAIN_LEFT = ('project', 'fusion', 'decoder'), ('fusion', 'decoder', 'fc_norm', 'head')
 CLASSIFIER_NEW, CLASSIFIER_LEFT = ('fc_norm', 'head'), ('encoder/norm', 'project', 'fusion', 'decoder')
 
-UNSEEN = {'heads': None, 'decoder_heads': None, 'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu'}
-"""Arguments of a model that no shape shows, and what a description that leaves them out means."""
+Config = TypeVar('Config', FinetuneConfig, PretrainConfig, ProbeConfig)
 
 
 def transfer(
@@ -80,10 +85,11 @@ def _fit_positions(have: dict[str, Any], want: dict[str, Any], origin: str) -> l
 class Source(NamedTuple):
   """What there is to start from.
 
-  kind, model, params: as in a checkpoint. statistics: {'mean', 'std'} of its pixels where they are known not to be
-  ImageNet's, else {}. step: of our checkpoint, None for a file of another library.
+  init: where it was found. kind, model, params: as in a checkpoint. statistics: {'mean', 'std'} of its pixels where
+  they are known not to be ImageNet's, else {}. step: of our checkpoint, None for a file of another library.
   """
 
+  init: str
   kind: str
   model: dict[str, Any]
   params: dict[str, Any]
@@ -106,62 +112,91 @@ def read_source(init: str, model: dict[str, Any], *, decoder: bool) -> Source:
   if folder.is_dir() and not set(weight_files.FORMS) & {path.name for path in folder.iterdir()}:
     loaded = load_checkpoint(init)
     return Source(
-        loaded.description['kind'], loaded.description['model'], loaded.params,
+        init, loaded.description['kind'], loaded.description['model'], loaded.params,
         loaded.description.get('statistics', {}), loaded.step)
   path = hub.locate(init, (*CONFIG_FILES, OPEN_CLIP_CONFIG))
   weights = weight_files.read_weights(path)
-  if weight_families.family_of(weights.flat, str(weights.path)) in weight_families.CLIPS:
+  if weight_families.recognise(weights) in weight_families.CLIPS:
     clip = read_clip(weights, path)
     imported = student_of_clip(clip.config, clip.params, clip.view.statistics, str(weights.path))
   else:
-    heads = AttentionHeads(model['heads'], model.get('decoder_heads'))
+    heads = AttentionHeads(model['heads'], model.get('decoder_heads'), binding=False)
     imported = import_student(weights, path, heads, decoder=decoder)
   print('\n'.join(imported.messages), flush=True)
-  return Source(imported.kind, imported.model, imported.params, imported.statistics, None)
+  return Source(init, imported.kind, imported.model, imported.params, imported.statistics, None)
 
 
-def initial_weights(init: str, template: dict[str, Any], model: dict[str, Any], *,
-                    classifier: bool) -> dict[str, Any] | None:
-  """Weights for `--config.init`, or None for 'none'. Prints what was taken.
+def open_source(config: Config, workdir: str) -> tuple[Source | None, Config]:
+  """What `--config.init` names, None for 'none', and the config with the architecture that it has.
+
+  A key of `model` that the user gave stays: by a flag, or by a config file with another value than the default. The
+  others are those of a run that was begun in the workdir, else of what it starts from. Prints which were taken.
+
+  Raises:
+    UserError: nothing there to start from, or nothing that can be read; or a key that was given contradicts it.
+  """
+  model, kept = dataclasses.asdict(config.model), os.path.join(workdir, 'config.json')
+  free = keys_from_init(dataclasses.asdict(config)) - {key.removeprefix('model.') for key in given_flags()}
+  if exists(kept):
+    with parsing(kept):
+      begun = read_json_object(kept).get('model', {})
+      model |= {name: begun[name] for name in free & begun.keys() if type(begun[name]) is type(model[name])}
+    free = set()
+  source = None
+  if config.init != OFF:
+    source = read_source(config.init, model, decoder=isinstance(config, PretrainConfig))
+    taken = {
+        name: source.model[name] for name in sorted(free & source.model.keys()) if source.model[name] != model[name]}
+    if taken:
+      print(
+          f"config.model as in {config.init}: {', '.join(f'{name} {value}' for name, value in taken.items())}",
+          flush=True)
+    model |= taken
+    check_architecture(source, model)
+  return source, dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
+
+
+def given_flags() -> set[str]:
+  """Keys of the config that the command line sets, also where it sets the default."""
+  return set(getattr(flags.FLAGS['config'], 'override_values', ()) if 'config' in flags.FLAGS else ())
+
+
+def initial_weights(source: Source, template: dict[str, Any], *, classifier: bool) -> dict[str, Any]:
+  """The weights to start from. Prints what was taken.
 
   A classifier's head is always new: its rows belong to one dataset's label table.
 
   Args:
-    init: 'none', a checkpoint PATH of ours, or a file, folder or hub id that `import_torch` reads; of a CLIP its image
-      tower.
+    source: see `open_source`; of a CLIP its image tower.
     template: shapes of the model to start.
-    model: its arguments.
     classifier: whether it is a classifier; it needs no decoder.
 
   Raises:
-    UserError: nothing there to start from, or it is of another model.
+    UserError: it is of another model.
   """
-  if init == 'none':
-    return None
-  source = read_source(init, model, decoder=not classifier)
   params, statistics = source.params, source.statistics
   if classifier:
     params = {name: part for name, part in params.items() if name != 'head'}
   new, left = (CLASSIFIER_NEW, CLASSIFIER_LEFT) if classifier else (PRETRAIN_NEW, PRETRAIN_LEFT)
-  check_unseen(source.model, model, 'decoder' in params and 'decoder' in template, init)
-  taken, said = transfer(params, template, new=new, left=left, origin=init)
+  taken, said = transfer(params, template, new=new, left=left, origin=source.init)
   print(said, flush=True)
   if statistics and (tuple(statistics['mean']), tuple(statistics['std'])) != (IMAGENET_MEAN, IMAGENET_STD):
     print(
-        f"{init} saw pixels with mean {statistics['mean']} and deviation {statistics['std']}; here they are "
+        f"{source.init} saw pixels with mean {statistics['mean']} and deviation {statistics['std']}; here they are "
         "normalised with ImageNet's, which training has to get used to", flush=True)
   return taken
 
 
-def check_unseen(trained: dict[str, Any], model: dict[str, Any], decoder: bool, origin: str) -> None:
-  """Raises UserError where a source was trained with other arguments that its shapes do not show, see `UNSEEN`."""
+def check_architecture(source: Source, model: dict[str, Any]) -> None:
+  """Raises UserError where arguments of a model are others than a source was trained with, see `ARCHITECTURE`."""
+  decodes = 'decoder' in source.params
   values = {
-      name: (trained.get(name, default), model.get(name, default))
-      for name, default in UNSEEN.items()
-      if decoder or not name.startswith('decoder')}
-  differ = {name: (was, now) for name, (was, now) in values.items() if was != now}
+      name: (source.model.get(name, default), model.get(name, default))
+      for name, default in ARCHITECTURE.items()
+      if decodes or not name.startswith('decoder')}
+  differ = {name: (was, now) for name, (was, now) in values.items() if None not in (was, now) and was != now}
   if differ:
     differences = '; '.join(f'{name} {was}, config.model.{name} is {now}' for name, (was, now) in differ.items())
     raise UserError(
-        f'{origin} was trained with {differences}: set ' +
+        f'{source.init} was trained with {differences}: set ' +
         ' '.join(f'--config.model.{name}={was}' for name, (was, _) in differ.items()))

@@ -1,5 +1,6 @@
 """What a run leaves in its workdir beside the checkpoints: its config, its result, and a CLIP's own folder."""
 
+from collections.abc import Mapping
 import os
 import sys
 from typing import Any
@@ -24,6 +25,13 @@ def read_run_config(run: epath.Path) -> dict[str, Any]:
   """The config that a run was trained with; {} for a folder of another kind, such as an `import_torch` output."""
   config = _read_object(run / 'config.json')
   return config if 'epochs' in config else {}
+
+
+def predicts_normalised_patches(checkpoint: str | os.PathLike, description: Mapping[str, Any]) -> bool:
+  """Whether a decoder was trained on normalised patches: as the weights of another library stated, or by its run."""
+  stated = description.get('norm_pix')
+  run = read_run_config(run_folder(checkpoint)) if stated is None else {}
+  return bool(stated or run.get('loss', {}).get('norm_pix'))
 
 
 def read_run_result(run: epath.Path, step: int | None) -> dict[str, Any]:

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 import os
 from pathlib import Path
 import re
+import reprlib
 from typing import Any
 
 from data_pipelines import checksums, storage
 from data_pipelines.errors import UserError
+from uniemox_jax.models.layers import check_sizes
+from uniemox_jax.models.preprocess import check_statistics
 
 WEIGHTS = (
     ('model.safetensors', 'model.safetensors.index.json', 'model-*.safetensors'),
@@ -67,3 +70,49 @@ def read_config(folder: Path | None, name: str) -> dict[str, Any]:
     return {}
   path = folder / name
   return storage.read_json_object(path)
+
+
+def pixel_statistics(processor: dict[str, Any], mean: Any, std: Any) -> dict[str, list[float]]:
+  """{'mean', 'std'} of pixels in 0..1, from the contents of a `preprocessor_config.json`.
+
+  Args:
+    processor: the contents.
+    mean, std: what holds where it has none.
+
+  Raises:
+    UserError: it scales pixels in another way.
+    ValueError, TypeError: a value of another type.
+  """
+  factor = processor.get('rescale_factor', 1 / 255)
+  if not switch(processor, 'do_rescale') or type(factor) not in (int, float) or not abs(255 * factor - 1) < 1e-3:
+    raise UserError(
+        f'do_rescale {processor.get("do_rescale", True)}, rescale_factor {factor!r} do not scale pixels to 0..1')
+  if not switch(processor, 'do_normalize'):
+    return {'mean': [0.0] * 3, 'std': [1.0] * 3}
+  given = processor.get('image_mean', mean), processor.get('image_std', std)
+  return check_statistics(*([value] * 3 if type(value) in (int, float) else value for value in given))
+
+
+def switch(processor: dict[str, Any], name: str) -> bool:
+  """Whether a step of the preparation is done: yes where nothing is said. Raises UserError for no true or false."""
+  value = processor.get(name, True)
+  if type(value) is not bool:
+    raise UserError(f'{name} is {reprlib.repr(value)}, not true or false')
+  return value
+
+
+def side(value: Any, name: str) -> tuple[int, bool]:
+  """Pixels of a size in a `preprocessor_config.json`, and whether height and width get them, or the shorter of both.
+
+  Raises:
+    UserError: it is given by other keys, or not square.
+    ValueError: it is no integer.
+  """
+  given = value if isinstance(value, dict) else {'shortest_edge': value}
+  given = {key: pixels for key, pixels in given.items() if pixels is not None}
+  keys, pixels = set(given), next(iter(given.values()), None)
+  if keys not in ({'shortest_edge'}, {'height', 'width'}) or any(other != pixels for other in given.values()):
+    raise UserError(
+        f'{name} is {reprlib.repr(value)}: only a number, shortest_edge, or height and width of one size are supported')
+  check_sizes(**{name: pixels})
+  return given[min(keys)], 'height' in keys

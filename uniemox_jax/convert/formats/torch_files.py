@@ -13,27 +13,43 @@ import numpy as np
 
 from data_pipelines import storage
 from data_pipelines.errors import UserError
+from uniemox_jax.convert.formats.inert_classes import STAND_INS
 from uniemox_jax.convert.formats.torchscript import read_torchscript
 
 ZIP = b'PK\x03\x04'
 OLDEST_TORCH = (2, 6)
 """Below it, `weights_only=True` can be made to run code."""
 OWN_NAMES = ('model', 'state_dict')
-"""Keys of a checkpoint under which tensors keep their own names; any other key becomes their prefix."""
+"""Keys of the state dict that is taken where a checkpoint holds several; without them it is the largest."""
+OF_TRAINING = '(?i).*(optim|sched|scaler|callback|rng_state)'
+"""Keys under which tensors are not a model's."""
+_WRAPPERS = re.compile(r'(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.')
+_DISTRIBUTED = re.compile(r'^(?:module\.)+')
 MAX_UNPACKED = 64 << 20
 """Bytes of a TorchScript archive's program, which alone is compressed."""
-INERT: list[Any] = [argparse.Namespace]
-"""Classes that checkpoints of MAE and of the original hold beside tensors (`args`). Loading a Namespace only sets its
-attributes: it has no constructor or hook that acts on them."""
 Simple = bool | int | float | str | None
 
 
-def read_torch(path: Path) -> tuple[str, dict[str, Any], Iterator[tuple[str, str, np.ndarray]]]:
+def bare_name(name: str) -> tuple[str, str]:
+  """A tensor's name without what wrapped its module (DistributedDataParallel, torch.compile, FSDP); and what did."""
+  bare = name
+  while (shorter := _WRAPPERS.sub(r'\1', bare)) != bare:
+    bare = shorter
+  bare = _DISTRIBUTED.sub('', bare)
+  wrappers = [part for part in name.split('.')[:-1] if part not in bare.split('.')[:-1]]
+  return bare, wrappers[0] if wrappers else ''
+
+
+def read_torch(path: Path, key: str = '') -> tuple[str, dict[str, Any], Iterator[tuple[str, str, np.ndarray]]]:
   """A file of `torch.save`, zipped or older, or of `torch.jit.save`.
+
+  Args:
+    path: the file.
+    key: of the state dict to take, where there are several; it counts only if the file has it.
 
   Returns:
     The form and the metadata, see `weight_files.Weights`; and the tensors one at a time, as prefix (an entry's key with
-    a dot, '' for `OWN_NAMES` and for the file itself), name, and array, floating point as float32.
+    a dot, '' for `OWN_NAMES`, `key` and the file itself), name, and array, floating point as float32.
 
   Raises:
     UserError: damaged, more than tensors and plain values, or torch is missing or too old. Also from the iterator.
@@ -42,7 +58,7 @@ def read_torch(path: Path) -> tuple[str, dict[str, Any], Iterator[tuple[str, str
     zipped = file.read(len(ZIP)) == ZIP
   if zipped and _is_torchscript(path):
     return 'torchscript', {}, (('', name, array) for name, array in read_torchscript(path))
-  return 'torch', *_read_checkpoint(path, _load(path))
+  return 'torch', *_read_checkpoint(path, _load(path), key)
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -95,7 +111,7 @@ def _load(path: Path) -> Any:
   try:
     # Opened here, since torch would go by the path's suffix. Not memory-mapped, so that each tensor has memory of its
     # own, which importers free one by one.
-    with storage.open_local(path) as file, torch.serialization.safe_globals(INERT), warnings.catch_warnings():
+    with storage.open_local(path) as file, torch.serialization.safe_globals(STAND_INS), warnings.catch_warnings():
       warnings.simplefilter('ignore')  # an unusual pickle either loads or is an error below
       return torch.load(file, map_location='cpu', weights_only=True)
   except Exception as error:  # on a damaged file torch raises a dozen unrelated types
@@ -109,26 +125,52 @@ def _load(path: Path) -> Any:
     raise UserError(f'{path} is not a whole PyTorch file ({type(error).__name__}: {reason}): fetch it again') from error
 
 
-def _read_checkpoint(path: Path, contents: Any) -> tuple[dict[str, Any], Iterator[tuple[str, str, np.ndarray]]]:
+def _read_checkpoint(path: Path, contents: Any,
+                     key: str) -> tuple[dict[str, Any], Iterator[tuple[str, str, np.ndarray]]]:
   from torch import Tensor
   if not isinstance(contents, dict):
     raise UserError(f'{path} holds a {type(contents).__name__}, not tensors by name: save model.state_dict()')
-
-  def holds_tensors(value: Any) -> bool:
-    return isinstance(value, dict) and any(isinstance(entry, Tensor) for entry in value.values())
-
   # Copies, since they are emptied: one dict may lie under two keys.
-  parts = {key: dict(value) for key, value in contents.items() if holds_tensors(value)}
-  if not parts and not holds_tensors(contents):
+  parts = {name: dict(part) for name, part in _find_parts(contents).items()}
+  bare = {name: entry for name, entry in contents.items() if isinstance(entry, Tensor)}
+  if not parts and not bare:
     raise UserError(
         f'{path} holds no tensors by name, but {", ".join(map(repr, list(contents)[:8])) or "nothing"}: '
         'save model.state_dict()')
-  parts = parts or {'': dict(contents)}
-  rest = {} if '' in parts else {key: value for key, value in contents.items() if key not in parts}
+  if len(bare) > max(map(len, parts.values()), default=0):
+    parts = {'': dict(contents)} | parts
+  rest = {} if '' in parts else {name: value for name, value in contents.items() if name not in parts}
   rest |= {
-      f'{key}.{name}'.removeprefix('.'): entry
-      for key, part in parts.items() for name, entry in part.items() if not isinstance(entry, Tensor)}
-  return _metadata(rest) | {'keys': [key for key in parts if key]}, _arrays(path, parts)
+      f'{prefix}.{name}'.removeprefix('.'): entry
+      for prefix, part in parts.items() for name, entry in part.items() if not isinstance(entry, Tensor)}
+  largest = max(parts, key=lambda name: len(parts[name]))
+  chosen = key if key in parts else next((name for name in OWN_NAMES if name in parts), largest)
+  others = [name for name in parts if name != chosen and _are_alike(parts[name], parts[chosen])]
+  found = {
+      'keys': [name for name in parts if name], 'chosen': chosen, 'others': {name: len(parts[name]) for name in others}}
+  kept = {name: part for name, part in parts.items() if name not in others}
+  bare_names = {'', chosen} if chosen in (key, *OWN_NAMES) else {''}
+  return _metadata(rest) | found, _arrays(path, kept, bare_names)
+
+
+def _find_parts(contents: dict[Any, Any], prefix: str = '') -> dict[str, dict[Any, Any]]:
+  """The state dicts in a checkpoint, by their keys, joined by a dot where one lies in another dict."""
+  from torch import Tensor
+  parts: dict[str, dict[Any, Any]] = {}
+  for key, value in contents.items():
+    if not isinstance(value, dict) or not isinstance(key, str) or re.match(OF_TRAINING, key):
+      continue
+    if any(isinstance(entry, Tensor) for entry in value.values()):
+      parts[prefix + key] = value
+    elif not prefix:
+      parts |= _find_parts(value, f'{key}.')
+  return parts
+
+
+def _are_alike(part: dict[Any, Any], chosen: dict[Any, Any]) -> bool:
+  """Whether two state dicts are of one model, as weights and their moving averages are."""
+  names, others = ({bare_name(str(name))[0] for name in names} for names in (part, chosen))
+  return 2 * len(names & others) >= min(len(names), len(others))
 
 
 def _metadata(rest: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +189,8 @@ def _metadata(rest: dict[str, Any]) -> dict[str, Any]:
   return kept | {'left_out': left_out}
 
 
-def _arrays(path: Path, parts: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, np.ndarray]]:
+def _arrays(path: Path, parts: dict[str, dict[Any, Any]],
+            bare_names: set[str]) -> Iterator[tuple[str, str, np.ndarray]]:
   import torch
   for key, part in parts.items():
     for name in list(part):
@@ -162,4 +205,4 @@ def _arrays(path: Path, parts: dict[str, dict[str, Any]]) -> Iterator[tuple[str,
             'whose elements are not all in the file: save dense tensors')
       tensor = tensor.detach()
       array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-      yield '' if key in ('', *OWN_NAMES) else f'{key}.', name, array
+      yield '' if key in bare_names else f'{key}.', name, array

@@ -11,6 +11,13 @@ START, END = '<|startoftext|>', '<|endoftext|>'
 SIZE = 49408
 
 
+def byte_symbols() -> dict[int, str]:
+  """A printable character for each byte, in the vocabulary's order: printable bytes first, then the others."""
+  printable = [*range(ord('!'), ord('~') + 1), *range(ord('¡'), ord('¬') + 1), *range(ord('®'), ord('ÿ') + 1)]
+  others = [byte for byte in range(256) if byte not in printable]
+  return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
 def write_openai_vocabulary(folder: Path) -> None:
   """Writes the vocabulary of every OpenAI CLIP (49,408 tokens) for CLIPTokenizer.
 
@@ -18,9 +25,7 @@ def write_openai_vocabulary(folder: Path) -> None:
   """
   packed = resources.files('uniemox_jax') / 'assets' / 'clip' / 'bpe_simple_vocab_16e6.txt.gz'
   merges = gzip.decompress(packed.read_bytes()).decode().split('\n')[1:1 + MERGES]  # the first line is a version
-  # A printable character for each byte, in the vocabulary's order: printable bytes first, then the others.
-  printable = [*range(ord('!'), ord('~') + 1), *range(ord('¡'), ord('¬') + 1), *range(ord('®'), ord('ÿ') + 1)]
-  symbols = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+  symbols = list(byte_symbols().values())
   merged = [merge.replace(' ', '') for merge in merges]
   names = [*symbols, *(f'{symbol}</w>' for symbol in symbols), *merged, START, END]
   tokens = {token: i for i, token in enumerate(names)}

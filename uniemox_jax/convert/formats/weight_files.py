@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from data_pipelines import storage
 from data_pipelines.errors import UserError
-from uniemox_jax.convert.formats import torch_files
+from uniemox_jax.convert.formats import npz_files, torch_files
 
 SAFETENSORS = 'model.safetensors'
 SHARDED = 'model.safetensors.index.json'
@@ -25,7 +25,7 @@ BIN = 'pytorch_model.bin'
 SHARDED_BIN = 'pytorch_model.bin.index.json'
 FORMS = (SAFETENSORS, SHARDED, 'open_clip_model.safetensors', MSGPACK, BIN, SHARDED_BIN, 'open_clip_pytorch_model.bin')
 """Files that hold a folder's weights, the preferred first: those that need no torch."""
-INTEGERS = r'(.*\.)?(position_ids|num_batches_tracked|input_resolution|context_length|vocab_size)'
+INTEGERS = r'(.*\.)?(position_ids|num_batches_tracked|n_averaged|input_resolution|context_length|vocab_size)'
 """Buffers that are integers in published files."""
 INFINITE = r'(.*\.)?attn_mask'
 """Buffers that hold -inf on purpose."""
@@ -41,7 +41,12 @@ NOT_WEIGHTS = {
     rb'\s*<': 'is a web page, not weights: fetch it again, from the address of the file itself',
     rb'\s*\{': 'is JSON, not weights: give the folder it lies in',
     rb'version https://git-lfs': 'is a git-lfs pointer, not the weights it points to: run git lfs pull',
-    rb'.{257}ustar': 'is a tar archive: unpack it, and give the file of weights in it',}
+    rb'.{257}ustar': 'is a tar archive: unpack it, and give the file of weights in it',
+    rb'\x1f\x8b|7z\xbc\xaf|Rar!|BZh|\xfd7zXZ': 'is a packed archive: unpack it, and give the file of weights in it',
+    rb'\x93NUMPY': 'is a single NumPy array: save weights by name, as .npz or safetensors',
+    rb'\x89HDF': 'is HDF5, as Keras saves: ask for safetensors or a PyTorch file',
+    rb'GGUF|ggml': 'is a quantised file of llama.cpp: ask for the original weights',
+    rb'\x08[\x01-\x0d][\x12\x1a]': 'is ONNX, a program: ask for the weights that it was made from',}
 """What else a file may be, by how it starts."""
 
 Tensors = Iterator[tuple[str, str, np.ndarray]]
@@ -52,29 +57,31 @@ class Weights(NamedTuple):
 
   flat: name -> array in PyTorch layout, float32 except for a few integer buffers (`INTEGERS`), all finite, none empty.
     Each has memory of its own (tied ones share): popping a name frees it. Some are read-only.
-    Names are the state dict's, with one leading 'module.' (of DistributedDataParallel) removed. In a checkpoint of
-    several state dicts, or of one and other entries, those under 'model' and 'state_dict' keep their names and any
-    other key becomes a prefix: {'model': A, 'att_fusion': B, 'optimizer': C, 'epoch': 3} gives A's names,
-    'att_fusion.' + B's names; {'attn': A} gives 'attn.' + A's names.
+    Names are the state dict's without what wrapped its modules, see `torch_files.bare_name`. Of a checkpoint of several
+    state dicts one is taken, see `torch_files.OWN_NAMES`, and those that are alike are not, such as its averages; the
+    key of any other becomes a prefix: {'model': A, 'model_ema': A, 'att_fusion': B, 'optimizer': C, 'epoch': 3}
+    gives A's names, and 'att_fusion.' + B's names.
   path: the file that was read; of shards, their index.
   metadata: what is stored beside the tensors. Of PyTorch checkpoints: numbers and strings ('epoch'), one level of them
-    ('args', also of a Namespace, as a dict), 'keys', the keys of the state dicts ([] for a bare one), and 'left_out',
-    the names of everything else ('optimizer', 'args.lr_schedule'). Of safetensors: the header's `__metadata__`. Of
-    sharded forms: the index's 'metadata'. Else {}.
-  form: 'safetensors', 'msgpack', 'torch' or 'torchscript' (as OpenAI publishes CLIP).
+    ('args', also of a Namespace, as a dict), 'keys', the keys of the state dicts ([] for a bare one), 'chosen', the one
+    that was taken, and 'left_out', the names of everything else ('optimizer', 'args.lr_schedule'). Of safetensors: the
+    header's `__metadata__`. Of sharded forms: the index's 'metadata'. Of Google's ViT: see `npz_files`. Else {}.
+  form: 'safetensors', 'msgpack', 'npz', 'torch' or 'torchscript' (as OpenAI publishes CLIP).
+  notes: lines for the user: what was chosen, and what was done to the names.
   """
 
   flat: dict[str, np.ndarray]
   path: Path
   metadata: dict[str, Any]
   form: str
+  notes: list[str]
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: Path, key: str = '') -> Weights:
   """The weights of a file, whatever its name, or of a Hugging Face folder.
 
-  Files: safetensors, Flax msgpack, `torch.save` and `torch.jit.save`; and the index of shards, which does end in
-  .index.json. Nothing in a file is executed.
+  Files: safetensors, Flax msgpack, NumPy's .npz, `torch.save` and `torch.jit.save`; and the index of shards, which does
+  end in .index.json. Nothing in a file is executed. `key` chooses among the state dicts of a checkpoint.
 
   Raises:
     UserError: not found or not readable, damaged, of another form, needs code to be run, or holds NaN, infinity,
@@ -86,15 +93,21 @@ def read_weights(path: Path) -> Weights:
       if not found:
         raise UserError(f'{path} is a folder without weights: looked for {", ".join(FORMS)}')
       path = found[0]
-    size, form, metadata, tensors = _read_index(path) if path.name.endswith('.index.json') else _open(path)
-    return Weights(_flatten(path, size, tensors), path, metadata, form)
+    size, form, metadata, tensors = _read_index(path) if path.name.endswith('.index.json') else _open(path, key)
+    notes: list[str] = []
+    if form == 'torch' and path.suffix != '.json' and (others := metadata.pop('others')):
+      counts = ', '.join(f"{count} under '{name}'" for name, count in others.items())
+      notes.append(
+          f"{path}: the tensors under '{metadata['chosen']}' are taken, {counts} are not: import_torch "
+          f'--key={next(iter(others))} takes those')
+    return Weights(_flatten(path, size, tensors, notes), path, metadata, form, notes)
   except OSError as error:
     raise UserError(
         f'{error.filename or path} cannot be read ({error.strerror or error}): check the path and its '
         'permissions') from error
 
 
-def _open(path: Path) -> tuple[int, str, dict[str, Any], Tensors]:
+def _open(path: Path, key: str = '') -> tuple[int, str, dict[str, Any], Tensors]:
   """Size in bytes, form, metadata, and the tensors as prefix, name and array."""
   status = path.stat()
   if not stat.S_ISREG(status.st_mode):
@@ -103,8 +116,10 @@ def _open(path: Path) -> tuple[int, str, dict[str, Any], Tensors]:
     head = file.read(512)
   if int.from_bytes(head[:8], 'little') <= MAX_HEADER and head[8:9] == b'{':
     return status.st_size, 'safetensors', *_read_safetensors(path)
+  if head.startswith(torch_files.ZIP) and npz_files.is_npz(path):
+    return status.st_size, 'npz', *npz_files.read_npz(path, MAX_GROWTH * status.st_size + (1 << 20))
   if head.startswith(torch_files.ZIP) or head[:1] == b'\x80' and head[1:2] in (b'\2', b'\3', b'\4', b'\5'):
-    return status.st_size, *torch_files.read_torch(path)
+    return status.st_size, *torch_files.read_torch(path, key)
   if re.match(rb'[\x80-\x8f][\xa0-\xdb]|[\xde\xdf]', head):  # a map: of few entries, the first name following; of many
     return status.st_size, 'msgpack', {}, _read_msgpack(path)
   for start, problem in NOT_WEIGHTS.items():
@@ -114,11 +129,13 @@ def _open(path: Path) -> tuple[int, str, dict[str, Any], Tensors]:
       f'{path} starts with {head[:8]!r}, as neither safetensors, Flax msgpack nor PyTorch files do: fetch it again')
 
 
-def _flatten(path: Path, size: int, tensors: Tensors) -> dict[str, np.ndarray]:
+def _flatten(path: Path, size: int, tensors: Tensors, notes: list[str]) -> dict[str, np.ndarray]:
   flat: dict[str, np.ndarray] = {}
-  problems, grown = defaultdict(list), 0
-  for prefix, name, array in tensors:
-    name = prefix + str(name).removeprefix('module.')
+  problems, grown, wrappers = defaultdict(list), 0, set()
+  for prefix, given, array in tensors:
+    name, wrapper = torch_files.bare_name(str(given))
+    name = prefix + name
+    wrappers |= {wrapper} - {''}
     _check_count(path, len(flat) + 1)
     grown += 4 * array.size
     if grown > MAX_GROWTH * size + (1 << 20):
@@ -126,10 +143,12 @@ def _flatten(path: Path, size: int, tensors: Tensors) -> dict[str, np.ndarray]:
     if jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16, too
       with np.errstate(over='ignore'):  # an infinite result is an error below
         array = array.astype(np.float32, copy=False)
-    problem = "named like another once 'module.' is removed" if name in flat else _tensor_problem(name, array)
+    problem = 'named like another once what wraps a module is removed' if name in flat else _tensor_problem(name, array)
     if problem:
       problems[problem].append(name)
     flat[name] = array
+  if wrappers:
+    notes.append(f"{path}: names are taken without {', '.join(sorted(wrappers))}")
   if problems:
     found = ', '.join(f'{len(names)} {problem} (first: {names[0]})' for problem, names in problems.items())
     raise UserError(f'{path} holds tensors that no weights are: {found}: use another copy')

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from data_pipelines import storage
-from data_pipelines.image_bytes import jpeg, orientation, png
+from data_pipelines.image_bytes import jpeg, orientation, png, tiff
 
 MAX_MEGAPIXELS = 64
 JPEG_QUALITY = 95
@@ -181,12 +181,12 @@ def _checked(file: BinaryIO, max_megapixels: float, stack: contextlib.ExitStack)
   if encoded.width * encoded.height > _LARGE:
     stack.enter_context(_ONE_LARGE)
   try:
-    if tiff := encoded.format == 'TIFF':
+    if before := encoded.format == 'TIFF':
       _leave_unturned(encoded)
       turn, repair = _turn(encoded)  # Afterwards Pillow has let go of the file.
     raw_mode = _raw_mode(encoded)
     encoded.load()
-    if not tiff:  # Of a PNG, metadata may follow the pixels.
+    if not before:  # Of a PNG, metadata may follow the pixels.
       turn, repair = _turn(encoded)
     clean = not repair and turn is None and _is_clean_jpeg(encoded, file)
     return CheckedImage(_displayed(_eight_bits(encoded, raw_mode, turn, file)), file, clean, repair)
@@ -223,9 +223,9 @@ def _unidentified(file: BinaryIO) -> str:
   return 'not an image in a known format'
 
 
-def _leave_unturned(tiff: ImageFile.ImageFile) -> None:
+def _leave_unturned(encoded: ImageFile.ImageFile) -> None:
   """Without what Pillow does after the pixels of a TIFF: it reads more metadata, and turns the image."""
-  tiff.load_end = lambda: None  # type: ignore[method-assign]
+  encoded.load_end = lambda: None  # type: ignore[method-assign]
 
 
 def _turn(encoded: ImageFile.ImageFile) -> tuple[Image.Transpose | None, str]:
@@ -320,6 +320,8 @@ def _repaired(file: BinaryIO, max_megapixels: float) -> tuple[BinaryIO, str]:
     bare = jpeg.bare_jpeg(file.read())
     complete = _with_end(bare, max_megapixels)
     return io.BytesIO(complete), UNREADABLE_METADATA if complete == bare else MISSING_END
+  if start[:4] in tiff.START:
+    return io.BytesIO(tiff.bare_tiff(file.read())), UNREADABLE_METADATA
   return file, ''
 
 

@@ -30,12 +30,14 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
   place, marker = len(START), 0
   while marker != _SCAN and 0 <= (place := data.find(b'\xff', place)) < len(data) - 4:
     marker = data[place + 1]
+    if marker == START[1]:  # Of a thumbnail, in a segment that is longer than it says: the image must not become that.
+      return
     if marker < 0xc0 or 0xd0 <= marker <= 0xd9 or marker == 0xff:  # Filling, or what a wrong length has led to.
       place += 1
       continue
     end = place + 2 + max(2, int.from_bytes(data[place + 2:place + 4]))
     yield marker, place, end
-    place = end
+    place = end if end < len(data) else place + 2
 
 
 def may_lack_end_alone(data: bytes) -> bool:

@@ -221,8 +221,14 @@ def _damaged_metadata() -> Files:
                   _photo_png(_chunk(b'eXIf', b'nothing of the kind')
                             ), 'no EXIF in the EXIF.webp': _saved(photo(), 'WEBP', exif=b'nothing of the kind'),
       'broken profile.webp': _saved(photo(), 'WEBP', icc_profile=b'nothing'), 'EXIF outside.tif':
-          _saved(photo(), 'TIFF', tiffinfo={270: 'here'}).replace(b'\x0e\x01\x02\0\5\0\0\0', b'\x69\x87\4\0\1\0\0\0'),
-      'broken profile.tif': _saved(photo(), 'TIFF', icc_profile=b'nothing')}  # fmt: skip
+          _saved(photo(), 'TIFF',
+                 tiffinfo={270: 'here'}).replace(b'\x0e\x01\x02\0\5\0\0\0',
+                                                 b'\x69\x87\4\0\1\0\0\0'), 'profile longer than the file.tif':
+                                                     _saved(photo(), 'TIFF', tiffinfo={270: 'here'}).replace(
+                                                         b'\x0e\x01\x02\0\5\0\0\0', b'\x73\x87\7\0\xff\xff\xff\x7f'),
+      'segment longer than the file.jpg': _with_segments(b'\xff\xe5\xff\xff'), 'segment of no length.jpg':
+          _with_segments(b'\xff\xe5\0\0'), 'broken profile.tif': _saved(photo(), 'TIFF',
+                                                                        icc_profile=b'nothing')}  # fmt: skip
 
 
 def _others() -> Files:
@@ -315,13 +321,14 @@ def _cut() -> dict[str, tuple[bytes, str]]:
       'half.jpg': (jpeg[:len(jpeg) // 2], 'truncated'), 'four bytes less.jpg': (jpeg[:-6], 'truncated'),
       'a row less.jpg': (jpeg[:-400], 'truncated'), 'header only.jpg': (jpeg[:100], _OR_BROKEN),
       'half progressive.jpg': (cut('JPEG', progressive=True), 'truncated'), 'progressive without end.jpg':
-          (cut('JPEG', 2, progressive=True), 'truncated'), 'half, and broken metadata.jpg':
-              (_with_segments(_segment(0xe0, b'JFIF\0'), image=noise)[:-900], _OR_BROKEN), 'half.png':
-                  (png[:len(png) // 2], 'truncated'), 'damaged.png': (bytes(damaged), 'cannot be decoded'), 'half.gif':
-                      (cut('GIF'), 'truncated'), 'half.webp': (cut('WEBP'), 'cannot be decoded'), 'half.bmp':
-                          (cut('BMP'), 'truncated'), 'half.tif': (cut('TIFF'), 'truncated'), 'half deflated.tif':
-                              (cut('TIFF', compression='tiff_adobe_deflate'), _OR_BROKEN), 'half.ppm':
-                                  (cut('PPM'), 'truncated'), 'half.avif': (cut('AVIF'), _OR_BROKEN)}  # fmt: skip
+          (cut('JPEG', 2, progressive=True), 'truncated'), 'thumbnail outside of its segment.jpg':
+              (_with_segments(b'\xff\xe1\0\x08Exif\0\0', _saved(noise.resize((16, 16)), 'JPEG')), _UNKNOWN),
+      'half, and broken metadata.jpg': (_with_segments(_segment(0xe0, b'JFIF\0'), image=noise)[:-900], _OR_BROKEN),
+      'half.png': (png[:len(png) // 2], 'truncated'), 'damaged.png': (bytes(damaged), 'cannot be decoded'), 'half.gif':
+          (cut('GIF'), 'truncated'), 'half.webp': (cut('WEBP'), 'cannot be decoded'), 'half.bmp':
+              (cut('BMP'), 'truncated'), 'half.tif': (cut('TIFF'), 'truncated'), 'half deflated.tif':
+                  (cut('TIFF', compression='tiff_adobe_deflate'), _OR_BROKEN), 'half.ppm':
+                      (cut('PPM'), 'truncated'), 'half.avif': (cut('AVIF'), _OR_BROKEN)}  # fmt: skip
 
 
 def unusable() -> dict[str, tuple[bytes, str]]:

@@ -116,10 +116,11 @@ def _choose_tasks(config: FinetuneConfig, train: reader.Split, *measured_on: rea
   return tasks
 
 
-def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None) -> dict[str, Any]:
+def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None, *, adopt: bool = True) -> dict[str, Any]:
   """Fine-tunes, or resumes, the run in `workdir` as `pretrain` does, then evaluates its best checkpoint on test.
 
   Leaves checkpoints/, metrics.jsonl, tensorboard/, config.json, inputs.json and result.json, whose content it returns.
+  `adopt`: see `open_source`.
 
   Raises:
     UserError: a mistake in the config, the data or the checkpoint to start from.
@@ -134,7 +135,7 @@ def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
         '(docs/person_boxes.md) and build the records again, or set --config.streams=scene')
   steps_per_epoch = pipeline.steps_per_epoch(train_split, config.batch_size)
   tasks = _choose_tasks(config, train_split, val_split, test_split)
-  source, config = open_source(config, workdir)
+  source, config = open_source(config, workdir, adopt)
   arguments = dataclasses.asdict(config.model) | {'classes': width(tasks), 'streams': config.streams}
   build = builder(Classifier, dtype=jnp.dtype(config.dtype), **arguments)
   classifier = abstract_model(build)

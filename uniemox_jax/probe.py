@@ -57,11 +57,11 @@ def _predict(protocol: str, found: dict[str, Features], task: Task, mesh: Mesh) 
   return classify(test.features_NxD), chosen
 
 
-def probe(given: ConfigDict, workdir: str) -> dict[str, Any]:
+def probe(given: ConfigDict, workdir: str, *, adopt: bool = True) -> dict[str, Any]:
   """Extracts features, or reads those of an earlier run, and evaluates the protocol on test.
 
   Leaves features/, config.json and result.json, whose content it returns: what `evaluate` returns for a single label,
-  and protocol, train_examples and what was chosen on val.
+  and protocol, train_examples and what was chosen on val. `adopt`: see `open_source`.
 
   Raises:
     UserError: a mistake in the config, the data or the checkpoint to start from.
@@ -74,7 +74,7 @@ def probe(given: ConfigDict, workdir: str) -> dict[str, Any]:
       raise UserError(
           f'no {name} image of {config.dataset} has a single label, which a probe needs: fine-tune '
           '(python -m uniemox_jax.finetune), which learns other targets too')
-  source, config = open_source(config, workdir)
+  source, config = open_source(config, workdir, adopt)
   frozen = load_frozen(source, dataclasses.asdict(config.model), dtype=jnp.dtype(config.dtype), seed=config.seed)
   loop.use_compilation_cache()
   kept = keep_config(config, workdir)

@@ -11,12 +11,9 @@ from ml_collections import ConfigDict
 import pytest
 
 from configs import compare as shipped
-from configs import finetune as finetune_recipe
 from data_pipelines.errors import UserError
-from data_pipelines.storage import write_json
 from tests.support import small_runs
 from uniemox_jax.compare.comparison import check, job_config, jobs_of, read_comparison
-from uniemox_jax.compare.subprocess_runs import check_same_config
 from uniemox_jax.compare.tables import ComparisonJob
 from uniemox_jax.runtime.preemption import EXIT_CODE
 
@@ -192,17 +189,3 @@ def test_36_jobs_unattended_and_killed_in_the_middle(data_dir, clip_folder, tmp_
   assert content['unfinished'] == 0
   assert [row['runs'] for row in content['summaries']] == [3] * 12
   assert '| - |' not in (workdir / 'comparison.md').read_text().split('Difference')[0]
-
-
-def test_a_run_with_the_architecture_of_its_init_is_of_the_same_config(tmp_path):
-  section = finetune_recipe.get_config('emo8')
-  section.init = 'runs/b16'
-  ran = section.to_dict()
-  ran['model'].update(width=768, depth=12, heads=12)
-  write_json(str(tmp_path / 'config.json'), ran)
-  check_same_config(str(tmp_path), section)
-  for key, value in (('model.width', 384), ('init', 'none')):
-    other = section.copy_and_resolve_references()
-    other.update_from_flattened_dict({key: value})
-    with pytest.raises(UserError, match='other values of model'):
-      check_same_config(str(tmp_path), other)

@@ -203,6 +203,13 @@ def test_architecture_comes_from_what_a_run_starts_from(encoder_file, finetune_c
   assert '4² → 6²' in capsys.readouterr().out
 
 
+def test_a_comparison_keeps_the_architecture_of_its_config(encoder_file, finetune_config, tmp_path):
+  finetune_config.init = encoder_file
+  finetune_config.model.width = FinetuneConfig().model.width
+  with pytest.raises(UserError, match=r'config\.model\.width is 1024'):
+    finetune(finetune_config, str(tmp_path / 'run'), adopt=False)
+
+
 def test_all_keys_that_contradict_are_named_at_once(encoder_file, finetune_config, tmp_path):
   finetune_config.init = encoder_file
   finetune_config.model.update(width=24, depth=3, heads=4, patch_size=4)

@@ -167,4 +167,4 @@ def run_job(config: ConfigDict, workdir: str, name: str) -> None:
   verb, section, folder = VERBS[config.protocol[job.protocol].verb], job_config(config, job), job.folder(workdir)
   if section.get('features_dir') == '':
     section.features_dir = os.path.join(workdir, 'features')  # extracted once for all probes of an encoder
-  subprocess_runs.run_here(folder, lambda: verb(section, folder))
+  subprocess_runs.run_here(folder, lambda: verb(section, folder, adopt=False))

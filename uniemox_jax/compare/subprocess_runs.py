@@ -24,7 +24,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.ownership import owned
 from data_pipelines.storage import exists, open_local, parsing, read_json_object, write_text
 from uniemox_jax.runtime import preemption
-from uniemox_jax.train.kept_config import changed_keys, keys_from_init
+from uniemox_jax.train.kept_config import changed_keys
 
 flags.disclaim_key_flags()  # `--help` shows flags that are defined here as the verb's own
 
@@ -50,8 +50,6 @@ def check_same_config(folder: str, section: ConfigDict, also: Collection[str] = 
     return
   ran, now = read_json_object(path), section.to_dict()
   with parsing(path):
-    if free := keys_from_init(now):
-      now['model'] |= {name: ran['model'][name] for name in free & ran['model'].keys()}
     changed = changed_keys(ran, now) + [key for key in also if ran.get(key) != now.get(key)]
   if changed:
     raise UserError(

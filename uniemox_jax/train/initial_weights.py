@@ -19,11 +19,16 @@ from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from uniemox_jax.teacher.frozen_clip import CONFIG_FILES, OPEN_CLIP_CONFIG, read_clip
 from uniemox_jax.train.checkpoint import load_checkpoint
 from uniemox_jax.train.config import OFF, FinetuneConfig, PretrainConfig, ProbeConfig
-from uniemox_jax.train.kept_config import ARCHITECTURE, keys_from_init
 
 # Parts that a new model may have to draw itself, and parts of a checkpoint that it may leave behind.
 PRETRAIN_NEW, PRETRAIN_LEFT = ('project', 'fusion', 'decoder'), ('fusion', 'decoder', 'fc_norm', 'head')
 CLASSIFIER_NEW, CLASSIFIER_LEFT = ('fc_norm', 'head'), ('encoder/norm', 'project', 'fusion', 'decoder')
+
+ARCHITECTURE = {
+    'patch_size': None, 'width': None, 'depth': None, 'heads': None, 'decoder_width': None, 'decoder_depth': None,
+    'decoder_heads': None, 'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu'}
+"""Arguments of a model that are those of its weights, and what a description that leaves them out means. The image size
+may be another."""
 
 Config = TypeVar('Config', FinetuneConfig, PretrainConfig, ProbeConfig)
 
@@ -126,17 +131,21 @@ def read_source(init: str, model: dict[str, Any], *, decoder: bool) -> Source:
   return Source(init, imported.kind, imported.model, imported.params, imported.statistics, None)
 
 
-def open_source(config: Config, workdir: str) -> tuple[Source | None, Config]:
+def open_source(config: Config, workdir: str, adopt: bool = True) -> tuple[Source | None, Config]:
   """What `--config.init` names, None for 'none', and the config with the architecture that it has.
 
   A key of `model` that the user gave stays: by a flag, or by a config file with another value than the default. The
-  others are those of a run that was begun in the workdir, else of what it starts from. Prints which were taken.
+  others are those of a run that was begun in the workdir, else of what it starts from. Prints which were taken. Without
+  `adopt` all stay, as a comparison of several sources wants it.
 
   Raises:
     UserError: nothing there to start from, or nothing that can be read; or a key that was given contradicts it.
   """
   model, kept = dataclasses.asdict(config.model), os.path.join(workdir, 'config.json')
-  free = keys_from_init(dataclasses.asdict(config)) - {key.removeprefix('model.') for key in given_flags()}
+  default = dataclasses.asdict(type(config)().model)
+  free = {name for name in (*ARCHITECTURE, 'image_size') if name in model and model[name] == default[name]}
+  free = free if adopt and config.init != OFF else set()
+  free -= {key.removeprefix('model.') for key in given_flags()}
   if exists(kept):
     with parsing(kept):
       begun = read_json_object(kept).get('model', {})

@@ -13,14 +13,9 @@ from etils import epath
 from data_pipelines.errors import UserError
 from data_pipelines.storage import exists, parsing, read_json_object, write_sealed
 from uniemox_jax.runtime.distributed import is_primary, is_same_everywhere, wait_for_all
-from uniemox_jax.train.config import OFF, DataConfig, config_class
+from uniemox_jax.train.config import DataConfig, config_class
 
 _INPUTS = 'inputs.json'
-ARCHITECTURE = {
-    'patch_size': None, 'width': None, 'depth': None, 'heads': None, 'decoder_width': None, 'decoder_depth': None,
-    'decoder_heads': None, 'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu'}
-"""Arguments of a model that are those of its weights, and what a description that leaves them out means. The image size
-may be another."""
 # What a resumed run may change: none of it changes the numbers that a step computes.
 _FREE_KEYS = frozenset({
     'data_dir', 'teacher', 'teacher_shape', 'teacher_sharded', 'init', 'mesh', 'log_every', 'save_every',
@@ -55,14 +50,6 @@ def read_kept_config(workdir: str, description: Mapping[str, Any]) -> dict[str, 
   if description.get('run_hash', run_hash(config)) != run_hash(config):
     raise UserError(f'{path} is not what the checkpoints beside it were trained with: restore it')
   return config
-
-
-def keys_from_init(config: Mapping[str, Any]) -> set[str]:
-  """Keys of a config's `model` that `init` gives, since they have their defaults; none without `init`."""
-  if config.get('init', OFF) == OFF:
-    return set()
-  default, model = dataclasses.asdict(config_class(config)())['model'], config.get('model', {})
-  return {name for name in (*ARCHITECTURE, 'image_size') if name in model and model[name] == default.get(name)}
 
 
 def _with_defaults(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

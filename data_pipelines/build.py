@@ -3,11 +3,13 @@
 python -m data_pipelines.build --dataset=emoset --source=DIR --data_dir=DIR
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import importlib
 import os
 import pathlib
+import re
+from typing import Any
 
 from absl import flags, logging
 from etils import epath
@@ -19,6 +21,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.ownership import disown, owned
 from data_pipelines.person_boxes import box_file, detection
 from data_pipelines.records import manifest
+from data_pipelines.source_files.raw_files import Listing
 
 DATASETS = ('emoset', 'emo8', 'fi', 'emotion6', 'unbiasedemo', 'caers', 'heco', 'emotic', 'folder')
 
@@ -27,8 +30,8 @@ def build(
     dataset: str, source: str | os.PathLike, data_dir: str | os.PathLike, max_rejects: float = 0.01,
     short_side: int = 256, overwrite: bool = False, *, max_megapixels: float = images.MAX_MEGAPIXELS,
     max_persons: int = 1, boxes_file: str | os.PathLike | None = None, detector: str | None = None,
-    beam_runner: str | None = None, beam_options: Sequence[str] = ()) -> dict:
-  """Builds `data_dir/dataset/VERSION/`: shards, manifest.json, rejects.csv, duplicates.csv, TFDS's files.
+    beam_runner: str | None = None, beam_options: Sequence[str] = (), name: str | None = None) -> dict:
+  """Builds `data_dir/DATASET/VERSION/`: shards, manifest.json, rejects.csv, duplicates.csv, TFDS's files.
 
   The folder appears whole or not at all. A finished build is kept unless `overwrite`; if the new build fails, the old
   one comes back.
@@ -47,13 +50,14 @@ def build(
       `data_dir/dataset/person_boxes.csv`, which later builds use again.
     beam_runner: name of an Apache Beam runner, such as 'DirectRunner': its workers read the images.
     beam_options: Beam pipeline options, such as 'project=my-project'.
+    name: for `folder`: takes the place of DATASET, so that several datasets of one's own live side by side.
 
   Returns:
     The content of manifest.json.
 
   Raises:
-    UserError: the source is not laid out as the dataset is, too many images are rejected, or options contradict each
-      other.
+    UserError: the source is not laid out as the dataset is, too many images are rejected, options contradict each
+      other, or the finished build is of another source.
   """
   source = pathlib.Path(source)
   if 0 < short_side < 16:
@@ -61,24 +65,59 @@ def build(
   chosen = builder_class(dataset)
   if not source.is_dir() or not any(source.iterdir()):
     raise UserError(f'source folder {source} is missing or empty. {chosen.MANUAL_DOWNLOAD_INSTRUCTIONS}')
-  final = epath.Path(data_dir) / dataset / str(chosen.VERSION)
+  _check_name(dataset, name)
+  final = epath.Path(data_dir) / (name or dataset) / str(chosen.VERSION)
+  options: dict[str,
+                Any] = {'short_side': short_side, 'max_megapixels': float(max_megapixels), 'max_persons': max_persons}
   if final.exists() and not overwrite:
-    print(f'{final} is already built: left as it is (--overwrite builds it again)')
-    return manifest.read_manifest(final)
+    return _finished(final, source, options, 'is already built')
   with owned(final.parent):
     _clean_up(final)
     if final.exists() and not overwrite:
-      print(f'{final} is restored from a build that did not end: left as it is (--overwrite builds it again)')
-      return manifest.read_manifest(final)
+      return _finished(final, source, options, 'is restored from a build that did not end')
     tfds.disable_progress_bar()  # TFDS does not know the total; the builder's own bar does.
     config = tfds.download.DownloadConfig(manual_dir=source, **_beam(beam_runner, beam_options))
     found_boxes = _boxes_file(source, final.parent, boxes_file, detector)
     with _set_aside(final), storage.temporary_folder() as downloads:  # TFDS asks for it; nothing is downloaded.
       builder = chosen(
-          data_dir=os.fspath(data_dir), max_rejects=max_rejects, short_side=short_side, max_megapixels=max_megapixels,
-          max_persons=max_persons, boxes_file=found_boxes)
+          data_dir=os.fspath(data_dir), max_rejects=max_rejects, boxes_file=found_boxes, name=name, **options)
       builder.download_and_prepare(download_dir=downloads, download_config=config)
     return manifest.read_manifest(final)
+
+
+def _check_name(dataset: str, name: str | None) -> None:
+  """Raises UserError unless this may be the name of such a dataset's records."""
+  if name is None or name == dataset:
+    return
+  if dataset != 'folder' or name in DATASETS:
+    raise UserError(
+        f'--name={name} is for a dataset of your own: add --dataset=folder, and choose another name than '
+        'those of the published ones')
+  if not re.fullmatch('[A-Za-z][A-Za-z0-9_]{0,63}', name):
+    raise UserError(f'--name={name} cannot be used: choose letters, digits and _, and begin with a letter')
+
+
+def _finished(final: epath.Path, source: pathlib.Path, options: Mapping[str, float], why: str) -> dict:
+  """The manifest of a finished build. Prints where its source has changed since, or its options were others.
+
+  Raises:
+    UserError: it was built from another source: another folder, with other files.
+  """
+  result = manifest.read_manifest(final)
+  built_from = result.get('source')
+  if built_from:  # An earlier version of this package did not keep it.
+    now = Listing(source).fingerprint()
+    same_files = all(now[key] == built_from.get(key) for key in now)
+    if not same_files and built_from.get('path') != os.path.realpath(source):
+      raise UserError(
+          f"{final} was built from {built_from.get('path')}, not from {source}: choose another --data_dir"
+          f"{', or a --name' if result['dataset'] not in DATASETS[:-1] else ''}, or replace it with --overwrite")
+    if not same_files:
+      why += f", and {source} has changed since ({built_from.get('files')} files then, {now['files']} now)"
+  if others := [f'{name}={result[name]:g}' for name, value in options.items() if result.get(name, value) != value]:
+    why += f", with {' and '.join(others)}"
+  print(f'{final} {why}: left as it is (--overwrite builds it again)')
+  return result
 
 
 def builder_class(dataset: str) -> type[BaseBuilder]:
@@ -121,13 +160,16 @@ def main() -> None:
   """The command."""
   logging.set_verbosity(logging.WARNING)
   values = flags.FLAGS
-  command.require_flags('dataset', 'source', 'data_dir')
+  if not values.name:
+    command.require_flags('dataset')
+  command.require_flags('source', 'data_dir')
+  dataset = values.dataset or 'folder'
   if values.steal:
-    disown(os.path.join(values.data_dir, values.dataset))
+    disown(os.path.join(values.data_dir, values.name or dataset))
   result = build(
-      values.dataset, values.source, values.data_dir, values.max_rejects, values.short_side, values.overwrite,
+      dataset, values.source, values.data_dir, values.max_rejects, values.short_side, values.overwrite,
       max_megapixels=values.max_megapixels, max_persons=values.max_persons, boxes_file=values.person_boxes,
-      detector=values.detector, beam_runner=values.beam_runner, beam_options=values.beam_options)
+      detector=values.detector, beam_runner=values.beam_runner, beam_options=values.beam_options, name=values.name)
   print_summary(result)
 
 
@@ -173,6 +215,7 @@ if __name__ == '__main__':
   flags.DEFINE_enum('dataset', None, DATASETS, 'Which dataset the raw folder holds.')
   command.define_path('source', None, 'The raw folder, as its authors lay it out.', remote=False)
   command.define_path('data_dir', None, 'Where DATASET/VERSION/ is written.')
+  flags.DEFINE_string('name', None, "Of your own dataset, such as oasis; else it is folder.")
   flags.DEFINE_float('max_rejects', 0.01, 'Largest fraction of images that may be rejected.', 0, 1)
   flags.DEFINE_integer('short_side', 256, 'Images are shrunk to this short side, pixels; 0 keeps their size.', 0)
   flags.DEFINE_float('max_megapixels', images.MAX_MEGAPIXELS, 'Larger images are rejected.', 0, 178)

@@ -5,6 +5,7 @@ table cells, and a spreadsheet runs a cell of a CSV file that begins like a form
 HTML pages are escaped by Jinja (`uniemox_jax.report.rendering`).
 """
 
+import codecs
 import re
 import reprlib
 from typing import Any
@@ -13,12 +14,28 @@ from data_pipelines.errors import UserError
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 _MARKDOWN = re.compile(r'[\\`\[\]<>|&]|(?<=[A-Za-z]):(?=//)|(?<=www)\.', re.IGNORECASE)
+_MARKS = ((codecs.BOM_UTF8, 'utf-8'), (codecs.BOM_UTF32_LE, 'utf-32-le'), (codecs.BOM_UTF32_BE, 'utf-32-be'),
+          (codecs.BOM_UTF16_LE, 'utf-16-le'), (codecs.BOM_UTF16_BE, 'utf-16-be'), (b'', 'utf-8'))  # fmt: skip
 
 
 def visible(text: str) -> str:
   """The text with backslash codes for line ends, control characters and others that change how the rest is shown."""
   return ''.join(
       character if character.isprintable() else character.encode('unicode_escape').decode() for character in text)
+
+
+def decode_text(content: bytes, errors: str = 'strict') -> str:
+  """The text of a file: UTF-8, or UTF-16 or UTF-32 as the mark at its start, which is left out, or zero bytes say.
+
+  `errors` is for UTF-8 alone, as in `bytes.decode`. Raises ValueError if it is none of these.
+  """
+  mark, encoding = next(kind for kind in _MARKS if content.startswith(kind[0]))
+  if not mark and 0 in content[:2]:
+    encoding = 'utf-16-be' if content[0] == 0 else 'utf-16-le'
+  text = content[len(mark):].decode(encoding, errors if encoding == 'utf-8' else 'strict')
+  if '\0' in text:
+    raise ValueError('it holds zero bytes')
+  return text
 
 
 def single_line(text: str) -> str:

@@ -23,6 +23,7 @@ from etils import epath
 import google_crc32c
 
 from data_pipelines.errors import UserError, first_line
+from data_pipelines.plain_text import decode_text
 from data_pipelines.seals import add_seal, take_seal
 
 BUCKET = 'gs://'
@@ -135,11 +136,11 @@ def parse_json(path: str | os.PathLike) -> Any:
   """The value in a JSON file.
 
   Raises:
-    ValueError: it is not JSON in UTF-8, is too large, or has a key twice.
+    ValueError: it is not JSON, is too large, or has a key twice.
   """
   if (length := size(path)) > MAX_JSON:  # parsed, it would take some forty times as much memory
     raise ValueError(f'no JSON file here has {length:,} bytes')
-  return json.loads(read_bytes(path).decode('utf-8-sig'), object_pairs_hook=_without_doubles)
+  return json.loads(decode_text(read_bytes(path)), object_pairs_hook=_without_doubles)
 
 
 def read_json(path: str | os.PathLike) -> Any:

@@ -24,13 +24,15 @@ from uniemox_jax.train.kept_config import config_hash, read_kept_config
 class _FinetunedRun:
   """The best checkpoint of a fine-tuning run, its model, and the run's config.
 
-  on_split: what `predict_split` and `evaluate_params` take besides the split and what to predict.
+  final_split: whose result is result.json; on_split: what `predict_split` and `evaluate_params` take besides the split
+  and what to predict.
   """
 
   def __init__(self, workdir: str):
     """Raises UserError where the workdir is not of a fine-tuning run."""
     self.checkpoint, classifier = load_trained(workdir)
     self.config = read_kept_config(workdir, self.checkpoint.description)
+    self.final_split: str = self.config.get('test_split', 'test')
     self.tasks = tasks_of(self.checkpoint.description)
     with parsing(os.path.join(workdir, 'config.json')):
       mesh = sharding.make_mesh(**self.config['mesh'])
@@ -50,10 +52,11 @@ class _FinetunedRun:
         config_hash=config_hash(self.config), **metrics)
 
 
-def evaluate(workdir: str, split_name: str = 'test', data_dir: str | None = None) -> dict[str, Any]:
-  """Evaluates the best checkpoint of a fine-tuning run and writes result.json (result_val.json for val).
+def evaluate(workdir: str, split_name: str | None = None, data_dir: str | None = None) -> dict[str, Any]:
+  """Evaluates the best checkpoint of a fine-tuning run and writes result.json (result_SPLIT.json for another split).
 
-  `split_name` is 'test', 'val' or 'train'. `data_dir` is for records that no longer lie where the run read them.
+  `split_name` is 'test', 'val' or 'train'; None for the one that the run's config takes as test. `data_dir` is for
+  records that no longer lie where the run read them.
 
   Returns:
     What result.json holds: dataset, split, every metric, checkpoint_step, config_hash. Nothing depends on the clock.
@@ -62,6 +65,7 @@ def evaluate(workdir: str, split_name: str = 'test', data_dir: str | None = None
     UserError: no such run, records or split.
   """
   run = _FinetunedRun(workdir)
+  split_name = split_name or run.final_split
   dataset, trained_labels = run.config['dataset'], run.checkpoint.description['labels']
   open_split = functools.partial(reader.open_split, data_dir or run.config['data_dir'], dataset)
   split = open_split(split_name)
@@ -75,7 +79,8 @@ def evaluate(workdir: str, split_name: str = 'test', data_dir: str | None = None
     val = evaluate_params(split=open_split('val'), tasks=run.tasks, **run.on_split)
     thresholds = [row['threshold'] for row in val['tasks']['labels']['per_class']]
   measured = evaluate_params(split=split, tasks=run.tasks, thresholds=thresholds, **run.on_split)
-  return run.write(result_path(workdir, split_name), dataset, split_name, **measured)
+  path = result_path(workdir, split_name, final=run.final_split)
+  return run.write(path, dataset, split_name, **measured)
 
 
 def evaluate_on(
@@ -140,14 +145,14 @@ def main() -> None:
       raise UserError('--label_map is for another dataset: add --dataset=NAME')
     result = evaluate(values.workdir, values.split, values.data_dir)
   else:
-    result = evaluate_on(values.workdir, values.dataset, values.label_map, values.split, values.data_dir)
+    result = evaluate_on(values.workdir, values.dataset, values.label_map, values.split or 'test', values.data_dir)
   print(describe_result(result), flush=True)
 
 
 if __name__ == '__main__':
   cli.define_workdir()
   cli.define_multihost()
-  flags.DEFINE_enum('split', 'test', ['train', 'val', 'test'], 'Which split.')
+  flags.DEFINE_enum('split', None, ['train', 'val', 'test'], 'Which split, if not test, or what the run takes as test.')
   cli.define_path('data_dir', None, 'Folder of the records, if not the one the run was trained from.')
   flags.DEFINE_string('dataset', None, "Another dataset than the run's own.")
   cli.define_path('label_map', None, 'Of labels to those of --dataset: the name of a shipped map, or FILE.json.')

@@ -85,13 +85,13 @@ def probe(given: ConfigDict, workdir: str, *, adopt: bool = True) -> dict[str, A
   task = single_label_task(splits['train'].labels)
   logits_NxC, chosen = _predict(config.protocol, found, task, mesh)
   result = write_result(
-      result_path(workdir, 'test'), dataset=config.dataset, split='test', init=config.init,
+      result_path(workdir, 'test'), dataset=config.dataset, split=config.test_split, init=config.init,
       checkpoint_step=frozen.step, config_hash=config_hash(kept),
       **measure(task, logits_NxC.astype(np.float32), found['test'].label_N), protocol=config.protocol,
       train_examples=len(found['train'].label_N), chosen=chosen)
   key = 'l2' if config.protocol == 'linear' else 'k'
   print(
-      f"{config.dataset} test, {config.protocol} on {result['train_examples']} training images "
+      f"{config.dataset} {config.test_split}, {config.protocol} on {result['train_examples']} training images "
       f"({key} {chosen[key]:.3g}): top-1 {result['top1']:.4f}, macro-F1 {result['macro_f1']:.4f} over "
       f"{result['examples']} examples", flush=True)
   return result

@@ -2,11 +2,12 @@
 
 import abc
 import collections
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from concurrent import futures
 import contextlib
 import itertools
 import json
+import os
 import pathlib
 import threading
 from typing import Any
@@ -16,13 +17,15 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-from data_pipelines import images, raw_files, storage
+from data_pipelines import images, storage
 from data_pipelines.building import beam_records, stored_splits
 from data_pipelines.building.raw_example import RawExample, WorkItem
 from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import box_file, crops
 from data_pipelines.read_ahead import THREADS, read_ahead
 from data_pipelines.records import manifest, schema
+from data_pipelines.source_files.file_names import FileNames
+from data_pipelines.source_files.raw_files import Listing
 
 PROVENANCE = 'provenance.json'
 
@@ -34,7 +37,7 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
   `list_examples`; if the dataset has annotations, `attributes` too.
 
   Args:
-    max_rejects, short_side, max_megapixels, max_persons, boxes_file: as for `build.build`.
+    max_rejects, short_side, max_megapixels, max_persons, boxes_file, name: as for `build.build`.
     **kwargs: TFDS's own (data_dir, config, version).
   """
 
@@ -45,15 +48,18 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
   def __init__(
       self, *, max_rejects: float = 0.01, short_side: int = 256, max_megapixels: float = images.MAX_MEGAPIXELS,
-      max_persons: int = 1, boxes_file: pathlib.Path | None = None, **kwargs: Any) -> None:
+      max_persons: int = 1, boxes_file: pathlib.Path | None = None, name: str | None = None, **kwargs: Any) -> None:
     self._max_rejects = max_rejects
     self._options: dict[str, Any] = {
         'short_side': short_side, 'max_megapixels': float(max_megapixels), 'max_persons': max_persons}
     self._boxes_file = boxes_file
     self._ignored: collections.Counter[str] = collections.Counter()
     self._lock = threading.Lock()
+    if name:
+      self.name = name
     super().__init__(**kwargs)
-    self._original_state |= self._options  # TFDS makes a Beam worker's copy of the builder from these arguments.
+    # TFDS makes a Beam worker's copy of the builder from these arguments.
+    self._original_state |= {**self._options, 'name': name}
 
   @abc.abstractmethod
   def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
@@ -86,8 +92,8 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     return taken
 
   def files(self, folder: pathlib.Path) -> list[pathlib.Path]:
-    """All files under a folder, sorted; those of file managers and editors are left out and counted."""
-    return raw_files.list_files(folder, self.ignore)
+    """All files under a folder of the raw one, sorted; those of file managers and editors are left out and counted."""
+    return self.listing.files(folder, self.ignore)
 
   def _info(self) -> tfds.core.DatasetInfo:
     # Description, citation and tags come from the dataset's own README.md, CITATIONS.bib and TAGS.txt.
@@ -95,21 +101,39 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
     self._source = pathlib.Path(dl_manager.manual_dir)
+    self.listing = Listing(self._source)
+    self._fingerprint = self.listing.fingerprint()
     self._rejects: dict[str, str] = {}
     self._provenance = self._read_provenance()
-    splits = {split: found[:self._limit] for split, found in self.list_examples(self._source).items()}
+    listed = self.list_examples(self._source)
+    splits = {split: found[:self._limit] for split, found in listed.items()}
     self._found = sum(map(len, splits.values()))
     for split, found in splits.items():
       if not found:
         raise UserError(f"{self._source} holds too few images: split '{split}' is empty. {self.layout}")
-    work = self._work_items(splits)
+    boxes = self._read_boxes({example.path for found in listed.values() for example in found})
+    work = self._work_items(splits, boxes)
     if self._beam:
       return {
           split: beam_records.record_transform(self, self._source, items, self.data_path, split)
           for split, items in work.items()}
     return {split: self._generate_examples(split, items) for split, items in work.items()}
 
-  def _work_items(self, splits: dict[str, list[RawExample]]) -> dict[str, list[WorkItem]]:
+  def _read_boxes(self, paths: Set[str]) -> dict[str, list[list[float]]]:
+    """Person boxes by the path of their image; those of other images are counted."""
+    table = self._boxes_file or self._source / box_file.FILE_NAME
+    found = box_file.read_boxes(self._boxes_file or self._source)
+    paths_of = FileNames(paths, self._source).find_all(found, table)
+    boxes: dict[str, list[list[float]]] = {}
+    for name, rows_Nx5 in found.items():
+      if name in paths_of:
+        boxes.setdefault(paths_of[name], []).extend(rows_Nx5.tolist())
+      else:
+        self.ignore('person boxes of pictures not listed', len(rows_Nx5))
+    return boxes
+
+  def _work_items(self, splits: dict[str, list[RawExample]],
+                  boxes: dict[str, list[list[float]]]) -> dict[str, list[WorkItem]]:
     ids = sorted(example.id for found in splits.values() for example in found)
     for name, following in zip(ids, ids[1:]):
       if name == following:
@@ -119,10 +143,6 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         if listed.is_absolute() or '..' in listed.parts:
           raise UserError(f"{self._source} lists '{listed}', which lies outside of it. {self.layout}")
     example_ids = {name: rank for rank, name in enumerate(ids)}
-    boxes = {path: rows.tolist() for path, rows in box_file.read_boxes(self._boxes_file or self._source).items()}
-    paths = {example.path for found in splits.values() for example in found}
-    for path in boxes.keys() - paths:
-      self.ignore('person boxes of pictures not listed', len(boxes[path]))
     return {
         split: [WorkItem(example, example_ids[example.id], boxes.get(example.path, [])) for example in found]
         for split, found in splits.items()}
@@ -142,6 +162,10 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     if empty:
       raise self._too_many_rejects(f"split '{split}' has no readable image")
 
+  def open_image(self, path: pathlib.Path) -> contextlib.AbstractContextManager[images.CheckedImage]:
+    """As `images.open_image`. A dataset whose images have another form than files of images overrides it."""
+    return images.open_image(path, self._options['max_megapixels'])
+
   def record(self, source: pathlib.Path, item: WorkItem) -> dict:
     """One record, as `schema.record_features` describes it. Raises images.RejectedError if it cannot become one."""
     example = item.example
@@ -150,10 +174,10 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     except UnicodeEncodeError as error:
       raise images.RejectedError('the file name is not UTF-8') from error
     attributes = self.attributes(source, example)
-    with images.open_image(source / example.path, self._options['max_megapixels']) as image:
+    with self.open_image(source / example.path) as image:
       if image.repair:
         self.ignore(image.repair)
-      boxes_Nx4, scores_N = self._boxes(item, image.original.size)
+      boxes_Nx4, scores_N = self._boxes(item, example.size or image.original.size)
       persons_Mx4 = crops.largest_persons(boxes_Nx4, scores_N)[:self._options['max_persons']]
       if example.person is not None:
         persons_Mx4 = boxes_Nx4[:1]
@@ -164,7 +188,7 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
           'distribution': example.distribution, 'vad': example.vad,
           'attributes': json.dumps(attributes, ensure_ascii=False, sort_keys=True)}
 
-  def _boxes(self, item: WorkItem, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+  def _boxes(self, item: WorkItem, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Annotated boxes, else those of person_boxes.csv, as `crops.to_fractions` returns them."""
     boxes_Nx5 = np.array([[*box, 1.0] for box in item.example.boxes] or item.boxes).reshape(-1, 5)
     if item.example.person is not None and not len(crops.to_fractions(boxes_Nx5[:1], *size)[0]):
@@ -207,12 +231,14 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         f'all are in {self._failed_rejects}: repair or remove them, or raise --max_rejects')
 
   def _manifest(self, splits: dict[str, stored_splits.StoredSplit], duplicates: int) -> dict:
+    source = {'path': os.path.realpath(self._source), **self._fingerprint}
     return {
         'dataset': self.name, 'version': str(self.version), 'labels': list(self.LABELS),
         'distribution': list(self.DISTRIBUTION), 'split_seed': self.SPLIT_SEED, **self._options, 'found': self._found,
-        'read': sum(split.summary['examples'] for split in splits.values()), 'rejected': len(self._rejects),
-        'ignored': self.take_ignored(), 'duplicates_across_splits': duplicates,
-        'splits': {name: split.summary for name, split in splits.items()}, 'provenance': self._provenance}
+        'read': sum(split.summary['examples'] for split in splits.values()
+                   ), 'rejected': len(self._rejects), 'ignored': self.take_ignored(),
+        'duplicates_across_splits': duplicates, 'splits': {name: split.summary for name, split in splits.items()},
+        'provenance': self._provenance, 'source': source}
 
   def _read_provenance(self) -> object:
     path = self._source / PROVENANCE

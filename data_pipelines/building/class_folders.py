@@ -6,7 +6,7 @@ import pathlib
 
 from data_pipelines.building.base_builder import PROVENANCE, BaseBuilder
 from data_pipelines.building.raw_example import RawExample
-from data_pipelines.building.splits import seeded_splits
+from data_pipelines.building.splits import seeded_splits, split_named
 from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import box_file
 
@@ -42,11 +42,21 @@ def ignore_others(builder: BaseBuilder, source: pathlib.Path, folder: pathlib.Pa
 
 
 def split_folders(builder: BaseBuilder, source: pathlib.Path, splits: Sequence[str]) -> dict[str, pathlib.Path]:
-  """The folders named as the splits, in that order; anything else is counted. Raises UserError if one is missing."""
+  """The folders of the splits, in that order, by their usual names (`split_named`); anything else is counted.
+
+  Raises UserError if one is missing, or there twice.
+  """
   ignore_others(builder, source, source)
-  found = {folder.name: folder for folder in subfolders(source)}
-  for name in found.keys() - set(splits):
-    builder.ignore(f'folder {name}/')
+  found: dict[str, pathlib.Path] = {}
+  for folder in subfolders(source):
+    split = split_named(folder.name)
+    if split is None or split not in splits:
+      inside = builder.listing.files(folder, lambda kind: None)
+      builder.ignore(f'in {folder.name}/' if inside else f'folder {folder.name}/', len(inside) or 1)
+    elif split in found:
+      raise UserError(f'{source} holds {found[split].name}/ and {folder.name}/, both for {split}: keep one')
+    else:
+      found[split] = folder
   for split in splits:
     if split not in found:
       raise UserError(f'{source} has no folder {split}/. {builder.layout}')
@@ -78,5 +88,7 @@ def list_classes(builder: BaseBuilder, source: pathlib.Path, folder: pathlib.Pat
     examples[label] += [RawExample(path.relative_to(source).as_posix(), label) for path in files]
   for label, of_class in examples.items():
     if not of_class:
-      raise UserError(f'{folder / label} is missing or empty. {builder.layout}')
+      twice = builder.listing.leads_elsewhere(folder / label)
+      why = 'leads to a folder whose images have another name here' if twice else 'is missing or empty'
+      raise UserError(f'{folder / label} {why}. {builder.layout}')
   return list(itertools.chain(*examples.values()))

@@ -20,6 +20,7 @@ class RawExample:
     distribution: shares of votes over the builder's DISTRIBUTION.
     vad: valence, arousal, dominance on the dataset's own scale; NaN where not annotated.
     boxes: annotated persons as (xmin, ymin, xmax, ymax) in pixels of the image as displayed; `person` comes first.
+    size: (width, height) that `boxes` are in, where the image was resized since; else ().
   """
 
   path: str
@@ -30,6 +31,7 @@ class RawExample:
   distribution: tuple[float, ...] = ()
   vad: tuple[float, ...] = (math.nan, math.nan, math.nan)
   boxes: tuple[tuple[float, ...], ...] = ()
+  size: tuple[int, ...] = ()
 
   @property
   def id(self) -> str:

@@ -4,11 +4,21 @@ import collections
 from collections.abc import Callable, Hashable, Iterable, Mapping
 import hashlib
 import operator
+import re
 
 from data_pipelines.building.raw_example import RawExample
 from data_pipelines.errors import UserError
 
 TRAIN_VAL_TEST = ('train', 'val', 'test')
+_USUAL_NAMES = {
+    'train': 'train', 'training': 'train', 'trn': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val',
+    'dev': 'val', 'test': 'test', 'testing': 'test', 'tst': 'test'}
+
+
+def split_named(name: str) -> str | None:
+  """The split that a folder of this name usually holds, such as val for Validation or valid_set; None for no split."""
+  letters = re.sub(r'[\W\d_]', '', name).casefold()
+  return _USUAL_NAMES.get(re.sub(r'(set|data|images|split)$', '', letters))
 
 
 def seeded_splits(

@@ -13,6 +13,7 @@ from data_pipelines.building import base_builder, splits
 from data_pipelines.building.raw_example import RawExample
 from data_pipelines.errors import UserError
 from data_pipelines.records import schema
+from data_pipelines.source_files.file_names import FileNames, tidy_name
 
 ATTRIBUTES = ('scene', 'object', 'brightness', 'colorfulness', 'facial_expression', 'human_action')
 
@@ -38,12 +39,15 @@ class Builder(base_builder.BaseBuilder):
     for folder in ('image', 'annotation'):
       if not (source / folder).is_dir():
         raise UserError(f'{source} has no folder {folder}/. {self.layout}')
-    info = self._json(source / 'info.json')
-    order = info.get('emotion', {}).get('label2idx', {}) if isinstance(info, dict) else {}
-    if order != {label: index for index, label in enumerate(self.LABELS)}:
+    if _emotion_order(self._json(source / 'info.json')) != {label: index for index, label in enumerate(self.LABELS)}:
       raise UserError(f'{source}/info.json does not number the emotions {", ".join(self.LABELS)}. {self.layout}')
-    listed = {split: list(self._list_split(source, split)) for split in splits.TRAIN_VAL_TEST}
-    self._check_folders(source, {example.path for examples in listed.values() for example in examples})
+    image_files = [path.relative_to(source).as_posix() for path in self._list_images(source)]
+    annotations = [path.relative_to(source).as_posix() for path in self.files(source / 'annotation')]
+    names = FileNames(image_files, source), FileNames(annotations, source)
+    listed = {split: list(self._list_split(source, split, *names)) for split in splits.TRAIN_VAL_TEST}
+    in_splits = {example.path for examples in listed.values() for example in examples}
+    if unlisted := sum(path not in in_splits for path in image_files):
+      self.ignore('pictures in no split', unlisted)
     return listed
 
   def attributes(self, source: pathlib.Path, example: RawExample) -> dict:
@@ -80,7 +84,8 @@ class Builder(base_builder.BaseBuilder):
     with storage.parsing(path, f'fetch it again. {self.layout}'):
       return storage.parse_json(path)
 
-  def _list_split(self, source: pathlib.Path, split: str) -> Iterator[RawExample]:
+  def _list_split(self, source: pathlib.Path, split: str, image_names: FileNames,
+                  annotation_names: FileNames) -> Iterator[RawExample]:
     entries = self._json(source / f'{split}.json')
     if not isinstance(entries, list) or not entries:
       raise UserError(f'{source}/{split}.json is not a list of images. {self.layout}')
@@ -90,17 +95,27 @@ class Builder(base_builder.BaseBuilder):
         raise UserError(f'{source}/{split}.json holds {entry!r}, not [emotion, image, annotation]. {self.layout}')
       if entry[0] not in self.LABELS:
         raise UserError(f"{source}/{split}.json holds the unknown emotion '{entry[0]}'. {self.layout}")
-      yield RawExample(path=entry[-2], label=entry[0], annotation=entry[-1])
+    image_names.find_all(dict.fromkeys(entry[-2] for entry in entries), source / f'{split}.json')
+    for entry in entries:
+      label, *_, image, annotation = entry
+      yield RawExample(
+          path=image_names.find(image) or tidy_name(image), label=label, annotation=annotation_names.find(annotation) or
+          tidy_name(annotation))
 
-  def _check_folders(self, source: pathlib.Path, listed: set[str]) -> None:
-    """Checks that every emotion has images, and counts those that no split lists."""
+  def _list_images(self, source: pathlib.Path) -> list[pathlib.Path]:
+    """The files of every emotion's folder, of which each has some."""
     for unknown in sorted(entry.name for entry in (source / 'image').iterdir() if entry.is_dir()):
       if unknown not in self.LABELS and not unknown.startswith('.'):
         raise UserError(f"{source}/image holds the unknown class '{unknown}'. {self.layout}")
-    for label in self.LABELS:
-      files = self.files(source / 'image' / label)
+    found = {label: self.files(source / 'image' / label) for label in self.LABELS}
+    for label, files in found.items():
       if not files:
         raise UserError(f'{source}/image/{label} is missing or empty. {self.layout}')
-      for path in files:
-        if path.relative_to(source).as_posix() not in listed:
-          self.ignore('pictures in no split')
+    return [path for files in found.values() for path in files]
+
+
+def _emotion_order(info: object) -> dict[str, int]:
+  """Emotion -> index in an info.json; earlier ones have `label2idx` at the top. Empty if it numbers none."""
+  holder = info.get('emotion', info) if isinstance(info, dict) else None
+  order = holder.get('label2idx') if isinstance(holder, dict) else None
+  return order if isinstance(order, dict) else {}

@@ -1,8 +1,9 @@
-"""Reads EMOTIC's two forms of annotations, the authors' .mat and the converter's CSV files, into the same persons."""
+"""Reads EMOTIC's forms of annotations, the authors' .mat and two of CSV files, into the same persons."""
 
 import ast
-from collections.abc import Iterator
-import csv
+from collections.abc import Callable, Iterator, Sequence
+import functools
+import math
 import os
 import pathlib
 import pickle
@@ -14,13 +15,22 @@ import numpy as np
 
 from data_pipelines import storage
 from data_pipelines.building.splits import TRAIN_VAL_TEST
-from data_pipelines.errors import UserError
+from data_pipelines.errors import UserError, first_line
 from data_pipelines.records.schema import VAD
+from data_pipelines.source_files.file_names import tidy_name
+from data_pipelines.source_files.text_files import TableRow, read_table
 
 MAT = pathlib.PurePath('Annotations', 'Annotations.mat')
 # Where mat2py.py, the converter of github.com/Tandon-A/emotic, writes train.csv, and where people move it.
 CSV_FOLDERS = ('.', 'Annotations', 'emotic_pre')
 CSV_COLUMNS = ('Folder', 'Filename', 'BBox', 'Categorical_Labels', 'Continuous_Labels')
+ARRAY_FOLDERS, ARRAY_TABLE = ('annots_arrs', '.'), 'annot_arrs_{}.csv'
+"""Where the other form lies, which has a column a category, and images as arrays in ARRAYS."""
+ARRAYS = 'img_arrs'
+ARRAY_BOX = ('X_min', 'Y_min', 'X_max', 'Y_max')
+ARRAY_SIZE = ('Width', 'Height')
+ARRAY_NAME = 'Arr_name'
+_ARRAY_VAD = tuple(name.capitalize() for name in VAD)
 
 _LOAD_MAT = """
 import pickle, sys, scipy.io
@@ -33,13 +43,18 @@ class AnnotatedPerson(NamedTuple):
   """One annotated person, as the file has it.
 
   image: path of the image below `emotic/`; box: xmin, ymin, xmax, ymax in pixels, unclamped, not four numbers if it is
-  missing; categories: names, () if not annotated; vad: valence, arousal, dominance, 1-10, NaN where not annotated.
+  missing; categories: names, () if not annotated; vad: valence, arousal, dominance, 1-10, NaN where not annotated;
+  array: name of the file with its pixels in `img_arrs/`, if there is one; path: of the file that is read; size: (width,
+  height) that the box is in, if the table says it.
   """
 
   image: str
   box: tuple[float, ...]
   categories: tuple[str, ...]
   vad: tuple[float, ...]
+  array: str = ''
+  path: str = ''
+  size: tuple[int, ...] = ()
 
 
 def read_mat(path: pathlib.Path) -> dict[str, list[AnnotatedPerson]]:
@@ -68,7 +83,17 @@ def read_csv(folder: pathlib.Path) -> dict[str, list[AnnotatedPerson]]:
 
   Raises UserError if a file or a column is missing, or a cell does not hold a list.
   """
-  return {split: list(_csv_persons(folder / f'{split}.csv')) for split in TRAIN_VAL_TEST}
+  return _read_tables(folder, '{}.csv', CSV_COLUMNS, _person_of_lists, 'lists like [1, 2] and ["Peace"]')
+
+
+def read_array_csv(folder: pathlib.Path, labels: Sequence[str]) -> dict[str, list[AnnotatedPerson]]:
+  """Persons by split from `annot_arrs_train.csv` and so on: a column of 0 and 1 for each of `labels`.
+
+  Raises UserError if a file or a column is missing, or a cell does not hold a number.
+  """
+  columns = ('Folder', 'Filename', *ARRAY_BOX, *labels, *_ARRAY_VAD)
+  return _read_tables(
+      folder, ARRAY_TABLE, columns, functools.partial(_person_of_columns, labels), 'numbers', (ARRAY_NAME, *ARRAY_SIZE))
 
 
 def _mat_persons(images: np.ndarray) -> Iterator[AnnotatedPerson]:
@@ -92,23 +117,42 @@ def _annotation(person: dict, kind: str) -> Any:
   return person[max(names, key=lambda name: 'combined' in name)]
 
 
-def _csv_persons(path: pathlib.Path) -> Iterator[AnnotatedPerson]:
-  if not path.exists():
-    raise UserError(f'{path.parent} has no file {path.name}: EMOTIC comes as train.csv, val.csv and test.csv')
-  with storage.parsing(path, 'save it as CSV in UTF-8'), storage.open_local(path, 'r', newline='',
-                                                                            encoding='utf-8-sig') as file:
-    reader = csv.DictReader(file)
-    missing = [column for column in CSV_COLUMNS if column not in (reader.fieldnames or ())]
-    if missing:
-      raise UserError(f"{path} lacks column '{missing[0]}': its first line must hold {', '.join(CSV_COLUMNS)}")
-    for row in reader:
+def _read_tables(
+    folder: pathlib.Path, name: str, columns: Sequence[str], person_of: Callable[[TableRow], AnnotatedPerson],
+    promise: str, optional: Sequence[str] = ()) -> dict[str, list[AnnotatedPerson]]:
+  """Persons by split from a table for each; `name` holds {} where the split's name goes, `promise` is for messages."""
+  persons: dict[str, list[AnnotatedPerson]] = {}
+  for split in TRAIN_VAL_TEST:
+    path = folder / name.format(split)
+    if not path.exists():
+      every = ', '.join(map(name.format, TRAIN_VAL_TEST))
+      raise UserError(f'{folder} has no file {path.name}: it must hold {every}')
+    persons[split] = []
+    for row in read_table(path, columns, optional):
       try:
-        yield AnnotatedPerson(
-            image=_path(row['Folder'], row['Filename']), box=_numbers(row['BBox']),
-            categories=tuple(ast.literal_eval(row['Categorical_Labels'])), vad=_numbers(row['Continuous_Labels']))
-      except (AttributeError, SyntaxError, TypeError, ValueError) as error:
-        raise UserError(
-            f'{path} line {reader.line_num} holds no lists like [1, 2] and ["Peace"]: correct it') from error
+        persons[split].append(person_of(row))
+      except (AttributeError, SyntaxError, TypeError, ValueError, MemoryError, RecursionError) as error:
+        raise UserError(f'{row.place} holds no {promise} ({first_line(error)}): correct it') from error
+  return persons
+
+
+def _person_of_lists(row: TableRow) -> AnnotatedPerson:
+  cells = row.cells
+  return AnnotatedPerson(
+      image=_path(cells['Folder'], cells['Filename']), box=_numbers(cells['BBox']),
+      categories=tuple(ast.literal_eval(cells['Categorical_Labels'])), vad=_numbers(cells['Continuous_Labels']))
+
+
+def _person_of_columns(labels: Sequence[str], row: TableRow) -> AnnotatedPerson:
+
+  def numbers(columns: Sequence[str]) -> tuple[float, ...]:
+    return tuple(row.number(column) if row.cells[column].strip() else math.nan for column in columns)
+
+  return AnnotatedPerson(
+      image=_path(row.cells['Folder'], row.cells['Filename']), box=numbers(ARRAY_BOX),
+      categories=tuple(label for label, value in zip(labels, numbers(labels)) if value > 0), vad=numbers(_ARRAY_VAD),
+      array=row.cells.get(ARRAY_NAME, '').strip(),
+      size=tuple(map(int, numbers(ARRAY_SIZE))) if row.cells.keys() >= set(ARRAY_SIZE) else ())
 
 
 def _numbers(cell: str) -> tuple[float, ...]:
@@ -118,4 +162,4 @@ def _numbers(cell: str) -> tuple[float, ...]:
 
 
 def _path(folder: str, filename: str) -> str:
-  return pathlib.PurePosixPath(folder, filename).as_posix()
+  return tidy_name(f'{folder}/{filename}')

@@ -6,10 +6,12 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from data_pipelines import images, storage
+from data_pipelines import images
 from data_pipelines.building import base_builder, class_folders, splits
 from data_pipelines.building.raw_example import RawExample
 from data_pipelines.errors import UserError
+from data_pipelines.source_files.file_names import FileNames, tidy_name
+from data_pipelines.source_files.text_files import read_text
 
 IMAGE_FOLDER = 'images'
 GROUND_TRUTH = 'ground_truth.txt'
@@ -37,14 +39,16 @@ class Builder(base_builder.BaseBuilder):
     """
     if not (source / IMAGE_FOLDER).is_dir():
       raise UserError(f'{source} has no folder {IMAGE_FOLDER}/. {self.layout}')
-    targets = self._read_ground_truth(source / GROUND_TRUTH)
+    lines = self._read_ground_truth(source / GROUND_TRUTH)
     found = class_folders.list_classes(self, source, source / IMAGE_FOLDER, self.LABELS)
-    listed = {
-        split: [dataclasses.replace(example, **targets.pop(example.path, {})) for example in examples]
+    names = FileNames((example.path for example in found), source)
+    images_of = names.find_all(lines, source / GROUND_TRUTH)
+    targets = {images_of[name]: target for name, target in lines.items() if name in images_of}
+    if len(targets) < len(lines):
+      self.ignore(f'lines of {GROUND_TRUTH} without a picture', len(lines) - len(targets))
+    return {
+        split: [dataclasses.replace(example, **targets.get(example.path, {})) for example in examples]
         for split, examples in splits.seeded_splits(found, PERCENT, self.SPLIT_SEED).items()}
-    if targets:
-      self.ignore(f'lines of {GROUND_TRUTH} without a picture', len(targets))
-    return listed
 
   def attributes(self, source: pathlib.Path, example: RawExample) -> dict:
     """No attributes. Raises images.RejectedError if an image has no votes, or its shares do not sum to 1."""
@@ -56,23 +60,21 @@ class Builder(base_builder.BaseBuilder):
     return super().attributes(source, example)
 
   def _read_ground_truth(self, path: pathlib.Path) -> dict[str, dict]:
-    """Path of an image -> `distribution` and `vad` of its RawExample; there is no dominance."""
+    """Path of an image, as the file names it -> `distribution` and `vad` of its RawExample; there is no dominance."""
     targets: dict[str, dict] = {}
     if not path.exists():
       raise UserError(f'{path.parent} has no file {path.name}. {self.layout}')
-    with storage.parsing(path, 'fetch it again'):
-      lines = path.read_text(encoding='utf-8-sig').splitlines()
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path, 'fetch it again').split('\n'), start=1):
       if not line.strip():
         continue
       name, *columns = line.rsplit(maxsplit=2 + len(self.DISTRIBUTION))
       try:
-        valence, arousal, *distribution = map(float, columns)
+        valence, arousal, *distribution = (float(column.replace(',', '.')) for column in columns)
       except ValueError:
         if number == 1:  # The header.
           continue
         distribution = []
-      image = f'{IMAGE_FOLDER}/{name}'
+      image = f"{IMAGE_FOLDER}/{tidy_name(name).removeprefix(f'{IMAGE_FOLDER}/')}"
       if len(distribution) != len(self.DISTRIBUTION):
         raise UserError(f'{path} line {number} is not a file name and {2 + len(self.DISTRIBUTION)} numbers: correct it')
       if image in targets:

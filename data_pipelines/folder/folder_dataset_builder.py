@@ -1,14 +1,15 @@
 """Builder of a user's own images: with splits and classes, with classes only, or neither."""
 
+import collections
 from collections.abc import Sequence
 import pathlib
 
 import tensorflow_datasets as tfds
 
 from data_pipelines.building import base_builder, class_folders, splits
-from data_pipelines.building.raw_example import RawExample
-from data_pipelines.errors import UserError
-from data_pipelines.plain_text import check_labels
+from data_pipelines.building.raw_example import NO_LABEL, RawExample
+from data_pipelines.errors import UserError, join_names
+from data_pipelines.plain_text import check_labels, visible
 
 PERCENT = {'train': 80, 'val': 10, 'test': 10}
 SEED = 0
@@ -26,39 +27,97 @@ class Builder(base_builder.BaseBuilder):
   def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
     """Examples by split, in the first layout of MANUAL_DOWNLOAD_INSTRUCTIONS that fits.
 
-    The first split present names the classes; the others may lack some, but have no further ones. Raises UserError as
-    the base says.
+    Prints which layout was taken, and what it holds. The first split present names the classes; the others may lack
+    some, but have no further ones. Raises UserError as the base says.
     """
     folders = class_folders.subfolders(source)
-    present = [split for split in splits.TRAIN_VAL_TEST if source / split in folders]
-    if present:
-      return self._list_splits(source, present)
-    self._set_labels(folders)
-    if folders:
+    named = {split: folder.name for folder in folders if (split := splits.split_named(folder.name))}
+    if named:
+      present = [split for split in splits.TRAIN_VAL_TEST if split in named]
+      found = self._list_splits(source, present)
+      how = 'split by its folders ' + ', '.join(f'{named[split]}/' for split in present)
+    elif folders:
+      self._set_labels(folders)
       self.SPLIT_SEED = SEED
-      return splits.seeded_splits(class_folders.list_classes(self, source, source, self.LABELS), PERCENT, SEED)
-    unlabelled = [RawExample(file.name) for file in self.files(source) if file.name not in class_folders.OUR_FILES]
-    if not unlabelled:
-      raise UserError(f'{source} holds no images. {self.layout}')
-    return {'train': unlabelled}
+      found = splits.seeded_splits(class_folders.list_classes(self, source, source, self.LABELS), PERCENT, SEED)
+      how = f'a folder a class, split {"/".join(map(str, PERCENT.values()))} here'
+    else:
+      found = {
+          'train': [
+              RawExample(file.relative_to(source).as_posix())
+              for file in self.files(source)
+              if file.name not in class_folders.OUR_FILES]}
+      self._set_labels([])
+      how = 'images without classes, all for train'
+      if not found['train']:
+        raise UserError(f'{source} holds no images. {self.layout}')
+    self._tell(source, how, found, depth=2 if named else 1)
+    return found
 
   def _list_splits(self, source: pathlib.Path, present: Sequence[str]) -> dict[str, list[RawExample]]:
     folders = class_folders.split_folders(self, source, present)
+    others = [folder.name for folder in class_folders.subfolders(source) if folder not in folders.values()]
+    if others and 'train' not in folders:
+      raise UserError(
+          f'{source} holds {folders[present[0]].name}/ beside {join_names(others)}, and no train/: move the folders of '
+          f'classes into train/, or rename {folders[present[0]].name}/ if it is a class')
     classes = class_folders.subfolders(folders[present[0]])
     if not classes:
-      raise UserError(f'{source / present[0]} holds no class folders. {self.layout}')
+      raise UserError(
+          f'{folders[present[0]]} holds no class folders: sort its images into them, or rename it if it is a class. '
+          f'{self.layout}')
     self._set_labels(classes)
     examples = {}
     for split, folder in folders.items():
-      labels = [label for label in self.LABELS if (folder / label).is_dir()]
+      names = {entry.name.casefold() for entry in class_folders.subfolders(folder)}
+      labels = [label for label in self.LABELS if label.casefold() in names]
       examples[split] = class_folders.list_classes(self, source, folder, labels)
     return examples
 
   def _set_labels(self, classes: Sequence[pathlib.Path]) -> None:
     self.LABELS = tuple(folder.name for folder in classes)
     check_labels(self.LABELS, 'a class folder')
-    for label in self.LABELS:
-      if label != label.strip():  # TFDS stores labels as stripped lines.
-        raise UserError(f'the class folder {label!r} cannot name a label: rename it')
+    for folder in classes:
+      if folder.name != folder.name.strip():  # TFDS stores labels as stripped lines.
+        raise UserError(f'the class folder {folder.name!r} cannot name a label: rename it')
+      self._check_class(folder, alone=len(classes) == 1)
     for feature in (self.info.features['label'], self.info.features['labels'].feature):
       feature.names = list(self.LABELS)
+
+  def _check_class(self, folder: pathlib.Path, alone: bool) -> None:
+    """Raises UserError if the folder of a class seems to be one of a split, or to hold splits or classes itself."""
+    inside = class_folders.subfolders(folder)
+    if splits.split_named(folder.name):
+      raise UserError(
+          f'{folder} is a class folder with the name of a split: rename it, or give {folder.parent} as --source if '
+          'that holds the splits')
+    if holds := [entry.name for entry in inside if splits.split_named(entry.name)]:
+      raise UserError(
+          f'{folder} is a class folder and holds {join_names(holds)}, which are names of splits: give {folder} as '
+          f'--source if the classes lie in those, or move them to {holds[0]}/{folder.name}/ and so on')
+    if alone and inside and not any(entry.is_file() and not entry.name.startswith('.') for entry in folder.iterdir()):
+      raise UserError(
+          f'{folder} is the only class folder and holds nothing but folders, {join_names([e.name for e in inside])}: '
+          f'give {folder} as --source if those are the classes')
+
+  def _tell(self, source: pathlib.Path, how: str, found: dict[str, list[RawExample]], depth: int) -> None:
+    """Prints the layout that was taken, with counts, before any image is read; `depth` is that of a class's images."""
+    print(visible(f'{source}: {how}'))
+    deep: collections.Counter[str] = collections.Counter()
+    for split, examples in found.items():
+      counts = collections.Counter(str(example.label) for example in examples if example.label != NO_LABEL)
+      classes = join_names([f'{label} {counts[label]}' for label in self.LABELS])
+      print(visible(f'  {split}: {len(examples)} images' + (f' ({classes})' if classes else '')))
+      for example in examples:
+        if example.label != NO_LABEL and example.path.count('/') > depth:
+          deep[f'{pathlib.PurePosixPath(example.path).parent}/'] += 1
+    if deep:
+      names = join_names([f'{name} {count}' for name, count in deep.items()])
+      print(visible(f'  warning: folders inside class folders count as their class: {names}'))
+    for split, remedy in (('val', 'move some images there'), ('test', 'set --config.test_split=val')):
+      if self.LABELS and split not in found:
+        print(f'  no {split}: to fine-tune, {remedy}')
+    if len(self.LABELS) == 1:
+      print(visible(f'  warning: {self.LABELS[0]} is the only class, so there is nothing to tell apart'))
+    if passed := [f'{count} {kind}' for kind, count in sorted(self._ignored.items())]:
+      print(visible(f'  passed over: {join_names(passed)}'))

@@ -11,6 +11,8 @@ import numpy as np
 from data_pipelines import checksums, storage
 from data_pipelines.errors import UserError
 from data_pipelines.plain_text import csv_cell, csv_text
+from data_pipelines.source_files.file_names import tidy_name
+from data_pipelines.source_files.text_files import read_table
 
 FILE_NAME = 'person_boxes.csv'
 COLUMNS = ('image', 'xmin', 'ymin', 'xmax', 'ymax', 'score')
@@ -21,11 +23,11 @@ def read_boxes(source: pathlib.Path) -> dict[str, np.ndarray]:
 
   Args:
     source: the raw folder, whose `person_boxes.csv` is optional; or such a file itself. Its columns are image, xmin,
-      ymin, xmax, ymax, score: `image` is the image's path inside the folder; coordinates are pixels of the original
-      image as displayed (after EXIF rotation).
+      ymin, xmax, ymax, score: `image` is the image's path inside the folder, in any form that `FileNames` takes;
+      coordinates are pixels of the original image as displayed (after EXIF rotation).
 
   Returns:
-    image -> float64 (N, 5) of xmin, ymin, xmax, ymax, score; empty if the folder has no such file.
+    `tidy_name` of the image -> float64 (N, 5) of xmin, ymin, xmax, ymax, score; empty if the folder has no such file.
 
   Raises:
     UserError: the file or a column is missing, or a row does not hold finite numbers.
@@ -36,9 +38,7 @@ def read_boxes(source: pathlib.Path) -> dict[str, np.ndarray]:
   if not path.is_file():
     raise UserError(f'{path} is not there: give a file of person boxes, or a --detector')
   checksums.compare_checksums(checksums_of(path))
-  with storage.parsing(path, 'save it as CSV in UTF-8'):
-    rows = _read_rows(path)
-  return {image: np.array(boxes) for image, boxes in rows.items()}
+  return {image: np.array(boxes) for image, boxes in _read_rows(path).items()}
 
 
 def checksums_of(path: pathlib.Path) -> pathlib.Path:
@@ -55,18 +55,12 @@ def write_boxes(path: pathlib.Path, rows: Iterable[Sequence[object]]) -> None:
 
 def _read_rows(path: pathlib.Path) -> dict[str, list[list[float]]]:
   rows: dict[str, list[list[float]]] = {}
-  with storage.open_local(path, 'r', newline='', encoding='utf-8-sig') as file:
-    reader = csv.DictReader(file)
-    missing = set(COLUMNS) - set(reader.fieldnames or ())
-    if missing:
-      raise UserError(f"{path} lacks column '{min(missing)}': its first line must be {','.join(COLUMNS)}")
-    for row in reader:
-      try:
-        numbers = [float(row[column]) for column in COLUMNS[1:]]
-        if not all(map(math.isfinite, numbers)):
-          raise ValueError('not finite')
-      except (TypeError, ValueError) as error:
-        raise UserError(
-            f'{path} line {reader.line_num} is not an image and five numbers: correct or remove the line') from error
-      rows.setdefault(csv_text(row['image']), []).append(numbers)
+  for row in read_table(path, COLUMNS):
+    try:
+      image, numbers = csv_text(row.cells['image']), [row.number(column) for column in COLUMNS[1:]]
+      if not image.strip() or not all(map(math.isfinite, numbers)):
+        raise ValueError('no image, or not finite')
+    except ValueError as error:
+      raise UserError(f'{row.place} is not an image and five numbers: correct or remove the line') from error
+    rows.setdefault(tidy_name(image), []).append(numbers)
   return rows

@@ -11,13 +11,14 @@ import numpy as np
 from PIL import Image
 import tqdm
 
-from data_pipelines import checksums, images, raw_files
+from data_pipelines import checksums, images
 from data_pipelines.errors import UserError
 from data_pipelines.ownership import owned
 from data_pipelines.person_boxes import box_file, crops, detectors
 from data_pipelines.progress_file import ProgressFile
 from data_pipelines.read_ahead import read_ahead
 from data_pipelines.records import manifest
+from data_pipelines.source_files import raw_files
 
 # Detectors look at 800 pixels or less; larger images need not wait for them in memory.
 _SHORT_SIDE = 800

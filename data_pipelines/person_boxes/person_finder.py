@@ -1,9 +1,10 @@
 """Persons in a user's own images: boxes from a file, else from a detector, cut out as records are built."""
 
+from collections.abc import Iterable
 import hashlib
 import io
-import os
 import pathlib
+import re
 import threading
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.person_boxes import box_file, crops, detection, detectors
+from data_pipelines.source_files.file_names import FileNames, real_place
 
 
 class Person(NamedTuple):
@@ -43,14 +45,21 @@ class PersonFinder:
     if boxes:
       file = pathlib.Path(boxes) / box_file.FILE_NAME if pathlib.Path(boxes).is_dir() else pathlib.Path(boxes)
       found = box_file.read_boxes(file)
-      self._boxes = {os.path.abspath(file.parent / image): boxes_Nx5 for image, boxes_Nx5 in found.items()}
+      self._boxes = {real_place(file.parent / image): boxes_Nx5 for image, boxes_Nx5 in found.items()}
       self.origin['boxes'] = hashlib.sha256(file.read_bytes()).hexdigest()
+    self._file, self._images = boxes, FileNames(self._boxes)
     self._detect = detectors.load_detector(detector) if detector else None
     self._lock = threading.Lock()
 
+  def check_names(self, paths: Iterable[str]) -> None:
+    """Says which images of the file of boxes are not among these. Raises UserError if none is."""
+    if self._file:
+      images = dict.fromkeys(re.sub(r'#t=[\d.]+$', '', name) for name in self._boxes)
+      FileNames(map(real_place, paths)).find_all(images, self._file)
+
   def __call__(self, name: str, image: Image.Image, size: int) -> Person | None:
     """The person in an image, whose name is its path; None without a confident one."""
-    found_Nx5 = self._boxes.get(os.path.abspath(name))
+    found_Nx5 = self._boxes.get(self._images.find(real_place(name)) or '')
     if found_Nx5 is None:
       if self._detect is None:
         return None

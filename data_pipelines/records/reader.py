@@ -31,6 +31,10 @@ MAX_INFO = 1 << 20
 _TOGETHER = 2**16  # positions whose index entries are in memory at the same time
 
 
+class NoSuchSplit(UserError):
+  """A dataset is there, and has no split of this name."""
+
+
 class Split:
   """The records of one split, or of several one after the other, addressed by position in [0, num_examples).
 
@@ -178,14 +182,14 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
   if not versions:
     raise UserError(
         f'no records of {dataset!r} under {data_dir}: no {dataset}/VERSION/dataset_info.json is there; build them '
-        'with python -m data_pipelines.build '
-        f'--dataset={dataset} --source=RAW_FOLDER --data_dir={data_dir}')
+        f'with python -m data_pipelines.build --dataset={dataset} (or --name={dataset}, for images of your own) '
+        f'--source=RAW_FOLDER --data_dir={data_dir}')
   folder = os.fspath(max(versions, key=lambda path: tfds.core.Version(path.name)))
   features, known = _read_description(folder)
   check_labels(features['label'].names, folder)
   names = split.split('+')
   if unknown := [name for name in names if name not in known]:
-    raise UserError(
+    raise NoSuchSplit(
         f'{dataset} has no split {unknown[0]!r}: choose from {", ".join(sorted(known))}, or join some with + '
         f'({folder}/dataset_info.json)')
   if len(set(names)) < len(names):

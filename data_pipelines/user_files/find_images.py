@@ -1,14 +1,18 @@
 """Finds images and videos as a user names them: files, folders, globs and text lists."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import functools
 import glob
 import os
 import pathlib
 from typing import NamedTuple
 
-from data_pipelines import images, raw_files, storage
+from data_pipelines import images, storage
 from data_pipelines.errors import UserError
+from data_pipelines.source_files import raw_files
+from data_pipelines.source_files.file_names import FileNames, real_place, tidy_name
+from data_pipelines.source_files.text_files import read_text
 from data_pipelines.user_files import video
 
 LIST_SUFFIX = '.txt'
@@ -41,7 +45,7 @@ def find(arguments: Sequence[str]) -> FoundFiles:
     for named in _expand(argument):
       for path in _in_folder(named, passed_over):
         total += 1
-        paths.setdefault(os.path.abspath(path), path)
+        paths.setdefault(real_place(path), path)
   if not paths:
     others = ', '.join(f'{count} {kind}' for kind, count in sorted(passed_over.items()))
     raise UserError(
@@ -76,9 +80,17 @@ def _in_folder(path: str, passed_over: collections.Counter[str]) -> list[str]:
 
 
 def _lines(path: str) -> list[str]:
-  """Lines that are not empty; names in another encoding than UTF-8 keep their bytes."""
-  try:
-    with storage.open_local(path, 'r', encoding='utf-8-sig', errors='surrogateescape', newline='') as file:
-      return [name for line in file.read().split('\n') if (name := line.removesuffix('\r')).strip()]
-  except OSError as error:
-    raise UserError(f"'{path}' cannot be read ({error.strerror}): give a readable list, one path a line") from error
+  """Lines that are not empty, as the names that the files have; bytes that are not UTF-8 are kept."""
+  text = read_text(path, 'give a readable list, one path a line', errors='surrogateescape')
+  names_in = functools.cache(lambda folder: FileNames(path.name for path in pathlib.Path(folder).iterdir()))
+  return [_stored_name(line, names_in) for line in text.split('\n') if line.strip()]
+
+
+def _stored_name(name: str, names_in: Callable[[str], FileNames]) -> str:
+  """The path as the disk has it, folder by folder; the same path where there is none in any form of it."""
+  if not name or pathlib.Path(name).exists() or pathlib.Path(name).is_symlink():
+    return name
+  folder, last = os.path.split(tidy_name(name))
+  folder = _stored_name(folder, names_in)
+  found = names_in(folder).find(last) if pathlib.Path(folder).is_dir() else None
+  return os.path.join(folder, found) if found else name

@@ -57,9 +57,10 @@ def test_what_is_no_json_object_is_one_line_with_the_files_name(tmp_path, conten
   assert str(path) in str(error.value) and '\n' not in str(error.value)
 
 
-def test_a_byte_order_mark_is_no_damage(tmp_path):
-  (tmp_path / 'file').write_bytes(b'\xef\xbb\xbf' + json.dumps({'a': 1}).encode())
-  assert storage.read_json_object(tmp_path / 'file') == {'a': 1}
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-16-be', 'utf-32'])
+def test_no_unicode_encoding_is_damage(encoding, tmp_path):
+  (tmp_path / 'file').write_text(json.dumps({'a': 'ä'}, ensure_ascii=False), encoding=encoding)
+  assert storage.read_json_object(tmp_path / 'file') == {'a': 'ä'}
 
 
 def test_home_is_expanded_and_other_schemes_are_refused(monkeypatch):
@@ -93,8 +94,8 @@ def test_an_error_of_the_system_is_found_inside_that_of_a_library():
 
 PLACES = {'data_pipelines/storage.py', 'data_pipelines/ownership.py', 'data_pipelines/byte_ranges.py'}
 FORBIDDEN_MODULES = {'filelock', 'shutil', 'tempfile'}
-OF_NAMES_ALONE = {'join', 'basename', 'dirname', 'split', 'abspath'}
-"""Functions of os.path that look at no file, and are right for a bucket too, or made for local names."""
+OF_NAMES_ALONE = {'join', 'basename', 'dirname', 'split', 'abspath', 'realpath', 'commonpath'}
+"""Functions of os.path that open no file, and are right for a bucket too, or made for local names."""
 
 
 def ways_around_storage(path):

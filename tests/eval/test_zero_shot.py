@@ -100,8 +100,9 @@ def test_class_is_named_as_a_noun(label, word):
   assert prompts.fill('people feel {}.', [label]) == [f'people feel {word}.']
 
 
-def test_prompts_of_a_file_replace_the_shipped_ones(tmp_path):
-  (tmp_path / 'prompts.txt').write_text('a photo of {}\n\n  {} everywhere \n')
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le'])
+def test_prompts_of_a_file_replace_the_shipped_ones(encoding, tmp_path):
+  (tmp_path / 'prompts.txt').write_text('a photo of {}\n\n  {} everywhere \n', encoding=encoding)
   assert prompts.read_templates(str(tmp_path / 'prompts.txt')) == ('a photo of {}', '{} everywhere')
 
 

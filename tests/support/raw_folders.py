@@ -21,3 +21,8 @@ def draw_classes(folder: pathlib.Path, classes: Iterable[str], count: int, suffi
     for number in range(count):
       draw_picture(folder / name / f'{number:04d}{suffix}')
   return folder
+
+
+def without_source(manifest: dict) -> dict:
+  """A manifest without where its files lay and when they were written, to compare builds of equal files."""
+  return {name: value for name, value in manifest.items() if name != 'source'}

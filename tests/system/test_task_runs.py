@@ -197,10 +197,26 @@ def test_what_does_not_fit_is_refused_in_one_line(runs, few, tmp_path, command, 
   assert_one_line(code, capsys.readouterr().err, 'not what the checkpoints beside it were trained with', 'restore it')
 
 
+def test_run_without_a_test_split_is_measured_on_val_and_says_so(tmp_path, capsys):
+  build.build('folder', _pictures_by_class(tmp_path / 'raw', ('train', 'validation')), tmp_path / 'data', name='mine')
+  config = config_of(str(tmp_path / 'data'), 'mine', tasks='label', batch_size=8, epochs=1, test_split='val')
+  config.model.update(SMALL)
+  result = finetune(config, str(tmp_path / 'run'))
+  assert 'the result will be of val, on which choices are made too' in capsys.readouterr().out
+  assert (result['dataset'], result['split'], result['examples']) == ('mine', 'val', 16)
+  assert read_json(tmp_path / 'run' / 'result.json') == result
+  (tmp_path / 'run' / 'result.json').unlink()
+  assert evaluate(str(tmp_path / 'run')) == result and evaluate(str(tmp_path / 'run'), 'train')['split'] == 'train'
+  assert read_json(tmp_path / 'run' / 'result.json') == result
+  assert read_json(tmp_path / 'run' / 'result_train.json')['split'] == 'train'
+
+
 def test_what_cannot_be_measured_is_refused_before_anything_is_trained(few, tmp_path, monkeypatch):
-  build.build('folder', _pictures_by_class(tmp_path / 'raw', ('train', 'val')), tmp_path / 'data')
-  with pytest.raises(UserError, match="folder has no split 'test': choose from train, val"):
-    finetune(config_of(str(tmp_path / 'data'), 'folder', tasks='label', batch_size=8), str(tmp_path / 'run'))
+  for kept, lacking, remedy in (('train', 'val', 'move some images of train there'), ('val', 'test',
+                                                                                      '--config.test_split=val')):
+    build.build('folder', _pictures_by_class(tmp_path / 'raw', ('train', kept)), tmp_path / 'data', overwrite=True)
+    with pytest.raises(UserError, match=f"folder has no split '{lacking}': choose from train.*{remedy}"):
+      finetune(config_of(str(tmp_path / 'data'), 'folder', tasks='label', batch_size=8), str(tmp_path / 'run'))
 
   def without_vad(split):
     found = read(split)

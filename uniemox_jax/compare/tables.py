@@ -21,9 +21,10 @@ _MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 _DIFFERENCES = {
     'initialisation': ('initialisation', ''), 'measured': ('dataset', ''), 'protocol': ('protocol', ''),
     'difference': ('difference', '+.4f'), 'p': ('p', '.3g'), 'p_holm': ("p, Holm's", '.3g'), 'runs': ('pairs', '')}
-_NOTES = """Mean ± standard deviation over seeds (number of runs) on test; in bold the best mean of a column; † differs
-from `{reference}` with p < 0.05: Student's t-test of the differences seed by seed, corrected by Holm for all questions
-of this page. Few seeds can show only large differences, and seeds do not vary the test images: see docs/compare.md.
+_NOTES = """Mean ± standard deviation over seeds (number of runs) on test, or on val where a column says so; in bold the
+best mean of a column; † differs from `{reference}` with p < 0.05: Student's t-test of the differences seed by seed,
+corrected by Holm for all questions of this page. Few seeds can show only large differences, and seeds do not vary the
+test images: see docs/compare.md.
 """
 
 
@@ -48,7 +49,8 @@ class ComparisonJob(NamedTuple):
 class Column(NamedTuple):
   """Of a protocol's table: a dataset and one of its tasks, '' until a run has finished.
 
-  measured: its heading, 'emo8, top1', or 'emo8' until a run has finished.
+  measured: its heading, 'emo8, top1', or 'emo8 val, top1' if val took the place of test, or 'emo8' until a run has
+  finished.
   """
 
   dataset: str
@@ -82,7 +84,9 @@ class Comparison(NamedTuple):
       if result is None:
         columns.append(Column(dataset, '', dataset))
       else:
-        columns += [Column(dataset, score.task, f'{dataset}, {score.metric}') for score in scores_of(result)]
+        split = result.get('split', 'test')
+        measured_on = dataset if split == 'test' else f'{dataset} {split}'
+        columns += [Column(dataset, score.task, f'{measured_on}, {score.metric}') for score in scores_of(result)]
     return {column: {name: self._scores(name, column, protocol) for name in names} for column in columns}
 
   def _scores(self, initialisation: str, column: Column, protocol: str) -> dict[int, float]:

@@ -8,9 +8,12 @@ from uniemox_jax.runtime.distributed import is_primary
 from uniemox_jax.train import kept_config
 
 
-def result_path(workdir: str, split: str, dataset: str = '', label_map: str = '') -> str:
-  """result.json; for another split, dataset or label map result_[DATASET]_[SPLIT]_[MAP].json."""
-  parts = ('result', dataset, split if split != 'test' else '', label_map)
+def result_path(workdir: str, split: str, dataset: str = '', label_map: str = '', final: str = 'test') -> str:
+  """result.json; for another split, dataset or label map result_[DATASET]_[SPLIT]_[MAP].json.
+
+  `final` is the split of the run's own result, which goes without its name.
+  """
+  parts = ('result', dataset, split if split != final else '', label_map)
   return os.path.join(workdir, '_'.join(filter(None, parts)) + '.json')
 
 

@@ -81,6 +81,8 @@ def predict_images(
   found = find_images.find(arguments)
   predictor = Predictor(checkpoint)
   finder = _finder(predictor, boxes, detector)
+  if finder:
+    finder.check_names(found.paths)
   columns = table_columns(predictor)
   file_format = file_format or table_writer.format_of(out)
   made_by = {

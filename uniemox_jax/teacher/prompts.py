@@ -1,9 +1,9 @@
 """What a CLIP is asked, in words, to tell emotions apart (docs/protocols.md)."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from data_pipelines.errors import UserError
+from data_pipelines.source_files.text_files import read_text
 
 PLAIN = 'a photo of {}.'
 """The single template that the ensemble is compared with."""
@@ -30,10 +30,7 @@ def read_templates(path: str) -> tuple[str, ...]:
   Raises:
     UserError: no such file, none in it, or one without {}.
   """
-  try:
-    lines = Path(path).read_text(encoding='utf-8-sig').splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f'--prompts={path} cannot be read ({error}): give a text file, one template a line') from error
+  lines = read_text(path, 'give a text file as --prompts, one template a line').splitlines()
   if bad := [f'line {number}, {line.strip()!r},' for number, line in enumerate(lines, start=1)
              if line.strip() and '{}' not in line]:
     raise UserError(f'--prompts={path}: {bad[0]} has no {{}} where the class goes: add it')

@@ -259,6 +259,9 @@ class FinetuneConfig(TrainConfig):
       'uniform', 'every training image once an epoch, or as many of every class (docs/tasks.md)',
       choices=('uniform', 'balanced'))
   fraction: float = key(1.0, 'share of every class that is trained on', above=0, most=1)
+  test_split: str = key(
+      'test', 'split of the result; val, on which choices are made too, where there is no test',
+      choices=('test', 'val'))
   streams: str = key('scene', 'what the model sees (docs/two_streams.md)', choices=('scene', 'scene+person'))
   model: EncoderSettings = section(EncoderSettings)
   optimizer: FinetuneOptimizerSettings = section(FinetuneOptimizerSettings, final_lr=1e-6, b2=0.999)
@@ -278,6 +281,7 @@ class ProbeConfig(DataConfig):
   batch_size: int = key_of(DataConfig, 'batch_size', 256)
   dtype: str = key_of(DataConfig, 'dtype', 'float32')
   fraction: float = key_of(FinetuneConfig, 'fraction')
+  test_split: str = key_of(FinetuneConfig, 'test_split')
   protocol: str = key('linear', 'a linear classifier, or nearest neighbours', choices=('linear', 'knn'))
   features_dir: str = key('', 'where features are kept; the workdir if empty', path=True)
   model: EncoderSettings = section(EncoderSettings, remat='none')

@@ -149,7 +149,8 @@ def test_csv_files_build_the_same_records_as_the_mat(source, tmp_path, folder):
   from_mat = build('emotic', source, tmp_path / 'mat')
   (source / 'Annotations' / 'Annotations.mat').unlink()
   write_csv(source / folder, PEOPLE)
-  assert build('emotic', source, tmp_path / 'csv') == from_mat
+  from_csv = build('emotic', source, tmp_path / 'csv')
+  assert raw_folders.without_source(from_csv) == raw_folders.without_source(from_mat)
   np.testing.assert_equal(_records(tmp_path / 'csv'), _records(tmp_path / 'mat'))
 
 
@@ -185,7 +186,8 @@ def test_persons_who_lack_box_categories_or_vad_are_left_out_and_counted(source,
   assert manifest.pop('ignored') == {
       'Thumbs.db': 1, 'persons without a box': 2, 'persons without categories': 1,
       'persons without valence, arousal and dominance': 1, 'pictures without annotation': 1}
-  assert manifest == {name: value for name, value in complete.items() if name != 'ignored'}
+  complete.pop('ignored')
+  assert raw_folders.without_source(manifest) == raw_folders.without_source(complete)
 
 
 def test_a_person_in_two_splits_keeps_one_number_per_image(source, tmp_path):

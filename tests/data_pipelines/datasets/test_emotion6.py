@@ -75,7 +75,8 @@ def test_ground_truth_reads_the_same_without_its_header(source, tmp_path):
   first = build('emotion6', source, tmp_path / 'first')
   table = source / 'ground_truth.txt'
   table.write_text(table.read_text().split('\n', 1)[1])
-  assert build('emotion6', source, tmp_path / 'second') == first
+  second = build('emotion6', source, tmp_path / 'second')
+  assert raw_folders.without_source(second) == raw_folders.without_source(first)
   assert len(_records(tmp_path / 'second', 'train')) == 42
 
 
@@ -109,5 +110,33 @@ def test_a_line_that_cannot_be_read_is_named(source, tmp_path, line, message):
 def test_a_wrong_folder_is_named_in_one_line_that_says_where_to_ask(source, tmp_path, missing):
   (source / missing).rename(tmp_path / 'elsewhere')
   with pytest.raises(UserError, match=f'{missing}.*ask its authors') as error:
+    build('emotion6', source, tmp_path / 'out')
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'change', [
+        lambda text: text.encode('utf-16'), lambda text: text.encode('utf-8-sig'),
+        lambda text: text.encode('utf-16-be'), lambda text: text.replace('\n', '\r\n').encode(),
+        lambda text: text.replace('\n', '\r').encode(), lambda text: text.replace('/', '\\').encode(),
+        lambda text: text.replace('.jpg', '.JPG').encode(), lambda text: text.replace('\t0.', '\t0,').encode(),
+        lambda text: text.replace('\t', '  ').encode(), *(
+            lambda text, label=label: text.replace('\nfear/', label).encode()
+            for label in ('\n./fear/', '\nimages/fear/')),
+        lambda text: '\n'.join(f'{line} ' for line in text.splitlines()).encode()])  # fmt: skip
+def test_ground_truth_says_the_same_however_it_was_saved(change, source, tmp_path):
+  table = source / 'ground_truth.txt'
+  first = build('emotion6', source, tmp_path / 'first')
+  table.write_bytes(change(table.read_text()))
+  second = build('emotion6', source, tmp_path / 'second')
+  assert raw_folders.without_source(second) == raw_folders.without_source(first)
+
+
+@pytest.mark.parametrize(('content', 'message'), [
+    (bytes(90), 'zero bytes.*fetch it again'), (b'anger/\xe91.jpg', 'UnicodeDecodeError.*fetch it again'),
+    (f'joy/1001.jpg\t1\t1\t{SHARES}'.encode(), "names no image that is here: it says 'images/joy/1001.jpg'")])
+def test_ground_truth_that_fits_nothing_is_one_line(content, message, source, tmp_path):
+  (source / 'ground_truth.txt').write_bytes(content)
+  with pytest.raises(UserError, match=message) as error:
     build('emotion6', source, tmp_path / 'out')
   assert '\n' not in str(error.value)

@@ -1,0 +1,75 @@
+"""Names of files inside other files: one normal form, in which they are compared."""
+
+from collections.abc import Collection, Iterable
+import os
+import posixpath
+import re
+import sys
+import unicodedata
+
+from data_pipelines.errors import UserError, join_names
+from data_pipelines.plain_text import single_line
+
+
+def tidy_name(name: str) -> str:
+  """A path as another file names it: `/` between folders, without `.`, `..` and doubled ones, Unicode composed."""
+  return unicodedata.normalize('NFC', posixpath.normpath(re.sub(r'[\\/]+', '/', name.strip(' \t\n"'))))
+
+
+def real_place(path: str | os.PathLike) -> str:
+  """The absolute path, without links to folders in it: the same however the file was reached. A link stays one."""
+  folder, name = os.path.split(os.path.abspath(path))
+  return os.path.join(os.path.realpath(folder), name)
+
+
+class FileNames:
+  """Finds files by the names that other files have for them.
+
+  A name is compared as it is; else as `tidy_name`; else in any case, which Windows and macOS do not tell apart. A form
+  that two files have finds neither.
+
+  Args:
+    names: of the files.
+    folder: to which the names are relative, and with which those in other files may begin; None for absolute names.
+  """
+
+  def __init__(self, names: Iterable[str], folder: str | os.PathLike | None = None):
+    self._names = set(names)
+    self._tidy: dict[str, list[str]] = {}
+    self._caseless: dict[str, list[str]] = {}
+    for name in self._names:
+      tidy = tidy_name(name)
+      self._tidy.setdefault(tidy, []).append(name)
+      self._caseless.setdefault(tidy.casefold(), []).append(name)
+    places = [] if folder is None else [os.path.abspath(folder), os.path.realpath(folder)]
+    self._folders = [f'{tidy_name(place)}/' for place in places]
+
+  def find(self, name: str) -> str | None:
+    """The file that is meant, None if there is none."""
+    if name in self._names:
+      return name
+    tidy = tidy_name(name)
+    for folder in self._folders:
+      tidy = tidy.removeprefix(folder)
+    for found in (self._tidy.get(tidy, ()), self._caseless.get(tidy.casefold(), ())):
+      if len(found) == 1:
+        return found[0]
+    return None
+
+  def find_all(self, given: Collection[str], table: str | os.PathLike) -> dict[str, str]:
+    """The files that the names in a table mean. Says on standard error which names mean none.
+
+    Raises:
+      UserError: there are names, and none of them means a file.
+    """
+    found = {name: file for name in given if (file := self.find(name)) is not None}
+    unmet = [name for name in given if name not in found]
+    if unmet and not found:
+      raise UserError(
+          f"{table} names no image that is here: it says '{unmet[0]}', where images are named like "
+          f"'{min(self._names, default='')}': write the names so, or leave the file out")
+    if unmet:
+      print(
+          single_line(f'{table}: {len(unmet)} of its {len(given)} names are of no image here: {join_names(unmet)}'),
+          file=sys.stderr, flush=True)
+    return found

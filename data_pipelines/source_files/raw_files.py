@@ -1,0 +1,114 @@
+"""The files of a raw folder, without those of file managers and editors."""
+
+import bisect
+from collections import deque
+from collections.abc import Callable, Iterator
+import hashlib
+import itertools
+import os
+import pathlib
+
+from data_pipelines.errors import UserError
+
+_JUNK = ('thumbs.db', 'desktop.ini')
+
+
+class Listing:
+  """All files below a folder, found once. Symbolic links are followed, and each folder is entered once.
+
+  Where several ways lead to a folder, its name is the one without links, else that of the first link in sorted order.
+
+  Attributes:
+    entered_before: the links and folders that were not entered, since their files have a name already.
+
+  Raises:
+    UserError: a link leads back to a folder that holds it.
+    OSError: a folder cannot be read.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    self._folder = folder
+    self.entered_before: list[pathlib.Path] = []
+    self._paths = sorted(self._walk()) if folder.is_dir() else []
+    self.entered_before.sort()
+
+  def _walk(self) -> Iterator[pathlib.Path]:
+    entered: set[str] = set()
+    links: deque[tuple[pathlib.Path, tuple[str, ...]]] = deque([(self._folder, ())])
+    while links:
+      link, holders = links.popleft()
+      target = os.path.realpath(link)
+      if any(os.path.commonpath([holder, target]) == target for holder in holders):
+        raise UserError(f'{link} is a link that leads back to {target}, which holds it: remove the link')
+      pending, found = [link], []
+      while pending:
+        folder = pending.pop()
+        if (real := os.path.realpath(folder)) in entered:
+          self.entered_before.append(folder)
+          continue
+        entered.add(real)
+        for path in folder.iterdir():
+          if not path.is_dir() or path.is_symlink() and self._is_hidden(path):
+            yield path
+          elif path.is_symlink():
+            found.append((path, (*holders, real)))
+          else:
+            pending.append(path)
+      links.extend(sorted(found))
+
+  def _is_hidden(self, path: pathlib.Path) -> bool:
+    return any(part.startswith('.') for part in path.relative_to(self._folder).parts)
+
+  def files(
+      self, folder: pathlib.Path, ignore: Callable[[str], None],
+      wanted: Callable[[pathlib.Path], bool] = lambda path: True) -> list[pathlib.Path]:
+    """The wanted files in the folder or one below it, sorted.
+
+    `ignore` is called with the kind of each file that is left out: hidden ones (`.*`, or inside such a folder), backups
+    (`*~`), Thumbs.db and desktop.ini; those that are not wanted, by their suffix, or by their name if they have none;
+    and once for each of `entered_before`.
+    """
+    kept = []
+    for path in _below(folder, self._paths):
+      if any(part.startswith('.') for part in path.relative_to(folder).parts):
+        ignore('.*')
+      elif path.name.endswith('~'):
+        ignore('*~')
+      elif path.name.lower() in _JUNK:
+        ignore(path.name)
+      elif wanted(path):
+        kept.append(path)
+      else:
+        ignore(f'*{path.suffix}' if path.suffix else path.name)
+    for _ in _below(folder, self.entered_before):
+      ignore('linked folder, read by another name')
+    return kept
+
+  def leads_elsewhere(self, path: pathlib.Path) -> bool:
+    """Whether this is, or lies in, one of `entered_before`."""
+    return any(path.is_relative_to(link) for link in self.entered_before)
+
+  def fingerprint(self) -> dict[str, object]:
+    """How many files there are, and the SHA-256 of their names, sizes and times."""
+    digest, paths = hashlib.sha256(), self.files(self._folder, lambda kind: None)
+    for path in paths:
+      try:
+        found = path.stat()
+        facts = f'{found.st_size} {found.st_mtime_ns}'
+      except OSError:  # A link to nothing.
+        facts = ''
+      digest.update(f'{path.relative_to(self._folder).as_posix()}\n{facts}\n'.encode(errors='surrogateescape'))
+    return {'files': len(paths), 'listing_sha256': digest.hexdigest()}
+
+
+def _below(folder: pathlib.Path, paths: list[pathlib.Path]) -> Iterator[pathlib.Path]:
+  """Those of the sorted paths that are the folder, or lie in it."""
+  start = bisect.bisect_left(paths, folder)
+  return itertools.takewhile(lambda path: path.is_relative_to(folder), itertools.islice(paths, start, None))
+
+
+def list_files(
+    folder: pathlib.Path, ignore: Callable[[str], None],
+    wanted: Callable[[pathlib.Path], bool] = lambda path: True) -> list[pathlib.Path]:
+  """`Listing.files` of the whole folder."""
+  return Listing(folder).files(folder, ignore, wanted)

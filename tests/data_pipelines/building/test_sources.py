@@ -1,0 +1,68 @@
+"""A folder of records belongs to the source that it was built from."""
+
+import pathlib
+import shutil
+
+import pytest
+
+from data_pipelines.build import build
+from data_pipelines.errors import UserError
+from data_pipelines.records.reader import open_split
+from tests.support import raw_folders
+
+
+@pytest.fixture
+def sources(tmp_path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+  """Two folders with files of the same names."""
+  return tuple(raw_folders.draw_classes(tmp_path / name, ('awe', 'joy'), 10) for name in ('one', 'two'))
+
+
+def test_another_source_is_refused_by_name_and_the_first_is_left(sources, tmp_path, capsys):
+  one, two = sources
+  manifest = build('folder', one, tmp_path / 'out')
+  assert manifest['source']['path'] == str(one) and manifest['source']['files'] == 20
+  with pytest.raises(UserError, match=f'was built from {one}, not from {two}: choose another --data_dir, or a --name'):
+    build('folder', two, tmp_path / 'out')
+  assert build('folder', one, tmp_path / 'out') == manifest
+  assert 'already built: left as it is' in capsys.readouterr().out
+  assert build('folder', two, tmp_path / 'out', overwrite=True)['source']['path'] == str(two)
+
+
+def test_moved_source_is_the_same_one_and_a_changed_one_is_told(sources, tmp_path, capsys):
+  manifest = build('folder', sources[0], tmp_path / 'out')
+  moved = tmp_path / 'moved'
+  sources[0].rename(moved)
+  assert build('folder', moved, tmp_path / 'out') == manifest
+  moved.rename(sources[0])
+  raw_folders.draw_picture(sources[0] / 'awe' / 'more.jpg')
+  capsys.readouterr()
+  assert build('folder', sources[0], tmp_path / 'out') == manifest
+  assert 'has changed since (20 files then, 21 now)' in capsys.readouterr().out
+  assert build('folder', sources[0], tmp_path / 'out', short_side=64) == manifest
+  assert ', with short_side=256: left as it is (--overwrite' in capsys.readouterr().out
+
+
+def test_several_datasets_of_ones_own_live_side_by_side_by_their_names(sources, tmp_path):
+  one, two = sources
+  shutil.rmtree(two / 'joy')
+  raw_folders.draw_classes(two, ('fear',), 10)
+  assert build('folder', one, tmp_path / 'out')['dataset'] == 'folder'
+  assert build('folder', two, tmp_path / 'out', name='oasis')['dataset'] == 'oasis'
+  assert open_split(tmp_path / 'out', 'folder', 'train').labels == ('awe', 'joy')
+  assert open_split(tmp_path / 'out', 'oasis', 'train').labels == ('awe', 'fear')
+  with pytest.raises(UserError, match=f'oasis/1.0.0 was built from {two}, not from {one}'):
+    build('folder', one, tmp_path / 'out', name='oasis')
+
+
+@pytest.mark.parametrize(('dataset', 'name'), [('folder', 'emoset'), ('fi', 'mine'), ('folder', 'a b'),
+                                               ('folder', '../x'), ('folder', '9lives'), ('folder', 'a-b'),
+                                               ('folder', '')])
+def test_name_that_cannot_be_used_is_refused_before_anything_is_read(dataset, name, sources, tmp_path):
+  with pytest.raises(UserError, match='--name='):
+    build(dataset, sources[0], tmp_path / 'out', name=name)
+  assert not (tmp_path / 'out').exists()
+
+
+def test_command_takes_a_name_in_the_place_of_a_dataset(sources, tmp_path, command):
+  command('data_pipelines.build', '--name=oasis', f'--source={sources[0]}', f'--data_dir={tmp_path / "out"}')
+  assert open_split(tmp_path / 'out', 'oasis', 'test').num_examples == 2

@@ -127,8 +127,11 @@ def shrink(image: Image.Image, short_side: int) -> Image.Image:
 
 
 def short_side_of(size: int) -> int:
-  """The short side, in pixels, that an evaluation view of this size is cut from (docs/method.md, Recipes)."""
-  return round(size * 256 / 224)
+  """The short side, in pixels, that an evaluation view of this size is cut from (docs/method.md, Recipes).
+
+  Above 224 there is no margin, as MAE and the original evaluate.
+  """
+  return round(size * 256 / 224) if size <= 224 else size
 
 
 def evaluation_view(image: Image.Image, size: int) -> np.ndarray:

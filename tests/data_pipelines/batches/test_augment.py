@@ -8,6 +8,7 @@ from PIL import Image
 import pytest
 import tensorflow as tf
 
+from data_pipelines import images
 from data_pipelines.batches import augment
 from tests.support.predictions import torchvision_view
 
@@ -166,7 +167,7 @@ def test_decoding_a_part_gives_that_part():
 @pytest.mark.parametrize('height, width, size', [(96, 96, 96), (256, 341, 224), (300, 256, 224), (96, 140, 32)])
 def test_evaluation_view_is_the_centre_of_the_resized_image(height, width, size):
   data = jpeg(texture(height, width))
-  theirs = torchvision_view(Image.open(io.BytesIO(data)), size, round(size * 256 / 224))
+  theirs = torchvision_view(Image.open(io.BytesIO(data)), size, images.short_side_of(size))
   view = augment.evaluation_view(data, size).numpy()
   assert view.shape == (size, size, 3) and view.dtype == np.uint8
   assert np.abs(view.astype(int) - theirs).max() <= 1

@@ -13,11 +13,10 @@ _COLOURS = ((0xe0, b'JFIF\0', 14), (0xee, b'Adobe', 12))
 
 def bare_jpeg(data: bytes) -> bytes:
   """The JPEG of the pixels alone, of the orientation, and of what says how colours are coded."""
-  segments = [START]
+  segments, exif = [START], b''
   for marker, start, end in _segments(data):
     content = data[start + 4:end]
-    if marker == _EXIF and content.startswith(b'Exif\0\0'):
-      exif = bare_exif(content)
+    if marker == _EXIF and not exif and (exif := bare_exif(content)):
       segments.append(b'\xff\xe1' + struct.pack('>H', len(exif) + 2) + exif)
     elif marker not in _METADATA or any(
         marker == kept and len(content) >= length and content.startswith(name) for kept, name, length in _COLOURS):

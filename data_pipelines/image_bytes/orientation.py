@@ -1,6 +1,7 @@
 """The one piece of metadata that changes what an image shows."""
 
 import contextlib
+import re
 
 from PIL import Image
 
@@ -10,14 +11,20 @@ TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90}
 """Value of the tag -> what makes the image upright; any other value is upright already."""
+_XMP = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
-def bare_exif(exif: bytes) -> bytes:
-  """An Exif block of the orientation alone; upright if it cannot be read."""
-  bare = Image.Exif()
+def bare_exif(block: bytes) -> bytes:
+  """The orientation alone, as an Exif block, from one or from XMP; empty where none is there, or none can be read."""
+  value = None
   with contextlib.suppress(Exception):  # Of malformed Exif, Pillow raises nearly anything.
     whole = Image.Exif()
-    whole.load(exif)
-    if whole[TAG] in TURNS:
-      bare[TAG] = whole[TAG]
+    whole.load(block)
+    value = whole.get(TAG)
+  if match := _XMP.search(block):
+    value = value or int(match[1])
+  if value != 1 and value not in TURNS:
+    return b''
+  bare = Image.Exif()
+  bare[TAG] = value
   return bare.tobytes()

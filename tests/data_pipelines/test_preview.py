@@ -110,15 +110,17 @@ def test_all_boxes_lie_on_the_stored_image_where_the_record_says():
 
 def test_text_names_every_target_that_the_record_has_and_no_other():
   attributes = b'{"scene": "forest_path", "object": ["Tree"]}'
+  pictured = 'natural caption: a picture', 'original caption: a picture'
   assert preview.description(record(label=1, attributes=attributes), LABELS, []) == [
-      'bild/ä.jpg', 'label: awe', 'caption: a picture of a forest path, with tree, evoking awe']
+      'bild/ä.jpg', 'label: awe', 'natural caption: a picture of a forest path, with tree, evoking awe',
+      'original caption: The scene type of this photo is forest_path. The main subjects are Tree. The overall emotion '
+      'conveyed is awe.']
   assert preview.description(record(labels=[2, 0], vad=np.array([6.0, 4.5, 5.0])), LABELS, []) == [
-      'bild/ä.jpg', 'labels: contentment, amusement', 'VAD: valence 6.00, arousal 4.50, dominance 5.00',
-      'caption: a picture']
+      'bild/ä.jpg', 'labels: contentment, amusement', 'VAD: valence 6.00, arousal 4.50, dominance 5.00', *pictured]
   shares = record(distribution=np.array([0.75, 0.25]), vad=np.array([2.0, 7.0, np.nan]))
   assert preview.description(shares, LABELS, ['anger', 'joy'])[1:3] == [
       'distribution: anger 0.75, joy 0.25', 'VAD: valence 2.00, arousal 7.00']
-  assert preview.description(record(), LABELS, []) == ['bild/ä.jpg', 'no label', 'caption: a picture']
+  assert preview.description(record(), LABELS, []) == ['bild/ä.jpg', 'no label', *pictured]
 
 
 def test_long_text_stays_below_its_own_images():

@@ -160,6 +160,7 @@ def _turned() -> Files:
   def jpeg(block: bytes, *others: bytes) -> bytes:
     return _with_segments(_segment(0xe1, block), *others, image=photo().transpose(Image.Transpose.ROTATE_90))
 
+  xmp = b'<rdf:Description tiff:Orientation="6"/>'
   rational = 0x011a, 10, 1, b'HERE'
   tiff = Image.Exif()
   tiff[0x0112] = 6
@@ -173,19 +174,25 @@ def _turned() -> Files:
               jpeg(exif(6, (0x010f, 99, 1, b'abcd'))), 'turned, cut off.jpg': jpeg(exif(6, rational)[:-6]),
           'turned, EXIF twice.jpg': jpeg(exif(6), _segment(0xe1, b'Exif\0\0MM')), 'turned, broken list of images.jpg':
               jpeg(exif(6), _segment(0xe2, b'MPF\0II*\0\x08\0\0\0\1\0')), 'turned, resolution cut off.jpg':
-                  jpeg(exif(6), _segment(0xe0, b'JFIF\0\1')), 'turned.png':
-                      _photo_png(_chunk(b'eXIf',
-                                        exif(6)[6:]), turned=True), 'turned after the pixels.png':
-                                            _photo_png(after=_chunk(b'eXIf',
-                                                                    exif(6)[6:]), turned=True),
-          'turned, two MB of text.png':
-              _photo_png(
-                  _chunk(b'zTXt', b'a\0\0' + zlib.compress(bytes(2**21))), _chunk(b'eXIf',
-                                                                                  exif(6)[6:]),
-                  turned=True), 'turned.webp': turned('WEBP', exif=exif(6)), 'turned, a rational of -1 over 0.webp':
-                      turned('WEBP', exif=exif(6, rational, extra=struct.pack('<ii', -1, 0))), 'turned.tif':
-                          turned('TIFF', exif=tiff), 'turned lzw.tif': turned(
-                              'TIFF', exif=tiff, compression='tiff_lzw')}  # fmt: skip
+                  jpeg(exif(6), _segment(0xe0, b'JFIF\0\1')), 'turned by XMP.jpg':
+                      jpeg(b'http://ns.adobe.com/xap/1.0/\0' + xmp), 'turned by XMP, resolution cut off.jpg':
+                          jpeg(b'http://ns.adobe.com/xap/1.0/\0' + xmp, _segment(
+                              0xe0, b'JFIF\0')), 'turned by XMP, two MB of text.png':
+                                  _photo_png(
+                                      _chunk(b'zTXt', b'a\0\0' + zlib.compress(bytes(2**21))),
+                                      _chunk(b'iTXt', b'XML:com.adobe.xmp\0\0\0\0\0' + xmp), turned=True), 'turned.png':
+                                          _photo_png(_chunk(b'eXIf',
+                                                            exif(6)[6:]), turned=True),
+          'turned after the pixels.png': _photo_png(after=_chunk(
+              b'eXIf',
+              exif(6)[6:]), turned=True), 'turned, two MB of text.png':
+                  _photo_png(
+                      _chunk(b'zTXt', b'a\0\0' + zlib.compress(bytes(2**21))), _chunk(b'eXIf',
+                                                                                      exif(6)[6:]),
+                      turned=True), 'turned.webp': turned('WEBP', exif=exif(6)), 'turned, a rational of -1 over 0.webp':
+                          turned('WEBP', exif=exif(6, rational, extra=struct.pack('<ii', -1, 0))), 'turned.tif':
+                              turned('TIFF', exif=tiff), 'turned lzw.tif':
+                                  turned('TIFF', exif=tiff, compression='tiff_lzw')}  # fmt: skip
 
 
 def _damaged_metadata() -> Files:

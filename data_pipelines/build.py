@@ -107,7 +107,7 @@ def _finished(final: epath.Path, source: pathlib.Path, options: Mapping[str, flo
   built_from = result.get('source')
   if built_from:  # An earlier version of this package did not keep it.
     now = Listing(source).fingerprint()
-    same_files = all(now[key] == built_from.get(key) for key in now)
+    same_files = now.items() <= built_from.items()
     if not same_files and built_from.get('path') != os.path.realpath(source):
       raise UserError(
           f"{final} was built from {built_from.get('path')}, not from {source}: choose another --data_dir"

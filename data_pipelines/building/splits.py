@@ -18,7 +18,7 @@ _USUAL_NAMES = {
 def split_named(name: str) -> str | None:
   """The split that a folder of this name usually holds, such as val for Validation or valid_set; None for no split."""
   letters = re.sub(r'[\W\d_]', '', name).casefold()
-  return _USUAL_NAMES.get(re.sub(r'(set|data|images|split)$', '', letters))
+  return _USUAL_NAMES.get(re.sub(r'(set|data|images|imgs|split)$', '', letters))
 
 
 def seeded_splits(

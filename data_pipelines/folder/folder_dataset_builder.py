@@ -6,6 +6,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
+from data_pipelines import images
 from data_pipelines.building import base_builder, class_folders, splits
 from data_pipelines.building.raw_example import NO_LABEL, RawExample
 from data_pipelines.errors import UserError, join_names
@@ -119,5 +120,7 @@ class Builder(base_builder.BaseBuilder):
         print(f'  no {split}: to fine-tune, {remedy}')
     if len(self.LABELS) == 1:
       print(visible(f'  warning: {self.LABELS[0]} is the only class, so there is nothing to tell apart'))
-    if passed := [f'{count} {kind}' for kind, count in sorted(self._ignored.items())]:
+    if loose := sorted(kind for kind in self._ignored if pathlib.PurePath(kind).suffix.lower() in images.SUFFIXES):
+      print(visible(f'  warning: in no class folder, and left out: {len(loose)} images, {join_names(loose)}'))
+    if passed := [f'{count} {kind}' for kind, count in sorted(self._ignored.items()) if kind not in loose]:
       print(visible(f'  passed over: {join_names(passed)}'))

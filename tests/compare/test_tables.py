@@ -154,3 +154,11 @@ def test_the_best_of_a_metric_of_which_less_is_better_is_the_least():
   assert tables.scores_of(results['a', 'emotion6', 'finetune', 0]) == [('distribution', 'distribution kl', 0.2)]
   rows = tables._table(comparison, 'finetune', set())[1:]
   assert rows == [['a', '0.2000 (1)'], ['b', '**0.1000 (1)**']]
+
+
+def test_column_says_where_val_took_the_place_of_test(comparison, tmp_path):
+  of_val = {job: found | {'split': 'val'} for job, found in comparison.results.items()}
+  tables.write(comparison._replace(results=of_val), str(tmp_path))
+  assert 'emo8 val, top1' in (tmp_path / 'comparison.md').read_text()
+  tables.write(comparison, str(tmp_path))
+  assert 'emo8, top1' in (tmp_path / 'comparison.md').read_text()

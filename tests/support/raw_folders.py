@@ -24,5 +24,5 @@ def draw_classes(folder: pathlib.Path, classes: Iterable[str], count: int, suffi
 
 
 def without_source(manifest: dict) -> dict:
-  """A manifest without where its files lay and when they were written, to compare builds of equal files."""
+  """A manifest without its raw folder, to compare builds of equal images."""
   return {name: value for name, value in manifest.items() if name != 'source'}

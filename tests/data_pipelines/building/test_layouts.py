@@ -56,7 +56,7 @@ def test_layout_is_told_before_any_image_is_read(tmp_path, capsys, monkeypatch):
   assert 'raw: a folder a class, split 80/10/10 here\n' in told
   assert re.search(r'  train: 17 images \(awe 8, joy 9\)\n  val: 2 images .*\n  test: 2 images', told)
   assert '  warning: folders inside class folders count as their class: joy/2019/ 1\n' in told
-  assert '  passed over: 1 .*, 1 loose.jpg\n' in told
+  assert '  warning: in no class folder, and left out: 1 images, loose.jpg\n  passed over: 1 .*\n' in told
 
 
 def test_one_class_is_a_warning(tmp_path, capsys):

@@ -28,8 +28,10 @@ def test_another_source_is_refused_by_name_and_the_first_is_left(sources, tmp_pa
   assert build('folder', two, tmp_path / 'out', overwrite=True)['source']['path'] == str(two)
 
 
-def test_moved_source_is_the_same_one_and_a_changed_one_is_told(sources, tmp_path, capsys):
+def test_moved_or_copied_source_is_the_same_one_and_a_changed_one_is_told(sources, tmp_path, capsys):
   manifest = build('folder', sources[0], tmp_path / 'out')
+  copied = shutil.copytree(sources[0], tmp_path / 'copied', copy_function=shutil.copyfile)
+  assert build('folder', copied, tmp_path / 'out') == manifest
   moved = tmp_path / 'moved'
   sources[0].rename(moved)
   assert build('folder', moved, tmp_path / 'out') == manifest

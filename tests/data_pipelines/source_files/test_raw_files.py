@@ -102,8 +102,15 @@ def test_fingerprint_changes_with_a_file_and_not_with_litter(linked: pathlib.Pat
   first = Listing(linked).fingerprint()
   (linked / '.DS_Store').write_bytes(b'x')
   assert Listing(linked).fingerprint() == first and first['files'] == len(EXPECTED)
-  raw_folders.draw_picture(linked / 'train' / 'calm' / '0000.jpg', (60, 60))
+  path = linked / 'train' / 'calm' / '0000.jpg'
+  content = path.read_bytes()
+  path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
   assert Listing(linked).fingerprint() != first
+  path.write_bytes(content)
+  assert Listing(linked).fingerprint() == first
+  os.mkfifo(linked / 'train' / 'calm' / 'pipe.jpg')
+  (linked / 'train' / 'calm' / 'gone.jpg').symlink_to('nowhere')
+  assert Listing(linked).fingerprint()['files'] == len(EXPECTED) + 2
 
 
 def test_hidden_link_is_counted_and_leads_nowhere(linked: pathlib.Path) -> None:

@@ -60,11 +60,12 @@ def fully_sharded(name: str) -> str:
 
 
 CHECKPOINTS: dict[str, tuple[Any, str]] = {
-    'distributed': (under('module.', STATE), 'without module'),
-    'compiled': ({'model': under('_orig_mod.', STATE)}, 'without _orig_mod'), 'compiled and distributed':
-        (under('_orig_mod.module.',
-               STATE), 'without _orig_mod'), 'distributed twice': (under('module.module.', STATE), 'without module'),
-    'blocks compiled': ({name.replace('.0.', '.0._orig_mod.'): tensor for name, tensor in STATE.items()}, '_orig_mod'),
+    'distributed': (under('module.',
+                          STATE), 'without module'), 'compiled': ({'model': under('_orig_mod.',
+                                                                                  STATE)}, 'without _orig_mod'),
+    'compiled and distributed': (under('_orig_mod.module.', STATE), 'without _orig_mod, module'),
+    'distributed twice': (under('module.module.', STATE), 'without module'), 'blocks compiled':
+        ({name.replace('.0.', '.0._orig_mod.'): tensor for name, tensor in STATE.items()}, '_orig_mod'),
     'fully sharded': ({fully_sharded(name): tensor for name, tensor in STATE.items()}, '_fsdp_wrapped_module'),
     'Fabric': (under('_forward_module.', STATE), '_forward_module'), 'averaged':
         ({'n_averaged': torch.tensor(9)} | under('module.', STATE), 'left behind: n_averaged'), 'model.':

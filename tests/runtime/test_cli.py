@@ -20,7 +20,7 @@ MISTAKES = {
     'config that takes no argument':
         ('pretrain', ['--config=configs/pretrain_emoset_vitb16.py:nope'], 'pretrain_emoset_vitb16.py:nope', 'argument'
         ), 'config that is no Python': ('pretrain', ['--config=Makefile'], 'Makefile', 'invalid syntax'),
-    'config of another verb': ('finetune', [PRETRAIN], 'emotion_in_caption', 'remove it'), 'section missing':
+    'config of another verb': ('finetune', [PRETRAIN], 'caption_style', 'remove it'), 'section missing':
         ('pretrain', ['--config=configs/demo.py'], 'clip', 'remove it'),
     'section where none belongs': ('demo', [PRETRAIN], 'configs/demo.py', 'without a section'), 'unknown key':
         ('pretrain', [PRETRAIN, '--config.nonsense=1'], '--config.nonsense', 'correct the name'), 'misspelt key':

@@ -92,7 +92,8 @@ def test_card_has_no_link_markup_or_cell_of_a_label_path_or_config(tmp_path: Pat
   export_torch(str(run), 'timm', str(tmp_path / 'out'))
   card = (tmp_path / 'out' / 'README.md').read_text()
   assert card.count('\n---\n') == 1 and 'license: unknown' in card and '\nlicense: mit' not in card
-  assert re.findall(r'^```.*', card, re.MULTILINE) == ['```python', '```', '```json', '```', '```bibtex', '```']
+  assert re.findall(r'^```.*', card,
+                    re.MULTILINE) == ['```python', '```', '```python', '```', '```json', '```', '```bibtex', '```']
   prose = re.sub(r'^```.*?^```$|(?<!\\)`[^`\n]*`', '', card, flags=re.MULTILINE | re.DOTALL)
   assert not re.search(r'(?<!\\)[<>]|(?<!\\)\]\(|(?<!\\)`|(?<!\\)://', prose.replace('->', ''))
   tables = [line for line in prose.splitlines() if line.startswith('| ')]

@@ -52,7 +52,7 @@ def recognise(weights: Weights, key: str = '') -> str:
   if key and key != weights.metadata.get('chosen'):
     prefixes = [f'{key}.']
     if not any(name.startswith(prefixes[0]) for name in names):
-      there = [*keys, *(prefix[:-1] for prefix in _prefixes(names))]
+      there = [*keys, *(prefix[:-1] for prefix in _prefixes(names) if any(_count_known(names, prefix).values()))]
       raise UserError(f"{source} holds no tensors under '{key}': --key chooses among {join_names(there) or 'nothing'}")
   known = {prefix: _count_known(names, prefix) for prefix in prefixes}
   prefix = max(prefixes, key=lambda prefix: (max(known[prefix].values()), -len(prefix)))

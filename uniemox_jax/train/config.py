@@ -169,6 +169,9 @@ class DataConfig:
 
   def check(self) -> None:
     """Raises UserError for keys that do not go together, or that this run would not read."""
+    model = getattr(self, 'model', None)
+    if isinstance(model, EncoderSettings) and self.init == OFF and model.width % model.heads:  # else of its weights
+      raise UserError(f'model.width {model.width} is not divisible by {model.heads} heads: set --config.model.heads')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +219,7 @@ class PretrainConfig(CaptionedConfig):
 
   def check(self) -> None:
     """See `DataConfig.check`."""
+    super().check()
     loss, model = self.loss, self.model
     if loss.negatives == 'local' and self.batch_size % loss.local_batch:
       raise UserError(f'batch_size {self.batch_size} is not divisible by loss.local_batch {loss.local_batch}')

@@ -30,14 +30,13 @@ MAX_UNPACKED = 64 << 20
 Simple = bool | int | float | str | None
 
 
-def bare_name(name: str) -> tuple[str, str]:
+def bare_name(name: str) -> tuple[str, set[str]]:
   """A tensor's name without what wrapped its module (DistributedDataParallel, torch.compile, FSDP); and what did."""
   bare = name
   while (shorter := _WRAPPERS.sub(r'\1', bare)) != bare:
     bare = shorter
   bare = _DISTRIBUTED.sub('', bare)
-  wrappers = [part for part in name.split('.')[:-1] if part not in bare.split('.')[:-1]]
-  return bare, wrappers[0] if wrappers else ''
+  return bare, set() if bare == name else set(name.split('.')) - set(bare.split('.'))
 
 
 def read_torch(path: Path, key: str = '') -> tuple[str, dict[str, Any], Iterator[tuple[str, str, np.ndarray]]]:

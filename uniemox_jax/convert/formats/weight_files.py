@@ -135,7 +135,7 @@ def _flatten(path: Path, size: int, tensors: Tensors, notes: list[str]) -> dict[
   for prefix, given, array in tensors:
     name, wrapper = torch_files.bare_name(str(given))
     name = prefix + name
-    wrappers |= {wrapper} - {''}
+    wrappers |= wrapper
     _check_count(path, len(flat) + 1)
     grown += 4 * array.size
     if grown > MAX_GROWTH * size + (1 << 20):

@@ -217,7 +217,9 @@ def assert_refused(call: Any, match: str) -> None:
 
 def test_checkpoint_of_another_model_is_refused(finetune_config, tmp_path, pretrained):
   finetune_config.init, finetune_config.model.width = pretrained, 24
-  assert_refused(lambda: finetune(finetune_config, str(tmp_path / 'run')), 'is of another model: other shape')
+  assert_refused(
+      lambda: finetune(finetune_config, str(tmp_path / 'run')),
+      'was trained with width 16, config.model.width is 24: set --config.model.width=16')
   assert not (tmp_path / 'run').exists()
 
 

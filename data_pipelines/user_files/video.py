@@ -95,8 +95,10 @@ def _opened(path: str) -> Iterator[Any]:
       if not container.streams.video:
         raise images.RejectedError('cannot be decoded: it has sound alone')
       stream = container.streams.video[0]
+      if stream.codec_context is None:
+        raise images.RejectedError('cannot be decoded: its codec is unknown')
       if stream.width * stream.height > images.MAX_MEGAPIXELS * 1e6:
         raise images.RejectedError(f'{stream.width} x {stream.height} pixels: over {images.MAX_MEGAPIXELS} megapixels')
       yield container
-  except (av.error.FFmpegError, ValueError) as error:
+  except (av.error.FFmpegError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError) as error:
     raise images.RejectedError(f'cannot be decoded: {getattr(error, "strerror", None) or error}') from error

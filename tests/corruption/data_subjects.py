@@ -8,6 +8,7 @@ import shutil
 import types
 from typing import Any
 
+import av
 import numpy as np
 from PIL import Image
 import scipy.io
@@ -139,6 +140,27 @@ def images(world: World, twin: World) -> Subject:
     return [(view.name, view.pixels, view.error) for view in found]
 
   return Subject('images of predict', folder, files, read, owned=True)
+
+
+def video(world: World, twin: World) -> Subject:
+  folder = world.folder / 'video'
+  folder.mkdir(parents=True)
+  path = folder / 'clip.mp4'
+  with av.open(str(path), 'w') as container:
+    stream = container.add_stream('mpeg4', 5)
+    stream.width = stream.height = 32
+    pixels = np.random.default_rng(0).integers(0, 256, (15, 32, 32, 3), np.uint8)
+    for packet in (packet for frame in pixels for packet in stream.encode(av.VideoFrame.from_ndarray(frame))):
+      container.mux(packet)
+    for packet in stream.encode():
+      container.mux(packet)
+
+  def read() -> Any:
+    found = list(views([str(path)], 32, ahead=4, per_second=5))
+    print([f'{view.name}: {view.error}' for view in found if view.error])
+    return [(view.name, view.pixels, view.error) for view in found]
+
+  return Subject('video', folder, [path], read, owned=True)
 
 
 def paths_list(world: World, twin: World) -> Subject:

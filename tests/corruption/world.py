@@ -112,7 +112,8 @@ class World:
     folder, flat = self.folder / 'foreign', read_weights(self.teacher).flat
     few = {name: array for name, array in list(flat.items())[-12:]}
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in few.items()}
-    made = {name: folder / name for name in ('w.safetensors', 'w.pth', 'old.pth', 'w.msgpack', 'sharded')}
+    forms = ('w.safetensors', 'w.pth', 'old.pth', 'w.msgpack', 'w.npz', 'script.pt', 'sharded')
+    made = {name: folder / name for name in forms}
     (folder / 'sharded').mkdir(parents=True)
     from safetensors.numpy import save_file
     save_file(few, made['w.safetensors'])
@@ -121,6 +122,8 @@ class World:
     nested = traverse_util.unflatten_dict({
         (f'layer{number}', 'bias'): array for number, array in enumerate(few.values())})
     made['w.msgpack'].write_bytes(serialization.msgpack_serialize(nested))
+    np.savez(made['w.npz'], **few)
+    torch.jit.save(torch.jit.script(torch.nn.Linear(3, 2)), made['script.pt'])
     halves = [dict(list(few.items())[:6]), dict(list(few.items())[6:])]
     for number, half in enumerate(halves):
       save_file(half, folder / 'sharded' / f'model-{number}.safetensors')

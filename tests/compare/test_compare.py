@@ -142,7 +142,9 @@ def test_a_job_that_fails_is_named_and_the_others_go_on(config, tmp_path):
   assert 'Traceback' not in said + content['failures'][0]['said']
 
 
-@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    'number',
+    [signal.SIGTERM, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGKILL, signal.SIGINT))])
 def test_a_job_ends_with_whoever_started_it(config, tmp_path, number):
   config.protocols, config.initialisations, config.seeds = ('finetune',), ('scratch',), 2
   config.protocol.finetune.change.epochs = 1000

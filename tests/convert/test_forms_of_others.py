@@ -150,7 +150,7 @@ def test_batch_norm_of_a_pooled_linear_probe_is_folded_into_its_head(tmp_path: P
   norm.running_mean, norm.running_var = PROBE['head.0.running_mean'], PROBE['head.0.running_var']
   expected = torch.nn.functional.linear(norm(features), PROBE['head.1.weight'], PROBE['head.1.bias'])
   head = imported.params['head']
-  np.testing.assert_allclose(features.numpy() @ head['kernel'] + head['bias'], expected, rtol=1e-5)
+  np.testing.assert_allclose(features.numpy() @ head['kernel'] + head['bias'], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_pooled_encoder_without_head_and_norm_is_imported_with_a_plain_norm(tmp_path: Path) -> None:

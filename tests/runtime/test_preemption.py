@@ -144,9 +144,8 @@ def test_sigterm_to_one_of_two_processes_ends_both_at_one_saved_step(configs, tm
   check_ends(command, tmp_path / 'run', ONE_OF_TWO, PATIENT_SECONDS)
 
 
-@pytest.mark.parametrize(
-    'case',
-    [('finetune', 'evaluate', 1, 1), pytest.param(ONE_OF_TWO, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize('case', [('finetune', 'evaluate', 1, 1), ONE_OF_TWO], ids=str)
 def test_sigterm_saves_and_the_run_ends_bit_equal(configs, whole_runs, tmp_path, case):
   check_ends_and_resumes(configs, whole_runs, tmp_path / 'run', case, PATIENT_SECONDS)
 

@@ -97,7 +97,10 @@ def one_step(devices: int = 1, **options: float) -> dict[str, Any]:
   return jax.device_get(metrics)
 
 
-@pytest.mark.parametrize('other', [{'devices': 8}, {'accum_steps': 4}, {'devices': 4, 'accum_steps': 2}], ids=str)
+@pytest.mark.parametrize(
+    'other', [{'devices': 4, 'accum_steps': 2},
+              *(pytest.param(alone, marks=pytest.mark.slow) for alone in ({'devices': 8}, {'accum_steps': 4}))],
+    ids=str)
 def test_devices_and_accumulation_change_no_loss_and_no_gradient_with_everything_random_on(other):
   options = dict(mixup=0.8, cutmix=1.0, smoothing=0.1, drop_path=0.3)
   one, same = one_step(**options), one_step(**options | other)
@@ -185,6 +188,7 @@ def test_looking_at_it_explains_the_person_and_finds_the_mistakes_that_evaluatio
   assert mistakes['wrong'] == round((1 - counted['top1']) * counted['examples']) > 0
 
 
+@pytest.mark.slow
 def test_killed_run_ends_bit_equal(data_dir, run, tmp_path):
   command = small_runs.command('uniemox_jax.finetune', config_of(data_dir), tmp_path / 'run')
   process, deadline = small_runs.start(command, devices=8), time.monotonic() + 300

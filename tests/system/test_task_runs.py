@@ -268,3 +268,20 @@ def test_task_learns(many, tmp_path, dataset, asked, options):
     metric, margin = MARGIN[task.name]
     print(f'{task.name} by {task.loss}: {metric} {learnt[metric]:.4f}, of a constant {constant[metric] or 0:.4f}')
     assert np.sign(margin) * (learnt[metric] - (constant[metric] or 0.0)) > abs(margin)
+
+
+@pytest.mark.parametrize('remedy', [{'sampling': 'balanced'}, {'task_loss': {'class_weights': 'static'}}], ids=str)
+def test_rare_classes_are_learned_with_either_remedy(tmp_path, remedy):
+  for split, counts in {'train': (60, 4), 'val': (4, 4), 'test': (8, 8)}.items():
+    for label, count in zip(('dark', 'light'), counts):
+      (folder := tmp_path / 'raw' / split / label).mkdir(parents=True)
+      for number in range(count):
+        # Hardly apart: a model that only counts the classes says 'dark' of all.
+        grey = np.random.default_rng(number).normal(118 if label == 'dark' else 138, 30, (40, 40, 3))
+        Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(folder / f'{number}.png')
+  build.build('folder', tmp_path / 'raw', tmp_path / 'data', max_rejects=0.0)
+  config = config_of(str(tmp_path / 'data'), 'folder', tasks='label', batch_size=16, epochs=6)
+  config.model.update(SMALL)
+  config.update(remedy)
+  result = finetune(config, str(tmp_path / 'run'))
+  assert result['per_class'][1]['recall'] > 0.7

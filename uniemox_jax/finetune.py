@@ -73,10 +73,9 @@ def _step_batches(config: FinetuneConfig, split: reader.Split, tasks: Sequence[T
   batches = pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=config.model.image_size, start_step=start,
       mode='finetune', crop_area=(config.min_crop_area, 1.0), person='person' in views, erase=config.augment.erase,
-      randaugment=(magnitude,
-                   RANDAUGMENT_STD) if magnitude else None, targets=[name for name in fields if name != 'label'],
-      balanced_by=record_targets.read(split)['label'] if balanced else None, process_index=jax.process_index(),
-      process_count=jax.process_count())
+      randaugment=(magnitude, RANDAUGMENT_STD) if magnitude else None,
+      targets=[name for name in fields if name != 'label'], balanced_by=split.label_array() if balanced else None,
+      process_index=jax.process_index(), process_count=jax.process_count())
   for batch in batches:
     yield {name: batch[name] for name in (*views, 'example_id', *fields)}
 

@@ -48,6 +48,7 @@ def _load_teacher(
   if not config.teaches:
     return config, None, (), None, {}
   clip = load_clip(config.teacher)
+  teacher, frozen = make_teacher(clip, config.model.decoder_width, dtype, config.teacher_statistics)
   digests: dict[str, str | None] = {'teacher': clip.digest}
   text = None
   if config.loss.contrastive:
@@ -58,7 +59,6 @@ def _load_teacher(
       config, text = _without_contrastive(config, share), None
       if not config.teaches:
         return config, None, (), None, digests
-  teacher, frozen = make_teacher(clip, config.model.decoder_width, dtype, config.teacher_statistics)
   return config, teacher, frozen, text, digests
 
 

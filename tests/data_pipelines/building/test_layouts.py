@@ -72,21 +72,25 @@ def test_what_is_ignored_beside_splits_is_told(tmp_path, capsys):
   assert 'passed over: 2 in calm/' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(('paths', 'message'), [
-    (['val/awe/0.jpg', 'validation/awe/0.jpg', 'train/awe/0.jpg'
-     ], 'holds val/ and validation/, both for val: keep one'),
-    (['Train/awe/0.jpg', 'train/awe/0.jpg'], 'holds Train/ and train/, both for train'),
-    (['train/awe/0.jpg', 'train/Test/0.jpg'], 'train/Test is a class folder with the name of a split'),
-    (['awe/0.jpg', 'joy/0.jpg', 'test/0.jpg'], 'holds test/ beside awe, joy, and no train/'),
-    (['awe/0.jpg', 'test/awe/0.jpg'], 'holds test/ beside awe, and no train/'),
-    (['test/0.jpg'], 'test holds no class folders: sort its images into them, or rename it if it is a class'),
-    (['set/train/awe/0.jpg', 'set/test/awe/0.jpg'
-     ], 'raw/set is a class folder and holds test, train.*give .*raw/set as'),
-    (['awe/train/0.jpg', 'awe/test/0.jpg', 'joy/train/0.jpg'], r'move them to test/awe/ and so on'),
-    (['images/awe/0.jpg', 'images/joy/0.jpg'
-     ], 'raw/images is the only class folder and holds nothing but folders, awe, joy'),
-    (['train/images/awe/0.jpg', 'train/images/joy/0.jpg'
-     ], 'train/images is the only class folder and holds nothing but')])
+@pytest.mark.parametrize(
+    ('paths', 'message'), [
+        (['val/awe/0.jpg', 'validation/awe/0.jpg', 'train/awe/0.jpg'
+         ], 'holds val/ and validation/, both for val: keep one'),
+        (['Train/awe/0.jpg', 'train/awe/0.jpg'], 'holds Train/ and train/, both for train'),
+        (['train/awe/0.jpg', 'train/Test/0.jpg'], 'train/Test is a class folder with the name of a split'),
+        (['awe/0.jpg', 'joy/0.jpg', 'test/0.jpg'], 'holds test/ beside awe, joy, and no train/'),
+        (['awe/0.jpg', 'test/awe/0.jpg'], 'holds test/ beside awe, and no train/'),
+        (['test/0.jpg'], 'test holds no class folders: sort its images into them, or rename it if it is a class'),
+        (['set/train/awe/0.jpg', 'set/test/awe/0.jpg'
+         ], 'raw/set is a class folder and holds test, train.*give .*raw/set as'),
+        (['awe/train/0.jpg', 'awe/test/0.jpg', 'joy/train/0.jpg'], r'move them to test/awe/ and so on'),
+        (['images/awe/0.jpg', 'images/joy/0.jpg'
+         ], 'raw/images is the only class folder and holds nothing but folders, awe, joy'),
+        (['train/images/awe/0.jpg', 'train/images/joy/0.jpg'
+         ], 'train/images is the only class folder and holds nothing but'),
+        (['train/a/0.jpg', 'val/b/0.jpg'], "holds the unknown class 'b'"),
+        (['train/0.jpg'], 'train holds no class folders'), (['.hidden/0.jpg'], 'holds no images'),
+        (['a/0.jpg', 'a /0.jpg'], "the class folder 'a ' cannot name a label"), (['a/0.jpg', 'b/0.jpg'], 'too few')])
 def test_layout_that_cannot_be_meant_is_refused_in_one_line(paths, message, tmp_path):
   for path in paths:
     raw_folders.draw_picture(tmp_path / 'raw' / path)

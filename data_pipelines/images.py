@@ -105,6 +105,19 @@ def open_image(path: pathlib.Path, max_megapixels: float = MAX_MEGAPIXELS) -> It
     file = storage.open_local(path)
   except OSError as error:
     raise RejectedError(f'cannot be read: {error.strerror}') from error
+  with _opened(file, max_megapixels) as checked:
+    yield checked
+
+
+@contextlib.contextmanager
+def open_bytes(content: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Iterator[CheckedImage]:
+  """As `open_image`, for an image that is in memory."""
+  with _opened(io.BytesIO(content), max_megapixels) as checked:
+    yield checked
+
+
+@contextlib.contextmanager
+def _opened(file: BinaryIO, max_megapixels: float) -> Iterator[CheckedImage]:
   with file, contextlib.ExitStack() as stack:
     try:
       checked = _checked(file, max_megapixels, stack)

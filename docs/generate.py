@@ -9,6 +9,7 @@ from pathlib import Path
 import sys
 import tomllib
 
+from data_pipelines.table.columns import ROLES
 from uniemox_jax.train.config import CONFIGS
 from uniemox_jax.train.schema import key_rows
 
@@ -44,8 +45,15 @@ def config_keys() -> str:
   return '\n\n'.join(parts)
 
 
+def table_columns() -> str:
+  """What a column of a table may mean, and by which headings it is known."""
+  rows = [f'| `{role}` | {", ".join(names)} |' for role, names in ROLES.items()]
+  return '\n'.join(['| meaning | known by the heading |', '|---|---|', *rows])
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    'CONTRIBUTING.md': {'layout': layout, 'layers': layers}, 'docs/config.md': {'keys': config_keys}}
+    'CONTRIBUTING.md': {'layout': layout, 'layers': layers}, 'docs/config.md': {'keys': config_keys},
+    'docs/tables.md': {'columns': table_columns}}
 """The generated parts of each page, by name."""
 
 

@@ -2,12 +2,12 @@
 
 import abc
 import collections
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from concurrent import futures
 import contextlib
+import dataclasses
 import itertools
 import json
-import os
 import pathlib
 import threading
 from typing import Any
@@ -20,12 +20,15 @@ import tqdm
 from data_pipelines import images, storage
 from data_pipelines.building import beam_records, stored_splits
 from data_pipelines.building.raw_example import RawExample, WorkItem
+from data_pipelines.building.raw_source import RawSource, folder_source
 from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import box_file, crops
+from data_pipelines.plain_text import check_labels
 from data_pipelines.read_ahead import THREADS, read_ahead
 from data_pipelines.records import manifest, schema
 from data_pipelines.source_files.file_names import FileNames
 from data_pipelines.source_files.raw_files import Listing
+from data_pipelines.source_files.text_files import read_table
 
 PROVENANCE = 'provenance.json'
 
@@ -37,7 +40,8 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
   `list_examples`; if the dataset has annotations, `attributes` too.
 
   Args:
-    max_rejects, short_side, max_megapixels, max_persons, boxes_file, name: as for `build.build`.
+    max_rejects, short_side, max_megapixels, max_persons, boxes_file, groups_file, name: as for `build.build`.
+    source: what is read; by default the folder that TFDS calls `manual_dir`.
     **kwargs: TFDS's own (data_dir, config, version).
   """
 
@@ -48,11 +52,15 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
   def __init__(
       self, *, max_rejects: float = 0.01, short_side: int = 256, max_megapixels: float = images.MAX_MEGAPIXELS,
-      max_persons: int = 1, boxes_file: pathlib.Path | None = None, name: str | None = None, **kwargs: Any) -> None:
+      max_persons: int = 1, boxes_file: pathlib.Path | None = None, groups_file: pathlib.Path | None = None,
+      name: str | None = None, source: RawSource | None = None, **kwargs: Any) -> None:
     self._max_rejects = max_rejects
     self._options: dict[str, Any] = {
         'short_side': short_side, 'max_megapixels': float(max_megapixels), 'max_persons': max_persons}
     self._boxes_file = boxes_file
+    self._groups_file = groups_file
+    self._given_source = source
+    self.facts: dict[str, Any] = {}  # What a builder found out about its source, for the manifest.
     self._ignored: collections.Counter[str] = collections.Counter()
     self._lock = threading.Lock()
     if name:
@@ -70,9 +78,36 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     """
 
   def attributes(self, source: pathlib.Path, example: RawExample) -> dict:
-    """EmoSet's annotation fields of one image. Raises images.RejectedError if they contradict the listing."""
-    del source, example
-    return {}
+    """The annotation fields of one image. Raises images.RejectedError if they contradict the listing."""
+    del source
+    return dict(example.attributes)
+
+  def find_source(self, folder: pathlib.Path) -> RawSource:
+    """What is read where TFDS alone says from where."""
+    return folder_source(folder)
+
+  def contents(self, items: list[WorkItem]) -> Iterator[tuple[WorkItem, bytes | None]]:
+    """Each item with the bytes of its image, in an order in which they are quickly read; None where it is a file."""
+    return ((item, None) for item in items)
+
+  def set_labels(self, labels: Sequence[str]) -> None:
+    """Sets LABELS where they are known only when the examples are listed. Raises UserError if one cannot be a label."""
+    check_labels(labels, 'a class')
+    if stripped := [label for label in labels if label != label.strip()]:
+      raise UserError(f'the class {stripped[0]!r} cannot name a label: rename it')  # TFDS stores stripped lines.
+    self.LABELS = tuple(labels)
+    for feature in (self.info.features['label'], self.info.features['labels'].feature):
+      feature.names = list(labels)
+
+  def with_groups(self, examples: list[RawExample]) -> list[RawExample]:
+    """The examples with the groups of `groups_file`, if it is given. Raises UserError if it names no image here."""
+    if self._groups_file is None:
+      return examples
+    groups = {
+        row.cells['image']: row.cells['group'].strip() for row in read_table(self._groups_file, ('image', 'group'))}
+    names = FileNames((example.path for example in examples), self._source)
+    group_of = {path: groups[name] for name, path in names.find_all(groups, self._groups_file, anywhere=True).items()}
+    return [dataclasses.replace(example, group=group_of.get(example.path) or example.group) for example in examples]
 
   @property
   def layout(self) -> str:
@@ -100,9 +135,10 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     return self.dataset_info_from_configs(features=schema.record_features(self.LABELS))
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-    self._source = pathlib.Path(dl_manager.manual_dir)
+    self.source = self._given_source or self.find_source(pathlib.Path(dl_manager.manual_dir))
+    self._source = self.source.root
     self.listing = Listing(self._source)
-    self._fingerprint = self.listing.fingerprint()
+    self._fingerprint = self.source.fingerprint()
     self._rejects: dict[str, str] = {}
     self._provenance = self._read_provenance()
     listed = self.list_examples(self._source)
@@ -123,7 +159,7 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     """Person boxes by the path of their image; those of other images are counted."""
     table = self._boxes_file or self._source / box_file.FILE_NAME
     found = box_file.read_boxes(self._boxes_file or self._source)
-    paths_of = FileNames(paths, self._source).find_all(found, table)
+    paths_of = FileNames(paths, self._source).find_all(found, table, anywhere=True)
     boxes: dict[str, list[list[float]]] = {}
     for name, rows_Nx5 in found.items():
       if name in paths_of:
@@ -150,31 +186,47 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
   def _generate_examples(self, split: str, items: list[WorkItem]) -> Iterator[tuple[str, dict]]:
     empty = True
     with futures.ThreadPoolExecutor(THREADS) as pool:
-      reading = read_ahead((pool.submit(self.record, self._source, item) for item in items), 2 * THREADS)
-      for item, future in tqdm.tqdm(zip(items, reading), f'{self.name} {split}', len(items), unit=' images'):
-        try:
-          record = future.result()
-        except images.RejectedError as error:
-          self._rejects[item.example.id] = str(error)
+      submitted = (pool.submit(self._attempt, item, content) for item, content in self.contents(items))
+      for future in tqdm.tqdm(read_ahead(submitted, 2 * THREADS), f'{self.name} {split}', len(items), unit=' images'):
+        name, record, reason = future.result()
+        if record is None:
+          self._rejects[name] = reason
           continue
         empty = False
-        yield record['id'], record
+        yield name, record
     if empty:
       raise self._too_many_rejects(f"split '{split}' has no readable image")
+
+  def _attempt(self, item: WorkItem, content: bytes | None) -> tuple[str, dict | None, str]:
+    """The id, and the record; or None, and why it is rejected."""
+    try:
+      return item.example.id, self.record(self._source, item, content), ''
+    except images.RejectedError as error:
+      return item.example.id, None, str(error)
 
   def open_image(self, path: pathlib.Path) -> contextlib.AbstractContextManager[images.CheckedImage]:
     """As `images.open_image`. A dataset whose images have another form than files of images overrides it."""
     return images.open_image(path, self._options['max_megapixels'])
 
-  def record(self, source: pathlib.Path, item: WorkItem) -> dict:
-    """One record, as `schema.record_features` describes it. Raises images.RejectedError if it cannot become one."""
+  def record(self, source: pathlib.Path, item: WorkItem, content: bytes | None = None) -> dict:
+    """One record, as `schema.record_features` describes it. Raises images.RejectedError if it cannot become one.
+
+    Args:
+      source: the raw folder.
+      item: what is known of it.
+      content: the bytes of its image; None if they are in a file.
+    """
     example = item.example
+    if example.problem:
+      raise images.RejectedError(example.problem)
     try:
       example.path.encode()
     except UnicodeEncodeError as error:
       raise images.RejectedError('the file name is not UTF-8') from error
     attributes = self.attributes(source, example)
-    with self.open_image(source / example.path) as image:
+    opened = self.open_image(source / example.path) if content is None else images.open_bytes(
+        content, self._options['max_megapixels'])
+    with opened as image:
       if image.repair:
         self.ignore(image.repair)
       boxes_Nx4, scores_N = self._boxes(item, example.size or image.original.size)
@@ -231,14 +283,14 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         f'all are in {self._failed_rejects}: repair or remove them, or raise --max_rejects')
 
   def _manifest(self, splits: dict[str, stored_splits.StoredSplit], duplicates: int) -> dict:
-    source = {'path': os.path.realpath(self._source), **self._fingerprint}
+    source = {'path': self.source.given, **self._fingerprint, **self.source.hub}
     return {
         'dataset': self.name, 'version': str(self.version), 'labels': list(self.LABELS),
         'distribution': list(self.DISTRIBUTION), 'split_seed': self.SPLIT_SEED, **self._options, 'found': self._found,
         'read': sum(split.summary['examples'] for split in splits.values()
                    ), 'rejected': len(self._rejects), 'ignored': self.take_ignored(),
         'duplicates_across_splits': duplicates, 'splits': {name: split.summary for name, split in splits.items()},
-        'provenance': self._provenance, 'source': source}
+        'provenance': self._provenance, 'source': source, **self.facts}
 
   def _read_provenance(self) -> object:
     path = self._source / PROVENANCE

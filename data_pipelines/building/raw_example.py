@@ -1,8 +1,10 @@
 """What a raw folder's lists and annotations say about one example, before its image is read."""
 
+from collections.abc import Mapping
 import dataclasses
 import json
 import math
+from typing import Any
 
 NO_LABEL = -1
 
@@ -21,6 +23,10 @@ class RawExample:
     vad: valence, arousal, dominance on the dataset's own scale; NaN where not annotated.
     boxes: annotated persons as (xmin, ymin, xmax, ymax) in pixels of the image as displayed; `person` comes first.
     size: (width, height) that `boxes` are in, where the image was resized since; else ().
+    name: the record's id where it is not the path.
+    attributes: what is said about the image besides, as `schema.record_features` stores it.
+    group: examples of one group never fall into two splits; '' for none.
+    problem: why it cannot become a record, if its row or annotation already says so.
   """
 
   path: str
@@ -32,10 +38,16 @@ class RawExample:
   vad: tuple[float, ...] = (math.nan, math.nan, math.nan)
   boxes: tuple[tuple[float, ...], ...] = ()
   size: tuple[int, ...] = ()
+  name: str = ''
+  attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  group: str = ''
+  problem: str = ''
 
   @property
   def id(self) -> str:
-    """The record's id: the path, and the person's index if the image has an example per person."""
+    """The record's id: the path, and the person's index if the image has an example per person; or its own name."""
+    if self.name:
+      return self.name
     return self.path if self.person is None else f'{self.path}#{self.person}'
 
 

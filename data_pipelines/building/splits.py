@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Callable, Hashable, Iterable, Mapping
 import hashlib
+import itertools
 import operator
 import re
 
@@ -59,6 +60,37 @@ def seeded_splits(
     if not members:
       total = sum(map(len, splits.values()))
       raise UserError(f"{total} images are too few to give split '{split}' its {percent[split]} %: add images")
+    members.sort(key=operator.attrgetter('id'))
+  return splits
+
+
+def hashed_splits(examples: Iterable[RawExample], percent: Mapping[str, int], seed: int) -> dict[str, list[RawExample]]:
+  """Splits in which no group falls into two, and where an example more or less moves no other.
+
+  Each group, or example without one, goes by the SHA-256 of 'seed:group' or 'seed:id' alone. So the shares hold on
+  average only, over all classes together.
+
+  Args:
+    examples, percent, seed: as for `seeded_splits`.
+
+  Returns:
+    split -> examples sorted by id, splits in the order of `percent`.
+
+  Raises:
+    UserError: a split is left without examples.
+  """
+  ends = dict(zip(percent, itertools.accumulate(percent.values())))
+  splits: dict[str, list[RawExample]] = {split: [] for split in percent}
+  total = 0
+  for example in examples:
+    total += 1
+    place = int.from_bytes(_digest(example.group or example.id, seed)[:8], 'big') * 100 >> 64
+    splits[next(split for split, end in ends.items() if place < end)].append(example)
+  for split, members in splits.items():
+    if not members:
+      raise UserError(
+          f"{total} images, or their groups, are too few to give split '{split}' its {percent[split]} %: "
+          'add images, or say the split of each')
     members.sort(key=operator.attrgetter('id'))
   return splits
 

@@ -2,15 +2,17 @@
 
 import collections
 from collections.abc import Sequence
+import itertools
 import pathlib
 
 import tensorflow_datasets as tfds
 
 from data_pipelines import images
-from data_pipelines.building import base_builder, class_folders, splits
+from data_pipelines.building import announcement, base_builder, class_folders, splits
 from data_pipelines.building.raw_example import NO_LABEL, RawExample
+from data_pipelines.building.raw_source import check_groups
 from data_pipelines.errors import UserError, join_names
-from data_pipelines.plain_text import check_labels, visible
+from data_pipelines.plain_text import visible
 
 PERCENT = {'train': 80, 'val': 10, 'test': 10}
 SEED = 0
@@ -40,7 +42,9 @@ class Builder(base_builder.BaseBuilder):
     elif folders:
       self._set_labels(folders)
       self.SPLIT_SEED = SEED
-      found = splits.seeded_splits(class_folders.list_classes(self, source, source, self.LABELS), PERCENT, SEED)
+      examples = self.with_groups(class_folders.list_classes(self, source, source, self.LABELS))
+      cut = splits.hashed_splits if any(example.group for example in examples) else splits.seeded_splits
+      found = cut(examples, PERCENT, SEED)
       how = f'a folder a class, split {"/".join(map(str, PERCENT.values()))} here'
     else:
       found = {
@@ -72,18 +76,14 @@ class Builder(base_builder.BaseBuilder):
     for split, folder in folders.items():
       names = {entry.name.casefold() for entry in class_folders.subfolders(folder)}
       labels = [label for label in self.LABELS if label.casefold() in names]
-      examples[split] = class_folders.list_classes(self, source, folder, labels)
+      examples[split] = self.with_groups(class_folders.list_classes(self, source, folder, labels))
+    check_groups([(split, example.group) for split, found in examples.items() for example in found])
     return examples
 
   def _set_labels(self, classes: Sequence[pathlib.Path]) -> None:
-    self.LABELS = tuple(folder.name for folder in classes)
-    check_labels(self.LABELS, 'a class folder')
     for folder in classes:
-      if folder.name != folder.name.strip():  # TFDS stores labels as stripped lines.
-        raise UserError(f'the class folder {folder.name!r} cannot name a label: rename it')
       self._check_class(folder, alone=len(classes) == 1)
-    for feature in (self.info.features['label'], self.info.features['labels'].feature):
-      feature.names = list(self.LABELS)
+    self.set_labels([folder.name for folder in classes])
 
   def _check_class(self, folder: pathlib.Path, alone: bool) -> None:
     """Raises UserError if the folder of a class seems to be one of a split, or to hold splits or classes itself."""
@@ -105,21 +105,13 @@ class Builder(base_builder.BaseBuilder):
     """Prints the layout that was taken, with counts, before any image is read; `depth` is that of a class's images."""
     print(visible(f'{source}: {how}'))
     deep: collections.Counter[str] = collections.Counter()
-    for split, examples in found.items():
-      counts = collections.Counter(str(example.label) for example in examples if example.label != NO_LABEL)
-      classes = join_names([f'{label} {counts[label]}' for label in self.LABELS])
-      print(visible(f'  {split}: {len(examples)} images' + (f' ({classes})' if classes else '')))
-      for example in examples:
-        if example.label != NO_LABEL and example.path.count('/') > depth:
-          deep[f'{pathlib.PurePosixPath(example.path).parent}/'] += 1
+    announcement.print_splits(found, self.LABELS)
+    for example in itertools.chain(*found.values()):
+      if example.label != NO_LABEL and example.path.count('/') > depth:
+        deep[f'{pathlib.PurePosixPath(example.path).parent}/'] += 1
     if deep:
       names = join_names([f'{name} {count}' for name, count in deep.items()])
       print(visible(f'  warning: folders inside class folders count as their class: {names}'))
-    for split, remedy in (('val', 'move some images there'), ('test', 'set --config.test_split=val')):
-      if self.LABELS and split not in found:
-        print(f'  no {split}: to fine-tune, {remedy}')
-    if len(self.LABELS) == 1:
-      print(visible(f'  warning: {self.LABELS[0]} is the only class, so there is nothing to tell apart'))
     if loose := sorted(kind for kind in self._ignored if pathlib.PurePath(kind).suffix.lower() in images.SUFFIXES):
       print(visible(f'  warning: in no class folder, and left out: {len(loose)} images, {join_names(loose)}'))
     if passed := [f'{count} {kind}' for kind, count in sorted(self._ignored.items()) if kind not in loose]:

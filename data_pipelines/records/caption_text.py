@@ -1,5 +1,6 @@
 """Captions for the teacher, made from the attributes of a record (docs/method.md, Captions)."""
 
+import bisect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,11 +23,11 @@ _COLOURFULNESS = (
 
 
 def caption(attributes: Mapping, emotion: str | None = None, style: str = 'natural') -> str:
-  """A text from the attributes that the record has; missing ones leave no trace.
+  """The record's own text, if it has one, else one from its attributes; missing ones leave no trace.
 
   Args:
     attributes: any of EmoSet's scene, object (list), brightness and colorfulness (0.0-1.0), facial_expression,
-      human_action.
+      human_action; or `caption`, a text that takes their place, in which {label} stands for the emotion.
     emotion: the class name, or None to keep the label out of the text.
     style: 'natural', one sentence; 'original', the sentences of the original's code, word for word.
 
@@ -35,13 +36,15 @@ def caption(attributes: Mapping, emotion: str | None = None, style: str = 'natur
     laughing, evoking amusement"; "a picture" for a record without anything.
   """
   emotion = emotion and emotion.lower()  # Some datasets capitalise their classes.
+  if attributes.get('caption'):
+    return _own(attributes['caption'], emotion)
   return _original(attributes, emotion) if style == 'original' else _natural(attributes, emotion)
 
 
 def fitting_caption(
     attributes: Mapping, emotion: str | None, count_tokens: Callable[[str], int], style: str = 'natural',
     limit: int = 77) -> str:
-  """The caption with as many of its objects, from the first on, as `limit` tokens hold.
+  """The caption with as many of its objects, or of the words of the record's own text, as `limit` tokens hold.
 
   Args:
     attributes, emotion, style: as for `caption`.
@@ -49,8 +52,15 @@ def fitting_caption(
     limit: most tokens that the teacher reads.
 
   Returns:
-    The caption; without any object, whatever its length.
+    The caption, cut after the last object or word that fits; without any object, whatever its length.
   """
+  if attributes.get('caption'):
+    words = caption(attributes, emotion, style).split(' ')
+    if count_tokens(' '.join(words)) > limit:
+      fitting = bisect.bisect_right(
+          range(1, len(words)), limit, key=lambda count: count_tokens(' '.join(words[:count])))
+      words = words[:max(fitting, 1)]
+    return ' '.join(words)
   objects = attributes.get('object', ())
   for kept in range(len(objects), -1, -1):
     text = caption({**attributes, 'object': objects[:kept]}, emotion, style)
@@ -72,6 +82,12 @@ def _natural(attributes: Mapping, emotion: str | None) -> str:
       return f'{NEUTRAL} that evokes {emotion}'
     parts.append(f'evoking {emotion}')
   return ', '.join(parts)
+
+
+def _own(text: str, emotion: str | None) -> str:
+  if '{label}' not in text:
+    return text
+  return text.replace('{label}', emotion) if emotion else NEUTRAL
 
 
 def _original(attributes: Mapping, emotion: str | None) -> str:

@@ -1,5 +1,6 @@
 """Names of files inside other files: one normal form, in which they are compared."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 import os
 import posixpath
@@ -56,13 +57,28 @@ class FileNames:
         return found[0]
     return None
 
-  def find_all(self, given: Collection[str], table: str | os.PathLike) -> dict[str, str]:
+  def find_all(self, given: Collection[str], table: str | os.PathLike, anywhere: bool = False) -> dict[str, str]:
     """The files that the names in a table mean. Says on standard error which names mean none.
+
+    Args:
+      given: the names.
+      table: where they stand, for messages.
+      anywhere: whether a file may have been moved to another folder, such as that of another class. Then a name that
+        means none means the file with the same last part, if there is one such file and one such name. How many are
+        found so is said, too.
 
     Raises:
       UserError: there are names, and none of them means a file.
     """
     found = {name: file for name in given if (file := self.find(name)) is not None}
+    moved = self._moved([name for name in given if name not in found], given) if anywhere else {}
+    if moved:
+      first, file = next(iter(moved.items()))
+      print(
+          single_line(
+              f'{table}: {len(moved)} of its {len(given)} names are taken for images in other folders, as {first} for '
+              f'{file}'), file=sys.stderr, flush=True)
+    found |= moved
     unmet = [name for name in given if name not in found]
     if unmet and not found:
       raise UserError(
@@ -73,3 +89,18 @@ class FileNames:
           single_line(f'{table}: {len(unmet)} of its {len(given)} names are of no image here: {join_names(unmet)}'),
           file=sys.stderr, flush=True)
     return found
+
+  def _moved(self, unmet: Collection[str], given: Collection[str]) -> dict[str, str]:
+    """The files in other folders that these names mean by their last part."""
+
+    def last(name: str) -> str:
+      return posixpath.basename(tidy_name(name))
+
+    if not unmet:
+      return {}
+    times = Counter(map(last, given))
+    files: dict[str, list[str]] = {}
+    for file in self._names:
+      files.setdefault(last(file), []).append(file)
+    return {
+        name: files[last(name)][0] for name in unmet if times[last(name)] == 1 and len(files.get(last(name), ())) == 1}

@@ -1,29 +1,69 @@
 """A user's text files and tables, as editors and spreadsheets of any country save them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 import csv
 import io
 import os
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from data_pipelines import storage
 from data_pipelines.errors import UserError
 from data_pipelines.plain_text import decode_text
 
 _DELIMITERS = ',;\t'
+_REMEDY = 'save it as CSV in UTF-8'
 
 
 class TableRow(NamedTuple):
-  """place: 'FILE line N', for messages; cells: by heading; decimal: the mark before the decimals of a number."""
+  """One row of a table.
+
+  Attributes:
+    place: 'FILE line N' or 'FILE row N', for messages.
+    cells: by heading; those of a text table are texts, those of other forms what Python has for them.
+    decimal: the mark before the decimals of a number in a text.
+    problem: why the row cannot be used, if it cannot.
+  """
 
   place: str
-  cells: dict[str, str]
-  decimal: str
+  cells: dict[str, Any]
+  decimal: str = '.'
+  problem: str = ''
 
   def number(self, column: str) -> float:
-    """The number in a cell. Raises ValueError if there is none."""
+    """The number in a text cell. Raises ValueError if there is none."""
     return float(self.cells[column].replace(self.decimal, '.'))
+
+
+class TextTable(NamedTuple):
+  """A table of text, opened: its path, headings, delimiter, and the text of its rows with the lines before them."""
+
+  path: str
+  headings: list[str]
+  delimiter: str
+  text: str
+  before: int
+
+  def rows(self) -> Iterator[TableRow]:
+    """The rows; empty lines do not count. One that has not as many cells as there are headings has a `problem`.
+
+    Raises UserError at a quote that does not end, or ends within its cell.
+    """
+    # Without `strict`, a quote that never ends takes the rest of the file into its cell.
+    reader = csv.reader(io.StringIO(self.text, newline=''), delimiter=self.delimiter, strict=True)
+    decimal = '.' if self.delimiter == ',' else ','
+    width, line = len(self.headings), self.before + 1
+    try:
+      for number, cells in enumerate(reader):
+        while len(cells) > width and not cells[-1].strip():  # Spreadsheets write empty ones.
+          cells.pop()
+        if number and any(map(str.strip, cells)):
+          problem = '' if len(cells) == width else f'{len(cells)} cells under {width} headings: put texts in quotes'
+          place = f'{self.path} line {self.before + reader.line_num}'
+          yield TableRow(place, dict(zip(self.headings, cells)), decimal, problem)
+        line = self.before + reader.line_num + 1
+    except csv.Error as error:
+      raise UserError(f'{self.path} line {line}: {error}: correct its quotes') from error
 
 
 def read_text(path: str | os.PathLike, remedy: str = 'save it as text in UTF-8', errors: str = 'strict') -> str:
@@ -45,35 +85,48 @@ def read_table(path: str | os.PathLike, columns: Sequence[str], optional: Sequen
   Raises:
     UserError: the file is no CSV, a column is missing or there twice, or a row is too short; names the line.
   """
-  remedy = 'save it as CSV in UTF-8'
-  text = read_text(path, remedy)
-  with storage.parsing(path, remedy):
-    start = text.lstrip('\n')
-    if start[:4].lower() == 'sep=':  # Excel's own hint.
-      start = start.partition('\n')[2]
-    known = {_plain(column): column for column in [*columns, *optional]}
-
-    def headings_of(delimiter: str) -> list[str]:
-      cells = next(csv.reader(io.StringIO(start, newline=''), delimiter=delimiter), [])
-      return [known.get(_plain(cell), cell) for cell in cells]
-
-    delimiter = max(_DELIMITERS, key=lambda delimiter: len(set(known.values()).intersection(headings_of(delimiter))))
-    headings = headings_of(delimiter)
+  known = {plain(column): column for column in [*columns, *optional]}
+  with storage.parsing(path, _REMEDY):
+    table = open_text_table(path, known)
+    headings = [known.get(plain(heading), heading) for heading in table.headings]
     for column in columns:
       if headings.count(column) != 1:
         problem = 'has two columns' if column in headings else 'lacks column'
         raise UserError(f"{path} {problem} '{column}': its first line must hold {','.join(columns)}")
-    # Line numbers are those of the file, with the lines before the headings.
-    before = text[:len(text) - len(start)].count('\n')
-    reader = csv.reader(io.StringIO(start, newline=''), delimiter=delimiter)
-    next(reader)
-    for cells in reader:
-      place = f'{path} line {before + reader.line_num}'
-      if any(map(str.strip, cells)):
-        if len(cells) < len(headings) and not set(headings[len(cells):]).isdisjoint(columns):
-          raise UserError(f'{place} is too short: it must hold {",".join(columns)}')
-        yield TableRow(place, dict(zip(headings, cells)), '.' if delimiter == ',' else ',')
+    for row in table._replace(headings=headings).rows():
+      if not row.cells.keys() >= set(columns):
+        raise UserError(f'{row.place} is too short: it must hold {",".join(columns)}')
+      yield row
 
 
-def _plain(heading: str) -> str:
+def open_text_table(path: str | os.PathLike, expected: Collection[str] = ()) -> TextTable:
+  """A table whose cells are separated by commas, semicolons or tabs: whichever gives more headings.
+
+  Args:
+    path: of the file.
+    expected: headings as `plain` gives them; those that are met count before others.
+
+  Raises:
+    UserError: the file is no text, or empty.
+  """
+  with storage.parsing(path, _REMEDY):
+    text = read_text(path, _REMEDY)
+    start = text.lstrip('\n')
+    if start[:4].lower() == 'sep=':  # Excel's own hint.
+      start = start.partition('\n')[2]
+
+    def headings_of(delimiter: str) -> list[str]:
+      return next(csv.reader(io.StringIO(start, newline=''), delimiter=delimiter), [])
+
+    def fit(delimiter: str) -> tuple[int, int]:
+      headings = headings_of(delimiter)
+      return len(set(map(plain, headings)).intersection(expected)), len(headings)
+
+    delimiter = max(_DELIMITERS, key=fit)
+    headings = [heading.strip() for heading in headings_of(delimiter)]
+    return TextTable(os.fspath(path), headings, delimiter, start, text[:len(text) - len(start)].count('\n'))
+
+
+def plain(heading: str) -> str:
+  """The heading's letters and digits, in lower case: what two spellings of it have in common."""
   return re.sub(r'[\W_]', '', heading).casefold()

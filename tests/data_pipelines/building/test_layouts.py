@@ -90,7 +90,7 @@ def test_what_is_ignored_beside_splits_is_told(tmp_path, capsys):
          ], 'train/images is the only class folder and holds nothing but'),
         (['train/a/0.jpg', 'val/b/0.jpg'], "holds the unknown class 'b'"),
         (['train/0.jpg'], 'train holds no class folders'), (['.hidden/0.jpg'], 'holds no images'),
-        (['a/0.jpg', 'a /0.jpg'], "the class folder 'a ' cannot name a label"), (['a/0.jpg', 'b/0.jpg'], 'too few')])
+        (['a/0.jpg', 'a /0.jpg'], "the class 'a ' cannot name a label"), (['a/0.jpg', 'b/0.jpg'], 'too few')])
 def test_layout_that_cannot_be_meant_is_refused_in_one_line(paths, message, tmp_path):
   for path in paths:
     raw_folders.draw_picture(tmp_path / 'raw' / path)

@@ -91,7 +91,7 @@ def test_names_of_no_image_are_counted_and_named(folder: pathlib.Path, capsys: p
 
 
 def test_build_refuses_boxes_of_which_none_is_of_an_image_here(folder: pathlib.Path) -> None:
-  (folder / box_file.FILE_NAME).write_bytes(refused_tables()['of another folder'][0])
+  (folder / box_file.FILE_NAME).write_bytes(refused_tables()['of other images'][0])
   with pytest.raises(UserError, match="names no image that is here.*images are named like 'train/"):
     build('folder', folder, folder.parent / 'out')
 

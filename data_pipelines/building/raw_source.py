@@ -1,0 +1,127 @@
+"""What a build reads: the folder to which the paths of images are relative, and for a table, its files."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import glob
+import hashlib
+import os
+import pathlib
+import re
+from typing import Any
+
+from data_pipelines import checksums
+from data_pipelines.building.splits import split_named
+from data_pipelines.errors import UserError, join_names
+from data_pipelines.source_files import table_files
+from data_pipelines.source_files.raw_files import Listing, list_files
+
+_NOT_DATA = (
+    'dataset_dict.json', 'dataset_info.json', 'dataset_infos.json', 'state.json', 'provenance.json', 'person_boxes.csv',
+    'rejects.csv')  # fmt: skip
+"""Files in a folder of tables that are none themselves."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RawSource:
+  """What a build reads.
+
+  Attributes:
+    given: what the user named: a folder, a file, or a repository of a hub with its revision.
+    root: the folder of the images.
+    tables: the files of the table; () for a dataset that is laid out in folders.
+    hub: of a repository, what pins it: its name, and the revision.
+  """
+
+  given: str
+  root: pathlib.Path
+  tables: tuple[pathlib.Path, ...] = ()
+  hub: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+  def fingerprint(self) -> dict[str, Any]:
+    """As `Listing.fingerprint` of the folder; of tables also the SHA-256 of their contents."""
+    found = Listing(self.root).fingerprint()
+    if self.tables:
+      digests = '\n'.join(map(checksums.sha256_of, self.tables))
+      found['tables_sha256'] = hashlib.sha256(digests.encode()).hexdigest()
+    return found
+
+  def split_of_tables(self) -> dict[pathlib.Path, str]:
+    """Table -> split, if the names of the files or of their folders say two or more; else empty.
+
+    Raises:
+      UserError: some say it and others do not.
+    """
+    splits = {
+        table: _split_in(table.relative_to(self.root) if table.is_relative_to(self.root) else table)
+        for table in self.tables}  # fmt: skip
+    found = {table: split for table, split in splits.items() if split}
+    if len(set(found.values())) < 2:
+      return {}
+    if without := [str(table) for table in splits if table not in found]:
+      raise UserError(
+          f'{self.given} holds files for train, val or test, and {join_names(without)}, whose name says no split: '
+          'name the files one by one, separated by commas, or rename them')
+    return found
+
+
+def folder_source(folder: str | os.PathLike) -> RawSource:
+  """A raw folder, as it is."""
+  return RawSource(os.path.realpath(folder), pathlib.Path(folder))
+
+
+def table_source(given: str | os.PathLike, images: str | os.PathLike | None = None) -> RawSource:
+  """The files of a table.
+
+  Args:
+    given: a file, several separated by commas, a pattern such as `data/*.parquet`, or a folder that holds them.
+    images: the folder to which the paths of images are relative; by default that of the tables.
+
+  Raises:
+    UserError: there is no such file, or a folder holds no table.
+  """
+  path = pathlib.Path(given)
+  if path.is_dir():
+    tables, root = _tables_in(path), path
+  else:
+    names = [os.fspath(given)] if path.exists() else os.fspath(given).split(',')
+    tables = [pathlib.Path(file) for name in names for file in sorted(glob.glob(name.strip(), recursive=True))]
+    if missing := [name for name in names if not glob.glob(name.strip(), recursive=True)]:
+      raise UserError(f'{missing[0]} is not there: give a table, a folder of tables, or a pattern in quotes')
+    root = pathlib.Path(os.path.commonpath([os.path.abspath(table.parent) for table in tables]))
+  if images is not None:
+    root = pathlib.Path(images)
+    if not root.is_dir():
+      raise UserError(f'--images={images} is no folder')
+  return RawSource(os.path.realpath(given), root, tuple(dict.fromkeys(tables)))
+
+
+def _tables_in(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The tables of a folder; those that hold images themselves, if there are any."""
+
+  def is_table(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in table_files.SUFFIXES and path.suffix.lower() != '.txt' and path.name not in _NOT_DATA
+
+  tables = list_files(folder, lambda kind: None, is_table)
+  heavy = [path for path in tables if path.suffix.lower() in (*table_files.PARQUET, *table_files.ARROW)]
+  if not tables:
+    raise UserError(f'{folder} holds no table ({", ".join(table_files.SUFFIXES)}): give the file')
+  return heavy or tables
+
+
+def _split_in(path: pathlib.Path) -> str | None:
+  """The split that a path names: its last word that is one, such as train in data/train-00000-of-00002.parquet."""
+  for part in reversed((*path.parent.parts, path.stem)):
+    for word in re.findall(r'[^\W\d_]+', part):
+      if split := split_named(word):
+        return split
+  return None
+
+
+def check_groups(groups: Sequence[tuple[str, str]]) -> None:
+  """Raises UserError if a group is in two splits; `groups` are (split, group) of each example, '' for none."""
+  split_of: dict[str, str] = {}
+  for split, group in groups:
+    if group and split_of.setdefault(group, split) != split:
+      raise UserError(
+          f"group '{group}' is in {split_of[group]} and in {split}: a group belongs to one split; correct the column "
+          'of splits, or leave it out with --column=split=, and the groups are split here')

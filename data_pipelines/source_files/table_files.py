@@ -1,0 +1,295 @@
+"""Tables of any usual form, a row at a time: text, JSON, and the Parquet and Arrow files of the `datasets` library.
+
+A table of text has a line a row, JSON an object a row. Those of pyarrow may hold the images themselves, so rows are
+read without them, and their bytes in a second pass, a few at a time.
+"""
+
+import codecs
+from collections.abc import Iterator, Sequence
+import itertools
+import json
+import os
+import pathlib
+import re
+from typing import Any, NamedTuple, Protocol
+
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet
+
+from data_pipelines import storage
+from data_pipelines.errors import UserError
+from data_pipelines.source_files.text_files import TableRow, open_text_table, plain
+
+TEXT, JSON, PARQUET, ARROW = ('.csv', '.tsv', '.txt'), ('.json', '.jsonl', '.ndjson'), ('.parquet',
+                                                                                        '.pq'), ('.arrow', '.feather')
+SUFFIXES = (*TEXT, *JSON, *PARQUET, *ARROW)
+_SAVE_AS = {
+    '.xlsx': 'save it as CSV', '.xls': 'save it as CSV', '.ods': 'save it as CSV', '.gz': 'decompress it',
+    '.zip': 'unpack it', '.zst': 'decompress it', '.bz2': 'decompress it', '.xz': 'decompress it'}
+_ROWS, _IMAGES = 4096, 16
+"""Rows that are read at once, without images and with them."""
+_BETWEEN = {False: re.compile(r'[ \t\r\n]*'), True: re.compile(r'[ \t\r\n,]*')}
+"""What separates values of JSON, outside a list and in it."""
+_DECODER = json.JSONDecoder()
+_SEEN, _CHUNK = 1000, 2**20
+"""Records of JSON whose keys are taken for the columns; characters read at once."""
+
+
+class Column(NamedTuple):
+  """A column of a table.
+
+  Attributes:
+    name: its heading.
+    form: 'bytes', 'image' (the hub's struct of bytes and path), or 'cells' for anything else.
+    type_name: what the file says of its type; '' for text and JSON.
+    class_names: of the hub's ClassLabel, also in lists; () for none.
+    is_image: whether the file itself says that this is an image.
+  """
+
+  name: str
+  form: str = 'cells'
+  type_name: str = ''
+  class_names: tuple[str, ...] = ()
+  is_image: bool = False
+
+
+class Table(Protocol):
+  """An open table. Reading raises UserError, which names the file, where it is damaged."""
+
+  path: str
+  columns: tuple[Column, ...]
+
+  def rows(self, names: Sequence[str]) -> Iterator[TableRow]:
+    """Every row, with the cells of these columns; of an image, None or the path that stands beside the bytes."""
+
+  def contents(self, name: str, wanted: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
+    """Number, from 0, and image bytes of the wanted rows, in ascending order; None where the cell has no bytes."""
+
+
+def open_table(path: str | os.PathLike, expected: Sequence[str] = ()) -> Table:
+  """Opens a table by the ending of its name.
+
+  Args:
+    path: of a local file.
+    expected: usual headings, which tell the delimiter of a table of text.
+
+  Raises:
+    UserError: the form is unknown, or the file is damaged, or has no columns or two of one name.
+  """
+  suffix = pathlib.Path(path).suffix.lower()
+  with storage.parsing(path, 'fetch or save it again'):
+    table: Table
+    if suffix in TEXT:
+      table = _Text(os.fspath(path), expected)
+    elif suffix in JSON:
+      table = _Json(os.fspath(path))
+    elif suffix in PARQUET:
+      table = _Parquet(os.fspath(path))
+    elif suffix in ARROW:
+      table = _Arrow(os.fspath(path))
+    else:
+      raise UserError(
+          f'{path} is no table in a known form ({", ".join(SUFFIXES)}): {_SAVE_AS.get(suffix, "save it as CSV")}')
+    names = [column.name for column in table.columns]
+    if not any(names):
+      raise UserError(f'{path} is empty: it must hold a row of headings and a row for each image')
+    if twice := [name for name in names if name and names.count(name) > 1]:
+      raise UserError(f"{path} has two columns '{twice[0]}': rename one")
+  return table
+
+
+class _Text:
+  """A table of text."""
+
+  def __init__(self, path: str, expected: Sequence[str]):
+    self.path = path
+    self._table = open_text_table(path, set(map(plain, expected)))
+    self.columns = tuple(Column(name) for name in self._table.headings if name)
+    self.form = f"text, separated by '{self._table.delimiter}'".replace('\t', 'tabs')
+
+  def rows(self, names: Sequence[str]) -> Iterator[TableRow]:
+    del names
+    return self._table.rows()
+
+  def contents(self, name: str, wanted: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
+    del name
+    return ((number, None) for number in wanted)
+
+
+class _Json:
+  """JSON lines, or one list of objects."""
+
+  def __init__(self, path: str):
+    self.path = path
+    names = dict.fromkeys(itertools.chain(*itertools.islice((record for _, record in self._records()), _SEEN)))
+    self.columns = tuple(map(Column, names))
+
+  def rows(self, names: Sequence[str]) -> Iterator[TableRow]:
+    for number, record in self._records():
+      yield TableRow(f'{self.path} record {number}', {name: record.get(name) for name in names})
+
+  def contents(self, name: str, wanted: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
+    del name
+    return ((number, None) for number in wanted)
+
+  def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects and their numbers, from 1, with no more than one chunk and one object in memory."""
+    for number, value in _json_values(self.path):
+      if not isinstance(value, dict):
+        raise UserError(
+            f'{self.path} record {number} is no object like {{"image": "a.jpg", "label": "joy"}}: correct it')
+      yield number, value
+
+
+class _Parquet:
+  """A Parquet file. Row groups may be huge, so a column is read in pieces of them."""
+
+  def __init__(self, path: str):
+    self.path = path
+    # With a buffer, a column is read page by page; else a row group of it at once.
+    self._file = pa.parquet.ParquetFile(path, buffer_size=2**20)
+    self.columns = _columns(self._file.schema_arrow)
+
+  def rows(self, names: Sequence[str]) -> Iterator[TableRow]:
+    forms = {column.name: column.form for column in self.columns}
+    paths = {f'{name}.path': name for name in names if forms[name] == 'image'}
+    plain_names = [name for name in names if forms[name] == 'cells']
+    number = 0
+    with storage.parsing(self.path, 'fetch it again'):
+      if not paths and not plain_names:
+        yield from (
+            TableRow(f'{self.path} row {row}', dict.fromkeys(names))
+            for row in range(1, self._file.metadata.num_rows + 1))
+        return
+      for batch in self._file.iter_batches(_ROWS, columns=[*plain_names, *paths]):
+        for cells in batch.to_pylist():
+          number += 1
+          values = {name: cells.get(name) for name in names}
+          yield TableRow(
+              f'{self.path} row {number}',
+              {name: value['path'] if forms[name] == 'image' and value else value for name, value in values.items()})
+
+  def contents(self, name: str, wanted: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
+    start, pending = 0, list(reversed(wanted))
+    with storage.parsing(self.path, 'fetch it again'):
+      for group in range(self._file.num_row_groups):
+        end = start + self._file.metadata.row_group(group).num_rows
+        if pending and pending[-1] < end:
+          batches = self._file.iter_batches(_IMAGES, row_groups=[group], columns=[name])
+          yield from _image_bytes(batches, name, start, end, pending)
+        start = end
+
+
+class _Arrow:
+  """An Arrow file, as a stream or with a footer. It is mapped into memory, so what is not read takes none."""
+
+  def __init__(self, path: str):
+    self.path = path
+    self.columns = _columns(self._open().schema)
+
+  def _open(self) -> Any:
+    try:
+      return pa.ipc.open_stream(pa.memory_map(self.path))
+    except pa.ArrowInvalid:
+      return pa.ipc.open_file(pa.memory_map(self.path))
+
+  def _batches(self) -> Iterator[pa.RecordBatch]:
+    reader = self._open()
+    if isinstance(reader, pa.ipc.RecordBatchFileReader):
+      return map(reader.get_batch, range(reader.num_record_batches))
+    return iter(reader)
+
+  def rows(self, names: Sequence[str]) -> Iterator[TableRow]:
+    forms = {column.name: column.form for column in self.columns}
+    number = 0
+    with storage.parsing(self.path, 'fetch it again'):
+      for batch in self._batches():
+        for start in range(0, batch.num_rows, _ROWS):
+          part = batch.slice(start, _ROWS)
+          cells = {name: _cells(part.column(name), forms[name]) for name in names}
+          for row in range(part.num_rows):
+            number += 1
+            yield TableRow(f'{self.path} row {number}', {name: cells[name][row] for name in names})
+
+  def contents(self, name: str, wanted: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
+    start, pending = 0, list(reversed(wanted))
+    with storage.parsing(self.path, 'fetch it again'):
+      for batch in self._batches():
+        end = start + batch.num_rows
+        pieces = (batch.slice(first, _IMAGES) for first in range(0, batch.num_rows, _IMAGES))
+        yield from _image_bytes(pieces, name, start, end, pending)
+        start = end
+
+
+def _cells(values: pa.Array, form: str) -> list[Any]:
+  if form == 'bytes':
+    return [None] * len(values)
+  return (values.field('path') if form == 'image' else values).to_pylist()
+
+
+def _image_bytes(batches: Iterator[pa.RecordBatch], name: str, start: int, end: int,
+                 pending: list[int]) -> Iterator[tuple[int, bytes | None]]:
+  """Takes the rows before `end` from the end of `pending`; the batches begin at row `start`."""
+  for batch in batches:
+    if not pending or pending[-1] >= end:
+      return
+    values = batch.column(name)
+    if pa.types.is_struct(values.type):
+      values = values.field('bytes')
+    while pending and pending[-1] < start + len(values):
+      number = pending.pop()
+      yield number, values[number - start].as_py()
+    start += len(values)
+
+
+def _columns(schema: pa.Schema) -> tuple[Column, ...]:
+  """The columns, with what the `datasets` library says about them in the file's metadata."""
+  told = json.loads((schema.metadata or {}).get(b'huggingface', b'{}'))
+  features = told.get('info', {}).get('features', {}) if isinstance(told, dict) else {}
+  return tuple(_column(field, features.get(field.name)) for field in schema)
+
+
+def _column(field: pa.Field, feature: Any) -> Column:
+  kind, form = field.type, 'cells'
+  if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    form = 'bytes'
+  elif pa.types.is_struct(kind) and {kind.field(part).name for part in range(kind.num_fields)} == {'bytes', 'path'}:
+    form = 'image'
+  inner = feature
+  while isinstance(inner, list) and inner or isinstance(inner, dict) and 'feature' in inner:
+    inner = inner[0] if isinstance(inner, list) else inner['feature']
+  names = inner.get('names') if isinstance(inner, dict) and inner.get('_type') == 'ClassLabel' else None
+  is_image = isinstance(feature, dict) and feature.get('_type') == 'Image'
+  return Column(field.name, form, str(kind), tuple(names or ()), is_image)
+
+
+def _json_values(path: str) -> Iterator[tuple[int, Any]]:
+  """The values of a file, numbered from 1, that holds one after the other, or in one list."""
+  with storage.open_local(path, 'rb') as start:
+    wide = start.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+  with storage.open_local(path, 'r', encoding='utf-16' if wide else 'utf-8-sig') as file:
+    text, at, number, in_list, ended = '', 0, 0, False, False
+    while True:
+      at = _BETWEEN[in_list].match(text, at).end()  # type: ignore[union-attr]
+      if not number and not in_list and text[at:at + 1] == '[':
+        in_list, at = True, at + 1
+        continue
+      if in_list and text[at:at + 1] == ']':
+        return
+      try:
+        value, end = _DECODER.raw_decode(text, at)
+        complete = ended or end < len(text)  # Else a number may go on.
+      except json.JSONDecodeError as error:
+        if ended and (at < len(text) or in_list):
+          raise UserError(
+              f'{path} record {number + 1} is not JSON: {error.msg}: correct it, or fetch it again') from error
+        if ended:
+          return
+        complete = False
+      if complete:
+        number, at = number + 1, end
+        yield number, value
+      else:
+        more = file.read(max(_CHUNK, len(text) - at))
+        text, at, ended = text[at:] + more, 0, not more

@@ -1,0 +1,1 @@
+"""Anyone's table of images: classes, several classes, votes, or valence and arousal."""

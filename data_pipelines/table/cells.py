@@ -1,0 +1,137 @@
+"""What stands in a cell, whatever the form of the table. Where it is nothing usable, ValueError says why."""
+
+from collections.abc import Sequence
+import json
+import math
+import re
+from typing import Any
+
+MISSING = ('', 'nan', 'na', 'n/a', 'null', 'none')
+_CORNERS, _SIDES = ('x1', 'y1', 'x2', 'y2'), ('x', 'y', 'w', 'h')
+_BOX_KEYS = {
+    'xmin': 'x1', 'left': 'x1', 'ymin': 'y1', 'top': 'y1', 'xmax': 'x2', 'right': 'x2', 'ymax': 'y2', 'bottom': 'y2',
+    'width': 'w', 'height': 'h'}
+
+
+def is_missing(cell: Any) -> bool:
+  """Whether nothing is said: no value, NaN, or a text that means that."""
+  if isinstance(cell, str):
+    return cell.strip().casefold() in MISSING
+  return cell is None or isinstance(cell, float) and math.isnan(cell)
+
+
+def number(cell: Any, decimal: str = '.') -> float:
+  """The number in a cell, finite; NaN if the cell says nothing."""
+  if is_missing(cell):
+    return math.nan
+  try:
+    value = float(cell.replace(decimal, '.') if isinstance(cell, str) else cell)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"'{cell}' is no number") from error
+  if not math.isfinite(value):
+    raise ValueError(f"'{cell}' is not finite")
+  return value
+
+
+def text(cell: Any) -> str:
+  """A text; '' if the cell says nothing. Whole numbers have no decimals, whatever the file made of them."""
+  if is_missing(cell):
+    return ''
+  if isinstance(cell, float) and cell.is_integer():
+    cell = int(cell)
+  if isinstance(cell, (str, int, float)):
+    return str(cell).strip()
+  raise ValueError(f'{type(cell).__name__} where a text should be')
+
+
+def label(cell: Any, names: Sequence[str]) -> str:
+  """The name of a class; '' for none. A number is the index into `names`, if there are any; -1 means none."""
+  found = text(cell)
+  if not names or not re.fullmatch(r'-?\d+', found) or found in names:
+    return found
+  index = int(found)
+  if not -1 <= index < len(names):
+    raise ValueError(f'class {index} is none of the {len(names)}')
+  return names[index] if index >= 0 else ''
+
+
+def labels(cell: Any, names: Sequence[str]) -> list[str]:
+  """The classes in a cell: a list, or a text such as 'a|b', 'a; b', "['a', 'b']"; [] for none."""
+  if is_missing(cell):
+    return []
+  if isinstance(cell, str):
+    cell = [part.strip(' \t\n\'"') for part in re.split(r'[|;,]', cell.strip().strip('[](){}'))]
+  if not isinstance(cell, (list, tuple)):
+    cell = [cell]
+  return list(dict.fromkeys(filter(None, (label(entry, names) for entry in cell))))
+
+
+def flag(cell: Any) -> bool:
+  """Whether a class is present: 0 or 1, yes or no, true or false, an x or nothing."""
+  word = '' if is_missing(cell) else str(cell).strip().casefold()
+  if word in ('1', '1.0', '1,0', 'true', 'yes', 'x'):
+    return True
+  if word in ('', '0', '0.0', '0,0', 'false', 'no'):
+    return False
+  raise ValueError(f"'{cell}' is neither 0 nor 1")
+
+
+def votes(cell: Any, names: Sequence[str]) -> dict[str, float]:
+  """Counts or shares by class: an object of numbers, or a list of the classes that were voted for; {} for none."""
+  if isinstance(cell, str) and cell.strip().startswith('{'):
+    cell = json.loads(cell)
+  if isinstance(cell, dict):
+    return {name: number(value) for name, value in cell.items() if not is_missing(value)}
+  voted = cell if isinstance(cell, list) else re.split('[|;,]', text(cell))
+  counts: dict[str, float] = {}
+  for name in filter(None, (label(entry, names) for entry in voted)):
+    counts[name] = counts.get(name, 0) + 1
+  return counts
+
+
+def boxes(cell: Any, sides: bool) -> list[tuple[float, ...]]:
+  """The boxes in a cell, as (xmin, ymin, xmax, ymax).
+
+  Args:
+    cell: four numbers, or an object with them; a list of such; or any of these as a text.
+    sides: whether four numbers are x, y, width and height, and not two corners. The keys of an object say it.
+  """
+  if is_missing(cell):
+    return []
+  if isinstance(cell, str):
+    try:
+      cell = json.loads(cell)
+    except ValueError:
+      parts = re.split(r'[\s;]+', cell.strip())  # Else 0,1 0,2 0,3 0,4 would be eight numbers.
+      parts = parts if len(parts) == 4 else re.split(r'[\s;,]+', cell.strip())
+      cell = [number(part.rstrip(','), ',') for part in parts]
+  if isinstance(cell, dict):
+    return [_keyed_box(cell)]
+  if not isinstance(cell, (list, tuple)):
+    raise ValueError(f"'{cell}' is no box")
+  if cell and all(isinstance(value, (int, float)) for value in cell):
+    return [box_of([number(value) for value in cell], sides)]
+  return [box for entry in cell for box in boxes(entry, sides)]
+
+
+def box_of(values: Sequence[float], sides: bool) -> tuple[float, ...]:
+  """A box from its four numbers; see `boxes`."""
+  if len(values) != 4 or not all(map(math.isfinite, values)):
+    raise ValueError(
+        f'a box of {len(values)} numbers, not of four' if len(values) != 4 else 'a box without all numbers')
+  xmin, ymin, xmax, ymax = values
+  if sides:
+    xmax, ymax = xmin + xmax, ymin + ymax
+  if xmax <= xmin or ymax <= ymin:
+    raise ValueError(f'a box without area, or inverted: {values}')
+  return xmin, ymin, xmax, ymax
+
+
+def _keyed_box(cell: dict[str, Any]) -> tuple[float, ...]:
+  keyed = {_BOX_KEYS.get(name.casefold(), name.casefold()): value for name, value in cell.items()}
+  for left, top in (('x1', 'x'), ('y1', 'y')):
+    keyed.setdefault(top, keyed.get(left))
+  for names, sides in ((_CORNERS, False), (_SIDES, True)):
+    if all(keyed.get(name) is not None for name in names):
+      return box_of([number(keyed[name]) for name in names], sides)
+  raise ValueError(f'a box with the keys {", ".join(cell)}')

@@ -35,18 +35,26 @@ def annotations(tmp_path, splits=('train', 'val', 'test')):
   return found
 
 
+def _shares(row):
+  votes = json.loads(row['votes'])
+  return [votes.get(name, 0) / sum(votes.values()) for name in tables.CLASSES]
+
+
 @pytest.mark.parametrize('form', tables.FORMS)
 def test_every_form_of_a_table_gives_the_same_records(form, tmp_path):
   manifest = build_table(tmp_path, tables.FORMS[form](tmp_path / 'raw'))
   assert manifest['labels'] == list(tables.CLASSES) and manifest['rejected'] == 0
   expected = collections.defaultdict(list)
   for row in tables.rows():
-    expected[{'validation': 'val'}.get(row['split'], row['split'])].append(
-        (tables.CLASSES.index(row['emotion']), row['valence'], ' '.join(row['description'].split())))
+    expected[{'validation': 'val'}.get(row['split'], row['split'])].append((
+        tables.CLASSES.index(row['emotion']), row['valence'], ' '.join(row['description'].split()), row['style'],
+        list(range(tables.CLASSES.index(row['emotion']), 3)), [f'{share:.2f}' for share in _shares(row)]))
   found_in = annotations(tmp_path)
   assert found_in.keys() == {'train', 'val', 'test'}
   for split, found in found_in.items():
-    assert sorted((one.label, one.vad[0], one.attributes['caption']) for one in found) == sorted(expected[split])
+    assert sorted((
+        one.label, one.vad[0], one.attributes['caption'], one.attributes['domain'], one.labels,
+        [f'{share:.2f}' for share in one.distribution]) for one in found) == sorted(expected[split])
 
 
 @pytest.mark.parametrize('form', ['CSV', 'Parquet of bytes', 'save_to_disk'])

@@ -3,7 +3,6 @@
 On another dataset, by a label map: --dataset=OTHER --label_map=NAME_OR_FILE (docs/protocols.md).
 """
 
-import functools
 import os
 from typing import Any
 
@@ -68,7 +67,12 @@ def evaluate(workdir: str, split_name: str | None = None, data_dir: str | None =
   run = _FinetunedRun(workdir)
   split_name = split_name or run.final_split
   dataset, trained_labels = run.config['dataset'], run.checkpoint.description['labels']
-  open_split = functools.partial(reader.open_split, data_dir or run.config['data_dir'], dataset)
+
+  def open_split(name: str) -> reader.Split:
+    found = reader.open_split(data_dir or run.config['data_dir'], dataset, name)
+    left_out = run.config.get('left_out_domain')
+    return found.domain(left_out, inside=name == run.final_split) if left_out else found
+
   split = open_split(split_name)
   if list(split.labels) != trained_labels:
     raise UserError(

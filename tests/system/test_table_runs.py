@@ -5,11 +5,17 @@ from pathlib import Path
 import pytest
 
 from configs import demo
+from configs import probe as probe_configs
 from data_pipelines.build import build
+from data_pipelines.errors import UserError
 from tests.support import small_runs, tables
 from uniemox_jax.evaluate import describe_domains, evaluate
 from uniemox_jax.finetune import finetune
 from uniemox_jax.predict.prediction import predict_images
+from uniemox_jax.probe import probe
+from uniemox_jax.train.config import ProbeConfig
+from uniemox_jax.train.data_splits import open_splits
+from uniemox_jax.train.schema import parse
 
 MODEL = {'image_size': 16, 'patch_size': 8, 'width': 16, 'depth': 1, 'heads': 2}
 TASKS = {
@@ -36,6 +42,21 @@ def test_a_table_is_trained_on_evaluated_and_predicted(form: str, tmp_path: Path
   out = tmp_path / 'predictions.csv'
   predict_images(str(tmp_path / 'run'), [str(tmp_path / 'new')], str(out))
   assert len(out.read_text().splitlines()) == 4
+
+
+def test_a_domain_that_is_left_out_is_neither_trained_nor_chosen_on(tmp_path: Path):
+  build('table', tables.FORMS['CSV'](tmp_path / 'raw'), tmp_path / 'records', name='mine')
+  config = probe_configs.get_config('emo8')
+  config.data_dir, config.dataset, config.left_out_domain = str(tmp_path / 'records'), 'mine', 'cartoon'
+  config.batch_size, config.protocol = 8, 'knn'
+  config.model.update(MODEL)
+  opened = open_splits(parse(ProbeConfig, config))
+  assert [set(split.domains().tolist()) for split in opened] == [{'natural'}, {'natural'}, {'cartoon'}]
+  result = probe(config, str(tmp_path / 'run'))
+  assert result['examples'] == opened[2].num_examples == 3
+  config.left_out_domain = 'oil'
+  with pytest.raises(UserError, match="domain 'oil': choose one of cartoon, natural"):
+    open_splits(parse(ProbeConfig, config))
 
 
 @pytest.mark.slow

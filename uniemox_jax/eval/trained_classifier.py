@@ -94,7 +94,7 @@ def _measure_domains(
     split: reader.Split, tasks: Sequence[Task], outputs: dict[str, np.ndarray], found: dict[str, np.ndarray],
     thresholds: Sequence[float | None] | None) -> dict[str, Any]:
   """{'domains': domain -> examples, and task -> its single numbers}; {} where the records name fewer than two."""
-  domain_N = np.array([annotation.attributes.get('domain', '') for annotation in split.annotations()])
+  domain_N = split.domains()
   domains = np.unique(domain_N)
   if len(domains) < 2:
     return {}

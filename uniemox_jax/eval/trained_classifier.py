@@ -20,6 +20,10 @@ from uniemox_jax.train.checkpoint import Checkpoint, load_checkpoint
 from uniemox_jax.train.state import builder, graphdef_of
 
 
+MAX_DOMAINS = 100
+"""Domains that are measured one by one; more are no styles or sources, but names of files, say."""
+
+
 def load_trained(path: str) -> tuple[Checkpoint, nnx.GraphDef]:
   """A fine-tuned checkpoint and its classifier.
 
@@ -93,10 +97,12 @@ def evaluate_params(
 def _measure_domains(
     split: reader.Split, tasks: Sequence[Task], outputs: dict[str, np.ndarray], found: dict[str, np.ndarray],
     thresholds: Sequence[float | None] | None) -> dict[str, Any]:
-  """{'domains': domain -> examples, and task -> its single numbers}; {} where the records name fewer than two."""
+  """{'domains': domain -> examples, and task -> its single numbers}; {} where the records name none or one."""
   domain_N = split.domains()
   domains = np.unique(domain_N)
-  if len(domains) < 2:
+  if len(domains) > MAX_DOMAINS:
+    print(f'{split.name} has {len(domains)} domains: too many to measure each', flush=True)
+  if not 2 <= len(domains) <= MAX_DOMAINS:
     return {}
   measured: dict[str, Any] = {}
   for domain in domains.tolist():

@@ -96,10 +96,9 @@ def test_linear_probe_is_scikit_learns(linear_run):
   assert result['confusion'] == reference.confusion_matrix(truth_N, predicted_N, labels=range(8)).tolist()
 
 
-def test_result_has_the_keys_of_evaluate(linear_run, data_dir, tmp_path):
+def test_result_has_the_keys_of_evaluate(linear_run, finetuned_run):
   folder, result = linear_run
-  config = small_runs.finetune_config(data_dir, epochs=1)
-  ours, theirs = read_json(folder / 'result.json'), finetune(config, str(tmp_path))
+  ours, theirs = (read_json(run / 'result.json') for run in (folder, finetuned_run))
   assert ours == result
   assert theirs.keys() <= ours.keys()
   assert ours.keys() - theirs.keys() == {'protocol', 'train_examples', 'chosen'}

@@ -27,7 +27,6 @@ from uniemox_jax.finetune import finetune
 from uniemox_jax.import_torch import import_torch
 from uniemox_jax.look.inspected_model import InspectedModel, Inspection, inspect_examples
 from uniemox_jax.look.inspection import draw_mistakes, look
-from uniemox_jax.pretrain import pretrain
 from uniemox_jax.report import figures
 from uniemox_jax.report.look_page import read_look
 from uniemox_jax.runtime.sharding import make_mesh, replicate
@@ -35,21 +34,13 @@ from uniemox_jax.train.checkpoint import load_checkpoint, save_weights
 
 
 @pytest.fixture(scope='module')
-def pretrained(data_dir: str, clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-  folder = str(tmp_path_factory.mktemp('pretrained'))
-  config = small_runs.pretrain_config(data_dir, clip_folder, epochs=1)
-  config.loss.norm_pix = True
-  pretrain(config, folder)
-  return folder
+def pretrained(pretrained_run: Path) -> str:
+  return str(pretrained_run)
 
 
 @pytest.fixture(scope='module')
-def finetuned(data_dir: str, pretrained: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-  folder = str(tmp_path_factory.mktemp('finetuned'))
-  config = small_runs.finetune_config(data_dir, epochs=1)
-  config.init = pretrained
-  finetune(config, folder)
-  return folder
+def finetuned(finetuned_run: Path) -> str:
+  return str(finetuned_run)
 
 
 @pytest.fixture(scope='module')

@@ -17,6 +17,7 @@ import pytest
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.storage import read_json
+from tests.runtime.test_preemption import ONE_OF_TWO, PATIENT_SECONDS, check_ends
 from tests.support import small_runs
 import uniemox_jax
 from uniemox_jax.evaluate import evaluate, load_trained, predict_split
@@ -32,15 +33,9 @@ from uniemox_jax.train.kept_config import keep_config
 from uniemox_jax.train.schema import parse
 
 
-def on_eight_devices(data_dir: str, clip_folder: Path) -> ConfigDict:
-  config = small_runs.pretrain_config(data_dir, clip_folder)
-  config.mesh.data = 8
-  return config
-
-
 @pytest.fixture
 def pretrain_config(data_dir: str, clip_folder: Path) -> ConfigDict:
-  return on_eight_devices(data_dir, clip_folder)
+  return small_runs.shared_pretrain_config(data_dir, clip_folder)
 
 
 @pytest.fixture
@@ -49,20 +44,15 @@ def finetune_config(data_dir: str) -> ConfigDict:
 
 
 @pytest.fixture(scope='module')
-def pretrained(data_dir: str, clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def pretrained(pretrained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
   """Workdir of a pretraining run of which steps 2 and 3 are traced; read only."""
-  workdir = str(tmp_path_factory.mktemp('pretrained') / 'run')
-  pretrain(on_eight_devices(data_dir, clip_folder), workdir, Profile(2, 3))
-  return workdir
+  return str(shutil.copytree(pretrained_run, tmp_path_factory.mktemp('pretrained') / 'run'))
 
 
 @pytest.fixture(scope='module')
-def finetuned(data_dir: str, pretrained: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def finetuned(finetuned_run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
   """Workdir of a fine-tuning run that started from it; read only but for result files."""
-  config, workdir = small_runs.finetune_config(data_dir), str(tmp_path_factory.mktemp('finetuned') / 'run')
-  config.init = pretrained
-  finetune(config, workdir)
-  return workdir
+  return str(shutil.copytree(finetuned_run, tmp_path_factory.mktemp('finetuned') / 'run'))
 
 
 def leaves(path: str) -> list[np.ndarray]:
@@ -109,6 +99,7 @@ def test_a_resumed_log_traces_what_is_left_of_the_steps_asked_for(tmp_path, caps
   assert ('profile: ' in said, 'step 5 is over, the run resumes at 12' in said) == (True, not traced)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_traced(pretrain_config, pretrained, tmp_path):
   shutil.copytree(pretrained, tmp_path / 'run', ignore=shutil.ignore_patterns('14', 'profile'))
   pretrain(pretrain_config, str(tmp_path / 'run'), Profile(10, 13))
@@ -132,6 +123,18 @@ def test_killed_run_ends_bit_equal(pretrain_config, tmp_path, pretrained):
   assert load_checkpoint(pretrained).step == 14
   assert small_runs.same_weights(Path(pretrained), tmp_path / 'run')
   assert [line['step'] for line in read_metrics(str(tmp_path / 'run'))] == list(range(1, 15))
+
+
+def test_two_processes_lose_as_one_and_a_signal_to_one_of_them_ends_both_at_one_saved_step(
+    pretrain_config, pretrained, tmp_path):
+  workdir = tmp_path / 'run'
+  pretrain_config.mesh.data, pretrain_config.mesh.fsdp, pretrain_config.teacher_sharded = 4, 2, True
+  pretrain_config.images_every = 0
+  command = small_runs.command('uniemox_jax.pretrain', pretrain_config, workdir)
+  check_ends(command, workdir, ONE_OF_TWO, PATIENT_SECONDS, devices=4)
+  together, alone = ([line['loss'] for line in read_metrics(str(run))] for run in (workdir, pretrained))
+  assert 4 <= len(together) < len(alone)
+  assert together == pytest.approx(alone[:len(together)], rel=1e-3)
 
 
 def test_resuming_on_other_devices_goes_on_and_says_so(pretrain_config, pretrained, tmp_path):

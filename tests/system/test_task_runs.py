@@ -86,6 +86,7 @@ def test_result_holds_every_task_that_the_records_have(runs, dataset, names):
   assert {f'val_{name}_loss' for name in names} <= line.keys()
 
 
+@pytest.mark.slow
 def test_evaluation_in_a_new_process_is_the_same_to_the_bit(runs):
   path = Path(runs['emotion6'], 'result.json')
   written = path.read_bytes()
@@ -117,7 +118,8 @@ def assert_close(ours: Any, theirs: Any) -> None:
     assert ours == (pytest.approx(theirs, abs=1e-6) if isinstance(theirs, float) else theirs)
 
 
-@pytest.mark.parametrize('dataset', ['emotic', pytest.param('emotion6', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('dataset', ['emotic', 'emotion6'])
 def test_two_hosts_measure_what_one_measures(runs, dataset):
   path = Path(runs[dataset], 'result.json')
   alone = json.loads(path.read_text())
@@ -270,7 +272,9 @@ def test_task_learns(many, tmp_path, dataset, asked, options):
     assert np.sign(margin) * (learnt[metric] - (constant[metric] or 0.0)) > abs(margin)
 
 
-@pytest.mark.parametrize('remedy', [{'sampling': 'balanced'}, {'task_loss': {'class_weights': 'static'}}], ids=str)
+@pytest.mark.parametrize(
+    'remedy', [{'sampling': 'balanced'},
+               pytest.param({'task_loss': {'class_weights': 'static'}}, marks=pytest.mark.slow)], ids=str)
 def test_rare_classes_are_learned_with_either_remedy(tmp_path, remedy):
   for split, counts in {'train': (60, 4), 'val': (4, 4), 'test': (8, 8)}.items():
     for label, count in zip(('dark', 'light'), counts):

@@ -164,10 +164,8 @@ def run(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope='module')
-def one_stream(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-  folder = tmp_path_factory.mktemp('one') / 'run'
-  finetune(config_of(data_dir, streams='scene', epochs=1), str(folder))
-  return str(folder)
+def one_stream(finetuned_run: Path) -> str:
+  return str(finetuned_run)
 
 
 def test_checkpoint_says_that_it_sees_the_person_and_is_evaluated_the_same_again(run):

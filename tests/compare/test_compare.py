@@ -20,7 +20,7 @@ from uniemox_jax.compare.tables import ComparisonJob
 from uniemox_jax.runtime.preemption import EXIT_CODE
 
 VERB = 'uniemox_jax.compare'
-JOBS = ['-m', 'tests.support.jobs']
+JOBS = ['-m', 'tests.compare.jobs']
 
 
 def small_config(

@@ -27,13 +27,13 @@ from uniemox_jax.train.checkpoint import load_checkpoint
 from uniemox_jax.train.flops import finetune_work
 from uniemox_jax.train.initial_weights import check_architecture, initial_weights, read_source
 from uniemox_jax.train.state import (
-  abstract_model,
-  abstract_params,
-  builder,
-  create_state,
-  graphdef_of,
-  initial_params,
-  state_template,
+    abstract_model,
+    abstract_params,
+    builder,
+    create_state,
+    graphdef_of,
+    initial_params,
+    state_template,
 )
 
 torch = pytest.importorskip('torch')

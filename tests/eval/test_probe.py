@@ -248,7 +248,7 @@ def test_damaged_cache_is_one_line(data_dir, tmp_path):
 def test_mistake_is_one_line(
     command: Callable[..., int], assert_one_line: Callable[..., None], capsys, data_dir, tmp_path, arguments, thing,
     remedy):
-  saved = save_random(tmp_path / 'saved', 'encoder')
+  saved = save_random(tmp_path / 'saved', 'encoder') if 'SAVED' in arguments[0] else ''
   model = [f'--config.model.{name}={value}' for name, value in small_runs.ENCODER.items()]
   code = command(
       'uniemox_jax.probe', '--config=configs/probe.py:emo8', f'--workdir={tmp_path / "run"}',

@@ -125,18 +125,34 @@ def test_killed_run_ends_bit_equal(pretrain_config, tmp_path, pretrained):
   assert [line['step'] for line in read_metrics(str(tmp_path / 'run'))] == list(range(1, 15))
 
 
-def test_two_processes_lose_as_one_and_a_signal_to_one_of_them_ends_both_at_one_saved_step(
-    pretrain_config, pretrained, tmp_path):
-  workdir = tmp_path / 'run'
-  pretrain_config.mesh.data, pretrain_config.mesh.fsdp, pretrain_config.teacher_sharded = 4, 2, True
-  pretrain_config.images_every = 0
-  command = small_runs.command('uniemox_jax.pretrain', pretrain_config, workdir)
-  check_ends(command, workdir, ONE_OF_TWO, PATIENT_SECONDS, devices=4)
-  together, alone = ([line['loss'] for line in read_metrics(str(run))] for run in (workdir, pretrained))
+@pytest.fixture(scope='module')
+def two_processes(data_dir: str, clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+  """Workdir of a run in two processes of four devices each, of which one got SIGTERM after some steps; read only."""
+  workdir = tmp_path_factory.mktemp('two') / 'run'
+  config = small_runs.shared_pretrain_config(data_dir, clip_folder)
+  config.mesh.data, config.mesh.fsdp, config.teacher_sharded, config.images_every = 4, 2, True, 0
+  check_ends(
+      small_runs.command('uniemox_jax.pretrain', config, workdir), workdir, ONE_OF_TWO, PATIENT_SECONDS, devices=4)
+  return workdir
+
+
+def test_two_processes_that_end_together_at_a_signal_to_one_have_lost_as_one_process(two_processes, pretrained):
+  together, alone = ([line['loss'] for line in read_metrics(str(run))] for run in (two_processes, pretrained))
   assert 4 <= len(together) < len(alone)
   assert together == pytest.approx(alone[:len(together)], rel=1e-3)
 
 
+def test_resuming_in_another_number_of_processes_goes_on_and_says_so(pretrain_config, two_processes, tmp_path, capsys):
+  shutil.copytree(two_processes, tmp_path / 'run')
+  pretrain_config.images_every = 0
+  pretrain(pretrain_config, str(tmp_path / 'run'))
+  said = capsys.readouterr().out
+  assert 'saved on 8 x cpu in 2 processes' in said and 'resumed on 8 x cpu in 1 processes' in said
+  assert 'last bits may differ' in said
+  assert [line['step'] for line in read_metrics(str(tmp_path / 'run'))] == list(range(1, 15))
+
+
+@pytest.mark.slow
 def test_resuming_on_other_devices_goes_on_and_says_so(pretrain_config, pretrained, tmp_path):
   shutil.copytree(pretrained, tmp_path / 'run', ignore=shutil.ignore_patterns('14', 'profile'))
   pretrain_config.mesh.data = 2

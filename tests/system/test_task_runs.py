@@ -25,6 +25,7 @@ from uniemox_jax.eval.trained_classifier import load_trained, metrics_of, predic
 from uniemox_jax.evaluate import evaluate
 from uniemox_jax.export_torch import export_torch
 from uniemox_jax.finetune import finetune
+from uniemox_jax.look.inspection import look
 from uniemox_jax.objectives import tasks
 from uniemox_jax.predict.prediction import predict_images
 from uniemox_jax.runtime.run_log import read_metrics
@@ -33,7 +34,7 @@ from uniemox_jax.train.checkpoint import load_checkpoint
 
 SMALL = {'image_size': 32, 'patch_size': 8, 'width': 16, 'depth': 1, 'heads': 2}
 LEARNER = {'image_size': 48, 'patch_size': 8, 'width': 64, 'depth': 2, 'heads': 4}
-FEW = {'emotic': {'train': 48, 'val': 24, 'test': 32}, 'emotion6': {'train': 160}}
+FEW = {'emotic': {'train': 48, 'val': 24, 'test': 32}, 'emotion6': {'train': 48}}
 
 
 def records(folder: Path, sizes: dict[str, dict[str, int]]) -> str:
@@ -178,6 +179,12 @@ def test_predict_writes_what_a_run_learnt(runs, few, tmp_path, dataset, first):
   assert all(1 < float(row['valence']) < 10 and all(0 <= float(row[name]) <= 1 for name in names) for row in rows)
   if dataset == 'emotic':
     assert any(row['labels'] for row in rows)
+
+
+def test_looking_at_other_tasks_shows_no_mistakes_and_explains_their_first_classes(runs, few, tmp_path):
+  result = look(runs['emotic'], few, 'emotic', str(tmp_path), examples=2)
+  assert result['skipped']['mistakes'] == 'the model predicts labels, vad, and no single label'
+  assert list(result['pictures']['attention']['without']) == ['person']
 
 
 def test_what_does_not_fit_is_refused_in_one_line(runs, few, tmp_path, command, capsys, assert_one_line):

@@ -201,7 +201,9 @@ def test_killed_run_ends_bit_equal(data_dir, run, tmp_path):
 
 def test_it_starts_from_another_run_and_another_run_from_it(data_dir, run, one_stream, tmp_path, capsys):
   for name, init, streams in (('a', one_stream, TWO), ('b', run, 'scene')):
-    finetune(config_of(data_dir, init=init, streams=streams, epochs=1), str(tmp_path / name))
+    config = config_of(data_dir, init=init) if streams == TWO else small_runs.finetune_config(data_dir)
+    config.init, config.epochs = init, 1
+    finetune(config, str(tmp_path / name))
     said = capsys.readouterr().out
     assert 'taken: encoder, fc_norm' in said and (' images of train show one; ' in said) == (streams == TWO)
 

@@ -1,4 +1,4 @@
-"""Jobs without a model, for what becomes of processes that start others: python -m tests.support.jobs --workdir=W.
+"""Jobs without a model, for what becomes of processes that start others: python -m tests.compare.jobs --workdir=W.
 
 Two jobs, one after the other. Each takes steps until it is pre-empted; with --first=fails the first fails instead, and
 the second is done at once.
@@ -42,7 +42,7 @@ def main() -> None:
     path = Path(folders[name], 'result')
     return path.read_text() if path.exists() else None
 
-  subprocess_runs.run_jobs('tests.support.jobs', folders, result_of)
+  subprocess_runs.run_jobs('tests.compare.jobs', folders, result_of)
 
 
 if __name__ == '__main__':

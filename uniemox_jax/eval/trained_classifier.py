@@ -19,7 +19,6 @@ from uniemox_jax.objectives.tasks import Task, is_single_label, measure, present
 from uniemox_jax.train.checkpoint import Checkpoint, load_checkpoint
 from uniemox_jax.train.state import builder, graphdef_of
 
-
 MAX_DOMAINS = 100
 """Domains that are measured one by one; more are no styles or sources, but names of files, say."""
 

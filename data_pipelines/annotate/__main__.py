@@ -19,7 +19,7 @@ ELSEWHERE = (
     'send is not encrypted. Use it in a network that you trust.')
 
 
-def check_installed(*libraries: str) -> None:
+def require_libraries(*libraries: str) -> None:
   """Raises UserError, with the command that helps, if one of these is not installed."""
   if missing := [name for name in libraries if importlib.util.find_spec(name) is None]:
     raise UserError(f"annotate needs {' and '.join(missing)}: pip install 'uniemox_jax[annotate]'")
@@ -32,8 +32,8 @@ def main() -> None:
   if not values.tally:
     command.require_flags('source')
     asked = questions.read_questions(values.labels, values.styles, values.vad, values.dominance, values.scale)
-    check_installed('starlette', 'uvicorn')
-  check_installed('krippendorff')
+    require_libraries('starlette', 'uvicorn')
+  require_libraries('krippendorff')
   session.check_places(values.out, None if values.tally else values.source)
   if values.steal:
     disown(values.out)
@@ -54,6 +54,7 @@ def _serve(asked: questions.Questions) -> None:
     print(f'{values.out}: {opened.write_tables()}')
     if values.host not in page.LOCAL:
       print(ELSEWHERE.format(host=values.host))
+    listening.listen()  # From here on a browser is answered, if a moment later.
     host = f'[{values.host}]' if ':' in values.host else values.host
     print(f'Open http://{host}:{listening.getsockname()[1]}/ in a browser; Ctrl-C here ends it.', flush=True)
     with contextlib.suppress(KeyboardInterrupt):

@@ -1,11 +1,10 @@
 """The page over HTTP. It serves four files of this folder and the images of the list, and nothing that a path names.
 
-Import it after `check_installed`, which says what is missing.
+Import it once its libraries are known to be installed: the command says which are missing.
 """
 
 from collections.abc import Awaitable, Callable
 import json
-import os
 import pathlib
 import socket
 from typing import Any
@@ -27,7 +26,7 @@ from data_pipelines.plain_text import single_line
 LOCAL = ('127.0.0.1', 'localhost', '::1')
 """Hosts that nobody on another machine reaches."""
 _FILES = {'/': 'page.html', '/page.js': 'page.js', '/page.css': 'page.css'}
-_TYPES = {'.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css'}
+_TYPES = {'page.html': 'text/html', 'page.js': 'text/javascript', 'page.css': 'text/css'}
 _MAX_BODY = 2**16  # bytes
 _HEADERS = {
     # Nothing from elsewhere is loaded, and nothing runs that is not in page.js.
@@ -61,7 +60,7 @@ def _file_route(name: str) -> Callable[[Request], Awaitable[Response]]:
   content = storage.read_bytes(pathlib.Path(__file__).with_name(name))
 
   async def answer(request: Request) -> Response:
-    return Response(content, headers=_HEADERS, media_type=_TYPES[os.path.splitext(name)[1]])
+    return Response(content, headers=_HEADERS, media_type=_TYPES[name])
 
   return answer
 

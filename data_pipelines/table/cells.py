@@ -93,7 +93,7 @@ def boxes(cell: Any, sides: bool) -> list[tuple[float, ...]]:
   """The boxes in a cell, as (xmin, ymin, xmax, ymax).
 
   Args:
-    cell: four numbers, or an object with them; a list of such; or any of these as a text.
+    cell: four numbers, or as many for each box; an object with four; a list of such; or any of these as a text.
     sides: whether four numbers are x, y, width and height, and not two corners. The keys of an object say it.
   """
   if is_missing(cell):
@@ -110,7 +110,8 @@ def boxes(cell: Any, sides: bool) -> list[tuple[float, ...]]:
   if not isinstance(cell, (list, tuple)):
     raise ValueError(f"'{cell}' is no box")
   if cell and all(isinstance(value, (int, float)) for value in cell):
-    return [box_of([number(value) for value in cell], sides)]
+    fours = [cell] if len(cell) % 4 else [cell[start:start + 4] for start in range(0, len(cell), 4)]
+    return [box_of([number(value) for value in four], sides) for four in fours]
   return [box for entry in cell for box in boxes(entry, sides)]
 
 

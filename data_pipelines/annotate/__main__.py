@@ -6,6 +6,7 @@ python -m data_pipelines.annotate --out=DIR --tally    # only writes the tables 
 
 import contextlib
 import importlib.util
+import socket
 
 from absl import flags
 
@@ -55,7 +56,8 @@ def _serve(asked: questions.Questions) -> None:
     if values.host not in page.LOCAL:
       print(ELSEWHERE.format(host=values.host))
     listening.listen()  # From here on a browser is answered, if a moment later.
-    host = f'[{values.host}]' if ':' in values.host else values.host
+    host = socket.gethostname() if values.host in ('', '0.0.0.0', '::') else values.host
+    host = f'[{host}]' if ':' in host else host
     print(f'Open http://{host}:{listening.getsockname()[1]}/ in a browser; Ctrl-C here ends it.', flush=True)
     with contextlib.suppress(KeyboardInterrupt):
       page.serve(opened, listening, values.host)

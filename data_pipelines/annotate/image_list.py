@@ -70,7 +70,7 @@ def check_images(found: FoundImages, known: Mapping[str, CheckedFile]) -> dict[s
   try:
     waiting = (pool.submit(_check, found.root / name, known.get(listed_name(name))) for name in found.names)
     reading = read_ahead(waiting, 2 * THREADS)
-    bar = tqdm.tqdm(reading, total=len(found.names), desc='checking', unit=' images', disable=len(known) > 0)
+    bar = tqdm.tqdm(reading, total=len(found.names), desc='checking', unit=' images')
     for name, future in zip(found.names, bar):
       checked[listed_name(name)] = future.result()
   finally:

@@ -13,6 +13,7 @@ from data_pipelines.annotate.image_list import CheckedFile
 from data_pipelines.annotate.questions import Questions
 from data_pipelines.annotate.votes import FILE_NAME, SKIP, UNDO, VOTE, VoteLog, annotator_name, standing_votes
 from data_pipelines.errors import UserError
+from data_pipelines.plain_text import visible
 
 SETTINGS = 'annotation.json'
 _MAX_KEY = 64
@@ -134,7 +135,7 @@ def begun(source: str, out: str, questions: Questions, say: Callable[[str], None
   found = image_list.list_images(source)
   checked = image_list.check_images(found, known)
   if found.passed_over:
-    say('no images: ' + ', '.join(f'{count} {kind}' for kind, count in found.passed_over.items()))
+    say(visible('no images: ' + ', '.join(f'{count} {kind}' for kind, count in found.passed_over.items())))
   if problems := image_list.problem_lines(checked):
     say('\n'.join([f'{len(problems)} images cannot be read and are left out:', *problems]))
   if all(file.problem for file in checked.values()):
@@ -161,7 +162,7 @@ def _opened(session: Session, out: str, say: Callable[[str], None]) -> Iterator[
     gone = {action.image for of_one in log.everything().values() for action in of_one}.difference(session.images)
     if gone:
       say(
-          f'{len(gone)} images with votes are gone, or cannot be read any more, {min(gone)} first: their '
+          f'{len(gone)} images with votes are gone, or cannot be read any more, {visible(min(gone))} first: their '
           'votes are kept, and stand in votes.csv alone')
     yield session
 

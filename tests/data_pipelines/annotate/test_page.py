@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import io
 import json
+import os
 import re
 import threading
 import time
@@ -226,3 +227,17 @@ def test_votes_on_an_image_that_has_gone_stay_and_are_said(source, tmp_path):
       '1 images with votes are gone, or cannot be read any more, awe/00.png first: their votes are kept, and stand in '
       'votes.csv alone']
   assert 'awe/00.png,Ann,awe,,1,9,' in (tmp_path / 'out' / 'votes.csv').read_text()
+
+
+def test_names_that_are_not_utf8_or_hold_control_characters_are_text(source, tmp_path):
+  image = (source / 'awe' / '00.png').read_bytes()
+  for name in (b'a\xff.png', b'a\x1b[2J.png', b'=1.png', b'b.\xff'):
+    (source / os.fsdecode(name)).write_bytes(image if name.endswith(b'png') else b'')
+  said = []
+  with session.begun(str(source), str(tmp_path / 'out'), ASKED, said.append) as opened:
+    opened.log.add('1', '=Ann', 'vote', 'a\x1b[2J.png', ANSWER)
+    opened.write_tables()
+  assert len(opened.images) == 52 and '\x1b' not in ''.join(said)
+  assert r'a\xff.png: the file name is not UTF-8' in said[1]
+  assert "'=1.png,,0,0,0,," in (tmp_path / 'out' / 'table.csv').read_text()
+  assert "'=Ann,awe" in (tmp_path / 'out' / 'votes.csv').read_text()

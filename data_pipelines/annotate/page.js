@@ -36,14 +36,16 @@ async function post(path, body) {
 }
 
 function asQuestions(asked) {
-  const rated = {valence: 'How pleasant is what you feel?', arousal: 'How strong is what you feel?',
-                 dominance: 'How much are you in control?'};
+  const rated = {valence: ['How pleasant is what it evokes?', 'very unpleasant', 'very pleasant'],
+                 arousal: ['How exciting is what it evokes?', 'very calm', 'very excited'],
+                 dominance: ['How much in control does it make one feel?', 'controlled', 'in control']};
   const found = [];
   if (asked.labels.length) found.push({name: 'label', text: 'Which of these does the image evoke?', choices: asked.labels});
   if (asked.styles.length) found.push({name: 'style', text: 'Which style is it?', choices: asked.styles});
   for (const name of asked.ratings) {
     const points = asked.high - asked.low + 1;
-    const text = `${rated[name]} (${name}, ${asked.low} to ${asked.high})`;
+    const [question, least, most] = rated[name];
+    const text = `${question} ${asked.low}: ${least}, ${asked.high}: ${most} (${name})`;
     found.push(points > 9 ? {name, text, low: asked.low, high: asked.high} :
                {name, text, choices: Array.from({length: points}, (_, place) => asked.low + place)});
   }
@@ -57,7 +59,7 @@ async function begin(name) {
   questions = asQuestions(found.questions);
   sessionStorage.setItem('annotator', annotator);
   $('annotator').textContent = annotator;
-  for (const id of ['leave', 'finish']) $(id).hidden = false;
+  for (const id of ['leave', 'finish', 'bar']) $(id).hidden = false;
   $('welcome').hidden = true;
   await show(nextOpen(-1));
   if (found.known) tell(`Welcome back, ${annotator}. If you are someone else with this name, choose another.`);
@@ -69,9 +71,8 @@ function leave() {
   annotator = '';
   busy = true;
   turn++;
-  for (const id of ['work', 'end', 'leave', 'finish']) $(id).hidden = true;
+  for (const id of ['work', 'end', 'leave', 'finish', 'bar']) $(id).hidden = true;
   for (const id of ['annotator', 'progress', 'counts', 'said']) $(id).textContent = '';
-  $('bar').value = 0;
   $('welcome').hidden = false;
   $('name').value = '';
   $('name').focus();
@@ -167,7 +168,7 @@ function renderQuestion() {
   if (!question.choices) { renderNumber(question, earlier); return; }
   question.choices.forEach((choice, number) => {
     const button = document.createElement('button');
-    if (number < 9) {
+    if (number < 9 && choice !== number + 1) {
       const key = document.createElement('kbd');
       key.textContent = number + 1;
       button.append(key);

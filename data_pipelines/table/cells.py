@@ -83,6 +83,8 @@ def votes(cell: Any, names: Sequence[str]) -> dict[str, float]:
   if isinstance(cell, dict):
     return {name: number(value) for name, value in cell.items() if not is_missing(value)}
   voted = cell if isinstance(cell, list) else re.split('[|;,]', text(cell))
+  if not isinstance(cell, list) and re.fullmatch(r'[-\d.,]+', text(cell)):
+    raise ValueError(f"'{cell}' is a number, where votes by class should be")
   counts: dict[str, float] = {}
   for name in filter(None, (label(entry, names) for entry in voted)):
     counts[name] = counts.get(name, 0) + 1

@@ -15,7 +15,7 @@ from data_pipelines.table import cells
 from data_pipelines.table.columns import SIDES, Columns
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Rating:
   """What one row says.
 

@@ -13,7 +13,7 @@ import pytest
 from configs import compare as shipped
 from data_pipelines.errors import UserError
 from tests.support import small_runs
-from uniemox_jax.compare.comparison import check, job_config, jobs_of, read_comparison
+from uniemox_jax.compare.comparison import check, job_config, jobs_of, read_comparison, with_domains
 from uniemox_jax.compare.tables import ComparisonJob
 from uniemox_jax.runtime.preemption import EXIT_CODE
 
@@ -73,6 +73,19 @@ def test_a_config_that_cannot_run_is_one_line(changes, said):
     target[name] = value
   with pytest.raises(UserError, match=re.escape(said)):
     check(config)
+
+
+def test_every_protocol_leaves_out_each_domain(config):
+  config.left_out_domains, config.datasets = ('cartoon', 'science fiction'), ('mine',)
+  config.protocols = ('linear', 'knn')
+  check(config)
+  expanded = with_domains(config)
+  jobs = [job for job in jobs_of(expanded) if job.initialisation == 'scratch']
+  names = [f'{protocol}_without_{domain}' for protocol in config.protocols for domain in ('cartoon', 'science_fiction')]
+  assert [job.protocol for job in jobs] == names
+  config.protocol.linear.recipe = config.protocol.knn.recipe = 'configs/probe.py:emo8'
+  left_out = [job_config(with_domains(config), job).left_out_domain for job in jobs]
+  assert left_out == ['cartoon', 'science fiction'] * 2
 
 
 def test_a_change_of_another_shape_is_one_line(config):

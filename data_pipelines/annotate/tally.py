@@ -12,6 +12,7 @@ import numpy as np
 from data_pipelines.annotate.questions import Questions
 from data_pipelines.annotate.votes import Vote
 from data_pipelines.plain_text import csv_cell
+from data_pipelines.table.rows import majority
 
 VOTE_COLUMNS = ('image', 'annotator', 'label', 'style', 'valence', 'arousal', 'dominance')
 Row = list[Any]
@@ -58,12 +59,6 @@ def image_rows(images: Collection[str], votes: Iterable[Vote], questions: Questi
       row.append(majority(Counter(vote.style for vote in given)))
     rows.append(row)
   return rows
-
-
-def majority(times: Counter[str]) -> str:
-  """What was said most often; empty for nothing, and for a tie."""
-  first = times.most_common(2)
-  return first[0][0] if first and (len(first) == 1 or first[0][1] > first[1][1]) else ''
 
 
 def agreement(votes: Iterable[Vote], question: str) -> Agreement:

@@ -18,6 +18,7 @@ ONLY_IN = {
     'tensorflow': ('data_pipelines/', 'uniemox_jax/convert/saved_model.py'), 'tensorflow_datasets':
         ('data_pipelines/',), 'orbax': ('uniemox_jax/train/checkpoint.py',
                                        ), 'torch': ('uniemox_jax/convert/', 'data_pipelines/person_boxes/detectors.py'),
+    'starlette': ('data_pipelines/annotate/page.py',), 'uvicorn': ('data_pipelines/annotate/page.py',),
     'jax': ('uniemox_jax/',), 'flax': ('uniemox_jax/',), 'optax': ('uniemox_jax/',)}
 # Names of one thing that has several homes: every verb's entry, every dataset's builder, how a command of either
 # package runs, and the same view of an image by jax, by tensorflow and by Pillow.
@@ -108,7 +109,7 @@ def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
       yield from _outside_functions(child)
 
 
-@pytest.mark.parametrize('library', ['torch', 'cv2', 'onnxruntime', 'apache_beam', 'av'])
+@pytest.mark.parametrize('library', ['torch', 'cv2', 'onnxruntime', 'apache_beam', 'av', 'krippendorff'])
 def test_optional_library_is_imported_inside_functions_only(library: str) -> None:
   for path in _sources('uniemox_jax', 'data_pipelines'):
     nodes = _outside_functions(_parsed(path))

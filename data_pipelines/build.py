@@ -43,8 +43,7 @@ def build(
     table: TableOptions | None = None) -> dict:
   """Builds `data_dir/DATASET/VERSION/`: shards, manifest.json, rejects.csv, duplicates.csv, TFDS's files.
 
-  The folder appears whole or not at all. A finished build is kept unless `overwrite`; if the new build fails, the old
-  one comes back.
+  The folder appears whole or not at all. A finished build is kept unless `overwrite`, and comes back if that fails.
 
   Args:
     dataset: one of `DATASETS`.
@@ -56,8 +55,7 @@ def build(
     max_megapixels: larger images are rejected undecoded; up to 178, Pillow's own limit.
     max_persons: most person crops per image.
     boxes_file: CSV of person boxes; by default person_boxes.csv in the raw folder, if it exists.
-    detector: as for `detectors.load_detector`: finds the persons first, and writes them to
-      `data_dir/dataset/person_boxes.csv`, which later builds use again.
+    detector: as for `detectors.load_detector`; what it finds is kept in `data_dir/dataset/person_boxes.csv`.
     beam_runner: name of an Apache Beam runner, such as 'DirectRunner': its workers read the images.
     beam_options: Beam pipeline options, such as 'project=my-project'.
     name: of a dataset of one's own (`OWN`): takes the place of DATASET, so that several live side by side.
@@ -78,8 +76,7 @@ def build(
   chosen = builder_class(dataset)
   found = _find_source(chosen, dataset, source, images_dir)
   final = epath.Path(data_dir) / (name or dataset) / str(chosen.VERSION)
-  options: dict[str,
-                Any] = {'short_side': short_side, 'max_megapixels': float(max_megapixels), 'max_persons': max_persons}
+  options: Any = {'short_side': short_side, 'max_megapixels': float(max_megapixels), 'max_persons': max_persons}
   if final.exists() and not overwrite:
     return _finished(final, found, options, 'is already built')
   with owned(final.parent):

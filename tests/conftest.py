@@ -28,10 +28,11 @@ from tests.support import small_runs
 from uniemox_jax.models.clip import CLIPConfig
 
 PARITY = 1e-5
-# Few tests that take long. xdist gives out files in this order: begun last, one of them would keep one worker alone.
+# Few tests that take long. xdist gives out files in this order: begun last, one of them would keep one worker alone. The
+# first makes the runs that others share, and the second needs none of them: so no worker waits for another.
 LONG_FILES = (
-    'test_topologies', 'test_preemption', 'test_two_streams', 'test_runs', 'test_compare', 'test_train_step',
-    'test_task_runs', 'test_initialisations', 'test_average')
+    'test_runs', 'test_train_step', 'test_average', 'test_two_streams', 'test_task_runs', 'test_look',
+    'test_initialisations', 'test_preemption', 'test_topologies')
 
 # A shell lets what it starts in the background ignore Ctrl-C, and processes hand that on. Those that tests start are to
 # take it as they do in a terminal.

@@ -28,8 +28,8 @@ from tests.support import small_runs
 from uniemox_jax.models.clip import CLIPConfig
 
 PARITY = 1e-5
-# Few tests that take long. xdist gives out files in this order: begun last, one of them would keep one worker alone. The
-# first makes the runs that others share, and the second needs none of them: so no worker waits for another.
+# Few tests that take long. xdist gives out files in this order: begun last, one of them would keep one worker alone.
+# The first makes the runs that others share, and the second needs none of them: so no worker waits for another.
 LONG_FILES = (
     'test_runs', 'test_train_step', 'test_average', 'test_two_streams', 'test_task_runs', 'test_look',
     'test_initialisations', 'test_preemption', 'test_topologies')
@@ -150,6 +150,21 @@ def clip_folder(built_once: Callable[..., Path]) -> Path:
 def data_dir(built_once: Callable[..., Path]) -> str:
   """Records of small drawn sets, see `small_runs.write_records`."""
   return str(built_once('records', small_runs.write_records) / 'data')
+
+
+@pytest.fixture(scope='module')
+def one_device() -> Iterator[None]:
+  """A module's verbs take one of the emulated devices: for tests of which sharding is no promise, this is quicker."""
+  import jax
+
+  from uniemox_jax.runtime import sharding
+  make_mesh = sharding.make_mesh
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+        sharding, 'make_mesh',
+        lambda data=-1, fsdp=1, devices=None: make_mesh(data, fsdp,
+                                                        jax.devices()[:1] if devices is None else devices))
+    yield
 
 
 @pytest.fixture(scope='session')

@@ -31,6 +31,7 @@ from uniemox_jax.train.initial_weights import initial_weights, read_source, tran
 torch = pytest.importorskip('torch')
 from tests.support import torch_reference as reference  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures('one_device')
 ROOT = Path(__file__).parents[2]
 SHAPE = dict(image_size=32, patch=8, width=16, depth=2, heads=2)
 SMALL = {'image_size': 32, 'patch_size': 8, 'width': 16, 'depth': 2, 'heads': 2}
@@ -175,7 +176,7 @@ def test_pretraining_runs_with_an_imported_clip_and_an_imported_mae(data_dir, tm
   fusion = reference.FUSIONS['additive'](12, 1)
   config = demo.get_config('pretrain')
   config.init = saved(mae, tmp_path / 'checkpoint.pth', att_fusion=fusion.state_dict())
-  config.data_dir, config.teacher, config.mesh.data = data_dir, str(tmp_path / 'clip'), 8
+  config.data_dir, config.teacher = data_dir, str(tmp_path / 'clip')
   config.batch_size, config.epochs, config.images_every = 8, 1, 0
   config.model.update(SMALL | {'decoder_width': 12, 'decoder_depth': 1, 'decoder_heads': 2})
   pretrain(config, str(tmp_path / 'run'))
@@ -198,8 +199,15 @@ def test_architecture_comes_from_what_a_run_starts_from(encoder_file, finetune_c
   assert {name: kept[name] for name in FREE} == {name: SMALL[name] for name in FREE}
   finetune(finetune_config, str(tmp_path / 'run'))  # resumes, the architecture left out again
   assert 'finetune resumes at step' in capsys.readouterr().out
-  finetune_config.model.image_size = 48  # given, so kept: the positions are resized
-  finetune(finetune_config, str(tmp_path / 'larger'))
+
+
+@pytest.mark.slow
+def test_a_size_that_is_given_is_kept_and_the_rest_comes_from_what_a_run_starts_from(
+    encoder_file, finetune_config, tmp_path, capsys):
+  import_torch(encoder_file, str(tmp_path / 'out'), heads=HEADS)
+  finetune_config.model.update({name: getattr(FinetuneConfig().model, name) for name in FREE})
+  finetune_config.init, finetune_config.model.image_size = str(tmp_path / 'out'), 48
+  finetune(finetune_config, str(tmp_path / 'run'))
   assert '4² → 6²' in capsys.readouterr().out
 
 

@@ -40,6 +40,7 @@ torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 from tests.support import torch_reference as reference  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures('one_device')
 MODEL = small_runs.ENCODER
 HUB = dict(
     hidden_size=16, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8)

@@ -140,7 +140,8 @@ def test_losses_are_summed_with_their_weights(whole):
   assert values['loss'] == close(0.5 * values['cross_entropy'] + values['bce'] + values['kl'] + values['l2'])
 
 
-@pytest.mark.parametrize('accum_steps, devices', [(4, 1), (1, 8)])
+@pytest.mark.parametrize(
+    'accum_steps, devices', [(2, 4), *(pytest.param(*alone, marks=pytest.mark.slow) for alone in ((4, 1), (1, 8)))])
 def test_accumulation_and_devices_change_nothing_where_targets_are_missing(whole, accum_steps, devices):
   values, head = whole
   parts, head_of_parts = step_with(np.random.default_rng(0), devices, drop_path=0.3, accum_steps=accum_steps)

@@ -28,10 +28,11 @@ from uniemox_jax.finetune import finetune
 from uniemox_jax.look.inspection import look
 from uniemox_jax.objectives import tasks
 from uniemox_jax.predict.prediction import predict_images
+from uniemox_jax.runtime import sharding
 from uniemox_jax.runtime.run_log import read_metrics
-from uniemox_jax.runtime.sharding import make_mesh, replicate
 from uniemox_jax.train.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.usefixtures('one_device')
 SMALL = {'image_size': 32, 'patch_size': 8, 'width': 16, 'depth': 1, 'heads': 2}
 LEARNER = {'image_size': 48, 'patch_size': 8, 'width': 64, 'depth': 2, 'heads': 4}
 FEW = {'emotic': {'train': 48, 'val': 24, 'test': 32}, 'emotion6': {'train': 48}}
@@ -92,7 +93,7 @@ def test_evaluation_in_a_new_process_is_the_same_to_the_bit(runs):
   path = Path(runs['emotion6'], 'result.json')
   written = path.read_bytes()
   path.unlink()
-  small_runs.finish(small_runs.start(['-m', 'uniemox_jax.evaluate', f'--workdir={runs["emotion6"]}'], devices=8))
+  small_runs.finish(small_runs.start(['-m', 'uniemox_jax.evaluate', f'--workdir={runs["emotion6"]}']))
   assert path.read_bytes() == written
 
 
@@ -135,10 +136,10 @@ def test_two_hosts_measure_what_one_measures(runs, dataset):
 
 def test_metrics_of_a_run_are_scikit_learns_of_its_predictions(runs, few):
   checkpoint, classifier = load_trained(runs['emotic'])
-  mesh = make_mesh()
+  mesh = sharding.make_mesh()
   # 24 rows to a batch leave padding in the last.
   found = predict_split(
-      classifier, replicate(checkpoint.params, mesh), open_split(few, 'emotic', 'test'), ['labels'],
+      classifier, sharding.replicate(checkpoint.params, mesh), open_split(few, 'emotic', 'test'), ['labels'],
       image_size=SMALL['image_size'], batch_size=24, mesh=mesh)
   present = read(open_split(few, 'emotic', 'test'))['labels']
   np.testing.assert_array_equal(found['labels'], present)

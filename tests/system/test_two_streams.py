@@ -39,6 +39,7 @@ from uniemox_jax.train.flops import finetune_work
 from uniemox_jax.train.kept_config import keep_config
 from uniemox_jax.train.schema import parse
 
+pytestmark = pytest.mark.usefixtures('one_device')
 MODEL = dict(image_size=32, patch_size=8, width=24, depth=3, heads=2, classes=5)
 BATCH = 16
 TWO = 'scene+person'
@@ -164,6 +165,11 @@ def run(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope='module')
+def one_device(finetuned_run: Path, one_device: None) -> None:
+  """After the shared run, which has all."""
+
+
+@pytest.fixture(scope='module')
 def one_stream(finetuned_run: Path) -> str:
   return str(finetuned_run)
 
@@ -189,23 +195,23 @@ def test_looking_at_it_explains_the_person_and_finds_the_mistakes_that_evaluatio
 @pytest.mark.slow
 def test_killed_run_ends_bit_equal(data_dir, run, tmp_path):
   command = small_runs.command('uniemox_jax.finetune', config_of(data_dir), tmp_path / 'run')
-  process, deadline = small_runs.start(command, devices=8), time.monotonic() + 300
+  process, deadline = small_runs.start(command), time.monotonic() + 300
   while not any(path.name.isdigit() for path in (tmp_path / 'run').glob('checkpoints/*')):
     assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
     time.sleep(0.02)
   process.kill()
   process.communicate()
-  assert 'resumes at step' in small_runs.finish(small_runs.start(command, devices=8))[0]
+  assert 'resumes at step' in small_runs.finish(small_runs.start(command))[0]
   assert small_runs.same_weights(Path(run), tmp_path / 'run')
 
 
-def test_it_starts_from_another_run_and_another_run_from_it(data_dir, run, one_stream, tmp_path, capsys):
-  for name, init, streams in (('a', one_stream, TWO), ('b', run, 'scene')):
-    config = config_of(data_dir, init=init) if streams == TWO else small_runs.finetune_config(data_dir)
-    config.init, config.epochs = init, 1
-    finetune(config, str(tmp_path / name))
-    said = capsys.readouterr().out
-    assert 'taken: encoder, fc_norm' in said and (' images of train show one; ' in said) == (streams == TWO)
+@pytest.mark.parametrize(('source', 'streams'), [
+    ('one_stream', TWO), pytest.param('run', 'scene', marks=pytest.mark.slow)])
+def test_it_starts_from_another_run_and_another_run_from_it(data_dir, request, tmp_path, capsys, source, streams):
+  config = config_of(data_dir, init=request.getfixturevalue(source), streams=streams, epochs=1)
+  finetune(config, str(tmp_path))
+  said = capsys.readouterr().out
+  assert 'taken: encoder, fc_norm' in said and (' images of train show one; ' in said) == (streams == TWO)
 
 
 def test_a_run_that_was_started_before_the_key_was_is_resumed(data_dir, tmp_path):

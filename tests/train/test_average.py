@@ -3,11 +3,12 @@
 import functools
 import json
 from pathlib import Path
-import shutil
+from types import SimpleNamespace
 from typing import Any
 
 from flax import nnx
 import jax
+from ml_collections import ConfigDict
 import numpy as np
 import optax
 import pytest
@@ -23,6 +24,7 @@ from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.models.preprocess import student_view
 from uniemox_jax.plan import step_compiler
 from uniemox_jax.runtime import sharding
+from uniemox_jax.runtime.preemption import Preempted
 from uniemox_jax.runtime.run_log import read_metrics
 from uniemox_jax.runtime.sharding import make_mesh
 from uniemox_jax.train import loop, optimizer
@@ -32,6 +34,7 @@ from uniemox_jax.train.kept_config import keep_config
 from uniemox_jax.train.schema import parse
 from uniemox_jax.train.state import TrainState, builder, create_state, graphdef_of, state_template
 
+pytestmark = pytest.mark.usefixtures('one_device')
 MODEL = dict(image_size=32, patch_size=8, width=24, depth=2, heads=2, classes=8)
 DECAY, STEPS = 0.5, 12
 REGULARISED = dict(mixup=0.8, cutmix=1.0, smoothing=0.1, drop_path=0.2)
@@ -92,7 +95,8 @@ def test_start_from_given_weights_is_averaged_from_there():
   np.testing.assert_array_equal(first.average['head']['bias'], np.arange(8))
 
 
-@pytest.mark.parametrize(('options', 'devices'), [({'accum_steps': 4}, 1), ({'fsdp': 4}, 8)])
+@pytest.mark.parametrize(('options', 'devices'),
+                         [pytest.param({'accum_steps': 4}, 1, marks=pytest.mark.slow), ({'fsdp': 4}, 8)])
 def test_accumulation_and_devices_change_no_average(options, devices, whole):
   one, other = whole[3], states(3, devices, **options)[-1]
   distance = optax.tree.norm(jax.tree.map(np.subtract, one.average, other.average)) / optax.tree.norm(one.average)
@@ -116,45 +120,58 @@ def test_off_the_state_and_its_checkpoint_are_what_they_were(tmp_path):
          } == {'params/encoder', 'params/fc_norm', 'params/head', 'optimizer/step', 'optimizer/opt_state'}
 
 
-@pytest.fixture(scope='module')
-def runs(tmp_path_factory: pytest.TempPathFactory, data_dir: str) -> tuple[Path, Path]:
-  """A run with averaged weights, and the same without its second epoch, resumed from the end of its first."""
+def averaged_config(data_dir: str) -> ConfigDict:
   config = small_runs.finetune_config(data_dir)
   config.ema_decay = 0.9
-  whole, parts = (tmp_path_factory.mktemp('runs') / name for name in ('whole', 'parts'))
-  finetune(config, str(whole))
-  shutil.copytree(whole, parts, ignore=shutil.ignore_patterns('10', 'result.json'))
-  assert Checkpoints(str(parts), {}, 'a device').latest_step == 5
-  finetune(config, str(parts))
-  return whole, parts
+  return config
 
 
-def test_resumed_run_ends_bit_equal(runs):
-  whole, parts = runs
-  assert small_runs.same_weights(whole, parts)
-  records = [json.loads((run / 'checkpoints' / '10' / 'record' / 'metadata').read_text()) for run in runs]
+@pytest.fixture(scope='module')
+def run(tmp_path_factory: pytest.TempPathFactory, data_dir: str) -> Path:
+  """A run with averaged weights; read only."""
+  workdir = tmp_path_factory.mktemp('averaged') / 'run'
+  finetune(averaged_config(data_dir), str(workdir))
+  return workdir
+
+
+@pytest.mark.slow
+def test_resumed_run_ends_bit_equal(run, data_dir, tmp_path):
+  """Stopped after 7 of 10 steps, within its second epoch."""
+  parts, polls = tmp_path / 'parts', iter([False] * 7 + [True])
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+        loop, 'preemption',
+        SimpleNamespace(
+            poll=lambda: next(polls), Preempted=Preempted, begin=lambda: None, raise_if_preempted=lambda: None,
+            set_unsaved=lambda _: None))
+    with pytest.raises(Preempted):
+      finetune(averaged_config(data_dir), str(parts))
+  assert load_checkpoint(str(parts / 'checkpoints' / '7')).step == 7
+  finetune(averaged_config(data_dir), str(parts))
+  assert small_runs.same_weights(run, parts)
+  records = [
+      json.loads((workdir / 'checkpoints' / '10' / 'record' / 'metadata').read_text()) for workdir in (run, parts)]
   assert records[0]['leaves'] == records[1]['leaves']
   assert any(name.startswith('optimizer/params/') for name in records[0]['leaves'])
-  assert (whole / 'result.json').read_bytes() == (parts / 'result.json').read_bytes()
+  assert (run / 'result.json').read_bytes() == (parts / 'result.json').read_bytes()
 
 
-def test_readers_get_the_averaged_weights(runs, data_dir):
+def test_readers_get_the_averaged_weights(run):
   """The checkpoint's `params` are the average: val scores and result.json are theirs, the raw ones lie elsewhere."""
-  whole, _ = runs
   build, tx = builder(Classifier, **small_runs.ENCODER,
                       classes=8), optimizer.adamw(lambda step: 0.0, b2=0.999, layer_decay=0.75)
   template = state_template(build, tx, make_mesh(), averaged=True)
-  checkpoints = Checkpoints(str(whole), {}, 'a device')
+  checkpoints = Checkpoints(str(run), {}, 'a device')
   state = checkpoints.restore_latest(template).state
   checkpoints.close()
-  last = load_checkpoint(str(whole / 'checkpoints' / '10')).params
+  last = load_checkpoint(str(run / 'checkpoints' / '10')).params
   assert jax.tree.all(jax.tree.map(np.array_equal, last, jax.device_get(state.average)))
   assert not np.array_equal(last['head']['kernel'], np.asarray(state.params['head']['kernel']))
-  best = load_checkpoint(str(whole))
-  scores = {line['step']: line['val_top1'] for line in read_metrics(str(whole)) if 'val_top1' in line}
-  assert evaluate(str(whole), 'val')['top1'] == pytest.approx(scores[best.step], abs=1e-6)
+  best = load_checkpoint(str(run))
+  scores = {line['step']: line['val_top1'] for line in read_metrics(str(run)) if 'val_top1' in line}
+  assert evaluate(str(run), 'val')['top1'] == pytest.approx(scores[best.step], abs=1e-6)
   images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
-  classifier = uniemox_jax.load_classifier(str(whole / 'checkpoints' / '10'))
+  classifier = uniemox_jax.load_classifier(str(run / 'checkpoints' / '10'))
   module = nnx.merge(graphdef_of(build), jax.device_get(state.average))
   np.testing.assert_allclose(
       classifier.predict_proba(images), jax.nn.softmax(module(student_view(images, 32))), rtol=1e-5)

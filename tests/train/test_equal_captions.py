@@ -15,6 +15,8 @@ from uniemox_jax.teacher.caption_embeddings import embed_captions
 from uniemox_jax.teacher.frozen_clip import load_clip
 from uniemox_jax.train_clip import train_clip
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 
 @pytest.fixture(scope='module')
 def config(tmp_path_factory):

@@ -127,7 +127,8 @@ def test_first_steps_have_their_golden_losses(plain_step, third_step):
       assert metrics[name] == pytest.approx(value, rel=2e-4), name
 
 
-@pytest.mark.parametrize('fsdp', [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('fsdp', [1, 4])
 def test_eight_devices_compute_what_one_computes(batch, teacher, plain_step, fsdp):
   assert_same(plain_step, run_steps(batch, teacher, devices=8, fsdp=fsdp))
 
@@ -164,7 +165,7 @@ def test_skipped_step_leaves_every_bit_but_the_count(batch, teacher, spoilt):
   assert all(a.tobytes() == b.tobytes() for a, b in zip(jax.tree.leaves(after[1:]), jax.tree.leaves(before[1:])))
 
 
-def test_sharded_teacher_teaches_the_same(batch, teacher, plain_step):
+def test_eight_devices_that_share_the_teacher_compute_what_one_computes(batch, teacher, plain_step):
   assert_same(plain_step, run_steps(batch, teacher, devices=8, fsdp=4, shard_teacher=True))
 
 

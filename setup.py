@@ -59,13 +59,15 @@ EXTRAS = {
   'detect': ['onnxruntime>=1.32,<2', 'opencv-python-headless>=4.13,<5'],
   # Builds on many machines through TFDS's Beam path.
   'beam': ['apache-beam>=2.77,<3'],
+  # Near-duplicates, and how far annotators agree, for duplicates and report.
+  'report': ['ImageHash>=4.3.2,<5', 'krippendorff>=0.9,<0.10'],
   # Frames of videos, for predict.
   'video': ['av>=18.1,<19'],
   # What the `tfds` console command and tfds.testing need; python -m data_pipelines.build does without.
   'tfds': ['importlib_resources>=7.1,<8', 'mlcroissant>=1.1,<2'],
 }
 EXTRAS['dev'] = [
-  *(need for name in ('detect', 'beam', 'tfds', 'video', 'gcs') for need in EXTRAS[name]),
+  *(need for name in ('detect', 'beam', 'report', 'tfds', 'video', 'gcs') for need in EXTRAS[name]),
   # Runs the Colab notebooks in the tests.
   'ipykernel>=7.4,<8', 'nbclient>=0.11,<0.12', 'nbformat>=5.11,<6',
   # This very torch has a small CPU build where the tests run; any other request fetches gigabytes of CUDA there.

@@ -17,6 +17,7 @@ VERBS = {
     'person_boxes': ('data_pipelines.person_boxes', 'find persons in images, and write a file of boxes'),
     'build': ('data_pipelines.build', 'turn the raw folder of a dataset into checked records'),
     'preview': ('data_pipelines.preview', 'draw a contact sheet of what the model sees'),
+    'duplicates': ('data_pipelines.duplicates', 'find resized, re-encoded and mirrored copies of images'),
     'train_clip': ('uniemox_jax.train_clip', 'train or adapt the CLIP teacher on captions'),
     'pretrain': ('uniemox_jax.pretrain', 'pretrain UniEmoX under a frozen CLIP teacher'),
     'finetune': ('uniemox_jax.finetune', 'fine-tune a classifier or other emotion tasks'),

@@ -90,7 +90,7 @@ setup(
   package_data={
     'uniemox_jax': ['py.typed', 'assets/**/*', '**/*.j2'],
     'data_pipelines': [
-      'py.typed', 'emoset/info.json', 'emoset/LICENSE.txt', '*/README.md', '*/CITATIONS.bib', '*/TAGS.txt'
+      'py.typed', '**/*.j2', 'emoset/info.json', 'emoset/LICENSE.txt', '*/README.md', '*/CITATIONS.bib', '*/TAGS.txt'
     ],
   },
   entry_points={'console_scripts': ['uniemox = uniemox_jax.__main__:main']},

@@ -43,6 +43,7 @@ def _published() -> ConfigDict:
   config.datasets = ('emo8', 'emoset', 'fi', 'emotion6', 'unbiasedemo', 'caers', 'heco')
   config.protocols = ('finetune', 'linear')
   config.seeds = 3
+  config.left_out_domains = ()
   config.reference = 'scratch'
   config.initialisation = ConfigDict(INITIALISATIONS)
   config.protocol = ConfigDict(PROTOCOLS)

@@ -5,7 +5,9 @@ python -m data_pipelines.build --dataset=emoset --source=DIR --data_dir=DIR
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import dataclasses
 import importlib
+import math
 import os
 import pathlib
 import re
@@ -22,9 +24,12 @@ from data_pipelines.errors import UserError
 from data_pipelines.ownership import disown, owned
 from data_pipelines.person_boxes import box_file, detection
 from data_pipelines.records import manifest
+from data_pipelines.source_files import hub_data
 from data_pipelines.table.table_dataset_builder import TableOptions
 
-DATASETS = ('emoset', 'emo8', 'fi', 'emotion6', 'unbiasedemo', 'caers', 'heco', 'emotic', 'folder', 'table')
+DATASETS = ('emoset', 'emo8', 'fi', 'emotion6', 'unbiasedemo', 'caers', 'heco', 'emotic', 'emoverse', 'folder', 'table')
+TABLES = ('emoverse', 'table')
+"""Those that are read from the files of a table."""
 OWN = ('folder', 'table')
 """Anyone's own, which may have a name, and groups."""
 
@@ -56,8 +61,8 @@ def build(
     name: of a dataset of one's own (`OWN`): takes the place of DATASET, so that several live side by side.
     groups_file: of a dataset of one's own: CSV with the columns image and group; no group falls into two splits.
     exclude_file: CSV with the column image: these are left out, and counted.
-    images_dir: of `table`: the folder of the images, by default that of the table.
-    table: of `table`: what its columns mean, and more.
+    images_dir: of `TABLES`: the folder of the images, by default that of the table.
+    table: of `TABLES`: what its columns mean, and more.
 
   Returns:
     The content of manifest.json.
@@ -82,7 +87,7 @@ def build(
     tfds.disable_progress_bar()  # TFDS does not know the total; the builder's own bar does.
     config = tfds.download.DownloadConfig(manual_dir=found.root, **_beam(beam_runner, beam_options))
     found_boxes = _boxes_file(found.root, final.parent, boxes_file, detector)
-    of_table: dict[str, Any] = {'options': table} if dataset == 'table' else {}
+    of_table: dict[str, Any] = {'options': table} if dataset in TABLES else {}
     with _set_aside(final), storage.temporary_folder() as downloads:  # TFDS asks for it; nothing is downloaded.
       builder = chosen(
           data_dir=os.fspath(data_dir), max_rejects=max_rejects, boxes_file=found_boxes, name=name, source=found,
@@ -95,19 +100,26 @@ def _find_source(
     chosen: type[BaseBuilder], dataset: str, source: str | os.PathLike,
     images_dir: str | os.PathLike | None) -> RawSource:
   """What is built. Raises UserError if it is not there."""
-  if dataset == 'table':
-    return table_source(source, images_dir)
-  folder = pathlib.Path(source)
-  if not folder.is_dir() or not any(folder.iterdir()):
+  folder, hub = pathlib.Path(source), None
+  if os.fspath(source).startswith(hub_data.HUB):
+    hub = hub_data.download(os.fspath(source))
+    folder = hub.folder
+  if dataset in TABLES:
+    found = table_source(folder, images_dir)
+  elif not folder.is_dir() or not any(folder.iterdir()):
     raise UserError(f'source folder {source} is missing or empty. {chosen.MANUAL_DOWNLOAD_INSTRUCTIONS}')
-  return folder_source(folder)
+  else:
+    found = folder_source(folder)
+  if hub:
+    found = dataclasses.replace(found, given=hub.address, hub={'hub': hub.name, 'revision': hub.revision})
+  return found
 
 
 def _check_options(short_side: int, dataset: str, name: str | None, given: Mapping[str, object]) -> None:
   """Raises UserError unless the records may be called so, and the options go with the dataset."""
   if 0 < short_side < 16:
     raise UserError(f'short side {short_side} is too small: 16 pixels or more, or 0, which keeps the original size')
-  for option, datasets in {'groups_file': OWN, 'images': ('table',), 'column, --labels and so on': ('table',)}.items():
+  for option, datasets in {'groups_file': OWN, 'images': TABLES, 'column, --labels and so on': TABLES}.items():
     if given[option] and dataset not in datasets:
       raise UserError(f'--{option} go with --dataset={" or ".join(datasets)}, not with {dataset}: leave them out')
   if name is None or name == dataset:
@@ -221,7 +233,9 @@ def _table_options(values: Any) -> TableOptions | None:
       raise UserError(f'--vad_scale={",".join(values.vad_scale)} is no scale: write its ends, such as --vad_scale=1,9')
     scale = low, high
   labels = tuple(label.strip() for label in values.labels)
-  found = TableOptions(columns, labels, scale, values.caption or '', values.box_format == 'sides')
+  found = TableOptions(
+      columns, labels, scale, values.caption or '', values.box_format == 'sides',
+      values.min_confidence if values.min_confidence is not None else -math.inf, values.subject)
   return None if found == TableOptions() else found
 
 
@@ -266,7 +280,8 @@ def _set_aside(final: epath.Path) -> Iterator[None]:
 if __name__ == '__main__':
   flags.DEFINE_enum('dataset', None, DATASETS, 'Which dataset the raw folder holds.')
   command.define_path(
-      'source', None, 'The raw folder, as its authors lay it out; or the files of a table.', remote=False)
+      'source', None, 'The raw folder, as its authors lay it out; the files of a table; hf://datasets/OWNER/NAME.',
+      remote=False, also=hub_data.HUB)
   command.define_path('data_dir', None, 'Where DATASET/VERSION/ is written.')
   flags.DEFINE_string('name', None, "Of your own dataset, such as oasis; else it is folder.")
   flags.DEFINE_float('max_rejects', 0.01, 'Largest fraction of images that may be rejected.', 0, 1)
@@ -281,6 +296,8 @@ if __name__ == '__main__':
   flags.DEFINE_list('labels', [], 'Of a table: the names of the classes, in order.')
   flags.DEFINE_list('vad_scale', [], 'Of a table: lowest and highest valence, arousal and dominance, such as 1,9.')
   flags.DEFINE_string('caption', None, "Of a table: text of images that have none, such as 'a photo of {label}'.")
+  flags.DEFINE_float('min_confidence', None, 'Of a table: rows of less are left out.')
+  flags.DEFINE_enum('subject', 'person', ('person', 'any'), 'Of emoverse: whose boxes become person crops.')
   flags.DEFINE_enum('box_format', 'corners', ('corners', 'sides'), 'Of a table: x1,y1,x2,y2 or x,y,width,height.')
   command.define_path('groups_file', None, 'CSV of image,group: images of one group stay in one split.', remote=False)
   command.define_path('exclude', None, 'CSV with a column image: these images are left out.', remote=False)

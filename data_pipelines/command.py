@@ -23,20 +23,27 @@ def fail(message: str) -> NoReturn:
 class _PathParser(flags.ArgumentParser):
   """Checks and expands a path while the command line is read."""
 
-  def __init__(self, name: str, remote: bool):
+  def __init__(self, name: str, remote: bool, also: str | None):
     super().__init__()
-    self._name, self._remote = name, remote
+    self._name, self._remote, self._also = name, remote, also
 
   def parse(self, argument: str) -> str:
+    if self._also and argument.startswith(self._also):
+      return argument
     try:
       return storage.checked_path(argument, f'--{self._name}', self._remote)
     except UserError as error:  # absl names the flag.
       raise ValueError(str(error).removeprefix(f'--{self._name}={argument}').lstrip(' :')) from error
 
 
-def define_path(name: str, default: str | None, help_text: str, required: bool = False, remote: bool = True) -> None:
-  """Declares a flag that is a path: `~` is expanded, and a bucket is refused unless the command can use one."""
-  flags.DEFINE(_PathParser(name, remote), name, default, help_text, required=required)
+def define_path(
+    name: str, default: str | None, help_text: str, required: bool = False, remote: bool = True,
+    also: str | None = None) -> None:
+  """Declares a flag that is a path: `~` is expanded, and a bucket is refused unless the command can use one.
+
+  What begins with `also` is left as it is, for the command to read.
+  """
+  flags.DEFINE(_PathParser(name, remote, also), name, default, help_text, required=required)
 
 
 def require_flags(*names: str) -> None:

@@ -20,6 +20,7 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(Path(__file__).parents[1]
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 
 from absl import flags
+import filelock
 import numpy as np
 import pytest
 
@@ -118,12 +119,51 @@ def clip_params() -> dict[str, Any]:
 
 
 @pytest.fixture(scope='session')
-def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-  """The same CLIP in Hugging Face form. Do not write into it."""
-  return small_runs.write_teacher(tmp_path_factory.mktemp('clip') / 'model')
+def built_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+  """Makes a folder in the first of pytest's processes that asks for it by name; the others wait, and get the same.
+
+  Do not write into it.
+  """
+  folder = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    folder = folder.parent  # each process has a folder of its own below this one
+
+  def build(name: str, make: Callable[[Path], object]) -> Path:
+    made = folder / f'built_{name}'
+    with filelock.FileLock(folder / f'{name}.lock'):
+      if not made.exists():
+        make(folder / f'building_{name}')
+        (folder / f'building_{name}').rename(made)
+    return made
+
+  return build
 
 
 @pytest.fixture(scope='session')
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+def clip_folder(built_once: Callable[..., Path]) -> Path:
+  """The same CLIP in Hugging Face form. Do not write into it."""
+  return built_once('clip', small_runs.write_teacher)
+
+
+@pytest.fixture(scope='session')
+def data_dir(built_once: Callable[..., Path]) -> str:
   """Records of small drawn sets, see `small_runs.write_records`."""
-  return small_runs.write_records(tmp_path_factory.mktemp('records'))
+  return str(built_once('records', small_runs.write_records) / 'data')
+
+
+@pytest.fixture(scope='session')
+def pretrained_run(data_dir: str, clip_folder: Path, built_once: Callable[..., Path]) -> Path:
+  """Workdir of a pretraining run on eight devices, of which steps 2 and 3 are traced. Do not write into it."""
+  from uniemox_jax.pretrain import pretrain
+  from uniemox_jax.runtime.clock import Profile
+  config = small_runs.shared_pretrain_config(data_dir, clip_folder)
+  return built_once('pretrained', lambda folder: pretrain(config, str(folder), Profile(2, 3)))
+
+
+@pytest.fixture(scope='session')
+def finetuned_run(data_dir: str, pretrained_run: Path, built_once: Callable[..., Path]) -> Path:
+  """Workdir of a fine-tuning run that started from `pretrained_run`. Do not write into it."""
+  from uniemox_jax.finetune import finetune
+  config = small_runs.finetune_config(data_dir)
+  config.init = str(pretrained_run)
+  return built_once('finetuned', lambda folder: finetune(config, str(folder)))

@@ -16,6 +16,7 @@ VERBS = {
     'synthetic': ('data_pipelines.synthetic', 'draw small datasets in the real layouts'),
     'person_boxes': ('data_pipelines.person_boxes', 'find persons in images, and write a file of boxes'),
     'build': ('data_pipelines.build', 'turn the raw folder of a dataset into checked records'),
+    'annotate': ('data_pipelines.annotate', 'label images with several people on a local page'),
     'preview': ('data_pipelines.preview', 'draw a contact sheet of what the model sees'),
     'duplicates': ('data_pipelines.duplicates', 'find resized, re-encoded and mirrored copies of images'),
     'report': ('data_pipelines.report', 'write a page about a data set, and what is wrong with it'),

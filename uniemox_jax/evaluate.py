@@ -3,7 +3,6 @@
 On another dataset, by a label map: --dataset=OTHER --label_map=NAME_OR_FILE (docs/protocols.md).
 """
 
-import functools
 import os
 from typing import Any
 
@@ -11,6 +10,7 @@ from absl import flags
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.plain_text import visible
 from data_pipelines.records import reader
 from data_pipelines.storage import parsing
 from uniemox_jax.eval import label_maps
@@ -67,7 +67,12 @@ def evaluate(workdir: str, split_name: str | None = None, data_dir: str | None =
   run = _FinetunedRun(workdir)
   split_name = split_name or run.final_split
   dataset, trained_labels = run.config['dataset'], run.checkpoint.description['labels']
-  open_split = functools.partial(reader.open_split, data_dir or run.config['data_dir'], dataset)
+
+  def open_split(name: str) -> reader.Split:
+    found = reader.open_split(data_dir or run.config['data_dir'], dataset, name)
+    left_out = run.config.get('left_out_domain')
+    return found.domain(left_out, inside=name == run.final_split) if left_out else found
+
   split = open_split(split_name)
   if list(split.labels) != trained_labels:
     raise UserError(
@@ -78,7 +83,7 @@ def evaluate(workdir: str, split_name: str | None = None, data_dir: str | None =
   if split_name != 'val' and any(task.name == 'labels' for task in run.tasks):
     val = evaluate_params(split=open_split('val'), tasks=run.tasks, **run.on_split)
     thresholds = [row['threshold'] for row in val['tasks']['labels']['per_class']]
-  measured = evaluate_params(split=split, tasks=run.tasks, thresholds=thresholds, **run.on_split)
+  measured = evaluate_params(split=split, tasks=run.tasks, thresholds=thresholds, by_domain=True, **run.on_split)
   path = result_path(workdir, split_name, final=run.final_split)
   return run.write(path, dataset, split_name, **measured)
 
@@ -122,6 +127,18 @@ def evaluate_on(
       **measure(single_label_task(resolved.classes), logits_NxT.astype(np.float32), label_N))
 
 
+def describe_domains(result: dict[str, Any]) -> str:
+  """A line for each domain, the one with the worst first task first; '' without domains."""
+  lines = []
+  for domain, measured in result.get('domains', {}).items():
+    scores = {name: measured[name].get(KINDS[name].score) for name in KINDS if name in measured}
+    known = {name: value for name, value in scores.items() if value is not None}
+    first = next((KINDS[name].direction * value for name, value in known.items()), 0)
+    said = ', '.join(f'{name} {KINDS[name].score} {value:.4f}' for name, value in known.items())
+    lines.append((first, visible(f'  {domain}: {said} over {measured["examples"]} examples')))
+  return '\n'.join(line for _, line in sorted(lines))
+
+
 def describe_result(result: dict[str, Any]) -> str:
   """One line for people."""
   if 'tasks' not in result:
@@ -146,7 +163,7 @@ def main() -> None:
     result = evaluate(values.workdir, values.split, values.data_dir)
   else:
     result = evaluate_on(values.workdir, values.dataset, values.label_map, values.split or 'test', values.data_dir)
-  print(describe_result(result), flush=True)
+  print('\n'.join(filter(None, [describe_result(result), describe_domains(result)])), flush=True)
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ from typing import Any
 NO_LABEL = -1
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class RawExample:
   """One example of the raw folder.
 
@@ -51,7 +51,7 @@ class RawExample:
     return self.path if self.person is None else f'{self.path}#{self.person}'
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class WorkItem:
   """The input of one record: besides the raw folder, all that a worker on another machine needs.
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from data_pipelines import byte_ranges, storage
-from data_pipelines.errors import UserError, first_line
+from data_pipelines.errors import UserError, first_line, join_names
 from data_pipelines.plain_text import check_labels
 from data_pipelines.records import index, manifest, schema
 
@@ -166,9 +166,26 @@ class Split:
       members = np.flatnonzero(label_N == label)
       ranked = members[np.argsort(rank_N[members], kind='stable')]
       kept.append(ranked[:max(1, round(fraction * len(members)))])
-    kept_K = np.sort(np.concatenate(kept))
+    return self._selected(np.sort(np.concatenate(kept)), f'{self.name}, {100 * fraction:g} %')
+
+  def domains(self) -> np.ndarray:
+    """The domain of every record, such as its style; '' for none."""
+    return np.array([found.attributes.get('domain', '') for found in self.annotations()])
+
+  def domain(self, domain: str, inside: bool) -> 'Split':
+    """The records of a domain, or all others. Raises UserError if there are none."""
+    domain_N = self.domains()
+    kept_K = np.flatnonzero((domain_N == domain) == inside)
+    if not len(kept_K):
+      raise UserError(
+          f"{self.name} has no record {'of' if inside else 'outside'} domain '{domain}': choose one of "
+          f'{join_names(sorted(set(domain_N.tolist()) - {""})) or "none: its records name no domains"}')
+    return self._selected(kept_K, f'{self.name}, {"" if inside else "without "}{domain}')
+
+  def _selected(self, kept_K: np.ndarray, name: str) -> 'Split':
+    """The records at these ascending positions."""
     part = copy.copy(self)
-    part.name = f'{self.name}, {100 * fraction:g} %'
+    part.name = name
     part._positions_N = kept_K if self._positions_N is None else self._positions_N[kept_K]
     part.num_examples = len(kept_K)
     return part

@@ -106,7 +106,6 @@ class _Text:
     self.path = path
     self._table = open_text_table(path, set(map(plain, expected)))
     self.columns = tuple(Column(name) for name in self._table.headings if name)
-    self.form = f"text, separated by '{self._table.delimiter}'".replace('\t', 'tabs')
 
   def rows(self, names: Sequence[str]) -> Iterator[TableRow]:
     del names

@@ -83,6 +83,8 @@ def votes(cell: Any, names: Sequence[str]) -> dict[str, float]:
   if isinstance(cell, dict):
     return {name: number(value) for name, value in cell.items() if not is_missing(value)}
   voted = cell if isinstance(cell, list) else re.split('[|;,]', text(cell))
+  if not isinstance(cell, list) and re.fullmatch(r'[-\d.,]+', text(cell)):
+    raise ValueError(f"'{cell}' is a number, where votes by class should be")
   counts: dict[str, float] = {}
   for name in filter(None, (label(entry, names) for entry in voted)):
     counts[name] = counts.get(name, 0) + 1
@@ -93,7 +95,7 @@ def boxes(cell: Any, sides: bool) -> list[tuple[float, ...]]:
   """The boxes in a cell, as (xmin, ymin, xmax, ymax).
 
   Args:
-    cell: four numbers, or an object with them; a list of such; or any of these as a text.
+    cell: four numbers, or as many for each box; an object with four; a list of such; or any of these as a text.
     sides: whether four numbers are x, y, width and height, and not two corners. The keys of an object say it.
   """
   if is_missing(cell):
@@ -110,7 +112,8 @@ def boxes(cell: Any, sides: bool) -> list[tuple[float, ...]]:
   if not isinstance(cell, (list, tuple)):
     raise ValueError(f"'{cell}' is no box")
   if cell and all(isinstance(value, (int, float)) for value in cell):
-    return [box_of([number(value) for value in cell], sides)]
+    fours = [cell] if len(cell) % 4 else [cell[start:start + 4] for start in range(0, len(cell), 4)]
+    return [box_of([number(value) for value in four], sides) for four in fours]
   return [box for entry in cell for box in boxes(entry, sides)]
 
 

@@ -28,7 +28,8 @@ ROLES: dict[str, tuple[str, ...]] = {
     'id': ('id',),
     'group': ('group', 'group id', 'video', 'video id'),
     'domain': ('domain', 'style', 'source'),
-    'confidence': ('confidence', 'confidence score'),}  # fmt: skip
+    'confidence': ('confidence', 'confidence score'),
+    'subject': (),}  # fmt: skip
 """What a column may mean, with the headings that are taken for it, the first of them before others."""
 
 SEVERAL = ('labels', 'votes', 'box')

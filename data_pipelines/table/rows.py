@@ -15,7 +15,7 @@ from data_pipelines.table import cells
 from data_pipelines.table.columns import SIDES, Columns
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Rating:
   """What one row says.
 
@@ -28,7 +28,7 @@ class Rating:
     votes: counts or shares by class.
     vad: valence, arousal, dominance, NaN where not said.
     boxes: as `cells.boxes` gives them.
-    attributes: caption and confidence, where they are said.
+    attributes: caption, domain, subject and confidence, where they are said.
     problem: why the row cannot be used, if it cannot.
   """
 
@@ -98,7 +98,10 @@ class Reading(NamedTuple):
     image = said('image')
     if isinstance(image, dict):
       image = image.get('path')
-    attributes = {'caption': ' '.join(cells.text(said('caption')).split()), 'domain': cells.text(said('domain'))}
+    subject = said('subject')
+    attributes = {
+        'caption': ' '.join(cells.text(said('caption')).split()), 'domain': cells.text(said('domain')),
+        'subject': ', '.join(map(cells.text, subject)) if isinstance(subject, list) else cells.text(subject)}
     confidence = cells.number(said('confidence'), row.decimal)
     return Rating(
         row.place, self.table, number, cells.text(image), cells.text(said('id')), self._label(row), self._labels(row),

@@ -19,6 +19,7 @@ from data_pipelines.source_files.table_files import open_table
 from data_pipelines.table import columns as columns_of
 from data_pipelines.table.image_paths import ImagePaths, paths_inside
 from data_pipelines.table.rows import Rating, Reading, majority, merge
+from data_pipelines.table.subjects import is_person
 
 PERCENT = {'train': 80, 'val': 10, 'test': 10}
 SEED = 0
@@ -35,6 +36,8 @@ class TableOptions(NamedTuple):
     scale: lowest and highest value of valence, arousal and dominance, outside of which a row is rejected.
     caption: text of an image without one of its own, such as 'a photo of {label}'; '' for that of `caption_text`.
     sides: whether boxes are x, y, width and height, and not two corners.
+    min_confidence: rows of less are left out, and counted.
+    subject: 'person' keeps the boxes of subjects that are persons, 'any' all; where there is a column of subjects.
   """
 
   columns: Mapping[str, str] = {}
@@ -42,6 +45,8 @@ class TableOptions(NamedTuple):
   scale: tuple[float, float] | None = None
   caption: str = ''
   sides: bool = False
+  min_confidence: float = -math.inf
+  subject: str = 'person'
 
 
 class Builder(base_builder.BaseBuilder):
@@ -54,6 +59,7 @@ class Builder(base_builder.BaseBuilder):
 
   VERSION = tfds.core.Version('1.0.0')
   LABELS: tuple[str, ...] = ()  # Set on the instance when the rows are read; so are DISTRIBUTION and SPLIT_SEED.
+  CLASSES: tuple[str, ...] = ()  # All that there may be, for a published table.
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
       'A table of your own has a row an image, as CSV, JSON lines, Parquet or Arrow: the path or the bytes of the '
       'image, and what is known of it (see docs/tables.md)')
@@ -77,7 +83,7 @@ class Builder(base_builder.BaseBuilder):
     readings = self._readings()
     ratings: list[Rating] = []
     for table, reading in zip(self._tables, readings):
-      ratings += reading.ratings(table.rows(reading.columns.names))
+      ratings += filter(self._is_wanted, reading.ratings(table.rows(reading.columns.names)))
     if not ratings:
       raise UserError(f'{self.source.given} has no rows: it must hold one for each image')
     merged = list(merge(self._with_paths(source, ratings, readings), self.ignore))
@@ -86,6 +92,13 @@ class Builder(base_builder.BaseBuilder):
     found = self._split(merged, declared=any(rating.split for rating in merged))
     announcement.print_splits(found, self.LABELS)
     return found
+
+  def _is_wanted(self, rating: Rating) -> bool:
+    """Whether a row counts; says why not."""
+    if wanted := rating.attributes.get('confidence', math.inf) >= self._said.min_confidence:
+      return wanted
+    self.ignore(f'rows of a confidence below {self._said.min_confidence:g}')
+    return False
 
   def contents(self, items: list[WorkItem]) -> Iterator[tuple[WorkItem, bytes | None]]:
     """See the base. The images that are in the tables are read in the order of their rows, a few at a time."""
@@ -109,7 +122,8 @@ class Builder(base_builder.BaseBuilder):
         raise UserError(
             f'{table.path} has other columns than {self._tables[0].path}: {_difference(columns, first)}; '
             'build them one by one with a --name each')
-      classes = self._said.labels or next(filter(None, map(columns.class_names, ('label', 'labels', 'votes'))), ())
+      classes = self._said.labels or self.CLASSES or next(
+          filter(None, map(columns.class_names, ('label', 'labels', 'votes'))), ())
       split = '' if columns.name('split') else split_of.get(self.source.tables[number], '')
       readings.append(Reading(columns, number, split, classes, self._said.scale, self._said.sides))
     print(visible(f'{self.source.given}' + (f': {len(self._tables)} tables' if len(self._tables) > 1 else '')))
@@ -180,13 +194,17 @@ class Builder(base_builder.BaseBuilder):
       return RawExample('', name=rating.place, problem=rating.problem)
     total = sum(rating.votes.values())
     attributes = dict(rating.attributes)
+    boxes = rating.boxes
+    if 'subject' in attributes and self._said.subject == 'person' and not is_person(attributes['subject']):
+      self.ignore('boxes of subjects that are no persons', len(boxes))
+      boxes = ()
     if self._said.caption:
       attributes.setdefault('caption', self._said.caption)
     return RawExample(
         rating.image, rating.label or majority(rating.votes) or NO_LABEL, labels=rating.labels,
         distribution=tuple(rating.votes.get(name, 0) / total for name in self.DISTRIBUTION) if total else (),
-        vad=rating.vad, boxes=rating.boxes, size=(1, 1) if self._fractions else (), name=rating.id,
-        attributes=attributes, group=rating.group)
+        vad=rating.vad, boxes=boxes, size=(1, 1) if self._fractions else (), name=rating.id, attributes=attributes,
+        group=rating.group)
 
   def _split(self, ratings: list[Rating], declared: bool) -> dict[str, list[RawExample]]:
     examples = self.with_groups([self._example(rating) for rating in ratings])

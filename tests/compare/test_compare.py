@@ -13,11 +13,14 @@ import pytest
 from configs import compare as shipped
 from data_pipelines.errors import UserError
 from tests.support import small_runs
-from uniemox_jax.compare.comparison import check, job_config, jobs_of, read_comparison
+from tests.support.fork_server import ForkedProcess
+from uniemox_jax.compare.comparison import check, job_config, jobs_of, read_comparison, with_domains
+from uniemox_jax.compare.subprocess_runs import last_error
 from uniemox_jax.compare.tables import ComparisonJob
 from uniemox_jax.runtime.preemption import EXIT_CODE
 
 VERB = 'uniemox_jax.compare'
+JOBS = ['-m', 'tests.compare.jobs']
 
 
 def small_config(
@@ -73,6 +76,19 @@ def test_a_config_that_cannot_run_is_one_line(changes, said):
     target[name] = value
   with pytest.raises(UserError, match=re.escape(said)):
     check(config)
+
+
+def test_every_protocol_leaves_out_each_domain(config):
+  config.left_out_domains, config.datasets = ('cartoon', 'science fiction'), ('mine',)
+  config.protocols = ('linear', 'knn')
+  check(config)
+  expanded = with_domains(config)
+  jobs = [job for job in jobs_of(expanded) if job.initialisation == 'scratch']
+  names = [f'{protocol}_without_{domain}' for protocol in config.protocols for domain in ('cartoon', 'science_fiction')]
+  assert [job.protocol for job in jobs] == names
+  config.protocol.linear.recipe = config.protocol.knn.recipe = 'configs/probe.py:emo8'
+  left_out = [job_config(with_domains(config), job).left_out_domain for job in jobs]
+  assert left_out == ['cartoon', 'science fiction'] * 2
 
 
 def test_a_change_of_another_shape_is_one_line(config):
@@ -131,7 +147,8 @@ def run(config: ConfigDict, workdir: Path, *arguments: str) -> tuple[int, str]:
   return process.returncode, said
 
 
-def test_a_job_that_fails_is_named_and_the_others_go_on(config, tmp_path):
+@pytest.mark.slow
+def test_a_job_that_fails_is_in_the_table_and_the_others_go_on(config, tmp_path):
   code, said = run(config, tmp_path / 'compare')
   assert code == 2, said
   assert said.strip().splitlines()[-1].startswith('error: 1 of 2 jobs failed: nowhere/emo8/knn/seed0 (error: '), said
@@ -142,18 +159,28 @@ def test_a_job_that_fails_is_named_and_the_others_go_on(config, tmp_path):
   assert 'Traceback' not in said + content['failures'][0]['said']
 
 
-@pytest.mark.parametrize(
-    'number',
-    [signal.SIGTERM, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGKILL, signal.SIGINT))])
-def test_a_job_ends_with_whoever_started_it(config, tmp_path, number):
-  config.protocols, config.initialisations, config.seeds = ('finetune',), ('scratch',), 2
-  config.protocol.finetune.change.epochs = 1000
-  process = small_runs.start(small_runs.command(VERB, config, tmp_path / 'compare'))
-  log = tmp_path / 'compare' / 'scratch' / 'emo8' / 'finetune' / 'seed0' / 'log.txt'
+def test_a_job_that_fails_is_named_and_the_others_go_on(tmp_path):
+  [said] = small_runs.finish(small_runs.start([*JOBS, f'--workdir={tmp_path}', '--first=fails']), code=2)
+  assert said.strip().splitlines()[-1].startswith('error: 1 of 2 jobs failed: first (error: as asked: '), said
+  assert '== second: done  2/2 jobs' in said and 'Traceback' not in said
+  assert last_error(str(tmp_path / 'first')) == 'error: as asked: do not ask'
+  assert last_error(str(tmp_path / 'second')) is None
+
+
+def test_the_error_of_a_job_that_failed_is_read_with_the_results(config, tmp_path):
+  job = ComparisonJob('nowhere', 'emo8', 'knn', 0)
+  folder = tmp_path / 'nowhere' / 'emo8' / 'knn' / 'seed0'
+  folder.mkdir(parents=True)
+  (folder / 'error.txt').write_text('error: runs/nowhere is not there\n')
+  found = read_comparison(config, {job: job_config(config, job)}, str(tmp_path))
+  assert (found.results, found.errors) == ({}, {job: 'error: runs/nowhere is not there'})
+
+
+def check_that_a_job_ends_with_its_starter(process: ForkedProcess, log: Path, begun: str, number: int) -> None:
   deadline = time.monotonic() + 120
-  while not (log.exists() and 'finetune ' in log.read_text()):
+  while not (log.exists() and begun in log.read_text()):
     assert time.monotonic() < deadline
-    time.sleep(0.2)
+    time.sleep(0.1)
   # A terminal sends Ctrl-C to the whole group.
   (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
   process.wait(60)
@@ -161,9 +188,26 @@ def test_a_job_ends_with_whoever_started_it(config, tmp_path, number):
   while 'is saved in' not in log.read_text():
     assert time.monotonic() < deadline, log.read_text()
     assert number == signal.SIGKILL, 'it ended before its job'
-    time.sleep(0.2)
-  assert not (log.parents[1] / 'seed1').exists()
+    time.sleep(0.1)
   assert not (log.parent / 'error.txt').exists()
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_a_job_ends_with_whoever_started_it(tmp_path, number):
+  process = small_runs.start([*JOBS, f'--workdir={tmp_path}'])
+  check_that_a_job_ends_with_its_starter(process, tmp_path / 'first' / 'log.txt', 'begun', number)
+  assert not (tmp_path / 'second').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_a_run_ends_with_the_comparison_that_started_it(config, tmp_path, number):
+  config.protocols, config.initialisations, config.seeds = ('finetune',), ('scratch',), 2
+  config.protocol.finetune.change.epochs = 1000
+  process = small_runs.start(small_runs.command(VERB, config, tmp_path / 'compare'))
+  log = tmp_path / 'compare' / 'scratch' / 'emo8' / 'finetune' / 'seed0' / 'log.txt'
+  check_that_a_job_ends_with_its_starter(process, log, 'finetune ', number)
+  assert not (log.parents[1] / 'seed1').exists()
 
 
 @pytest.mark.slow

@@ -19,13 +19,22 @@ from uniemox_jax.export_torch import export_torch
 from uniemox_jax.finetune import finetune
 from uniemox_jax.import_torch import import_torch
 from uniemox_jax.models.classifier import Classifier
+from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.runtime import sharding
 from uniemox_jax.teacher.frozen_clip import load_clip
 from uniemox_jax.train.checkpoint import load_checkpoint
 from uniemox_jax.train.flops import finetune_work
 from uniemox_jax.train.initial_weights import check_architecture, initial_weights, read_source
-from uniemox_jax.train.state import abstract_model, abstract_params, builder, create_state, graphdef_of, state_template
+from uniemox_jax.train.state import (
+    abstract_model,
+    abstract_params,
+    builder,
+    create_state,
+    graphdef_of,
+    initial_params,
+    state_template,
+)
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
@@ -177,7 +186,18 @@ INITIALISATIONS = {
     'supervised by transformers': write_supervised, 'supervised by timm': write_timm}
 
 
-@pytest.mark.parametrize('name', INITIALISATIONS)
+@pytest.mark.parametrize('name', [name for name, write in INITIALISATIONS.items() if write])
+def test_every_initialisation_starts_a_classifier(name, tmp_path, random_torch):
+  settings = INITIALISATIONS[name](tmp_path / 'init', random_torch)
+  ours, fresh = started(tmp_path / 'init', **MODEL,
+                        **settings), initial_params(builder(Classifier, **MODEL, classes=3), 0)
+  assert not np.array_equal(ours.encoder.patch_embed.kernel[...], fresh['encoder']['patch_embed']['kernel'])
+  np.testing.assert_array_equal(ours.head.bias[...], fresh['head']['bias'])
+  assert np.isfinite(ours(exported.pictures(32))).all()
+
+
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=() if name == 'clip' else pytest.mark.slow) for name in INITIALISATIONS])
 def test_one_recipe_fine_tunes_every_initialisation(name, tmp_path, data_dir, random_torch):
   config = small_runs.finetune_config(data_dir, epochs=1)
   if write := INITIALISATIONS[name]:
@@ -189,6 +209,17 @@ def test_one_recipe_fine_tunes_every_initialisation(name, tmp_path, data_dir, ra
   assert uniemox_jax.load_classifier(str(tmp_path / 'run')).predict_proba(images).shape == (2, 8)
 
 
+def test_a_student_starts_from_a_clip(tmp_path, random_torch, capsys):
+  clip_model(random_torch).save_pretrained(tmp_path / 'clip')
+  model = MODEL | like_clip()
+  build = builder(UniEmoX, **model, decoder_width=12, decoder_depth=1, decoder_heads=2)
+  source = read_source(str(tmp_path / 'clip'), model, decoder=True)
+  taken = initial_weights(source, abstract_params(build), classifier=False)
+  assert 'taken: encoder; resized: nothing; drawn anew: project, fusion, decoder' in capsys.readouterr().out
+  assert 'pre_norm' in taken['encoder']
+
+
+@pytest.mark.slow
 def test_pretraining_starts_from_a_clip(tmp_path, data_dir, clip_folder, random_torch, capsys):
   clip_model(random_torch).save_pretrained(tmp_path / 'clip')
   config = small_runs.pretrain_config(data_dir, clip_folder, epochs=1)

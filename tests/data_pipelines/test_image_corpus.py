@@ -70,7 +70,7 @@ def test_images_that_are_read_without_a_part_of_the_file_are_counted(built):
   assert ignored[image_files.UNREADABLE_METADATA] >= 14
 
 
-@pytest.mark.parametrize('size', [32, 96, 224])
+@pytest.mark.parametrize('size', [96, *(pytest.param(size, marks=pytest.mark.slow) for size in (32, 224))])
 def test_prediction_sees_what_the_record_shows_or_gives_the_same_reason(folder, built, size, tmp_path):
   """To 2 of 255, and what a JPEG of quality 95 costs where the record holds one that is encoded again: here up to 6."""
   shards, _, _ = built

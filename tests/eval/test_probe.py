@@ -96,10 +96,9 @@ def test_linear_probe_is_scikit_learns(linear_run):
   assert result['confusion'] == reference.confusion_matrix(truth_N, predicted_N, labels=range(8)).tolist()
 
 
-def test_result_has_the_keys_of_evaluate(linear_run, data_dir, tmp_path):
+def test_result_has_the_keys_of_evaluate(linear_run, finetuned_run):
   folder, result = linear_run
-  config = small_runs.finetune_config(data_dir, epochs=1)
-  ours, theirs = read_json(folder / 'result.json'), finetune(config, str(tmp_path))
+  ours, theirs = (read_json(run / 'result.json') for run in (folder, finetuned_run))
   assert ours == result
   assert theirs.keys() <= ours.keys()
   assert ours.keys() - theirs.keys() == {'protocol', 'train_examples', 'chosen'}
@@ -249,7 +248,7 @@ def test_damaged_cache_is_one_line(data_dir, tmp_path):
 def test_mistake_is_one_line(
     command: Callable[..., int], assert_one_line: Callable[..., None], capsys, data_dir, tmp_path, arguments, thing,
     remedy):
-  saved = save_random(tmp_path / 'saved', 'encoder')
+  saved = save_random(tmp_path / 'saved', 'encoder') if 'SAVED' in arguments[0] else ''
   model = [f'--config.model.{name}={value}' for name, value in small_runs.ENCODER.items()]
   code = command(
       'uniemox_jax.probe', '--config=configs/probe.py:emo8', f'--workdir={tmp_path / "run"}',

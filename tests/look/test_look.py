@@ -18,17 +18,14 @@ from data_pipelines.batches.single_examples import read_examples
 from data_pipelines.page_rendering import data_uri
 from data_pipelines.records import reader
 from data_pipelines.storage import read_json
-from data_pipelines.synthetic import datasets
 from tests.support import small_runs
 from tests.support.predictions import draw
 import uniemox_jax
 from uniemox_jax import demo
 from uniemox_jax.eval.trained_classifier import load_trained, predict_split
-from uniemox_jax.finetune import finetune
 from uniemox_jax.import_torch import import_torch
 from uniemox_jax.look.inspected_model import InspectedModel, Inspection, inspect_examples
 from uniemox_jax.look.inspection import draw_mistakes, look
-from uniemox_jax.pretrain import pretrain
 from uniemox_jax.report import figures
 from uniemox_jax.report.look_page import read_look
 from uniemox_jax.runtime.sharding import make_mesh, replicate
@@ -36,21 +33,13 @@ from uniemox_jax.train.checkpoint import load_checkpoint, save_weights
 
 
 @pytest.fixture(scope='module')
-def pretrained(data_dir: str, clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-  folder = str(tmp_path_factory.mktemp('pretrained'))
-  config = small_runs.pretrain_config(data_dir, clip_folder, epochs=1)
-  config.loss.norm_pix = True
-  pretrain(config, folder)
-  return folder
+def pretrained(pretrained_run: Path) -> str:
+  return str(pretrained_run)
 
 
 @pytest.fixture(scope='module')
-def finetuned(data_dir: str, pretrained: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-  folder = str(tmp_path_factory.mktemp('finetuned'))
-  config = small_runs.finetune_config(data_dir, epochs=1)
-  config.init = pretrained
-  finetune(config, folder)
-  return folder
+def finetuned(finetuned_run: Path) -> str:
+  return str(finetuned_run)
 
 
 @pytest.fixture(scope='module')
@@ -133,18 +122,6 @@ def test_imported_encoder_is_looked_at_as_far_as_it_goes(imported, data_dir, tmp
   assert result['pictures']['embeddings']['note'].startswith('9 examples')
   few = look(imported, data_dir, 'emoset', str(tmp_path), split_name='val', examples=2, points=7)
   assert 'too few' in few['skipped']['embeddings'] and 'embeddings.png' not in names(tmp_path)
-
-
-def test_models_of_other_tasks_have_no_mistakes_and_are_explained_by_their_first_classes(tmp_path):
-  datasets.write_dataset(
-      tmp_path / 'raw', 'emotic', datasets.plan_images('emotic', {'train': 16, 'val': 8, 'test': 8}, seed=0), {})
-  build.build('emotic', tmp_path / 'raw', tmp_path / 'data')
-  config = small_runs.finetune_config(str(tmp_path / 'data'), epochs=1)
-  config.dataset, config.tasks = 'emotic', 'auto'
-  finetune(config, str(tmp_path / 'run'))
-  result = look(str(tmp_path / 'run'), str(tmp_path / 'data'), 'emotic', str(tmp_path / 'out'), examples=2)
-  assert result['skipped']['mistakes'] == 'the model predicts labels, vad, and no single label'
-  assert list(result['pictures']['attention']['without']) == ['person']
 
 
 def test_demo_looks_at_both_of_its_runs_and_once(pretrained, finetuned, data_dir, tmp_path):

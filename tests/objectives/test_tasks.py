@@ -129,17 +129,23 @@ def step_with(rng, devices=1, **options):
   return jax.device_get(values), jax.device_get(new.params['head'])
 
 
-def test_losses_are_summed_with_their_weights(rng):
-  values, _ = step_with(rng)
+@pytest.fixture(scope='module')
+def whole():
+  """A step on one device in one micro-batch."""
+  return step_with(np.random.default_rng(0), drop_path=0.3)
+
+
+def test_losses_are_summed_with_their_weights(whole):
+  values, _ = whole
   assert values['loss'] == close(0.5 * values['cross_entropy'] + values['bce'] + values['kl'] + values['l2'])
 
 
 @pytest.mark.parametrize('accum_steps, devices', [(4, 1), (1, 8)])
-def test_accumulation_and_devices_change_nothing_where_targets_are_missing(accum_steps, devices):
-  whole, head = step_with(np.random.default_rng(0), drop_path=0.3)
+def test_accumulation_and_devices_change_nothing_where_targets_are_missing(whole, accum_steps, devices):
+  values, head = whole
   parts, head_of_parts = step_with(np.random.default_rng(0), devices, drop_path=0.3, accum_steps=accum_steps)
   for name in ('loss', 'cross_entropy', 'bce', 'kl', 'l2'):
-    assert parts[name] == pytest.approx(whole[name], rel=1e-5)
+    assert parts[name] == pytest.approx(values[name], rel=1e-5)
   for name, mine in head.items():
     np.testing.assert_allclose(head_of_parts[name], mine, rtol=1e-4, atol=1e-6)
 

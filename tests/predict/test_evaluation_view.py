@@ -4,8 +4,7 @@ from importlib.util import find_spec
 import json
 import math
 from pathlib import Path
-import subprocess
-import sys
+import re
 
 import numpy as np
 from PIL import Image
@@ -14,9 +13,9 @@ import pytest
 from data_pipelines import images
 from data_pipelines.batches import augment
 from data_pipelines.user_files.views import views
+from tests.support import small_runs
 from tests.support.exported import TINY, saved
 from tests.support.predictions import torchvision_view
-from tests.support.small_runs import ROOT
 from uniemox_jax.export_torch import export_torch
 from uniemox_jax.models.preprocess import denormalise, student_view
 
@@ -127,7 +126,6 @@ def test_memory_is_bounded_by_the_view_whatever_the_shape_of_the_image(tmp_path:
     paths.append(str(tmp_path / f'{width}x{height}.jpg'))
     Image.new('RGB', (width, height), 'red').save(paths[-1])
   script = f'paths, detect = {paths!r}, {find_spec("cv2") is not None}\n{MEMORY}'
-  done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, cwd=ROOT, check=False)
-  assert done.returncode == 0, done.stderr[-2000:]
-  grown = {line.rpartition(' ')[0]: int(line.split()[-1]) for line in done.stdout.splitlines()}
+  [said] = small_runs.finish(small_runs.start(['-c', script]))
+  grown = {name: int(mib) for name, mib in re.findall(r'^(.+\.jpg) (-?\d+)$', said, re.MULTILINE)}
   assert len(grown) >= 8 * len(paths) and {name: mib for name, mib in grown.items() if mib > 100} == {}

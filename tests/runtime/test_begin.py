@@ -18,8 +18,8 @@ Start = Callable[..., list[ForkedProcess]]
 def start() -> Start:
   """Starts a process of `tests.support.beginner` for each argument, and gives them when all are past their imports."""
 
-  def make(*arguments: str) -> list[ForkedProcess]:
-    group = small_runs.start_group(['-m', 'tests.support.beginner', *arguments], len(arguments))
+  def make(*arguments: str, **environment: str) -> list[ForkedProcess]:
+    group = small_runs.start_group(['-m', 'tests.support.beginner', *arguments], len(arguments), **environment)
     for process in group:
       assert any('compiling' in line for line in process.stdout)
     return group
@@ -45,7 +45,7 @@ def preempted(group: list[ForkedProcess], signalled: int, seconds: float = PATIE
   return said
 
 
-@pytest.mark.parametrize('signalled', range(3))
+@pytest.mark.parametrize('signalled', [0, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_processes_that_compile_and_those_that_wait_for_them_end_at_once(start: Start, signalled: int) -> None:
   said = preempted(start('0', '300', '300'), signalled)
   assert not any('begun' in text for text in said)
@@ -57,8 +57,11 @@ def test_processes_that_only_watch_until_their_work_is_done_end_at_once(
   preempted(start(*arguments), 1)
 
 
-def test_one_that_fails_keeps_the_others_no_longer_than_they_wait_for_each_other(start: Start) -> None:
-  ended(start('only 0', 'fail 0'), [0, 2], TOGETHER_MS / 1000 + PATIENT_SECONDS / 2)
+@pytest.mark.parametrize('patience_ms', [2000, pytest.param(TOGETHER_MS, marks=pytest.mark.slow)])
+def test_one_that_fails_keeps_the_others_no_longer_than_they_wait_for_each_other(
+    start: Start, patience_ms: int) -> None:
+  group = start('only 0', 'fail 0', TOGETHER_MS=str(patience_ms))
+  ended(group, [0, 2], patience_ms / 1000 + PATIENT_SECONDS / 2)
 
 
 def test_all_find_that_they_differ(start: Start) -> None:

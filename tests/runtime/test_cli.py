@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.support import small_runs
+
 ROOT = Path(__file__).parents[2]
 PRETRAIN = '--config=configs/demo.py:pretrain'
 FINETUNE = '--config=configs/demo.py:finetune'
@@ -102,13 +104,12 @@ def test_missing_workdir_is_asked_for(
 
 @pytest.fixture(scope='module')
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, subprocess.Popen]]:
-  """Two commands as users start them, side by side: importing tensorflow is what takes the time."""
+  """A command of either package as users start them, side by side: importing tensorflow is what takes the time."""
   folder = tmp_path_factory.mktemp('commands')
   emulated = os.environ | {
       'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=8', 'PYTHONPATH': str(ROOT)}
   commands = {
       'devices': ['uniemox_jax.finetune', FINETUNE, f'--workdir={folder}/run', '--config.batch_size=12'],
-      'hosts': ['uniemox_jax.pretrain', PRETRAIN, f'--workdir={folder}/run', '--multihost'],
       'build': ['data_pipelines.build', '--dataset=emo8', f'--source={folder}/nowhere', f'--data_dir={folder}/data']}
   # From another folder than the clone: --config=configs/... falls back to the installed files.
   started = {
@@ -122,10 +123,15 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, su
 
 @pytest.mark.parametrize(('name', 'thing', 'remedy'), [
     ('devices', 'batch_size 12', 'multiple of 8'),
-    ('hosts', '--multihost', 'leave it out on a single machine'),
     ('build', 'nowhere', 'ask its authors'),])
 def test_real_process_says_nothing_else(
     processes: dict[str, subprocess.Popen], assert_one_line: Callable[..., None], name: str, thing: str,
     remedy: str) -> None:
   stderr = processes[name].communicate(timeout=120)[1]
   assert_one_line(processes[name].returncode, stderr, thing, remedy)
+
+
+def test_multihost_on_a_single_machine_is_one_line(assert_one_line: Callable[..., None], tmp_path: Path) -> None:
+  process = small_runs.start(['-m', 'uniemox_jax.pretrain', PRETRAIN, f'--workdir={tmp_path}/run', '--multihost'])
+  [said] = small_runs.finish(process, code=2)
+  assert_one_line(process.returncode, said, '--multihost', 'leave it out on a single machine')

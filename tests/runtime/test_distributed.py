@@ -9,32 +9,36 @@ import time
 import pytest
 
 from tests.support import small_runs
+from uniemox_jax.runtime.distributed import DEAD_SECONDS
 
 
 def test_a_process_whose_peer_never_comes_says_where_it_waited_and_asks_to_be_run_again(tmp_path):
   command = [
       '-m', 'uniemox_jax.pretrain', f'--config={small_runs.ROOT}/configs/demo.py:pretrain', f'--workdir={tmp_path}',
       '--connect_timeout=2']
-  for rank in (0, 1):
-    alone = small_runs.start(
-        command, JAX_COORDINATOR_ADDRESS=f'127.0.0.1:{small_runs.free_port()}', JAX_NUM_PROCESSES='2',
-        JAX_PROCESS_ID=str(rank))
-    [told] = small_runs.finish(alone, code=75)
+  alone = [
+      small_runs.start(
+          command, JAX_COORDINATOR_ADDRESS=f'127.0.0.1:{small_runs.free_port()}', JAX_NUM_PROCESSES='2',
+          JAX_PROCESS_ID=str(rank)) for rank in (0, 1)]
+  for rank, told in enumerate(small_runs.finish(*alone, code=75)):
     errors = [line for line in told.splitlines() if line.startswith('error: ')]
     assert len(errors) == 1, told
     assert f'process {rank} of 2 waited 2 s at 127.0.0.1:' in errors[0] and 'Check failure' not in told
 
 
 JOIN_AND_WAIT = '''from uniemox_jax.runtime import distributed
-import time
+import sys, time
+distributed.DEAD_SECONDS = int(sys.argv[1])
 distributed.join(False, 60)
 print('joined', flush=True)
 time.sleep(100)'''
 
 
-@pytest.mark.parametrize(('dies', 'within'), [(0, 10), (2, 30)])
-def test_when_a_process_dies_the_others_end_with_one_line_and_ask_to_be_run_again(dies, within):
-  group = small_runs.start_group(['-c', JOIN_AND_WAIT], 3)
+@pytest.mark.parametrize(('dies', 'silent', 'within'), [
+    (0, DEAD_SECONDS, 10),
+    (2, 5, 20), pytest.param(2, DEAD_SECONDS, 30, marks=pytest.mark.slow)])
+def test_when_a_process_dies_the_others_end_with_one_line_and_ask_to_be_run_again(dies, silent, within):
+  group = small_runs.start_group(['-c', JOIN_AND_WAIT, silent], 3)
   for process in group:
     assert any(line == 'joined\n' for line in process.stdout)
   group[dies].kill()

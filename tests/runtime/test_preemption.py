@@ -1,4 +1,7 @@
-"""SIGTERM in every phase, in one process and two: saved once, at the same step, exit code 75, resumed to the bit."""
+"""SIGTERM in every phase, in one process and two: saved once, at the same step, exit code 75, resumed to the bit.
+
+The fast test of one of two processes is in tests/system/test_runs.py, beside the run that it is compared with.
+"""
 
 import json
 from pathlib import Path
@@ -26,7 +29,7 @@ from uniemox_jax.train.setup import clip_of_shape
 SECONDS = 10
 """Within which a run of the demo's size must have saved and ended, on a machine that does nothing else."""
 PATIENT_SECONDS = 60
-"""The same for the fast tests, which run beside others."""
+"""The same for small runs, of which one runs beside other tests."""
 EMOSET_EXAMPLES = 2400
 PHASES = ('compile', 'train', 'evaluate', 'save')
 ONE_OF_TWO = ('pretrain', 'train', 2, 1)
@@ -114,10 +117,11 @@ def announcing(command: list[str], verb: str) -> list[str]:
 
 
 def check_ends(
-    command: list[str], workdir: Path, case: tuple[str, str, int, int], seconds: float, **environment: str) -> None:
+    command: list[str], workdir: Path, case: tuple[str, str, int, int], seconds: float, devices: int = 1,
+    **environment: str) -> None:
   """Starts a command and signals it; all its processes end in time, and have saved the same step."""
   verb, phase, processes, signalled = case
-  group = small_runs.start_group(announcing(command, verb), processes, **environment)
+  group = small_runs.start_group(announcing(command, verb), processes, devices, **environment)
   said = end_in_phase(group, phase, signalled, seconds)
   saved = [re.search(r'pre-empted: step (\d+) is saved', text) for text in said]
   assert len({match and match[1] for match in saved}) == 1, said
@@ -137,11 +141,6 @@ def check_ends_and_resumes(
   assert small_runs.same_weights(whole_runs[verb, processes], workdir)
   assert [path.read_bytes() for path in whole_runs[verb, processes].glob('result.json')
          ] == [path.read_bytes() for path in workdir.glob('result.json')]
-
-
-def test_sigterm_to_one_of_two_processes_ends_both_at_one_saved_step(configs, tmp_path):
-  command = small_runs.command('uniemox_jax.pretrain', configs['pretrain'], tmp_path / 'run')
-  check_ends(command, tmp_path / 'run', ONE_OF_TWO, PATIENT_SECONDS)
 
 
 @pytest.mark.slow

@@ -2,9 +2,11 @@
 
 python -m tests.support.beginner ARGUMENT..., of which it takes that of its own index: SECONDS, after which it begins,
 and polls until it is pre-empted; 'only SECONDS' for work that leaves nothing to save; 'together SECONDS' for such work
-in which each needs the other; 'fail SECONDS' for a mistake after it; 'differ SECONDS' for one that all find.
+in which each needs the other; 'fail SECONDS' for a mistake after it; 'differ SECONDS' for one that all find. With
+$TOGETHER_MS, processes that end wait for each other for so long, and not as in a run.
 """
 
+import os
 import sys
 import time
 
@@ -27,6 +29,7 @@ def train() -> None:
 def main() -> None:
   """Entry point after the processes have found each other."""
   *kind, seconds = arguments[jax.process_index()].split()
+  preemption.TOGETHER_MS = int(os.environ.get('TOGETHER_MS', preemption.TOGETHER_MS))
   print('compiling', flush=True)
   ends = time.monotonic() + float(seconds)
   while time.monotonic() < ends:

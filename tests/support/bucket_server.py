@@ -253,7 +253,7 @@ class Server:
   async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
       scheme = 'http'
-      while request := await _read_request(reader, scheme):
+      while request := await _read_request(reader, writer, scheme):
         if request.method == 'CONNECT':
           writer.write(b'HTTP/1.1 200 Connection established\r\n\r\n')
           await writer.drain()
@@ -298,7 +298,7 @@ class Server:
     return as_json(self.counts)
 
 
-async def _read_request(reader: asyncio.StreamReader, scheme: str) -> Request | None:
+async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, scheme: str) -> Request | None:
   """The next request of a connection; None once the other side has ended it."""
   try:
     head = (await reader.readuntil(b'\r\n\r\n')).decode('latin-1').split('\r\n')
@@ -306,6 +306,9 @@ async def _read_request(reader: asyncio.StreamReader, scheme: str) -> Request | 
     return None
   method, target, _ = head[0].split(' ', 2)
   headers = {name.lower(): value.strip() for name, _, value in (line.partition(':') for line in head[1:] if line)}
+  if headers.get('expect', '').lower() == '100-continue':  # curl, in TensorFlow, would wait a second for it
+    writer.write(b'HTTP/1.1 100 Continue\r\n\r\n')
+    await writer.drain()
   if headers.get('transfer-encoding') == 'chunked':
     body = b''
     while size := int(await reader.readline(), 16):

@@ -59,6 +59,13 @@ def pretrain_config(data_dir: str, teacher: Path, epochs: int = 2) -> ConfigDict
   return config
 
 
+def shared_pretrain_config(data_dir: str, teacher: Path) -> ConfigDict:
+  """Of the fixture `pretrained_run`: on eight devices, and for targets of which each patch is normalised."""
+  config = pretrain_config(data_dir, teacher)
+  config.mesh.data, config.loss.norm_pix = 8, True
+  return config
+
+
 def finetune_config(data_dir: str, epochs: int = 2) -> ConfigDict:
   """5 steps an epoch, all of them with mixup, cutmix and drop-path."""
   config = demo.get_config('finetune')

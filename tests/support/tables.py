@@ -24,11 +24,13 @@ def image_bytes(number: int) -> bytes:
 
 
 def rows(count: int = COUNT) -> list[dict[str, Any]]:
-  """What is known of each image: its name, class, split, valence from 1 to 7, and a caption."""
+  """What is known of each image: its name, class, classes, votes, split, valence from 1 to 7, a style and a caption."""
   return [{
       'file_name': f'photos/{number:03d} ä.jpg', 'emotion': CLASSES[number % 3],
       'split': 'test' if number % 5 == 4 else 'validation' if number % 5 == 3 else 'train',
-      'valence': 1 + number % 13 / 2, 'description': f'a "view", number {number},\nof something'}
+      'labels': '|'.join(CLASSES[number % 3:]), 'votes': json.dumps({CLASSES[number % 3]: 2, 'joy': 1}),
+      'style': ('cartoon', 'natural')
+               [number % 2], 'valence': 1 + number % 13 / 2, 'description': f'a "view", number {number},\nof something'}
           for number in range(count)]  # fmt: skip
 
 
@@ -110,19 +112,19 @@ def _arrow_file(folder: pathlib.Path) -> pathlib.Path:
 
 def as_datasets() -> Any:
   """The rows as the `datasets` library holds them, a part a split: an Image, a ClassLabel."""
-  from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+  from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 
+  classes, text = ClassLabel(names=list(CLASSES)), Value('string')
   features = Features({
-      'image': Image(), 'label': ClassLabel(names=list(CLASSES)), 'valence': Value('float32'),
-      'caption': Value('string')})
-  parts = {}
-  for split in ('train', 'validation', 'test'):
-    found = [(number, row) for number, row in enumerate(rows()) if row['split'] == split]
-    parts[split] = Dataset.from_dict({
-        'image': [{'bytes': image_bytes(number), 'path': row['file_name']} for number, row in found], 'label': [
-            CLASSES.index(row['emotion']) for _, row in found], 'valence': [row['valence'] for _, row in found],
-        'caption': [row['description'] for _, row in found]}, features)  # fmt: skip
-  return DatasetDict(parts)
+      'image': Image(), 'label': classes, 'labels': List(classes), 'votes': text, 'style': text,
+      'valence': Value('float32'), 'caption': text})
+  parts: dict[str, list[dict[str, Any]]] = {'train': [], 'validation': [], 'test': []}
+  for number, row in enumerate(rows()):
+    parts[row['split']].append({
+        'image': {'bytes': image_bytes(number), 'path': row['file_name']}, 'label': CLASSES.index(row['emotion']),
+        'labels': list(map(CLASSES.index, row['labels'].split('|'))), 'caption': row['description'],
+        **{name: row[name] for name in ('votes', 'style', 'valence')}})  # fmt: skip
+  return DatasetDict({split: Dataset.from_list(found, features) for split, found in parts.items()})
 
 
 def _hub_parquet(folder: pathlib.Path) -> pathlib.Path:

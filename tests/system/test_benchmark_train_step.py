@@ -60,7 +60,9 @@ def test_both_steps_have_the_same_losses(config: ConfigDict) -> None:
     assert ours.run(1) == pytest.approx(sum(losses.values()).item(), rel=1e-5)
 
 
-@pytest.mark.parametrize('size', ['tiny', *step_sizes.SIZES])
+@pytest.mark.parametrize(
+    'size',
+    ['tiny', *(pytest.param(size, marks=pytest.mark.slow) if size == 'vitl16' else size for size in step_sizes.SIZES)])
 def test_flops_of_the_original_are_those_that_pytorch_counts(config: ConfigDict, size: str) -> None:
   from torch.utils.flop_counter import FlopCounterMode
   if size != 'tiny':
@@ -89,6 +91,7 @@ def test_our_step_needs_at_most_90_percent_of_the_originals_flops(size: str) -> 
   assert ours <= train_step.MAX_WORK_RATIO * step_sizes.original_training_flops(config)
 
 
+@pytest.mark.slow
 def test_report_is_whole_and_no_process_loads_tensorflow(config: ConfigDict, tmp_path, monkeypatch) -> None:
   monkeypatch.setattr(train_step, 'sees_gpu', lambda: False)  # needs a process too; `--platform=gpu` below asks it
   report = train_step.measure(config, 'cpu', steps=1, turns=2, profile=True)

@@ -67,7 +67,10 @@ def test_all_records_cost_little_more_than_their_bytes(bucket, data_dir):
   assert told == run(bucket, '-c', READ_ALL, data_dir)
 
 
-@pytest.mark.parametrize('fault', [{'unavailable': 0.05, 'cut': 0.01}, {'hold': 8}], ids=['unsteady', 'storm of 429'])
+@pytest.mark.parametrize(
+    'fault', [
+        pytest.param({'unavailable': 0.05, 'cut': 0.01}, id='unsteady'),
+        pytest.param({'hold': 8}, id='storm of 429', marks=pytest.mark.slow)])
 def test_an_unsteady_bucket_is_asked_again(bucket, data_dir, fault):
   bucket.set(**fault)
   assert run(bucket, '-c', READ_ALL, f'{bucket.url}/data') == run(bucket, '-c', READ_ALL, data_dir)

@@ -17,6 +17,7 @@ import pytest
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.storage import read_json
+from tests.runtime.test_preemption import ONE_OF_TWO, PATIENT_SECONDS, check_ends
 from tests.support import small_runs
 import uniemox_jax
 from uniemox_jax.evaluate import evaluate, load_trained, predict_split
@@ -32,15 +33,9 @@ from uniemox_jax.train.kept_config import keep_config
 from uniemox_jax.train.schema import parse
 
 
-def on_eight_devices(data_dir: str, clip_folder: Path) -> ConfigDict:
-  config = small_runs.pretrain_config(data_dir, clip_folder)
-  config.mesh.data = 8
-  return config
-
-
 @pytest.fixture
 def pretrain_config(data_dir: str, clip_folder: Path) -> ConfigDict:
-  return on_eight_devices(data_dir, clip_folder)
+  return small_runs.shared_pretrain_config(data_dir, clip_folder)
 
 
 @pytest.fixture
@@ -49,20 +44,15 @@ def finetune_config(data_dir: str) -> ConfigDict:
 
 
 @pytest.fixture(scope='module')
-def pretrained(data_dir: str, clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def pretrained(pretrained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
   """Workdir of a pretraining run of which steps 2 and 3 are traced; read only."""
-  workdir = str(tmp_path_factory.mktemp('pretrained') / 'run')
-  pretrain(on_eight_devices(data_dir, clip_folder), workdir, Profile(2, 3))
-  return workdir
+  return str(shutil.copytree(pretrained_run, tmp_path_factory.mktemp('pretrained') / 'run'))
 
 
 @pytest.fixture(scope='module')
-def finetuned(data_dir: str, pretrained: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def finetuned(finetuned_run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
   """Workdir of a fine-tuning run that started from it; read only but for result files."""
-  config, workdir = small_runs.finetune_config(data_dir), str(tmp_path_factory.mktemp('finetuned') / 'run')
-  config.init = pretrained
-  finetune(config, workdir)
-  return workdir
+  return str(shutil.copytree(finetuned_run, tmp_path_factory.mktemp('finetuned') / 'run'))
 
 
 def leaves(path: str) -> list[np.ndarray]:
@@ -109,6 +99,7 @@ def test_a_resumed_log_traces_what_is_left_of_the_steps_asked_for(tmp_path, caps
   assert ('profile: ' in said, 'step 5 is over, the run resumes at 12' in said) == (True, not traced)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_traced(pretrain_config, pretrained, tmp_path):
   shutil.copytree(pretrained, tmp_path / 'run', ignore=shutil.ignore_patterns('14', 'profile'))
   pretrain(pretrain_config, str(tmp_path / 'run'), Profile(10, 13))
@@ -134,6 +125,34 @@ def test_killed_run_ends_bit_equal(pretrain_config, tmp_path, pretrained):
   assert [line['step'] for line in read_metrics(str(tmp_path / 'run'))] == list(range(1, 15))
 
 
+@pytest.fixture(scope='module')
+def two_processes(data_dir: str, clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+  """Workdir of a run in two processes of four devices each, of which one got SIGTERM after some steps; read only."""
+  workdir = tmp_path_factory.mktemp('two') / 'run'
+  config = small_runs.shared_pretrain_config(data_dir, clip_folder)
+  config.mesh.data, config.mesh.fsdp, config.teacher_sharded, config.images_every = 4, 2, True, 0
+  check_ends(
+      small_runs.command('uniemox_jax.pretrain', config, workdir), workdir, ONE_OF_TWO, PATIENT_SECONDS, devices=4)
+  return workdir
+
+
+def test_two_processes_that_end_together_at_a_signal_to_one_have_lost_as_one_process(two_processes, pretrained):
+  together, alone = ([line['loss'] for line in read_metrics(str(run))] for run in (two_processes, pretrained))
+  assert 4 <= len(together) < len(alone)
+  assert together == pytest.approx(alone[:len(together)], rel=1e-3)
+
+
+def test_resuming_in_another_number_of_processes_goes_on_and_says_so(pretrain_config, two_processes, tmp_path, capsys):
+  shutil.copytree(two_processes, tmp_path / 'run')
+  pretrain_config.images_every = 0
+  pretrain(pretrain_config, str(tmp_path / 'run'))
+  said = capsys.readouterr().out
+  assert 'saved on 8 x cpu in 2 processes' in said and 'resumed on 8 x cpu in 1 processes' in said
+  assert 'last bits may differ' in said
+  assert [line['step'] for line in read_metrics(str(tmp_path / 'run'))] == list(range(1, 15))
+
+
+@pytest.mark.slow
 def test_resuming_on_other_devices_goes_on_and_says_so(pretrain_config, pretrained, tmp_path):
   shutil.copytree(pretrained, tmp_path / 'run', ignore=shutil.ignore_patterns('14', 'profile'))
   pretrain_config.mesh.data = 2

@@ -25,6 +25,7 @@ from uniemox_jax.eval.trained_classifier import load_trained, metrics_of, predic
 from uniemox_jax.evaluate import evaluate
 from uniemox_jax.export_torch import export_torch
 from uniemox_jax.finetune import finetune
+from uniemox_jax.look.inspection import look
 from uniemox_jax.objectives import tasks
 from uniemox_jax.predict.prediction import predict_images
 from uniemox_jax.runtime.run_log import read_metrics
@@ -33,7 +34,7 @@ from uniemox_jax.train.checkpoint import load_checkpoint
 
 SMALL = {'image_size': 32, 'patch_size': 8, 'width': 16, 'depth': 1, 'heads': 2}
 LEARNER = {'image_size': 48, 'patch_size': 8, 'width': 64, 'depth': 2, 'heads': 4}
-FEW = {'emotic': {'train': 48, 'val': 24, 'test': 32}, 'emotion6': {'train': 160}}
+FEW = {'emotic': {'train': 48, 'val': 24, 'test': 32}, 'emotion6': {'train': 48}}
 
 
 def records(folder: Path, sizes: dict[str, dict[str, int]]) -> str:
@@ -86,6 +87,7 @@ def test_result_holds_every_task_that_the_records_have(runs, dataset, names):
   assert {f'val_{name}_loss' for name in names} <= line.keys()
 
 
+@pytest.mark.slow
 def test_evaluation_in_a_new_process_is_the_same_to_the_bit(runs):
   path = Path(runs['emotion6'], 'result.json')
   written = path.read_bytes()
@@ -117,7 +119,8 @@ def assert_close(ours: Any, theirs: Any) -> None:
     assert ours == (pytest.approx(theirs, abs=1e-6) if isinstance(theirs, float) else theirs)
 
 
-@pytest.mark.parametrize('dataset', ['emotic', pytest.param('emotion6', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('dataset', ['emotic', 'emotion6'])
 def test_two_hosts_measure_what_one_measures(runs, dataset):
   path = Path(runs[dataset], 'result.json')
   alone = json.loads(path.read_text())
@@ -176,6 +179,12 @@ def test_predict_writes_what_a_run_learnt(runs, few, tmp_path, dataset, first):
   assert all(1 < float(row['valence']) < 10 and all(0 <= float(row[name]) <= 1 for name in names) for row in rows)
   if dataset == 'emotic':
     assert any(row['labels'] for row in rows)
+
+
+def test_looking_at_other_tasks_shows_no_mistakes_and_explains_their_first_classes(runs, few, tmp_path):
+  result = look(runs['emotic'], few, 'emotic', str(tmp_path), examples=2)
+  assert result['skipped']['mistakes'] == 'the model predicts labels, vad, and no single label'
+  assert list(result['pictures']['attention']['without']) == ['person']
 
 
 def test_what_does_not_fit_is_refused_in_one_line(runs, few, tmp_path, command, capsys, assert_one_line):
@@ -270,7 +279,9 @@ def test_task_learns(many, tmp_path, dataset, asked, options):
     assert np.sign(margin) * (learnt[metric] - (constant[metric] or 0.0)) > abs(margin)
 
 
-@pytest.mark.parametrize('remedy', [{'sampling': 'balanced'}, {'task_loss': {'class_weights': 'static'}}], ids=str)
+@pytest.mark.parametrize(
+    'remedy', [{'sampling': 'balanced'},
+               pytest.param({'task_loss': {'class_weights': 'static'}}, marks=pytest.mark.slow)], ids=str)
 def test_rare_classes_are_learned_with_either_remedy(tmp_path, remedy):
   for split, counts in {'train': (60, 4), 'val': (4, 4), 'test': (8, 8)}.items():
     for label, count in zip(('dark', 'light'), counts):

@@ -1,4 +1,7 @@
-"""The same losses on any number of devices and processes, by the real verbs."""
+"""The same losses on any number of devices and processes, by the real verbs.
+
+The fast test of two processes is in tests/system/test_runs.py, beside the run that it is compared with.
+"""
 
 from pathlib import Path
 
@@ -29,11 +32,7 @@ def on_one_device(data_dir: str, clip_folder: Path, tmp_path_factory: pytest.Tem
   return found
 
 
-def test_two_processes_of_four_devices_lose_as_one_device(data_dir, clip_folder, tmp_path, on_one_device):
-  assert losses(data_dir, clip_folder, tmp_path / 'run', 2, 4, 2) == pytest.approx(on_one_device, rel=1e-3)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize('mesh', [*MESHES, (2, 4, 1), (2, 4, 8)], ids=str)
+@pytest.mark.parametrize('mesh', [*MESHES, (2, 4, 1), (2, 4, 2), (2, 4, 8)], ids=str)
 def test_every_mesh_loses_as_one_device(data_dir, clip_folder, tmp_path, on_one_device, mesh):
   assert losses(data_dir, clip_folder, tmp_path / 'run', *mesh) == pytest.approx(on_one_device, rel=1e-3)

@@ -164,10 +164,8 @@ def run(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope='module')
-def one_stream(data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-  folder = tmp_path_factory.mktemp('one') / 'run'
-  finetune(config_of(data_dir, streams='scene', epochs=1), str(folder))
-  return str(folder)
+def one_stream(finetuned_run: Path) -> str:
+  return str(finetuned_run)
 
 
 def test_checkpoint_says_that_it_sees_the_person_and_is_evaluated_the_same_again(run):
@@ -203,7 +201,9 @@ def test_killed_run_ends_bit_equal(data_dir, run, tmp_path):
 
 def test_it_starts_from_another_run_and_another_run_from_it(data_dir, run, one_stream, tmp_path, capsys):
   for name, init, streams in (('a', one_stream, TWO), ('b', run, 'scene')):
-    finetune(config_of(data_dir, init=init, streams=streams, epochs=1), str(tmp_path / name))
+    config = config_of(data_dir, init=init) if streams == TWO else small_runs.finetune_config(data_dir)
+    config.init, config.epochs = init, 1
+    finetune(config, str(tmp_path / name))
     said = capsys.readouterr().out
     assert 'taken: encoder, fc_norm' in said and (' images of train show one; ' in said) == (streams == TWO)
 

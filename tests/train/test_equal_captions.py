@@ -25,7 +25,7 @@ def config(tmp_path_factory):
     Image.fromarray(image).save(folder / 'raw' / f'{number}.png')
   build.build('folder', folder / 'raw', folder / 'data')
   config = small_runs.pretrain_config(str(folder / 'data'), small_runs.write_teacher(folder / 'clip'), epochs=1)
-  config.dataset, config.split = 'folder', 'train'
+  config.dataset, config.split, config.images_every = 'folder', 'train', 0
   return config
 
 

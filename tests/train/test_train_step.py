@@ -1,11 +1,12 @@
 """One pretraining step: golden values, and that devices, micro-batches and dead terms change nothing."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
@@ -49,19 +50,41 @@ def teacher(clip_config: CLIPConfig, clip_params: dict[str, Any]) -> tuple[Teach
   return Teacher(embed, lambda frozen: jnp.float32(10.0)), clip_params['vision']
 
 
+class Program(NamedTuple):
+  """What repeats of a step share: the mesh, the state that it starts from, and the step, compiled once a layout."""
+
+  mesh: Mesh
+  first: TrainState
+  step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+
+
+_programs: dict[str, Program] = {}
+
+
+def make_program(
+    embedder: Teacher | None, devices: int, fsdp: int, weights: dict[str, float], model: dict[str, Any],
+    **options: Any) -> Program:
+  mesh = sharding.make_mesh(-1, fsdp, jax.devices()[:devices])
+  semantic = bool(weights['contrastive'] or weights['similarity'])
+  build = builder(UniEmoX, **MODEL | model, semantic=semantic, reconstruct=bool(weights['reconstruction']))
+  schedule = optimizer.warmup_cosine(0.016, BATCH, 10, 0)
+  tx = optimizer.adamw(schedule)
+  first = create_state(state_template(build, tx, mesh), build, tx, seed=0)
+  return Program(mesh, first, jax.jit(pretrain_step(graphdef_of(build), embedder, tx, schedule, **weights, **options)))
+
+
 def run_steps(
     batch: dict[str, np.ndarray], teacher: tuple[Teacher, Any] | None, *, steps: int = 1, devices: int = 1,
     fsdp: int = 1, weights: dict[str, float] = WEIGHTS, model: dict[str, Any] | None = None,
     shard_teacher: bool = False, **options: Any) -> tuple[dict[str, float], TrainState]:
   """Metrics of the last step, and the state on the host."""
-  mesh = sharding.make_mesh(-1, fsdp, jax.devices()[:devices])
-  semantic = bool(weights['contrastive'] or weights['similarity'])
-  build = builder(UniEmoX, **MODEL | (model or {}), semantic=semantic, reconstruct=bool(weights['reconstruction']))
-  schedule = optimizer.warmup_cosine(0.016, BATCH, 10, 0)
-  tx = optimizer.adamw(schedule)
-  state = create_state(state_template(build, tx, mesh), build, tx, seed=0)
   embedder, frozen = teacher or (None, ())
-  step = jax.jit(pretrain_step(graphdef_of(build), embedder, tx, schedule, **weights, **options))
+  arguments = (embedder, devices, fsdp, weights, model or {})
+  # The module's teacher is the only one.
+  key = repr((teacher is None, *arguments[1:], options))
+  if key not in _programs:
+    _programs[key] = make_program(*arguments, **options)
+  mesh, state, step = _programs[key]
   place = sharding.tree_shardings(frozen, mesh) if shard_teacher else NamedSharding(mesh, P())
   frozen, metrics = jax.device_put(frozen, place), {}
   with jax.set_mesh(mesh):
@@ -104,7 +127,7 @@ def test_first_steps_have_their_golden_losses(plain_step, third_step):
       assert metrics[name] == pytest.approx(value, rel=2e-4), name
 
 
-@pytest.mark.parametrize('fsdp', [1, 4])
+@pytest.mark.parametrize('fsdp', [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_eight_devices_compute_what_one_computes(batch, teacher, plain_step, fsdp):
   assert_same(plain_step, run_steps(batch, teacher, devices=8, fsdp=fsdp))
 
@@ -120,11 +143,10 @@ def test_accumulation_on_devices_with_local_negatives_changes_nothing(batch, tea
 
 @pytest.mark.parametrize(
     'model', [
-        dict(scan=True),
-        pytest.param(dict(remat='dots'), marks=pytest.mark.slow),
-        dict(remat='dots', scan=True),
-        pytest.param(dict(remat='full'), marks=pytest.mark.slow),
-        dict(remat='full', scan=True)], ids=str)
+        dict(remat='dots', scan=True), *(
+            pytest.param(other, marks=pytest.mark.slow)
+            for other in (dict(scan=True), dict(remat='dots'), dict(remat='full'), dict(remat='full', scan=True)))],
+    ids=str)
 def test_remat_and_scan_change_losses_by_less_than_1e_5(batch, teacher, third_step, model):
   for name, value in run_steps(batch, teacher, model=model, steps=3)[0].items():
     assert third_step[name] == pytest.approx(value, rel=1e-5), name

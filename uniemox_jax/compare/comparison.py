@@ -8,9 +8,11 @@ each. docs/compare.md says how to read them.
 """
 
 from collections.abc import Mapping
+import copy
 from dataclasses import dataclass
 import itertools
 import os
+import re
 
 from ml_collections import ConfigDict
 
@@ -37,6 +39,8 @@ class CompareConfig:
   datasets: tuple = schema.key((), 'names of the datasets, as built')
   protocols: tuple = schema.key((), 'names of the protocols, defined in protocol')
   seeds: int = schema.key(3, 'repetitions of every run', least=1)
+  left_out_domains: tuple = schema.key(
+      (), 'domains, each of which every protocol leaves out of training, and is tested on alone')
   reference: str = schema.key('scratch', 'the initialisation that the others are compared with')
   initialisation: ConfigDict = schema.section(ConfigDict)
   protocol: ConfigDict = schema.section(ConfigDict)
@@ -80,6 +84,21 @@ def check(config: ConfigDict) -> None:
     raise UserError(
         f"reference '{config.reference}' is none of the initialisations: choose from "
         f"{', '.join(config.initialisations)}")
+
+
+def with_domains(config: ConfigDict) -> ConfigDict:
+  """The config with a protocol for each domain that is left out, in the place of each that it names."""
+  if not config.get('left_out_domains'):
+    return config
+  config, named = copy.deepcopy(config), config.protocols
+  domains = {domain: re.sub(r'\W+', '_', domain) for domain in config.left_out_domains}
+  config.protocols = tuple(f'{name}_without_{short}' for name in named for short in domains.values())
+  for name in named:
+    for domain, short in domains.items():
+      protocol = copy.deepcopy(config.protocol[name])
+      protocol.change = ConfigDict({**protocol.change, 'left_out_domain': domain})
+      config.protocol[f'{name}_without_{short}'] = protocol
+  return config
 
 
 def jobs_of(config: ConfigDict) -> list[ComparisonJob]:
@@ -140,6 +159,7 @@ def compare(config: ConfigDict, workdir: str) -> None:
     UserError: a mistake in the config; or jobs that failed, named, when all others are finished.
   """
   check(config)
+  config = with_domains(config)
   sections = {job: job_config(config, job) for job in jobs_of(config)}
 
   def tabulate() -> dict[str, str]:
@@ -161,6 +181,7 @@ def run_job(config: ConfigDict, workdir: str, name: str) -> None:
     UserError: no such job; or what its verb raises.
   """
   check(config)
+  config = with_domains(config)
   job = {job.name: job for job in jobs_of(config)}.get(name)
   if job is None:
     raise UserError(f"--cell='{name}' is no job of this config: give INITIALISATION/DATASET/PROTOCOL/seedN")

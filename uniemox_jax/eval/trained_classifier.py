@@ -15,9 +15,12 @@ from data_pipelines.records import manifest, reader, targets
 from uniemox_jax.eval.split_outputs import Fields, split_outputs
 from uniemox_jax.models.classifier import Classifier, stack_views
 from uniemox_jax.models.preprocess import normalise
-from uniemox_jax.objectives.tasks import Task, is_single_label, measure, split_columns
+from uniemox_jax.objectives.tasks import Task, is_single_label, measure, present, split_columns
 from uniemox_jax.train.checkpoint import Checkpoint, load_checkpoint
 from uniemox_jax.train.state import builder, graphdef_of
+
+MAX_DOMAINS = 100
+"""Domains that are measured one by one; more are no styles or sources, but names of files, say."""
 
 
 def load_trained(path: str) -> tuple[Checkpoint, nnx.GraphDef]:
@@ -57,17 +60,19 @@ def predict_split(
 
 def evaluate_params(
     classifier: nnx.GraphDef, params: dict[str, Any], split: reader.Split, tasks: Sequence[Task], *, image_size: int,
-    batch_size: int, mesh: Mesh, thresholds: Sequence[float | None] | None = None) -> dict[str, Any]:
+    batch_size: int, mesh: Mesh, thresholds: Sequence[float | None] | None = None,
+    by_domain: bool = False) -> dict[str, Any]:
   """Loss and metrics of a classifier over a whole split, every example counted exactly once.
 
   Args:
     classifier, params, split, image_size, batch_size, mesh: as for `predict_split`.
     tasks: those that the head was made for.
     thresholds: for the task 'labels', chosen on val; None chooses them on this split.
+    by_domain: whether to measure the examples of each domain by themselves, too, where the records name them.
 
   Returns:
     For a single 'label', what `tasks.measure` returns. Otherwise 'examples', 'loss' (the weighted sum), and under
-    'tasks' what `measure` returns for each.
+    'tasks' what `measure` returns for each. With domains, under 'domains' their examples and single numbers.
 
   Raises:
     UserError: the split lacks what a task needs.
@@ -81,10 +86,33 @@ def evaluate_params(
   found = predict_split(classifier, params, split, fields, image_size=image_size, batch_size=batch_size, mesh=mesh)
   outputs = split_columns(found['outputs'], tasks)
   measured = {task.name: measure(task, outputs[task.name], found[task.name], thresholds) for task in tasks}
+  domains = _measure_domains(split, tasks, outputs, found, thresholds) if by_domain else {}
   if is_single_label(tasks):
-    return measured['label']
+    return {**measured['label'], **domains}
   loss = sum(task.weight * measured[task.name]['loss'] for task in tasks)
-  return {'examples': split.num_examples, 'loss': loss, 'tasks': measured}
+  return {'examples': split.num_examples, 'loss': loss, 'tasks': measured, **domains}
+
+
+def _measure_domains(
+    split: reader.Split, tasks: Sequence[Task], outputs: dict[str, np.ndarray], found: dict[str, np.ndarray],
+    thresholds: Sequence[float | None] | None) -> dict[str, Any]:
+  """{'domains': domain -> examples, and task -> its single numbers}; {} where the records name none or one."""
+  domain_N = split.domains()
+  domains = np.unique(domain_N)
+  if len(domains) > MAX_DOMAINS:
+    print(f'{split.name} has {len(domains)} domains: too many to measure each', flush=True)
+  if not 2 <= len(domains) <= MAX_DOMAINS:
+    return {}
+  measured: dict[str, Any] = {}
+  for domain in domains.tolist():
+    inside_N = domain_N == domain
+    row: dict[str, Any] = {'examples': int(inside_N.sum())}
+    for task in tasks:
+      if present(task.name, found[task.name][inside_N]).any():
+        values = measure(task, outputs[task.name][inside_N], found[task.name][inside_N], thresholds)
+        row[task.name] = {name: value for name, value in values.items() if isinstance(value, float)}
+    measured[domain or 'no domain'] = row
+  return {'domains': measured}
 
 
 def metrics_of(metrics: dict[str, Any], task: Task) -> dict[str, Any]:

@@ -266,6 +266,8 @@ class FinetuneConfig(TrainConfig):
   test_split: str = key(
       'test', 'split of the result; val, on which choices are made too, where there is no test',
       choices=('test', 'val'))
+  left_out_domain: str = key(
+      '', 'train and choose without the images of this domain, and test on them alone (docs/protocols.md)')
   streams: str = key('scene', 'what the model sees (docs/two_streams.md)', choices=('scene', 'scene+person'))
   model: EncoderSettings = section(EncoderSettings)
   optimizer: FinetuneOptimizerSettings = section(FinetuneOptimizerSettings, final_lr=1e-6, b2=0.999)
@@ -286,6 +288,7 @@ class ProbeConfig(DataConfig):
   dtype: str = key_of(DataConfig, 'dtype', 'float32')
   fraction: float = key_of(FinetuneConfig, 'fraction')
   test_split: str = key_of(FinetuneConfig, 'test_split')
+  left_out_domain: str = key_of(FinetuneConfig, 'left_out_domain')
   protocol: str = key('linear', 'a linear classifier, or nearest neighbours', choices=('linear', 'knn'))
   features_dir: str = key('', 'where features are kept; the workdir if empty', path=True)
   model: EncoderSettings = section(EncoderSettings, remat='none')

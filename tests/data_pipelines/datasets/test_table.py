@@ -6,6 +6,8 @@ import io
 import json
 import pathlib
 import re
+import signal
+import time
 
 import numpy as np
 from PIL import Image
@@ -19,7 +21,7 @@ from data_pipelines.records.caption_text import caption
 from data_pipelines.records.reader import NoSuchSplit, open_split
 from data_pipelines.table.table_dataset_builder import TableOptions
 from tests.data_pipelines.datasets import bad_tables
-from tests.support import tables
+from tests.support import small_runs, tables
 from tests.support.raw_folders import draw_classes
 
 
@@ -35,18 +37,26 @@ def annotations(tmp_path, splits=('train', 'val', 'test')):
   return found
 
 
+def _shares(row):
+  votes = json.loads(row['votes'])
+  return [votes.get(name, 0) / sum(votes.values()) for name in tables.CLASSES]
+
+
 @pytest.mark.parametrize('form', tables.FORMS)
 def test_every_form_of_a_table_gives_the_same_records(form, tmp_path):
   manifest = build_table(tmp_path, tables.FORMS[form](tmp_path / 'raw'))
   assert manifest['labels'] == list(tables.CLASSES) and manifest['rejected'] == 0
   expected = collections.defaultdict(list)
   for row in tables.rows():
-    expected[{'validation': 'val'}.get(row['split'], row['split'])].append(
-        (tables.CLASSES.index(row['emotion']), row['valence'], ' '.join(row['description'].split())))
+    expected[{'validation': 'val'}.get(row['split'], row['split'])].append((
+        tables.CLASSES.index(row['emotion']), row['valence'], ' '.join(row['description'].split()), row['style'],
+        list(range(tables.CLASSES.index(row['emotion']), 3)), [f'{share:.2f}' for share in _shares(row)]))
   found_in = annotations(tmp_path)
   assert found_in.keys() == {'train', 'val', 'test'}
   for split, found in found_in.items():
-    assert sorted((one.label, one.vad[0], one.attributes['caption']) for one in found) == sorted(expected[split])
+    assert sorted((
+        one.label, one.vad[0], one.attributes['caption'], one.attributes['domain'], one.labels,
+        [f'{share:.2f}' for share in one.distribution]) for one in found) == sorted(expected[split])
 
 
 @pytest.mark.parametrize('form', ['CSV', 'Parquet of bytes', 'save_to_disk'])
@@ -254,3 +264,23 @@ def test_groups_of_a_file_may_be_in_one_of_the_splits_and_none_may_be_in_two(tmp
   groups.write_text('image,group\ntrain/joy/0000.jpg,a\nval/fear/0001.jpg,a\n')
   with pytest.raises(UserError, match='is in train and in val'):
     build('folder', tmp_path / 'raw', tmp_path / 'others', groups_file=groups)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('form', ['CSV', 'Parquet of bytes'])
+def test_a_build_that_is_killed_at_any_moment_gives_the_same_records(form, tmp_path, monkeypatch):
+  monkeypatch.setattr(tables, 'COUNT', 3000)
+  monkeypatch.setattr(tables.rows, '__defaults__', (3000,))
+  monkeypatch.setattr(tables.draw_images, '__defaults__', (3000,))
+  source = tables.FORMS[form](tmp_path / 'raw')
+  expected = build('table', source, tmp_path / 'whole')['splits']
+  for seconds in (0.2, 0.6, 1.2, 2.0):
+    process = small_runs.start([
+        '-m', 'data_pipelines.build', '--dataset=table', f'--source={source}', f'--data_dir={tmp_path}/records'])
+    deadline = time.time() + 60
+    while not list(tmp_path.glob('records/table/incomplete.*')) and time.time() < deadline:
+      time.sleep(0.05)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+  assert build('table', source, tmp_path / 'records')['splits'] == expected

@@ -22,7 +22,7 @@ import tensorflow as tf
 from data_pipelines import command, images
 from data_pipelines.batches.pipeline import train_batches
 from data_pipelines.records import index, reader, schema
-from tests.support import bucket as buckets
+from tests.support.servers import bucket as buckets
 
 IMAGE_SIDES = (220, 220)  # of noise, which makes a JPEG of 40 kB
 TOGETHER = 1024

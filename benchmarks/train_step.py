@@ -23,7 +23,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from benchmarks import step_sizes, step_worker
+from benchmarks.steps import step_sizes, step_worker
 from data_pipelines import command
 from data_pipelines.errors import UserError
 from data_pipelines.storage import write_json

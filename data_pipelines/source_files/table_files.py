@@ -36,7 +36,7 @@ _SEEN, _CHUNK = 1000, 2**20
 """Records of JSON whose keys are taken for the columns; characters read at once."""
 
 
-class Column(NamedTuple):
+class TableColumn(NamedTuple):
   """A column of a table.
 
   Attributes:
@@ -58,7 +58,7 @@ class Table(Protocol):
   """An open table. Reading raises UserError, which names the file, where it is damaged."""
 
   path: str
-  columns: tuple[Column, ...]
+  columns: tuple[TableColumn, ...]
 
   def rows(self, names: Sequence[str]) -> Iterator[TableRow]:
     """Every row, with the cells of these columns; of an image, None or the path that stands beside the bytes."""
@@ -105,7 +105,7 @@ class _Text:
   def __init__(self, path: str, expected: Sequence[str]):
     self.path = path
     self._table = open_text_table(path, set(map(plain, expected)))
-    self.columns = tuple(Column(name) for name in self._table.headings if name)
+    self.columns = tuple(TableColumn(name) for name in self._table.headings if name)
 
   def rows(self, names: Sequence[str]) -> Iterator[TableRow]:
     del names
@@ -122,7 +122,7 @@ class _Json:
   def __init__(self, path: str):
     self.path = path
     names = dict.fromkeys(itertools.chain(*itertools.islice((record for _, record in self._records()), _SEEN)))
-    self.columns = tuple(map(Column, names))
+    self.columns = tuple(map(TableColumn, names))
 
   def rows(self, names: Sequence[str]) -> Iterator[TableRow]:
     for number, record in self._records():
@@ -242,14 +242,14 @@ def _image_bytes(batches: Iterator[pa.RecordBatch], name: str, start: int, end: 
     start += len(values)
 
 
-def _columns(schema: pa.Schema) -> tuple[Column, ...]:
+def _columns(schema: pa.Schema) -> tuple[TableColumn, ...]:
   """The columns, with what the `datasets` library says about them in the file's metadata."""
   told = json.loads((schema.metadata or {}).get(b'huggingface', b'{}'))
   features = told.get('info', {}).get('features', {}) if isinstance(told, dict) else {}
   return tuple(_column(field, features.get(field.name)) for field in schema)
 
 
-def _column(field: pa.Field, feature: Any) -> Column:
+def _column(field: pa.Field, feature: Any) -> TableColumn:
   kind, form = field.type, 'cells'
   if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
     form = 'bytes'
@@ -260,7 +260,7 @@ def _column(field: pa.Field, feature: Any) -> Column:
     inner = inner[0] if isinstance(inner, list) else inner['feature']
   names = inner.get('names') if isinstance(inner, dict) and inner.get('_type') == 'ClassLabel' else None
   is_image = isinstance(feature, dict) and feature.get('_type') == 'Image'
-  return Column(field.name, form, str(kind), tuple(names or ()), is_image)
+  return TableColumn(field.name, form, str(kind), tuple(names or ()), is_image)
 
 
 def _json_values(path: str) -> Iterator[tuple[int, Any]]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from data_pipelines.errors import UserError, join_names
 from data_pipelines.plain_text import visible
-from data_pipelines.source_files.table_files import Column, Table
+from data_pipelines.source_files.table_files import Table, TableColumn
 from data_pipelines.source_files.text_files import plain
 
 ROLES: dict[str, tuple[str, ...]] = {
@@ -43,7 +43,7 @@ SIDES = (('x', 'y', 'w', 'h'), ('x', 'y', 'width', 'height'), ('left', 'top', 'w
 class Columns(NamedTuple):
   """The columns of a table that are used, by role, and the names of the others."""
 
-  of_role: dict[str, tuple[Column, ...]]
+  of_role: dict[str, tuple[TableColumn, ...]]
   unused: tuple[str, ...]
 
   def name(self, role: str) -> str | None:
@@ -106,10 +106,10 @@ def find_columns(table: Table, given: Mapping[str, str]) -> Columns:
   return Columns(of_role, tuple(column.name for column in table.columns if column.name not in taken))
 
 
-def _given(table: Table, role: str, names: str) -> tuple[Column, ...]:
+def _given(table: Table, role: str, names: str) -> tuple[TableColumn, ...]:
   by_name = {column.name: column for column in table.columns}
   by_plain = {plain(column.name): column for column in table.columns}
-  found: list[Column] = []
+  found: list[TableColumn] = []
   for name in [names] if names in by_name else names.split(','):
     if '*' in name and name not in by_name:
       matched = [by_name[match] for match in by_name if fnmatch.fnmatchcase(match, name)]
@@ -125,13 +125,13 @@ def _given(table: Table, role: str, names: str) -> tuple[Column, ...]:
   return tuple(found)
 
 
-def _of_a_box(by_name: Mapping[str, Column]) -> Iterator[tuple[Column, ...]]:
+def _of_a_box(by_name: Mapping[str, TableColumn]) -> Iterator[tuple[TableColumn, ...]]:
   for names in (*CORNERS, *SIDES):
     if by_name.keys() >= set(names):
       yield tuple(by_name[name] for name in names)
 
 
-def _described(column: Column) -> str:
+def _described(column: TableColumn) -> str:
   kind = {'bytes': 'bytes', 'image': 'bytes or paths'}.get(column.form, '')
   if column.class_names:
     kind = f'classes {join_names(column.class_names)}'

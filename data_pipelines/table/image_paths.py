@@ -3,7 +3,6 @@
 import collections
 from collections.abc import Sequence
 import dataclasses
-import os
 import pathlib
 import re
 
@@ -26,7 +25,7 @@ class ImagePaths:
     paths = [file.relative_to(root).as_posix() for file in files]
     self._whole = FileNames(paths, root)
     self._short: list[tuple[FileNames, dict[str, str]]] = []
-    for shorten in (_without_ending, os.path.basename, lambda path: os.path.basename(_without_ending(path))):
+    for shorten in (_without_ending, _last, lambda path: pathlib.PurePosixPath(path).stem):
       long_of = collections.defaultdict(list)
       for path in paths:
         long_of[shorten(path)].append(path)
@@ -48,17 +47,16 @@ class ImagePaths:
       return dataclasses.replace(rating, problem='it names no image')
     if re.match(r'[a-zA-Z][a-zA-Z0-9+.-]+://', name):
       return dataclasses.replace(rating, problem=f'{name} is a URL: download the images, and name the files')
-    beside = os.path.normpath(folder / tidy_name(name))
-    found = self._whole.find(beside) or self._find(name)
+    found = self._whole.find(tidy_name(f'{folder}/{name}')) or self._find(name)
     if found is None:
-      outside = os.path.isabs(name) or tidy_name(name).startswith('..')
+      outside = name.startswith('/') or tidy_name(name).startswith('..')
       where = f'lies outside of {self._root}: give its folder with --images' if outside else f'is not in {self._root}'
       return dataclasses.replace(rating, problem=f'{name} {where}')
     self.unused.discard(found)
     return dataclasses.replace(rating, image=found)
 
   def _find(self, name: str) -> str | None:
-    if (found := self._whole.find(name)) is not None or os.path.isabs(name):
+    if (found := self._whole.find(name)) is not None or name.startswith('/'):
       return found
     for names, long_of in self._short:
       if (found := names.find(name)) is not None:
@@ -77,11 +75,15 @@ def paths_inside(ratings: Sequence[Rating], files: Sequence[str]) -> list[Rating
   """
   given = {rating.image for rating in ratings}
   usable = len(given) == len(ratings) and not any(
-      not name or os.path.isabs(name) or tidy_name(name) != name or name.startswith('..') for name in given)
+      not name or name.startswith('/') or tidy_name(name) != name or name.startswith('..') for name in given)
   return [
       rating if usable else dataclasses.replace(rating, image=f'{files[rating.table]}#{rating.number}')
       for rating in ratings]
 
 
 def _without_ending(path: str) -> str:
-  return os.path.splitext(path)[0]
+  return pathlib.PurePosixPath(path).with_suffix('').as_posix()
+
+
+def _last(path: str) -> str:
+  return pathlib.PurePosixPath(path).name

@@ -9,7 +9,7 @@ import pytest
 
 from data_pipelines.errors import UserError
 from data_pipelines.ownership import disown, owned
-from tests.support import bucket as buckets
+from tests.support.servers import bucket as buckets
 
 ROOT = Path(__file__).parents[2]
 HOLD = '''import sys

@@ -52,7 +52,7 @@ class Cloud:
     (folder / 'bin').mkdir()
     gcloud = folder / 'bin/gcloud'
     gcloud.write_text(
-        f'#!/bin/sh\nexec {sys.executable} {shlex.quote(str(ROOT / "tests/support/fake_gcloud.py"))} "$@"\n')
+        f'#!/bin/sh\nexec {sys.executable} {shlex.quote(str(ROOT / "tests/support/servers/fake_gcloud.py"))} "$@"\n')
     gcloud.chmod(0o755)
     shutil.copytree(ROOT / 'tpu_scripts', self.scripts)
     git = ['git', '-C', self.scripts.parent, '-c', 'user.name=a', '-c', 'user.email=a@b']

@@ -7,12 +7,13 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from benchmarks import step_profile, step_sizes, train_step
+from benchmarks import train_step
+from benchmarks.steps import step_profile, step_sizes
 from data_pipelines.storage import read_json, write_json
 from uniemox_jax.convert import clip_weights, mae_weights, name_table
 
 torch = pytest.importorskip('torch')
-from benchmarks.torch_step import TorchStep, TwoViews  # noqa: E402
+from benchmarks.steps.torch_step import TorchStep, TwoViews  # noqa: E402
 
 BATCH = 3
 
@@ -41,7 +42,7 @@ def torch_tensors(ours: Any, config: ConfigDict) -> dict[str, Any]:
 
 
 def test_both_steps_have_the_same_losses(config: ConfigDict) -> None:
-  from benchmarks.ours_step import OurStep
+  from benchmarks.steps.ours_step import OurStep
   batch = step_sizes.random_batch(config)
   ours, theirs = OurStep(config, batch), TorchStep(config, batch)
   missing, unexpected = theirs.module.load_state_dict(torch_tensors(ours, config), strict=False)

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from tests.support import bucket as buckets
 from tests.support import small_runs
+from tests.support.servers import bucket as buckets
 
 READ_ALL = """
 import hashlib, sys

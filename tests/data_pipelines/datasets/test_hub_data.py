@@ -10,8 +10,9 @@ import pytest
 from data_pipelines.build import build
 from data_pipelines.errors import UserError
 from data_pipelines.source_files import hub_data
-from tests.support import hub_server, tables
+from tests.support import tables
 from tests.support.raw_folders import draw_classes
+from tests.support.servers import hub_server
 
 
 @pytest.fixture(scope='module')

@@ -2,7 +2,7 @@
 
 It keeps objects in memory, adds latency, and fails on demand. One port serves plain HTTP, for libraries that can be
 pointed at an address, and is an HTTPS proxy for those that cannot (TensorFlow): a CONNECT to any host ends here, behind
-a certificate of our own. `tests/support/bucket.py` starts it.
+a certificate of our own. `tests/support/servers/bucket.py` starts it.
 """
 
 import argparse

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NAME = 'bucket'
 
 
@@ -70,7 +70,8 @@ def running(folder: Path) -> Iterator[Bucket]:
   """An emulator with one empty bucket; its certificate lies in `folder`."""
   certificate = folder / 'storage.pem'
   certificate.write_bytes(_certificate())
-  command = [sys.executable, '-m', 'tests.support.bucket_server', f'--bucket={NAME}', f'--certificate={certificate}']
+  command = [
+      sys.executable, '-m', 'tests.support.servers.bucket_server', f'--bucket={NAME}', f'--certificate={certificate}']
   with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as server:
     try:
       yield Bucket(int(server.stdout.readline()), certificate)

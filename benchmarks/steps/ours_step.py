@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from benchmarks import step_profile, step_sizes
+from benchmarks.steps import step_profile, step_sizes
 from uniemox_jax.models.clip import ImageTower
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.plan.step_compiler import STEPS_PER_EPOCH, compile_program

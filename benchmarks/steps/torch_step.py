@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.step_sizes import CONTEXT, VOCABULARY
+from benchmarks.steps.step_sizes import CONTEXT, VOCABULARY
 from tests.support.torch_reference import Additive, Mae, OpenAiClip
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from uniemox_jax.models.vit import sincos_positions

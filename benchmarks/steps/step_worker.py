@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from benchmarks import step_sizes
+from benchmarks.steps import step_sizes
 
 PRODUCT_SECONDS = 0.5
 
@@ -37,10 +37,10 @@ def build(implementation: str, config: ConfigDict, platform: str) -> dict[str, A
     jax.config.update('jax_platforms', 'cpu')
   batch = step_sizes.random_batch(config)
   if implementation == 'ours':
-    from benchmarks.ours_step import OurStep
+    from benchmarks.steps.ours_step import OurStep
     _step = OurStep(config, batch)
   else:
-    from benchmarks.torch_step import TorchStep
+    from benchmarks.steps.torch_step import TorchStep
     _step = TorchStep(config, batch, compiled=implementation == 'compiled')
   return {
       'device': _step.device, 'version': _step.version, 'first_step_seconds': run(1)['seconds'],

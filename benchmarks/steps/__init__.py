@@ -1,0 +1,1 @@
+"""One training step of each implementation, at the sizes that are measured."""

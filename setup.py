@@ -59,6 +59,8 @@ EXTRAS = {
   'detect': ['onnxruntime>=1.32,<2', 'opencv-python-headless>=4.13,<5'],
   # Builds on many machines through TFDS's Beam path.
   'beam': ['apache-beam>=2.77,<3'],
+  # Near-duplicates, and how far annotators agree, for duplicates and report.
+  'report': ['ImageHash>=4.3.2,<5', 'krippendorff>=0.9,<0.10'],
   # Frames of videos, for predict.
   'video': ['av>=18.1,<19'],
   # The page on which people label images, and how far they agree.
@@ -67,7 +69,7 @@ EXTRAS = {
   'tfds': ['importlib_resources>=7.1,<8', 'mlcroissant>=1.1,<2'],
 }
 EXTRAS['dev'] = [
-  *(need for name in ('detect', 'beam', 'tfds', 'video', 'gcs', 'annotate') for need in EXTRAS[name]),
+  *(need for name in ('detect', 'beam', 'tfds', 'video', 'gcs', 'annotate', 'report') for need in EXTRAS[name]),
   # Runs the Colab notebooks in the tests.
   'ipykernel>=7.4,<8', 'nbclient>=0.11,<0.12', 'nbformat>=5.11,<6',
   # This very torch has a small CPU build where the tests run; any other request fetches gigabytes of CUDA there.
@@ -92,7 +94,7 @@ setup(
   package_data={
     'uniemox_jax': ['py.typed', 'assets/**/*', '**/*.j2'],
     'data_pipelines': [
-      'py.typed', 'annotate/page.html', 'annotate/page.css', 'annotate/page.js', 'emoset/info.json',
+      'py.typed', '**/*.j2', 'annotate/page.html', 'annotate/page.css', 'annotate/page.js', 'emoset/info.json',
       'emoset/LICENSE.txt', '*/README.md', '*/CITATIONS.bib', '*/TAGS.txt'
     ],
   },

@@ -39,8 +39,8 @@ def build(
     short_side: int = 256, overwrite: bool = False, *, max_megapixels: float = images.MAX_MEGAPIXELS,
     max_persons: int = 1, boxes_file: str | os.PathLike | None = None, detector: str | None = None,
     beam_runner: str | None = None, beam_options: Sequence[str] = (), name: str | None = None,
-    groups_file: str | os.PathLike | None = None, images_dir: str | os.PathLike | None = None,
-    table: TableOptions | None = None) -> dict:
+    groups_file: str | os.PathLike | None = None, exclude_file: str | os.PathLike | None = None,
+    images_dir: str | os.PathLike | None = None, table: TableOptions | None = None) -> dict:
   """Builds `data_dir/DATASET/VERSION/`: shards, manifest.json, rejects.csv, duplicates.csv, TFDS's files.
 
   The folder appears whole or not at all. A finished build is kept unless `overwrite`, and comes back if that fails.
@@ -60,6 +60,7 @@ def build(
     beam_options: Beam pipeline options, such as 'project=my-project'.
     name: of a dataset of one's own (`OWN`): takes the place of DATASET, so that several live side by side.
     groups_file: of a dataset of one's own: CSV with the columns image and group; no group falls into two splits.
+    exclude_file: CSV with the column image: these are left out, and counted.
     images_dir: of `TABLES`: the folder of the images, by default that of the table.
     table: of `TABLES`: what its columns mean, and more.
 
@@ -70,9 +71,9 @@ def build(
     UserError: the source is not laid out as the dataset is, too many images are rejected, options contradict each
       other, or the finished build is of another source.
   """
-  if 0 < short_side < 16:
-    raise UserError(f'short side {short_side} is too small: 16 pixels or more, or 0, which keeps the original size')
-  _check_own(dataset, name, {'groups_file': groups_file, 'images': images_dir, 'column, --labels and so on': table})
+  _check_options(
+      short_side, dataset, name,
+      {'groups_file': groups_file, 'images': images_dir, 'column, --labels and so on': table})
   chosen = builder_class(dataset)
   found = _find_source(chosen, dataset, source, images_dir)
   final = epath.Path(data_dir) / (name or dataset) / str(chosen.VERSION)
@@ -90,7 +91,7 @@ def build(
     with _set_aside(final), storage.temporary_folder() as downloads:  # TFDS asks for it; nothing is downloaded.
       builder = chosen(
           data_dir=os.fspath(data_dir), max_rejects=max_rejects, boxes_file=found_boxes, name=name, source=found,
-          groups_file=pathlib.Path(groups_file) if groups_file else None, **options, **of_table)
+          groups_file=_path(groups_file), exclude_file=_path(exclude_file), **options, **of_table)
       builder.download_and_prepare(download_dir=downloads, download_config=config)
     return manifest.read_manifest(final)
 
@@ -114,8 +115,10 @@ def _find_source(
   return found
 
 
-def _check_own(dataset: str, name: str | None, given: Mapping[str, object]) -> None:
+def _check_options(short_side: int, dataset: str, name: str | None, given: Mapping[str, object]) -> None:
   """Raises UserError unless the records may be called so, and the options go with the dataset."""
+  if 0 < short_side < 16:
+    raise UserError(f'short side {short_side} is too small: 16 pixels or more, or 0, which keeps the original size')
   for option, datasets in {'groups_file': OWN, 'images': TABLES, 'column, --labels and so on': TABLES}.items():
     if given[option] and dataset not in datasets:
       raise UserError(f'--{option} go with --dataset={" or ".join(datasets)}, not with {dataset}: leave them out')
@@ -160,12 +163,16 @@ def builder_class(dataset: str) -> type[BaseBuilder]:
   return importlib.import_module(f'data_pipelines.{dataset}.{dataset}_dataset_builder').Builder
 
 
+def _path(given: str | os.PathLike | None) -> pathlib.Path | None:
+  return pathlib.Path(given) if given else None
+
+
 def _boxes_file(
     source: pathlib.Path, folder: epath.Path, boxes_file: str | os.PathLike | None,
     detector: str | None) -> pathlib.Path | None:
   """The file of person boxes, made by the detector if there is none yet; None: the raw folder's own."""
   if not detector:
-    return pathlib.Path(boxes_file) if boxes_file else None
+    return _path(boxes_file)
   if boxes_file:
     raise UserError('--person_boxes and --detector exclude each other: give one of them')
   if '://' in os.fspath(folder):
@@ -203,7 +210,8 @@ def main() -> None:
       dataset, values.source, values.data_dir, values.max_rejects, values.short_side, values.overwrite,
       max_megapixels=values.max_megapixels, max_persons=values.max_persons, boxes_file=values.person_boxes,
       detector=values.detector, beam_runner=values.beam_runner, beam_options=values.beam_options, name=values.name,
-      groups_file=values.groups_file, images_dir=values.images, table=_table_options(values))
+      groups_file=values.groups_file, exclude_file=values.exclude, images_dir=values.images,
+      table=_table_options(values))
   print_summary(result)
 
 
@@ -292,6 +300,7 @@ if __name__ == '__main__':
   flags.DEFINE_enum('subject', 'person', ('person', 'any'), 'Of emoverse: whose boxes become person crops.')
   flags.DEFINE_enum('box_format', 'corners', ('corners', 'sides'), 'Of a table: x1,y1,x2,y2 or x,y,width,height.')
   command.define_path('groups_file', None, 'CSV of image,group: images of one group stay in one split.', remote=False)
+  command.define_path('exclude', None, 'CSV with a column image: these images are left out.', remote=False)
   flags.DEFINE_integer('max_persons', 1, 'Most person crops per image.', 0)
   flags.DEFINE_string('beam_runner', None, 'Apache Beam runner whose workers read the images, such as DirectRunner.')
   flags.DEFINE_list('beam_options', [], 'Beam pipeline options, such as project=NAME,region=NAME.')

@@ -2,7 +2,7 @@
 
 Three places read such text as more than that. A terminal obeys escape sequences, Markdown turns it into links, HTML and
 table cells, and a spreadsheet runs a cell of a CSV file that begins like a formula. Each has its one function here;
-HTML pages are escaped by Jinja (`uniemox_jax.report.rendering`).
+HTML pages are escaped by Jinja (`page_rendering`).
 """
 
 import codecs

@@ -18,6 +18,8 @@ VERBS = {
     'build': ('data_pipelines.build', 'turn the raw folder of a dataset into checked records'),
     'annotate': ('data_pipelines.annotate', 'label images with several people on a local page'),
     'preview': ('data_pipelines.preview', 'draw a contact sheet of what the model sees'),
+    'duplicates': ('data_pipelines.duplicates', 'find resized, re-encoded and mirrored copies of images'),
+    'report': ('data_pipelines.report', 'write a page about a data set, and what is wrong with it'),
     'train_clip': ('uniemox_jax.train_clip', 'train or adapt the CLIP teacher on captions'),
     'pretrain': ('uniemox_jax.pretrain', 'pretrain UniEmoX under a frozen CLIP teacher'),
     'finetune': ('uniemox_jax.finetune', 'fine-tune a classifier or other emotion tasks'),

@@ -2,7 +2,7 @@
 
 import abc
 import collections
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Sequence, Set
 from concurrent import futures
 import contextlib
 import dataclasses
@@ -20,10 +20,10 @@ import tqdm
 from data_pipelines import images, storage
 from data_pipelines.building import beam_records, stored_splits
 from data_pipelines.building.raw_example import RawExample, WorkItem
-from data_pipelines.building.raw_source import RawSource, folder_source
+from data_pipelines.building.raw_source import RawSource, folder_source, join_groups
 from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import box_file, crops
-from data_pipelines.plain_text import check_labels
+from data_pipelines.plain_text import check_labels, csv_text
 from data_pipelines.read_ahead import THREADS, read_ahead
 from data_pipelines.records import manifest, schema
 from data_pipelines.source_files.file_names import FileNames
@@ -40,7 +40,8 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
   `list_examples`; if the dataset has annotations, `attributes` too.
 
   Args:
-    max_rejects, short_side, max_megapixels, max_persons, boxes_file, groups_file, name: as for `build.build`.
+    max_rejects, short_side, max_megapixels, max_persons, boxes_file, groups_file, exclude_file, name: as for
+      `build.build`.
     source: what is read; by default the folder that TFDS calls `manual_dir`.
     **kwargs: TFDS's own (data_dir, config, version).
   """
@@ -53,12 +54,13 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
   def __init__(
       self, *, max_rejects: float = 0.01, short_side: int = 256, max_megapixels: float = images.MAX_MEGAPIXELS,
       max_persons: int = 1, boxes_file: pathlib.Path | None = None, groups_file: pathlib.Path | None = None,
-      name: str | None = None, source: RawSource | None = None, **kwargs: Any) -> None:
+      exclude_file: pathlib.Path | None = None, name: str | None = None, source: RawSource | None = None,
+      **kwargs: Any) -> None:
     self._max_rejects = max_rejects
     self._options: dict[str, Any] = {
         'short_side': short_side, 'max_megapixels': float(max_megapixels), 'max_persons': max_persons}
     self._boxes_file = boxes_file
-    self._groups_file = groups_file
+    self._groups_file, self._exclude_file = groups_file, exclude_file
     self._given_source = source
     self.facts: dict[str, Any] = {}  # What a builder found out about its source, for the manifest.
     self._ignored: collections.Counter[str] = collections.Counter()
@@ -100,14 +102,42 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
       feature.names = list(labels)
 
   def with_groups(self, examples: list[RawExample]) -> list[RawExample]:
-    """The examples with the groups of `groups_file`, if it is given. Raises UserError if it names no image here."""
+    """The examples with the groups of `groups_file`, if it is given, which are joined with those that they have.
+
+    Raises UserError if it names no image here.
+    """
     if self._groups_file is None:
       return examples
     groups = {
-        row.cells['image']: row.cells['group'].strip() for row in read_table(self._groups_file, ('image', 'group'))}
-    names = FileNames((example.path for example in examples), self._source)
-    group_of = {path: groups[name] for name, path in names.find_all(groups, self._groups_file, anywhere=True).items()}
-    return [dataclasses.replace(example, group=group_of.get(example.path) or example.group) for example in examples]
+        csv_text(row.cells['image']): row.cells['group'].strip()
+        for row in read_table(self._groups_file, ('image', 'group'))}
+    given = {found: groups[name] for name, found in self._named(examples, groups, self._groups_file, True).items()}
+    both = [(example.group, given.get(example.id) or given.get(example.path) or '') for example in examples]
+    return [dataclasses.replace(example, group=group) for example, group in zip(examples, join_groups(both))]
+
+  def _without_excluded(self, listed: dict[str, list[RawExample]]) -> dict[str, list[RawExample]]:
+    """The examples that `exclude_file` does not name; the others are counted. Raises UserError if it names none."""
+    if self._exclude_file is None:
+      return listed
+    names = dict.fromkeys(csv_text(row.cells['image']) for row in read_table(self._exclude_file, ('image',)))
+    examples = list(itertools.chain(*listed.values()))
+    excluded = set(self._named(examples, names, self._exclude_file, False).values())
+    kept = {
+        split: [example for example in found if not excluded & {example.id, example.path}]
+        for split, found in listed.items()}
+    for split, found in listed.items():
+      left_out = len(found) - len(kept[split])
+      self.ignore('images that --exclude names', left_out)
+      print(f'  {split}: {left_out} images are left out, as {self._exclude_file} says')
+      if found and not kept[split]:
+        raise UserError(f"{self._exclude_file} names every image of split '{split}': correct it")
+    return kept
+
+  def _named(self, examples: Sequence[RawExample], names: Collection[str], table: pathlib.Path,
+             anywhere: bool) -> dict[str, str]:
+    """The ids or paths of examples that the names in a table mean, see `FileNames.find_all`."""
+    known = {name for example in examples for name in (example.id, example.path)}
+    return FileNames(known, self._source).find_all(names, table, anywhere)
 
   @property
   def layout(self) -> str:
@@ -142,7 +172,7 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     self._rejects: dict[str, str] = {}
     self._provenance = self._read_provenance()
     listed = self.list_examples(self._source)
-    splits = {split: found[:self._limit] for split, found in listed.items()}
+    splits = {split: found[:self._limit] for split, found in self._without_excluded(listed).items()}
     self._found = sum(map(len, splits.values()))
     for split, found in splits.items():
       if not found:

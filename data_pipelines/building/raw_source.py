@@ -125,3 +125,28 @@ def check_groups(groups: Sequence[tuple[str, str]]) -> None:
       raise UserError(
           f"group '{group}' is in {split_of[group]} and in {split}: a group belongs to one split; correct the column "
           'of splits, or leave it out with --column=split=, and the groups are split here')
+
+
+def join_groups(groups: Sequence[tuple[str, str]]) -> list[str]:
+  """One group of each example that two sources say a group of, such that no group of either is cut.
+
+  Args:
+    groups: of each example, its group by the first source and by the second, '' for none.
+
+  Returns:
+    The group of each, '' for none.
+  """
+  parent: dict[tuple[int, str], tuple[int, str]] = {}
+
+  def root(node: tuple[int, str]) -> tuple[int, str]:
+    while (above := parent.get(node, node)) != node:
+      parent[node] = parent.get(above, above)
+      node = above
+    return node
+
+  nodes = [[(source, name) for source, name in enumerate(pair) if name] for pair in groups]
+  for node in nodes:
+    if len(node) == 2:
+      least, other = sorted(map(root, node))
+      parent[other] = least
+  return [root(node[0])[1] if node else '' for node in nodes]

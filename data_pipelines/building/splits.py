@@ -22,6 +22,12 @@ def split_named(name: str) -> str | None:
   return _USUAL_NAMES.get(re.sub(r'(set|data|images|imgs|split)$', '', letters))
 
 
+def usual_order(names: Iterable[str]) -> list[str]:
+  """The names of splits as they follow each other in use: train, val, test, then others, sorted."""
+  places = {name: place for place, name in enumerate(TRAIN_VAL_TEST)}
+  return sorted(names, key=lambda name: (places.get(name, len(places)), name))
+
+
 def seeded_splits(
     examples: Iterable[RawExample], percent: Mapping[str, int], seed: int,
     stratum: Callable[[RawExample], Hashable] = operator.attrgetter('label')) -> dict[str, list[RawExample]]:

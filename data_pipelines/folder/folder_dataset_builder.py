@@ -72,13 +72,16 @@ class Builder(base_builder.BaseBuilder):
           f'{folders[present[0]]} holds no class folders: sort its images into them, or rename it if it is a class. '
           f'{self.layout}')
     self._set_labels(classes)
-    examples = {}
-    for split, folder in folders.items():
+    examples, ends = [], [0]
+    for folder in folders.values():
       names = {entry.name.casefold() for entry in class_folders.subfolders(folder)}
       labels = [label for label in self.LABELS if label.casefold() in names]
-      examples[split] = self.with_groups(class_folders.list_classes(self, source, folder, labels))
-    check_groups([(split, example.group) for split, found in examples.items() for example in found])
-    return examples
+      examples += class_folders.list_classes(self, source, folder, labels)
+      ends.append(len(examples))
+    examples = self.with_groups(examples)
+    found = {split: examples[start:end] for split, (start, end) in zip(folders, itertools.pairwise(ends))}
+    check_groups([(split, example.group) for split, of_split in found.items() for example in of_split])
+    return found
 
   def _set_labels(self, classes: Sequence[pathlib.Path]) -> None:
     for folder in classes:

@@ -29,6 +29,7 @@ _READ_ONLY = {'type', 'python_class_name', 'jsonFeature', 'json_feature'}
 MAX_INFO = 1 << 20
 """Bytes of dataset_info.json; a shard takes some ten, and TFDS some ten microseconds for each."""
 _TOGETHER = 2**16  # positions whose index entries are in memory at the same time
+_READ_TOGETHER = 32  # whole records, of which each may have some MB
 
 
 class NoSuchSplit(UserError):
@@ -117,6 +118,16 @@ class Split:
             os.fspath(self.folder / name), f"record at byte {entry['offset']} does not match its checksum")
     return [data[:-size] for data in framed]
 
+  def examples(self) -> Iterator[tf.train.Example]:
+    """Every record in position order, read some at a time.
+
+    Raises:
+      UserError: as for `read_many`.
+    """
+    for start in range(0, self.num_examples, _READ_TOGETHER):
+      for data in self.read_many(np.arange(start, min(start + _READ_TOGETHER, self.num_examples))):
+        yield tf.train.Example.FromString(data)
+
   def label_array(self) -> np.ndarray:
     """Class index of every record, int32 (N,), -1 for none."""
     labels_N = np.concatenate([part.entries_N['label'] for part in self._parts.values()])
@@ -192,16 +203,7 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
     UserError: there is no such dataset or split, its records have another schema, or a shard is missing, cut short or
       damaged.
   """
-  versions = [
-      path.parent
-      for path in epath.Path(data_dir, dataset).glob('*/dataset_info.json')
-      if tfds.core.Version.is_valid(path.parent.name)]
-  if not versions:
-    raise UserError(
-        f'no records of {dataset!r} under {data_dir}: no {dataset}/VERSION/dataset_info.json is there; build them '
-        f'with python -m data_pipelines.build --dataset={dataset} (or --name={dataset}, for images of your own) '
-        f'--source=RAW_FOLDER --data_dir={data_dir}')
-  folder = os.fspath(max(versions, key=lambda path: tfds.core.Version(path.name)))
+  folder = _newest_version(data_dir, dataset)
   features, known = _read_description(folder)
   check_labels(features['label'].names, folder)
   names = split.split('+')
@@ -226,6 +228,26 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
   if not parts:
     raise UserError(f'split {split!r} of {dataset} is empty: build {dataset} from a folder that has such images')
   return Split(split, features, folder, parts)
+
+
+def split_names(data_dir: str | os.PathLike, dataset: str) -> list[str]:
+  """The splits of a dataset that have records, sorted. Raises UserError as `open_split`."""
+  _, known = _read_description(_newest_version(data_dir, dataset))
+  return sorted(name for name, shards in known.items() if any(length for _, length in shards))
+
+
+def _newest_version(data_dir: str | os.PathLike, dataset: str) -> str:
+  """The folder of a dataset's newest version. Raises UserError if there is none."""
+  versions = [
+      path.parent
+      for path in epath.Path(data_dir, dataset).glob('*/dataset_info.json')
+      if tfds.core.Version.is_valid(path.parent.name)]
+  if not versions:
+    raise UserError(
+        f'no records of {dataset!r} under {data_dir}: no {dataset}/VERSION/dataset_info.json is there; build them '
+        f'with python -m data_pipelines.build --dataset={dataset} (or --name={dataset}, for images of your own) '
+        f'--source=RAW_FOLDER --data_dir={data_dir}')
+  return os.fspath(max(versions, key=lambda path: tfds.core.Version(path.name)))
 
 
 def _read_description(folder: str) -> tuple[tfds.features.FeaturesDict, dict[str, list[tuple[str, int]]]]:

@@ -15,6 +15,7 @@ from scipy import special
 from data_pipelines import build
 from data_pipelines.batches.pipeline import eval_batches
 from data_pipelines.batches.single_examples import read_examples
+from data_pipelines.page_rendering import data_uri
 from data_pipelines.records import reader
 from data_pipelines.storage import read_json
 from tests.support import small_runs
@@ -148,7 +149,7 @@ def test_page_holds_its_images_and_says_what_is_missing(looked):
   folder, _ = looked
   page = (folder / 'look.html').read_text()
   shown = [
-      f'src="{figures.data_uri((folder / name).read_bytes(), "image/png")}"' in page
+      f'src="{data_uri((folder / name).read_bytes(), "image/png")}"' in page
       for name in ('attention.png', 'embeddings.png', 'mistakes.png')]
   assert shown == [True] * 3 and 'Not drawn: a classifier has no decoder.' in page
   rest = re.sub(r'<img src="data:image/png[^"]*"', '', page)

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from data_pipelines.page_rendering import data_uri
 from uniemox_jax.report import demo_page as reporting
-from uniemox_jax.report.figures import data_uri
 from uniemox_jax.report.look_page import SUMMARY
 
 LABELS = ['amusement', 'awe', 'contentment', 'excitement', 'anger', 'disgust', 'fear', 'sadness']

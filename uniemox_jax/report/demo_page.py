@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 import numpy as np
 from scipy import stats
 
+from data_pipelines.page_rendering import data_uri
 from data_pipelines.storage import write_json, write_text
-from uniemox_jax.report.figures import data_uri
 from uniemox_jax.report.look_page import read_look
 from uniemox_jax.report.rendering import render
 from uniemox_jax.runtime.run_log import read_metrics

@@ -1,6 +1,5 @@
 """Figures for people: sheets of tiles, heat maps, scatter plots; the same bytes for the same input."""
 
-import base64
 from collections.abc import Sequence
 import io
 from typing import NamedTuple
@@ -80,8 +79,3 @@ def scatter_plot(points_Nx2: np.ndarray, label_N: np.ndarray, labels: Sequence[s
   buffer = io.BytesIO()
   figure.savefig(buffer, format='png', dpi=100, metadata={'Software': None})
   return buffer.getvalue()
-
-
-def data_uri(content: bytes, kind: str) -> str:
-  """A file as an address that contains it; kind is its media type."""
-  return f'data:{kind};base64,{base64.b64encode(content).decode()}'

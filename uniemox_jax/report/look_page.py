@@ -5,8 +5,8 @@ from typing import Any
 
 from etils import epath
 
+from data_pipelines.page_rendering import data_uri
 from data_pipelines.storage import exists, parsing, read_json_object, write_text
-from uniemox_jax.report.figures import data_uri
 from uniemox_jax.report.rendering import render
 
 SUMMARY, PAGE = 'look.json', 'look.html'

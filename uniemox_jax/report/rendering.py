@@ -4,23 +4,9 @@ from collections.abc import Callable, Mapping
 import os
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
-from data_pipelines.plain_text import markdown_code, markdown_text
-
-
-def _as_text(value: Any) -> Any:
-  return value if isinstance(value, Markup) else markdown_text(value)
+from data_pipelines.page_rendering import render_template
 
 
 def render(template: str, facts: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None) -> str:
-  """The text of a `*.html.j2` or `*.md.j2`; a name that `facts` lacks is an error."""
-  is_page = template.endswith('.html.j2')
-  environment = jinja2.Environment(
-      loader=jinja2.FileSystemLoader(os.path.dirname(__file__)), autoescape=is_page, trim_blocks=True,
-      lstrip_blocks=True, keep_trailing_newline=not is_page, undefined=jinja2.StrictUndefined,
-      finalize=None if is_page else _as_text)
-  environment.filters['code'] = lambda text: Markup(markdown_code(text))
-  environment.filters.update(filters or {})
-  return environment.get_template(template).render(facts)
+  """`render_template` of one in this folder."""
+  return render_template(os.path.join(os.path.dirname(__file__), template), facts, filters)

@@ -5,7 +5,8 @@ import random
 import pytest
 
 from data_pipelines.building.raw_example import RawExample
-from data_pipelines.building.splits import seeded_splits
+from data_pipelines.building.raw_source import join_groups
+from data_pipelines.building.splits import seeded_splits, usual_order
 from data_pipelines.errors import UserError
 
 PERCENT = {'train': 70, 'val': 10, 'test': 20}
@@ -75,3 +76,21 @@ def test_names_that_are_not_utf8_have_a_place_in_the_order():
 def test_too_few_images_for_a_split_are_a_users_mistake():
   with pytest.raises(UserError, match="3 images are too few to give split 'val' its 10 %"):
     seeded_splits(_examples(awe=3, fear=0), PERCENT, seed=0)
+
+
+def test_groups_of_two_sources_are_joined_so_that_none_of_either_is_cut():
+  rng = random.Random(0)
+  for _ in range(50):
+    pairs = [(rng.choice(['', *'abcdefgh']), rng.choice(['', *'uvwxyz'])) for _ in range(12)]
+    joined = join_groups(pairs)
+    assert [bool(group) for group in joined] == [bool(first or second) for first, second in pairs]
+    for source in (0, 1):
+      of_group = {}
+      for pair, group in zip(pairs, joined):
+        if pair[source]:
+          assert of_group.setdefault(pair[source], group) == group
+  assert join_groups([('a', ''), ('', 'u'), ('b', 'v'), ('c', 'v'), ('', '')]) == ['a', 'u', 'b', 'b', '']
+
+
+def test_splits_are_listed_as_they_follow_each_other_in_use():
+  assert usual_order({'test', 'val', 'extra', 'train', 'dev'}) == ['train', 'val', 'test', 'dev', 'extra']

@@ -255,6 +255,17 @@ def test_groups_may_come_from_a_file_for_a_folder_too(tmp_path):
   assert len(splits) == 60 and all(len(found) == 1 for found in splits.values())
 
 
+def test_groups_of_a_file_may_be_in_one_of_the_splits_and_none_may_be_in_two(tmp_path):
+  for split in ('train', 'val'):
+    draw_classes(tmp_path / 'raw' / split, ('fear', 'joy'), 3)
+  groups = tmp_path / 'groups.csv'
+  groups.write_text('image,group\ntrain/joy/0000.jpg,a\ntrain/fear/0001.jpg,a\n')
+  assert build('folder', tmp_path / 'raw', tmp_path / 'records', groups_file=groups)['read'] == 12
+  groups.write_text('image,group\ntrain/joy/0000.jpg,a\nval/fear/0001.jpg,a\n')
+  with pytest.raises(UserError, match='is in train and in val'):
+    build('folder', tmp_path / 'raw', tmp_path / 'others', groups_file=groups)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('form', ['CSV', 'Parquet of bytes'])
 def test_a_build_that_is_killed_at_any_moment_gives_the_same_records(form, tmp_path, monkeypatch):

@@ -1,0 +1,34 @@
+"""Templates of HTML pages and Markdown, rendered: every value is escaped. And files inside of pages."""
+
+import base64
+from collections.abc import Callable, Mapping
+import os
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from data_pipelines.plain_text import markdown_code, markdown_text
+
+
+def _as_text(value: Any) -> Any:
+  return value if isinstance(value, Markup) else markdown_text(value)
+
+
+def render_template(
+    path: str | os.PathLike, facts: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None) -> str:
+  """The text of a `*.html.j2` or `*.md.j2`, which may import others of its folder; a name that `facts` lacks is an
+  error."""
+  folder, template = os.path.split(path)
+  is_page = template.endswith('.html.j2')
+  environment = jinja2.Environment(
+      loader=jinja2.FileSystemLoader(folder), autoescape=is_page, trim_blocks=True, lstrip_blocks=True,
+      keep_trailing_newline=not is_page, undefined=jinja2.StrictUndefined, finalize=None if is_page else _as_text)
+  environment.filters['code'] = lambda text: Markup(markdown_code(text))
+  environment.filters.update(filters or {})
+  return environment.get_template(template).render(facts)
+
+
+def data_uri(content: bytes, kind: str) -> str:
+  """A file as an address that contains it; kind is its media type."""
+  return f'data:{kind};base64,{base64.b64encode(content).decode()}'

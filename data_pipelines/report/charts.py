@@ -1,0 +1,63 @@
+"""Charts of a data set, as SVG in data URIs. None holds text of a user, which matplotlib would read as mathematics."""
+
+from collections.abc import Callable, Mapping, Sequence
+import io
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+import numpy as np
+
+from data_pipelines.page_rendering import data_uri
+
+_COLOUR = '#0072b2'
+_STYLE: Any = {'svg.hashsalt': 'report', 'axes.spines.top': False, 'axes.spines.right': False, 'font.size': 9}
+
+
+def length_chart(lengths: Mapping[int, int]) -> str:
+  """How many captions have each number of words."""
+
+  def draw(axes: Axes) -> None:
+    axes.bar(list(lengths), list(lengths.values()), width=1, color=_COLOUR)
+    axes.set(xlabel='words', ylabel='captions', xlim=(0, None))
+
+  return _svg(draw, 4.6, 2.4)
+
+
+def size_chart(width_N: Sequence[int], height_N: Sequence[int]) -> str:
+  """Widths against heights; darker where there are more images."""
+
+  def draw(axes: Axes) -> None:
+    axes.hexbin(
+        width_N, height_N, gridsize=40, extent=(0, max(width_N), 0, max(height_N)), bins='log', mincnt=1, cmap='Blues')
+    axes.set(xlabel='width, pixels', ylabel='height, pixels')
+
+  return _svg(draw, 4.6, 3.2)
+
+
+def rating_chart(values_Nx2: np.ndarray, scale: Sequence[float] | None) -> str:
+  """Valence against arousal, darker where there are more images; over the whole scale, if it is known."""
+
+  def draw(axes: Axes) -> None:
+    known_Nx2 = values_Nx2[~np.isnan(values_Nx2).any(1)]
+    low, high = scale or (known_Nx2.min(), known_Nx2.max())
+    axes.hexbin(
+        *known_Nx2.T, gridsize=30, extent=(low, high, low, high) if low < high else None, bins='log', mincnt=1,
+        cmap='Blues')
+    if scale:
+      axes.axhline((low + high) / 2, color='grey', linewidth=0.6)
+      axes.axvline((low + high) / 2, color='grey', linewidth=0.6)
+    axes.set(xlabel='valence', ylabel='arousal', aspect='equal')
+
+  return _svg(draw, 4.2, 4.0)
+
+
+def _svg(draw: Callable[[Axes], None], width: float, height: float) -> str:
+  """The same bytes for the same numbers; width and height in inches."""
+  with matplotlib.rc_context(_STYLE):
+    figure = Figure(figsize=(width, height), layout='constrained')
+    draw(figure.subplots())
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='svg', metadata={'Date': None})
+  return data_uri(buffer.getvalue(), 'image/svg+xml')

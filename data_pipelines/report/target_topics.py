@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import hashlib
 import math
 import os
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ class Captions:
 
 def _token_counter(folder: str | os.PathLike) -> tuple[Callable[[str], int], int]:
   """Counts the tokens of a text by the tokenizer of a CLIP folder; and how many its model reads."""
-  files = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+  files = {path.name for path in pathlib.Path(folder).glob('*')}
   if not files >= {'vocab.json', 'merges.txt'} and 'tokenizer.json' not in files:
     raise UserError(
         f'--tokenizer={folder} has no tokenizer: give the folder of a CLIP, with its vocab.json and merges.txt')

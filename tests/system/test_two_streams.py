@@ -209,6 +209,7 @@ def test_killed_run_ends_bit_equal(data_dir, run, tmp_path):
     ('one_stream', TWO), pytest.param('run', 'scene', marks=pytest.mark.slow)])
 def test_it_starts_from_another_run_and_another_run_from_it(data_dir, request, tmp_path, capsys, source, streams):
   config = config_of(data_dir, init=request.getfixturevalue(source), streams=streams, epochs=1)
+  capsys.readouterr()  # what the run that it starts from has said
   finetune(config, str(tmp_path))
   said = capsys.readouterr().out
   assert 'taken: encoder, fc_norm' in said and (' images of train show one; ' in said) == (streams == TWO)

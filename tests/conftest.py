@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 import os
 from pathlib import Path
 import runpy
+import shutil
 import signal
 import sys
 from typing import Any
@@ -130,11 +131,12 @@ def built_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Calla
     folder = folder.parent  # each process has a folder of its own below this one
 
   def build(name: str, make: Callable[[Path], object]) -> Path:
-    made = folder / f'built_{name}'
+    made, done = folder / name, folder / f'{name}.done'
     with filelock.FileLock(folder / f'{name}.lock'):
-      if not made.exists():
-        make(folder / f'building_{name}')
-        (folder / f'building_{name}').rename(made)
+      if not done.exists():
+        shutil.rmtree(made, ignore_errors=True)  # what a try that failed has left
+        make(made)
+        done.touch()
     return made
 
   return build
@@ -143,13 +145,13 @@ def built_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Calla
 @pytest.fixture(scope='session')
 def clip_folder(built_once: Callable[..., Path]) -> Path:
   """The same CLIP in Hugging Face form. Do not write into it."""
-  return built_once('clip', small_runs.write_teacher)
+  return built_once('shared_clip', small_runs.write_teacher)
 
 
 @pytest.fixture(scope='session')
 def data_dir(built_once: Callable[..., Path]) -> str:
   """Records of small drawn sets, see `small_runs.write_records`."""
-  return str(built_once('records', small_runs.write_records) / 'data')
+  return str(built_once('shared_records', small_runs.write_records) / 'data')
 
 
 @pytest.fixture(scope='module')
@@ -173,7 +175,7 @@ def pretrained_run(data_dir: str, clip_folder: Path, built_once: Callable[..., P
   from uniemox_jax.pretrain import pretrain
   from uniemox_jax.runtime.clock import Profile
   config = small_runs.shared_pretrain_config(data_dir, clip_folder)
-  return built_once('pretrained', lambda folder: pretrain(config, str(folder), Profile(2, 3)))
+  return built_once('shared_pretrained', lambda folder: pretrain(config, str(folder), Profile(2, 3)))
 
 
 @pytest.fixture(scope='session')
@@ -182,4 +184,4 @@ def finetuned_run(data_dir: str, pretrained_run: Path, built_once: Callable[...,
   from uniemox_jax.finetune import finetune
   config = small_runs.finetune_config(data_dir)
   config.init = str(pretrained_run)
-  return built_once('finetuned', lambda folder: finetune(config, str(folder)))
+  return built_once('shared_finetuned', lambda folder: finetune(config, str(folder)))

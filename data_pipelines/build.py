@@ -20,7 +20,8 @@ import tensorflow_datasets as tfds
 from data_pipelines import command, images, storage
 from data_pipelines.building.base_builder import BaseBuilder
 from data_pipelines.building.raw_source import RawSource, folder_source, table_source
-from data_pipelines.errors import UserError
+from data_pipelines.checksums import sha256_of
+from data_pipelines.errors import UserError, join_names
 from data_pipelines.ownership import disown, owned
 from data_pipelines.person_boxes import box_file, detection
 from data_pipelines.records import manifest
@@ -71,11 +72,10 @@ def build(
     UserError: the source is not laid out as the dataset is, too many images are rejected, options contradict each
       other, or the finished build is of another source.
   """
-  _check_options(
-      short_side, dataset, name,
-      {'groups_file': groups_file, 'images': images_dir, 'column, --labels and so on': table})
+  asked = _asked(table, groups=_path(groups_file), exclude=_path(exclude_file))
+  _check_options(short_side, dataset, name, asked, images_dir)
   chosen = builder_class(dataset)
-  found = _find_source(chosen, dataset, source, images_dir)
+  found = dataclasses.replace(_find_source(chosen, dataset, source, images_dir), asked=asked)
   final = epath.Path(data_dir) / (name or dataset) / str(chosen.VERSION)
   options: Any = {'short_side': short_side, 'max_megapixels': float(max_megapixels), 'max_persons': max_persons}
   if final.exists() and not overwrite:
@@ -115,13 +115,28 @@ def _find_source(
   return found
 
 
-def _check_options(short_side: int, dataset: str, name: str | None, given: Mapping[str, object]) -> None:
+def _asked(table: TableOptions | None, **files: pathlib.Path | None) -> dict[str, str]:
+  """See `RawSource.asked`. Raises UserError if a file is not there."""
+  for name, path in files.items():
+    if path and not path.is_file():
+      raise UserError(f'{path} is not there: give a CSV file of {name}')
+  said = table._asdict() if table else {}
+  changed = {name: str(value) for name, value in said.items() if value != TableOptions._field_defaults[name]}
+  return changed | {name: sha256_of(path) for name, path in files.items() if path}
+
+
+def _check_options(
+    short_side: int, dataset: str, name: str | None, asked: Mapping[str, str],
+    images_dir: str | os.PathLike | None) -> None:
   """Raises UserError unless the records may be called so, and the options go with the dataset."""
   if 0 < short_side < 16:
     raise UserError(f'short side {short_side} is too small: 16 pixels or more, or 0, which keeps the original size')
-  for option, datasets in {'groups_file': OWN, 'images': TABLES, 'column, --labels and so on': TABLES}.items():
-    if given[option] and dataset not in datasets:
-      raise UserError(f'--{option} go with --dataset={" or ".join(datasets)}, not with {dataset}: leave them out')
+  if 'groups' in asked and dataset not in OWN:
+    raise UserError(f'--groups_file goes with --dataset={" or ".join(OWN)}, not with {dataset}: leave it out')
+  of_table = sorted(asked.keys() - {'groups', 'exclude'}) + (['images'] if images_dir else [])
+  if of_table and dataset not in TABLES:
+    raise UserError(
+        f'{join_names(of_table)} go with a table, --dataset={" or ".join(TABLES)}, not with {dataset}: leave them out')
   if name is None or name == dataset:
     return
   if dataset not in OWN or name in DATASETS:
@@ -141,14 +156,16 @@ def _finished(final: epath.Path, source: RawSource, options: Mapping[str, float]
   result = manifest.read_manifest(final)
   built_from = result.get('source')
   if built_from:  # An earlier version of this package did not keep it.
-    now = source.fingerprint()
+    now, asked = source.fingerprint(), built_from.setdefault('asked', {})
     same_files = now.items() <= built_from.items()
     if not same_files and built_from.get('path') != source.given:
       named = ', or a --name' if result['dataset'] in OWN or result['dataset'] not in DATASETS else ''
       raise UserError(
           f"{final} was built from {built_from.get('path')}, not from {source.given}: choose another "
           f'--data_dir{named}, or replace it with --overwrite')
-    if not same_files:
+    if others := sorted({name for name, _ in now['asked'].items() ^ asked.items()}):
+      why += f", with other options ({join_names(others)})"
+    elif not same_files:
       why += f", and {source.given} has changed since ({built_from.get('files')} files then, {now['files']} now)"
   if others := [f'{name}={result[name]:g}' for name, value in options.items() if result.get(name, value) != value]:
     why += f", with {' and '.join(others)}"

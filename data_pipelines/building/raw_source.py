@@ -30,16 +30,18 @@ class RawSource:
     root: the folder of the images.
     tables: the files of the table; () for a dataset that is laid out in folders.
     hub: of a repository, what pins it: its name, and the revision.
+    asked: what the user says about it: options of a table, and the SHA-256 of files of groups and of exclusions.
   """
 
   given: str
   root: pathlib.Path
   tables: tuple[pathlib.Path, ...] = ()
   hub: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  asked: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def fingerprint(self) -> dict[str, Any]:
-    """As `Listing.fingerprint` of the folder; of tables also the SHA-256 of their contents."""
-    found = Listing(self.root).fingerprint()
+    """As `Listing.fingerprint` of the folder, and `asked`; of tables also the SHA-256 of their contents."""
+    found = {**Listing(self.root).fingerprint(), 'asked': dict(self.asked)}
     if self.tables:
       digests = '\n'.join(map(checksums.sha256_of, self.tables))
       found['tables_sha256'] = hashlib.sha256(digests.encode()).hexdigest()

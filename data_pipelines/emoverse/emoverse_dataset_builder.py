@@ -16,6 +16,7 @@ class Builder(table.Builder):
   VERSION = tfds.core.Version('1.0.0')
   LABELS = EMOTIONS
   CLASSES = EMOTIONS
+  pkg_dir_path = None  # TFDS finds the card's folder by the class, and would take the parent's.
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
       'EmoVerse holds JSON records with id, image_path, description, emotion, confidence, subject and bbox beside '
       'images/<emotion>/*.jpg, or the Parquet files of the hub; see https://arxiv.org/abs/2511.12554')

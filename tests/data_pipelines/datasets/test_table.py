@@ -192,6 +192,18 @@ def test_boxes_of_persons_in_every_form(form, tmp_path):
   assert len(record['boxes']) == (2 if form == 'several' else 1)
 
 
+def test_a_finished_build_says_which_options_are_others_now(tmp_path, capsys):
+  source = write_lines(tmp_path, 'image,label,mood,split', *(f'{image(row)},joy,awe,train' for row in range(3)))
+  build_table(tmp_path, source, table=TableOptions(caption='one'))
+  groups = tmp_path / 'groups.csv'
+  groups.write_text(f'image,group\n{image(0)},a\n')
+  again = [({}, 'caption'), ({'table': TableOptions({'label': 'mood'}, caption='two')}, 'caption, columns'),
+           ({'table': TableOptions(caption='one'), 'groups_file': groups}, 'groups')]  # fmt: skip
+  for options, named in again:
+    build_table(tmp_path, source, **options)
+    assert f'is already built, with other options ({named}): left as it is' in capsys.readouterr().out
+
+
 def test_names_may_lack_their_ending_or_folder(tmp_path):
   source = write_lines(
       tmp_path, 'Theme;label;split', '000 ä;joy;train', 'photos\\001 ä;awe;train', '002 Ä.JPG;joy;train')

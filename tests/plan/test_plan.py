@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 import pytest
 
-from configs import demo, finetune, pretrain_emoset_vitl16
+from configs import demo, finetune, pretrain_emoset_vitl16, pretrain_emoverse_vitb16
 from data_pipelines.errors import UserError
 from uniemox_jax.plan import planning, step_compiler
 from uniemox_jax.plan.collectives import read_collectives
@@ -233,8 +233,12 @@ def test_all_resumes_and_changes_the_document_between_its_marks_only(tmp_path, m
 
 
 def test_every_shipped_config_is_planned_and_fits_its_slices() -> None:
-  # A probe trains no step, and a comparison those of others.
+  # A probe trains no step, and a comparison those of others; EmoVerse's step is EmoSet's.
   shipped = {path.stem for path in (ROOT / 'configs').glob('*.py')} - {'__init__', 'probe', 'compare'}
+  same, emoset = pretrain_emoverse_vitb16.get_config(), planning.shipped_config('pretrain_emoset_vitb16')
+  same.dataset = emoset.dataset
+  assert same.to_dict() == emoset.to_dict()
+  shipped.remove('pretrain_emoverse_vitb16')
   assert {name.partition(':')[0] for name in planning.SHIPPED} == shipped
   for name, topologies in planning.SHIPPED.items():
     config = planning.shipped_config(name)

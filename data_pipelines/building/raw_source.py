@@ -12,6 +12,7 @@ from typing import Any
 from data_pipelines import checksums
 from data_pipelines.building.splits import split_named
 from data_pipelines.errors import UserError, join_names
+from data_pipelines.plain_text import visible
 from data_pipelines.source_files import table_files
 from data_pipelines.source_files.raw_files import Listing, list_files
 
@@ -107,6 +108,9 @@ def _tables_in(folder: pathlib.Path) -> list[pathlib.Path]:
   heavy = [path for path in tables if path.suffix.lower() in (*table_files.PARQUET, *table_files.ARROW)]
   if not tables:
     raise UserError(f'{folder} holds no table ({", ".join(table_files.SUFFIXES)}): give the file')
+  if heavy and len(heavy) < len(tables):
+    others = [path.relative_to(folder).as_posix() for path in tables if path not in heavy]
+    print(visible(f'{folder}: not read, beside Parquet or Arrow files: {join_names(others)}; to read one, name it'))
   return heavy or tables
 
 

@@ -1,6 +1,7 @@
 """What stands in a cell, whatever the form of the table. Where it is nothing usable, ValueError says why."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import contextlib
 import json
 import math
 import re
@@ -46,7 +47,7 @@ def text(cell: Any) -> str:
 
 def label(cell: Any, names: Sequence[str]) -> str:
   """The name of a class; '' for none. A number is the index into `names`, if there are any; -1 means none."""
-  found = text(cell)
+  found = re.sub(r'^(-?\d+)[.,]0+$', r'\1', text(cell))  # pandas writes 3.0 for 3 where a cell of the column is empty.
   if not names or not re.fullmatch(r'-?\d+', found) or found in names:
     return found
   index = int(found)
@@ -89,6 +90,20 @@ def votes(cell: Any, names: Sequence[str]) -> dict[str, float]:
   for name in filter(None, (label(entry, names) for entry in voted)):
     counts[name] = counts.get(name, 0) + 1
   return counts
+
+
+def counts(cells: Mapping[str, Any], decimal: str) -> dict[str, float] | None:
+  """Counts, shares or percent by class, from a column for each; None if the cells hold no numbers, but names, say."""
+  said = {name: cell.rstrip(' %') if isinstance(cell, str) else cell for name, cell in cells.items()}
+  known = {name: cell for name, cell in said.items() if not is_missing(cell)}
+  numbers = {}
+  for name, cell in known.items():
+    with contextlib.suppress(ValueError):
+      numbers[name] = number(cell, decimal)
+  if numbers and len(numbers) < len(known):
+    wrong = next(cell for name, cell in known.items() if name not in numbers)
+    raise ValueError(f"'{wrong}' is no number, where others in columns of votes are")
+  return numbers if numbers or not known else None
 
 
 def boxes(cell: Any, sides: bool) -> list[tuple[float, ...]]:

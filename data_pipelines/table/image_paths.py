@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import dataclasses
 import pathlib
 import re
+from urllib.parse import unquote
 
 from data_pipelines.source_files.file_names import FileNames, tidy_name
 from data_pipelines.table.rows import Rating
@@ -47,7 +48,7 @@ class ImagePaths:
       return dataclasses.replace(rating, problem='it names no image')
     if re.match(r'[a-zA-Z][a-zA-Z0-9+.-]+://', name):
       return dataclasses.replace(rating, problem=f'{name} is a URL: download the images, and name the files')
-    found = self._whole.find(tidy_name(f'{folder}/{name}')) or self._find(name)
+    found = self._whole.find(tidy_name(f'{folder}/{name}')) or self._find(name) or self._find(unquote(name))
     if found is None:
       outside = name.startswith('/') or tidy_name(name).startswith('..')
       where = f'lies outside of {self._root}: give its folder with --images' if outside else f'is not in {self._root}'

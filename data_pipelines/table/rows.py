@@ -92,9 +92,9 @@ class Reading(NamedTuple):
       return row.cells.get(name) if name else None
 
     numbers = [cells.number(said(name), row.decimal) for name in VAD]
-    if self.scale and any(value < self.scale[0] or value > self.scale[1] for value in numbers):
-      raise ValueError(
-          f'{min(numbers):g} or {max(numbers):g} is outside the scale {self.scale[0]:g} to {self.scale[1]:g}')
+    low, high = self.scale or (-math.inf, math.inf)
+    if outside := [value for value in numbers if value < low or value > high]:
+      raise ValueError(f'{outside[0]:g} is outside the scale {low:g} to {high:g}')
     image = said('image')
     if isinstance(image, dict):
       image = image.get('path')
@@ -143,11 +143,10 @@ class Reading(NamedTuple):
     if len(columns) == 1:
       found = cells.votes(said[columns[0].name], self._names('votes'))
     else:
-      try:
-        found = {name: cells.number(cell, row.decimal) for name, cell in said.items()}
-      except ValueError:
-        found = cells.votes([cell for cell in said.values() if not cells.is_missing(cell)], self._names('votes'))
-    found = {self._named(name): value for name, value in found.items() if not math.isnan(value)}
+      counted = cells.counts(said, row.decimal)
+      found = counted if counted is not None else cells.votes(
+          [cell for cell in said.values() if not cells.is_missing(cell)], self._names('votes'))
+    found = {self._named(name): value for name, value in found.items()}
     if min(found.values(), default=1) < 0:
       raise ValueError('it has fewer than 0 votes')
     if not sum(found.values()):

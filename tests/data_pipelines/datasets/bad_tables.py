@@ -183,6 +183,10 @@ BAD = {
         Bad(
             _with(joy=lambda row: row - 1, awe=lambda row: 2), 'fewer than 0 votes', 1,
             _columns(votes='joy,awe', label='')),
+    'votes of which one is a text':
+        Bad(
+            _with(joy=lambda row: 'many' if row == 0 else 3, awe=lambda row: 2), "'many' is no number", 1,
+            _columns(votes='joy,awe', label='')),
     'a flag that is neither 0 nor 1':
         Bad(
             _with(sad=lambda row: 2 - min(row, 2), glad=lambda row: 1), "'2' is neither 0 nor 1", 1,

@@ -296,3 +296,26 @@ def test_a_build_that_is_killed_at_any_moment_gives_the_same_records(form, tmp_p
     process.send_signal(signal.SIGKILL)
     process.wait()
   assert build('table', source, tmp_path / 'records')['splits'] == expected
+
+
+MISREAD = {
+    'whole numbers that pandas gave a decimal': (['image,label,split', '{0},1.0,train',
+                                                  '{1},2.0,train'], {}, ['1', '2']),
+    'percent': (['image,joy,awe,split', '{0},60%,40%,train',
+                 '{1},20 %,80 %,train'], {'votes': 'joy,awe'}, ['awe', 'joy']), 'addresses in paths':
+                     (['image,label,split', 'photos/000%20%C3%A4.jpg,joy,train', '{1},awe,train'], {}, ['awe', 'joy'])}
+
+
+@pytest.mark.parametrize('kind', MISREAD)
+def test_what_other_programs_make_of_cells_is_read_as_it_was_meant(kind, tmp_path):
+  lines, columns, labels = MISREAD[kind]
+  source = write_lines(tmp_path, *(line.format(image(0), image(1)) for line in lines), images=2)
+  manifest = build_table(tmp_path, source, table=TableOptions(columns))
+  assert manifest['labels'] == labels and manifest['read'] == 2
+
+
+def test_a_folder_of_two_kinds_of_tables_says_which_is_read(tmp_path, capsys):
+  source = tables.FORMS['Parquet of bytes'](tmp_path / 'raw')
+  tables.write_text(source.with_name('notes.csv'), tables.rows())
+  assert build_table(tmp_path, source.parent)['read'] == tables.COUNT
+  assert 'not read, beside Parquet or Arrow files: notes.csv' in capsys.readouterr().out

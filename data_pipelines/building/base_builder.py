@@ -97,6 +97,8 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     check_labels(labels, 'a class')
     if stripped := [label for label in labels if label != label.strip()]:
       raise UserError(f'the class {stripped[0]!r} cannot name a label: rename it')  # TFDS stores stripped lines.
+    if twice := [label for label in labels if labels.count(label) > 1]:
+      raise UserError(f'the class {twice[0]!r} is named twice: name each once')
     self.LABELS = tuple(labels)
     for feature in (self.info.features['label'], self.info.features['labels'].feature):
       feature.names = list(labels)

@@ -80,7 +80,7 @@ def flag(cell: Any) -> bool:
 def votes(cell: Any, names: Sequence[str]) -> dict[str, float]:
   """Counts or shares by class: an object of numbers, or a list of the classes that were voted for; {} for none."""
   if isinstance(cell, str) and cell.strip().startswith('{'):
-    cell = json.loads(cell)
+    cell = json.loads(cell.replace("'", '"'))  # Python writes its own with single quotes.
   if isinstance(cell, dict):
     return {name: number(value) for name, value in cell.items() if not is_missing(value)}
   voted = cell if isinstance(cell, list) else re.split('[|;,]', text(cell))

@@ -168,6 +168,10 @@ BAD = {
                     for row in range(ROWS))), '4 cells under 3 headings', 1),
     'two rows that disagree': Bad(_set('file_name', 'photos/001 ä.jpg'), 'says other things of it', 1),
     'one id for two images': Bad(_with(id=lambda row: max(row, 1)), 'its id is also that of', 1),
+    'a class named twice':
+        Bad(
+            _csv(lambda rows: None), "the class 'joy' is named twice", 0,
+            _options(labels=('joy', 'fear', 'joy', 'awe'))),
     'a class outside the list':
         Bad(_set('emotion', 'envy'), "class 'envy' is none of the 3", 1, _options(labels=('awe', 'fear', 'joy'))),
     'a number past the classes':

@@ -84,6 +84,8 @@ def votes(cell: Any, names: Sequence[str]) -> dict[str, float]:
   if isinstance(cell, dict):
     return {name: number(value) for name, value in cell.items() if not is_missing(value)}
   voted = cell if isinstance(cell, list) else re.split('[|;,]', text(cell))
+  if isinstance(cell, list) and not names and all(isinstance(entry, (int, float)) for entry in cell):
+    raise ValueError(f'{cell} are numbers without names of classes: give a column a class, or an object')
   if not isinstance(cell, list) and re.fullmatch(r'[-\d.,]+', text(cell)):
     raise ValueError(f"'{cell}' is a number, where votes by class should be")
   counts: dict[str, float] = {}

@@ -122,6 +122,10 @@ def _given(table: Table, role: str, names: str) -> tuple[TableColumn, ...]:
   if len(found) > 1 and role not in SEVERAL or role == 'box' and len(found) not in (1, 4):
     raise UserError(
         f'--column={role}={names} names {len(found)} columns: give one{", or four" if role == "box" else ""}')
+  for headings in (*CORNERS, *SIDES) if role == 'box' else ():
+    by_known = {plain(column.name): column for column in found}
+    if by_known.keys() == set(headings):  # In whatever order they are given.
+      return tuple(by_known[name] for name in headings)
   return tuple(found)
 
 

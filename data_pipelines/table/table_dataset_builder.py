@@ -1,6 +1,8 @@
 """Builder of anyone's table of images: a file with a row an image, or a row for what each person said of it."""
 
+import collections
 from collections.abc import Iterator, Mapping
+import dataclasses
 import itertools
 import math
 import pathlib
@@ -178,7 +180,11 @@ class Builder(base_builder.BaseBuilder):
       how = 'declared' if self._said.scale else 'found; declare another with --vad_scale'
       print(f'  scale: {scale[0]:g} to {scale[1]:g} ({how}); the values are {low:g} to {high:g}')
       self.facts['vad_scale'] = list(scale)
+      if scale not in SCALES and not self._said.scale:
+        print('  warning: that is no usual scale: if some numbers mean that nothing was said, give --vad_scale')
     if problems := [rating for rating in ratings if rating.problem]:
+      if len(problems) == len(ratings):
+        raise UserError(f'no row of {self.source.given} can be used; first: {problems[0].place}: {problems[0].problem}')
       print(visible(f'  {len(problems)} rows cannot be used; first: {problems[0].place}: {problems[0].problem}'))
     ties = sum(bool(rating.votes) and not rating.label and not majority(rating.votes) for rating in ratings)
     empty = sum(
@@ -207,7 +213,11 @@ class Builder(base_builder.BaseBuilder):
         group=rating.group)
 
   def _split(self, ratings: list[Rating], declared: bool) -> dict[str, list[RawExample]]:
-    examples = self.with_groups([self._example(rating) for rating in ratings])
+    times = collections.Counter(rating.image for rating in ratings)  # Records of one image stay together.
+    examples = self.with_groups([
+        self._example(
+            rating if times[rating.image] == 1 or rating.group else dataclasses.replace(rating, group=rating.image))
+        for rating in ratings])
     if declared:
       present = [split for split in TRAIN_VAL_TEST if any(rating.split == split for rating in ratings)]
       splits = [rating.split or present[0] for rating in ratings]

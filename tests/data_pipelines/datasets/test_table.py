@@ -319,3 +319,21 @@ def test_a_folder_of_two_kinds_of_tables_says_which_is_read(tmp_path, capsys):
   tables.write_text(source.with_name('notes.csv'), tables.rows())
   assert build_table(tmp_path, source.parent)['read'] == tables.COUNT
   assert 'not read, beside Parquet or Arrow files: notes.csv' in capsys.readouterr().out
+
+
+def test_records_of_one_image_stay_in_one_split(tmp_path):
+  lines = [f'{image(row % 60)},r{row},joy' for row in range(120)]
+  build_table(tmp_path, write_lines(tmp_path, 'image,id,label', *lines, images=60))
+  splits = collections.defaultdict(set)
+  for split, found in annotations(tmp_path).items():
+    for one in found:
+      splits[int(one.id[1:]) % 60].add(split)
+  assert len(splits) == 60 and all(len(found) == 1 for found in splits.values())
+
+
+def test_four_columns_of_a_box_are_known_by_their_headings(tmp_path):
+  source = write_lines(tmp_path, 'image,ymin,xmin,ymax,xmax,split', f'{image(0)},5,6,15,18,train')
+  build_table(tmp_path, source, table=TableOptions({'box': 'ymin,xmin,ymax,xmax'}))
+  split = open_split(tmp_path / 'records', 'table', 'train')
+  assert np.allclose(
+      split.features.deserialize_example_np(split.read(0), decoders=None)['boxes'], [[.25, .25, .75, .75]])

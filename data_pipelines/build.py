@@ -26,6 +26,7 @@ from data_pipelines.ownership import disown, owned
 from data_pipelines.person_boxes import box_file, detection
 from data_pipelines.records import manifest
 from data_pipelines.source_files import hub_data
+from data_pipelines.source_files.raw_files import Listing
 from data_pipelines.table.table_dataset_builder import TableOptions
 
 DATASETS = ('emoset', 'emo8', 'fi', 'emotion6', 'unbiasedemo', 'caers', 'heco', 'emotic', 'emoverse', 'folder', 'table')
@@ -156,7 +157,7 @@ def _finished(final: epath.Path, source: RawSource, options: Mapping[str, float]
   result = manifest.read_manifest(final)
   built_from = result.get('source')
   if built_from:  # An earlier version of this package did not keep it.
-    now, asked = source.fingerprint(), built_from.setdefault('asked', {})
+    now, asked = source.fingerprint(Listing(source.root)), built_from.setdefault('asked', {})
     same_files = now.items() <= built_from.items()
     if not same_files and built_from.get('path') != source.given:
       named = ', or a --name' if result['dataset'] in OWN or result['dataset'] not in DATASETS else ''

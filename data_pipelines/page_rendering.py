@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable, Mapping
+import io
 import os
 from typing import Any
 
@@ -32,3 +33,22 @@ def render_template(
 def data_uri(content: bytes, kind: str) -> str:
   """A file as an address that contains it; kind is its media type."""
   return f'data:{kind};base64,{base64.b64encode(content).decode()}'
+
+
+def svg_chart(draw: Callable[[Any], None], width: float, height: float, style: Mapping[Any, Any]) -> str:
+  """A chart as a data URI, the same bytes for the same numbers.
+
+  Args:
+    draw: called with matplotlib's axes.
+    width, height: inches.
+    style: of matplotlib, with its `svg.hashsalt`.
+  """
+  import matplotlib  # Slower than all else here, and not every page has charts.
+  from matplotlib.figure import Figure
+
+  with matplotlib.rc_context(dict(style)):
+    figure = Figure(figsize=(width, height), layout='constrained')
+    draw(figure.subplots())
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='svg', metadata={'Date': None})
+  return data_uri(buffer.getvalue(), 'image/svg+xml')

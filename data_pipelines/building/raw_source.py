@@ -40,9 +40,9 @@ class RawSource:
   hub: Mapping[str, str] = dataclasses.field(default_factory=dict)
   asked: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-  def fingerprint(self) -> dict[str, Any]:
-    """As `Listing.fingerprint` of the folder, and `asked`; of tables also the SHA-256 of their contents."""
-    found = {**Listing(self.root).fingerprint(), 'asked': dict(self.asked)}
+  def fingerprint(self, listing: Listing) -> dict[str, Any]:
+    """That of the listing of `root`, and `asked`; of tables also the SHA-256 of their contents."""
+    found = {**listing.fingerprint(), 'asked': dict(self.asked)}
     if self.tables:
       digests = '\n'.join(map(checksums.sha256_of, self.tables))
       found['tables_sha256'] = hashlib.sha256(digests.encode()).hexdigest()

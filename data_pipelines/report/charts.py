@@ -1,15 +1,12 @@
 """Charts of a data set, as SVG in data URIs. None holds text of a user, which matplotlib would read as mathematics."""
 
 from collections.abc import Callable, Mapping, Sequence
-import io
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 import numpy as np
 
-from data_pipelines.page_rendering import data_uri
+from data_pipelines.page_rendering import svg_chart
 
 _COLOUR = '#0072b2'
 _STYLE: Any = {'svg.hashsalt': 'report', 'axes.spines.top': False, 'axes.spines.right': False, 'font.size': 9}
@@ -54,10 +51,4 @@ def rating_chart(values_Nx2: np.ndarray, scale: Sequence[float] | None) -> str:
 
 
 def _svg(draw: Callable[[Axes], None], width: float, height: float) -> str:
-  """The same bytes for the same numbers; width and height in inches."""
-  with matplotlib.rc_context(_STYLE):
-    figure = Figure(figsize=(width, height), layout='constrained')
-    draw(figure.subplots())
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='svg', metadata={'Date': None})
-  return data_uri(buffer.getvalue(), 'image/svg+xml')
+  return svg_chart(draw, width, height, _STYLE)

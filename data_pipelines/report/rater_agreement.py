@@ -53,7 +53,7 @@ def measure_agreement(table: VoteTable, ids: Collection[str], labels: Sequence[s
 
   Args:
     table: from `read_votes`.
-    ids: of the records; votes on other images are left out, and told.
+    ids: of the records; votes on other images are left out, and counted.
     labels: names of the classes, which come first.
 
   Returns:

@@ -244,8 +244,8 @@ def _image_bytes(batches: Iterator[pa.RecordBatch], name: str, start: int, end: 
 
 def _columns(schema: pa.Schema) -> tuple[TableColumn, ...]:
   """The columns, with what the `datasets` library says about them in the file's metadata."""
-  told = json.loads((schema.metadata or {}).get(b'huggingface', b'{}'))
-  features = told.get('info', {}).get('features', {}) if isinstance(told, dict) else {}
+  metadata = json.loads((schema.metadata or {}).get(b'huggingface', b'{}'))
+  features = metadata.get('info', {}).get('features', {}) if isinstance(metadata, dict) else {}
   return tuple(_column(field, features.get(field.name)) for field in schema)
 
 

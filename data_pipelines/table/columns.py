@@ -88,9 +88,9 @@ def find_columns(table: Table, given: Mapping[str, str]) -> Columns:
     raise UserError(f'--column={unknown[0]}=... has no such meaning: choose from {", ".join(ROLES)}')
   of_role = {role: _given(table, role, names) for role, names in given.items() if names}
   taken = {column.name for column in itertools.chain(*of_role.values())}
-  if 'image' not in given and (told := [column for column in table.columns if column.is_image or column.form != 'cells'
-                                       ]):
-    of_role['image'] = (told[0],)
+  if 'image' not in given and (images := [
+      column for column in table.columns if column.is_image or column.form != 'cells']):
+    of_role['image'] = (images[0],)
   for role, usual in ROLES.items():
     if role not in given and role not in of_role:
       by_name = {plain(column.name): column for column in reversed(table.columns) if column.name not in taken}

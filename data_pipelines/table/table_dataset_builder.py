@@ -26,7 +26,7 @@ from data_pipelines.table.subjects import is_person
 PERCENT = {'train': 80, 'val': 10, 'test': 10}
 SEED = 0
 SCALES = ((-1, 1), (0, 1), (1, 5), (1, 7), (1, 9), (1, 10), (0, 10), (0, 100), (-100, 100))
-"""Of valence, arousal and dominance, as questionnaires have them; the first that holds all values is told."""
+"""Of valence, arousal and dominance, as questionnaires have them; the first that holds all values is printed."""
 
 
 class TableOptions(NamedTuple):

@@ -47,7 +47,7 @@ def test_generated_parts_are_current(page: str) -> None:
 
 
 def _wrong_citations(text: str) -> list[str]:
-  """Of "docs/PAGE.md" and "docs/PAGE.md, Heading", those that lead nowhere."""
+  """Of citations of a page in docs/, with one of its headings or without, those that lead nowhere."""
   text = re.sub(r'\s*\n\s*(#\s*)?', ' ', text)  # a citation may be wrapped
   wrong = []
   for match in re.finditer(r'docs/\w+\.md', text):

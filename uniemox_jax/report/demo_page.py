@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import importlib.metadata
-import io
 import json
 import math
 import os
@@ -10,13 +9,11 @@ import pathlib
 import platform
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 import numpy as np
 from scipy import stats
 
-from data_pipelines.page_rendering import data_uri
+from data_pipelines.page_rendering import data_uri, svg_chart
 from data_pipelines.storage import write_json, write_text
 from uniemox_jax.report.look_page import read_look
 from uniemox_jax.report.rendering import render
@@ -214,13 +211,7 @@ def _sheets(folder: str | None) -> list[dict[str, Any]]:
 
 
 def _svg(draw: Callable[[Axes], None], width: float, height: float) -> str:
-  """A chart as a data URI, the same bytes for the same numbers; width and height in inches."""
-  with matplotlib.rc_context(_STYLE):
-    figure = Figure(figsize=(width, height), layout='constrained')
-    draw(figure.subplots())
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='svg', metadata={'Date': None})
-  return data_uri(buffer.getvalue(), 'image/svg+xml')
+  return svg_chart(draw, width, height, _STYLE)
 
 
 def _duration(seconds: float) -> str:

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from data_pipelines import command, images
 from data_pipelines.batches.pipeline import train_batches
-from data_pipelines.records import index, reader, schema
+from data_pipelines.records import index, label_sets, reader, schema
 from tests.support.servers import bucket as buckets
 
 IMAGE_SIDES = (220, 220)  # of noise, which makes a JPEG of 40 kB
@@ -61,7 +61,7 @@ def open_split(folder: str, lengths: list[tuple[str, int]]) -> reader.Split:
   """The split, without TFDS's own files; prints the time."""
   started = time.monotonic()
   part = index.read_index(folder, 'drawn-train', [(name, length) for name, length in lengths])
-  split = reader.Split('train', schema.record_features(schema.EMOTIONS), folder, {'drawn-train': part})
+  split = reader.Split('train', schema.record_features(label_sets.EMOTIONS), folder, {'drawn-train': part})
   print(f'opened {len(lengths)} shards in {time.monotonic() - started:.2f} s', flush=True)
   return split
 

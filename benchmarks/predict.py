@@ -27,9 +27,11 @@ from configs import demo
 from data_pipelines.user_files import find_images
 from data_pipelines.user_files.views import views
 from uniemox_jax.models.classifier import Classifier
-from uniemox_jax.predict import inference, prediction
-from uniemox_jax.predict.inference import Predictor
+from uniemox_jax.predict import prediction
 from uniemox_jax.predict.table_writer import PredictionTable
+from uniemox_jax.recognition import predictor as inference
+from uniemox_jax.recognition.predictor import Predictor
+from uniemox_jax.recognition.recogniser import open_recogniser
 from uniemox_jax.runtime import cli
 from uniemox_jax.train.checkpoint import save_weights
 from uniemox_jax.train.state import builder, initial_params
@@ -68,7 +70,7 @@ def run_model(predictor: Predictor, count: int, batch_size: int) -> None:
 
 def images_per_second(predictor: Predictor, paths: list[str], batch_size: int, table: PredictionTable) -> list[float]:
   """Of the model alone, of the views alone, broken ones among them, and of both together with the table's rows."""
-  read = functools.partial(views, paths, predictor.image_size, ahead=2 * batch_size)
+  read = functools.partial(views, paths, predictor.recogniser.view.size, ahead=2 * batch_size)
   works = (
       lambda: run_model(predictor, len(paths), batch_size), lambda: collections.deque(read(), maxlen=0),
       lambda: prediction.write_rows(predictor, read(), table, batch_size, tqdm.tqdm(disable=True)))
@@ -120,7 +122,7 @@ def main() -> None:
     paths = find_images.find([str(folder / 'raw')]).paths
     break_some(paths)
     save_demo_model(folder / 'run')
-    predictor = Predictor(str(folder / 'run'))
+    predictor = Predictor(open_recogniser(str(folder / 'run')))
     batch_size = inference.find_batch_size(predictor, len(paths))
     run_model(predictor, batch_size, batch_size)  # compiles
     print(

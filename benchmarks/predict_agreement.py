@@ -22,7 +22,8 @@ from data_pipelines.records import reader
 from data_pipelines.storage import read_json
 from data_pipelines.user_files.views import views
 from uniemox_jax.objectives import tasks
-from uniemox_jax.predict.inference import Predictor
+from uniemox_jax.recognition.predictor import Predictor
+from uniemox_jax.recognition.recogniser import open_recogniser
 from uniemox_jax.runtime import cli
 
 BATCH = 32
@@ -31,19 +32,19 @@ BATCH = 32
 def _probabilities(predictor: Predictor, batches: Iterable[np.ndarray]) -> np.ndarray:
   """float32 (N, C) of all rows of the batches."""
   outputs_NxC = np.concatenate([jax.device_get(predictor(batch)) for batch in batches])
-  return tasks.predict(predictor.tasks[0], outputs_NxC)
+  return tasks.predict(predictor.recogniser.tasks[0], outputs_NxC)
 
 
 def evaluated(predictor: Predictor, split: reader.Split) -> np.ndarray:
   """float32 (N, C) of every record, over the views that `evaluate` takes."""
-  batches = list(pipeline.eval_batches(split, batch_size=BATCH, image_size=predictor.image_size))
+  batches = list(pipeline.eval_batches(split, batch_size=BATCH, image_size=predictor.recogniser.view.size))
   mask_N = np.concatenate([batch['mask'] for batch in batches])
   return _probabilities(predictor, (batch['image'] for batch in batches))[mask_N > 0]
 
 
 def predicted(predictor: Predictor, paths: list[str]) -> np.ndarray:
   """float32 (N, C) of files, over the views that `predict` takes."""
-  pixels_NxSxSx3 = np.stack([view.pixels for view in views(paths, predictor.image_size, ahead=BATCH)])
+  pixels_NxSxSx3 = np.stack([view.pixels for view in views(paths, predictor.recogniser.view.size, ahead=BATCH)])
   padded = np.pad(pixels_NxSxSx3, ((0, -len(paths) % BATCH), (0, 0), (0, 0), (0, 0)))
   return _probabilities(predictor, np.split(padded, len(padded) // BATCH))[:len(paths)]
 
@@ -60,7 +61,7 @@ def write_stored(split: reader.Split, folder: pathlib.Path) -> list[str]:
 def main() -> None:
   """Entry point after flags are parsed."""
   values = flags.FLAGS
-  predictor = Predictor(values.workdir)
+  predictor = Predictor(open_recogniser(values.workdir))
   config = read_json(os.path.join(values.workdir, 'config.json'))
   split = reader.open_split(config['data_dir'], config['dataset'], 'test')
   reference = evaluated(predictor, split)
@@ -70,7 +71,8 @@ def main() -> None:
         'the stored JPEG': predicted(predictor, write_stored(split, pathlib.Path(folder))),
         'the raw file': predicted(predictor, raw)}
   print(
-      f'{len(reference)} images, {predictor.image_size} pixels, {len(predictor.tasks[0].outputs)} classes\n\n'
+      f'{len(reference)} images, {predictor.recogniser.view.size} pixels, '
+      f'{len(predictor.recogniser.tasks[0].outputs)} classes\n\n'
       '| predict on | largest difference of a probability | mean | same class |\n|---|---|---|---|')
   for name, found in ways.items():
     apart = np.abs(found - reference)

@@ -19,7 +19,8 @@ from data_pipelines import command, storage
 from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import crops
-from data_pipelines.records import caption_text, manifest, reader, schema
+from data_pipelines.records import caption_text, manifest, reader
+from data_pipelines.records.label_sets import VAD
 from data_pipelines.sheet_text import load_font, text_height, wrap_text
 
 LEGEND = (
@@ -93,7 +94,7 @@ def description(record: dict, labels: Sequence[str], shares: Sequence[str]) -> l
     shares: names of the entries of `distribution`.
   """
   label = labels[record['label']] if record['label'] >= 0 else None
-  vad = zip(schema.VAD, record['vad'])
+  vad = zip(VAD, record['vad'])
   texts = {
       'label': label,
       'labels': ', '.join(labels[index] for index in record['labels']),

@@ -1,84 +1,77 @@
-"""Trained models for notebooks and programs: arrays in, arrays out.
+"""Trained models for notebooks and programs: images in, arrays out.
 
-`images` everywhere: uint8 (B, H, W, 3), which is resized, cropped and normalised as in the model's evaluation; or
-float32 (B, size, size, 3), taken as already normalised. Anything else is a ValueError. `persons` likewise, but each is
-resized to the square whatever its proportions, as the person crops of records are.
+`images` everywhere: a path, a PIL image, an array of one image or of several, or a list of these, of mixed sizes; see
+`models.image_arguments`. float32 (B, size, size, 3) is taken as normalised already. Anything else is a ValueError.
+`persons` likewise, but each is resized to the square whatever its proportions, as the person crops of records are.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
 from flax import nnx
 import jax
 import numpy as np
-from numpy.typing import ArrayLike
+import tqdm
 
 from data_pipelines.errors import UserError
-from uniemox_jax.models.classifier import stack_views
-from uniemox_jax.models.preprocess import person_view, student_view
-from uniemox_jax.models.registry import MODULES, abstract_student
-from uniemox_jax.objectives.tasks import predict, split_columns, tasks_of
-from uniemox_jax.train.checkpoint import Checkpoint, load_checkpoint
+from uniemox_jax.models.image_arguments import image_names
+from uniemox_jax.models.registry import abstract_student
+from uniemox_jax.objectives.tasks import predict, split_columns, width
+from uniemox_jax.recognition.columns import Predictions
+from uniemox_jax.recognition.predictor import Predictor, find_batch_size, round_up
+from uniemox_jax.recognition.recogniser import Recogniser, open_recogniser, view_of
+from uniemox_jax.train.checkpoint import Checkpoint
+from uniemox_jax.train.open_model import open_student
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _apply(graphdef: nnx.GraphDef, output: str, params: dict[str, Any], views: jax.Array) -> jax.Array:
   model = nnx.merge(graphdef, params)
-  if output == 'tokens':
-    return model.encoder(views)
-  return model(views) if output == 'outputs' else model.features(views)
+  return model.encoder(views) if output == 'tokens' else model.features(views)
 
 
-class _LoadedModel:
+class LoadedEncoder:
+  """A ViT encoder: from pretraining, fine-tuning, another library, or a CLIP's image tower."""
 
   def __init__(self, checkpoint: Checkpoint):
     description = checkpoint.description
     self._graphdef = nnx.graphdef(abstract_student(description['kind'], description['model']))
     self._params = jax.device_put(checkpoint.params)
+    self._pools_itself = description['kind'] == 'classifier'
+    self._view = view_of(description)
     self.image_size: int = description['model']['image_size']
-    self._statistics = {name: tuple(values) for name, values in description.get('statistics', {}).items()}
 
-  def _view(self, images: ArrayLike) -> jax.Array:
-    return student_view(images, self.image_size, **self._statistics)
-
-  def _run(self, output: str, views: jax.Array) -> np.ndarray:
-    return np.asarray(_apply(self._graphdef, output, self._params, views), np.float32)
-
-
-class LoadedEncoder(_LoadedModel):
-  """A ViT encoder, from pretraining, fine-tuning or another library."""
-
-  def __init__(self, checkpoint: Checkpoint):
-    super().__init__(checkpoint)
-    self._pools_itself = checkpoint.description['kind'] == 'classifier'
-
-  def tokens(self, images: ArrayLike) -> np.ndarray:
+  def tokens(self, images: Any) -> np.ndarray:
     """float32 (B, 1 + L, D), CLS first: after the final LayerNorm, or a fine-tuned model's block outputs."""
-    return self._run('tokens', self._view(images))
+    return self._run('tokens', images)
 
-  def features(self, images: ArrayLike) -> np.ndarray:
+  def features(self, images: Any) -> np.ndarray:
     """float32 (B, D): mean over patch tokens, or a fine-tuned model's `fc_norm` output, one view alone."""
-    return self._run('features', self._view(images)) if self._pools_itself else self.tokens(images)[:, 1:].mean(axis=1)
+    return self._run('features', images) if self._pools_itself else self.tokens(images)[:, 1:].mean(axis=1)
+
+  def _run(self, output: str, images: Any) -> np.ndarray:
+    return np.asarray(_apply(self._graphdef, output, self._params, self._view(images)), np.float32)
 
 
-class LoadedClassifier(_LoadedModel):
-  """A fine-tuned classifier.
+class LoadedClassifier:
+  """A model that names emotions.
 
   labels: class names in the order of the probabilities. tasks: all that it predicts. streams: 'scene', or
-  'scene+person' for one that takes `persons`.
+  'scene+person' for one that takes `persons`. image_size: side of what it reads, pixels.
   """
 
-  def __init__(self, checkpoint: Checkpoint):
-    super().__init__(checkpoint)
-    self.labels: list[str] = checkpoint.description['labels']
-    self.tasks = tasks_of(checkpoint.description)
-    self.streams: str = checkpoint.description['model'].get('streams', 'scene')
+  def __init__(self, recogniser: Recogniser):
+    self._predictor = Predictor(recogniser)
+    self.tasks, self.streams = recogniser.tasks, recogniser.streams
+    self.labels: list[str] = next((list(task.outputs) for task in self.tasks if task.name in ('label', 'labels')), [])
+    self.image_size: int = recogniser.view.size
 
-  def predict(self, images: ArrayLike, persons: ArrayLike | None = None) -> dict[str, np.ndarray]:
-    """What it predicts, by task, float32 (B, columns); `tasks` names the columns.
+  def predict(self, images: Any, persons: Any = None) -> Predictions:
+    """What it predicts, by task, float32 (B, columns); `.to_dict()` and `.to_pandas()` are the table of `predict`.
 
     'label': probabilities, rows sum to 1; 'labels': scores; 'distribution': shares, rows sum to 1; 'vad': those of
-    valence, arousal and dominance that the dataset has, on its scale.
+    valence, arousal and dominance that the dataset has, on its scale. Of many images, progress is shown.
 
     Args:
       images: the scenes.
@@ -87,50 +80,67 @@ class LoadedClassifier(_LoadedModel):
     Raises:
       ValueError: images in another form, persons for a model of the scene alone, or another number of them.
     """
-    batch = {'image': self._view(images)}
-    if self.streams == 'scene':
-      if persons is not None:
-        raise ValueError("this model sees the scene alone (streams 'scene'): leave persons out")
-    else:
-      scene = batch['image']
-      batch['person'] = scene if persons is None else person_view(persons, self.image_size, **self._statistics)
-      if len(batch['person']) != len(scene):
-        raise ValueError(f'there are {len(batch["person"])} persons for {len(scene)} images: give one each')
-    outputs = split_columns(self._run('outputs', stack_views(batch)), self.tasks)
-    return {task.name: predict(task, outputs[task.name]).astype(np.float32) for task in self.tasks}
+    recogniser = self._predictor.recogniser
+    views = recogniser.view.views(images)
+    if recogniser.sees_person:
+      views = np.stack([views, self._person_views(persons, views)], axis=1)
+    elif persons is not None:
+      raise ValueError("this model sees the scene alone (streams 'scene'): leave persons out")
+    outputs = self._run(views)
+    by_task = split_columns(outputs[:, :width(self.tasks)], self.tasks)
+    arrays = {task.name: predict(task, by_task[task.name]).astype(np.float32) for task in self.tasks}
+    return Predictions(arrays, self._predictor.columns(outputs), image_names(images))
 
-  def predict_proba(self, images: ArrayLike, persons: ArrayLike | None = None) -> np.ndarray:
+  def predict_proba(self, images: Any, persons: Any = None) -> np.ndarray:
     """float32 (B, classes), rows sum to 1; arguments and errors are those of `predict`.
 
     Raises:
       UserError: it was not trained to predict a single label.
     """
-    predicted = self.predict(images, persons)
-    if 'label' not in predicted:
-      raise UserError(f'this checkpoint predicts {", ".join(predicted)} and no single label: use predict')
-    return predicted['label']
+    if 'label' not in [task.name for task in self.tasks]:
+      names = ', '.join(task.name for task in self.tasks)
+      raise UserError(f'this checkpoint predicts {names} and no single label: use predict')
+    return self.predict(images, persons)['label']
+
+  def _person_views(self, persons: Any, scenes: np.ndarray) -> np.ndarray:
+    if persons is None:
+      return scenes
+    view = self._predictor.recogniser.view
+    found = dataclasses.replace(view, short_side=view.size, squash=True).views(persons, 'persons')
+    if len(found) != len(scenes) or found.dtype != scenes.dtype:
+      raise ValueError(f'there are {len(found)} persons for {len(scenes)} images: give one each, in the same form')
+    return found
+
+  def _run(self, views: np.ndarray) -> np.ndarray:
+    """Outputs (B, W), batch by batch."""
+    devices, rows = self._predictor.devices, find_batch_size(self._predictor, len(views))
+    parts = []
+    with tqdm.tqdm(total=len(views), desc='predicting', unit=' images', delay=1) as progress:
+      for start in range(0, max(len(views), 1), rows):
+        batch = views[start:start + rows]
+        padding = [(0, round_up(rows if start else len(batch), devices) - len(batch)), *[(0, 0)] * (views.ndim - 1)]
+        parts.append(np.asarray(self._predictor(np.pad(batch, padding)))[:len(batch)])
+        progress.update(len(batch))
+    return np.concatenate(parts)
 
 
 def load_encoder(checkpoint: str) -> LoadedEncoder:
-  """Loads the encoder of a pretrained or fine-tuned checkpoint PATH (workdir, step folder or `import_torch` output).
+  """Loads the encoder of any model: a run, or a file, folder or hub id of another library's weights.
 
   Raises:
-    UserError: no checkpoint, or one without a student (a CLIP's).
+    UserError: no model, or one without an encoder of this method.
   """
-  loaded = load_checkpoint(checkpoint)
-  if loaded.description['kind'] not in MODULES:
-    raise UserError(
-        f"{checkpoint} holds a {loaded.description['kind']}, not a student: give a pretrain or finetune run")
-  return LoadedEncoder(loaded)
+  return LoadedEncoder(open_student(checkpoint, decoder=False, head=False))
 
 
-def load_classifier(checkpoint: str) -> LoadedClassifier:
-  """Loads a fine-tuned checkpoint PATH (workdir: its best epoch; a step folder; `import_torch` output).
+def load_classifier(checkpoint: str, labels: str | None = None, prompts: str | None = None) -> LoadedClassifier:
+  """Loads any model that names emotions: a fine-tuned run, another library's classifier, or a CLIP and words.
+
+  Args:
+    checkpoint: a run's workdir (its best epoch), a step folder, or a file, folder or hub id of weights.
+    labels, prompts: of a CLIP, as `predict` takes them: 'mikels', 'valence', 'calm,lonely', or a file.
 
   Raises:
-    UserError: no checkpoint, or one that was not fine-tuned.
+    UserError: no model, one that names no emotions, or a CLIP without words.
   """
-  loaded = load_checkpoint(checkpoint)
-  if loaded.description['kind'] != 'classifier':
-    raise UserError(f'{checkpoint} holds no classifier: fine-tune it first (python -m uniemox_jax.finetune)')
-  return LoadedClassifier(loaded)
+  return LoadedClassifier(open_recogniser(checkpoint, labels, prompts))

@@ -13,24 +13,27 @@ from typing import Any
 from absl import flags
 from etils import epath
 
-from data_pipelines import checksums, images
+from data_pipelines import checksums
 from data_pipelines.errors import UserError
 from data_pipelines.storage import absolute, fetched, whole_folder, write_json
+from uniemox_jax import __version__
 from uniemox_jax.convert import export_students
 from uniemox_jax.convert.export_students import ExportedStudent
 from uniemox_jax.convert.saved_model import write_saved_model
-from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from uniemox_jax.convert.shared_model import write_shared
 from uniemox_jax.objectives.tasks import is_single_label, tasks_of
-from uniemox_jax.report.model_card import write_card
+from uniemox_jax.recognition.recogniser import of_checkpoint, view_of
+from uniemox_jax.report.model_card import public_name, write_card
 from uniemox_jax.runtime import cli
-from uniemox_jax.teacher.frozen_clip import View, load_clip, save_clip
-from uniemox_jax.train.checkpoint import FOLDER, load_checkpoint
+from uniemox_jax.teacher.frozen_clip import Clip, View, load_clip, save_clip
+from uniemox_jax.train.checkpoint import FOLDER, Checkpoint
+from uniemox_jax.train.open_model import open_model
 from uniemox_jax.train.run_folder import TEACHER_FOLDER, predicts_normalised_patches, read_run_config, run_folder
 
 STUDENTS: dict[str, Callable[[Path, ExportedStudent], list[str]]] = {
     'timm': export_students.write_timm, 'vit-mae': export_students.write_vit_mae, 'mae': export_students.write_mae,
     'saved_model': write_saved_model}
-TARGETS = (*STUDENTS, 'clip', 'onnx')
+TARGETS = ('uniemox', *STUDENTS, 'clip', 'onnx')
 
 
 def export_torch(checkpoint: str, target: str, out: str) -> None:
@@ -54,38 +57,66 @@ def export_torch(checkpoint: str, target: str, out: str) -> None:
 
 
 def _export_student(checkpoint: str, target: str, folder: epath.Path) -> list[str]:
-  loaded = load_checkpoint(checkpoint)
-  if loaded.description['kind'] == 'clip':
+  loaded = open_model(checkpoint)
+  if isinstance(loaded, Clip) or loaded.description['kind'] == 'clip':
     raise UserError(
         f"'{checkpoint}' holds a CLIP, and --to={target} is for a pretrained or fine-tuned student: choose "
         '--to=clip')
   run, description = run_folder(loaded.path), loaded.description
-  kind, size = description['kind'], description['model']['image_size']
+  view = view_of(description)
+  with whole_folder(folder) as partial:
+    if target == 'uniemox':
+      messages: list[str] = []
+      labels = description.get('labels')
+      write_shared(partial, loaded.params, _shared_description(loaded), __version__)
+    else:
+      messages, labels = _write_for_others(partial, target, checkpoint, loaded, view)
+    checksums.write_checksums(partial / checksums.FOLDER, sorted(file for file in partial.iterdir() if file.is_file()))
+    facts = {
+        'labels': labels, 'view': view, 'notes': messages, 'source': description.get('source'),
+        'tasks': tasks_of(description) if description['kind'] == 'classifier' else ()}
+    write_card(partial, target=target, kind=description['kind'], run=run, step=loaded.step, facts=facts)
+  return messages
+
+
+def _shared_description(loaded: Checkpoint) -> dict[str, Any]:
+  """All that another machine needs of a run: its description, and what lies beside the checkpoint."""
+  description = dict(loaded.description)
+  if description['kind'] == 'classifier':
+    description['thresholds'] = of_checkpoint(loaded).thresholds
+  if predicts_normalised_patches(loaded.path, description):
+    description['norm_pix'] = True
+  if 'source' in description:
+    description['source'] = public_name(description['source'])
+  return description
+
+
+def _write_for_others(folder: Path, target: str, checkpoint: str, loaded: Checkpoint,
+                      view: View) -> tuple[list[str], list[str] | None]:
+  """Writes the form of another library; returns lines for the user, and the classes in the order of its head."""
+  description = loaded.description
+  kind = description['kind']
   if kind == 'classifier' and not is_single_label(tasks := tasks_of(description)):
     raise UserError(
         f"'{checkpoint}' predicts {', '.join(task.name for task in tasks)}, and the classifiers of other "
-        'libraries a single label: fine-tune with --config.tasks=label, or export what it started from')
+        'libraries a single label: choose --to=uniemox, fine-tune with --config.tasks=label, or export what it '
+        'started from')
   if kind == 'classifier' and description['model'].get('streams', 'scene') != 'scene':
     raise UserError(
-        f"'{checkpoint}' is a classifier of scene and person, for which no other library has a form: "
-        'fine-tune with --config.streams=scene, or export the encoder that it started from')
-  statistics = description.get('statistics', {'mean': IMAGENET_MEAN, 'std': IMAGENET_STD})
-  view = View(size, images.short_side_of(size), mean=tuple(statistics['mean']), std=tuple(statistics['std']))
+        f"'{checkpoint}' is a classifier of scene and person, for which no other library has a form: choose "
+        '--to=uniemox, fine-tune with --config.streams=scene, or export the encoder that it started from')
   student = ExportedStudent(
       kind, export_students.MODEL_DEFAULTS[kind] | description['model'], loaded.params, description.get('labels'),
-      view.mean, view.std, view.short_side, predicts_normalised_patches(loaded.path, description))
+      view.mean, view.std, view.short_side, view.squash, view.resample,
+      predicts_normalised_patches(loaded.path, description))
   if target == 'mae':
     student = export_students.by_folder_names(student)
-  with whole_folder(folder) as partial:
-    messages = STUDENTS[target](partial, student)
-    if target != 'timm':  # whose own processor reads `pretrained_cfg`
-      write_json(str(partial / 'preprocessor_config.json'), view.to_dict())
-    if target in ('mae', 'saved_model'):
-      write_json(str(partial / 'config.json'), {'kind': kind, 'model': student.model, 'labels': student.labels})
-    checksums.write_checksums(partial / checksums.FOLDER, sorted(file for file in partial.iterdir() if file.is_file()))
-    facts = {'labels': student.labels, 'view': view, 'notes': messages, 'source': description.get('source')}
-    write_card(partial, target=target, kind=kind, run=run, step=loaded.step, facts=facts)
-  return messages
+  messages = STUDENTS[target](folder, student)
+  if target != 'timm':  # whose own processor reads `pretrained_cfg`
+    write_json(str(folder / 'preprocessor_config.json'), view.to_dict())
+  if target in ('mae', 'saved_model'):
+    write_json(str(folder / 'config.json'), {'kind': kind, 'model': student.model, 'labels': student.labels})
+  return messages, student.labels
 
 
 def _export_clip(checkpoint: str, folder: epath.Path) -> list[str]:

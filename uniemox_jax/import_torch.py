@@ -9,7 +9,7 @@ SRC is a file, a folder or a hub id: CLIP of transformers, OpenAI or open_clip; 
 the original saves. It is recognised by its content.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -18,11 +18,11 @@ from data_pipelines.storage import absolute, whole_folder, write_sealed
 from uniemox_jax.convert import import_students, weight_families
 from uniemox_jax.convert.formats import hub, weight_files
 from uniemox_jax.convert.import_students import UNKNOWN_HEADS, AttentionHeads, ImportedStudent
-from uniemox_jax.convert.label_order import name_head
 from uniemox_jax.runtime import cli
 from uniemox_jax.teacher.frozen_clip import CONFIG_FILES, OPEN_CLIP_CONFIG, read_clip, save_clip
 from uniemox_jax.teacher.tokenizer import TOKENIZER_FILES
 from uniemox_jax.train.checkpoint import save_weights
+from uniemox_jax.train.open_model import describe
 
 BATCH_SIZE = 64
 
@@ -67,15 +67,11 @@ def import_torch(
   else:
     imported = import_students.import_student(weights, path, heads)
   print('\n'.join(imported.messages), flush=True)
-  labels = _order_labels(imported, dataset)
+  table = _label_table(imported, dataset)
   with whole_folder(target) as partial:
-    description = {'kind': imported.kind, 'model': imported.model, 'source': str(source), **labels}
-    if imported.statistics:
-      description['statistics'] = imported.statistics
-    if imported.norm_pix:
-      description['norm_pix'] = True
+    description = describe(imported, str(source), table) | ({'dataset': dataset} if dataset else {})
     save_weights(str(partial), imported.params, description)
-    if dataset and labels:
+    if dataset:
       # The part of a run's config that `evaluate` reads.
       config = {
           'init': str(source), 'dataset': dataset, 'data_dir': 'data', 'batch_size': BATCH_SIZE,
@@ -84,21 +80,16 @@ def import_torch(
   print(f'saved: {out}', flush=True)
 
 
-def _order_labels(imported: ImportedStudent, dataset: str | None) -> dict[str, Any]:
-  """Puts the head of `imported` in our label order; returns what its description holds about its classes."""
+def _label_table(imported: ImportedStudent, dataset: str | None) -> Sequence[str] | None:
+  """The classes of the dataset that a head was trained on, None if the user names none."""
+  if not dataset:
+    return None
   if imported.kind != 'classifier':
-    if dataset:
-      raise UserError(f'--dataset={dataset} names the classes of a head, and none was imported: leave it out')
-    return {}
-  table = None
-  if dataset:
-    from data_pipelines.build import builder_class
-    table = builder_class(dataset).LABELS
-    if not table:
-      raise UserError(f"dataset '{dataset}' has no label table of its own: leave --dataset out")
-  imported.params['head'], labels, message = name_head(imported.params['head'], imported.labels, table)
-  print(message, flush=True)
-  return {'labels': labels} | ({'dataset': dataset} if dataset else {})
+    raise UserError(f'--dataset={dataset} names the classes of a head, and none was imported: leave it out')
+  from data_pipelines.build import builder_class
+  if not (table := builder_class(dataset).LABELS):
+    raise UserError(f"dataset '{dataset}' has no label table of its own: leave --dataset out")
+  return table
 
 
 def main(source: str) -> None:

@@ -21,6 +21,7 @@ from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.split_outputs import Fields, split_outputs
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.objectives.tasks import measure, single_label_task
+from uniemox_jax.recognition.words import class_embeddings
 from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.teacher import prompts
 from uniemox_jax.teacher.frozen_clip import Clip, View, load_clip
@@ -33,19 +34,6 @@ BATCH_SIZE = 256
 def _embed(graphdef: nnx.GraphDef, view: View, params: dict[str, Any], views: Fields, fields: Fields) -> Fields:
   embedded_BxE = nnx.merge(graphdef, params).image(normalise(views['image'], view.mean, view.std))
   return jax.lax.with_sharding_constraint({'outputs': embedded_BxE, **fields}, P())
-
-
-def class_embeddings(clip: Clip, labels: Sequence[str], templates: Sequence[str]) -> np.ndarray:
-  """A text embedding per class, unit-norm float32 (C, E): the mean over the templates' unit-norm embeddings, rescaled.
-
-  Raises:
-    UserError: the CLIP has no tokenizer, or a text is longer than its context.
-  """
-  for text in [text for template in templates for text in prompts.fill(template, labels)]:
-    if (tokens := len(clip.tokenizer.encode(text))) > clip.config.context_length:
-      raise UserError(f"prompt '{text}' takes {tokens} tokens, the CLIP reads {clip.config.context_length}: shorten it")
-  mean_CxE = np.mean([clip.encode_text(prompts.fill(template, labels)) for template in templates], axis=0)
-  return mean_CxE / np.linalg.norm(mean_CxE, axis=1, keepdims=True)
 
 
 def image_embeddings(clip: Clip, split: reader.Split, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,11 +6,9 @@ from typing import Any, NamedTuple
 
 from data_pipelines.errors import UserError
 from data_pipelines.plain_text import check_labels
-from data_pipelines.records.schema import EMOTIONS, VAD
+from data_pipelines.records.label_sets import NAMED_LABELS, VAD
 from data_pipelines.source_files.text_files import plain
 
-NAMED_LABELS = {'mikels': EMOTIONS, 'ekman': ('anger', 'disgust', 'fear', 'joy', 'sadness', 'surprise')}
-"""Emotions by the name of who proposed them; Ekman's in the words of Emotion6."""
 COLUMNS = ('image', 'label', 'annotators', 'agreement', *VAD, 'domain')
 """Headings of `table.csv` besides the classes, which may not be called so."""
 MAX_CHOICES, MAX_POINTS = 60, 1001

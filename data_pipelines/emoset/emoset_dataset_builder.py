@@ -12,7 +12,7 @@ from data_pipelines import images, storage
 from data_pipelines.building import base_builder, splits
 from data_pipelines.building.raw_example import RawExample
 from data_pipelines.errors import UserError
-from data_pipelines.records import schema
+from data_pipelines.records.label_sets import EMOTIONS
 from data_pipelines.source_files.file_names import FileNames, tidy_name
 
 ATTRIBUTES = ('scene', 'object', 'brightness', 'colorfulness', 'facial_expression', 'human_action')
@@ -29,7 +29,7 @@ class Builder(base_builder.BaseBuilder):
   """EmoSet-118K (Yang et al., EmoSet, ICCV 2023): one of Mikels' eight emotions each, with annotated attributes."""
 
   VERSION = tfds.core.Version('1.0.0')
-  LABELS = schema.EMOTIONS
+  LABELS = EMOTIONS
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
       'EmoSet-118K holds info.json, train.json, val.json, test.json, image/<emotion>/*.jpg and '
       'annotation/<emotion>/<id>.json; ask its authors for it, see https://vcc.tech/EmoSet')

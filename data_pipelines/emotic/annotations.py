@@ -16,7 +16,7 @@ import numpy as np
 from data_pipelines import storage
 from data_pipelines.building.splits import TRAIN_VAL_TEST
 from data_pipelines.errors import UserError, first_line
-from data_pipelines.records.schema import VAD
+from data_pipelines.records.label_sets import VAD
 from data_pipelines.source_files.file_names import tidy_name
 from data_pipelines.source_files.text_files import TableRow, read_table
 

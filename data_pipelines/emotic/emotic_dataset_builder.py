@@ -14,6 +14,7 @@ from data_pipelines.building.raw_example import RawExample
 from data_pipelines.emotic import annotations, image_arrays
 from data_pipelines.errors import UserError
 from data_pipelines.images import CheckedImage
+from data_pipelines.records.label_sets import EMOTIC
 from data_pipelines.source_files.file_names import FileNames, tidy_name
 
 IMAGE_FOLDER = 'emotic'
@@ -23,11 +24,7 @@ class Builder(base_builder.BaseBuilder):
   """EMOTIC (Kosti et al., TPAMI 2020): persons in context; 26 categories, several each; valence, arousal, dominance."""
 
   VERSION = tfds.core.Version('1.0.0')
-  LABELS = (
-      'Affection', 'Anger', 'Annoyance', 'Anticipation', 'Aversion', 'Confidence', 'Disapproval', 'Disconnection',
-      'Disquietment', 'Doubt/Confusion', 'Embarrassment', 'Engagement', 'Esteem', 'Excitement', 'Fatigue', 'Fear',
-      'Happiness', 'Pain', 'Peace', 'Pleasure', 'Sadness', 'Sensitivity', 'Suffering', 'Surprise', 'Sympathy',
-      'Yearning')  # fmt: skip
+  LABELS = EMOTIC
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
       'EMOTIC holds emotic/{ade20k,emodb_small,framesdb,mscoco}/images/* and Annotations/Annotations.mat (or train.csv,'
       ' val.csv and test.csv made from it, or annots_arrs/annot_arrs_{train,val,test}.csv, which also goes with '

@@ -5,7 +5,7 @@ import pathlib
 import tensorflow_datasets as tfds
 
 from data_pipelines.building.raw_example import RawExample
-from data_pipelines.records.schema import EMOTIONS
+from data_pipelines.records.label_sets import EMOTIONS
 from data_pipelines.source_files.table_files import open_table
 from data_pipelines.table import table_dataset_builder as table
 

@@ -3,10 +3,6 @@
 import numpy as np
 import tensorflow_datasets as tfds
 
-EMOTIONS = ('amusement', 'awe', 'contentment', 'excitement', 'anger', 'disgust', 'fear', 'sadness')
-"""Mikels' eight emotions in EmoSet's order: the label table of EmoSet, Emo8 and FI."""
-VAD = ('valence', 'arousal', 'dominance')
-
 
 def record_features(labels: tuple[str, ...]) -> tfds.features.FeaturesDict:
   """Features of one record. A target that a dataset does not have is empty, -1 or NaN.

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from data_pipelines.errors import UserError
 from data_pipelines.records import manifest
+from data_pipelines.records.label_sets import VAD
 from data_pipelines.records.reader import Split
-from data_pipelines.records.schema import VAD
 
 FIELDS = {
     'labels': tf.io.RaggedFeature(tf.int64), 'distribution': tf.io.RaggedFeature(tf.float32),

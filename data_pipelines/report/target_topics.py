@@ -14,7 +14,7 @@ import numpy as np
 from data_pipelines import storage
 from data_pipelines.errors import UserError
 from data_pipelines.records import caption_text
-from data_pipelines.records.schema import VAD
+from data_pipelines.records.label_sets import VAD
 from data_pipelines.report.record_topics import StoredRecord
 
 _CONTEXT = 77

@@ -18,7 +18,7 @@ from data_pipelines.emotic import annotations as emotic_annotations
 from data_pipelines.emotion6.emotion6_dataset_builder import Builder as Emotion6
 from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import box_file
-from data_pipelines.records.schema import EMOTIONS
+from data_pipelines.records.label_sets import EMOTIONS
 from data_pipelines.synthetic import annotation_files, drawing, world
 
 EMO8_SPLITS = {'train': 800, 'val': 160, 'test': 480}

@@ -15,7 +15,7 @@ import dataclasses
 
 import numpy as np
 
-from data_pipelines.records.schema import EMOTIONS
+from data_pipelines.records.label_sets import EMOTIONS
 
 STYLES = ('cartoon', 'natural', 'realistic', 'science_fiction', 'advertising_cover')
 PLACES = ('mountain', 'lake', 'landfill', 'amusement_park', 'street', 'forest')

@@ -9,7 +9,7 @@ import re
 from typing import Any, NamedTuple
 
 from data_pipelines.building.splits import split_named
-from data_pipelines.records.schema import VAD
+from data_pipelines.records.label_sets import VAD
 from data_pipelines.source_files.text_files import TableRow
 from data_pipelines.table import cells
 from data_pipelines.table.columns import SIDES, Columns

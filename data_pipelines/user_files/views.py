@@ -1,8 +1,9 @@
 """Evaluation views of a user's images and videos: read ahead by threads, in order, a bounded number at a time."""
 
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent import futures
 import dataclasses
+import functools
 import os
 import pathlib
 from typing import NamedTuple
@@ -37,8 +38,8 @@ def printable(path: str) -> str:
 
 
 def views(
-    paths: Sequence[str], size: int, *, ahead: int, per_second: float = 1.0, done: Collection[str] = (),
-    finder: PersonFinder | None = None) -> Generator[ImageView]:
+    paths: Sequence[str], size: int, *, ahead: int, view: Callable[[Image.Image], np.ndarray] | None = None,
+    per_second: float = 1.0, done: Collection[str] = (), finder: PersonFinder | None = None) -> Generator[ImageView]:
   """One view an image, and `per_second` a second of video, in the order of the paths.
 
   A file that cannot be read becomes a view without pixels.
@@ -46,13 +47,15 @@ def views(
   Args:
     size: side S of the views, pixels.
     ahead: views that are made ahead of the caller, and so kept in memory.
+    view: how the model wants an RGB image, uint8 (S, S, 3); None is `images.evaluation_view`.
     per_second: frames taken of a second of video.
     done: names that are left out; such images are not opened.
     finder: of persons, None if no person view is wanted.
   """
+  view = view or functools.partial(images.evaluation_view, size=size)
   pool = futures.ThreadPoolExecutor(THREADS)
   try:
-    for future in read_ahead(_Reader(size, per_second, done, finder).submit(pool, paths), ahead):
+    for future in read_ahead(_Reader(size, view, per_second, done, finder).submit(pool, paths), ahead):
       yield future.result()
   finally:
     pool.shutdown(cancel_futures=True)
@@ -63,6 +66,7 @@ class _Reader:
   """Makes views, with the settings of `views`."""
 
   size: int
+  view: Callable[[Image.Image], np.ndarray]
   per_second: float
   done: Collection[str]
   finder: PersonFinder | None
@@ -95,7 +99,7 @@ class _Reader:
 
   def _view(self, name: str, image: Image.Image) -> ImageView:
     person = self.finder(name, image, self.size) if self.finder else None
-    return ImageView(printable(name), images.evaluation_view(image, self.size), person=person)
+    return ImageView(printable(name), self.view(image), person=person)
 
 
 def _unreadable(path: str, error: images.RejectedError) -> ImageView:

@@ -190,7 +190,7 @@ def folder(tmp_path_factory, clip_folder) -> Path:
     (['--checkpoint={}/classifier', '--to=onnx', '--out={}/new'], '--to=onnx', 'docs/weights.md'),
     (['--checkpoint={}/classifier', '--to=timm', '--out={}/clip'], 'not an empty folder', 'choose another --out'),
     (['--checkpoint={}/nowhere', '--to=timm', '--out={}/new'], 'nowhere', 'give the --workdir'),
-    (['--checkpoint={}/clip', '--to=timm', '--out={}/new'], 'clip', 'give the --workdir'),
+    (['--checkpoint={}/clip', '--to=timm', '--out={}/new'], 'clip', 'choose --to=clip'),
     (['--checkpoint={}/train_clip', '--to=timm', '--out={}/new'], 'holds a CLIP', '--to=clip'),
     (['--checkpoint={}/classifier', '--to=clip', '--out={}/new'], 'no CLIP', '--to=timm'),
     (['--checkpoint={}/nowhere', '--to=clip', '--out={}/new'], 'nowhere', 'give a weight file'),

@@ -43,7 +43,7 @@ def under(prefix: str, state: State) -> State:
 
 
 def student(path: Path, key: str = '') -> ImportedStudent:
-  return import_student(read_weights(path, key), path, HEADS)
+  return import_student(read_weights(path, key), path, HEADS, head=False)
 
 
 def is_the_encoder(imported: ImportedStudent, state: State = STATE) -> bool:
@@ -98,7 +98,7 @@ CHECKPOINTS: dict[str, tuple[Any, str]] = {
                       (STATE | {'extra': {'x': torch.ones(3)}}, 'left behind: extra.x'), 'half precision':
                           ({'model': {name: tensor.bfloat16().float() for name, tensor in STATE.items()}}, 'a ViT'),
     'supervised': (STATE | HEAD, 'left behind: head.bias, head.weight'), 'linear probe':
-        (STATE | PROBE, 'left behind: head.0.num_batches_tracked, head.0.running_mean'), 'projector':
+        (STATE | PROBE, 'batch norm before the head is folded'), 'projector':
             (STATE | under('projector.0.', HEAD), 'left behind: projector'), 'mask token alone':
                 (STATE | {'mask_token': torch.ones(1, 1, 16)}, 'left behind: mask_token'), 'fine-tuned without head': (
                     STATE | {'fc_norm.weight': torch.ones(32), 'fc_norm.bias': torch.ones(32)},
@@ -169,11 +169,11 @@ def with_scale(state: State) -> State:
 
 
 OTHERS: dict[str, tuple[State, str]] = {
-    'LayerScale': (with_scale(STATE), '4 unexpected: blocks.0.ls1.gamma'), 'registers':
-        (STATE | {'reg_token': torch.ones(1, 4, 32)}, 'unexpected: reg_token'), 'distilled':
-            (STATE | {'dist_token': torch.ones(1, 1, 32), 'pos_embed': torch.ones(1, 18, 32)}, '18 positions'),
-    'relative positions':
-        (STATE | {'rel_pos_bias.relative_position_bias_table': torch.ones(9, 4)}, 'unexpected: rel_pos'),
+    'LayerScale': (with_scale(STATE), '4 unexpected: blocks.0.ls1.gamma'),
+    'registers': (STATE | {'reg_token': torch.ones(1, 4, 32)}, 'unexpected: reg_token'), 'distilled': (
+        STATE | {'dist_token': torch.ones(1, 1, 32), 'pos_embed': torch.ones(1, 18, 32)},
+        'DeiT with a token for distillation'), 'relative positions':
+            (STATE | {'rel_pos_bias.relative_position_bias_table': torch.ones(9, 4)}, 'unexpected: rel_pos'),
     'normalised queries': (STATE | {'blocks.0.attn.q_norm.weight': torch.ones(8)}, 'unexpected: blocks.0.attn.q_norm'),
     'no bias of queries':
         ({name: tensor for name, tensor in STATE.items() if 'qkv.bias' not in name}, 'missing: blocks.0'), 'gated MLP':

@@ -108,7 +108,7 @@ KINDS: dict[str, Callable[[], Arrays]] = {
 
 
 def student(path: Path) -> ImportedStudent:
-  return import_student(read_weights(path), path, AttentionHeads())
+  return import_student(read_weights(path), path, AttentionHeads(), head=False)
 
 
 def same(imported: ImportedStudent, expected: ImportedStudent) -> bool:
@@ -120,7 +120,7 @@ def same(imported: ImportedStudent, expected: ImportedStudent) -> bool:
 def expected(tmp_path: Path) -> ImportedStudent:
   write_safetensors(tmp_path / 'timm.safetensors', by_hand(google()))
   return import_student(
-      read_weights(tmp_path / 'timm.safetensors'), tmp_path / 'timm.safetensors', AttentionHeads(HEADS))
+      read_weights(tmp_path / 'timm.safetensors'), tmp_path / 'timm.safetensors', AttentionHeads(HEADS), head=False)
 
 
 @pytest.mark.parametrize('save', [np.savez, np.savez_compressed])

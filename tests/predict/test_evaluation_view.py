@@ -16,8 +16,9 @@ from data_pipelines.user_files.views import views
 from tests.support import small_runs
 from tests.support.exported import TINY, saved
 from tests.support.predictions import torchvision_view
+from tests.support.views import student_view
 from uniemox_jax.export_torch import export_torch
-from uniemox_jax.models.preprocess import denormalise, student_view
+from uniemox_jax.models.preprocess import denormalise
 
 SHAPES = [(500, 375), (375, 500), (640, 427), (1000, 301), (97, 96), (256, 341), (439, 384), (120, 80), (40, 60),
           (1, 1), (3, 2), (300, 7), (7, 300), (400, 1), (1, 400)]  # fmt: skip
@@ -78,7 +79,7 @@ from data_pipelines import images
 from data_pipelines.batches import augment
 from data_pipelines.person_boxes import crops, detectors
 from data_pipelines.user_files.views import views
-from uniemox_jax.models.preprocess import person_view, student_view
+from tests.support.views import person_view, student_view
 from uniemox_jax.teacher.frozen_clip import View
 
 def status(key):

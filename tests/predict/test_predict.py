@@ -23,9 +23,10 @@ from tests.support.predictions import LABELS, SMALL, assert_refused, draw, rows_
 import uniemox_jax
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.models.registry import Encoder
-from uniemox_jax.predict import inference
-from uniemox_jax.predict.inference import Predictor, fastest_batch
 from uniemox_jax.predict.prediction import predict_images
+from uniemox_jax.recognition import predictor as inference
+from uniemox_jax.recognition.predictor import Predictor, fastest_batch
+from uniemox_jax.recognition.recogniser import open_recogniser
 from uniemox_jax.train.checkpoint import save_weights
 from uniemox_jax.train.state import builder, initial_params
 
@@ -242,7 +243,7 @@ class TestBatchSize:
       fastest_batch(seconds, 100, 1)
 
   def test_few_images_make_a_small_batch(self, checkpoint: str) -> None:
-    predictor = Predictor(checkpoint)
+    predictor = Predictor(open_recogniser(checkpoint))
     assert inference.find_batch_size(predictor, 1) == predictor.devices
     assert inference.find_batch_size(predictor, 10**6) == inference.CPU_BATCH * predictor.devices
 

@@ -28,8 +28,9 @@ from uniemox_jax.look.inspection import look
 from uniemox_jax.models.classifier import Classifier, stack_views
 from uniemox_jax.objectives.tasks import predict as probabilities
 from uniemox_jax.plan import step_compiler
-from uniemox_jax.predict.inference import Predictor
 from uniemox_jax.predict.prediction import BOX, predict_images
+from uniemox_jax.recognition.predictor import Predictor
+from uniemox_jax.recognition.recogniser import open_recogniser
 from uniemox_jax.runtime import sharding
 from uniemox_jax.train import optimizer
 from uniemox_jax.train import state as train_state
@@ -238,8 +239,8 @@ def test_predict_with_boxes_sees_what_evaluation_sees(run, data_dir, tmp_path):
   split, mesh = open_split(data_dir, 'emo8', 'test'), sharding.make_mesh()
   found = predict_split(
       classifier, sharding.replicate(checkpoint.params, mesh), split, ['label'], image_size=32, batch_size=8, mesh=mesh)
-  predictor = Predictor(run)
-  theirs = probabilities(predictor.tasks[0], found['outputs'])
+  predictor = Predictor(open_recogniser(run))
+  theirs = probabilities(predictor.recogniser.tasks[0], found['outputs'])
   paths = [str(raw(data_dir) / annotation.id) for annotation in split.annotations()]
   summary = predict_images(run, paths, str(tmp_path / 'with.csv'), boxes=str(raw(data_dir)))
   without = predict_images(run, paths, str(tmp_path / 'without.csv'))

@@ -17,11 +17,11 @@ from data_pipelines.errors import UserError
 from data_pipelines.storage import read_json
 from tests.support import small_runs
 from tests.support.steps import finetune_step
+from tests.support.views import student_view
 import uniemox_jax
 from uniemox_jax.evaluate import evaluate
 from uniemox_jax.finetune import finetune
 from uniemox_jax.models.classifier import Classifier
-from uniemox_jax.models.preprocess import student_view
 from uniemox_jax.plan import step_compiler
 from uniemox_jax.runtime import sharding
 from uniemox_jax.runtime.preemption import Preempted

@@ -15,6 +15,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.storage import write_json
 from uniemox_jax.convert import mae_weights, name_table, vit_mae_weights
 from uniemox_jax.convert.formats.weight_files import SAFETENSORS, write_safetensors
+from uniemox_jax.convert.image_views import RESAMPLES
 from uniemox_jax.convert.label_order import sort_classes
 from uniemox_jax.convert.name_table import NameRule
 
@@ -37,8 +38,8 @@ class ExportedStudent(NamedTuple):
   """What is exported.
 
   kind, params: as in a checkpoint. model: the arguments there, over `MODEL_DEFAULTS`. labels: of the head's rows, None
-  without a head. mean, std: of pixels in 0..1. short_side: pixels before the centre crop. norm_pix: whether it was
-  trained on normalised patches.
+  without a head. mean, std: of pixels in 0..1. short_side: pixels before the centre crop; squash: of both sides.
+  resample: Pillow's number of the filter. norm_pix: whether it was trained on normalised patches.
   """
 
   kind: str
@@ -48,6 +49,8 @@ class ExportedStudent(NamedTuple):
   mean: tuple[float, ...]
   std: tuple[float, ...]
   short_side: int
+  squash: bool
+  resample: int
   norm_pix: bool
 
   @property
@@ -86,17 +89,20 @@ def _timm_config(student: ExportedStudent) -> dict[str, Any]:
   share = size / student.short_side
   if math.floor(size / share) != student.short_side:  # timm rounds it off: one pixel less at 443, 815...
     share = math.nextafter(share, 0)
+  pool = 'token' if model.get('pooling') == 'class_token' else 'avg'
   model_args = {
       'img_size': size, 'patch_size': model['patch_size'], 'embed_dim': width, 'depth': model['depth'],
-      'num_heads': model['heads'], 'global_pool': 'avg', 'fc_norm': bool(classes)}
+      'num_heads': model['heads'], 'global_pool': pool,
+      'fc_norm': bool(classes) and model.get('pooling', 'mean') == 'mean'}
+  interpolation = next(name for name, number in RESAMPLES.items() if number == student.resample)
   pretrained_cfg = {
-      'input_size': [3, size, size], 'fixed_input_size': True, 'interpolation': 'bicubic', 'crop_pct': share,
-      'crop_mode': 'center', 'mean': student.mean, 'std': student.std, 'num_classes': classes,
-      'first_conv': 'patch_embed.proj', 'classifier': 'head'}
+      'input_size': [3, size, size], 'fixed_input_size': True, 'interpolation': interpolation, 'crop_pct': share,
+      'crop_mode': 'squash' if student.squash else 'center', 'mean': student.mean, 'std': student.std,
+      'num_classes': classes, 'first_conv': 'patch_embed.proj', 'classifier': 'head'}
   labels = {'label_names': student.labels} if classes else {}
   return {
       'architecture': f'vit_{size_name}_{TIMM_VARIANTS[student.variant]}', 'num_classes': classes,
-      'num_features': width, 'global_pool': 'avg', 'model_args': model_args, **labels, 'pretrained_cfg': pretrained_cfg}
+      'num_features': width, 'global_pool': pool, 'model_args': model_args, **labels, 'pretrained_cfg': pretrained_cfg}
 
 
 def write_vit_mae(folder: Path, student: ExportedStudent) -> list[str]:

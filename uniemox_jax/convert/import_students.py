@@ -17,13 +17,12 @@ import numpy as np
 from data_pipelines import storage
 from data_pipelines.errors import UserError, join_names
 from data_pipelines.plain_text import single_line
-from uniemox_jax.convert import mae_weights, name_table, vit_mae_weights, weight_families
+from uniemox_jax.convert import image_views, mae_weights, name_table, vit_mae_weights, weight_families
 from uniemox_jax.convert.formats import hub
 from uniemox_jax.convert.formats.weight_files import Weights
 from uniemox_jax.convert.name_table import NameRule
 from uniemox_jax.convert.position_embeddings import are_sincos, side_of
 from uniemox_jax.models.clip import CLIPConfig
-from uniemox_jax.models.preprocess import check_statistics
 from uniemox_jax.models.registry import abstract_student
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -42,8 +41,6 @@ HEADS_OF_OTHERS = (
     r'(head|heads|head_drop|head_dist|mlp_head|cls_head|fc|classifier|linear|pre_logits|projector|projection|proj_head'
     r'|predictor|criterion|loss\w*|attn_pool|MAPHead_\d+)(\..*)?|n_averaged')
 """Names of parts after an encoder, which is whole without them."""
-VIT_MEAN = VIT_STD = (0.5, 0.5, 0.5)
-"""Of transformers' ViTImageProcessor where its file leaves them out."""
 PROBE_EPS = 1e-6
 """Of the batch norm before the head of MAE's linear probe (main_linprobe.py)."""
 
@@ -72,8 +69,9 @@ class ImportedStudent(NamedTuple):
   """A student of another library.
 
   kind, model, params: as in a checkpoint. labels: class names in the head's order, None if the file has none.
-  statistics: {'mean', 'std'} of its pixels in 0..1 if the file has them, else {}. norm_pix: whether its decoder
-  predicts normalised patches. messages: lines for the user.
+  statistics: {'mean', 'std'} of its pixels in 0..1 if the file has them, else {}. view: how a classifier wants its
+  images, see `image_views`; {} for our own evaluation view. norm_pix: whether its decoder predicts normalised patches.
+  messages: lines for the user.
   """
 
   kind: str
@@ -81,11 +79,23 @@ class ImportedStudent(NamedTuple):
   params: dict[str, Any]
   labels: list[str] | None
   statistics: dict[str, list[float]]
+  view: dict[str, Any]
   norm_pix: bool
   messages: list[str]
 
 
-def import_student(weights: Weights, source: Path, heads: AttentionHeads, *, decoder: bool = True) -> ImportedStudent:
+class _Recognised(NamedTuple):
+  """A student by the names and shapes of its tensors: its table of names, and a regular expression of what is left."""
+
+  kind: str
+  model: dict[str, Any]
+  rules: list[NameRule]
+  left: str
+
+
+def import_student(
+    weights: Weights, source: Path, heads: AttentionHeads, *, decoder: bool = True,
+    head: bool = True) -> ImportedStudent:
   """Reads the student in `weights`, whose `flat` is emptied.
 
   Args:
@@ -93,6 +103,8 @@ def import_student(weights: Weights, source: Path, heads: AttentionHeads, *, dec
     source: the file or folder; the configuration beside it counts, see `hub.config_folder`.
     heads: for files that do not have them.
     decoder: whether to take a decoder and a fusion; False leaves them behind.
+    head: whether to take a classifier's head. False gives the encoder of one that pools what went through the last
+      LayerNorm, since that is a part of it then.
 
   Raises:
     UserError: another family, a part is missing or left over, a shape or the config contradicts, or `heads` is needed.
@@ -107,46 +119,69 @@ def import_student(weights: Weights, source: Path, heads: AttentionHeads, *, dec
   with storage.parsing(weights.path, 'fetch it again'):
     messages = [*weights.notes, *_complete(weights.flat, name)]
   shapes = {key: array.shape for key, array in weights.flat.items()}
-  labels: list[str] | None = None
   stated = _stated(weights.metadata)
   with storage.parsing(folder / 'config.json' if folder and config else weights.path, 'correct it, or fetch it again'):
     if family == weight_families.VIT:
-      kind, model, rules, left = _from_transformers(shapes, heads, config, decoder, name)
+      found = _from_transformers(shapes, heads, config, decoder, head, name)
       stated = {'norm_pix_loss': config.get('norm_pix_loss')}
-      statistics = _processor_statistics(folder)
+      prepared, labels = _processor_view(folder, found), vit_mae_weights.class_names(config)
     else:
       pretrained = _check_timm(config, shapes, name) if config else {}
-      kind, model, left = _from_mae(shapes, heads, config | {'mask_ratio': stated.get('mask_ratio')}, decoder, name)
-      rules = mae_weights.student_rules(kind, model)
-      mean, std = pretrained.get('mean'), pretrained.get('std')
-      statistics = {} if mean is None and std is None else check_statistics(mean, std)
-      names = config.get('label_names') or pretrained.get('label_names')
-      labels = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
-    module = abstract_student(kind, model)
+      settings = config | {name: stated.get(name) for name in ('mask_ratio', 'global_pool') if name in stated}
+      found = _from_mae(shapes, heads, settings, decoder, head, name)
+      prepared, labels = _timm_view(pretrained, found), _timm_names(config, pretrained)
+    module = abstract_student(found.kind, found.model)
   template = nnx.to_pure_dict(nnx.state(module, nnx.Param))
-  params = name_table.import_params(rules, weights.flat, template, source=name, ignored=left)
-  messages.append(f'{name}: {_describe(weight_families.TITLES[family], kind, model, params)}')
-  dropped = sorted(key for key in shapes if re.fullmatch(left, key))
-  if dropped:
+  params = name_table.import_params(found.rules, weights.flat, template, source=name, ignored=found.left)
+  messages.append(f'{name}: {_describe(weight_families.TITLES[family], found.kind, found.model, params)}')
+  messages += _tell(found, shapes, stated)
+  norm_pix = found.kind == 'uniemox' and stated.get('norm_pix_loss') is True
+  return ImportedStudent(
+      found.kind, found.model, params, labels if found.kind == 'classifier' else None, prepared.get('statistics', {}),
+      prepared.get('view', {}), norm_pix, [single_line(line) for line in messages])
+
+
+def _tell(found: _Recognised, shapes: Shapes, stated: Mapping[str, Any]) -> list[str]:
+  """Lines for the user: what is left behind, what the file says of its training, and what cannot be reproduced."""
+  messages = []
+  if dropped := sorted(key for key in shapes if re.fullmatch(found.left, key)):
     messages.append(f'left behind: {join_names(dropped)}')
   if told := {setting: stated[setting] for setting in TOLD if stated.get(setting) is not None}:
     messages.append(
         'the file states: ' + ', '.join(f'{setting} {reprlib.repr(value)}' for setting, value in told.items()))
-  if model.get('fusion') == 'attention':
+  if found.model.get('fusion') == 'attention':
     messages.append(
         "fusion 'attention': the original takes its softmax over an axis of size 1, here it is over the two "
         'streams; the weights are taken, the output of the original cannot be reproduced')
-  norm_pix = kind == 'uniemox' and stated.get('norm_pix_loss') is True
-  return ImportedStudent(kind, model, params, labels, statistics, norm_pix, [single_line(line) for line in messages])
+  return messages
 
 
-def _processor_statistics(folder: Path | None) -> dict[str, list[float]]:
-  """Of the pixels by the `preprocessor_config.json` in a folder, {} without one."""
+def _processor_view(folder: Path | None, found: _Recognised) -> dict[str, Any]:
+  """How transformers prepares images, by the `preprocessor_config.json` in a folder; see `image_views`."""
   processor = hub.read_config(folder, 'preprocessor_config.json')
+  if found.kind == 'classifier':
+    with storage.parsing((folder or Path()) / 'preprocessor_config.json', 'correct it, or fetch it again'):
+      return image_views.transformers_view(processor, found.model['image_size'])
   if not folder or not processor:
     return {}
   with storage.parsing(folder / 'preprocessor_config.json', 'correct it, or fetch it again'):
-    return hub.pixel_statistics(processor, VIT_MEAN, VIT_STD)
+    return {'statistics': hub.pixel_statistics(processor, image_views.HALVES, image_views.HALVES)}
+
+
+def _timm_view(pretrained: dict[str, Any], found: _Recognised) -> dict[str, Any]:
+  """How timm prepares images; {} for files without its config, which are MAE's and the original's."""
+  if not pretrained:
+    return {}
+  prepared = image_views.timm_view(pretrained, found.model['image_size'])
+  if found.kind == 'classifier':
+    return prepared
+  stated = pretrained.get('mean') is not None or pretrained.get('std') is not None
+  return {'statistics': prepared['statistics']} if stated else {}
+
+
+def _timm_names(config: dict[str, Any], pretrained: dict[str, Any]) -> list[str] | None:
+  names = config.get('label_names') or pretrained.get('label_names')
+  return [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
 
 
 def _stated(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -159,7 +194,7 @@ def _complete(flat: dict[str, np.ndarray], source: str) -> list[str]:
   """Gives `flat` what our modules have and MAE's code leaves out or keeps in another form; says so."""
   messages = []
   probe = [f'head.{name}' for name in ('0.running_mean', '0.running_var', '1.weight', '1.bias')]
-  if 'fc_norm.weight' in flat and flat.keys() >= set(probe) and 'head.0.weight' not in flat:
+  if {'fc_norm.weight', 'norm.weight'} & flat.keys() and flat.keys() >= set(probe) and 'head.0.weight' not in flat:
     mean, variance, weight, bias = (flat.pop(name) for name in probe)
     flat.pop('head.0.num_batches_tracked', None)
     flat['head.weight'] = weight / np.sqrt(np.maximum(variance, 0) + PROBE_EPS)
@@ -201,7 +236,7 @@ def student_of_clip(
   messages = [
       f"{source}: {_describe('the image tower of a CLIP', 'encoder', model, encoder)}",
       'left behind: text tower, projections, logit_scale']
-  return ImportedStudent('encoder', model, encoder, None, statistics, False, messages)
+  return ImportedStudent('encoder', model, encoder, None, statistics, {}, False, messages)
 
 
 def _describe(title: str, kind: str, model: dict[str, Any], params: dict[str, Any]) -> str:
@@ -219,25 +254,31 @@ def _describe(title: str, kind: str, model: dict[str, Any], params: dict[str, An
       f'{decoder}{fusion}{classes}')
 
 
-def _from_transformers(shapes: Shapes, heads: AttentionHeads, config: dict[str, Any], decoder: bool,
-                       source: str) -> tuple[str, dict[str, Any], list[NameRule], str]:
-  """(kind, model, rules, a regular expression of what is left behind)."""
+def _from_transformers(
+    shapes: Shapes, heads: AttentionHeads, config: dict[str, Any], decoder: bool, head: bool,
+    source: str) -> _Recognised:
   if not config:
     raise UserError(
         f'{source} has no config.json beside it, which says how many heads it has and its LayerNorm '
         'epsilon: put it there, and give the folder')
   encoder = vit_mae_weights.vit_arguments(config)
   _agree(encoder['heads'], heads, 'encoder', 'config.json: the encoder', source)
+  if head and 'classifier.weight' in shapes:
+    classes = _shape(shapes, 'classifier.weight', 2, source)[0]
+    model = encoder | {'classes': classes, 'pooling': 'class_token'}
+    return _Recognised('classifier', model, vit_mae_weights.CLASSIFIER_RULES, vit_mae_weights.POOLER)
   if not decoder or not any(name.startswith('decoder.') for name in shapes):
-    return 'encoder', encoder, vit_mae_weights.ENCODER_RULES, rf'{vit_mae_weights.LEFT}|decoder\..*'
+    return _Recognised('encoder', encoder, vit_mae_weights.ENCODER_RULES, rf'{vit_mae_weights.LEFT}|decoder\..*')
   model = vit_mae_weights.vit_mae_arguments(config)
   _agree(model['decoder_heads'], heads, 'decoder', 'config.json: the decoder', source)
-  return 'uniemox', model, vit_mae_weights.RULES, name_table.NOTHING
+  return _Recognised('uniemox', model, vit_mae_weights.RULES, name_table.NOTHING)
 
 
-def _from_mae(shapes: Shapes, heads: AttentionHeads, config: dict[str, Any], decoder: bool,
-              source: str) -> tuple[str, dict[str, Any], str]:
-  """(kind, model, a regular expression of what is left behind)."""
+def _from_mae(
+    shapes: Shapes, heads: AttentionHeads, config: dict[str, Any], decoder: bool, head: bool,
+    source: str) -> _Recognised:
+  if 'dist_token' in shapes:
+    raise UserError(f'{source} is a DeiT with a token for distillation, which our ViT does not have: give one without')
   width, _, _, patch = _shape(shapes, 'patch_embed.proj.weight', 4, source)
   known_heads = config.get('model_args', {}).get('num_heads', HEADS.get(width))
   encoder_heads = _agree(known_heads, heads, 'encoder', f'an encoder {width} wide', source)
@@ -245,11 +286,31 @@ def _from_mae(shapes: Shapes, heads: AttentionHeads, config: dict[str, Any], dec
   model = {
       'image_size': patch * side, 'patch_size': patch, 'width': width, 'depth': _depth(shapes, 'blocks', source),
       'heads': encoder_heads, **_variant(shapes, config, source)}
-  if {'fc_norm.weight', 'head.weight'} <= shapes.keys():
-    classes = _shape(shapes, 'head.weight', 2, source)[0]
-    return 'classifier', model | {'classes': classes}, r'norm\.(weight|bias)|n_averaged'
-  if not decoder or 'decoder_embed.weight' not in shapes:
-    return 'encoder', model, rf'{HEADS_OF_OTHERS}|fc_norm\.(weight|bias)|{PRETRAINING}'
+  kind, left = 'encoder', rf'{HEADS_OF_OTHERS}|fc_norm\.(weight|bias)|{PRETRAINING}'
+  pooling = _pooling(shapes, config)
+  if pooling == 'mean' or pooling and head:
+    kind, left = 'classifier', rf'{"norm" if pooling == "mean" else "fc_norm"}\.(weight|bias)|n_averaged'
+    model |= {'classes': _shape(shapes, 'head.weight', 2, source)[0]}
+    model |= {} if pooling == 'mean' else {'pooling': pooling}
+  elif decoder and 'decoder_embed.weight' in shapes:
+    kind, left = 'uniemox', HEADS_OF_OTHERS
+    model |= _decoder_arguments(shapes, heads, config, source)
+  return _Recognised(kind, model, mae_weights.student_rules(kind, model), left)
+
+
+def _pooling(shapes: Shapes, config: dict[str, Any]) -> str | None:
+  """What the head reads, one of `classifier.POOLINGS`; None without a head that is one linear layer on the encoder."""
+  between = ('pre_logits', 'attn_pool', 'MAPHead_')
+  if not {'head.weight', 'head.bias'} <= shapes.keys() or any(name.startswith(between) for name in shapes):
+    return None
+  if 'fc_norm.weight' in shapes:
+    return 'mean'
+  # In timm and MAE, a head after the encoder's own LayerNorm reads the class token, unless the config says otherwise.
+  return 'mean_of_normed' if config.get('global_pool') == 'avg' else 'class_token'
+
+
+def _decoder_arguments(shapes: Shapes, heads: AttentionHeads, config: dict[str, Any], source: str) -> dict[str, Any]:
+  """Arguments of `UniEmoX` beside those of its encoder."""
   width = _shape(shapes, 'decoder_embed.weight', 2, source)[0]
   decoder_heads = _agree(DECODER_HEADS.get(width), heads, 'decoder', f'a decoder {width} wide', source)
   fusion, fusion_heads = mae_weights.find_fusion(shapes)
@@ -257,10 +318,10 @@ def _from_mae(shapes: Shapes, heads: AttentionHeads, config: dict[str, Any], dec
   mask_ratio = config.get('mask_ratio')
   if not isinstance(mask_ratio, float) or not 0 < mask_ratio < 1:
     mask_ratio = FUSED_MASK_RATIO if fuses else MAE_MASK_RATIO
-  return 'uniemox', model | {
-      'decoder_width': width, 'decoder_depth': _depth(
-          shapes, 'decoder_blocks', source), 'decoder_heads': decoder_heads, 'mask_ratio': mask_ratio, 'fusion': fusion,
-      'fusion_heads': fusion_heads, 'decode': 'scene', 'semantic': fuses, 'reconstruct': True}, HEADS_OF_OTHERS
+  return {
+      'decoder_width': width, 'decoder_depth': _depth(shapes, 'decoder_blocks',
+                                                      source), 'decoder_heads': decoder_heads, 'mask_ratio': mask_ratio,
+      'fusion': fusion, 'fusion_heads': fusion_heads, 'decode': 'scene', 'semantic': fuses, 'reconstruct': True}
 
 
 def _variant(shapes: Shapes, config: dict[str, Any], source: str) -> dict[str, Any]:

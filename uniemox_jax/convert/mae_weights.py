@@ -33,7 +33,10 @@ DECODER_RULES = [
     NameRule('decoder/positions', ('decoder_pos_embed',), name_table.BATCHED)]
 DECODER_RULES += block_rules('decoder/blocks', 'decoder_blocks.{}', _BLOCK)
 DECODER_RULES += layer_norm_rules('decoder/norm', 'decoder_norm') + linear_rules('decoder/predict', 'decoder_pred')
-CLASSIFIER_RULES = layer_norm_rules('fc_norm', 'fc_norm') + linear_rules('head', 'head')
+HEAD_RULES = linear_rules('head', 'head')
+CLASSIFIER_RULES = layer_norm_rules('fc_norm', 'fc_norm') + HEAD_RULES
+NORMED_HEAD_RULES = layer_norm_rules('fc_norm', 'norm') + HEAD_RULES
+"""Of a head that reads what went through the LayerNorm after the blocks."""
 
 ALL_RULES = [*ENCODER_RULES, *PRE_NORM_RULES, *NORM_RULES, *PROJECT_RULES, *DECODER_RULES, *CLASSIFIER_RULES]
 """Of every kind, without the fusions."""
@@ -89,7 +92,7 @@ def student_rules(kind: str, model: Mapping[str, Any]) -> list[NameRule]:
   if kind == 'encoder':
     return encoder + NORM_RULES
   if kind == 'classifier':
-    return encoder + CLASSIFIER_RULES
+    return encoder + (CLASSIFIER_RULES if model.get('pooling', 'mean') == 'mean' else NORMED_HEAD_RULES)
   decoder = DECODER_RULES if model['reconstruct'] else []
   fusion = fusion_rules(model['fusion'], model['fusion_heads']) if model['semantic'] else []
   return encoder + NORM_RULES + PROJECT_RULES + decoder + fusion

@@ -1,4 +1,5 @@
-"""transformers' `ViTMAEForPreTraining` <-> `UniEmoX` without fusion; its and ViT's encoders; their configurations."""
+"""transformers' `ViTMAEForPreTraining` <-> `UniEmoX` without fusion; its and ViT's encoders; ViT's classifier; their
+configurations."""
 
 import re
 import reprlib
@@ -17,6 +18,8 @@ ENCODER_RULES = [
     NameRule('encoder/patch_embed/kernel', ('vit.embeddings.patch_embeddings.projection.weight',), name_table.CONV),
     NameRule('encoder/patch_embed/bias', ('vit.embeddings.patch_embeddings.projection.bias',))]
 ENCODER_RULES += block_rules('encoder/blocks', 'vit.encoder.layer.{}', _BLOCK)
+CLASSIFIER_RULES = ENCODER_RULES + layer_norm_rules('fc_norm', 'vit.layernorm') + linear_rules('head', 'classifier')
+"""Of `ViTForImageClassification`, whose head reads the class token after the LayerNorm."""
 ENCODER_RULES += layer_norm_rules('encoder/norm', 'vit.layernorm')
 DECODER_RULES = linear_rules('project', 'decoder.decoder_embed') + [
     NameRule('decoder/mask_token', ('decoder.mask_token',), name_table.BATCHED),
@@ -26,8 +29,10 @@ DECODER_RULES += layer_norm_rules('decoder/norm', 'decoder.decoder_norm')
 DECODER_RULES += linear_rules('decoder/predict', 'decoder.decoder_pred')
 RULES = ENCODER_RULES + DECODER_RULES
 
-LEFT = r'vit\.pooler\.dense\.(weight|bias)|classifier\.(weight|bias)'
-"""Parts of a supervised ViT that are left behind: the head reads CLS, which our classifier does not."""
+POOLER = r'vit\.pooler\.dense\.(weight|bias)'
+"""Of bare `ViTModel`s, which no classifier reads."""
+LEFT = rf'{POOLER}|classifier\.(weight|bias)'
+"""Parts of a ViT that an encoder does without."""
 
 ENCODER_SETTINGS = {
     'image_size': ('image_size', 224), 'patch_size': ('patch_size', 16), 'width': ('hidden_size', 768),
@@ -68,6 +73,12 @@ def vit_mae_arguments(hub: dict[str, Any]) -> dict[str, Any]:
   arguments = vit_arguments(hub) | _settings(hub, DECODER_SETTINGS)
   _check_fixed(hub, {'decoder_intermediate_size': 4 * arguments['decoder_width']}, {'decoder_intermediate_size': 2048})
   return arguments | {'fusion': 'none', 'semantic': False}
+
+
+def class_names(hub: dict[str, Any]) -> list[str] | None:
+  """Names of a classifier's classes in the head's order, from `id2label`; None without it."""
+  names = hub.get('id2label')
+  return [names[number] for number in sorted(names, key=int)] if names else None
 
 
 def _settings(hub: dict[str, Any], settings: dict[str, tuple[str, Any]]) -> dict[str, Any]:

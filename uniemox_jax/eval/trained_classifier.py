@@ -16,7 +16,8 @@ from uniemox_jax.eval.split_outputs import Fields, split_outputs
 from uniemox_jax.models.classifier import Classifier, stack_views
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.objectives.tasks import Task, is_single_label, measure, present, split_columns
-from uniemox_jax.train.checkpoint import Checkpoint, load_checkpoint
+from uniemox_jax.train.checkpoint import Checkpoint
+from uniemox_jax.train.open_model import open_student
 from uniemox_jax.train.state import builder, graphdef_of
 
 MAX_DOMAINS = 100
@@ -29,7 +30,7 @@ def load_trained(path: str) -> tuple[Checkpoint, nnx.GraphDef]:
   Raises:
     UserError: `path` is no checkpoint, or one without a classifier.
   """
-  checkpoint = load_checkpoint(path)
+  checkpoint = open_student(path)
   if checkpoint.description['kind'] != 'classifier':
     raise UserError(
         f'{path} holds a pretrained encoder without a classifier: fine-tune it first '

@@ -91,7 +91,7 @@ def patch_map(influence_IxTxT: jax.Array, rows: str, views_BxVxHxWx3: jax.Array)
 
   Args:
     influence_IxTxT: of every token (column) on every token (row).
-    rows: 'cls', or 'patches' for the mean over all patch tokens, which a classifier here pools.
+    rows: 'cls', or 'patches' for the mean over all patch tokens.
     views_BxVxHxWx3: the images, for the shape.
   """
   row_IxT = influence_IxTxT[:, 0] if rows == 'cls' else influence_IxTxT[:, 1:].mean(axis=1)
@@ -102,6 +102,11 @@ def patch_map(influence_IxTxT: jax.Array, rows: str, views_BxVxHxWx3: jax.Array)
 def reads_person(model: nnx.Module) -> bool:
   """Whether the model encodes the person view beside the scene."""
   return getattr(model, 'streams', 1) == 2
+
+
+def pooled_tokens(model: nnx.Module) -> str:
+  """What a classifier pools, as `patch_map` takes it."""
+  return 'cls' if getattr(model, 'pooling', 'mean') == 'class_token' else 'patches'
 
 
 def classifier_input(model: nnx.Module, views_BxVxHxWx3: jax.Array) -> jax.Array:
@@ -126,10 +131,10 @@ def encoder_maps(graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3
 @functools.partial(jax.jit, static_argnums=0)
 def classifier_maps(
     graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3: jax.Array, column_B: jax.Array) -> Maps:
-  """Rollout from the pooled patch tokens, and relevance to one output of the head.
+  """Rollout from the tokens that are pooled, and relevance to one output of the head.
 
   Relevance is R - 1, without each token's relevance to itself. In the row of CLS, which the source reads, the 1 touches
-  no patch; in the mean over patches, which is read here, it would add the same 1/L to each.
+  no patch; in the mean over patches it would add the same 1/L to each.
 
   Args:
     graphdef, params: a `Classifier`.
@@ -145,4 +150,5 @@ def classifier_maps(
   shape = jax.eval_shape(lambda: run(None)[1])
   gradient, attention = jax.grad(run, has_aux=True)(jnp.zeros(shape.shape, shape.dtype))
   moved_IxTxT = relevance(attention, gradient) - jnp.eye(attention.shape[-1])
-  return Maps(*(patch_map(influence, 'patches', views_BxVxHxWx3) for influence in (rollout(attention), moved_IxTxT)))
+  rows = pooled_tokens(nnx.merge(graphdef, params))
+  return Maps(*(patch_map(influence, rows, views_BxVxHxWx3) for influence in (rollout(attention), moved_IxTxT)))

@@ -12,7 +12,6 @@ import numpy as np
 import tqdm
 
 from data_pipelines.batches.single_examples import Example, read_examples
-from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from uniemox_jax.look import attention_maps
 from uniemox_jax.models.classifier import Classifier
@@ -20,7 +19,7 @@ from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.models.registry import MODULES
 from uniemox_jax.objectives.tasks import tasks_of
 from uniemox_jax.runtime.integrity import check_finite
-from uniemox_jax.train.checkpoint import load_checkpoint
+from uniemox_jax.train.open_model import open_student
 from uniemox_jax.train.run_folder import predicts_normalised_patches
 from uniemox_jax.train.state import abstract_model, builder
 
@@ -36,28 +35,28 @@ class InspectedModel:
     graphdef, params: of the model; params are on the default device.
     image_size: side of its views, pixels.
     reads_person: whether it also encodes the person view.
+    pooled: the tokens that stand for an image, 'cls' or 'patches'.
     reconstructs: whether it has a decoder. norm_pix: whether that predicts normalised patches.
     tasks, labels: of a classifier, else empty.
     first_columns: by task, the index of its first column in the outputs.
   """
 
   def __init__(self, path: str):
-    """Loads a checkpoint PATH.
+    """Loads any model that `open_student` takes.
 
     Raises:
-      UserError: no checkpoint, or one without an encoder of this method (a CLIP's).
+      UserError: no model, or one without an encoder of this method.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = open_student(path)
     description = checkpoint.description
     self.path, self.step, self.kind = checkpoint.path, checkpoint.step, description['kind']
     self.norm_pix = predicts_normalised_patches(checkpoint.path, description)
     self.title = f'{self.kind}, step {self.step}'
-    if self.kind not in MODULES:
-      raise UserError(f'{path} holds a {self.kind}, not a student: give what pretrain, finetune or import_torch wrote')
     model = abstract_model(builder(MODULES[self.kind], **description['model']))
     self.graphdef, self.params = nnx.graphdef(model), jax.device_put(checkpoint.params)
     self.image_size: int = description['model']['image_size']
     self.reads_person = attention_maps.reads_person(model)
+    self.pooled = attention_maps.pooled_tokens(model) if self.kind == 'classifier' else 'cls'
     self.reconstructs = getattr(model, 'decoder', None) is not None
     self.tasks = tasks_of(description) if self.kind == 'classifier' else ()
     self.labels: list[str] = description.get('labels', []) if self.tasks else []

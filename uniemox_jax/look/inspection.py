@@ -64,15 +64,14 @@ def draw_attention(inspected: InspectedModel, inspection: Inspection) -> LookFig
     places = np.minimum(np.arange(start, start + EXPLAINED_TOGETHER), len(examples) - 1)
     views = inspected.views([examples[place] for place in places])
     if task is None:
-      tokens = 'patches' if inspected.tasks else 'cls'
-      maps = {'rollout': attention_maps.encoder_maps(inspected.graphdef, inspected.params, views, tokens)}
+      maps = {'rollout': attention_maps.encoder_maps(inspected.graphdef, inspected.params, views, inspected.pooled)}
     else:
       columns = inspected.first_columns[task.name] + best_B[places]
       maps = attention_maps.classifier_maps(inspected.graphdef, inspected.params, views, columns)._asdict()
     for row, place in enumerate(range(start, min(start + EXPLAINED_TOGETHER, len(examples)))):
       maps_of_row = {name: np.asarray(values[row]) for name, values in maps.items()}
       rows.append(_attention_row(inspected, examples[place], predicted[place], maps_of_row))
-  read_from = 'the patch tokens, whose mean is classified' if inspected.tasks else 'the class token'
+  read_from = 'the class token' if inspected.pooled == 'cls' else 'the patch tokens, whose mean is classified'
   title = f'{inspected.title}. Read from {read_from}. Bright: the most of that one map.'
   return LookFigure(figures.sheet(rows, title), f'{len(rows)} examples, read from {read_from}.', {'without': without})
 

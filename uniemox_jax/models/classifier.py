@@ -1,6 +1,7 @@
 """The fine-tuned model: encoder, mean over patch tokens, `fc_norm`, linear head (docs/method.md, Recipes).
 
-It sees the scene alone, as published, or scene and person (docs/two_streams.md), through the same encoder.
+It sees the scene alone, as published, or scene and person (docs/two_streams.md), through the same encoder. Classifiers
+of other libraries pool in two other ways.
 """
 
 from typing import Any
@@ -12,6 +13,9 @@ import jax.numpy as jnp
 from uniemox_jax.models import layers
 from uniemox_jax.models.vit import ViT
 
+POOLINGS = ('mean', 'class_token', 'mean_of_normed')
+"""What `fc_norm` and the head read: the mean over patch tokens; the class token, as in the published ViT and DeiT; or
+the mean over patch tokens after the LayerNorm of each, as in timm's ViTs with `global_pool` 'avg' and no `fc_norm`."""
 STREAMS = {'scene': ('image',), 'scene+person': ('image', 'person')}
 """By name: the views of a batch that the model takes."""
 
@@ -31,18 +35,21 @@ class Classifier(nnx.Module):
     width, norm_eps, dtype, encoder: the arguments of `vit.ViT` but for its positions and final norm.
     classes: number of classes.
     streams: a key of `STREAMS`: the scene, or scene and person, whose features the head reads side by side.
+    pooling: one of `POOLINGS`.
 
   Raises:
     ValueError: an option outside its choices.
   """
 
   def __init__(
-      self, *, width: int, classes: int, streams: str = 'scene', norm_eps: float = 1e-6, dtype: Any = jnp.float32,
-      rngs: nnx.Rngs, **encoder: Any):
+      self, *, width: int, classes: int, streams: str = 'scene', pooling: str = 'mean', norm_eps: float = 1e-6,
+      dtype: Any = jnp.float32, rngs: nnx.Rngs, **encoder: Any):
     if streams not in STREAMS:
       raise ValueError(f"streams '{streams}' is not one of {', '.join(STREAMS)}")
+    if pooling not in POOLINGS:
+      raise ValueError(f"pooling '{pooling}' is not one of {', '.join(POOLINGS)}")
     layers.check_sizes(width=width, classes=classes)
-    self.streams = len(STREAMS[streams])
+    self.streams, self.pooling = len(STREAMS[streams]), pooling
     self.encoder = ViT(
         width=width, norm_eps=norm_eps, final_norm=False, train_positions=True, dtype=dtype, rngs=rngs, **encoder)
     self.fc_norm = layers.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs)
@@ -50,7 +57,7 @@ class Classifier(nnx.Module):
         self.streams * width, classes, dtype=dtype, kernel_init=nnx.initializers.normal(2e-5), rngs=rngs)
 
   def features(self, views_BxVxHxWx3: jax.Array, branch_scale_NxBx2: jax.Array | None = None) -> jax.Array:
-    """Pooled features: of each view the mean over patch tokens of the last block's output, then `fc_norm`.
+    """Pooled features: of each view, by `pooling`, the tokens of the last block's output through `fc_norm`.
 
     Args:
       views_BxVxHxWx3: normalised float images, encoded in one call; or one image each, (B, H, W, 3).
@@ -61,7 +68,11 @@ class Classifier(nnx.Module):
     """
     images_BxHxWx3 = views_BxVxHxWx3.reshape(-1, *views_BxVxHxWx3.shape[-3:])
     tokens = self.encoder(images_BxHxWx3, branch_scale_NxBx2=branch_scale_NxBx2)
-    return self.fc_norm(tokens[:, 1:].mean(axis=1)).reshape(views_BxVxHxWx3.shape[0], -1)
+    if self.pooling == 'mean_of_normed':
+      pooled = self.fc_norm(tokens[:, 1:]).mean(axis=1)
+    else:
+      pooled = self.fc_norm(tokens[:, 0] if self.pooling == 'class_token' else tokens[:, 1:].mean(axis=1))
+    return pooled.reshape(views_BxVxHxWx3.shape[0], -1)
 
   def __call__(self, views_BxVxHxWx3: jax.Array, branch_scale_NxBx2: jax.Array | None = None) -> jax.Array:
     """Logits, float32 (B, classes), of normalised float images: (B, H, W, 3), or V = 2 views of them, scene first."""

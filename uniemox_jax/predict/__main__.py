@@ -15,14 +15,23 @@ def main(*arguments: str) -> None:
   try:
     predict_images(
         values.checkpoint, arguments, out, file_format=values.format, append=values.append,
-        batch_size=values.batch_size, per_second=values.fps, boxes=values.boxes, detector=values.detector)
+        batch_size=values.batch_size, per_second=values.fps, boxes=values.boxes, detector=values.detector,
+        labels=values.labels, prompts=values.prompts, texts=values.texts)
   except KeyboardInterrupt as error:
     remedy = 'run the same command with --append to go on' if out else 'with --out=FILE, --append could go on here'
     raise UserError(f'interrupted: {remedy}') from error
 
 
 if __name__ == '__main__':
-  cli.define_path('checkpoint', None, 'Fine-tuned checkpoint: the --workdir of a run, or a step folder.', required=True)
+  cli.define_path(
+      'checkpoint', None, 'Any model: the --workdir of a run, or weights of another library (file, folder, hub id).',
+      required=True)
+  flags.DEFINE_string(
+      'labels', None,
+      'What a CLIP is asked: mikels, ekman, emotic, valence, joined by +; own classes with commas; or a '
+      'file with a class a line.')
+  cli.define_path('prompts', None, 'A text file for a CLIP, one template a line with {} for the class.', remote=False)
+  flags.DEFINE_multi_string('texts', [], 'A text; the table gets its similarity to each image, by a CLIP. Repeatable.')
   cli.define_path('out', '-', 'The table to write; - is standard output.', remote=False)
   flags.DEFINE_enum(
       'format', None, table_writer.FORMATS, 'Format of the table; by default that of the ending of --out.')

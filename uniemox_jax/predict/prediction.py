@@ -25,9 +25,11 @@ from data_pipelines.plain_text import single_line
 from data_pipelines.user_files import find_images, video
 from data_pipelines.user_files.find_images import FoundFiles
 from data_pipelines.user_files.views import ImageView, printable, views
-from uniemox_jax.predict import inference, table_writer
-from uniemox_jax.predict.inference import Predictor
+from uniemox_jax.predict import table_writer
 from uniemox_jax.predict.table_writer import PredictionTable, Value
+from uniemox_jax.recognition import predictor as prediction_batches
+from uniemox_jax.recognition.predictor import Predictor
+from uniemox_jax.recognition.recogniser import Recogniser, open_recogniser
 from uniemox_jax.runtime.integrity import check_finite
 
 MAX_REASONS = 3
@@ -61,11 +63,12 @@ class PredictionSummary:
 def predict_images(
     checkpoint: str, arguments: Sequence[str], out: str | None = None, *, file_format: str | None = None,
     append: bool = False, batch_size: int | None = None, per_second: float = 1.0, boxes: str | None = None,
-    detector: str | None = None) -> PredictionSummary:
+    detector: str | None = None, labels: str | None = None, prompts: str | None = None,
+    texts: Sequence[str] = ()) -> PredictionSummary:
   """Writes a row for every image and sampled frame, in order.
 
   Args:
-    checkpoint: a checkpoint PATH of a fine-tuned model.
+    checkpoint: any model that names emotions, as `open_recogniser` takes it.
     arguments: files, folders, globs and text lists.
     out: the table; None for standard output.
     file_format: 'csv' or 'jsonl'; None goes by the name of `out`.
@@ -73,31 +76,35 @@ def predict_images(
     batch_size: None finds one.
     per_second: frames that are taken of a second of video.
     boxes, detector: where persons are, as `PersonFinder` takes them, for a model that sees them.
+    labels, prompts, texts: of a CLIP, see `words.read_words`.
 
   Raises:
-    UserError: nothing to predict, nothing that can be read, a checkpoint without a classifier, boxes or detector for a
-      model of the scene alone, or a table that may not be written or continued.
+    UserError: nothing to predict, nothing that can be read, a checkpoint that names no emotions, boxes or detector for
+      a model of the scene alone, or a table that may not be written or continued.
   """
   found = find_images.find(arguments)
-  predictor = Predictor(checkpoint)
-  finder = _finder(predictor, boxes, detector)
+  recogniser = open_recogniser(checkpoint, labels, prompts, texts)
+  predictor = Predictor(recogniser)
+  finder = _finder(recogniser, boxes, detector)
   if finder:
     finder.check_names(found.paths)
   columns = table_columns(predictor)
   file_format = file_format or table_writer.format_of(out)
   made_by = {
-      'weights_sha256': predictor.weights_sha256, 'columns': columns, 'format': file_format, 'fps': per_second,
+      'weights_sha256': recogniser.weights_sha256, 'columns': columns, 'format': file_format, 'fps': per_second,
       **(finder.origin if finder else {})}
   earlier = table_writer.check_append(out, made_by, append)
   expected = sum(video.expected_frames(path, per_second) if video.is_video(path) else 1 for path in found.paths)
   # The same batches as before a resumption, since the last digits depend on a row's place in its batch.
-  batch_size = batch_size or (earlier or {}).get('batch_size') or inference.find_batch_size(predictor, expected)
-  batch_size = inference.round_up(batch_size, predictor.devices)
-  made_by |= {'checkpoint': predictor.path, 'batch_size': batch_size}
+  batch_size = batch_size or (earlier or {}).get('batch_size') or prediction_batches.find_batch_size(
+      predictor, expected)
+  batch_size = prediction_batches.round_up(batch_size, predictor.devices)
+  made_by |= {'checkpoint': recogniser.path, 'batch_size': batch_size}
   owner = owned(*os.path.split(out)) if out else contextlib.nullcontext()
   with owner, contextlib.closing(PredictionTable(out, file_format, columns, made_by)) as table:
     rows = views(
-        found.paths, predictor.image_size, ahead=2 * batch_size, per_second=per_second, done=table.names, finder=finder)
+        found.paths, recogniser.view.size, ahead=2 * batch_size, view=recogniser.view.pixels, per_second=per_second,
+        done=table.names, finder=finder)
     initial = sum(printable(path) in table.names for path in found.paths)
     progress = tqdm.tqdm(total=expected, initial=initial, desc='predicting', unit=' images', delay=1)
     with contextlib.closing(rows), progress:
@@ -108,12 +115,12 @@ def predict_images(
 
 def table_columns(predictor: Predictor) -> list[str]:
   """Names of the table's columns, in order."""
-  return ['path', *predictor.column_names(), *(BOX if predictor.sees_person else ()), 'error']
+  return ['path', *predictor.column_names(), *(BOX if predictor.recogniser.sees_person else ()), 'error']
 
 
-def _finder(predictor: Predictor, boxes: str | None, detector: str | None) -> PersonFinder | None:
+def _finder(recogniser: Recogniser, boxes: str | None, detector: str | None) -> PersonFinder | None:
   """The finder of persons for a model that sees them; without boxes and detector it finds none."""
-  if predictor.sees_person:
+  if recogniser.sees_person:
     if not (boxes or detector):
       print(
           'this model sees scene and person, and neither --boxes nor --detector says where persons are: the scene '
@@ -121,7 +128,7 @@ def _finder(predictor: Predictor, boxes: str | None, detector: str | None) -> Pe
     return PersonFinder(boxes, detector)
   if boxes or detector:
     raise UserError(
-        f'{predictor.path} sees the scene alone: leave --boxes and --detector out, or give a model that '
+        f'{recogniser.path} sees the scene alone: leave --boxes and --detector out, or give a model that '
         'was fine-tuned with --config.streams=scene+person')
   return None
 
@@ -139,7 +146,7 @@ def write_rows(
   end: Batch = [], 0, None
   for (batch, first, outputs), _ in itertools.pairwise(itertools.chain(started, [end])):
     _write(table, predictor, batch, outputs, first)
-    summary.add(batch, predictor.sees_person)
+    summary.add(batch, predictor.recogniser.sees_person)
     progress.update(len(batch))
   return summary
 
@@ -165,7 +172,7 @@ def _write(
     check_finite(outputs_RxW, f'an image from {rows[0].name} to {rows[-1].name}')
     for name, values in predictor.columns(outputs_RxW).items():
       columns[name] = [None if row.pixels is None else value for row, value in zip(rows, values)]
-  if predictor.sees_person:
+  if predictor.recogniser.sees_person:
     boxes = [row.person.box if row.person else (None,) * len(BOX) for row in rows]
     columns |= dict(zip(BOX, zip(*boxes), strict=True))
   table.write({'path': [row.name for row in rows], **columns, 'error': [row.error or None for row in rows]})

@@ -32,7 +32,7 @@ def write_card(
       None), for the template.
   """
   stages, start = _stages(run)
-  start = _public_name(facts['source']) if facts['source'] else start
+  start = public_name(facts['source']) if facts['source'] else start
   result = read_run_result(run, step)
   metrics = {key: value for key, value in result.items() if isinstance(value, int | float) and key not in NOT_METRICS}
   card = render(
@@ -51,16 +51,16 @@ def _stages(run: epath.Path) -> tuple[list[dict[str, Any]], str | None]:
     seen.add(run)
     start = str(config['init'])
     public = {key: value for key, value in config.items() if key not in LOCAL}
-    public |= {key: _public_name(config[key]) for key in ('init', 'teacher') if key in config}
+    public |= {key: public_name(config[key]) for key in ('init', 'teacher') if key in config}
     # The captions held the emotion word, and a loss read them.
     labelled = config.get('emotion_in_caption') and config.get('loss', {'contrastive': 1})['contrastive']
     text = json.dumps(public, indent=2, ensure_ascii=False)
     stages.insert(0, {'name': _stage_name(config), 'dataset': config['dataset'], 'labelled': labelled, 'config': text})
     run = run_folder(start)
-  return stages, start and _public_name(start)
+  return stages, start and public_name(start)
 
 
-def _public_name(origin: str) -> str:
+def public_name(origin: str) -> str:
   """A hub id as it is; of a path its last name, since the rest is specific to one machine."""
   if is_remote(origin):
     return origin.rstrip('/').rpartition('/')[2]

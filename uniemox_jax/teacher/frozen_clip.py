@@ -15,6 +15,7 @@ from flax import nnx, traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from data_pipelines import checksums, storage
 from data_pipelines import images as image_files
@@ -23,7 +24,8 @@ from data_pipelines.plain_text import single_line
 from uniemox_jax.convert import clip_weights, name_table, weight_families
 from uniemox_jax.convert.formats import hub, vocabulary, weight_files
 from uniemox_jax.models.clip import CLIP, CLIPConfig
-from uniemox_jax.models.preprocess import Statistics, as_model_input, check_statistics, normalise, resize
+from uniemox_jax.models.image_arguments import image_views
+from uniemox_jax.models.preprocess import Statistics, check_statistics, normalise, resize
 from uniemox_jax.teacher.tokenizer import TOKENIZER_FILES, Tokenizer, has_tokenizer
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -39,9 +41,10 @@ LENGTH_STEP = 8
 
 @dataclasses.dataclass(frozen=True)
 class View:
-  """How a CLIP expects its images: resized (the short side, or `squash` both), centre-cropped, normalised.
+  """How a model expects its images: resized (the short side, or `squash` both), centre-cropped, normalised.
 
-  size: the model's input. short_side: before the crop. mean, std: of pixels in 0..1.
+  size: the model's input. short_side: before the crop. mean, std: of pixels in 0..1. floor, resample: see
+  `images.centre_view`.
   """
 
   size: int
@@ -49,6 +52,8 @@ class View:
   squash: bool = False
   mean: tuple[float, ...] = CLIP_MEAN
   std: tuple[float, ...] = CLIP_STD
+  floor: bool = True
+  resample: int = BICUBIC
 
   @classmethod
   def from_dict(cls, settings: dict[str, Any], image_size: int) -> 'View':
@@ -102,15 +107,22 @@ class View:
     side = {'height': self.short_side, 'width': self.short_side} if self.squash else {'shortest_edge': self.short_side}
     return {
         'image_processor_type': 'CLIPImageProcessor', 'size': side,
-        'crop_size': {'height': self.size, 'width': self.size}, 'resample': BICUBIC, 'do_resize': True,
+        'crop_size': {'height': self.size, 'width': self.size}, 'resample': self.resample, 'do_resize': True,
         'do_center_crop': True, 'do_rescale': True, 'do_normalize': True, 'do_convert_rgb': True,
         'image_mean': list(self.mean), 'image_std': list(self.std)}
 
   def __call__(self, images: Any) -> jax.Array:
-    """uint8 images of any size, or normalised ones, as float32 (B, size, size, 3); see `as_model_input`."""
-    view = functools.partial(
-        image_files.centre_view, size=self.size, short_side=self.short_side, squash=self.squash, floor=True)
-    return as_model_input(images, self.size, view, self.mean, self.std)
+    """Images, see `image_arguments`, as normalised float32 (B, size, size, 3)."""
+    views = self.views(images)
+    return normalise(jnp.asarray(views), self.mean, self.std) if views.dtype == np.uint8 else jnp.asarray(views)
+
+  def views(self, images: Any, name: str = 'images') -> np.ndarray:
+    """The same before they are normalised, uint8 (B, size, size, 3), unless they are already; see `image_views`."""
+    return image_views(images, self.size, self.pixels, self.mean, self.std, name)
+
+  def pixels(self, image: Image.Image) -> np.ndarray:
+    """The view of one RGB image before it is normalised, uint8 (size, size, 3)."""
+    return image_files.centre_view(image, self.size, self.short_side, self.squash, self.floor, self.resample)
 
 
 def clip_normalise(
@@ -205,8 +217,7 @@ class Clip:
     """Unit-norm float32 (B, E).
 
     Args:
-      images: uint8 (B, H, W, 3), which is resized, cropped and normalised; or float32 (B, size, size, 3), taken as
-        already normalised.
+      images: see `image_arguments`.
 
     Raises:
       ValueError: anything else.

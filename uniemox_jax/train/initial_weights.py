@@ -5,20 +5,16 @@ import os
 from typing import Any, NamedTuple, TypeVar
 
 from absl import flags
-from etils import epath
 from flax import traverse_util
 import numpy as np
 
 from data_pipelines.errors import UserError, join_names
 from data_pipelines.storage import exists, parsing, read_json_object
-from uniemox_jax.convert import weight_families
-from uniemox_jax.convert.formats import hub, weight_files
-from uniemox_jax.convert.import_students import AttentionHeads, import_student, student_of_clip
+from uniemox_jax.convert.import_students import AttentionHeads
 from uniemox_jax.convert.position_embeddings import are_sincos, resize_positions, side_of
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from uniemox_jax.teacher.frozen_clip import CONFIG_FILES, OPEN_CLIP_CONFIG, read_clip
-from uniemox_jax.train.checkpoint import load_checkpoint
 from uniemox_jax.train.config import OFF, FinetuneConfig, PretrainConfig, ProbeConfig
+from uniemox_jax.train.open_model import open_student
 
 # Parts that a new model may have to draw itself, and parts of a checkpoint that it may leave behind.
 PRETRAIN_NEW, PRETRAIN_LEFT = ('project', 'fusion', 'decoder'), ('fusion', 'decoder', 'fc_norm', 'head')
@@ -113,22 +109,11 @@ def read_source(init: str, model: dict[str, Any], *, decoder: bool) -> Source:
   Raises:
     UserError: nothing there, or nothing that can be read.
   """
-  folder = epath.Path(init)
-  if folder.is_dir() and not set(weight_files.FORMS) & {path.name for path in folder.iterdir()}:
-    loaded = load_checkpoint(init)
-    return Source(
-        init, loaded.description['kind'], loaded.description['model'], loaded.params,
-        loaded.description.get('statistics', {}), loaded.step)
-  path = hub.locate(init, (*CONFIG_FILES, OPEN_CLIP_CONFIG))
-  weights = weight_files.read_weights(path)
-  if weight_families.recognise(weights) in weight_families.CLIPS:
-    clip = read_clip(weights, path)
-    imported = student_of_clip(clip.config, clip.params, clip.view.statistics, str(weights.path))
-  else:
-    heads = AttentionHeads(model['heads'], model.get('decoder_heads'), binding=False)
-    imported = import_student(weights, path, heads, decoder=decoder)
-  print('\n'.join(imported.messages), flush=True)
-  return Source(init, imported.kind, imported.model, imported.params, imported.statistics, None)
+  heads = AttentionHeads(model.get('heads'), model.get('decoder_heads'), binding=False)
+  loaded = open_student(init, heads=heads, decoder=decoder, head=False)
+  description = loaded.description
+  step = None if description.get('source') == init else loaded.step
+  return Source(init, description['kind'], description['model'], loaded.params, description.get('statistics', {}), step)
 
 
 def open_source(config: Config, workdir: str, adopt: bool = True) -> tuple[Source | None, Config]:

@@ -19,7 +19,7 @@ from data_pipelines.building.raw_example import RawExample, WorkItem
 from data_pipelines.emotic import emotic_dataset_builder
 from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import detection
-from data_pipelines.records.schema import EMOTIONS
+from data_pipelines.records.label_sets import EMOTIONS
 from data_pipelines.synthetic import datasets
 from tests.support import raw_folders, small_runs
 

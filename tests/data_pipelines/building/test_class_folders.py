@@ -7,8 +7,8 @@ import tensorflow_datasets as tfds
 from data_pipelines.build import build
 from data_pipelines.errors import UserError
 from data_pipelines.folder import folder_dataset_builder
+from data_pipelines.records.label_sets import EMOTIONS
 from data_pipelines.records.reader import open_split
-from data_pipelines.records.schema import EMOTIONS
 from tests.support import raw_folders
 
 SPLITS = ('train', 'val', 'test')

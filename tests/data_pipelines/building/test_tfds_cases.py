@@ -7,7 +7,7 @@ import tempfile
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.records.schema import EMOTIONS
+from data_pipelines.records.label_sets import EMOTIONS
 from data_pipelines.synthetic import datasets
 from tests.data_pipelines.datasets import test_emotic, test_emotion6
 from tests.support import raw_folders

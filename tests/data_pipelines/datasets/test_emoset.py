@@ -9,7 +9,7 @@ import pytest
 
 from data_pipelines.build import build
 from data_pipelines.errors import UserError
-from data_pipelines.records.schema import EMOTIONS
+from data_pipelines.records.label_sets import EMOTIONS
 from data_pipelines.synthetic import datasets
 from tests.support import raw_folders
 

@@ -7,7 +7,7 @@ import pytest
 
 from data_pipelines.emoset import emoset_dataset_builder
 from data_pipelines.errors import UserError
-from data_pipelines.records.schema import EMOTIONS
+from data_pipelines.records.label_sets import EMOTIONS
 from data_pipelines.synthetic import datasets, drawing, world
 
 SIZES = {'train': 160, 'val': 8, 'test': 8}

@@ -20,6 +20,8 @@ WEIGHTS = (
     ('open_clip_pytorch_model.bin',),
 )
 """Names of weights on the hub, the preferred first: the others are fetched only if those are missing."""
+ID = r'[\w-][\w.-]*(/[\w-][\w.-]*)?'
+"""What a hub id looks like."""
 
 
 def locate(source: str | os.PathLike, wanted: Sequence[str]) -> Path:
@@ -37,7 +39,7 @@ def locate(source: str | os.PathLike, wanted: Sequence[str]) -> Path:
     path = storage.fetched(name if storage.is_remote(name) else os.fspath(Path(name).expanduser()))
     checksums.compare_checksums((path if path.is_dir() else path.parent) / checksums.FOLDER)
     return path
-  if not re.fullmatch(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', name):
+  if not re.fullmatch(ID, name):
     raise UserError(
         f"'{name}' does not exist: give a weight file, a folder, or a hub id such as "
         'openai/clip-vit-base-patch16')

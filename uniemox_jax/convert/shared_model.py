@@ -1,0 +1,82 @@
+"""The form in which models of this package are shared: a folder of plain files that every verb reads.
+
+`model.safetensors` holds the weights under our own names, `config.json` all that is needed to use them, and
+`checksums.sha256` what both must be. Nothing in them is code. Written by `export --to=uniemox`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+import reprlib
+from typing import Any
+
+from flax import nnx, traverse_util
+import numpy as np
+
+from data_pipelines import checksums, storage
+from data_pipelines.errors import UserError, join_names
+from data_pipelines.plain_text import check_labels
+from uniemox_jax.convert.formats import hub, weight_files
+from uniemox_jax.models.preprocess import check_statistics
+from uniemox_jax.models.registry import MODULES, abstract_student
+
+CONFIG = 'config.json'
+CHECKSUMS = checksums.FOLDER
+MODEL_TYPE = 'uniemox'
+FORMAT = 1
+"""Of config.json. A reader refuses higher ones."""
+DESCRIPTION = ('kind', 'model', 'tasks', 'labels', 'dataset', 'statistics', 'view', 'norm_pix', 'source', 'thresholds')
+"""What a config keeps of a checkpoint's description, and thresholds of several classes, chosen on val."""
+
+
+def is_shared(path: Path) -> bool:
+  """Whether a folder is in this form."""
+  return path.is_dir() and hub.read_config(path, CONFIG).get('model_type') == MODEL_TYPE
+
+
+def write_shared(folder: Path, params: dict[str, Any], description: Mapping[str, Any], version: str) -> None:
+  """Writes weights and config into a folder that exists.
+
+  Args:
+    folder: the destination.
+    params, description: as in a checkpoint; the description may hold 'thresholds'.
+    version: of this package.
+  """
+  kept = {key: description[key] for key in DESCRIPTION if key in description}
+  flat = traverse_util.flatten_dict(params, sep='/')
+  weight_files.write_safetensors(folder / weight_files.SAFETENSORS, {name: np.asarray(flat[name]) for name in flat})
+  storage.write_json(folder / CONFIG, {'model_type': MODEL_TYPE, 'format': FORMAT, 'uniemox_jax': version, **kept})
+
+
+def read_shared(folder: Path, digest: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+  """(params, description) of a folder in this form, checked against its checksums.
+
+  Args:
+    folder: with the files.
+    digest: SHA-256 that the weights must have, 64 hexadecimal digits; None where only the folder's own count.
+
+  Raises:
+    UserError: of a newer version; a file is damaged or missing; or weights and config do not agree.
+  """
+  config = hub.read_config(folder, CONFIG)
+  if type(config.get('format')) is not int or config['format'] > FORMAT:
+    raise UserError(
+        f'{folder} was written by a newer version, {reprlib.repr(config.get("uniemox_jax"))} (format '
+        f'{reprlib.repr(config.get("format"))}, this one reads {FORMAT}): pip install --upgrade uniemox_jax')
+  checksums.compare_checksums(folder / CHECKSUMS)
+  if digest not in (None, checksums.sha256_of(folder / weight_files.SAFETENSORS)):
+    raise UserError(f'{folder} holds other weights than were published under this name: fetch them again')
+  description = {key: config[key] for key in DESCRIPTION if key in config}
+  flat = weight_files.read_weights(folder).flat
+  with storage.parsing(folder / CONFIG, 'fetch it again'):
+    if description['kind'] not in MODULES:
+      raise UserError(
+          f"{folder / CONFIG} has the kind {reprlib.repr(description['kind'])}: wanted {join_names(list(MODULES))}")
+    module = abstract_student(description['kind'], description['model'])
+    check_statistics(**description.get('statistics', {'mean': [0] * 3, 'std': [1] * 3}))
+    check_labels(description.get('labels', ()), folder)
+  wanted = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(module, nnx.Param)), sep='/')
+  shapes = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
+  if different := sorted(
+      name for name in shapes.keys() | flat.keys() if shapes.get(name) != getattr(flat.get(name), 'shape', None)):
+    raise UserError(f'{folder}: {CONFIG} does not describe these tensors: {join_names(different)}: fetch both again')
+  return traverse_util.unflatten_dict(flat, sep='/'), description

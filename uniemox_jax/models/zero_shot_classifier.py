@@ -1,0 +1,34 @@
+"""A CLIP that classifies without training: its image tower, and words that were embedded once (docs/predict.md)."""
+
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from numpy.typing import ArrayLike
+
+
+class ZeroShotClassifier(nnx.Module):
+  """Columns from the cosine between an image and each of W texts.
+
+  Args:
+    model: a CLIP or SigLIP, of which `image` is used.
+    texts_WxE: unit-norm embeddings: first of the classes, then of the two poles of each dimension, then of own texts.
+    classes, dimensions: how many there are.
+    scale: the model's temperature, by which cosines become logits.
+  """
+
+  def __init__(self, model: Any, texts_WxE: ArrayLike, *, classes: int, dimensions: int, scale: float):
+    self.model, self.texts = model, nnx.Param(jnp.asarray(texts_WxE, jnp.float32))
+    self.classes, self.dimensions, self.scale = classes, dimensions, scale
+
+  def __call__(self, images_BxHxWx3: jax.Array) -> jax.Array:
+    """float32 (B, classes + dimensions + own texts), of normalised float images.
+
+    Logits of the classes; of each dimension the probability of its high pole minus that of its low one, -1 to 1; the
+    cosine with each own text.
+    """
+    cosines_BxW = self.model.image(images_BxHxWx3) @ self.texts[...].T
+    classes, poles, own = jnp.split(cosines_BxW, [self.classes, self.classes + 2 * self.dimensions], axis=1)
+    high, low = poles[:, 0::2], poles[:, 1::2]
+    return jnp.concatenate([self.scale * classes, jnp.tanh(self.scale * (high - low) / 2), own], axis=1)

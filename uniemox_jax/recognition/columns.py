@@ -1,0 +1,64 @@
+"""What was predicted of images, as the columns of a table with one row an image (docs/predict.md)."""
+
+from collections.abc import Mapping, Sequence
+import itertools
+from typing import Any
+
+import numpy as np
+
+from uniemox_jax.objectives.tasks import Task, predict, split_columns, width
+
+Columns = dict[str, Sequence[str | float]]
+
+
+class Predictions(dict[str, np.ndarray]):
+  """What was predicted of N images: by task a float32 array (N, columns), whose names the table of `to_dict` has.
+
+  columns: of that table, by name. names: of the images, where they have one.
+  """
+
+  def __init__(self, arrays: Mapping[str, np.ndarray], columns: Columns, names: Sequence[str] | None):
+    super().__init__(arrays)
+    self.columns, self.names = columns, names
+
+  def to_dict(self) -> dict[str, list[Any]]:
+    """The table of `predict` by columns: 'path' where the images have names, 'label', 'probability', 'p_CLASS'…"""
+    path = {} if self.names is None else {'path': list(self.names)}
+    return path | {name: list(values) for name, values in self.columns.items()}
+
+  def to_pandas(self) -> Any:
+    """The same as a pandas DataFrame, a row an image.
+
+    Raises:
+      ImportError: pandas is not installed.
+    """
+    import pandas as pd
+    return pd.DataFrame(self.to_dict())
+
+
+def prediction_columns(
+    outputs_BxW: np.ndarray, tasks: Sequence[Task], thresholds: Sequence[float | None] | None,
+    texts: Sequence[str]) -> Columns:
+  """The columns for a batch of outputs, in order.
+
+  Args:
+    outputs_BxW: of the module of a `Recogniser`, whose tasks, thresholds and texts follow.
+  """
+  outputs = split_columns(outputs_BxW[:, :width(tasks)].astype(np.float64), tasks)
+  table: Columns = {}
+  first_with_classes = next((task.name for task in tasks if task.name != 'vad'), None)
+  for task in tasks:
+    predicted_BxC = predict(task, outputs[task.name])
+    if task.name == 'label':
+      table['label'] = [task.outputs[best] for best in predicted_BxC.argmax(axis=1)]
+      table['probability'] = predicted_BxC.max(axis=1).tolist()
+    if task.name == 'labels' and thresholds is not None:
+      limits_C = np.array([np.inf if threshold is None else threshold for threshold in thresholds])
+      table['labels'] = [';'.join(itertools.compress(task.outputs, row)) for row in predicted_BxC >= limits_C]
+    # Two tasks may name the same classes: only the first has short headings.
+    prefix = '' if task.name == 'vad' else 'p_' if task.name == first_with_classes else f'{task.name}_p_'
+    for name, predicted_B in zip(task.outputs, predicted_BxC.T.tolist(), strict=True):
+      table[prefix + name] = predicted_B
+  for text, cosine_B in zip(texts, outputs_BxW[:, width(tasks):].T.tolist(), strict=True):
+    table[f'similarity_{text}'] = cosine_B
+  return table

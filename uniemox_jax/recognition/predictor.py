@@ -1,0 +1,123 @@
+"""A recogniser over views: on all devices, in batches of one size; its predictions as columns."""
+
+from collections.abc import Callable
+import functools
+import math
+import timeit
+from typing import Any
+
+from flax import nnx
+import jax
+import numpy as np
+
+from data_pipelines.errors import UserError
+from uniemox_jax.models.preprocess import normalise
+from uniemox_jax.objectives.tasks import width
+from uniemox_jax.recognition.columns import Columns, prediction_columns
+from uniemox_jax.recognition.recogniser import Recogniser
+from uniemox_jax.runtime import sharding
+
+CPU_BATCH = 32
+"""Measured (docs/predict.md): on a CPU, larger batches gain nothing and keep more in memory."""
+SMALLEST, LARGEST = 32, 1024
+"""Batches that are tried on an accelerator; a view of 224 x 224 takes 150 kB."""
+_MIN_GAIN = 1.05
+"""In speed, for which a batch is doubled."""
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _apply(
+    model: nnx.GraphDef, statistics: tuple[tuple[str, tuple[float, ...]], ...], params: dict[str, Any],
+    views: jax.Array) -> jax.Array:
+  return nnx.merge(model, params)(normalise(views, **dict(statistics)) if statistics else views)
+
+
+class Predictor:
+  """A recogniser, its weights on every device.
+
+  Attributes:
+    recogniser: what it runs.
+    view_shape: of an example: (S, S, 3), or (2, S, S, 3), scene and person.
+    devices: number that share a batch.
+  """
+
+  def __init__(self, recogniser: Recogniser):
+    self.recogniser = recogniser
+    view = recogniser.view.size, recogniser.view.size, 3
+    self.view_shape = (2, *view) if recogniser.sees_person else view
+    self._mesh = sharding.make_mesh()
+    self.devices = self._mesh.size
+    self._statistics = ('mean', recogniser.view.mean), ('std', recogniser.view.std)
+    self._params = sharding.replicate(recogniser.params, self._mesh)
+
+  def __call__(self, views: np.ndarray) -> jax.Array:
+    """Outputs (B, W), not waited for.
+
+    Args:
+      views: (B, *view_shape), uint8, or float32 that is normalised already; B is a multiple of `devices`.
+    """
+    statistics = self._statistics if views.dtype == np.uint8 else ()
+    with jax.set_mesh(self._mesh):
+      placed = sharding.global_batch({'views': views}, self._mesh)['views']
+      return _apply(self.recogniser.graphdef, statistics, self._params, placed)
+
+  def columns(self, outputs_BxW: np.ndarray) -> Columns:
+    """The columns of the table for a batch, in order."""
+    return prediction_columns(outputs_BxW, self.recogniser.tasks, self.recogniser.thresholds, self.recogniser.texts)
+
+  def column_names(self) -> list[str]:
+    """The keys of `columns`."""
+    return list(self.columns(np.zeros((1, width(self.recogniser.tasks) + len(self.recogniser.texts)))))
+
+
+def find_batch_size(predictor: Predictor, examples: int) -> int:
+  """A good batch for this machine and number of examples: `CPU_BATCH` per device on a CPU, else measured."""
+  devices = predictor.devices
+  if jax.default_backend() == 'cpu':
+    return min(CPU_BATCH * devices, round_up(examples, devices))
+  return fastest_batch(functools.partial(seconds_per_batch, predictor), examples, devices)
+
+
+def seconds_per_batch(predictor: Predictor, rows: int) -> float:
+  """Time of a batch from host to host, once compiled: the shortest of three runs."""
+  views = np.zeros((rows, *predictor.view_shape), np.uint8)
+  jax.block_until_ready(predictor(views))
+  return min(timeit.repeat(lambda: jax.device_get(predictor(views)), number=1, repeat=3))
+
+
+def fastest_batch(seconds: Callable[[int], float], examples: int, devices: int) -> int:
+  """Doubles the batch until it is out of memory or hardly faster; halves it if even the first is too large.
+
+  Args:
+    seconds: time of a batch of so many rows.
+    examples: how many there are.
+    devices: the batch is a multiple of it.
+
+  Raises:
+    UserError: a single row per device does not fit.
+  """
+
+  def seconds_if_it_fits(rows: int) -> float:
+    try:
+      return seconds(rows)
+    except jax.errors.JaxRuntimeError as error:
+      if 'RESOURCE_EXHAUSTED' in str(error):
+        return math.inf
+      raise
+
+  rows = min(round_up(SMALLEST, devices), round_up(examples, devices))
+  while (taken := seconds_if_it_fits(rows)) == math.inf:
+    if rows == devices:
+      raise UserError('the model does not fit into the memory of this device: use a larger one, or JAX_PLATFORMS=cpu')
+    rows = round_up(rows // 2, devices)
+  while 2 * rows <= min(LARGEST * devices, round_up(examples, devices)):
+    doubled = seconds_if_it_fits(2 * rows)
+    if 2 * taken < _MIN_GAIN * doubled:
+      break
+    rows, taken = 2 * rows, doubled
+  return rows
+
+
+def round_up(rows: int, devices: int) -> int:
+  """The next positive multiple of `devices`."""
+  return max(1, -(-rows // devices)) * devices

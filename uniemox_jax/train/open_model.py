@@ -1,0 +1,114 @@
+"""The one door to any model: a run, a folder that `export --to=uniemox` wrote, or weights of another library."""
+
+from collections.abc import Sequence
+from pathlib import Path
+import re
+from typing import Any
+
+from data_pipelines.errors import UserError
+from data_pipelines.storage import absolute, exists, read_json_object
+from uniemox_jax.convert import import_students, shared_model, weight_families
+from uniemox_jax.convert.formats import hub, weight_files
+from uniemox_jax.convert.import_students import UNKNOWN_HEADS, AttentionHeads, ImportedStudent
+from uniemox_jax.convert.label_order import name_head
+from uniemox_jax.models.registry import MODULES
+from uniemox_jax.teacher.frozen_clip import CONFIG_FILES, OPEN_CLIP_CONFIG, Clip, read_clip
+from uniemox_jax.teacher.tokenizer import TOKENIZER_FILES
+from uniemox_jax.train.checkpoint import Checkpoint, load_checkpoint
+from uniemox_jax.train.run_folder import TEACHER_FOLDER
+
+FILES = (*CONFIG_FILES, OPEN_CLIP_CONFIG, *TOKENIZER_FILES, shared_model.CHECKSUMS)
+"""What is fetched from the hub beside the weights."""
+REGISTRY = Path(__file__).parents[1] / 'assets' / 'models.json'
+"""Short names of published models: {NAME: {"repository": hub id, "sha256": of its model.safetensors}}."""
+
+
+def open_model(
+    source: str, *, heads: AttentionHeads = UNKNOWN_HEADS, decoder: bool = True,
+    head: bool = True) -> Checkpoint | Clip:
+  """Reads a model, whatever wrote it, and prints what was found in the files of another library.
+
+  Args:
+    source: a checkpoint PATH of a run; a file, folder or hub id of weights; or a name in `REGISTRY`.
+    heads, decoder, head: see `import_student`.
+
+  Returns:
+    A CLIP or SigLIP as it is. All else as a checkpoint; one that no run saved is of step 0.
+
+  Raises:
+    UserError: nothing there, or nothing that can be read.
+  """
+  if exists(own := absolute(source) / TEACHER_FOLDER):  # a run of train_clip
+    source = str(own)
+  if not _holds_weights(source):
+    return _as_wanted(load_checkpoint(source), head)
+  path, digest = _published(source)
+  located = hub.locate(path, FILES)
+  if shared_model.is_shared(located):
+    return _as_wanted(Checkpoint(source, 0, *shared_model.read_shared(located, digest)), head)
+  weights = weight_files.read_weights(located)
+  if weight_families.recognise(weights) in weight_families.CLIPS:
+    return read_clip(weights, located)
+  imported = import_students.import_student(weights, located, heads, decoder=decoder, head=head)
+  print('\n'.join(imported.messages), flush=True)
+  return Checkpoint(source, 0, imported.params, describe(imported, source))
+
+
+def _as_wanted(checkpoint: Checkpoint, head: bool) -> Checkpoint:
+  """Without its head, a classifier that pools what went through the last LayerNorm is an encoder (`import_student`)."""
+  path, step, params, description = checkpoint
+  if head or description['model'].get('pooling', 'mean') == 'mean':
+    return checkpoint
+  kept = {key: value for key, value in description.items() if key in ('source', 'statistics')}
+  model = {key: value for key, value in description['model'].items() if key not in ('classes', 'pooling', 'streams')}
+  encoder = {'encoder': params['encoder'] | {'norm': params['fc_norm']}}
+  return Checkpoint(path, step, encoder, kept | {'kind': 'encoder', 'model': model})
+
+
+def open_student(
+    source: str, *, heads: AttentionHeads = UNKNOWN_HEADS, decoder: bool = True, head: bool = True) -> Checkpoint:
+  """As `open_model`; of a CLIP the image tower, as an encoder.
+
+  Raises:
+    UserError: as there, or a model without an encoder of this method.
+  """
+  model = open_model(source, heads=heads, decoder=decoder, head=head)
+  if isinstance(model, Clip):
+    tower = import_students.student_of_clip(model.config, model.params, model.view.statistics, source)
+    print('\n'.join(tower.messages), flush=True)
+    return Checkpoint(source, 0, tower.params, describe(tower, source))
+  if model.description['kind'] not in MODULES:
+    raise UserError(
+        f"{source} holds a {model.description['kind']}, not a student: give what pretrain, finetune or import wrote")
+  return model
+
+
+def describe(imported: ImportedStudent, source: str, table: Sequence[str] | None = None) -> dict[str, Any]:
+  """The description of a checkpoint for an imported student; names its classes, and says how.
+
+  `table` is the label table of the dataset that it was trained on, in whose order its head is put; see `name_head`.
+  """
+  description: dict[str, Any] = {'kind': imported.kind, 'model': imported.model, 'source': source}
+  if imported.kind == 'classifier':
+    imported.params['head'], description['labels'], message = name_head(imported.params['head'], imported.labels, table)
+    print(message, flush=True)
+  optional = {'statistics': imported.statistics, 'view': imported.view, 'norm_pix': imported.norm_pix}
+  return description | {name: value for name, value in optional.items() if value}
+
+
+def _holds_weights(source: str) -> bool:
+  """Whether it is not a run: a file, a folder with a file of weights, or what looks like a name on the hub."""
+  folder = absolute(source)
+  if exists(folder):
+    return not folder.is_dir() or bool(set(weight_files.FORMS) & {path.name for path in folder.iterdir()})
+  # A path whose folder is here is a mistake in its last part, and nothing that the hub should be asked for.
+  is_path = '/' in source and exists(folder.parent)
+  return source in read_json_object(REGISTRY) or not is_path and bool(re.fullmatch(hub.ID, source))
+
+
+def _published(source: str) -> tuple[str, str | None]:
+  """The hub id and the hash of weights that a short name stands for; anything else as it is."""
+  entry = read_json_object(REGISTRY).get(source)
+  if entry is None or exists(absolute(source)):
+    return source, None
+  return entry['repository'], entry['sha256']

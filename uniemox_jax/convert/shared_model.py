@@ -16,8 +16,10 @@ from data_pipelines import checksums, storage
 from data_pipelines.errors import UserError, join_names
 from data_pipelines.plain_text import check_labels
 from uniemox_jax.convert.formats import hub, weight_files
+from uniemox_jax.convert.image_views import RESAMPLES
 from uniemox_jax.models.preprocess import check_statistics
 from uniemox_jax.models.registry import MODULES, abstract_student
+from uniemox_jax.objectives.tasks import KINDS, tasks_of
 
 CONFIG = 'config.json'
 CHECKSUMS = checksums.FOLDER
@@ -72,11 +74,35 @@ def read_shared(folder: Path, digest: str | None = None) -> tuple[dict[str, Any]
       raise UserError(
           f"{folder / CONFIG} has the kind {reprlib.repr(description['kind'])}: wanted {join_names(list(MODULES))}")
     module = abstract_student(description['kind'], description['model'])
-    check_statistics(**description.get('statistics', {'mean': [0] * 3, 'std': [1] * 3}))
-    check_labels(description.get('labels', ()), folder)
+    _check(description, folder / CONFIG)
   wanted = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(module, nnx.Param)), sep='/')
   shapes = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
   if different := sorted(
       name for name in shapes.keys() | flat.keys() if shapes.get(name) != getattr(flat.get(name), 'shape', None)):
     raise UserError(f'{folder}: {CONFIG} does not describe these tensors: {join_names(different)}: fetch both again')
   return traverse_util.unflatten_dict(flat, sep='/'), description
+
+
+def _check(description: Mapping[str, Any], path: Path) -> None:
+  """Raises UserError, ValueError or TypeError for what no classifier's description holds."""
+  check_statistics(**description.get('statistics', {'mean': [0] * 3, 'std': [1] * 3}))
+  if view := description.get('view'):
+    types = {'short_side': int, 'squash': bool, 'floor': bool, 'resample': int}
+    if not isinstance(view, dict) or {name: type(value) for name, value in view.items()} != types:
+      raise UserError(f'{path} has the view {reprlib.repr(view)}: wanted {join_names(list(types))}')
+    if view['resample'] not in RESAMPLES.values() or view['short_side'] < description['model']['image_size']:
+      raise UserError(f'{path} has the view {reprlib.repr(view)}, which does not give the image that the model reads')
+  if description['kind'] != 'classifier':
+    return
+  tasks = tasks_of(dict(description))
+  names = [name for task in tasks for name in task.outputs]
+  check_labels([*names, *description.get('labels', ())], path)
+  classes = next((len(task.outputs) for task in tasks if task.name == 'labels'), 0)
+  limits = description.get('thresholds')
+  if limits is not None and (type(limits) is not list or len(limits) != classes or
+                             any(limit is not None and type(limit) is not float for limit in limits)):
+    raise UserError(f'{path} has the thresholds {reprlib.repr(limits)}: wanted a number or null for each of the labels')
+  if any(task.name not in KINDS or task.loss not in KINDS[task.name].losses for task in tasks):
+    raise UserError(f'{path} has tasks that this version does not know: pip install --upgrade uniemox_jax')
+  if len(names) != description['model']['classes']:
+    raise UserError(f'{path} names {len(names)} outputs of {description["model"]["classes"]}: fetch it again')

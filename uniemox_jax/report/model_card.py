@@ -34,7 +34,11 @@ def write_card(
   stages, start = _stages(run)
   start = public_name(facts['source']) if facts['source'] else start
   result = read_run_result(run, step)
-  metrics = {key: value for key, value in result.items() if isinstance(value, int | float) and key not in NOT_METRICS}
+  parts = {'': result, **{f'{task}: ': values for task, values in result.get('tasks', {}).items()}}
+  metrics = {
+      prefix + key: value for prefix, values in parts.items()
+      for key, value in values.items()
+      if isinstance(value, int | float) and key not in NOT_METRICS}
   card = render(
       'model_card.md.j2', facts | {
           'target': target, 'kind': kind, 'title': TITLES[kind], 'stages': stages, 'start': start,

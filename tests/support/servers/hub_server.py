@@ -1,4 +1,4 @@
-"""A stand-in of the Hugging Face hub on the loopback: what huggingface_hub asks of a data set's repository."""
+"""A stand-in of the Hugging Face hub on the loopback: what huggingface_hub asks of a repository of data or a model."""
 
 from collections.abc import Iterator
 import contextlib
@@ -36,7 +36,8 @@ class _Handler(BaseHTTPRequestHandler):
   def do_GET(self) -> None:  # noqa: N802
     path = unquote(urlsplit(self.path).path)
     self.server.asked.append((self.command, path, self.headers.get('Range')))
-    repository = '/'.join(path.removeprefix('/api').removeprefix('/datasets/').split('/')[:2])
+    kind = '/datasets' if path.removeprefix('/api').startswith('/datasets') else '/models'
+    repository = '/'.join(path.removeprefix('/api').removeprefix(kind).split('/')[1:3])
     folder = self.server.folders.get(repository)
     if folder is None:
       return self._fail(401, 'RepoNotFound')
@@ -44,7 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
       return self._fail(403, 'GatedRepo')
     files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob('*')) if file.is_file()}
     if path.startswith('/api/'):
-      rest = path.removeprefix(f'/api/datasets/{repository}')
+      rest = path.removeprefix(f'/api{kind}/{repository}')
       if rest.startswith('/revision/') and rest.split('/')[2] not in ('main', COMMIT):
         return self._fail(404, 'RevisionNotFound')
       if rest.startswith('/tree/'):
@@ -56,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
             'id': repository, 'sha': COMMIT, 'private': False, 'disabled': False, 'downloads': 0, 'likes': 0,
             'tags': [], 'siblings': [{'rfilename': name} for name in files]}  # fmt: skip
       return self._answer(json.dumps(found).encode(), {'Content-Type': 'application/json'})
-    name = path.removeprefix(f'/datasets/{repository}/resolve/{COMMIT}/')
+    name = path.removeprefix('/datasets').removeprefix(f'/{repository}/resolve/{COMMIT}/')
     if name not in files:
       return self._fail(404, 'EntryNotFound')
     content = files[name].read_bytes()

@@ -23,7 +23,8 @@ from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from uniemox_jax.objectives.tasks import is_single_label, tasks_of
 from uniemox_jax.report.model_card import write_card
 from uniemox_jax.runtime import cli
-from uniemox_jax.teacher.frozen_clip import View, load_clip, save_clip
+from uniemox_jax.teacher.frozen_clip import load_clip, save_clip
+from uniemox_jax.teacher.view import View
 from uniemox_jax.train.checkpoint import FOLDER, load_checkpoint
 from uniemox_jax.train.run_folder import TEACHER_FOLDER, predicts_normalised_patches, read_run_config, run_folder
 
@@ -97,8 +98,9 @@ def _export_clip(checkpoint: str, folder: epath.Path) -> list[str]:
         f"'{checkpoint}' holds no CLIP: give the --workdir of a train_clip run, or what load_clip takes "
         f'(for a student --to={", ".join(STUDENTS)})')
   clip = load_clip(source)
+  config = clip.clip_config
   with whole_folder(folder) as partial:
-    save_clip(partial, clip.config, clip.params, clip.folder, clip.view)
+    save_clip(partial, config, clip.params, clip.folder, clip.view)
     origin = None if read_run_config(run) else str(source)
     facts: dict[str, Any] = {'labels': None, 'view': clip.view, 'notes': [], 'source': origin}
     write_card(partial, target='clip', kind='clip', run=run, step=None, facts=facts)

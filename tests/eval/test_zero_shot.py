@@ -15,7 +15,8 @@ from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.storage import read_json
 from uniemox_jax.teacher import prompts
-from uniemox_jax.teacher.frozen_clip import View, load_clip
+from uniemox_jax.teacher.frozen_clip import load_clip
+from uniemox_jax.teacher.view import View
 from uniemox_jax.zero_shot import class_embeddings, image_embeddings, zero_shot
 
 LABELS = ('amusement', 'awe', 'contentment', 'excitement', 'anger', 'disgust', 'fear', 'sadness')

@@ -16,7 +16,8 @@ from uniemox_jax.convert.formats import hub, weight_files
 from uniemox_jax.convert.import_students import AttentionHeads, import_student, student_of_clip
 from uniemox_jax.convert.position_embeddings import are_sincos, resize_positions, side_of
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from uniemox_jax.teacher.frozen_clip import CONFIG_FILES, OPEN_CLIP_CONFIG, read_clip
+from uniemox_jax.teacher.frozen_clip import read_clip
+from uniemox_jax.teacher.weight_folder import CONFIG_FILES, OPEN_CLIP_CONFIG
 from uniemox_jax.train.checkpoint import load_checkpoint
 from uniemox_jax.train.config import OFF, FinetuneConfig, PretrainConfig, ProbeConfig
 
@@ -123,7 +124,7 @@ def read_source(init: str, model: dict[str, Any], *, decoder: bool) -> Source:
   weights = weight_files.read_weights(path)
   if weight_families.recognise(weights) in weight_families.CLIPS:
     clip = read_clip(weights, path)
-    imported = student_of_clip(clip.config, clip.params, clip.view.statistics, str(weights.path))
+    imported = student_of_clip(clip.clip_config, clip.params, clip.view.statistics, str(weights.path))
   else:
     heads = AttentionHeads(model['heads'], model.get('decoder_heads'), binding=False)
     imported = import_student(weights, path, heads, decoder=decoder)

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import textwrap
 
+import jax
 import numpy as np
 import pytest
 
 from data_pipelines.errors import UserError
 from uniemox_jax import train_clip
-from uniemox_jax.models.clip import CLIPConfig
+from uniemox_jax.models.clip import CLIPConfig, Tower
 from uniemox_jax.teacher import caption_embeddings, frozen_clip, view
 from uniemox_jax.train.config import TowerSettings, TrainClipConfig
 
@@ -234,6 +235,15 @@ def test_a_clip_to_adapt_gives_its_shape_but_for_keys_that_were_given(clip, clip
   with pytest.raises(UserError,
                      match=r'set --config\.model\.image_size=32 --config\.model\.vision\.width=\d+ .*or leave'):
     train_clip._starting_clip(dataclasses.replace(config, model=model), 'unused')
+
+
+def test_digest_is_that_of_earlier_versions_which_name_caches_and_runs_by_it():
+  config = CLIPConfig(Tower(8, 1, 2, 16), Tower(8, 1, 2, 16), 16, 8, 4, 6, 20, 19)
+  params = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, np.float32), frozen_clip.abstract_clip(config)[1])
+  views = view.View(16, 16), view.View(16, 20, True, (0.5,) * 3, (0.25,) * 3)
+  assert [frozen_clip.Clip(config, params, one, None).digest for one in views] == [
+      '535561488138774d9695fa2dfe3a2c97acbf2deaa5c1b4469bc965be86777624',
+      '0bdb7d501646623e88be3005f5bae150e80fbdc8cd06ffd975d2187f23180df8']
 
 
 def embedded(clip, captions, cache_dir, **options):

@@ -115,16 +115,14 @@ class AttentionPool(nnx.Module):
 
   def __call__(self, tokens_BxLxD: jax.Array) -> jax.Array:
     batch, _, width = tokens_BxLxD.shape
-    query_1xHxK = self._project(self.probe[...], 0, 1)
-    key_value = self._project(tokens_BxLxD, 1, 3)
-    query_Bx1xHxK = jnp.broadcast_to(query_1xHxK, (batch, *query_1xHxK.shape))
-    key, value = jnp.split(key_value, 2, axis=2)
-    mixed_Bx1xHxK = jax.nn.dot_product_attention(query_Bx1xHxK, key, value)
+    query_Bx1xHxK = self._project(jnp.broadcast_to(self.probe[...], (batch, 1, width)), 0, 1)
+    key_BxLxHxK, value_BxLxHxK = jnp.split(self._project(tokens_BxLxD, 1, 3), 2, axis=2)
+    mixed_Bx1xHxK = jax.nn.dot_product_attention(query_Bx1xHxK, key_BxLxHxK, value_BxLxHxK)
     pooled_BxD = self.out(mixed_Bx1xHxK.reshape(batch, width))
     return pooled_BxD + self.mlp(self.norm(pooled_BxD))
 
   def _project(self, tokens: jax.Array, first: int, last: int) -> jax.Array:
-    """Parts `first` to `last` of query, key and value, (..., heads * parts, D / heads): only the probe has a query."""
+    """Parts `first` to `last` of query, key and value, (B, L, heads * parts, D / heads): only the probe has a query."""
     width = tokens.shape[-1]
     assert self.qkv.bias is not None
     kernel = self.qkv.kernel[...][:, first * width:last * width].astype(self.dtype)

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 from PIL import Image
 import pytest
-from tests.support.siglip_folders import CONTEXT
 
 from data_pipelines.batches import augment
 from data_pipelines.errors import UserError
 from tests.support import small_runs
+from tests.support.siglip_folders import CONTEXT
 from uniemox_jax import train_clip
 from uniemox_jax.export_torch import export_torch
 from uniemox_jax.import_torch import import_torch

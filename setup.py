@@ -32,6 +32,8 @@ INSTALL_REQUIRES = [
   'safetensors>=0.8,<0.9',
   'scikit-learn>=1.9,<2',
   'scipy>=1.17,<2',
+  # The vocabulary of SigLIP, which transformers reads with it.
+  'sentencepiece>=0.2.2,<0.3',
   # tensorboardX writes the event files, tensorboard is what shows them (tensorflow no longer brings it).
   'tensorboard>=2.21,<3',
   'tensorboardX>=2.6.5,<3',

@@ -155,7 +155,7 @@ def evaluation_view(image: Image.Image, size: int) -> np.ndarray:
 def centre_view(
     image: Image.Image, size: int, short_side: int, squash: bool = False, floor: bool = False,
     resample: int = Image.Resampling.BICUBIC) -> np.ndarray:
-  """The view of torchvision's `Resize(short_side, BICUBIC)` and `CenterCrop(size)`, uint8 (size, size, 3).
+  """The view of torchvision's `Resize(short_side, resample)` and `CenterCrop(size)`, uint8 (size, size, 3).
 
   The long side is cut off to whole pixels; half a pixel of margin goes to the even neighbour. Only what the crop needs
   is resized, so memory is bounded whatever the shape of the image.
@@ -166,7 +166,7 @@ def centre_view(
     short_side: what the short side is resized to, at least `size`.
     squash: resize both sides to `short_side`.
     floor: half a pixel of margin is cut off, as in transformers.
-    resample: Pillow's number of another filter.
+    resample: Pillow's BICUBIC or BILINEAR.
   """
   sides_2 = np.array(image.size)
   resized_2 = np.full(2, short_side) if squash else short_side * sides_2 // sides_2.min()

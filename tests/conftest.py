@@ -25,7 +25,7 @@ import filelock
 import numpy as np
 import pytest
 
-from tests.support import small_runs
+from tests.support import siglip_folders, small_runs
 from uniemox_jax.models.clip import CLIPConfig
 
 PARITY = 1e-5
@@ -146,6 +146,18 @@ def built_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Calla
 def clip_folder(built_once: Callable[..., Path]) -> Path:
   """The same CLIP in Hugging Face form. Do not write into it."""
   return built_once('shared_clip', small_runs.write_teacher)
+
+
+@pytest.fixture(scope='session')
+def siglip_folder(random_torch: Callable[..., Any], built_once: Callable[..., Path]) -> Path:
+  """A random SigLIP in Hugging Face form. Do not write into it."""
+  return built_once('shared_siglip', lambda folder: siglip_folders.write_siglip(folder, random_torch, 'siglip'))
+
+
+@pytest.fixture(scope='session')
+def siglip2_folder(random_torch: Callable[..., Any], built_once: Callable[..., Path]) -> Path:
+  """A random SigLIP 2 in Hugging Face form. Do not write into it."""
+  return built_once('shared_siglip2', lambda folder: siglip_folders.write_siglip(folder, random_torch, 'siglip2'))
 
 
 @pytest.fixture(scope='session')

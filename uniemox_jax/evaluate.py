@@ -17,6 +17,7 @@ from uniemox_jax.eval import label_maps
 from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.trained_classifier import evaluate_params, load_trained, predict_split, report_persons
 from uniemox_jax.objectives.tasks import KINDS, measure, single_label_task, split_columns, tasks_of
+from uniemox_jax.recognition.recogniser import view_of
 from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.train.kept_config import config_hash, read_kept_config
 
@@ -38,7 +39,8 @@ class _FinetunedRun:
       mesh = sharding.make_mesh(**self.config['mesh'])
       self.on_split: dict[str, Any] = {
           'classifier': classifier, 'params': sharding.replicate(self.checkpoint.params, mesh), 'mesh': mesh,
-          'image_size': self.config['model']['image_size'], 'batch_size': self.config['batch_size']}
+          'image_size': self.config['model']['image_size'], 'batch_size': self.config['batch_size'],
+          'view': view_of(self.checkpoint.description)}
 
   def report_persons(self, split: reader.Split, split_name: str) -> None:
     """See `trained_classifier.report_persons`; nothing for a model of the scene alone."""

@@ -21,11 +21,12 @@ from uniemox_jax.convert import export_students
 from uniemox_jax.convert.export_students import ExportedStudent
 from uniemox_jax.convert.saved_model import write_saved_model
 from uniemox_jax.convert.shared_model import write_shared
+from uniemox_jax.convert.view import View
 from uniemox_jax.objectives.tasks import is_single_label, tasks_of
 from uniemox_jax.recognition.recogniser import of_checkpoint, view_of
 from uniemox_jax.report.model_card import public_name, write_card
 from uniemox_jax.runtime import cli
-from uniemox_jax.teacher.frozen_clip import Clip, View, load_clip, save_clip
+from uniemox_jax.teacher.frozen_clip import Clip, load_clip, save_clip
 from uniemox_jax.train.checkpoint import FOLDER, Checkpoint
 from uniemox_jax.train.open_model import open_model
 from uniemox_jax.train.run_folder import TEACHER_FOLDER, predicts_normalised_patches, read_run_config, run_folder
@@ -106,8 +107,7 @@ def _write_for_others(folder: Path, target: str, checkpoint: str, loaded: Checkp
         f"'{checkpoint}' is a classifier of scene and person, for which no other library has a form: choose "
         '--to=uniemox, fine-tune with --config.streams=scene, or export the encoder that it started from')
   student = ExportedStudent(
-      kind, export_students.MODEL_DEFAULTS[kind] | description['model'], loaded.params, description.get('labels'),
-      view.mean, view.std, view.short_side, view.squash, view.resample,
+      kind, export_students.MODEL_DEFAULTS[kind] | description['model'], loaded.params, description.get('labels'), view,
       predicts_normalised_patches(loaded.path, description))
   if target == 'mae':
     student = export_students.by_folder_names(student)
@@ -128,8 +128,9 @@ def _export_clip(checkpoint: str, folder: epath.Path) -> list[str]:
         f"'{checkpoint}' holds no CLIP: give the --workdir of a train_clip run, or what load_clip takes "
         f'(for a student --to={", ".join(STUDENTS)})')
   clip = load_clip(source)
+  config = clip.clip_config
   with whole_folder(folder) as partial:
-    save_clip(partial, clip.config, clip.params, clip.folder, clip.view)
+    save_clip(partial, config, clip.params, clip.folder, clip.view)
     origin = None if read_run_config(run) else str(source)
     facts: dict[str, Any] = {'labels': None, 'view': clip.view, 'notes': [], 'source': origin}
     write_card(partial, target='clip', kind='clip', run=run, step=None, facts=facts)

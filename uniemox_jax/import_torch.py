@@ -19,8 +19,9 @@ from uniemox_jax.convert import import_students, weight_families
 from uniemox_jax.convert.formats import hub, weight_files
 from uniemox_jax.convert.import_students import UNKNOWN_HEADS, AttentionHeads, ImportedStudent
 from uniemox_jax.runtime import cli
-from uniemox_jax.teacher.frozen_clip import CONFIG_FILES, OPEN_CLIP_CONFIG, read_clip, save_clip
+from uniemox_jax.teacher.frozen_clip import read_clip, save_clip
 from uniemox_jax.teacher.tokenizer import TOKENIZER_FILES
+from uniemox_jax.teacher.weight_folder import CONFIG_FILES, OPEN_CLIP_CONFIG
 from uniemox_jax.train.checkpoint import save_weights
 from uniemox_jax.train.open_model import describe
 
@@ -50,20 +51,21 @@ def import_torch(
     raise UserError(f'{out} exists: choose another --out, or remove it')
   path = hub.locate(source, [*CONFIG_FILES, OPEN_CLIP_CONFIG, *TOKENIZER_FILES])
   weights = weight_files.read_weights(path, key)
-  is_clip = weight_families.recognise(weights, key) in weight_families.CLIPS
+  family = weight_families.recognise(weights, key)
+  is_clip = family in weight_families.CLIPS
   if is_clip and (dataset or heads != UNKNOWN_HEADS) or (activation or image_tower) and not is_clip:
     raise UserError(
-        f'{weights.path} holds a {"CLIP" if is_clip else "student"}: --activation and --image_tower are '
+        f'{weights.path} holds {weight_families.TITLES[family]}: --activation and --image_tower are '
         'for a CLIP, --dataset, --heads and --decoder_heads are for a student')
   clip = read_clip(weights, path, activation=activation) if is_clip else None
   if clip and not image_tower:
-    save_clip(target, clip.config, clip.params, clip.folder, clip.view)
+    save_clip(target, clip.clip_config, clip.params, clip.folder, clip.view)
     print(
         f'{weights.path}: a CLIP at {clip.config.image_size} pixels, {clip.config.projection_dim} wide, '
         f'{clip.config.text.activation}\nsaved: {out}', flush=True)
     return
   if clip:
-    imported = import_students.student_of_clip(clip.config, clip.params, clip.view.statistics, str(weights.path))
+    imported = import_students.student_of_clip(clip.clip_config, clip.params, clip.view.statistics, str(weights.path))
   else:
     imported = import_students.import_student(weights, path, heads)
   print('\n'.join(imported.messages), flush=True)

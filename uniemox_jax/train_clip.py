@@ -17,12 +17,13 @@ import numpy as np
 from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
+from uniemox_jax.convert.view import clip_normalise
 from uniemox_jax.models.clip import CLIP, CLIPConfig, Tower
 from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.distributed import is_primary, wait_for_all
 from uniemox_jax.teacher.caption_embeddings import MOSTLY_EQUAL, split_captions
-from uniemox_jax.teacher.frozen_clip import Clip, clip_normalise, load_clip, save_clip
+from uniemox_jax.teacher.frozen_clip import Clip, load_clip, save_clip
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import ClipSettings, TowerSettings, TrainClipConfig
 from uniemox_jax.train.initial_weights import given_flags
@@ -53,7 +54,7 @@ def _starting_clip(config: TrainClipConfig, workdir: str) -> tuple[Clip, TrainCl
     wait_for_all('initial CLIP written')
     return load_clip(folder), config
   clip = load_clip(config.init)
-  towers = (clip.config.vision, clip.config.text)
+  towers = (clip.clip_config.vision, clip.clip_config.text)
   seen, read = (TowerSettings(width=tower.width, depth=tower.depth, heads=tower.heads) for tower in towers)
   have = ClipSettings(
       image_size=clip.config.image_size, patch_size=clip.config.patch_size, projection=clip.config.projection_dim,
@@ -98,12 +99,14 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
     inputs['dataset (captions)'] = 'with cleaning'
   run = loop.open_run(
       config, workdir, name='train_clip', build=build, mesh=mesh, steps_per_epoch=steps_per_epoch,
-      description={'kind': 'clip', 'model': clip.config.to_dict()}, inputs=inputs, loaded=clip.params, profile=profile)
+      description={'kind': 'clip',
+                   'model': clip.clip_config.to_dict()}, inputs=inputs, loaded=clip.params, profile=profile)
   batches = pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=clip.config.image_size, start_step=run.start,
       mode='pretrain', person=False, crop_area=(config.min_crop_area, 1.0), process_index=jax.process_index(),
       process_count=jax.process_count())
-  view = functools.partial(clip_normalise, size=clip.config.image_size, mean=clip.view.mean, std=clip.view.std)
+  view = functools.partial(
+      clip_normalise, size=clip.config.image_size, mean=clip.view.mean, std=clip.view.std, resample=clip.view.resample)
   state = loop.train(
       run, make_clip_step(graphdef_of(build), run.optimizer, view, config.equal_texts),
       ({'scene': batch['scene'], 'ids': ids_NxT[batch['position']], 'example_id': batch['example_id']}
@@ -111,7 +114,7 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
   folder = os.path.join(workdir, TEACHER_FOLDER)
   params = jax.device_get(sharding.replicate(state.params, mesh))
   if is_primary():
-    save_clip(folder, clip.config, params, vocabulary_source=clip.folder, view=clip.view)
+    save_clip(folder, clip.clip_config, params, vocabulary_source=clip.folder, view=clip.view)
   print(f'teacher saved: {folder}', flush=True)
   return folder
 

@@ -1,4 +1,4 @@
-"""Classifies emotions with a CLIP that was not trained for it, by prompts (docs/protocols.md).
+"""Classifies emotions with a CLIP or SigLIP that was not trained for it, by prompts (docs/protocols.md).
 
 python -m uniemox_jax.zero_shot --teacher=CLIP_PATH --data_dir=DIR --dataset=NAME [--prompts=FILE] --workdir=DIR
 """
@@ -17,6 +17,7 @@ from data_pipelines.batches import augment
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.storage import exists, read_json_object
+from uniemox_jax.convert.view import View
 from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.split_outputs import Fields, split_outputs
 from uniemox_jax.models.preprocess import normalise
@@ -24,7 +25,7 @@ from uniemox_jax.objectives.tasks import measure, single_label_task
 from uniemox_jax.recognition.words import class_embeddings
 from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.teacher import prompts
-from uniemox_jax.teacher.frozen_clip import Clip, View, load_clip
+from uniemox_jax.teacher.frozen_clip import Clip, load_clip
 from uniemox_jax.train.kept_config import config_hash
 
 BATCH_SIZE = 256
@@ -45,10 +46,9 @@ def image_embeddings(clip: Clip, split: reader.Split, batch_size: int) -> tuple[
   """
   mesh, view = sharding.make_mesh(), clip.view
   found = split_outputs(
-      functools.partial(_embed, clip.graphdef, view, sharding.replicate(clip.params,
-                                                                        mesh)), split, ['label'], image_size=view.size,
-      batch_size=batch_size, mesh=mesh, progress=f'zero-shot {split.name}', view=functools.partial(
-          augment.centre_view, size=view.size, short_side=view.short_side, squash=view.squash, floor=True))
+      functools.partial(_embed, clip.graphdef, view, sharding.replicate(clip.params, mesh)), split, ['label'],
+      image_size=view.size, batch_size=batch_size, mesh=mesh, progress=f'zero-shot {split.name}',
+      view=functools.partial(augment.centre_view, **view.centre))
   return found['outputs'], found['label']
 
 
@@ -58,7 +58,7 @@ def zero_shot(
   """Classifies a split by the nearest class embedding and writes result.json (result_val.json for val).
 
   Args:
-    teacher: a CLIP, as `load_clip` reads it.
+    teacher: a CLIP or SigLIP, as `load_clip` reads it.
     data_dir, dataset, split_name: the records.
     workdir: the folder of the result.
     templates: each with {} for the class.
@@ -86,8 +86,8 @@ def zero_shot(
   ensemble_CxE = class_embeddings(clip, split.labels, templates)
   plain_CxE = class_embeddings(clip, split.labels, [prompts.PLAIN])
   image_NxE, label_N = image_embeddings(clip, split, batch_size)
-  scale = float(np.exp(clip.params['logit_scale']))
-  ensemble, plain = (measure(task, scale * image_NxE @ text_CxE.T, label_N) for text_CxE in (ensemble_CxE, plain_CxE))
+  ensemble, plain = (
+      measure(task, clip.scale * image_NxE @ text_CxE.T, label_N) for text_CxE in (ensemble_CxE, plain_CxE))
   return write_result(
       path, dataset=dataset, split=split_name, init=teacher, checkpoint_step=None, config_hash=config_hash(asked),
       **ensemble, protocol='zero_shot', templates=list(templates), plain={'template': prompts.PLAIN, **plain})
@@ -108,7 +108,7 @@ def main() -> None:
 if __name__ == '__main__':
   cli.define_workdir()
   cli.define_multihost()
-  cli.define_path('teacher', None, 'A CLIP: folder, file or hub id.', required=True)
+  cli.define_path('teacher', None, 'A CLIP or SigLIP: folder, file or hub id.', required=True)
   cli.define_path('data_dir', 'data', 'Folder of the records.')
   flags.DEFINE_string('dataset', None, 'Dataset of the records.', required=True)
   flags.DEFINE_enum('split', 'test', ['train', 'val', 'test'], 'Which split.')

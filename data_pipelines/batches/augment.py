@@ -2,6 +2,7 @@
 
 import math
 
+from PIL import Image
 import tensorflow as tf
 
 from data_pipelines import images
@@ -14,6 +15,7 @@ KEYS = 13
 SHUFFLE_ROUNDS = 12
 TRIES = 10
 """Crops that torchvision's RandomResizedCrop tries before it falls back to the centre."""
+_KERNELS = {Image.Resampling.BILINEAR: 'triangle', Image.Resampling.BICUBIC: 'keyscubic'}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as shares of 255.
 
 
@@ -139,7 +141,9 @@ def squashed_view(jpeg: tf.Tensor, size: int) -> tf.Tensor:
   return centre_view(jpeg, size, size, squash=True)
 
 
-def centre_view(jpeg: tf.Tensor, size: int, short_side: int, squash: bool = False, floor: bool = False) -> tf.Tensor:
+def centre_view(
+    jpeg: tf.Tensor, size: int, short_side: int, squash: bool = False, floor: bool = False,
+    resample: int = Image.Resampling.BICUBIC) -> tf.Tensor:
   """`images.centre_view` of a JPEG, to 2 of 255: uint8 (size, size, 3). Only what the crop needs is resized."""
   image = decode(jpeg)
   sides_2 = tf.cast(tf.shape(image)[:2], tf.int64)
@@ -154,13 +158,15 @@ def centre_view(jpeg: tf.Tensor, size: int, short_side: int, squash: bool = Fals
   last_2 = tf.minimum(tf.math.ceil(start_2 + size * step_2) + reach_2, tf.cast(sides_2, tf.float64))
   (top, left), (bottom, right) = (tf.unstack(tf.cast(corner_2, tf.int32)) for corner_2 in (first_2, last_2))
   scale_2, translation_2 = (tf.cast(values_2, tf.float32) for values_2 in (1 / step_2, (first_2 - start_2) / step_2))
-  view = _resample(image[top:bottom, left:right], tf.stack([size, size]), scale_2, translation_2, round_between=True)
+  view = _resample(
+      image[top:bottom, left:right], tf.stack([size, size]), scale_2, translation_2, round_between=True,
+      kernel=_KERNELS[Image.Resampling(resample)])
   return tf.ensure_shape(view, [size, size, 3])
 
 
 def _resample(
-    image_HxWx3: tf.Tensor, size_2: tf.Tensor, scale_2: tf.Tensor, translation_2: tf.Tensor,
-    round_between: bool) -> tf.Tensor:
+    image_HxWx3: tf.Tensor, size_2: tf.Tensor, scale_2: tf.Tensor, translation_2: tf.Tensor, round_between: bool,
+    kernel: str = 'keyscubic') -> tf.Tensor:
   """uint8 (*size_2, 3) of pixels that are scaled, then moved by `translation_2`, rounded and clipped.
 
   At under half the cost of tf.image.resize: one axis at a time, columns first as in Pillow, with everything else as
@@ -169,18 +175,19 @@ def _resample(
   (rows, columns), (height, width) = tf.unstack(tf.shape(image_HxWx3)[:2]), tf.unstack(size_2)
   lines_Hx3W = tf.reshape(image_HxWx3, tf.stack([rows, columns * 3]))
   lines_Wx3H = tf.reshape(tf.transpose(lines_Hx3W), tf.stack([columns, 3 * rows]))
-  lines_Wx3H = _resample_first(lines_Wx3H, width, scale_2[1], translation_2[1])
+  lines_Wx3H = _resample_first(lines_Wx3H, width, scale_2[1], translation_2[1], kernel)
   if round_between:
     lines_Wx3H = tf.clip_by_value(tf.round(lines_Wx3H), 0, 255)
   lines_Hx3W = tf.transpose(tf.reshape(lines_Wx3H, tf.stack([width * 3, rows])))
-  resized = _resample_first(lines_Hx3W, height, scale_2[0], translation_2[0])
+  resized = _resample_first(lines_Hx3W, height, scale_2[0], translation_2[0], kernel)
   return tf.saturate_cast(tf.round(tf.reshape(resized, tf.stack([height, width, 3]))), tf.uint8)
 
 
-def _resample_first(lines_NxK: tf.Tensor, size: tf.Tensor, scale: tf.Tensor, translation: tf.Tensor) -> tf.Tensor:
+def _resample_first(
+    lines_NxK: tf.Tensor, size: tf.Tensor, scale: tf.Tensor, translation: tf.Tensor, kernel: str) -> tf.Tensor:
   """float32 (size, K): the first axis resampled, all numbers along the second as channels."""
   count, channels = tf.unstack(tf.shape(lines_NxK))
   resized = tf.raw_ops.ScaleAndTranslate(
       images=tf.reshape(lines_NxK, tf.stack([1, 1, count, channels])), size=tf.stack([1, size]),
-      scale=tf.stack([1.0, scale]), translation=tf.stack([0.0, translation]), kernel_type='keyscubic', antialias=True)
+      scale=tf.stack([1.0, scale]), translation=tf.stack([0.0, translation]), kernel_type=kernel, antialias=True)
   return tf.reshape(resized, tf.stack([size, channels]))

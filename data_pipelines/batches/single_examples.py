@@ -1,9 +1,10 @@
 """Single examples of a split for a person to look at: both evaluation views, with the record's id and label."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
+import functools
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -28,18 +29,23 @@ class Example(NamedTuple):
   person: np.ndarray | None
 
 
-def read_examples(split: Split, positions: Sequence[int], size: int, *, person: bool = True) -> Iterator[Example]:
+def read_examples(
+    split: Split, positions: Sequence[int], size: int, *, person: bool = True,
+    centre: Mapping[str, Any] | None = None) -> Iterator[Example]:
   """The examples at these positions, in this order, with views of S = `size`; as many threads as CPUs read them.
 
-  Raises UserError on a damaged shard.
+  `centre` holds the arguments of `augment.centre_view` for the scene; None gives the evaluation view. Raises UserError
+  on a damaged shard.
   """
+  view = functools.partial(augment.centre_view, **centre) if centre else functools.partial(
+      augment.evaluation_view, size=size)
 
   def read(position: int) -> Example:
     record = tf.io.parse_single_example(split.read(position), _FIELDS)
     persons_P = record['persons'] if person else []
     return Example(
         record['id'].numpy().decode(), int(record['label']),
-        augment.evaluation_view(record['image'], size).numpy(),
+        view(record['image']).numpy(),
         augment.squashed_view(persons_P[0], size).numpy() if len(persons_P) else None)
 
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -11,10 +11,11 @@ from configs import demo
 from data_pipelines.errors import UserError
 from tests.support import small_runs
 from uniemox_jax import ablate
+from uniemox_jax.convert.view import clip_normalise
 from uniemox_jax.models.fusion import FUSIONS
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from uniemox_jax.pretrain import _step_batches
-from uniemox_jax.teacher.frozen_clip import clip_normalise, load_clip
+from uniemox_jax.teacher.frozen_clip import load_clip
 from uniemox_jax.teacher.step_teacher import make_teacher
 from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.schema import parse

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from data_pipelines.errors import UserError
 from uniemox_jax.convert.formats.weight_files import read_weights
 from uniemox_jax.convert.import_students import AttentionHeads, ImportedStudent, import_student
-from uniemox_jax.teacher.frozen_clip import View
+from uniemox_jax.convert.view import View
 
 transformers = pytest.importorskip('transformers')
 

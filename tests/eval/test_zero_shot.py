@@ -1,9 +1,10 @@
-"""Zero-shot CLIP: equal to transformers' CLIPModel with the same prompts, under CLIP's own view of the records."""
+"""Zero-shot CLIP and SigLIP: equal to transformers with the same prompts, under the model's own view of the records."""
 
 from collections.abc import Callable
 import functools
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,24 +15,28 @@ from data_pipelines.batches import augment, pipeline
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.storage import read_json
+from uniemox_jax.convert.view import View
 from uniemox_jax.teacher import prompts
-from uniemox_jax.teacher.frozen_clip import View, load_clip
+from uniemox_jax.teacher.frozen_clip import load_clip
 from uniemox_jax.zero_shot import class_embeddings, image_embeddings, zero_shot
 
 LABELS = ('amusement', 'awe', 'contentment', 'excitement', 'anger', 'disgust', 'fear', 'sadness')
 
 
-def their_logits(clip_folder: Path, view: View, images_NxSxSx3: np.ndarray, templates: tuple[str, ...]) -> np.ndarray:
-  """By transformers alone, from pixels on: its tokens, its towers."""
+def their_logits(folder: Path, view: View, images_NxSxSx3: np.ndarray, templates: tuple[str, ...]) -> np.ndarray:
+  """By transformers alone, from pixels on: its tokens, its towers. A SigLIP's bias is left out."""
   import torch
-  from transformers import CLIPModel, CLIPTokenizer
-  model, tokenizer = CLIPModel.from_pretrained(clip_folder).eval(), CLIPTokenizer.from_pretrained(clip_folder)
+  from transformers import AutoModel, AutoTokenizer
+  model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+  padded: dict[str, Any] = {'padding': True}
+  if model.config.model_type == 'siglip':
+    padded = {'padding': 'max_length', 'max_length': 64, 'return_attention_mask': False}
   normalised = (images_NxSxSx3 / np.float32(255) - np.array(view.mean, np.float32)) / np.array(view.std, np.float32)
   with torch.no_grad():
     pixels = torch.from_numpy(normalised.transpose(0, 3, 1, 2).astype(np.float32))
     embedded = []
     for template in templates:
-      tokens = tokenizer([template.replace('{}', word) for word in LABELS], padding=True, return_tensors='pt')
+      tokens = tokenizer([template.replace('{}', word) for word in LABELS], return_tensors='pt', **padded)
       found = model(pixel_values=pixels, **tokens)
       embedded.append(found.text_embeds)
     text = torch.stack(embedded).mean(0)
@@ -43,15 +48,22 @@ def log_loss(logits_NxC: np.ndarray, label_N: np.ndarray) -> float:
   return reference.log_loss(label_N, probability_NxC / probability_NxC.sum(1, keepdims=True), labels=range(8))
 
 
-def test_result_is_that_of_transformers_clip(data_dir, clip_folder, tmp_path):
-  result = zero_shot(str(clip_folder), data_dir, 'emo8', str(tmp_path), batch_size=10)
-  clip, split = load_clip(clip_folder), reader.open_split(data_dir, 'emo8', 'test')
-  view = functools.partial(augment.centre_view, size=32, short_side=32, squash=False)
+@pytest.fixture(params=['clip', 'siglip', 'siglip2'])
+def teacher_folder(request: pytest.FixtureRequest) -> Path:
+  return request.getfixturevalue(f'{request.param}_folder')
+
+
+def test_result_is_that_of_transformers(data_dir, teacher_folder, tmp_path):
+  result = zero_shot(str(teacher_folder), data_dir, 'emo8', str(tmp_path), batch_size=10)
+  clip, split = load_clip(teacher_folder), reader.open_split(data_dir, 'emo8', 'test')
+  view = functools.partial(
+      augment.centre_view, size=32, short_side=32, squash=teacher_folder.name != 'shared_clip',
+      resample=2 if teacher_folder.name == 'shared_siglip2' else 3)
   batch = next(pipeline.eval_batches(split, batch_size=24, image_size=32, view=view))
   image_NxE, label_N = image_embeddings(clip, split, 10)
   for templates, measured in ((prompts.TEMPLATES, result), ((prompts.PLAIN,), result['plain'])):
-    logits_NxC = their_logits(clip_folder, clip.view, batch['image'], templates)
-    ours_NxC = np.exp(clip.params['logit_scale']) * image_NxE @ class_embeddings(clip, LABELS, templates).T
+    logits_NxC = their_logits(teacher_folder, clip.view, batch['image'], templates)
+    ours_NxC = clip.scale * image_NxE @ class_embeddings(clip, LABELS, templates).T
     np.testing.assert_allclose(ours_NxC, logits_NxC, atol=1e-4)
     assert measured['loss'] == pytest.approx(log_loss(logits_NxC, batch['label']), abs=1e-4)
     assert measured['top1'] == np.mean(logits_NxC.argmax(1) == batch['label'])

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import images as image_files
+from uniemox_jax.convert.view import View
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalise
-from uniemox_jax.teacher.frozen_clip import View
 
 
 def student_view(images: Any, size: int, mean: Any = IMAGENET_MEAN, std: Any = IMAGENET_STD) -> jax.Array:

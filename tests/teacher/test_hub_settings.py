@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from data_pipelines.errors import UserError
-from uniemox_jax.teacher.frozen_clip import CLIP_MEAN, CLIP_STD, View, load_clip
+from uniemox_jax.convert.view import BILINEAR, CLIP_MEAN, CLIP_STD, View
+from uniemox_jax.teacher.frozen_clip import load_clip
 
 SUPPORTED: dict[str, tuple[dict[str, Any], View]] = {
     'nothing said': ({}, View(32, 32)), 'a number': ({'size': 32, 'crop_size': 32}, View(32, 32)),
@@ -17,8 +18,8 @@ SUPPORTED: dict[str, tuple[dict[str, Any], View]] = {
             ({'size': {'height': 32, 'width': 32}, 'do_center_crop': False}, View(32, 32, True)), 'with empty keys':
                 ({'size': {'height': None, 'width': None, 'shortest_edge': 34, 'longest_edge': None}}, View(32, 34)),
     'crop by its short side': ({'crop_size': {'shortest_edge': 32}}, View(32, 32)), 'no crop':
-        ({'size': 32, 'do_center_crop': False,
-          'crop_size': 99}, View(32, 32)), 'bicubic by name': ({'resample': 'bicubic'}, View(32, 32)),
+        ({'size': 32, 'do_center_crop': False, 'crop_size': 99}, View(32, 32)), 'bicubic by name':
+            ({'resample': 'bicubic'}, View(32, 32)), 'bilinear': ({'resample': 2}, View(32, 32, resample=BILINEAR)),
     'the older name of its class': ({'feature_extractor_type': 'CLIPFeatureExtractor'}, View(32, 32)), 'a quick class':
         ({'image_processor_type': 'CLIPImageProcessorFast'}, View(32, 32)), 'one mean for all channels':
             ({'image_mean': 0.5, 'image_std': 0.25}, View(32, 32, mean=(0.5,) * 3, std=(0.25,) * 3)), 'not normalised':
@@ -46,7 +47,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
                     ({'do_resize': False, 'do_center_crop': False}, 'do_resize False'), 'a switch is text':
                         ({'do_resize': 'false'}, "do_resize is 'false', not true or false"), 'a switch is null':
                             ({'do_center_crop': None}, 'do_center_crop is None'), 'a switch is a number':
-                                ({'do_normalize': 1}, 'do_normalize is 1'), 'bilinear': ({'resample': 2}, 'resample 2'),
+                                ({'do_normalize': 1}, 'do_normalize is 1'), 'nearest': ({'resample': 0}, 'resample 0'),
     'resampled by text': ({'resample': 'lanczos'}, "resample 'lanczos'"), 'resampled by a list':
         ({'resample': [3]}, 'resample'), 'padded': ({'do_pad': True}, 'do not give 32'), 'not scaled':
             ({'do_rescale': False}, 'do not scale pixels to 0..1'), 'scaled to -1..1':

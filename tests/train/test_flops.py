@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from uniemox_jax.convert.view import View
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.models.clip import CLIPConfig, ImageTower, Tower
 from uniemox_jax.models.fusion import FUSIONS
+from uniemox_jax.models.siglip import SiglipConfig
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.runtime.hardware import peak_flops
 from uniemox_jax.runtime.run_log import RunLog, read_metrics
-from uniemox_jax.teacher.frozen_clip import Clip, View, abstract_clip
+from uniemox_jax.teacher.frozen_clip import Clip, abstract_clip
 from uniemox_jax.teacher.step_teacher import make_teacher
 from uniemox_jax.train.config import LossSettings, PretrainConfig
 from uniemox_jax.train.flops import finetune_work, pretrain_work
@@ -52,8 +54,11 @@ def product_flops(jaxpr: Any) -> int:
   return total
 
 
-def _teacher(clip_config: CLIPConfig) -> tuple[Any, Any]:
-  clip = Clip(clip_config, abstract_clip(clip_config)[1], View(32, 32), None)
+SIGLIP = SiglipConfig(Tower(12, 2, 3, 20), Tower(16, 1, 2, 32), 32, 8, 12)
+
+
+def _teacher(clip_config: CLIPConfig | SiglipConfig) -> tuple[Any, Any]:
+  clip = Clip(clip_config, abstract_clip(clip_config)[1], View(clip_config.image_size, clip_config.image_size), None)
   return make_teacher(clip, clip_config.projection_dim, jnp.float32)
 
 
@@ -62,6 +67,14 @@ def _teacher(clip_config: CLIPConfig) -> tuple[Any, Any]:
     [dict(fusion='none'), dict(decode='both'),
      dict(reconstruct=False), dict(scan=True)], ids=str)
 def test_pretraining_flops_are_those_of_the_traced_forward_pass(clip_config: CLIPConfig, model: dict[str, Any]):
+  check_pretraining(clip_config, model)
+
+
+def test_flops_with_a_siglip_are_those_of_the_traced_forward_pass() -> None:
+  check_pretraining(SIGLIP, {'fusion': 'none'})
+
+
+def check_pretraining(clip_config: CLIPConfig | SiglipConfig, model: dict[str, Any]) -> None:
   build = builder(UniEmoX, **STUDENT | model)
   student, (teacher, frozen) = abstract_model(build), _teacher(clip_config)
   shape = (BATCH, student.streams, 32, 32, 3)

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from tests.support.steps import pretrain_step
+from uniemox_jax.convert.view import View, clip_normalise
 from uniemox_jax.models.clip import CLIPConfig, ImageTower
 from uniemox_jax.models.layers import unit
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.objectives import losses
 from uniemox_jax.runtime import sharding
-from uniemox_jax.teacher.frozen_clip import Clip, View, clip_normalise
+from uniemox_jax.teacher.frozen_clip import Clip
 from uniemox_jax.teacher.step_teacher import Teacher, make_teacher
 from uniemox_jax.train import optimizer
 from uniemox_jax.train.state import TrainState, builder, create_state, graphdef_of, state_template

@@ -20,7 +20,7 @@ HEAD_WIDTH = 64
 LARGEST_ID_ENDS = 2
 """The `eos_token_id` under which a text ends at its largest id, as in OpenAI's and open_clip's code."""
 
-_BLOCK = name_table.BlockNames(
+BLOCK = name_table.BlockNames(
     norm1='layer_norm1', qkv=('self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'), out='self_attn.out_proj',
     norm2='layer_norm2', up='mlp.fc1', down='mlp.fc2')
 RULES = [
@@ -33,9 +33,9 @@ RULES = [
     NameRule('language/positions', ('text_model.embeddings.position_embedding.weight',)),
     NameRule('language/project/kernel', ('text_projection.weight',), name_table.TRANSPOSE)]
 RULES += layer_norm_rules('vision/pre_norm', 'vision_model.pre_layrnorm')
-RULES += block_rules('vision/blocks', 'vision_model.encoder.layers.{}', _BLOCK)
+RULES += block_rules('vision/blocks', 'vision_model.encoder.layers.{}', BLOCK)
 RULES += layer_norm_rules('vision/post_norm', 'vision_model.post_layernorm')
-RULES += block_rules('language/blocks', 'text_model.encoder.layers.{}', _BLOCK)
+RULES += block_rules('language/blocks', 'text_model.encoder.layers.{}', BLOCK)
 RULES += layer_norm_rules('language/norm', 'text_model.final_layer_norm')
 
 _OPENAI_BLOCK = name_table.BlockNames(

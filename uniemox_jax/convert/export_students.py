@@ -15,9 +15,9 @@ from data_pipelines.errors import UserError
 from data_pipelines.storage import write_json
 from uniemox_jax.convert import mae_weights, name_table, vit_mae_weights
 from uniemox_jax.convert.formats.weight_files import SAFETENSORS, write_safetensors
-from uniemox_jax.convert.image_views import RESAMPLES
 from uniemox_jax.convert.label_order import sort_classes
 from uniemox_jax.convert.name_table import NameRule
+from uniemox_jax.convert.view import FILTERS, View
 
 ARCHITECTURES = {192: 'tiny', 384: 'small', 768: 'base', 1024: 'large'}
 """timm's names of widths; `model_args` hold every size anyway."""
@@ -38,19 +38,14 @@ class ExportedStudent(NamedTuple):
   """What is exported.
 
   kind, params: as in a checkpoint. model: the arguments there, over `MODEL_DEFAULTS`. labels: of the head's rows, None
-  without a head. mean, std: of pixels in 0..1. short_side: pixels before the centre crop; squash: of both sides.
-  resample: Pillow's number of the filter. norm_pix: whether it was trained on normalised patches.
+  without a head. view: how it sees images. norm_pix: whether it was trained on normalised patches.
   """
 
   kind: str
   model: dict[str, Any]
   params: dict[str, Any]
   labels: list[str] | None
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
-  short_side: int
-  squash: bool
-  resample: int
+  view: View
   norm_pix: bool
 
   @property
@@ -86,19 +81,18 @@ def _timm_config(student: ExportedStudent) -> dict[str, Any]:
   size, width = model['image_size'], model['width']
   # timm's image towers of CLIP come in fewer sizes.
   size_name = 'base' if model['pre_norm'] else ARCHITECTURES.get(width, 'base')
-  share = size / student.short_side
-  if math.floor(size / share) != student.short_side:  # timm rounds it off: one pixel less at 443, 815...
+  share = size / student.view.short_side
+  if math.floor(size / share) != student.view.short_side:  # timm rounds it off: one pixel less at 443, 815...
     share = math.nextafter(share, 0)
   pool = 'token' if model.get('pooling') == 'class_token' else 'avg'
   model_args = {
       'img_size': size, 'patch_size': model['patch_size'], 'embed_dim': width, 'depth': model['depth'],
       'num_heads': model['heads'], 'global_pool': pool,
       'fc_norm': bool(classes) and model.get('pooling', 'mean') == 'mean'}
-  interpolation = next(name for name, number in RESAMPLES.items() if number == student.resample)
   pretrained_cfg = {
-      'input_size': [3, size, size], 'fixed_input_size': True, 'interpolation': interpolation, 'crop_pct': share,
-      'crop_mode': 'squash' if student.squash else 'center', 'mean': student.mean, 'std': student.std,
-      'num_classes': classes, 'first_conv': 'patch_embed.proj', 'classifier': 'head'}
+      'input_size': [3, size, size], 'fixed_input_size': True, 'interpolation': FILTERS[student.view.resample],
+      'crop_pct': share, 'crop_mode': 'squash' if student.view.squash else 'center', 'mean': student.view.mean,
+      'std': student.view.std, 'num_classes': classes, 'first_conv': 'patch_embed.proj', 'classifier': 'head'}
   labels = {'label_names': student.labels} if classes else {}
   return {
       'architecture': f'vit_{size_name}_{TIMM_VARIANTS[student.variant]}', 'num_classes': classes,

@@ -17,11 +17,12 @@ import numpy as np
 from data_pipelines import storage
 from data_pipelines.errors import UserError, join_names
 from data_pipelines.plain_text import single_line
-from uniemox_jax.convert import image_views, mae_weights, name_table, vit_mae_weights, weight_families
+from uniemox_jax.convert import mae_weights, name_table, vit_mae_weights, weight_families
 from uniemox_jax.convert.formats import hub
 from uniemox_jax.convert.formats.weight_files import Weights
 from uniemox_jax.convert.name_table import NameRule
 from uniemox_jax.convert.position_embeddings import are_sincos, side_of
+from uniemox_jax.convert.view import CLASSIFIERS, HALVES, View
 from uniemox_jax.models.clip import CLIPConfig
 from uniemox_jax.models.registry import abstract_student
 
@@ -70,8 +71,8 @@ class ImportedStudent(NamedTuple):
 
   kind, model, params: as in a checkpoint. labels: class names in the head's order, None if the file has none.
   statistics: {'mean', 'std'} of its pixels in 0..1 if the file has them, else {}. view: how a classifier wants its
-  images, see `image_views`; {} for our own evaluation view. norm_pix: whether its decoder predicts normalised patches.
-  messages: lines for the user.
+  images, see `View.geometry`; {} for our own evaluation view. norm_pix: whether its decoder predicts normalised
+  patches. messages: lines for the user.
   """
 
   kind: str
@@ -124,12 +125,12 @@ def import_student(
     if family == weight_families.VIT:
       found = _from_transformers(shapes, heads, config, decoder, head, name)
       stated = {'norm_pix_loss': config.get('norm_pix_loss')}
-      prepared, labels = _processor_view(folder, found), vit_mae_weights.class_names(config)
+      (view, statistics), labels = _processor_view(folder, found), vit_mae_weights.class_names(config)
     else:
       pretrained = _check_timm(config, shapes, name) if config else {}
       settings = config | {name: stated.get(name) for name in ('mask_ratio', 'global_pool') if name in stated}
       found = _from_mae(shapes, heads, settings, decoder, head, name)
-      prepared, labels = _timm_view(pretrained, found), _timm_names(config, pretrained)
+      (view, statistics), labels = _timm_view(pretrained, found), _timm_names(config, pretrained)
     module = abstract_student(found.kind, found.model)
   template = nnx.to_pure_dict(nnx.state(module, nnx.Param))
   params = name_table.import_params(found.rules, weights.flat, template, source=name, ignored=found.left)
@@ -137,8 +138,8 @@ def import_student(
   messages += _tell(found, shapes, stated)
   norm_pix = found.kind == 'uniemox' and stated.get('norm_pix_loss') is True
   return ImportedStudent(
-      found.kind, found.model, params, labels if found.kind == 'classifier' else None, prepared.get('statistics', {}),
-      prepared.get('view', {}), norm_pix, [single_line(line) for line in messages])
+      found.kind, found.model, params, labels if found.kind == 'classifier' else None, statistics,
+      view.geometry if view else {}, norm_pix, [single_line(line) for line in messages])
 
 
 def _tell(found: _Recognised, shapes: Shapes, stated: Mapping[str, Any]) -> list[str]:
@@ -156,27 +157,24 @@ def _tell(found: _Recognised, shapes: Shapes, stated: Mapping[str, Any]) -> list
   return messages
 
 
-def _processor_view(folder: Path | None, found: _Recognised) -> dict[str, Any]:
-  """How transformers prepares images, by the `preprocessor_config.json` in a folder; see `image_views`."""
+def _processor_view(folder: Path | None, found: _Recognised) -> tuple[View | None, dict[str, list[float]]]:
+  """(view, statistics) by the `preprocessor_config.json` in a folder; an encoder's file gives the statistics alone."""
   processor = hub.read_config(folder, 'preprocessor_config.json')
-  if found.kind == 'classifier':
-    with storage.parsing((folder or Path()) / 'preprocessor_config.json', 'correct it, or fetch it again'):
-      return image_views.transformers_view(processor, found.model['image_size'])
-  if not folder or not processor:
-    return {}
-  with storage.parsing(folder / 'preprocessor_config.json', 'correct it, or fetch it again'):
-    return {'statistics': hub.pixel_statistics(processor, image_views.HALVES, image_views.HALVES)}
+  with storage.parsing((folder or Path()) / 'preprocessor_config.json', 'correct it, or fetch it again'):
+    if found.kind == 'classifier':
+      view = View.from_dict(processor, found.model['image_size'], CLASSIFIERS)
+      return view, view.statistics
+    return None, hub.pixel_statistics(processor, HALVES, HALVES) if processor else {}
 
 
-def _timm_view(pretrained: dict[str, Any], found: _Recognised) -> dict[str, Any]:
-  """How timm prepares images; {} for files without its config, which are MAE's and the original's."""
+def _timm_view(pretrained: dict[str, Any], found: _Recognised) -> tuple[View | None, dict[str, list[float]]]:
+  """(view, statistics) as timm prepares images; neither for files without its config, which are the original's."""
   if not pretrained:
-    return {}
-  prepared = image_views.timm_view(pretrained, found.model['image_size'])
+    return None, {}
+  view = View.from_timm(pretrained, found.model['image_size'])
   if found.kind == 'classifier':
-    return prepared
-  stated = pretrained.get('mean') is not None or pretrained.get('std') is not None
-  return {'statistics': prepared['statistics']} if stated else {}
+    return view, view.statistics
+  return None, view.statistics if {pretrained.get('mean') is None, pretrained.get('std') is None} != {True} else {}
 
 
 def _timm_names(config: dict[str, Any], pretrained: dict[str, Any]) -> list[str] | None:

@@ -16,7 +16,7 @@ from data_pipelines import checksums, storage
 from data_pipelines.errors import UserError, join_names
 from data_pipelines.plain_text import check_labels
 from uniemox_jax.convert.formats import hub, weight_files
-from uniemox_jax.convert.image_views import RESAMPLES
+from uniemox_jax.convert.view import FILTERS
 from uniemox_jax.models.preprocess import check_statistics
 from uniemox_jax.models.registry import MODULES, abstract_student
 from uniemox_jax.objectives.tasks import KINDS, tasks_of
@@ -90,7 +90,7 @@ def _check(description: Mapping[str, Any], path: Path) -> None:
     types = {'short_side': int, 'squash': bool, 'floor': bool, 'resample': int}
     if not isinstance(view, dict) or {name: type(value) for name, value in view.items()} != types:
       raise UserError(f'{path} has the view {reprlib.repr(view)}: wanted {join_names(list(types))}')
-    if view['resample'] not in RESAMPLES.values() or view['short_side'] < description['model']['image_size']:
+    if view['resample'] not in FILTERS or view['short_side'] < description['model']['image_size']:
       raise UserError(f'{path} has the view {reprlib.repr(view)}, which does not give the image that the model reads')
   if description['kind'] != 'classifier':
     return

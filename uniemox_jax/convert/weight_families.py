@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterable
 import re
 
 from data_pipelines.errors import UserError, join_names
-from uniemox_jax.convert import clip_weights, mae_weights, vit_mae_weights
+from uniemox_jax.convert import clip_weights, mae_weights, siglip_weights, vit_mae_weights
 from uniemox_jax.convert.formats.weight_files import Weights
 
-CLIP, OPENAI_CLIP, MAE, VIT = 'clip', 'openai_clip', 'mae', 'vit'
+CLIP, OPENAI_CLIP, SIGLIP, MAE, VIT = 'clip', 'openai_clip', 'siglip', 'mae', 'vit'
 TITLES = {
     CLIP: "a CLIP in transformers' form", OPENAI_CLIP: "a CLIP in OpenAI's form",
-    MAE: "a ViT in the form of MAE, timm or the original", VIT: "a ViT or MAE in transformers' form"}
+    SIGLIP: "a SigLIP in transformers' form", MAE: "a ViT in the form of MAE, timm or the original",
+    VIT: "a ViT or MAE in transformers' form"}
 CLIPS = (CLIP, OPENAI_CLIP)
 ENOUGH = 0.5
 """Share of a file's names that a family must know. The check against its table names the rest."""
@@ -24,8 +25,9 @@ LEAST_UNDER_PREFIX = 0.2
 
 _TABLES = {
     CLIP: (clip_weights.RULES, clip_weights.IGNORED), OPENAI_CLIP: (clip_weights.OPENAI_RULES, clip_weights.IGNORED),
-    MAE: (mae_weights.ALL_RULES, rf'{re.escape(mae_weights.FUSION_PREFIX)}.*'),
-    VIT: (vit_mae_weights.RULES, vit_mae_weights.LEFT)}
+    SIGLIP: (siglip_weights.RULES, siglip_weights.IGNORED),
+    MAE: (mae_weights.ALL_RULES, rf'{re.escape(mae_weights.FUSION_PREFIX)}.*'), VIT:
+        (vit_mae_weights.RULES, vit_mae_weights.LEFT)}
 """The rules of each family, and a regular expression of its other names."""
 _KNOWN = {family: {name for rule in rules for name in rule.theirs} for family, (rules, _) in _TABLES.items()}
 _CANONICAL: dict[str, Callable[[str], str]] = {OPENAI_CLIP: clip_weights.openai_name, VIT: vit_mae_weights.canonical}

@@ -10,12 +10,15 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from data_pipelines.batches import augment
 from data_pipelines.errors import UserError
 from data_pipelines.records import manifest, reader, targets
+from uniemox_jax.convert.view import View
 from uniemox_jax.eval.split_outputs import Fields, split_outputs
 from uniemox_jax.models.classifier import Classifier, stack_views
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.objectives.tasks import Task, is_single_label, measure, present, split_columns
+from uniemox_jax.recognition.recogniser import evaluation_view_of
 from uniemox_jax.train.checkpoint import Checkpoint
 from uniemox_jax.train.open_model import open_student
 from uniemox_jax.train.state import builder, graphdef_of
@@ -38,15 +41,15 @@ def load_trained(path: str) -> tuple[Checkpoint, nnx.GraphDef]:
   return checkpoint, graphdef_of(builder(Classifier, **checkpoint.description['model']))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _outputs(classifier: nnx.GraphDef, params: dict[str, Any], views: Fields, fields: Fields) -> Fields:
-  outputs_BxW = nnx.merge(classifier, params)(normalise(stack_views(views)))
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _outputs(classifier: nnx.GraphDef, view: View, params: dict[str, Any], views: Fields, fields: Fields) -> Fields:
+  outputs_BxW = nnx.merge(classifier, params)(normalise(stack_views(views), view.mean, view.std))
   return jax.lax.with_sharding_constraint({'outputs': outputs_BxW, **fields}, P())
 
 
 def predict_split(
     classifier: nnx.GraphDef, params: dict[str, Any], split: reader.Split, fields: Sequence[str], *, image_size: int,
-    batch_size: int, mesh: Mesh) -> dict[str, np.ndarray]:
+    batch_size: int, mesh: Mesh, view: View | None = None) -> dict[str, np.ndarray]:
   """`split_outputs` of a classifier: 'outputs' float32 (N, W), and the targets `fields`, named after their tasks.
 
   Raises:
@@ -54,19 +57,20 @@ def predict_split(
     Preempted: SIGTERM came.
   """
   person = nnx.merge(classifier, params).streams == 2
+  view = view or evaluation_view_of(image_size)
   return split_outputs(
-      functools.partial(_outputs, classifier, params), split, fields, image_size=image_size, batch_size=batch_size,
-      mesh=mesh, person=person)
+      functools.partial(_outputs, classifier, view, params), split, fields, image_size=image_size,
+      batch_size=batch_size, mesh=mesh, person=person, view=functools.partial(augment.centre_view, **view.centre))
 
 
 def evaluate_params(
     classifier: nnx.GraphDef, params: dict[str, Any], split: reader.Split, tasks: Sequence[Task], *, image_size: int,
-    batch_size: int, mesh: Mesh, thresholds: Sequence[float | None] | None = None,
+    batch_size: int, mesh: Mesh, view: View | None = None, thresholds: Sequence[float | None] | None = None,
     by_domain: bool = False) -> dict[str, Any]:
   """Loss and metrics of a classifier over a whole split, every example counted exactly once.
 
   Args:
-    classifier, params, split, image_size, batch_size, mesh: as for `predict_split`.
+    classifier, params, split, image_size, batch_size, mesh, view: as for `predict_split`.
     tasks: those that the head was made for.
     thresholds: for the task 'labels', chosen on val; None chooses them on this split.
     by_domain: whether to measure the examples of each domain by themselves, too, where the records name them.
@@ -84,7 +88,8 @@ def evaluate_params(
           f"split '{split.name}' holds other {task.name} than the model predicts ({', '.join(task.outputs)}): "
           'evaluate it on its own dataset')
   fields = [task.name for task in tasks]
-  found = predict_split(classifier, params, split, fields, image_size=image_size, batch_size=batch_size, mesh=mesh)
+  found = predict_split(
+      classifier, params, split, fields, image_size=image_size, batch_size=batch_size, mesh=mesh, view=view)
   outputs = split_columns(found['outputs'], tasks)
   measured = {task.name: measure(task, outputs[task.name], found[task.name], thresholds) for task in tasks}
   domains = _measure_domains(split, tasks, outputs, found, thresholds) if by_domain else {}

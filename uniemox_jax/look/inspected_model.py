@@ -18,6 +18,7 @@ from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.models.registry import MODULES
 from uniemox_jax.objectives.tasks import tasks_of
+from uniemox_jax.recognition.recogniser import view_of
 from uniemox_jax.runtime.integrity import check_finite
 from uniemox_jax.train.open_model import open_student
 from uniemox_jax.train.run_folder import predicts_normalised_patches
@@ -33,7 +34,7 @@ class InspectedModel:
     path, step, kind: of the checkpoint.
     title: kind and step, for figures.
     graphdef, params: of the model; params are on the default device.
-    image_size: side of its views, pixels.
+    image_size: side of its views, pixels. view: how it wants them.
     reads_person: whether it also encodes the person view.
     pooled: the tokens that stand for an image, 'cls' or 'patches'.
     reconstructs: whether it has a decoder. norm_pix: whether that predicts normalised patches.
@@ -62,14 +63,14 @@ class InspectedModel:
     self.labels: list[str] = description.get('labels', []) if self.tasks else []
     starts = itertools.accumulate((len(task.outputs) for task in self.tasks), initial=0)
     self.first_columns = {task.name: start for task, start in zip(self.tasks, starts)}
-    self._statistics = {name: tuple(values) for name, values in description.get('statistics', {}).items()}
+    self.view = view_of(description)
 
   def views(self, examples: Sequence[Example]) -> jax.Array:
     """Its normalised input, (B, V, S, S, 3): the scene, then the person if it reads one, or the scene again."""
     views = [np.stack([example.scene for example in examples])]
     if self.reads_person:
       views.append(np.stack([example.scene if example.person is None else example.person for example in examples]))
-    return normalise(jnp.asarray(np.stack(views, axis=1)), **self._statistics)
+    return normalise(jnp.asarray(np.stack(views, axis=1)), self.view.mean, self.view.std)
 
 
 class Inspection(NamedTuple):
@@ -102,7 +103,8 @@ def inspect_examples(inspected: InspectedModel, split: reader.Split, count: int,
   examples: list[Example] = []
   ids: list[str] = []
   labels, features, outputs = [], [], []
-  remaining = read_examples(split, range(count), inspected.image_size, person=inspected.reads_person)
+  remaining = read_examples(
+      split, range(count), inspected.image_size, person=inspected.reads_person, centre=inspected.view.centre)
   with tqdm.tqdm(total=count, desc=f'looking at {split.name}', unit=' images', delay=1) as progress:
     while batch := list(itertools.islice(remaining, BATCH)):
       # The last batch is filled up: one shape, one compilation.

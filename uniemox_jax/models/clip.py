@@ -30,7 +30,7 @@ VISION_DEFAULTS = TOWER_DEFAULTS | {
 
 @dataclasses.dataclass(frozen=True)
 class Tower:
-  """One of CLIP's two transformers; `hidden` is the MLP's width, `activation` a key of `layers.ACTIVATIONS`."""
+  """One transformer of a CLIP or SigLIP; `hidden` is the MLP's width, `activation` a key of `layers.ACTIVATIONS`."""
 
   width: int
   depth: int
@@ -124,13 +124,15 @@ class CLIPConfig:
         'logit_scale_init_value': self.logit_scale_init, 'text_config': text, 'vision_config': vision}
 
 
-def _blocks(tower: Tower, *, causal: bool, remat: str, scan: bool, dtype: Any, rngs: nnx.Rngs) -> layers.Blocks:
+def tower_blocks(tower: Tower, *, causal: bool, remat: str, scan: bool, dtype: Any, rngs: nnx.Rngs) -> layers.Blocks:
+  """The blocks of one tower; options as in `layers.Blocks`."""
   return layers.Blocks(
       tower.width, tower.depth, tower.heads, tower.hidden, eps=tower.norm_eps, activation=tower.activation,
       causal=causal, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
 
 
-def _random(stddev: float, *shape: int, rngs: nnx.Rngs) -> nnx.Param:
+def random_param(stddev: float, *shape: int, rngs: nnx.Rngs) -> nnx.Param:
+  """A parameter of this shape, normally distributed around 0."""
   return nnx.Param(nnx.initializers.normal(stddev)(rngs.params(), shape))
 
 
@@ -142,10 +144,10 @@ class ImageTower(nnx.Module):
     self.patch_size, self.dtype = config.patch_size, dtype
     patches = (config.image_size // config.patch_size)**2
     self.patch_embed = layers.linear(3 * config.patch_size**2, tower.width, use_bias=False, dtype=dtype, rngs=rngs)
-    self.class_embedding = _random(0.02, tower.width, rngs=rngs)
-    self.positions = _random(0.01, 1 + patches, tower.width, rngs=rngs)
+    self.class_embedding = random_param(0.02, tower.width, rngs=rngs)
+    self.positions = random_param(0.01, 1 + patches, tower.width, rngs=rngs)
     self.pre_norm = layers.LayerNorm(tower.width, epsilon=tower.norm_eps, dtype=dtype, rngs=rngs)
-    self.blocks = _blocks(tower, causal=False, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
+    self.blocks = tower_blocks(tower, causal=False, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
     self.post_norm = layers.LayerNorm(tower.width, epsilon=tower.norm_eps, dtype=dtype, rngs=rngs)
     self.project = layers.linear(tower.width, config.projection_dim, use_bias=False, dtype=dtype, rngs=rngs)
 
@@ -164,9 +166,9 @@ class TextTower(nnx.Module):
   def __init__(self, config: CLIPConfig, *, remat: str, scan: bool, dtype: Any, rngs: nnx.Rngs):
     tower = config.text
     self.eos_token_id, self.dtype = config.eos_token_id, dtype
-    self.token_embedding = _random(0.02, config.vocab_size, tower.width, rngs=rngs)
-    self.positions = _random(0.01, config.context_length, tower.width, rngs=rngs)
-    self.blocks = _blocks(tower, causal=True, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
+    self.token_embedding = random_param(0.02, config.vocab_size, tower.width, rngs=rngs)
+    self.positions = random_param(0.01, config.context_length, tower.width, rngs=rngs)
+    self.blocks = tower_blocks(tower, causal=True, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
     self.norm = layers.LayerNorm(tower.width, epsilon=tower.norm_eps, dtype=dtype, rngs=rngs)
     self.project = layers.linear(tower.width, config.projection_dim, use_bias=False, dtype=dtype, rngs=rngs)
 

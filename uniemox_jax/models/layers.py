@@ -1,4 +1,4 @@
-"""Transformer blocks shared by the ViT student, its decoder and both CLIP towers.
+"""Transformer blocks shared by the ViT student, its decoder, and both towers of CLIP and SigLIP.
 
 Blocks are pre-LayerNorm. A stack of them keeps one parameter tree with a leading layer axis, whether it is scanned or
 unrolled, so a checkpoint never depends on how the program was compiled.
@@ -27,6 +27,11 @@ def quick_gelu(x: jax.Array) -> jax.Array:
   return x * jax.nn.sigmoid(1.702 * x)
 
 
+def tanh_gelu(x: jax.Array) -> jax.Array:
+  """GELU by its published approximation with tanh, as SigLIP was trained with it."""
+  return jax.nn.gelu(x, approximate=True)
+
+
 def unit(x_BxE: jax.Array) -> jax.Array:
   """Rows scaled to unit length, float32. The epsilon sits inside the root: the gradient at zero stays finite."""
   x_BxE = x_BxE.astype(jnp.float32)
@@ -44,7 +49,9 @@ def check_sizes(**sizes: Any) -> None:
       raise ValueError(f'{name} is {reprlib.repr(size)}, not an integer from 1 to {MAX_SIZE}')
 
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'gelu': gelu, 'quick_gelu': quick_gelu}
+Activation = Callable[[jax.Array], jax.Array]
+ACTIVATIONS: dict[str, Activation] = {'gelu': gelu, 'quick_gelu': quick_gelu, 'gelu_pytorch_tanh': tanh_gelu}
+"""By transformers' names."""
 
 
 def linear(inputs: int, outputs: int, *, dtype: Any, rngs: nnx.Rngs, use_bias: bool = True) -> nnx.Linear:

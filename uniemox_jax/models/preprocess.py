@@ -39,10 +39,10 @@ def denormalise(images_BxHxWx3: np.ndarray) -> np.ndarray:
   return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 
 
-def resize(images_BxHxWx3: jax.Array, height: int, width: int) -> jax.Array:
-  """Bicubic, antialiased; float32 in the input's range, rounded and clipped to 0..255 as an image file would be."""
+def resize(images_BxHxWx3: jax.Array, height: int, width: int, method: str = 'bicubic') -> jax.Array:
+  """'bicubic' or 'bilinear', antialiased; float32, rounded and clipped to 0..255 as an image file would be."""
   shape = (images_BxHxWx3.shape[0], height, width, 3)
-  resized = jax.image.resize(images_BxHxWx3.astype(jnp.float32), shape, 'cubic', antialias=True)
+  resized = jax.image.resize(images_BxHxWx3.astype(jnp.float32), shape, method, antialias=True)
   return jnp.clip(jnp.round(resized), 0, 255)
 
 

@@ -2,6 +2,7 @@
 that is asked in words."""
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import hashlib
 from typing import Any, NamedTuple
 
@@ -12,12 +13,13 @@ import numpy as np
 from data_pipelines import images
 from data_pipelines.errors import UserError
 from data_pipelines.storage import parsing
+from uniemox_jax.convert.view import View
 from uniemox_jax.models.classifier import STREAMS, Classifier
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from uniemox_jax.models.zero_shot_classifier import ZeroShotClassifier
 from uniemox_jax.objectives.tasks import Task, single_label_task, tasks_of
 from uniemox_jax.recognition.words import Words, read_words
-from uniemox_jax.teacher.frozen_clip import Clip, View
+from uniemox_jax.teacher.frozen_clip import Clip
 from uniemox_jax.train.checkpoint import Checkpoint
 from uniemox_jax.train.open_model import open_model
 from uniemox_jax.train.run_folder import read_run_result, run_folder
@@ -100,8 +102,7 @@ def of_clip(source: str, clip: Clip, words: Words) -> Recogniser:
   texts_WxE = words.embed(clip)
   del model.language
   module = ZeroShotClassifier(
-      model, texts_WxE, classes=len(words.classes), dimensions=len(words.dimensions),
-      scale=float(np.exp(clip.params['logit_scale'])))
+      model, texts_WxE, classes=len(words.classes), dimensions=len(words.dimensions), scale=clip.scale)
   graphdef, state = nnx.split(module)
   zeros, ones = (tuple([value] * len(words.dimensions)) for value in (0.0, 1.0))
   tasks = [single_label_task(words.classes)] if words.classes else []
@@ -115,10 +116,14 @@ def of_clip(source: str, clip: Clip, words: Words) -> Recogniser:
 
 def view_of(description: Mapping[str, Any]) -> View:
   """How a checkpoint's model wants its images: our own evaluation view, unless its description has another."""
-  size = description['model']['image_size']
-  settings = description.get('view') or {'short_side': images.short_side_of(size), 'floor': False}
-  statistics = description.get('statistics') or {'mean': IMAGENET_MEAN, 'std': IMAGENET_STD}
-  return View(size, mean=tuple(statistics['mean']), std=tuple(statistics['std']), **settings)
+  view = evaluation_view_of(description['model']['image_size'])
+  statistics = {name: tuple(values) for name, values in description.get('statistics', {}).items()}
+  return dataclasses.replace(view, **statistics, **description.get('view', {}))
+
+
+def evaluation_view_of(size: int) -> View:
+  """Of our own models, `images.evaluation_view` with ImageNet's statistics."""
+  return View(size, images.short_side_of(size), mean=IMAGENET_MEAN, std=IMAGENET_STD, floor=False)
 
 
 def _stored_thresholds(checkpoint: Checkpoint, tasks: Sequence[Task]) -> list[float | None] | None:

@@ -28,7 +28,7 @@ def write_card(
     kind: of the checkpoint, 'clip' for a CLIP.
     run: its run folder.
     step: of the checkpoint; a result.json of another step is ignored. None if unknown.
-    facts: 'labels' (list or None), 'view' (a `frozen_clip.View`), 'notes' (lines) and 'source' (of imported weights, or
+    facts: 'labels' (list or None), 'view' (a `view.View`), 'notes' (lines) and 'source' (of imported weights, or
       None), for the template.
   """
   stages, start = _stages(run)

@@ -11,29 +11,31 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from data_pipelines.errors import UserError
+from uniemox_jax.convert.view import clip_normalise
 from uniemox_jax.models.clip import ImageTower
 from uniemox_jax.models.layers import unit
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from uniemox_jax.models.siglip import SiglipImageTower
 from uniemox_jax.runtime import sharding
-from uniemox_jax.teacher.frozen_clip import Clip, clip_normalise
+from uniemox_jax.teacher.frozen_clip import Clip, model_of
 
 
 class Teacher(NamedTuple):
-  """The frozen CLIP as the step sees it.
+  """The frozen CLIP or SigLIP as the step sees it.
 
   embed_image: (params, uint8 scene views (B, H, W, 3)) -> unit-norm float32 (B, E).
-  scale: (params) -> CLIP's learned logit scale s.
+  scale: (params) -> its learned logit scale s.
   tower: the module behind `embed_image`, shapes in place of parameters, for counting its FLOPs.
   """
 
   embed_image: Callable[[Any, jax.Array], jax.Array]
   scale: Callable[[Any], jax.Array]
-  tower: ImageTower | None = None
+  tower: ImageTower | SiglipImageTower | None = None
 
 
 def make_teacher(clip: Clip, decoder_width: int, dtype: Any,
                  statistics: str = 'clip') -> tuple[Teacher, dict[str, Any]]:
-  """CLIP's image tower as the step wants it, and its frozen parameters; the text tower stays out of the step.
+  """The image tower as the step wants it, and its frozen parameters; the text tower stays out of the step.
 
   Args:
     clip: the teacher; its weights may be shapes.
@@ -42,19 +44,19 @@ def make_teacher(clip: Clip, decoder_width: int, dtype: Any,
     statistics: 'clip', its own of the pixels, or 'imagenet', the student's, which the original gave it.
 
   Raises:
-    UserError: CLIP's projection is not as wide as the decoder.
+    UserError: its projection is not as wide as the decoder.
   """
   width, size = clip.config.projection_dim, clip.config.image_size
   if width != decoder_width:
     raise UserError(
-        f'CLIP teacher projects to {width}, the decoder is {decoder_width} wide: set '
+        f'the teacher projects to {width}, the decoder is {decoder_width} wide: set '
         f'--config.model.decoder_width={width} or choose another teacher')
-  tower = nnx.eval_shape(lambda: ImageTower(clip.config, remat='none', scan=False, dtype=dtype, rngs=nnx.Rngs(0)))
+  tower = nnx.eval_shape(lambda: model_of(clip.config, dtype=dtype, rngs=nnx.Rngs(0)).vision)
   graphdef = nnx.graphdef(tower)
   mean, std = (clip.view.mean, clip.view.std) if statistics == 'clip' else (IMAGENET_MEAN, IMAGENET_STD)
 
   def embed_image(frozen: dict[str, Any], scene_BxHxWx3: jax.Array) -> jax.Array:
-    view_BxSxSx3 = clip_normalise(scene_BxHxWx3, size, mean, std)
+    view_BxSxSx3 = clip_normalise(scene_BxHxWx3, size, mean, std, clip.view.resample)
     return unit(nnx.merge(graphdef, frozen['vision'])(view_BxSxSx3))
 
   frozen = {

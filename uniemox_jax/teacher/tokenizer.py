@@ -3,11 +3,13 @@
 Source: the published algorithm of openai/CLIP, clip/simple_tokenizer.py, which open_clip shares.
 """
 
+from collections.abc import Sequence
 import html
 from pathlib import Path
 from typing import Any
 
 import ftfy
+import numpy as np
 import regex
 
 from data_pipelines import storage
@@ -16,6 +18,8 @@ from uniemox_jax.convert.formats import vocabulary
 
 VOCABULARY_FILES = ('vocab.json', 'merges.txt', 'tokenizer.json')
 TOKENIZER_FILES = (*VOCABULARY_FILES, 'tokenizer_config.json', 'special_tokens_map.json')
+LENGTH_STEP = 8
+"""Token ids are padded to a multiple of this, so that few lengths are ever compiled."""
 _WORDS = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
 _MAX_WORDS = 2**17
@@ -75,6 +79,19 @@ class Tokenizer:
       UserError: the vocabulary lacks a byte of it.
     """
     return [self.start, *(number for word in _WORDS.findall(clean(text)) for number in self._word(word)), self.end]
+
+  def encode_batch(self, texts: Sequence[str], context: int) -> np.ndarray:
+    """Ids (B, T): cut at `context`, padded after the end of text to a common multiple of `LENGTH_STEP`.
+
+    Raises:
+      UserError: the vocabulary lacks a byte.
+    """
+    rows = [ids if len(ids) <= context else [*ids[:context - 1], self.end] for ids in map(self.encode, texts)]
+    longest = max((len(row) for row in rows), default=1)
+    ids_BxT = np.full((len(rows), min(-(-longest // LENGTH_STEP) * LENGTH_STEP, context)), self.end, np.int64)
+    for row, ids in zip(ids_BxT, rows):
+      row[:len(ids)] = ids
+    return ids_BxT
 
   def _word(self, word: str) -> list[int]:
     ids = self._ids.get(word)

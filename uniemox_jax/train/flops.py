@@ -12,6 +12,7 @@ from flax import nnx, traverse_util
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.models.clip import ImageTower
 from uniemox_jax.models.layers import Blocks
+from uniemox_jax.models.siglip import SiglipImageTower
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.models.vit import ViT
 
@@ -62,10 +63,23 @@ def _blocks(blocks: Blocks, tokens: int) -> Work:
 
 
 def _encoder(encoder: ViT | ImageTower, patches: int) -> Work:
+  """The class token goes through the blocks, too."""
   return _dense(encoder.patch_embed, patches) + _blocks(encoder.blocks, 1 + patches)
 
 
-def pretrain_work(student: UniEmoX, teacher: ImageTower | None, texts: int) -> ExampleWork:
+def _image_tower(tower: ImageTower | SiglipImageTower) -> Work:
+  tokens = tower.positions.shape[0]
+  if isinstance(tower, ImageTower):
+    return _encoder(tower, tokens - 1) + _dense(tower.project)
+  # The probe alone has a query, and the patches alone keys and values.
+  pool, width = tower.pool, tower.pool.out.out_features
+  key_value = Work(4 * width**2, 3 * width).times(tokens)
+  attended = Work(4 * tokens * width, 2 * (tokens + 1) * width + 2 * pool.heads * tokens)
+  pooled = Work(2 * width**2, 2 * width) + key_value + attended + _dense(pool.out) + _dense(pool.mlp)
+  return _dense(tower.patch_embed, tokens) + _blocks(tower.blocks, tokens) + pooled
+
+
+def pretrain_work(student: UniEmoX, teacher: ImageTower | SiglipImageTower | None, texts: int) -> ExampleWork:
   """One pretraining example (docs/method.md, One pretraining step).
 
   Args:
@@ -83,8 +97,7 @@ def pretrain_work(student: UniEmoX, teacher: ImageTower | None, texts: int) -> E
   if teacher is None:
     return ExampleWork(work)
   compared = Work(2 * texts * student.project.out_features, texts)
-  embedded = _encoder(teacher, teacher.positions.shape[0] - 1) + _dense(teacher.project)
-  return ExampleWork(work + compared, embedded + compared)
+  return ExampleWork(work + compared, _image_tower(teacher) + compared)
 
 
 def finetune_work(classifier: Classifier) -> ExampleWork:

@@ -12,12 +12,14 @@ from uniemox_jax.convert.formats import hub, weight_files
 from uniemox_jax.convert.import_students import UNKNOWN_HEADS, AttentionHeads, ImportedStudent
 from uniemox_jax.convert.label_order import name_head
 from uniemox_jax.models.registry import MODULES
-from uniemox_jax.teacher.frozen_clip import CONFIG_FILES, OPEN_CLIP_CONFIG, Clip, read_clip
+from uniemox_jax.teacher.frozen_clip import Clip, read_clip
+from uniemox_jax.teacher.siglip_tokenizer import PIECES
 from uniemox_jax.teacher.tokenizer import TOKENIZER_FILES
+from uniemox_jax.teacher.weight_folder import CONFIG_FILES, OPEN_CLIP_CONFIG
 from uniemox_jax.train.checkpoint import Checkpoint, load_checkpoint
 from uniemox_jax.train.run_folder import TEACHER_FOLDER
 
-FILES = (*CONFIG_FILES, OPEN_CLIP_CONFIG, *TOKENIZER_FILES, shared_model.CHECKSUMS)
+FILES = (*CONFIG_FILES, OPEN_CLIP_CONFIG, *TOKENIZER_FILES, PIECES, shared_model.CHECKSUMS)
 """What is fetched from the hub beside the weights."""
 REGISTRY = Path(__file__).parents[1] / 'assets' / 'models.json'
 """Short names of published models: {NAME: {"repository": hub id, "sha256": of its model.safetensors}}."""
@@ -74,7 +76,7 @@ def open_student(
   """
   model = open_model(source, heads=heads, decoder=decoder, head=head)
   if isinstance(model, Clip):
-    tower = import_students.student_of_clip(model.config, model.params, model.view.statistics, source)
+    tower = import_students.student_of_clip(model.clip_config, model.params, model.view.statistics, source)
     print('\n'.join(tower.messages), flush=True)
     return Checkpoint(source, 0, tower.params, describe(tower, source))
   if model.description['kind'] not in MODULES:

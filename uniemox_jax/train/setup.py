@@ -4,9 +4,10 @@ import dataclasses
 from typing import Any
 
 from data_pipelines.errors import UserError
+from uniemox_jax.convert.view import View
 from uniemox_jax.models.clip import CLIPConfig, Tower
 from uniemox_jax.models.uniemox import UniEmoX
-from uniemox_jax.teacher.frozen_clip import Clip, View, abstract_clip
+from uniemox_jax.teacher.frozen_clip import Clip, abstract_clip
 from uniemox_jax.teacher.step_teacher import Teacher
 from uniemox_jax.train.config import LossSettings, PretrainConfig, StudentSettings, TeacherShape
 from uniemox_jax.train.flops import ExampleWork, pretrain_work

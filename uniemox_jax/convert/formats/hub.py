@@ -95,9 +95,9 @@ def pixel_statistics(processor: dict[str, Any], mean: Any, std: Any) -> dict[str
   return check_statistics(*([value] * 3 if type(value) in (int, float) else value for value in given))
 
 
-def switch(processor: dict[str, Any], name: str) -> bool:
-  """Whether a step of the preparation is done: yes where nothing is said. Raises UserError for no true or false."""
-  value = processor.get(name, True)
+def switch(processor: dict[str, Any], name: str, default: bool = True) -> bool:
+  """Whether a step of the preparation is done; `default` if nothing is said. Raises UserError for no true or false."""
+  value = processor.get(name, default)
   if type(value) is not bool:
     raise UserError(f'{name} is {reprlib.repr(value)}, not true or false')
   return value

@@ -1,0 +1,205 @@
+"""How a model sees an image: the evaluation view, by the settings that are published beside its weights."""
+
+from collections.abc import Sequence
+import dataclasses
+import math
+import re
+import reprlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from data_pipelines import images as image_files
+from data_pipelines.errors import UserError
+from uniemox_jax.convert.formats import hub
+from uniemox_jax.models.image_arguments import image_views
+from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Statistics, check_statistics, normalise, resize
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+BILINEAR, BICUBIC = int(Image.Resampling.BILINEAR), int(Image.Resampling.BICUBIC)
+FILTERS = {BILINEAR: 'bilinear', BICUBIC: 'bicubic'}
+"""By PIL's numbers, as preprocessor_config.json gives them."""
+MAX_RESIZED = 16
+"""Times the model's input that an image may be resized to before its centre is cut out."""
+
+
+class _Processor(NamedTuple):
+  """What one of transformers' image processors does where its file says nothing.
+
+  squash: resize both sides, rather than the shorter one. crop: whether the centre is cut out. resample: by which
+  filter. resized: to how many 224ths of the model's input.
+  """
+
+  squash: bool
+  crop: bool
+  mean: Statistics
+  std: Statistics
+  resample: int = BICUBIC
+  resized: int = 224
+
+
+HALVES = (0.5, 0.5, 0.5)
+PROCESSORS = {
+    'CLIP': _Processor(False, True, CLIP_MEAN, CLIP_STD), 'SigLIP': _Processor(True, False, HALVES, HALVES),
+    'ViT': _Processor(True, False, HALVES, HALVES,
+                      BILINEAR), 'DeiT': _Processor(True, True, HALVES, HALVES, resized=256)}
+"""By the model, whose name is in that of their classes."""
+TEACHERS, CLASSIFIERS = ('CLIP', 'SigLIP'), ('ViT', 'DeiT', 'CLIP', 'SigLIP')
+"""Processors that such a model may have; the first is that of a file which names none."""
+TIMM_CROP = 0.875
+"""timm's `crop_pct` where a file does not say it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """How a model expects its images: resized (the short side, or `squash` both), centre-cropped, normalised.
+
+  size: the model's input. short_side: before the crop. mean, std: of pixels in 0..1. resample: a key of `FILTERS`.
+  floor: see `images.centre_view`. These two are not in the repr, of which the digests of teachers from before they
+  existed are made.
+  """
+
+  size: int
+  short_side: int
+  squash: bool = False
+  mean: tuple[float, ...] = CLIP_MEAN
+  std: tuple[float, ...] = CLIP_STD
+  resample: int = dataclasses.field(default=BICUBIC, repr=False)
+  floor: bool = dataclasses.field(default=True, repr=False)
+
+  @classmethod
+  def from_dict(cls, settings: dict[str, Any], image_size: int, kinds: Sequence[str] = TEACHERS) -> 'View':
+    """From the contents of a `preprocessor_config.json`; {} gives the settings of the model's publisher.
+
+    Args:
+      settings: the contents.
+      image_size: the model's input.
+      kinds: keys of `PROCESSORS`, the first for settings that name no class.
+
+    Raises:
+      UserError: it does not lead to the model's `image_size`, or not by bicubic or bilinear resizing.
+      ValueError, TypeError, LookupError: a value of another type.
+    """
+    made_for = str(settings.get('image_processor_type', settings.get('feature_extractor_type', kinds[0])))
+    known = next((PROCESSORS[kind] for kind in kinds if kind.lower() in made_for.lower()), None)
+    if known is None or re.search('siglip2|hybrid', made_for.lower()):  # siglip2 is NaFlex's
+      raise UserError(
+          f"it is of a {made_for}, whose defaults are others than {kinds[0]}'s: give {kinds[0]}'s own, or remove it")
+    size = settings.get('size', round(image_size * known.resized / 224))
+    # A bare number is both sides to some processors, the shorter one to CLIP's.
+    size = {'height': size, 'width': size} if known.squash and type(size) is int else size
+    short_side, squash = hub.side(size, 'size')
+    crops = hub.switch(settings, 'do_center_crop', known.crop)
+    crop = hub.side(settings.get('crop_size', image_size), 'crop_size')[0] if crops else short_side
+    given = settings.get('resample', known.resample)
+    resample = next((number for number, name in FILTERS.items() if given in (number, name)), None)
+    resized = hub.switch(settings, 'do_resize') and not settings.get('do_pad')
+    oblong = known.squash and not (squash or crops)
+    if not resized or oblong or resample is None or crop != image_size or not crop <= short_side <= MAX_RESIZED * crop:
+      raise UserError(
+          f'do_resize {settings.get("do_resize", True)}, size {reprlib.repr(settings.get("size", short_side))}, '
+          f'crop {crop if crops else "none"}, resample {given!r} do not give {image_size} pixels by bicubic (resample '
+          '3) or bilinear (2) resizing: correct the file or remove it')
+    mean, std = map(tuple, hub.pixel_statistics(settings, known.mean, known.std).values())
+    return cls(image_size, short_side, squash, mean, std, resample)
+
+  @classmethod
+  def from_timm(cls, pretrained: dict[str, Any], image_size: int) -> 'View':
+    """From timm's `pretrained_cfg`, as `timm.data.create_transform` prepares images for evaluation.
+
+    Raises:
+      UserError: a way of resizing that is not here.
+      ValueError, TypeError: a value of another type.
+    """
+    mode, share = pretrained.get('crop_mode') or 'center', pretrained.get('crop_pct') or TIMM_CROP
+    given = pretrained.get('interpolation') or 'bicubic'
+    resample = next((number for number, name in FILTERS.items() if given == name), None)
+    whole = isinstance(share, int | float) and 1 / MAX_RESIZED <= share <= 1
+    if mode not in ('center', 'squash') or resample is None or not whole:
+      raise UserError(
+          f'crop_mode {reprlib.repr(mode)}, interpolation {reprlib.repr(given)}, crop_pct {reprlib.repr(share)}: '
+          f'wanted center or squash, bicubic or bilinear, and {1 / MAX_RESIZED:g} to 1')
+    mean, std = pretrained.get('mean'), pretrained.get('std')
+    if mean is None and std is None:
+      mean, std = IMAGENET_MEAN, IMAGENET_STD
+    mean, std = map(tuple, check_statistics(mean, std).values())
+    return cls(image_size, math.floor(image_size / share), mode == 'squash', mean, std, resample, floor=False)
+
+  @classmethod
+  def from_open_clip(cls, settings: dict[str, Any], image_size: int) -> 'View':
+    """From `preprocess_cfg` of an `open_clip_config.json`; {} gives OpenAI's settings.
+
+    Raises:
+      UserError: it resizes in a way that is not here.
+    """
+    mode, filter_name = settings.get('resize_mode', 'shortest'), settings.get('interpolation', 'bicubic')
+    if mode not in ('shortest', 'squash') or filter_name != 'bicubic':
+      raise UserError(
+          f'preprocess_cfg resizes by {mode}, {filter_name}: only bicubic, shortest or '
+          'squash, is supported')
+    size = settings.get('size', image_size)
+    if size != image_size and size != [image_size] * 2:
+      raise UserError(f'preprocess_cfg makes images of {reprlib.repr(size)} pixels, the model reads {image_size}')
+    mean, std = map(tuple, check_statistics(settings.get('mean', CLIP_MEAN), settings.get('std', CLIP_STD)).values())
+    return cls(image_size, image_size, mode == 'squash', mean, std)
+
+  @property
+  def centre(self) -> dict[str, Any]:
+    """The arguments of `centre_view`, of Pillow's and of tensorflow's."""
+    return {
+        'size': self.size, 'short_side': self.short_side, 'squash': self.squash, 'floor': self.floor,
+        'resample': self.resample}
+
+  @property
+  def geometry(self) -> dict[str, Any]:
+    """What a description of a checkpoint keeps beside the statistics: arguments of a view of its image size."""
+    return {name: value for name, value in self.centre.items() if name != 'size'}
+
+  @property
+  def statistics(self) -> dict[str, list[float]]:
+    """'mean' and 'std', as a checkpoint's description holds them."""
+    return {'mean': list(self.mean), 'std': list(self.std)}
+
+  def to_dict(self) -> dict[str, Any]:
+    """The contents of a `preprocessor_config.json` that `from_dict` and transformers read."""
+    side = {'height': self.short_side, 'width': self.short_side} if self.squash else {'shortest_edge': self.short_side}
+    return {
+        'image_processor_type': 'CLIPImageProcessor', 'size': side,
+        'crop_size': {'height': self.size, 'width': self.size}, 'resample': self.resample, 'do_resize': True,
+        'do_center_crop': True, 'do_rescale': True, 'do_normalize': True, 'do_convert_rgb': True,
+        'image_mean': list(self.mean), 'image_std': list(self.std)}
+
+  def __call__(self, images: Any) -> jax.Array:
+    """Images, see `image_arguments`, as normalised float32 (B, size, size, 3)."""
+    views = self.views(images)
+    return normalise(jnp.asarray(views), self.mean, self.std) if views.dtype == np.uint8 else jnp.asarray(views)
+
+  def views(self, images: Any, name: str = 'images') -> np.ndarray:
+    """The same before they are normalised, uint8 (B, size, size, 3), unless they are already; see `image_views`."""
+    return image_views(images, self.size, self.pixels, self.mean, self.std, name)
+
+  def pixels(self, image: Image.Image) -> np.ndarray:
+    """The view of one RGB image before it is normalised, uint8 (size, size, 3)."""
+    return image_files.centre_view(image, **self.centre)
+
+
+def clip_normalise(
+    images_BxHxWx3: jax.Array, size: int, mean: Statistics = CLIP_MEAN, std: Statistics = CLIP_STD,
+    resample: int = BICUBIC) -> jax.Array:
+  """The scene view as the teacher sees it inside a train step (docs/method.md, One pretraining step).
+
+  Args:
+    images_BxHxWx3: square pixels 0..255, uint8 or float; resized (antialiased) where they differ from `size`.
+    size: the teacher's input size.
+    mean, std: the teacher's own statistics, never ImageNet's.
+    resample: a key of `FILTERS`.
+
+  Returns:
+    float32 (B, size, size, 3).
+  """
+  if images_BxHxWx3.shape[1:3] != (size, size):
+    images_BxHxWx3 = resize(images_BxHxWx3, size, size, FILTERS[resample])
+  return normalise(images_BxHxWx3, mean, std)

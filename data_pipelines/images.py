@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple
 import warnings
 
 import numpy as np
+import pi_heif
 from PIL import Image, ImageFile
 
 from data_pipelines import storage
@@ -27,9 +28,10 @@ UNREADABLE_METADATA = 'images read without their damaged metadata'
 MISSING_END = 'JPEGs read without an end marker'
 
 # What is opened, whatever the file is called. Other formats (EPS, PDF...) may start other programs.
-_PILLOW_FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'AVIF', 'PPM')
-SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff', '.avif', '.heic')
-"""Endings of image file names, including formats that cannot be opened."""
+_PILLOW_FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'AVIF', 'HEIF', 'PPM')
+SUFFIXES = (
+    '.jpg', '.jpeg', '.jfif', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff', '.avif', '.heic', '.heif', '.hif')
+"""Endings of image file names."""
 _HEIC = (b'ftyphei', b'ftyphev', b'ftypmif1', b'ftypmsf1')
 _DEPTHS = (8, 10, 12, 16)
 """Bits of a grey or colour value that files of 16 bits hold; cameras and scanners leave the upper ones empty."""
@@ -40,6 +42,8 @@ _LARGE = 16_000_000
 _ONE_LARGE = threading.Lock()
 
 Image.init()  # Registers all formats once; Image.open alone knows only the most frequent ones at first.
+# HEIC and HEIF. Images are read by several threads already.
+pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 warnings.filterwarnings('ignore', module=r'PIL\.')  # They name no file; what matters becomes a RejectedError.
 
 
@@ -218,14 +222,18 @@ def _identified(file: BinaryIO, max_megapixels: float) -> ImageFile.ImageFile:
   try:
     encoded = Image.open(file, formats=_PILLOW_FORMATS)
   except Image.DecompressionBombError as error:
-    raise RejectedError(f'over {max_megapixels:g} megapixels') from error
+    raise RejectedError(_too_large(max_megapixels)) from error
   except Image.UnidentifiedImageError as error:
     raise _DamagedError(_unidentified(file)) from error
   except Exception as error:  # As above; struct.error and KeyError are among them.
     raise _DamagedError(f'cannot be decoded: {error or type(error).__name__}') from error
   if encoded.width * encoded.height > max_megapixels * 1e6:
-    raise RejectedError(f'{encoded.width} x {encoded.height} pixels: over {max_megapixels:g} megapixels')
+    raise RejectedError(f'{encoded.width} x {encoded.height} pixels: {_too_large(max_megapixels)}')
   return encoded
+
+
+def _too_large(max_megapixels: float) -> str:
+  return f'over {max_megapixels:g} megapixels (build and predict take --max_megapixels)'
 
 
 def _unidentified(file: BinaryIO) -> str:
@@ -235,7 +243,7 @@ def _unidentified(file: BinaryIO) -> str:
   if not start:
     return 'empty file'
   if start[4:].startswith(_HEIC):
-    return 'HEIC, which Pillow alone cannot read: convert it to JPEG'
+    return 'cannot be decoded: HEIC that is damaged, truncated, or of an unknown kind'
   return 'not an image in a known format'
 
 
@@ -246,6 +254,8 @@ def _leave_unturned(encoded: ImageFile.ImageFile) -> None:
 
 def _turn(encoded: ImageFile.ImageFile) -> tuple[Image.Transpose | None, str]:
   """What makes it upright, and what cannot be read about that."""
+  if encoded.format == 'HEIF':  # libheif turns it by the file's own word, beside which EXIF's does not count.
+    return None, ''
   try:
     return orientation.TURNS.get(encoded.getexif().get(orientation.TAG, 1)), ''
   except Exception:  # As above.

@@ -54,7 +54,7 @@ class CheckedImage(NamedTuple):
 
   original: the image as displayed, mode RGB, at its original size; file: the open file; clean: whether that is a
   complete, upright baseline RGB JPEG of just these pixels; repair: what the file had to be read without, else empty;
-  animated: whether `frames` gives more than the first frame.
+  animated: whether `animation_frames` gives more than the first frame.
   """
 
   original: Image.Image
@@ -137,7 +137,8 @@ def _opened(file: BinaryIO, max_megapixels: float) -> Iterator[CheckedImage]:
     yield checked
 
 
-def frames(source: pathlib.Path | bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Iterator[tuple[float, Image.Image]]:
+def animation_frames(source: pathlib.Path | bytes,
+                     max_megapixels: float = MAX_MEGAPIXELS) -> Iterator[tuple[float, Image.Image]]:
   """Decodes an animated GIF, PNG, WebP or AVIF frame by frame.
 
   Yields:

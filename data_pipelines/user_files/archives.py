@@ -7,6 +7,7 @@ import collections
 from collections.abc import Callable, Iterator
 import contextlib
 import functools
+import gzip
 import os
 import pathlib
 import posixpath
@@ -21,6 +22,7 @@ SUFFIXES = ('.zip', '.tar', '.tar.gz', '.tgz')
 MAX_BYTES = 2**28
 """Of a member, which is read whole."""
 _INSIDE = re.compile(f'({"|".join(map(re.escape, SUFFIXES))})/', re.IGNORECASE)
+_GZIP = b'\x1f\x8b'
 _END_OF_TAR = bytes(tarfile.BLOCKSIZE)
 
 
@@ -82,16 +84,33 @@ def _zip_members(file: Any) -> Iterator[tuple[str, str, tuple[int, int]]]:
 
 def _tar_members(file: Any) -> Iterator[tuple[str, str, tuple[int, int]]]:
   """The same, with the place in the decompressed tar. Raises an exception where it breaks off."""
-  with tarfile.open(fileobj=file, mode='r:*') as archive:
+  decompressed: Any = _Decompressed(file)
+  with tarfile.open(fileobj=decompressed, mode='r:') as archive:
     for info in archive:
+      if info.size < 0:  # It would lead back, and tarfile around in a circle.
+        raise tarfile.ReadError('a member of negative size')
       if not info.isdir():
         plain = info.isreg() and not info.issparse()
         yield _tidy(info.name), '' if plain else 'link or device in an archive', (info.offset_data, info.size)
     # tarfile takes a damaged header for the end.
-    decompressed: Any = archive.fileobj
     decompressed.seek(archive.offset)
     if decompressed.read(tarfile.BLOCKSIZE) != _END_OF_TAR:
       raise tarfile.ReadError('it breaks off')
+
+
+class _Decompressed:
+  """A tar, of which no read takes more than MAX_BYTES: tarfile reads headers whole, whatever length they declare."""
+
+  def __init__(self, file: Any):
+    compressed = file.read(len(_GZIP)) == _GZIP
+    file.seek(0)
+    self._file = gzip.GzipFile(fileobj=file) if compressed else file
+    self.seek, self.tell = self._file.seek, self._file.tell
+
+  def read(self, size: int) -> bytes:
+    if not 0 <= size <= MAX_BYTES:
+      raise tarfile.ReadError(f'a header of {size} bytes')
+    return self._file.read(size)
 
 
 def _tidy(name: str) -> str:
@@ -161,8 +180,8 @@ def _opened_zip(path: str) -> Iterator[Callable[[str, int, int], bytes]]:
 
 @contextlib.contextmanager
 def _opened_tar(path: str) -> Iterator[Callable[[str, int, int], bytes]]:
-  with storage.open_local(path) as file, tarfile.open(fileobj=file, mode='r:*') as archive:
-    decompressed: Any = archive.fileobj
+  with storage.open_local(path) as file:
+    decompressed = _Decompressed(file)
 
     def read(name: str, start: int, size: int) -> bytes:
       del name

@@ -108,7 +108,7 @@ class _Reader:
     try:
       with opened(source, self.max_megapixels) as image:
         if image.animated:
-          return self._views_of(path, sampled(images.frames(source, self.max_megapixels), self.per_second))
+          return self._views_of(path, sampled(images.animation_frames(source, self.max_megapixels), self.per_second))
         return (self._view(path, image.original)._replace(repair=image.repair),)
     except images.RejectedError as error:
       return _unreadable(path, error)

@@ -66,7 +66,7 @@ def test_animation_that_breaks_off_keeps_its_frames_and_has_a_row_with_the_reaso
 
 def test_large_animation_is_not_decoded(tmp_path):
   with pytest.raises(images.RejectedError, match='64 x 48 pixels: over 0.001 megapixels .*--max_megapixels'):
-    next(images.frames(animate(tmp_path / 'a.gif', [100, 100]), 0.001))
+    next(images.animation_frames(animate(tmp_path / 'a.gif', [100, 100]), 0.001))
 
 
 def test_cut_table_goes_on_within_an_animation(tmp_path):

@@ -1,5 +1,6 @@
 """Archives as arguments of `predict`: every image has its row, nothing is unpacked, and what is broken is named."""
 
+import gzip
 import io
 from pathlib import Path
 import tarfile
@@ -128,6 +129,18 @@ def test_damaged_header_in_a_tar_is_not_taken_for_its_end(tmp_path):
   data[data.index(b'1.png')] ^= 1
   path.write_bytes(data)
   assert seen(path) == [('/0.png', 10), ('', 'damaged archive: it breaks off')]
+
+
+@pytest.mark.parametrize('name', FORMS[1:])
+@pytest.mark.parametrize(('kind', 'size', 'reason'), [(tarfile.REGTYPE, -512, 'a member of negative size'),
+                                                      (tarfile.XHDTYPE, 2**40, 'a header of 1099511627776 bytes'),
+                                                      (tarfile.GNUTYPE_LONGNAME, -512, 'a header of -512 bytes')])
+def test_header_that_lies_is_neither_followed_nor_read_whole(tmp_path, name, kind, size, reason):
+  info = tarfile.TarInfo('a.png')
+  info.type, info.size = kind, size
+  data = info.tobuf(tarfile.GNU_FORMAT) + bytes(10_000)
+  (tmp_path / name).write_bytes(data if name == 'a.tar' else gzip.compress(data))
+  assert seen(tmp_path / name) == [('', f'damaged archive: {reason}')]
 
 
 def test_members_are_no_larger_in_memory_than_they_may_be(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from tests.support.predictions import LABELS, animate, assert_refused, draw, pac
 from uniemox_jax.predict import ranking as rankings
 from uniemox_jax.predict.prediction import predict_images
 from uniemox_jax.predict.ranking import Ranking
-from uniemox_jax.predict.shards import Shard
+from uniemox_jax.predict.shards import FileShard
 
 
 @pytest.fixture(scope='module')
@@ -115,6 +115,6 @@ def test_mistake_is_a_line_before_anything_is_predicted(checkpoint, tmp_path, ra
   assert_refused(lambda: predict_images(checkpoint, [str(tmp_path / 'a')], table, ranking=ranking), match)
   assert_refused(
       lambda: predict_images(
-          checkpoint, [str(tmp_path / 'a')], str(tmp_path / 'x.csv'), shard=Shard(1, 2), ranking=Ranking('awe')),
+          checkpoint, [str(tmp_path / 'a')], str(tmp_path / 'x.csv'), shard=FileShard(1, 2), ranking=Ranking('awe')),
       'leave it out of a --shard')
   assert [path.name for path in tmp_path.iterdir()] == ['a']

@@ -7,7 +7,7 @@ import pytest
 from data_pipelines.storage import read_json_object
 from tests.support.predictions import assert_refused, draw, save_random
 from uniemox_jax.predict.prediction import predict_images
-from uniemox_jax.predict.shards import Shard
+from uniemox_jax.predict.shards import FileShard
 from uniemox_jax.predict.table_writer import DESCRIPTION
 
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def joined(checkpoint: str, folder: str, out: Path, count: int, ending: str = 'csv') -> bytes:
   tables = [out / f'{index}.{ending}' for index in range(1, count + 1)]
   for index, table in enumerate(tables, 1):
-    predict_images(checkpoint, [folder], str(table), batch_size=8, shard=Shard(index, count))
+    predict_images(checkpoint, [folder], str(table), batch_size=8, shard=FileShard(index, count))
   return b''.join(table.read_bytes() for table in tables)
 
 
@@ -49,10 +49,10 @@ def test_cut_shard_is_completed_to_the_same_bytes_and_is_no_other_shard(checkpoi
   whole = joined(checkpoint, folder, tmp_path, 3)
   second = tmp_path / '2.csv'
   second.write_bytes(second.read_bytes()[:700])
-  predict_images(checkpoint, [folder], str(second), append=True, shard=Shard(2, 3))
+  predict_images(checkpoint, [folder], str(second), append=True, shard=FileShard(2, 3))
   assert b''.join((tmp_path / f'{index}.csv').read_bytes() for index in (1, 2, 3)) == whole
   assert read_json_object(f'{second}{DESCRIPTION}')['shard'] == '2/3'
-  for other in (Shard(3, 3), Shard(2, 4), None):
+  for other in (FileShard(3, 3), FileShard(2, 4), None):
     assert_refused(
         lambda other=other: predict_images(checkpoint, [folder], str(second), append=True, shard=other),
         'another shard .2/3, now')
@@ -60,14 +60,14 @@ def test_cut_shard_is_completed_to_the_same_bytes_and_is_no_other_shard(checkpoi
 
 @pytest.mark.parametrize('text', ['0/3', '4/3', '3', '1/0', 'a/b', '-1/3', '1/3/5', ''])
 def test_no_such_part_is_a_line(text):
-  assert_refused(lambda: Shard.parse(text), 'give I/N, such as 3/16')
+  assert_refused(lambda: FileShard.parse(text), 'give I/N, such as 3/16')
 
 
 @pytest.mark.parametrize('files', [0, 1, 8, 9, 100])
 @pytest.mark.parametrize('count', [1, 2, 7, 30])
 def test_parts_are_ranges_cut_between_batches(files, count):
   paths = list(map(str, range(files)))
-  parts = [Shard(index, count).part(paths, 8) for index in range(1, count + 1)]
+  parts = [FileShard(index, count).part(paths, 8) for index in range(1, count + 1)]
   assert [path for part in parts for path in part] == paths
   assert all(int(part[0]) % 8 == 0 for part in parts if part)
   assert max(map(len, parts)) - min(map(len, parts)) <= 15

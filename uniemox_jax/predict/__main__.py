@@ -7,7 +7,7 @@ from data_pipelines.images import MAX_MEGAPIXELS
 from uniemox_jax.predict import table_writer
 from uniemox_jax.predict.prediction import predict_images
 from uniemox_jax.predict.ranking import Ranking
-from uniemox_jax.predict.shards import Shard
+from uniemox_jax.predict.shards import FileShard
 from uniemox_jax.runtime import cli
 
 
@@ -20,7 +20,7 @@ def main(*arguments: str) -> None:
       'file_format': values.format, 'batch_size': values.batch_size, 'per_second': values.fps,
       'max_megapixels': values.max_megapixels, 'boxes': values.boxes, 'detector': values.detector,
       'ranking': Ranking(values.sort, values.contact_sheet, values.top)}
-  shard = None if values.shard is None else Shard.parse(values.shard)
+  shard = None if values.shard is None else FileShard.parse(values.shard)
   try:
     if not by_beam:
       predict_images(values.checkpoint, arguments, out, append=values.append, shard=shard, **settings)

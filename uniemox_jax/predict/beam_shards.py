@@ -10,21 +10,19 @@ import json
 import os
 import re
 import shutil
-import sys
 from typing import Any
 
 from data_pipelines import storage
 from data_pipelines.errors import UserError
 from data_pipelines.images import MAX_MEGAPIXELS
 from data_pipelines.ownership import owned
-from data_pipelines.plain_text import single_line
 from data_pipelines.user_files import find_images
 from data_pipelines.user_files.find_images import FoundFiles
 from uniemox_jax.predict import inference, table_writer
 from uniemox_jax.predict.inference import Predictor
-from uniemox_jax.predict.prediction import PredictionSummary, expected_rows, predict_images, print_summary
+from uniemox_jax.predict.prediction import PredictionSummary, expected_rows, predict_images, print_counts
 from uniemox_jax.predict.ranking import NO_RANKING, Ranking, check_ranking, table_rows, write_ranking
-from uniemox_jax.predict.shards import Shard
+from uniemox_jax.predict.shards import FileShard
 from uniemox_jax.predict.table_writer import CHECKSUMS, DESCRIPTION, PredictionTable
 
 MOST_SHARDS = 256
@@ -73,9 +71,8 @@ def predict_by_beam(
   summary = PredictionSummary()
   for _, cells in table_rows(out, file_format):
     summary.add_row(cells['path'], cells['error'])
-  print_summary(summary, found, 0, out, shard=None)
-  for line in write_ranking(ranking, out, file_format, predictor.column_names(), per_second, max_megapixels):
-    print(single_line(line), file=sys.stderr)
+  print_counts(summary, found, 0, out, shard=None)
+  write_ranking(ranking, out, file_format, predictor.column_names(), per_second, max_megapixels)
 
 
 def _pipeline_options(options: Sequence[str]) -> Any:
@@ -104,7 +101,7 @@ def _predict_part(index: int, folder: str) -> None:
   job = _read_job(folder, os.stat(os.path.join(folder, _JOB)).st_mtime_ns)
   predict_images(
       _loaded(job['checkpoint'], job['weights_sha256']), FoundFiles(job['paths'], {}, 0), _part(folder, index),
-      append=True, shard=Shard(index, job['count']), **job['settings'])
+      append=True, shard=FileShard(index, job['count']), **job['settings'])
 
 
 @functools.cache

@@ -30,7 +30,7 @@ from data_pipelines.user_files.views import ImageView, printable, views
 from uniemox_jax.predict import inference, table_writer
 from uniemox_jax.predict.inference import Predictor
 from uniemox_jax.predict.ranking import NO_RANKING, Ranking, check_ranking, write_ranking
-from uniemox_jax.predict.shards import Shard
+from uniemox_jax.predict.shards import FileShard
 from uniemox_jax.predict.table_writer import PredictionTable, Value
 from uniemox_jax.runtime.integrity import check_finite
 
@@ -70,7 +70,7 @@ def predict_images(
     checkpoint: str | Predictor, arguments: Sequence[str] | FoundFiles, out: str | None = None, *,
     file_format: str | None = None, append: bool = False, batch_size: int | None = None, per_second: float = 1.0,
     max_megapixels: float = MAX_MEGAPIXELS, boxes: str | None = None, detector: str | None = None,
-    shard: Shard | None = None, ranking: Ranking = NO_RANKING) -> PredictionSummary:
+    shard: FileShard | None = None, ranking: Ranking = NO_RANKING) -> PredictionSummary:
   """Writes a row for every image and sampled frame, in order.
 
   Args:
@@ -102,27 +102,27 @@ def predict_images(
       'weights_sha256': predictor.weights_sha256, 'columns': columns, 'format': file_format, 'fps': per_second,
       'max_megapixels': max_megapixels, 'shard': shard and str(shard), **(finder.origin if finder else {})}
   earlier = table_writer.check_append(out, made_by, append)
+  expected = expected_rows(found.paths, per_second)
   # The same batches as before a resumption, since the last digits depend on a row's place in its batch.
-  batch_size = batch_size or (earlier or {}).get('batch_size') or inference.find_batch_size(
-      predictor, expected_rows(found.paths, per_second))
+  batch_size = batch_size or (earlier or {}).get('batch_size') or inference.find_batch_size(predictor, expected)
   batch_size = inference.round_up(batch_size, predictor.devices)
   made_by |= {'checkpoint': predictor.path, 'batch_size': batch_size}
-  paths = shard.part(found.paths, batch_size) if shard else found.paths
+  paths = found.paths
+  if shard:
+    paths = shard.part(paths, batch_size)
+    expected = expected_rows(paths, per_second)
   owner = owned(*os.path.split(out)) if out else contextlib.nullcontext()
-  headed = not shard or shard.index == 1
-  with owner, contextlib.closing(PredictionTable(out, file_format, columns, made_by, headed)) as table:
+  with owner, contextlib.closing(PredictionTable(out, file_format, columns, made_by, not shard or
+                                                 shard.index == 1)) as table:
     rows = views(
         paths, predictor.image_size, ahead=2 * batch_size, per_second=per_second, done=table.names, finder=finder,
         max_megapixels=max_megapixels)
     initial = sum(printable(path) in table.names for path in paths)
-    progress = tqdm.tqdm(
-        total=expected_rows(paths, per_second), initial=initial, desc='predicting', unit=' images', delay=1)
+    progress = tqdm.tqdm(total=expected, initial=initial, desc='predicting', unit=' images', delay=1)
     with contextlib.closing(rows), progress:
       summary = write_rows(predictor, rows, table, batch_size, progress)
-    print_summary(summary, found, table.rows, out, shard)
-  if out:
-    for line in write_ranking(ranking, out, file_format, predictor.column_names(), per_second, max_megapixels):
-      print(single_line(line), file=sys.stderr)
+    print_counts(summary, found, table.rows, out, shard)
+  write_ranking(ranking, out, file_format, predictor.column_names(), per_second, max_megapixels)
   return summary
 
 
@@ -196,8 +196,8 @@ def _write(
   table.write({'path': [row.name for row in rows], **columns, 'error': [row.error or None for row in rows]})
 
 
-def print_summary(
-    summary: PredictionSummary, found: FoundFiles, earlier_rows: int, out: str | None, shard: Shard | None) -> None:
+def print_counts(
+    summary: PredictionSummary, found: FoundFiles, earlier_rows: int, out: str | None, shard: FileShard | None) -> None:
   """Prints to standard error. Raises UserError if there is no prediction of all files, now or from an earlier run."""
   reasons = '; '.join(summary.reasons)
   if summary.unreadable > len(summary.reasons):

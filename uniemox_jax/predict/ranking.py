@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 import re
+import sys
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -16,7 +17,7 @@ from data_pipelines import images, storage
 from data_pipelines.errors import UserError, join_names
 from data_pipelines.plain_text import csv_text, single_line
 from data_pipelines.user_files.views import views
-from uniemox_jax.predict.shards import Shard
+from uniemox_jax.predict.shards import FileShard
 
 SHEETS = ('.jpg', '.jpeg', '.png', '.html')
 SIDE, PER_ROW = 160, 8
@@ -48,7 +49,7 @@ class _Ranked(NamedTuple):
   path: str
 
 
-def check_ranking(ranking: Ranking, out: str | None, columns: Sequence[str], shard: Shard | None) -> None:
+def check_ranking(ranking: Ranking, out: str | None, columns: Sequence[str], shard: FileShard | None) -> None:
   """Raises UserError unless a table of these columns can be ranked so, and the files be written."""
   asked = [f'--{name}' for name, value in (('sort', ranking.sort), ('contact_sheet', ranking.sheet)) if value]
   if asked and out is None:
@@ -65,28 +66,26 @@ def check_ranking(ranking: Ranking, out: str | None, columns: Sequence[str], sha
 
 
 def write_ranking(
-    ranking: Ranking, out: str, file_format: str, columns: Sequence[str], per_second: float,
-    max_megapixels: float) -> list[str]:
-  """Writes what is asked for, of all rows of the table, each file whole or not at all; returns lines about it.
+    ranking: Ranking, out: str | None, file_format: str, columns: Sequence[str], per_second: float,
+    max_megapixels: float) -> None:
+  """Writes what is asked for, of all rows of the table, each file whole or not at all; says so on standard error.
 
   Args:
     ranking, columns: as `check_ranking` took them.
     out, file_format: the table.
     per_second, max_megapixels: as its rows were made.
   """
-  lines = []
-  if ranking.sort:
-    lines.append(_write_sorted(out, file_format, _column(ranking.sort, columns), ranking.sort))
-  if ranking.sheet:
+  if out and ranking.sort:
+    target, rows = _write_sorted(out, file_format, _column(ranking.sort, columns), ranking.sort)
+    print(single_line(f'{target}: {rows} rows, highest {ranking.sort} first'), file=sys.stderr)
+  if out and ranking.sheet:
     best = _highest(out, file_format, [name for name in columns if name not in (*_TEXTS, 'probability')], ranking.top)
     names = {ranked.path for some in best.values() for ranked in some}
     thumbnails = _thumbnails(names, per_second, max_megapixels)
     _write_sheet(ranking.sheet, best, thumbnails)
     gone = len(names) - len(thumbnails)
-    lines.append(
-        f'{ranking.sheet}: {len(thumbnails)} images' +
-        (f', {gone} more are not there any more, and drawn grey' if gone else ''))
-  return lines
+    drawn_grey = f', {gone} more are not there any more, and drawn grey' if gone else ''
+    print(single_line(f'{ranking.sheet}: {len(thumbnails)} images{drawn_grey}'), file=sys.stderr)
 
 
 def _column(asked: str, columns: Sequence[str]) -> str:
@@ -116,7 +115,8 @@ def _value(cell: Any) -> float | None:
   return None if cell in ('', None) else float(cell)
 
 
-def _write_sorted(out: str, file_format: str, column: str, asked: str) -> str:
+def _write_sorted(out: str, file_format: str, column: str, asked: str) -> tuple[str, int]:
+  """The file, and how many rows it has."""
   ranked = []
   for line, cells in table_rows(out, file_format):
     value = _value(cells[column])
@@ -129,7 +129,7 @@ def _write_sorted(out: str, file_format: str, column: str, asked: str) -> str:
     if file_format == 'csv':
       file.write(table.readline())
     file.writelines(line for *_, line in ranked)
-  return f'{target}: {len(ranked)} rows by {column}, highest first'
+  return target, len(ranked)
 
 
 def _highest(out: str, file_format: str, columns: Sequence[str], top: int) -> dict[str, list[_Ranked]]:

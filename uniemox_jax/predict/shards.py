@@ -8,14 +8,14 @@ from data_pipelines.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Shard:
+class FileShard:
   """Part `index` of `count`, counted from 1."""
 
   index: int
   count: int
 
   @classmethod
-  def parse(cls, text: str) -> 'Shard':
+  def parse(cls, text: str) -> 'FileShard':
     """The shard that a text such as '3/16' names. Raises UserError if it names none."""
     match = re.fullmatch(r'(\d{1,9})/(\d{1,9})', text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):

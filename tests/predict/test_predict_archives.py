@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from data_pipelines.person_boxes.person_finder import PersonFinder
 from data_pipelines.user_files import archives, find_images
 from data_pipelines.user_files.views import views
 from tests.support.predictions import assert_refused, draw, pack, save_random
@@ -175,6 +176,14 @@ def test_table_of_an_archive_is_that_of_its_folder_and_resumes(tmp_path, name):
   out.write_bytes(whole[:len(whole) // 2])
   predict_images(checkpoint, [str(packed)], str(out), append=True)
   assert out.read_bytes() == whole
+
+
+def test_boxes_name_an_image_of_an_archive_as_the_table_does(tmp_path):
+  path = pack(tmp_path / 'a.zip', {'day 1/a.png': png(10), 'b.png': png(20)})
+  (tmp_path / 'person_boxes.csv').write_text('image,xmin,ymin,xmax,ymax,score\na.zip/day 1/a.png,4,4,30,40,0.9\n')
+  finder, paths = PersonFinder(str(tmp_path), None), find_images.find([str(path)]).paths
+  finder.check_names(paths)
+  assert [view.person is not None for view in views(paths, 32, ahead=2, finder=finder)] == [True, False]
 
 
 @pytest.mark.parametrize('address', ['https://example.org/a.jpg', 's3://bucket/a/', 'gs://bucket/a.zip'])

@@ -1,6 +1,5 @@
 """Parts of a list of files, for as many runs: their tables, one after the other, are the table of one run."""
 
-from collections.abc import Sequence
 import dataclasses
 import re
 
@@ -25,7 +24,7 @@ class FileShard:
   def __str__(self) -> str:
     return f'{self.index}/{self.count}'
 
-  def part(self, paths: Sequence[str], batch_size: int) -> Sequence[str]:
+  def part(self, paths: list[str], batch_size: int) -> list[str]:
     """A range of the paths, cut between batches of one run, so that an image has the same place in its batch."""
     batches = -(-len(paths) // batch_size)
     first, last = (batch_size * (number * batches // self.count) for number in (self.index - 1, self.index))

@@ -26,6 +26,8 @@ INSTALL_REQUIRES = [
   'numpy>=2.4,<3',
   'optax>=0.2.8,<0.3',
   'orbax-checkpoint>=0.12.4,<0.13',
+  # Decodes HEIC, the photographs of phones.
+  'pi-heif>=1.4,<2',
   'pillow>=12.3,<13',
   'pyarrow>=23,<27',
   'regex>=2026.11.19,<2028',

@@ -10,16 +10,16 @@ import hashlib
 import io
 import os
 import pathlib
-import sys
 import threading
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 import warnings
 
 import numpy as np
+import pi_heif
 from PIL import Image, ImageFile
 
 from data_pipelines import storage
-from data_pipelines.image_bytes import jpeg, orientation, png, tiff
+from data_pipelines.image_bytes import depth, jpeg, orientation, png, tiff
 
 MAX_MEGAPIXELS = 64
 JPEG_QUALITY = 95
@@ -27,12 +27,12 @@ UNREADABLE_METADATA = 'images read without their damaged metadata'
 MISSING_END = 'JPEGs read without an end marker'
 
 # What is opened, whatever the file is called. Other formats (EPS, PDF...) may start other programs.
-_PILLOW_FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'AVIF', 'PPM')
-SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff', '.avif', '.heic')
-"""Endings of image file names, including formats that cannot be opened."""
+_PILLOW_FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'AVIF', 'HEIF', 'PPM')
+SUFFIXES = (
+    '.jpg', '.jpeg', '.jfif', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff', '.avif', '.heic', '.heif', '.hif')
+"""Endings of image file names."""
+_ANIMATED = ('GIF', 'PNG', 'WEBP', 'AVIF')
 _HEIC = (b'ftyphei', b'ftyphev', b'ftypmif1', b'ftypmsf1')
-_DEPTHS = (8, 10, 12, 16)
-"""Bits of a grey or colour value that files of 16 bits hold; cameras and scanners leave the upper ones empty."""
 
 # A decoded pixel takes four bytes, and some conversions need it two or three times: images over 16 megapixels are
 # taken one at a time, whatever the number of threads.
@@ -40,6 +40,8 @@ _LARGE = 16_000_000
 _ONE_LARGE = threading.Lock()
 
 Image.init()  # Registers all formats once; Image.open alone knows only the most frequent ones at first.
+# HEIC and HEIF. Images are read by several threads already.
+pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 warnings.filterwarnings('ignore', module=r'PIL\.')  # They name no file; what matters becomes a RejectedError.
 
 
@@ -51,13 +53,15 @@ class CheckedImage(NamedTuple):
   """An image that passed every check.
 
   original: the image as displayed, mode RGB, at its original size; file: the open file; clean: whether that is a
-  complete, upright baseline RGB JPEG of just these pixels; repair: what the file had to be read without, else empty.
+  complete, upright baseline RGB JPEG of just these pixels; repair: what the file had to be read without, else empty;
+  animated: whether `animation_frames` gives more than the first frame.
   """
 
   original: Image.Image
   file: BinaryIO
   clean: bool
   repair: str = ''
+  animated: bool = False
 
   def jpeg(self, short_side: int) -> bytes:
     """The image as an RGB JPEG, its short side at most `short_side` pixels; 0 keeps the original size.
@@ -99,14 +103,17 @@ def open_image(path: pathlib.Path, max_megapixels: float = MAX_MEGAPIXELS) -> It
   Raises:
     RejectedError: missing, empty, too many pixels, truncated, or nothing that Pillow can decode.
   """
+  with _opened(_file(path), max_megapixels) as checked:
+    yield checked
+
+
+def _file(path: pathlib.Path) -> BinaryIO:
   if path.is_fifo():
     raise RejectedError('cannot be read: a pipe, which has no end')
   try:
-    file = storage.open_local(path)
+    return storage.open_local(path)
   except OSError as error:
     raise RejectedError(f'cannot be read: {error.strerror}') from error
-  with _opened(file, max_megapixels) as checked:
-    yield checked
 
 
 @contextlib.contextmanager
@@ -128,6 +135,33 @@ def _opened(file: BinaryIO, max_megapixels: float) -> Iterator[CheckedImage]:
         raise
       checked = _checked(repaired, max_megapixels, stack)._replace(clean=False, repair=repair)
     yield checked
+
+
+def animation_frames(source: pathlib.Path | bytes,
+                     max_megapixels: float = MAX_MEGAPIXELS) -> Iterator[tuple[float, Image.Image]]:
+  """Decodes an animated GIF, PNG, WebP or AVIF frame by frame.
+
+  Yields:
+    Seconds from the start to a millisecond, and the frame as `open_image` shows it, which lasts until the next one is
+    asked for. A frame of 10 ms or less counts as 100 ms, as in browsers.
+
+  Raises:
+    RejectedError: as `open_image`; also after some frames, if a later one is damaged.
+  """
+  milliseconds = 0.0
+  with io.BytesIO(source) if isinstance(source, bytes) else _file(source) as file:
+    encoded: Any = _identified(file, max_megapixels)
+    try:
+      # A PNG may begin with an image for programs that know no animations.
+      for number in range(int(bool(encoded.info.get('default_image'))), encoded.n_frames):
+        encoded.seek(number)
+        encoded.load()
+        turn, _ = _turn(encoded)
+        yield round(milliseconds / 1000, 3), _displayed(encoded if turn is None else encoded.transpose(turn))
+        duration = encoded.info.get('duration') or 0
+        milliseconds += duration if duration > 10 else 100
+    except Exception as error:  # Malformed files make Pillow raise nearly anything.
+      raise RejectedError(f'cannot be decoded: {error or type(error).__name__}') from error
 
 
 def shrink(image: Image.Image, short_side: int) -> Image.Image:
@@ -200,14 +234,15 @@ def _checked(file: BinaryIO, max_megapixels: float, stack: contextlib.ExitStack)
     stack.enter_context(_ONE_LARGE)
   try:
     if before := encoded.format == 'TIFF':
-      _leave_unturned(encoded)
+      depth.leave_unturned(encoded)
       turn, repair = _turn(encoded)  # Afterwards Pillow has let go of the file.
-    raw_mode = _raw_mode(encoded)
+    raw_mode = depth.raw_mode(encoded)
+    animated = _is_animated(encoded)
     encoded.load()
     if not before:  # Of a PNG, metadata may follow the pixels.
       turn, repair = _turn(encoded)
     clean = not repair and turn is None and _is_clean_jpeg(encoded, file)
-    return CheckedImage(_displayed(_eight_bits(encoded, raw_mode, turn, file)), file, clean, repair)
+    return CheckedImage(_displayed(depth.eight_bits(encoded, raw_mode, turn, file)), file, clean, repair, animated)
   except RejectedError:
     raise
   except Exception as error:  # Malformed files make Pillow raise nearly anything.
@@ -220,14 +255,23 @@ def _identified(file: BinaryIO, max_megapixels: float) -> ImageFile.ImageFile:
   try:
     encoded = Image.open(file, formats=_PILLOW_FORMATS)
   except Image.DecompressionBombError as error:
-    raise RejectedError(f'over {max_megapixels:g} megapixels') from error
+    raise RejectedError(_too_large(max_megapixels)) from error
   except Image.UnidentifiedImageError as error:
     raise _DamagedError(_unidentified(file)) from error
   except Exception as error:  # As above; struct.error and KeyError are among them.
     raise _DamagedError(f'cannot be decoded: {error or type(error).__name__}') from error
-  if encoded.width * encoded.height > max_megapixels * 1e6:
-    raise RejectedError(f'{encoded.width} x {encoded.height} pixels: over {max_megapixels:g} megapixels')
+  check_size(encoded.width, encoded.height, max_megapixels)
   return encoded
+
+
+def check_size(width: int, height: int, max_megapixels: float) -> None:
+  """Raises RejectedError if so many pixels are over the limit."""
+  if width * height > max_megapixels * 1e6:
+    raise RejectedError(f'{width} x {height} pixels: {_too_large(max_megapixels)}')
+
+
+def _too_large(max_megapixels: float) -> str:
+  return f'over {max_megapixels:g} megapixels (build and predict take --max_megapixels)'
 
 
 def _unidentified(file: BinaryIO) -> str:
@@ -237,60 +281,26 @@ def _unidentified(file: BinaryIO) -> str:
   if not start:
     return 'empty file'
   if start[4:].startswith(_HEIC):
-    return 'HEIC, which Pillow alone cannot read: convert it to JPEG'
+    return 'cannot be decoded: HEIC that is damaged, truncated, or of an unknown kind'
   return 'not an image in a known format'
-
-
-def _leave_unturned(encoded: ImageFile.ImageFile) -> None:
-  """Without what Pillow does after the pixels of a TIFF: it reads more metadata, and turns the image."""
-  encoded.load_end = lambda: None  # type: ignore[method-assign]
 
 
 def _turn(encoded: ImageFile.ImageFile) -> tuple[Image.Transpose | None, str]:
   """What makes it upright, and what cannot be read about that."""
+  if encoded.format == 'HEIF':  # libheif turns it by the file's own word, beside which EXIF's does not count.
+    return None, ''
   try:
     return orientation.TURNS.get(encoded.getexif().get(orientation.TAG, 1)), ''
   except Exception:  # As above.
     return None, UNREADABLE_METADATA
 
 
-def _raw_mode(encoded: ImageFile.ImageFile) -> str:
-  """How the file holds a pixel, in Pillow's words, such as 'RGB;16B'; empty where Pillow does not say."""
-  parts = encoded.tile[0].args if encoded.tile else ''
-  first = parts[0] if isinstance(parts, tuple) and parts else parts
-  return first if isinstance(first, str) else ''
-
-
-def _eight_bits(
-    encoded: ImageFile.ImageFile, raw_mode: str, turn: Image.Transpose | None, file: BinaryIO) -> Image.Image:
-  """Upright, and values of more than 8 bits shrunk by the depth that the largest of them needs.
-
-  Of 16 bits, Pillow clips grey to 255 and keeps the upper byte of colours, which is 0 to 15 if there are 12 bits.
-  """
-  # First of all: until then Pillow takes a TIFF that is to be turned for the size that it will have.
-  upright = encoded if turn is None else encoded.transpose(turn)
-  if encoded.mode.startswith('I'):
-    return Image.fromarray(_shifted(np.asarray(upright)))
-  if not raw_mode.startswith(('RGB;16', 'RGBA;16')) or (upper := np.asarray(upright))[..., :3].max() >= 16:
-    return upright
-  file.seek(0)
-  again = Image.open(file, formats=(encoded.format or '',))
-  if encoded.format == 'TIFF':
-    _leave_unturned(again)
-  # The lower byte is what the other byte order takes for the upper one.
-  order = raw_mode[-1].replace('N', 'L' if sys.byteorder == 'little' else 'B')
-  mode = raw_mode[:-1] + ('B' if order == 'L' else 'L')
-  again.tile = [
-      tile._replace(args=(mode, *tile.args[1:]) if isinstance(tile.args, tuple) else mode) for tile in again.tile]
-  again.load()
-  values = upper.astype(np.uint16) << 8 | np.asarray(again if turn is None else again.transpose(turn))
-  return Image.fromarray(np.concatenate([_shifted(values[..., :3]), _shifted(values[..., 3:])], axis=2))
-
-
-def _shifted(values: np.ndarray) -> np.ndarray:
-  largest = int(values.max(initial=0))
-  depth = next((depth for depth in _DEPTHS if largest < 1 << depth), largest.bit_length())
-  return (values >> depth - 8).clip(0, 255).astype(np.uint8)
+def _is_animated(encoded: ImageFile.ImageFile) -> bool:
+  """Whether its frames follow each other in time; pages of a TIFF do not. To be asked before the pixels are decoded."""
+  try:
+    return encoded.format in _ANIMATED and bool(getattr(encoded, 'is_animated', False))
+  except Exception:  # As above.
+    return False
 
 
 def _displayed(upright: Image.Image) -> Image.Image:

@@ -21,17 +21,14 @@ from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import crops
 from data_pipelines.records import caption_text, manifest, reader
 from data_pipelines.records.label_sets import VAD
-from data_pipelines.sheet_text import load_font, text_height, wrap_text
+from data_pipelines.sheet_text import contact_sheet
 
 LEGEND = (
     'Left: the stored image, never flipped, with all its person boxes (green; yellow for a score below '
     f'{crops.MIN_SCORE:g}). Middle: scene view. Right: person view, or the scene in a red frame if there is no person.')
 COLUMNS = 2
 
-_GAP = 8
-_PAPER, _INK = 'white', 'black'
 _BOX, _UNSURE, _NO_PERSON = 'lime', 'yellow', 'red'
-_FONT = load_font(12)
 
 
 def preview(
@@ -64,7 +61,7 @@ def preview(
   shares = manifest.read_manifest(opened.folder)['distribution']
   tiles = [(panels(record, scene, person), '\n'.join(description(record, opened.labels, shares)))
            for record, scene, person in zip(shown, batch['scene'], batch['person'])]
-  _write(out, contact_sheet(tiles, f'{dataset} {split}, seed {seed}. {LEGEND}'))
+  _write(out, contact_sheet(tiles, f'{dataset} {split}, seed {seed}. {LEGEND}', COLUMNS))
   with_person = sum(bool(record['persons']) for record in shown)
   return f'{out}: shows {count} of the {opened.num_examples} examples of {dataset} {split}, {with_person} with a person'
 
@@ -104,28 +101,6 @@ def description(record: dict, labels: Sequence[str], shares: Sequence[str]) -> l
   attributes = json.loads(record['attributes'])
   captions = [f'{style} caption: {caption_text.caption(attributes, label, style)}' for style in caption_text.STYLES]
   return [record['id'].decode(), *(known or ['no label']), *captions]
-
-
-def contact_sheet(tiles: Sequence[tuple[list[Image.Image], str]], title: str) -> Image.Image:
-  """Tiles of three S x S images above a text, in COLUMNS columns below a title; a row is as high as its tallest."""
-  size = tiles[0][0][0].width
-  inner = 3 * size + 2 * _GAP
-  width, columns = inner + 3 * _GAP, min(COLUMNS, len(tiles))
-  title = wrap_text(title, columns * width - 3 * _GAP, _FONT)
-  texts = [wrap_text(text, inner, _FONT) for _, text in tiles]
-  tops = [text_height(title, _FONT) + 3 * _GAP]
-  for start in range(0, len(tiles), columns):
-    tallest = max(text_height(text, _FONT) for text in texts[start:start + columns])
-    tops.append(tops[-1] + size + _GAP + tallest + 3 * _GAP)
-  sheet = Image.new('RGB', (columns * width - _GAP, tops[-1]), _PAPER)
-  pen = ImageDraw.Draw(sheet)
-  pen.multiline_text((_GAP, _GAP), title, _INK, _FONT)
-  for index, (panel_images, _) in enumerate(tiles):
-    top, left = tops[index // columns], _GAP + index % columns * width
-    for place, image in enumerate(panel_images):
-      sheet.paste(image, (left + place * (size + _GAP), top))
-    pen.multiline_text((left, top + size + _GAP // 2), texts[index], _INK, _FONT)
-  return sheet
 
 
 def _write(out: str | os.PathLike, sheet: Image.Image) -> None:

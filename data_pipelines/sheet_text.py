@@ -1,10 +1,14 @@
-"""Text on drawn sheets: one font on every machine, and lines broken to a width."""
+"""Drawn sheets of images above their texts: one font on every machine, and lines broken to a width."""
 
+from collections.abc import Sequence
 import os
 import textwrap
 
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
+
+_GAP = 8
+_PAPER, _INK = 'white', 'black'
 
 
 def load_font(size: int) -> ImageFont.FreeTypeFont:
@@ -21,3 +25,25 @@ def wrap_text(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
 def text_height(text: str, font: ImageFont.FreeTypeFont) -> int:
   """Pixels from the top of the first line to the bottom of the last."""
   return int(ImageDraw.Draw(Image.new('L', (1, 1))).multiline_textbbox((0, 0), text, font)[3])
+
+
+def contact_sheet(tiles: Sequence[tuple[list[Image.Image], str]], title: str, columns: int) -> Image.Image:
+  """Tiles of S x S images, as many in each, above a text, below a title; a row is as high as its tallest."""
+  size, font = tiles[0][0][0].width, load_font(12)
+  inner = len(tiles[0][0]) * (size + _GAP) - _GAP
+  width, columns = inner + 3 * _GAP, min(columns, len(tiles))
+  title = wrap_text(title, columns * width - 3 * _GAP, font)
+  texts = [wrap_text(text, inner, font) for _, text in tiles]
+  tops = [text_height(title, font) + 3 * _GAP]
+  for start in range(0, len(tiles), columns):
+    tallest = max(text_height(text, font) for text in texts[start:start + columns])
+    tops.append(tops[-1] + size + _GAP + tallest + 3 * _GAP)
+  sheet = Image.new('RGB', (columns * width - _GAP, tops[-1]), _PAPER)
+  pen = ImageDraw.Draw(sheet)
+  pen.multiline_text((_GAP, _GAP), title, _INK, font)
+  for index, (panel_images, _) in enumerate(tiles):
+    top, left = tops[index // columns], _GAP + index % columns * width
+    for place, image in enumerate(panel_images):
+      sheet.paste(image, (left + place * (size + _GAP), top))
+    pen.multiline_text((left, top + size + _GAP // 2), texts[index], _INK, font)
+  return sheet

@@ -20,7 +20,7 @@ from uniemox_jax.models.registry import abstract_student
 from uniemox_jax.objectives.tasks import predict, split_columns, width
 from uniemox_jax.recognition.columns import Predictions
 from uniemox_jax.recognition.predictor import Predictor, find_batch_size, round_up
-from uniemox_jax.recognition.recogniser import Recogniser, open_recogniser, view_of
+from uniemox_jax.recognition.recogniser import ModelSource, Recogniser, open_recogniser, view_of
 from uniemox_jax.train.checkpoint import Checkpoint
 from uniemox_jax.train.open_model import open_student
 
@@ -143,4 +143,4 @@ def load_classifier(checkpoint: str, labels: str | None = None, prompts: str | N
   Raises:
     UserError: no model, one that names no emotions, or a CLIP without words.
   """
-  return LoadedClassifier(open_recogniser(checkpoint, labels, prompts))
+  return LoadedClassifier(open_recogniser(ModelSource(checkpoint, labels, prompts)))

@@ -1,4 +1,4 @@
-"""Finds images and videos as a user names them: files, folders, globs and text lists."""
+"""Finds images and videos as a user names them: files, folders, archives, globs and text lists."""
 
 import collections
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.source_files import raw_files
 from data_pipelines.source_files.file_names import FileNames, real_place, tidy_name
 from data_pipelines.source_files.text_files import read_text
-from data_pipelines.user_files import video
+from data_pipelines.user_files import archives, video
 
 LIST_SUFFIX = '.txt'
 
@@ -22,8 +22,9 @@ class FoundFiles(NamedTuple):
   """What the arguments name.
 
   paths: of images and videos, each once, in the order of the arguments and sorted within a folder or glob; a file that
-  is named itself is among them whatever it is, and from a list, even if it does not exist; passed_over: kind -> number
-  of the files in folders that are neither images nor videos; duplicates: how often a path was named again.
+  is named itself is among them whatever it is, and from a list, even if it does not exist; an image in an archive is
+  ARCHIVE/NAME, and ARCHIVE itself comes after these if not all of it can be read; passed_over: kind -> number of the
+  files in folders and archives that are neither images nor videos; duplicates: how often a path was named again.
   """
 
   paths: list[str]
@@ -32,18 +33,18 @@ class FoundFiles(NamedTuple):
 
 
 def find(arguments: Sequence[str]) -> FoundFiles:
-  """Looks up files, folders (with all in them), globs, and text lists (*.txt) with one file or folder a line.
+  """Looks up files, folders (with all in them), archives, globs, and text lists (*.txt) with one of these a line.
 
   Raises:
-    UserError: an argument does not exist or a glob matches nothing; nothing was found; a video is named and cannot be
-      decoded here.
+    UserError: an argument does not exist, is an address, or a glob matches nothing; nothing was found; a video is named
+      and cannot be decoded here.
   """
   passed_over: collections.Counter[str] = collections.Counter()
   paths: dict[str, str] = {}
   total = 0
   for argument in arguments:
     for named in _expand(argument):
-      for path in _in_folder(named, passed_over):
+      for path in _inside(named, passed_over):
         total += 1
         paths.setdefault(real_place(path), path)
   if not paths:
@@ -56,6 +57,7 @@ def find(arguments: Sequence[str]) -> FoundFiles:
 
 def _expand(argument: str) -> list[str]:
   """The files and folders of a glob or a text list; else the argument itself."""
+  _check_local(argument)
   if not (storage.exists(argument) or pathlib.Path(argument).is_symlink()):
     matches = sorted(glob.glob(argument, recursive=True))
     if not matches:
@@ -69,8 +71,18 @@ def _expand(argument: str) -> list[str]:
   return [argument]
 
 
-def _in_folder(path: str, passed_over: collections.Counter[str]) -> list[str]:
+def _check_local(path: str) -> None:
+  if storage.is_remote(path):
+    raise UserError(f'{path} is an address, and images are read from a disk: download it first, and give the files')
+
+
+def _inside(path: str, passed_over: collections.Counter[str]) -> list[str]:
   """The path itself, or all images and videos under it."""
+  _check_local(path)
+  if archives.is_archive(path):
+    listing = archives.list_archive(path)
+    passed_over.update(listing.passed_over)
+    return [f'{path}/{name}' for name in listing.places] + ([path] if listing.problem else [])
   if not pathlib.Path(path).is_dir():
     return [path]
   files = raw_files.list_files(

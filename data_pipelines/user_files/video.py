@@ -12,6 +12,7 @@ from PIL import Image
 
 from data_pipelines import images
 from data_pipelines.errors import UserError
+from data_pipelines.user_files.sampling import sampled
 
 SUFFIXES = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.flv', '.3gp', '.ogv', '.mts')
 REMEDY = "pip install 'uniemox_jax[video]'"
@@ -36,7 +37,8 @@ def check_installed(path: str) -> None:
     raise UserError(f"'{path}' is a video, and PyAV, which decodes them, is not installed: {REMEDY}")
 
 
-def frames(path: str, per_second: float) -> Iterator[tuple[float, Image.Image]]:
+def frames(path: str, per_second: float,
+           max_megapixels: float = images.MAX_MEGAPIXELS) -> Iterator[tuple[float, Image.Image]]:
   """The first frame at or after each of 0, 1 / per_second, ... seconds from the start, decoded one at a time.
 
   Yields:
@@ -45,20 +47,24 @@ def frames(path: str, per_second: float) -> Iterator[tuple[float, Image.Image]]:
   Raises:
     images.RejectedError: not a video that can be decoded; also after some frames, if a later part is damaged.
   """
-  with _opened(path) as container:
+  for seconds, frame in sampled(_decoded(path, max_megapixels), per_second):
+    yield round(seconds, 3), frame.to_image().rotate(frame.rotation, expand=True)
+
+
+def _decoded(path: str, max_megapixels: float) -> Iterator[tuple[float, Any]]:
+  """Every frame, an `av.VideoFrame`; raises what `frames` does."""
+  with _opened(path, max_megapixels) as container:
     stream = container.streams.video[0]
     stream.thread_type = 'AUTO'
-    start, seconds, due = None, 0.0, 0
+    start, seconds = None, 0.0
     shown: collections.deque[float] = collections.deque(maxlen=_REORDERED)
     for frame in container.decode(stream):
       if frame.time is None:
         raise images.RejectedError('cannot be decoded: a frame without a time')
       start = frame.time if start is None else start
       shown.append(max(frame.time - start - seconds, _duration(frame, stream)))
-      seconds = round(frame.time - start, 3)
-      if seconds * per_second >= due - 1e-6:
-        due = math.floor(seconds * per_second + 1e-6) + 1
-        yield seconds, frame.to_image().rotate(frame.rotation, expand=True)
+      seconds = frame.time - start
+      yield seconds, frame
     if start is None:
       raise images.RejectedError('cannot be decoded: no frames')
     length = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
@@ -77,14 +83,14 @@ def _duration(frame: Any, stream: Any) -> float:
 def expected_frames(path: str, per_second: float) -> int:
   """About how many frames `frames` yields, by the length in the file's header; 1 without one."""
   try:
-    with _opened(path) as container:
+    with _opened(path, math.inf) as container:
       return max(1, math.ceil((container.duration or 0) / 1e6 * per_second))
   except images.RejectedError:
     return 1
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[Any]:
+def _opened(path: str, max_megapixels: float) -> Iterator[Any]:
   """An `av.container.InputContainer` with an image stream; FFmpeg's errors become a RejectedError."""
   if importlib.util.find_spec('av') is None:
     raise images.RejectedError(f'a video, and PyAV is not installed: {REMEDY}')
@@ -97,8 +103,7 @@ def _opened(path: str) -> Iterator[Any]:
       stream = container.streams.video[0]
       if stream.codec_context is None:
         raise images.RejectedError('cannot be decoded: its codec is unknown')
-      if stream.width * stream.height > images.MAX_MEGAPIXELS * 1e6:
-        raise images.RejectedError(f'{stream.width} x {stream.height} pixels: over {images.MAX_MEGAPIXELS} megapixels')
+      images.check_size(stream.width, stream.height, max_megapixels)
       yield container
   except (av.error.FFmpegError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError) as error:
     raise images.RejectedError(f'cannot be decoded: {getattr(error, "strerror", None) or error}') from error

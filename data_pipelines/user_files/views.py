@@ -1,12 +1,14 @@
 """Evaluation views of a user's images and videos: read ahead by threads, in order, a bounded number at a time."""
 
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent import futures
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
-from typing import NamedTuple
+import threading
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -15,7 +17,8 @@ from data_pipelines import images
 from data_pipelines.person_boxes.person_finder import Person, PersonFinder
 from data_pipelines.plain_text import visible
 from data_pipelines.read_ahead import THREADS, read_ahead
-from data_pipelines.user_files import video
+from data_pipelines.user_files import archives, video
+from data_pipelines.user_files.sampling import sampled
 
 
 class ImageView(NamedTuple):
@@ -39,8 +42,9 @@ def printable(path: str) -> str:
 
 def views(
     paths: Sequence[str], size: int, *, ahead: int, view: Callable[[Image.Image], np.ndarray] | None = None,
-    per_second: float = 1.0, done: Collection[str] = (), finder: PersonFinder | None = None) -> Generator[ImageView]:
-  """One view an image, and `per_second` a second of video, in the order of the paths.
+    per_second: float = 1.0, done: Collection[str] = (), finder: PersonFinder | None = None,
+    max_megapixels: float = images.MAX_MEGAPIXELS) -> Generator[ImageView]:
+  """One view an image, and `per_second` a second of a video or an animated image, in the order of the paths.
 
   A file that cannot be read becomes a view without pixels.
 
@@ -48,15 +52,17 @@ def views(
     size: side S of the views, pixels.
     ahead: views that are made ahead of the caller, and so kept in memory.
     view: how the model wants an RGB image, uint8 (S, S, 3); None is `images.evaluation_view`.
-    per_second: frames taken of a second of video.
+    per_second: frames taken of a second of a video or an animated image.
     done: names that are left out; such images are not opened.
     finder: of persons, None if no person view is wanted.
+    max_megapixels: larger images are not decoded.
   """
   view = view or functools.partial(images.evaluation_view, size=size)
   pool = futures.ThreadPoolExecutor(THREADS)
   try:
-    for future in read_ahead(_Reader(size, view, per_second, done, finder).submit(pool, paths), ahead):
-      yield future.result()
+    reader = _Reader(size, view, per_second, done, finder, max_megapixels)
+    for future in read_ahead(reader.submit(pool, paths), ahead):
+      yield from future.result()
   finally:
     pool.shutdown(cancel_futures=True)
 
@@ -70,37 +76,65 @@ class _Reader:
   per_second: float
   done: Collection[str]
   finder: PersonFinder | None
+  max_megapixels: float
+  _room: threading.Semaphore = dataclasses.field(default_factory=lambda: threading.Semaphore(THREADS))
+  """Images of archives that are in memory and not decoded yet."""
 
-  def submit(self, pool: futures.Executor, paths: Sequence[str]) -> Iterator[futures.Future[ImageView]]:
-    """Images are read by the pool, frames one after the other by the caller."""
-    for path in paths:
-      if printable(path) in self.done:
-        continue
-      if video.is_video(path):
-        yield from (pool.submit(lambda ready: ready, view) for view in self._read_frames(path))
+  def submit(self, pool: futures.Executor, paths: Sequence[str]) -> Iterator[futures.Future[Iterable[ImageView]]]:
+    """Images are decoded by the pool, frames one after the other by whoever takes the views; archives are read here."""
+    new = (path for path in paths if printable(path) not in self.done)
+    for archive, some in itertools.groupby(new, archives.archive_of):
+      if archive is None:
+        for path in some:
+          yield pool.submit(self._read_video if video.is_video(path) else self._read_image, path)
       else:
-        yield pool.submit(self._read_image, path)
+        yield from self._submit_members(pool, archive, some)
 
-  def _read_image(self, path: str) -> ImageView:
+  def _submit_members(self, pool: futures.Executor, archive: str,
+                      paths: Iterable[str]) -> Iterator[futures.Future[Iterable[ImageView]]]:
+    with archives.open_archive(archive) as read:
+      for path in paths:
+        try:
+          content = read(path.removeprefix(archive)[1:])
+        except images.RejectedError as error:
+          yield pool.submit(_unreadable, path, error)
+        else:
+          self._room.acquire()
+          yield pool.submit(self._read_member, path, content)
+
+  def _read_member(self, path: str, content: bytes) -> Iterable[ImageView]:
     try:
-      with images.open_image(pathlib.Path(path)) as image:
-        return self._view(path, image.original)._replace(repair=image.repair)
+      return self._read_image(path, content)
+    finally:
+      self._room.release()
+
+  def _read_image(self, path: str, content: bytes | None = None) -> Iterable[ImageView]:
+    opened = images.open_image if content is None else images.open_bytes
+    source: Any = pathlib.Path(path) if content is None else content
+    try:
+      with opened(source, self.max_megapixels) as image:
+        if image.animated:
+          return self._views_of(path, sampled(images.animation_frames(source, self.max_megapixels), self.per_second))
+        return (self._view(path, image.original)._replace(repair=image.repair),)
     except images.RejectedError as error:
       return _unreadable(path, error)
 
-  def _read_frames(self, path: str) -> Iterator[ImageView]:
+  def _read_video(self, path: str) -> Iterable[ImageView]:
+    return self._views_of(path, video.frames(path, self.per_second, self.max_megapixels))
+
+  def _views_of(self, path: str, frames: Iterator[tuple[float, Image.Image]]) -> Iterator[ImageView]:
     try:
-      for seconds, frame in video.frames(path, self.per_second):
+      for seconds, frame in frames:
         name = f'{path}#t={seconds}'
         if printable(name) not in self.done:
           yield self._view(name, frame)
     except images.RejectedError as error:
-      yield _unreadable(path, error)
+      yield from _unreadable(path, error)
 
   def _view(self, name: str, image: Image.Image) -> ImageView:
     person = self.finder(name, image, self.size) if self.finder else None
     return ImageView(printable(name), self.view(image), person=person)
 
 
-def _unreadable(path: str, error: images.RejectedError) -> ImageView:
-  return ImageView(printable(path), None, ' '.join(str(error).split()))
+def _unreadable(path: str, error: images.RejectedError) -> tuple[ImageView]:
+  return (ImageView(printable(path), None, ' '.join(str(error).split())),)

@@ -125,7 +125,7 @@ def test_text_names_every_target_that_the_record_has_and_no_other():
 
 def test_long_text_stays_below_its_own_images():
   images = [Image.new('RGB', (SIDE, SIDE))] * 3
-  sheet = np.asarray(preview.contact_sheet([(images, 'w' * 300), (images, '')], 'title'))
+  sheet = np.asarray(preview.contact_sheet([(images, 'w' * 300), (images, '')], 'title', 2))
   dark = np.flatnonzero((sheet.min(-1) < 128).any(1))
   # 192 + 16 pixels wide, in letters of 7: eleven lines are needed below the images, and nothing beside them.
   text = sheet[dark[0]:].min(-1)[-11 * 12:]

@@ -13,6 +13,7 @@ from tests.support.predictions import save_random
 import uniemox_jax
 from uniemox_jax.import_torch import import_torch
 from uniemox_jax.predict.prediction import predict_images
+from uniemox_jax.recognition.recogniser import ModelSource
 from uniemox_jax.recognition.words import POLES, read_words
 
 torch = pytest.importorskip('torch')
@@ -117,7 +118,7 @@ def test_clip_gives_the_zero_shot_probabilities_of_transformers(clip, photos):
 
 def test_one_call_gives_a_table_of_zero_shot_emotions(clip, photos, tmp_path):
   out = tmp_path / 'emotions.csv'
-  predict_images(clip, [str(photos)], str(out), labels='mikels+valence', texts=['a lonely place'])
+  predict_images(ModelSource(clip, 'mikels+valence', texts=('a lonely place',)), [str(photos)], str(out))
   rows = table(out)
   assert len(rows) == 5
   assert list(rows[0])[:3] == ['path', 'label', 'probability']
@@ -142,7 +143,7 @@ def test_valence_is_the_share_of_its_high_pole_less_that_of_its_low_one(clip, ph
 
 def test_similarity_to_own_words_is_the_cosine(clip, photos, tmp_path):
   out = tmp_path / 'similar.csv'
-  predict_images(clip, [str(photos)], str(out), texts=['a lonely place', 'joy, loud'])
+  predict_images(ModelSource(clip, texts=('a lonely place', 'joy, loud')), [str(photos)], str(out))
   loaded = uniemox_jax.load_clip(clip)
   cosines = loaded.encode_image(rgb(photos)) @ loaded.encode_text(['a lonely place', 'joy, loud']).T
   rows = table(out)

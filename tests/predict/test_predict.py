@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from data_pipelines import images
+from data_pipelines import images, storage
 from data_pipelines.errors import UserError
 from tests.support import small_runs
 from tests.support.image_corpus import coloured, colourless, unusable
@@ -66,7 +66,7 @@ def test_every_file_of_the_corpus_has_its_row(checkpoint: str, tmp_path: Path, c
   os.mkfifo(folder / 'pipe.jpg')
   os.mkfifo(folder / 'another pipe')
   summary = predict_images(checkpoint, [str(folder)], str(tmp_path / 'out.csv'))
-  rows = {Path(row['path']).name: row for row in rows_of(tmp_path / 'out.csv')}
+  rows = {Path(row['path']).name.removesuffix('#t=0.0'): row for row in rows_of(tmp_path / 'out.csv')}
   reasons = {name: reason for name, (_, reason) in broken.items()} | {'gone.jpg': 'No such file', 'pipe.jpg': 'a pipe'}
   passed_over = {'paper.pdf', 'drawing.svg'}
   assert rows.keys() == readable.keys() | reasons.keys() - passed_over
@@ -200,6 +200,27 @@ def test_other_images_are_appended(checkpoint: str, tmp_path: Path) -> None:
   predict_images(checkpoint, [*second, *first], str(tmp_path / 'out.csv'), append=True)
   assert (tmp_path / 'out.csv').read_bytes().startswith(before)
   assert [row['path'] for row in rows_of(tmp_path / 'out.csv')] == first + second
+
+
+def test_larger_images_are_rejected_by_a_flag_that_their_rows_name(checkpoint: str, tmp_path: Path) -> None:
+  paths, out = draw(tmp_path / 'images', 2), tmp_path / 'out.csv'
+  Image.new('RGB', (200, 100)).save(paths[1])
+  predict_images(checkpoint, paths, str(out), max_megapixels=0.01)
+  assert [row['error'] for row in rows_of(out)
+         ] == ['', '200 x 100 pixels: over 0.01 megapixels (build and predict take --max_megapixels)']
+  assert_refused(
+      lambda: predict_images(checkpoint, paths, str(out), append=True), r'another max megapixels \(0.01, now 64\)')
+
+
+def test_table_of_a_version_without_the_flag_goes_on(checkpoint: str, tmp_path: Path) -> None:
+  paths, out = draw(tmp_path / 'images', 4), tmp_path / 'out.csv'
+  predict_images(checkpoint, paths[:2], str(out))
+  description = Path(f'{out}.made_by.json')
+  made_by = storage.read_json_object(description)
+  del made_by['max_megapixels'], made_by['shard']
+  storage.write_sealed(description, made_by)
+  predict_images(checkpoint, paths, str(out), append=True)
+  assert [row['path'] for row in rows_of(out)] == paths
 
 
 def test_batch_size_changes_no_probability(checkpoint: str, tmp_path: Path) -> None:

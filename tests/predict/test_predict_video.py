@@ -20,8 +20,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def write_video(
-    path: Path, count: int, rate: Fraction | int, codec: str = 'mpeg4', times: Sequence[float] = (), sound: int = 0,
-    options: dict[str, str] | None = None) -> Path:
+    path: Path, count: int, rate: Fraction | int | None, codec: str = 'mpeg4', times: Sequence[float] = (),
+    sound: int = 0, options: dict[str, str] | None = None) -> Path:
   """Grey frames, brighter from one to the next: at a steady rate, or at these times; with seconds of sound."""
   av = pytest.importorskip('av')
   with av.open(str(path), 'w', options=options or {}) as container:
@@ -64,6 +64,31 @@ def test_frames_are_those_of_their_time(clip: Path) -> None:
   for seconds, frame in video.frames(str(clip), 3):
     assert abs(int(np.asarray(frame).mean()) - 50 * seconds) < 6
   assert video.expected_frames(str(clip), 3) == 15
+
+
+@pytest.mark.parametrize('name', ['a.mp4', 'a.mkv'])
+@pytest.mark.parametrize('rate', [1, 24, 25, Fraction(30000, 1001), 30, 60, 240])
+def test_every_frame_is_taken_at_the_rate_of_the_video(tmp_path: Path, name: str, rate: Fraction | int) -> None:
+  clip = write_video(tmp_path / name, 50, rate)
+  found = [seconds for seconds, _ in video.frames(str(clip), float(rate))]
+  assert found == pytest.approx([float(index / rate) for index in range(50)], abs=0.001)
+
+
+@pytest.mark.parametrize(('rate', 'per_second'), [(240, 1), (240, 30), (30, 1), (1, 5), (Fraction(1, 5), 1)])
+def test_any_rate_is_sampled_at_the_asked_one(tmp_path: Path, rate: Fraction | int, per_second: int) -> None:
+  clip = write_video(tmp_path / 'a.mp4', 3 * max(1, int(rate)), rate)
+  found = [seconds for seconds, _ in video.frames(str(clip), per_second)]
+  step = float(1 / min(rate, per_second))
+  assert found == pytest.approx([step * index for index in range(len(found))], abs=0.001)
+  assert len(found) == 3 * max(1, min(rate, per_second))
+
+
+@pytest.mark.parametrize('name', ['a.mp4', 'a.mkv', 'a.webm'])
+def test_header_without_a_frame_rate(tmp_path: Path, name: str) -> None:
+  times = (0, 1, 1.4, 2.7, 3.1, 9.5)
+  clip = write_video(tmp_path / name, 6, None, 'libvpx' if name == 'a.webm' else 'libx264', times)
+  assert [seconds for seconds, _ in video.frames(str(clip), 1)] == pytest.approx([0, 1, 2.7, 3.1, 9.5], abs=0.001)
+  assert [seconds for seconds, _ in video.frames(str(clip), 0.2)] == pytest.approx([0, 9.5], abs=0.001)
 
 
 @pytest.mark.parametrize('name', ['a.mp4', 'a.mov', 'a.mkv', 'a.avi'])

@@ -9,6 +9,8 @@ import zlib
 import numpy as np
 from PIL import Image, ImageCms
 
+from tests.support import phone_images
+
 WIDTH, HEIGHT = 120, 80
 RED, BLUE = (220, 30, 20), (20, 30, 220)
 _TURNED_BACK = {
@@ -284,7 +286,7 @@ def _others() -> Files:
 
 def coloured() -> Files:
   """Files that all show the photo in its colours."""
-  return _jpegs() | _turned() | _damaged_metadata() | _others()
+  return _jpegs() | _turned() | _damaged_metadata() | phone_images.readable(photo()) | _others()
 
 
 def colourless() -> dict[str, bytes]:
@@ -347,7 +349,7 @@ def unusable() -> dict[str, tuple[bytes, str]]:
   def container(brand: bytes) -> bytes:
     return b'\0\0\0\x18ftyp' + brand + bytes(500)
 
-  return _cut() | {
+  return _cut() | phone_images.unusable_of_phones(too_large) | {
       'empty.jpg': (b'', 'empty file'), 'zeros.jpg': (bytes(5000), _UNKNOWN), 'spaces.jpg':
           (b' ' * 99, _UNKNOWN), 'web page.jpg': (b'<!DOCTYPE html><title>404</title>', _UNKNOWN), 'not fetched.jpg':
               (b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n', _UNKNOWN), 'no access.jpg':
@@ -355,7 +357,7 @@ def unusable() -> dict[str, tuple[bytes, str]]:
                       (b'PK\3\4' + bytes(500), _UNKNOWN), 'drawing.svg':
                           (b'<svg xmlns="http://www.w3.org/2000/svg"/>', _UNKNOWN), 'paper.pdf':
                               (_saved(noise, 'PDF'), _UNKNOWN),
-      'phone.jpg': (container(b'heic\0\0\0\0heicmif1'), 'HEIC.*convert it'), 'film.jpg':
+      'phone.jpg': (container(b'heic\0\0\0\0heicmif1'), 'HEIC that is damaged'), 'film.jpg':
           (container(b'isom\0\0\x02\0isomiso2'), _UNKNOWN), 'JPEG 2000.jpg':
               (_saved(noise, 'JPEG2000'), _UNKNOWN), 'icon.png': (_saved(noise, 'ICO'), _UNKNOWN), 'Targa.bmp':
                   (_saved(noise, 'TGA'), _UNKNOWN), 'PostScript.jpg': (_saved(noise, 'EPS'), _UNKNOWN), 'no size.png':

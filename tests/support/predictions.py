@@ -1,9 +1,12 @@
 """What the tests of `predict` share: a tiny classifier, images, and the table read back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import csv
+import io
 from pathlib import Path
+import tarfile
 from typing import Any
+import zipfile
 
 import jax
 import numpy as np
@@ -36,6 +39,29 @@ def draw(folder: Path, count: int, seed: int = 0) -> list[str]:
   for path in paths:
     Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize((48, 40)).save(path)
   return [str(path) for path in paths]
+
+
+def animate(path: Path, durations: Sequence[int], **options: Any) -> Path:
+  """Grey frames, frame k of level 40 k, for so many milliseconds each."""
+  frames = [Image.fromarray(np.full((48, 64, 3), 40 * level, np.uint8)) for level in range(len(durations))]
+  options = {'duration': list(durations), 'loop': 0} | ({'quality': 95} if path.suffix == '.avif' else {}) | options
+  frames[0].save(path, save_all=True, append_images=frames[1:], **options)
+  return path
+
+
+def pack(path: Path, members: Mapping[str, bytes]) -> Path:
+  """A zip or tar, by its ending."""
+  if path.suffix == '.zip':
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+      for name, content in members.items():
+        archive.writestr(name, content)
+    return path
+  with tarfile.open(path, 'w:' if path.suffix == '.tar' else 'w:gz') as archive:
+    for name, content in members.items():
+      info = tarfile.TarInfo(name)
+      info.size = len(content)
+      archive.addfile(info, io.BytesIO(content))
+  return path
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -1,13 +1,14 @@
 """Emotions of any images: python -m uniemox_jax.predict --checkpoint=PATH IMAGE_OR_FOLDER... [--out=predictions.csv].
 
-Reads images in any format that records are built from, folders, globs, text lists (*.txt, one path per line), and
-videos if PyAV is installed. Writes a row for each, in order, as CSV or JSON lines. A file that cannot be read gets a
-row with the reason. A model of scene and person finds persons by --boxes=FILE, --detector=NAME or both.
+Reads images in any format that records are built from, folders, zip and tar archives, globs, text lists (*.txt, one
+path per line), and videos if PyAV is installed. Writes a row for each, in order, as CSV or JSON lines. A file that
+cannot be read gets a row with the reason. A model of scene and person finds persons by --boxes=FILE, --detector=NAME or
+both.
 More: docs/predict.md.
 """
 
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import contextlib
 import dataclasses
 import itertools
@@ -19,6 +20,7 @@ import numpy as np
 import tqdm
 
 from data_pipelines.errors import UserError
+from data_pipelines.images import MAX_MEGAPIXELS
 from data_pipelines.ownership import owned
 from data_pipelines.person_boxes.person_finder import PersonFinder
 from data_pipelines.plain_text import single_line
@@ -26,10 +28,11 @@ from data_pipelines.user_files import find_images, video
 from data_pipelines.user_files.find_images import FoundFiles
 from data_pipelines.user_files.views import ImageView, printable, views
 from uniemox_jax.predict import table_writer
+from uniemox_jax.predict.ranking import NO_RANKING, Ranking, check_ranking, write_ranking
+from uniemox_jax.predict.shards import FileShard
 from uniemox_jax.predict.table_writer import PredictionTable, Value
-from uniemox_jax.recognition import predictor as prediction_batches
-from uniemox_jax.recognition.predictor import Predictor
-from uniemox_jax.recognition.recogniser import Recogniser, open_recogniser
+from uniemox_jax.recognition.predictor import Predictor, find_batch_size, open_predictor, round_up
+from uniemox_jax.recognition.recogniser import ModelSource, Recogniser
 from uniemox_jax.runtime.integrity import check_finite
 
 MAX_REASONS = 3
@@ -59,32 +62,39 @@ class PredictionSummary:
     self.reasons = (self.reasons + broken)[:MAX_REASONS]
     self.repaired.update(row.repair for row in rows if row.repair)
 
+  def add_row(self, path: str, error: str | None) -> None:
+    """Counts a row of a table."""
+    self.add([ImageView(path, None if error else np.zeros(0), error or '')], wants_person=False)
+
 
 def predict_images(
-    checkpoint: str, arguments: Sequence[str], out: str | None = None, *, file_format: str | None = None,
-    append: bool = False, batch_size: int | None = None, per_second: float = 1.0, boxes: str | None = None,
-    detector: str | None = None, labels: str | None = None, prompts: str | None = None,
-    texts: Sequence[str] = ()) -> PredictionSummary:
+    model: str | ModelSource | Predictor, arguments: Sequence[str] | FoundFiles, out: str | None = None, *,
+    file_format: str | None = None, append: bool = False, batch_size: int | None = None, per_second: float = 1.0,
+    max_megapixels: float = MAX_MEGAPIXELS, boxes: str | None = None, detector: str | None = None,
+    shard: FileShard | None = None, ranking: Ranking = NO_RANKING) -> PredictionSummary:
   """Writes a row for every image and sampled frame, in order.
 
   Args:
-    checkpoint: any model that names emotions, as `open_recogniser` takes it.
-    arguments: files, folders, globs and text lists.
+    model: any model that names emotions, as `open_recogniser` takes it, or what was loaded from it.
+    arguments: files, folders, archives, globs and text lists, or what was found in them.
     out: the table; None for standard output.
     file_format: 'csv' or 'jsonl'; None goes by the name of `out`.
     append: continue `out` after its rows, if it exists.
     batch_size: None finds one.
-    per_second: frames that are taken of a second of video.
+    per_second: frames that are taken of a second of a video or an animated image.
+    max_megapixels: larger images are not decoded; up to 178, Pillow's own limit.
     boxes, detector: where persons are, as `PersonFinder` takes them, for a model that sees them.
-    labels, prompts, texts: of a CLIP, see `words.read_words`.
+    shard: the part of the files that is predicted; None for all. Only the first part's CSV has the headings.
+    ranking: what is written of the finished table.
 
   Raises:
-    UserError: nothing to predict, nothing that can be read, a checkpoint that names no emotions, boxes or detector for
-      a model of the scene alone, or a table that may not be written or continued.
+    UserError: nothing to predict, nothing that can be read, a model that names no emotions, boxes or detector for a
+      model of the scene alone, or a table that may not be written, continued or ranked.
   """
-  found = find_images.find(arguments)
-  recogniser = open_recogniser(checkpoint, labels, prompts, texts)
-  predictor = Predictor(recogniser)
+  found = arguments if isinstance(arguments, FoundFiles) else find_images.find(arguments)
+  predictor = model if isinstance(model, Predictor) else open_predictor(model)
+  recogniser = predictor.recogniser
+  check_ranking(ranking, out, predictor.column_names(), shard)
   finder = _finder(recogniser, boxes, detector)
   if finder:
     finder.check_names(found.paths)
@@ -92,25 +102,35 @@ def predict_images(
   file_format = file_format or table_writer.format_of(out)
   made_by = {
       'weights_sha256': recogniser.weights_sha256, 'columns': columns, 'format': file_format, 'fps': per_second,
-      **(finder.origin if finder else {})}
+      'max_megapixels': max_megapixels, 'shard': shard and str(shard), **(finder.origin if finder else {})}
   earlier = table_writer.check_append(out, made_by, append)
-  expected = sum(video.expected_frames(path, per_second) if video.is_video(path) else 1 for path in found.paths)
+  expected = expected_rows(found.paths, per_second)
   # The same batches as before a resumption, since the last digits depend on a row's place in its batch.
-  batch_size = batch_size or (earlier or {}).get('batch_size') or prediction_batches.find_batch_size(
-      predictor, expected)
-  batch_size = prediction_batches.round_up(batch_size, predictor.devices)
+  batch_size = batch_size or (earlier or {}).get('batch_size') or find_batch_size(predictor, expected)
+  batch_size = round_up(batch_size, predictor.devices)
   made_by |= {'checkpoint': recogniser.path, 'batch_size': batch_size}
+  paths = found.paths
+  if shard:
+    paths = shard.part(paths, batch_size)
+    expected = expected_rows(paths, per_second)
   owner = owned(*os.path.split(out)) if out else contextlib.nullcontext()
-  with owner, contextlib.closing(PredictionTable(out, file_format, columns, made_by)) as table:
+  with owner, contextlib.closing(PredictionTable(out, file_format, columns, made_by, not shard or
+                                                 shard.index == 1)) as table:
     rows = views(
-        found.paths, recogniser.view.size, ahead=2 * batch_size, view=recogniser.view.pixels, per_second=per_second,
-        done=table.names, finder=finder)
-    initial = sum(printable(path) in table.names for path in found.paths)
+        paths, recogniser.view.size, ahead=2 * batch_size, view=recogniser.view.pixels, per_second=per_second,
+        done=table.names, finder=finder, max_megapixels=max_megapixels)
+    initial = sum(printable(path) in table.names for path in paths)
     progress = tqdm.tqdm(total=expected, initial=initial, desc='predicting', unit=' images', delay=1)
     with contextlib.closing(rows), progress:
       summary = write_rows(predictor, rows, table, batch_size, progress)
-    _print_summary(summary, found, table.rows, out)
+    print_counts(summary, found, table.rows, out, shard)
+  write_ranking(ranking, out, file_format, predictor.column_names(), per_second, max_megapixels)
   return summary
+
+
+def expected_rows(paths: Iterable[str], per_second: float) -> int:
+  """About how many rows these files have; an animated image counts as one."""
+  return sum(video.expected_frames(path, per_second) if video.is_video(path) else 1 for path in paths)
 
 
 def table_columns(predictor: Predictor) -> list[str]:
@@ -178,14 +198,16 @@ def _write(
   table.write({'path': [row.name for row in rows], **columns, 'error': [row.error or None for row in rows]})
 
 
-def _print_summary(summary: PredictionSummary, found: FoundFiles, earlier_rows: int, out: str | None) -> None:
-  """Prints to standard error. Raises UserError if there is no prediction, neither now nor from an earlier run."""
+def print_counts(
+    summary: PredictionSummary, found: FoundFiles, earlier_rows: int, out: str | None, shard: FileShard | None) -> None:
+  """Prints to standard error. Raises UserError if there is no prediction of all files, now or from an earlier run."""
   reasons = '; '.join(summary.reasons)
   if summary.unreadable > len(summary.reasons):
     reasons += f"; {summary.unreadable - len(summary.reasons)} more, see the column 'error'"
-  if not summary.predicted and not earlier_rows:
+  if not summary.predicted and not earlier_rows and not shard:
     raise UserError(f'none of {summary.unreadable} files can be read ({reasons}): give images that can')
-  counts = f'{out or "standard output"}: {summary.predicted} predicted, {summary.unreadable} unreadable'
+  part = f', part {shard} of {len(found.paths)} files' if shard else ''
+  counts = f'{out or "standard output"}{part}: {summary.predicted} predicted, {summary.unreadable} unreadable'
   lines = [counts + (f' ({reasons})' if reasons else '')]
   if summary.without_person:
     lines.append(f'{summary.without_person} without a person: the scene replaced it')
@@ -195,5 +217,7 @@ def _print_summary(summary: PredictionSummary, found: FoundFiles, earlier_rows: 
   if found.duplicates:
     lines.append(f'{found.duplicates} named again, and predicted once')
   if found.passed_over:
-    lines.append('passed over in folders: ' + ', '.join(f'{count} {kind}' for kind, count in found.passed_over.items()))
+    lines.append(
+        'passed over in folders and archives: ' +
+        ', '.join(f'{count} {kind}' for kind, count in found.passed_over.items()))
   print('\n'.join(map(single_line, lines)), file=sys.stderr)

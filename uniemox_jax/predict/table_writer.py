@@ -13,6 +13,7 @@ from typing import Any
 import google_crc32c
 
 from data_pipelines.errors import UserError
+from data_pipelines.images import MAX_MEGAPIXELS
 from data_pipelines.plain_text import csv_cell, csv_text
 from data_pipelines.storage import exists, open_local, read_json_object, write_sealed
 
@@ -21,9 +22,12 @@ DESCRIPTION = '.made_by.json'
 """Ending of the file beside the table that describes what its rows were made with."""
 DECIMALS = 6
 DESCRIBE_SECONDS = 60.0
-_CHECKSUMS = 'rows_crc32c'
+CHECKSUMS = 'rows_crc32c'
 """In the description: CRC-32C of the table up to each row, 8 hexadecimal digits, so that a cut table can be told from a
 damaged one."""
+
+_BEFORE = {'max_megapixels': MAX_MEGAPIXELS}
+"""What rows of a table were made with whose description does not say so, for an earlier version wrote it."""
 
 Value = str | float | None
 
@@ -60,7 +64,7 @@ def check_append(path: str | None, made_by: Mapping[str, Any], append: bool) -> 
     raise UserError(
         f'{path} is of unknown origin, for {path}{DESCRIPTION} is missing or damaged: choose another --out') from error
   for key, value in made_by.items():
-    if found.get(key) != value:
+    if found.get(key, _BEFORE.get(key)) != value:
       raise UserError(
           f"{path} was made with another {key.replace('_', ' ')} ({_shorten(found.get(key))}, now "
           f'{_shorten(value)}): use the same, or choose another --out')
@@ -75,7 +79,9 @@ class PredictionTable:
     rows: number of these rows.
   """
 
-  def __init__(self, path: str | None, file_format: str, columns: Sequence[str], made_by: Mapping[str, Any]):
+  def __init__(
+      self, path: str | None, file_format: str, columns: Sequence[str], made_by: Mapping[str, Any],
+      headed: bool = True):
     """Opens a table that `check_append` allows: removes a half-written last row, or writes the header.
 
     Args:
@@ -83,22 +89,24 @@ class PredictionTable:
       file_format: one of FORMATS.
       columns: names in order.
       made_by: written beside the table.
+      headed: whether a CSV begins with the columns' names.
 
     Raises:
       UserError: the table cannot be written, or has another header.
     """
     self._path, self._format, self._columns = path, file_format, list(columns)
+    self._headed = headed and file_format == 'csv'
     self.names: set[str] = set()
     self.rows = 0
     self._made_by, self._bytes, self._crc, self._checksums, self._described = dict(made_by), 0, 0, '', 0.0
     self._file = sys.stdout.buffer if path is None else self._open(path)
-    if file_format == 'csv' and (path is None or not self._file.tell()):
+    if self._headed and (path is None or not self._file.tell()):
       self._append([self._columns])
 
   def _open(self, path: str) -> io.BufferedRandom:
     promised = ''
     if exists(path) and exists(path + DESCRIPTION):
-      promised = read_json_object(path + DESCRIPTION).get(_CHECKSUMS, '')
+      promised = read_json_object(path + DESCRIPTION).get(CHECKSUMS, '')
     try:
       file = open_local(path, 'a+b')
     except OSError as error:
@@ -106,7 +114,7 @@ class PredictionTable:
     file.seek(0)
     for line in file:
       if line.endswith(b'\n'):
-        self._read_row(line, is_header=self._format == 'csv' and not self._checksums)
+        self._read_row(line, is_header=self._headed and not self._checksums)
         self._count([line])
     if not (self._checksums.startswith(promised) or promised.startswith(self._checksums)):
       raise UserError(f'{path} has other rows than were written: restore it, or choose another --out')
@@ -123,7 +131,7 @@ class PredictionTable:
   def _describe(self) -> None:
     """Writes the description of the table. Rows that come after it cannot be told from damaged ones after a kill."""
     if self._path is not None:
-      write_sealed(self._path + DESCRIPTION, self._made_by | {_CHECKSUMS: self._checksums})
+      write_sealed(self._path + DESCRIPTION, self._made_by | {CHECKSUMS: self._checksums})
       self._described = time.monotonic()
 
   def _read_row(self, line: bytes, is_header: bool) -> None:

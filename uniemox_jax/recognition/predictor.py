@@ -14,7 +14,7 @@ from data_pipelines.errors import UserError
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.objectives.tasks import width
 from uniemox_jax.recognition.columns import Columns, prediction_columns
-from uniemox_jax.recognition.recogniser import Recogniser
+from uniemox_jax.recognition.recogniser import ModelSource, Recogniser, open_recogniser
 from uniemox_jax.runtime import sharding
 
 CPU_BATCH = 32
@@ -68,6 +68,11 @@ class Predictor:
   def column_names(self) -> list[str]:
     """The keys of `columns`."""
     return list(self.columns(np.zeros((1, width(self.recogniser.tasks) + len(self.recogniser.texts)))))
+
+
+def open_predictor(source: str | ModelSource) -> Predictor:
+  """Loads any model that names emotions, see `open_recogniser`, onto all devices."""
+  return Predictor(open_recogniser(source))
 
 
 def find_batch_size(predictor: Predictor, examples: int) -> int:

@@ -51,18 +51,23 @@ class Recogniser(NamedTuple):
     return len(STREAMS[self.streams]) > 1
 
 
-def open_recogniser(
-    source: str, labels: str | None = None, prompts: str | None = None, texts: Sequence[str] = ()) -> Recogniser:
-  """Loads a model that names emotions.
+class ModelSource(NamedTuple):
+  """A model as a user names it. path: what `open_model` takes. labels, prompts, texts: of a CLIP, see `read_words`."""
 
-  Args:
-    source: what `open_model` takes.
-    labels, prompts, texts: of a CLIP, see `words.read_words`.
+  path: str
+  labels: str | None = None
+  prompts: str | None = None
+  texts: tuple[str, ...] = ()
+
+
+def open_recogniser(asked: str | ModelSource) -> Recogniser:
+  """Loads a model that names emotions; a text is its path.
 
   Raises:
     UserError: no such model; one that names no emotions; words for one that was trained for its own classes; or none
       for a CLIP.
   """
+  source, labels, prompts, texts = ModelSource(asked) if isinstance(asked, str) else asked
   model = open_model(source)
   if isinstance(model, Clip):
     return of_clip(source, model, read_words(labels, prompts, texts))
@@ -117,8 +122,8 @@ def of_clip(source: str, clip: Clip, words: Words) -> Recogniser:
 def view_of(description: Mapping[str, Any]) -> View:
   """How a checkpoint's model wants its images: our own evaluation view, unless its description has another."""
   view = evaluation_view_of(description['model']['image_size'])
-  statistics = {name: tuple(values) for name, values in description.get('statistics', {}).items()}
-  return dataclasses.replace(view, **statistics, **description.get('view', {}))
+  changes: dict[str, Any] = {name: tuple(values) for name, values in description.get('statistics', {}).items()}
+  return dataclasses.replace(view, **changes, **description.get('view', {}))
 
 
 def evaluation_view_of(size: int) -> View:

@@ -26,7 +26,6 @@ from data_pipelines.ownership import disown, owned
 from data_pipelines.person_boxes import box_file, detection
 from data_pipelines.records import manifest
 from data_pipelines.source_files import hub_data
-from data_pipelines.source_files.raw_files import Listing
 from data_pipelines.table.table_dataset_builder import TableOptions
 
 DATASETS = ('emoset', 'emo8', 'fi', 'emotion6', 'unbiasedemo', 'caers', 'heco', 'emotic', 'emoverse', 'folder', 'table')
@@ -76,8 +75,8 @@ def build(
   asked = _asked(table, groups=_path(groups_file), exclude=_path(exclude_file))
   _check_options(short_side, dataset, name, asked, images_dir)
   chosen = builder_class(dataset)
-  found = dataclasses.replace(_find_source(chosen, dataset, source, images_dir), asked=asked)
   final = epath.Path(data_dir) / (name or dataset) / str(chosen.VERSION)
+  found = dataclasses.replace(_find_source(chosen, dataset, source, images_dir, _outputs(final)), asked=asked)
   options: Any = {'short_side': short_side, 'max_megapixels': float(max_megapixels), 'max_persons': max_persons}
   if final.exists() and not overwrite:
     return _finished(final, found, options, 'is already built')
@@ -98,22 +97,31 @@ def build(
 
 
 def _find_source(
-    chosen: type[BaseBuilder], dataset: str, source: str | os.PathLike,
-    images_dir: str | os.PathLike | None) -> RawSource:
+    chosen: type[BaseBuilder], dataset: str, source: str | os.PathLike, images_dir: str | os.PathLike | None,
+    outputs: Sequence[str]) -> RawSource:
   """What is built. Raises UserError if it is not there."""
   folder, hub = pathlib.Path(source), None
   if os.fspath(source).startswith(hub_data.HUB):
     hub = hub_data.download(os.fspath(source))
     folder = hub.folder
   if dataset in TABLES:
-    found = table_source(folder, images_dir)
+    found = table_source(folder, images_dir, outputs)
   elif not folder.is_dir() or not any(folder.iterdir()):
     raise UserError(f'source folder {source} is missing or empty. {chosen.MANUAL_DOWNLOAD_INSTRUCTIONS}')
   else:
-    found = folder_source(folder)
+    found = folder_source(folder, outputs)
   if hub:
     found = dataclasses.replace(found, given=hub.address, hub={'hub': hub.name, 'revision': hub.revision})
   return found
+
+
+def _outputs(final: epath.Path) -> list[str]:
+  """Folders of records where these will lie, which are no part of a source that holds them: theirs, and others."""
+  if storage.is_remote(final):
+    return []
+  own = final.parent
+  others = [folder for path in own.parent.glob('*/*/features.json') for folder in path.parents[:2]]
+  return [os.fspath(path) for path in (own, final, _aside(final), *own.glob('incomplete.*'), *others)]
 
 
 def _asked(table: TableOptions | None, **files: pathlib.Path | None) -> dict[str, str]:
@@ -157,7 +165,7 @@ def _finished(final: epath.Path, source: RawSource, options: Mapping[str, float]
   result = manifest.read_manifest(final)
   built_from = result.get('source')
   if built_from:  # An earlier version of this package did not keep it.
-    now, asked = source.fingerprint(Listing(source.root)), built_from.setdefault('asked', {})
+    now, asked = source.fingerprint(), built_from.setdefault('asked', {})
     same_files = now.items() <= built_from.items()
     if not same_files and built_from.get('path') != source.given:
       named = ', or a --name' if result['dataset'] in OWN or result['dataset'] not in DATASETS else ''

@@ -27,7 +27,6 @@ from data_pipelines.plain_text import check_labels, csv_text
 from data_pipelines.read_ahead import THREADS, read_ahead
 from data_pipelines.records import manifest, schema
 from data_pipelines.source_files.file_names import FileNames
-from data_pipelines.source_files.raw_files import Listing
 from data_pipelines.source_files.text_files import read_table
 
 PROVENANCE = 'provenance.json'
@@ -160,7 +159,7 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
   def files(self, folder: pathlib.Path) -> list[pathlib.Path]:
     """All files under a folder of the raw one, sorted; those of file managers and editors are left out and counted."""
-    return self.listing.files(folder, self.ignore)
+    return self.source.listing.files(folder, self.ignore)
 
   def _info(self) -> tfds.core.DatasetInfo:
     # Description, citation and tags come from the dataset's own README.md, CITATIONS.bib and TAGS.txt.
@@ -169,8 +168,7 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
     self.source = self._given_source or self.find_source(pathlib.Path(dl_manager.manual_dir))
     self._source = self.source.root
-    self.listing = Listing(self._source)
-    self._fingerprint = self.source.fingerprint(self.listing)
+    self._fingerprint = self.source.fingerprint()
     self._rejects: dict[str, str] = {}
     self._provenance = self._read_provenance()
     listed = self.list_examples(self._source)

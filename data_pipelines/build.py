@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import importlib
-import math
 import os
 import pathlib
 import re
@@ -26,7 +25,7 @@ from data_pipelines.ownership import disown, owned
 from data_pipelines.person_boxes import box_file, detection
 from data_pipelines.records import manifest
 from data_pipelines.source_files import hub_data
-from data_pipelines.table.table_dataset_builder import TableOptions
+from data_pipelines.table.options import TableOptions, read_scale
 
 DATASETS = ('emoset', 'emo8', 'fi', 'emotion6', 'unbiasedemo', 'caers', 'heco', 'emotic', 'emoverse', 'folder', 'table')
 TABLES = ('emoverse', 'table')
@@ -249,19 +248,11 @@ def _table_options(values: Any) -> TableOptions | None:
     if not equals or role in columns:
       raise UserError(f'--column={text} cannot be read: write --column=MEANING=NAME, once for each meaning')
     columns[role] = names
-  scale = None
-  if values.vad_scale:
-    try:
-      low, high = map(float, values.vad_scale)
-    except ValueError:
-      low, high = 1, 0
-    if not low < high:
-      raise UserError(f'--vad_scale={",".join(values.vad_scale)} is no scale: write its ends, such as --vad_scale=1,9')
-    scale = low, high
   labels = tuple(label.strip() for label in values.labels)
+  sides = {None: None, 'corners': False, 'sides': True}[values.box_format]
   found = TableOptions(
-      columns, labels, scale, values.caption or '', values.box_format == 'sides',
-      values.min_confidence if values.min_confidence is not None else -math.inf, values.subject)
+      columns, labels, read_scale(values.vad_scale), values.caption or '', sides, values.min_confidence,
+      values.subject or '')
   return None if found == TableOptions() else found
 
 
@@ -270,6 +261,11 @@ def print_summary(result: dict) -> None:
   print(f'{result["dataset"]}: {result["read"]} of {result["found"]} images read, {result["rejected"]} rejected')
   for name, split in result['splits'].items():
     print(f'  {name}: {split["examples"]} records, {split["with_person_share"]:.1%} with a person')
+  remedy = 'check that they are pixels of the image as it is displayed, x before y'
+  for kind, what in ((manifest.OUTSIDE, 'lie outside of their image, and are left out'),
+                     (manifest.BEYOND, 'reach far beyond their image, and are cut at its edge')):
+    if count := result['ignored'].get(kind):
+      print(f'  {count} person boxes {what}: {remedy}')
   if result['duplicates_across_splits']:
     print(
         f'  {result["duplicates_across_splits"]} images are in an earlier split too, byte for byte: '
@@ -323,8 +319,8 @@ if __name__ == '__main__':
   flags.DEFINE_list('vad_scale', [], 'Of a table: lowest and highest valence, arousal and dominance, such as 1,9.')
   flags.DEFINE_string('caption', None, "Of a table: text of images that have none, such as 'a photo of {label}'.")
   flags.DEFINE_float('min_confidence', None, 'Of a table: rows of less are left out.')
-  flags.DEFINE_enum('subject', 'person', ('person', 'any'), 'Of emoverse: whose boxes become person crops.')
-  flags.DEFINE_enum('box_format', 'corners', ('corners', 'sides'), 'Of a table: x1,y1,x2,y2 or x,y,width,height.')
+  flags.DEFINE_enum('subject', None, ('person', 'any'), 'Of emoverse: whose boxes become person crops; else person.')
+  flags.DEFINE_enum('box_format', None, ('corners', 'sides'), 'Of a table: x1,y1,x2,y2, or x,y,width,height.')
   command.define_path('groups_file', None, 'CSV of image,group: images of one group stay in one split.', remote=False)
   command.define_path('exclude', None, 'CSV with a column image: these images are left out.', remote=False)
   flags.DEFINE_integer('max_persons', 1, 'Most person crops per image.', 0)

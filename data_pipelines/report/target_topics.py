@@ -2,7 +2,7 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import hashlib
 import math
 import os
@@ -114,14 +114,16 @@ class Ratings:
     """float32 (N, 3), NaN where not annotated."""
     return np.asarray(self._values, np.float32).reshape(-1, len(VAD))
 
-  def summary(self, scale: Sequence[float] | None) -> dict[str, Any] | None:
-    """'scale', and of each dimension how many, their least, mean, greatest and deviation; None if there are none."""
+  def summary(self, scales: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
+    """Of each dimension how many, its scale, their least, mean, greatest and deviation; None if there are none."""
     if not len(self._values):
       return None
-    found: dict[str, Any] = {'scale': None if scale is None else list(scale)}
+    found: dict[str, Any] = {}
     for name, column_N in zip(VAD, self.values().T):
       known = column_N[~np.isnan(column_N)].astype(np.float64)
       if len(known):
         numbers = {'least': known.min(), 'mean': known.mean(), 'greatest': known.max(), 'deviation': known.std()}
-        found[name] = {'images': len(known), **{key: round(float(value), 4) for key, value in numbers.items()}}
+        found[name] = {
+            'images': len(known), 'scale': scales.get(name),
+            **{key: round(float(value), 4) for key, value in numbers.items()}}
     return found

@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 import re
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.ipc
@@ -63,6 +63,11 @@ class Table(Protocol):
   def rows(self, names: Sequence[str]) -> Iterator[TableRow]:
     """Every row, with the cells of these columns; of an image, None or the path that stands beside the bytes."""
 
+
+@runtime_checkable
+class TableOfImages(Table, Protocol):
+  """One that may hold the bytes of images."""
+
   def contents(self, name: str, wanted: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
     """Number, from 0, and image bytes of the wanted rows, in ascending order; None where the cell has no bytes."""
 
@@ -109,11 +114,8 @@ class _Text:
 
   def rows(self, names: Sequence[str]) -> Iterator[TableRow]:
     del names
-    return self._table.rows()
-
-  def contents(self, name: str, wanted: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
-    del name
-    return ((number, None) for number in wanted)
+    for number, row in enumerate(self._table.rows(), 1):
+      yield row._replace(place=f'{self.path} row {number} ({row.place.removeprefix(self.path).strip()})')
 
 
 class _Json:
@@ -126,11 +128,7 @@ class _Json:
 
   def rows(self, names: Sequence[str]) -> Iterator[TableRow]:
     for number, record in self._records():
-      yield TableRow(f'{self.path} record {number}', {name: record.get(name) for name in names})
-
-  def contents(self, name: str, wanted: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
-    del name
-    return ((number, None) for number in wanted)
+      yield TableRow(f'{self.path} row {number}', {name: record.get(name) for name in names})
 
   def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects and their numbers, from 1, with no more than one chunk and one object in memory."""

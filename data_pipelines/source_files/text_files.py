@@ -130,3 +130,8 @@ def open_text_table(path: str | os.PathLike, expected: Collection[str] = ()) -> 
 def plain(heading: str) -> str:
   """The heading's letters and digits, in lower case: what two spellings of it have in common."""
   return re.sub(r'[\W_]', '', heading).casefold()
+
+
+def without_decimal(cell: str) -> str:
+  """25 for 25.0, which pandas writes where another cell of the column is empty; any other text as it is."""
+  return re.sub(r'^(-?\d+)[.,]0$', r'\1', cell)

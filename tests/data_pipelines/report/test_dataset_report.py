@@ -69,7 +69,7 @@ def test_a_good_data_set_has_its_numbers_and_no_warning(good):
   assert facts['captions'] == {
       'words': {'least': 3, 'median': 3.0, 'greatest': 3}, 'own': 64, 'different': 64, 'commonest': 1, 'shared': 0,
       'token_limit': None, 'cut': None}
-  assert facts['ratings']['scale'] == [1, 9] and facts['ratings']['valence']['mean'] == 4.5
+  assert facts['ratings']['valence']['scale'] == [1, 9] and facts['ratings']['valence']['mean'] == 4.5
   assert 'dominance' not in facts['ratings']
   assert facts['duplicates'] == {'equal': [], 'near': None} and facts['votes'] is facts['agreement'] is None
 

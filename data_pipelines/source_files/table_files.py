@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
 
-from data_pipelines import storage
-from data_pipelines.errors import UserError
+from data_pipelines import images, storage
+from data_pipelines.errors import UserError, join_names
 from data_pipelines.source_files.text_files import TableRow, open_text_table, plain
 
 TEXT, JSON, PARQUET, ARROW = ('.csv', '.tsv', '.txt'), ('.json', '.jsonl', '.ndjson'), ('.parquet',
@@ -99,6 +99,10 @@ def open_table(path: str | os.PathLike, expected: Sequence[str] = ()) -> Table:
     names = [column.name for column in table.columns]
     if not any(names):
       raise UserError(f'{path} is empty: it must hold a row of headings and a row for each image')
+    if suffix in TEXT and any(pathlib.PurePath(name).suffix.lower() in images.SUFFIXES for name in names):
+      raise UserError(
+          f'{path} begins with a row and not with headings: add a first line that names the columns, such as image,label'
+      )
     if twice := [name for name in names if name and names.count(name) > 1]:
       raise UserError(f"{path} has two columns '{twice[0]}': rename one")
   return table
@@ -123,8 +127,12 @@ class _Json:
 
   def __init__(self, path: str):
     self.path = path
-    names = dict.fromkeys(itertools.chain(*itertools.islice((record for _, record in self._records()), _SEEN)))
-    self.columns = tuple(map(TableColumn, names))
+    records = [record for _, record in itertools.islice(self._records(), _SEEN)]
+    if len(records) == 1 and records[0] and all(isinstance(cell, (dict, list)) for cell in records[0].values()):
+      raise UserError(
+          f'{path} is one object of whole columns or lists ({join_names(list(records[0]))}): write a list of objects, '
+          "one a row, as to_json(..., orient='records') of pandas does")
+    self.columns = tuple(map(TableColumn, dict.fromkeys(itertools.chain(*records))))
 
   def rows(self, names: Sequence[str]) -> Iterator[TableRow]:
     for number, record in self._records():

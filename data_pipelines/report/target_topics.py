@@ -31,25 +31,27 @@ class Captions:
       self._count_tokens, self._limit = _token_counter(tokenizer)
     self.lengths: Counter[int] = Counter()
     self._times: Counter[bytes] = Counter()
-    self._own = self._cut = 0
+    self._own: Counter[bytes] = Counter()
+    self._cut = 0
 
   def add(self, record: StoredRecord) -> None:
     """Makes the caption of a record and measures it."""
     text = caption_text.caption(record.attributes, record.label)
     self.lengths[len(text.split())] += 1
-    self._times[hashlib.blake2b(text.encode(), digest_size=8).digest()] += 1
-    self._own += bool(record.attributes.get('caption'))
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    self._times[digest] += 1
+    self._own[digest] += caption_text.is_own(record.attributes)
     self._cut += self._count_tokens is not None and self._count_tokens(text) > self._limit
 
   def summary(self) -> dict[str, Any]:
-    """'words': least, median, greatest; 'different' captions; the share of images that 'share' theirs; 'cut'."""
-    total = self.lengths.total()
+    """'words': least, median, greatest; 'own', the texts that records have; 'shared', those of them that several have;
+    how many captions are 'different', and how often the 'commonest' occurs; 'cut'."""
     in_order = np.repeat(*np.array(sorted(self.lengths.items())).T)
-    alone = sum(times == 1 for times in self._times.values())
     return {
-        'words': {'least': int(in_order[0]), 'median': float(np.median(in_order)), 'greatest': int(in_order[-1])},
-        'own': self._own, 'different': len(self._times), 'commonest': max(self._times.values()),
-        'shared': total - alone, 'token_limit': self._limit or None, 'cut': self._cut if self._limit else None}
+        'words': {'least': int(in_order[0]), 'median': float(np.median(in_order)),
+                  'greatest': int(in_order[-1])}, 'own': self._own.total(), 'different': len(self._times),
+        'commonest': max(self._times.values()), 'shared': sum(times for times in self._own.values() if times > 1),
+        'token_limit': self._limit or None, 'cut': self._cut if self._limit else None}
 
 
 def _token_counter(folder: str | os.PathLike) -> tuple[Callable[[str], int], int]:

@@ -101,8 +101,7 @@ def open_table(path: str | os.PathLike, expected: Sequence[str] = ()) -> Table:
       raise UserError(f'{path} is empty: it must hold a row of headings and a row for each image')
     if suffix in TEXT and any(pathlib.PurePath(name).suffix.lower() in images.SUFFIXES for name in names):
       raise UserError(
-          f'{path} begins with a row and not with headings: add a first line that names the columns, such as image,label'
-      )
+          f'{path} begins with a row and not with headings: add a line of headings before it, such as image,label')
     if twice := [name for name in names if name and names.count(name) > 1]:
       raise UserError(f"{path} has two columns '{twice[0]}': rename one")
   return table

@@ -4,12 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from data_pipelines.errors import UserError
+from data_pipelines.records.caption_text import LABEL
 from data_pipelines.records.schema import VAD
 from data_pipelines.source_files.text_files import plain
 from data_pipelines.table.columns import CORNERS, SIDES, Columns
-
-LABEL = '{label}'
-"""What stands for the class in a caption."""
 
 
 class TableOptions(NamedTuple):

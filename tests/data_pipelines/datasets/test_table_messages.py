@@ -208,7 +208,7 @@ def test_json_of_columns_has_its_remedy(orient, tmp_path):
 
 def test_a_table_without_headings_has_its_remedy(tmp_path):
   source = write_lines(tmp_path, f'{image(0)},joy,joy', f'{image(1)},awe,awe')
-  assert 'add a first line that names the columns, such as image,label' in refused(tmp_path, source)
+  assert 'add a line of headings before it, such as image,label' in refused(tmp_path, source)
 
 
 @pytest.mark.parametrize('content', ['{"lr": 0.1}', '[1, 2]', '{"image": "a.jpg", "other": 1}', '{"broken'])

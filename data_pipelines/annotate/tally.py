@@ -69,7 +69,8 @@ def agreement(votes: Iterable[Vote], question: str) -> Agreement:
   """
   values = [[getattr(vote, question) for vote in of_one] for of_one in _by_image(votes).values()]
   domain = sorted({value for of_one in values for value in of_one})
-  counts_NxV = np.array([[of_one.count(value) for value in domain] for of_one in values]).reshape(len(values), len(domain))
+  counts_NxV = np.array([[of_one.count(value) for value in domain] for of_one in values
+                        ]).reshape(len(values), len(domain))
   return alpha_of(counts_NxV, None if question in ('label', 'style') else domain)
 
 

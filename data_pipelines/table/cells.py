@@ -12,6 +12,8 @@ import unicodedata
 from data_pipelines.source_files.text_files import without_decimal
 
 MISSING = ('', 'nan', 'na', 'n/a', 'null', 'none')
+_AS_JSON = str.maketrans("()'", '[]"')
+"""Tuples and quotes of Python."""
 _OPENING, _CLOSING = ('[', '(', '{'), (']', ')', '}')
 _CORNERS, _SIDES = ('x1', 'y1', 'x2', 'y2'), ('x', 'y', 'w', 'h')
 _BOX_KEYS = {
@@ -50,7 +52,7 @@ def text(cell: Any) -> str:
     cell = int(cell)
   if isinstance(cell, (str, int, float)):
     return without_decimal(str(cell).strip())
-  raise ValueError(f'{type(cell).__name__} where a text should be')
+  raise ValueError(f"{'an object' if isinstance(cell, dict) else 'a list'} where a text should be: {cell}")
 
 
 def label(cell: Any, names: Sequence[str]) -> str:
@@ -65,7 +67,9 @@ def label(cell: Any, names: Sequence[str]) -> str:
     return found
   index = int(found)
   if not -1 <= index < len(names):
-    raise ValueError(f'class {index} is none of the {len(names)}: numbers count from 0')
+    raise ValueError(
+        f'class {index} is none of the {len(names)}: numbers count from 0; if these count from 1, write a name for 0 '
+        'before the others in --labels')
   return names[index] if index >= 0 else ''
 
 
@@ -107,7 +111,10 @@ def flag(cell: Any) -> bool:
 def votes(cell: Any, names: Sequence[str]) -> dict[str, float]:
   """Counts or shares by class: an object of numbers, or a list of the classes that were voted for; {} for none."""
   if isinstance(cell, str) and cell.strip().startswith('{'):
-    cell = json.loads(cell.replace("'", '"'))  # Python writes its own with single quotes.
+    try:
+      cell = json.loads(cell.replace("'", '"'))  # Python writes its own with single quotes.
+    except json.JSONDecodeError as error:
+      raise ValueError(f"'{cell}' is no object such as {{\"joy\": 3}}") from error
   if isinstance(cell, dict):
     return {name.strip(): number(value) for name, value in cell.items() if not is_missing(value)}
   voted = [] if is_missing(cell) else listed(cell)
@@ -148,11 +155,13 @@ def boxes(cell: Any, sides: bool) -> list[tuple[float, ...]]:
   if is_missing(cell):
     return []
   if isinstance(cell, str):
+    cell = cell.translate(_AS_JSON)
     try:
       cell = json.loads(cell)
     except ValueError:
-      parts = re.split(r'[\s;]+', cell.strip())  # Else 0,1 0,2 0,3 0,4 would be eight numbers.
-      parts = parts if len(parts) == 4 else re.split(r'[\s;,]+', cell.strip())
+      cell = cell.strip(' []')  # Of numpy, which writes no commas.
+      parts = re.split(r'[\s;]+', cell)  # Else 0,1 0,2 0,3 0,4 would be eight numbers.
+      parts = parts if len(parts) == 4 else re.split(r'[\s;,]+', cell)
       cell = [number(part.rstrip(','), ',') for part in parts]
   if isinstance(cell, dict):
     return [_keyed_box(cell)]

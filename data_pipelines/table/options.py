@@ -7,7 +7,11 @@ from data_pipelines.errors import UserError
 from data_pipelines.records.caption_text import LABEL
 from data_pipelines.records.schema import VAD
 from data_pipelines.source_files.text_files import plain
+from data_pipelines.table.cells import class_key
 from data_pipelines.table.columns import CORNERS, SIDES, Columns
+
+CLASS_ROLES = frozenset(('label', 'labels', 'votes', 'choices'))
+"""What columns of classes mean."""
 
 
 class TableOptions(NamedTuple):
@@ -60,8 +64,8 @@ def check_options(said: TableOptions, columns: Columns) -> None:
   """Raises UserError if an option would change nothing, since the table has no such column, or contradicts them."""
   has = columns.of_role.keys()
   needed = {
-      '--min_confidence': (said.min_confidence is not None, ('confidence',)), '--vad_scale':
-          (said.scale is not None, VAD), '--labels': (bool(said.labels), ('label', 'labels', 'votes', 'choices')),
+      '--min_confidence': (said.min_confidence is not None, ('confidence',)),
+      '--vad_scale': (said.scale is not None, VAD), '--labels': (bool(said.labels), tuple(sorted(CLASS_ROLES))),
       '--box_format': (said.sides is not None, ('box',)), '--subject': (bool(said.subject), ('subject',)),
       f"{LABEL} in --caption": (LABEL in said.caption, ('label', 'votes', 'choices', 'annotator'))}
   for option, (given, roles) in needed.items():
@@ -71,6 +75,10 @@ def check_options(said: TableOptions, columns: Columns) -> None:
           f'--column={roles[0]}=NAME, or leave the option out')
   if dimensions := [name for name in VAD if name in has and said.scale is not None and said.scale_of(name) is None]:
     raise UserError(f'--vad_scale does not say the scale of {dimensions[0]}: add its ends')
+  keys = list(map(class_key, said.labels))
+  if twice := [name for name, key in zip(said.labels, keys) if keys.count(key) > 1]:
+    raise UserError(
+        f"the class '{twice[0]}' is named twice in --labels: name each once; case and spaces do not tell them apart")
   if any(mark in said.caption.replace(LABEL, '') for mark in '{}'):
     raise UserError(f"--caption='{said.caption}' cannot be read: in braces may stand {LABEL}, and nothing else")
   headings = {plain(column.name) for column in columns.of_role.get('box', ())}

@@ -8,6 +8,14 @@ from data_pipelines.records.schema import VAD
 SCALES = ((0, 1), (-1, 1), (1, 5), (1, 7), (1, 9), (1, 10), (-3, 3), (-4, 4), (0, 10), (0, 100), (-100, 100))
 """As questionnaires have them; the first that holds all values is taken, one that begins below 0 for values that do."""
 
+_WIDE = 100
+"""The upper end of scales that are not taken for a few small numbers: those have a -9 or a 99 for nothing, say."""
+
+
+def _holds(scale: tuple[int, int], low: float, high: float) -> bool:
+  used = scale[1] < _WIDE or max(-low, high) > _WIDE / 4
+  return used and scale[0] <= low and high <= scale[1] and (low < 0) == (scale[0] < 0)
+
 
 def find_scales(values: Sequence[Sequence[float]],
                 declared: Mapping[str, Sequence[float] | None]) -> tuple[dict[str, list[float]], list[str]]:
@@ -23,7 +31,7 @@ def find_scales(values: Sequence[Sequence[float]],
     if not known:
       continue
     low, high = min(known), max(known)
-    usual = next((pair for pair in SCALES if pair[0] <= low and high <= pair[1] and (low < 0) == (pair[0] < 0)), None)
+    usual = next((pair for pair in SCALES if _holds(pair, low, high)), None)
     scale = declared[name] or usual or (low, high)
     how = 'declared' if declared[name] else 'found; declare another with --vad_scale'
     lines.append(f'  scale of {name}: {scale[0]:g} to {scale[1]:g} ({how}); the values are {low:g} to {high:g}')

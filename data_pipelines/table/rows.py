@@ -186,7 +186,8 @@ def _path(cell: Any) -> str:
 def _split(cell: Any) -> str:
   found = split_named(cells.text(cell))
   if found is None:
-    raise ValueError('it has no split' if cells.is_missing(cell) else f"split '{cell}' is none of train, val and test")
+    what = 'it has no split' if cells.is_missing(cell) else f"split '{cell}' is none of train, val and test"
+    raise ValueError(f'{what}: correct it, or have all split here, by --column=split=')
   return found
 
 
@@ -229,7 +230,8 @@ def _agreed(rows: Sequence[Rating], count: Callable[[str], None]) -> Rating:
       return dataclasses.replace(
           first, problem=f'{row.place} says other things of it; if these are votes, name the column of who voted: '
           '--column=annotator=NAME')
-    count('rows that say the same again')
+    if set(row.boxes) <= set(first.boxes):
+      count('rows that say the same again')
   return dataclasses.replace(first, boxes=tuple(dict.fromkeys(itertools.chain(*(row.boxes for row in rows)))))
 
 
@@ -245,8 +247,9 @@ def _tallied(rows: Sequence[Rating], count: Callable[[str], None]) -> Rating:
         return dataclasses.replace(rows[0], problem=f'{row.place} says another {name} of it')
   votes: dict[str, float] = {}
   for row in rows:
-    for name in [row.label] if row.label else row.labels:
-      votes[name] = votes.get(name, 0) + 1
+    cast = dict.fromkeys([row.label] if row.label else row.labels, 1.0) or row.votes
+    for name, times in cast.items():
+      votes[name] = votes.get(name, 0) + times
   said = {
       name: [row.attributes[name] for row in rows if name in row.attributes]
       for name in ('caption', 'subject', 'domain', 'confidence')}  # fmt: skip

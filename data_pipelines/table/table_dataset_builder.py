@@ -27,7 +27,7 @@ from data_pipelines.source_files.table_files import Table, TableOfImages, open_t
 from data_pipelines.table import box_units, rating_scales, spelling
 from data_pipelines.table import columns as columns_of
 from data_pipelines.table.image_paths import ImagePaths, paths_inside
-from data_pipelines.table.options import TableOptions, check_options
+from data_pipelines.table.options import CLASS_ROLES, TableOptions, check_options
 from data_pipelines.table.rows import SPOILT, Rating, Reading, majority, merge
 from data_pipelines.table.subjects import is_person
 from data_pipelines.table.vote_columns import number_line, read_votes_as
@@ -85,7 +85,7 @@ class Builder(base_builder.BaseBuilder):
     merged = self._merged(rows)
     usable = [rating for rating in merged if not rating.problem]
     self._name_classes(readings[0], usable, spelled)
-    self._tell(usable)
+    self._tell(usable, not CLASS_ROLES.isdisjoint(readings[0].columns.of_role))
     return self._split(usable, [split for split in TRAIN_VAL_TEST if any(one.split == split for one in merged)])
 
   def announce(self, splits: Mapping[str, Sequence[RawExample]]) -> None:
@@ -224,11 +224,15 @@ class Builder(base_builder.BaseBuilder):
       parts = re.split(r'\s*[|;,/+&]\s*', name)
       if len(parts) > 1 and set(parts) <= set(self.LABELS):
         print(visible(f"  warning: '{name}' is one class: if it means several, write --column=labels=NAME"))
+    if self.LABELS and not reading.classes and all(map(str.isdecimal, self.LABELS)):
+      print('  warning: the classes are numbers without names: --labels=A,B,C names them, from 0 on')
 
-  def _tell(self, ratings: list[Rating]) -> None:
+  def _tell(self, ratings: list[Rating], has_classes: bool) -> None:
     """Prints and counts what is missing, and the scales of valence, arousal and dominance."""
     if any(rating.boxes for rating in ratings):
-      print(f'  boxes: {"fractions" if self._fractions else "pixels"} of the image')
+      print(
+          f'  boxes: {"fractions" if self._fractions else "pixels"} of the image; four numbers alone are ' +
+          ('x, y, width, height' if self._said.sides else 'x1, y1, x2, y2 (else declare --box_format=sides)'))
     scales, lines = rating_scales.find_scales([rating.vad for rating in ratings],
                                               {name: self._said.scale_of(name) for name in VAD})
     for line in lines:
@@ -236,7 +240,7 @@ class Builder(base_builder.BaseBuilder):
     if scales:
       self.facts['vad_scale'] = scales
     ties = sum(bool(rating.votes) and not rating.label and not majority(rating.votes) for rating in ratings)
-    empty = sum(not any(rating.classes()) for rating in ratings) if self.LABELS else 0
+    empty = sum(not any(rating.classes()) for rating in ratings) if has_classes else 0
     for count, what in ((ties, 'images whose votes have no majority'), (empty, 'images without a class')):
       if count:
         self.facts[what] = count

@@ -193,6 +193,27 @@ def test_a_number_in_another_notation_has_its_remedy(kind, tmp_path, capsys):
   assert says in capsys.readouterr().out
 
 
+def test_labels_that_differ_in_case_alone_are_refused(tmp_path):
+  source = write_lines(tmp_path, 'image,label,split', f'{image(0)},joy,train')
+  assert "is named twice in --labels" in refused(tmp_path, source, table=TableOptions(labels=('Joy', 'joy ')))
+
+
+@pytest.mark.parametrize(('cell', 'says'), [("{'joy': 1", 'is no object such as {"joy": 3}'),
+                                            ('3', 'holds numbers, where'),
+                                            ('[1, 0, 2]', 'give a column a class, or --labels')])
+def test_votes_that_cannot_be_read_have_their_remedy(cell, says, tmp_path):
+  source = write_lines(tmp_path, 'image,votes,split', f'{image(0)},"{cell}",train')
+  assert says in refused(tmp_path, source)
+
+
+def test_numbers_from_1_and_classes_without_names_are_told(tmp_path, capsys):
+  source = write_lines(tmp_path, 'image,label,split', *(f'{image(row)},{row % 2 + 1},train' for row in range(8)))
+  build_table(tmp_path, source)
+  assert 'the classes are numbers without names: --labels=A,B,C names them' in capsys.readouterr().out
+  said = refused(tmp_path / 'other', source, table=TableOptions(labels=('a', 'b')))
+  assert 'class 2 is none of the 2: numbers count from 0; if these count from 1, write a name for 0' in said
+
+
 COLUMNS_OF_PANDAS = {
     'columns': {'image': {'0': image(0), '1': image(1)}, 'label': {'0': 'joy', '1': 'awe'}},
     'split': {'columns': ['image', 'label'], 'index': [0, 1], 'data': [[image(0), 'joy'], [image(1), 'awe']]},

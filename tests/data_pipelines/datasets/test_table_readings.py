@@ -173,6 +173,47 @@ def test_annotators_with_captions_of_their_own_are_counted_and_groups_that_diffe
   assert 'says another group of it' in capsys.readouterr().out and manifest['rejected'] == 1
 
 
+def test_votes_in_rows_of_annotators_are_added(tmp_path):
+  lines = [f'{image(0)},a,joy|awe', f'{image(0)},b,joy', f'{image(1)},a,awe']
+  build_table(tmp_path, write_lines(tmp_path, 'image,rater,votes,split', *(f'{line},train' for line in lines)))
+  assert np.allclose(by_id(tmp_path)[image(0)].distribution, [1 / 3, 2 / 3])
+
+
+def test_a_number_that_means_nothing_is_no_reason_for_a_wide_scale(tmp_path, capsys):
+  manifest = build_table(tmp_path, raters(tmp_path, 'valence,arousal', [(-9, 80), (2, 99), (6, 1)]))
+  assert manifest['vad_scale'] == {'valence': [-9, 6], 'arousal': [0, 100]}
+  assert capsys.readouterr().out.count('warning: that is no usual scale') == 1
+
+
+def test_a_column_of_nothing_but_missing_classes_is_counted(tmp_path):
+  manifest = build_table(
+      tmp_path, write_lines(tmp_path, 'image,label,split', f'{image(0)},NA,train', f'{image(1)},None,train'))
+  assert manifest['images without a class'] == 2
+
+
+BOX_TEXTS = {
+    'a tuple': '(6, 5, 18, 15)', 'numpy': '[ 6.  5. 18. 15.]', 'tuples in a list': '[(6, 5, 18, 15)]',
+    'an object of Python': "{'x1': 6, 'y1': 5, 'x2': 18, 'y2': 15}", 'semicolons': '6;5;18;15'}  # fmt: skip
+
+
+@pytest.mark.parametrize('form', BOX_TEXTS)
+def test_boxes_as_python_writes_them(form, tmp_path):
+  assert boxes(tmp_path, [BOX_TEXTS[form]])['splits']['train']['with_person'] == 1
+  split = open_split(tmp_path / 'records', 'table', 'train')
+  found = split.features.deserialize_example_np(split.read(0), decoders=None)['boxes']
+  assert np.allclose(found, [[.25, .25, .75, .75]])
+
+
+def test_several_boxes_of_an_image_in_rows_of_their_own_are_joined(tmp_path, capsys):
+  source = write_lines(
+      tmp_path, 'image,box,split', f'{image(0)},1 1 5 5,train', f'{image(0)},2 2 9 9,train',
+      f'{image(0)},1 1 5 5,train')
+  manifest = build_table(tmp_path, source)
+  assert manifest['ignored']['rows that say the same again'] == 1
+  split = open_split(tmp_path / 'records', 'table', 'train')
+  assert len(split.features.deserialize_example_np(split.read(0), decoders=None)['boxes']) == 2
+
+
 def boxes(tmp_path, cells, heading='box', **options):
   source = write_lines(
       tmp_path, f'image,{heading},split', *(f'{image(row)},"{cell}",train' for row, cell in enumerate(cells)))

@@ -165,6 +165,9 @@ def _finished(final: epath.Path, source: RawSource, options: Mapping[str, float]
   built_from = result.get('source')
   if built_from:  # An earlier version of this package did not keep it.
     now, asked = source.fingerprint(), built_from.setdefault('asked', {})
+    kinds = ['a table' if 'tables_sha256' in one else 'a folder' for one in (built_from, now)]
+    if kinds[0] != kinds[1]:
+      raise UserError(f'{final} was built from {kinds[0]}, not from {kinds[1]}: choose another --name or --data_dir')
     same_files = now.items() <= built_from.items()
     if not same_files and built_from.get('path') != source.given:
       named = ', or a --name' if result['dataset'] in OWN or result['dataset'] not in DATASETS else ''

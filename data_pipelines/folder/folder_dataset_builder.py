@@ -61,7 +61,8 @@ class Builder(base_builder.BaseBuilder):
 
   def announce(self, splits: Mapping[str, Sequence[RawExample]]) -> None:
     """See the base."""
-    announcement.print_splits(splits, self.LABELS, 'move some images there')
+    no_val = 'copy the folder, and move some images into val/' if self.source.hub else 'move some images there'
+    announcement.print_splits(splits, self.LABELS, no_val)
 
   def _list_splits(self, source: pathlib.Path, present: Sequence[str]) -> dict[str, list[RawExample]]:
     folders = class_folders.split_folders(self, source, present)

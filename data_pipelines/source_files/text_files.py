@@ -146,4 +146,4 @@ def plain(heading: str) -> str:
 
 def without_decimal(cell: str) -> str:
   """25 for 25.0, which pandas writes where another cell of the column is empty; any other text as it is."""
-  return re.sub(r'^(-?\d+)[.,]0$', r'\1', cell)
+  return cell[:-2] if re.fullmatch(r'-?\d+[.,]0', cell) else cell

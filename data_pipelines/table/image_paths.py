@@ -25,7 +25,8 @@ class ImagePaths:
 
   def __init__(self, root: pathlib.Path, files: Sequence[pathlib.Path]):
     self._root = root
-    self._places = {os.path.abspath(root), os.path.realpath(root)}
+    self._places = (os.path.abspath(root), os.path.realpath(root))
+    self._starts: dict[pathlib.Path, list[str]] = {}
     paths = [file.relative_to(root).as_posix() for file in files]
     self._whole = FileNames(paths, root)
     self._short: list[tuple[FileNames, dict[str, list[str]]]] = []
@@ -71,9 +72,11 @@ class ImagePaths:
     """Where the name leads from the table's folder, and from that of the images."""
     if re.match(r'[a-zA-Z]:[\\/]', name):  # Of Windows.
       return [name]
-    return [
-        tidy_name(f'{start}/{name}' if not name.startswith('/') else name)
-        for start in (os.path.abspath(folder), os.path.realpath(folder), os.path.abspath(self._root))]
+    if name.startswith('/'):
+      return [tidy_name(name)]
+    if folder not in self._starts:
+      self._starts[folder] = list(dict.fromkeys([os.path.abspath(folder), os.path.realpath(folder), *self._places]))
+    return [tidy_name(f'{start}/{name}') for start in self._starts[folder]]
 
   def _is_inside(self, place: str) -> bool:
     return any(tidy_name(place).startswith(f'{tidy_name(root)}/') for root in self._places)

@@ -69,6 +69,13 @@ def test_records_that_lie_in_their_own_source_are_no_part_of_it(place, tmp_path,
   assert again['source'] == manifest['source'] and again['splits'] == manifest['splits']
 
 
+def test_a_name_of_a_folder_is_none_of_a_table_in_it(sources, tmp_path):
+  build('folder', sources[0], tmp_path / 'out', name='mine')
+  (sources[0] / 'table.csv').write_text('image,split\nawe/0000.jpg,train\n')
+  with pytest.raises(UserError, match='mine/1.0.0 was built from a folder, not from a table: choose another --name'):
+    build('table', sources[0], tmp_path / 'out', name='mine')
+
+
 @pytest.mark.parametrize(('dataset', 'name'), [('folder', 'emoset'), ('fi', 'mine'), ('folder', 'a b'),
                                                ('folder', '../x'), ('folder', '9lives'), ('folder', 'a-b'),
                                                ('folder', '')])

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import importlib
-import math
 import os
 import pathlib
 import re
@@ -26,8 +25,7 @@ from data_pipelines.ownership import disown, owned
 from data_pipelines.person_boxes import box_file, detection
 from data_pipelines.records import manifest
 from data_pipelines.source_files import hub_data
-from data_pipelines.source_files.raw_files import Listing
-from data_pipelines.table.table_dataset_builder import TableOptions
+from data_pipelines.table.options import TableOptions, read_scale
 
 DATASETS = ('emoset', 'emo8', 'fi', 'emotion6', 'unbiasedemo', 'caers', 'heco', 'emotic', 'emoverse', 'folder', 'table')
 TABLES = ('emoverse', 'table')
@@ -76,8 +74,8 @@ def build(
   asked = _asked(table, groups=_path(groups_file), exclude=_path(exclude_file))
   _check_options(short_side, dataset, name, asked, images_dir)
   chosen = builder_class(dataset)
-  found = dataclasses.replace(_find_source(chosen, dataset, source, images_dir), asked=asked)
   final = epath.Path(data_dir) / (name or dataset) / str(chosen.VERSION)
+  found = dataclasses.replace(_find_source(chosen, dataset, source, images_dir, _outputs(final)), asked=asked)
   options: Any = {'short_side': short_side, 'max_megapixels': float(max_megapixels), 'max_persons': max_persons}
   if final.exists() and not overwrite:
     return _finished(final, found, options, 'is already built')
@@ -98,22 +96,31 @@ def build(
 
 
 def _find_source(
-    chosen: type[BaseBuilder], dataset: str, source: str | os.PathLike,
-    images_dir: str | os.PathLike | None) -> RawSource:
+    chosen: type[BaseBuilder], dataset: str, source: str | os.PathLike, images_dir: str | os.PathLike | None,
+    outputs: Sequence[str]) -> RawSource:
   """What is built. Raises UserError if it is not there."""
   folder, hub = pathlib.Path(source), None
   if os.fspath(source).startswith(hub_data.HUB):
     hub = hub_data.download(os.fspath(source))
     folder = hub.folder
   if dataset in TABLES:
-    found = table_source(folder, images_dir)
+    found = table_source(folder, images_dir, outputs)
   elif not folder.is_dir() or not any(folder.iterdir()):
     raise UserError(f'source folder {source} is missing or empty. {chosen.MANUAL_DOWNLOAD_INSTRUCTIONS}')
   else:
-    found = folder_source(folder)
+    found = folder_source(folder, outputs)
   if hub:
     found = dataclasses.replace(found, given=hub.address, hub={'hub': hub.name, 'revision': hub.revision})
   return found
+
+
+def _outputs(final: epath.Path) -> list[str]:
+  """Folders of records where these will lie, which are no part of a source that holds them: theirs, and others."""
+  if storage.is_remote(final):
+    return []
+  own = final.parent
+  others = [folder for path in own.parent.glob('*/*/features.json') for folder in path.parents[:2]]
+  return [os.fspath(path) for path in (own, final, _aside(final), *own.glob('incomplete.*'), *others)]
 
 
 def _asked(table: TableOptions | None, **files: pathlib.Path | None) -> dict[str, str]:
@@ -157,7 +164,10 @@ def _finished(final: epath.Path, source: RawSource, options: Mapping[str, float]
   result = manifest.read_manifest(final)
   built_from = result.get('source')
   if built_from:  # An earlier version of this package did not keep it.
-    now, asked = source.fingerprint(Listing(source.root)), built_from.setdefault('asked', {})
+    now, asked = source.fingerprint(), built_from.setdefault('asked', {})
+    kinds = ['a table' if 'tables_sha256' in one else 'a folder' for one in (built_from, now)]
+    if kinds[0] != kinds[1]:
+      raise UserError(f'{final} was built from {kinds[0]}, not from {kinds[1]}: choose another --name or --data_dir')
     same_files = now.items() <= built_from.items()
     if not same_files and built_from.get('path') != source.given:
       named = ', or a --name' if result['dataset'] in OWN or result['dataset'] not in DATASETS else ''
@@ -241,19 +251,11 @@ def _table_options(values: Any) -> TableOptions | None:
     if not equals or role in columns:
       raise UserError(f'--column={text} cannot be read: write --column=MEANING=NAME, once for each meaning')
     columns[role] = names
-  scale = None
-  if values.vad_scale:
-    try:
-      low, high = map(float, values.vad_scale)
-    except ValueError:
-      low, high = 1, 0
-    if not low < high:
-      raise UserError(f'--vad_scale={",".join(values.vad_scale)} is no scale: write its ends, such as --vad_scale=1,9')
-    scale = low, high
   labels = tuple(label.strip() for label in values.labels)
+  sides = {None: None, 'corners': False, 'sides': True}[values.box_format]
   found = TableOptions(
-      columns, labels, scale, values.caption or '', values.box_format == 'sides',
-      values.min_confidence if values.min_confidence is not None else -math.inf, values.subject)
+      columns, labels, read_scale(values.vad_scale), values.caption or '', sides, values.min_confidence,
+      values.subject or '')
   return None if found == TableOptions() else found
 
 
@@ -262,6 +264,11 @@ def print_summary(result: dict) -> None:
   print(f'{result["dataset"]}: {result["read"]} of {result["found"]} images read, {result["rejected"]} rejected')
   for name, split in result['splits'].items():
     print(f'  {name}: {split["examples"]} records, {split["with_person_share"]:.1%} with a person')
+  remedy = 'check that they are pixels of the image as it is displayed, x before y'
+  for kind, what in ((manifest.OUTSIDE, 'lie outside of their image, and are left out'),
+                     (manifest.BEYOND, 'reach far beyond their image, and are cut at its edge')):
+    if count := result['ignored'].get(kind):
+      print(f'  {count} person boxes {what}: {remedy}')
   if result['duplicates_across_splits']:
     print(
         f'  {result["duplicates_across_splits"]} images are in an earlier split too, byte for byte: '
@@ -315,8 +322,8 @@ if __name__ == '__main__':
   flags.DEFINE_list('vad_scale', [], 'Of a table: lowest and highest valence, arousal and dominance, such as 1,9.')
   flags.DEFINE_string('caption', None, "Of a table: text of images that have none, such as 'a photo of {label}'.")
   flags.DEFINE_float('min_confidence', None, 'Of a table: rows of less are left out.')
-  flags.DEFINE_enum('subject', 'person', ('person', 'any'), 'Of emoverse: whose boxes become person crops.')
-  flags.DEFINE_enum('box_format', 'corners', ('corners', 'sides'), 'Of a table: x1,y1,x2,y2 or x,y,width,height.')
+  flags.DEFINE_enum('subject', None, ('person', 'any'), 'Of emoverse: whose boxes become person crops; else person.')
+  flags.DEFINE_enum('box_format', None, ('corners', 'sides'), 'Of a table: x1,y1,x2,y2, or x,y,width,height.')
   command.define_path('groups_file', None, 'CSV of image,group: images of one group stay in one split.', remote=False)
   command.define_path('exclude', None, 'CSV with a column image: these images are left out.', remote=False)
   flags.DEFINE_integer('max_persons', 1, 'Most person crops per image.', 0)

@@ -67,20 +67,30 @@ def agreement(votes: Iterable[Vote], question: str) -> Agreement:
   1 is perfect agreement, 0 what chance gives, and less is systematic disagreement (Krippendorff, Content Analysis,
   chapter 11). Images with one vote do not count, as in its definition.
   """
+  values = [[getattr(vote, question) for vote in of_one] for of_one in _by_image(votes).values()]
+  domain = sorted({value for of_one in values for value in of_one})
+  counts_NxV = np.array([[of_one.count(value) for value in domain] for of_one in values
+                        ]).reshape(len(values), len(domain))
+  return alpha_of(counts_NxV, None if question in ('label', 'style') else domain)
+
+
+def alpha_of(counts_NxV: np.ndarray, values: Sequence[float] | None = None) -> Agreement:
+  """Krippendorff's alpha, nominal, or interval where there are values.
+
+  Args:
+    counts_NxV: of each image, how often each value was said.
+    values: that the columns stand for, ascending; None for names.
+  """
   import krippendorff
 
-  values = [[getattr(vote, question) for vote in of_one] for of_one in _by_image(votes).values() if len(of_one) > 1]
-  if not values:
+  compared_MxV = counts_NxV[counts_NxV.sum(1) > 1]
+  if not len(compared_MxV):
     return Agreement(None, 0, 'no image has two votes')
-  domain = sorted({value for of_one in values for value in of_one})
-  if len(domain) == 1:
-    return Agreement(None, len(values), 'all votes are the same')
-  counts_NxV = np.array([[of_one.count(value) for value in domain] for of_one in values])
-  nominal = question in ('label', 'style')
+  if np.count_nonzero(compared_MxV.any(0)) < 2:
+    return Agreement(None, len(compared_MxV), 'all votes on images with two or more are the same')
   alpha = krippendorff.alpha(
-      value_counts=counts_NxV, value_domain=None if nominal else domain,
-      level_of_measurement='nominal' if nominal else 'interval')
-  return Agreement(float(alpha), len(values))
+      value_counts=compared_MxV, value_domain=values, level_of_measurement='nominal' if values is None else 'interval')
+  return Agreement(float(alpha), len(compared_MxV))
 
 
 def _by_image(votes: Iterable[Vote]) -> dict[str, list[Vote]]:

@@ -8,14 +8,20 @@ from data_pipelines.errors import join_names
 from data_pipelines.plain_text import visible
 
 
-def print_splits(found: Mapping[str, Sequence[RawExample]], labels: Sequence[str]) -> None:
-  """Prints how many images each split has, of each class, and warns of what keeps a model from being fine-tuned."""
+def print_splits(found: Mapping[str, Sequence[RawExample]], labels: Sequence[str], no_val: str) -> None:
+  """Prints how many images each split has, of each class, and warns of what keeps a model from being fine-tuned.
+
+  Args:
+    found: by split.
+    labels: the class names.
+    no_val: what to do where there is no val.
+  """
   for split, examples in found.items():
     counts = collections.Counter(str(example.label) for example in examples if example.label != NO_LABEL)
     counts.update(label for example in examples for label in example.labels)
     classes = join_names([f'{label} {counts[label]}' for label in labels])
     print(visible(f'  {split}: {len(examples)} images' + (f' ({classes})' if counts else '')))
-  for split, remedy in (('val', 'move some images there'), ('test', 'set --config.test_split=val')):
+  for split, remedy in (('val', no_val), ('test', 'set --config.test_split=val')):
     if labels and split not in found:
       print(f'  no {split}: to fine-tune, {remedy}')
   if len(labels) == 1:

@@ -2,7 +2,7 @@
 
 import abc
 import collections
-from collections.abc import Collection, Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from concurrent import futures
 import contextlib
 import dataclasses
@@ -27,8 +27,7 @@ from data_pipelines.plain_text import check_labels, csv_text
 from data_pipelines.read_ahead import THREADS, read_ahead
 from data_pipelines.records import manifest, schema
 from data_pipelines.source_files.file_names import FileNames
-from data_pipelines.source_files.raw_files import Listing
-from data_pipelines.source_files.text_files import read_table
+from data_pipelines.source_files.text_files import read_table, without_decimal
 
 PROVENANCE = 'provenance.json'
 
@@ -79,6 +78,9 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
       UserError: the folder is not laid out as the dataset is; the message ends with `self.layout`.
     """
 
+  def announce(self, splits: Mapping[str, Sequence[RawExample]]) -> None:
+    """Prints what will be built, before the first image is read; nothing, for a published dataset."""
+
   def attributes(self, source: pathlib.Path, example: RawExample) -> dict:
     """The annotation fields of one image. Raises images.RejectedError if they contradict the listing."""
     del source
@@ -111,7 +113,7 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     if self._groups_file is None:
       return examples
     groups = {
-        csv_text(row.cells['image']): row.cells['group'].strip()
+        without_decimal(csv_text(row.cells['image'])): without_decimal(row.cells['group'].strip())
         for row in read_table(self._groups_file, ('image', 'group'))}
     given = {found: groups[name] for name, found in self._named(examples, groups, self._groups_file, True).items()}
     both = [(example.group, given.get(example.id) or given.get(example.path) or '') for example in examples]
@@ -151,6 +153,22 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     with self._lock:  # Several threads read images.
       self._ignored[kind] += count
 
+  def reject(self, name: str, reason: str) -> None:
+    """Counts an example that cannot become a record, as the lists show before its image is read."""
+    self._rejects[name] = reason
+
+  def check_rejects(self, found: int) -> None:
+    """Raises UserError if more of the examples found are rejected than may be."""
+    if len(self._rejects) > self._max_rejects * found:
+      raise self._rejects_error(
+          f'{len(self._rejects)} of {found} images were rejected, more than --max_rejects={self._max_rejects:g} allows',
+          next(iter(self._rejects)), ', or raise --max_rejects')
+
+  def first_reject(self) -> str:
+    """How many examples are rejected, and the first, to end a message with; '' if none is."""
+    first = next(iter(self._rejects), '')
+    return f'; {len(self._rejects)} rejected, first: {first} ({self._rejects[first]})' if self._rejects else ''
+
   def take_ignored(self) -> dict[str, int]:
     """The counts since the last call."""
     with self._lock:
@@ -160,7 +178,7 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
   def files(self, folder: pathlib.Path) -> list[pathlib.Path]:
     """All files under a folder of the raw one, sorted; those of file managers and editors are left out and counted."""
-    return self.listing.files(folder, self.ignore)
+    return self.source.listing.files(folder, self.ignore)
 
   def _info(self) -> tfds.core.DatasetInfo:
     # Description, citation and tags come from the dataset's own README.md, CITATIONS.bib and TAGS.txt.
@@ -169,13 +187,13 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
     self.source = self._given_source or self.find_source(pathlib.Path(dl_manager.manual_dir))
     self._source = self.source.root
-    self.listing = Listing(self._source)
-    self._fingerprint = self.source.fingerprint(self.listing)
+    self._fingerprint = self.source.fingerprint()
     self._rejects: dict[str, str] = {}
     self._provenance = self._read_provenance()
     listed = self.list_examples(self._source)
     splits = {split: found[:self._limit] for split, found in self._without_excluded(listed).items()}
-    self._found = sum(map(len, splits.values()))
+    self._found = sum(map(len, splits.values())) + len(self._rejects)
+    self.announce(splits)
     for split, found in splits.items():
       if not found:
         raise UserError(f"{self._source} holds too few images: split '{split}' is empty. {self.layout}")
@@ -216,18 +234,19 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         for split, found in splits.items()}
 
   def _generate_examples(self, split: str, items: list[WorkItem]) -> Iterator[tuple[str, dict]]:
-    empty = True
+    stored, first = 0, ''
     with futures.ThreadPoolExecutor(THREADS) as pool:
       submitted = (pool.submit(self._attempt, item, content) for item, content in self.contents(items))
       for future in tqdm.tqdm(read_ahead(submitted, 2 * THREADS), f'{self.name} {split}', len(items), unit=' images'):
         name, record, reason = future.result()
         if record is None:
           self._rejects[name] = reason
+          first = first or name
           continue
-        empty = False
+        stored += 1
         yield name, record
-    if empty:
-      raise self._too_many_rejects(f"split '{split}' has no readable image")
+    if not stored:
+      raise self._rejects_error(f"split '{split}' has no readable image", first)
 
   def _attempt(self, item: WorkItem, content: bytes | None) -> tuple[str, dict | None, str]:
     """The id, and the record; or None, and why it is rejected."""
@@ -249,8 +268,6 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
       content: the bytes of its image; None if they are in a file.
     """
     example = item.example
-    if example.problem:
-      raise images.RejectedError(example.problem)
     try:
       example.path.encode()
     except UnicodeEncodeError as error:
@@ -279,7 +296,7 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
       raise images.RejectedError('the annotated person is outside the image')
     boxes_Nx4, scores_N = crops.to_fractions(boxes_Nx5, *size)
     if len(boxes_Nx4) < len(boxes_Nx5):
-      self.ignore('person boxes outside the picture', len(boxes_Nx5) - len(boxes_Nx4))
+      self.ignore(manifest.OUTSIDE, len(boxes_Nx5) - len(boxes_Nx4))
     return boxes_Nx4, scores_N
 
   def _download_and_prepare(
@@ -291,8 +308,7 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     # Still inside TFDS's temporary folder: an error from here on leaves nothing that looks finished.
     if self._beam:
       beam_records.collect_notes(self.data_path, self._rejects, self.ignore)
-    if len(self._rejects) > self._max_rejects * self._found:
-      raise self._too_many_rejects(f'{len(self._rejects)} of {self._found} images were rejected')
+    self.check_rejects(self._found)
     splits = {
         split: stored_splits.read_split(info.filepaths, info.shard_lengths, self.LABELS)
         for split, info in self.info.splits.items()}
@@ -307,12 +323,11 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     """Beside the version's folder, which a failed build does not leave."""
     return self.data_path.parent / manifest.REJECTS
 
-  def _too_many_rejects(self, problem: str) -> UserError:
+  def _rejects_error(self, problem: str, first: str, remedy: str = '') -> UserError:
     manifest.write_rejects(self._failed_rejects, self._rejects)
-    first = min(self._rejects)
     return UserError(
-        f'{problem}, more than --max_rejects={self._max_rejects:g} allows; first: {first} ({self._rejects[first]}); '
-        f'all are in {self._failed_rejects}: repair or remove them, or raise --max_rejects')
+        f'{problem}; first: {first} ({self._rejects[first]}); all are in {self._failed_rejects}: repair or remove them'
+        f'{remedy}')
 
   def _manifest(self, splits: dict[str, stored_splits.StoredSplit], duplicates: int) -> dict:
     source = {'path': self.source.given, **self._fingerprint, **self.source.hub}

@@ -51,7 +51,7 @@ def split_folders(builder: BaseBuilder, source: pathlib.Path, splits: Sequence[s
   for folder in subfolders(source):
     split = split_named(folder.name)
     if split is None or split not in splits:
-      inside = builder.listing.files(folder, lambda kind: None)
+      inside = builder.source.listing.files(folder, lambda kind: None)
       builder.ignore(f'in {folder.name}/' if inside else f'folder {folder.name}/', len(inside) or 1)
     elif split in found:
       raise UserError(f'{source} holds {found[split].name}/ and {folder.name}/, both for {split}: keep one')
@@ -88,7 +88,7 @@ def list_classes(builder: BaseBuilder, source: pathlib.Path, folder: pathlib.Pat
     examples[label] += [RawExample(path.relative_to(source).as_posix(), label) for path in files]
   for label, of_class in examples.items():
     if not of_class:
-      twice = builder.listing.leads_elsewhere(folder / label)
+      twice = builder.source.listing.leads_elsewhere(folder / label)
       why = 'leads to a folder whose images have another name here' if twice else 'is missing or empty'
       raise UserError(f'{folder / label} {why}. {builder.layout}')
   return list(itertools.chain(*examples.values()))

@@ -26,7 +26,6 @@ class RawExample:
     name: the record's id where it is not the path.
     attributes: what is said about the image besides, as `schema.record_features` stores it.
     group: examples of one group never fall into two splits; '' for none.
-    problem: why it cannot become a record, if its row or annotation already says so.
   """
 
   path: str
@@ -41,7 +40,6 @@ class RawExample:
   name: str = ''
   attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   group: str = ''
-  problem: str = ''
 
   @property
   def id(self) -> str:

@@ -1,6 +1,6 @@
 """What a build reads: the folder to which the paths of images are relative, and for a table, its files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import glob
 import hashlib
@@ -14,7 +14,7 @@ from data_pipelines.building.splits import split_named
 from data_pipelines.errors import UserError, join_names
 from data_pipelines.plain_text import visible
 from data_pipelines.source_files import table_files
-from data_pipelines.source_files.raw_files import Listing, list_files
+from data_pipelines.source_files.raw_files import Listing
 
 _NOT_DATA = (
     'dataset_dict.json', 'dataset_info.json', 'dataset_infos.json', 'state.json', 'provenance.json', 'person_boxes.csv',
@@ -29,6 +29,7 @@ class RawSource:
   Attributes:
     given: what the user named: a folder, a file, or a repository of a hub with its revision.
     root: the folder of the images.
+    listing: of the files in `root`.
     tables: the files of the table; () for a dataset that is laid out in folders.
     hub: of a repository, what pins it: its name, and the revision.
     asked: what the user says about it: options of a table, and the SHA-256 of files of groups and of exclusions.
@@ -36,13 +37,14 @@ class RawSource:
 
   given: str
   root: pathlib.Path
+  listing: Listing
   tables: tuple[pathlib.Path, ...] = ()
   hub: Mapping[str, str] = dataclasses.field(default_factory=dict)
   asked: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-  def fingerprint(self, listing: Listing) -> dict[str, Any]:
-    """That of the listing of `root`, and `asked`; of tables also the SHA-256 of their contents."""
-    found = {**listing.fingerprint(), 'asked': dict(self.asked)}
+  def fingerprint(self) -> dict[str, Any]:
+    """That of the listing, and `asked`; of tables also the SHA-256 of their contents."""
+    found = {**self.listing.fingerprint(), 'asked': dict(self.asked)}
     if self.tables:
       digests = '\n'.join(map(checksums.sha256_of, self.tables))
       found['tables_sha256'] = hashlib.sha256(digests.encode()).hexdigest()
@@ -67,24 +69,30 @@ class RawSource:
     return found
 
 
-def folder_source(folder: str | os.PathLike) -> RawSource:
-  """A raw folder, as it is."""
-  return RawSource(os.path.realpath(folder), pathlib.Path(folder))
+def folder_source(folder: str | os.PathLike, outputs: Iterable[str | os.PathLike] = ()) -> RawSource:
+  """A raw folder, as it is, without the folders of records that may lie in it."""
+  path = pathlib.Path(folder)
+  return RawSource(os.path.realpath(folder), path, Listing(path, outputs))
 
 
-def table_source(given: str | os.PathLike, images: str | os.PathLike | None = None) -> RawSource:
+def table_source(
+    given: str | os.PathLike, images: str | os.PathLike | None = None,
+    outputs: Iterable[str | os.PathLike] = ()) -> RawSource:
   """The files of a table.
 
   Args:
     given: a file, several separated by commas, a pattern such as `data/*.parquet`, or a folder that holds them.
     images: the folder to which the paths of images are relative; by default that of the tables.
+    outputs: folders of records, which may lie in those, and hold neither tables nor images.
 
   Raises:
     UserError: there is no such file, or a folder holds no table.
   """
   path = pathlib.Path(given)
+  listing = None
   if path.is_dir():
-    tables, root = _tables_in(path), path
+    root, listing = path, Listing(path, outputs)
+    tables = _tables_in(path, listing)
   else:
     names = [os.fspath(given)] if path.exists() else os.fspath(given).split(',')
     tables = [pathlib.Path(file) for name in names for file in sorted(glob.glob(name.strip(), recursive=True))]
@@ -92,19 +100,19 @@ def table_source(given: str | os.PathLike, images: str | os.PathLike | None = No
       raise UserError(f'{missing[0]} is not there: give a table, a folder of tables, or a pattern in quotes')
     root = pathlib.Path(os.path.commonpath([os.path.abspath(table.parent) for table in tables]))
   if images is not None:
-    root = pathlib.Path(images)
+    root, listing = pathlib.Path(images), None
     if not root.is_dir():
       raise UserError(f'--images={images} is no folder')
-  return RawSource(os.path.realpath(given), root, tuple(dict.fromkeys(tables)))
+  return RawSource(os.path.realpath(given), root, listing or Listing(root, outputs), tuple(dict.fromkeys(tables)))
 
 
-def _tables_in(folder: pathlib.Path) -> list[pathlib.Path]:
+def _tables_in(folder: pathlib.Path, listing: Listing) -> list[pathlib.Path]:
   """The tables of a folder; those that hold images themselves, if there are any."""
 
   def is_table(path: pathlib.Path) -> bool:
     return path.suffix.lower() in table_files.SUFFIXES and path.suffix.lower() != '.txt' and path.name not in _NOT_DATA
 
-  tables = list_files(folder, lambda kind: None, is_table)
+  tables = listing.files(folder, lambda kind: None, is_table)
   heavy = [path for path in tables if path.suffix.lower() in (*table_files.PARQUET, *table_files.ARROW)]
   if not tables:
     raise UserError(f'{folder} holds no table ({", ".join(table_files.SUFFIXES)}): give the file')

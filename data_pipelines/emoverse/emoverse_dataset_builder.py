@@ -1,13 +1,10 @@
 """Builder of EmoVerse, from its JSON records and images, or from the Parquet files of the hub."""
 
-import pathlib
-
 import tensorflow_datasets as tfds
 
-from data_pipelines.building.raw_example import RawExample
 from data_pipelines.records.label_sets import EMOTIONS
-from data_pipelines.source_files.table_files import open_table
 from data_pipelines.table import table_dataset_builder as table
+from data_pipelines.table.columns import ROLES
 
 
 class Builder(table.Builder):
@@ -16,14 +13,9 @@ class Builder(table.Builder):
   VERSION = tfds.core.Version('1.0.0')
   LABELS = EMOTIONS
   CLASSES = EMOTIONS
+  # Every box is of the emotion's subject: it counts as a person's where the subject is one.
+  HEADINGS = {**ROLES, 'subject': ('subject',)}
   pkg_dir_path = None  # TFDS finds the card's folder by the class, and would take the parent's.
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
       'EmoVerse holds JSON records with id, image_path, description, emotion, confidence, subject and bbox beside '
       'images/<emotion>/*.jpg, or the Parquet files of the hub; see https://arxiv.org/abs/2511.12554')
-
-  def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
-    """See the base. Every box is of the emotion's subject: it counts as a person's where the subject is one."""
-    names = {column.name for column in open_table(self.source.tables[0]).columns}
-    if 'subject' in names and 'subject' not in self._said.columns:
-      self._said = self._said._replace(columns={**self._said.columns, 'subject': 'subject'})
-    return super().list_examples(source)

@@ -1,7 +1,7 @@
 """Builder of a user's own images: with splits and classes, with classes only, or neither."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import itertools
 import pathlib
 
@@ -30,7 +30,7 @@ class Builder(base_builder.BaseBuilder):
   def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
     """Examples by split, in the first layout of MANUAL_DOWNLOAD_INSTRUCTIONS that fits.
 
-    Prints which layout was taken, and what it holds. The first split present names the classes; the others may lack
+    Prints which layout was taken. The first split present names the classes; the others may lack
     some, but have no further ones. Raises UserError as the base says.
     """
     folders = class_folders.subfolders(source)
@@ -58,6 +58,11 @@ class Builder(base_builder.BaseBuilder):
         raise UserError(f'{source} holds no images. {self.layout}')
     self._tell(source, how, found, depth=2 if named else 1)
     return found
+
+  def announce(self, splits: Mapping[str, Sequence[RawExample]]) -> None:
+    """See the base."""
+    no_val = 'copy the folder, and move some images into val/' if self.source.hub else 'move some images there'
+    announcement.print_splits(splits, self.LABELS, no_val)
 
   def _list_splits(self, source: pathlib.Path, present: Sequence[str]) -> dict[str, list[RawExample]]:
     folders = class_folders.split_folders(self, source, present)
@@ -105,10 +110,9 @@ class Builder(base_builder.BaseBuilder):
           f'give {folder} as --source if those are the classes')
 
   def _tell(self, source: pathlib.Path, how: str, found: dict[str, list[RawExample]], depth: int) -> None:
-    """Prints the layout that was taken, with counts, before any image is read; `depth` is that of a class's images."""
+    """Prints the layout that was taken before any image is read; `depth` is that of a class's images."""
     print(visible(f'{source}: {how}'))
     deep: collections.Counter[str] = collections.Counter()
-    announcement.print_splits(found, self.LABELS)
     for example in itertools.chain(*found.values()):
       if example.label != NO_LABEL and example.path.count('/') > depth:
         deep[f'{pathlib.PurePosixPath(example.path).parent}/'] += 1

@@ -10,6 +10,7 @@ Box = tuple[float, float, float, float]
 
 MIN_SCORE = 0.5
 MARGIN = 0.2
+FAR = 0.1
 CROP_SHORT_SIDE, CROP_LONG_SIDE = 256, 4096
 
 
@@ -26,6 +27,18 @@ def to_fractions(boxes_Nx5: np.ndarray, width: int, height: int) -> tuple[np.nda
   corners_Nx4 = (boxes_Nx5[:, [1, 0, 3, 2]] / [height, width, height, width]).clip(0, 1).astype(np.float32)
   kept = (corners_Nx4[:, 2] > corners_Nx4[:, 0]) & (corners_Nx4[:, 3] > corners_Nx4[:, 1])
   return corners_Nx4[kept], boxes_Nx5[kept, 4].astype(np.float32)
+
+
+def count_beyond(boxes_Nx4: np.ndarray, width: int, height: int) -> int:
+  """How many boxes lie partly in the image, and reach more than a tenth of it beyond: they may have other units.
+
+  Args:
+    boxes_Nx4: xmin, ymin, xmax, ymax in pixels.
+    width, height: size of the image as displayed, pixels.
+  """
+  corners_Nx4 = boxes_Nx4 / [width, height, width, height]
+  touching = (corners_Nx4[:, :2] < 1).all(1) & (corners_Nx4[:, 2:] > 0).all(1)
+  return int((touching & ((corners_Nx4 < -FAR) | (corners_Nx4 > 1 + FAR)).any(1)).sum())
 
 
 def largest_persons(boxes_Nx4: np.ndarray, scores_N: np.ndarray) -> np.ndarray:

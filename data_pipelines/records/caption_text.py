@@ -6,6 +6,8 @@ from typing import Any
 
 STYLES = ('natural', 'original')
 NEUTRAL = 'a picture'
+LABEL = '{label}'
+"""What stands for the emotion in a record's own text."""
 
 _ORIGINAL = {
     'scene': 'The scene type of this photo is {}.', 'object': 'The main subjects are {}.',
@@ -39,6 +41,11 @@ def caption(attributes: Mapping, emotion: str | None = None, style: str = 'natur
   if attributes.get('caption'):
     return _own(attributes['caption'], emotion)
   return _original(attributes, emotion) if style == 'original' else _natural(attributes, emotion)
+
+
+def is_own(attributes: Mapping) -> bool:
+  """Whether the record has a text of its own that is no template for its class."""
+  return bool(attributes.get('caption')) and LABEL not in attributes['caption']
 
 
 def fitting_caption(
@@ -85,9 +92,9 @@ def _natural(attributes: Mapping, emotion: str | None) -> str:
 
 
 def _own(text: str, emotion: str | None) -> str:
-  if '{label}' not in text:
+  if LABEL not in text:
     return text
-  return text.replace('{label}', emotion) if emotion else NEUTRAL
+  return text.replace(LABEL, emotion) if emotion else NEUTRAL
 
 
 def _original(attributes: Mapping, emotion: str | None) -> str:

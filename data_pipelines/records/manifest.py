@@ -12,6 +12,8 @@ from data_pipelines.plain_text import csv_cell
 MANIFEST = 'manifest.json'
 REJECTS = 'rejects.csv'
 DUPLICATES = 'duplicates.csv'
+OUTSIDE, BEYOND = 'person boxes outside the picture', 'person boxes that reach far beyond the picture'
+"""Kinds of what is ignored: boxes that are left out, and those of which the part outside is."""
 
 
 def write_manifest(folder: epath.Path, manifest: Mapping) -> None:

@@ -33,19 +33,19 @@ def size_chart(width_N: Sequence[int], height_N: Sequence[int]) -> str:
   return _svg(draw, 4.6, 3.2)
 
 
-def rating_chart(values_Nx2: np.ndarray, scale: Sequence[float] | None) -> str:
-  """Valence against arousal, darker where there are more images; over the whole scale, if it is known."""
+def rating_chart(values_Nx2: np.ndarray, scales: Sequence[Sequence[float] | None]) -> str:
+  """Valence against arousal, darker where there are more images; over the whole of their scales, if they are known."""
 
   def draw(axes: Axes) -> None:
     known_Nx2 = values_Nx2[~np.isnan(values_Nx2).any(1)]
-    low, high = scale or (known_Nx2.min(), known_Nx2.max())
+    ends = [scale or (column.min(), column.max()) for scale, column in zip(scales, known_Nx2.T)]
     axes.hexbin(
-        *known_Nx2.T, gridsize=30, extent=(low, high, low, high) if low < high else None, bins='log', mincnt=1,
-        cmap='Blues')
-    if scale:
-      axes.axhline((low + high) / 2, color='grey', linewidth=0.6)
-      axes.axvline((low + high) / 2, color='grey', linewidth=0.6)
-    axes.set(xlabel='valence', ylabel='arousal', aspect='equal')
+        *known_Nx2.T, gridsize=30, extent=(*ends[0], *ends[1]) if all(low < high for low, high in ends) else None,
+        bins='log', mincnt=1, cmap='Blues')
+    for line, scale in zip((axes.axvline, axes.axhline), scales):
+      if scale:
+        line((scale[0] + scale[1]) / 2, color='grey', linewidth=0.6)
+    axes.set(xlabel='valence', ylabel='arousal', box_aspect=1)
 
   return _svg(draw, 4.2, 4.0)
 

@@ -14,6 +14,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.page_rendering import render_template
 from data_pipelines.plain_text import visible
 from data_pipelines.records import manifest, reader
+from data_pipelines.records.label_sets import VAD
 from data_pipelines.report import charts, faults, rater_agreement, record_topics, target_topics
 from data_pipelines.report.class_sheet import ClassSheet
 
@@ -90,11 +91,14 @@ def write_dataset_report(
 
 
 def _facts(dataset: str, labels: tuple[str, ...], stored: Mapping[str, Any], topics: DatasetTopics) -> dict[str, Any]:
+  scales = stored.get('vad_scale') or {}
+  if not isinstance(scales, dict):  # Earlier builds found one scale for all.
+    scales = dict.fromkeys(VAD, scales)
   return {
       'dataset': dataset, 'labels': list(labels), 'manifest': {name: stored.get(name) for name in _KEPT},
       **topics.counts.summary(), 'sizes': topics.sizes.summary(),
       'duplicates': {'equal': topics.equal.summary(), 'near': None}, 'captions': topics.captions.summary(),
-      'votes': topics.shares.summary(), 'agreement': None, 'ratings': topics.ratings.summary(stored.get('vad_scale'))}
+      'votes': topics.shares.summary(), 'agreement': None, 'ratings': topics.ratings.summary(scales)}
 
 
 def _near(copies: Sequence[Copy], dataset: str, table: object, ids: Set[str]) -> list[dict[str, Any]]:
@@ -110,7 +114,8 @@ def _charts(facts: Mapping[str, Any], topics: DatasetTopics) -> dict[str, str]:
       'lengths': charts.length_chart(topics.captions.lengths),
       'sizes': charts.size_chart(topics.sizes.width_N, topics.sizes.height_N)}
   if facts['ratings'] and {'valence', 'arousal'} <= facts['ratings'].keys():
-    found['ratings'] = charts.rating_chart(topics.ratings.values()[:, :2], facts['ratings']['scale'])
+    scales = [facts['ratings'][name]['scale'] for name in ('valence', 'arousal')]
+    found['ratings'] = charts.rating_chart(topics.ratings.values()[:, :2], scales)
   return found
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_pipelines.annotate.tally import alpha_of
 from data_pipelines.errors import UserError
 from data_pipelines.plain_text import csv_text, single_line
 from data_pipelines.source_files.file_names import FileNames
@@ -29,7 +30,10 @@ def read_votes(path: str | os.PathLike) -> VoteTable:
   Raises:
     UserError: it is no such table, or the library that measures agreement is not installed.
   """
-  _agreement_library()
+  try:
+    import krippendorff  # noqa: F401  Before anything is read.
+  except ImportError as error:
+    raise UserError("krippendorff is not installed: pip install 'uniemox_jax[report]'") from error
   found: dict[tuple[str, str], str] = {}
   count = 0
   for row in read_table(path, COLUMNS):
@@ -38,14 +42,6 @@ def read_votes(path: str | os.PathLike) -> VoteTable:
       count += 1
       found[image, single_line(annotator)] = label
   return VoteTable(os.fspath(path), found, count - len(found))
-
-
-def _agreement_library() -> Any:
-  try:
-    import krippendorff
-  except ImportError as error:
-    raise UserError("krippendorff is not installed: pip install 'uniemox_jax[report]'") from error
-  return krippendorff
 
 
 def measure_agreement(table: VoteTable, ids: Collection[str], labels: Sequence[str]) -> dict[str, Any]:
@@ -73,21 +69,12 @@ def measure_agreement(table: VoteTable, ids: Collection[str], labels: Sequence[s
   counts_NxV = np.zeros((len(row_of), len(names)), np.int64)
   cells = [(row_of[image], column_of[label]) for image, _, label in votes]
   np.add.at(counts_NxV, tuple(np.array(cells, np.int64).reshape(-1, 2).T), 1)
-  alpha, why = _alpha(counts_NxV[counts_NxV.sum(1) > 1])
+  alpha, images, why = alpha_of(counts_NxV)
   confusion_VxV = counts_NxV.T @ counts_NxV - np.diag(counts_NxV.sum(0))
   return {
-      'alpha': alpha, 'why': why, 'images': int(
-          (counts_NxV.sum(1) > 1).sum()), 'votes': len(votes), 'replaced': table.replaced, 'labels': names,
-      'confusion': confusion_VxV.tolist(), 'annotators': _annotators(votes, cells, counts_NxV)}
-
-
-def _alpha(counts_NxV: np.ndarray) -> tuple[float | None, str]:
-  """The nominal alpha of images with two votes or more each; or None, and why."""
-  if not len(counts_NxV):
-    return None, 'no image has two votes'
-  if len(np.flatnonzero(counts_NxV.any(0))) < 2:
-    return None, 'all votes on images with two or more are for one class'
-  return round(float(_agreement_library().alpha(value_counts=counts_NxV, level_of_measurement='nominal')), 4), ''
+      'alpha': None if alpha is None else round(alpha, 4), 'why': why, 'images': images, 'votes': len(votes),
+      'replaced': table.replaced, 'labels': names, 'confusion': confusion_VxV.tolist(),
+      'annotators': _annotators(votes, cells, counts_NxV)}
 
 
 def _annotators(votes: Sequence[tuple[str, str, str]], cells: Sequence[tuple[int, int]],

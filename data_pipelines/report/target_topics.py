@@ -2,7 +2,7 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import hashlib
 import math
 import os
@@ -31,25 +31,27 @@ class Captions:
       self._count_tokens, self._limit = _token_counter(tokenizer)
     self.lengths: Counter[int] = Counter()
     self._times: Counter[bytes] = Counter()
-    self._own = self._cut = 0
+    self._own: Counter[bytes] = Counter()
+    self._cut = 0
 
   def add(self, record: StoredRecord) -> None:
     """Makes the caption of a record and measures it."""
     text = caption_text.caption(record.attributes, record.label)
     self.lengths[len(text.split())] += 1
-    self._times[hashlib.blake2b(text.encode(), digest_size=8).digest()] += 1
-    self._own += bool(record.attributes.get('caption'))
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    self._times[digest] += 1
+    self._own[digest] += caption_text.is_own(record.attributes)
     self._cut += self._count_tokens is not None and self._count_tokens(text) > self._limit
 
   def summary(self) -> dict[str, Any]:
-    """'words': least, median, greatest; 'different' captions; the share of images that 'share' theirs; 'cut'."""
-    total = self.lengths.total()
+    """'words': least, median, greatest; 'own', the texts that records have; 'shared', those of them that several have;
+    how many captions are 'different', and how often the 'commonest' occurs; 'cut'."""
     in_order = np.repeat(*np.array(sorted(self.lengths.items())).T)
-    alone = sum(times == 1 for times in self._times.values())
     return {
-        'words': {'least': int(in_order[0]), 'median': float(np.median(in_order)), 'greatest': int(in_order[-1])},
-        'own': self._own, 'different': len(self._times), 'commonest': max(self._times.values()),
-        'shared': total - alone, 'token_limit': self._limit or None, 'cut': self._cut if self._limit else None}
+        'words': {'least': int(in_order[0]), 'median': float(np.median(in_order)),
+                  'greatest': int(in_order[-1])}, 'own': self._own.total(), 'different': len(self._times),
+        'commonest': max(self._times.values()), 'shared': sum(times for times in self._own.values() if times > 1),
+        'token_limit': self._limit or None, 'cut': self._cut if self._limit else None}
 
 
 def _token_counter(folder: str | os.PathLike) -> tuple[Callable[[str], int], int]:
@@ -114,14 +116,16 @@ class Ratings:
     """float32 (N, 3), NaN where not annotated."""
     return np.asarray(self._values, np.float32).reshape(-1, len(VAD))
 
-  def summary(self, scale: Sequence[float] | None) -> dict[str, Any] | None:
-    """'scale', and of each dimension how many, their least, mean, greatest and deviation; None if there are none."""
+  def summary(self, scales: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
+    """Of each dimension how many, its scale, their least, mean, greatest and deviation; None if there are none."""
     if not len(self._values):
       return None
-    found: dict[str, Any] = {'scale': None if scale is None else list(scale)}
+    found: dict[str, Any] = {}
     for name, column_N in zip(VAD, self.values().T):
       known = column_N[~np.isnan(column_N)].astype(np.float64)
       if len(known):
         numbers = {'least': known.min(), 'mean': known.mean(), 'greatest': known.max(), 'deviation': known.std()}
-        found[name] = {'images': len(known), **{key: round(float(value), 4) for key, value in numbers.items()}}
+        found[name] = {
+            'images': len(known), 'scale': scales.get(name),
+            **{key: round(float(value), 4) for key, value in numbers.items()}}
     return found

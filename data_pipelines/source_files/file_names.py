@@ -1,7 +1,7 @@
 """Names of files inside other files: one normal form, in which they are compared."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 import os
 import posixpath
 import re
@@ -47,15 +47,17 @@ class FileNames:
 
   def find(self, name: str) -> str | None:
     """The file that is meant, None if there is none."""
+    found = self.candidates(name)
+    return found[0] if len(found) == 1 else None
+
+  def candidates(self, name: str) -> Sequence[str]:
+    """The files that may be meant: one, or none, or several that differ in nothing but case, say."""
     if name in self._names:
-      return name
+      return [name]
     tidy = tidy_name(name)
     for folder in self._folders:
       tidy = tidy.removeprefix(folder)
-    for found in (self._tidy.get(tidy, ()), self._caseless.get(tidy.casefold(), ())):
-      if len(found) == 1:
-        return found[0]
-    return None
+    return self._tidy.get(tidy) or self._caseless.get(tidy.casefold()) or ()
 
   def find_all(self, given: Collection[str], table: str | os.PathLike, anywhere: bool = False) -> dict[str, str]:
     """The files that the names in a table mean. Says on standard error which names mean none.

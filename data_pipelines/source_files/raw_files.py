@@ -2,7 +2,7 @@
 
 import bisect
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import hashlib
 import itertools
@@ -22,6 +22,10 @@ class Listing:
 
   Where several ways lead to a folder, its name is the one without links, else that of the first link in sorted order.
 
+  Args:
+    folder: the one that is listed; without files if it is none.
+    without: folders in it that are not entered, such as those of what is made of its files.
+
   Attributes:
     entered_before: the links and folders that were not entered, since their files have a name already.
 
@@ -30,8 +34,9 @@ class Listing:
     OSError: a folder cannot be read.
   """
 
-  def __init__(self, folder: pathlib.Path):
+  def __init__(self, folder: pathlib.Path, without: Iterable[str | os.PathLike] = ()):
     self._folder = folder
+    self._without = set(map(os.path.realpath, without)) - {os.path.realpath(folder)}
     self.entered_before: list[pathlib.Path] = []
     self._paths = sorted(self._walk()) if folder.is_dir() else []
     self.entered_before.sort()
@@ -47,7 +52,9 @@ class Listing:
       pending, found = [link], []
       while pending:
         folder = pending.pop()
-        if (real := os.path.realpath(folder)) in entered:
+        if (real := os.path.realpath(folder)) in self._without:
+          continue
+        if real in entered:
           self.entered_before.append(folder)
           continue
         entered.add(real)

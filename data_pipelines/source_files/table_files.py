@@ -11,14 +11,14 @@ import json
 import os
 import pathlib
 import re
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
 
-from data_pipelines import storage
-from data_pipelines.errors import UserError
+from data_pipelines import images, storage
+from data_pipelines.errors import UserError, join_names
 from data_pipelines.source_files.text_files import TableRow, open_text_table, plain
 
 TEXT, JSON, PARQUET, ARROW = ('.csv', '.tsv', '.txt'), ('.json', '.jsonl', '.ndjson'), ('.parquet',
@@ -63,6 +63,11 @@ class Table(Protocol):
   def rows(self, names: Sequence[str]) -> Iterator[TableRow]:
     """Every row, with the cells of these columns; of an image, None or the path that stands beside the bytes."""
 
+
+@runtime_checkable
+class TableOfImages(Table, Protocol):
+  """One that may hold the bytes of images."""
+
   def contents(self, name: str, wanted: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
     """Number, from 0, and image bytes of the wanted rows, in ascending order; None where the cell has no bytes."""
 
@@ -94,6 +99,9 @@ def open_table(path: str | os.PathLike, expected: Sequence[str] = ()) -> Table:
     names = [column.name for column in table.columns]
     if not any(names):
       raise UserError(f'{path} is empty: it must hold a row of headings and a row for each image')
+    if suffix in TEXT and any(pathlib.PurePath(name).suffix.lower() in images.SUFFIXES for name in names):
+      raise UserError(
+          f'{path} begins with a row and not with headings: add a line of headings before it, such as image,label')
     if twice := [name for name in names if name and names.count(name) > 1]:
       raise UserError(f"{path} has two columns '{twice[0]}': rename one")
   return table
@@ -109,11 +117,8 @@ class _Text:
 
   def rows(self, names: Sequence[str]) -> Iterator[TableRow]:
     del names
-    return self._table.rows()
-
-  def contents(self, name: str, wanted: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
-    del name
-    return ((number, None) for number in wanted)
+    for number, row in enumerate(self._table.rows(), 1):
+      yield row._replace(place=f'{self.path} row {number} ({row.place.removeprefix(self.path).strip()})')
 
 
 class _Json:
@@ -121,16 +126,16 @@ class _Json:
 
   def __init__(self, path: str):
     self.path = path
-    names = dict.fromkeys(itertools.chain(*itertools.islice((record for _, record in self._records()), _SEEN)))
-    self.columns = tuple(map(TableColumn, names))
+    records = [record for _, record in itertools.islice(self._records(), _SEEN)]
+    if len(records) == 1 and records[0] and all(isinstance(cell, (dict, list)) for cell in records[0].values()):
+      raise UserError(
+          f'{path} is one object of whole columns or lists ({join_names(list(records[0]))}): write a list of objects, '
+          "one a row, as to_json(..., orient='records') of pandas does")
+    self.columns = tuple(map(TableColumn, dict.fromkeys(itertools.chain(*records))))
 
   def rows(self, names: Sequence[str]) -> Iterator[TableRow]:
     for number, record in self._records():
-      yield TableRow(f'{self.path} record {number}', {name: record.get(name) for name in names})
-
-  def contents(self, name: str, wanted: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
-    del name
-    return ((number, None) for number in wanted)
+      yield TableRow(f'{self.path} row {number}', {name: record.get(name) for name in names})
 
   def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects and their numbers, from 1, with no more than one chunk and one object in memory."""

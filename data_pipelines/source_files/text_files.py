@@ -13,6 +13,8 @@ from data_pipelines.plain_text import decode_text
 
 _DELIMITERS = ',;\t'
 _REMEDY = 'save it as CSV in UTF-8'
+_MAX_CELL = 2**24
+csv.field_size_limit(_MAX_CELL)  # For all of the process; by default a cell of 128 kB ends it.
 
 
 class TableRow(NamedTuple):
@@ -63,7 +65,8 @@ class TextTable(NamedTuple):
           yield TableRow(place, dict(zip(self.headings, cells)), decimal, problem)
         line = self.before + reader.line_num + 1
     except csv.Error as error:
-      raise UserError(f'{self.path} line {line}: {error}: correct its quotes') from error
+      why = f'a cell of more than {_MAX_CELL:,} characters' if 'field larger' in str(error) else error
+      raise UserError(f'{self.path} line {line}: {why}: correct its quotes') from error
 
 
 def read_text(path: str | os.PathLike, remedy: str = 'save it as text in UTF-8', errors: str = 'strict') -> str:
@@ -73,7 +76,16 @@ def read_text(path: str | os.PathLike, remedy: str = 'save it as text in UTF-8',
     UserError: it cannot be read, or is no text; names the file.
   """
   with storage.parsing(path, remedy):
-    return decode_text(storage.read_bytes(path), errors).replace('\r\n', '\n').replace('\r', '\n')
+    content = storage.read_bytes(path)
+    try:
+      return decode_text(content, errors).replace('\r\n', '\n').replace('\r', '\n')
+    except UnicodeDecodeError as error:
+      if error.encoding != 'utf-8':
+        raise
+      line = content[:error.start].count(b'\n') + 1
+      raise UserError(
+          f'{os.fspath(path)} is not in UTF-8, first in line {line}, but perhaps in Windows-1252 or Latin-1: '
+          f'{remedy}') from error
 
 
 def read_table(path: str | os.PathLike, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[TableRow]:
@@ -130,3 +142,8 @@ def open_text_table(path: str | os.PathLike, expected: Collection[str] = ()) -> 
 def plain(heading: str) -> str:
   """The heading's letters and digits, in lower case: what two spellings of it have in common."""
   return re.sub(r'[\W_]', '', heading).casefold()
+
+
+def without_decimal(cell: str) -> str:
+  """25 for 25.0, which pandas writes where another cell of the column is empty; any other text as it is."""
+  return cell[:-2] if re.fullmatch(r'-?\d+[.,]0', cell) else cell

@@ -1,13 +1,20 @@
 """What stands in a cell, whatever the form of the table. Where it is nothing usable, ValueError says why."""
 
-from collections.abc import Mapping, Sequence
+import collections
+from collections.abc import Iterable, Mapping, Sequence
 import contextlib
 import json
 import math
 import re
 from typing import Any
+import unicodedata
+
+from data_pipelines.source_files.text_files import without_decimal
 
 MISSING = ('', 'nan', 'na', 'n/a', 'null', 'none')
+_AS_JSON = str.maketrans("()'", '[]"')
+"""Tuples and quotes of Python."""
+_OPENING, _CLOSING = ('[', '(', '{'), (']', ')', '}')
 _CORNERS, _SIDES = ('x1', 'y1', 'x2', 'y2'), ('x', 'y', 'w', 'h')
 _BOX_KEYS = {
     'xmin': 'x1', 'left': 'x1', 'ymin': 'y1', 'top': 'y1', 'xmax': 'x2', 'right': 'x2', 'ymax': 'y2', 'bottom': 'y2',
@@ -28,7 +35,10 @@ def number(cell: Any, decimal: str = '.') -> float:
   try:
     value = float(cell.replace(decimal, '.') if isinstance(cell, str) else cell)
   except (TypeError, ValueError) as error:
-    raise ValueError(f"'{cell}' is no number") from error
+    remedy = ''
+    if isinstance(cell, str) and re.fullmatch(r"[-+\d.,' \u00a0\u202f]*\d", cell.strip()):
+      remedy = f": write it as 1234{decimal}5, with '{decimal}' before decimals and nothing between thousands"
+    raise ValueError(f"'{cell}' is no number{remedy}") from error
   if not math.isfinite(value):
     raise ValueError(f"'{cell}' is not finite")
   return value
@@ -41,30 +51,51 @@ def text(cell: Any) -> str:
   if isinstance(cell, float) and cell.is_integer():
     cell = int(cell)
   if isinstance(cell, (str, int, float)):
-    return str(cell).strip()
-  raise ValueError(f'{type(cell).__name__} where a text should be')
+    return without_decimal(str(cell).strip())
+  raise ValueError(f"{'an object' if isinstance(cell, dict) else 'a list'} where a text should be: {cell}")
 
 
 def label(cell: Any, names: Sequence[str]) -> str:
   """The name of a class; '' for none. A number is the index into `names`, if there are any; -1 means none."""
-  found = re.sub(r'^(-?\d+)[.,]0+$', r'\1', text(cell))  # pandas writes 3.0 for 3 where a cell of the column is empty.
+  if isinstance(cell, (list, tuple)) or isinstance(cell, str) and re.fullmatch(r'\s*\[.*\]\s*', cell):
+    entries = listed(cell)
+    if len(entries) > 1:
+      raise ValueError(f"'{cell}' is several classes: name their column with --column=labels=NAME")
+    cell = entries[0] if entries else None
+  found = text(cell)
   if not names or not re.fullmatch(r'-?\d+', found) or found in names:
     return found
   index = int(found)
   if not -1 <= index < len(names):
-    raise ValueError(f'class {index} is none of the {len(names)}')
+    raise ValueError(
+        f'class {index} is none of the {len(names)}: numbers count from 0; if these count from 1, write a name for 0 '
+        'before the others in --labels')
   return names[index] if index >= 0 else ''
 
 
+def listed(cell: Any) -> list[Any]:
+  """The entries of a list, or of a text such as 'a|b', 'a; b', 'a / b' or "['a', 'b']"; [] for none."""
+  if not isinstance(cell, str):
+    return [] if is_missing(cell) else list(cell) if isinstance(cell, (list, tuple)) else [cell]
+  inner = cell.strip()
+  in_brackets = inner[:1] in _OPENING and inner[-1:] in _CLOSING
+  if in_brackets:
+    inner = inner[1:-1]
+    if quoted := re.findall(r"""'([^']*)'|"([^"]*)\"""", inner):  # As numpy writes it, there are no commas between.
+      return [one or other for one, other in quoted]
+    if re.fullmatch(r'[-\d.\s]+', inner):
+      return inner.split()
+  return [part.strip(' \t\n\'"') for part in re.split(r'[|;,]|\s/\s', inner)]
+
+
 def labels(cell: Any, names: Sequence[str]) -> list[str]:
-  """The classes in a cell: a list, or a text such as 'a|b', 'a; b', "['a', 'b']"; [] for none."""
-  if is_missing(cell):
-    return []
-  if isinstance(cell, str):
-    cell = [part.strip(' \t\n\'"') for part in re.split(r'[|;,]', cell.strip().strip('[](){}'))]
-  if not isinstance(cell, (list, tuple)):
-    cell = [cell]
-  return list(dict.fromkeys(filter(None, (label(entry, names) for entry in cell))))
+  """The classes of `listed`, each once; [] for none."""
+  return [] if is_missing(cell) else list(dict.fromkeys(filter(None, (label(entry, names) for entry in listed(cell)))))
+
+
+def class_key(name: str) -> str:
+  """What all spellings of a class have in common: case and spaces do not tell classes apart."""
+  return ' '.join(unicodedata.normalize('NFC', name).split()).casefold()
 
 
 def flag(cell: Any) -> bool:
@@ -80,32 +111,38 @@ def flag(cell: Any) -> bool:
 def votes(cell: Any, names: Sequence[str]) -> dict[str, float]:
   """Counts or shares by class: an object of numbers, or a list of the classes that were voted for; {} for none."""
   if isinstance(cell, str) and cell.strip().startswith('{'):
-    cell = json.loads(cell.replace("'", '"'))  # Python writes its own with single quotes.
+    try:
+      cell = json.loads(cell.replace("'", '"'))  # Python writes its own with single quotes.
+    except json.JSONDecodeError as error:
+      raise ValueError(f"'{cell}' is no object such as {{\"joy\": 3}}") from error
   if isinstance(cell, dict):
-    return {name: number(value) for name, value in cell.items() if not is_missing(value)}
-  voted = cell if isinstance(cell, list) else re.split('[|;,]', text(cell))
-  if isinstance(cell, list) and not names and all(isinstance(entry, (int, float)) for entry in cell):
-    raise ValueError(f'{cell} are numbers without names of classes: give a column a class, or an object')
-  if not isinstance(cell, list) and re.fullmatch(r'[-\d.,]+', text(cell)):
-    raise ValueError(f"'{cell}' is a number, where votes by class should be")
-  counts: dict[str, float] = {}
-  for name in filter(None, (label(entry, names) for entry in voted)):
-    counts[name] = counts.get(name, 0) + 1
-  return counts
+    return {name.strip(): number(value) for name, value in cell.items() if not is_missing(value)}
+  voted = [] if is_missing(cell) else listed(cell)
+  if not names and voted and all(count_in(entry, '.') is not None for entry in voted):
+    raise ValueError(f"'{cell}' holds numbers, where votes by class should be: give a column a class, or --labels")
+  return choices(voted, names)
 
 
-def counts(cells: Mapping[str, Any], decimal: str) -> dict[str, float] | None:
-  """Counts, shares or percent by class, from a column for each; None if the cells hold no numbers, but names, say."""
-  said = {name: cell.rstrip(' %') if isinstance(cell, str) else cell for name, cell in cells.items()}
-  known = {name: cell for name, cell in said.items() if not is_missing(cell)}
-  numbers = {}
-  for name, cell in known.items():
-    with contextlib.suppress(ValueError):
-      numbers[name] = number(cell, decimal)
-  if numbers and len(numbers) < len(known):
-    wrong = next(cell for name, cell in known.items() if name not in numbers)
-    raise ValueError(f"'{wrong}' is no number, where others in columns of votes are")
-  return numbers if numbers or not known else None
+def choices(voted: Iterable[Any], names: Sequence[str]) -> dict[str, float]:
+  """How often each class was chosen, from the cells that each hold one, or nothing."""
+  return dict(collections.Counter(filter(None, (label(entry, names) for entry in voted))))
+
+
+def count_in(cell: Any, decimal: str) -> float | None:
+  """The number of votes, or their share, in a cell; None if it holds something else, or nothing."""
+  with contextlib.suppress(ValueError):
+    value = number(cell.rstrip(' %') if isinstance(cell, str) else cell, decimal)
+    return None if math.isnan(value) else value
+  return None
+
+
+def counts(cells: Mapping[str, Any], decimal: str) -> dict[str, float]:
+  """Counts, shares or percent by class, from a column for each; an empty cell is 0."""
+  found = {}
+  for name, cell in cells.items():
+    if not is_missing(cell):
+      found[name] = number(cell.rstrip(' %') if isinstance(cell, str) else cell, decimal)
+  return found
 
 
 def boxes(cell: Any, sides: bool) -> list[tuple[float, ...]]:
@@ -118,11 +155,13 @@ def boxes(cell: Any, sides: bool) -> list[tuple[float, ...]]:
   if is_missing(cell):
     return []
   if isinstance(cell, str):
+    cell = cell.translate(_AS_JSON)
     try:
       cell = json.loads(cell)
     except ValueError:
-      parts = re.split(r'[\s;]+', cell.strip())  # Else 0,1 0,2 0,3 0,4 would be eight numbers.
-      parts = parts if len(parts) == 4 else re.split(r'[\s;,]+', cell.strip())
+      cell = cell.strip(' []')  # Of numpy, which writes no commas.
+      parts = re.split(r'[\s;]+', cell)  # Else 0,1 0,2 0,3 0,4 would be eight numbers.
+      parts = parts if len(parts) == 4 else re.split(r'[\s;,]+', cell)
       cell = [number(part.rstrip(','), ',') for part in parts]
   if isinstance(cell, dict):
     return [_keyed_box(cell)]
@@ -143,7 +182,8 @@ def box_of(values: Sequence[float], sides: bool) -> tuple[float, ...]:
   if sides:
     xmax, ymax = xmin + xmax, ymin + ymax
   if xmax <= xmin or ymax <= ymin:
-    raise ValueError(f'a box without area, or inverted: {values}')
+    hint = '' if sides else '; if these are x, y, width and height, give --box_format=sides'
+    raise ValueError(f'a box without area, or inverted: {values}{hint}')
   return xmin, ymin, xmax, ymax
 
 

@@ -1,6 +1,6 @@
 """Which column of a table means what: by `--column`, by what the file says of itself, or by its usual name."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import fnmatch
 import itertools
 from typing import NamedTuple
@@ -17,6 +17,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     'label': ('label', 'emotion', 'emotion category', 'emotion label', 'class', 'class name', 'label name'),
     'labels': ('labels', 'emotions', 'classes'),
     'votes': ('votes',),
+    'choices': (),
     'annotator':
         ('annotator', 'annotator id', 'rater', 'rater id', 'worker', 'worker id', 'participant', 'participant id'),
     'valence': ('valence', 'valence mean', 'mean valence', 'valmn'),
@@ -32,9 +33,8 @@ ROLES: dict[str, tuple[str, ...]] = {
     'subject': (),}  # fmt: skip
 """What a column may mean, with the headings that are taken for it, the first of them before others."""
 
-SEVERAL = ('labels', 'votes', 'box')
+SEVERAL = ('labels', 'votes', 'choices', 'box')
 """Roles that may have more than one column."""
-TARGETS = ('label', 'labels', 'votes', 'valence', 'arousal', 'dominance')
 CORNERS = (('xmin', 'ymin', 'xmax', 'ymax'), ('x1', 'y1', 'x2', 'y2'), ('left', 'top', 'right', 'bottom'))
 SIDES = (('x', 'y', 'w', 'h'), ('x', 'y', 'width', 'height'), ('left', 'top', 'width', 'height'))
 """Headings of the four numbers of a box: its corners, or a corner and its sides."""
@@ -56,6 +56,11 @@ class Columns(NamedTuple):
     return next((column.class_names for column in self.of_role.get(role, ())), ())
 
   @property
+  def votes(self) -> tuple[TableColumn, ...]:
+    """Those of votes: of `votes`, or of `choices`."""
+    return self.of_role.get('choices') or self.of_role.get('votes', ())
+
+  @property
   def names(self) -> list[str]:
     """The headings of all columns in use."""
     return list(dict.fromkeys(column.name for column in itertools.chain(*self.of_role.values())))
@@ -74,27 +79,30 @@ def expected_headings() -> tuple[str, ...]:
   return tuple(itertools.chain(*ROLES.values(), *CORNERS, *SIDES))
 
 
-def find_columns(table: Table, given: Mapping[str, str]) -> Columns:
+def find_columns(table: Table, given: Mapping[str, str], usual: Mapping[str, Sequence[str]] = ROLES) -> Columns:
   """The columns of a table.
 
   Args:
     table: the opened one.
     given: role -> heading, or several separated by commas, or a pattern such as `rater_*`; '' for none.
+    usual: role -> the headings that are taken for it.
 
   Raises:
-    UserError: a role or a heading is unknown, a heading has two roles, or no column names the images.
+    UserError: a role or a heading is unknown, or no column names the images.
   """
   if unknown := [role for role in given if role not in ROLES]:
     raise UserError(f'--column={unknown[0]}=... has no such meaning: choose from {", ".join(ROLES)}')
+  if given.get('votes') and given.get('choices'):
+    raise UserError('--column=votes=... and --column=choices=... say the votes twice: give one of them')
   of_role = {role: _given(table, role, names) for role, names in given.items() if names}
   taken = {column.name for column in itertools.chain(*of_role.values())}
   if 'image' not in given and (images := [
       column for column in table.columns if column.is_image or column.form != 'cells']):
     of_role['image'] = (images[0],)
-  for role, usual in ROLES.items():
-    if role not in given and role not in of_role:
+  for role, headings in usual.items():
+    if role not in given and role not in of_role and (role != 'votes' or 'choices' not in of_role):
       by_name = {plain(column.name): column for column in reversed(table.columns) if column.name not in taken}
-      if found := next((by_name[plain(name)] for name in usual if plain(name) in by_name), None):
+      if found := next((by_name[plain(name)] for name in headings if plain(name) in by_name), None):
         of_role[role] = (found,)
       elif role == 'box' and (corners := next(_of_a_box(by_name), None)):
         of_role[role] = corners
@@ -118,7 +126,7 @@ def _given(table: Table, role: str, names: str) -> tuple[TableColumn, ...]:
     if not matched:
       raise UserError(
           f"{table.path} has no column '{name}' for --column={role}={names}: it has {join_names(list(by_name))}")
-    found += matched
+    found += [column for column in matched if column not in found]
   if len(found) > 1 and role not in SEVERAL or role == 'box' and len(found) not in (1, 4):
     raise UserError(
         f'--column={role}={names} names {len(found)} columns: give one{", or four" if role == "box" else ""}')

@@ -3,10 +3,12 @@
 import collections
 from collections.abc import Sequence
 import dataclasses
+import os
 import pathlib
 import re
 from urllib.parse import unquote
 
+from data_pipelines.errors import join_names
 from data_pipelines.source_files.file_names import FileNames, tidy_name
 from data_pipelines.table.rows import Rating
 
@@ -23,46 +25,71 @@ class ImagePaths:
 
   def __init__(self, root: pathlib.Path, files: Sequence[pathlib.Path]):
     self._root = root
+    self._places = (os.path.abspath(root), os.path.realpath(root))
+    self._starts: dict[pathlib.Path, list[str]] = {}
     paths = [file.relative_to(root).as_posix() for file in files]
     self._whole = FileNames(paths, root)
-    self._short: list[tuple[FileNames, dict[str, str]]] = []
+    self._short: list[tuple[FileNames, dict[str, list[str]]]] = []
     for shorten in (_without_ending, _last, lambda path: pathlib.PurePosixPath(path).stem):
       long_of = collections.defaultdict(list)
       for path in paths:
         long_of[shorten(path)].append(path)
-      single = {short: found[0] for short, found in long_of.items() if len(found) == 1}
-      self._short.append((FileNames(single), single))
+      self._short.append((FileNames(long_of), long_of))
     self.unused = set(paths)
 
   def resolve(self, rating: Rating, folder: pathlib.Path) -> Rating:
     """The rating with the path of its image, from the images' folder; or with a problem, if it means no image.
+
+    One that has a problem keeps it.
 
     Args:
       rating: as it was read.
       folder: of its table.
     """
     name = rating.image
-    if rating.problem:
-      return rating
     if not name:
-      return dataclasses.replace(rating, problem='it names no image')
+      return dataclasses.replace(rating, problem=rating.problem or 'it names no image')
+    if matched := re.fullmatch(r'file://(?:localhost)?(/.*)', name):
+      name = unquote(matched[1])
     if re.match(r'[a-zA-Z][a-zA-Z0-9+.-]+://', name):
-      return dataclasses.replace(rating, problem=f'{name} is a URL: download the images, and name the files')
-    found = self._whole.find(tidy_name(f'{folder}/{name}')) or self._find(name) or self._find(unquote(name))
-    if found is None:
-      outside = name.startswith('/') or tidy_name(name).startswith('..')
-      where = f'lies outside of {self._root}: give its folder with --images' if outside else f'is not in {self._root}'
-      return dataclasses.replace(rating, problem=f'{name} {where}')
-    self.unused.discard(found)
-    return dataclasses.replace(rating, image=found)
+      return dataclasses.replace(
+          rating, problem=rating.problem or f'{name} is a URL: download the images, and name the files')
+    places = self._absolute(name, folder)
+    found = self._candidates(name, places) or self._candidates(unquote(name), self._absolute(unquote(name), folder))
+    if len(found) == 1:
+      self.unused.discard(found[0])
+      return dataclasses.replace(rating, image=found[0])
+    if found:
+      self.unused -= set(found)  # Some row does mean one of them.
+      problem = f'{name} is ambiguous: it may be {join_names(sorted(found))}; name it in full'
+    elif any(self._is_inside(place) for place in places):
+      problem = f'{name} is not in {self._root}'
+    else:
+      problem = f'{name} lies outside of {self._root}: give its folder with --images'
+    return dataclasses.replace(rating, problem=rating.problem or problem)
 
-  def _find(self, name: str) -> str | None:
-    if (found := self._whole.find(name)) is not None or name.startswith('/'):
-      return found
-    for names, long_of in self._short:
-      if (found := names.find(name)) is not None:
-        return long_of[found]
-    return None
+  def _absolute(self, name: str, folder: pathlib.Path) -> list[str]:
+    """Where the name leads from the table's folder, and from that of the images."""
+    if re.match(r'[a-zA-Z]:[\\/]', name):  # Of Windows.
+      return [name]
+    if name.startswith('/'):
+      return [tidy_name(name)]
+    if folder not in self._starts:
+      self._starts[folder] = list(dict.fromkeys([os.path.abspath(folder), os.path.realpath(folder), *self._places]))
+    return [tidy_name(f'{start}/{name}') for start in self._starts[folder]]
+
+  def _is_inside(self, place: str) -> bool:
+    return any(tidy_name(place).startswith(f'{tidy_name(root)}/') for root in self._places)
+
+  def _candidates(self, name: str, places: Sequence[str]) -> Sequence[str]:
+    """The files that a name may mean: those of the first way to read it that has any."""
+    for place in (*places, name):
+      if found := self._whole.candidates(place):
+        return found
+    for names, long_of in self._short if not name.startswith('/') else ():
+      if found := names.candidates(name):
+        return [path for short in found for path in long_of[short]]
+    return ()
 
 
 def paths_inside(ratings: Sequence[Rating], files: Sequence[str]) -> list[Rating]:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 import math
-import re
 from typing import Any, NamedTuple
 
 from data_pipelines.building.splits import split_named
@@ -52,6 +51,13 @@ class Rating:
     """All that two rows of one image must agree in."""
     return self.label, self.labels, tuple(self.votes.items()), self.split, self.group, str((self.vad, self.attributes))
 
+  def classes(self) -> Iterator[str]:
+    """All classes that it names."""
+    if self.label:
+      yield self.label
+    yield from self.labels
+    yield from self.votes
+
 
 class Reading(NamedTuple):
   """How the rows of one table are read.
@@ -61,52 +67,60 @@ class Reading(NamedTuple):
     table: its rank among the tables.
     split: of all its rows; '' if they say it themselves, or nothing does.
     classes: all that there may be, in any case; () for any.
-    scale: lowest and highest value of valence, arousal and dominance; None if not declared.
+    scales: lowest and highest value of valence, arousal and dominance, each None if not declared.
     sides: whether boxes are x, y, width and height.
+    chosen: whether each of several columns of votes is a person with the class that they chose.
   """
 
   columns: Columns
   table: int
   split: str = ''
   classes: tuple[str, ...] = ()
-  scale: tuple[float, float] | None = None
+  scales: Sequence[tuple[float, float] | None] = (None,) * len(VAD)
   sides: bool = False
+  chosen: bool = False
+
+  @property
+  def class_headings(self) -> list[str]:
+    """Headings of columns that are a class each."""
+    labels, votes = self.columns.of_role.get('labels', ()), self.columns.votes
+    return [column.name for of_role in (labels, () if self.chosen else votes) if len(of_role) > 1 for column in of_role]
 
   def ratings(self, rows: Iterable[TableRow]) -> Iterator[Rating]:
     """Each row as a Rating; one that cannot be used has a problem."""
     for number, row in enumerate(rows):
+      known, problem = {'image': '', 'id': '', 'split': self.split}, row.problem
+      for role, read in (('image', _path), ('id', cells.text), ('split', _split)):
+        name = self.columns.name(role)
+        try:
+          known[role] = read(row.cells.get(name)) if name else known[role]
+        except ValueError as error:
+          problem = problem or str(error)
+      rating = Rating(row.place, self.table, number, known['image'], known['id'], split=known['split'], problem=problem)
       try:
-        if row.problem:
-          raise ValueError(row.problem)
-        yield self._rating(row, number)
+        yield rating if problem else self._filled(rating, row)
       except ValueError as error:
-        image = row.cells.get(self.columns.name('image') or '')
-        yield Rating(
-            row.place, self.table, number, image if isinstance(image, str) else '', split=self.split,
-            problem=str(error))
+        yield dataclasses.replace(rating, problem=str(error))
 
-  def _rating(self, row: TableRow, number: int) -> Rating:
+  def _filled(self, rating: Rating, row: TableRow) -> Rating:
 
     def said(role: str) -> Any:
       name = self.columns.name(role)
       return row.cells.get(name) if name else None
 
     numbers = [cells.number(said(name), row.decimal) for name in VAD]
-    low, high = self.scale or (-math.inf, math.inf)
-    if outside := [value for value in numbers if value < low or value > high]:
-      raise ValueError(f'{outside[0]:g} is outside the scale {low:g} to {high:g}')
-    image = said('image')
-    if isinstance(image, dict):
-      image = image.get('path')
+    for value, scale in zip(numbers, self.scales):
+      if scale and not math.isnan(value) and not scale[0] <= value <= scale[1]:
+        raise ValueError(f'{value:g} is outside the scale {scale[0]:g} to {scale[1]:g}')
     subject = said('subject')
     attributes = {
         'caption': ' '.join(cells.text(said('caption')).split()), 'domain': cells.text(said('domain')),
         'subject': ', '.join(map(cells.text, subject)) if isinstance(subject, list) else cells.text(subject)}
     confidence = cells.number(said('confidence'), row.decimal)
-    return Rating(
-        row.place, self.table, number, cells.text(image), cells.text(said('id')), self._label(row), self._labels(row),
-        self._votes(row), cells.text(said('annotator')), tuple(numbers), self._boxes(row), self._split(said('split')),
-        cells.text(said('group')), {name: value for name, value in attributes.items() if value} |
+    return dataclasses.replace(
+        rating, label=self._label(row), labels=self._labels(row), votes=self._votes(row),
+        annotator=cells.text(said('annotator')), vad=tuple(numbers), boxes=self._boxes(row),
+        group=cells.text(said('group')), attributes={name: value for name, value in attributes.items() if value} |
         ({} if math.isnan(confidence) else {'confidence': confidence}))
 
   def _named(self, found: str) -> str:
@@ -114,7 +128,7 @@ class Reading(NamedTuple):
     if not found or not self.classes or found in self.classes:
       return found
     for name in self.classes:
-      if name.casefold() == found.casefold():
+      if cells.class_key(name) == cells.class_key(found):
         return name
     raise ValueError(f"class '{found}' is none of the {len(self.classes)}")
 
@@ -135,23 +149,26 @@ class Reading(NamedTuple):
     return tuple(map(self._named, found))
 
   def _votes(self, row: TableRow) -> dict[str, float]:
-    """Votes by class. Of several columns, each is a class with numbers, or a person with the class that they chose."""
-    columns = self.columns.of_role.get('votes', ())
+    """Votes by class. Of several columns, each is a class with a number, or a person with the class that they chose."""
+    columns = self.columns.votes
     if not columns:
       return {}
     said = {column.name: row.cells[column.name] for column in columns}
-    if len(columns) == 1:
-      found = cells.votes(said[columns[0].name], self._names('votes'))
+    names = columns[0].class_names or self.classes
+    if self.chosen:
+      found = cells.choices(said.values(), names)
+    elif len(columns) > 1:
+      found = cells.counts(said, row.decimal)
     else:
-      counted = cells.counts(said, row.decimal)
-      found = counted if counted is not None else cells.votes(
-          [cell for cell in said.values() if not cells.is_missing(cell)], self._names('votes'))
-    found = {self._named(name): value for name, value in found.items()}
-    if min(found.values(), default=1) < 0:
+      found = cells.votes(said[columns[0].name], names)
+    votes: dict[str, float] = {}
+    for name, value in found.items():
+      votes[self._named(name)] = votes.get(self._named(name), 0) + value
+    if min(votes.values(), default=1) < 0:
       raise ValueError('it has fewer than 0 votes')
-    if not sum(found.values()):
+    if votes and not sum(votes.values()):
       raise ValueError('its votes sum to 0')
-    return found
+    return votes
 
   def _boxes(self, row: TableRow) -> tuple[tuple[float, ...], ...]:
     columns = self.columns.of_role.get('box', ())
@@ -161,20 +178,25 @@ class Reading(NamedTuple):
       return () if all(map(math.isnan, numbers)) else (cells.box_of(numbers, sides),)
     return tuple(cells.boxes(row.cells[columns[0].name], self.sides)) if columns else ()
 
-  def _split(self, cell: Any) -> str:
-    if self.columns.name('split') is None:
-      return self.split
-    found = split_named(cells.text(cell))
-    if found is None:
-      raise ValueError(f"split '{cell}' is none of train, val and test")
-    return found
+
+def _path(cell: Any) -> str:
+  return cells.text(cell.get('path') if isinstance(cell, dict) else cell)
+
+
+def _split(cell: Any) -> str:
+  found = split_named(cells.text(cell))
+  if found is None:
+    what = 'it has no split' if cells.is_missing(cell) else f"split '{cell}' is none of train, val and test"
+    raise ValueError(f'{what}: correct it, or have all split here, by --column=split=')
+  return found
 
 
 def merge(ratings: Iterable[Rating], count: Callable[[str], None]) -> Iterator[Rating]:
   """One Rating an id, or an image where there is no column of ids, in the order of their first rows.
 
   Rows of several annotators become votes, and the mean of their numbers. Other rows of one image must agree, and are
-  one with the boxes of all; where they differ, the image is one Rating with a problem.
+  one with the boxes of all; where they differ, the image is one Rating with a problem. So is one of which no row can be
+  used.
 
   Args:
     ratings: of all rows.
@@ -182,14 +204,21 @@ def merge(ratings: Iterable[Rating], count: Callable[[str], None]) -> Iterator[R
   """
   by_image: dict[str, list[Rating]] = {}
   for rating in ratings:
-    by_image.setdefault(rating.id or rating.image if not rating.problem else f'\0{rating.place}', []).append(rating)
+    by_image.setdefault(rating.id or rating.image or f'\0{rating.place}', []).append(rating)
   for rows in by_image.values():
-    if any(row.annotator for row in rows):
-      yield _tallied(rows, count)
-    elif len(rows) == 1:
-      yield rows[0]
+    usable = [row for row in rows if not row.problem]
+    for _ in range(len(rows) - len(usable) if usable else 0):
+      count(SPOILT)
+    if any(row.annotator for row in usable):
+      yield _tallied(usable, count)
+    elif len(usable) < 2:
+      yield (usable or rows)[0]
     else:
-      yield _agreed(rows, count)
+      yield _agreed(usable, count)
+
+
+SPOILT = 'rows that cannot be used, of images with other rows'
+"""What `merge` counts, and does not take for an image that is rejected."""
 
 
 def _agreed(rows: Sequence[Rating], count: Callable[[str], None]) -> Rating:
@@ -199,33 +228,42 @@ def _agreed(rows: Sequence[Rating], count: Callable[[str], None]) -> Rating:
       return dataclasses.replace(first, problem=f'its id is also that of {row.image}: {row.place}')
     if row.says() != first.says():
       return dataclasses.replace(
-          first, problem=f'{re.sub(".* ", "row ", row.place)} says other things of it; if these are votes, name the '
-          'column of who voted: --column=annotator=NAME')
-    count('rows that say the same again')
+          first, problem=f'{row.place} says other things of it; if these are votes, name the column of who voted: '
+          '--column=annotator=NAME')
+    if set(row.boxes) <= set(first.boxes):
+      count('rows that say the same again')
   return dataclasses.replace(first, boxes=tuple(dict.fromkeys(itertools.chain(*(row.boxes for row in rows)))))
 
 
 def _tallied(rows: Sequence[Rating], count: Callable[[str], None]) -> Rating:
   """What several annotators say: the votes, and the mean of their numbers; of two rows of one of them, the later."""
-  latest = {row.annotator: row for row in rows}
+  latest = {row.annotator or row.place: row for row in rows}
   for _ in range(len(rows) - len(latest)):
-    count('rows of an annotator who rated the image again')
+    count('earlier rows of an annotator who rated the image again')
   rows = list(latest.values())
-  splits, groups = ({getattr(row, name) for row in rows} for name in ('split', 'group'))
-  if len(splits) > 1 or len(groups) > 1:
-    return dataclasses.replace(rows[0], problem='its rows are of several splits or groups')
+  for name in ('image', 'split', 'group'):
+    for row in rows:
+      if getattr(row, name) != getattr(rows[0], name):
+        return dataclasses.replace(rows[0], problem=f'{row.place} says another {name} of it')
   votes: dict[str, float] = {}
   for row in rows:
-    for name in [row.label] if row.label else row.labels:
-      votes[name] = votes.get(name, 0) + 1
-  domains = collections.Counter(row.attributes['domain'] for row in rows if 'domain' in row.attributes)
-  domain = majority(domains)
-  attributes = {**rows[0].attributes, 'domain': domain}
+    cast = dict.fromkeys([row.label] if row.label else row.labels, 1.0) or row.votes
+    for name, times in cast.items():
+      votes[name] = votes.get(name, 0) + times
+  said = {
+      name: [row.attributes[name] for row in rows if name in row.attributes]
+      for name in ('caption', 'subject', 'domain', 'confidence')}  # fmt: skip
+  for name in ('caption', 'subject'):
+    for _ in range(len(set(said[name])) - 1):
+      count(f'{name}s of an image that has another one, of an earlier annotator')
+  attributes = {
+      **{name: values[0] for name, values in said.items() if values}, 'domain':
+          majority(collections.Counter(said['domain'])), 'confidence': _mean(said['confidence'])}
   vad = tuple(_mean([row.vad[place] for row in rows]) for place in range(len(VAD)))
   boxes = tuple(dict.fromkeys(itertools.chain(*(row.boxes for row in rows))))
   return dataclasses.replace(
       rows[0], label='', labels=(), votes=votes, annotator='', vad=vad, boxes=boxes,
-      attributes={name: value for name, value in attributes.items() if value})
+      attributes={name: value for name, value in attributes.items() if not cells.is_missing(value)})
 
 
 def _mean(values: Sequence[float]) -> float:

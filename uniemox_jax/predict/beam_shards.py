@@ -101,9 +101,8 @@ def _run(runner: str | None, options: Any, folder: str, count: int) -> None:
 def _predict_part(index: int, folder: str) -> None:
   job = _read_job(folder, os.stat(os.path.join(folder, _JOB)).st_mtime_ns)
   predict_images(
-      _loaded(_named(*job['model']), job['weights_sha256']),
-      FoundFiles(job['paths'], {}, 0), _part(folder, index), append=True, shard=FileShard(index, job['count']),
-      **job['settings'])
+      _loaded(_named(*job['model']), job['weights_sha256']), FoundFiles(job['paths'], {}, 0), _part(folder, index),
+      append=True, shard=FileShard(index, job['count']), **job['settings'])
 
 
 @functools.cache

@@ -86,7 +86,7 @@ def test_alpha_is_undefined_where_nothing_can_be_compared():
   assert agreement([], 'label') == Agreement(None, 0, 'no image has two votes')
   assert agreement(VOTES[:1], 'label').alpha is None
   same = [Vote('a.png', name, 'awe') for name in 'xyz']
-  assert agreement(same, 'label') == Agreement(None, 1, 'all votes are the same')
+  assert agreement(same, 'label') == Agreement(None, 1, 'all votes on images with two or more are the same')
 
 
 def test_card_counts_everything_and_names_no_annotator():

@@ -8,7 +8,7 @@ import pytest
 from data_pipelines.build import build
 from data_pipelines.errors import UserError
 from data_pipelines.records.reader import open_split
-from tests.support import raw_folders
+from tests.support import raw_folders, tables
 
 
 @pytest.fixture
@@ -54,6 +54,26 @@ def test_several_datasets_of_ones_own_live_side_by_side_by_their_names(sources, 
   assert open_split(tmp_path / 'out', 'oasis', 'train').labels == ('awe', 'fear')
   with pytest.raises(UserError, match=f'oasis/1.0.0 was built from {two}, not from {one}'):
     build('folder', one, tmp_path / 'out', name='oasis')
+
+
+@pytest.mark.parametrize('place', ['raw/records', 'raw', '.'])
+def test_records_that_lie_in_their_own_source_are_no_part_of_it(place, tmp_path, capsys):
+  source = tables.FORMS['CSV'](tmp_path / 'raw').parent
+  names = {'name': 'raw'} if place == '.' else {}  # Then they lie in a folder of the raw one itself.
+  manifest = build('table', source, tmp_path / place, **names)
+  build('table', source, tmp_path / place, name='another')
+  capsys.readouterr()
+  assert build('table', source, tmp_path / place, **names) == manifest
+  assert 'already built: left as it is' in capsys.readouterr().out
+  again = build('table', source, tmp_path / place, overwrite=True, **names)
+  assert again['source'] == manifest['source'] and again['splits'] == manifest['splits']
+
+
+def test_a_name_of_a_folder_is_none_of_a_table_in_it(sources, tmp_path):
+  build('folder', sources[0], tmp_path / 'out', name='mine')
+  (sources[0] / 'table.csv').write_text('image,split\nawe/0000.jpg,train\n')
+  with pytest.raises(UserError, match='mine/1.0.0 was built from a folder, not from a table: choose another --name'):
+    build('table', sources[0], tmp_path / 'out', name='mine')
 
 
 @pytest.mark.parametrize(('dataset', 'name'), [('folder', 'emoset'), ('fi', 'mine'), ('folder', 'a b'),

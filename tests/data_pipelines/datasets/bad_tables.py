@@ -136,7 +136,7 @@ BAD = {
     'an empty file': Bad(_bytes('t.csv', b''), 't.csv is empty'),
     'headings alone': Bad(_bytes('t.csv', b'image,label\n'), 'has no rows'),
     'a file that is no table': Bad(_bytes('t.xlsx', b'PK\3\4'), 'save it as CSV'),
-    'bytes that are no text': Bad(_bytes('t.csv', b'image,label\n\xff\xfe\xfa,\x80\n'), 't.csv is damaged'),
+    'bytes that are no text': Bad(_bytes('t.csv', b'image,label\n\xff\xfe\xfa,\x80\n'), 't.csv is not in UTF-8'),
     'a quote that does not end': Bad(_bytes('t.csv', b'image,label\n"a.jpg,joy\nb.jpg,joy\n'), 'correct its quotes'),
     'no such file': Bad(lambda folder: folder / 'nowhere.csv', 'nowhere.csv is not there'),
     'a folder without tables': Bad(lambda folder: folder / 'photos', 'holds no table'),

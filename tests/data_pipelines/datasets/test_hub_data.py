@@ -61,6 +61,11 @@ def test_other_forms_of_the_hub(repository, dataset, reachable, tmp_path):
   assert not build(dataset, f'hf://datasets/anyone/{repository}@main', tmp_path / 'records')['rejected']
 
 
+def test_nobody_is_told_to_move_images_into_a_cache(reachable, tmp_path, capsys):
+  build('folder', 'hf://datasets/anyone/images', tmp_path / 'records')
+  assert 'no val: to fine-tune, copy the folder, and move some images into val/' in capsys.readouterr().out
+
+
 def test_a_download_that_was_cut_goes_on(reachable):
   reachable.cut = 2
   folder = hub_data.download('hf://datasets/anyone/parquet').folder

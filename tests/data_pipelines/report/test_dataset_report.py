@@ -12,6 +12,7 @@ from benchmarks.near_duplicates.copies import COPIES, drawn_images, encoded
 from data_pipelines.build import build
 from data_pipelines.duplicates.finding import find_duplicates
 from data_pipelines.errors import UserError
+from data_pipelines.report import record_topics, target_topics
 from data_pipelines.report.dataset_report import write_dataset_report
 from data_pipelines.table.table_dataset_builder import TableOptions
 from tests.support.raw_folders import draw_classes
@@ -69,7 +70,7 @@ def test_a_good_data_set_has_its_numbers_and_no_warning(good):
   assert facts['captions'] == {
       'words': {'least': 3, 'median': 3.0, 'greatest': 3}, 'own': 64, 'different': 64, 'commonest': 1, 'shared': 0,
       'token_limit': None, 'cut': None}
-  assert facts['ratings']['scale'] == [1, 9] and facts['ratings']['valence']['mean'] == 4.5
+  assert facts['ratings']['valence']['scale'] == [1, 9] and facts['ratings']['valence']['mean'] == 4.5
   assert 'dominance' not in facts['ratings']
   assert facts['duplicates'] == {'equal': [], 'near': None} and facts['votes'] is facts['agreement'] is None
 
@@ -127,7 +128,7 @@ def test_copies_across_splits_are_warned_of(tmp_path):
   lines = write_dataset_report(tmp_path / 'records', 'folder', tmp_path / 'r.html', duplicates=tmp_path / 'near.csv')
   facts = json.loads((tmp_path / 'r.json').read_text())
   assert facts['duplicates']['equal'] == [{'split': 'test', 'its_split': 'train', 'images': 1}]
-  assert kinds(facts) == ['leakage', 'leakage', 'leakage', 'equal_captions']
+  assert kinds(facts) == ['leakage', 'leakage', 'leakage']
   assert any('1 images of val are near-duplicates of images in train' in line for line in lines)
 
 
@@ -170,8 +171,18 @@ def test_images_without_classes_have_a_report(tmp_path):
   build('folder', tmp_path / 'raw', tmp_path / 'records')
   write_dataset_report(tmp_path / 'records', 'folder', tmp_path / 'r.html')
   facts = json.loads((tmp_path / 'r.json').read_text())
-  assert kinds(facts) == ['missing_split', 'small_split', 'equal_captions']
+  assert kinds(facts) == ['missing_split', 'small_split']
   assert 'Without a class' in (tmp_path / 'r.html').read_text()
+
+
+@pytest.mark.parametrize(('text', 'shared'), [('two dogs', 3), ('a photo of {label}', 0), ('', 0)])
+def test_only_texts_of_ones_own_are_shared_and_no_templates(text, shared):
+  captions = target_topics.Captions(None)
+  for _ in range(3):
+    captions.add(
+        record_topics.StoredRecord('train', 'a', b'', ('joy',), 'joy', 0, (), (), {'caption': text} if text else {}))
+  found = captions.summary()
+  assert found['shared'] == found['own'] == shared and found['commonest'] == 3
 
 
 def test_captions_that_clip_cuts_are_counted_by_its_tokenizer(tmp_path, clip_folder):

@@ -56,17 +56,17 @@ def refused_tables() -> dict[str, tuple[bytes, str]]:
       'no headings': (_TABLE.partition('\n')[2].encode(), "lacks column 'image'"), 'a column less':
           (_TABLE.replace(',score', ',probability').encode(), "lacks column 'score'"), 'a column twice':
               (_TABLE.replace(',score', ',score,Score').encode(), "two columns 'score'"), 'a short row':
-                  (f'{row}0,0,9\n'.encode(), 'line 2 is too short'),
-      'a word for a number': (f'{row}0,0,9,nine,1\n'.encode(), 'line 2 is not an image and five numbers'), 'not finite':
-          (f'{row}0,0,9,nan,1\n'.encode(), 'line 2 is not an image and five numbers'), 'endless':
-              (f'{row}0,0,9,inf,1\n'.encode(), 'line 2 is not an image and five numbers'), 'an empty cell':
-                  (f'{row}0,0,,9,1\n'.encode(), 'line 2 is not an image and five numbers'), 'no name':
-                      (f'{HEADINGS}\n ,0,0,9,9,1\n'.encode(), 'line 2 is not an image and five numbers'), 'zero bytes':
-                          (_TABLE.encode() + bytes(64), 'zero bytes.*save it as CSV in UTF-8'),
-      'Latin-1': (_TABLE.encode('latin-1'), 'UnicodeDecodeError.*save it as CSV in UTF-8'), 'half a letter':
-          (b'\xff\xfe' + _UTF16[:-1], 'UnicodeDecodeError.*save it as CSV in UTF-8'), 'an image':
-              (b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR', 'save it as CSV in UTF-8'), 'of other images':
-                  (_named(lambda name: f'else/{name[:-4]}_2.jpg'), "names no image that is here: it says 'else/train")}
+                  (f'{row}0,0,9\n'.encode(), 'line 2 is too short'), 'a word for a number':
+                      (f'{row}0,0,9,nine,1\n'.encode(), 'line 2 is not an image and five numbers'), 'not finite':
+                          (f'{row}0,0,9,nan,1\n'.encode(), 'line 2 is not an image and five numbers'), 'endless':
+                              (f'{row}0,0,9,inf,1\n'.encode(), 'line 2 is not an image and five numbers'),
+      'an empty cell': (f'{row}0,0,,9,1\n'.encode(), 'line 2 is not an image and five numbers'), 'no name':
+          (f'{HEADINGS}\n ,0,0,9,9,1\n'.encode(), 'line 2 is not an image and five numbers'), 'zero bytes':
+              (_TABLE.encode() + bytes(64), 'zero bytes.*save it as CSV in UTF-8'), 'Latin-1':
+                  (_TABLE.encode('latin-1'), 'is not in UTF-8, first in line 4, .*Latin-1: save it as CSV in UTF-8'),
+      'half a letter': (b'\xff\xfe' + _UTF16[:-1], 'UnicodeDecodeError.*save it as CSV in UTF-8'), 'an image':
+          (b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR', 'save it as CSV in UTF-8'), 'of other images':
+              (_named(lambda name: f'else/{name[:-4]}_2.jpg'), "names no image that is here: it says 'else/train")}
 
 
 def read_lists() -> dict[str, bytes]:

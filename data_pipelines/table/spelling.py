@@ -1,0 +1,52 @@
+"""Classes that differ only in case or spaces are one, as people write a class in several ways in one table."""
+
+import collections
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
+
+from data_pipelines.errors import join_names
+from data_pipelines.plain_text import visible
+from data_pipelines.table.cells import class_key
+from data_pipelines.table.rows import Rating
+
+
+def spellings(ratings: Iterable[Rating], headings: Iterable[str]) -> dict[str, str]:
+  """Spelling -> that in which its class is written most often, or first, for those that are others.
+
+  Args:
+    ratings: of all rows.
+    headings: of columns that are a class each.
+  """
+  times = collections.Counter(name for rating in ratings for name in rating.classes())
+  of_class: dict[str, list[str]] = {}
+  for name in dict.fromkeys([*times, *headings]):
+    of_class.setdefault(class_key(name), []).append(name)
+  return {
+      name: best for names in of_class.values()
+      if len(names) > 1 for best in [max(names, key=times.__getitem__)] for name in names if name != best}
+
+
+def lines(found: Mapping[str, str]) -> Iterator[str]:
+  """What `spellings` found, for people."""
+  for best in dict.fromkeys(found.values()):
+    names = [name for name in found if found[name] == best]
+    yield visible(f'  one class: {join_names([best, *names])} -> {best}, as it is written most often')
+
+
+def respelled(ratings: Sequence[Rating], found: Mapping[str, str]) -> list[Rating]:
+  """The ratings with one spelling of each class."""
+  return [
+      dataclasses.replace(
+          rating, label=found.get(rating.label, rating.label), labels=tuple(
+              dict.fromkeys(found.get(name, name)
+                            for name in rating.labels)), votes=_added(rating.votes, found)) if any(
+                                name in found
+                                for name in rating.classes()) else rating
+      for rating in ratings]
+
+
+def _added(votes: Mapping[str, float], found: Mapping[str, str]) -> dict[str, float]:
+  sums: dict[str, float] = {}
+  for name, count in votes.items():
+    sums[found.get(name, name)] = sums.get(found.get(name, name), 0) + count
+  return sums

@@ -1,0 +1,62 @@
+"""Whether several columns of votes are classes with counts, or persons with the class that each chose."""
+
+from collections.abc import Iterable, Sequence
+import re
+from typing import NamedTuple
+
+from data_pipelines.source_files.text_files import TableRow, plain
+from data_pipelines.table import cells
+from data_pipelines.table.columns import ROLES, Columns
+
+
+class VoteReading(NamedTuple):
+  """chosen: whether a column is a person, and not a class; said: what is printed of it."""
+
+  chosen: bool
+  said: str
+
+
+def read_votes_as(columns: Columns, rows: Iterable[TableRow], classes: Sequence[str]) -> VoteReading | None:
+  """How the columns of votes are read, the same for every row; None where there are not several.
+
+  Texts are classes that people chose, and fractions are shares. Whole numbers may be either: they are classes if
+  classes are known and no heading is one, or if the headings name persons, such as rater_1; else they are counts.
+
+  Args:
+    columns: of the table.
+    rows: all of them, with the cells of these columns.
+    classes: all that there may be; () for any.
+  """
+  names = [column.name for column in columns.votes]
+  if len(names) < 2:
+    return None
+  chosen = f'classes chosen by {len(names)} people, a column each'
+  counted = f'counts of votes, a class a column ({len(names)})'
+  if 'choices' in columns.of_role:
+    return VoteReading(True, chosen)
+  numbers, whole, texts = 0, True, 0
+  for row in rows:
+    for name in names if not row.problem else ():
+      value = cells.count_in(row.cells[name], row.decimal)
+      if value is None:
+        texts += not cells.is_missing(row.cells[name])
+      else:
+        numbers, whole = numbers + 1, whole and value.is_integer()
+  if not whole or not numbers or texts >= numbers:
+    return VoteReading(texts > 0 and texts >= numbers, chosen if texts and texts >= numbers else counted)
+  if {cells.class_key(name) for name in names} & set(map(cells.class_key, classes)):
+    return VoteReading(False, counted)
+  if classes or all(map(_is_person, names)):
+    return VoteReading(True, f'{chosen}; if they are counts, give each column the name of its class')
+  return VoteReading(
+      False,
+      f'{counted}; if each column is a person and its numbers are classes, write --column=choices={",".join(names)}')
+
+
+def _is_person(heading: str) -> bool:
+  return re.sub(r'\d+$', '', plain(heading)) in set(map(plain, ROLES['annotator']))
+
+
+def number_line(classes: Sequence[str]) -> str:
+  """What a number in the place of a class means, for people."""
+  return f'  numbers of classes count from 0: 0 is {classes[0]}, {len(classes) - 1} is {classes[-1]}'

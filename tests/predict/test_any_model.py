@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 import pytest
 
 from data_pipelines.errors import UserError
@@ -196,3 +196,44 @@ def test_processor_of_another_model_is_refused_by_name(tmp_path, random_torch):
 def test_mistyped_run_is_named_and_the_hub_is_not_asked(tmp_path):
   with pytest.raises(UserError, match='holds no checkpoint'):
     uniemox_jax.load_classifier(str(tmp_path / 'ruin'))
+
+
+def odd_jpegs(folder: Path, count: int) -> list[str]:
+  """JPEGs of odd shapes, modes, qualities, subsamplings and orientations, progressive or with profiles."""
+  rng = np.random.default_rng(1)
+  folder.mkdir()
+  paths = [folder / f'{index:03d}.jpg' for index in range(count)]
+  for index, path in enumerate(paths):
+    width, height = rng.integers(1, 700, 2) if index % 7 else (rng.integers(1, 4), rng.integers(200, 900))
+    y, x = np.mgrid[:height, :width]
+    waves = np.stack([np.sin(x / rng.uniform(1, 60) + y / rng.uniform(1, 60)) for _ in range(4)], axis=-1)
+    pixels = (127 + 90 * waves + rng.normal(0, 15, waves.shape)).clip(0, 255).astype(np.uint8)
+    mode = ('RGB', 'L', 'RGB', 'CMYK', 'RGB')[index % 5]
+    image = Image.fromarray(pixels[..., 0] if mode == 'L' else pixels[..., :len(mode)], mode)
+    exif = Image.Exif()
+    exif[0x0112] = index % 9
+    profile = {'icc_profile': ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()} if index % 4 else {}
+    image.save(
+        path, quality=int(rng.integers(5, 100)), subsampling=index % 3, progressive=index % 2 == 0, exif=exif,
+        dpi=(72 + index, 72), **profile)
+  return list(map(str, paths))
+
+
+def test_three_hundred_odd_jpegs_get_the_label_of_transformers_pipelines(tmp_path, clip, random_torch):
+  paths = odd_jpegs(tmp_path / 'odd', 300)
+  folder = vit(tmp_path / 'vit', random_torch)
+  words = ['joy', 'a lonely place', 'fear']
+  (tmp_path / 'prompts.txt').write_text('a photo of {}.')
+  asked = transformers.pipeline('zero-shot-image-classification', model=clip, dtype=torch.float32)
+  found = {
+      'a ViT':
+          (uniemox_jax.load_classifier(folder), transformers.pipeline('image-classification', model=folder)(paths)),
+      'a CLIP': (
+          uniemox_jax.load_classifier(clip, ','.join(words), str(tmp_path / 'prompts.txt')),
+          asked(paths, candidate_labels=words, hypothesis_template='a photo of {}.'))}
+  for ours, of_pipeline in found.values():
+    theirs = [{entry['label']: entry['score'] for entry in rows} for rows in of_pipeline]
+    probabilities = ours.predict_proba(paths)
+    for row, scores in zip(probabilities, theirs, strict=True):
+      np.testing.assert_allclose(row, [scores[label] for label in ours.labels], atol=1e-3)
+      assert ours.labels[row.argmax()] == max(scores, key=scores.__getitem__)

@@ -1,0 +1,92 @@
+"""What Python calls take as images: each form gives what the same image as a file gives."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from tests.support.predictions import LABELS, save_random
+import uniemox_jax
+
+
+@pytest.fixture(scope='module')
+def classifier(tmp_path_factory):
+  return uniemox_jax.load_classifier(save_random(tmp_path_factory.mktemp('run')))
+
+
+@pytest.fixture(scope='module')
+def pixels() -> np.ndarray:
+  return np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+
+
+FORMS = {
+    'path': lambda pixels, folder: str(file(pixels, folder)), 'Path': lambda pixels, folder: file(pixels, folder),
+    'PIL': lambda pixels, folder: Image.fromarray(pixels), 'HWC': lambda pixels, folder: pixels,
+    'BHWC': lambda pixels, folder: pixels[None], 'float in 0..1': lambda pixels, folder: pixels / 255,
+    'float32 in 0..1': lambda pixels, folder: (pixels / 255).astype(np.float32),
+    'uint16': lambda pixels, folder: pixels.astype(np.uint16) * 257,
+    'opaque RGBA': lambda pixels, folder: np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]),
+    'list of one': lambda pixels, folder: [pixels], 'PIL, turned by EXIF': lambda pixels, folder: turned(pixels)}
+
+
+def file(pixels: np.ndarray, folder: Path) -> Path:
+  Image.fromarray(pixels).save(folder / 'image.png')
+  return folder / 'image.png'
+
+
+def turned(pixels: np.ndarray) -> Image.Image:
+  image = Image.fromarray(np.rot90(pixels).copy())
+  image.getexif()[0x0112] = 6  # to be turned a quarter clockwise
+  return image
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_every_form_of_an_image_gives_the_same_answer(form, classifier, pixels, tmp_path):
+  expected = classifier.predict_proba(pixels[None])
+  np.testing.assert_allclose(classifier.predict_proba(FORMS[form](pixels, tmp_path)), expected, atol=1e-6)
+
+
+def test_list_may_mix_sizes_and_forms(classifier, pixels, tmp_path):
+  mixed = [pixels, Image.fromarray(pixels[:20]), file(pixels[:, :9], tmp_path), pixels[..., 0]]
+  alone = [classifier.predict_proba(one)[0] for one in mixed]
+  np.testing.assert_allclose(classifier.predict_proba(mixed), alone, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    'wrong', [
+        np.zeros((5, 5, 2), np.uint8),
+        np.zeros((2, 3, 5, 5), np.uint8),
+        np.zeros((5, 5, 3), np.int64),
+        np.full((5, 5, 3), 200.0),
+        np.full((5, 5, 3), np.nan),
+        np.zeros((0, 5, 3), np.uint8), 3, None, [None]])  # fmt: skip
+def test_what_is_no_image_is_a_value_error_that_says_what_is_wanted(wrong, classifier):
+  with pytest.raises(ValueError, match='wanted a path, a PIL image, an array'):
+    classifier.predict_proba(wrong)
+
+
+def test_file_that_cannot_be_read_is_named(classifier, tmp_path):
+  (tmp_path / 'broken.jpg').write_bytes(b'no image')
+  with pytest.raises(ValueError, match=r'broken\.jpg: not an image'):
+    classifier.predict(str(tmp_path / 'broken.jpg'))
+
+
+def test_no_images_give_no_rows(classifier):
+  assert classifier.predict_proba([]).shape == (0, len(LABELS))
+
+
+def test_more_images_than_a_batch_give_what_each_gives_alone(classifier, pixels):
+  many = [np.roll(pixels, shift, axis=1) for shift in range(71)]
+  found = classifier.predict_proba(many)
+  np.testing.assert_allclose(found[[0, 40, 70]], [classifier.predict_proba(many[i])[0] for i in (0, 40, 70)], atol=1e-6)
+
+
+def test_results_name_their_columns_as_the_table_does(classifier, pixels, tmp_path):
+  pd = pytest.importorskip('pandas')
+  path = file(pixels, tmp_path)
+  table = classifier.predict([path, path]).to_dict()
+  assert list(table) == ['path', 'label', 'probability', *(f'p_{label}' for label in LABELS)]
+  assert table['path'] == [str(path)] * 2
+  frame = classifier.predict(pixels).to_pandas()
+  assert isinstance(frame, pd.DataFrame) and list(frame) == list(table)[1:] and len(frame) == 1

@@ -23,7 +23,7 @@ from uniemox_jax.teacher.frozen_clip import read_clip, save_clip
 from uniemox_jax.teacher.tokenizer import TOKENIZER_FILES
 from uniemox_jax.teacher.weight_folder import CONFIG_FILES, OPEN_CLIP_CONFIG
 from uniemox_jax.train.checkpoint import save_weights
-from uniemox_jax.train.open_model import describe
+from uniemox_jax.train.open_model import describe_import
 
 BATCH_SIZE = 64
 
@@ -71,7 +71,7 @@ def import_torch(
   print('\n'.join(imported.messages), flush=True)
   table = _label_table(imported, dataset)
   with whole_folder(target) as partial:
-    description = describe(imported, str(source), table) | ({'dataset': dataset} if dataset else {})
+    description = describe_import(imported, str(source), table) | ({'dataset': dataset} if dataset else {})
     save_weights(str(partial), imported.params, description)
     if dataset:
       # The part of a run's config that `evaluate` reads.

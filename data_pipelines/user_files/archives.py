@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 import contextlib
 import functools
 import gzip
-import os
 import pathlib
 import posixpath
 import re
@@ -51,7 +50,7 @@ def archive_of(path: str) -> str | None:
 
 def list_archive(path: str) -> ArchiveListing:
   """Its images. Other members are counted by their kind: archives in it, too, are passed over."""
-  stat = os.stat(path)
+  stat = pathlib.Path(path).stat()
   return _list_once(path, (stat.st_mtime_ns, stat.st_size))
 
 

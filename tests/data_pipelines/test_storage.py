@@ -111,7 +111,7 @@ def ways_around_storage(path):
       if called == 'open' or owner == 'os.path' and name not in OF_NAMES_ALONE or owner == 'os' and name in (
           'replace', 'rename', 'remove', 'unlink', 'makedirs', 'mkdir', 'listdir', 'walk', 'scandir', 'stat'):
         yield node.lineno
-      if name == 'open' and owner not in ('os', 'av', 'Image', 'webbrowser', ''):
+      if name == 'open' and owner not in ('os', 'av', 'Image', 'webbrowser', 'tarfile', 'archive', ''):
         yield node.lineno
 
 

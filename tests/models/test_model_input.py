@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.support.views import person_view, student_view
+from tests.support.predictions import person_view, student_view
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalise
 from uniemox_jax.models.registry import abstract_student
 from uniemox_jax.train.checkpoint import save_weights

@@ -15,8 +15,7 @@ from data_pipelines.batches import augment
 from data_pipelines.user_files.views import views
 from tests.support import small_runs
 from tests.support.exported import TINY, saved
-from tests.support.predictions import torchvision_view
-from tests.support.views import student_view
+from tests.support.predictions import student_view, torchvision_view
 from uniemox_jax.export_torch import export_torch
 from uniemox_jax.models.preprocess import denormalise
 
@@ -79,7 +78,7 @@ from data_pipelines import images
 from data_pipelines.batches import augment
 from data_pipelines.person_boxes import crops, detectors
 from data_pipelines.user_files.views import views
-from tests.support.views import person_view, student_view
+from tests.support.predictions import person_view, student_view
 from uniemox_jax.convert.view import View
 
 def status(key):

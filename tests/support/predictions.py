@@ -9,12 +9,16 @@ from typing import Any
 import zipfile
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
 
+from data_pipelines import images as image_files
 from data_pipelines.errors import UserError
+from uniemox_jax.convert.view import View
 from uniemox_jax.models.classifier import Classifier
+from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalise
 from uniemox_jax.train.checkpoint import save_weights
 from uniemox_jax.train.state import builder, initial_params
 
@@ -85,3 +89,14 @@ def torchvision_view(image: Image.Image, size: int, short_side: int) -> np.ndarr
   resized = image.resize((width, height), Image.Resampling.BICUBIC)
   top, left = int(round((height - size) / 2.0)), int(round((width - size) / 2.0))
   return np.asarray(resized.crop((left, top, left + size, top + size)))
+
+
+def student_view(images: Any, size: int, mean: Any = IMAGENET_MEAN, std: Any = IMAGENET_STD) -> jax.Array:
+  """Images as the student's evaluation sees them, normalised."""
+  return View(size, image_files.short_side_of(size), mean=mean, std=std, floor=False)(images)
+
+
+def person_view(persons: Any, size: int, mean: Any = IMAGENET_MEAN, std: Any = IMAGENET_STD) -> jax.Array:
+  """Images of persons, squashed to the square as person crops are."""
+  views = View(size, size, squash=True, mean=mean, std=std).views(persons, 'persons')
+  return normalise(jnp.asarray(views), mean, std) if views.dtype == np.uint8 else jnp.asarray(views)

@@ -14,8 +14,9 @@ import pytest
 
 from data_pipelines.errors import UserError
 from uniemox_jax import train_clip
+from uniemox_jax.convert import view
 from uniemox_jax.models.clip import CLIPConfig, Tower
-from uniemox_jax.teacher import caption_embeddings, frozen_clip, view
+from uniemox_jax.teacher import caption_embeddings, frozen_clip
 from uniemox_jax.train.config import TowerSettings, TrainClipConfig
 
 CAT = [49406, 320, 1125, 539, 320, 2368, 49407]
@@ -311,7 +312,8 @@ def test_captions_on_four_devices_equal_one_and_no_torch_is_imported_before_text
       import jax
       import numpy as np
       jax.config.update('jax_num_cpu_devices', 4)
-      from uniemox_jax.teacher import caption_embeddings, frozen_clip, view
+      from uniemox_jax.convert import view
+      from uniemox_jax.teacher import caption_embeddings, frozen_clip
       clip = frozen_clip.load_clip(sys.argv[1])
       assert not {'torch', 'tensorflow', 'transformers'} & set(sys.modules)
       assert len(jax.devices()) == 4

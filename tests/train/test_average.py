@@ -16,8 +16,8 @@ import pytest
 from data_pipelines.errors import UserError
 from data_pipelines.storage import read_json
 from tests.support import small_runs
+from tests.support.predictions import student_view
 from tests.support.steps import finetune_step
-from tests.support.views import student_view
 import uniemox_jax
 from uniemox_jax.evaluate import evaluate
 from uniemox_jax.finetune import finetune

@@ -6,7 +6,7 @@ from PIL import Image
 import pytest
 
 from tests.support.exported import LABELS, TINY, TINY_DECODER, VIT_B, VIT_L, module_of, pictures, saved
-from tests.support.views import student_view
+from tests.support.predictions import student_view
 import uniemox_jax
 from uniemox_jax.export_torch import export_torch
 from uniemox_jax.import_torch import import_torch

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import functools
 import json
 import os
+from pathlib import Path
 import re
-import shutil
 from typing import Any
 
 from data_pipelines import storage
@@ -32,7 +32,7 @@ _JOB = 'job.json'
 
 
 def predict_by_beam(
-    model: ModelSource, arguments: Sequence[str], out: str | None, *, runner: str | None, options: Sequence[str],
+    model: str | ModelSource, arguments: Sequence[str], out: str | None, *, runner: str | None, options: Sequence[str],
     batch_size: int | None = None, per_second: float = 1.0, max_megapixels: float = MAX_MEGAPIXELS,
     ranking: Ranking = NO_RANKING, **settings: Any) -> None:
   """Writes the table that `predict_images` writes, the same bytes; a run that was stopped goes on when it is repeated.
@@ -47,6 +47,7 @@ def predict_by_beam(
   Raises:
     UserError: as `predict_images`; Beam is not installed, or there is no `out`.
   """
+  model = ModelSource(model) if isinstance(model, str) else model
   pipeline_options = _pipeline_options(options)
   if out is None:
     raise UserError('workers write files, which standard output is not: add --out=FILE')
@@ -99,7 +100,7 @@ def _run(runner: str | None, options: Any, folder: str, count: int) -> None:
 
 
 def _predict_part(index: int, folder: str) -> None:
-  job = _read_job(folder, os.stat(os.path.join(folder, _JOB)).st_mtime_ns)
+  job = _read_job(folder, Path(folder, _JOB).stat().st_mtime_ns)
   predict_images(
       _loaded(_named(*job['model']), job['weights_sha256']), FoundFiles(job['paths'], {}, 0), _part(folder, index),
       append=True, shard=FileShard(index, job['count']), **job['settings'])
@@ -133,7 +134,8 @@ def _join(out: str, folder: str, count: int) -> None:
   with storage.new_file(out) as file:
     for index in range(1, count + 1):
       with storage.open_local(_part(folder, index)) as part:
-        shutil.copyfileobj(part, file)
+        for content in iter(lambda part=part: part.read(1 << 20), b''):
+          file.write(content)
   made_by = storage.read_json_object(_part(folder, 1) + DESCRIPTION) | {'shard': None}
   del made_by[CHECKSUMS]
   PredictionTable(out, made_by['format'], made_by['columns'], made_by).close()

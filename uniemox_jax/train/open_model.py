@@ -53,7 +53,7 @@ def open_model(
     return read_clip(weights, located)
   imported = import_students.import_student(weights, located, heads, decoder=decoder, head=head)
   print('\n'.join(imported.messages), flush=True)
-  return Checkpoint(source, 0, imported.params, describe(imported, source))
+  return Checkpoint(source, 0, imported.params, describe_import(imported, source))
 
 
 def _as_wanted(checkpoint: Checkpoint, head: bool) -> Checkpoint:
@@ -78,14 +78,14 @@ def open_student(
   if isinstance(model, Clip):
     tower = import_students.student_of_clip(model.clip_config, model.params, model.view.statistics, source)
     print('\n'.join(tower.messages), flush=True)
-    return Checkpoint(source, 0, tower.params, describe(tower, source))
+    return Checkpoint(source, 0, tower.params, describe_import(tower, source))
   if model.description['kind'] not in MODULES:
     raise UserError(
         f"{source} holds a {model.description['kind']}, not a student: give what pretrain, finetune or import wrote")
   return model
 
 
-def describe(imported: ImportedStudent, source: str, table: Sequence[str] | None = None) -> dict[str, Any]:
+def describe_import(imported: ImportedStudent, source: str, table: Sequence[str] | None = None) -> dict[str, Any]:
   """The description of a checkpoint for an imported student; names its classes, and says how.
 
   `table` is the label table of the dataset that it was trained on, in whose order its head is put; see `name_head`.

@@ -164,29 +164,29 @@ def _export_onnx(checkpoint: str, folder: epath.Path, options: OnnxOptions) -> l
   check_onnx_installed('--to=onnx')
   loaded = open_model(checkpoint)
   words = options.labels, options.prompts, options.texts
+  card: dict[str, Any]
   if isinstance(loaded, Clip):
     export = float_export.of_words(checkpoint, loaded, *words)
-    run, step, source = run_folder(checkpoint), None, checkpoint
+    card, source = {'kind': 'classifier', 'run': run_folder(checkpoint), 'step': None}, checkpoint
   else:
     if any(words):
       raise UserError(f"'{checkpoint}' holds no CLIP, which --labels, --prompts and --texts are for: leave them out")
     export = float_export.of_student(loaded)
-    run, step, source = run_folder(loaded.path), loaded.step, loaded.description.get('source')
-  recogniser = export.recogniser
-  if options.calibration and recogniser is None:
+    card = {'kind': loaded.description['kind'], 'run': run_folder(loaded.path), 'step': loaded.step}
+    source = loaded.description.get('source')
+  if options.calibration and export.recogniser is None:
     raise UserError(f"'{checkpoint}' names no emotions, by which 8 bits are judged: leave --quantize out")
   with whole_folder(folder) as partial:
     messages = [float_export.write_model(partial, export)]
     if options.calibration:
       messages += int8.write_int8(partial, export, options.calibration)
     checksums.write_checksums(partial / checksums.FOLDER, sorted(file for file in partial.iterdir() if file.is_file()))
-    labels = [name for task in recogniser.tasks for name in task.outputs] if recogniser else None
     shapes = [', '.join(map(str, ('B', *shape))) for shape in (export.views, export.outputs)]
+    tasks = export.recogniser.tasks if export.recogniser else ()
     facts = {
-        'labels': labels, 'view': export.view, 'notes': messages, 'source': source, 'onnx_shapes': shapes,
-        'tasks': recogniser.tasks if recogniser else ()}
-    kind = 'classifier' if recogniser else loaded.description['kind']
-    write_card(partial, target='onnx', kind=kind, run=run, step=step, facts=facts)
+        'labels': [name for task in tasks for name in task.outputs], 'view': export.view, 'notes': messages,
+        'source': source, 'onnx_shapes': shapes, 'tasks': tasks}
+    write_card(partial, target='onnx', facts=facts, **card)
   return messages
 
 

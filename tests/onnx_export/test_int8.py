@@ -1,5 +1,6 @@
 """`--quantize=int8`: a smaller file beside the first, which agrees with it on images that calibration has not read."""
 
+from pathlib import Path
 import re
 
 import numpy as np
@@ -7,34 +8,48 @@ from PIL import Image
 import pytest
 
 from tests.support.predictions import assert_refused, draw, save_random
+import uniemox_jax
 from uniemox_jax.convert.formats.onnx_files import read_onnx
 from uniemox_jax.export_torch import OnnxOptions, export_torch
 from uniemox_jax.onnx_export import int8
 from uniemox_jax.recognition.predictor import Predictor
 from uniemox_jax.recognition.recogniser import open_recogniser
+from uniemox_jax.train.checkpoint import load_checkpoint, save_weights
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
 
+def train_head(run: Path, images: Path, out: Path) -> str:
+  """The run with a head that is fitted to the classes of the images: ten steps of fine-tuning hardly tell any apart."""
+  checkpoint = load_checkpoint(str(run))
+  paths = sorted(images.rglob('*.jpg'))
+  features_NxD = uniemox_jax.load_encoder(str(run)).features([str(path) for path in paths])
+  labels = checkpoint.description['labels']
+  targets_NxC = 8.0 * np.array([[path.parent.name == label for label in labels] for path in paths])
+  kernel = np.linalg.solve(features_NxD.T @ features_NxD + 0.1 * np.eye(16), features_NxD.T @ targets_NxC)
+  head = {'kernel': kernel.astype(np.float32), 'bias': np.zeros(len(labels), np.float32)}
+  save_weights(str(out), checkpoint.params | {'head': head}, checkpoint.description)
+  return str(out)
+
+
 @pytest.fixture(scope='module')
 def trained(finetuned_run, data_dir, tmp_path_factory):
-  """The export of a model that was trained, in both forms, and what was said."""
-  folder = tmp_path_factory.mktemp('int8')
-  source = f'{data_dir}/../raw/emo8/test'
-  (folder / 'images').symlink_to(source)
-  export_torch(str(finetuned_run), 'onnx', str(folder / 'out'), OnnxOptions(calibration=source))
+  """The export of a model that was trained, in both forms."""
+  folder, raw = tmp_path_factory.mktemp('int8'), Path(data_dir).parent / 'raw' / 'emo8'
+  run = train_head(finetuned_run, raw / 'train', folder / 'run')
+  export_torch(run, 'onnx', str(folder / 'out'), OnnxOptions(calibration=str(raw / 'test')))
   return folder / 'out'
 
 
-def test_a_trained_model_keeps_its_classes_in_8_bits_and_says_what_it_lost(trained, data_dir):
+def test_a_trained_model_keeps_its_classes_in_8_bits_and_says_what_it_lost(trained):
   said = (trained / 'README.md').read_text()
   found = re.search(
       r'Model_int8\.onnx, label: the top class is the same for ([\d.]+)%, a probability differs by at most ([\d.]+), '
       r'on average ([\d.]+)\.', said)
   same, largest, mean = map(float, found.groups())
   assert 'calibrated on 8 images, against model.onnx on 16 others of the folder' in said
-  assert same >= 90 and 0 < mean < largest < 0.02
+  assert same > 90 and 0.0001 < mean < largest < 0.05
 
 
 def test_only_products_with_weights_are_in_8_bits(trained):

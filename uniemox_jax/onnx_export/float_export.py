@@ -57,12 +57,12 @@ def of_student(loaded: Checkpoint) -> OnnxExport:
     recogniser = of_checkpoint(loaded)
     return _of_recogniser(recogniser, onnx_graph.classifier_graph(model, loaded.params), model['classes'])
   view, size = view_of(loaded.description), model['image_size']
-  encoder = abstract_student(kind, model).encoder
+  module: Any = abstract_student(kind, model)
   tokens = (size // model['patch_size'])**2 + 1, model['width']
   description = {'kind': 'encoder', 'view': dataclasses.asdict(view)}
   return OnnxExport(
       onnx_graph.encoder_graph(model, loaded.params), (size, size, 3), tokens,
-      FlaxModel(nnx.graphdef(encoder), loaded.params['encoder']), view, None, description)
+      FlaxModel(nnx.graphdef(module.encoder), loaded.params['encoder']), view, None, description)
 
 
 def of_words(source: str, clip: Clip, labels: str | None, prompts: str | None, texts: Sequence[str]) -> OnnxExport:

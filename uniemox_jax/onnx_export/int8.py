@@ -53,7 +53,8 @@ def write_int8(folder: Path, export: OnnxExport, source: str) -> list[str]:
   held_out = read_NxV[~calibrating]
   lines.append(
       f'{INT8}: calibrated on {calibrating.sum()} images, against {MODEL} on {len(held_out)} others of the folder')
-  return [*lines, *_losses(*(_outputs(folder / name, held_out) for name in (MODEL, INT8)), export.recogniser)]
+  exact, rounded = (_outputs(folder / name, held_out) for name in (MODEL, INT8))
+  return [*lines, *_losses(exact, rounded, export.recogniser)]
 
 
 def _read_views(source: str, recogniser: Recogniser) -> tuple[np.ndarray, list[str]]:

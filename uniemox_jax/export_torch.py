@@ -165,6 +165,7 @@ def _export_onnx(checkpoint: str, folder: epath.Path, options: OnnxOptions) -> l
   loaded = open_model(checkpoint)
   words = options.labels, options.prompts, options.texts
   card: dict[str, Any]
+  source: str | None
   if isinstance(loaded, Clip):
     export = float_export.of_words(checkpoint, loaded, *words)
     card, source = {'kind': 'classifier', 'run': run_folder(checkpoint), 'step': None}, checkpoint

@@ -26,8 +26,8 @@ def train_head(run: Path, images: Path, out: Path) -> str:
   paths = sorted(images.rglob('*.jpg'))
   features_NxD = uniemox_jax.load_encoder(str(run)).features([str(path) for path in paths])
   labels = checkpoint.description['labels']
-  targets_NxC = 8.0 * np.array([[path.parent.name == label for label in labels] for path in paths])
-  kernel = np.linalg.solve(features_NxD.T @ features_NxD + 0.1 * np.eye(16), features_NxD.T @ targets_NxC)
+  targets_NxC = 3.0 * np.array([[path.parent.name == label for label in labels] for path in paths])
+  kernel = np.linalg.solve(features_NxD.T @ features_NxD + 10 * np.eye(16), features_NxD.T @ targets_NxC)
   head = {'kernel': kernel.astype(np.float32), 'bias': np.zeros(len(labels), np.float32)}
   save_weights(str(out), checkpoint.params | {'head': head}, checkpoint.description)
   return str(out)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from data_pipelines.synthetic import datasets, drawing
+from uniemox_jax import __version__
 from uniemox_jax.convert import onnx_graph
 from uniemox_jax.convert.formats import onnx_files
 from uniemox_jax.convert.onnx_graph import IMAGES
@@ -59,7 +60,7 @@ def of_student(loaded: Checkpoint) -> OnnxExport:
   view, size = view_of(loaded.description), model['image_size']
   module: Any = abstract_student(kind, model)
   tokens = (size // model['patch_size'])**2 + 1, model['width']
-  description = {'kind': 'encoder', 'view': dataclasses.asdict(view)}
+  description = {'version': __version__, 'kind': 'encoder', 'view': dataclasses.asdict(view)}
   return OnnxExport(
       onnx_graph.encoder_graph(model, loaded.params), (size, size, 3), tokens,
       FlaxModel(nnx.graphdef(module.encoder), loaded.params['encoder']), view, None, description)
@@ -83,7 +84,7 @@ def of_words(source: str, clip: Clip, labels: str | None, prompts: str | None, t
 def _of_recogniser(recogniser: Recogniser, graph: onnx_graph.Graph, outputs: int) -> OnnxExport:
   view = recogniser.view
   views = *((2,) if recogniser.sees_person else ()), view.size, view.size, 3
-  description = {'kind': 'recogniser', **describe_recogniser(recogniser)}
+  description = {'version': __version__, 'kind': 'recogniser', **describe_recogniser(recogniser)}
   assert isinstance(recogniser.model, FlaxModel)
   return OnnxExport(graph, views, (outputs,), recogniser.model, view, recogniser, description)
 

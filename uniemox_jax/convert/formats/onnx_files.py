@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from data_pipelines import checksums, storage
 from data_pipelines.errors import UserError, first_line
 from data_pipelines.seals import add_seal, take_seal
-from uniemox_jax import __version__
 
 ENDING = '.onnx'
 DATA = '.data'
@@ -80,7 +79,7 @@ def write_onnx(path: Path, model: Any, description: Mapping[str, Any]) -> None:
   Args:
     path: the destination, in a folder that exists.
     model: an `onnx.ModelProto` of the operators in `OPERATORS`. Its large weights are taken out of it.
-    description: plain values for JSON.
+    description: plain values for JSON, of which 'version' is that of this package.
   """
   import onnx
   data = path.with_name(path.name + DATA)
@@ -92,7 +91,7 @@ def write_onnx(path: Path, model: Any, description: Mapping[str, Any]) -> None:
   digests = {'graph_sha256': checksums.sha256_of(path)}
   if data.exists():
     digests['data_sha256'] = checksums.sha256_of(data)
-  entry = add_seal({'format': FORMAT, 'version': __version__, **digests, **description})
+  entry = add_seal({'format': FORMAT, **digests, **description})
   tail = onnx.ModelProto()
   tail.metadata_props.add(key=KEY, value=json.dumps(entry, ensure_ascii=False))
   # Messages that follow each other are one, so the metadata can hold the checksum of all before it.

@@ -192,7 +192,7 @@ def folder(tmp_path_factory, clip_folder) -> Path:
     (['--checkpoint={}/classifier', '--to=timm', '--out={}/new', '--labels=ekman'], '--to=timm', 'are for --to=onnx'),
     (['--checkpoint={}/encoder', '--to=onnx', '--out={}/new', '--quantize=int8', '--calibration={}/encoder'
      ], 'names no emotions', 'leave --quantize out'),
-    (['--checkpoint={}/clip', '--to=onnx', '--out={}/new'], 'asked', '--labels'),
+    (['--checkpoint={}/clip', '--to=onnx', '--out={}/new'], 'needs words', 'add --labels'),
     (['--checkpoint={}/classifier', '--to=timm', '--out={}/clip'], 'not an empty folder', 'choose another --out'),
     (['--checkpoint={}/nowhere', '--to=timm', '--out={}/new'], 'nowhere', 'give the --workdir'),
     (['--checkpoint={}/clip', '--to=timm', '--out={}/new'], 'clip', 'choose --to=clip'),

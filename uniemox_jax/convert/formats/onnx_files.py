@@ -62,11 +62,11 @@ def find_onnx(source: str) -> Path | None:
   Raises:
     UserError: it is one by its name, and is not there.
   """
+  path = Path(source).expanduser()
   if source.lower().endswith(ENDING):
     if not storage.exists(storage.absolute(source)):
       raise UserError(f"'{source}' does not exist: correct the path, or {_REMEDY}")
-    return storage.fetched(storage.absolute(source).as_posix())
-  path = Path(source).expanduser()
+    return storage.fetched(source if storage.is_remote(source) else str(path))
   if storage.is_remote(source) or not path.is_file():
     return None
   with storage.open_local(path) as file:
@@ -132,6 +132,8 @@ def open_session(path: Path) -> Any:
   import onnxruntime
   options = onnxruntime.SessionOptions()
   options.log_severity_level = 3  # errors
+  # Threads that wait would keep the cores from those that read images.
+  options.add_session_config_entry('session.intra_op.allow_spinning', '0')
   try:
     return onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
   except Exception as error:  # onnxruntime's errors share no other base

@@ -61,6 +61,8 @@ EXTRAS = {
   'torch': ['torch>=2.6,<3'],
   # Person detectors for images without annotated boxes: OpenCV's HOG, and YOLOX files in ONNX.
   'detect': ['onnxruntime>=1.32,<2', 'opencv-python-headless>=4.13,<5'],
+  # ONNX files of our models: export_torch writes and checks them, predict runs them.
+  'onnx': ['onnx>=1.23.2,<2', 'onnxruntime>=1.32,<2'],
   # Builds on many machines through TFDS's Beam path.
   'beam': ['apache-beam>=2.77,<3'],
   # Near-duplicates, and how far annotators agree, for duplicates and report.
@@ -73,7 +75,7 @@ EXTRAS = {
   'tfds': ['importlib_resources>=7.1,<8', 'mlcroissant>=1.1,<2'],
 }
 EXTRAS['dev'] = [
-  *(need for name in ('detect', 'beam', 'tfds', 'video', 'gcs', 'annotate', 'report') for need in EXTRAS[name]),
+  *(need for name in ('detect', 'onnx', 'beam', 'tfds', 'video', 'gcs', 'annotate', 'report') for need in EXTRAS[name]),
   # Runs the Colab notebooks in the tests.
   'ipykernel>=7.4,<8', 'nbclient>=0.11,<0.12', 'nbformat>=5.11,<6',
   # This very torch has a small CPU build where the tests run; any other request fetches gigabytes of CUDA there.

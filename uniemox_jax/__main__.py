@@ -32,7 +32,7 @@ VERBS = {
     'look': ('uniemox_jax.look', 'draw attention, embeddings, mistakes and reconstructions of a model'),
     'plan': ('uniemox_jax.plan', 'check whether a config fits a TPU slice'),
     'import_torch': ('uniemox_jax.import_torch', 'read weights of other libraries'),
-    'export_torch': ('uniemox_jax.export_torch', 'write weights for PyTorch, timm, transformers or TensorFlow'),
+    'export_torch': ('uniemox_jax.export_torch', 'write weights for PyTorch, timm, transformers, TensorFlow or ONNX'),
 }  # fmt: skip
 INTERNAL_FLAGS = {'--cell=', '--lifeline='}
 """What compare and ablate give the processes that they start."""

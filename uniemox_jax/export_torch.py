@@ -1,14 +1,15 @@
-"""A checkpoint -> a folder that PyTorch, timm, transformers or TensorFlow loads, with a model card.
+"""A checkpoint -> a folder that PyTorch, timm, transformers, TensorFlow or onnxruntime loads, with a model card.
 
 python -m uniemox_jax.export_torch --checkpoint=runs/emo8 --to=timm --out=export/emo8
 python -m uniemox_jax.export_torch --checkpoint=runs/b16 --to=vit-mae --out=export/b16 --push_to_hub=me/uniemox-b16
+python -m uniemox_jax.export_torch --checkpoint=runs/emo8 --to=onnx --out=export/onnx --quantize=int8 --calibration=DIR
 
 Which checkpoint becomes what, and how closely the numbers agree: docs/weights.md.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 from etils import epath
@@ -19,10 +20,12 @@ from data_pipelines.storage import absolute, fetched, whole_folder, write_json
 from uniemox_jax import __version__
 from uniemox_jax.convert import export_students
 from uniemox_jax.convert.export_students import ExportedStudent
+from uniemox_jax.convert.formats.onnx_files import check_onnx_installed
 from uniemox_jax.convert.saved_model import write_saved_model
 from uniemox_jax.convert.shared_model import write_shared
 from uniemox_jax.convert.view import View
 from uniemox_jax.objectives.tasks import is_single_label, tasks_of
+from uniemox_jax.onnx_export import float_export, int8
 from uniemox_jax.recognition.recogniser import of_checkpoint, view_of
 from uniemox_jax.report.model_card import public_name, write_card
 from uniemox_jax.runtime import cli
@@ -37,23 +40,44 @@ STUDENTS: dict[str, Callable[[Path, ExportedStudent], list[str]]] = {
 TARGETS = ('uniemox', *STUDENTS, 'clip', 'onnx')
 
 
-def export_torch(checkpoint: str, target: str, out: str) -> None:
+class OnnxOptions(NamedTuple):
+  """Of the target 'onnx' alone.
+
+  calibration: images for a second file in 8 bits, as `find_images.find` takes them; None for none. labels, prompts,
+  texts: of a CLIP, see `words.read_words`.
+  """
+
+  calibration: str | None = None
+  labels: str | None = None
+  prompts: str | None = None
+  texts: Sequence[str] = ()
+
+
+NO_OPTIONS = OnnxOptions()
+
+
+def export_torch(checkpoint: str, target: str, out: str, options: OnnxOptions = NO_OPTIONS) -> None:
   """Writes `out`, whole or not at all, and prints what was left behind.
 
   Args:
-    checkpoint: a checkpoint PATH of a student; for 'clip' a `train_clip` run, or what `load_clip` takes.
+    checkpoint: a checkpoint PATH of a student; for 'clip' a `train_clip` run, or what `load_clip` takes; for 'onnx'
+      any model.
     target: one of `TARGETS`.
     out: a folder, absent or empty.
+    options: for the target 'onnx'.
 
   Raises:
-    UserError: `out` exists, no such checkpoint, or one that the target has no form for.
+    UserError: `out` exists, no such checkpoint, or one that the target has no form for, or options for another target.
   """
-  if target == 'onnx':
-    raise UserError('--to=onnx is not offered: docs/weights.md says why, and how PyTorch makes ONNX from --to=timm')
+  if target != 'onnx' and options != NO_OPTIONS:
+    raise UserError(f'--quantize, --calibration, --labels, --prompts and --texts are for --to=onnx, not --to={target}')
   folder = absolute(out)
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise UserError(f'{out} exists and is not an empty folder: choose another --out, or remove it')
-  messages = _export_clip(checkpoint, folder) if target == 'clip' else _export_student(checkpoint, target, folder)
+  if target == 'onnx':
+    messages = _export_onnx(checkpoint, folder, options)
+  else:
+    messages = _export_clip(checkpoint, folder) if target == 'clip' else _export_student(checkpoint, target, folder)
   print('\n'.join([*messages, f'saved: {out}']), flush=True)
 
 
@@ -137,6 +161,37 @@ def _export_clip(checkpoint: str, folder: epath.Path) -> list[str]:
   return []
 
 
+def _export_onnx(checkpoint: str, folder: epath.Path, options: OnnxOptions) -> list[str]:
+  check_onnx_installed('--to=onnx')
+  loaded = open_model(checkpoint)
+  words = options.labels, options.prompts, options.texts
+  card: dict[str, Any]
+  source: str | None
+  if isinstance(loaded, Clip):
+    export = float_export.of_words(checkpoint, loaded, *words)
+    card, source = {'kind': 'classifier', 'run': run_folder(checkpoint), 'step': None}, checkpoint
+  else:
+    if any(words):
+      raise UserError(f"'{checkpoint}' holds no CLIP, which --labels, --prompts and --texts are for: leave them out")
+    export = float_export.of_student(loaded)
+    card = {'kind': loaded.description['kind'], 'run': run_folder(loaded.path), 'step': loaded.step}
+    source = loaded.description.get('source')
+  if options.calibration and export.recogniser is None:
+    raise UserError(f"'{checkpoint}' names no emotions, by which 8 bits are judged: leave --quantize out")
+  with whole_folder(folder) as partial:
+    messages = [float_export.write_model(partial, export)]
+    if options.calibration:
+      messages += int8.write_int8(partial, export, options.calibration)
+    checksums.write_checksums(partial / checksums.FOLDER, sorted(file for file in partial.iterdir() if file.is_file()))
+    shapes = [', '.join(map(str, ('B', *shape))) for shape in (export.views, export.outputs)]
+    tasks = export.recogniser.tasks if export.recogniser else ()
+    facts = {
+        'labels': [name for task in tasks for name in task.outputs], 'view': export.view, 'notes': messages,
+        'source': source, 'onnx_shapes': shapes, 'tasks': tasks}
+    write_card(partial, target='onnx', facts=facts, **card)
+  return messages
+
+
 def push(folder: str, repo_id: str) -> None:
   """Uploads an export to a new, private repository of the Hugging Face hub, or to one of the user's.
 
@@ -162,7 +217,12 @@ def main() -> None:
     import huggingface_hub
     if not huggingface_hub.get_token():  # before the work
       raise UserError('--push_to_hub needs a token, and none is found: run `hf auth login`, or set HF_TOKEN')
-  export_torch(values.checkpoint, values.to, values.out)
+  if bool(values.quantize) != bool(values.calibration):
+    raise UserError(
+        '--quantize=int8 and --calibration=FOLDER go together: 8 bits need some hundred images, like those that are '
+        'to be predicted')
+  options = OnnxOptions(values.calibration, values.labels, values.prompts, tuple(values.texts))
+  export_torch(values.checkpoint, values.to, values.out, options)
   if values.push_to_hub:
     push(str(fetched(values.out)), values.push_to_hub)
 
@@ -172,5 +232,10 @@ if __name__ == '__main__':
       'checkpoint', None, 'A checkpoint PATH; of a CLIP: a train_clip run, or what load_clip takes.', required=True)
   flags.DEFINE_enum('to', None, TARGETS, 'Which library is to read it.', required=True)
   cli.define_path('out', None, 'Folder to write; absent or empty.', required=True)
+  flags.DEFINE_enum('quantize', None, ['int8'], 'Write a file in 8 bits beside that of --to=onnx.')
+  cli.define_path('calibration', None, 'Images for --quantize: a folder, glob or text list.', remote=False)
+  flags.DEFINE_string('labels', None, 'What a CLIP is asked, as in predict; for --to=onnx.')
+  cli.define_path('prompts', None, 'Templates for a CLIP, as in predict; for --to=onnx.', remote=False)
+  flags.DEFINE_multi_string('texts', [], 'A text whose similarity a CLIP gives, as in predict; for --to=onnx.')
   flags.DEFINE_string('push_to_hub', None, 'Repository of the Hugging Face hub to upload it to as well.')
   cli.run(main)

@@ -23,7 +23,7 @@ STARTS = {
         (b'BZh9' + bytes(99), 'packed archive'), 'xz': (b'\xfd7zXZ' + bytes(99), 'packed archive'),
     'a single array': (b'\x93NUMPY\1\0' + bytes(99), 'single NumPy array'), 'Keras':
         (b'\x89HDF\r\n\x1a\n' + bytes(99), 'is HDF5, as Keras saves'), 'GGUF': (b'GGUF' + bytes(99), 'of llama.cpp'),
-    'ONNX': (b'\x08\x08\x12\x07pytorch' + bytes(99), 'is ONNX, a program'), 'PDF':
+    'ONNX': (b'\x08\x08\x12\x07pytorch' + bytes(99), 'is ONNX, which only predict'), 'PDF':
         (b'%PDF-1.7' + bytes(99), 'starts with'), 'ELF': (b'\x7fELF' + bytes(99), 'starts with'), 'zeros':
             (bytes(512), 'starts with'), 'a proxy page': (b'\n <html>', 'web page'), 'text':
                 (b'epoch 1 loss 2.0', 'starts with')}

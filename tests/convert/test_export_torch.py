@@ -187,7 +187,12 @@ def folder(tmp_path_factory, clip_folder) -> Path:
     (['--checkpoint={}/classifier', '--to=timm'], '--out', 'add --out='),
     (['--to=timm', '--out={}/new'], '--checkpoint', 'add --checkpoint='),
     (['--checkpoint={}/classifier', '--to=keras', '--out={}/new'], 'keras', 'timm'),
-    (['--checkpoint={}/classifier', '--to=onnx', '--out={}/new'], '--to=onnx', 'docs/weights.md'),
+    (['--checkpoint={}/classifier', '--to=onnx', '--out={}/new', '--quantize=int8'], '--calibration', 'images'),
+    (['--checkpoint={}/classifier', '--to=onnx', '--out={}/new', '--labels=ekman'], 'holds no CLIP', 'leave them out'),
+    (['--checkpoint={}/classifier', '--to=timm', '--out={}/new', '--labels=ekman'], '--to=timm', 'are for --to=onnx'),
+    (['--checkpoint={}/encoder', '--to=onnx', '--out={}/new', '--quantize=int8', '--calibration={}/encoder'
+     ], 'names no emotions', 'leave --quantize out'),
+    (['--checkpoint={}/clip', '--to=onnx', '--out={}/new'], 'needs words', 'add --labels'),
     (['--checkpoint={}/classifier', '--to=timm', '--out={}/clip'], 'not an empty folder', 'choose another --out'),
     (['--checkpoint={}/nowhere', '--to=timm', '--out={}/new'], 'nowhere', 'give the --workdir'),
     (['--checkpoint={}/clip', '--to=timm', '--out={}/new'], 'clip', 'choose --to=clip'),

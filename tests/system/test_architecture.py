@@ -109,7 +109,7 @@ def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
       yield from _outside_functions(child)
 
 
-@pytest.mark.parametrize('library', ['torch', 'cv2', 'onnxruntime', 'apache_beam', 'av', 'krippendorff'])
+@pytest.mark.parametrize('library', ['torch', 'cv2', 'onnx', 'onnxruntime', 'apache_beam', 'av', 'krippendorff'])
 def test_optional_library_is_imported_inside_functions_only(library: str) -> None:
   for path in _sources('uniemox_jax', 'data_pipelines'):
     nodes = _outside_functions(_parsed(path))

@@ -28,9 +28,11 @@ def check_statistics(mean: Any, std: Any) -> dict[str, list[float]]:
   return {'mean': list(mean), 'std': list(std)}
 
 
-def normalise(images_BxHxWx3: jax.Array, mean: Statistics = IMAGENET_MEAN, std: Statistics = IMAGENET_STD) -> jax.Array:
+def normalise(
+    images_BxHxWx3: jax.Array | np.ndarray, mean: Statistics = IMAGENET_MEAN,
+    std: Statistics = IMAGENET_STD) -> jax.Array:
   """0..255 pixels, uint8 or float, to (x/255 - mean) / std in float32; the student uses ImageNet's statistics."""
-  return (images_BxHxWx3.astype(jnp.float32) / 255.0 - jnp.array(mean)) / jnp.array(std)
+  return (jnp.asarray(images_BxHxWx3).astype(jnp.float32) / 255.0 - jnp.array(mean)) / jnp.array(std)
 
 
 def denormalise(images_BxHxWx3: np.ndarray) -> np.ndarray:

@@ -39,7 +39,8 @@ def main(*arguments: str) -> None:
 
 if __name__ == '__main__':
   cli.define_path(
-      'checkpoint', None, 'Any model: the --workdir of a run, or weights of another library (file, folder, hub id).',
+      'checkpoint', None,
+      'Any model: the --workdir of a run, an exported .onnx, or weights of another library (file, folder, hub id).',
       required=True)
   flags.DEFINE_string(
       'labels', None,

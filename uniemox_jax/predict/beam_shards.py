@@ -134,7 +134,7 @@ def _join(out: str, folder: str, count: int) -> None:
   with storage.new_file(out) as file:
     for index in range(1, count + 1):
       with storage.open_local(_part(folder, index)) as part:
-        for content in iter(lambda part=part: part.read(1 << 20), b''):
+        while content := part.read(1 << 20):
           file.write(content)
   made_by = storage.read_json_object(_part(folder, 1) + DESCRIPTION) | {'shard': None}
   del made_by[CHECKSUMS]

@@ -153,7 +153,7 @@ def _finder(recogniser: Recogniser, boxes: str | None, detector: str | None) -> 
   return None
 
 
-Batch = tuple[list[ImageView], int, jax.Array | None]
+Batch = tuple[list[ImageView], int, jax.Array | np.ndarray | None]
 """Rows, the first one's place in the devices' batch, and the outputs of that; None if no row has pixels."""
 
 
@@ -185,7 +185,8 @@ def _start_batches(predictor: Predictor, rows: Iterator[ImageView], batch_size: 
 
 
 def _write(
-    table: PredictionTable, predictor: Predictor, rows: list[ImageView], outputs: jax.Array | None, first: int) -> None:
+    table: PredictionTable, predictor: Predictor, rows: list[ImageView], outputs: jax.Array | np.ndarray | None,
+    first: int) -> None:
   columns: dict[str, Sequence[Value]] = dict.fromkeys(predictor.column_names(), [None] * len(rows))
   if outputs is not None:
     outputs_RxW = jax.device_get(outputs)[first:first + len(rows)]

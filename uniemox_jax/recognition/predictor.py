@@ -1,4 +1,4 @@
-"""A recogniser over views: on all devices, in batches of one size; its predictions as columns."""
+"""A recogniser over views: on all devices or in onnxruntime, in batches of one size; its predictions as columns."""
 
 from collections.abc import Callable
 import functools
@@ -11,10 +11,11 @@ import jax
 import numpy as np
 
 from data_pipelines.errors import UserError
+from uniemox_jax.convert.onnx_graph import IMAGES, LOGITS
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.objectives.tasks import width
 from uniemox_jax.recognition.columns import Columns, prediction_columns
-from uniemox_jax.recognition.recogniser import ModelSource, Recogniser, open_recogniser
+from uniemox_jax.recognition.recogniser import FlaxModel, ModelSource, OnnxModel, Recogniser, open_recogniser
 from uniemox_jax.runtime import sharding
 
 CPU_BATCH = 32
@@ -32,34 +33,61 @@ def _apply(
   return nnx.merge(model, params)(normalise(views, **dict(statistics)) if statistics else views)
 
 
+class _OnDevices:
+  """A module, its weights on every device."""
+
+  def __init__(self, model: FlaxModel, statistics: tuple[tuple[str, tuple[float, ...]], ...]):
+    self._mesh = sharding.make_mesh()
+    self.devices, self.platform = self._mesh.size, jax.default_backend()
+    self._graphdef, self._statistics = model.graphdef, statistics
+    self._params = sharding.replicate(model.params, self._mesh)
+
+  def __call__(self, views: np.ndarray) -> jax.Array:
+    statistics = self._statistics if views.dtype == np.uint8 else ()
+    with jax.set_mesh(self._mesh):
+      placed = sharding.global_batch({'views': views}, self._mesh)['views']
+      return _apply(self._graphdef, statistics, self._params, placed)
+
+
+class _InSession:
+  """A session of onnxruntime, which takes normalised views."""
+
+  devices, platform = 1, 'cpu'
+
+  def __init__(self, model: OnnxModel, statistics: tuple[tuple[str, tuple[float, ...]], ...]):
+    self._session, self._statistics = model.session, statistics
+
+  def __call__(self, views: np.ndarray) -> np.ndarray:
+    if views.dtype == np.uint8:
+      views = np.asarray(normalise(views, **dict(self._statistics)))
+    return self._session.run([LOGITS], {IMAGES: views})[0]
+
+
 class Predictor:
-  """A recogniser, its weights on every device.
+  """A recogniser, ready to run.
 
   Attributes:
     recogniser: what it runs.
     view_shape: of an example: (S, S, 3), or (2, S, S, 3), scene and person.
     devices: number that share a batch.
+    platform: their kind, 'cpu' for example.
   """
 
   def __init__(self, recogniser: Recogniser):
     self.recogniser = recogniser
     view = recogniser.view.size, recogniser.view.size, 3
     self.view_shape = (2, *view) if recogniser.sees_person else view
-    self._mesh = sharding.make_mesh()
-    self.devices = self._mesh.size
-    self._statistics = ('mean', recogniser.view.mean), ('std', recogniser.view.std)
-    self._params = sharding.replicate(recogniser.params, self._mesh)
+    model, statistics = recogniser.model, (('mean', recogniser.view.mean), ('std', recogniser.view.std))
+    self._run = _InSession(model, statistics) if isinstance(model, OnnxModel) else _OnDevices(model, statistics)
+    self.devices, self.platform = self._run.devices, self._run.platform
 
-  def __call__(self, views: np.ndarray) -> jax.Array:
-    """Outputs (B, W), not waited for.
+  def __call__(self, views: np.ndarray) -> jax.Array | np.ndarray:
+    """Outputs (B, W); those of a module are not waited for.
 
     Args:
       views: (B, *view_shape), uint8, or float32 that is normalised already; B is a multiple of `devices`.
     """
-    statistics = self._statistics if views.dtype == np.uint8 else ()
-    with jax.set_mesh(self._mesh):
-      placed = sharding.global_batch({'views': views}, self._mesh)['views']
-      return _apply(self.recogniser.graphdef, statistics, self._params, placed)
+    return self._run(views)
 
   def columns(self, outputs_BxW: np.ndarray) -> Columns:
     """The columns of the table for a batch, in order."""
@@ -78,7 +106,7 @@ def open_predictor(source: str | ModelSource) -> Predictor:
 def find_batch_size(predictor: Predictor, examples: int) -> int:
   """A good batch for this machine and number of examples: `CPU_BATCH` per device on a CPU, else measured."""
   devices = predictor.devices
-  if jax.default_backend() == 'cpu':
+  if predictor.platform == 'cpu':
     return min(CPU_BATCH * devices, round_up(examples, devices))
   return fastest_batch(functools.partial(seconds_per_batch, predictor), examples, devices)
 

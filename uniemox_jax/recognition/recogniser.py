@@ -12,12 +12,14 @@ import numpy as np
 
 from data_pipelines import images
 from data_pipelines.errors import UserError
+from data_pipelines.plain_text import check_labels
 from data_pipelines.storage import parsing
+from uniemox_jax.convert.formats.onnx_files import OnnxFile, find_onnx, read_onnx
 from uniemox_jax.convert.view import View
 from uniemox_jax.models.classifier import STREAMS, Classifier
-from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, check_statistics
 from uniemox_jax.models.zero_shot_classifier import ZeroShotClassifier
-from uniemox_jax.objectives.tasks import Task, single_label_task, tasks_of
+from uniemox_jax.objectives.tasks import Task, single_label_task, tasks_of, width
 from uniemox_jax.recognition.words import Words, read_words
 from uniemox_jax.teacher.frozen_clip import Clip
 from uniemox_jax.train.checkpoint import Checkpoint
@@ -26,13 +28,26 @@ from uniemox_jax.train.run_folder import read_run_result, run_folder
 from uniemox_jax.train.state import builder, graphdef_of
 
 
+class FlaxModel(NamedTuple):
+  """A module that turns normalised views into outputs, in its two halves."""
+
+  graphdef: nnx.GraphDef
+  params: dict[str, Any]
+
+
+class OnnxModel(NamedTuple):
+  """The same as a session of onnxruntime, on the CPU."""
+
+  session: Any
+
+
 class Recogniser(NamedTuple):
   """A model that names emotions, and how it is used.
 
   path: where it came from. tasks: what it predicts. texts: own texts whose similarity to an image follows the columns
   of the tasks. thresholds: of the task 'labels', from which on a class is chosen, None for never; None as a whole if
-  not known. view: how it wants its images. streams: a key of `STREAMS`. graphdef, params: of a module that turns
-  normalised views into outputs. weights_sha256: of all weights and of how they are used.
+  not known. view: how it wants its images. streams: a key of `STREAMS`. model: what computes. weights_sha256: of all
+  weights and of how they are used.
   """
 
   path: str
@@ -41,8 +56,7 @@ class Recogniser(NamedTuple):
   thresholds: list[float | None] | None
   view: View
   streams: str
-  graphdef: nnx.GraphDef
-  params: dict[str, Any]
+  model: FlaxModel | OnnxModel
   weights_sha256: str
 
   @property
@@ -61,13 +75,17 @@ class ModelSource(NamedTuple):
 
 
 def open_recogniser(asked: str | ModelSource) -> Recogniser:
-  """Loads a model that names emotions; a text is its path.
+  """Loads a model that names emotions; a text is its path, also of a .onnx file that `export --to=onnx` wrote.
 
   Raises:
     UserError: no such model; one that names no emotions; words for one that was trained for its own classes; or none
       for a CLIP.
   """
   source, labels, prompts, texts = ModelSource(asked) if isinstance(asked, str) else asked
+  if path := find_onnx(source):
+    if labels or prompts or texts:
+      raise UserError(f'{source} has its words in it: --labels, --prompts and --texts are for a CLIP')
+    return of_onnx(source, read_onnx(path))
   model = open_model(source)
   if isinstance(model, Clip):
     return of_clip(source, model, read_words(labels, prompts, texts))
@@ -94,7 +112,8 @@ def of_checkpoint(checkpoint: Checkpoint) -> Recogniser:
     used = *used, view
   return Recogniser(
       checkpoint.path, tasks, (), thresholds, view, description['model'].get('streams', 'scene'),
-      graphdef_of(builder(Classifier, **description['model'])), checkpoint.params, _digest(checkpoint.params, used))
+      FlaxModel(graphdef_of(builder(Classifier, **description['model'])), checkpoint.params),
+      _digest(checkpoint.params, used))
 
 
 def of_clip(source: str, clip: Clip, words: Words) -> Recogniser:
@@ -115,8 +134,38 @@ def of_clip(source: str, clip: Clip, words: Words) -> Recogniser:
     tasks.append(Task('vad', words.dimensions, 'l2', mean=zeros, std=ones))
   params = jax.device_get(nnx.to_pure_dict(state))
   return Recogniser(
-      source, tuple(tasks), words.texts, None, clip.view, 'scene', graphdef, params,
+      source, tuple(tasks), words.texts, None, clip.view, 'scene', FlaxModel(graphdef, params),
       _digest(params, (clip.config, clip.view, words)))
+
+
+def describe_recogniser(recogniser: Recogniser) -> dict[str, Any]:
+  """All but the model itself, as plain values for JSON; `of_onnx` reads them."""
+  return {
+      'tasks': [dataclasses.asdict(task) for task in recogniser.tasks], 'texts': recogniser.texts,
+      'thresholds': recogniser.thresholds, 'view': dataclasses.asdict(recogniser.view), 'streams': recogniser.streams}
+
+
+def of_onnx(source: str, file: OnnxFile) -> Recogniser:
+  """An opened ONNX file, ready to be used.
+
+  Raises:
+    UserError: it names no emotions, or its description does not fit its graph.
+  """
+  session, description, digest = file
+  if description.get('kind') == 'encoder':
+    raise UserError(
+        f'{source} holds an encoder, which names no emotions: export a fine-tuned run, or a CLIP with --labels')
+  with parsing(source, 'export it again'):
+    tasks, settings, streams = tasks_of(description), dict(description['view']), description['streams']
+    statistics = check_statistics(settings.pop('mean'), settings.pop('std'))
+    view = View(mean=tuple(statistics['mean']), std=tuple(statistics['std']), **settings)
+    texts, thresholds = tuple(description['texts']), description['thresholds']
+    check_labels((*(name for task in tasks for name in task.outputs), *texts), source)
+    shape = [*([2] if len(STREAMS[streams]) > 1 else []), view.size, view.size, 3]
+    sizes = [end.shape[1:] for end in (session.get_inputs()[0], session.get_outputs()[0])]
+    if sizes != [shape, [width(tasks) + len(texts)]]:
+      raise ValueError(f'its graph has the shapes {sizes}, which its description does not')
+  return Recogniser(source, tasks, texts, thresholds, view, streams, OnnxModel(session), digest)
 
 
 def view_of(description: Mapping[str, Any]) -> View:

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from data_pipelines import storage
 from data_pipelines.errors import UserError
-from uniemox_jax.convert.formats import npz_files, torch_files
+from uniemox_jax.convert.formats import npz_files, onnx_files, torch_files
 
 SAFETENSORS = 'model.safetensors'
 SHARDED = 'model.safetensors.index.json'
@@ -46,7 +46,7 @@ NOT_WEIGHTS = {
     rb'\x93NUMPY': 'is a single NumPy array: save weights by name, as .npz or safetensors',
     rb'\x89HDF': 'is HDF5, as Keras saves: ask for safetensors or a PyTorch file',
     rb'GGUF|ggml': 'is a quantised file of llama.cpp: ask for the original weights',
-    rb'\x08[\x01-\x0d][\x12\x1a]': 'is ONNX, a program: ask for the weights that it was made from',}
+    onnx_files.START: 'is ONNX, which only predict and load_classifier run: ask for the weights that it was made from',}
 """What else a file may be, by how it starts."""
 
 Tensors = Iterator[tuple[str, str, np.ndarray]]

@@ -83,8 +83,8 @@ def _shown(said: Said, spread: float) -> dict[str, Any]:
     values = predict(task, outputs[task.name])[0].tolist()
     if task.name == 'vad':
       for dimension, value, mean, std in zip(task.outputs, values, task.mean, task.std):
-        low, high = mean - spread * std, mean + spread * std
-        plane[dimension] = {'value': value, 'low': min(low, value), 'high': max(high, value)}
+        reach = max(spread * std, abs(value - mean))
+        plane[dimension] = {'value': value, 'low': mean - reach, 'high': mean + reach}
     else:
       bars = sorted(zip(task.outputs, values), key=lambda bar: -bar[1])
       groups.append({'unit': _UNITS[task.name], 'bars': bars})

@@ -131,6 +131,9 @@ def test_maps_are_levels_of_the_patches_and_say_where_the_most_is(trained, ordin
     for found, in said['maps'].values():
       levels = np.array(found['levels'])
       assert levels.shape == (4, 4) and levels.min() == 0 and levels.max() == 255
+      row, column = np.unravel_index(levels.argmax(), levels.shape)
+      vertical, horizontal = ('upper', '', '', 'lower')[row], ('left', '', '', 'right')[column]
+      assert all(word in found['where'] for word in (vertical, horizontal) if vertical and horizontal)
       assert found['where'].startswith('most at the ')
 
 

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from tests.support.served import Client
+from tests.support.servers.served_page import Client
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ import pytest
 
 from data_pipelines.errors import UserError
 from data_pipelines.images import RejectedError
-from tests.support.served import Client, serving
+from tests.support.servers.served_page import Client, serving
 
 pytest.importorskip('uvicorn')
 IMAGE = {'Content-Type': 'application/octet-stream'}
@@ -65,7 +65,7 @@ def visitor(stub):
   from uniemox_jax.app import server
 
   limits = server.Limits(megabytes=0.1, waiting=2)
-  with serving(server.make_app(stub, limits)) as port:
+  with serving(server.trial_page(stub, limits)) as port:
     yield Visitor(port)
     stub.open.set()
 
@@ -157,7 +157,7 @@ def test_this_page_is_answered_under_each_of_its_names(visitor):
 def test_a_page_for_others_is_answered_by_any_name_but_not_for_other_sites(stub):
   from uniemox_jax.app import server
 
-  with serving(server.make_app(stub, server.Limits(), host='0.0.0.0')) as port:
+  with serving(server.trial_page(stub, server.Limits(), host='0.0.0.0')) as port:
     visitor = Visitor(port)
     assert visitor.send('GET', '/', headers={'Host': 'machine.example'})[0] == 200
     foreign = IMAGE | {'Host': 'machine.example', 'Origin': 'http://evil.example'}

@@ -43,7 +43,7 @@ def main() -> None:
     listening.listen()
     print(f'Open {page_server.address(values.host, listening)} in a browser; Ctrl-C here ends it.', flush=True)
     with contextlib.suppress(KeyboardInterrupt):
-      page_server.serve(server.make_app(answerer, limits, values.host), listening)
+      page_server.serve(server.trial_page(answerer, limits, values.host), listening)
 
 
 if __name__ == '__main__':

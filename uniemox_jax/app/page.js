@@ -246,12 +246,13 @@ function renderPlane(said) {
       return element;
     };
     const at = ({value, low, high}) => 100 * (value - low) / (high - low || 1);
-    const svg = part('svg', {viewBox: '-4 -14 108 130', class: 'plane', role: 'img',
+    const svg = part('svg', {viewBox: '-5 -5 110 122', class: 'plane', role: 'img',
                              'aria-label': `plane of valence and arousal: ${planeText(said)}`});
     svg.append(
         part('rect', {x: 0, y: 0, width: 100, height: 100}), part('line', {x1: 50, y1: 0, x2: 50, y2: 100}),
-        part('line', {x1: 0, y1: 50, x2: 100, y2: 50}), part('text', {x: 0, y: -4}, 'excited'),
-        part('text', {x: 0, y: 111}, 'calm, unpleasant'), part('text', {x: 66, y: 111}, 'pleasant'),
+        part('line', {x1: 0, y1: 50, x2: 100, y2: 50}), part('text', {x: 53, y: 9}, 'excited'),
+        part('text', {x: 53, y: 97}, 'calm'), part('text', {x: 0, y: 111}, 'unpleasant'),
+        part('text', {x: 100, y: 111, 'text-anchor': 'end'}, 'pleasant'),
         part('circle', {cx: at(valence), cy: 100 - at(arousal), r: 4}));
     shown.append(svg);
   }

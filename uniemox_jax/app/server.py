@@ -113,7 +113,7 @@ def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) 
   return JSONResponse(value, status, HEADERS | (headers or {}))
 
 
-def make_app(answerer: Answerer, limits: Limits, host: str = '127.0.0.1') -> Starlette:
+def trial_page(answerer: Answerer, limits: Limits, host: str = '127.0.0.1') -> Starlette:
   """The application for `uvicorn`; `host` is what it listens on."""
   settings = {'models': answerer.describe(), **limits._asdict()}
 

@@ -14,7 +14,7 @@ from data_pipelines.annotate import image_list, session
 from data_pipelines.annotate.questions import Questions
 from data_pipelines.annotate.votes import VoteLog
 from data_pipelines.errors import UserError
-from tests.support.served import Client, serving
+from tests.support.servers.served_page import Client, serving
 
 pytest.importorskip('uvicorn')
 ASKED = Questions(('awe', '<b>fear</b>'), ratings=('valence', 'arousal'))

@@ -180,10 +180,12 @@ def test_two_models_side_by_side_and_own_words(browser, both_url, photo):
   visitor.page.keyboard.press('Enter')
   visitor.answered(2)
   assert visitor.text('#notice') == 'these are 1 words: give 2 to 30, with commas between them'
+  assert visitor.page.locator('.download').first.is_disabled()  # nothing was answered
   visitor.page.get_by_label('Your own words').fill('')
   visitor.page.keyboard.press('Enter')
   visitor.answered(2)
   assert 'p_awe' in visitor.table(1)[0] and visitor.text('#notice') == ''
+  assert all('400' in said for said in visitor.complaints)
   visitor.assert_accessible()
 
 

@@ -116,7 +116,7 @@ async function ask(item, mine) {
     }
     if (/Trying again/.test($('notice').textContent)) tell('');
     if (status === 400 && value) tell(value.error);
-    finish(item, value || {error: 'the server failed on this image', models: []});
+    finish(item, {error: status === 200 ? undefined : 'the server failed on this image', models: [], ...value});
     return;
   }
 }

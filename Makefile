@@ -19,7 +19,7 @@ COLAB_VERSIONS := tpu_scripts/colab_versions.txt
 COLAB_TESTS := tests/models tests/convert tests/teacher tests/objectives/test_metrics.py tests/train tests/runtime/test_begin.py \
   tests/system/test_runs.py
 
-.PHONY: help demo test test-slow test-timm test-colab lint format lock
+.PHONY: help demo test test-slow test-app test-timm test-colab lint format lock
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -33,6 +33,9 @@ test: $(DEV_STAMP) ## the fast tests
 
 test-slow: $(DEV_STAMP) ## published model sizes and long runs
 	$(PYTEST) -m slow
+
+test-app: $(DEV_STAMP) ## the pages in a real Chromium, which must be installed
+	$(PYTEST) -m chromium
 
 test-timm: $(TIMM_STAMP) ## weights to and from timm itself, in an environment of its own
 	JAX_PLATFORMS=cpu $(TIMM)/bin/python -m pytest tests/with_timm

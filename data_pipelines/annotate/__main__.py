@@ -5,25 +5,16 @@ python -m data_pipelines.annotate --out=DIR --tally    # only writes the tables 
 """
 
 import contextlib
-import importlib.util
-import socket
 
 from absl import flags
 
 from data_pipelines import command
 from data_pipelines.annotate import questions, session
-from data_pipelines.errors import UserError
 from data_pipelines.ownership import disown, owned
 
 ELSEWHERE = (
     'Others can reach this page: whoever reaches {host} sees all the images, can vote under any name, and what they '
     'send is not encrypted. Use it in a network that you trust.')
-
-
-def require_libraries(*libraries: str) -> None:
-  """Raises UserError, with the command that helps, if one of these is not installed."""
-  if missing := [name for name in libraries if importlib.util.find_spec(name) is None]:
-    raise UserError(f"annotate needs {' and '.join(missing)}: pip install 'uniemox_jax[annotate]'")
 
 
 def main() -> None:
@@ -33,8 +24,8 @@ def main() -> None:
   if not values.tally:
     command.require_flags('source')
     asked = questions.read_questions(values.labels, values.styles, values.vad, values.dominance, values.scale)
-    require_libraries('starlette', 'uvicorn')
-  require_libraries('krippendorff')
+    command.require_libraries('annotate', 'starlette', 'uvicorn')
+  command.require_libraries('annotate', 'krippendorff')
   session.check_places(values.out, None if values.tally else values.source)
   if values.steal:
     disown(values.out)
@@ -48,19 +39,18 @@ def main() -> None:
 
 def _serve(asked: questions.Questions) -> None:
   from data_pipelines.annotate import page
+  from data_pipelines.local_page import page_server
 
   values = flags.FLAGS
-  with page.bound_socket(values.host, values.port) as listening, session.begun(values.source, values.out, asked,
-                                                                               print) as opened:
+  with page_server.bound_socket(values.host, values.port) as listening, session.begun(values.source, values.out, asked,
+                                                                                      print) as opened:
     print(f'{values.out}: {opened.write_tables()}')
-    if values.host not in page.LOCAL:
+    if values.host not in page_server.LOCAL:
       print(ELSEWHERE.format(host=values.host))
     listening.listen()  # From here on a browser is answered, if a moment later.
-    host = socket.gethostname() if values.host in ('', '0.0.0.0', '::') else values.host
-    host = f'[{host}]' if ':' in host else host
-    print(f'Open http://{host}:{listening.getsockname()[1]}/ in a browser; Ctrl-C here ends it.', flush=True)
+    print(f'Open {page_server.address(values.host, listening)} in a browser; Ctrl-C here ends it.', flush=True)
     with contextlib.suppress(KeyboardInterrupt):
-      page.serve(opened, listening, values.host)
+      page_server.serve(page.make_app(opened, values.host), listening)
     print(f'{values.out}: {opened.write_tables()}')
 
 

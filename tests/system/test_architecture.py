@@ -18,8 +18,9 @@ ONLY_IN = {
     'tensorflow': ('data_pipelines/', 'uniemox_jax/convert/saved_model.py'), 'tensorflow_datasets':
         ('data_pipelines/',), 'orbax': ('uniemox_jax/train/checkpoint.py',
                                        ), 'torch': ('uniemox_jax/convert/', 'data_pipelines/person_boxes/detectors.py'),
-    'starlette': ('data_pipelines/annotate/page.py',), 'uvicorn': ('data_pipelines/annotate/page.py',),
-    'jax': ('uniemox_jax/',), 'flax': ('uniemox_jax/',), 'optax': ('uniemox_jax/',)}
+    'starlette': ('data_pipelines/local_page/', 'data_pipelines/annotate/page.py', 'uniemox_jax/app/server.py'),
+    'uvicorn': ('data_pipelines/local_page/',), 'jax': ('uniemox_jax/',), 'flax': ('uniemox_jax/',
+                                                                                  ), 'optax': ('uniemox_jax/',)}
 # Names of one thing that has several homes: every verb's entry, every dataset's builder, how a command of either
 # package runs, and the same view of an image by jax, by tensorflow and by Pillow.
 SAME_CONCEPT = {'main', 'Builder', 'run', 'centre_view', 'evaluation_view', 'resize'}

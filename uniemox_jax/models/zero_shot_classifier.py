@@ -28,7 +28,12 @@ class ZeroShotClassifier(nnx.Module):
     Logits of the classes; of each dimension the probability of its high pole minus that of its low one, -1 to 1; the
     cosine with each own text.
     """
-    cosines_BxW = self.model.image(images_BxHxWx3) @ self.texts[...].T
-    classes, poles, own = jnp.split(cosines_BxW, [self.classes, self.classes + 2 * self.dimensions], axis=1)
-    high, low = poles[:, 0::2], poles[:, 1::2]
-    return jnp.concatenate([self.scale * classes, jnp.tanh(self.scale * (high - low) / 2), own], axis=1)
+    return zero_shot_outputs(
+        self.model.image(images_BxHxWx3) @ self.texts[...].T, self.classes, self.dimensions, self.scale)
+
+
+def zero_shot_outputs(cosines_BxW: jax.Array, classes: int, dimensions: int, scale: float) -> jax.Array:
+  """What a `ZeroShotClassifier` gives, from the cosines between images and its texts."""
+  classes_BxC, poles, own = jnp.split(cosines_BxW, [classes, classes + 2 * dimensions], axis=1)
+  high, low = poles[:, 0::2], poles[:, 1::2]
+  return jnp.concatenate([scale * classes_BxC, jnp.tanh(scale * (high - low) / 2), own], axis=1)

@@ -71,6 +71,14 @@ def check_append(path: str | None, made_by: Mapping[str, Any], append: bool) -> 
   return found
 
 
+def csv_lines(rows: Iterable[Sequence[Value]]) -> str:
+  """Rows as lines of CSV: a number keeps 6 decimals, None is an empty cell, and no cell is a formula."""
+  buffer = io.StringIO(newline='')
+  csv.writer(buffer, lineterminator='\n').writerows(
+      [f'{value:.{DECIMALS}f}' if isinstance(value, float) else csv_cell(value) for value in row] for row in rows)
+  return buffer.getvalue()
+
+
 class PredictionTable:
   """Appends rows to a table.
 
@@ -162,16 +170,13 @@ class PredictionTable:
     self._append(zip(*(columns[name] for name in self._columns), strict=True))
 
   def _encode(self, rows: Iterable[Sequence[Value]]) -> str:
-    buffer = io.StringIO(newline='')
     if self._format == 'csv':
-      texts = (
-          [f'{value:.{DECIMALS}f}' if isinstance(value, float) else csv_cell(value) for value in row] for row in rows)
-      csv.writer(buffer, lineterminator='\n').writerows(texts)
-    else:
-      for row in rows:
-        values = (round(value, DECIMALS) if isinstance(value, float) else value for value in row)
-        print(json.dumps(dict(zip(self._columns, values)), ensure_ascii=False, allow_nan=False), file=buffer)
-    return buffer.getvalue()
+      return csv_lines(rows)
+    lines = []
+    for row in rows:
+      values = (round(value, DECIMALS) if isinstance(value, float) else value for value in row)
+      lines.append(json.dumps(dict(zip(self._columns, values)), ensure_ascii=False, allow_nan=False) + '\n')
+    return ''.join(lines)
 
   def _append(self, rows: Iterable[Sequence[Value]]) -> None:
     encoded = self._encode(rows).encode()

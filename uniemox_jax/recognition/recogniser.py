@@ -89,21 +89,22 @@ def open_recogniser(asked: str | ModelSource) -> Recogniser:
   model = open_model(source)
   if isinstance(model, Clip):
     return of_clip(source, model, read_words(labels, prompts, texts))
-  kind = model.description['kind']
-  if kind != 'classifier':
-    raise UserError(
-        f"{source} holds a model of kind '{kind}', which names no emotions: give the --workdir of a fine-tuning run "
-        '(python -m uniemox_jax.finetune), or a CLIP with --labels')
+  recogniser = of_checkpoint(model)
   if labels or prompts or texts:
     raise UserError(
         f'{source} was trained for its own classes, {", ".join(model.description.get("labels", ())[:8])}: --labels, '
         '--prompts and --texts are for a CLIP')
-  return of_checkpoint(model)
+  return recogniser
 
 
 def of_checkpoint(checkpoint: Checkpoint) -> Recogniser:
-  """A classifier's checkpoint, ready to be used."""
+  """A classifier's checkpoint, ready to be used. Raises UserError for another kind of model."""
   description = checkpoint.description
+  kind = description['kind']
+  if kind != 'classifier':
+    raise UserError(
+        f"{checkpoint.path} holds a model of kind '{kind}', which names no emotions: give the --workdir of a "
+        'fine-tuning run (python -m uniemox_jax.finetune), or a CLIP with --labels')
   tasks, view = tasks_of(description), view_of(description)
   thresholds = description.get('thresholds') or _stored_thresholds(checkpoint, tasks)
   statistics = tuple((name, tuple(values)) for name, values in description.get('statistics', {}).items())
@@ -128,14 +129,19 @@ def of_clip(source: str, clip: Clip, words: Words) -> Recogniser:
   module = ZeroShotClassifier(
       model, texts_WxE, classes=len(words.classes), dimensions=len(words.dimensions), scale=clip.scale)
   graphdef, state = nnx.split(module)
-  zeros, ones = (tuple([value] * len(words.dimensions)) for value in (0.0, 1.0))
-  tasks = [single_label_task(words.classes)] if words.classes else []
-  if words.dimensions:
-    tasks.append(Task('vad', words.dimensions, 'l2', mean=zeros, std=ones))
   params = jax.device_get(nnx.to_pure_dict(state))
   return Recogniser(
-      source, tuple(tasks), words.texts, None, clip.view, 'scene', FlaxModel(graphdef, params),
+      source, tasks_of_words(words), words.texts, None, clip.view, 'scene', FlaxModel(graphdef, params),
       _digest(params, (clip.config, clip.view, words)))
+
+
+def tasks_of_words(words: Words) -> tuple[Task, ...]:
+  """What a CLIP predicts that is asked these: a class, then the dimensions, from -1 to 1."""
+  tasks = [single_label_task(words.classes)] if words.classes else []
+  if words.dimensions:
+    zeros, ones = (tuple([value] * len(words.dimensions)) for value in (0.0, 1.0))
+    tasks.append(Task('vad', words.dimensions, 'l2', mean=zeros, std=ones))
+  return tuple(tasks)
 
 
 def describe_recogniser(recogniser: Recogniser) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def test_without_its_libraries_it_ends_in_a_line_with_the_command_that_helps(
 
 
 def test_a_port_in_use_is_one_line(source, out, command, capsys, assert_one_line):
-  from data_pipelines.annotate.page import bound_socket
+  from data_pipelines.local_page.page_server import bound_socket
 
   with bound_socket('127.0.0.1', 0) as taken:
     taken.listen()

@@ -1,10 +1,8 @@
 """Two people label fifty images by keys in a real Chromium while the server is killed: no acknowledged vote is lost."""
 
-import contextlib
 import csv
 import json
 from pathlib import Path
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,15 +10,13 @@ import sys
 
 import pytest
 
-sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
-CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason='there is no chromium on this machine')]  # fmt: skip
+from tests.support.browser import NEEDS_CHROMIUM, SECONDS, chromium
+
+pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+pytestmark = NEEDS_CHROMIUM
 
 ROOT = Path(__file__).parents[3]
 LABELS = ('amusement', 'awe', 'contentment', 'excitement', 'anger', 'disgust', 'fear', 'sadness')
-SECONDS = 30
 
 
 class Server:
@@ -80,14 +76,6 @@ class Annotator:
 
   def text(self, place):
     return self.page.inner_text(place)
-
-
-@contextlib.contextmanager
-def chromium():
-  with sync_api.sync_playwright() as playwright:
-    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
-    yield browser
-    browser.close()
 
 
 def lines_of(out):

@@ -1,13 +1,10 @@
 """Over HTTP: the images of the list and nothing else, answers that were offered and nothing else, and no other site."""
 
-import contextlib
-import http.client
 import io
 import json
 import os
 import re
 import threading
-import time
 
 import numpy as np
 from PIL import Image
@@ -17,47 +14,19 @@ from data_pipelines.annotate import image_list, session
 from data_pipelines.annotate.questions import Questions
 from data_pipelines.annotate.votes import VoteLog
 from data_pipelines.errors import UserError
+from tests.support.servers.served_page import Client, serving
 
-uvicorn = pytest.importorskip('uvicorn')
+pytest.importorskip('uvicorn')
 ASKED = Questions(('awe', '<b>fear</b>'), ratings=('valence', 'arousal'))
 ANSWER = {'label': 'awe', 'valence': 1, 'arousal': 9}
 JSON = {'Content-Type': 'application/json'}
 
 
-class Client:
-  """Requests to a server in this process, sent as they are written: clients of HTTP would tidy paths."""
-
-  def __init__(self, port):
-    self._port = port
-
-  def send(self, method, path, body=None, headers=None):
-    connection = http.client.HTTPConnection('127.0.0.1', self._port, timeout=20)
-    with contextlib.closing(connection):
-      connection.request(method, path, body, headers or {})
-      answer = connection.getresponse()
-      return answer.status, answer.read(), answer.headers
+class PostingClient(Client):
 
   def post(self, path, value):
     status, content, _ = self.send('POST', path, json.dumps(value), JSON)
     return status, json.loads(content)
-
-
-@contextlib.contextmanager
-def serving(opened):
-  from data_pipelines.annotate import page
-
-  listening = page.bound_socket('127.0.0.1', 0)
-  server = uvicorn.Server(uvicorn.Config(page.make_app(opened), log_level='error', lifespan='off'))
-  thread = threading.Thread(target=server.run, kwargs={'sockets': [listening]}, daemon=True)
-  thread.start()
-  while not server.started:
-    time.sleep(0.01)
-  try:
-    yield Client(listening.getsockname()[1])
-  finally:
-    server.should_exit = True
-    thread.join()
-    listening.close()
 
 
 @pytest.fixture
@@ -72,8 +41,10 @@ def opened(source, tmp_path):
 
 @pytest.fixture
 def client(opened):
-  with serving(opened) as client:
-    yield client
+  from data_pipelines.annotate.page import make_app
+
+  with serving(make_app(opened)) as port:
+    yield PostingClient(port)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +101,8 @@ def test_other_sites_get_no_answer(client):
     assert client.send('POST', '/begin', body, headers)[0] == 400
   status, content, _ = client.send('GET', '/', headers={'Host': 'evil.example'})
   assert status == 400 and b'<html' not in content
-  assert client.send('OPTIONS', '/act', headers={'Origin': 'http://evil.example'})[0] == 405
+  for method in ('OPTIONS', 'POST', 'GET'):
+    assert client.send(method, '/act', body, JSON | {'Origin': 'http://evil.example'})[0] == 400
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Pages of this machine: which requests they answer, and what every answer carries."""

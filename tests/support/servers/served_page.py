@@ -1,0 +1,45 @@
+"""An application of a page, served by a thread of this process, and requests to it as they are written."""
+
+from collections.abc import Iterator
+import contextlib
+import http.client
+import threading
+import time
+from typing import Any
+
+import pytest
+
+
+class Client:
+  """Requests to a server in this process, sent as they are written: clients of HTTP would tidy paths."""
+
+  def __init__(self, port: int):
+    self.port = port
+
+  def send(self, method: str, path: str, body: Any = None,
+           headers: dict[str, str] | None = None) -> tuple[int, bytes, http.client.HTTPMessage]:
+    connection = http.client.HTTPConnection('127.0.0.1', self.port, timeout=20)
+    with contextlib.closing(connection):
+      connection.request(method, path, body, headers or {})
+      answer = connection.getresponse()
+      return answer.status, answer.read(), answer.headers
+
+
+@contextlib.contextmanager
+def serving(application: Any) -> Iterator[int]:
+  """The port at which it is served."""
+  uvicorn = pytest.importorskip('uvicorn')
+  from data_pipelines.local_page.page_server import bound_socket
+
+  listening = bound_socket('127.0.0.1', 0)
+  server = uvicorn.Server(uvicorn.Config(application, log_level='error', lifespan='off'))
+  thread = threading.Thread(target=server.run, kwargs={'sockets': [listening]}, daemon=True)
+  thread.start()
+  while not server.started:
+    time.sleep(0.01)
+  try:
+    yield listening.getsockname()[1]
+  finally:
+    server.should_exit = True
+    thread.join()
+    listening.close()

@@ -10,7 +10,7 @@ import re
 import pytest
 
 from tests.app.test_app_command import started
-from tests.support.browser import NEEDS_CHROMIUM, SECONDS, chromium
+from tests.support.servers.browser import NEEDS_CHROMIUM, SECONDS, chromium
 from tests.support.servers.served_page import Client
 
 pytest.importorskip('playwright.sync_api', reason='playwright is not installed')

@@ -1,4 +1,4 @@
-"""`export --to=uniemox`: a folder that every verb reads, gives what the run gives, and is checked before it is used."""
+"""`export_torch --to=uniemox`: a folder that every verb reads, gives what the run gives, and is checked before use."""
 
 import json
 from pathlib import Path

@@ -19,12 +19,10 @@ VERB_FILES = [
     for pattern in ('*.py', '*/__main__.py')
     for path in (ROOT / package).glob(pattern)
     if "if __name__ == '__main__':" in path.read_text()]
-BASH_CASES = [
-    ('pretr', ['pretrain']), ('co', ['compare', 'completion']), ('pretrain --wo', ['--workdir=']),
-    (
-        'predict --',
-        ['--append', '--batch_size=', '--boxes=', '--checkpoint=', '--detector=', '--format=', '--fps=', '--out=']),
-    ('predict --checkpoint = ru', []), ('demo ru', [])]  # fmt: skip
+BASH_CASES = [('pretr', ['pretrain']), ('co', ['compare', 'completion']), ('pretrain --wo', ['--workdir=']),
+              ('predict --fo', ['--format=']),
+              ('predict --b', ['--batch_size=', '--beam_options=', '--beam_runner=', '--boxes=']),
+              ('predict --checkpoint = ru', []), ('demo ru', [])]  # fmt: skip
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

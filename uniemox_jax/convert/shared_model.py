@@ -1,7 +1,7 @@
 """The form in which models of this package are shared: a folder of plain files that every verb reads.
 
 `model.safetensors` holds the weights under our own names, `config.json` all that is needed to use them, and
-`checksums.sha256` what both must be. Nothing in them is code. Written by `export --to=uniemox`.
+`checksums.sha256` what both must be. Nothing in them is code. Written by `export_torch --to=uniemox`.
 """
 
 from collections.abc import Mapping

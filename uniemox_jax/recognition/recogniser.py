@@ -75,7 +75,7 @@ class ModelSource(NamedTuple):
 
 
 def open_recogniser(asked: str | ModelSource) -> Recogniser:
-  """Loads a model that names emotions; a text is its path, also of a .onnx file that `export --to=onnx` wrote.
+  """Loads a model that names emotions; a text is its path, also of a .onnx file that `export_torch --to=onnx` wrote.
 
   Raises:
     UserError: no such model; one that names no emotions; words for one that was trained for its own classes; or none

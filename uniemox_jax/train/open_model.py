@@ -1,4 +1,4 @@
-"""The one door to any model: a run, a folder that `export --to=uniemox` wrote, or weights of another library."""
+"""The one door to any model: a run, a folder that `export_torch --to=uniemox` wrote, or weights of another library."""
 
 from collections.abc import Sequence
 from pathlib import Path

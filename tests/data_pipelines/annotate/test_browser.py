@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.support.browser import NEEDS_CHROMIUM, SECONDS, chromium
+from tests.support.servers.browser import NEEDS_CHROMIUM, SECONDS, chromium
 
 pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
 pytestmark = NEEDS_CHROMIUM

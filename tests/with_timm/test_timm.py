@@ -106,13 +106,14 @@ MEAN = {'num_classes': 5, 'global_pool': 'avg'}
 SMALL = 'vit_tiny_patch16_224', {'img_size': 64, 'depth': 2}, 0.1
 
 
-@pytest.mark.parametrize(('name', 'sizes', 'noise', 'options', 'left'), [
-    pytest.param(*SMALL, MEAN, '', id='mean'),
-    pytest.param(*SMALL, MEAN | {'global_pool': 'token'}, 'left behind: head.bias, head.weight', id='CLS'),
-    pytest.param(*SMALL, {'num_classes': 0}, '', id='encoder'), *(
-        pytest.param(f'vit_{size}_patch16_224', {}, 0.01, MEAN, '', id=size, marks=pytest.mark.slow)
+@pytest.mark.parametrize(('name', 'sizes', 'noise', 'options'), [
+    pytest.param(*SMALL, MEAN, id='mean'), pytest.param(*SMALL, MEAN | {'global_pool': 'token'}, id='CLS'),
+    pytest.param(*SMALL, MEAN | {'fc_norm': False}, id='mean of normed'),
+    pytest.param('deit_tiny_patch16_224', *SMALL[1:], {'num_classes': 5}, id='DeiT'),
+    pytest.param(*SMALL, {'num_classes': 0}, id='encoder'), *(
+        pytest.param(f'vit_{size}_patch16_224', {}, 0.01, MEAN, id=size, marks=pytest.mark.slow)
         for size in ('base', 'large'))])
-def test_model_saved_by_timm_gives_its_output_here(name, sizes, noise, options, left, tmp_path, assert_parity, capsys):
+def test_model_saved_by_timm_gives_its_output_here(name, sizes, noise, options, tmp_path, assert_parity):
   torch.manual_seed(0)
   theirs = timm.create_model(name, **sizes, **options).eval()
   with torch.no_grad():
@@ -120,14 +121,30 @@ def test_model_saved_by_timm_gives_its_output_here(name, sizes, noise, options, 
       parameter.add_(torch.randn_like(parameter) * noise)
   timm.models.save_for_hf(theirs, tmp_path / 'timm', safe_serialization=True)
   import_torch(str(tmp_path / 'timm'), str(tmp_path / 'run'))
-  assert left in capsys.readouterr().out
   images = pictures(sizes.get('img_size', 224))
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     tokens = uniemox_jax.load_encoder(str(tmp_path / 'run')).tokens(images)
     assert_parity(tokens, theirs.forward_features(torch_pixels(images)))
-    if options is MEAN:
-      classifier = uniemox_jax.load_classifier(str(tmp_path / 'run'))
+    for path in ('run', 'timm') if options['num_classes'] else ():
+      classifier = uniemox_jax.load_classifier(str(tmp_path / path))
       assert_parity(classifier.predict_proba(images), theirs(torch_pixels(images)).softmax(-1))
+    if options['num_classes']:
+      export_torch(str(tmp_path / 'run'), 'timm', str(tmp_path / 'back'))
+      back = timm.create_model(f'local-dir:{tmp_path}/back', pretrained=True).eval()
+      assert_parity(back(torch_pixels(images)), theirs(torch_pixels(images)))
+
+
+@pytest.mark.parametrize('preparation', [
+    {'crop_pct': 0.9, 'interpolation': 'bicubic'}, {'crop_pct': 0.875, 'interpolation': 'bilinear'},
+    {'crop_pct': 1.0, 'crop_mode': 'squash', 'interpolation': 'bicubic'}], ids=str)  # fmt: skip
+def test_images_are_prepared_as_timms_config_says_to_2_of_255(preparation, tmp_path):
+  theirs = timm.create_model('vit_tiny_patch16_224', img_size=64, depth=1, num_classes=5).eval()
+  theirs.pretrained_cfg.update(preparation | {'input_size': (3, 64, 64), 'fixed_input_size': True})
+  timm.models.save_for_hf(theirs, tmp_path / 'timm', safe_serialization=True)
+  transform = timm.data.create_transform(**timm.data.resolve_model_data_config(theirs))
+  view = uniemox_jax.load_classifier(str(tmp_path / 'timm'))._predictor.recogniser.view
+  image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (97, 151, 3), np.uint8))
+  np.testing.assert_allclose(view([image])[0], transform(image).permute(1, 2, 0), atol=2.01 / 255 / min(view.std))
 
 
 def test_onnx_of_the_timm_export_gives_the_same_logits(tmp_path, assert_parity):

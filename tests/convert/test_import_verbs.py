@@ -257,7 +257,7 @@ def test_what_shapes_do_not_show_must_agree(change, match, encoder_file, finetun
     (['{folder}/nowhere.pth'], 'nowhere.pth', 'give a weight file'), (['{file}'], '16 wide', 'give --heads=N'),
     (['{file}', '--heads=2', '--dataset=emo8'], '--dataset=emo8', 'leave it out'),
     (['{file}', '--heads=0'], 'heads', '--help'),
-    (['{file}', '--heads=2', '--activation=gelu'], 'holds a ViT in the form of MAE', '--activation and --image_tower are for a CLIP')])
+    (['{file}', '--heads=2', '--activation=gelu'], 'holds a ViT', '--activation and --image_tower are for a CLIP')])
 def test_mistake_at_the_command_is_one_line(
     arguments, thing, remedy, encoder_file, tmp_path, capsys, command, assert_one_line):
   filled = [argument.format(file=encoder_file, folder=tmp_path) for argument in arguments]

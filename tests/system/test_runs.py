@@ -256,7 +256,7 @@ def test_teacher_of_another_width_is_refused(pretrain_config, tmp_path):
   pretrain_config.model.decoder_width = 16
   assert_refused(
       lambda: pretrain(pretrain_config, str(tmp_path / 'run')),
-      'CLIP teacher projects to 12, the decoder is 16 wide: set --config.model.decoder_width=12')
+      'the teacher projects to 12, the decoder is 16 wide: set --config.model.decoder_width=12')
   assert not (tmp_path / 'run').exists()
 
 

@@ -51,7 +51,7 @@ def dynamic(folder: pathlib.Path, recogniser: Recogniser) -> Recogniser:
   from onnxruntime import quantization
   path = folder / 'dynamic.onnx'
   quantization.quantize_dynamic(
-      folder / float_export.MODEL, path, op_types_to_quantize=['MatMul'], per_channel=True,
+      folder / float_export.MODEL, path, op_types_to_quantize=int8.PRODUCTS, per_channel=True,
       weight_type=quantization.QuantType.QInt8, extra_options={'MatMulConstBOnly': True})
   return recogniser._replace(model=OnnxModel(open_session(path)))
 

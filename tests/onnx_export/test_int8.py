@@ -57,7 +57,7 @@ def test_only_products_with_weights_are_in_8_bits(trained):
   made = {name: node for node in nodes for name in node.output}
   products = {
       node.name: {made[name].op_type if name in made else 'weight'
-                  for name in node.input} for node in nodes if node.op_type == 'MatMul'}
+                  for name in node.input} for node in nodes if node.op_type in int8.PRODUCTS}
   between = {name for name, inputs in products.items() if inputs != {'DequantizeLinear'}}
   assert between == {f'blocks.{layer}.attention.{part}' for layer in (0, 1) for part in ('scores', 'heads')}
   assert len(products) == 4 + 2 * 4 + 2

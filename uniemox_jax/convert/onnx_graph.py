@@ -43,11 +43,11 @@ class Graph:
     return self.add('Reshape', name, values, self.weight(f'{name}.shape', shape))
 
   def linear(self, name: str, values: str, params: Params) -> str:
-    """`nnx.Linear`."""
-    product = self.add('MatMul', f'{name}.product', values, self.weight(f'{name}.kernel', params['kernel']))
+    """`nnx.Linear`; with a bias, of rows (N, D): as one node it is a single kernel of onnxruntime in 8 bits, too."""
+    kernel = self.weight(f'{name}.kernel', params['kernel'])
     if 'bias' not in params:
-      return product
-    return self.add('Add', name, product, self.weight(f'{name}.bias', params['bias']))
+      return self.add('MatMul', name, values, kernel)
+    return self.add('Gemm', name, values, kernel, self.weight(f'{name}.bias', params['bias']))
 
   def layer_norm(self, name: str, values: str, params: Params, epsilon: float) -> str:
     """`layers.LayerNorm`."""
@@ -141,7 +141,7 @@ def _class_token(graph: Graph, tokens: str) -> str:
 
 def _encoder(graph: Graph, images: str, model: Mapping[str, Any], params: Params) -> str:
   """`vit.ViT` without masking; its norms are those that `params` has."""
-  size, patch = model['image_size'], model['patch_size']
+  size, patch, width = model['image_size'], model['patch_size'], model['width']
   side, epsilon = size // patch, model.get('norm_eps', 1e-6)
   grid = graph.reshape('patches.grid', images, -1, side, patch, side, patch, 3)
   rows = graph.add('Transpose', 'patches.rows', grid, perm=[0, 1, 3, 2, 4, 5])
@@ -155,9 +155,11 @@ def _encoder(graph: Graph, images: str, model: Mapping[str, Any], params: Params
   tokens = graph.add('Add', 'embeddings', embedded, graph.weight('positions', table))
   if 'pre_norm' in params:
     tokens = graph.layer_norm('pre_norm', tokens, params['pre_norm'], epsilon)
+  tokens = graph.reshape('rows', tokens, -1, width)
   layers = params['blocks']['layers']
   for number in range(len(layers['norm1']['scale'])):
     tokens = _block(graph, f'blocks.{number}', tokens, _layer(layers, number), model, epsilon)
+  tokens = graph.reshape('tokens_of_images', tokens, -1, 1 + side * side, width)
   return graph.layer_norm('norm', tokens, params['norm'], epsilon) if 'norm' in params else tokens
 
 
@@ -194,7 +196,7 @@ def _attention(graph: Graph, name: str, tokens: str, params: Params, model: Mapp
   shares = graph.add('Softmax', f'{name}.shares', graph.add('MatMul', f'{name}.scores', query, key), axis=-1)
   mixed = graph.add(
       'Transpose', f'{name}.mixed', graph.add('MatMul', f'{name}.heads', shares, value), perm=[0, 2, 1, 3])
-  return graph.linear(f'{name}.out', graph.reshape(f'{name}.joined', mixed, -1, length, width), params['out'])
+  return graph.linear(f'{name}.out', graph.reshape(f'{name}.joined', mixed, -1, width), params['out'])
 
 
 def to_model(graph: Graph, input_shape: Sequence[int], output_shape: Sequence[int]) -> Any:

@@ -27,6 +27,8 @@ IMAGES_READ = 384
 """At most, spread over the folder; of every three, the first calibrates and the others are held out."""
 FEWEST = 12
 """Images from which ranges, and how often the top class stays, can be told at all."""
+PRODUCTS = ['Gemm', 'MatMul']
+"""Operators of which those with weights are in 8 bits. What they give is not rounded again."""
 _BATCH = 8
 
 
@@ -100,8 +102,8 @@ def _quantise(source: Path, scratch: Path, views_NxV: np.ndarray, view: View) ->
     quantization.quantize_static(
         str(source), str(scratch), _Batches(views_NxV, view), quant_format=quantization.QuantFormat.QDQ,
         per_channel=True, activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
-        op_types_to_quantize=['MatMul'], nodes_to_exclude=between, use_external_data_format=is_large,
-        extra_options={'OpTypesToExcludeOutputQuantization': ['MatMul']})
+        op_types_to_quantize=PRODUCTS, nodes_to_exclude=between, use_external_data_format=is_large,
+        extra_options={'OpTypesToExcludeOutputQuantization': PRODUCTS})
   model = onnx.load_model(scratch)
   del model.metadata_props[:]
   return model

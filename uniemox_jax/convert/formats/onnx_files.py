@@ -26,9 +26,9 @@ FORMAT = 1
 KEY = 'uniemox_jax'
 """Of the metadata."""
 OPERATORS = {
-    'Add', 'Concat', 'DequantizeLinear', 'Div', 'Gather', 'Gelu', 'Identity', 'LayerNormalization', 'MatMul', 'Mul',
-    'Pad', 'QuantizeLinear', 'ReduceMean', 'ReduceSumSquare', 'Reshape', 'Sigmoid', 'Slice', 'Softmax', 'Sqrt', 'Tanh',
-    'Transpose'}
+    'Add', 'Concat', 'DequantizeLinear', 'Div', 'Gather', 'Gelu', 'Gemm', 'Identity', 'LayerNormalization', 'MatMul',
+    'Mul', 'Pad', 'QuantizeLinear', 'ReduceMean', 'ReduceSumSquare', 'Reshape', 'Sigmoid', 'Slice', 'Softmax', 'Sqrt',
+    'Tanh', 'Transpose'}
 """Those of the standard that exports have. None runs a graph within the graph, or code of its own."""
 START = rb'\x08[\x01-\x0d][\x12\x1a:B](?!.{5}\{)'
 """The version, and then any field; not the length of a safetensors header."""

@@ -107,7 +107,8 @@ SMALL = 'vit_tiny_patch16_224', {'img_size': 64, 'depth': 2}, 0.1
 
 
 @pytest.mark.parametrize(('name', 'sizes', 'noise', 'options'), [
-    pytest.param(*SMALL, MEAN, id='mean'), pytest.param(*SMALL, MEAN | {'global_pool': 'token'}, id='CLS'),
+    pytest.param(*SMALL, MEAN, id='mean'),
+    pytest.param(*SMALL, MEAN | {'global_pool': 'token'}, id='CLS'),
     pytest.param(*SMALL, MEAN | {'fc_norm': False}, id='mean of normed'),
     pytest.param('deit_tiny_patch16_224', *SMALL[1:], {'num_classes': 5}, id='DeiT'),
     pytest.param(*SMALL, {'num_classes': 0}, id='encoder'), *(
@@ -134,9 +135,9 @@ def test_model_saved_by_timm_gives_its_output_here(name, sizes, noise, options, 
       assert_parity(back(torch_pixels(images)), theirs(torch_pixels(images)))
 
 
-@pytest.mark.parametrize('preparation', [
-    {'crop_pct': 0.9, 'interpolation': 'bicubic'}, {'crop_pct': 0.875, 'interpolation': 'bilinear'},
-    {'crop_pct': 1.0, 'crop_mode': 'squash', 'interpolation': 'bicubic'}], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    'preparation', [{'crop_pct': 0.9, 'interpolation': 'bicubic'}, {'crop_pct': 0.875, 'interpolation': 'bilinear'}, {
+        'crop_pct': 1.0, 'crop_mode': 'squash', 'interpolation': 'bicubic'}], ids=str)  # fmt: skip
 def test_images_are_prepared_as_timms_config_says_to_2_of_255(preparation, tmp_path):
   theirs = timm.create_model('vit_tiny_patch16_224', img_size=64, depth=1, num_classes=5).eval()
   theirs.pretrained_cfg.update(preparation | {'input_size': (3, 64, 64), 'fixed_input_size': True})

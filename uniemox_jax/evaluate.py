@@ -13,6 +13,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.plain_text import visible
 from data_pipelines.records import reader
 from data_pipelines.storage import parsing
+from uniemox_jax.convert import shared_model
 from uniemox_jax.eval import label_maps
 from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.trained_classifier import evaluate_params, load_trained, predict_split, report_persons
@@ -35,6 +36,9 @@ class _FinetunedRun:
     self.config = read_kept_config(workdir, self.checkpoint.description)
     self.final_split: str = self.config.get('test_split', 'test')
     self.tasks = tasks_of(self.checkpoint.description)
+    if self.config.get('model_type') == shared_model.MODEL_TYPE:
+      raise UserError(
+          f'{workdir} is a shared model, whose run and records are not in it: give the run, or predict with it')
     with parsing(os.path.join(workdir, 'config.json')):
       mesh = sharding.make_mesh(**self.config['mesh'])
       self.on_split: dict[str, Any] = {

@@ -16,6 +16,7 @@ from tests.support.predictions import draw
 from tests.support.servers import hub_server
 import uniemox_jax
 from uniemox_jax.convert import shared_model
+from uniemox_jax.evaluate import evaluate
 from uniemox_jax.export_torch import export_torch
 from uniemox_jax.objectives.tasks import Task
 from uniemox_jax.train import open_model
@@ -69,14 +70,19 @@ def test_folder_holds_all_that_is_needed_and_a_card(shared):
   config = json.loads((shared / 'config.json').read_text())
   assert config['thresholds'] == [0.3, None] and config['format'] == shared_model.FORMAT
   card = (shared / 'README.md').read_text()
-  assert 'load_classifier' in card and '| labels: map | 0.2500 |' in card
+  assert '\\`' not in card and 'load_classifier' in card and '| labels: map | 0.2500 |' in card
 
 
-def test_it_can_be_exported_again_evaluated_from_and_loaded_as_an_encoder(shared, tmp_path):
+def test_it_can_be_exported_again_and_loaded_as_an_encoder(shared, tmp_path):
   export_torch(str(shared), 'uniemox', str(tmp_path / 'again'))
   for name in ('model.safetensors', 'config.json'):
     assert (shared / name).read_bytes() == (tmp_path / 'again' / name).read_bytes()
   assert uniemox_jax.load_encoder(str(shared)).features(np.zeros((40, 50, 3), np.uint8)).shape == (1, 32)
+
+
+def test_evaluate_asks_for_the_run_of_a_shared_model(shared):
+  with pytest.raises(UserError, match='is a shared model.*give the run'):
+    evaluate(str(shared))
 
 
 @pytest.mark.parametrize('name', ['model.safetensors', 'config.json'])

@@ -17,6 +17,7 @@ from uniemox_jax.app.answer import Answerer, shown_names
 from uniemox_jax.app.tried_models import VOCABULARY, WordModel, open_tried, seen_box, typed_words
 from uniemox_jax.models.clip import CLIPConfig, Tower
 from uniemox_jax.predict.prediction import predict_images
+from uniemox_jax.recognition.recogniser import ModelSource
 from uniemox_jax.recognition.words import Words, read_words
 from uniemox_jax.teacher.frozen_clip import View, abstract_clip, load_clip, save_clip
 
@@ -65,7 +66,7 @@ def test_row_of_a_trained_model_is_that_of_predict(trained, checkpoint, photo, t
 def test_row_of_a_clip_is_that_of_predict_in_its_words_or_a_visitors(clip, clip_folder, photo, tmp_path, typed):
   (tmp_path / 'a.png').write_bytes(photo())
   labels = typed.replace(', ', ',') or 'mikels+valence'
-  predict_images(str(clip_folder), [str(tmp_path / 'a.png')], str(tmp_path / 'out.csv'), labels=labels)
+  predict_images(ModelSource(str(clip_folder), labels), [str(tmp_path / 'a.png')], str(tmp_path / 'out.csv'))
   answerer = Answerer({'clip': clip}, 64)
   found = table(answerer.answer(photo(), 'a.png', typed)['models'][0])
   if typed:  # valence and arousal are asked as before, beside a visitor's words

@@ -15,7 +15,7 @@ from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.objectives.tasks import Task, single_label_task
 from uniemox_jax.onnx_export import float_export
 from uniemox_jax.recognition.predictor import Predictor
-from uniemox_jax.recognition.recogniser import open_recogniser
+from uniemox_jax.recognition.recogniser import ModelSource, open_recogniser
 from uniemox_jax.train.checkpoint import Checkpoint, load_checkpoint
 
 pytest.importorskip('onnx')
@@ -75,13 +75,13 @@ def test_encoder_gives_its_tokens(kind, tmp_path, assert_parity):
 def test_clip_that_is_asked_in_words_keeps_them_in_the_file(clip_folder, tmp_path, assert_parity):
   words = {'labels': 'ekman+valence', 'texts': ('a lonely place', 'a feast')}
   export_torch(str(clip_folder), 'onnx', str(tmp_path / 'out'), OnnxOptions(**words))
-  ours = Predictor(open_recogniser(str(clip_folder), **words))
+  ours = Predictor(open_recogniser(ModelSource(str(clip_folder), **words)))
   theirs = Predictor(open_recogniser(str(tmp_path / 'out' / 'model.onnx')))
   assert theirs.column_names() == ours.column_names() and 'similarity_a feast' in ours.column_names()
   views = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
   assert_parity(ours(views), theirs(views))
   assert_refused(
-      lambda: open_recogniser(str(tmp_path / 'out' / 'model.onnx'), labels='joy,fear'), 'has its words in it')
+      lambda: open_recogniser(ModelSource(str(tmp_path / 'out' / 'model.onnx'), 'joy,fear')), 'has its words in it')
 
 
 def test_a_graph_of_something_else_is_never_written(tmp_path, monkeypatch):

@@ -47,8 +47,8 @@ def test_workers_make_the_table_of_one_run_and_load_the_model_once(
     checkpoint, folder, whole, tmp_path, monkeypatch, capsys):
   pytest.importorskip('apache_beam')
   loads = []
-  loaded = beam_shards.Predictor
-  monkeypatch.setattr(beam_shards, 'Predictor', lambda path: loads.append(path) or loaded(path))
+  loaded = beam_shards.open_predictor
+  monkeypatch.setattr(beam_shards, 'open_predictor', lambda model: loads.append(model) or loaded(model))
   beam_shards._loaded.cache_clear()
   out = tmp_path / 'out.csv'
   predict_by_beam(

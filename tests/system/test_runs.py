@@ -224,8 +224,8 @@ def test_every_checkpoint_path_loads(pretrained, finetuned):
 
 
 def test_images_of_another_kind_are_refused(pretrained):
-  with pytest.raises(ValueError, match=r'float64 \(2, 32, 32, 3\); wanted uint8'):
-    uniemox_jax.load_encoder(pretrained).tokens(np.zeros((2, 32, 32, 3)))
+  with pytest.raises(ValueError, match=r'float64 \(2, 32, 32, 3\) from 200 to 200 is no image; wanted a path'):
+    uniemox_jax.load_encoder(pretrained).tokens(np.full((2, 32, 32, 3), 200.0))
 
 
 def assert_refused(call: Any, match: str) -> None:
@@ -249,7 +249,7 @@ def test_missing_checkpoint_is_named(finetune_config, tmp_path):
 
 def test_pretrained_encoder_cannot_be_evaluated(pretrained):
   assert_refused(lambda: evaluate(pretrained), 'without a classifier: fine-tune it first')
-  assert_refused(lambda: uniemox_jax.load_classifier(pretrained), 'holds no classifier')
+  assert_refused(lambda: uniemox_jax.load_classifier(pretrained), 'names no emotions')
 
 
 def test_teacher_of_another_width_is_refused(pretrain_config, tmp_path):

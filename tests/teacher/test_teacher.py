@@ -74,10 +74,10 @@ def test_float_pictures_are_taken_as_normalised(clip):
 
 @pytest.mark.parametrize(
     'images', [
-        np.zeros((2, 33, 33, 3), np.float32),
-        np.zeros((32, 32, 3), np.uint8),
+        np.full((2, 33, 33, 3), 9, np.float32),
+        np.zeros((32, 32, 2), np.uint8),
         np.zeros((1, 3, 32, 32), np.uint8),
-        np.zeros((1, 32, 32, 3), np.float64)])
+        np.full((1, 32, 32, 3), 200.0)])
 def test_other_pictures_are_refused_with_what_was_given_and_wanted(images, clip):
   with pytest.raises(ValueError, match=r'wanted') as error:
     clip.encode_image(images)

@@ -19,6 +19,10 @@ WANTED = (
     'alone or with a batch axis in front, uint8, uint16, or float in 0..1')
 
 
+class _NoImageError(ValueError):
+  """Not an image; the message says what was given."""
+
+
 def image_views(
     images: Any, size: int, view: Callable[[Image.Image], np.ndarray], mean: Statistics, std: Statistics,
     name: str = 'images') -> np.ndarray:
@@ -40,7 +44,12 @@ def image_views(
   if array is not None and array.dtype == np.float32 and array.shape[1:] == (size, size, 3):
     check_normalised(array, mean, std, name)
     return np.asarray(array)
-  pixels = [view(_opened(one, name)) for one in _separate(images)]
+  try:
+    pixels = [view(_opened(one)) for one in _separate(images)]
+  except _NoImageError as error:
+    given = f'{array.dtype} {array.shape}' if array is not None else error
+    values = f' from {np.min(array):.4g} to {np.max(array):.4g}' if array is not None and array.size else ''
+    raise ValueError(f'{name}: {given}{values} is no image; {WANTED}') from error
   return np.reshape(np.array(pixels, np.uint8), (-1, size, size, 3))
 
 
@@ -62,7 +71,7 @@ def _separate(images: Any) -> Sequence[Any]:
   return list(array) if array.ndim == 4 else [array]
 
 
-def _opened(image: Any, name: str) -> Image.Image:
+def _opened(image: Any) -> Image.Image:
   """An RGB image as displayed."""
   if isinstance(image, str | os.PathLike):
     try:
@@ -79,7 +88,7 @@ def _opened(image: Any, name: str) -> Image.Image:
     array = np.round(array * 255).astype(np.uint8)
   is_image = array.ndim == 2 or array.ndim == 3 and array.shape[-1] in (3, 4)
   if not is_image or not array.size or array.dtype not in (np.uint8, np.uint16):
-    raise ValueError(f'{name}: {array.dtype} {np.shape(image)} is no image; {WANTED}')
+    raise _NoImageError(f'{array.dtype} {np.shape(image)}')
   if array.dtype == np.uint16:
     array = (array >> 8).astype(np.uint8)
   return _checked(Image.fromarray(array))

@@ -280,7 +280,7 @@ def test_short_side_0_keeps_the_size_and_large_images_are_rejected_at_the_limit_
   manifest = build('emo8', emo8, tmp_path / 'out', max_rejects=0.1, short_side=0, max_megapixels=1)
   assert (manifest['short_side'], manifest['max_megapixels'], manifest['rejected']) == (0, 1, 1)
   reason = _rejects(tmp_path / 'out' / 'emo8' / '1.0.0')['train/awe/larger.png']
-  assert reason == '1500 x 1000 pixels: over 1 megapixels'
+  assert reason == '1500 x 1000 pixels: over 1 megapixels (build and predict take --max_megapixels)'
   stored = {record['id'].decode(): record['image'] for record in _records(tmp_path / 'out', 'emo8', 'train')}
   assert Image.open(io.BytesIO(stored['train/awe/large.png'])).size == (700, 500)
 

@@ -64,7 +64,7 @@ def test_a_second_server_is_refused_and_ctrl_c_ends_the_first_with_its_tables(so
     assert f'in use by process {first.pid} ' in capsys.readouterr().err
     (out / 'table.csv').unlink()
     first.send_signal(signal.SIGINT)
-    told, errors = first.communicate(timeout=30)
+    told, errors = first.communicate(timeout=120)
   assert first.returncode == 0 and told == f'{out}: 1 votes by 1 annotators, on 1 of 50 images\n', errors
   assert (out / 'table.csv').exists()
 

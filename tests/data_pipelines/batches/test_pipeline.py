@@ -364,6 +364,8 @@ def test_evaluation_counts_every_example_once_over_all_hosts(data_dir, batch_siz
 
 @pytest.mark.parametrize('parallelism', [1, 2])
 def test_damaged_record_stops_training_with_one_line(data_dir, tmp_path, capfd, parallelism):
+  open_split(data_dir, 'tiny', 'train')  # makes the index, which would read the damaged record
+  capfd.readouterr()
   shutil.copytree(data_dir / 'tiny', tmp_path / 'tiny')
   shard = next((tmp_path / 'tiny' / '1.0.0').glob('*train.tfrecord*'))
   raw = bytearray(shard.read_bytes())

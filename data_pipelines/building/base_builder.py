@@ -215,7 +215,7 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
       if name in paths_of:
         boxes.setdefault(paths_of[name], []).extend(rows_Nx5.tolist())
       else:
-        self.ignore('person boxes of pictures not listed', len(rows_Nx5))
+        self.ignore('person boxes of images not listed', len(rows_Nx5))
     return boxes
 
   def _work_items(self, splits: dict[str, list[RawExample]],

@@ -29,6 +29,7 @@ class RawSource:
   Attributes:
     given: what the user named: a folder, a file, or a repository of a hub with its revision.
     root: the folder of the images.
+    root_is_given: whether the user named it, and not the tables alone.
     listing: of the files in `root`.
     tables: the files of the table; () for a dataset that is laid out in folders.
     hub: of a repository, what pins it: its name, and the revision.
@@ -41,6 +42,7 @@ class RawSource:
   tables: tuple[pathlib.Path, ...] = ()
   hub: Mapping[str, str] = dataclasses.field(default_factory=dict)
   asked: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  root_is_given: bool = False
 
   def fingerprint(self) -> dict[str, Any]:
     """That of the listing, and `asked`; of tables also the SHA-256 of their contents."""
@@ -103,7 +105,9 @@ def table_source(
     root, listing = pathlib.Path(images), None
     if not root.is_dir():
       raise UserError(f'--images={images} is no folder')
-  return RawSource(os.path.realpath(given), root, listing or Listing(root, outputs), tuple(dict.fromkeys(tables)))
+  return RawSource(
+      os.path.realpath(given), root, listing or Listing(root, outputs), tuple(dict.fromkeys(tables)),
+      root_is_given=images is not None)
 
 
 def _tables_in(folder: pathlib.Path, listing: Listing) -> list[pathlib.Path]:

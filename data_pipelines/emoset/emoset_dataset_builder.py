@@ -47,7 +47,7 @@ class Builder(base_builder.BaseBuilder):
     listed = {split: list(self._list_split(source, split, *names)) for split in splits.TRAIN_VAL_TEST}
     in_splits = {example.path for examples in listed.values() for example in examples}
     if unlisted := sum(path not in in_splits for path in image_files):
-      self.ignore('pictures in no split', unlisted)
+      self.ignore('images in no split', unlisted)
     return listed
 
   def attributes(self, source: pathlib.Path, example: RawExample) -> dict:

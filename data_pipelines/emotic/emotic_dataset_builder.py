@@ -101,7 +101,7 @@ class Builder(base_builder.BaseBuilder):
       if not folder.is_dir():
         raise UserError(f'{source} has no folder {folder.relative_to(source)}. {self.layout}')
     unlisted = [pathlib.PurePath(path).parts[0] for path in files if path not in listed]
-    for top, kind in ((IMAGE_FOLDER, 'pictures without annotation'), (annotations.ARRAYS, 'arrays not used')):
+    for top, kind in ((IMAGE_FOLDER, 'images without annotation'), (annotations.ARRAYS, 'arrays not used')):
       if count := unlisted.count(top):
         self.ignore(kind, count)
     if arrays := sum(path.startswith(f'{annotations.ARRAYS}/') for path in listed):

@@ -45,7 +45,7 @@ class Builder(base_builder.BaseBuilder):
     images_of = names.find_all(lines, source / GROUND_TRUTH)
     targets = {images_of[name]: target for name, target in lines.items() if name in images_of}
     if len(targets) < len(lines):
-      self.ignore(f'lines of {GROUND_TRUTH} without a picture', len(lines) - len(targets))
+      self.ignore(f'lines of {GROUND_TRUTH} without an image', len(lines) - len(targets))
     return {
         split: [dataclasses.replace(example, **targets.get(example.path, {})) for example in examples]
         for split, examples in splits.seeded_splits(found, PERCENT, self.SPLIT_SEED).items()}

@@ -12,7 +12,7 @@ from data_pipelines.plain_text import csv_cell
 MANIFEST = 'manifest.json'
 REJECTS = 'rejects.csv'
 DUPLICATES = 'duplicates.csv'
-OUTSIDE, BEYOND = 'person boxes outside the picture', 'person boxes that reach far beyond the picture'
+OUTSIDE, BEYOND = 'person boxes outside the image', 'person boxes that reach far beyond the image'
 """Kinds of what is ignored: boxes that are left out, and those of which the part outside is."""
 
 

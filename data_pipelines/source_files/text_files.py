@@ -11,7 +11,7 @@ from data_pipelines import storage
 from data_pipelines.errors import UserError
 from data_pipelines.plain_text import decode_text
 
-_DELIMITERS = ',;\t'
+_DELIMITERS = ',;\t|'
 _REMEDY = 'save it as CSV in UTF-8'
 _MAX_CELL = 2**24
 csv.field_size_limit(_MAX_CELL)  # For all of the process; by default a cell of 128 kB ends it.
@@ -91,8 +91,8 @@ def read_text(path: str | os.PathLike, remedy: str = 'save it as text in UTF-8',
 def read_table(path: str | os.PathLike, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[TableRow]:
   """The rows of a CSV file that has these columns, in any order and beside others; empty lines do not count.
 
-  Cells are separated by commas, or by semicolons or tabs, where numbers may have a decimal comma. Headings may differ
-  in all but letters and digits, and in case; the cells have them as in `columns` and `optional`.
+  Cells are separated by commas, or by semicolons, tabs or bars, where numbers may have a decimal comma. Headings may
+  differ in all but letters and digits, and in case; the cells have them as in `columns` and `optional`.
 
   Raises:
     UserError: the file is no CSV, a column is missing or there twice, or a row is too short; names the line.
@@ -112,7 +112,7 @@ def read_table(path: str | os.PathLike, columns: Sequence[str], optional: Sequen
 
 
 def open_text_table(path: str | os.PathLike, expected: Collection[str] = ()) -> TextTable:
-  """A table whose cells are separated by commas, semicolons or tabs: whichever gives more headings.
+  """A table whose cells are separated by commas, semicolons, tabs or bars: whichever gives more headings.
 
   Args:
     path: of the file.

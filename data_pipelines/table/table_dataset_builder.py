@@ -156,7 +156,12 @@ class Builder(base_builder.BaseBuilder):
 
   def _with_paths(self, source: pathlib.Path, ratings: list[Rating], readings: list[Reading]) -> list[Rating]:
     """The ratings with `image` as the path inside the raw folder; where the table holds it, as a name of its own."""
-    if readings[0].columns.of_role['image'][0].form != 'cells':
+    image = readings[0].columns.of_role['image'][0]
+    if image.form == 'bytes' and self.source.root_is_given:
+      raise UserError(
+          f"--images would change nothing, since the column '{image.name}' holds the images themselves: leave it out, "
+          'or name a column of paths with --column=image=NAME')
+    if image.form != 'cells':
       if self._beam:
         raise UserError('--beam_runner is for images that are files: build a table that holds images without it')
       files = [

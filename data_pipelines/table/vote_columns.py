@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from data_pipelines.source_files.text_files import TableRow, plain
 from data_pipelines.table import cells
@@ -17,7 +17,7 @@ class VoteReading(NamedTuple):
 
 
 def read_votes_as(columns: Columns, rows: Iterable[TableRow], classes: Sequence[str]) -> VoteReading | None:
-  """How the columns of votes are read, the same for every row; None where there are not several.
+  """How the columns of votes are read, the same for every row; None for one column, unless it lists numbers.
 
   Texts are classes that people chose, and fractions are shares. Whole numbers may be either: they are classes if
   classes are known and no heading is one, or if the headings name persons, such as rater_1; else they are counts.
@@ -29,7 +29,8 @@ def read_votes_as(columns: Columns, rows: Iterable[TableRow], classes: Sequence[
   """
   names = [column.name for column in columns.votes]
   if len(names) < 2:
-    return None
+    lists = (row.cells[name] for row in rows for name in names if not row.problem)
+    return _NUMBERED if classes and any(map(_is_list_of_numbers, lists)) else None
   chosen = f'classes chosen by {len(names)} people, a column each'
   counted = f'counts of votes, a class a column ({len(names)})'
   if 'choices' in columns.of_role:
@@ -51,6 +52,15 @@ def read_votes_as(columns: Columns, rows: Iterable[TableRow], classes: Sequence[
   return VoteReading(
       False,
       f'{counted}; if each column is a person and its numbers are classes, write --column=choices={",".join(names)}')
+
+
+_NUMBERED = VoteReading(
+    False, 'numbers of the classes that were voted for; if they are counts, give a column a class, or {"joy": 3}')
+
+
+def _is_list_of_numbers(cell: Any) -> bool:
+  entries = [] if cells.is_missing(cell) or isinstance(cell, dict) else cells.listed(cell)
+  return len(entries) > 1 and all(cells.count_in(entry, '.') is not None for entry in entries)
 
 
 def _is_person(heading: str) -> bool:

@@ -9,9 +9,8 @@ import re
 
 import pytest
 
-from tests.app.test_app_command import started
 from tests.support.servers.browser import NEEDS_CHROMIUM, SECONDS, chromium
-from tests.support.servers.served_page import Client
+from tests.support.servers.served_page import Client, started
 
 pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
 pytestmark = NEEDS_CHROMIUM
@@ -78,7 +77,7 @@ def both_url(person_checkpoint, clip_folder):
 
 @contextlib.contextmanager
 def serving(*arguments):
-  with started(*arguments) as (_, lines):
+  with started('uniemox_jax.app', *arguments) as (_, lines):
     yield re.search(r'http\S+', lines[-1])[0]
 
 
@@ -286,7 +285,7 @@ def test_while_the_server_is_busy_the_page_waits_and_comes_again(browser, url, p
 
 def test_memory_is_flat_over_five_hundred_images(checkpoint, clip_folder, photo):
   images = [photo(seed, (1600, 1200), form) for seed in range(5) for form in ('PNG', 'JPEG')]
-  with started(f'--checkpoint={checkpoint}', f'--checkpoint={clip_folder}') as (process, lines):
+  with started('uniemox_jax.app', f'--checkpoint={checkpoint}', f'--checkpoint={clip_folder}') as (process, lines):
     client = Client(int(re.search(r':(\d+)/', lines[-1])[1]))
 
     def resident_megabytes():

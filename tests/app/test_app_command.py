@@ -1,40 +1,16 @@
 """The command: what it prints, how it ends, and mistakes in one line."""
 
-import contextlib
 import importlib.util
-import os
-from pathlib import Path
 import re
 import signal
-import subprocess
-import sys
 
 import pytest
 
-from tests.support.servers.served_page import Client
-
-ROOT = Path(__file__).parents[2]
-
-
-@contextlib.contextmanager
-def started(*arguments):
-  """The command with its page, and the lines that it prints until it has one."""
-  environment = os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0', 'JAX_PLATFORMS': 'cpu'}
-  process = subprocess.Popen([sys.executable, '-m', 'uniemox_jax.app', '--port=0', *map(str, arguments)],
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
-  try:
-    lines = []
-    while not lines or not lines[-1].startswith('Open http'):
-      lines.append(process.stdout.readline())
-      assert lines[-1], process.stderr.read()
-    yield process, lines
-  finally:
-    process.kill()
-    process.communicate()
+from tests.support.servers.served_page import Client, started
 
 
 def test_others_are_let_in_only_with_a_warning_and_ctrl_c_ends_it(checkpoint):
-  with started(f'--checkpoint={checkpoint}', '--host=0.0.0.0') as (process, lines):
+  with started('uniemox_jax.app', f'--checkpoint={checkpoint}', '--host=0.0.0.0') as (process, lines):
     assert re.fullmatch(r'Open http://\S+:\d+/ in a browser; Ctrl-C here ends it\.\n', lines[-1])
     told = next(line for line in lines if line.startswith('Others can reach this page'))
     assert 'whoever reaches 0.0.0.0 can use it' in told and 'not encrypted' in told

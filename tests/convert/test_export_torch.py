@@ -55,7 +55,7 @@ def test_vit_mae_reconstructs_what_we_reconstruct(shape, decoder, tmp_path, asse
   theirs, loading = transformers.ViTMAEForPreTraining.from_pretrained(tmp_path / 'out', output_loading_info=True)
   assert not any(loading.values()) and theirs.config.norm_pix_loss and theirs.config.layer_norm_eps == 1e-5
   ours = exported.module_of('uniemox', params, **model)
-  images, noise = exported.pictures(shape['image_size']), masking_noise(ours)
+  images, noise = exported.random_images(shape['image_size']), masking_noise(ours)
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     prediction = ours(np.stack([images, images], 1), np.stack([noise, noise], 1)).prediction_BxUxLxP[:, 0]
     assert_parity(prediction, theirs.eval()(torch_pixels(images), noise=torch.tensor(noise)).logits)
@@ -88,7 +88,7 @@ def test_mae_file_predicts_in_its_code_what_we_predict(shape, decoder, tmp_path,
       patch=shape['patch_size'], **decoder, **{name: shape[name] for name in ('image_size', 'width', 'depth', 'heads')})
   theirs.load_state_dict(torch.load(tmp_path / 'out' / 'checkpoint.pth', weights_only=True)['model'], strict=True)
   ours = exported.module_of('uniemox', params, **shape, **decoder, fusion='none')
-  images, noise = exported.pictures(shape['image_size']), masking_noise(ours)
+  images, noise = exported.random_images(shape['image_size']), masking_noise(ours)
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     prediction = ours(images[:, None], noise[:, None]).prediction_BxUxLxP[:, 0]
     assert_parity(prediction, theirs(torch_pixels(images), torch.tensor(noise), ours.visible))
@@ -126,7 +126,7 @@ def test_mae_file_of_a_classifier_numbers_sorted_folder_names(shape, tmp_path, a
       patch=shape['patch_size'], classes=8, **{name: shape[name] for name in ('image_size', 'width', 'depth', 'heads')})
   state = torch.load(tmp_path / 'out' / 'checkpoint.pth', weights_only=True)['model']
   assert theirs.load_state_dict(state, strict=False).missing_keys == ['norm.weight', 'norm.bias']
-  images = exported.pictures(shape['image_size'])
+  images = exported.random_images(shape['image_size'])
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     logits = exported.module_of('classifier', params, **shape, classes=8)(images)
     assert_parity(logits[:, np.argsort(exported.LABELS)], theirs(torch_pixels(images)))
@@ -144,7 +144,7 @@ def test_saved_model_gives_the_same_numbers_for_any_batch(kind, extra, tmp_path,
   export_torch(str(tmp_path / 'run'), 'saved_model', str(tmp_path / 'out'))
   run = tf.saved_model.load(str(tmp_path / 'out')).signatures['serving_default']
   for count in (1, 3):
-    images = exported.pictures(32, count)
+    images = exported.random_images(32, count)
     outputs = run(images=tf.constant(images))
     with jax.default_matmul_precision('highest'):
       if kind == 'classifier':
@@ -162,7 +162,7 @@ def test_clip_comes_back_to_transformers(given, clip_config, clip_params, tmp_pa
   theirs, loading = transformers.CLIPModel.from_pretrained(tmp_path / 'out', output_loading_info=True)
   assert not any(loading.values())
   tokenizer = transformers.CLIPTokenizer.from_pretrained(tmp_path / 'out')
-  clip, images, texts = load_clip(tmp_path / 'run' / 'teacher'), exported.pictures(32), ['a scene of awe', 'fear']
+  clip, images, texts = load_clip(tmp_path / 'run' / 'teacher'), exported.random_images(32), ['a scene of awe', 'fear']
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     outputs = theirs.eval()(pixel_values=torch_pixels(images), **tokenizer(texts, padding=True, return_tensors='pt'))
     assert_parity(clip.encode_image(images), outputs.image_embeds)

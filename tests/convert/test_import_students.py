@@ -42,7 +42,7 @@ def randomised(module, noise=0.1):
   return module.eval()
 
 
-def pictures(image_size, count=2):
+def random_images(image_size, count=2):
   images = np.random.default_rng(1).standard_normal((count, image_size, image_size, 3)).astype(np.float32)
   return images, torch.tensor(images).permute(0, 3, 1, 2)
 
@@ -64,7 +64,7 @@ def test_mae_with_decoder_predicts_what_its_code_predicts(shape, decoder, noise,
   theirs = randomised(reference.Mae(**shape, **decoder), noise)
   torch.save({'model': theirs.state_dict()}, tmp_path / 'mae_visualize.pth')
   ours = module_of(student(tmp_path / 'mae_visualize.pth', AttentionHeads() if shape is not TINY else TINY_HEADS))
-  images, pixels = pictures(shape['image_size'])
+  images, pixels = random_images(shape['image_size'])
   mask_noise = np.random.default_rng(0).random((2, ours.encoder.patches)).astype(np.float32)
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     prediction = call(ours, images[:, None], mask_noise[:, None]).prediction_BxUxLxP[:, 0]
@@ -78,7 +78,7 @@ def test_encoder_gives_the_tokens_of_its_code(shape, noise, tmp_path, assert_par
   theirs = randomised(reference.Encoder(**shape), noise)
   torch.save({'model': theirs.state_dict()}, tmp_path / 'mae_pretrain_vit.pth')
   import_torch(str(tmp_path / 'mae_pretrain_vit.pth'), str(tmp_path / 'out'), heads=AttentionHeads(shape['heads']))
-  images, pixels = pictures(shape['image_size'])
+  images, pixels = random_images(shape['image_size'])
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     encoder = uniemox_jax.load_encoder(str(tmp_path / 'out'))
     assert_parity(encoder.tokens(images), theirs.tokens(pixels))
@@ -93,7 +93,7 @@ def test_fine_tuned_classifier_gives_the_probabilities_of_its_code(shape, noise,
   torch.save({'model': theirs.state_dict(), 'epoch': 3, 'args': argparse.Namespace(lr=1.0)}, tmp_path / 'max.pth')
   import_torch(str(tmp_path / 'max.pth'), str(tmp_path / 'out'), heads=AttentionHeads(shape['heads']))
   assert 'left behind: norm.bias, norm.weight' in capsys.readouterr().out
-  images, pixels = pictures(shape['image_size'])
+  images, pixels = random_images(shape['image_size'])
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     classifier = uniemox_jax.load_classifier(str(tmp_path / 'out'))
     assert_parity(classifier.predict_proba(images), theirs(pixels).softmax(-1))
@@ -116,7 +116,7 @@ def check_pretraining_of_the_original(fusion, heads, wrapped, shape, decoder, no
   imported = student(tmp_path / 'checkpoint.pth', AttentionHeads(shape['heads'], decoder['decoder_heads']))
   assert any('cannot be reproduced' in line for line in imported.messages) == (fusion == 'attention')
   ours = module_of(imported)
-  (scene, scene_torch), (person, person_torch) = pictures(size), pictures(size)
+  (scene, scene_torch), (person, person_torch) = random_images(size), random_images(size)
   person, person_torch = person[::-1].copy(), person_torch.flip(0)
   mask_noise = np.random.default_rng(0).random((2, 2, ours.encoder.patches)).astype(np.float32)
   with torch.no_grad(), jax.default_matmul_precision('highest'):
@@ -220,7 +220,7 @@ def test_vit_of_transformers_gives_its_last_hidden_state(
   said = capsys.readouterr().out
   assert ('left behind: vit.pooler' if model_class is VITS[1] else '5 classes') in said
   assert f'LayerNorm epsilon {config.layer_norm_eps:g}' in said
-  images, pixels = pictures(config.image_size)
+  images, pixels = random_images(config.image_size)
   encoder = theirs.vit if model_class is VITS[0] else theirs
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     assert_parity(uniemox_jax.load_encoder(str(tmp_path / 'out')).tokens(images), encoder(pixels).last_hidden_state)
@@ -272,7 +272,7 @@ def test_mae_names_mean_what_transformers_computes(tmp_path, random_torch, asser
   flat = weight_files.read_weights(tmp_path).flat
   save_file(mae_names(flat), tmp_path / 'mae.safetensors')
   imported = student(tmp_path / 'mae.safetensors')
-  images, pixels = pictures(32)
+  images, pixels = random_images(32)
   unmasked = torch.arange(16.0).expand(2, -1)
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     assert_parity(call(module_of(imported).encoder, images), theirs(pixels, noise=unmasked).last_hidden_state)

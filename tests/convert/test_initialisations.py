@@ -89,7 +89,7 @@ def test_classifier_started_from_a_clip_has_its_tokens(
   assert 'image tower of a CLIP: ViT' in said and f'{activation}, no decoder' in said
   assert 'left behind: text tower, projections, logit_scale' in said and 'left behind: encoder/norm' in said
   assert "saw pixels with mean [0.48145466" in said and "ImageNet's" in said
-  images = exported.pictures(model['image_size'])
+  images = exported.random_images(model['image_size'])
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     pixels = torch.tensor(images).permute(0, 3, 1, 2)
     assert_parity(ours.encoder(images), theirs.vision_model(pixels).last_hidden_state)
@@ -194,7 +194,7 @@ def test_every_initialisation_starts_a_classifier(name, tmp_path, random_torch):
                         **settings), initial_params(builder(Classifier, **MODEL, classes=3), 0)
   assert not np.array_equal(ours.encoder.patch_embed.kernel[...], fresh['encoder']['patch_embed']['kernel'])
   np.testing.assert_array_equal(ours.head.bias[...], fresh['head']['bias'])
-  assert np.isfinite(ours(exported.pictures(32))).all()
+  assert np.isfinite(ours(exported.random_images(32))).all()
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_image_tower_becomes_an_encoder_by_import(tmp_path, random_torch, assert
   theirs = clip_model(random_torch)
   theirs.save_pretrained(tmp_path / 'clip')
   import_torch(str(tmp_path / 'clip'), str(tmp_path / 'tower'), image_tower=True)
-  images = exported.pictures(32)
+  images = exported.random_images(32)
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     tower = theirs.vision_model
     normed = tower.post_layernorm(tower(torch.tensor(images).permute(0, 3, 1, 2)).last_hidden_state)

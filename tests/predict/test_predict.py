@@ -35,11 +35,6 @@ COLUMNS = ['path', 'label', 'probability', 'p_amusement', 'p_awe', 'p_sadness', 
 
 
 @pytest.fixture(scope='session')
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-  return save_random(tmp_path_factory.mktemp('run'))
-
-
-@pytest.fixture(scope='session')
 def other_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
   return save_random(tmp_path_factory.mktemp('other'), seed=1)
 

@@ -8,17 +8,12 @@ import pytest
 
 from data_pipelines.errors import UserError
 from data_pipelines.storage import read_json_object
-from tests.support.predictions import assert_refused, draw, rows_of, save_random
+from tests.support.predictions import assert_refused, draw, rows_of
 from uniemox_jax.predict import beam_shards
 from uniemox_jax.predict.beam_shards import predict_by_beam
 from uniemox_jax.predict.prediction import predict_images
 from uniemox_jax.predict.ranking import Ranking
 from uniemox_jax.predict.table_writer import DESCRIPTION
-
-
-@pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-  return save_random(tmp_path_factory.mktemp('run'))
 
 
 @pytest.fixture(scope='module')

@@ -7,16 +7,11 @@ from PIL import Image
 import pytest
 
 from data_pipelines import sheet_text
-from tests.support.predictions import LABELS, animate, assert_refused, draw, pack, rows_of, save_random
+from tests.support.predictions import LABELS, animate, assert_refused, draw, pack, rows_of
 from uniemox_jax.predict import ranking as rankings
 from uniemox_jax.predict.prediction import predict_images
 from uniemox_jax.predict.ranking import Ranking
 from uniemox_jax.predict.shards import FileShard
-
-
-@pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-  return save_random(tmp_path_factory.mktemp('run'))
 
 
 @pytest.mark.parametrize('ending', ['csv', 'jsonl'])

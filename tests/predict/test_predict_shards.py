@@ -5,15 +5,10 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.storage import read_json_object
-from tests.support.predictions import assert_refused, draw, save_random
+from tests.support.predictions import assert_refused, draw
 from uniemox_jax.predict.prediction import predict_images
 from uniemox_jax.predict.shards import FileShard
 from uniemox_jax.predict.table_writer import DESCRIPTION
-
-
-@pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-  return save_random(tmp_path_factory.mktemp('run'))
 
 
 @pytest.fixture(scope='module')

@@ -10,13 +10,8 @@ import pytest
 
 from data_pipelines import images
 from data_pipelines.user_files import video
-from tests.support.predictions import assert_refused, draw, rows_of, save_random
+from tests.support.predictions import assert_refused, draw, rows_of
 from uniemox_jax.predict.prediction import predict_images
-
-
-@pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-  return save_random(tmp_path_factory.mktemp('run'))
 
 
 def write_video(

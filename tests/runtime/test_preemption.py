@@ -50,7 +50,7 @@ def configs(data_dir: str, clip_folder: Path) -> dict[str, ConfigDict]:
 
 @pytest.fixture(scope='module')
 def demo_configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ConfigDict]:
-  """The demo's configs, models and pictures, but for fewer epochs and a teacher with random weights."""
+  """The demo's configs, models and images, but for fewer epochs and a teacher with random weights."""
   folder = tmp_path_factory.mktemp('demo')
   config = demo.get_config()
   datasets.draw(folder / 'raw', EMOSET_EXAMPLES)

@@ -48,6 +48,6 @@ def module_of(kind: str, params: dict[str, Any], **model: Any) -> nnx.Module:
   return nnx.merge(nnx.graphdef(abstract_student(kind, model)), params)
 
 
-def pictures(image_size: int, count: int = 2) -> np.ndarray:
+def random_images(image_size: int, count: int = 2) -> np.ndarray:
   """Normalised float32 (count, size, size, 3)."""
   return np.random.default_rng(1).standard_normal((count, image_size, image_size, 3), np.float32)

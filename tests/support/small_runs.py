@@ -26,7 +26,7 @@ _started: list[ForkedProcess] = []
 
 
 def write_records(folder: Path, seed: int = 0) -> str:
-  """Records of small drawn sets, 40 train, 16 val and 24 test pictures each; their data_dir."""
+  """Records of small drawn sets, 40 train, 16 val and 24 test images each; their data_dir."""
   for dataset in ('emoset', 'emo8'):
     plans = datasets.plan_images(dataset, {'train': 40, 'val': 16, 'test': 24}, seed=seed)
     datasets.write_dataset(folder / 'raw' / dataset, dataset, plans, {})

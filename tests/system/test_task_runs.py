@@ -170,8 +170,8 @@ def test_predictions_are_on_the_scale_of_the_dataset(runs):
 @pytest.mark.parametrize(
     'dataset, first', [('emotic', ['labels', 'p_Affection']), ('emotion6', ['label', 'probability'])])
 def test_predict_writes_what_a_run_learnt(runs, few, tmp_path, dataset, first):
-  pictures = Path(few).parent / 'raw' / dataset
-  predict_images(runs[dataset], [str(pictures)], str(tmp_path / 'out.csv'))
+  images = Path(few).parent / 'raw' / dataset
+  predict_images(runs[dataset], [str(images)], str(tmp_path / 'out.csv'))
   rows = rows_of(tmp_path / 'out.csv')
   assert list(rows[0])[1:3] == first
   names = [

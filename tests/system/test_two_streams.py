@@ -46,12 +46,12 @@ BATCH = 16
 TWO = 'scene+person'
 
 
-def pictures(seed: int = 0) -> np.ndarray:
+def random_images(seed: int = 0) -> np.ndarray:
   return np.random.default_rng(seed).integers(0, 256, (BATCH, 32, 32, 3), np.uint8)
 
 
 def floats(seed: int = 0) -> jax.Array:
-  return jnp.asarray(pictures(seed) / 255 - 0.5, jnp.float32)
+  return jnp.asarray(random_images(seed) / 255 - 0.5, jnp.float32)
 
 
 def random_params(**model: Any) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def one_step(devices: int = 1, **options: float) -> dict[str, Any]:
   tx = optimizer.adamw(lambda step: 1e-3, layer_decay=0.75, weight_decay=0.0)
   state = train_state.create_state(
       train_state.state_template(build, tx, mesh), build, tx, seed=0, loaded=random_params(**MODEL, streams=TWO))
-  batch = {'image': pictures(0), 'person': pictures(1), 'label': np.arange(BATCH, dtype=np.int32) % 5}
+  batch = {'image': random_images(0), 'person': random_images(1), 'label': np.arange(BATCH, dtype=np.int32) % 5}
   step = jax.jit(finetune_step(train_state.graphdef_of(build), tx, **options))
   with jax.set_mesh(mesh), jax.default_matmul_precision('highest'):
     _, metrics = step(state, (), sharding.global_batch(batch, mesh), jax.random.key(0))
@@ -118,7 +118,9 @@ def test_each_view_drops_paths_of_its_own(monkeypatch):
     return jnp.zeros((BATCH, 5))
 
   monkeypatch.setattr(Classifier, '__call__', classify)
-  batch = {'image': jnp.asarray(pictures()), 'person': jnp.asarray(pictures()), 'label': jnp.zeros(BATCH, jnp.int32)}
+  batch = {
+      'image': jnp.asarray(random_images()), 'person': jnp.asarray(random_images()),
+      'label': jnp.zeros(BATCH, jnp.int32)}
   build = train_state.builder(Classifier, **MODEL, streams=TWO)
   tx = optimizer.adamw(lambda step: 1e-3, layer_decay=0.75, weight_decay=0.0)
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
@@ -291,7 +293,7 @@ def test_table_is_gone_on_with_the_same_boxes_only(run, data_dir, tmp_path):
 
 
 def test_python_takes_persons_and_the_encoder_one_picture(run, one_stream):
-  images, persons = pictures(0), np.random.default_rng(1).integers(0, 256, (BATCH, 40, 20, 3), np.uint8)
+  images, persons = random_images(0), np.random.default_rng(1).integers(0, 256, (BATCH, 40, 20, 3), np.uint8)
   model = uniemox_jax.load_classifier(run)
   assert model.streams == TWO
   seen, alone = model.predict_proba(images, persons), model.predict_proba(images)

@@ -1,4 +1,4 @@
-"""The teacher's Python API: folders, pictures, texts, and caption embeddings that are computed once."""
+"""The teacher's Python API: folders, images, texts, and caption embeddings that are computed once."""
 
 import dataclasses
 import hashlib
@@ -27,7 +27,7 @@ def clip(clip_folder):
   return frozen_clip.load_clip(clip_folder)
 
 
-def pictures(*shape):
+def random_images(*shape):
   """Smooth noise as uint8, so that resizing has something to keep."""
   coarse = np.random.default_rng(0).integers(0, 256, (shape[0], -(-shape[1] // 8), -(-shape[2] // 8), 3), np.uint8)
   return coarse.repeat(8, 1).repeat(8, 2)[:, :shape[1], :shape[2]]
@@ -57,7 +57,7 @@ def test_padding_does_not_change_a_text(clip):
 @pytest.mark.parametrize('shape', [(2, 75, 100, 3), (1, 61, 40, 3), (1, 32, 32, 3), (1, 20, 31, 3)])
 def test_uint8_pictures_are_seen_as_transformers_shows_them(shape, clip, clip_folder):
   from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-  images = pictures(*shape)
+  images = random_images(*shape)
   expected = CLIPImageProcessorPil.from_pretrained(clip_folder)(list(images), return_tensors='np')['pixel_values']
   ours = np.asarray(clip.view(images)).transpose(0, 3, 1, 2)
   assert ours.shape == expected.shape
@@ -68,7 +68,7 @@ def test_uint8_pictures_are_seen_as_transformers_shows_them(shape, clip, clip_fo
 
 
 def test_float_pictures_are_taken_as_normalised(clip):
-  images = pictures(2, 50, 70, 3)
+  images = random_images(2, 50, 70, 3)
   np.testing.assert_allclose(clip.encode_image(np.asarray(clip.view(images))), clip.encode_image(images), atol=1e-6)
 
 
@@ -114,7 +114,7 @@ def test_folder_without_tokenizer_has_openais_where_the_sizes_agree(clip, clip_f
 def test_folder_without_tokenizer_still_encodes_pictures_and_ids(clip, clip_folder, tmp_path, monkeypatch):
   monkeypatch.setattr(frozen_clip.vocabulary, 'SIZE', 50000)
   bare = copy_without_tokenizer(clip_folder, tmp_path)
-  images, ids = pictures(2, 40, 40, 3), np.array([CAT], np.int32)
+  images, ids = random_images(2, 40, 40, 3), np.array([CAT], np.int32)
   np.testing.assert_array_equal(bare.encode_image(images), clip.encode_image(images))
   np.testing.assert_array_equal(bare.encode_text(ids), clip.encode_text(ids))
   with pytest.raises(UserError, match=r'vocab\.json and merges\.txt'):

@@ -37,8 +37,8 @@ MODEL = dict(
 def batch() -> dict[str, np.ndarray]:
   rng = np.random.default_rng(0)
   text = rng.standard_normal((BATCH, WIDTH)).astype(np.float32)
-  pictures = rng.integers(0, 256, (2, BATCH, SIZE, SIZE, 3), dtype=np.uint8)
-  return {'scene': pictures[0], 'person': pictures[1], 'text': text / np.linalg.norm(text, axis=1, keepdims=True)}
+  images = rng.integers(0, 256, (2, BATCH, SIZE, SIZE, 3), dtype=np.uint8)
+  return {'scene': images[0], 'person': images[1], 'text': text / np.linalg.norm(text, axis=1, keepdims=True)}
 
 
 @pytest.fixture(scope='module')

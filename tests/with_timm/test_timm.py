@@ -5,7 +5,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from tests.support.exported import LABELS, TINY, TINY_DECODER, VIT_B, VIT_L, module_of, pictures, saved
+from tests.support.exported import LABELS, TINY, TINY_DECODER, VIT_B, VIT_L, module_of, random_images, saved
 from tests.support.predictions import student_view
 import uniemox_jax
 from uniemox_jax.export_torch import export_torch
@@ -39,7 +39,7 @@ def exported(tmp_path, kind, **model):
 @pytest.mark.parametrize('shape', SHAPES)
 def test_timm_gives_the_logits_of_our_classifier(shape, tmp_path, assert_parity):
   ours, theirs = exported(tmp_path, 'classifier', **shape, classes=8)
-  images = pictures(shape['image_size'])
+  images = random_images(shape['image_size'])
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     assert_parity(ours(images), theirs(torch_pixels(images)))
     wrapped = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / 'out').eval()
@@ -50,7 +50,7 @@ def test_timm_gives_the_logits_of_our_classifier(shape, tmp_path, assert_parity)
 @pytest.mark.parametrize('shape', SHAPES)
 def test_timm_gives_the_tokens_of_our_encoder(kind, shape, tmp_path, assert_parity):
   ours, theirs = exported(tmp_path, kind, **shape, **(TINY_DECODER if kind == 'uniemox' else {}))
-  images = pictures(shape['image_size'])
+  images = random_images(shape['image_size'])
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     tokens = ours.encoder(images)
     assert_parity(tokens, theirs.forward_features(torch_pixels(images)))
@@ -59,7 +59,7 @@ def test_timm_gives_the_tokens_of_our_encoder(kind, shape, tmp_path, assert_pari
 
 @pytest.mark.parametrize('variant', CLIP_LIKE)
 def test_timm_gives_the_numbers_of_a_student_that_started_from_a_clip(variant, tmp_path, assert_parity):
-  images = pictures(32)
+  images = random_images(32)
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     ours, theirs = exported(tmp_path / 'encoder', 'encoder', **TINY, **variant)
     assert_parity(ours.encoder(images), theirs.forward_features(torch_pixels(images)))
@@ -76,7 +76,7 @@ def test_image_tower_saved_by_timm_gives_its_tokens_here(name, tmp_path, assert_
       parameter.add_(torch.randn_like(parameter) * 0.1)
   timm.models.save_for_hf(theirs, tmp_path / 'timm', safe_serialization=True)
   import_torch(str(tmp_path / 'timm'), str(tmp_path / 'run'))
-  images = pictures(64)
+  images = random_images(64)
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     assert_parity(
         uniemox_jax.load_encoder(str(tmp_path / 'run')).tokens(images), theirs.forward_features(torch_pixels(images)))
@@ -122,7 +122,7 @@ def test_model_saved_by_timm_gives_its_output_here(name, sizes, noise, options, 
       parameter.add_(torch.randn_like(parameter) * noise)
   timm.models.save_for_hf(theirs, tmp_path / 'timm', safe_serialization=True)
   import_torch(str(tmp_path / 'timm'), str(tmp_path / 'run'))
-  images = pictures(sizes.get('img_size', 224))
+  images = random_images(sizes.get('img_size', 224))
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     tokens = uniemox_jax.load_encoder(str(tmp_path / 'run')).tokens(images)
     assert_parity(tokens, theirs.forward_features(torch_pixels(images)))
@@ -152,7 +152,7 @@ def test_onnx_of_the_timm_export_gives_the_same_logits(tmp_path, assert_parity):
   onnxruntime = pytest.importorskip('onnxruntime')
   pytest.importorskip('onnxscript')
   _, theirs = exported(tmp_path, 'classifier', **TINY, classes=8)
-  images = pictures(32, 3)
+  images = random_images(32, 3)
   torch.onnx.export(
       theirs, (torch_pixels(images[:2]),), tmp_path / 'model.onnx', input_names=['images'], output_names=['logits'],
       dynamic_shapes=({0: torch.export.Dim('batch')},), dynamo=True)

@@ -6,12 +6,9 @@ import http.client
 import importlib.util
 import json
 import os
-from pathlib import Path
 import random
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -22,27 +19,11 @@ from data_pipelines.annotate import session
 from data_pipelines.annotate.questions import read_questions
 from data_pipelines.records.reader import open_split
 from data_pipelines.table.table_dataset_builder import TableOptions
+from tests.support.servers.served_page import started
 
-ROOT = Path(__file__).parents[3]
 ASKED = read_questions(['mikels'], [], True, False, ['1', '9'])
 QUESTIONS = ('--labels=mikels', '--vad')
 HALF_A_LINE = b'{"key": "2", "annotator": "Ann", "kind": "vo'
-
-
-@contextlib.contextmanager
-def started(*arguments):
-  """The command with its page, and the lines that it prints until it has one."""
-  process = subprocess.Popen([sys.executable, '-m', 'data_pipelines.annotate', '--port=0', *map(str, arguments)],
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-  try:
-    lines = []
-    while not lines or not lines[-1].startswith('Open http'):
-      lines.append(process.stdout.readline())
-      assert lines[-1], process.stderr.read()
-    yield process, lines
-  finally:
-    process.kill()
-    process.communicate()
 
 
 @pytest.fixture
@@ -56,7 +37,7 @@ def out(source, tmp_path):
 
 
 def test_a_second_server_is_refused_and_ctrl_c_ends_the_first_with_its_tables(source, out, command, capsys):
-  with started(f'--source={source}', f'--out={out}', *QUESTIONS) as (first, lines):
+  with started('data_pipelines.annotate', f'--source={source}', f'--out={out}', *QUESTIONS) as (first, lines):
     assert re.fullmatch(r'Open http://127\.0\.0\.1:\d+/ in a browser; Ctrl-C here ends it\.\n', lines[-1])
     assert any('its last line was incomplete' in line for line in lines)
     assert (out / 'table.csv').exists()
@@ -146,7 +127,8 @@ def test_a_port_in_use_is_one_line(source, out, command, capsys, assert_one_line
 
 
 def test_listening_elsewhere_says_what_that_means(source, out):
-  with started(f'--source={source}', f'--out={out}', '--host=0.0.0.0', *QUESTIONS) as (_, lines):
+  with started('data_pipelines.annotate', f'--source={source}', f'--out={out}', '--host=0.0.0.0',
+               *QUESTIONS) as (_, lines):
     told = next(line for line in lines if line.startswith('Others can reach this page'))
   assert 'sees all the images' in told and 'any name' in told and 'not encrypted' in told and os.linesep in told
 
@@ -175,7 +157,7 @@ def test_kills_at_random_moments_lose_no_acknowledged_vote(source, tmp_path):
         acknowledged.append(sent['key'])
 
   for attempt in range(10):
-    with started(f'--source={source}', f'--out={out}', *QUESTIONS) as (process, lines):
+    with started('data_pipelines.annotate', f'--source={source}', f'--out={out}', *QUESTIONS) as (process, lines):
       port = int(re.search(r':(\d+)/', lines[-1])[1])
       threads = [threading.Thread(target=vote, args=(f'person {number}', port, attempt)) for number in range(4)]
       for thread in threads:

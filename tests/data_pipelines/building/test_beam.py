@@ -14,6 +14,7 @@ from data_pipelines.build import build
 from data_pipelines.errors import UserError
 from data_pipelines.storage import read_json
 from data_pipelines.synthetic import datasets
+from tests.support import tables
 
 SIZES = {'train': 16, 'val': 8, 'test': 8}
 TABLES = ('manifest.json', 'rejects.csv', 'duplicates.csv')
@@ -66,13 +67,26 @@ def _assert_same(folder, plain):
 def test_the_corpus_has_something_to_tell(plain):
   manifest = read_json(plain / 'manifest.json')
   assert (manifest['found'], manifest['read'], manifest['rejected']) == (32, 31, 1)
-  assert manifest['ignored'] == {'person boxes outside the picture': 1, 'scene: moon_base': 1}
+  assert manifest['ignored'] == {'person boxes outside the image': 1, 'scene: moon_base': 1}
   assert manifest['duplicates_across_splits'] == 1
 
 
 def test_beam_builds_the_same_records_and_tables(emoset, plain, tmp_path):
   pytest.importorskip('apache_beam')
   _assert_same(_built(emoset, tmp_path, beam_runner='DirectRunner'), plain)
+
+
+def test_beam_builds_the_same_of_a_table_and_without_excluded_images(tmp_path):
+  pytest.importorskip('apache_beam')
+  source = tables.FORMS['CSV'](tmp_path / 'raw')
+  (tmp_path / 'exclude.csv').write_text(f'image\n{tables.rows()[0]["file_name"]}\n')
+  folders = []
+  for runner in (None, 'DirectRunner'):
+    data_dir = tmp_path / str(runner)
+    manifest = build('table', source, data_dir, beam_runner=runner, exclude_file=tmp_path / 'exclude.csv')
+    assert manifest['ignored'] == {'images that --exclude names': 1}
+    folders.append(data_dir / 'table' / '1.0.0')
+  _assert_same(folders[1], folders[0])
 
 
 @pytest.mark.slow

@@ -160,7 +160,7 @@ def test_emoset_annotations_are_checked(emoset, tmp_path):
   (emoset / 'image' / 'awe' / 'extra.jpg').write_bytes(b'x')
   manifest = build('emoset', emoset, tmp_path / 'out', max_rejects=0.1)
   assert set(_rejects(tmp_path / 'out' / 'emoset' / '1.0.0')) == {missing, contradicted}
-  assert manifest['ignored'] == {'object: Phlogiston': 1, 'pictures in no split': 1, 'scene: moon_base': 1}
+  assert manifest['ignored'] == {'object: Phlogiston': 1, 'images in no split': 1, 'scene: moon_base': 1}
   record = next(r for r in _records(tmp_path / 'out', 'emoset', 'train') if r['id'].decode() == unlisted_value)
   attributes = json.loads(record['attributes'])
   assert attributes['object'] == ['Tree'] and 'scene' not in attributes
@@ -260,7 +260,7 @@ def test_boxes_that_fit_no_image_are_counted(emo8, tmp_path):
   rows = ['image,xmin,ymin,xmax,ymax,score', f'{first},0,0,48,96,0.6', f'{first},100,0,120,9,1', 'gone.jpg,0,0,9,9,1']
   (emo8 / 'person_boxes.csv').write_text('\n'.join(rows))
   manifest = build('emo8', emo8, tmp_path / 'out')
-  assert manifest['ignored'] == {'person boxes of pictures not listed': 1, 'person boxes outside the picture': 1}
+  assert manifest['ignored'] == {'person boxes of images not listed': 1, 'person boxes outside the image': 1}
   assert sum(split['with_person'] for split in manifest['splits'].values()) == 1
   record = next(r for r in _records(tmp_path / 'out', 'emo8', 'test') if r['id'].decode() == first)
   assert record['boxes'].tolist() == [[0, 0, 1, 0.5]] and len(record['persons']) == 1
@@ -338,7 +338,7 @@ def test_an_annotated_person_outside_the_image_is_rejected_not_replaced_by_the_n
     persons.record(emo8, WorkItem(RawExample(name, person=0, boxes=(outside, inside)), 0, []))
   record = persons.record(emo8, WorkItem(RawExample(name, person=0, boxes=(inside, outside)), 0, []))
   assert len(record['boxes']) == len(record['persons']) == 1
-  assert persons.take_ignored() == {'person boxes outside the picture': 1}
+  assert persons.take_ignored() == {'person boxes outside the image': 1}
 
 
 @pytest.mark.parametrize(

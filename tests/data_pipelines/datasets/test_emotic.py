@@ -185,7 +185,7 @@ def test_persons_who_lack_box_categories_or_vad_are_left_out_and_counted(source,
   manifest = build('emotic', source, tmp_path / 'out')
   assert manifest.pop('ignored') == {
       'Thumbs.db': 1, 'persons without a box': 2, 'persons without categories': 1,
-      'persons without valence, arousal and dominance': 1, 'pictures without annotation': 1}
+      'persons without valence, arousal and dominance': 1, 'images without annotation': 1}
   complete.pop('ignored')
   assert raw_folders.without_source(manifest) == raw_folders.without_source(complete)
 

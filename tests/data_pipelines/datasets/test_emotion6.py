@@ -87,7 +87,7 @@ def test_images_without_votes_are_rejected_by_name_and_lines_without_images_coun
   _edit(source, 4, 'anger/4.jpg\t2.5\t3.8\tnan\t1\t0\t0\t0\t0\t0')
   manifest = build('emotion6', source, tmp_path / 'out', max_rejects=0.1)
   assert (manifest['found'], manifest['read'], manifest['rejected']) == (60, 56, 4)
-  assert manifest['ignored'] == {'lines of ground_truth.txt without a picture': 1}
+  assert manifest['ignored'] == {'lines of ground_truth.txt without an image': 1}
   with (tmp_path / 'out' / 'emotion6' / '1.0.0' / 'rejects.csv').open(newline='') as file:
     rejects = {row['path']: row['reason'] for row in csv.DictReader(file)}
   assert rejects.keys() == {f'images/anger/{number}.jpg' for number in (1, 2, 3, 4)}

@@ -134,6 +134,11 @@ def test_an_option_that_would_change_nothing_is_refused(kind, tmp_path):
   assert says in refused(tmp_path, source, table=TableOptions(**options))
 
 
+def test_a_folder_of_images_beside_images_in_the_table_is_refused(tmp_path):
+  source = tables.FORMS['Parquet of bytes'](tmp_path / 'raw')
+  assert '--images would change nothing' in refused(tmp_path, source, images_dir=tmp_path)
+
+
 @pytest.mark.parametrize(('headings', 'sides'), [('xmin,ymin,xmax,ymax', True), ('x,y,width,height', False)])
 def test_a_box_format_against_the_headings_is_refused(headings, sides, tmp_path):
   source = write_lines(tmp_path, f'image,{headings},split', f'{image(0)},1,1,9,9,train')

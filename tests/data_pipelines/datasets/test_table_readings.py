@@ -214,6 +214,14 @@ def test_several_boxes_of_an_image_in_rows_of_their_own_are_joined(tmp_path, cap
   assert len(split.features.deserialize_example_np(split.read(0), decoders=None)['boxes']) == 2
 
 
+@pytest.mark.parametrize(('cell', 'warns'), [('0, 2, 2', True), ('awe, joy, joy', False)])
+def test_a_list_of_numbers_is_said_to_be_of_classes_and_no_counts(cell, warns, tmp_path, capsys):
+  source = write_lines(tmp_path, 'image,votes,split', f'{image(0)},"{cell}",train')
+  build_table(tmp_path, source, table=TableOptions(labels=LABELS))
+  assert by_id(tmp_path)[image(0)].distribution == pytest.approx([1 / 3, 2 / 3])  # Of awe and joy.
+  assert ('votes are read as numbers of the classes that were voted for' in capsys.readouterr().out) == warns
+
+
 def boxes(tmp_path, cells, heading='box', **options):
   source = write_lines(
       tmp_path, f'image,{heading},split', *(f'{image(row)},"{cell}",train' for row, cell in enumerate(cells)))

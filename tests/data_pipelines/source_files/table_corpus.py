@@ -31,20 +31,20 @@ def read_tables(folder: str) -> dict[str, bytes]:
       'Windows line ends': _TABLE.replace('\n',
                                           '\r\n').encode(), 'old Mac line ends': _TABLE.replace('\n', '\r').encode(),
       'no line end at the end': _TABLE.rstrip().encode(), 'semicolons and decimal commas': _SEMICOLONS.encode(),
-      'tabs': _TABLE.replace(',', '\t').encode(), "Excel's hint": b'sep=;\r\n' + _SEMICOLONS.encode(),
-      'empty lines': _TABLE.replace('\n', '\n\n').encode(), 'empty lines before': b'\n\n' + _TABLE.encode(),
-      'rows of empty cells': _TABLE.encode() + b',,,,,\n , ,,,,\n', 'a column more':
-          '\n'.join(['score,remark,image,xmin,ymin,xmax,ymax', *other_order]
-                   ).encode(), 'headings in upper case': _TABLE.replace(HEADINGS, HEADINGS.upper()).encode(),
-      'headings with spaces': _TABLE.replace(HEADINGS, ' image , x_min, y_min, X max, Y-max, score ').encode(),
-      'quoted cells': '\n'.join(['"' + line.replace(',', '","') + '"' for line in _TABLE.splitlines()]).encode(),
-      'backslashes': _named(lambda name: name.replace('/', '\\')), 'dot and slash': _named(lambda name: f'./{name}'),
+      'tabs': _TABLE.replace(',', '\t').encode(), 'bars': _TABLE.replace(',', '|').encode(),
+      "Excel's hint": b'sep=;\r\n' + _SEMICOLONS.encode(), 'empty lines': _TABLE.replace('\n', '\n\n').encode(),
+      'empty lines before': b'\n\n' + _TABLE.encode(), 'rows of empty cells': _TABLE.encode() + b',,,,,\n , ,,,,\n',
+      'a column more': '\n'.join(['score,remark,image,xmin,ymin,xmax,ymax', *other_order]).encode(),
+      'headings in upper case': _TABLE.replace(HEADINGS, HEADINGS.upper()).encode(), 'headings with spaces':
+          _TABLE.replace(HEADINGS, ' image , x_min, y_min, X max, Y-max, score ').encode(), 'quoted cells':
+              '\n'.join(['"' + line.replace(',', '","') + '"' for line in _TABLE.splitlines()]).encode(), 'backslashes':
+                  _named(lambda name: name.replace('/', '\\')), 'dot and slash': _named(lambda name: f'./{name}'),
       'dot and backslash': _named(lambda name: '.\\' + name.replace('/', '\\')), 'doubled slashes':
           _named(lambda name: name.replace('/', '//')), 'a way round':
               _named(lambda name: name.replace('train/', 'train/calm/../')), 'absolute':
                   _named(lambda name: f'{folder}/{name}'), 'decomposed letters':
-                      _named(lambda name: unicodedata.normalize('NFD', name)), 'other case': _named(
-                          str.upper), 'spaces around names': _named(lambda name: f' {name} ')}  # fmt: skip
+                      _named(lambda name: unicodedata.normalize('NFD', name)), 'other case': _named(str.upper),
+      'spaces around names': _named(lambda name: f' {name} ')}  # fmt: skip
 
 
 def refused_tables() -> dict[str, tuple[bytes, str]]:

@@ -86,7 +86,7 @@ def test_names_of_no_image_are_counted_and_named(folder: pathlib.Path, capsys: p
   rows = [box_file.COLUMNS, (IMAGES[0], 0, 0, 9, 9, 1), ('gone.jpg', 0, 0, 9, 9, 1), ('gone.jpg', 0, 0, 8, 8, 1)]
   box_file.write_boxes(folder / box_file.FILE_NAME, rows[1:])
   manifest = build('folder', folder, folder.parent / 'out')
-  assert manifest['ignored'] == {'person boxes of pictures not listed': 2}
+  assert manifest['ignored'] == {'person boxes of images not listed': 2}
   assert re.search('1 of its 2 names are of no image here: gone.jpg', capsys.readouterr().err)
 
 

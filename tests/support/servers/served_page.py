@@ -1,13 +1,19 @@
-"""An application of a page, served by a thread of this process, and requests to it as they are written."""
+"""A page, served by a thread of this process or by its command, and requests to it as they are written."""
 
 from collections.abc import Iterator
 import contextlib
 import http.client
+import os
+from pathlib import Path
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
 
 import pytest
+
+ROOT = Path(__file__).parents[3]
 
 
 class Client:
@@ -43,3 +49,21 @@ def serving(application: Any) -> Iterator[int]:
     server.should_exit = True
     thread.join()
     listening.close()
+
+
+@contextlib.contextmanager
+def started(module: str, *arguments: object) -> Iterator[tuple[subprocess.Popen, list[str]]]:
+  """A command with a page, in a process of its own, and the lines that it prints until it has one."""
+  environment = os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0', 'JAX_PLATFORMS': 'cpu'}
+  process = subprocess.Popen([sys.executable, '-m', module, '--port=0', *map(str, arguments)], stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+  assert process.stdout and process.stderr
+  try:
+    lines: list[str] = []
+    while not lines or not lines[-1].startswith('Open http'):
+      lines.append(process.stdout.readline())
+      assert lines[-1], process.stderr.read()
+    yield process, lines
+  finally:
+    process.kill()
+    process.communicate()

@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 
 from data_pipelines import command, images, storage
 from data_pipelines.building.base_builder import BaseBuilder
+from data_pipelines.building.beam_options import read_beam_options
 from data_pipelines.building.raw_source import RawSource, folder_source, table_source
 from data_pipelines.checksums import sha256_of
 from data_pipelines.errors import UserError, join_names
@@ -217,11 +218,7 @@ def _beam(runner: str | None, options: Sequence[str]) -> dict:
   """TFDS's arguments for Apache Beam; none if neither is given."""
   if not runner and not options:
     return {}
-  try:
-    from apache_beam.options.pipeline_options import PipelineOptions
-  except ImportError as error:
-    raise UserError("Apache Beam is not installed: pip install 'uniemox_jax[beam]'") from error
-  return {'beam_runner': runner, 'beam_options': PipelineOptions([f'--{option}' for option in options])}
+  return {'beam_runner': runner, 'beam_options': read_beam_options(runner, options)}
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import importlib.util
+import math
 import sys
 from typing import NoReturn
 
@@ -65,11 +66,19 @@ def require_libraries(extra: str, *libraries: str) -> None:
     raise UserError(f"{extra} needs {' and '.join(missing)}: pip install 'uniemox_jax[{extra}]'")
 
 
+def check_finite_flags() -> None:
+  """Raises UserError for a number that is none, or has no end: the bounds of a flag let NaN through."""
+  for name, value in flags.FLAGS.flag_values_dict().items():
+    if isinstance(value, float) and not math.isfinite(value):
+      raise UserError(f'--{name}={value} is no finite number: give another')
+
+
 def _parse(argv: list[str]) -> list[str]:
   try:
     rest = flags.FLAGS(argv)
   except flags.Error as error:
     raise UserError(f'{error} (--help lists the options)') from error
+  check_finite_flags()
   if len(rest) > 1:
     raise UserError(f"unexpected argument '{rest[1]}': options are given as --name=value")
   return rest

@@ -11,6 +11,7 @@ import gzip
 import pathlib
 import posixpath
 import re
+import stat
 import tarfile
 from typing import Any, NamedTuple
 import zipfile
@@ -18,6 +19,7 @@ import zipfile
 from data_pipelines import images, storage
 
 SUFFIXES = ('.zip', '.tar', '.tar.gz', '.tgz')
+OTHERS = ('.7z', '.rar', '.tar.xz', '.txz', '.tar.bz2', '.tbz', '.tbz2', '.tar.zst')
 MAX_BYTES = 2**28
 """Of a member, which is read whole."""
 _INSIDE = re.compile(f'({"|".join(map(re.escape, SUFFIXES))})/', re.IGNORECASE)
@@ -50,8 +52,8 @@ def archive_of(path: str) -> str | None:
 
 def list_archive(path: str) -> ArchiveListing:
   """Its images. Other members are counted by their kind: archives in it, too, are passed over."""
-  stat = pathlib.Path(path).stat()
-  return _list_once(path, (stat.st_mtime_ns, stat.st_size))
+  found = pathlib.Path(path).stat()
+  return _list_once(path, (found.st_mtime_ns, found.st_size))
 
 
 @functools.cache
@@ -78,7 +80,9 @@ def _zip_members(file: Any) -> Iterator[tuple[str, str, tuple[int, int]]]:
   """(name, kind if it is no plain file, (0, size)) of each that is no folder."""
   for info in zipfile.ZipFile(file).infolist():
     if not info.is_dir():
-      yield _tidy(info.filename), '', (0, info.file_size)
+      mode = info.external_attr >> 16  # Of Unix; 0 where another system made it.
+      plain = not mode or stat.S_IFMT(mode) in (0, stat.S_IFREG)
+      yield _tidy(info.filename), '' if plain else 'link or device in an archive', (0, info.file_size)
 
 
 def _tar_members(file: Any) -> Iterator[tuple[str, str, tuple[int, int]]]:

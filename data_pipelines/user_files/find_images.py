@@ -58,6 +58,10 @@ def find(arguments: Sequence[str]) -> FoundFiles:
 def _expand(argument: str) -> list[str]:
   """The files and folders of a glob or a text list; else the argument itself."""
   _check_local(argument)
+  if not argument:
+    raise UserError('an argument is empty, such as a variable of the shell that has no value: name files or folders')
+  if argument.lower().endswith(archives.OTHERS) and pathlib.Path(argument).is_file():
+    raise UserError(f"'{argument}' is an archive of a kind that is not read: unpack it, or make it a zip or tar.gz")
   if not (storage.exists(argument) or pathlib.Path(argument).is_symlink()):
     matches = sorted(glob.glob(argument, recursive=True))
     if not matches:

@@ -22,6 +22,8 @@ _CONTAINERS = 'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg
 
 _MAX_SOUND_AFTER = 0.1
 """Share of a file's length that sound may go on after the last frame; more than that and a second means truncated."""
+_MAX_SILENCE_AFTER = 0.02
+"""The same without sound, or half a second: lengths in headers are rounded."""
 _REORDERED = 16
 """H.264 stores up to 16 frames in another order than it shows them, and their durations in the order of storing."""
 
@@ -69,7 +71,8 @@ def _decoded(path: str, max_megapixels: float) -> Iterator[tuple[float, Any]]:
       raise images.RejectedError('cannot be decoded: no frames')
     length = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
     end = seconds + max(shown)
-    if length - end > 1 + _MAX_SOUND_AFTER * length:
+    after = 1 + _MAX_SOUND_AFTER * length if container.streams.audio else max(0.5, _MAX_SILENCE_AFTER * length)
+    if length - end > after:
       raise images.RejectedError(f'truncated: it ends after {end:.1f} of {length:.1f} seconds')
 
 

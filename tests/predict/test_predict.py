@@ -23,6 +23,7 @@ from tests.support.predictions import LABELS, SMALL, assert_refused, draw, rows_
 import uniemox_jax
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.models.registry import Encoder
+from uniemox_jax.predict import prediction
 from uniemox_jax.predict.prediction import predict_images
 from uniemox_jax.recognition import predictor as inference
 from uniemox_jax.recognition.predictor import Predictor, fastest_batch
@@ -142,6 +143,22 @@ def test_json_lines_hold_what_csv_holds(checkpoint: str, tmp_path: Path) -> None
     assert {
         key: '' if value is None else f'{value:.6f}' if isinstance(value, float) else value
         for key, value in found.items()} == row
+
+
+def test_what_is_said_of_a_model_is_not_in_the_table(checkpoint, tmp_path, monkeypatch, capfd):
+  draw(tmp_path / 'images', 2)
+  loaded = prediction.open_predictor
+  monkeypatch.setattr(prediction, 'open_predictor', lambda model: print('a ViT') or loaded(model))
+  predict_images(checkpoint, [str(tmp_path / 'images')])
+  said = capfd.readouterr()
+  assert said.out.startswith('path,label') and 'a ViT' not in said.out and 'a ViT' in said.err
+
+
+def test_a_batch_is_no_larger_than_there_are_images(checkpoint, tmp_path):
+  draw(tmp_path / 'images', 3)
+  predict_images(checkpoint, [str(tmp_path / 'images')], str(tmp_path / 'out.csv'), batch_size=16_384)
+  made_by = storage.read_json_object(tmp_path / 'out.csv.made_by.json')
+  assert made_by['batch_size'] == inference.round_up(3, jax.device_count())
 
 
 def test_without_out_the_table_is_standard_output(checkpoint: str, tmp_path: Path) -> None:
@@ -281,7 +298,21 @@ MISTAKES: list[tuple[str, list[str], str, str]] = [
                                     '--append'], 'format', 'another --out'),
     ('table where none can be', ['{tmp}/images', '--out={tmp}/broken.jpg/out.csv'], 'out.csv', 'another --out'),
     ('unknown format', ['{tmp}/images', '--format=xml'], 'xml', '--help'),
-    ('batch of none', ['{tmp}/images', '--batch_size=0'], 'batch_size', '--help'),]
+    ('batch of none', ['{tmp}/images', '--batch_size=0'], 'batch_size', '--help'),
+    ('batch beyond memory', ['{tmp}/images', '--batch_size=1000000000'], 'batch_size', '--help'),
+    ('empty argument', ['{tmp}/images', ''], 'empty', 'name files'),
+    ('no name for the table', ['{tmp}/images', '--out='], '--out', 'name a file'),
+    ('table of a spreadsheet', ['{tmp}/images', '--out={tmp}/out.xlsx'], 'out.xlsx', 'name it .csv'),
+    ('endless rate', ['{tmp}/images', '--fps=inf'], '--fps', 'finite'),
+    ('rate that is no number', ['{tmp}/images', '--fps=nan'], '--fps', 'finite'),
+    ('limit that is no number', ['{tmp}/images', '--max_megapixels=nan'], '--max_megapixels', 'finite'),
+    ('rows of no sheet', ['{tmp}/images', '--top=3'], '--top', '--contact_sheet'),
+    ('archive of another kind', ['{tmp}/a.tar.xz'], 'a.tar.xz', 'tar.gz'),
+    ('unknown runner', ['{tmp}/images', '--out={tmp}/o.csv', '--beam_runner=Nope'], 'Nope', 'Valid values'),
+    ('unknown option of Beam', ['{tmp}/images', '--out={tmp}/o.csv', '--beam_options=foo=1'], 'foo', 'correct it'),
+    (
+        'wrong value for Beam', ['{tmp}/images', '--out={tmp}/o.csv',
+                                 '--beam_options=direct_num_workers=x'], "'x'", 'int')]
 
 
 @pytest.fixture(scope='module')
@@ -291,7 +322,7 @@ def folder(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
   draw(folder / 'images', 2)
   (folder / 'texts').mkdir()
   (folder / 'texts' / 'notes.md').write_text('no image')
-  for name in ('broken.jpg', 'empty.txt', 'foreign.csv'):
+  for name in ('broken.jpg', 'empty.txt', 'foreign.csv', 'a.tar.xz'):
     (folder / name).write_text('')
   predict_images(checkpoint, [str(folder / 'images')], str(folder / 'made.csv'))
   return folder

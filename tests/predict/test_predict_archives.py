@@ -3,6 +3,7 @@
 import gzip
 import io
 from pathlib import Path
+import stat
 import tarfile
 import zipfile
 
@@ -80,6 +81,16 @@ def test_links_and_devices_are_never_followed(tmp_path):
       archive.addfile(info)
   with pytest.raises(ValueError, match='no images in .*4 link or device in an archive'):
     find_images.find([str(tmp_path / 'a.tar')])
+
+
+def test_link_in_a_zip_is_passed_over_and_counted(tmp_path):
+  with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as archive:
+    archive.writestr('x.png', png(10))
+    link = zipfile.ZipInfo('link.png')
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    archive.writestr(link, 'x.png')
+  found = find_images.find([str(tmp_path / 'a.zip')])
+  assert found.paths == [f'{tmp_path}/a.zip/x.png'] and found.passed_over == {'link or device in an archive': 1}
 
 
 def _encrypted(data: bytes) -> bytes:

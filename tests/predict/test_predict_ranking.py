@@ -96,7 +96,17 @@ def test_images_that_are_gone_are_counted(checkpoint, tmp_path, capsys):
   assert 'a.png: 3 images, 1 more are not there any more' in capsys.readouterr().err
 
 
+def test_image_whose_name_is_no_text_is_on_the_sheet(checkpoint, tmp_path, capsys):
+  draw(tmp_path / 'a', 2)
+  (tmp_path / 'a' / '0000.png').rename(tmp_path / 'a' / 'two\nlines.png')
+  ranking = Ranking(sheet=str(tmp_path / 'sheet.png'))
+  predict_images(checkpoint, [str(tmp_path / 'a')], str(tmp_path / 'out.csv'), ranking=ranking)
+  assert capsys.readouterr().err.endswith('sheet.png: 2 images\n')
+
+
 @pytest.mark.parametrize(('ranking', 'out', 'match'), [
+    (Ranking(sheet='{tmp}/a/../a/0000.png'), 'out.csv', 'is the table or one of the images'),
+    (Ranking(sheet='{tmp}/out.jpg'), 'out.jpg', 'is the table or one'),
     (Ranking('awe'), None, '--sort is made from a finished table.*--out=FILE'),
     (Ranking(sheet='{tmp}/a.png'), None, '--contact_sheet is made from'),
     (Ranking('joy'), 'out.csv', '--sort=joy is no class and no column of numbers: one of probability, p_amusement'),
@@ -107,7 +117,8 @@ def test_mistake_is_a_line_before_anything_is_predicted(checkpoint, tmp_path, ra
   draw(tmp_path / 'a', 1)
   ranking = ranking._replace(sheet=ranking.sheet and ranking.sheet.format(tmp=tmp_path))
   table = out and str(tmp_path / out)
-  assert_refused(lambda: predict_images(checkpoint, [str(tmp_path / 'a')], table, ranking=ranking), match)
+  assert_refused(
+      lambda: predict_images(checkpoint, [str(tmp_path / 'a')], table, file_format='csv', ranking=ranking), match)
   assert_refused(
       lambda: predict_images(
           checkpoint, [str(tmp_path / 'a')], str(tmp_path / 'x.csv'), shard=FileShard(1, 2), ranking=Ranking('awe')),

@@ -115,6 +115,13 @@ def test_slow_video_that_lacks_its_end_is_truncated(tmp_path: Path, count: int, 
     list(video.frames(str(tmp_path / 'a.mp4'), 1))
 
 
+def test_short_video_that_lacks_half_of_its_frames_is_truncated(tmp_path: Path) -> None:
+  data = write_video(tmp_path / 'a.mkv', 60, 30).read_bytes()
+  (tmp_path / 'a.mkv').write_bytes(data[:len(data) // 2])
+  with pytest.raises(images.RejectedError, match='truncated|cannot be decoded'):
+    list(video.frames(str(tmp_path / 'a.mkv'), 1))
+
+
 def test_turned_video_is_upright(clip: Path) -> None:
   data = bytearray(clip.read_bytes())
   matrix = data.index(b'tkhd') + 44  # Of the track header: after version, times, id, duration, layer and volume.

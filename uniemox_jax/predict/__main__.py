@@ -11,11 +11,18 @@ from uniemox_jax.predict.shards import FileShard
 from uniemox_jax.recognition.recogniser import ModelSource
 from uniemox_jax.runtime import cli
 
+MOST_ROWS = 16_384
+"""In a batch: 2.5 GB of views of 224 x 224."""
+
 
 def main(*arguments: str) -> None:
   """Entry point after flags are parsed."""
   values = flags.FLAGS
   out = None if values.out == '-' else values.out
+  if not out and out is not None:
+    raise UserError('--out is empty: name a file, or leave it out for standard output')
+  if values['top'].present and not values.contact_sheet:
+    raise UserError('--top is for a sheet: add --contact_sheet=FILE, or leave it out')
   by_beam = bool(values.beam_runner or values.beam_options)
   settings = {
       'file_format': values.format, 'batch_size': values.batch_size, 'per_second': values.fps,
@@ -52,7 +59,7 @@ if __name__ == '__main__':
   flags.DEFINE_enum(
       'format', None, table_writer.FORMATS, 'Format of the table; by default that of the ending of --out.')
   flags.DEFINE_bool('append', False, 'Continue --out after its rows.')
-  flags.DEFINE_integer('batch_size', None, 'Images in a batch; found automatically by default.', lower_bound=1)
+  flags.DEFINE_integer('batch_size', None, 'Images in a batch; found automatically by default.', 1, MOST_ROWS)
   flags.DEFINE_float('fps', 1.0, 'Frames that are taken of a second of a video or an animated image.', lower_bound=1e-6)
   flags.DEFINE_float('max_megapixels', MAX_MEGAPIXELS, 'Larger images are rejected.', 0, 178)
   cli.define_path('boxes', None, 'CSV of person boxes, or the raw folder that holds person_boxes.csv.', remote=False)

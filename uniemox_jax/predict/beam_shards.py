@@ -13,17 +13,25 @@ import re
 from typing import Any
 
 from data_pipelines import storage
+from data_pipelines.building.beam_options import read_beam_options
 from data_pipelines.errors import UserError
 from data_pipelines.images import MAX_MEGAPIXELS
 from data_pipelines.ownership import owned
 from data_pipelines.user_files import find_images
 from data_pipelines.user_files.find_images import FoundFiles
 from uniemox_jax.predict import table_writer
-from uniemox_jax.predict.prediction import PredictionSummary, expected_rows, predict_images, print_counts
+from uniemox_jax.predict.prediction import (
+    PredictionSummary,
+    batch_rows,
+    expected_rows,
+    opened,
+    predict_images,
+    print_counts,
+)
 from uniemox_jax.predict.ranking import NO_RANKING, Ranking, check_ranking, table_rows, write_ranking
 from uniemox_jax.predict.shards import FileShard
 from uniemox_jax.predict.table_writer import CHECKSUMS, DESCRIPTION, PredictionTable
-from uniemox_jax.recognition.predictor import Predictor, find_batch_size, open_predictor, round_up
+from uniemox_jax.recognition.predictor import Predictor, open_predictor
 from uniemox_jax.recognition.recogniser import ModelSource
 
 MOST_SHARDS = 256
@@ -40,23 +48,21 @@ def predict_by_beam(
   Args:
     model, arguments, out, batch_size, per_second, max_megapixels, ranking: as for `predict_images`; of the paths,
       those that are not absolute are from the workers' current folder.
-    runner: name of a Beam runner, such as 'DirectRunner'; None where `options` name it.
-    options: Beam pipeline options, such as 'direct_num_workers=4'.
+    runner, options: as for `read_beam_options`.
     **settings: further ones of `predict_images`.
 
   Raises:
-    UserError: as `predict_images`; Beam is not installed, or there is no `out`.
+    UserError: as `predict_images` and `read_beam_options`, or there is no `out`.
   """
   model = ModelSource(model) if isinstance(model, str) else model
-  pipeline_options = _pipeline_options(options)
+  pipeline_options = read_beam_options(runner, options)
   if out is None:
     raise UserError('workers write files, which standard output is not: add --out=FILE')
   table_writer.check_append(out, {}, append=False)
   found = find_images.find(arguments)
-  predictor = open_predictor(model)
-  check_ranking(ranking, out, predictor.column_names(), shard=None)
-  batch_size = round_up(
-      batch_size or find_batch_size(predictor, expected_rows(found.paths, per_second)), predictor.devices)
+  predictor = opened(model)
+  check_ranking(ranking, out, predictor.column_names(), None, found.paths)
+  batch_size = batch_rows(batch_size, predictor, expected_rows(found.paths, per_second))
   count = min(MOST_SHARDS, -(-len(found.paths) // batch_size))
   file_format = settings.pop('file_format', None) or table_writer.format_of(out)
   settings |= {
@@ -74,15 +80,7 @@ def predict_by_beam(
   for _, cells in table_rows(out, file_format):
     summary.add_row(cells['path'], cells['error'])
   print_counts(summary, found, 0, out, shard=None)
-  write_ranking(ranking, out, file_format, predictor.column_names(), per_second, max_megapixels)
-
-
-def _pipeline_options(options: Sequence[str]) -> Any:
-  try:
-    from apache_beam.options.pipeline_options import PipelineOptions
-  except ImportError as error:
-    raise UserError("Apache Beam is not installed: pip install 'uniemox_jax[beam]'") from error
-  return PipelineOptions([f'--{option}' for option in options])
+  write_ranking(ranking, out, file_format, predictor.column_names(), found.paths, per_second, max_megapixels)
 
 
 def _run(runner: str | None, options: Any, folder: str, count: int) -> None:

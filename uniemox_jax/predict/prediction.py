@@ -92,9 +92,9 @@ def predict_images(
       model of the scene alone, or a table that may not be written, continued or ranked.
   """
   found = arguments if isinstance(arguments, FoundFiles) else find_images.find(arguments)
-  predictor = model if isinstance(model, Predictor) else open_predictor(model)
+  predictor = model if isinstance(model, Predictor) else opened(model)
   recogniser = predictor.recogniser
-  check_ranking(ranking, out, predictor.column_names(), shard)
+  check_ranking(ranking, out, predictor.column_names(), shard, found.paths)
   finder = _finder(recogniser, boxes, detector)
   if finder:
     finder.check_names(found.paths)
@@ -106,8 +106,7 @@ def predict_images(
   earlier = table_writer.check_append(out, made_by, append)
   expected = expected_rows(found.paths, per_second)
   # The same batches as before a resumption, since the last digits depend on a row's place in its batch.
-  batch_size = batch_size or (earlier or {}).get('batch_size') or find_batch_size(predictor, expected)
-  batch_size = round_up(batch_size, predictor.devices)
+  batch_size = batch_rows(batch_size or (earlier or {}).get('batch_size'), predictor, expected)
   made_by |= {'checkpoint': recogniser.path, 'batch_size': batch_size}
   paths = found.paths
   if shard:
@@ -124,8 +123,21 @@ def predict_images(
     with contextlib.closing(rows), progress:
       summary = write_rows(predictor, rows, table, batch_size, progress)
     print_counts(summary, found, table.rows, out, shard)
-  write_ranking(ranking, out, file_format, predictor.column_names(), per_second, max_megapixels)
+  write_ranking(ranking, out, file_format, predictor.column_names(), found.paths, per_second, max_megapixels)
   return summary
+
+
+def opened(model: str | ModelSource) -> Predictor:
+  """The model, loaded; what is said of it goes to standard error, since standard output is for the table."""
+  with contextlib.redirect_stdout(sys.stderr):
+    return open_predictor(model)
+
+
+def batch_rows(asked: int | None, predictor: Predictor, expected: int) -> int:
+  """Images in a batch: as many as are asked for, but no more than there are; None finds a good number."""
+  if asked is None:
+    return find_batch_size(predictor, expected)
+  return min(round_up(asked, predictor.devices), round_up(expected, predictor.devices))
 
 
 def expected_rows(paths: Iterable[str], per_second: float) -> int:

@@ -16,7 +16,8 @@ from PIL import Image
 from data_pipelines import images, storage
 from data_pipelines.errors import UserError, join_names
 from data_pipelines.plain_text import csv_text, single_line
-from data_pipelines.user_files.views import views
+from data_pipelines.source_files.file_names import real_place
+from data_pipelines.user_files.views import printable, views
 from uniemox_jax.predict.shards import FileShard
 
 SHEETS = ('.jpg', '.jpeg', '.png', '.html')
@@ -49,8 +50,16 @@ class _Ranked(NamedTuple):
   path: str
 
 
-def check_ranking(ranking: Ranking, out: str | None, columns: Sequence[str], shard: FileShard | None) -> None:
-  """Raises UserError unless a table of these columns can be ranked so, and the files be written."""
+def check_ranking(
+    ranking: Ranking, out: str | None, columns: Sequence[str], shard: FileShard | None, paths: Sequence[str]) -> None:
+  """Raises UserError unless a table of these columns can be ranked so, and the files be written.
+
+  Args:
+    ranking, columns: what is asked for, and the table's columns.
+    out: the table; None for standard output.
+    shard: the part of the files that it is about; None for all.
+    paths: of the images, over which nothing is written.
+  """
   asked = [f'--{name}' for name, value in (('sort', ranking.sort), ('contact_sheet', ranking.sheet)) if value]
   if asked and out is None:
     raise UserError(f'{asked[0]} is made from a finished table, not from standard output: add --out=FILE')
@@ -63,15 +72,17 @@ def check_ranking(ranking: Ranking, out: str | None, columns: Sequence[str], sha
       raise UserError(f'--contact_sheet={ranking.sheet}: name a file that ends in {", ".join(SHEETS)}')
     if not Path(ranking.sheet).parent.is_dir():
       raise UserError(f'--contact_sheet={ranking.sheet}: its folder is not there: make it, or choose another')
+    if real_place(ranking.sheet) in {real_place(path) for path in (out or '', *paths)}:
+      raise UserError(f'--contact_sheet={ranking.sheet} is the table or one of the images: choose another file')
 
 
 def write_ranking(
-    ranking: Ranking, out: str | None, file_format: str, columns: Sequence[str], per_second: float,
-    max_megapixels: float) -> None:
+    ranking: Ranking, out: str | None, file_format: str, columns: Sequence[str], paths: Sequence[str],
+    per_second: float, max_megapixels: float) -> None:
   """Writes what is asked for, of all rows of the table, each file whole or not at all; says so on standard error.
 
   Args:
-    ranking, columns: as `check_ranking` took them.
+    ranking, columns, paths: as `check_ranking` took them.
     out, file_format: the table.
     per_second, max_megapixels: as its rows were made.
   """
@@ -81,7 +92,7 @@ def write_ranking(
   if out and ranking.sheet:
     best = _highest(out, file_format, [name for name in columns if name not in (*_TEXTS, 'probability')], ranking.top)
     names = {ranked.path for some in best.values() for ranked in some}
-    thumbnails = _thumbnails(names, per_second, max_megapixels)
+    thumbnails = _thumbnails(names, paths, per_second, max_megapixels)
     _write_sheet(ranking.sheet, best, thumbnails)
     gone = len(names) - len(thumbnails)
     drawn_grey = f', {gone} more are not there any more, and drawn grey' if gone else ''
@@ -93,7 +104,7 @@ def _column(asked: str, columns: Sequence[str]) -> str:
   numbers = [name for name in columns if name not in _TEXTS]
   if asked in numbers:
     return asked
-  found = [name for name in numbers if name == f'p_{asked}'] or [
+  found = [name for name in numbers if name in (f'p_{asked}', f'similarity_{asked}')] or [
       name for name in numbers if name.endswith(f'_p_{asked}')]
   if len(found) != 1:
     raise UserError(f'--sort={asked} is no class and no column of numbers: one of {join_names(numbers)}')
@@ -146,10 +157,14 @@ def _highest(out: str, file_format: str, columns: Sequence[str], top: int) -> di
                for value, _, path in sorted(heap, reverse=True)] for column, heap in heaps.items() if heap}
 
 
-def _thumbnails(names: Iterable[str], per_second: float, max_megapixels: float) -> dict[str, Image.Image]:
+def _thumbnails(names: Iterable[str], paths: Sequence[str], per_second: float,
+                max_megapixels: float) -> dict[str, Image.Image]:
   """What the model sees of the images and frames that these rows are about, small; without those that are gone."""
   wanted = set(names)
-  files = dict.fromkeys(name if Path(name).exists() else re.sub(r'#t=[\d.]+$', '', name) for name in sorted(wanted))
+  path_of = {printable(path): path for path in paths}  # A row has the name as it can be printed.
+  whole = (
+      name if name in path_of or Path(name).exists() else re.sub(r'#t=[\d.]+$', '', name) for name in sorted(wanted))
+  files = dict.fromkeys(path_of.get(name, name) for name in whole)
   found = views(list(files), SIDE, ahead=2 * PER_ROW, per_second=per_second, max_megapixels=max_megapixels)
   return {view.name: Image.fromarray(view.pixels) for view in found if view.name in wanted and view.pixels is not None}
 

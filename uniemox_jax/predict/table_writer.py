@@ -33,8 +33,13 @@ Value = str | float | None
 
 
 def format_of(path: str | None) -> str:
-  """The format by a file's ending; CSV by default."""
-  return 'jsonl' if path and path.lower().endswith(('.jsonl', '.json', '.ndjson')) else 'csv'
+  """The format by a file's ending; CSV without one. Raises UserError if it is that of another kind of file."""
+  ending = os.path.splitext(path or '')[1].lower()
+  if ending in ('.jsonl', '.json', '.ndjson'):
+    return 'jsonl'
+  if ending not in ('', '.csv'):
+    raise UserError(f'{path}: a table is CSV or JSON lines: name it .csv or .jsonl, or add --format')
+  return 'csv'
 
 
 def check_append(path: str | None, made_by: Mapping[str, Any], append: bool) -> dict[str, Any] | None:

@@ -1,0 +1,50 @@
+"""How a run on Apache Beam is set up, checked before anything is made."""
+
+from collections.abc import Sequence
+import contextlib
+import io
+import logging
+from typing import Any
+
+from data_pipelines.errors import UserError
+
+
+def read_beam_options(runner: str | None, options: Sequence[str]) -> Any:
+  """Beam's `PipelineOptions`.
+
+  Args:
+    runner: name of a Beam runner, such as 'DirectRunner'; None where `options` name it.
+    options: such as 'direct_num_workers=4'.
+
+  Raises:
+    UserError: Beam is not installed, or knows no such runner, option or value.
+  """
+  try:
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.runners import runner as runners
+  except ImportError as error:
+    raise UserError("Apache Beam is not installed: pip install 'uniemox_jax[beam]'") from error
+  said = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(said):  # Beam's parser prints all its options.
+      found = PipelineOptions([f'--{option}' for option in options])
+      every = found.get_all_options(retain_unknown_options=True)
+  except SystemExit as error:
+    raise UserError(f'--beam_options: {said.getvalue().rpartition("error: ")[2].strip()}') from error
+  log = logging.getLogger('apache_beam.options.pipeline_options')
+  log.addFilter(_nothing)  # What is unknown is refused below.
+  unknown = sorted(every.keys() - found.get_all_options().keys())
+  log.removeFilter(_nothing)
+  if unknown:
+    raise UserError(f'--beam_options: Beam has no option {unknown[0]}: correct it, or leave it out')
+  if name := runner or every.get('runner'):
+    try:
+      runners.create_runner(name)
+    except (ValueError, ImportError, AttributeError) as error:
+      raise UserError(f'--beam_runner={name}: {str(error).splitlines()[0]}') from error
+  return found
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+  del record
+  return False

@@ -173,7 +173,7 @@ def _answer(config: ConfigDict, topology: str, needed: int) -> dict[str, Any]:
   measured = numbers | {
       'fits': needed <= chip.hbm, 'hbm_bytes_per_device': needed, 'params': 1, 'message': 'too large',
       'student_flops_per_example': 3, 'teacher_flops_per_example': 1, 'activation_values_per_example': 1,
-      'collectives': []}
+      'collectives': [], 'compiler_clock': None}
   return planning.complete_plan(measured, config, hardware.parse_slice(topology))
 
 

@@ -27,6 +27,7 @@ from data_pipelines.storage import (
     write_sealed,
     write_text,
 )
+from uniemox_jax.plan.compiler_clock import format_clock, timed
 from uniemox_jax.runtime import cli
 from uniemox_jax.runtime.hardware import GIB, Chip, Slice, parse_slice, require_compiler
 from uniemox_jax.train.config import PretrainConfig, parse_trainable
@@ -102,10 +103,13 @@ def complete_plan(measured: dict[str, Any], config: ConfigDict, tpu_slice: Slice
   flops = measured['student_flops_per_example'] + measured['teacher_flops_per_example']
   batch, chips, chip = config.batch_size, tpu_slice.chips, tpu_slice.chip
   estimate = roofline(measured, chip, batch / chips) if measured['fits'] else None
+  cycles = measured['compiler_clock']
+  clock = timed(cycles, chip, flops * batch / chips) if cycles else None
   return measured | dict(
       topology=tpu_slice.name, devices=chips, device_kind=chip.device_kind, hbm_limit_bytes_per_device=chip.hbm,
-      examples_per_step=batch, flops_per_example=flops, model_flops_per_step=flops * batch, bytes_per_example=2 *
-      measured['activation_values_per_example'], roofline=estimate, config=config.to_dict(), versions=_versions())
+      examples_per_step=batch, flops_per_example=flops, model_flops_per_step=flops * batch,
+      bytes_per_example=2 * measured['activation_values_per_example'], roofline=estimate, compiler_clock=clock,
+      config=config.to_dict(), versions=_versions())
 
 
 def _versions() -> dict[str, str]:
@@ -198,6 +202,8 @@ def format_plan(result: dict[str, Any]) -> str:
   lines.append(
       f"roofline: {1e3 * estimate['seconds']:.4g} ms a step, {examples / estimate['seconds']:.4g} examples/s "
       f'({parts}); {ASSUMPTIONS}')
+  if result['compiler_clock']:
+    lines += format_clock(result['compiler_clock'])
   if 'largest_batch_per_device' in result:
     lines.append(f"largest batch that fits: {result['largest_batch_per_device']} examples per device")
   return '\n'.join(lines)
@@ -210,22 +216,25 @@ def shipped_config(name: str) -> ConfigDict:
 
 
 def _read_plan(path: str, config: ConfigDict) -> dict[str, Any] | None:
-  """The plan that an earlier run left, if it was made of the same config by the same compiler."""
+  """The plan that an earlier run left, if it was made of the same config by the same compiler, and has all keys."""
   if not exists(path):
     return None
   result = read_json_object(path)
   with parsing(path):
-    return result if result['config'] == config.to_dict() and result['versions'] == _versions() else None
+    same = result['config'] == config.to_dict() and result['versions'] == _versions() and 'compiler_clock' in result
+    return result if same else None
 
 
 def _table_row(name: str, topology: str, result: dict[str, Any]) -> str:
-  estimate = result['roofline']
+  estimate, clock = result['roofline'], result['compiler_clock']
   cells = [
       f'`{name}`', topology, f"{result['examples_per_step']}",
       *(_gib(result[key + '_bytes_per_device']) for key in ('params', 'optimizer', 'hbm', 'hbm_limit')),
       'yes' if result['fits'] else '**no**',
       _gib(sum(sent['bytes'] for sent in result['collectives'])) if estimate else '-',
-      f"{1e3 * estimate['seconds']:.3g} ms" if estimate else '-', f"{result['flops_per_example'] / 1e9:.3g} G"]
+      f"{1e3 * estimate['seconds']:.3g} ms" if estimate else '-',
+      *([f"{1e3 * clock['seconds']:.3g} ms", f"{clock['mfu']:.0%}"] if clock else '--'),
+      f"{result['flops_per_example'] / 1e9:.3g} G"]
   return f"| {' | '.join(cells)} |"
 
 
@@ -242,8 +251,8 @@ def plan_all(workdir: str) -> None:
   if not (begin and end):
     raise UserError(f'{DOCUMENT} has lost its marks: put the lines {BEGIN} and {END} back')
   table = [
-      '| config | slice | batch | parameters | optimizer | total | limit | fits | sent | roofline | FLOPs |',
-      '|---' * 11 + '|']
+      '| config | slice | batch | parameters | optimizer | total | limit | fits | sent | roofline | by cycles | MFU | '
+      'FLOPs |', '|---' * 13 + '|']
   plans = [(name, topology) for name, topologies in SHIPPED.items() for topology in topologies]
   failed = []
   for name, topology in tqdm(plans, desc='plans', unit='plan'):

@@ -25,6 +25,7 @@ from data_pipelines.storage import read_json, write_json
 from uniemox_jax.models.classifier import STREAMS, Classifier
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.plan.collectives import read_collectives
+from uniemox_jax.plan.compiler_clock import summarise_cycles
 from uniemox_jax.runtime import hardware, sharding
 from uniemox_jax.teacher.step_teacher import Teacher, make_teacher, teacher_shardings
 from uniemox_jax.train import loop, setup
@@ -129,7 +130,7 @@ def sizes(program: Program) -> dict[str, int]:
 
 
 def measure_program(compiled: jax.stages.Compiled) -> dict[str, Any]:
-  """Of a program that fits: the memory of one device, and what it sends to the others."""
+  """Of a program that fits: the memory of one device, what it sends to the others, and its compiler's cycles."""
   memory, text = compiled.memory_analysis(), compiled.as_text()
   assert memory is not None and text is not None  # every compiler that a plan asks gives both
   total = (
@@ -137,7 +138,7 @@ def measure_program(compiled: jax.stages.Compiled) -> dict[str, Any]:
       memory.temp_size_in_bytes + memory.generated_code_size_in_bytes)
   return {
       'fits': True, 'hbm_bytes_per_device': total, 'temporary_bytes_per_device': memory.temp_size_in_bytes,
-      'collectives': [one._asdict() for one in read_collectives(text)]}
+      'collectives': [one._asdict() for one in read_collectives(text)], 'compiler_clock': summarise_cycles(text)}
 
 
 def out_of_memory(message: str) -> dict[str, Any] | None:
@@ -149,7 +150,7 @@ def out_of_memory(message: str) -> dict[str, Any] | None:
       round(float(number) * units[unit])
       for number, unit in re.findall(r'(?:required|Used|Program|temporaries)\D{0,40}?([\d.]+)([KMGT]?)\b', message)]
   return {
-      'fits': False, 'hbm_bytes_per_device': max(needed, default=None), 'collectives': [],
+      'fits': False, 'hbm_bytes_per_device': max(needed, default=None), 'collectives': [], 'compiler_clock': None,
       'message': message.split(' HLO module')[0].splitlines()[0]}
 
 

@@ -1,16 +1,14 @@
 """What a compiled program sends between devices, read from its text (optimised HLO)."""
 
-import math
 import re
 from typing import NamedTuple
 
-from uniemox_jax.plan.program_text import ProgramText
+from uniemox_jax.plan.program_text import ProgramText, array_bytes
 
 _KINDS = 'all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast'
 # `-start` names the operands again; the result is what its `-done` gives.
 _COLLECTIVE = re.compile(rf' ({_KINDS})(-done)?\((.*?)\)')
 _CHANNEL = re.compile(r'channel_id=\d+')
-_ARRAY = re.compile(r'\b(pred|[a-z]+\d+(?:e\d+m\d+\w*)?)\[([\d,]*)\]')
 
 
 class Collective(NamedTuple):
@@ -26,15 +24,6 @@ class Collective(NamedTuple):
   largest: int
 
 
-def _bytes(shapes: str) -> int:
-  """Of all arrays named in a piece of HLO text."""
-  bits = 0
-  for dtype, dims in _ARRAY.findall(shapes):
-    width = 8 if dtype == 'pred' else int(re.findall(r'\d+', dtype)[0])
-    bits += width * math.prod(int(size) for size in dims.split(',') if size)
-  return -(-bits // 8)
-
-
 def read_collectives(text: str) -> list[Collective]:
   """Every kind of collective in optimised HLO text (`jax.stages.Compiled.as_text()`), the most bytes first."""
   program = ProgramText.read(text)
@@ -46,11 +35,12 @@ def read_collectives(text: str) -> list[Collective]:
       if not (match := _COLLECTIVE.search(line)):
         continue
       kind, done, operands = match.groups()
-      taken = 0 if done else sum(_bytes(results.get(operand, '').split('(')[0]) for operand in operands.split(', '))
+      taken = 0 if done else sum(
+          array_bytes(results.get(operand, '').split('(')[0]) for operand in operands.split(', '))
       # The TPU compiler spreads one collective over several fusions that share its channel: it is sent once.
       channel = _CHANNEL.search(line)
       key = channel[0] if channel else line
-      found[key] = kind, min(times, found.get(key, (kind, times))[1]), max(_bytes(line[:match.start()]), taken)
+      found[key] = kind, min(times, found.get(key, (kind, times))[1]), max(array_bytes(line[:match.start()]), taken)
   totals: dict[str, Collective] = {}
   for kind, runs, size in found.values():
     so_far = totals.get(kind, Collective(kind, 0, 0, 0))

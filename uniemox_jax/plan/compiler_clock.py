@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 import re
 from typing import Any, NamedTuple
 
-from uniemox_jax.plan.program_text import ProgramText
+from uniemox_jax.plan.program_text import ARRAY, ProgramText, array_bytes
 from uniemox_jax.runtime.hardware import Chip
 
 PARTS = ('inputs', 'teacher', 'encoder', 'decoder', 'fusion', 'head', 'losses', 'optimizer')
@@ -26,7 +26,6 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][a-z\-]*)\((.*)$')
 _OPERATION_NAME = re.compile(r'op_name="([^"]*)"')
 _PART = re.compile(rf'(?<![\w.])(?:{"|".join(PARTS)})(?![\w.])')
-_LAYOUT = re.compile(r'\{[^}]*\}')
 # Scalars, names and the other end of what is counted once; none of them takes time of its own.
 _FREE = re.compile(
     'parameter|constant|tuple|get-tuple-element|bitcast|while|conditional|call|after-all|partition-id|replica-id|'
@@ -42,8 +41,8 @@ class Operation(NamedTuple):
   """Instructions of a program that are alike, over all of a step's runs of each.
 
   part: one of `PARTS`, or `OTHER`. name: what jax calls it, or else the compiler. kind: 'attention product', 'product',
-  'copy' or 'other'. backward: whether the gradient is what it computes. shape: of its result, or of the first of
-  several. count: how often it runs a step. cycles: of all runs.
+  'copy' or 'other'. backward: whether the gradient is what it computes. shape: of its result, or of the largest
+  of several. count: how often it runs a step. cycles: of all runs.
   """
 
   part: str
@@ -74,7 +73,7 @@ def _operation(program: ProgramText, line: str, count: int) -> Operation:
   last = path.rpartition('/')[2] if opcode == 'fusion' and path else opcode if opcode != 'fusion' else name
   return Operation(
       part_of(path), re.sub(r'[.\d]+$', '', last), _kind(name, opcode, path, called), 'transpose(' in path,
-      _LAYOUT.sub('', shape).lstrip('(').partition(', ')[0], count, count * int(cycles[1]))
+      max((array[0] for array in ARRAY.finditer(shape)), key=array_bytes), count, count * int(cycles[1]))
 
 
 def read_operations(text: str) -> tuple[list[Operation], dict[str, int]]:

@@ -1,6 +1,7 @@
 """The text of a compiled program (optimised HLO): its computations, and how often each instruction runs a step."""
 
 from collections import Counter, defaultdict
+import math
 import re
 from typing import NamedTuple
 
@@ -11,6 +12,18 @@ _CALLED = re.compile(
 _KNOWN_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONDITION = re.compile(r' while\(.*condition=%([\w.\-]+)')
 _LIMIT = re.compile(r' = s32\[\]\S* constant\((\d+)\)')
+
+ARRAY = re.compile(r'\b(pred|[a-z]+\d+(?:e\d+m\d+\w*)?)\[([\d,]*)\]')
+"""An array's type and its sizes, as the text names it."""
+
+
+def array_bytes(shapes: str) -> int:
+  """Bytes of all arrays named in a piece of the text."""
+  bits = 0
+  for dtype, dims in ARRAY.findall(shapes):
+    width = 8 if dtype == 'pred' else int(re.findall(r'\d+', dtype)[0])
+    bits += width * math.prod(int(size) for size in dims.split(',') if size)
+  return -(-bits // 8)
 
 
 class ProgramText(NamedTuple):

@@ -54,6 +54,16 @@ def peak_flops(device_kind: str) -> float | None:
       if device_kind == kind or (kind.startswith('NVIDIA') and device_kind.startswith(kind))), None)
 
 
+def best_dtype(device: Any) -> str:
+  """'bfloat16' on a TPU and on NVIDIA's GPUs of compute capability 8.0 and above, 'float32' elsewhere.
+
+  XLA compiles no bfloat16 attention for older GPUs. Their float16 would need its losses scaled, and has been tried on
+  none of them.
+  """
+  capability = re.fullmatch(r'(\d+)\.\d+', str(getattr(device, 'compute_capability', '')))
+  return 'bfloat16' if device.platform == 'tpu' or (capability and int(capability[1]) >= 8) else 'float32'
+
+
 class Slice(NamedTuple):
   """A TPU slice: its name, such as v5e:4x4, its chip's name, and the chips along each axis of its torus."""
 
@@ -65,6 +75,21 @@ class Slice(NamedTuple):
   def chips(self) -> int:
     """How many there are; each is one device."""
     return math.prod(self.shape)
+
+  @property
+  def limit(self) -> int:
+    """Bytes of one device that a program may use."""
+    return self.chip.hbm
+
+  @property
+  def device_kind(self) -> str:
+    """As `jax.Device` says it."""
+    return self.chip.device_kind
+
+  @property
+  def compiler(self) -> str:
+    """The package that has its compiler."""
+    return 'libtpu'
 
   @property
   def chip(self) -> Chip:

@@ -26,10 +26,11 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][a-z\-]*)\((.*)$')
 _OPERATION_NAME = re.compile(r'op_name="([^"]*)"')
 _PART = re.compile(rf'(?<![\w.])(?:{"|".join(PARTS)})(?![\w.])')
-# Scalars, names and the other end of what is counted once; none of them takes time of its own.
+_TARGET = re.compile(r'custom_call_target="(\w+)"')
+# Names, views, room that is set aside, and the start of what its '-done' counts: none of them takes time of its own.
 _FREE = re.compile(
     'parameter|constant|tuple|get-tuple-element|bitcast|while|conditional|call|after-all|partition-id|replica-id|'
-    r'opt-barrier|.*-done')
+    'opt-barrier|.*-start|AllocateBuffer|ConcatBitcast|AssumeGatherIndicesInBound')
 
 
 def part_of(path: str) -> str:
@@ -54,6 +55,11 @@ class Operation(NamedTuple):
   cycles: int
 
 
+def _largest(shapes: str) -> str:
+  """The largest of the arrays that an instruction gives."""
+  return max((array[0] for array in ARRAY.finditer(shapes)), key=array_bytes, default='')
+
+
 def _kind(name: str, opcode: str, path: str, called: list[str]) -> str:
   if opcode.startswith('copy') or name.startswith('copy'):
     return 'copy'
@@ -73,28 +79,32 @@ def _operation(program: ProgramText, line: str, count: int) -> Operation:
   last = path.rpartition('/')[2] if opcode == 'fusion' and path else opcode if opcode != 'fusion' else name
   return Operation(
       part_of(path), re.sub(r'[.\d]+$', '', last), _kind(name, opcode, path, called), 'transpose(' in path,
-      max((array[0] for array in ARRAY.finditer(shape)), key=array_bytes), count, count * int(cycles[1]))
+      _largest(shape), count, count * int(cycles[1]))
 
 
-def read_operations(text: str) -> tuple[list[Operation], dict[str, int]]:
+def read_operations(text: str) -> tuple[list[Operation], list[dict[str, Any]]]:
   """What the compiler estimates of a program (`jax.stages.Compiled.as_text()` of a TPU's).
 
   Returns:
-    Alike operations together, the costliest first; and by opcode how many instructions have no estimate, scalars and
-    what takes no time left out.
+    Alike operations together, the costliest first. And what has no estimate, by `name` of the compiler: how often it
+    runs a step (`count`), and the `bytes` of its largest results in all, the most first.
   """
   program = ProgramText.read(text)
   found: dict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
-  missing: Counter[str] = Counter()
-  for name, runs in program.runs(whole=_CYCLES).items():
-    for line in program.computations[name]:
+  missing: dict[str, Counter[str]] = defaultdict(Counter)
+  for computation, runs in program.runs(whole=_CYCLES).items():
+    for line in program.computations[computation]:
       if _CYCLES.search(line):
         one = _operation(program, line, runs)
         found[one[:-2]].update(count=one.count, cycles=one.cycles)
-      elif (match := _INSTRUCTION.match(line)) and not _FREE.fullmatch(match[3]) and '[]' not in match[2]:
-        missing[match[3]] += runs
-  operations = [Operation(*alike, **total) for alike, total in found.items()]  # type: ignore[arg-type]
-  return sorted(operations, key=lambda one: -one.cycles), dict(missing.most_common())
+      elif match := _INSTRUCTION.match(line):
+        target = _TARGET.search(line)
+        name = target[1] if target else match[3]
+        if not _FREE.fullmatch(name):
+          missing[name].update(count=runs, bytes=runs * array_bytes(_largest(match[2])))
+  operations = [Operation(*alike, **total) for alike, total in found.items()]
+  unknown = [{'name': name} | total for name, total in missing.items()]
+  return sorted(operations, key=lambda one: -one.cycles), sorted(unknown, key=lambda one: -one['bytes'])
 
 
 def summarise_cycles(text: str) -> dict[str, Any] | None:
@@ -102,7 +112,7 @@ def summarise_cycles(text: str) -> dict[str, Any] | None:
 
   None of a program whose compiler writes no cycles, as those of CPUs and GPUs do not.
   """
-  operations, missing = read_operations(text)
+  operations, unknown = read_operations(text)
   if not operations:
     return None
   parts, kinds = Counter[str](), Counter[str]()
@@ -111,7 +121,7 @@ def summarise_cycles(text: str) -> dict[str, Any] | None:
     kinds[operation.kind] += operation.cycles
   return {
       'cycles': sum(parts.values()), 'parts': dict(parts.most_common()), 'kinds': dict(kinds.most_common()),
-      'costliest': [operation._asdict() for operation in operations[:SHOWN]], 'without_estimate': missing}
+      'costliest': [operation._asdict() for operation in operations[:SHOWN]], 'without_estimate': unknown}
 
 
 def timed(summary: dict[str, Any], chip: Chip, flops: float) -> dict[str, Any]:
@@ -136,5 +146,7 @@ def format_clock(clock: dict[str, Any]) -> list[str]:
     lines.append(
         f"  {1e3 * one['seconds']:8.3f} ms  {one['part']:9} {one['name']}{' (backward)' if one['backward'] else ''}, "
         f"{one['kind']}, {one['shape']}, {one['count']} times")
-  missing = ', '.join(f'{count} {opcode}' for opcode, count in clock['without_estimate'].items())
-  return [*lines, f'  without an estimate: {missing or "none"}']
+  unknown = [one for one in clock['without_estimate'] if one['bytes'] >= 2**20]
+  listed = ', '.join(f"{one['name']} {one['count']} times, {one['bytes'] / 2**20:.0f} MiB" for one in unknown)
+  rest = sum(one['count'] for one in clock['without_estimate'] if one not in unknown)
+  return [*lines, f"  without an estimate: {listed + '; ' if listed else ''}{rest} small ones"]

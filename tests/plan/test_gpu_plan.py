@@ -1,4 +1,4 @@
-"""Plans for GPUs: which topologies there are, what a GPU leaves a program, and the dtype that its compiler takes.
+"""Plans for GPUs: which topologies there are, what a GPU leaves a program, and where the compiler is.
 
 What the compiler itself says is in tests/with_gpu_compiler.
 """
@@ -6,7 +6,6 @@ What the compiler itself says is in tests/with_gpu_compiler.
 import importlib.metadata
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -17,9 +16,6 @@ from data_pipelines.errors import UserError
 from uniemox_jax.plan import gpu_cards, planning, step_compiler
 from uniemox_jax.runtime import hardware
 from uniemox_jax.runtime.hardware import GIB
-from uniemox_jax.train import kept_config
-from uniemox_jax.train.config import FinetuneConfig, PretrainConfig
-from uniemox_jax.train.schema import parse
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,36 +107,3 @@ def test_environment_of_make_has_the_compiler_of_our_jax() -> None:
   text = (ROOT / 'Makefile').read_text()
   for package in ('plugin', 'pjrt'):
     assert f'jax-cuda12-{package}=={importlib.metadata.version("jax")}' in text
-
-
-def _device(platform: str, capability: str | None = None) -> Any:
-  fields = {'platform': platform, 'device_kind': 'Some device'
-           } | ({'compute_capability': capability} if capability else {})
-  return SimpleNamespace(**fields)
-
-
-@pytest.mark.parametrize(('device', 'dtype'), [(_device('tpu'), 'bfloat16'), (_device('gpu', '7.5'), 'float32'),
-                                               (_device('gpu', '7.0'), 'float32'), (_device('gpu', '8.0'), 'bfloat16'),
-                                               (_device('gpu', '12.0'), 'bfloat16'),
-                                               (_device('gpu', 'gfx90a'), 'float32'), (_device('cpu'), 'float32')])
-def test_auto_is_bfloat16_where_its_attention_compiles(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], device: Any,
-    dtype: str) -> None:
-  monkeypatch.setattr(kept_config.jax, 'devices', lambda: [device])
-  settled = kept_config.settle_dtype(FinetuneConfig(dtype='auto'), str(tmp_path))
-  assert settled == FinetuneConfig(dtype=dtype)
-  assert capsys.readouterr().out == f'dtype: {dtype}, chosen for Some device\n'
-
-
-def test_auto_goes_on_as_the_run_began(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-  kept_config.keep_config(FinetuneConfig(dtype='bfloat16'), str(tmp_path))
-  settled = kept_config.settle_dtype(FinetuneConfig(dtype='auto'), str(tmp_path))
-  assert settled.dtype == 'bfloat16'
-  assert capsys.readouterr().out == 'dtype: bfloat16, as the run began\n'
-  kept_config.keep_config(settled, str(tmp_path))
-
-
-def test_given_dtype_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-  config = parse(PretrainConfig, demo.get_config('pretrain'))
-  assert kept_config.settle_dtype(config, str(tmp_path)) is config
-  assert capsys.readouterr().out == ''

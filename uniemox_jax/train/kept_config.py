@@ -66,10 +66,12 @@ def _with_defaults(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> di
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   """Keys whose values differ, but for those that change no number that a step computes.
 
-  A key that one of them leaves out has its default, so runs from before that key was there resume.
+  A key that one of them leaves out has its default, so runs from before that key was there resume. With a new
+  dtype of auto the run keeps its own, see `settle_dtype`.
   """
+  free = _FREE_KEYS | ({'dtype'} if new.get('dtype') == AUTO else set())
   old, new = (_with_defaults(config, dataclasses.asdict(config_class(config)())) for config in (old, new))
-  return sorted(key for key in old.keys() | new.keys() if key not in _FREE_KEYS and old.get(key) != new.get(key))
+  return sorted(key for key in old.keys() | new.keys() if key not in free and old.get(key) != new.get(key))
 
 
 def settle_dtype(config: Config, workdir: str) -> Config:

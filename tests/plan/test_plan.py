@@ -12,7 +12,7 @@ import pytest
 
 from configs import demo, finetune, pretrain_emoset_vitl16, pretrain_emoverse_vitb16
 from data_pipelines.errors import UserError
-from uniemox_jax.plan import planning, step_compiler
+from uniemox_jax.plan import compiler_clock, planning, step_compiler
 from uniemox_jax.plan.collectives import read_collectives
 from uniemox_jax.runtime import hardware
 
@@ -112,6 +112,9 @@ def test_tpu_compiler_keeps_both_promises() -> None:
   assert whole['devices'] == DEVICES
   assert whole['device_kind'] == 'TPU v5 lite'
   assert 0 < whole['hbm_bytes_per_device'] < whole['hbm_limit_bytes_per_device']
+  clock = whole['compiler_clock']
+  assert clock['seconds'] > whole['roofline']['compute_seconds']
+  assert set(compiler_clock.PARTS) - {'head'} <= clock['parts'].keys()
 
 
 @needs_tpu_compiler

@@ -25,7 +25,7 @@ COLAB_TESTS := tests/models tests/convert tests/teacher tests/objectives/test_me
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 demo: $(RUN_STAMP) ## the whole method at a small size: runs/demo/report.html and report.json
 	$(BIN)/python -m uniemox_jax.demo --workdir=runs/demo

@@ -143,9 +143,10 @@ def format_clock(clock: dict[str, Any]) -> list[str]:
       f"by the compiler's cycles: {1e3 * clock['seconds']:.4g} ms a step, MFU {clock['mfu']:.1%}; {MEANING}",
       f"  by part: {shares('parts')}", f"  by kind: {shares('kinds')}", '  costliest:']
   for one in clock['costliest']:
+    name = one['name'] + (' (backward)' if one['backward'] else '')
+    kind = '' if one['kind'] in ('other', one['name']) else f", {one['kind']}"
     lines.append(
-        f"  {1e3 * one['seconds']:8.3f} ms  {one['part']:9} {one['name']}{' (backward)' if one['backward'] else ''}, "
-        f"{one['kind']}, {one['shape']}, {one['count']} times")
+        f"  {1e3 * one['seconds']:8.3f} ms  {one['part']:9} {name}{kind}, {one['shape']}, {one['count']} times")
   unknown = [one for one in clock['without_estimate'] if one['bytes'] >= 2**20]
   listed = ', '.join(f"{one['name']} {one['count']} times, {one['bytes'] / 2**20:.0f} MiB" for one in unknown)
   rest = sum(one['count'] for one in clock['without_estimate'] if one not in unknown)

@@ -65,7 +65,8 @@ def _kind(name: str, opcode: str, path: str, called: list[str]) -> str:
     return 'copy'
   if not any(' convolution(' in line or ' dot(' in line for line in called):
     return 'other'
-  return 'attention product' if '->' in path else 'product'
+  # Of the einsums of a step, all but those of the losses are in attention.
+  return 'attention product' if '->' in path and part_of(path) != 'losses' else 'product'
 
 
 def _operation(program: ProgramText, line: str, count: int) -> Operation:
@@ -102,7 +103,7 @@ def read_operations(text: str) -> tuple[list[Operation], list[dict[str, Any]]]:
         name = target[1] if target else match[3]
         if not _FREE.fullmatch(name):
           missing[name].update(count=runs, bytes=runs * array_bytes(_largest(match[2])))
-  operations = [Operation(*alike, **total) for alike, total in found.items()]
+  operations = [Operation._make((*alike, total['count'], total['cycles'])) for alike, total in found.items()]
   unknown = [{'name': name} | total for name, total in missing.items()]
   return sorted(operations, key=lambda one: -one.cycles), sorted(unknown, key=lambda one: -one['bytes'])
 

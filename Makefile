@@ -13,17 +13,19 @@ PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest
 PARALLEL := -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 TIMM := .venv-timm
 TIMM_STAMP := $(TIMM)/.installed
+GPU := .venv-gpu
+GPU_STAMP := $(GPU)/.installed
 COLAB := .venv-colab
 COLAB_STAMP := $(COLAB)/.installed
 COLAB_VERSIONS := tpu_scripts/colab_versions.txt
 COLAB_TESTS := tests/models tests/convert tests/teacher tests/objectives/test_metrics.py tests/train tests/runtime/test_begin.py \
   tests/system/test_runs.py
 
-.PHONY: help demo test test-slow test-app test-timm test-colab lint format lock
+.PHONY: help demo test test-slow test-app test-timm test-colab gpu-compiler test-gpu-compiler lint format lock
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 demo: $(RUN_STAMP) ## the whole method at a small size: runs/demo/report.html and report.json
 	$(BIN)/python -m uniemox_jax.demo --workdir=runs/demo
@@ -42,6 +44,11 @@ test-timm: $(TIMM_STAMP) ## weights to and from timm itself, in an environment o
 
 test-colab: $(COLAB_STAMP) ## the core tests with Google Colab's versions of jax, flax and Orbax
 	JAX_PLATFORMS=cpu $(COLAB)/bin/python -m pytest $(COLAB_TESTS)
+
+gpu-compiler: $(GPU_STAMP) ## the GPU compiler of `plan --topology=h100:8`, in an environment of its own
+
+test-gpu-compiler: $(GPU_STAMP) ## attention compiled for every GPU that `plan` knows, without one
+	JAX_PLATFORMS=cpu XLA_FLAGS=--xla_gpu_enable_triton_gemm=false $(GPU)/bin/python -m pytest tests/with_gpu_compiler
 
 CODE := uniemox_jax data_pipelines configs benchmarks docs tests
 
@@ -77,6 +84,16 @@ $(TIMM_STAMP): Makefile | $(DEV_STAMP)
 	  $$($(TIMM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth
 	$(TIMM)/bin/python -m pip install --no-deps timm==1.0.31 torchvision==0.29.2 onnx==1.23.2 onnx-ir==1.1.0 \
 	  onnxscript==0.7.2
+	touch $@
+
+# What .venv has, and the GPU compiler, which must not be there: every run on the CPU would look for a GPU. The versions
+# are those of jax in $(LOCK).
+$(GPU_STAMP): Makefile | $(DEV_STAMP)
+	$(BIN)/python -m venv --clear $(GPU)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  $$($(GPU)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth
+	$(GPU)/bin/python -m pip install --no-deps jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2 \
+	  nvidia-cuda-nvcc-cu12==12.9.86
 	touch $@
 
 $(COLAB_STAMP): $(COLAB_VERSIONS) setup.py pyproject.toml | $(VENV)

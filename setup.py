@@ -57,6 +57,8 @@ EXTRAS = {
   'gcs': GCS,
   'tpu': ['jax[tpu]', *GCS],
   'cuda': ['jax[cuda12]'],
+  # The compiler of GPUs alone, for plan. In an environment of its own: beside it every other run looks for a GPU.
+  'gpu_plan': ['jax-cuda12-plugin>=0.7.2,<0.11', 'nvidia-cuda-nvcc-cu12>=12.9,<13'],
   # Below 2.6, torch.load(weights_only=True) can be made to run code.
   'torch': ['torch>=2.6,<3'],
   # Person detectors for images without annotated boxes: OpenCV's HOG, and YOLOX files in ONNX.
@@ -101,7 +103,9 @@ setup(
   python_requires='>=3.11',
   packages=find_packages(include=['uniemox_jax', 'uniemox_jax.*', 'data_pipelines', 'data_pipelines.*', 'configs']),
   package_data={
-    'uniemox_jax': ['py.typed', 'assets/**/*', '**/*.j2', 'app/page.html', 'app/page.css', 'app/page.js'],
+    'uniemox_jax': [
+      'py.typed', 'assets/**/*', '**/*.j2', 'app/page.html', 'app/page.css', 'app/page.js', 'plan/gpu_cards.toml'
+    ],
     'data_pipelines': [
       'py.typed', '**/*.j2', 'annotate/page.html', 'annotate/page.css', 'annotate/page.js', 'emoset/info.json',
       'emoset/LICENSE.txt', '*/README.md', '*/CITATIONS.bib', '*/TAGS.txt'

@@ -32,6 +32,7 @@ from uniemox_jax.train.config import FinetuneConfig
 from uniemox_jax.train.data_splits import open_splits
 from uniemox_jax.train.flops import finetune_work
 from uniemox_jax.train.initial_weights import initial_weights, open_source
+from uniemox_jax.train.kept_config import settle_dtype
 from uniemox_jax.train.schema import parse, refuse_unused
 from uniemox_jax.train.state import TrainState, abstract_model, abstract_params, builder
 from uniemox_jax.train.steps import make_finetune_step
@@ -124,7 +125,7 @@ def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None, *,
   Raises:
     UserError: a mistake in the config, the data or the checkpoint to start from.
   """
-  config = parse(FinetuneConfig, given)
+  config = settle_dtype(parse(FinetuneConfig, given), workdir)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
   train_split, val_split, test_split = open_splits(config)

@@ -27,6 +27,7 @@ from uniemox_jax.teacher.step_teacher import Teacher, make_teacher, teacher_shar
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.initial_weights import initial_weights, open_source
+from uniemox_jax.train.kept_config import settle_dtype
 from uniemox_jax.train.reconstructions import reconstruction_triplets
 from uniemox_jax.train.schema import parse
 from uniemox_jax.train.setup import example_work, model_arguments
@@ -109,7 +110,7 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
   Raises:
     UserError: a mistake in the config, the data, the teacher or the checkpoint to start from.
   """
-  config = parse(PretrainConfig, given)
+  config = settle_dtype(parse(PretrainConfig, given), workdir)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
   dtype = jnp.dtype(config.dtype)

@@ -28,7 +28,7 @@ from uniemox_jax.train import loop
 from uniemox_jax.train.config import ProbeConfig
 from uniemox_jax.train.data_splits import open_splits
 from uniemox_jax.train.initial_weights import open_source
-from uniemox_jax.train.kept_config import config_hash, keep_config
+from uniemox_jax.train.kept_config import config_hash, keep_config, settle_dtype
 from uniemox_jax.train.schema import parse
 
 FEATURES = 'features'
@@ -66,7 +66,7 @@ def probe(given: ConfigDict, workdir: str, *, adopt: bool = True) -> dict[str, A
   Raises:
     UserError: a mistake in the config, the data or the checkpoint to start from.
   """
-  config = parse(ProbeConfig, given)
+  config = settle_dtype(parse(ProbeConfig, given), workdir)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   splits = dict(zip(('train', 'val', 'test'), open_splits(config)))
   for name, split in splits.items():

@@ -27,6 +27,7 @@ from uniemox_jax.teacher.frozen_clip import Clip, load_clip, save_clip
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import ClipSettings, TowerSettings, TrainClipConfig
 from uniemox_jax.train.initial_weights import given_flags
+from uniemox_jax.train.kept_config import settle_dtype
 from uniemox_jax.train.run_folder import TEACHER_FOLDER
 from uniemox_jax.train.schema import parse
 from uniemox_jax.train.state import builder, graphdef_of, initial_params
@@ -78,7 +79,7 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
   Raises:
     UserError: a mistake in the config, the data or the CLIP to start from.
   """
-  config = parse(TrainClipConfig, given)
+  config = settle_dtype(parse(TrainClipConfig, given), workdir)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   sharding.check_batch(config.batch_size, mesh)
   split = reader.open_split(config.data_dir, config.dataset, config.split)

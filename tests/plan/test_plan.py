@@ -12,7 +12,7 @@ import pytest
 
 from configs import demo, finetune, pretrain_emoset_vitl16, pretrain_emoverse_vitb16
 from data_pipelines.errors import UserError
-from uniemox_jax.plan import planning, step_compiler
+from uniemox_jax.plan import compiler_clock, planning, step_compiler
 from uniemox_jax.plan.collectives import read_collectives
 from uniemox_jax.runtime import hardware
 
@@ -112,6 +112,9 @@ def test_tpu_compiler_keeps_both_promises() -> None:
   assert whole['devices'] == DEVICES
   assert whole['device_kind'] == 'TPU v5 lite'
   assert 0 < whole['hbm_bytes_per_device'] < whole['hbm_limit_bytes_per_device']
+  clock = whole['compiler_clock']
+  assert clock['seconds'] > whole['roofline']['compute_seconds']
+  assert set(compiler_clock.PARTS) - {'head'} <= clock['parts'].keys()
 
 
 @needs_tpu_compiler
@@ -173,7 +176,7 @@ def _answer(config: ConfigDict, topology: str, needed: int) -> dict[str, Any]:
   measured = numbers | {
       'fits': needed <= chip.hbm, 'hbm_bytes_per_device': needed, 'params': 1, 'message': 'too large',
       'student_flops_per_example': 3, 'teacher_flops_per_example': 1, 'activation_values_per_example': 1,
-      'collectives': []}
+      'collectives': [], 'compiler_clock': None, 'versions': {}}
   return planning.complete_plan(measured, config, hardware.parse_slice(topology))
 
 
@@ -181,7 +184,7 @@ def _answer(config: ConfigDict, topology: str, needed: int) -> dict[str, Any]:
 def test_search_ends_at_the_largest_batch_that_fits(monkeypatch: pytest.MonkeyPatch, largest: int) -> None:
   tried = []
 
-  def fake(config: ConfigDict, topology: str) -> dict[str, Any]:
+  def fake(config: ConfigDict, topology: str, gpu_compiler: str = '') -> dict[str, Any]:
     tried.append(config.batch_size // 4)
     return _answer(config, topology, int(hardware.CHIPS['v5e'].hbm * (0.3 + 0.7 * tried[-1] / (largest + 0.5))))
 
@@ -196,7 +199,7 @@ def test_search_is_short_where_the_compiler_saves_memory_near_the_limit(monkeypa
   # As libtpu does for demo:pretrain on one v5e: linear up to 4,525 examples per device, and 30 more fit.
   tried, limit = [], hardware.CHIPS['v5e'].hbm
 
-  def fake(config: ConfigDict, topology: str) -> dict[str, Any]:
+  def fake(config: ConfigDict, topology: str, gpu_compiler: str = '') -> dict[str, Any]:
     tried.append(config.batch_size)
     needed = limit * tried[-1] / 4525.5
     return _answer(config, topology, int(needed if tried[-1] > 4555 else min(needed, limit)))
@@ -210,7 +213,7 @@ def test_search_is_short_where_the_compiler_saves_memory_near_the_limit(monkeypa
 def test_all_resumes_and_changes_the_document_between_its_marks_only(tmp_path, monkeypatch) -> None:
   planned = []
 
-  def fake(config: ConfigDict, topology: str) -> dict[str, Any]:
+  def fake(config: ConfigDict, topology: str, gpu_compiler: str = '') -> dict[str, Any]:
     planned.append(topology)
     if len(planned) == 5:
       raise UserError('the compiler crashed')

@@ -74,6 +74,7 @@ class Classifier(nnx.Module):
       pooled = self.fc_norm(tokens[:, 0] if self.pooling == 'class_token' else tokens[:, 1:].mean(axis=1))
     return pooled.reshape(views_BxVxHxWx3.shape[0], -1)
 
+  @jax.named_scope('head')
   def __call__(self, views_BxVxHxWx3: jax.Array, branch_scale_NxBx2: jax.Array | None = None) -> jax.Array:
     """Logits, float32 (B, classes), of normalised float images: (B, H, W, 3), or V = 2 views of them, scene first."""
     return self.head(self.features(views_BxVxHxWx3, branch_scale_NxBx2)).astype(jnp.float32)

@@ -33,6 +33,7 @@ class Decoder(nnx.Module):
     self.norm = layers.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs)
     self.predict = layers.linear(width, 3 * patch_size**2, dtype=dtype, rngs=rngs)
 
+  @jax.named_scope('decoder')
   def __call__(self, tokens_BxKxE: jax.Array, ids_restore_BxL: jax.Array) -> jax.Array:
     """Fills hidden places with the mask token and decodes.
 

@@ -24,6 +24,7 @@ def visible_patches(patches: int, mask_ratio: float) -> int:
   return int(patches * (1 - mask_ratio))
 
 
+@jax.named_scope('inputs')
 def random_masking(noise_BxL: jax.Array, visible: int) -> Masking:
   """Keeps the `visible` patches of lowest noise in every row."""
   ids_shuffle_BxL = jnp.argsort(noise_BxL, axis=1)
@@ -37,6 +38,7 @@ def take_tokens(tokens_BxLxD: jax.Array, ids_BxK: jax.Array) -> jax.Array:
   return jnp.take_along_axis(tokens_BxLxD, ids_BxK[:, :, None], axis=1)
 
 
+@jax.named_scope('inputs')
 def patchify(images_BxHxWxC: jax.Array, patch_size: int) -> jax.Array:
   """(B, H, W, C) -> (B, L, p*p*C), patches row by row, pixels within a patch as (row, column, channel): MAE's order."""
   batch, height, width, channels = images_BxHxWxC.shape

@@ -28,6 +28,7 @@ def check_statistics(mean: Any, std: Any) -> dict[str, list[float]]:
   return {'mean': list(mean), 'std': list(std)}
 
 
+@jax.named_scope('inputs')
 def normalise(
     images_BxHxWx3: jax.Array | np.ndarray, mean: Statistics = IMAGENET_MEAN,
     std: Statistics = IMAGENET_STD) -> jax.Array:
@@ -41,6 +42,7 @@ def denormalise(images_BxHxWx3: np.ndarray) -> np.ndarray:
   return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 
 
+@jax.named_scope('inputs')
 def resize(images_BxHxWx3: jax.Array, height: int, width: int, method: str = 'bicubic') -> jax.Array:
   """'bicubic' or 'bilinear', antialiased; float32, rounded and clipped to 0..255 as an image file would be."""
   shape = (images_BxHxWx3.shape[0], height, width, 3)

@@ -69,6 +69,7 @@ class UniEmoX(nnx.Module):
     self.decoded_streams = (2 if decode == 'both' else 1) if reconstruct else 0
     self.streams = 2 if self.fusion is not None or self.decoded_streams == 2 else 1
 
+  @jax.named_scope('encoder')
   def __call__(self, views_BxVxHxWx3: jax.Array, noise_BxVxL: jax.Array) -> Outputs:
     """Masks, encodes all views in one call, fuses and decodes.
 
@@ -94,6 +95,7 @@ class UniEmoX(nnx.Module):
       mask_BxUxL = masking.mask_BxL.reshape(batch, views, -1)[:, :decoded]
     if self.semantic:
       scene_BxE = tokens_BxVxKxE[:, 0, 0]
-      fused_BxE = scene_BxE if self.fusion is None else self.fusion(scene_BxE, tokens_BxVxKxE[:, 1, 0])
-      fused_BxE = fused_BxE.astype(jnp.float32)
+      with jax.named_scope('fusion'):
+        fused_BxE = scene_BxE if self.fusion is None else self.fusion(scene_BxE, tokens_BxVxKxE[:, 1, 0])
+        fused_BxE = fused_BxE.astype(jnp.float32)
     return Outputs(fused_BxE, prediction_BxUxLxP, mask_BxUxL)

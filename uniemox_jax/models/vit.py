@@ -70,6 +70,7 @@ class ViT(nnx.Module):
         rngs=rngs)
     self.norm = layers.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs) if final_norm else None
 
+  @jax.named_scope('encoder')
   def __call__(
       self, images_BxHxWx3: jax.Array, ids_keep_BxK: jax.Array | None = None,
       branch_scale_NxBx2: jax.Array | None = None) -> jax.Array:

@@ -1,8 +1,8 @@
-"""Checks whether a config fits a TPU slice, before renting it, by compiling its real step for that slice.
+"""Checks whether a config fits a TPU slice or GPUs, before renting them, by compiling its real step for them.
 
 python -m uniemox_jax.plan --config=configs/pretrain_emoset_vitl16.py --topology=v5e:16x16 [--workdir=DIR]
 --search_batch finds the largest batch per device that fits. --all writes the table of docs/tpu.md, and resumes.
-It needs libtpu, but no TPU, data, weights or network.
+It needs the compiler (libtpu, or for GPUs an environment of its own), but no TPU, GPU, data, weights or network.
 """
 
 import importlib.metadata
@@ -27,8 +27,10 @@ from data_pipelines.storage import (
     write_sealed,
     write_text,
 )
+from uniemox_jax.plan.compiler_clock import format_clock, timed
+from uniemox_jax.plan.gpu_cards import LIMIT, Gpus, parse_topology
 from uniemox_jax.runtime import cli
-from uniemox_jax.runtime.hardware import GIB, Chip, Slice, parse_slice, require_compiler
+from uniemox_jax.runtime.hardware import GIB, Chip, Slice, require_compiler
 from uniemox_jax.train.config import PretrainConfig, parse_trainable
 
 COMPILER_ENVIRONMENT = {'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
@@ -38,6 +40,9 @@ SHIPPED = {
     'pretrain_emoset_vitb16': ('v4:4x4x4', 'v5e:8x8', 'v5p:4x4x4', 'v6e:8x8'), 'finetune:emo8': _EIGHT_CHIPS,
     'demo:pretrain': _EIGHT_CHIPS, 'demo:finetune': _EIGHT_CHIPS}
 """What `--all` plans: every shipped config that trains a student, on one slice of each generation."""
+GPU_COMPILER = os.path.join('.venv-gpu', 'bin', 'python')
+"""The Python that compiles for GPUs, as `make gpu-compiler` makes it. Beside the compiler's package every other run of
+jax would look for a GPU, and print a traceback."""
 DOCUMENT = os.path.join('docs', 'tpu.md')
 BEGIN, END = '<!-- plan --all: begin -->', '<!-- plan --all: end -->'
 ASSUMPTIONS = (
@@ -46,20 +51,21 @@ ASSUMPTIONS = (
     'float32; recomputation is free; what is sent is added in full, none of it hidden')
 
 
-def compile_in_subprocess(config: ConfigDict, topology: str) -> dict[str, Any]:
-  """What `uniemox_jax.plan.step_compiler` measures, in a process of its own.
+def compile_in_subprocess(config: ConfigDict, topology: str, python: str = sys.executable) -> dict[str, Any]:
+  """What `uniemox_jax.plan.step_compiler` measures, in a process of its own, by this `python`.
 
   Raises:
-    UserError: a mistake in the config or the slice, or the compiler crashed.
+    UserError: a mistake in the config or the topology, or the compiler crashed.
   """
+  environment = _gpu_environment() if isinstance(parse_topology(topology), Gpus) else COMPILER_ENVIRONMENT
   with temporary_folder() as scratch:
     path = os.path.join(scratch, 'request.json')
     write_json(path, {'config': config.to_dict(), 'topology': topology})
     # When this process ends, its end of the pipe closes, and the compiler ends too.
     read_end, write_end = os.pipe()
     try:
-      done = subprocess.run([sys.executable, '-m', 'uniemox_jax.plan.step_compiler', path], text=True,
-                            capture_output=True, env=os.environ | COMPILER_ENVIRONMENT, check=False, stdin=read_end)
+      done = subprocess.run([python, '-m', 'uniemox_jax.plan.step_compiler', path], text=True, capture_output=True,
+                            env=os.environ | environment, check=False, stdin=read_end)
     finally:
       os.close(read_end)
       os.close(write_end)
@@ -68,8 +74,26 @@ def compile_in_subprocess(config: ConfigDict, topology: str) -> dict[str, Any]:
     raise UserError(answer['error'])
   if 'fits' not in answer:
     last = (done.stderr.strip().splitlines() or ['it said nothing'])[-1]
-    raise UserError(f'the TPU compiler stopped with code {done.returncode} on {topology}: {last}')
+    raise UserError(f'the compiler stopped with code {done.returncode} on {topology}: {last}')
   return answer
+
+
+def _gpu_environment() -> dict[str, str]:
+  """Variables for the GPU compiler, whose environment may have another copy of this code, or none."""
+  code, more = str(Path(__file__).parents[2]), os.environ.get('PYTHONPATH')
+  # Triton's products are tuned on the GPU itself: without one, the compiler finds no sizes of tiles.
+  flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_enable_triton_gemm=false"
+  return {
+      'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags.strip(),
+      'PYTHONPATH': os.pathsep.join([code, more] if more else [code])}
+
+
+def _require_gpu_compiler(python: str) -> None:
+  """Raises UserError where there is no Python at this path."""
+  if not exists(python):
+    raise UserError(
+        f'--gpu_compiler={python} does not exist: make gpu-compiler makes it in a clone; elsewhere, give the Python of '
+        'an environment of its own with uniemox_jax[gpu_plan] (docs/gpu.md)')
 
 
 def roofline(measured: dict[str, Any], chip: Chip, examples_per_device: float) -> dict[str, Any]:
@@ -86,34 +110,41 @@ def roofline(measured: dict[str, Any], chip: Chip, examples_per_device: float) -
       'seconds': max(compute, memory) + network, 'assumptions': ASSUMPTIONS}
 
 
-def plan(config: ConfigDict, topology: str) -> dict[str, Any]:
+def plan(config: ConfigDict, topology: str, gpu_compiler: str = GPU_COMPILER) -> dict[str, Any]:
   """The contents of plan.json (docs/tpu.md says what each key means).
 
   Raises:
     UserError: see `compile_in_subprocess`.
   """
-  tpu_slice = parse_slice(topology)
+  where = parse_topology(topology)
+  if isinstance(where, Gpus):
+    _require_gpu_compiler(gpu_compiler)
+    return complete_plan(compile_in_subprocess(config, topology, gpu_compiler), config, where)
   require_compiler()
-  return complete_plan(compile_in_subprocess(config, topology), config, tpu_slice)
+  return complete_plan(compile_in_subprocess(config, topology), config, where)
 
 
-def complete_plan(measured: dict[str, Any], config: ConfigDict, tpu_slice: Slice) -> dict[str, Any]:
-  """What was measured, with what follows from the config and the slice."""
+def complete_plan(measured: dict[str, Any], config: ConfigDict, where: Slice | Gpus) -> dict[str, Any]:
+  """What was measured, with what follows from the config and the devices; of GPUs no time, which nothing here knows."""
   flops = measured['student_flops_per_example'] + measured['teacher_flops_per_example']
-  batch, chips, chip = config.batch_size, tpu_slice.chips, tpu_slice.chip
-  estimate = roofline(measured, chip, batch / chips) if measured['fits'] else None
+  batch, devices = config.batch_size, where.chips
+  estimate = clock = None
+  if isinstance(where, Slice) and measured['fits']:
+    estimate = roofline(measured, where.chip, batch / devices)
+    if cycles := measured['compiler_clock']:
+      clock = timed(cycles, where.chip, flops * batch / devices)
   return measured | dict(
-      topology=tpu_slice.name, devices=chips, device_kind=chip.device_kind, hbm_limit_bytes_per_device=chip.hbm,
+      topology=where.name, devices=devices, device_kind=where.device_kind, hbm_limit_bytes_per_device=where.limit,
       examples_per_step=batch, flops_per_example=flops, model_flops_per_step=flops * batch, bytes_per_example=2 *
-      measured['activation_values_per_example'], roofline=estimate, config=config.to_dict(), versions=_versions())
+      measured['activation_values_per_example'], roofline=estimate, compiler_clock=clock, config=config.to_dict())
 
 
 def _versions() -> dict[str, str]:
   return {name: importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'libtpu')}
 
 
-def search_batch(config: ConfigDict, topology: str) -> dict[str, Any]:
-  """The plan of the largest batch that fits, exactly; memory is assumed to grow with the batch.
+def search_batch(config: ConfigDict, topology: str, gpu_compiler: str = GPU_COMPILER) -> dict[str, Any]:
+  """The plan of the largest batch that fits, exactly; memory is assumed to grow with the batch. Undecided is no fit.
 
   It doubles or halves the config's batch until one batch fits and another does not. Between the two it tries where
   memory, were it linear, would reach the limit, but at least a margin away from both. The margin doubles each time:
@@ -123,7 +154,8 @@ def search_batch(config: ConfigDict, topology: str) -> dict[str, Any]:
     UserError: not even the smallest batch fits; and see `compile_in_subprocess`.
   """
   checked = parse_trainable(config)
-  devices, limit = parse_slice(topology).chips, parse_slice(topology).chip.hbm
+  where = parse_topology(topology)
+  devices, limit = where.chips, where.limit
   local = isinstance(checked, PretrainConfig) and checked.loss.negatives == 'local'
   groups = config.loss.local_batch if local else 1
   unit = checked.accum_steps * groups // math.gcd(groups, devices)
@@ -136,7 +168,7 @@ def search_batch(config: ConfigDict, topology: str) -> dict[str, Any]:
     tried = config.copy_and_resolve_references()
     tried.batch_size = units * unit * devices
     print(f'{units * unit} examples per device: compiling …', flush=True)
-    result = plan(tried, topology)
+    result = plan(tried, topology, gpu_compiler)
     memory[units] = result['hbm_bytes_per_device']
     print(f'{units * unit} examples per device: {_gib(memory[units])}: {_verdict(result)}', flush=True)
     if result['fits']:
@@ -152,7 +184,7 @@ def search_batch(config: ConfigDict, topology: str) -> dict[str, Any]:
   if not best:
     raise UserError(
         f'not even {unit} examples per device fit {topology}: take more devices, --config.mesh.fsdp, '
-        '--config.model.remat=full or a larger chip')
+        '--config.model.remat=full or a larger device')
   return best | {'largest_batch_per_device': fitting * unit}
 
 
@@ -171,7 +203,7 @@ def _gib(size: int | None) -> str:
 
 
 def _verdict(result: dict[str, Any]) -> str:
-  return 'fits' if result['fits'] else 'does not fit'
+  return 'undecided, too near the limit' if result['fits'] is None else 'fits' if result['fits'] else 'does not fit'
 
 
 def format_plan(result: dict[str, Any]) -> str:
@@ -183,7 +215,7 @@ def format_plan(result: dict[str, Any]) -> str:
       f"{result['topology']}: {devices} x {result['device_kind']}, {examples} examples a step, "
       f'{examples / devices:g} per device: {_verdict(result)}', 'bytes per device']
   lines += [f'  {title:12}{_gib(result.get(name + "_bytes_per_device")):>12}' for title, name in rows]
-  if not result['fits']:
+  if result['fits'] is False and 'message' in result:  # The compiler refused it, so nothing else is known.
     return '\n'.join([*lines, result['message']])
   lines.append('sent a step, from each device')
   lines += [
@@ -193,14 +225,22 @@ def format_plan(result: dict[str, Any]) -> str:
       f"model FLOPs: {result['model_flops_per_step'] / 1e12:.4g} T a step; an example "
       f"{result['flops_per_example'] / 1e9:.4g} G (student {result['student_flops_per_example'] / 1e9:.4g}, "
       f"teacher {result['teacher_flops_per_example'] / 1e9:.4g}), {_gib(result['bytes_per_example'])} of HBM")
-  estimate = result['roofline']
-  parts = ', '.join(f"{name} {1e3 * estimate[name + '_seconds']:.4g} ms" for name in ('compute', 'memory', 'network'))
-  lines.append(
-      f"roofline: {1e3 * estimate['seconds']:.4g} ms a step, {examples / estimate['seconds']:.4g} examples/s "
-      f'({parts}); {ASSUMPTIONS}')
+  lines += _times(result)
   if 'largest_batch_per_device' in result:
     lines.append(f"largest batch that fits: {result['largest_batch_per_device']} examples per device")
   return '\n'.join(lines)
+
+
+def _times(result: dict[str, Any]) -> list[str]:
+  """The lines of a plan that tell time: of a TPU, the roofline and the compiler's cycles."""
+  estimate = result['roofline']
+  if estimate is None:
+    return [f'limit: {LIMIT}; of time the compiler says nothing']
+  parts = ', '.join(f"{name} {1e3 * estimate[name + '_seconds']:.4g} ms" for name in ('compute', 'memory', 'network'))
+  lines = [
+      f"roofline: {1e3 * estimate['seconds']:.4g} ms a step, "
+      f"{result['examples_per_step'] / estimate['seconds']:.4g} examples/s ({parts}); {ASSUMPTIONS}"]
+  return lines + (format_clock(result['compiler_clock']) if result['compiler_clock'] else [])
 
 
 def shipped_config(name: str) -> ConfigDict:
@@ -210,22 +250,25 @@ def shipped_config(name: str) -> ConfigDict:
 
 
 def _read_plan(path: str, config: ConfigDict) -> dict[str, Any] | None:
-  """The plan that an earlier run left, if it was made of the same config by the same compiler."""
+  """The plan that an earlier run left, if it was made of the same config by the same compiler, and has all keys."""
   if not exists(path):
     return None
   result = read_json_object(path)
   with parsing(path):
-    return result if result['config'] == config.to_dict() and result['versions'] == _versions() else None
+    same = result['config'] == config.to_dict() and result['versions'] == _versions() and 'compiler_clock' in result
+    return result if same else None
 
 
 def _table_row(name: str, topology: str, result: dict[str, Any]) -> str:
-  estimate = result['roofline']
+  estimate, clock = result['roofline'], result['compiler_clock']
   cells = [
       f'`{name}`', topology, f"{result['examples_per_step']}",
       *(_gib(result[key + '_bytes_per_device']) for key in ('params', 'optimizer', 'hbm', 'hbm_limit')),
       'yes' if result['fits'] else '**no**',
       _gib(sum(sent['bytes'] for sent in result['collectives'])) if estimate else '-',
-      f"{1e3 * estimate['seconds']:.3g} ms" if estimate else '-', f"{result['flops_per_example'] / 1e9:.3g} G"]
+      f"{1e3 * estimate['seconds']:.3g} ms" if estimate else '-',
+      *([f"{1e3 * clock['seconds']:.3g} ms", f"{clock['mfu']:.0%}"] if clock else '--'),
+      f"{result['flops_per_example'] / 1e9:.3g} G"]
   return f"| {' | '.join(cells)} |"
 
 
@@ -242,8 +285,8 @@ def plan_all(workdir: str) -> None:
   if not (begin and end):
     raise UserError(f'{DOCUMENT} has lost its marks: put the lines {BEGIN} and {END} back')
   table = [
-      '| config | slice | batch | parameters | optimizer | total | limit | fits | sent | roofline | FLOPs |',
-      '|---' * 11 + '|']
+      '| config | slice | batch | parameters | optimizer | total | limit | fits | sent | roofline | by cycles | MFU | '
+      'FLOPs |', '|---' * 13 + '|']
   plans = [(name, topology) for name, topologies in SHIPPED.items() for topology in topologies]
   failed = []
   for name, topology in tqdm(plans, desc='plans', unit='plan'):

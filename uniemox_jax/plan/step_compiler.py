@@ -1,11 +1,12 @@
 """A config's real training step, compiled for devices that need not exist: no data, no weights, nothing computed.
 
 `plan` starts `python -m uniemox_jax.plan.step_compiler FILE` in a process of its own, since a compiler may crash. It
-reads a config and a slice from FILE, and replaces them with what it measured.
+reads a config and a topology from FILE, and replaces them with what it measured.
 """
 
 from collections.abc import Sequence
 import dataclasses
+import importlib.metadata
 import math
 import os
 import re
@@ -25,10 +26,13 @@ from data_pipelines.storage import read_json, write_json
 from uniemox_jax.models.classifier import STREAMS, Classifier
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.plan.collectives import read_collectives
+from uniemox_jax.plan.compiler_clock import summarise_cycles
+from uniemox_jax.plan.gpu_cards import Gpus, gpu_devices, parse_topology
 from uniemox_jax.runtime import hardware, sharding
+from uniemox_jax.runtime.hardware import Slice
 from uniemox_jax.teacher.step_teacher import Teacher, make_teacher, teacher_shardings
 from uniemox_jax.train import loop, setup
-from uniemox_jax.train.config import FinetuneConfig, PretrainConfig, parse_trainable
+from uniemox_jax.train.config import AUTO, FinetuneConfig, PretrainConfig, parse_trainable
 from uniemox_jax.train.flops import ExampleWork, finetune_work
 from uniemox_jax.train.optimizer import make_optimizer
 from uniemox_jax.train.state import TrainState, abstract_model, builder, state_template
@@ -98,6 +102,8 @@ def training_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Progr
     UserError: a mistake in the config, another verb's config, or a mesh or batch that does not fit the devices.
   """
   checked = parse_trainable(config)
+  if checked.dtype == AUTO:
+    checked = dataclasses.replace(checked, dtype=hardware.best_dtype(devices[0]))
   mesh = sharding.make_mesh(checked.mesh.data, checked.mesh.fsdp, devices)
   sharding.check_batch(checked.batch_size, mesh, checked.accum_steps)
   return _pretraining(checked, mesh) if isinstance(checked, PretrainConfig) else _finetuning(checked, mesh)
@@ -129,7 +135,7 @@ def sizes(program: Program) -> dict[str, int]:
 
 
 def measure_program(compiled: jax.stages.Compiled) -> dict[str, Any]:
-  """Of a program that fits: the memory of one device, and what it sends to the others."""
+  """Of a program that fits: the memory of one device, what it sends to the others, and its compiler's cycles."""
   memory, text = compiled.memory_analysis(), compiled.as_text()
   assert memory is not None and text is not None  # every compiler that a plan asks gives both
   total = (
@@ -137,7 +143,7 @@ def measure_program(compiled: jax.stages.Compiled) -> dict[str, Any]:
       memory.temp_size_in_bytes + memory.generated_code_size_in_bytes)
   return {
       'fits': True, 'hbm_bytes_per_device': total, 'temporary_bytes_per_device': memory.temp_size_in_bytes,
-      'collectives': [one._asdict() for one in read_collectives(text)]}
+      'collectives': [one._asdict() for one in read_collectives(text)], 'compiler_clock': summarise_cycles(text)}
 
 
 def out_of_memory(message: str) -> dict[str, Any] | None:
@@ -149,24 +155,40 @@ def out_of_memory(message: str) -> dict[str, Any] | None:
       round(float(number) * units[unit])
       for number, unit in re.findall(r'(?:required|Used|Program|temporaries)\D{0,40}?([\d.]+)([KMGT]?)\b', message)]
   return {
-      'fits': False, 'hbm_bytes_per_device': max(needed, default=None), 'collectives': [],
+      'fits': False, 'hbm_bytes_per_device': max(needed, default=None), 'collectives': [], 'compiler_clock': None,
       'message': message.split(' HLO module')[0].splitlines()[0]}
+
+
+def refusal(message: str, where: Slice | Gpus) -> dict[str, Any]:
+  """The answer where the compiler does not compile a program.
+
+  Raises:
+    UserError: for another reason than memory.
+  """
+  if (refused := out_of_memory(message)) is not None:
+    return refused
+  if 'ALG_DOT_BF16' in message:
+    raise UserError(
+        f'{where.name}: its compiler has no bfloat16 attention for {where.device_kind}: set --config.dtype=float32, or '
+        'auto, which chooses')
+  raise UserError(f'the compiler of {where.name} failed: {message.splitlines()[0]}')
 
 
 def main(path: str) -> None:
   """Replaces the request in the file by the answer: `sizes` and `measure_program`, or {'error': one line}."""
   request = read_json(path)
+  where = parse_topology(request['topology'])
   try:
-    program = training_program(
-        ConfigDict(request['config']), hardware.slice_devices(hardware.parse_slice(request['topology'])))
-    answer: dict[str, Any] = sizes(program)
+    devices = gpu_devices(where) if isinstance(where, Gpus) else hardware.slice_devices(where)
+    program = training_program(ConfigDict(request['config']), devices)
+    answer: dict[str, Any] = sizes(program) | {
+        'versions': {name: importlib.metadata.version(name) for name in ('jax', 'jaxlib', where.compiler)}}
     try:
       answer |= measure_program(compile_program(program))
+      if isinstance(where, Gpus):  # Its compiler refuses nothing.
+        answer['fits'] = where.fits(answer['hbm_bytes_per_device'])
     except jax.errors.JaxRuntimeError as error:
-      refused = out_of_memory(str(error))
-      if refused is None:
-        raise UserError(f'the TPU compiler failed: {str(error).splitlines()[0]}') from error
-      answer |= refused
+      answer |= refusal(str(error), where)
   except UserError as error:
     answer = {'error': str(error)}
   write_json(path, answer)

@@ -16,23 +16,32 @@ from data_pipelines.errors import UserError
 class Chip(NamedTuple):
   """One TPU chip, which is one device here.
 
-  peak: bf16 FLOP/s. hbm: bytes that a program may use. hbm_bandwidth: bytes/s. ici_bandwidth: bytes/s that it can send
-  to its neighbours, all links together (half of the bidirectional figure). device_kind: as `jax.Device` says it.
+  peak: bf16 FLOP/s. multipliers: of bf16, that work at once in its matrix units (MXU), 2 FLOPs each a cycle. hbm: bytes
+  that a program may use. hbm_bandwidth: bytes/s. ici_bandwidth: bytes/s that it can send to its neighbours, all links
+  together (half of the bidirectional figure). device_kind: as `jax.Device` says it.
   """
 
   peak: float
+  multipliers: int
   hbm: int
   hbm_bandwidth: float
   ici_bandwidth: float
   device_kind: str
 
+  @property
+  def clock(self) -> float:
+    """Cycles a second, as the peak implies them."""
+    return self.peak / (2 * self.multipliers)
+
 
 GIB = 2**30
+# Four units of 128 x 128 a core, of which v4 and v5p have two a chip. In v6e a unit is 256 x 256; its peak, and the
+# cycles that the compiler gives a large product, are those of four.
 CHIPS = {
-    'v4': Chip(275e12, round(30.75 * GIB), 1228e9, 300e9,
-               'TPU v4'), 'v5e': Chip(197e12, round(15.75 * GIB), 819e9, 200e9,
-                                      'TPU v5 lite'), 'v5p': Chip(459e12, round(95.73 * GIB), 2765e9, 600e9, 'TPU v5'),
-    'v6e': Chip(918e12, round(31.24 * GIB), 1638e9, 400e9, 'TPU v6 lite')}
+    'v4': Chip(275e12, 8 * 128**2, round(30.75 * GIB), 1228e9, 300e9,
+               'TPU v4'), 'v5e': Chip(197e12, 4 * 128**2, round(15.75 * GIB), 819e9, 200e9, 'TPU v5 lite'),
+    'v5p': Chip(459e12, 8 * 128**2, round(95.73 * GIB), 2765e9, 600e9,
+                'TPU v5'), 'v6e': Chip(918e12, 4 * 256**2, round(31.24 * GIB), 1638e9, 400e9, 'TPU v6 lite')}
 _PEAKS = {chip.device_kind: chip.peak for chip in CHIPS.values()} | {
     'TPU v5p': CHIPS['v5p'].peak,  # what the runtime says where the compiler says TPU v5
     'NVIDIA H100': 989e12, 'NVIDIA H200': 989e12}
@@ -43,6 +52,16 @@ def peak_flops(device_kind: str) -> float | None:
   return next((
       peak for kind, peak in _PEAKS.items()
       if device_kind == kind or (kind.startswith('NVIDIA') and device_kind.startswith(kind))), None)
+
+
+def best_dtype(device: Any) -> str:
+  """'bfloat16' on a TPU and on NVIDIA's GPUs of compute capability 8.0 and above, 'float32' elsewhere.
+
+  XLA compiles no bfloat16 attention for older GPUs. Their float16 would need its losses scaled, and has been tried on
+  none of them.
+  """
+  capability = re.fullmatch(r'(\d+)\.\d+', str(getattr(device, 'compute_capability', '')))
+  return 'bfloat16' if device.platform == 'tpu' or (capability and int(capability[1]) >= 8) else 'float32'
 
 
 class Slice(NamedTuple):
@@ -56,6 +75,21 @@ class Slice(NamedTuple):
   def chips(self) -> int:
     """How many there are; each is one device."""
     return math.prod(self.shape)
+
+  @property
+  def limit(self) -> int:
+    """Bytes of one device that a program may use."""
+    return self.chip.hbm
+
+  @property
+  def device_kind(self) -> str:
+    """As `jax.Device` says it."""
+    return self.chip.device_kind
+
+  @property
+  def compiler(self) -> str:
+    """The package that has its compiler."""
+    return 'libtpu'
 
   @property
   def chip(self) -> Chip:

@@ -55,6 +55,7 @@ def make_teacher(clip: Clip, decoder_width: int, dtype: Any,
   graphdef = nnx.graphdef(tower)
   mean, std = (clip.view.mean, clip.view.std) if statistics == 'clip' else (IMAGENET_MEAN, IMAGENET_STD)
 
+  @jax.named_scope('teacher')
   def embed_image(frozen: dict[str, Any], scene_BxHxWx3: jax.Array) -> jax.Array:
     view_BxSxSx3 = clip_normalise(scene_BxHxWx3, size, mean, std, clip.view.resample)
     return unit(nnx.merge(graphdef, frozen['vision'])(view_BxSxSx3))

@@ -14,6 +14,10 @@ from uniemox_jax.train.schema import key, key_of, parse, refuse_unused, section
 
 OFF = 'none'
 """What `init`, `fusion` and `class_weights` hold where there is none."""
+DTYPES = ('float32', 'bfloat16')
+"""What is computed in."""
+AUTO = 'auto'
+"""What `dtype` may hold until the devices are known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +167,9 @@ class DataConfig:
   data_dir: str = key('data', 'folder of the records, or a bucket', path=True)
   dataset: str = key('emoset', 'name of the dataset, as built')
   batch_size: int = key(4096, 'global batch size', least=1)
-  dtype: str = key('bfloat16', 'of the computation; parameters are float32', choices=('float32', 'bfloat16'))
+  dtype: str = key(
+      'bfloat16', 'of the computation; parameters are float32; auto takes what the devices compute well (docs/runs.md)',
+      choices=(*DTYPES, AUTO))
   mesh: MeshSettings = section(MeshSettings)
   init: str = key(OFF, 'checkpoint, file, folder or hub id to start from; none is a random initialisation', path=True)
 

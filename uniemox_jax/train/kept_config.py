@@ -6,14 +6,18 @@ import hashlib
 import json
 import os
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 from etils import epath
+import jax
 
 from data_pipelines.errors import UserError
 from data_pipelines.storage import exists, parsing, read_json_object, write_sealed
 from uniemox_jax.runtime.distributed import is_primary, is_same_everywhere, wait_for_all
-from uniemox_jax.train.config import DataConfig, config_class
+from uniemox_jax.runtime.hardware import best_dtype
+from uniemox_jax.train.config import AUTO, DTYPES, DataConfig, config_class
+
+Config = TypeVar('Config', bound=DataConfig)
 
 _INPUTS = 'inputs.json'
 # What a resumed run may change: none of it changes the numbers that a step computes.
@@ -62,10 +66,28 @@ def _with_defaults(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> di
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   """Keys whose values differ, but for those that change no number that a step computes.
 
-  A key that one of them leaves out has its default, so runs from before that key was there resume.
+  A key that one of them leaves out has its default, so runs from before that key was there resume. With a new
+  dtype of auto the run keeps its own, see `settle_dtype`.
   """
+  free = _FREE_KEYS | ({'dtype'} if new.get('dtype') == AUTO else set())
   old, new = (_with_defaults(config, dataclasses.asdict(config_class(config)())) for config in (old, new))
-  return sorted(key for key in old.keys() | new.keys() if key not in _FREE_KEYS and old.get(key) != new.get(key))
+  return sorted(key for key in old.keys() | new.keys() if key not in free and old.get(key) != new.get(key))
+
+
+def settle_dtype(config: Config, workdir: str) -> Config:
+  """The config with the dtype that `auto` means, which is said: that of the run in `workdir`, or else the devices'.
+
+  So a run keeps the dtype that it began with, wherever it goes on.
+  """
+  if config.dtype != AUTO:
+    return config
+  path, device = os.path.join(workdir, 'config.json'), jax.devices()[0]
+  kept = read_json_object(path).get('dtype') if exists(path) else None
+  began = kept in DTYPES
+  dtype = str(kept) if began else best_dtype(device)
+  if is_primary():
+    print(f"dtype: {dtype}, {'as the run began' if began else f'chosen for {device.device_kind}'}", flush=True)
+  return dataclasses.replace(config, dtype=dtype)
 
 
 def _has_steps(workdir: str) -> bool:

@@ -43,9 +43,10 @@ def make_pretrain_step(
 
   def step(state: TrainState, frozen: Any, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
     model = nnx.merge(student, state.params)
-    views_BxVxHxWx3 = jnp.stack([batch[name] for name in ('scene', 'person')[:model.streams]], axis=1)
-    noise_shape = (*views_BxVxHxWx3.shape[:2], model.encoder.patches)
-    noise_BxVxL = jax.random.uniform(jax.random.fold_in(key, state.step), noise_shape)
+    with jax.named_scope('inputs'):
+      views_BxVxHxWx3 = jnp.stack([batch[name] for name in ('scene', 'person')[:model.streams]], axis=1)
+      noise_shape = (*views_BxVxHxWx3.shape[:2], model.encoder.patches)
+      noise_BxVxL = jax.random.uniform(jax.random.fold_in(key, state.step), noise_shape)
     rows, text = {'views': views_BxVxHxWx3, 'noise': noise_BxVxL}, batch.get('text')
     if text is not None and settings.negatives == 'local':
       rows['text'] = losses.group_texts(text, settings.local_batch)
@@ -164,6 +165,7 @@ def accumulate(example_losses: ExampleLosses, weights: dict[str, float], params:
   """
   batch = len(jax.tree.leaves(rows)[0])
 
+  @jax.named_scope('losses')  # but for what its callees give a name of their own
   def objective(params: Params, rows: Any) -> tuple[jax.Array, Arrays]:
     shares = {name: jnp.sum(values) / batch for name, values in example_losses(params, rows).items()}
     return _weighted(shares, weights), shares
@@ -188,6 +190,7 @@ def _weighted(values: Arrays, weights: dict[str, float]) -> jax.Array:
   return sum(weight * values[name] for name, weight in weights.items())  # type: ignore[return-value]  # not empty
 
 
+@jax.named_scope('optimizer')
 def update(state: TrainState, gradient: Params, means: Arrays, optimizer: Optimizer) -> tuple[TrainState, Arrays]:
   """One optimizer update; its metrics are `means`, the gradient's norm, the learning rate, and whether it was skipped.
 

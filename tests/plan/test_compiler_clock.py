@@ -1,0 +1,83 @@
+"""The compiler's cycles: read from a real program's text, with its loops, and by the parts that a step names."""
+
+from pathlib import Path
+import re
+
+import jax
+from ml_collections import ConfigDict
+import pytest
+
+from configs import demo
+from uniemox_jax.plan import compiler_clock, step_compiler
+from uniemox_jax.runtime import hardware
+from uniemox_jax.train import loop
+
+# The gradient of three scanned layers for one v5e, as libtpu 0.0.42.1 compiles it. Cut down to the entry, the loops,
+# and of fused computations the products and the results; of what the compiler knows of an instruction, its cycles.
+TEXT = (Path(__file__).parents[1] / 'fixtures' / 'scanned_layers_on_v5e.hlo.txt').read_text(encoding='utf-8')
+ENTRY, LOOPS, TRIPS = 3543 + 8596 + 18575, 33666, 3
+
+
+def test_cycles_of_a_loop_count_as_often_as_it_turns() -> None:
+  assert sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', TEXT))) == ENTRY + LOOPS
+  operations, unknown = compiler_clock.read_operations(TEXT)
+  assert sum(operation.cycles for operation in operations) == ENTRY + TRIPS * LOOPS
+  assert unknown[0] == {'name': 'copy-done', 'count': 1, 'bytes': 3 * 512 * 512 * 2}
+  assert not [one['name'] for one in unknown if one['name'] in ('while', 'tuple', 'AllocateBuffer')]
+  assert operations == sorted(operations, key=lambda operation: -operation.cycles)
+
+
+def test_operations_are_told_by_part_kind_and_direction() -> None:
+  operations, _ = compiler_clock.read_operations(TEXT)
+  products = [operation for operation in operations if operation.kind == 'product']
+  assert [(one.part, one.name, one.backward, one.shape, one.count, one.cycles) for one in products] == [
+      ('encoder', 'dot_general', False, 'bf16[256,512]', 3, 3 * 7012),
+      ('encoder', 'dot_general', True, 'bf16[3,512,512]', 3, 3 * 5212),
+      ('encoder', 'dot_general', True, 'bf16[256,512]', 3, 3 * 4146)]
+  (copy,) = [operation for operation in operations if operation.kind == 'copy']
+  assert (copy.part, copy.count, copy.cycles) == ('other', 3, 3 * 2946)
+  update = next(operation for operation in operations if operation.part == 'optimizer')
+  assert (update.count, update.cycles) == (1, 18575)
+
+
+def test_a_fusion_inside_a_fusion_is_not_counted_twice() -> None:
+  text = TEXT.replace(
+      'fusion(%param_0.97), kind=kLoop, calls=%bitcast_fusion.1.clone.1',
+      'fusion(%param_0.97), kind=kLoop, calls=%bitcast_fusion.1.clone.1, backend_config={"estimated_cycles":"1000000"}')
+  assert text != TEXT
+  assert compiler_clock.summarise_cycles(text) == compiler_clock.summarise_cycles(TEXT)
+
+
+def test_cycles_become_milliseconds_and_utilisation() -> None:
+  chip = hardware.CHIPS['v5e']
+  assert chip.clock == pytest.approx(1.5e9, rel=0.01)
+  summary = compiler_clock.summarise_cycles(TEXT)
+  assert summary is not None
+  clock = compiler_clock.timed(summary, chip, flops=1e9)
+  assert clock['seconds'] == pytest.approx(131712 / 1.503e9, rel=1e-3)
+  assert clock['mfu'] == pytest.approx(1e9 / 197e12 / clock['seconds'])
+  for name in ('parts', 'kinds'):
+    assert sum(clock[name].values()) == pytest.approx(clock['seconds'])
+  said = '\n'.join(compiler_clock.format_clock(clock))
+  assert '0.08763 ms a step' in said and 'estimate' in said and 'no overlap' in said
+  assert 'encoder   dot_general (backward), product, bf16[3,512,512], 3 times' in said
+  assert 'without an estimate: copy-done 1 times, 2 MiB; ' in said
+
+
+def test_a_program_without_cycles_has_no_clock() -> None:
+  assert compiler_clock.summarise_cycles(re.sub(r', backend_config=\{"estimated_cycles":"\d+"\}', '', TEXT)) is None
+
+
+def _named_parts(config: ConfigDict) -> set[str]:
+  """The parts that the locations of a config's lowered step name."""
+  program = step_compiler.training_program(config, jax.devices()[:1])
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  with jax.set_mesh(program.mesh):
+    lowered = loop.jit_step(program.step, program.state).lower(program.state, program.frozen, program.batch, key)
+  paths = re.findall(r'"(jit\(step\)/[^"]*)"', lowered.as_text(debug_info=True))
+  return {compiler_clock.part_of(path) for path in paths} - {compiler_clock.OTHER}
+
+
+def test_every_part_of_a_step_is_named_in_its_program() -> None:
+  assert _named_parts(demo.get_config('pretrain')) == set(compiler_clock.PARTS) - {'head'}
+  assert _named_parts(demo.get_config('finetune')) == {'inputs', 'encoder', 'head', 'losses', 'optimizer'}

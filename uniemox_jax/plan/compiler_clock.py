@@ -1,0 +1,154 @@
+"""How long the TPU's compiler thinks that a step takes: the cycles that it writes beside its operations.
+
+They are an estimate by its cost model, of which nothing was measured: one operation after another, with no overlap. So
+their sum says what is costly, and whether a change helps, better than how long a step will take.
+"""
+
+from collections import Counter, defaultdict
+import re
+from typing import Any, NamedTuple
+
+from uniemox_jax.plan.program_text import ARRAY, ProgramText, array_bytes
+from uniemox_jax.runtime.hardware import Chip
+
+PARTS = ('inputs', 'teacher', 'encoder', 'decoder', 'fusion', 'head', 'losses', 'optimizer')
+"""The scopes (`jax.named_scope`) of a step, of which an operation belongs to the innermost. `losses` is what the
+gradient is taken of, so it holds whatever has no closer name; `inputs` is masking, and pixels before their embedding.
+"""
+OTHER = 'other'
+"""Where the compiler names no scope."""
+SHOWN = 10
+MEANING = (
+    "an estimate of the compiler's cost model, nothing ran: the cycles of its operations, one after another with "
+    'no overlap, at the clock that the peak implies; what is sent between chips has none')
+
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][a-z\-]*)\((.*)$')
+_OPERATION_NAME = re.compile(r'op_name="([^"]*)"')
+_PART = re.compile(rf'(?<![\w.])(?:{"|".join(PARTS)})(?![\w.])')
+_TARGET = re.compile(r'custom_call_target="(\w+)"')
+# Names, views, room that is set aside, and the start of what its '-done' counts: none of them takes time of its own.
+_FREE = re.compile(
+    'parameter|constant|tuple|get-tuple-element|bitcast|while|conditional|call|after-all|partition-id|replica-id|'
+    'opt-barrier|.*-start|AllocateBuffer|ConcatBitcast|AssumeGatherIndicesInBound')
+
+
+def part_of(path: str) -> str:
+  """The part that an operation with this path of scopes belongs to, as the compiler keeps it (`op_name`)."""
+  return (_PART.findall(path) or [OTHER])[-1]
+
+
+class Operation(NamedTuple):
+  """Instructions of a program that are alike, over all of a step's runs of each.
+
+  part: one of `PARTS`, or `OTHER`. name: what jax calls it, or else the compiler. kind: 'attention product', 'product',
+  'copy' or 'other'. backward: whether the gradient is what it computes. shape: of its result, or of the largest
+  of several. count: how often it runs a step. cycles: of all runs.
+  """
+
+  part: str
+  name: str
+  kind: str
+  backward: bool
+  shape: str
+  count: int  # type: ignore[assignment]  # plan.json has this key
+  cycles: int
+
+
+def _largest(shapes: str) -> str:
+  """The largest of the arrays that an instruction gives."""
+  return max((array[0] for array in ARRAY.finditer(shapes)), key=array_bytes, default='')
+
+
+def _kind(name: str, opcode: str, path: str, called: list[str]) -> str:
+  if opcode.startswith('copy') or name.startswith('copy'):
+    return 'copy'
+  if not any(' convolution(' in line or ' dot(' in line for line in called):
+    return 'other'
+  # Of the einsums of a step, all but those of the losses are in attention.
+  return 'attention product' if '->' in path and part_of(path) != 'losses' else 'product'
+
+
+def _operation(program: ProgramText, line: str, count: int) -> Operation:
+  """The instruction of a line that has cycles."""
+  match, cycles = _INSTRUCTION.match(line), _CYCLES.search(line)
+  assert match and cycles  # the compiler writes every instruction so
+  name, shape, opcode, rest = match.groups()
+  named = _OPERATION_NAME.search(rest)
+  path = named[1] if named else ''
+  called = [inner for computation in program.called(line) for inner in program.computations[computation]]
+  last = path.rpartition('/')[2] if opcode == 'fusion' and path else opcode if opcode != 'fusion' else name
+  return Operation(
+      part_of(path), re.sub(r'[.\d]+$', '', last), _kind(name, opcode, path, called), 'transpose(' in path,
+      _largest(shape), count, count * int(cycles[1]))
+
+
+def read_operations(text: str) -> tuple[list[Operation], list[dict[str, Any]]]:
+  """What the compiler estimates of a program (`jax.stages.Compiled.as_text()` of a TPU's).
+
+  Returns:
+    Alike operations together, the costliest first. And what has no estimate, by `name` of the compiler: how often it
+    runs a step (`count`), and the `bytes` of its largest results in all, the most first.
+  """
+  program = ProgramText.read(text)
+  found: dict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
+  missing: dict[str, Counter[str]] = defaultdict(Counter)
+  for computation, runs in program.runs(whole=_CYCLES).items():
+    for line in program.computations[computation]:
+      if _CYCLES.search(line):
+        one = _operation(program, line, runs)
+        found[one[:-2]].update(count=one.count, cycles=one.cycles)
+      elif match := _INSTRUCTION.match(line):
+        target = _TARGET.search(line)
+        name = target[1] if target else match[3]
+        if not _FREE.fullmatch(name):
+          missing[name].update(count=runs, bytes=runs * array_bytes(_largest(match[2])))
+  operations = [Operation._make((*alike, total['count'], total['cycles'])) for alike, total in found.items()]
+  unknown = [{'name': name} | total for name, total in missing.items()]
+  return sorted(operations, key=lambda one: -one.cycles), sorted(unknown, key=lambda one: -one['bytes'])
+
+
+def summarise_cycles(text: str) -> dict[str, Any] | None:
+  """`read_operations` as plan.json keeps it, in cycles: in all, by part, by kind, and the costliest operations.
+
+  None of a program whose compiler writes no cycles, as those of CPUs and GPUs do not.
+  """
+  operations, unknown = read_operations(text)
+  if not operations:
+    return None
+  parts, kinds = Counter[str](), Counter[str]()
+  for operation in operations:
+    parts[operation.part] += operation.cycles
+    kinds[operation.kind] += operation.cycles
+  return {
+      'cycles': sum(parts.values()), 'parts': dict(parts.most_common()), 'kinds': dict(kinds.most_common()),
+      'costliest': [operation._asdict() for operation in operations[:SHOWN]], 'without_estimate': unknown}
+
+
+def timed(summary: dict[str, Any], chip: Chip, flops: float) -> dict[str, Any]:
+  """A summary of cycles in seconds, with the share of the peak that a device's `flops` a step would be (MFU)."""
+  seconds = {name: {key: cycles / chip.clock for key, cycles in summary[name].items()} for name in ('parts', 'kinds')}
+  costliest = [operation | {'seconds': operation['cycles'] / chip.clock} for operation in summary['costliest']]
+  total = summary['cycles'] / chip.clock
+  return summary | seconds | {
+      'seconds': total, 'mfu': flops / (total * chip.peak), 'costliest': costliest, 'meaning': MEANING}
+
+
+def format_clock(clock: dict[str, Any]) -> list[str]:
+  """The lines that `plan` prints of what `timed` gives."""
+
+  def shares(name: str) -> str:
+    return ', '.join(f"{key} {1e3 * seconds:.4g} ms" for key, seconds in clock[name].items())
+
+  lines = [
+      f"by the compiler's cycles: {1e3 * clock['seconds']:.4g} ms a step, MFU {clock['mfu']:.1%}; {MEANING}",
+      f"  by part: {shares('parts')}", f"  by kind: {shares('kinds')}", '  costliest:']
+  for one in clock['costliest']:
+    name = one['name'] + (' (backward)' if one['backward'] else '')
+    kind = '' if one['kind'] in ('other', one['name']) else f", {one['kind']}"
+    lines.append(
+        f"  {1e3 * one['seconds']:8.3f} ms  {one['part']:9} {name}{kind}, {one['shape']}, {one['count']} times")
+  unknown = [one for one in clock['without_estimate'] if one['bytes'] >= 2**20]
+  listed = ', '.join(f"{one['name']} {one['count']} times, {one['bytes'] / 2**20:.0f} MiB" for one in unknown)
+  rest = sum(one['count'] for one in clock['without_estimate'] if one not in unknown)
+  return [*lines, f"  without an estimate: {listed + '; ' if listed else ''}{rest} small ones"]

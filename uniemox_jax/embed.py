@@ -82,7 +82,7 @@ def embed(given: ConfigDict) -> None:
   teacher, frozen = make_teacher(clip, config.model.decoder_width, jnp.dtype(config.dtype), config.teacher_statistics)
   kept, computed = view_embeddings(config, split, clip.digest, teacher, frozen, mesh)
   if is_primary():
-    print(f'{computed:,} views embedded, the others were there: {kept.folder}', flush=True)
+    print(f'{computed:,} views embedded; all that the run reads are in {kept.folder}', flush=True)
 
 
 def main() -> None:

@@ -41,9 +41,9 @@ def whole(data_dir: str, clip_folder: Path, tmp_path_factory: pytest.TempPathFac
   return folder / 'run'
 
 
-def assert_same_losses(one: Path, other: Path, rel: float) -> None:
-  ours, theirs = read_metrics(str(one)), read_metrics(str(other))
-  assert [line['step'] for line in ours] == [line['step'] for line in theirs]
+def assert_same_losses(one: Path, other: Path, rel: float, steps: int = 14) -> None:
+  ours, theirs = (read_metrics(str(run))[:steps] for run in (one, other))
+  assert [line['step'] for line in ours] == [line['step'] for line in theirs] == list(range(1, steps + 1))
   for name in LOSSES:
     assert [line[name] for line in ours] == pytest.approx([line[name] for line in theirs], rel=rel), name
 
@@ -55,14 +55,15 @@ def test_as_many_views_as_epochs_lose_as_the_teacher_in_the_step_does(whole, pre
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('dtype', 'form', 'rel'), [('float32', 'cosine', 1e-5), ('float32', 'kl', 1e-5),
-                                                    ('bfloat16', 'cosine', 0.1)])
+                                                    ('bfloat16', 'cosine', 1e-2)])
 def test_one_view_loses_as_the_teacher_in_the_step_does_with_this_view(config, tmp_path, monkeypatch, dtype, form, rel):
   config.teacher_views, config.dtype, config.loss.form, config.images_every = 1, dtype, form, 0
   pretrain(config, str(tmp_path / 'read'))
   monkeypatch.setattr(pretraining, 'view_embeddings', lambda *_: (None, 0))
   monkeypatch.setattr(pretraining, 'without_tower', lambda frozen: frozen)
   pretrain(config, str(tmp_path / 'computed'))
-  assert_same_losses(tmp_path / 'read', tmp_path / 'computed', rel)
+  # Adam lets what bfloat16 rounds grow from step to step.
+  assert_same_losses(tmp_path / 'read', tmp_path / 'computed', rel, steps=3 if dtype == 'bfloat16' else 14)
 
 
 def kill_when(command: list[object], there: Path, pattern: str) -> None:

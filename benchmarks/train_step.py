@@ -29,8 +29,8 @@ from data_pipelines.errors import UserError
 from data_pipelines.storage import write_json
 from uniemox_jax.runtime.hardware import peak_flops
 
-PLATFORMS = {'cpu': ('ours', 'eager'), 'gpu': ('ours', 'eager', 'compiled')}
-TITLES = {'ours': 'ours', 'eager': 'PyTorch', 'compiled': 'PyTorch, torch.compile'}
+PLATFORMS = {'cpu': ('ours', 'read', 'eager'), 'gpu': ('ours', 'read', 'eager', 'compiled')}
+TITLES = {'ours': 'ours', 'read': 'ours, teacher_views', 'eager': 'PyTorch', 'compiled': 'PyTorch, torch.compile'}
 BATCH = {'cpu': {'demo': 64, 'vitb16': 8, 'vitl16': 8}, 'gpu': {'demo': 64, 'vitb16': 256, 'vitl16': 128}}
 DTYPE = {'cpu': 'float32', 'gpu': 'bfloat16'}
 PRODUCT = {'cpu': 2048, 'gpu': 8192}
@@ -67,7 +67,8 @@ def measure(config: ConfigDict, platform: str, steps: int, turns: int, profile: 
     product = {name: ask(name, step_worker.product_rate, PRODUCT[platform]) for name in processes}
     costs = ask('ours', step_worker.profile, steps) if profile else None
   flops = dict.fromkeys(processes, step_sizes.original_training_flops(config))
-  flops['ours'] = step_sizes.our_program(config).work.training.flops
+  for name in step_sizes.OURS:
+    flops[name] = step_sizes.our_program(step_sizes.ours(name, config)).work.training.flops
   examples = config.batch_size * steps
   measured = {
       name: _implementation(ready[name], timed[name], examples, flops[name], product[name]) for name in processes}

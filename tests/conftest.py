@@ -33,7 +33,7 @@ PARITY = 1e-5
 # The first makes the runs that others share, and the second needs none of them: so no worker waits for another.
 LONG_FILES = (
     'test_runs', 'test_train_step', 'test_average', 'test_two_streams', 'test_task_runs', 'test_look',
-    'test_initialisations', 'test_preemption', 'test_topologies')
+    'test_initialisations', 'test_preemption', 'test_topologies', 'test_teacher_views')
 
 # A shell lets what it starts in the background ignore Ctrl-C, and processes hand that on. Those that tests start are to
 # take it as they do in a terminal.

@@ -17,13 +17,15 @@ from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.storage import write_bytes
+from uniemox_jax.embed import view_embeddings, views_of
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.distributed import is_primary
 from uniemox_jax.teacher.caption_embeddings import MOSTLY_EQUAL, CaptionEmbeddings, embedded_captions
 from uniemox_jax.teacher.frozen_clip import load_clip
-from uniemox_jax.teacher.step_teacher import Teacher, make_teacher, teacher_shardings
+from uniemox_jax.teacher.step_teacher import Teacher, make_teacher, teacher_shardings, without_tower
+from uniemox_jax.teacher.view_embeddings import ViewEmbeddings
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.initial_weights import initial_weights, open_source
@@ -74,15 +76,19 @@ def _without_contrastive(config: PretrainConfig, share: float) -> PretrainConfig
   return dataclasses.replace(config, loss=loss)
 
 
-def _step_batches(batches: Iterator[dict[str, np.ndarray]], text: CaptionEmbeddings | None,
-                  scene_twice: bool) -> Iterator[dict[str, np.ndarray]]:
-  """What the step takes of each batch: its views, with the scene as person view if asked, and caption embeddings."""
+def _step_batches(
+    batches: Iterator[dict[str, np.ndarray]], text: CaptionEmbeddings | None, scene_twice: bool,
+    images: ViewEmbeddings | None = None) -> Iterator[dict[str, np.ndarray]]:
+  """What the step takes of each batch: its views, with the scene as person view if asked, and embeddings of captions
+  and scenes."""
   for batch in batches:
     kept: dict[str, np.ndarray] = {name: batch[name] for name in ('scene', 'person', 'example_id') if name in batch}
     if scene_twice:
       kept['person'] = kept['scene']
     if text is not None:
       kept['text'] = text.at(batch['position'])
+    if images is not None:  # all rows are of one epoch
+      kept['image'] = images.at(int(batch['view'][0]), batch['position'])
     yield kept
 
 
@@ -129,11 +135,18 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
       asked, workdir, name='pretrain', build=build, mesh=mesh, steps_per_epoch=steps_per_epoch, description=description,
       inputs={'data_dir': split.contents} | digests, loaded=loaded,
       flops_per_example=example_work(config, student, teacher).training.flops, profile=profile)
+  images = None
+  if config.teacher_views and teacher is not None and run.start < run.log.total_steps:
+    assert digests['teacher']  # as it has a teacher
+    with run.log.clock.apart('embed'):
+      images, _ = view_embeddings(config, split, digests['teacher'], teacher, frozen, mesh)
+    frozen = without_tower(frozen)
   image_size, two_views = config.model.image_size, student.streams == 2
   batches = pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=image_size, start_step=run.start,
       mode='pretrain', person=two_views and config.person_view == 'crop', crop_area=(config.min_crop_area, 1.0),
-      person_jitter=config.person_jitter, process_index=jax.process_index(), process_count=jax.process_count())
+      person_jitter=config.person_jitter, views=views_of(config), process_index=jax.process_index(),
+      process_count=jax.process_count())
   draw = None
   if config.loss.reconstruction:
     first = next(iter(pipeline.eval_batches(split, batch_size=SHOWN_EXAMPLES, image_size=image_size)))
@@ -141,7 +154,7 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
     draw = _reconstruction_viewer(graphdef, first['image'], config.loss.norm_pix, folder, run)
   loop.train(
       run, make_pretrain_step(graphdef, teacher, run.optimizer, config.loss),
-      _step_batches(batches, text, scene_twice=two_views and config.person_view == 'scene'),
+      _step_batches(batches, text, scene_twice=two_views and config.person_view == 'scene', images=images),
       frozen=jax.device_put(frozen, teacher_shardings(frozen, mesh, config.teacher_sharded)),
       every=loop.Every(config.log_every, config.save_every, config.images_every), evaluate=draw)
 

@@ -23,7 +23,7 @@ class OurStep:
   Args:
     given: of a pretraining run, see `step_sizes.load`.
     batch: see `step_sizes.random_batch`; of 'ids' only the number counts: a caption is embedded once and cached, so
-      here its embedding is drawn.
+      here its embedding is drawn; with `teacher_views` that of the scene, too.
   """
 
   version = f'jax {jax.__version__}'
@@ -39,11 +39,13 @@ class OurStep:
     vision = initial_params(
         lambda rngs: ImageTower(clip, remat='none', scan=False, dtype=jnp.float32, rngs=rngs), config.seed)
     drawn = {'vision': vision, 'logit_scale': jnp.float32(clip.logit_scale_init)}
+    drawn = {name: drawn[name] for name in program.frozen}
     self.frozen = jax.tree.map(
         lambda leaf, to: jax.device_put(leaf.astype(to.dtype), to.sharding), drawn, program.frozen)
-    text_BxE = np.random.default_rng(config.seed).standard_normal(program.batch['text'].shape, np.float32)
-    text_BxE /= np.linalg.norm(text_BxE, axis=1, keepdims=True)
-    rows = {'scene': batch['scene'], 'person': batch['person'], 'text': text_BxE}
+    rows, rng = {'scene': batch['scene'], 'person': batch['person']}, np.random.default_rng(config.seed)
+    for name in [name for name in program.batch if name not in rows]:
+      embedded_BxE = rng.standard_normal(program.batch[name].shape, np.float32)
+      rows[name] = embedded_BxE / np.linalg.norm(embedded_BxE, axis=1, keepdims=True)
     self.batch = sharding.global_batch(rows, self.mesh)
     self.key = jax.random.key(config.seed)
     self.step = compile_program(program)

@@ -12,6 +12,7 @@ from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.schema import parse
 
 SIZES = ('demo', 'vitb16', 'vitl16')
+OURS = ('ours', 'read')
 CONTEXT, VOCABULARY = 77, 49408
 CLIP_B16_TEXT = {'width': 512, 'depth': 12, 'heads': 8}
 
@@ -26,6 +27,13 @@ def load(size: str) -> ConfigDict:
       'vitl16': pretrain_emoset_vitl16.get_config}[size]()
   config.model.remat, config.model.scan = 'none', False
   config.text_shape = demo.get_config('clip').model.text if size == 'demo' else ConfigDict(CLIP_B16_TEXT)
+  return config
+
+
+def ours(implementation: str, config: ConfigDict) -> ConfigDict:
+  """The config of one of `OURS`: 'read' is given the teacher's embeddings."""
+  config = config.copy_and_resolve_references()
+  config.teacher_views = int(implementation == 'read')
   return config
 
 

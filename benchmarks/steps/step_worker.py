@@ -22,7 +22,7 @@ def build(implementation: str, config: ConfigDict, platform: str) -> dict[str, A
   """Makes the step and takes it once. Each process runs its own framework only.
 
   Args:
-    implementation: 'ours', 'eager' or 'compiled'.
+    implementation: 'ours', 'read', which is ours with `teacher_views`, 'eager' or 'compiled'.
     config: see `step_sizes.load`.
     platform: 'cpu' hides a GPU from both frameworks.
   """
@@ -36,9 +36,9 @@ def build(implementation: str, config: ConfigDict, platform: str) -> dict[str, A
     os.environ['CUDA_VISIBLE_DEVICES'] = ''
     jax.config.update('jax_platforms', 'cpu')
   batch = step_sizes.random_batch(config)
-  if implementation == 'ours':
+  if implementation in step_sizes.OURS:
     from benchmarks.steps.ours_step import OurStep
-    _step = OurStep(config, batch)
+    _step = OurStep(step_sizes.ours(implementation, config), batch)
   else:
     from benchmarks.steps.torch_step import TorchStep
     _step = TorchStep(config, batch, compiled=implementation == 'compiled')

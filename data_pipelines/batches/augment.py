@@ -25,6 +25,11 @@ def epoch_keys(seed: tf.Tensor | int, epoch: tf.Tensor | int) -> tf.Tensor:
   return tf.random.stateless_uniform([KEYS], seed_2, minval=None, maxval=None, dtype=tf.int64, alg='philox')
 
 
+def with_view_of(keys_K: tf.Tensor, other_K: tf.Tensor) -> tf.Tensor:
+  """One epoch's keys, but with those of another for the scene's crop and the flip."""
+  return tf.concat([keys_K[:CROP], other_K[CROP:FLIP + 1], keys_K[FLIP + 1:]], axis=0)
+
+
 def uniform(key: tf.Tensor, example_id: tf.Tensor, shape: list[int]) -> tf.Tensor:
   """Draws in [0, 1), float32, from one example's part of a stream; key and example id are int64 scalars."""
   return tf.random.stateless_uniform(shape, tf.stack([key, example_id]), alg='philox')

@@ -8,13 +8,14 @@ import atexit
 from collections.abc import Callable, Generator, Iterator, Sequence
 import functools
 import os
+from typing import NamedTuple
 import weakref
 
 import numpy as np
 import tensorflow as tf
 
 from data_pipelines.batches import augment, rand_augment
-from data_pipelines.batches.order import make_order
+from data_pipelines.batches.order import Order, make_order
 from data_pipelines.errors import UserError
 from data_pipelines.records import targets as record_targets
 from data_pipelines.records.reader import Split
@@ -27,6 +28,14 @@ _FIELDS = {
 
 Batch = dict[str, np.ndarray]
 Record = dict[str, tf.Tensor]
+
+
+class Views(NamedTuple):
+  """Epoch e crops and flips scenes as epoch e mod `number` does, by draws of this `seed`."""
+
+  number: int
+  seed: int
+
 
 _open: weakref.WeakSet[Generator[Batch]] = weakref.WeakSet()
 
@@ -42,7 +51,7 @@ def train_batches(
     split: Split, *, batch_size: int, seed: int, image_size: int, start_step: int = 0, mode: str = 'pretrain',
     crop_area: tuple[float, float] = (0.2, 1.0), person: bool | None = None, person_jitter: float = 0.0,
     randaugment: tuple[float, float] | None = None, erase: float = 0.0, targets: Sequence[str] = (),
-    balanced_by: np.ndarray | None = None, process_index: int = 0, process_count: int = 1,
+    balanced_by: np.ndarray | None = None, views: Views | None = None, process_index: int = 0, process_count: int = 1,
     parallelism: int | None = None) -> Iterator[Batch]:
   """Endless training batches from `start_step` on: this host's rows of every global batch.
 
@@ -63,14 +72,16 @@ def train_batches(
     erase: in 'finetune', probability of random erasing, of each view.
     targets: names of `targets.FIELDS` to add, as `targets.dense` describes them.
     balanced_by: every record's class (N,), -1 for none, of which all come equally often; None takes each record once.
+    views: which crops and flips come again; None draws new ones every epoch.
     process_index, process_count: this host's number, and the number of hosts.
     parallelism: threads; None is one a CPU. It does not change the batches.
 
   Yields:
     With R = batch_size / process_count rows: 'scene' ('pretrain') or 'image' ('finetune') and 'person', uint8
-    (R, S, S, 3); 'position' in the split int32 (R,), 'example_id' int64 (R,), 'label' int32 (R,), -1 for none; and the
-    `targets`. 'person' is the stored crop of one person, drawn each epoch from those of the record, squashed to S x S
-    and flipped as the scene is. Without a person it equals the finished scene view.
+    (R, S, S, 3); 'position' in the split int32 (R,), 'example_id' int64 (R,), 'label' int32 (R,), -1 for none; the
+    `targets`; and where `views` is given, which of them it is, 'view' int32 (R,). 'person' is the stored crop of one
+    person, drawn each epoch from those of the record, squashed to S x S and flipped as the scene is. Without a person
+    it equals the finished scene view.
 
   Raises:
     UserError: the batch is larger than the split or does not divide by process_count, or an augmentation is out of its
@@ -78,16 +89,13 @@ def train_batches(
   """
   _check_augmentations(mode, person_jitter, randaugment, erase)
   person = mode == 'pretrain' if person is None else person
-  epoch_steps = steps_per_epoch(split, batch_size)
+  epoch_steps, sizes = steps_per_epoch(split, batch_size), record_targets.lengths(split, targets)
   first_row, rows = _host_rows(batch_size, process_index, process_count)
-  sizes, ordered = record_targets.lengths(split, targets), make_order(split.num_examples, balanced_by)
+  ordered = make_order(split.num_examples, balanced_by)
 
   def order(step: tf.Tensor) -> Record:
-    keys_K = augment.epoch_keys(seed, step // epoch_steps)
     index_R = step % epoch_steps * batch_size + first_row + tf.range(rows, dtype=tf.int64)
-    position_R, drawn_before_R = ordered(index_R, keys_K[augment.ORDER])
-    # A record that comes again in the same epoch has other views.
-    return {'position': position_R, 'keys': keys_K[None] + drawn_before_R[:, None]}
+    return _train_order(index_R, step // epoch_steps, ordered, seed, views)
 
   def make(record: Record) -> Record:
     image, person_view = _train_views(record, image_size, crop_area, person_jitter, randaugment, erase)
@@ -100,6 +108,18 @@ def train_batches(
   return _batches(split, steps.map(order), make, rows, parallelism, targets)
 
 
+def _train_order(index_R: tf.Tensor, epoch: tf.Tensor, ordered: Order, seed: int, views: Views | None) -> Record:
+  """Position and keys of each of these places of an epoch, int64, and its view where there are `views`."""
+  keys_K = augment.epoch_keys(seed, epoch)
+  position_R, drawn_before_R = ordered(index_R, keys_K[augment.ORDER])
+  view = {}
+  if views:
+    view['view'] = tf.fill(tf.shape(index_R), tf.cast(epoch % views.number, tf.int32))
+    keys_K = augment.with_view_of(keys_K, augment.epoch_keys(views.seed, epoch % views.number))
+  # A record that comes again in the same epoch has other views.
+  return {'position': position_R, 'keys': keys_K[None] + drawn_before_R[:, None]} | view
+
+
 def steps_per_epoch(split: Split, batch_size: int) -> int:
   """Whole training batches in one epoch. Raises UserError if the batch is larger than the split."""
   if batch_size > split.num_examples:
@@ -107,6 +127,35 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
         f'batch_size {batch_size} is more than the {split.num_examples} examples of split {split.name!r}: '
         'make it smaller')
   return split.num_examples // batch_size
+
+
+def view_batches(
+    split: Split, seed: int, starts: Sequence[tuple[int, int]], *, batch_size: int, image_size: int,
+    crop_area: tuple[float, float], process_index: int = 0, process_count: int = 1,
+    parallelism: int | None = None) -> Iterator[Batch]:
+  """Scenes in the order of the split, cropped and flipped as training batches with `Views` of this seed show them.
+
+  Args: as in `train_batches`, and
+    starts: of each batch, which view it shows and the position of its first row.
+
+  Yields:
+    'scene' uint8 (R, S, S, 3), R = batch_size / process_count; past the end of the split, its last example.
+
+  Raises:
+    UserError: the batch does not divide by process_count; while iterating, a damaged shard.
+  """
+  first_row, rows = _host_rows(batch_size, process_index, process_count)
+
+  def order(start_2: tf.Tensor) -> Record:
+    index_R = start_2[1] + first_row + tf.range(rows, dtype=tf.int64)
+    keys_K = augment.epoch_keys(seed, start_2[0])
+    return {'position': tf.minimum(index_R, split.num_examples - 1), 'keys': tf.repeat(keys_K[None], rows, axis=0)}
+
+  def make(record: Record) -> Record:
+    return {'scene': _train_views(record, image_size, crop_area, 0.0, None, 0.0)[0]}
+
+  starts_Bx2 = tf.data.Dataset.from_tensor_slices(np.array(starts, np.int64).reshape(-1, 2))
+  return _batches(split, starts_Bx2.map(order), make, rows, parallelism, ())
 
 
 def eval_batches(
@@ -159,9 +208,11 @@ def _host_rows(batch_size: int, process_index: int, process_count: int) -> tuple
 
 
 def _labels(record: Record) -> Record:
-  return {
-      'position': tf.cast(record['position'], tf.int32), 'example_id': record['example_id'],
-      'label': tf.cast(record['label'], tf.int32)}
+  """What every batch says of its rows."""
+  view = {'view': record['view']} if 'view' in record else {}
+  return view | {
+      'position': tf.cast(record['position'], tf.int32), 'example_id': record['example_id'], 'label':
+          tf.cast(record['label'], tf.int32)}
 
 
 def _check_augmentations(mode: str, jitter: float, randaugment: tuple[float, float] | None, erase: float) -> None:

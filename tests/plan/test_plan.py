@@ -103,6 +103,18 @@ def test_fsdp_divides_parameters_and_optimizer_in_the_compiled_program() -> None
   assert held == pytest.approx(sum(size for name, size in divided.items() if name.endswith('per_device')), abs=64)
 
 
+def test_views_that_come_again_leave_the_teacher_out_of_the_step_and_of_its_flops() -> None:
+  own, read = (
+      step_compiler.sizes(step_compiler.training_program(_config(DEVICES, 1, teacher_views=views), jax.devices()))
+      for views in (0, 4))
+  compared = 2 * 16 * 32  # with each text of the batch, in L1
+  assert own['teacher_flops_per_example'] > 100 * compared
+  assert read['teacher_flops_per_example'] == compared
+  assert read['student_flops_per_example'] == own['student_flops_per_example']
+  assert read['teacher_bytes_per_device'] == 4  # the scale
+  assert read['batch_bytes_per_device'] - own['batch_bytes_per_device'] == 16 // DEVICES * 32 * 4
+
+
 @needs_tpu_compiler
 @pytest.mark.slow
 def test_tpu_compiler_keeps_both_promises() -> None:

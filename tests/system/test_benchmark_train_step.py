@@ -96,17 +96,20 @@ def test_our_step_needs_at_most_90_percent_of_the_originals_flops(size: str) -> 
 def test_report_is_whole_and_no_process_loads_tensorflow(config: ConfigDict, tmp_path, monkeypatch) -> None:
   monkeypatch.setattr(train_step, 'sees_gpu', lambda: False)  # needs a process too; `--platform=gpu` below asks it
   report = train_step.measure(config, 'cpu', steps=1, turns=2, profile=True)
-  assert report['implementations'].keys() == {'ours', 'eager'}
+  assert report['implementations'].keys() == {'ours', 'read', 'eager'}
   for row in report['implementations'].values():
     assert np.isfinite(row['loss']) and row['examples_per_second'] > 0 and row['cpu_milliseconds_per_example'] > 0
     assert len(row['examples_per_second_by_turn']) == 2 and row['mfu'] is None
     assert 'jax' in row['modules'] and 'tensorflow' not in row['modules']
+  read, ours = (report['implementations'][name]['flops_per_example'] for name in ('read', 'ours'))
+  assert read < ours
   assert report['times_as_fast_as']['eager']['least'] <= report['times_as_fast_as']['eager']['median']
   assert sum(row['share'] for row in report['profile']) == pytest.approx(1.0)
   assert {row['kind'] for row in report['profile']} <= set(step_profile.KINDS)
   assert report['profile'][0]['longest']
   table = train_step.table(report)
-  assert '| ours |' in table and '| PyTorch |' in table and 'not measured' in table
+  assert 'not measured' in table
+  assert all(f'| {title} |' in table for title in ('ours', 'ours, teacher_views', 'PyTorch'))
   write_json(str(tmp_path / 'report.json'), report)
   assert read_json(str(tmp_path / 'report.json')) == report
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 import re
+import shutil
 import signal
 
 import pytest
@@ -16,6 +17,22 @@ from data_pipelines.records.reader import open_split
 split = open_split(sys.argv[1], 'emo8', 'train')
 positions = list(range(split.num_examples))
 print(hashlib.sha256(b''.join(split.read_many(positions))).hexdigest(), len(list(split.annotations())))
+"""
+
+READ_VIEWS = """
+import hashlib, sys
+import numpy as np
+from data_pipelines.records.reader import open_split
+from uniemox_jax import embed
+from uniemox_jax.runtime.cli import load_config
+from uniemox_jax.teacher.frozen_clip import load_clip
+from uniemox_jax.train.config import PretrainConfig
+from uniemox_jax.train.schema import parse
+config = parse(PretrainConfig, load_config(sys.argv[1]))
+split = open_split(config.data_dir, config.dataset, config.split)
+kept, computed = embed.view_embeddings(config, split, load_clip(config.teacher).digest, None, {}, None)
+embedded = [kept.at(view, np.arange(split.num_examples)) for view in (0, 1, 0)]
+print(computed, np.stack(embedded).shape, hashlib.sha256(np.stack(embedded).tobytes()).hexdigest())
 """
 
 
@@ -65,6 +82,20 @@ def test_all_records_cost_little_more_than_their_bytes(bucket, data_dir):
   told = run(bucket, '-c', READ_ALL, f'{bucket.url}/data')
   assert bucket.counts()['bytes'] < 1.1 * size + 100_000  # the JSON files and the index beside them
   assert told == run(bucket, '-c', READ_ALL, data_dir)
+
+
+def test_views_embedded_into_a_bucket_are_those_of_a_disk(bucket, data_dir, tmp_path):
+  shutil.copytree(data_dir, tmp_path / 'data')
+  told = []
+  for place, data, teacher in (('disk', str(tmp_path / 'data'), small_runs.write_teacher(tmp_path / 'teacher')),
+                               ('bucket', f'{bucket.url}/data', f'{bucket.url}/teacher')):
+    config = small_runs.pretrain_config(data, teacher)
+    config.teacher_views = 2
+    embedding = small_runs.command('uniemox_jax.embed', config, tmp_path / place)[:-1]
+    assert '112 views embedded' in run(bucket, *embedding)[-1]
+    told.append(run(bucket, '-c', READ_VIEWS, tmp_path / f'{place}_config.py')[-1])
+  assert told[0] == told[1] and told[0].startswith('0 (3, 56, 12) ')
+  assert len(bucket.names('data/view_cache/')) >= 2
 
 
 @pytest.mark.parametrize(
@@ -134,8 +165,9 @@ def test_the_whole_way_in_an_unsteady_bucket_gives_the_bits_of_a_disk(bucket, da
   for place, data, teacher in (('disk', data_dir, tmp_path / 'teacher'), ('bucket', f'{bucket.url}/data', None)):
     root = str(tmp_path / 'disk') if place == 'disk' else bucket.url
     teacher = small_runs.write_teacher(teacher) if teacher else f'{bucket.url}/teacher'
-    pretraining = small_runs.command(
-        'uniemox_jax.pretrain', small_runs.pretrain_config(data, teacher), tmp_path / f'{place}_pre')[:-1]
+    config = small_runs.pretrain_config(data, teacher)
+    config.teacher_views = 2
+    pretraining = small_runs.command('uniemox_jax.pretrain', config, tmp_path / f'{place}_pre')[:-1]
     pretraining.append(f'--workdir={root}/{runs}/pre')
     if place == 'bucket':
       bucket.set(unavailable=0.05, cut=0.01)

@@ -74,13 +74,20 @@ def test_flops_with_a_siglip_are_those_of_the_traced_forward_pass() -> None:
   check_pretraining(SIGLIP, {'fusion': 'none'})
 
 
-def check_pretraining(clip_config: CLIPConfig | SiglipConfig, model: dict[str, Any]) -> None:
+def test_flops_of_a_step_that_reads_its_embeddings_are_those_of_the_traced_forward_pass(
+    clip_config: CLIPConfig) -> None:
+  check_pretraining(clip_config, {}, read=True)
+
+
+def check_pretraining(clip_config: CLIPConfig | SiglipConfig, model: dict[str, Any], read: bool = False) -> None:
   build = builder(UniEmoX, **STUDENT | model)
   student, (teacher, frozen) = abstract_model(build), _teacher(clip_config)
   shape = (BATCH, student.streams, 32, 32, 3)
   rows = {
       'views': jax.ShapeDtypeStruct(shape, jnp.uint8),
       'noise': jax.ShapeDtypeStruct((BATCH, student.streams, 16), jnp.float32)}
+  if read:
+    rows['image'] = jax.ShapeDtypeStruct((BATCH, 12), jnp.float32)
   settings = LossSettings(reconstruction=float(student.decoder is not None))
 
   def forward(params: Any, rows: Any, texts: Any, frozen: Any) -> Any:
@@ -88,7 +95,7 @@ def check_pretraining(clip_config: CLIPConfig | SiglipConfig, model: dict[str, A
 
   texts = jax.ShapeDtypeStruct((TEXTS, 12), jnp.float32)
   traced = jax.make_jaxpr(forward)(abstract_params(build), rows, texts, frozen)
-  work = pretrain_work(student, teacher.tower, TEXTS)
+  work = pretrain_work(student, None if read else teacher.tower, TEXTS)
   assert BATCH * (work.student.flops + work.teacher.flops) == product_flops(traced.jaxpr)
 
 

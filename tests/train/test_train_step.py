@@ -170,6 +170,16 @@ def test_eight_devices_that_share_the_teacher_compute_what_one_computes(batch, t
   assert_same(plain_step, run_steps(batch, teacher, devices=8, fsdp=4, shard_teacher=True))
 
 
+@pytest.mark.parametrize(
+    'options', [{}, {'form': 'kl'}, {'negatives': 'local', 'local_batch': 4, 'accum_steps': 2}], ids=str)
+def test_a_step_that_is_given_the_teachers_embeddings_computes_the_same_without_its_tower(batch, teacher, options):
+  embedder, frozen = teacher
+  image = np.asarray(embedder.embed_image(frozen, jnp.asarray(batch['scene'])))
+  given = run_steps(batch | {'image': image}, (embedder, ()), steps=3, **options)[0]
+  for name, value in run_steps(batch, teacher, steps=3, **options)[0].items():
+    assert given[name] == pytest.approx(value, rel=1e-5), name
+
+
 def test_teacher_in_bfloat16_halves_and_computes_the_same(clip_config, clip_params):
   clip = Clip(clip_config, clip_params, View(32, 32), None)
   images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8))

@@ -30,7 +30,7 @@ from uniemox_jax.plan.compiler_clock import summarise_cycles
 from uniemox_jax.plan.gpu_cards import Gpus, gpu_devices, parse_topology
 from uniemox_jax.runtime import hardware, sharding
 from uniemox_jax.runtime.hardware import Slice
-from uniemox_jax.teacher.step_teacher import Teacher, make_teacher, teacher_shardings
+from uniemox_jax.teacher.step_teacher import Teacher, make_teacher, teacher_shardings, without_tower
 from uniemox_jax.train import loop, setup
 from uniemox_jax.train.config import AUTO, FinetuneConfig, PretrainConfig, parse_trainable
 from uniemox_jax.train.flops import ExampleWork, finetune_work
@@ -71,16 +71,19 @@ def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
   optimizer = make_optimizer(config, STEPS_PER_EPOCH)
   teacher: Teacher | None = None
   frozen: Any = ()
+  embeddings = {'text': (jnp.float32, config.model.decoder_width)} if config.loss.contrastive else {}
   if student.semantic:
     teacher, frozen = make_teacher(setup.clip_of_shape(config.teacher_shape), config.model.decoder_width, dtype)
+    if config.teacher_views:
+      frozen = without_tower(frozen)
+      embeddings['image'] = (jnp.float32, config.model.decoder_width)
     frozen = jax.tree.map(
         lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), frozen,
         teacher_shardings(frozen, mesh, config.teacher_sharded))
-  text = {'text': (jnp.float32, config.model.decoder_width)} if config.loss.contrastive else {}
   return Program(
       make_pretrain_step(nnx.graphdef(student), teacher, optimizer, config.loss),
       state_template(build, optimizer.tx, mesh), frozen,
-      _batch(config, mesh, ('scene', 'person')[:student.streams], **text), mesh,
+      _batch(config, mesh, ('scene', 'person')[:student.streams], **embeddings), mesh,
       setup.example_work(config, student, teacher))
 
 

@@ -66,6 +66,11 @@ def make_teacher(clip: Clip, decoder_width: int, dtype: Any,
   return Teacher(embed_image, lambda frozen: jnp.exp(frozen['logit_scale']), tower), frozen
 
 
+def without_tower(frozen: dict[str, Any]) -> dict[str, Any]:
+  """What a step needs of the frozen parameters that is given the image embeddings."""
+  return {'logit_scale': frozen['logit_scale']}
+
+
 def _as_computed(dtype: Any, path: tuple[Any, ...], leaf: Any) -> Any:
   """A kernel in the dtype that the computation casts it to anyway: the same numbers, half the memory in bfloat16."""
   if path[-1].key != 'kernel':

@@ -217,6 +217,11 @@ class PretrainConfig(CaptionedConfig):
   teacher: str = key('openai/clip-vit-base-patch16', 'folder or hub id of the CLIP or SigLIP', path=True)
   teacher_statistics: str = key(
       'clip', "mean and deviation of the teacher's pixels; imagenet as in the original", choices=('clip', 'imagenet'))
+  teacher_views: int = key(
+      0, 'crops and flips a scene, whose teacher embeddings are computed once and read from then on; 0 draws new ones '
+      'every epoch, as published', least=0)
+  teacher_views_seed: int = key(
+      -1, "of these crops and flips; -1 is the run's seed. Runs that agree in it share the embeddings", least=-1)
   teacher_sharded: bool = key(False, 'split the teacher over mesh.fsdp, too')
   teacher_shape: TeacherShape | None = section(TeacherShape)
   model: StudentSettings = section(StudentSettings)
@@ -242,6 +247,8 @@ class PretrainConfig(CaptionedConfig):
       refuse_unused(
           self, ('model.fusion', 'model.fusion_heads', 'teacher_statistics', 'teacher_sharded'),
           'loss.contrastive and loss.similarity are 0')
+    if not self.teacher_views:
+      refuse_unused(self, ('teacher_views_seed',), 'teacher_views is 0')
     if model.fusion in ('additive', 'prior', OFF):
       refuse_unused(self, ('model.fusion_heads',), f'model.fusion is {model.fusion}')
     if not loss.reconstruction:

@@ -84,7 +84,7 @@ def pretrain_work(student: UniEmoX, teacher: ImageTower | SiglipImageTower | Non
 
   Args:
     student: the module; shapes in place of parameters will do.
-    teacher: likewise, None where no loss needs it.
+    teacher: likewise, None where no loss needs it, or where its embeddings are read.
     texts: which each example is compared with in L1; 0 without L1.
   """
   tokens, patches = 1 + student.visible, student.encoder.patches
@@ -94,10 +94,8 @@ def pretrain_work(student: UniEmoX, teacher: ImageTower | SiglipImageTower | Non
   if student.decoder is not None:
     decoder = student.decoder
     work += (_blocks(decoder.blocks, 1 + patches) + _dense(decoder.predict, patches)).times(student.decoded_streams)
-  if teacher is None:
-    return ExampleWork(work)
   compared = Work(2 * texts * student.project.out_features, texts)
-  return ExampleWork(work + compared, _image_tower(teacher) + compared)
+  return ExampleWork(work + compared, (_image_tower(teacher) if teacher else Work()) + compared)
 
 
 def finetune_work(classifier: Classifier) -> ExampleWork:

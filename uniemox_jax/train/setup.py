@@ -20,9 +20,13 @@ def model_arguments(model: StudentSettings, loss: LossSettings) -> dict[str, Any
 
 
 def example_work(config: PretrainConfig, student: UniEmoX, teacher: Teacher | None) -> ExampleWork:
-  """The work of one example by formula; the student may hold shapes in place of parameters."""
+  """The work of one example by formula; the student may hold shapes in place of parameters.
+
+  With `teacher_views`, the step reads the teacher's embeddings, and computing them is no part of it.
+  """
   texts = config.loss.local_batch if config.loss.negatives == 'local' else config.batch_size
-  return pretrain_work(student, teacher and teacher.tower, texts if config.loss.contrastive else 0)
+  tower = teacher.tower if teacher and not config.teacher_views else None
+  return pretrain_work(student, tower, texts if config.loss.contrastive else 0)
 
 
 def clip_of_shape(shape: TeacherShape | None) -> Clip:

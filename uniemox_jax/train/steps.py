@@ -36,7 +36,9 @@ def make_pretrain_step(
   """The UniEmoX step (docs/method.md, One pretraining step).
 
   Its batch: 'scene' uint8 (B, H, W, 3); 'person' likewise where the student has two streams; 'text' float32 (B, E),
-  unit-norm caption embeddings, where L1 is on. `frozen` holds the teacher's parameters; `key` belongs to the run.
+  unit-norm caption embeddings, where L1 is on; 'image' float32 (B, E), the teacher's unit-norm embeddings of the
+  scenes, where they were computed before: then there is no image tower in the step. `frozen` holds the teacher's
+  parameters; `key` belongs to the run.
   """
   names = ('contrastive', 'similarity', 'reconstruction')
   weights = {name: weight for name in names if (weight := getattr(settings, name))}
@@ -48,6 +50,8 @@ def make_pretrain_step(
       noise_shape = (*views_BxVxHxWx3.shape[:2], model.encoder.patches)
       noise_BxVxL = jax.random.uniform(jax.random.fold_in(key, state.step), noise_shape)
     rows, text = {'views': views_BxVxHxWx3, 'noise': noise_BxVxL}, batch.get('text')
+    if 'image' in batch:
+      rows['image'] = batch['image']
     if text is not None and settings.negatives == 'local':
       rows['text'] = losses.group_texts(text, settings.local_batch)
     example_losses = functools.partial(pretrain_losses, student, teacher, frozen, text, settings)
@@ -67,14 +71,15 @@ def pretrain_losses(
     text_TxE: unit-norm embeddings of the texts that all examples share.
     settings: weights and forms.
     rows: 'views' uint8 (B, V, H, W, 3); 'noise' (B, V, L), which decides what is hidden; 'text' (B, G, E), the texts of
-      each example's group, in place of the shared ones.
+      each example's group, in place of the shared ones; 'image' (B, E), in place of what the teacher would compute.
   """
   model = nnx.merge(student, params)
   views_BxVxHxWx3 = normalise(rows['views'])
   outputs = model(views_BxVxHxWx3, rows['noise'])
   values = {}
   if teacher is not None:
-    image_BxE = jax.lax.stop_gradient(teacher.embed_image(frozen, rows['views'][:, 0]))
+    image_BxE = rows['image'] if 'image' in rows else jax.lax.stop_gradient(
+        teacher.embed_image(frozen, rows['views'][:, 0]))
     if settings.similarity:
       values['similarity'] = losses.similarity(outputs.fused_BxE, image_BxE)
     if settings.contrastive:

@@ -1,0 +1,97 @@
+"""Computes the teacher's embeddings of views before a run: python -m uniemox_jax.embed --config=… with teacher_views.
+
+`pretrain` with the same config finds them; where some are missing, it computes them first, by the same code. Run again,
+it goes on after the last shard. docs/method.md, A teacher that is paid once.
+"""
+
+import os
+from typing import Any
+
+from absl import flags
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from data_pipelines.batches.pipeline import Views
+from data_pipelines.errors import UserError
+from data_pipelines.records import reader
+from uniemox_jax.runtime import cli, preemption, sharding
+from uniemox_jax.runtime.distributed import is_primary
+from uniemox_jax.teacher.frozen_clip import load_clip
+from uniemox_jax.teacher.step_teacher import Teacher, make_teacher
+from uniemox_jax.teacher.view_embeddings import Scenes, ViewEmbeddings, embed_views
+from uniemox_jax.train.config import PretrainConfig
+from uniemox_jax.train.loop import use_compilation_cache
+from uniemox_jax.train.schema import parse
+
+CACHE = 'view_cache'
+"""Folder under data_dir, beside that of the captions."""
+
+
+def views_of(config: PretrainConfig) -> Views | None:
+  """The crops and flips that come again; None where every epoch draws new ones."""
+  if not config.teacher_views:
+    return None
+  seed = config.seed if config.teacher_views_seed < 0 else config.teacher_views_seed
+  return Views(config.teacher_views, seed)
+
+
+def view_embeddings(
+    config: PretrainConfig, split: reader.Split, digest: str, teacher: Teacher, frozen: dict[str, Any],
+    mesh: Mesh) -> tuple[ViewEmbeddings, int]:
+  """The teacher's embeddings of all views that a run reads; those that are missing are computed.
+
+  Args:
+    config: with `teacher_views`.
+    split: its records.
+    digest: of the teacher, `Clip.digest`.
+    teacher, frozen: see `make_teacher`.
+    mesh: devices that compute.
+
+  Returns:
+    The embeddings, and how many were computed.
+  """
+  views = views_of(config)
+  assert views is not None  # both callers have asked
+  views = views._replace(number=min(views.number, config.epochs))
+  scenes = Scenes(split, views, config.model.image_size, (config.min_crop_area, 1.0))
+  kept = ViewEmbeddings(
+      os.path.join(config.data_dir, CACHE), scenes, f'{digest} {config.teacher_statistics}', config.model.decoder_width,
+      jnp.dtype(config.dtype))
+  return kept, embed_views(
+      kept, scenes, teacher, frozen, mesh=mesh, batch_size=config.batch_size // config.accum_steps,
+      sharded=config.teacher_sharded)
+
+
+def embed(given: ConfigDict) -> None:
+  """Computes what `pretrain` with this config would read, and prints where it lies.
+
+  Raises:
+    UserError: a mistake in the config, the data or the teacher.
+  """
+  config = parse(PretrainConfig, given)
+  if not (config.teacher_views and config.teaches):
+    raise UserError(
+        'nothing to embed: give --config.teacher_views=K, how many views of each scene, and a loss that needs the '
+        'teacher')
+  use_compilation_cache()
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  sharding.check_batch(config.batch_size, mesh, config.accum_steps)
+  split = reader.open_split(config.data_dir, config.dataset, config.split)
+  clip = load_clip(config.teacher)
+  teacher, frozen = make_teacher(clip, config.model.decoder_width, jnp.dtype(config.dtype), config.teacher_statistics)
+  kept, computed = view_embeddings(config, split, clip.digest, teacher, frozen, mesh)
+  if is_primary():
+    print(f'{computed:,} views embedded; all that the run reads are in {kept.folder}', flush=True)
+
+
+def main() -> None:
+  """Entry point after flags are parsed."""
+  preemption.watch()
+  embed(flags.FLAGS.config)
+
+
+if __name__ == '__main__':
+  cli.define_config()
+  cli.define_multihost()
+  cli.run(main)

@@ -24,6 +24,7 @@ from uniemox_jax.convert.formats.onnx_files import check_onnx_installed
 from uniemox_jax.convert.saved_model import write_saved_model
 from uniemox_jax.convert.shared_model import write_shared
 from uniemox_jax.convert.view import View
+from uniemox_jax.models.siglip import SiglipConfig
 from uniemox_jax.objectives.tasks import is_single_label, tasks_of
 from uniemox_jax.onnx_export import float_export, int8
 from uniemox_jax.recognition.recogniser import of_checkpoint, view_of
@@ -84,9 +85,11 @@ def export_torch(checkpoint: str, target: str, out: str, options: OnnxOptions = 
 def _export_student(checkpoint: str, target: str, folder: epath.Path) -> list[str]:
   loaded = open_model(checkpoint)
   if isinstance(loaded, Clip) or loaded.description['kind'] == 'clip':
+    kind, choice = 'CLIP', '--to=clip, or --to=onnx with --labels'
+    if isinstance(loaded, Clip) and isinstance(loaded.config, SiglipConfig):
+      kind, choice = 'SigLIP', '--to=onnx with --labels'
     raise UserError(
-        f"'{checkpoint}' holds a CLIP, and --to={target} is for a pretrained or fine-tuned student: choose "
-        '--to=clip')
+        f"'{checkpoint}' holds a {kind}, and --to={target} is for a pretrained or fine-tuned student: choose {choice}")
   run, description = run_folder(loaded.path), loaded.description
   view = view_of(description)
   with whole_folder(folder) as partial:

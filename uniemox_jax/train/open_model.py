@@ -49,7 +49,7 @@ def open_model(
   if shared_model.is_shared(located):
     return _as_wanted(Checkpoint(source, 0, *shared_model.read_shared(located, digest)), head)
   weights = weight_files.read_weights(located)
-  if weight_families.recognise(weights) in weight_families.CLIPS:
+  if weight_families.recognise(weights) in weight_families.ZERO_SHOT:
     return read_clip(weights, located)
   imported = import_students.import_student(weights, located, heads, decoder=decoder, head=head)
   print('\n'.join(imported.messages), flush=True)

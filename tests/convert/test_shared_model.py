@@ -104,7 +104,8 @@ def test_a_flipped_bit_is_named(name, shared, tmp_path):
                                                  ({'labels': ['a\nb', 'c']}, 'label'),
                                                  ({'tasks': [{'name': 'labels'}]}, 'config.json'),
                                                  ({'view': {'short_side': -3}}, 'view|short_side'),
-                                                 ({'thresholds': 'high'}, 'thresholds')])  # fmt: skip
+                                                 ({'tasks': [{'name': 'labels', 'outputs': ['a', 'a'], 'loss': 'bce'}]},
+                                                  "'a' twice"), ({'thresholds': 'high'}, 'thresholds')])  # fmt: skip
 def test_folder_of_another_version_or_with_a_wrong_config_is_one_line(change, problem, shared, tmp_path):
   copy = tmp_path / 'copy'
   copy.mkdir()

@@ -19,7 +19,7 @@ from uniemox_jax.convert.view import View
 from uniemox_jax.models.classifier import STREAMS, Classifier
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, check_statistics
 from uniemox_jax.models.zero_shot_classifier import ZeroShotClassifier
-from uniemox_jax.objectives.tasks import Task, single_label_task, tasks_of, width
+from uniemox_jax.objectives.tasks import Task, single_label_task, tasks_of, untrained_task, width
 from uniemox_jax.recognition.words import Words, read_words
 from uniemox_jax.teacher.frozen_clip import Clip
 from uniemox_jax.train.checkpoint import Checkpoint
@@ -139,8 +139,7 @@ def tasks_of_words(words: Words) -> tuple[Task, ...]:
   """What a CLIP predicts that is asked these: a class, then the dimensions, from -1 to 1."""
   tasks = [single_label_task(words.classes)] if words.classes else []
   if words.dimensions:
-    zeros, ones = (tuple([value] * len(words.dimensions)) for value in (0.0, 1.0))
-    tasks.append(Task('vad', words.dimensions, 'l2', mean=zeros, std=ones))
+    tasks.append(untrained_task('vad', words.dimensions))
   return tuple(tasks)
 
 

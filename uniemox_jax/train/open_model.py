@@ -1,6 +1,7 @@
 """The one door to any model: a run, a folder that `export_torch --to=uniemox` wrote, or weights of another library."""
 
 from collections.abc import Sequence
+import dataclasses
 from pathlib import Path
 import re
 from typing import Any
@@ -12,6 +13,7 @@ from uniemox_jax.convert.formats import hub, weight_files
 from uniemox_jax.convert.import_students import UNKNOWN_HEADS, AttentionHeads, ImportedStudent
 from uniemox_jax.convert.label_order import name_head
 from uniemox_jax.models.registry import MODULES
+from uniemox_jax.objectives.tasks import untrained_task
 from uniemox_jax.teacher.frozen_clip import Clip, read_clip
 from uniemox_jax.teacher.siglip_tokenizer import PIECES
 from uniemox_jax.teacher.tokenizer import TOKENIZER_FILES
@@ -92,7 +94,13 @@ def describe_import(imported: ImportedStudent, source: str, table: Sequence[str]
   """
   description: dict[str, Any] = {'kind': imported.kind, 'model': imported.model, 'source': source}
   if imported.kind == 'classifier':
-    imported.params['head'], description['labels'], message = name_head(imported.params['head'], imported.labels, table)
+    named = name_head(imported.params['head'], imported.labels, table, source)
+    imported.params['head'], description['labels'], message = named
+    # The softmax of a single class would be 1 for every image; transformers takes its sigmoid, too.
+    task = 'labels' if imported.task == 'label' and len(description['labels']) == 1 else imported.task
+    if task != 'label':
+      description['tasks'] = [dataclasses.asdict(untrained_task(task, description['labels']))]
+      message += {'labels': '; each by itself, by a sigmoid', 'vad': '; they are dimensions, not classes'}[task]
     print(message, flush=True)
   optional = {'statistics': imported.statistics, 'view': imported.view, 'norm_pix': imported.norm_pix}
   return description | {name: value for name, value in optional.items() if value}

@@ -152,7 +152,10 @@ def test_similarity_to_own_words_is_the_cosine(clip, photos, tmp_path):
 
 
 @pytest.mark.parametrize(('labels', 'classes'), [('ekman', 6), ('emotic', 26), ('Mikels', 8), ('mikels+ekman', 10),
-                                                 ('calm, lonely', 2)])  # fmt: skip
+                                                 ('calm, lonely', 2), ('valence+calm,lonely', 2),
+                                                 ('mikels+fear,joy', 9), ('mikels+lonely+valence', 9),
+                                                 (['calm', 'lonely, at night'], 2), (['mikels', 'valence'], 8),
+                                                 ('rock+roll,calm', 2)])  # fmt: skip
 def test_words_are_a_named_set_sets_joined_or_own_words(labels, classes):
   assert len(read_words(labels, None).classes) == classes
 
@@ -164,11 +167,37 @@ def test_words_may_be_a_file_with_a_class_a_line(tmp_path):
 
 
 @pytest.mark.parametrize(('labels', 'problem'), [(None, 'a CLIP needs words'), ('calm', '1 class'),
-                                                 ('calm,Calm', "'calm' twice"), ('mikel', '1 class'),
-                                                 (',', '0 class')])  # fmt: skip
+                                                 ('calm,Calm', "'calm' twice"), ('mikel', '1 class'), (',', '0 class'),
+                                                 ('mikels+mikels', "'mikels' twice"),
+                                                 ('missing.txt', 'no file of that name is there'),
+                                                 ('mikels,valence', 'join it by \\+'), ('valence+calm', '1 class'),
+                                                 ('calm,' + 'a' * 250, 'shorten it, 250 characters'),
+                                                 ('calm,' + 'a' * 5000, 'shorten it, 5000 characters'),
+                                                 ([], 'needs words'), ([3, 'calm'], 'no text')])  # fmt: skip
 def test_words_that_cannot_be_asked_are_one_line(labels, problem):
   with pytest.raises(UserError, match=problem):
     read_words(labels, None)
+
+
+@pytest.mark.parametrize(('texts', 'problem'), [([''], 'empty text'), (['a\nb'], 'on one line'), (['a', 'a'], 'twice')])
+def test_texts_that_cannot_be_columns_are_one_line(texts, problem):
+  with pytest.raises(UserError, match=f'--texts.*{problem}'):
+    read_words(None, None, texts)
+
+
+def test_python_takes_paths_lists_and_texts_as_the_flags_do(clip, photos):
+  paths = sorted(photos.glob('*.jpg'))
+  (photos.parent / 'prompts.txt').write_text('a photo of {}.')
+  flags = uniemox_jax.load_classifier(clip, 'calm,lonely', str(photos.parent / 'prompts.txt'))
+  found = uniemox_jax.load_classifier(Path(clip), ['calm', 'lonely'], ['a photo of {}.'], texts=['a dark forest'])
+  predicted = found.predict(paths)
+  np.testing.assert_array_equal(predicted['label'], flags.predict(paths)['label'])
+  loaded = uniemox_jax.load_clip(clip)
+  cosines = loaded.encode_image(paths) @ loaded.encode_text(['a dark forest']).T
+  np.testing.assert_allclose(predicted['similarity'], cosines, atol=1e-5)
+  assert 'similarity_a dark forest' in predicted.to_dict()
+  with pytest.raises(UserError, match='templates'):
+    uniemox_jax.load_classifier(clip, 'mikels', ['no place'])
 
 
 def test_words_for_a_model_with_its_own_classes_are_refused(tmp_path, photos, command, capfd, assert_one_line):

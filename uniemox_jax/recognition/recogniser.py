@@ -4,6 +4,7 @@ that is asked in words."""
 from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
+import os
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -69,8 +70,8 @@ class ModelSource(NamedTuple):
   """A model as a user names it. path: what `open_model` takes. labels, prompts, texts: of a CLIP, see `read_words`."""
 
   path: str
-  labels: str | None = None
-  prompts: str | None = None
+  labels: str | os.PathLike | Sequence[str] | None = None
+  prompts: str | os.PathLike | Sequence[str] | None = None
   texts: tuple[str, ...] = ()
 
 

@@ -81,6 +81,8 @@ def recognise(weights: Weights, key: str = '') -> str:
 def _unknown_by_name(weights: Weights, names: list[str]) -> str:
   """What weights of no family are: by the config beside them, or by some names of tensors."""
   config = hub.read_config(hub.config_folder(weights.path, weights.path), 'config.json')
+  if config.get('model_type') == 'uniemox':
+    return 'holds a shared model of this package, which every verb takes as it is (--checkpoint=, --config.init=)'
   for key in ('model_type', 'architecture'):
     if isinstance(config.get(key), str):
       return f"holds a model of another kind, by its config.json of {key} '{single_line(config[key])[:80]}'"

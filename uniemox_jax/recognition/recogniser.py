@@ -108,9 +108,12 @@ def of_checkpoint(checkpoint: Checkpoint) -> Recogniser:
         'fine-tuning run (python -m uniemox_jax.finetune), or a CLIP with --labels')
   tasks, view = tasks_of(description), view_of(description)
   thresholds = description.get('thresholds') or _stored_thresholds(checkpoint, tasks)
-  statistics = tuple((name, tuple(values)) for name, values in description.get('statistics', {}).items())
+  # A shared model names its preparation of images even where it is our own: the digest is that of the run.
+  is_ours = view == evaluation_view_of(view.size)
+  given = {} if is_ours else description.get('statistics', {})
+  statistics = tuple((name, tuple(values)) for name, values in given.items())
   used: tuple[Any, ...] = description['model'], tasks, thresholds, statistics
-  if 'view' in description:
+  if 'view' in description and not is_ours:
     used = *used, view
   return Recogniser(
       checkpoint.path, tasks, (), thresholds, view, description['model'].get('streams', 'scene'),

@@ -9,7 +9,7 @@ from typing import Any
 from data_pipelines.errors import UserError
 from data_pipelines.storage import absolute, exists, read_json_object
 from uniemox_jax.convert import import_students, shared_model, weight_families
-from uniemox_jax.convert.formats import hub, weight_files
+from uniemox_jax.convert.formats import hub, onnx_files, weight_files
 from uniemox_jax.convert.import_students import UNKNOWN_HEADS, AttentionHeads, ImportedStudent
 from uniemox_jax.convert.label_order import name_head
 from uniemox_jax.models.registry import MODULES
@@ -45,9 +45,13 @@ def open_model(
   if exists(own := absolute(source) / TEACHER_FOLDER):  # a run of train_clip
     source = str(own)
   if not _holds_weights(source):
+    if graph := onnx_files.find_onnx(source):
+      raise UserError(f'{graph} {weight_files.NOT_WEIGHTS[onnx_files.START]}')
     return _as_wanted(load_checkpoint(source), head)
   path, digest = _published(source)
   located = hub.locate(path, FILES)
+  if located.name == weight_files.SAFETENSORS and shared_model.is_shared(located.parent):
+    located = located.parent
   if shared_model.is_shared(located):
     return _as_wanted(Checkpoint(source, 0, *shared_model.read_shared(located, digest)), head)
   weights = weight_files.read_weights(located)
@@ -110,7 +114,9 @@ def _holds_weights(source: str) -> bool:
   """Whether it is not a run: a file, a folder with a file of weights, or what looks like a name on the hub."""
   folder = absolute(source)
   if exists(folder):
-    return not folder.is_dir() or bool(set(weight_files.FORMS) & {path.name for path in folder.iterdir()})
+    if not folder.is_dir() or set(weight_files.FORMS) & {path.name for path in folder.iterdir()}:
+      return True
+    return exists(folder / shared_model.CONFIG) and shared_model.is_shared(folder)
   # A path whose folder is here is a mistake in its last part, and nothing that the hub should be asked for.
   is_path = '/' in source and exists(folder.parent)
   return source in read_json_object(REGISTRY) or not is_path and bool(re.fullmatch(hub.ID, source))

@@ -52,7 +52,7 @@ def import_torch(
   path = hub.locate(source, [*CONFIG_FILES, OPEN_CLIP_CONFIG, *TOKENIZER_FILES])
   weights = weight_files.read_weights(path, key)
   family = weight_families.recognise(weights, key)
-  is_clip = family in weight_families.ZERO_SHOT
+  is_clip = family in weight_families.CLIPS
   if is_clip and (dataset or heads != UNKNOWN_HEADS) or (activation or image_tower) and not is_clip:
     raise UserError(
         f'{weights.path} holds {weight_families.TITLES[family]}: --activation and --image_tower are '

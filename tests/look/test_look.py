@@ -246,7 +246,7 @@ def test_a_siglip_says_which_parts_are_skipped_and_why(data_dir, siglip_folder, 
       'reconstruction': 'a SigLIP has no decoder'}
 
 
-@pytest.mark.parametrize(('model', 'labels', 'remedy'), [('siglip_folder', None, 'add --labels='),
+@pytest.mark.parametrize(('model', 'labels', 'remedy'), [('siglip_folder', None, 'asked in words (--labels='),
                                                          ('finetuned_run', 'mikels', 'leave them out')])
 def test_words_where_none_belong_or_some_are_missing_are_one_line(
     model, labels, remedy, data_dir, tmp_path, request, command, capfd, assert_one_line):

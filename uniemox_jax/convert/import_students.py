@@ -117,7 +117,7 @@ def import_student(
   if family not in (weight_families.VIT, weight_families.MAE):
     raise UserError(
         f'{name} holds {weight_families.TITLES[family]}, not a student: it can be a teacher '
-        '(--config.teacher=, load_clip)')
+        '(--config.teacher=, load_clip), or be asked in words (predict --labels=)')
   with storage.parsing(weights.path, 'fetch it again'):
     messages = [*weights.notes, *_complete(weights.flat, name)]
   shapes = {key: array.shape for key, array in weights.flat.items()}

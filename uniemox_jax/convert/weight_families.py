@@ -15,7 +15,8 @@ TITLES = {
     CLIP: "a CLIP in transformers' form", OPENAI_CLIP: "a CLIP in OpenAI's form",
     SIGLIP: "a SigLIP in transformers' form", MAE: "a ViT in the form of MAE, timm or the original",
     VIT: "a ViT or MAE in transformers' form"}
-ZERO_SHOT = (CLIP, OPENAI_CLIP, SIGLIP)
+CLIPS = (CLIP, OPENAI_CLIP)
+ZERO_SHOT = (*CLIPS, SIGLIP)
 """Models of images and texts: teachers, and what can be asked in words."""
 ENOUGH = 0.5
 """Share of a file's names that a family must know. The check against its table names the rest."""

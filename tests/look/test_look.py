@@ -252,6 +252,7 @@ def test_words_where_none_belong_or_some_are_missing_are_one_line(
     model, labels, remedy, data_dir, tmp_path, request, command, capfd, assert_one_line):
   arguments = [f'--labels={labels}'] if labels else []
   source = request.getfixturevalue(model)
+  capfd.readouterr()  # what making the model said
   code = command(
       'uniemox_jax.look', f'--checkpoint={source}', f'--data_dir={data_dir}', '--dataset=emo8', f'--workdir={tmp_path}',
       *arguments)

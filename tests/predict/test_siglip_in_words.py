@@ -102,6 +102,7 @@ def test_pixels_beside_whole_patches_are_dropped_in_onnx_too(tmp_path, random_to
 def test_without_a_tokenizer_it_is_one_line_that_names_the_missing_file(
     siglip, paths, tmp_path, command, capfd, assert_one_line):
   folder = shutil.copytree(siglip, tmp_path / 'bare', ignore=shutil.ignore_patterns('spiece*', 'tokenizer*'))
+  capfd.readouterr()  # what making the model said
   code = command('uniemox_jax.predict', f'--checkpoint={folder}', '--labels=ekman', paths[0])
   assert_one_line(code, capfd.readouterr().err, 'bare has no tokenizer', 'spiece.model')
 

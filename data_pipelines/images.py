@@ -24,6 +24,7 @@ from data_pipelines.image_bytes import depth, jpeg, orientation, png, tiff
 MAX_MEGAPIXELS = 64
 JPEG_QUALITY = 95
 UNREADABLE_METADATA = 'images read without their damaged metadata'
+RAISES_LIMIT = 'build and predict take --max_megapixels'
 MISSING_END = 'JPEGs read without an end marker'
 
 # What is opened, whatever the file is called. Other formats (EPS, PDF...) may start other programs.
@@ -271,7 +272,7 @@ def check_size(width: int, height: int, max_megapixels: float) -> None:
 
 
 def _too_large(max_megapixels: float) -> str:
-  return f'over {max_megapixels:g} megapixels (build and predict take --max_megapixels)'
+  return f'over {max_megapixels:g} megapixels ({RAISES_LIMIT})'
 
 
 def _unidentified(file: BinaryIO) -> str:

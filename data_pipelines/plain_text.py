@@ -6,6 +6,7 @@ HTML pages are escaped by Jinja (`page_rendering`).
 """
 
 import codecs
+from collections.abc import Sequence
 import re
 import reprlib
 from typing import Any
@@ -47,7 +48,15 @@ def check_labels(names: Any, source: object) -> None:
   """Raises UserError, about `source`, unless `names` are texts of 1 to 200 characters, all of them visible."""
   wrong = [name for name in names if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isprintable()]
   if wrong:
-    raise UserError(f'{source} has the label {reprlib.repr(wrong[0])}: rename it, to letters on one line')
+    length = len(wrong[0]) if isinstance(wrong[0], str) else 0
+    remedy = f'shorten it, {length} characters are over 200' if length > 200 else 'rename it, to letters on one line'
+    raise UserError(f'{source} has the label {reprlib.repr(wrong[0])}: {remedy}')
+
+
+def check_distinct(names: Sequence[str], source: object) -> None:
+  """Raises UserError, about `source`, if a label is there twice: two columns of a table would have one name."""
+  if doubled := next((name for name in names if names.count(name) > 1), None):
+    raise UserError(f"{source} has the label '{single_line(doubled)}' twice: give each class a name of its own")
 
 
 def csv_cell(value: Any) -> Any:

@@ -198,11 +198,16 @@ def new_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
         yield file
         file.flush()
         os.fsync(file.fileno())
-      os.chmod(temporary, 0o666 & ~_umask())
+      share(temporary)
       os.replace(temporary, path)
     except BaseException:
       Path(temporary).unlink(missing_ok=True)
       raise
+
+
+def share(path: str | os.PathLike) -> None:
+  """Gives a file on a disk the permissions of any new one, by the umask."""
+  os.chmod(path, 0o666 & ~_umask())
 
 
 @contextlib.contextmanager

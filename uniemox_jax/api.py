@@ -5,8 +5,10 @@
 `persons` likewise, but each is resized to the square whatever its proportions, as the person crops of records are.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import functools
+import os
 from typing import Any
 
 from flax import nnx
@@ -57,13 +59,13 @@ class LoadedEncoder:
 class LoadedClassifier:
   """A model that names emotions.
 
-  labels: class names in the order of the probabilities. tasks: all that it predicts. streams: 'scene', or
-  'scene+person' for one that takes `persons`. image_size: side of what it reads, pixels.
+  labels: class names in the order of the probabilities. tasks: all that it predicts. texts: own texts of a CLIP.
+  streams: 'scene', or 'scene+person' for one that takes `persons`. image_size: side of what it reads, pixels.
   """
 
   def __init__(self, recogniser: Recogniser):
     self._predictor = Predictor(recogniser)
-    self.tasks, self.streams = recogniser.tasks, recogniser.streams
+    self.tasks, self.texts, self.streams = recogniser.tasks, recogniser.texts, recogniser.streams
     self.labels: list[str] = next((list(task.outputs) for task in self.tasks if task.name in ('label', 'labels')), [])
     self.image_size: int = recogniser.view.size
 
@@ -71,7 +73,8 @@ class LoadedClassifier:
     """What it predicts, by task, float32 (B, columns); `.to_dict()` and `.to_pandas()` are the table of `predict`.
 
     'label': probabilities, rows sum to 1; 'labels': scores; 'distribution': shares, rows sum to 1; 'vad': those of
-    valence, arousal and dominance that the dataset has, on its scale. Of many images, progress is shown.
+    valence, arousal and dominance that the dataset has, on its scale; 'similarity': of a CLIP, the cosine with each of
+    its `texts`. Of many images, progress is shown.
 
     Args:
       images: the scenes.
@@ -89,6 +92,8 @@ class LoadedClassifier:
     outputs = self._run(views)
     by_task = split_columns(outputs[:, :width(self.tasks)], self.tasks)
     arrays = {task.name: predict(task, by_task[task.name]).astype(np.float32) for task in self.tasks}
+    if self.texts:
+      arrays['similarity'] = outputs[:, width(self.tasks):].astype(np.float32)
     return Predictions(arrays, self._predictor.columns(outputs), image_names(images))
 
   def predict_proba(self, images: Any, persons: Any = None) -> np.ndarray:
@@ -124,23 +129,28 @@ class LoadedClassifier:
     return np.concatenate(parts)
 
 
-def load_encoder(checkpoint: str) -> LoadedEncoder:
+def load_encoder(checkpoint: str | os.PathLike) -> LoadedEncoder:
   """Loads the encoder of any model: a run, or a file, folder or hub id of another library's weights.
 
   Raises:
     UserError: no model, or one without an encoder of this method.
   """
-  return LoadedEncoder(open_student(checkpoint, decoder=False, head=False))
+  return LoadedEncoder(open_student(os.fspath(checkpoint), decoder=False, head=False))
 
 
-def load_classifier(checkpoint: str, labels: str | None = None, prompts: str | None = None) -> LoadedClassifier:
+def load_classifier(
+    checkpoint: str | os.PathLike, labels: str | os.PathLike | Sequence[str] | None = None,
+    prompts: str | os.PathLike | Sequence[str] | None = None, texts: str | Sequence[str] = ()) -> LoadedClassifier:
   """Loads any model that names emotions: a fine-tuned run, another library's classifier, or a CLIP and words.
 
   Args:
     checkpoint: a run's workdir (its best epoch), a step folder, or a file, folder or hub id of weights.
-    labels, prompts: of a CLIP, as `predict` takes them: 'mikels', 'valence', 'calm,lonely', or a file.
+    labels: of a CLIP, as `predict` takes them: 'mikels+valence', 'calm,lonely', or a file; or a list of classes.
+    prompts: a file of templates, or a list of them.
+    texts: whole texts, whose similarity to each image `predict` gives.
 
   Raises:
     UserError: no model, one that names no emotions, or a CLIP without words.
   """
-  return LoadedClassifier(open_recogniser(ModelSource(checkpoint, labels, prompts)))
+  texts = (texts,) if isinstance(texts, str) else tuple(texts)
+  return LoadedClassifier(open_recogniser(ModelSource(os.fspath(checkpoint), labels, prompts, texts)))

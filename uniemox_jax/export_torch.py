@@ -24,10 +24,11 @@ from uniemox_jax.convert.formats.onnx_files import check_onnx_installed
 from uniemox_jax.convert.saved_model import write_saved_model
 from uniemox_jax.convert.shared_model import write_shared
 from uniemox_jax.convert.view import View
+from uniemox_jax.models.siglip import SiglipConfig
 from uniemox_jax.objectives.tasks import is_single_label, tasks_of
 from uniemox_jax.onnx_export import float_export, int8
 from uniemox_jax.recognition.recogniser import of_checkpoint, view_of
-from uniemox_jax.report.model_card import public_name, write_card
+from uniemox_jax.report.model_card import public_name, training_record, write_card
 from uniemox_jax.runtime import cli
 from uniemox_jax.teacher.frozen_clip import Clip, load_clip, save_clip
 from uniemox_jax.train.checkpoint import FOLDER, Checkpoint
@@ -84,10 +85,12 @@ def export_torch(checkpoint: str, target: str, out: str, options: OnnxOptions = 
 def _export_student(checkpoint: str, target: str, folder: epath.Path) -> list[str]:
   loaded = open_model(checkpoint)
   if isinstance(loaded, Clip) or loaded.description['kind'] == 'clip':
+    kind, choice = 'CLIP', '--to=clip, or --to=onnx with --labels'
+    if isinstance(loaded, Clip) and isinstance(loaded.config, SiglipConfig):
+      kind, choice = 'SigLIP', '--to=onnx with --labels'
     raise UserError(
-        f"'{checkpoint}' holds a CLIP, and --to={target} is for a pretrained or fine-tuned student: choose "
-        '--to=clip')
-  run, description = run_folder(loaded.path), loaded.description
+        f"'{checkpoint}' holds a {kind}, and --to={target} is for a pretrained or fine-tuned student: choose {choice}")
+  description = loaded.description
   view = view_of(description)
   with whole_folder(folder) as partial:
     if target == 'uniemox':
@@ -100,7 +103,7 @@ def _export_student(checkpoint: str, target: str, folder: epath.Path) -> list[st
     facts = {
         'labels': labels, 'view': view, 'notes': messages, 'source': description.get('source'),
         'tasks': tasks_of(description) if description['kind'] == 'classifier' else ()}
-    write_card(partial, target=target, kind=description['kind'], run=run, step=loaded.step, facts=facts)
+    write_card(partial, target=target, kind=description['kind'], training=_training(loaded), facts=facts)
   return messages
 
 
@@ -113,7 +116,13 @@ def _shared_description(loaded: Checkpoint) -> dict[str, Any]:
     description['norm_pix'] = True
   if 'source' in description:
     description['source'] = public_name(description['source'])
-  return description
+  view = view_of(description)
+  return description | {'view': view.geometry, 'statistics': view.statistics, 'training': _training(loaded)}
+
+
+def _training(loaded: Checkpoint) -> dict[str, Any]:
+  """Where weights come from, for the card: by the run, or by what a shared model kept of it."""
+  return loaded.description.get('training') or training_record(run_folder(loaded.path), loaded.step)
 
 
 def _write_for_others(folder: Path, target: str, checkpoint: str, loaded: Checkpoint,
@@ -157,7 +166,7 @@ def _export_clip(checkpoint: str, folder: epath.Path) -> list[str]:
     save_clip(partial, config, clip.params, clip.folder, clip.view)
     origin = None if read_run_config(run) else str(source)
     facts: dict[str, Any] = {'labels': None, 'view': clip.view, 'notes': [], 'source': origin}
-    write_card(partial, target='clip', kind='clip', run=run, step=None, facts=facts)
+    write_card(partial, target='clip', kind='clip', training=training_record(run, None), facts=facts)
   return []
 
 
@@ -169,12 +178,13 @@ def _export_onnx(checkpoint: str, folder: epath.Path, options: OnnxOptions) -> l
   source: str | None
   if isinstance(loaded, Clip):
     export = float_export.of_words(checkpoint, loaded, *words)
-    card, source = {'kind': 'classifier', 'run': run_folder(checkpoint), 'step': None}, checkpoint
+    card = {'kind': 'classifier', 'training': training_record(run_folder(checkpoint), None)}
+    source = checkpoint
   else:
     if any(words):
       raise UserError(f"'{checkpoint}' holds no CLIP, which --labels, --prompts and --texts are for: leave them out")
     export = float_export.of_student(loaded)
-    card = {'kind': loaded.description['kind'], 'run': run_folder(loaded.path), 'step': loaded.step}
+    card = {'kind': loaded.description['kind'], 'training': _training(loaded)}
     source = loaded.description.get('source')
   if options.calibration and export.recogniser is None:
     raise UserError(f"'{checkpoint}' names no emotions, by which 8 bits are judged: leave --quantize out")

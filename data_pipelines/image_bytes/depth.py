@@ -45,7 +45,14 @@ def eight_bits(
       tile._replace(args=(mode, *tile.args[1:]) if isinstance(tile.args, tuple) else mode) for tile in again.tile]
   again.load()
   values = upper.astype(np.uint16) << 8 | np.asarray(again if turn is None else again.transpose(turn))
-  return Image.fromarray(np.concatenate([_shifted(values[..., :3]), _shifted(values[..., 3:])], axis=2))
+  return Image.fromarray(shrunk(values))
+
+
+def shrunk(values: np.ndarray) -> np.ndarray:
+  """16 bits a value in 8, (H, W) or (H, W, 3 or 4): by the depth that the largest needs, an opacity by its own."""
+  if values.ndim == 2:
+    return _shifted(values)
+  return np.concatenate([_shifted(values[..., :3]), _shifted(values[..., 3:])], axis=2)
 
 
 def _shifted(values: np.ndarray) -> np.ndarray:

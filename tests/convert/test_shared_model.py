@@ -1,7 +1,9 @@
 """`export_torch --to=uniemox`: a folder that every verb reads, gives what the run gives, and is checked before use."""
 
 import json
+import os
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 
@@ -18,6 +20,7 @@ import uniemox_jax
 from uniemox_jax.convert import shared_model
 from uniemox_jax.evaluate import evaluate
 from uniemox_jax.export_torch import export_torch
+from uniemox_jax.import_torch import import_torch
 from uniemox_jax.objectives.tasks import Task
 from uniemox_jax.train import open_model
 from uniemox_jax.train.checkpoint import save_weights
@@ -98,13 +101,15 @@ def test_a_flipped_bit_is_named(name, shared, tmp_path):
     uniemox_jax.load_classifier(str(copy))
 
 
-@pytest.mark.parametrize(('change', 'problem'), [({'format': 2, 'uniemox_jax': '9.1'}, "newer version, '9.1'"),
-                                                 ({'format': 'x'}, 'newer version'),
-                                                 ({'kind': 'spell'}, "kind 'spell'"), ({'model': {}}, 'config.json'),
-                                                 ({'labels': ['a\nb', 'c']}, 'label'),
-                                                 ({'tasks': [{'name': 'labels'}]}, 'config.json'),
-                                                 ({'view': {'short_side': -3}}, 'view|short_side'),
-                                                 ({'thresholds': 'high'}, 'thresholds')])  # fmt: skip
+@pytest.mark.parametrize(('change', 'problem'),
+                         [({'format': 2, 'uniemox_jax': '9.1'}, "newer version, '9.1'"),
+                          ({'format': 'x'}, "is damaged: its format is 'x'"), ({'format': None}, 'its format is None'),
+                          ({'training': [1]}, 'training'), ({'kind': 'spell'}, "kind 'spell'"),
+                          ({'model': {}}, 'config.json'), ({'labels': ['a\nb', 'c']}, 'label'),
+                          ({'tasks': [{'name': 'labels'}]}, 'config.json'),
+                          ({'view': {'short_side': -3}}, 'view|short_side'),
+                          ({'tasks': [{'name': 'labels', 'outputs': ['a', 'a'], 'loss': 'bce'}]}, "'a' twice"),
+                          ({'thresholds': 'high'}, 'thresholds')])  # fmt: skip
 def test_folder_of_another_version_or_with_a_wrong_config_is_one_line(change, problem, shared, tmp_path):
   copy = tmp_path / 'copy'
   copy.mkdir()
@@ -160,3 +165,60 @@ def test_pretrained_models_are_shared_too(kind, tmp_path):
   images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
   of_run, of_folder = (uniemox_jax.load_encoder(str(tmp_path / name)).tokens(images) for name in ('run', 'out'))
   np.testing.assert_array_equal(of_run, of_folder)
+
+
+def test_config_says_how_images_are_prepared_and_readers_use_it(run, shared, tmp_path):
+  config = json.loads((shared / 'config.json').read_text())
+  assert config['view'] == {'short_side': 37, 'squash': False, 'floor': False, 'resample': 3}
+  assert config['statistics'] == {'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}
+  of_run, of_shared = (uniemox_jax.load_classifier(path) for path in (run, shared))
+  digests = {loaded._predictor.recogniser.weights_sha256 for loaded in (of_run, of_shared)}
+  assert len(digests) == 1
+  copy = copied(shared, tmp_path, {'view': config['view'] | {'squash': True}})
+  assert uniemox_jax.load_classifier(copy)._predictor.recogniser.view.squash
+
+
+def copied(shared: Path, folder: Path, change: dict[str, object]) -> Path:
+  """The shared model with another config, and without checksums."""
+  shutil.copytree(shared, folder / 'copy', ignore=shutil.ignore_patterns('checksums.sha256'))
+  config = json.loads((shared / 'config.json').read_text()) | change
+  (folder / 'copy' / 'config.json').write_text(json.dumps(config))
+  return folder / 'copy'
+
+
+def test_export_of_an_export_keeps_recipe_and_metrics(shared, tmp_path):
+  stage = {
+      'name': 'Fine-tuning', 'dataset': 'emotic', 'labelled': False, 'config': {'epochs': 5, 'note': '```\n# Title'}}
+  config = json.loads((shared / 'config.json').read_text())
+  copy = copied(shared, tmp_path, {'training': config['training'] | {'stages': [stage], 'start': 'none'}})
+  export_torch(str(copy), 'uniemox', str(tmp_path / 'again'))
+  card = (tmp_path / 'again' / 'README.md').read_text()
+  assert '| labels: map | 0.2500 |' in card and '"epochs": 5' in card and 'random weights' in card
+  assert '\n# Title' not in card
+  shutil.rmtree(copy)
+  wrong = copied(shared, tmp_path, {'training': {'stages': [3]}})
+  with pytest.raises(UserError, match="config.json .*its 'training' has another form"):
+    export_torch(str(wrong), 'uniemox', str(tmp_path / 'third'))
+
+
+def test_every_file_of_an_export_has_the_permissions_of_the_umask(run, tmp_path):
+  pytest.importorskip('onnx')
+  exported.saved(tmp_path / 'label', 'classifier', **exported.TINY, classes=8)
+  mask = os.umask(0)
+  os.umask(mask)
+  for target in ('uniemox', 'timm', 'onnx'):
+    export_torch(str(tmp_path / 'label'), target, str(tmp_path / target))
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / target).iterdir()}
+    assert set(modes.values()) == {0o666 & ~mask}, modes
+
+
+def test_its_file_of_weights_stands_for_the_folder_and_missing_weights_are_named(shared, tmp_path):
+  image = np.random.default_rng(0).integers(0, 256, (1, 50, 40, 3), np.uint8)
+  of_folder, of_file = (uniemox_jax.load_classifier(path) for path in (shared, shared / 'model.safetensors'))
+  np.testing.assert_array_equal(of_folder.predict(image)['labels'], of_file.predict(image)['labels'])
+  with pytest.raises(UserError, match='shared model of this package'):
+    import_torch(str(shared), str(tmp_path / 'run'))
+  copy = copied(shared, tmp_path, {})
+  (copy / 'model.safetensors').unlink()
+  with pytest.raises(UserError, match='a folder without weights'):
+    uniemox_jax.load_classifier(copy)

@@ -221,3 +221,39 @@ def test_mistakes_of_the_user_end_in_one_line(
   capsys.readouterr()
   code = command('uniemox_jax.look', *(f'--{name}={value}' for name, value in flags.items()))
   assert_one_line(code, capsys.readouterr().err, thing, remedy)
+
+
+def test_a_clip_that_is_asked_in_the_words_of_the_labels_gets_maps_and_mistakes(data_dir, clip_folder, tmp_path):
+  split = reader.open_split(data_dir, 'emo8', 'test')
+  words = ','.join(reversed([label.upper() for label in split.labels]))
+  result = look(str(clip_folder), data_dir, 'emo8', str(tmp_path), examples=3, labels=words)
+  assert names(tmp_path) == {'attention.png', 'embeddings.png', 'mistakes.png', 'look.html', 'look.json'}
+  assert result['kind'] == 'clip' and 'relevance' not in result['pictures']['attention']['without']
+  assert result['skipped'] == {'reconstruction': 'a CLIP has no decoder'}
+  # The labels are put in the order of the records: the same answers as from Python in the words' own order.
+  asked = uniemox_jax.load_classifier(str(clip_folder), words)
+  shown = result['pictures']['mistakes']['shown'][0]
+  example = next(one for one in read_examples(split, range(24), 32, person=False) if one.id == shown['id'])
+  assert asked.labels[asked.predict_proba(example.scene).argmax()].lower() == shown['predicted'] != shown['label']
+
+
+def test_a_siglip_says_which_parts_are_skipped_and_why(data_dir, siglip_folder, tmp_path):
+  result = look(str(siglip_folder), data_dir, 'emo8', str(tmp_path), labels='calm,lonely')
+  assert names(tmp_path) == {'embeddings.png', 'look.html', 'look.json'}
+  assert result['skipped'] == {
+      'attention': 'a SigLIP has no class token: its own head pools the patches, and is not followed here',
+      'mistakes': 'the words that it is asked, calm, lonely, are not the labels of test',
+      'reconstruction': 'a SigLIP has no decoder'}
+
+
+@pytest.mark.parametrize(('model', 'labels', 'remedy'), [('siglip_folder', None, 'asked in words (--labels='),
+                                                         ('finetuned_run', 'mikels', 'leave them out')])
+def test_words_where_none_belong_or_some_are_missing_are_one_line(
+    model, labels, remedy, data_dir, tmp_path, request, command, capfd, assert_one_line):
+  arguments = [f'--labels={labels}'] if labels else []
+  source = request.getfixturevalue(model)
+  capfd.readouterr()  # what making the model said
+  code = command(
+      'uniemox_jax.look', f'--checkpoint={source}', f'--data_dir={data_dir}', '--dataset=emo8', f'--workdir={tmp_path}',
+      *arguments)
+  assert_one_line(code, capfd.readouterr().err, str(source), remedy)

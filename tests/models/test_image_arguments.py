@@ -26,6 +26,16 @@ FORMS = {
     'BHWC': lambda pixels, folder: pixels[None], 'float in 0..1': lambda pixels, folder: pixels / 255,
     'float32 in 0..1': lambda pixels, folder: (pixels / 255).astype(np.float32),
     'uint16': lambda pixels, folder: pixels.astype(np.uint16) * 257,
+    'uint16 of 8 bits': lambda pixels, folder: pixels.astype(np.uint16),
+    'int32': lambda pixels, folder: pixels.astype(np.int32),
+    'int64, a batch': lambda pixels, folder: pixels[None].astype(np.int64),
+    'whole float32 in 0..255': lambda pixels, folder: pixels.astype(np.float32),
+    'CHW': lambda pixels, folder: pixels.transpose(2, 0, 1),
+    'BCHW, float': lambda pixels, folder: pixels.transpose(2, 0, 1)[None] / 255,
+    'array of paths': lambda pixels, folder: np.array([str(file(pixels, folder))]),
+    'array of Paths': lambda pixels, folder: np.array([file(pixels, folder)]),
+    'PIL, RGBX': lambda pixels, folder: Image.fromarray(pixels).convert('RGBX'),
+    'PIL, RGBa': lambda pixels, folder: Image.fromarray(pixels).convert('RGBA').convert('RGBa'),
     'opaque RGBA': lambda pixels, folder: np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]),
     'list of one': lambda pixels, folder: [pixels], 'PIL, turned by EXIF': lambda pixels, folder: turned(pixels)}
 
@@ -56,14 +66,62 @@ def test_list_may_mix_sizes_and_forms(classifier, pixels, tmp_path):
 @pytest.mark.parametrize(
     'wrong', [
         np.zeros((5, 5, 2), np.uint8),
-        np.zeros((2, 3, 5, 5), np.uint8),
-        np.zeros((5, 5, 3), np.int64),
-        np.full((5, 5, 3), 200.0),
+        np.zeros((5, 5, 12), np.uint8),
+        np.zeros((2, 2, 5, 5), np.uint8),
+        np.full((5, 5, 3), 256, np.int64),
+        np.full((5, 5, 3), -1),
+        np.full((5, 5, 3), 200.5),
+        np.zeros((5, 5, 3), bool),
         np.full((5, 5, 3), np.nan),
         np.zeros((0, 5, 3), np.uint8), 3, None, [None]])  # fmt: skip
 def test_what_is_no_image_is_a_value_error_that_says_what_is_wanted(wrong, classifier):
   with pytest.raises(ValueError, match='wanted a path, a PIL image, an array'):
     classifier.predict_proba(wrong)
+
+
+def test_grey_images_need_no_axis_of_channels(classifier, pixels):
+  grey = pixels[..., 0]
+  expected = classifier.predict_proba([Image.fromarray(grey), Image.fromarray(grey[::-1].copy())])
+  np.testing.assert_allclose(classifier.predict_proba(np.stack([grey, grey[::-1]])), expected, atol=1e-6)
+  np.testing.assert_allclose(classifier.predict_proba(grey), expected[:1], atol=1e-6)
+
+
+@pytest.mark.parametrize('mode', ['YCbCr', 'HSV', 'PA', 'La', 'CMYK', 'LAB', '1', 'P', 'I', 'I;16'])
+def test_every_mode_of_pillow_that_has_colours_is_converted(mode, classifier, pixels):
+  image = Image.fromarray(pixels[..., 0] if mode in ('La', '1', 'I', 'I;16') else pixels)
+  image = image.convert('P').convert('PA') if mode == 'PA' else image.convert('LA').convert('La') if mode == 'La' else (
+      Image.fromarray(pixels[..., 0].astype(np.uint16)) if mode == 'I;16' else image.convert(mode))
+  expected = image.convert('LA').convert('RGB') if mode == 'La' else image.convert('L' if mode == 'I;16' else 'RGB')
+  assert image.mode == mode
+  np.testing.assert_allclose(classifier.predict_proba(image), classifier.predict_proba(expected), atol=1e-6)
+
+
+def test_a_mode_without_known_colours_is_a_value_error_that_names_it(classifier):
+  with pytest.raises(ValueError, match='a PIL image of mode F: floating-point pixels'):
+    classifier.predict_proba(Image.new('F', (40, 30)))
+
+
+def test_a_truncated_image_that_pillow_has_not_read_yet_is_a_value_error(classifier, pixels, tmp_path):
+  Image.fromarray(np.tile(pixels, (4, 4, 1))).save(tmp_path / 'whole.jpg')
+  (tmp_path / 'cut.jpg').write_bytes((tmp_path / 'whole.jpg').read_bytes()[:2000])
+  with Image.open(tmp_path / 'cut.jpg') as image, pytest.raises(ValueError,
+                                                                match='PIL image of mode RGB cannot be used'):
+    classifier.predict_proba(image)
+
+
+def test_twelve_bits_are_shrunk_alike_as_a_file_a_pil_image_and_an_array(classifier, pixels, tmp_path):
+  grey = pixels[..., 0].astype(np.uint16) * 16
+  image = Image.fromarray(grey)
+  image.save(tmp_path / 'grey.png')
+  expected = classifier.predict_proba(pixels[..., 0])
+  for given in (tmp_path / 'grey.png', image, grey, grey[None, ..., None]):
+    np.testing.assert_allclose(classifier.predict_proba(given), expected, atol=1e-6)
+
+
+def test_a_file_over_the_limit_of_pixels_is_told_what_python_offers(classifier, tmp_path):
+  Image.new('1', (10000, 7000)).save(tmp_path / 'large.png')
+  with pytest.raises(ValueError, match=r'large\.png: .*over 64 megapixels \(a PIL image may be as large as it is\)'):
+    classifier.predict_proba(tmp_path / 'large.png')
 
 
 def test_file_that_cannot_be_read_is_named(classifier, tmp_path):

@@ -122,3 +122,15 @@ def test_missing_package_is_named_before_any_work(package, tmp_path, monkeypatch
     export_torch(str(tmp_path / 'run'), 'onnx', str(tmp_path / 'out'))
   assert [path.name for path in tmp_path.iterdir()] == ['run']
   assert load_checkpoint(str(tmp_path / 'run')).step == 0
+
+
+def test_folder_of_an_export_stands_for_its_one_file(tmp_path):
+  exported.saved(tmp_path / 'run', 'classifier', **exported.TINY, classes=8)
+  out = tmp_path / 'out'
+  export_torch(str(tmp_path / 'run'), 'onnx', str(out))
+  assert open_recogniser(str(out)).weights_sha256 == open_recogniser(str(out / 'model.onnx')).weights_sha256
+  assert '\nmodel.onnx, opset' in (out / 'README.md').read_text()
+  assert_refused(lambda: export_torch(str(out), 'timm', str(tmp_path / 'again')), 'is ONNX, which only predict')
+  (out / 'model_int8.onnx').write_bytes(b'')
+  assert_refused(lambda: open_recogniser(str(out)), 'holds model.onnx, model_int8.onnx: give one of them')
+  assert_refused(lambda: open_recogniser(str(out / 'model_int8.onnx')), 'is empty')

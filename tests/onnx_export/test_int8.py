@@ -45,7 +45,7 @@ def trained(finetuned_run, data_dir, tmp_path_factory):
 def test_a_trained_model_keeps_its_classes_in_8_bits_and_says_what_it_lost(trained):
   said = (trained / 'README.md').read_text()
   found = re.search(
-      r'Model_int8\.onnx, label: the top class is the same for ([\d.]+)%, a probability differs by at most ([\d.]+), '
+      r'\nmodel_int8\.onnx, label: the top class is the same for ([\d.]+)%, a probability differs by at most ([\d.]+), '
       r'on average ([\d.]+)\.', said)
   same, largest, mean = map(float, found.groups())
   assert 'calibrated on 8 images, against model.onnx on 16 others of the folder' in said

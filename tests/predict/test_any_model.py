@@ -152,7 +152,10 @@ def test_similarity_to_own_words_is_the_cosine(clip, photos, tmp_path):
 
 
 @pytest.mark.parametrize(('labels', 'classes'), [('ekman', 6), ('emotic', 26), ('Mikels', 8), ('mikels+ekman', 10),
-                                                 ('calm, lonely', 2)])  # fmt: skip
+                                                 ('calm, lonely', 2), ('valence+calm,lonely', 2),
+                                                 ('mikels+fear,joy', 9), ('mikels+lonely+valence', 9),
+                                                 (['calm', 'lonely, at night'], 2), (['mikels', 'valence'], 8),
+                                                 ('rock+roll,calm', 2)])  # fmt: skip
 def test_words_are_a_named_set_sets_joined_or_own_words(labels, classes):
   assert len(read_words(labels, None).classes) == classes
 
@@ -164,11 +167,37 @@ def test_words_may_be_a_file_with_a_class_a_line(tmp_path):
 
 
 @pytest.mark.parametrize(('labels', 'problem'), [(None, 'a CLIP needs words'), ('calm', '1 class'),
-                                                 ('calm,Calm', "'calm' twice"), ('mikel', '1 class'),
-                                                 (',', '0 class')])  # fmt: skip
+                                                 ('calm,Calm', "'calm' twice"), ('mikel', '1 class'), (',', '0 class'),
+                                                 ('mikels+mikels', "'mikels' twice"),
+                                                 ('missing.txt', 'no file of that name is there'),
+                                                 ('mikels,valence', 'join it by \\+'), ('valence+calm', '1 class'),
+                                                 ('calm,' + 'a' * 250, 'shorten it, 250 characters'),
+                                                 ('calm,' + 'a' * 5000, 'shorten it, 5000 characters'),
+                                                 ([], 'needs words'), ([3, 'calm'], 'no text')])  # fmt: skip
 def test_words_that_cannot_be_asked_are_one_line(labels, problem):
   with pytest.raises(UserError, match=problem):
     read_words(labels, None)
+
+
+@pytest.mark.parametrize(('texts', 'problem'), [([''], 'empty text'), (['a\nb'], 'on one line'), (['a', 'a'], 'twice')])
+def test_texts_that_cannot_be_columns_are_one_line(texts, problem):
+  with pytest.raises(UserError, match=f'--texts.*{problem}'):
+    read_words(None, None, texts)
+
+
+def test_python_takes_paths_lists_and_texts_as_the_flags_do(clip, photos):
+  paths = sorted(photos.glob('*.jpg'))
+  (photos.parent / 'prompts.txt').write_text('a photo of {}.')
+  flags = uniemox_jax.load_classifier(clip, 'calm,lonely', str(photos.parent / 'prompts.txt'))
+  found = uniemox_jax.load_classifier(Path(clip), ['calm', 'lonely'], ['a photo of {}.'], texts=['a dark forest'])
+  predicted = found.predict(paths)
+  np.testing.assert_array_equal(predicted['label'], flags.predict(paths)['label'])
+  loaded = uniemox_jax.load_clip(clip)
+  cosines = loaded.encode_image(paths) @ loaded.encode_text(['a dark forest']).T
+  np.testing.assert_allclose(predicted['similarity'], cosines, atol=1e-5)
+  assert 'similarity_a dark forest' in predicted.to_dict()
+  with pytest.raises(UserError, match='templates'):
+    uniemox_jax.load_classifier(clip, 'mikels', ['no place'])
 
 
 def test_words_for_a_model_with_its_own_classes_are_refused(tmp_path, photos, command, capfd, assert_one_line):
@@ -237,3 +266,55 @@ def test_three_hundred_odd_jpegs_get_the_label_of_transformers_pipelines(tmp_pat
     for row, scores in zip(probabilities, theirs, strict=True):
       np.testing.assert_allclose(row, [scores[label] for label in ours.labels], atol=1e-3)
       assert ours.labels[row.argmax()] == max(scores, key=scores.__getitem__)
+
+
+def test_several_classes_at_once_and_a_single_one_get_the_sigmoids_of_transformers(tmp_path, photos, random_torch):
+  paths = sorted(map(str, photos.glob('*.jpg')))
+  changes = {'several': {'problem_type': 'multi_label_classification'}, 'one': {'id2label': {0: 'calm'}}}
+  for name, config in changes.items():
+    folder = vit(tmp_path / name, random_torch, **config)
+    ours = uniemox_jax.load_classifier(folder)
+    assert [task.name for task in ours.tasks] == ['labels']
+    found = transformers.pipeline('image-classification', model=folder, top_k=None)(paths)
+    for row, rows in zip(ours.predict(paths)['labels'], found, strict=True):
+      theirs = {entry['label']: entry['score'] for entry in rows}
+      np.testing.assert_allclose(row, [theirs[label] for label in ours.labels], atol=1e-5)
+  import_torch(str(tmp_path / 'several'), str(tmp_path / 'run'))
+  assert uniemox_jax.load_classifier(str(tmp_path / 'run')).predict(paths).keys() == {'labels'}
+
+
+def test_numbers_are_read_if_they_are_valence_and_arousal_and_refused_by_name_if_not(tmp_path, photos, random_torch):
+  paths = sorted(map(str, photos.glob('*.jpg')))
+  names = {0: 'valence', 1: 'arousal'}
+  folder = vit(tmp_path / 'vad', random_torch, problem_type='regression', id2label=names)
+  found = transformers.pipeline('image-classification', model=folder, top_k=None)(paths)
+  for row, rows in zip(uniemox_jax.load_classifier(folder).predict(paths)['vad'], found, strict=True):
+    theirs = {entry['label']: entry['score'] for entry in rows}
+    np.testing.assert_allclose(row, [theirs[name] for name in names.values()], atol=1e-5)
+  with pytest.raises(UserError, match=r'config\.json.*problem_type is regression'):
+    uniemox_jax.load_classifier(vit(tmp_path / 'other', random_torch, problem_type='regression'))
+
+
+@pytest.mark.parametrize(('change', 'problem'), [
+    ({'id2label': {'0': 'x', '1': 'x', '2': 'y'}}, "has the label 'x' twice"),
+    ({'id2label': {'0': 'a', '1': 'b', '5': 'c'}}, 'id2label has the numbers 0, 1, 5, wanted 0 to 2'),
+    ({'problem_type': 'ranking'}, "problem_type is 'ranking'")])  # fmt: skip
+def test_a_config_that_does_not_name_each_class_once_is_one_line_at_every_door(change, problem, tmp_path, random_torch):
+  folder = Path(vit(tmp_path / 'vit', random_torch))
+  config = json.loads((folder / 'config.json').read_text())
+  (folder / 'config.json').write_text(json.dumps(config | change))
+  for call in (uniemox_jax.load_classifier, lambda path: import_torch(path, str(tmp_path / 'run'))):
+    with pytest.raises(UserError, match=problem):
+      call(str(folder))
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('model_type', ['swin', 'convnext'])
+def test_weights_of_no_family_are_refused_by_the_name_in_their_config(model_type, tmp_path):
+  theirs = {'swin': transformers.SwinForImageClassification, 'convnext': transformers.ConvNextForImageClassification}
+  config = {
+      'swin': transformers.SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 2], image_size=32),
+      'convnext': transformers.ConvNextConfig(hidden_sizes=[4, 8, 8, 8], depths=[1, 1, 1, 1])}[model_type]
+  theirs[model_type](config).save_pretrained(tmp_path)
+  with pytest.raises(UserError, match=f"of model_type '{model_type}'"):
+    uniemox_jax.load_classifier(str(tmp_path))

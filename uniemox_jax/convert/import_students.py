@@ -72,7 +72,7 @@ class ImportedStudent(NamedTuple):
   kind, model, params: as in a checkpoint. labels: class names in the head's order, None if the file has none.
   statistics: {'mean', 'std'} of its pixels in 0..1 if the file has them, else {}. view: how a classifier wants its
   images, see `View.geometry`; {} for our own evaluation view. norm_pix: whether its decoder predicts normalised
-  patches. messages: lines for the user.
+  patches. messages: lines for the user. task: of a classifier's head, as in `objectives.tasks`.
   """
 
   kind: str
@@ -83,6 +83,7 @@ class ImportedStudent(NamedTuple):
   view: dict[str, Any]
   norm_pix: bool
   messages: list[str]
+  task: str = 'label'
 
 
 class _Recognised(NamedTuple):
@@ -116,16 +117,18 @@ def import_student(
   if family not in (weight_families.VIT, weight_families.MAE):
     raise UserError(
         f'{name} holds {weight_families.TITLES[family]}, not a student: it can be a teacher '
-        '(--config.teacher=, load_clip)')
+        '(--config.teacher=, load_clip), or be asked in words (predict --labels=)')
   with storage.parsing(weights.path, 'fetch it again'):
     messages = [*weights.notes, *_complete(weights.flat, name)]
   shapes = {key: array.shape for key, array in weights.flat.items()}
   stated = _stated(weights.metadata)
   with storage.parsing(folder / 'config.json' if folder and config else weights.path, 'correct it, or fetch it again'):
+    task = 'label'
     if family == weight_families.VIT:
       found = _from_transformers(shapes, heads, config, decoder, head, name)
       stated = {'norm_pix_loss': config.get('norm_pix_loss')}
       (view, statistics), labels = _processor_view(folder, found), vit_mae_weights.class_names(config)
+      task = vit_mae_weights.task_of_head(config) if found.kind == 'classifier' else task
     else:
       pretrained = _check_timm(config, shapes, name) if config else {}
       settings = config | {name: stated.get(name) for name in ('mask_ratio', 'global_pool') if name in stated}
@@ -139,7 +142,7 @@ def import_student(
   norm_pix = found.kind == 'uniemox' and stated.get('norm_pix_loss') is True
   return ImportedStudent(
       found.kind, found.model, params, labels if found.kind == 'classifier' else None, statistics,
-      view.geometry if view else {}, norm_pix, [single_line(line) for line in messages])
+      view.geometry if view else {}, norm_pix, [single_line(line) for line in messages], task)
 
 
 def _tell(found: _Recognised, shapes: Shapes, stated: Mapping[str, Any]) -> list[str]:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_pipelines.errors import UserError
-from data_pipelines.plain_text import check_labels
+from data_pipelines.plain_text import check_distinct, check_labels
 
 
-def name_head(head: dict[str, Any], names: Sequence[str] | None,
-              table: Sequence[str] | None) -> tuple[dict[str, Any], list[str], str]:
+def name_head(head: dict[str, Any], names: Sequence[str] | None, table: Sequence[str] | None,
+              source: str = 'its file') -> tuple[dict[str, Any], list[str], str]:
   """Names the class of each row of an imported head, and puts the rows in our order.
 
   Args:
@@ -16,15 +16,17 @@ def name_head(head: dict[str, Any], names: Sequence[str] | None,
     names: the classes in the head's order, if the file has them.
     table: the dataset's label table, if the user named a dataset. A head without names then has the order of
       ImageFolder, which numbers sorted folder names (docs/method.md, Parity traps).
+    source: where the names come from, for messages.
 
   Returns:
     The head, its rows in the order of `table` if there is one; the names of the rows; a line for the user.
 
   Raises:
-    UserError: the classes are not the table's.
+    UserError: the classes are not the table's, or one is named twice.
   """
   classes = head['bias'].shape[0]
-  check_labels(names or (), "the head's file")
+  check_labels(names or (), source)
+  check_distinct(names or (), source)
   if names and len(names) != classes:
     raise UserError(f'the head has {classes} classes, and its file names {len(names)}: fetch both again')
   if table is None:

@@ -26,8 +26,10 @@ CHECKSUMS = checksums.FOLDER
 MODEL_TYPE = 'uniemox'
 FORMAT = 1
 """Of config.json. A reader refuses higher ones."""
-DESCRIPTION = ('kind', 'model', 'tasks', 'labels', 'dataset', 'statistics', 'view', 'norm_pix', 'source', 'thresholds')
-"""What a config keeps of a checkpoint's description, and thresholds of several classes, chosen on val."""
+DESCRIPTION = (
+    'kind', 'model', 'tasks', 'labels', 'dataset', 'statistics', 'view', 'norm_pix', 'source', 'thresholds', 'training')
+"""What a config keeps of a checkpoint's description; thresholds of several classes, chosen on val; and for its card,
+where the weights come from and what was measured."""
 
 
 def is_shared(path: Path) -> bool:
@@ -60,12 +62,16 @@ def read_shared(folder: Path, digest: str | None = None) -> tuple[dict[str, Any]
     UserError: of a newer version; a file is damaged or missing; or weights and config do not agree.
   """
   config = hub.read_config(folder, CONFIG)
-  if type(config.get('format')) is not int or config['format'] > FORMAT:
+  if type(config.get('format')) is not int or config['format'] < 1:
+    raise UserError(
+        f'{folder / CONFIG} is damaged: its format is {reprlib.repr(config.get("format"))}, not a number from 1: fetch '
+        'it again')
+  if config['format'] > FORMAT:
     raise UserError(
         f'{folder} was written by a newer version, {reprlib.repr(config.get("uniemox_jax"))} (format '
         f'{reprlib.repr(config.get("format"))}, this one reads {FORMAT}): pip install --upgrade uniemox_jax')
   checksums.compare_checksums(folder / CHECKSUMS)
-  if digest not in (None, checksums.sha256_of(folder / weight_files.SAFETENSORS)):
+  if digest is not None and digest != checksums.sha256_of(folder / weight_files.SAFETENSORS):
     raise UserError(f'{folder} holds other weights than were published under this name: fetch them again')
   description = {key: config[key] for key in DESCRIPTION if key in config}
   flat = weight_files.read_weights(folder).flat
@@ -85,6 +91,8 @@ def read_shared(folder: Path, digest: str | None = None) -> tuple[dict[str, Any]
 
 def _check(description: Mapping[str, Any], path: Path) -> None:
   """Raises UserError, ValueError or TypeError for what no classifier's description holds."""
+  if not isinstance(description.get('training', {}), dict):
+    raise UserError(f'{path} has the training {reprlib.repr(description["training"])}, no object: fetch it again')
   check_statistics(**description.get('statistics', {'mean': [0] * 3, 'std': [1] * 3}))
   if view := description.get('view'):
     types = {'short_side': int, 'squash': bool, 'floor': bool, 'resample': int}

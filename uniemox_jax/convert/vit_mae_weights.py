@@ -5,9 +5,10 @@ import re
 import reprlib
 from typing import Any
 
-from data_pipelines.errors import UserError
+from data_pipelines.errors import UserError, join_names
 from uniemox_jax.convert import name_table
 from uniemox_jax.convert.name_table import NameRule, block_rules, layer_norm_rules, linear_rules
+from uniemox_jax.objectives.tasks import VAD
 
 _BLOCK = name_table.BlockNames(
     norm1='layernorm_before', qkv=('attention.attention.query', 'attention.attention.key', 'attention.attention.value'),
@@ -76,9 +77,38 @@ def vit_mae_arguments(hub: dict[str, Any]) -> dict[str, Any]:
 
 
 def class_names(hub: dict[str, Any]) -> list[str] | None:
-  """Names of a classifier's classes in the head's order, from `id2label`; None without it."""
+  """Names of a classifier's classes in the head's order, from `id2label`; None without it.
+
+  Raises:
+    UserError: they are not numbered 0, 1, 2, …
+  """
   names = hub.get('id2label')
-  return [names[number] for number in sorted(names, key=int)] if names else None
+  if not names:
+    return None
+  numbers = sorted(names, key=int)
+  if list(map(int, numbers)) != list(range(len(numbers))):
+    raise UserError(f'id2label has the numbers {join_names(numbers)}, wanted 0 to {len(numbers) - 1}')
+  return [names[number] for number in numbers]
+
+
+def task_of_head(hub: dict[str, Any]) -> str:
+  """The task of a classifier's head, as in `objectives.tasks`, from `problem_type`; without it, 'label'.
+
+  Raises:
+    UserError: it predicts numbers other than valence, arousal and dominance, or something unknown.
+  """
+  problem = hub.get('problem_type')
+  if problem == 'regression':
+    names = class_names(hub) or []
+    if not names or not set(names) <= set(VAD):
+      raise UserError(
+          f'problem_type is regression: it predicts numbers ({join_names(names)}) and no classes; of numbers, only '
+          f'{", ".join(VAD)} are read')
+    return 'vad'
+  tasks = {None: 'label', 'single_label_classification': 'label', 'multi_label_classification': 'labels'}
+  if not isinstance(problem, str | None) or problem not in tasks:
+    raise UserError(f'problem_type is {reprlib.repr(problem)}: wanted {join_names(list(filter(None, tasks)))}')
+  return tasks[problem]
 
 
 def _settings(hub: dict[str, Any], settings: dict[str, tuple[str, Any]]) -> dict[str, Any]:

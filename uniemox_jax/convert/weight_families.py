@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable
 import re
 
 from data_pipelines.errors import UserError, join_names
+from data_pipelines.plain_text import single_line
 from uniemox_jax.convert import clip_weights, mae_weights, siglip_weights, vit_mae_weights
+from uniemox_jax.convert.formats import hub
 from uniemox_jax.convert.formats.weight_files import Weights
 
 CLIP, OPENAI_CLIP, SIGLIP, MAE, VIT = 'clip', 'openai_clip', 'siglip', 'mae', 'vit'
@@ -14,6 +16,8 @@ TITLES = {
     SIGLIP: "a SigLIP in transformers' form", MAE: "a ViT in the form of MAE, timm or the original",
     VIT: "a ViT or MAE in transformers' form"}
 CLIPS = (CLIP, OPENAI_CLIP)
+ZERO_SHOT = (*CLIPS, SIGLIP)
+"""Models of images and texts: teachers, and what can be asked in words."""
 ENOUGH = 0.5
 """Share of a file's names that a family must know. The check against its table names the rest."""
 MAX_PARTS = 64
@@ -61,10 +65,7 @@ def recognise(weights: Weights, key: str = '') -> str:
   family = max(known[prefix], key=known[prefix].__getitem__)
   under = [name for name in names if name.startswith(prefix)]
   if known[prefix][family] < ENOUGH * max(len(under), 1):
-    first = ', '.join(sorted(names)[:3])
-    raise UserError(
-        f'{source} holds {len(names)} tensors ({first}, …) of no family known here: wanted '
-        f'{"; ".join(TITLES.values())}')
+    raise UserError(f'{source} {_unknown_by_name(weights, names)}: wanted {"; ".join(TITLES.values())}')
   canonical = _CANONICAL.get(family, str)
   renamed = {canonical(name.removeprefix(prefix)): flat[name] for name in under}
   if len(renamed) < len(under):
@@ -76,6 +77,17 @@ def recognise(weights: Weights, key: str = '') -> str:
     which = f"the {len(under)} tensors under '{prefix[:-1]}'" if prefix else f'{len(under)} tensors'
     weights.notes.append(f'{source}: {which} are taken' + (f', left behind: {join_names(left)}' if left else ''))
   return family
+
+
+def _unknown_by_name(weights: Weights, names: list[str]) -> str:
+  """What weights of no family are: by the config beside them, or by some names of tensors."""
+  config = hub.read_config(hub.config_folder(weights.path, weights.path), 'config.json')
+  if config.get('model_type') == 'uniemox':
+    return 'holds a shared model of this package, which every verb takes as it is (--checkpoint=, --config.init=)'
+  for key in ('model_type', 'architecture'):
+    if isinstance(config.get(key), str):
+      return f"holds a model of another kind, by its config.json of {key} '{single_line(config[key])[:80]}'"
+  return f'holds {len(names)} tensors ({", ".join(sorted(names)[:3])}, …) of no family known here'
 
 
 def _unknown_parts(names: Iterable[str], keys: list[str]) -> set[str]:

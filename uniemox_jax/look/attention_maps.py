@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from uniemox_jax.models.layers import Block
+from uniemox_jax.models.zero_shot_classifier import ZeroShotClassifier
 
 
 class Maps(NamedTuple):
@@ -55,10 +56,16 @@ class _OpenBlocks:
 def run_openly(
     graphdef: nnx.GraphDef, params: dict[str, Any], run: Callable[[Any], jax.Array],
     offset_NxIxHxTxT: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-  """The result of `run`, which calls the model's `encoder` once, and its attention, float32 (N, I, H, T, T)."""
+  """The result of `run`, which calls the model's `image_tower` once, and its attention, float32 (N, I, H, T, T)."""
   model = nnx.merge(graphdef, params)
-  blocks = model.encoder.blocks = _OpenBlocks(model.encoder.blocks.layers, offset_NxIxHxTxT)
+  tower = image_tower(model)
+  blocks = tower.blocks = _OpenBlocks(tower.blocks.layers, offset_NxIxHxTxT)
   return run(model), blocks.attention_NxIxHxTxT
+
+
+def image_tower(model: Any) -> Any:
+  """The ViT in it: a student's encoder, or the tower of a CLIP that is asked in words."""
+  return model.model.vision if isinstance(model, ZeroShotClassifier) else model.encoder
 
 
 def rollout(attention_NxIxHxTxT: jax.Array) -> jax.Array:
@@ -106,7 +113,8 @@ def reads_person(model: nnx.Module) -> bool:
 
 def pooled_tokens(model: nnx.Module) -> str:
   """What a classifier pools, as `patch_map` takes it."""
-  return 'cls' if getattr(model, 'pooling', 'mean') == 'class_token' else 'patches'
+  from_cls = isinstance(model, ZeroShotClassifier) or getattr(model, 'pooling', 'mean') == 'class_token'
+  return 'cls' if from_cls else 'patches'
 
 
 def classifier_input(model: nnx.Module, views_BxVxHxWx3: jax.Array) -> jax.Array:
@@ -116,7 +124,7 @@ def classifier_input(model: nnx.Module, views_BxVxHxWx3: jax.Array) -> jax.Array
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def encoder_maps(graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3: jax.Array, rows: str) -> jax.Array:
-  """Rollout for each view by itself, float32 (B, V, R, C): for a model with an `encoder` and without classes.
+  """Rollout for each view by itself, float32 (B, V, R, C): for a model without classes.
 
   Args:
     graphdef, params: the model.
@@ -124,7 +132,7 @@ def encoder_maps(graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3
     rows: see `patch_map`; pretraining represents an image by 'cls'.
   """
   images_IxHxWx3 = views_BxVxHxWx3.reshape(-1, *views_BxVxHxWx3.shape[2:])
-  attention = run_openly(graphdef, params, lambda model: model.encoder(images_IxHxWx3))[1]
+  attention = run_openly(graphdef, params, lambda model: image_tower(model)(images_IxHxWx3))[1]
   return patch_map(rollout(attention), rows, views_BxVxHxWx3)
 
 
@@ -137,7 +145,7 @@ def classifier_maps(
   no patch; in the mean over patches it would add the same 1/L to each.
 
   Args:
-    graphdef, params: a `Classifier`.
+    graphdef, params: a `Classifier`, or a `ZeroShotClassifier` of a CLIP.
     views_BxVxHxWx3: normalised images; V = 2, scene first, if it `reads_person`, else 1.
     column_B: int, which logit of each example.
   """

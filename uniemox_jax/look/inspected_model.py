@@ -12,15 +12,20 @@ import numpy as np
 import tqdm
 
 from data_pipelines.batches.single_examples import Example, read_examples
+from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from uniemox_jax.look import attention_maps
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.models.registry import MODULES
-from uniemox_jax.objectives.tasks import tasks_of
-from uniemox_jax.recognition.recogniser import view_of
+from uniemox_jax.models.siglip import SiglipConfig
+from uniemox_jax.models.zero_shot_classifier import ZeroShotClassifier
+from uniemox_jax.objectives.tasks import Task, tasks_of
+from uniemox_jax.recognition.recogniser import FlaxModel, of_clip, view_of
+from uniemox_jax.recognition.words import Words
 from uniemox_jax.runtime.integrity import check_finite
-from uniemox_jax.train.open_model import open_student
+from uniemox_jax.teacher.frozen_clip import Clip
+from uniemox_jax.train.open_model import open_model, open_student
 from uniemox_jax.train.run_folder import predicts_normalised_patches
 from uniemox_jax.train.state import abstract_model, builder
 
@@ -38,16 +43,27 @@ class InspectedModel:
     reads_person: whether it also encodes the person view.
     pooled: the tokens that stand for an image, 'cls' or 'patches'.
     reconstructs: whether it has a decoder. norm_pix: whether that predicts normalised patches.
-    tasks, labels: of a classifier, else empty.
+    tasks: of a classifier, else empty. labels: of a classifier; of a model that is asked in words, the records'.
+    no_maps: why there are no maps of attention, if so.
     first_columns: by task, the index of its first column in the outputs.
   """
 
-  def __init__(self, path: str):
-    """Loads any model that `open_student` takes.
+  no_maps = ''
+
+  def __init__(self, path: str, words: Words | None = None, labels: Sequence[str] = ()):
+    """Loads any model that `open_student` takes, or that can be asked in words.
+
+    Args:
+      path: of the model.
+      words: what a CLIP or SigLIP is asked; None looks at the image tower of a CLIP alone.
+      labels: of the records, for a model that is asked.
 
     Raises:
-      UserError: no model, or one without an encoder of this method.
+      UserError: no model, one without an encoder of this method, or words for a model with classes of its own.
     """
+    if words is not None:
+      self._ask(path, words, labels)
+      return
     checkpoint = open_student(path)
     description = checkpoint.description
     self.path, self.step, self.kind = checkpoint.path, checkpoint.step, description['kind']
@@ -61,9 +77,25 @@ class InspectedModel:
     self.reconstructs = getattr(model, 'decoder', None) is not None
     self.tasks = tasks_of(description) if self.kind == 'classifier' else ()
     self.labels: list[str] = description.get('labels', []) if self.tasks else []
-    starts = itertools.accumulate((len(task.outputs) for task in self.tasks), initial=0)
-    self.first_columns = {task.name: start for task, start in zip(self.tasks, starts)}
+    self.first_columns = _first_columns(self.tasks)
     self.view = view_of(description)
+
+  def _ask(self, path: str, words: Words, labels: Sequence[str]) -> None:
+    model = open_model(path)
+    if not isinstance(model, Clip):
+      raise UserError(f'{path} has classes of its own: --labels and --prompts are for a CLIP or SigLIP, leave them out')
+    recogniser = of_clip(path, model, words)
+    assert isinstance(recogniser.model, FlaxModel)
+    self.path, self.step, self.norm_pix = path, 0, False
+    is_siglip = isinstance(model.config, SiglipConfig)
+    self.kind, self.title = ('siglip', 'SigLIP, asked in words') if is_siglip else ('clip', 'CLIP, asked in words')
+    if is_siglip:
+      self.no_maps = 'a SigLIP has no class token: its own head pools the patches, and is not followed here'
+    self.graphdef, self.params = recogniser.model.graphdef, jax.device_put(recogniser.model.params)
+    self.image_size, self.view = recogniser.view.size, recogniser.view
+    self.reads_person, self.pooled, self.reconstructs = False, 'cls', False
+    self.tasks, self.labels = recogniser.tasks, list(labels)
+    self.first_columns = _first_columns(self.tasks)
 
   def views(self, examples: Sequence[Example]) -> jax.Array:
     """Its normalised input, (B, V, S, S, 3): the scene, then the person if it reads one, or the scene again."""
@@ -71,6 +103,11 @@ class InspectedModel:
     if self.reads_person:
       views.append(np.stack([example.scene if example.person is None else example.person for example in examples]))
     return normalise(jnp.asarray(np.stack(views, axis=1)), self.view.mean, self.view.std)
+
+
+def _first_columns(tasks: Sequence[Task]) -> dict[str, int]:
+  starts = itertools.accumulate((len(task.outputs) for task in tasks), initial=0)
+  return {task.name: start for task, start in zip(tasks, starts)}
 
 
 class Inspection(NamedTuple):
@@ -89,8 +126,10 @@ class Inspection(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _apply(graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Features as `load_encoder` gives them (of the scene where there are no classes), and outputs."""
+  """Features as `load_encoder` gives them (of the scene where there are no classes) or a CLIP's embeddings; outputs."""
   model = nnx.merge(graphdef, params)
+  if isinstance(model, ZeroShotClassifier):
+    return model.model.image(views_BxVxHxWx3[:, 0]), model(views_BxVxHxWx3[:, 0])
   if isinstance(model, Classifier):
     features_BxD = model.features(attention_maps.classifier_input(model, views_BxVxHxWx3))
     return features_BxD, model.head(features_BxD)

@@ -16,12 +16,13 @@ from threadpoolctl import threadpool_limits
 import tqdm
 
 from data_pipelines.batches.single_examples import Example, read_examples
-from data_pipelines.errors import UserError
+from data_pipelines.errors import UserError, join_names
 from data_pipelines.records import reader
 from data_pipelines.storage import write_bytes, write_sealed
 from uniemox_jax.look import attention_maps
 from uniemox_jax.look.inspected_model import InspectedModel, Inspection, inspect_examples
 from uniemox_jax.objectives.tasks import split_columns
+from uniemox_jax.recognition.words import read_words
 from uniemox_jax.report import figures, look_page
 from uniemox_jax.report.figures import Tile
 from uniemox_jax.train.reconstructions import reconstruction_triplets
@@ -46,6 +47,8 @@ class LookFigure(NamedTuple):
 
 def draw_attention(inspected: InspectedModel, inspection: Inspection) -> LookFigure:
   """A row per example: its views, their rollout, and of a classifier the relevance to the predicted class."""
+  if inspected.no_maps:
+    raise Skipped(inspected.no_maps)
   examples, without = inspection.examples, {}
   task = next((task for task in inspected.tasks if task.name != 'vad'), None)
   if task is None:
@@ -122,6 +125,9 @@ def draw_mistakes(inspected: InspectedModel, split: reader.Split, inspection: In
     raise Skipped('the model has no classes to be wrong about')
   if 'label' not in inspected.first_columns:
     raise Skipped(f'the model predicts {", ".join(task.name for task in inspected.tasks)}, and no single label')
+  outputs = next(task.outputs for task in inspected.tasks if task.name == 'label')
+  if list(outputs) != inspected.labels:
+    raise Skipped(f'the words that it is asked, {join_names(outputs)}, are not the labels of {split.name}')
   known_K = np.flatnonzero(inspection.label_N >= 0)
   if not len(known_K):
     raise Skipped(f'no example of {split.name} has a label')
@@ -147,7 +153,9 @@ def draw_mistakes(inspected: InspectedModel, split: reader.Split, inspection: In
 def draw_reconstruction(inspected: InspectedModel, inspection: Inspection) -> LookFigure:
   """Triplets of masked, reconstructed and original scenes."""
   if not inspected.reconstructs:
-    reasons = {'classifier': 'a classifier has no decoder', 'encoder': 'the weights hold an encoder alone'}
+    reasons = {
+        'classifier': 'a classifier has no decoder', 'encoder': 'the weights hold an encoder alone',
+        'clip': 'a CLIP has no decoder', 'siglip': 'a SigLIP has no decoder'}
     raise Skipped(reasons.get(inspected.kind, 'the model was pretrained without reconstruction'))
   scenes = np.stack([example.scene for example in inspection.examples])
   triplets = reconstruction_triplets(inspected.graphdef, inspected.params, scenes, inspected.norm_pix)
@@ -160,15 +168,16 @@ def draw_reconstruction(inspected: InspectedModel, inspection: Inspection) -> Lo
 
 def look(
     checkpoint: str, data_dir: str, dataset: str, workdir: str, *, split_name: str = 'test', examples: int = 16,
-    points: int = 1000) -> dict[str, Any]:
+    points: int = 1000, labels: str | None = None, prompts: str | None = None) -> dict[str, Any]:
   """Draws every figure that the checkpoint has the parts for into `workdir`.
 
   Args:
-    checkpoint: a checkpoint PATH of pretrain, finetune or import_torch.
+    checkpoint: a checkpoint PATH, or weights of another library.
     data_dir, dataset, split_name: the records; for a classifier, with its own labels.
     workdir: gets the PNGs, look.html and look.json, which replace those of an earlier look.
     examples: rows of the sheets; the first of the split.
     points: embeddings that are mapped; the first of the split.
+    labels, prompts: what a CLIP or SigLIP is asked, see `read_words`.
 
   Returns:
     The content of look.json.
@@ -176,8 +185,12 @@ def look(
   Raises:
     UserError: no such checkpoint, records or split, a checkpoint without an encoder, or a dataset with other labels.
   """
-  inspected, split = InspectedModel(checkpoint), reader.open_split(data_dir, dataset, split_name)
-  if inspected.tasks and list(split.labels) != inspected.labels:
+  words = read_words(labels, prompts) if labels or prompts else None
+  split = reader.open_split(data_dir, dataset, split_name)
+  if words and sorted(map(str.lower, words.classes)) == sorted(map(str.lower, split.labels)):
+    words = words._replace(classes=tuple(split.labels))  # in their order, so that answers can be right or wrong
+  inspected = InspectedModel(checkpoint, words, split.labels)
+  if not words and inspected.tasks and list(split.labels) != inspected.labels:
     raise UserError(
         f"{dataset} has the labels {', '.join(split.labels)}; the checkpoint was trained with "
         f"{', '.join(inspected.labels)}: look at it with its own dataset")

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.plain_text import check_distinct
 from uniemox_jax.objectives import losses, metrics
 from uniemox_jax.objectives.regularisation import smooth_labels
 
@@ -75,15 +76,27 @@ def single_label_task(labels: Sequence[Any]) -> Task:
   return Task('label', tuple(labels), 'cross_entropy')
 
 
+def untrained_task(name: str, outputs: Sequence[str]) -> Task:
+  """A task that was not trained here: its kind's own loss; values of 'vad' are on the model's own scale."""
+  ones: dict[str, Any] = {'mean': (0.0,) * len(outputs), 'std': (1.0,) * len(outputs)} if name == 'vad' else {}
+  return Task(name, tuple(outputs), KINDS[name].losses[0], **ones)
+
+
 def tasks_of(description: dict[str, Any]) -> tuple[Task, ...]:
-  """The tasks of a classifier's checkpoint, whose JSON has lists for tuples; a single label in one without tasks."""
+  """The tasks of a classifier's checkpoint, whose JSON has lists for tuples; a single label in one without tasks.
+
+  Raises:
+    UserError: a task has a class twice.
+  """
   if 'tasks' not in description:  # an earlier version wrote it
+    check_distinct(description['labels'], 'the model')
     return (single_label_task(description['labels']),)
   tasks = []
   for written in description['tasks']:
     values: dict[str,
                  Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in written.items()}
     tasks.append(Task(**values))
+    check_distinct(tasks[-1].outputs, f"the model's task '{tasks[-1].name}'")
   return tuple(tasks)
 
 

@@ -67,7 +67,7 @@ def of_student(loaded: Checkpoint) -> OnnxExport:
 
 
 def of_words(source: str, clip: Clip, labels: str | None, prompts: str | None, texts: Sequence[str]) -> OnnxExport:
-  """Of a CLIP that is asked in words, see `words.read_words`.
+  """Of a CLIP or SigLIP that is asked in words, see `words.read_words`.
 
   Raises:
     UserError: there are no words, or words that cannot be read.
@@ -76,8 +76,7 @@ def of_words(source: str, clip: Clip, labels: str | None, prompts: str | None, t
   recogniser = of_clip(source, clip, words)
   assert isinstance(recogniser.model, FlaxModel)
   counts = {'classes': len(words.classes), 'dimensions': len(words.dimensions)}
-  graph = onnx_graph.zero_shot_graph(
-      clip.config, recogniser.model.params, **counts, scale=float(np.exp(clip.params['logit_scale'])))
+  graph = onnx_graph.zero_shot_graph(clip.config, recogniser.model.params, **counts, scale=clip.scale)
   return _of_recogniser(recogniser, graph, sum(counts.values()) + len(words.texts))
 
 

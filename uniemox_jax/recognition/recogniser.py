@@ -4,6 +4,7 @@ that is asked in words."""
 from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
+import os
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -19,7 +20,7 @@ from uniemox_jax.convert.view import View
 from uniemox_jax.models.classifier import STREAMS, Classifier
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, check_statistics
 from uniemox_jax.models.zero_shot_classifier import ZeroShotClassifier
-from uniemox_jax.objectives.tasks import Task, single_label_task, tasks_of, width
+from uniemox_jax.objectives.tasks import Task, single_label_task, tasks_of, untrained_task, width
 from uniemox_jax.recognition.words import Words, read_words
 from uniemox_jax.teacher.frozen_clip import Clip
 from uniemox_jax.train.checkpoint import Checkpoint
@@ -69,8 +70,8 @@ class ModelSource(NamedTuple):
   """A model as a user names it. path: what `open_model` takes. labels, prompts, texts: of a CLIP, see `read_words`."""
 
   path: str
-  labels: str | None = None
-  prompts: str | None = None
+  labels: str | os.PathLike | Sequence[str] | None = None
+  prompts: str | os.PathLike | Sequence[str] | None = None
   texts: tuple[str, ...] = ()
 
 
@@ -107,9 +108,12 @@ def of_checkpoint(checkpoint: Checkpoint) -> Recogniser:
         'fine-tuning run (python -m uniemox_jax.finetune), or a CLIP with --labels')
   tasks, view = tasks_of(description), view_of(description)
   thresholds = description.get('thresholds') or _stored_thresholds(checkpoint, tasks)
-  statistics = tuple((name, tuple(values)) for name, values in description.get('statistics', {}).items())
+  # A shared model names its preparation of images even where it is our own: the digest is that of the run.
+  is_ours = view == evaluation_view_of(view.size)
+  given = {} if is_ours else description.get('statistics', {})
+  statistics = tuple((name, tuple(values)) for name, values in given.items())
   used: tuple[Any, ...] = description['model'], tasks, thresholds, statistics
-  if 'view' in description:
+  if 'view' in description and not is_ours:
     used = *used, view
   return Recogniser(
       checkpoint.path, tasks, (), thresholds, view, description['model'].get('streams', 'scene'),
@@ -139,8 +143,7 @@ def tasks_of_words(words: Words) -> tuple[Task, ...]:
   """What a CLIP predicts that is asked these: a class, then the dimensions, from -1 to 1."""
   tasks = [single_label_task(words.classes)] if words.classes else []
   if words.dimensions:
-    zeros, ones = (tuple([value] * len(words.dimensions)) for value in (0.0, 1.0))
-    tasks.append(Task('vad', words.dimensions, 'l2', mean=zeros, std=ones))
+    tasks.append(untrained_task('vad', words.dimensions))
   return tuple(tasks)
 
 

@@ -1,6 +1,7 @@
 """What a CLIP is asked in words: classes, the poles of valence and arousal, and own texts, all embedded once."""
 
 from collections.abc import Sequence
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ POLES = {
     'valence': (('pleasure', 'happiness', 'contentment'), ('displeasure', 'unhappiness', 'distress')),
     'arousal': (('excitement', 'alarm', 'agitation'), ('calm', 'boredom', 'sleepiness'))}
 """Words at the high and the low end of a dimension, from the axes of Russell's circumplex (1980)."""
+_NAMES = {*NAMED_LABELS, 'valence'}
+"""What stands for several classes, or for the dimensions."""
 
 
 class Words(NamedTuple):
@@ -43,45 +46,99 @@ class Words(NamedTuple):
     return np.concatenate([*rows, clip.encode_text(list(self.texts))] if self.texts else rows)
 
 
-def read_words(labels: str | None, prompts_file: str | None, texts: Sequence[str] = ()) -> Words:
+def read_words(
+    labels: str | os.PathLike | Sequence[str] | None, prompts_given: str | os.PathLike | Sequence[str] | None,
+    texts: str | Sequence[str] = ()) -> Words:
   """What the flags --labels, --prompts and --texts ask for.
 
   Args:
-    labels: names of `NAMED_LABELS`, 'valence' for the dimensions of `POLES`, both joined by '+'; or classes with commas
-      between them; or a text file, a class a line.
-    prompts_file: see `prompts.read_templates`; None is `prompts.TEMPLATES`.
-    texts: whole texts.
+    labels: names of `NAMED_LABELS`, 'valence' for the dimensions of `POLES`, and own classes with commas between them,
+      joined by '+'; or a text file, a class a line. A list has such a part in each place.
+    prompts_given: see `prompts.read_templates`; a list has a template in each place; None is `prompts.TEMPLATES`.
+    texts: whole texts; a text alone is one.
 
   Raises:
-    UserError: nothing is asked for, one class alone, one that is named twice, or a file that cannot be read.
+    UserError: nothing is asked for, one class alone, one that is named twice, a text that cannot be a column's name, or
+      a file that cannot be read.
   """
-  templates = prompts.TEMPLATES if prompts_file is None else prompts.read_templates(prompts_file)
-  asked = labels.split('+') if labels and ',' not in labels and not exists(labels) else []
-  classes: list[str] = []
-  dimensions: tuple[str, ...] = ()
-  if asked and {name.strip().lower() for name in asked} <= {*NAMED_LABELS, 'valence'}:
-    for name in (name.strip().lower() for name in asked):
-      classes += NAMED_LABELS.get(name, ())
-      dimensions = tuple(POLES) if name == 'valence' else dimensions
-  elif labels:
-    given = read_text(labels, 'give one class a line').splitlines() if exists(labels) else labels.split(',')
-    classes = [name.strip() for name in given if name.strip()]
-    _check_classes(classes, labels)
+  classes, dimensions = _read_labels(labels) if labels else ((), ())
+  texts = (texts,) if isinstance(texts, str) else tuple(texts)
+  _check_texts(texts)
   if not (classes or dimensions or texts):
     raise UserError(
         f'a CLIP needs words: add --labels={"|".join(NAMED_LABELS)}|valence, --labels=calm,lonely,… or a file with a '
         'class a line')
-  return Words(tuple(dict.fromkeys(classes)), dimensions, tuple(texts), templates)
+  return Words(classes, dimensions, texts, _templates(prompts_given))
 
 
-def _check_classes(classes: Sequence[str], labels: str) -> None:
-  check_labels(classes, f'--labels={labels}')
-  doubled = [name for name in classes if [other.lower() for other in classes].count(name.lower()) > 1]
-  if len(classes) < 2 or doubled:
-    wrong = f"the class '{doubled[0]}' twice" if doubled else f'{len(classes)} class'
-    raise UserError(
-        f'--labels={labels} names {wrong}: give two or more with commas, a file with a class a line, or '
-        f'{", ".join(NAMED_LABELS)} or valence, joined by +')
+def _templates(given: str | os.PathLike | Sequence[str] | None) -> tuple[str, ...]:
+  if given is None:
+    return prompts.TEMPLATES
+  if isinstance(given, str | os.PathLike):
+    return prompts.read_templates(os.fspath(given))
+  if not given or any(not isinstance(template, str) or '{}' not in template for template in given):
+    raise UserError('prompts as a list are templates, each with {} where the class goes')
+  return tuple(given)
+
+
+def _read_labels(labels: str | os.PathLike | Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+  """(classes, dimensions): those of every part, each once."""
+  single = isinstance(labels, str | os.PathLike)
+  parts = [os.fspath(labels)] if isinstance(labels, str | os.PathLike) else list(labels)
+  shown = f'--labels={parts[0] if single else parts}'
+  if any(not isinstance(part, str) for part in parts):
+    raise UserError(f'{shown} has a part that is no text: give names and words')
+  own: list[str] = []
+  if single and _is_file(parts[0]):
+    own, parts = read_text(parts[0], 'give one class a line').splitlines(), []
+  joined = [part for given in parts for part in (given.split('+') if _joins_names(given) else [given])]
+  names = [part.strip().lower() for part in joined if part.strip().lower() in _NAMES]
+  own += [
+      word for part in joined if part.strip().lower() not in _NAMES
+      for word in (part.split(',') if single else [part])]  # fmt: skip
+  own = [word.strip() for word in own if word.strip()]
+  _check_classes(own, names, shown)
+  known = [name for set_name in names for name in NAMED_LABELS.get(set_name, ())]
+  lowered = {name.lower() for name in known}
+  added = [word for word in own if word.lower() not in lowered]
+  return tuple(dict.fromkeys([*known, *added])), tuple(POLES) if 'valence' in names else ()
+
+
+def _joins_names(labels: str) -> bool:
+  """Whether a '+' joins: one of the parts is a name. It may also be a sign of the user's own word."""
+  return any(part.strip().lower() in _NAMES for part in labels.split('+'))
+
+
+def _is_file(labels: str) -> bool:
+  try:
+    return exists(labels)
+  except (OSError, ValueError):  # too long for a path, or with what no path has
+    return False
+
+
+def _check_classes(own: Sequence[str], names: Sequence[str], shown: str) -> None:
+  check_labels(own, shown)
+  remedy = (
+      f'give two or more with commas, a file with a class a line, or {", ".join(NAMED_LABELS)} or valence, all joined '
+      'by +')
+  for given in (own, names):
+    lowered = [name.lower() for name in given]
+    if doubled := [name for name in given if lowered.count(name.lower()) > 1]:
+      raise UserError(f"{shown} names {'the class ' if given is own else ''}'{doubled[0]}' twice: {remedy}")
+  if mixed := [name for name in own if name.lower() in _NAMES]:
+    raise UserError(f"{shown} has '{mixed[0]}' among its words: that is a name of several, join it by +")
+  if len(own) < 2 and not set(names) & NAMED_LABELS.keys() and (own or not names):
+    absent = ', and no file of that name is there' if own and not names else ''
+    raise UserError(f'{shown} names {len(own)} class{absent}: {remedy}')
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+  """Raises UserError for what cannot be a heading of its own: empty, on several lines, or given twice."""
+  if any(not isinstance(text, str) or not text.strip() for text in texts):
+    raise UserError('--texts has an empty text: give it words, or leave it out')
+  check_labels(texts, '--texts')
+  if doubled := [text for text in texts if list(texts).count(text) > 1]:
+    raise UserError(f"--texts='{doubled[0]}' is given twice: leave one out")
 
 
 def class_embeddings(clip: Clip, labels: Sequence[str], templates: Sequence[str]) -> np.ndarray:

@@ -1,12 +1,13 @@
 """README.md of an export: where the weights come from and what was measured, from the run's own files."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 from etils import epath
 
-from data_pipelines.storage import is_remote, write_text
+from data_pipelines.storage import is_remote, parsing, write_text
 from uniemox_jax.report.rendering import render
 from uniemox_jax.train.run_folder import read_run_config, read_run_result, run_folder
 
@@ -18,32 +19,52 @@ TITLES = {
     'clip': 'CLIP'}
 
 
-def write_card(
-    folder: Path, *, target: str, kind: str, run: epath.Path, step: int | None, facts: dict[str, Any]) -> None:
-  """Writes README.md, from the configs of the run and of those it started from, and its result.json.
+def write_card(folder: Path, *, target: str, kind: str, training: dict[str, Any], facts: dict[str, Any]) -> None:
+  """Writes README.md.
 
   Args:
     folder: the export.
     target: as in `export_torch`.
     kind: of the checkpoint, 'clip' for a CLIP.
-    run: its run folder.
-    step: of the checkpoint; a result.json of another step is ignored. None if unknown.
+    training: see `training_record`; a shared model's is that of its config.
     facts: 'labels' (list or None), 'view' (a `view.View`), 'notes' (lines) and 'source' (of imported weights, or
       None), for the template.
+
+  Raises:
+    UserError: a shared model's `training` has another form.
+  """
+  start = public_name(facts['source']) if facts['source'] else training.get('start')
+  with parsing('config.json', "its 'training' has another form: remove that, or fetch it again"):
+    card = render(
+        'model_card.md.j2', facts | {
+            'target': target, 'kind': kind, 'title': TITLES[kind], 'stages': training.get('stages', []), 'start': start,
+            'result': training.get('result')}, {'json': functools.partial(json.dumps, indent=2, ensure_ascii=False)})
+  write_text(str(folder / 'README.md'), card)
+
+
+def training_record(run: epath.Path, step: int | None) -> dict[str, Any]:
+  """Where weights come from and what was measured, from the configs of a run and of those it started from, and its
+  result.json: plain values for JSON, without what concerns one machine only.
+
+  'stages': of the training, the first one first: 'name', 'dataset', 'labelled', 'config'. 'start': what that one
+  started from, if known. 'result': 'split', 'dataset', 'checkpoint_step', 'metrics' and 'per_class', if known.
+
+  Args:
+    run: a run folder.
+    step: of the checkpoint; a result.json of another step is ignored. None if unknown.
   """
   stages, start = _stages(run)
-  start = public_name(facts['source']) if facts['source'] else start
   result = read_run_result(run, step)
+  record: dict[str, Any] = {'stages': stages, 'start': start}
+  if not result:
+    return record
   parts = {'': result, **{f'{task}: ': values for task, values in result.get('tasks', {}).items()}}
   metrics = {
       prefix + key: value for prefix, values in parts.items()
       for key, value in values.items()
       if isinstance(value, int | float) and key not in NOT_METRICS}
-  card = render(
-      'model_card.md.j2', facts | {
-          'target': target, 'kind': kind, 'title': TITLES[kind], 'stages': stages, 'start': start,
-          'result': result and result | {'metrics': metrics}})
-  write_text(str(folder / 'README.md'), card)
+  kept = {key: result[key] for key in ('dataset', 'split', 'checkpoint_step', 'per_class') if key in result}
+  return record | {'result': kept | {'metrics': metrics}}
 
 
 def _stages(run: epath.Path) -> tuple[list[dict[str, Any]], str | None]:
@@ -58,8 +79,8 @@ def _stages(run: epath.Path) -> tuple[list[dict[str, Any]], str | None]:
     public |= {key: public_name(config[key]) for key in ('init', 'teacher') if key in config}
     # The captions held the emotion word, and a loss read them.
     labelled = config.get('emotion_in_caption') and config.get('loss', {'contrastive': 1})['contrastive']
-    text = json.dumps(public, indent=2, ensure_ascii=False)
-    stages.insert(0, {'name': _stage_name(config), 'dataset': config['dataset'], 'labelled': labelled, 'config': text})
+    stage = {'name': _stage_name(config), 'dataset': config['dataset'], 'labelled': bool(labelled), 'config': public}
+    stages.insert(0, stage)
     run = run_folder(start)
   return stages, start and public_name(start)
 

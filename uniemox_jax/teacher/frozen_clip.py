@@ -72,8 +72,8 @@ class Clip:
     """
     if isinstance(self.config, SiglipConfig):
       raise UserError(
-          f'{self.folder} holds a SigLIP, which can be a teacher, or be asked in words (predict --labels=), and no '
-          'student: give a CLIP')
+          f'{self.folder} holds a SigLIP, which can be a teacher, or be asked in words (--labels= of predict, app and '
+          'look), and no student: give a CLIP')
     return self.config
 
   @property

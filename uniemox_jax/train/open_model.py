@@ -1,6 +1,7 @@
 """The one door to any model: a run, a folder that `export_torch --to=uniemox` wrote, or weights of another library."""
 
 from collections.abc import Sequence
+import dataclasses
 from pathlib import Path
 import re
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 from data_pipelines.errors import UserError
 from data_pipelines.storage import absolute, exists, read_json_object
 from uniemox_jax.convert import import_students, shared_model, weight_families
-from uniemox_jax.convert.formats import hub, weight_files
+from uniemox_jax.convert.formats import hub, onnx_files, weight_files
 from uniemox_jax.convert.import_students import UNKNOWN_HEADS, AttentionHeads, ImportedStudent
 from uniemox_jax.convert.label_order import name_head
 from uniemox_jax.models.registry import MODULES
+from uniemox_jax.objectives.tasks import untrained_task
 from uniemox_jax.teacher.frozen_clip import Clip, read_clip
 from uniemox_jax.teacher.siglip_tokenizer import PIECES
 from uniemox_jax.teacher.tokenizer import TOKENIZER_FILES
@@ -43,13 +45,17 @@ def open_model(
   if exists(own := absolute(source) / TEACHER_FOLDER):  # a run of train_clip
     source = str(own)
   if not _holds_weights(source):
+    if graph := onnx_files.find_onnx(source):
+      raise UserError(f'{graph} {weight_files.NOT_WEIGHTS[onnx_files.START]}')
     return _as_wanted(load_checkpoint(source), head)
   path, digest = _published(source)
   located = hub.locate(path, FILES)
+  if located.name == weight_files.SAFETENSORS and shared_model.is_shared(located.parent):
+    located = located.parent
   if shared_model.is_shared(located):
     return _as_wanted(Checkpoint(source, 0, *shared_model.read_shared(located, digest)), head)
   weights = weight_files.read_weights(located)
-  if weight_families.recognise(weights) in weight_families.CLIPS:
+  if weight_families.recognise(weights) in weight_families.ZERO_SHOT:
     return read_clip(weights, located)
   imported = import_students.import_student(weights, located, heads, decoder=decoder, head=head)
   print('\n'.join(imported.messages), flush=True)
@@ -92,7 +98,13 @@ def describe_import(imported: ImportedStudent, source: str, table: Sequence[str]
   """
   description: dict[str, Any] = {'kind': imported.kind, 'model': imported.model, 'source': source}
   if imported.kind == 'classifier':
-    imported.params['head'], description['labels'], message = name_head(imported.params['head'], imported.labels, table)
+    named = name_head(imported.params['head'], imported.labels, table, source)
+    imported.params['head'], description['labels'], message = named
+    # The softmax of a single class would be 1 for every image; transformers takes its sigmoid, too.
+    task = 'labels' if imported.task == 'label' and len(description['labels']) == 1 else imported.task
+    if task != 'label':
+      description['tasks'] = [dataclasses.asdict(untrained_task(task, description['labels']))]
+      message += {'labels': '; each by itself, by a sigmoid', 'vad': '; they are dimensions, not classes'}[task]
     print(message, flush=True)
   optional = {'statistics': imported.statistics, 'view': imported.view, 'norm_pix': imported.norm_pix}
   return description | {name: value for name, value in optional.items() if value}
@@ -102,7 +114,9 @@ def _holds_weights(source: str) -> bool:
   """Whether it is not a run: a file, a folder with a file of weights, or what looks like a name on the hub."""
   folder = absolute(source)
   if exists(folder):
-    return not folder.is_dir() or bool(set(weight_files.FORMS) & {path.name for path in folder.iterdir()})
+    if not folder.is_dir() or set(weight_files.FORMS) & {path.name for path in folder.iterdir()}:
+      return True
+    return exists(folder / shared_model.CONFIG) and shared_model.is_shared(folder)
   # A path whose folder is here is a mistake in its last part, and nothing that the hub should be asked for.
   is_path = '/' in source and exists(folder.parent)
   return source in read_json_object(REGISTRY) or not is_path and bool(re.fullmatch(hub.ID, source))

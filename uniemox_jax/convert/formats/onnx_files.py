@@ -13,7 +13,7 @@ import reprlib
 from typing import Any, NamedTuple
 
 from data_pipelines import checksums, storage
-from data_pipelines.errors import UserError, first_line
+from data_pipelines.errors import UserError, first_line, join_names
 from data_pipelines.seals import add_seal, take_seal
 
 ENDING = '.onnx'
@@ -57,17 +57,25 @@ def check_onnx_installed(source: str) -> None:
 
 
 def find_onnx(source: str) -> Path | None:
-  """The local file of what a user named, if it is ONNX by its name or by how it starts; else None.
+  """The local file of what a user named, if it is ONNX by its name or by how it starts, or the only one of an export's
+  folder; else None.
 
   Raises:
-    UserError: it is one by its name, and is not there.
+    UserError: it is one by its name, and is not there; or the folder has several.
   """
   path = Path(source).expanduser()
   if source.lower().endswith(ENDING):
     if not storage.exists(storage.absolute(source)):
       raise UserError(f"'{source}' does not exist: correct the path, or {_REMEDY}")
     return storage.fetched(source if storage.is_remote(source) else str(path))
-  if storage.is_remote(source) or not path.is_file():
+  if storage.is_remote(source):
+    return None
+  if path.is_dir() and not (path / 'config.json').exists():
+    found = sorted(child.name for child in path.iterdir() if child.suffix == ENDING)
+    if len(found) > 1:
+      raise UserError(f'{source} holds {join_names(found)}: give one of them, such as {path / found[0]}')
+    return path / found[0] if found else None
+  if not path.is_file():
     return None
   with storage.open_local(path) as file:
     return path if re.match(START, file.read(9), re.DOTALL) else None
@@ -109,6 +117,8 @@ def read_onnx(path: Path) -> OnnxFile:
   check_onnx_installed(str(path))
   import onnx
   content = storage.read_bytes(path)
+  if not content:
+    raise UserError(f'{path} is empty: {_AGAIN}')
   try:
     model = onnx.ModelProto.FromString(content)
   except Exception as error:  # protobuf's errors share no base of their own

@@ -250,3 +250,4 @@ def write_safetensors(path: Path, flat: dict[str, Any]) -> None:
   """Writes name -> array as safetensors that PyTorch libraries load."""
   # save_file ignores strides: a transposed view would be written scrambled. (ascontiguousarray makes scalars 1-D.)
   save_file({name: np.asarray(array, order='C') for name, array in flat.items()}, path, metadata={'format': 'pt'})
+  storage.share(path)  # the library lets nobody else read it

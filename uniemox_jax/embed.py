@@ -21,6 +21,7 @@ from uniemox_jax.teacher.frozen_clip import load_clip
 from uniemox_jax.teacher.step_teacher import Teacher, make_teacher
 from uniemox_jax.teacher.view_embeddings import Scenes, ViewEmbeddings, embed_views
 from uniemox_jax.train.config import PretrainConfig
+from uniemox_jax.train.kept_config import settle_dtype
 from uniemox_jax.train.loop import use_compilation_cache
 from uniemox_jax.train.schema import parse
 
@@ -69,7 +70,7 @@ def embed(given: ConfigDict) -> None:
   Raises:
     UserError: a mistake in the config, the data or the teacher.
   """
-  config = parse(PretrainConfig, given)
+  config = settle_dtype(parse(PretrainConfig, given), None)
   if not (config.teacher_views and config.teaches):
     raise UserError(
         'nothing to embed: give --config.teacher_views=K, how many views of each scene, and a loss that needs the '

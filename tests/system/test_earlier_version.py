@@ -1,20 +1,17 @@
-"""What the code before the packages left behind is read, resumed to the same bits, and evaluated to the same numbers.
+"""What the code before the packages left behind is read, resumed and evaluated to the same numbers.
 
 tests/fixtures/before_packages.tar.xz holds records, a teacher, a run of each verb stopped in the middle, a finished
-run, its export, and in expected.json what that code made of them in the end. Evaluation views have since been rounded
-between their two axes, as Pillow does it (docs/method.md, Resizing): what is measured on them agrees to 1e-4.
+run, its export, and in expected.json what that code made of them in the end. Its numbers agree to 1e-4, and not to the
+bit: evaluation views have since been rounded between their two axes, as Pillow does it (docs/method.md, Resizing), and
+attention sums in another order (docs/performance.md).
 """
 
-import hashlib
 import json
 from pathlib import Path
-import re
-import sys
 import tarfile
 from typing import Any
 
 import jax
-import jaxlib
 import numpy as np
 import pytest
 
@@ -46,16 +43,6 @@ def run(folder: Path, verb: str, *arguments: str) -> None:
   small_runs.finish(small_runs.start(['-m', f'uniemox_jax.{verb}', *arguments], cwd=folder, XLA_FLAGS=as_a_user))
 
 
-def same_machine(expected: dict[str, Any]) -> bool:
-  """Whether the bits must be the same: XLA compiles for the very CPU that it finds."""
-  if sys.platform != 'linux':
-    return False
-  first = Path('/proc/cpuinfo').read_text().split('\n\n')[0]
-  kind = '\n'.join(re.findall(r'^(?:model name|cpu family|model|flags)\s*: (.*)$', first, re.MULTILINE))
-  digest = hashlib.sha256(kind.encode()).hexdigest()[:16]
-  return (digest, jaxlib.__version__) == (expected['cpu'], expected['jaxlib'])
-
-
 def close(values: Any) -> Any:
   """The same, with a relative tolerance for floats."""
   if isinstance(values, dict):
@@ -66,7 +53,7 @@ def close(values: Any) -> Any:
 
 
 @pytest.mark.parametrize('verb', [pytest.param('pretrain', marks=pytest.mark.slow), 'finetune'])
-def test_a_run_resumes_to_the_same_bits(folder, expected, verb):
+def test_a_run_resumes_to_the_same_numbers(folder, expected, verb):
   run(folder, verb, f'--config={verb}_config.py', f'--workdir={verb}')
   ended = load_checkpoint(str(folder / verb))
   lines = [json.loads(line) for line in (folder / verb / 'metrics.jsonl').read_text().splitlines()]
@@ -76,10 +63,6 @@ def test_a_run_resumes_to_the_same_bits(folder, expected, verb):
   leaves = jax.tree_util.tree_leaves_with_path(ended.params)
   norms = {jax.tree_util.keystr(path): float(np.linalg.norm(np.asarray(leaf, np.float64))) for path, leaf in leaves}
   assert norms == close(expected[verb]['norms'])
-  if same_machine(expected):
-    trained = [(line, before) for line, before in zip(kept, expected[verb]['metrics']) if 'val_loss' not in line]
-    assert len(trained) > 30 and all(line == before for line, before in trained)
-    assert hashlib.sha256(b''.join(leaf.tobytes() for _, leaf in leaves)).hexdigest() == expected[verb]['sha256']
 
 
 @pytest.mark.parametrize(('split', 'name'), [('test', 'result'), ('val', 'result_val')])

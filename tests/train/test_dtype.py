@@ -56,6 +56,7 @@ def test_given_dtype_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(('verb', 'config'), [('train_clip', lambda: demo.get_config('clip')),
                                               ('pretrain', lambda: demo.get_config('pretrain')),
                                               ('finetune', lambda: demo.get_config('finetune')),
+                                              ('embed', lambda: demo.get_config('pretrain')),
                                               ('probe', probe_config.get_config)])
 def test_every_verb_settles_the_dtype_before_it_looks_at_data(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str, config: Callable[[], ConfigDict]) -> None:
@@ -64,7 +65,7 @@ def test_every_verb_settles_the_dtype_before_it_looks_at_data(
   class SettledError(Exception):
     """Ends the verb where the dtype is settled."""
 
-  def settle(config: Any, workdir: str) -> Any:
+  def settle(config: Any, workdir: str | None) -> Any:
     asked.append((config.dtype, workdir))
     raise SettledError
 
@@ -72,6 +73,7 @@ def test_every_verb_settles_the_dtype_before_it_looks_at_data(
   monkeypatch.setattr(module, 'settle_dtype', settle)
   given = config()
   given.dtype = 'auto'
+  workdir = [] if verb == 'embed' else [str(tmp_path)]
   with pytest.raises(SettledError):
-    getattr(module, verb)(given, str(tmp_path))
-  assert asked == [('auto', str(tmp_path))]
+    getattr(module, verb)(given, *workdir)
+  assert asked == [('auto', *(workdir or [None]))]

@@ -11,10 +11,16 @@ from typing import Any
 
 from flax import nnx
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
+_ATTENDED = 'attended'
+"""What `attend` keeps for its backward pass, besides products."""
 REMAT_POLICIES = {
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable, 'full': jax.checkpoint_policies.nothing_saveable}
+    'dots':
+        jax.checkpoint_policies.save_from_both_policies(
+            jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+            jax.checkpoint_policies.save_only_these_names(_ATTENDED)), 'full': jax.checkpoint_policies.nothing_saveable}
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -101,6 +107,51 @@ def _layer_norm_backward(eps: float, dtype: Any, kept: tuple[jax.Array, ...],
 _layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def attend(query_BxLxHxK: jax.Array, key_BxLxHxK: jax.Array, value_BxLxHxK: jax.Array, causal: bool) -> jax.Array:
+  """Softmax attention of every token to all, or to those before it and itself (`causal`): (B, L, H, K).
+
+  The softmax is float32. The matrix of attention is not kept for the backward pass, but computed again: to write it and
+  to read it back would take longer, and most of the memory (docs/performance.md).
+  """
+  return _attend_forward(query_BxLxHxK, key_BxLxHxK, value_BxLxHxK, causal)[0]
+
+
+def _scores(query_BxLxHxK: jax.Array, key_BxLxHxK: jax.Array, causal: bool) -> jax.Array:
+  """Scaled products, float32 (B, H, L, L)."""
+  products = jnp.einsum('bqhk,bthk->bhqt', query_BxLxHxK, key_BxLxHxK, preferred_element_type=jnp.float32)
+  scores_BxHxLxL = products * query_BxLxHxK.shape[-1]**-0.5
+  if causal:
+    scores_BxHxLxL = jnp.where(jnp.tri(scores_BxHxLxL.shape[-1], dtype=bool), scores_BxHxLxL, -jnp.inf)
+  return scores_BxHxLxL
+
+
+def _attend_forward(query: jax.Array, key: jax.Array, value: jax.Array,
+                    causal: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+  scores_BxHxLxL = _scores(query, key, causal)
+  largest = scores_BxHxLxL.max(axis=-1, keepdims=True)
+  powers = jnp.exp(scores_BxHxLxL - largest)
+  total = powers.sum(axis=-1, keepdims=True)
+  mixed_BxLxHxK = jnp.einsum('bhqt,bthk->bqhk', (powers / total).astype(value.dtype), value)
+  mixed_BxLxHxK, log_total = checkpoint_name((mixed_BxLxHxK, largest + jnp.log(total)), _ATTENDED)
+  return mixed_BxLxHxK, (query, key, value, mixed_BxLxHxK, log_total)
+
+
+def _attend_backward(causal: bool, kept: tuple[jax.Array, ...], gradient_BxLxHxK: jax.Array) -> tuple[jax.Array, ...]:
+  query, key, value, mixed, log_total = kept
+  attention = jnp.exp(_scores(query, key, causal) - log_total)
+  by_attention = jnp.einsum('bqhk,bthk->bhqt', gradient_BxLxHxK, value, preferred_element_type=jnp.float32)
+  # The sum over all tokens of attention times its gradient is that of the output times its own.
+  mean = jnp.einsum('bqhk,bqhk->bhq', mixed, gradient_BxLxHxK, preferred_element_type=jnp.float32)[..., None]
+  by_products = (attention * (by_attention - mean) * query.shape[-1]**-0.5).astype(query.dtype)
+  return (
+      jnp.einsum('bhqt,bthk->bqhk', by_products, key), jnp.einsum('bhqt,bqhk->bthk', by_products, query),
+      jnp.einsum('bhqt,bqhk->bthk', attention.astype(value.dtype), gradient_BxLxHxK))
+
+
+attend.defvjp(_attend_forward, _attend_backward)
+
+
 class Attention(nnx.Module):
   """Multi-head self-attention with one fused projection in the order query, key, value; float32 softmax."""
 
@@ -112,14 +163,22 @@ class Attention(nnx.Module):
     self.out = linear(width, width, dtype=dtype, rngs=rngs)
 
   def __call__(self, tokens_BxLxD: jax.Array) -> jax.Array:
-    mixed_BxLxHxK = jax.nn.dot_product_attention(*self.project(tokens_BxLxD), is_causal=self.causal)
+    mixed_BxLxHxK = attend(*self.project(tokens_BxLxD), self.causal)
     return self.out(mixed_BxLxHxK.reshape(tokens_BxLxD.shape))
 
   def project(self, tokens_BxLxD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Query, key and value, each (B, L, heads, D / heads)."""
-    batch, length, width = tokens_BxLxD.shape
-    qkv = self.qkv(tokens_BxLxD).reshape(batch, length, 3, self.heads, width // self.heads)
-    return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+    """Query, key and value, each (B, L, heads, D / heads).
+
+    Three products, since to cut the result of one into three would copy it (docs/performance.md).
+    """
+    width, dtype = tokens_BxLxD.shape[-1], self.qkv.dtype or tokens_BxLxD.dtype
+    assert self.qkv.bias is not None
+    kernel_Dx3xHxK = self.qkv.kernel[...].astype(dtype).reshape(width, 3, self.heads, width // self.heads)
+    bias_3xHxK = self.qkv.bias[...].astype(dtype).reshape(3, self.heads, width // self.heads)
+    tokens_BxLxD = tokens_BxLxD.astype(dtype)
+    query, key, value = (
+        jnp.einsum('bld,dhk->blhk', tokens_BxLxD, kernel_Dx3xHxK[:, part]) + bias_3xHxK[part] for part in range(3))
+    return query, key, value
 
 
 class Mlp(nnx.Module):

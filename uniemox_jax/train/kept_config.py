@@ -74,15 +74,15 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   return sorted(key for key in old.keys() | new.keys() if key not in free and old.get(key) != new.get(key))
 
 
-def settle_dtype(config: Config, workdir: str) -> Config:
+def settle_dtype(config: Config, workdir: str | None) -> Config:
   """The config with the dtype that `auto` means, which is said: that of the run in `workdir`, or else the devices'.
 
   So a run keeps the dtype that it began with, wherever it goes on.
   """
   if config.dtype != AUTO:
     return config
-  path, device = os.path.join(workdir, 'config.json'), jax.devices()[0]
-  kept = read_json_object(path).get('dtype') if exists(path) else None
+  path, device = os.path.join(workdir, 'config.json') if workdir else None, jax.devices()[0]
+  kept = read_json_object(path).get('dtype') if path and exists(path) else None
   began = kept in DTYPES
   dtype = str(kept) if began else best_dtype(device)
   if is_primary():

@@ -97,12 +97,6 @@ def test_compiler_gets_this_code_and_keeps_the_flags_of_the_user(monkeypatch: py
   assert environment['PYTHONPATH'].split(':') == [str(ROOT), 'mine']
 
 
-def test_refused_bfloat16_names_the_key_to_change() -> None:
-  said = 'UNIMPLEMENTED: Unsupported algorithm on the current device(s): ALG_DOT_BF16_BF16_F32\n\tmore'
-  with pytest.raises(UserError, match='Tesla T4.*--config.dtype=float32'):
-    step_compiler.refusal(said, gpu_cards.parse_topology('t4:1'))
-
-
 def test_environment_of_make_has_the_compiler_of_our_jax() -> None:
   text = (ROOT / 'Makefile').read_text()
   for package in ('plugin', 'pjrt'):

@@ -13,7 +13,6 @@ import pytest
 
 from uniemox_jax.models.layers import Attention
 from uniemox_jax.plan import gpu_cards
-from uniemox_jax.runtime.hardware import best_dtype
 from uniemox_jax.train.config import DTYPES
 
 pytestmark = pytest.mark.skipif(
@@ -38,14 +37,8 @@ def _compile_attention(devices: list[Any], dtype: str) -> jax.stages.Compiled:
 
 
 @pytest.mark.parametrize('card', gpu_cards.cards())
-def test_what_auto_chooses_compiles_and_what_it_avoids_does_not(card: str) -> None:
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_attention_compiles_in_every_dtype(card: str, dtype: str) -> None:
   devices = gpu_cards.gpu_devices(gpu_cards.parse_topology(f'{card}:1'))
   assert devices[0].device_kind == gpu_cards.cards()[card]['name']
-  compiled = {}
-  for dtype in DTYPES:
-    try:
-      compiled[dtype] = _compile_attention(devices, dtype).memory_analysis() is not None
-    except jax.errors.JaxRuntimeError as error:
-      assert 'ALG_DOT_BF16' in str(error)
-      compiled[dtype] = False
-  assert compiled == {'float32': True, 'bfloat16': best_dtype(devices[0]) == 'bfloat16'}
+  assert _compile_attention(devices, dtype).memory_analysis() is not None

@@ -112,7 +112,8 @@ def attend(query_BxLxHxK: jax.Array, key_BxLxHxK: jax.Array, value_BxLxHxK: jax.
   """Softmax attention of every token to all, or to those before it and itself (`causal`): (B, L, H, K).
 
   The softmax is float32. The matrix of attention is not kept for the backward pass, but computed again: to write it and
-  to read it back would take longer, and most of the memory (docs/performance.md).
+  to read it back would take longer, and most of the memory (docs/performance.md). `jax.nn.dot_product_attention` keeps
+  it, and asks for products of bfloat16 that older GPUs do not have.
   """
   return _attend_forward(query_BxLxHxK, key_BxLxHxK, value_BxLxHxK, causal)[0]
 

@@ -117,7 +117,7 @@ class AttentionPool(nnx.Module):
     batch, _, width = tokens_BxLxD.shape
     query_Bx1xHxK = self._project(jnp.broadcast_to(self.probe[...], (batch, 1, width)), 0, 1)
     key_BxLxHxK, value_BxLxHxK = jnp.split(self._project(tokens_BxLxD, 1, 3), 2, axis=2)
-    mixed_Bx1xHxK = jax.nn.dot_product_attention(query_Bx1xHxK, key_BxLxHxK, value_BxLxHxK)
+    mixed_Bx1xHxK = layers.attend(query_Bx1xHxK, key_BxLxHxK, value_BxLxHxK, False)
     pooled_BxD = self.out(mixed_Bx1xHxK.reshape(batch, width))
     return pooled_BxD + self.mlp(self.norm(pooled_BxD))
 

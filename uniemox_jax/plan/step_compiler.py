@@ -170,10 +170,6 @@ def refusal(message: str, where: Slice | Gpus) -> dict[str, Any]:
   """
   if (refused := out_of_memory(message)) is not None:
     return refused
-  if 'ALG_DOT_BF16' in message:
-    raise UserError(
-        f'{where.name}: its compiler has no bfloat16 attention for {where.device_kind}: set --config.dtype=float32, or '
-        'auto, which chooses')
   raise UserError(f'the compiler of {where.name} failed: {message.splitlines()[0]}')
 
 

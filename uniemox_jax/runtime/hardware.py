@@ -57,8 +57,7 @@ def peak_flops(device_kind: str) -> float | None:
 def best_dtype(device: Any) -> str:
   """'bfloat16' on a TPU and on NVIDIA's GPUs of compute capability 8.0 and above, 'float32' elsewhere.
 
-  XLA compiles no bfloat16 attention for older GPUs. Their float16 would need its losses scaled, and has been tried on
-  none of them.
+  Older GPUs have no bfloat16 units. Their float16 would need its losses scaled, and has been tried on none of them.
   """
   capability = re.fullmatch(r'(\d+)\.\d+', str(getattr(device, 'compute_capability', '')))
   return 'bfloat16' if device.platform == 'tpu' or (capability and int(capability[1]) >= 8) else 'float32'

@@ -6,7 +6,7 @@ HTML pages are escaped by Jinja (`page_rendering`).
 """
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import re
 import reprlib
 from typing import Any
@@ -53,10 +53,20 @@ def check_labels(names: Any, source: object) -> None:
     raise UserError(f'{source} has the label {reprlib.repr(wrong[0])}: {remedy}')
 
 
+def first_double(names: Iterable[str]) -> str | None:
+  """The first name that was there before; None if all differ."""
+  seen: set[str] = set()
+  for name in names:
+    if name in seen:
+      return name
+    seen.add(name)
+  return None
+
+
 def check_distinct(names: Sequence[str], source: object) -> None:
   """Raises UserError, about `source`, if a label is there twice: two columns of a table would have one name."""
-  if doubled := next((name for name in names if names.count(name) > 1), None):
-    raise UserError(f"{source} has the label '{single_line(doubled)}' twice: give each class a name of its own")
+  if (double := first_double(names)) is not None:
+    raise UserError(f"{source} has the label '{single_line(double)}' twice: give each class a name of its own")
 
 
 def csv_cell(value: Any) -> Any:

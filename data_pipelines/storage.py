@@ -23,7 +23,7 @@ from etils import epath
 import google_crc32c
 
 from data_pipelines.errors import UserError, first_line
-from data_pipelines.plain_text import decode_text
+from data_pipelines.plain_text import decode_text, first_double
 from data_pipelines.seals import add_seal, take_seal
 
 BUCKET = 'gs://'
@@ -157,8 +157,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   """An object. Of a doubled key one program takes the first value, another the last: it is an error."""
   found = dict(pairs)
   if len(found) < len(pairs):
-    names = [name for name, _ in pairs]
-    raise ValueError(f'two values for the key {next(name for name in names if names.count(name) > 1)[:80]!r}')
+    raise ValueError(f'two values for the key {str(first_double(name for name, _ in pairs))[:80]!r}')
   return found
 
 

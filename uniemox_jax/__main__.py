@@ -21,7 +21,7 @@ VERBS = {
     'duplicates': ('data_pipelines.duplicates', 'find resized, re-encoded and mirrored copies of images'),
     'report': ('data_pipelines.report', 'write a page about a data set, and what is wrong with it'),
     'train_clip': ('uniemox_jax.train_clip', 'train or adapt the CLIP teacher on captions'),
-    'embed': ('uniemox_jax.embed', "compute the teacher's embeddings before pretraining"),
+    'embed': ('uniemox_jax.embed', 'compute what the teacher sees of each view, before pretraining'),
     'pretrain': ('uniemox_jax.pretrain', 'pretrain UniEmoX under a frozen CLIP teacher'),
     'finetune': ('uniemox_jax.finetune', 'fine-tune a classifier or other emotion tasks'),
     'evaluate': ('uniemox_jax.evaluate', 'measure a fine-tuned model on a split'),

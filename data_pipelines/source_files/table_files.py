@@ -19,6 +19,7 @@ import pyarrow.parquet
 
 from data_pipelines import images, storage
 from data_pipelines.errors import UserError, join_names
+from data_pipelines.plain_text import first_double
 from data_pipelines.source_files.text_files import TableRow, open_text_table, plain
 
 TEXT, JSON, PARQUET, ARROW = ('.csv', '.tsv', '.txt'), ('.json', '.jsonl', '.ndjson'), ('.parquet',
@@ -102,8 +103,8 @@ def open_table(path: str | os.PathLike, expected: Sequence[str] = ()) -> Table:
     if suffix in TEXT and any(pathlib.PurePath(name).suffix.lower() in images.SUFFIXES for name in names):
       raise UserError(
           f'{path} begins with a row and not with headings: add a line of headings before it, such as image,label')
-    if twice := [name for name in names if name and names.count(name) > 1]:
-      raise UserError(f"{path} has two columns '{twice[0]}': rename one")
+    if (double := first_double(filter(None, names))) is not None:
+      raise UserError(f"{path} has two columns '{double}': rename one")
   return table
 
 

@@ -170,7 +170,7 @@ def assert_second_run_trains_nothing(name: str, folder: Path, settings: dict[str
 
 
 @pytest.mark.slow
-def test_finetune_notebook_runs_on_own_pictures_from_foreign_weights_and_again(folder):
+def test_finetune_notebook_runs_on_own_images_from_foreign_weights_and_again(folder):
   from transformers import ViTMAEConfig, ViTMAEForPreTraining
   plans = datasets.plan_images('emo8', SMALL_SETS, seed=0)
   datasets.write_dataset(folder / 'drive' / 'My pictures', 'emo8', plans, {})

@@ -9,7 +9,7 @@ import pytest
 from data_pipelines.errors import UserError
 from data_pipelines.storage import read_json_object
 from tests.support.predictions import assert_refused, draw, rows_of
-from uniemox_jax.predict import beam_shards
+from uniemox_jax.predict import beam_shards, prediction
 from uniemox_jax.predict.beam_shards import predict_by_beam
 from uniemox_jax.predict.prediction import predict_images
 from uniemox_jax.predict.ranking import Ranking
@@ -43,7 +43,8 @@ def test_workers_make_the_table_of_one_run_and_load_the_model_once(
   pytest.importorskip('apache_beam')
   loads = []
   loaded = beam_shards.open_predictor
-  monkeypatch.setattr(beam_shards, 'open_predictor', lambda model: loads.append(model) or loaded(model))
+  for module in (prediction, beam_shards):
+    monkeypatch.setattr(module, 'open_predictor', lambda model: loads.append(model) or loaded(model))
   beam_shards._loaded.cache_clear()
   out = tmp_path / 'out.csv'
   predict_by_beam(

@@ -292,7 +292,7 @@ def test_table_is_gone_on_with_the_same_boxes_only(run, data_dir, tmp_path):
   assert out.read_bytes() == whole
 
 
-def test_python_takes_persons_and_the_encoder_one_picture(run, one_stream):
+def test_python_takes_persons_and_the_encoder_one_image(run, one_stream):
   images, persons = random_images(0), np.random.default_rng(1).integers(0, 256, (BATCH, 40, 20, 3), np.uint8)
   model = uniemox_jax.load_classifier(run)
   assert model.streams == TWO
@@ -306,7 +306,7 @@ def test_python_takes_persons_and_the_encoder_one_picture(run, one_stream):
   with pytest.raises(ValueError, match='16 images: give one each'):
     model.predict(images, persons[:3])
   with pytest.raises(ValueError, match='^persons: float64'):
-    model.predict(images, persons / 1.0)
+    model.predict(images, persons / 2.0)
   with pytest.raises(ValueError, match='sees the scene alone.*leave persons out'):
     uniemox_jax.load_classifier(one_stream).predict(images, persons)
 

@@ -82,7 +82,7 @@ def test_image_tower_saved_by_timm_gives_its_tokens_here(name, tmp_path, assert_
         uniemox_jax.load_encoder(str(tmp_path / 'run')).tokens(images), theirs.forward_features(torch_pixels(images)))
 
 
-def test_pipeline_of_transformers_ranks_pictures_as_we_do(tmp_path):
+def test_pipeline_of_transformers_ranks_images_as_we_do(tmp_path):
   exported(tmp_path, 'classifier', **TINY | {'image_size': 224, 'patch_size': 16}, classes=8)
   pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
   answers = transformers.pipeline('image-classification', model=str(tmp_path / 'out'), top_k=8)(Image.fromarray(pixels))
@@ -94,7 +94,7 @@ def test_pipeline_of_transformers_ranks_pictures_as_we_do(tmp_path):
 
 @pytest.mark.parametrize('shape', [(256, 256), (640, 427), (427, 640), (1000, 301), (97, 96), (60, 400)], ids=str)
 @pytest.mark.parametrize('size', [96, 224, 384, 443])  # 443 / (443 / 506) is 505.99..., which timm rounds off
-def test_timm_prepares_pictures_as_we_do_to_2_of_255(size, shape, tmp_path):
+def test_timm_prepares_images_as_we_do_to_2_of_255(size, shape, tmp_path):
   _, theirs = exported(tmp_path, 'encoder', **TINY | {'image_size': size, 'patch_size': size})
   transform = timm.data.create_transform(**timm.data.resolve_model_data_config(theirs))
   pixels = np.random.default_rng(0).integers(0, 256, (*shape[::-1], 3), np.uint8)

@@ -20,7 +20,7 @@ MISTAKES = {
     'config missing': ('pretrain', [], '--config', 'add --config='), 'config argument that the file does not know':
         ('pretrain', ['--config=configs/demo.py:nope'], 'nope', 'correct the name'),
     'config that takes no argument':
-        ('pretrain', ['--config=configs/pretrain_emoset_vitb16.py:nope'], 'pretrain_emoset_vitb16.py:nope', 'argument'
+        ('pretrain', ['--config=configs/pretrain_emoset_vitl16.py:nope'], 'pretrain_emoset_vitl16.py:nope', 'argument'
         ), 'config that is no Python': ('pretrain', ['--config=Makefile'], 'Makefile', 'invalid syntax'),
     'config of another verb': ('finetune', [PRETRAIN], 'caption_style', 'remove it'), 'section missing':
         ('pretrain', ['--config=configs/demo.py'], 'clip', 'remove it'),

@@ -77,11 +77,16 @@ $(DEV_STAMP): setup.py pyproject.toml | $(VENV)
 	$(BIN)/python -m pip install $(CONSTRAINT) -e '.[dev]'
 	touch $(RUN_STAMP) $@
 
+# An environment of its own, which sees what .venv has.
+PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+define beside
+	$(BIN)/python -m venv --clear $(1)
+	$(BIN)/python $(PACKAGES) > $$($(1)/bin/python $(PACKAGES))/main.pth
+endef
+
 # What .venv has, and what must not be there: torchvision beside a CPU build of torch breaks imports of transformers.
 $(TIMM_STAMP): Makefile | $(DEV_STAMP)
-	$(BIN)/python -m venv --clear $(TIMM)
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
-	  $$($(TIMM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth
+	$(call beside,$(TIMM))
 	$(TIMM)/bin/python -m pip install --no-deps timm==1.0.31 torchvision==0.29.2 onnx==1.23.2 onnx-ir==1.1.0 \
 	  onnxscript==0.7.2
 	touch $@
@@ -89,9 +94,7 @@ $(TIMM_STAMP): Makefile | $(DEV_STAMP)
 # What .venv has, and the GPU compiler, which must not be there: every run on the CPU would look for a GPU. The versions
 # are those of jax in $(LOCK).
 $(GPU_STAMP): Makefile | $(DEV_STAMP)
-	$(BIN)/python -m venv --clear $(GPU)
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
-	  $$($(GPU)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth
+	$(call beside,$(GPU))
 	$(GPU)/bin/python -m pip install --no-deps jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2 \
 	  nvidia-cuda-nvcc-cu12==12.9.86
 	touch $@

@@ -6,6 +6,7 @@ HTML pages are escaped by Jinja (`page_rendering`).
 """
 
 import codecs
+from collections import Counter
 from collections.abc import Iterable, Sequence
 import re
 import reprlib
@@ -54,13 +55,8 @@ def check_labels(names: Any, source: object) -> None:
 
 
 def first_double(names: Iterable[str]) -> str | None:
-  """The first name that was there before; None if all differ."""
-  seen: set[str] = set()
-  for name in names:
-    if name in seen:
-      return name
-    seen.add(name)
-  return None
+  """The first name that is there twice; None if all differ."""
+  return next((name for name, times in Counter(names).items() if times > 1), None)
 
 
 def check_distinct(names: Sequence[str], source: object) -> None:

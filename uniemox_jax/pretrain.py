@@ -57,7 +57,7 @@ def _load_teacher(
   if config.loss.contrastive:
     text = embedded_captions(clip, split, config.emotion_in_caption, config.caption_style, config.data_dir)
     # A run from before texts were cleaned resumes only where that changes none of its captions.
-    digests['teacher (tokenizer)'] = clip.tokenizer_digest + (' with cleaning' if text.mended else '')
+    digests['teacher (tokenizer)'] = clip.tokenizer_digest + (' with cleaning' if text.cleaned else '')
     if (share := text.largest_share()) > MOSTLY_EQUAL:
       config, text = _without_contrastive(config, share), None
       if not config.teaches:

@@ -96,7 +96,7 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
   # A resumed run still takes tokenizer and preparation from where it began.
   inputs = {'data_dir': split.contents
            } | ({} if config.init == 'none' else {'init': clip.digest, 'init (tokenizer)': clip.tokenizer_digest})
-  if any(map(clip.tokenizer.is_mended, captions)):  # an earlier version trained with other tokens
+  if any(map(clip.tokenizer.is_cleaned, captions)):  # an earlier version trained with other tokens
     inputs['dataset (captions)'] = 'with cleaning'
   run = loop.open_run(
       config, workdir, name='train_clip', build=build, mesh=mesh, steps_per_epoch=steps_per_epoch,

@@ -1,4 +1,4 @@
-"""The file of votes: a line each, on the disk before anyone is told so, and never changed."""
+"""The file of votes: a line each, on the disk before it is confirmed, and never changed."""
 
 from collections.abc import Iterable
 import contextlib

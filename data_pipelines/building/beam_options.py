@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 import contextlib
 import io
-import logging
 from typing import Any
 
 from data_pipelines.errors import UserError
@@ -29,13 +28,10 @@ def read_beam_options(runner: str | None, options: Sequence[str]) -> Any:
     with contextlib.redirect_stderr(said):  # Beam's parser prints all its options.
       found = PipelineOptions([f'--{option}' for option in options])
       every = found.get_all_options(retain_unknown_options=True)
+      known = PipelineOptions([]).get_all_options()
   except SystemExit as error:
     raise UserError(f'--beam_options: {said.getvalue().rpartition("error: ")[2].strip()}') from error
-  log = logging.getLogger('apache_beam.options.pipeline_options')
-  log.addFilter(_nothing)  # What is unknown is refused below.
-  unknown = sorted(every.keys() - found.get_all_options().keys())
-  log.removeFilter(_nothing)
-  if unknown:
+  if unknown := sorted(every.keys() - known.keys()):
     raise UserError(f'--beam_options: Beam has no option {unknown[0]}: correct it, or leave it out')
   if name := runner or every.get('runner'):
     try:
@@ -43,8 +39,3 @@ def read_beam_options(runner: str | None, options: Sequence[str]) -> Any:
     except (ValueError, ImportError, AttributeError) as error:
       raise UserError(f'--beam_runner={name}: {str(error).splitlines()[0]}') from error
   return found
-
-
-def _nothing(record: logging.LogRecord) -> bool:
-  del record
-  return False

@@ -87,7 +87,7 @@ def _file_route(path: pathlib.Path) -> Callable[[Request], Awaitable[Response]]:
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-  """A socket that listens there once it is told to; port 0 takes a free one.
+  """A socket that listens there once it is asked to; port 0 takes a free one.
 
   Raises:
     UserError: it cannot; says why.
@@ -103,7 +103,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 def address(host: str, listening: socket.socket) -> str:
-  """What a browser is told to open."""
+  """The address to open in a browser."""
   name = socket.gethostname() if host in ('', '0.0.0.0', '::') else host
   return f'http://{f"[{name}]" if ":" in name else name}:{listening.getsockname()[1]}/'
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from data_pipelines.errors import UserError
+from data_pipelines.plain_text import first_double
 from data_pipelines.records.caption_text import LABEL
 from data_pipelines.records.label_sets import VAD
 from data_pipelines.source_files.text_files import plain
@@ -76,9 +77,10 @@ def check_options(said: TableOptions, columns: Columns) -> None:
   if dimensions := [name for name in VAD if name in has and said.scale is not None and said.scale_of(name) is None]:
     raise UserError(f'--vad_scale does not say the scale of {dimensions[0]}: add its ends')
   keys = list(map(class_key, said.labels))
-  if twice := [name for name, key in zip(said.labels, keys) if keys.count(key) > 1]:
+  if (double := first_double(keys)) is not None:
+    name = said.labels[keys.index(double)]
     raise UserError(
-        f"the class '{twice[0]}' is named twice in --labels: name each once; case and spaces do not tell them apart")
+        f"the class '{name}' is named twice in --labels: name each once; case and spaces do not tell them apart")
   if any(mark in said.caption.replace(LABEL, '') for mark in '{}'):
     raise UserError(f"--caption='{said.caption}' cannot be read: in braces may stand {LABEL}, and nothing else")
   headings = {plain(column.name) for column in columns.of_role.get('box', ())}

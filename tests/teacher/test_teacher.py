@@ -278,7 +278,7 @@ def test_captions_of_many_chunks_are_those_of_one(clip, tmp_path, monkeypatch):
 def test_captions_that_cleaning_changes_are_counted_after_the_first_thousand_too(clip, tmp_path):
   captions = ['a dog'] * 1100 + ['a “quoted” dog', 'cats &amp; dogs', 'a cat']
   cached = [caption_embeddings.embed_captions(clip, captions, tmp_path, 'captions', len(captions)) for _ in range(2)]
-  assert [one.mended for one in cached] == [2, 2]
+  assert [one.cleaned for one in cached] == [2, 2]
   np.testing.assert_allclose(cached[1].at(np.arange(1100, 1103)), clip.encode_text(captions[1100:]), atol=1e-6)
 
 

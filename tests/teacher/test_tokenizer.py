@@ -62,8 +62,8 @@ def test_ids_of_plain_texts_are_what_they_were_before_texts_were_cleaned(tokeniz
   plain = [
       'a photo of a cat', 'A dark picture with muted colours of a forest path, evoking awe!', '  two   spaces ',
       'É, ok 12!']
-  assert not any(map(tokenizer.is_mended, plain))
-  assert all(map(tokenizer.is_mended, ['“quoted”', 'bread &amp; butter', 'ﬁne']))
+  assert not any(map(tokenizer.is_cleaned, plain))
+  assert all(map(tokenizer.is_cleaned, ['“quoted”', 'bread &amp; butter', 'ﬁne']))
 
 
 def test_vocabulary_that_lacks_bytes_is_one_line(tmp_path: Path) -> None:

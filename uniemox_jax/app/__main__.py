@@ -60,5 +60,5 @@ if __name__ == '__main__':
   flags.DEFINE_float('max_megabytes', 20.0, 'Of an image.', 0.001, 1000.0)
   flags.DEFINE_float('max_megapixels', 64.0, 'Of an image; larger ones are not decoded.', 0.01, 178.0)
   flags.DEFINE_integer('max_files', 200, 'Images that a page takes at a time.', 1, 10000)
-  flags.DEFINE_integer('max_waiting', 8, 'Images that wait for their turn; more are told to come again.', 1, 1000)
+  flags.DEFINE_integer('max_waiting', 8, 'Images that wait for their turn; more are asked to come again.', 1, 1000)
   cli.run(main)

@@ -49,7 +49,7 @@ class _Refused(Exception):
 
 
 class _Desk:
-  """Takes images one at a time, in the order in which they come; so many wait, and more are told to come again."""
+  """Takes images one at a time, in the order in which they come; so many wait, and more are asked to come again."""
 
   def __init__(self, answerer: Answerer, limits: Limits):
     self._answerer, self._limits = answerer, limits

@@ -36,8 +36,8 @@ PRETRAINING = rf'decoder_.*|mask_token|{re.escape(mae_weights.FUSION_PREFIX)}.*'
 SIZES = {192: 'Ti', 384: 'S', 768: 'B', 1024: 'L', 1280: 'H'}
 FUSED_MASK_RATIO, MAE_MASK_RATIO = 0.9, 0.75
 """As published by the original and by MAE, for files that do not say."""
-TOLD = ('mask_ratio', 'norm_pix_loss', 'input_size', 'use_fusion', 'global_pool', 'nb_classes')
-"""Settings in the `args` of MAE's and the original's checkpoints that a user is told."""
+PRINTED = ('mask_ratio', 'norm_pix_loss', 'input_size', 'use_fusion', 'global_pool', 'nb_classes')
+"""Settings in the `args` of MAE's and the original's checkpoints that are printed."""
 HEADS_OF_OTHERS = (
     r'(head|heads|head_drop|head_dist|mlp_head|cls_head|fc|classifier|linear|pre_logits|projector|projection|proj_head'
     r'|predictor|criterion|loss\w*|attn_pool|MAPHead_\d+)(\..*)?|n_averaged')
@@ -150,9 +150,9 @@ def _tell(found: _Recognised, shapes: Shapes, stated: Mapping[str, Any]) -> list
   messages = []
   if dropped := sorted(key for key in shapes if re.fullmatch(found.left, key)):
     messages.append(f'left behind: {join_names(dropped)}')
-  if told := {setting: stated[setting] for setting in TOLD if stated.get(setting) is not None}:
+  if printed := {setting: stated[setting] for setting in PRINTED if stated.get(setting) is not None}:
     messages.append(
-        'the file states: ' + ', '.join(f'{setting} {reprlib.repr(value)}' for setting, value in told.items()))
+        'the file states: ' + ', '.join(f'{setting} {reprlib.repr(value)}' for setting, value in printed.items()))
   if found.model.get('fusion') == 'attention':
     messages.append(
         "fusion 'attention': the original takes its softmax over an axis of size 1, here it is over the two "

@@ -153,6 +153,18 @@ def _attend_backward(causal: bool, kept: tuple[jax.Array, ...], gradient_BxLxHxK
 attend.defvjp(_attend_forward, _attend_backward)
 
 
+def project_part(qkv: nnx.Linear, tokens_BxLxD: jax.Array, heads: int, part: int) -> jax.Array:
+  """The query (0), the key (1) or the value (2) of a fused projection, (B, L, heads, D / heads).
+
+  A product by itself, since to cut the result of one into three would copy it (docs/performance.md).
+  """
+  width, dtype = tokens_BxLxD.shape[-1], qkv.dtype or tokens_BxLxD.dtype
+  assert qkv.bias is not None
+  kernel_DxHxK = qkv.kernel[...].astype(dtype).reshape(width, 3, heads, width // heads)[:, part]
+  bias_HxK = qkv.bias[...].astype(dtype).reshape(3, heads, width // heads)[part]
+  return jnp.einsum('bld,dhk->blhk', tokens_BxLxD.astype(dtype), kernel_DxHxK) + bias_HxK
+
+
 class Attention(nnx.Module):
   """Multi-head self-attention with one fused projection in the order query, key, value; float32 softmax."""
 
@@ -168,17 +180,8 @@ class Attention(nnx.Module):
     return self.out(mixed_BxLxHxK.reshape(tokens_BxLxD.shape))
 
   def project(self, tokens_BxLxD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Query, key and value, each (B, L, heads, D / heads).
-
-    Three products, since to cut the result of one into three would copy it (docs/performance.md).
-    """
-    width, dtype = tokens_BxLxD.shape[-1], self.qkv.dtype or tokens_BxLxD.dtype
-    assert self.qkv.bias is not None
-    kernel_Dx3xHxK = self.qkv.kernel[...].astype(dtype).reshape(width, 3, self.heads, width // self.heads)
-    bias_3xHxK = self.qkv.bias[...].astype(dtype).reshape(3, self.heads, width // self.heads)
-    tokens_BxLxD = tokens_BxLxD.astype(dtype)
-    query, key, value = (
-        jnp.einsum('bld,dhk->blhk', tokens_BxLxD, kernel_Dx3xHxK[:, part]) + bias_3xHxK[part] for part in range(3))
+    """Query, key and value, each (B, L, heads, D / heads)."""
+    query, key, value = (project_part(self.qkv, tokens_BxLxD, self.heads, part) for part in range(3))
     return query, key, value
 
 

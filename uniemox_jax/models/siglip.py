@@ -106,7 +106,7 @@ class AttentionPool(nnx.Module):
   """A learned query, the probe, attends to all tokens; a residual MLP follows. (B, L, D) to (B, D)."""
 
   def __init__(self, tower: Tower, *, dtype: Any, rngs: nnx.Rngs):
-    self.heads, self.dtype = tower.heads, dtype
+    self.heads = tower.heads
     self.probe = random_param(0.02, 1, tower.width, rngs=rngs)
     self.qkv = layers.linear(tower.width, 3 * tower.width, dtype=dtype, rngs=rngs)
     self.out = layers.linear(tower.width, tower.width, dtype=dtype, rngs=rngs)
@@ -115,20 +115,12 @@ class AttentionPool(nnx.Module):
 
   def __call__(self, tokens_BxLxD: jax.Array) -> jax.Array:
     batch, _, width = tokens_BxLxD.shape
-    query_Bx1xHxK = self._project(jnp.broadcast_to(self.probe[...], (batch, 1, width)), 0, 1)
-    key_BxLxHxK, value_BxLxHxK = jnp.split(self._project(tokens_BxLxD, 1, 3), 2, axis=2)
+    probe_Bx1xD = jnp.broadcast_to(self.probe[...], (batch, 1, width))
+    query_Bx1xHxK = layers.project_part(self.qkv, probe_Bx1xD, self.heads, 0)
+    key_BxLxHxK, value_BxLxHxK = (layers.project_part(self.qkv, tokens_BxLxD, self.heads, part) for part in (1, 2))
     mixed_Bx1xHxK = layers.attend(query_Bx1xHxK, key_BxLxHxK, value_BxLxHxK, False)
     pooled_BxD = self.out(mixed_Bx1xHxK.reshape(batch, width))
     return pooled_BxD + self.mlp(self.norm(pooled_BxD))
-
-  def _project(self, tokens: jax.Array, first: int, last: int) -> jax.Array:
-    """Parts `first` to `last` of query, key and value, (B, L, heads * parts, D / heads): only the probe has a query."""
-    width = tokens.shape[-1]
-    assert self.qkv.bias is not None
-    kernel = self.qkv.kernel[...][:, first * width:last * width].astype(self.dtype)
-    bias = self.qkv.bias[...][first * width:last * width].astype(self.dtype)
-    projected = tokens.astype(self.dtype) @ kernel + bias
-    return projected.reshape(*tokens.shape[:-1], (last - first) * self.heads, width // self.heads)
 
 
 class SiglipImageTower(nnx.Module):

@@ -26,7 +26,7 @@ INT8 = 'model_int8.onnx'
 IMAGES_READ = 384
 """At most, spread over the folder; of every three, the first calibrates and the others are held out."""
 FEWEST = 12
-"""Images from which ranges, and how often the top class stays, can be told at all."""
+"""Images from which ranges, and how often the top class stays, can be measured at all."""
 PRODUCTS = ['Gemm', 'MatMul']
 """Operators of which those with weights are in 8 bits. What they give is not rounded again."""
 _BATCH = 8

@@ -23,8 +23,8 @@ DESCRIPTION = '.made_by.json'
 DECIMALS = 6
 DESCRIBE_SECONDS = 60.0
 CHECKSUMS = 'rows_crc32c'
-"""In the description: CRC-32C of the table up to each row, 8 hexadecimal digits, so that a cut table can be told from a
-damaged one."""
+"""In the description: CRC-32C of the table up to each row, 8 hexadecimal digits, so that a table that was cut is known
+from one that is damaged."""
 
 _BEFORE = {'max_megapixels': MAX_MEGAPIXELS}
 """What rows of a table were made with whose description does not say so, for an earlier version wrote it."""
@@ -142,7 +142,7 @@ class PredictionTable:
       self._checksums += f'{self._crc:08x}'
 
   def _describe(self) -> None:
-    """Writes the description of the table. Rows that come after it cannot be told from damaged ones after a kill."""
+    """Writes the description of the table. After a kill, rows that came later cannot be known from damaged ones."""
     if self._path is not None:
       write_sealed(self._path + DESCRIPTION, self._made_by | {CHECKSUMS: self._checksums})
       self._described = time.monotonic()

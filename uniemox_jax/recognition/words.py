@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.plain_text import check_labels
+from data_pipelines.plain_text import check_labels, first_double
 from data_pipelines.records.label_sets import NAMED_LABELS
 from data_pipelines.source_files.text_files import read_text
 from data_pipelines.storage import exists
@@ -123,8 +123,9 @@ def _check_classes(own: Sequence[str], names: Sequence[str], shown: str) -> None
       'by +')
   for given in (own, names):
     lowered = [name.lower() for name in given]
-    if doubled := [name for name in given if lowered.count(name.lower()) > 1]:
-      raise UserError(f"{shown} names {'the class ' if given is own else ''}'{doubled[0]}' twice: {remedy}")
+    if (double := first_double(lowered)) is not None:
+      name = given[lowered.index(double)]
+      raise UserError(f"{shown} names {'the class ' if given is own else ''}'{name}' twice: {remedy}")
   if mixed := [name for name in own if name.lower() in _NAMES]:
     raise UserError(f"{shown} has '{mixed[0]}' among its words: that is a name of several, join it by +")
   if len(own) < 2 and not set(names) & NAMED_LABELS.keys() and (own or not names):
@@ -137,8 +138,8 @@ def _check_texts(texts: Sequence[str]) -> None:
   if any(not isinstance(text, str) or not text.strip() for text in texts):
     raise UserError('--texts has an empty text: give it words, or leave it out')
   check_labels(texts, '--texts')
-  if doubled := [text for text in texts if list(texts).count(text) > 1]:
-    raise UserError(f"--texts='{doubled[0]}' is given twice: leave one out")
+  if (double := first_double(texts)) is not None:
+    raise UserError(f"--texts='{double}' is given twice: leave one out")
 
 
 def class_embeddings(clip: Clip, labels: Sequence[str], templates: Sequence[str]) -> np.ndarray:

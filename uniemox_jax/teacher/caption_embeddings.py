@@ -31,7 +31,7 @@ MOSTLY_EQUAL = 0.9
 """Share of equal captions from which nothing can be learnt by comparing them."""
 PROGRESS_SECONDS = 5.0
 _FIRST, _TOGETHER = 1024, 2**14  # captions
-_FOOTER = struct.Struct('<qqqq32s')  # distinct captions, captions, width, mended captions, key
+_FOOTER = struct.Struct('<qqqq32s')  # distinct captions, captions, width, cleaned captions, key
 
 
 def split_captions(split: 'Split', clip: Clip, emotion_in_caption: bool, style: str) -> Iterator[str]:
@@ -52,13 +52,13 @@ def split_captions(split: 'Split', clip: Clip, emotion_in_caption: bool, style: 
 class CaptionEmbeddings(NamedTuple):
   """Lambda by position. Both arrays are mapped from a file, so memory holds what was read of them lately.
 
-  row_N: int32, of each position's caption in embedded_MxE; embedded_MxE: float32 of unit norm. mended: how many of
+  row_N: int32, of each position's caption in embedded_MxE; embedded_MxE: float32 of unit norm. cleaned: how many of
   these captions have other tokens than they would have without `tokenizer.clean`.
   """
 
   row_N: np.ndarray
   embedded_MxE: np.ndarray
-  mended: int
+  cleaned: int
 
   def at(self, positions_R: np.ndarray) -> np.ndarray:
     """Unit-norm float32 (R, E)."""
@@ -111,7 +111,7 @@ def embed_captions(
 
 def _write(file: IO[bytes], key: bytes, clip: Clip, captions: Iterator[str], total: int, batch_size: int) -> None:
   """Embeddings, the row of each caption, `_FOOTER`, and the CRC-32C of all before."""
-  rows, distinct_before, mended, done, crc = [np.zeros(0, '<i4')], 0, 0, 0, 0
+  rows, distinct_before, cleaned, done, crc = [np.zeros(0, '<i4')], 0, 0, 0, 0
   started = spoke = time.monotonic()
 
   def write(content: bytes) -> None:
@@ -125,7 +125,7 @@ def _write(file: IO[bytes], key: bytes, clip: Clip, captions: Iterator[str], tot
     distinct = sorted(set(chunk) - frequent.keys())
     if distinct:
       write(_embed_ids(embed, clip.tokenize(distinct), batch_size).astype('<f4').tobytes())
-      mended += sum(map(clip.tokenizer.is_mended, distinct))
+      cleaned += sum(map(clip.tokenizer.is_cleaned, distinct))
     row_of = frequent | {caption: row for row, caption in enumerate(distinct, distinct_before)}
     frequent = frequent or row_of
     rows.append(np.array([row_of[caption] for caption in chunk], '<i4'))
@@ -135,7 +135,7 @@ def _write(file: IO[bytes], key: bytes, clip: Clip, captions: Iterator[str], tot
       left = (now - started) / done * (total - done)
       print(f'captions {done:,}/{total:,}  {left:.0f}s left', file=sys.stderr, flush=True)
   write(np.concatenate(rows).tobytes())
-  write(_FOOTER.pack(distinct_before, done, clip.config.projection_dim, mended, key))
+  write(_FOOTER.pack(distinct_before, done, clip.config.projection_dim, cleaned, key))
   file.write(storage.CHECKSUM.pack(crc))
 
 
@@ -146,12 +146,12 @@ def _read(path: str, key: bytes) -> CaptionEmbeddings:
       if storage.checksum_at_end(file) is None:
         raise ValueError('it does not match its checksum')
       file.seek(-_FOOTER.size - storage.CHECKSUM.size, os.SEEK_END)
-      distinct, total, width, mended, found = _FOOTER.unpack(file.read(_FOOTER.size))
+      distinct, total, width, cleaned, found = _FOOTER.unpack(file.read(_FOOTER.size))
     if found != key:
       raise ValueError('it is of other captions than its name says')
     return CaptionEmbeddings(
         np.memmap(local, '<i4', 'r', 4 * distinct * width, total), np.memmap(local, '<f4', 'r', 0, (distinct, width)),
-        mended)
+        cleaned)
 
 
 def _embedder(clip: Clip) -> Callable[[np.ndarray], np.ndarray]:

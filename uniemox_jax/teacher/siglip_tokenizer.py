@@ -60,8 +60,8 @@ class SiglipTokenizer:
           list(map(_valid, texts)), padding='max_length', truncation=True, max_length=context, verbose=False)
       return np.array(rows['input_ids'], np.int64).reshape(len(texts), context)
 
-  def is_mended(self, text: str) -> bool:
-    """False: no version here has read a text otherwise. See `tokenizer.Tokenizer.is_mended`."""
+  def is_cleaned(self, text: str) -> bool:
+    """False: no version here has read a text otherwise. See `tokenizer.Tokenizer.is_cleaned`."""
     del text
     return False
 

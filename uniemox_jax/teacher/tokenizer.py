@@ -32,7 +32,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def clean(text: str) -> str:
-  """The text as CLIP was trained on it: broken encodings mended, HTML entities resolved, one space between words,
+  """The text as CLIP was trained on it: broken encodings corrected, HTML entities resolved, one space between words,
   lower case."""
   return regex.sub(r'\s+', ' ', html.unescape(html.unescape(ftfy.fix_text(text))).strip()).strip().lower()
 
@@ -103,7 +103,7 @@ class Tokenizer:
         self._ids[word] = ids
     return ids
 
-  def is_mended(self, text: str) -> bool:
+  def is_cleaned(self, text: str) -> bool:
     """Whether cleaning changes the text's ids. Earlier versions did not clean texts."""
     if text.isascii() and text.isprintable() and not {'&', '<'} & set(text):
       return False

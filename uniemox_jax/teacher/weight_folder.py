@@ -23,7 +23,7 @@ _REMEDY = 'correct it, or fetch it again'
 class Description(NamedTuple):
   """What is needed to read a teacher's weights. rules, ignored: as in `name_table.import_params`.
 
-  left: a regular expression of those ignored names that a user is told.
+  left: a regular expression of those ignored names that are printed.
   """
 
   config: CLIPConfig | SiglipConfig

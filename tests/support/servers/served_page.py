@@ -1,10 +1,11 @@
 """A page, served by a thread of this process or by its command, and requests to it as they are written."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import http.client
 import os
 from pathlib import Path
+import re
 import subprocess
 import sys
 import threading
@@ -29,6 +30,26 @@ class Client:
       connection.request(method, path, body, headers or {})
       answer = connection.getresponse()
       return answer.status, answer.read(), answer.headers
+
+
+def assert_loads_nothing_from_elsewhere(client: Client, allowed: bytes = b'', forbidden: Sequence[bytes] = ()) -> None:
+  """A page's files name no address, run no text of others, and tell the browser so.
+
+  Args:
+    client: of the server.
+    allowed: an address that stands for something else, and is never fetched.
+    forbidden: words that they must not hold besides.
+  """
+  for path in ('/', '/page.js', '/page.css'):
+    status, content, headers = client.send('GET', path)
+    assert status == 200 and not re.search(rb'["\'`(]//', content)
+    content = content.replace(allowed, b'') if allowed else content
+    assert not [
+        word for word in (
+            b'http', b'@import', b'innerHTML', b'outerHTML', b'insertAdjacent', b'eval(', b'document.write', b'{{',
+            *forbidden) if word in content]
+    policy = headers['Content-Security-Policy']
+    assert "default-src 'none'" in policy and 'unsafe' not in policy and 'http' not in policy
 
 
 @contextlib.contextmanager

@@ -80,7 +80,8 @@ def embed(given: ConfigDict) -> None:
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
   split = reader.open_split(config.data_dir, config.dataset, config.split)
   clip = load_clip(config.teacher)
-  teacher, frozen = make_teacher(clip, config.model.decoder_width, jnp.dtype(config.dtype), config.teacher_statistics)
+  teacher, frozen = make_teacher(
+      clip, config.model.decoder_width, jnp.dtype(config.dtype), config.teacher_statistics, config.attention)
   kept, computed = view_embeddings(config, split, clip.digest, teacher, frozen, mesh)
   if is_primary():
     print(f'{computed:,} views embedded; all that the run reads are in {kept.folder}', flush=True)

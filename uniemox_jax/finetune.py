@@ -34,6 +34,7 @@ from uniemox_jax.train.flops import finetune_work
 from uniemox_jax.train.initial_weights import initial_weights, open_source
 from uniemox_jax.train.kept_config import settle_dtype
 from uniemox_jax.train.schema import parse, refuse_unused
+from uniemox_jax.train.setup import step_graph
 from uniemox_jax.train.state import TrainState, abstract_model, abstract_params, builder
 from uniemox_jax.train.steps import make_finetune_step
 
@@ -149,7 +150,8 @@ def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None, *,
       config, workdir, name='finetune', build=build, mesh=mesh, steps_per_epoch=steps_per_epoch,
       description=description, inputs={'data_dir': train_split.contents}, loaded=loaded,
       flops_per_example=finetune_work(classifier).training.flops, profile=profile)
-  step = make_finetune_step(graphdef, run.optimizer, config.regularisation, tasks)
+  computed = step_graph(classifier, config.attention, mesh.devices.flat[0])
+  step = make_finetune_step(computed, run.optimizer, config.regularisation, tasks)
   loop.train(
       run, step, _step_batches(config, train_split, tasks, run.start),
       every=loop.Every(config.log_every, 0, config.eval_every_epochs * steps_per_epoch),

@@ -32,7 +32,7 @@ from uniemox_jax.train.initial_weights import initial_weights, open_source
 from uniemox_jax.train.kept_config import settle_dtype
 from uniemox_jax.train.reconstructions import reconstruction_triplets
 from uniemox_jax.train.schema import parse
-from uniemox_jax.train.setup import example_work, model_arguments
+from uniemox_jax.train.setup import example_work, model_arguments, step_graph
 from uniemox_jax.train.state import TrainState, abstract_model, abstract_params, builder
 from uniemox_jax.train.steps import make_pretrain_step
 
@@ -51,7 +51,7 @@ def _load_teacher(
   if not config.teaches:
     return config, None, (), None, {}
   clip = load_clip(config.teacher)
-  teacher, frozen = make_teacher(clip, config.model.decoder_width, dtype, config.teacher_statistics)
+  teacher, frozen = make_teacher(clip, config.model.decoder_width, dtype, config.teacher_statistics, config.attention)
   digests: dict[str, str | None] = {'teacher': clip.digest}
   text = None
   if config.loss.contrastive:
@@ -127,7 +127,7 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
   arguments = model_arguments(config.model, config.loss)
   build = builder(UniEmoX, dtype=dtype, **arguments)
   student = abstract_model(build)
-  graphdef = nnx.graphdef(student)
+  graphdef, computed = nnx.graphdef(student), step_graph(student, config.attention, mesh.devices.flat[0])
   loaded = initial_weights(source, abstract_params(build), classifier=False) if source else None
 
   description = {'kind': 'uniemox', 'model': arguments, 'dataset': config.dataset}
@@ -153,7 +153,7 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
     folder = os.path.join(workdir, 'reconstructions')
     draw = _reconstruction_viewer(graphdef, first['image'], config.loss.norm_pix, folder, run)
   loop.train(
-      run, make_pretrain_step(graphdef, teacher, run.optimizer, config.loss),
+      run, make_pretrain_step(computed, teacher, run.optimizer, config.loss),
       _step_batches(batches, text, scene_twice=two_views and config.person_view == 'scene', images=images),
       frozen=jax.device_put(frozen, teacher_shardings(frozen, mesh, config.teacher_sharded)),
       every=loop.Every(config.log_every, config.save_every, config.images_every), evaluate=draw)

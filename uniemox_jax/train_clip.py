@@ -30,7 +30,8 @@ from uniemox_jax.train.initial_weights import given_flags
 from uniemox_jax.train.kept_config import settle_dtype
 from uniemox_jax.train.run_folder import TEACHER_FOLDER
 from uniemox_jax.train.schema import parse
-from uniemox_jax.train.state import builder, graphdef_of, initial_params
+from uniemox_jax.train.setup import step_graph
+from uniemox_jax.train.state import abstract_model, builder, initial_params
 from uniemox_jax.train.steps import make_clip_step
 
 
@@ -92,6 +93,7 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
         f'{share:.1%} of the images have the same caption, from which a CLIP cannot learn: give records with labels or '
         'attributes')
   build = builder(CLIP, config=clip.config, dtype=jnp.dtype(config.dtype))
+  graphdef = step_graph(abstract_model(build), config.attention, mesh.devices.flat[0])
 
   # A resumed run still takes tokenizer and preparation from where it began.
   inputs = {'data_dir': split.contents
@@ -109,7 +111,7 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
   view = functools.partial(
       clip_normalise, size=clip.config.image_size, mean=clip.view.mean, std=clip.view.std, resample=clip.view.resample)
   state = loop.train(
-      run, make_clip_step(graphdef_of(build), run.optimizer, view, config.equal_texts),
+      run, make_clip_step(graphdef, run.optimizer, view, config.equal_texts),
       ({'scene': batch['scene'], 'ids': ids_NxT[batch['position']], 'example_id': batch['example_id']}
        for batch in batches), every=loop.Every(config.log_every, config.save_every))
   folder = os.path.join(workdir, TEACHER_FOLDER)

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 import pytest
 
 from configs import demo
-from uniemox_jax.plan import compiler_clock, step_compiler
+from uniemox_jax.plan import compiler_clock, kernel_schedules, step_compiler
 from uniemox_jax.runtime import hardware
 from uniemox_jax.train import loop
 
@@ -46,6 +46,38 @@ def test_a_fusion_inside_a_fusion_is_not_counted_twice() -> None:
       'fusion(%param_0.97), kind=kLoop, calls=%bitcast_fusion.1.clone.1, backend_config={"estimated_cycles":"1000000"}')
   assert text != TEXT
   assert compiler_clock.summarise_cycles(text) == compiler_clock.summarise_cycles(TEXT)
+
+
+# One instruction of a kernel as a program's text has it, and its place in the file of its schedule.
+KERNEL = (
+    '  %_forward_kernel.1 = bf16[128,197,512]{2,1,0:T(8,128)(2,1)} custom-call(%copy, %copy.1), '
+    'custom_call_target="tpu_custom_call", metadata={op_name="jit(step)/decoder/attend/pallas_call"}')
+SCHEDULE = f"""HLO: %copy.1 = bf16[128,197,512] copy(%copy-done)
+ - VECTOR_STORE: (1/77) - 0.01
+HLO: {KERNEL.strip()}
+ - MXU_0 matmul_packed: (207/298) - 0.69
+ - VECTOR_STORE: (1294/4757) - 0.27
+HLO: %copy.3 = bf16[128,197,512] copy(%_forward_kernel.1)
+ - VECTOR_STORE: (1/99) - 0.01
+"""
+
+
+def test_a_kernel_takes_the_cycles_of_its_schedule_for_each_sequence(tmp_path: Path) -> None:
+  (tmp_path / '17-TLP-00-hlo-static-bundle-profile.txt').write_text(SCHEDULE, encoding='utf-8')
+  schedules = kernel_schedules.read_schedules(str(tmp_path))
+  assert schedules == {('_forward_kernel', 'bf16[128,197,512]'): 4757}
+  first = TEXT.index('ENTRY ')
+  entry = TEXT.index('\n', first)
+  text = TEXT[:entry + 1] + KERNEL.replace('.1 =', '.7 =') + TEXT[entry:]  # of equal kernels one has a schedule
+  without, _ = compiler_clock.read_operations(TEXT)
+  operations, unknown = compiler_clock.read_operations(text, schedules)
+  (kernel,) = [operation for operation in operations if operation.kind == 'kernel']
+  assert (kernel.part, kernel.name, kernel.count, kernel.cycles) == ('decoder', 'pallas_call', 1, 128 * 4757)
+  assert sum(one.cycles for one in operations) == sum(one.cycles for one in without) + kernel.cycles
+  # Without its schedule it is named among what has no estimate, and never taken for nothing.
+  assert 'tpu_custom_call' not in [one['name'] for one in unknown]
+  assert 'tpu_custom_call' in [one['name'] for one in compiler_clock.read_operations(text)[1]]
+  assert kernel_schedules.read_schedules(str(tmp_path / 'missing')) == {}
 
 
 def test_cycles_become_milliseconds_and_utilisation() -> None:

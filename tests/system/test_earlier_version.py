@@ -62,7 +62,11 @@ def test_a_run_resumes_to_the_same_numbers(folder, expected, verb):
   assert kept == close(expected[verb]['metrics'])
   leaves = jax.tree_util.tree_leaves_with_path(ended.params)
   norms = {jax.tree_util.keystr(path): float(np.linalg.norm(np.asarray(leaf, np.float64))) for path, leaf in leaves}
-  assert norms == close(expected[verb]['norms'])
+  # Softmax ignores the keys' biases: their gradient is rounding error, of which Adam makes whole steps.
+  rounding = {name: norms.pop(name) for name in list(norms) if name.endswith("['qkv']['bias']")}
+  before = dict(expected[verb]['norms'])
+  assert rounding == pytest.approx({name: before.pop(name) for name in rounding}, rel=2e-3)
+  assert norms == close(before)
 
 
 @pytest.mark.parametrize(('split', 'name'), [('test', 'result'), ('val', 'result_val')])

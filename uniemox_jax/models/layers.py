@@ -7,12 +7,14 @@ unrolled, so a checkpoint never depends on how the program was compiled.
 from collections.abc import Callable
 import functools
 import reprlib
-from typing import Any
+from typing import Any, TypeVar
 
 from flax import nnx
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
+
+from uniemox_jax.models import attention_kernel
 
 _ATTENDED = 'attended'
 """What `attend` keeps for its backward pass, besides products."""
@@ -24,7 +26,14 @@ REMAT_POLICIES = {
 
 
 def gelu(x: jax.Array) -> jax.Array:
-  """GELU by the error function, as ViT and MAE use it."""
+  """GELU by the error function, as ViT and MAE use it.
+
+  In float32 by its complement, which keeps all digits of small results; bfloat16 does not have them, and takes the
+  cheaper form (docs/performance.md).
+  """
+  if x.dtype == jnp.bfloat16:
+    wide = x.astype(jnp.float32)
+    return (0.5 * wide * (1.0 + jax.lax.erf(wide * 2**-0.5))).astype(x.dtype)
   return jax.nn.gelu(x, approximate=False)
 
 
@@ -166,23 +175,40 @@ def project_part(qkv: nnx.Linear, tokens_BxLxD: jax.Array, heads: int, part: int
 
 
 class Attention(nnx.Module):
-  """Multi-head self-attention with one fused projection in the order query, key, value; float32 softmax."""
+  """Multi-head self-attention with one fused projection in the order query, key, value; float32 softmax.
+
+  kernel: whether `attention_kernel` computes it where a sequence is worth it, see `with_attention`.
+  """
 
   def __init__(self, width: int, heads: int, *, causal: bool, dtype: Any, rngs: nnx.Rngs):
     if width % heads:
       raise ValueError(f'width {width} is not divisible by {heads} attention heads')
-    self.heads, self.causal = heads, causal
+    self.heads, self.causal, self.kernel = heads, causal, False
     self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
     self.out = linear(width, width, dtype=dtype, rngs=rngs)
 
   def __call__(self, tokens_BxLxD: jax.Array) -> jax.Array:
-    mixed_BxLxHxK = attend(*self.project(tokens_BxLxD), self.causal)
-    return self.out(mixed_BxLxHxK.reshape(tokens_BxLxD.shape))
+    if self.kernel and tokens_BxLxD.shape[1] >= attention_kernel.MIN_TOKENS:
+      projected = (project_part(self.qkv, tokens_BxLxD, 1, part)[:, :, 0] for part in range(3))
+      return self.out(checkpoint_name(attention_kernel.attend_on_chip(*projected, self.heads, self.causal), _ATTENDED))
+    return self.out(attend(*self.project(tokens_BxLxD), self.causal).reshape(tokens_BxLxD.shape))
 
   def project(self, tokens_BxLxD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Query, key and value, each (B, L, heads, D / heads)."""
     query, key, value = (project_part(self.qkv, tokens_BxLxD, self.heads, part) for part in range(3))
     return query, key, value
+
+
+M = TypeVar('M', bound=nnx.Module)
+
+
+def with_attention(model: M, kind: str) -> M:
+  """A copy of a model, which may hold shapes, whose attention is by 'xla' or by the TPU's 'kernel'."""
+  model = nnx.merge(*nnx.split(model))
+  for _, node in nnx.iter_graph(model):
+    if isinstance(node, Attention):
+      node.kernel = kind == 'kernel'
+  return model
 
 
 class Mlp(nnx.Module):

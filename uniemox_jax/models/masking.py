@@ -43,8 +43,8 @@ def patchify(images_BxHxWxC: jax.Array, patch_size: int) -> jax.Array:
   """(B, H, W, C) -> (B, L, p*p*C), patches row by row, pixels within a patch as (row, column, channel): MAE's order."""
   batch, height, width, channels = images_BxHxWxC.shape
   rows, columns = height // patch_size, width // patch_size
-  grid = images_BxHxWxC.reshape(batch, rows, patch_size, columns, patch_size, channels)
-  return grid.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, patch_size * patch_size * channels)
+  lines = images_BxHxWxC.reshape(batch, rows, patch_size, columns, patch_size * channels)
+  return lines.transpose(0, 1, 3, 2, 4).reshape(batch, rows * columns, patch_size * patch_size * channels)
 
 
 def unpatchify(patches_BxLxP: jax.Array, patch_size: int) -> jax.Array:

@@ -5,10 +5,12 @@ their sum says what is costly, and whether a change helps, better than how long 
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 import re
 from typing import Any, NamedTuple
 
-from uniemox_jax.plan.program_text import ARRAY, ProgramText, array_bytes
+from uniemox_jax.plan.kernel_schedules import Kernel, kernel_of
+from uniemox_jax.plan.program_text import ProgramText, array_bytes, array_sizes, largest_array
 from uniemox_jax.runtime.hardware import Chip
 
 PARTS = ('inputs', 'teacher', 'encoder', 'decoder', 'fusion', 'head', 'losses', 'optimizer')
@@ -42,8 +44,8 @@ class Operation(NamedTuple):
   """Instructions of a program that are alike, over all of a step's runs of each.
 
   part: one of `PARTS`, or `OTHER`. name: what jax calls it, or else the compiler. kind: 'attention product', 'product',
-  'copy' or 'other'. backward: whether the gradient is what it computes. shape: of its result, or of the largest
-  of several. count: how often it runs a step. cycles: of all runs.
+  'kernel', 'copy' or 'other'. backward: whether the gradient is what it computes. shape: of its result, or of the
+  largest of several. count: how often it runs a step. cycles: of all runs.
   """
 
   part: str
@@ -55,11 +57,6 @@ class Operation(NamedTuple):
   cycles: int
 
 
-def _largest(shapes: str) -> str:
-  """The largest of the arrays that an instruction gives."""
-  return max((array[0] for array in ARRAY.finditer(shapes)), key=array_bytes, default='')
-
-
 def _kind(name: str, opcode: str, path: str, called: list[str]) -> str:
   if opcode.startswith('copy') or name.startswith('copy'):
     return 'copy'
@@ -69,22 +66,36 @@ def _kind(name: str, opcode: str, path: str, called: list[str]) -> str:
   return 'attention product' if '->' in path and part_of(path) != 'losses' else 'product'
 
 
-def _operation(program: ProgramText, line: str, count: int) -> Operation:
-  """The instruction of a line that has cycles."""
-  match, cycles = _INSTRUCTION.match(line), _CYCLES.search(line)
-  assert match and cycles  # the compiler writes every instruction so
+def _operation(program: ProgramText, line: str, count: int, schedules: Mapping[Kernel, int]) -> Operation | None:
+  """The instruction of a line; None where the compiler gives it no cycles."""
+  match, estimate = _INSTRUCTION.match(line), _CYCLES.search(line)
+  if not match:
+    return None
   name, shape, opcode, rest = match.groups()
-  named = _OPERATION_NAME.search(rest)
+  named, result = _OPERATION_NAME.search(rest), largest_array(shape)
   path = named[1] if named else ''
-  called = [inner for computation in program.called(line) for inner in program.computations[computation]]
-  last = path.rpartition('/')[2] if opcode == 'fusion' and path else opcode if opcode != 'fusion' else name
+  if estimate:
+    called = [inner for computation in program.called(line) for inner in program.computations[computation]]
+    kind, cycles = _kind(name, opcode, path, called), int(estimate[1])
+  elif (kernel := kernel_of(name, shape)) in schedules:
+    # Its grid has a program for each entry of its results' first axis.
+    kind, cycles = 'kernel', schedules[kernel] * array_sizes(result)[0]
+  else:
+    return None
+  last = opcode
+  if opcode == 'fusion' or kind == 'kernel':  # what they are says only their path
+    last = path.rpartition('/')[2] or name
   return Operation(
-      part_of(path), re.sub(r'[.\d]+$', '', last), _kind(name, opcode, path, called), 'transpose(' in path,
-      _largest(shape), count, count * int(cycles[1]))
+      part_of(path), re.sub(r'[.\d]+$', '', last), kind, 'transpose(' in path, result, count, count * cycles)
 
 
-def read_operations(text: str) -> tuple[list[Operation], list[dict[str, Any]]]:
+def read_operations(text: str,
+                    schedules: Mapping[Kernel, int] | None = None) -> tuple[list[Operation], list[dict[str, Any]]]:
   """What the compiler estimates of a program (`jax.stages.Compiled.as_text()` of a TPU's).
+
+  Args:
+    text: of the program.
+    schedules: cycles of one program of each kernel (`kernel_schedules.read_schedules`).
 
   Returns:
     Alike operations together, the costliest first. And what has no estimate, by `name` of the compiler: how often it
@@ -95,25 +106,24 @@ def read_operations(text: str) -> tuple[list[Operation], list[dict[str, Any]]]:
   missing: dict[str, Counter[str]] = defaultdict(Counter)
   for computation, runs in program.runs(whole=_CYCLES).items():
     for line in program.computations[computation]:
-      if _CYCLES.search(line):
-        one = _operation(program, line, runs)
+      if one := _operation(program, line, runs, schedules or {}):
         found[one[:-2]].update(count=one.count, cycles=one.cycles)
       elif match := _INSTRUCTION.match(line):
         target = _TARGET.search(line)
         name = target[1] if target else match[3]
         if not _FREE.fullmatch(name):
-          missing[name].update(count=runs, bytes=runs * array_bytes(_largest(match[2])))
+          missing[name].update(count=runs, bytes=runs * array_bytes(largest_array(match[2])))
   operations = [Operation._make((*alike, total['count'], total['cycles'])) for alike, total in found.items()]
   unknown = [{'name': name} | total for name, total in missing.items()]
   return sorted(operations, key=lambda one: -one.cycles), sorted(unknown, key=lambda one: -one['bytes'])
 
 
-def summarise_cycles(text: str) -> dict[str, Any] | None:
+def summarise_cycles(text: str, schedules: Mapping[Kernel, int] | None = None) -> dict[str, Any] | None:
   """`read_operations` as plan.json keeps it, in cycles: in all, by part, by kind, and the costliest operations.
 
   None of a program whose compiler writes no cycles, as those of CPUs and GPUs do not.
   """
-  operations, unknown = read_operations(text)
+  operations, unknown = read_operations(text, schedules)
   if not operations:
     return None
   parts, kinds = Counter[str](), Counter[str]()

@@ -29,6 +29,7 @@ from data_pipelines.storage import (
 )
 from uniemox_jax.plan.compiler_clock import format_clock, timed
 from uniemox_jax.plan.gpu_cards import LIMIT, Gpus, parse_topology
+from uniemox_jax.plan.kernel_schedules import compiler_flags
 from uniemox_jax.runtime import cli
 from uniemox_jax.runtime.hardware import GIB, Chip, Slice, require_compiler
 from uniemox_jax.train.config import PretrainConfig, parse_trainable
@@ -57,10 +58,10 @@ def compile_in_subprocess(config: ConfigDict, topology: str, python: str = sys.e
   Raises:
     UserError: a mistake in the config or the topology, or the compiler crashed.
   """
-  environment = _gpu_environment() if isinstance(parse_topology(topology), Gpus) else COMPILER_ENVIRONMENT
   with temporary_folder() as scratch:
-    path = os.path.join(scratch, 'request.json')
-    write_json(path, {'config': config.to_dict(), 'topology': topology})
+    path, schedules = os.path.join(scratch, 'request.json'), os.path.join(scratch, 'schedules')
+    write_json(path, {'config': config.to_dict(), 'topology': topology, 'schedules': schedules})
+    environment = (_gpu_environment() if isinstance(parse_topology(topology), Gpus) else _tpu_environment(schedules))
     # When this process ends, its end of the pipe closes, and the compiler ends too.
     read_end, write_end = os.pipe()
     try:
@@ -76,6 +77,12 @@ def compile_in_subprocess(config: ConfigDict, topology: str, python: str = sys.e
     last = (done.stderr.strip().splitlines() or ['it said nothing'])[-1]
     raise UserError(f'the compiler stopped with code {done.returncode} on {topology}: {last}')
   return answer
+
+
+def _tpu_environment(schedules: str) -> dict[str, str]:
+  """Variables for the TPU's compiler, which writes the schedules of kernels into this folder."""
+  given = os.environ.get('LIBTPU_INIT_ARGS', '')
+  return COMPILER_ENVIRONMENT | {'LIBTPU_INIT_ARGS': f'{given} {compiler_flags(schedules)}'.strip()}
 
 
 def _gpu_environment() -> dict[str, str]:

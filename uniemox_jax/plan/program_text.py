@@ -17,6 +17,12 @@ ARRAY = re.compile(r'\b(pred|[a-z]+\d+(?:e\d+m\d+\w*)?)\[([\d,]*)\]')
 """An array's type and its sizes, as the text names it."""
 
 
+def array_sizes(shape: str) -> list[int]:
+  """Of the first array named in a piece of the text."""
+  match = ARRAY.search(shape)
+  return [int(size) for size in match[2].split(',') if size] if match else []
+
+
 def array_bytes(shapes: str) -> int:
   """Bytes of all arrays named in a piece of the text."""
   bits = 0
@@ -24,6 +30,11 @@ def array_bytes(shapes: str) -> int:
     width = 8 if dtype == 'pred' else int(re.findall(r'\d+', dtype)[0])
     bits += width * math.prod(int(size) for size in dims.split(',') if size)
   return -(-bits // 8)
+
+
+def largest_array(shapes: str) -> str:
+  """The largest of the arrays named in a piece of the text; '' if there is none."""
+  return max((array[0] for array in ARRAY.finditer(shapes)), key=array_bytes, default='')
 
 
 class ProgramText(NamedTuple):

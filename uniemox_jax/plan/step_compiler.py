@@ -4,7 +4,7 @@
 reads a config and a topology from FILE, and replaces them with what it measured.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import importlib.metadata
 import math
@@ -14,7 +14,6 @@ import sys
 import threading
 from typing import Any, NamedTuple
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
@@ -28,6 +27,7 @@ from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.plan.collectives import read_collectives
 from uniemox_jax.plan.compiler_clock import summarise_cycles
 from uniemox_jax.plan.gpu_cards import Gpus, gpu_devices, parse_topology
+from uniemox_jax.plan.kernel_schedules import Kernel, read_schedules
 from uniemox_jax.runtime import hardware, sharding
 from uniemox_jax.runtime.hardware import Slice
 from uniemox_jax.teacher.step_teacher import Teacher, make_teacher, teacher_shardings, without_tower
@@ -73,7 +73,8 @@ def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
   frozen: Any = ()
   embeddings = {'text': (jnp.float32, config.model.decoder_width)} if config.loss.contrastive else {}
   if student.semantic:
-    teacher, frozen = make_teacher(setup.clip_of_shape(config.teacher_shape), config.model.decoder_width, dtype)
+    teacher, frozen = make_teacher(
+        setup.clip_of_shape(config.teacher_shape), config.model.decoder_width, dtype, attention=config.attention)
     if config.teacher_views:
       frozen = without_tower(frozen)
       embeddings['image'] = (jnp.float32, config.model.decoder_width)
@@ -81,7 +82,8 @@ def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
         lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), frozen,
         teacher_shardings(frozen, mesh, config.teacher_sharded))
   return Program(
-      make_pretrain_step(nnx.graphdef(student), teacher, optimizer, config.loss),
+      make_pretrain_step(
+          setup.step_graph(student, config.attention, mesh.devices.flat[0]), teacher, optimizer, config.loss),
       state_template(build, optimizer.tx, mesh), frozen,
       _batch(config, mesh, ('scene', 'person')[:student.streams], **embeddings), mesh,
       setup.example_work(config, student, teacher))
@@ -93,7 +95,8 @@ def _finetuning(config: FinetuneConfig, mesh: Mesh) -> Program:
   classifier = abstract_model(build)
   optimizer = make_optimizer(config, STEPS_PER_EPOCH)
   return Program(
-      make_finetune_step(nnx.graphdef(classifier), optimizer, config.regularisation),
+      make_finetune_step(
+          setup.step_graph(classifier, config.attention, mesh.devices.flat[0]), optimizer, config.regularisation),
       state_template(build, optimizer.tx, mesh, averaged=optimizer.ema_decay > 0), (),
       _batch(config, mesh, STREAMS[config.streams], label=(jnp.int32,)), mesh, finetune_work(classifier))
 
@@ -137,7 +140,7 @@ def sizes(program: Program) -> dict[str, int]:
       'teacher_flops_per_example': work.teacher.flops, 'activation_values_per_example': work.training.values}
 
 
-def measure_program(compiled: jax.stages.Compiled) -> dict[str, Any]:
+def measure_program(compiled: jax.stages.Compiled, schedules: Mapping[Kernel, int] | None = None) -> dict[str, Any]:
   """Of a program that fits: the memory of one device, what it sends to the others, and its compiler's cycles."""
   memory, text = compiled.memory_analysis(), compiled.as_text()
   assert memory is not None and text is not None  # every compiler that a plan asks gives both
@@ -146,7 +149,8 @@ def measure_program(compiled: jax.stages.Compiled) -> dict[str, Any]:
       memory.temp_size_in_bytes + memory.generated_code_size_in_bytes)
   return {
       'fits': True, 'hbm_bytes_per_device': total, 'temporary_bytes_per_device': memory.temp_size_in_bytes,
-      'collectives': [one._asdict() for one in read_collectives(text)], 'compiler_clock': summarise_cycles(text)}
+      'collectives': [one._asdict() for one in read_collectives(text)],
+      'compiler_clock': summarise_cycles(text, schedules)}
 
 
 def out_of_memory(message: str) -> dict[str, Any] | None:
@@ -183,7 +187,8 @@ def main(path: str) -> None:
     answer: dict[str, Any] = sizes(program) | {
         'versions': {name: importlib.metadata.version(name) for name in ('jax', 'jaxlib', where.compiler)}}
     try:
-      answer |= measure_program(compile_program(program))
+      compiled = compile_program(program)
+      answer |= measure_program(compiled, read_schedules(request['schedules']))
       if isinstance(where, Gpus):  # Its compiler refuses nothing.
         answer['fits'] = where.fits(answer['hbm_bytes_per_device'])
     except jax.errors.JaxRuntimeError as error:

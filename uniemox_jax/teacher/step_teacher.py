@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from data_pipelines.errors import UserError
 from uniemox_jax.convert.view import clip_normalise
 from uniemox_jax.models.clip import ImageTower
-from uniemox_jax.models.layers import unit
+from uniemox_jax.models.layers import unit, with_attention
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from uniemox_jax.models.siglip import SiglipImageTower
 from uniemox_jax.runtime import sharding
@@ -33,8 +33,8 @@ class Teacher(NamedTuple):
   tower: ImageTower | SiglipImageTower | None = None
 
 
-def make_teacher(clip: Clip, decoder_width: int, dtype: Any,
-                 statistics: str = 'clip') -> tuple[Teacher, dict[str, Any]]:
+def make_teacher(clip: Clip, decoder_width: int, dtype: Any, statistics: str = 'clip',
+                 attention: str = 'xla') -> tuple[Teacher, dict[str, Any]]:
   """The image tower as the step wants it, and its frozen parameters; the text tower stays out of the step.
 
   Args:
@@ -42,6 +42,7 @@ def make_teacher(clip: Clip, decoder_width: int, dtype: Any,
     decoder_width: E, as wide as its projection.
     dtype: of the computation.
     statistics: 'clip', its own of the pixels, or 'imagenet', the student's, which the original gave it.
+    attention: 'xla' or 'kernel', see `layers.with_attention`.
 
   Raises:
     UserError: its projection is not as wide as the decoder.
@@ -52,7 +53,7 @@ def make_teacher(clip: Clip, decoder_width: int, dtype: Any,
         f'the teacher projects to {width}, the decoder is {decoder_width} wide: set '
         f'--config.model.decoder_width={width} or choose another teacher')
   tower = nnx.eval_shape(lambda: model_of(clip.config, dtype=dtype, rngs=nnx.Rngs(0)).vision)
-  graphdef = nnx.graphdef(tower)
+  graphdef = nnx.graphdef(with_attention(tower, attention))
   mean, std = (clip.view.mean, clip.view.std) if statistics == 'clip' else (IMAGENET_MEAN, IMAGENET_STD)
 
   @jax.named_scope('teacher')

@@ -184,7 +184,9 @@ def _embedded(
   for view, shard in missing:
     rows, parts = kept.rows(shard), []
     for first in range(0, rows, batch):
-      parts.append(np.asarray(embed(placed, sharding.global_batch(next(batches), mesh)['scene'])))
+      scenes_BxSxSx3 = sharding.global_batch(next(batches), mesh)['scene']
+      with jax.set_mesh(mesh):
+        parts.append(np.asarray(embed(placed, scenes_BxSxSx3)))
       say(min(batch, rows - first))
     yield view, shard, np.concatenate(parts)[:rows]
 

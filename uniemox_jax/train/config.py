@@ -187,6 +187,9 @@ class TrainConfig(DataConfig):
   epochs: int = key(800, 'passes over the training split', least=1)
   warmup_epochs: int = key(40, 'epochs in which the learning rate rises', least=0)
   min_crop_area: float = key(0.2, 'least share of the image that the random crop takes', above=0, most=1)
+  attention: str = key(
+      'xla', 'what computes it in the step; kernel is for TPUs, on which it was compiled and never run '
+      '(docs/performance.md)', choices=('xla', 'kernel'))
   max_gradient_norm: float = key(1e3, 'a step whose gradient is longer is skipped, and counted', above=0)
   max_skipped_steps: int = key(10, 'skipped steps in a row after which the run stops', least=1)
   log_every: int = key(20, 'steps between two lines of metrics.jsonl', least=1)

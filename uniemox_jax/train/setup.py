@@ -3,8 +3,11 @@
 import dataclasses
 from typing import Any
 
+from flax import nnx
+
 from data_pipelines.errors import UserError
 from uniemox_jax.convert.view import View
+from uniemox_jax.models import attention_kernel, layers
 from uniemox_jax.models.clip import CLIPConfig, Tower
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.teacher.frozen_clip import Clip, abstract_clip
@@ -17,6 +20,17 @@ def model_arguments(model: StudentSettings, loss: LossSettings) -> dict[str, Any
   """The arguments of `UniEmoX` but for dtype and random streams, as checkpoints describe the model."""
   return dataclasses.asdict(model) | {
       'semantic': bool(loss.contrastive or loss.similarity), 'reconstruct': bool(loss.reconstruction)}
+
+
+def step_graph(model: nnx.Module, attention: str, device: Any) -> nnx.GraphDef:
+  """The static half of a model as the train step computes it; `model` may hold shapes.
+
+  Raises:
+    UserError: attention by a kernel that this device does not have.
+  """
+  if attention == 'kernel' and device.platform != 'tpu' and not attention_kernel.INTERPRET:
+    raise UserError(f'--config.attention=kernel is for TPUs, and this is a {device.device_kind}: leave it out')
+  return nnx.graphdef(layers.with_attention(model, attention))
 
 
 def example_work(config: PretrainConfig, student: UniEmoX, teacher: Teacher | None) -> ExampleWork:

@@ -1,0 +1,139 @@
+"""Softmax attention of short sequences as one TPU kernel a pass: its matrices of L x L never leave the chip.
+
+`layers.attend` computes the same by XLA, which writes such matrices to memory and reads them back: most of a step's
+time by the TPU's compiler (docs/performance.md). A sequence of 197 tokens fits into the chip's own memory with all its
+heads, so here one program of the grid takes one sequence, and nothing is kept for the backward pass but the inputs.
+"""
+
+from collections.abc import Callable, Sequence
+import functools
+from typing import Any
+
+import jax
+from jax.experimental import pallas as pl
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+MIN_TOKENS = 64
+"""Of a sequence that is worth a program of the grid: the few tokens of masked images are not."""
+MAX_TOKENS = 512
+"""Of a sequence, for which a few matrices of float32 fit into a chip's memory (16 MiB)."""
+LANES = 128
+"""Channels that a TPU computes with at once."""
+INTERPRET = False
+"""Whether the kernel's operations run one by one, on any device, as tests do it."""
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def attend_on_chip(
+    query_BxLxD: jax.Array, key_BxLxD: jax.Array, value_BxLxD: jax.Array, heads: int, causal: bool) -> jax.Array:
+  """Softmax attention, (B, L, D), D = heads * K, with a float32 softmax. Under a mesh, B is split over its devices.
+
+  Raises:
+    ValueError: a sequence of more than `MAX_TOKENS`.
+  """
+  return _attend_forward(query_BxLxD, key_BxLxD, value_BxLxD, heads, causal)[0]
+
+
+def _attend_forward(query: jax.Array, key: jax.Array, value: jax.Array, heads: int,
+                    causal: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+  mixed = _by_sequence(_forward_kernel, heads, causal, 1, query, key, value)[0]
+  return mixed, (query, key, value)
+
+
+def _attend_backward(heads: int, causal: bool, kept: tuple[jax.Array, ...],
+                     gradient_BxLxD: jax.Array) -> tuple[jax.Array, ...]:
+  return tuple(_by_sequence(_backward_kernel, heads, causal, 3, *kept, gradient_BxLxD))
+
+
+attend_on_chip.defvjp(_attend_forward, _attend_backward)
+
+
+def _by_sequence(kernel: Callable[..., None], heads: int, causal: bool, results: int, *arrays_BxLxD:
+                 jax.Array) -> Sequence[jax.Array]:
+  """`kernel` on each sequence of the arrays, which gives so many like them."""
+  tokens, width = arrays_BxLxD[0].shape[1:]
+  if tokens > MAX_TOKENS:
+    raise ValueError(f'attention of {tokens} tokens does not fit into the kernel, which takes {MAX_TOKENS} at most')
+
+  def call(*arrays: jax.Array) -> Sequence[jax.Array]:
+    one = pl.BlockSpec((1, tokens, width), lambda sequence: (sequence, 0, 0))
+    like = jax.ShapeDtypeStruct(arrays[0].shape, arrays[0].dtype)
+    return pl.pallas_call(
+        functools.partial(kernel, heads=heads, causal=causal), grid=(len(arrays[0]),), in_specs=[one] * len(arrays),
+        out_specs=[one] * results, out_shape=[like] * results, interpret=INTERPRET, name=kernel.__name__)(*arrays)
+
+  mesh = jax.sharding.get_abstract_mesh()
+  if not mesh.empty:  # No compiler can split a kernel.
+    rows = P(mesh.axis_names)
+    call = jax.shard_map(call, in_specs=rows, out_specs=rows, check_vma=False)
+  return call(*arrays_BxLxD)
+
+
+def _product(left: jax.Array, right: jax.Array, axes: tuple[int, int]) -> jax.Array:
+  """The product of two matrices over these axes of theirs, summed in float32."""
+  return jax.lax.dot_general(
+      left, right, (((axes[0],), (axes[1],)), ((), ())), preferred_element_type=jnp.float32,
+      precision=jax.lax.Precision.HIGHEST if left.dtype == jnp.float32 else None)
+
+
+def _attention(query_LxC: jax.Array, key_LxC: jax.Array, size: int, causal: bool) -> tuple[jax.Array, jax.Array]:
+  """Float32 attention (L, L) of a head of this size, before its rows are divided by their sums (L, 1)."""
+  scores_LxL = _product(query_LxC, key_LxC, (1, 1)) * size**-0.5
+  if causal:
+    query_place, key_place = (jax.lax.broadcasted_iota(jnp.int32, scores_LxL.shape, axis) for axis in range(2))
+    scores_LxL = jnp.where(query_place >= key_place, scores_LxL, -jnp.inf)
+  powers_LxL = jnp.exp(scores_LxL - scores_LxL.max(axis=1, keepdims=True))
+  return powers_LxL, powers_LxL.sum(axis=1, keepdims=True)
+
+
+def _forward_kernel(
+    query_1xLxD: Any, key_1xLxD: Any, value_1xLxD: Any, mixed_1xLxD: Any, *, heads: int, causal: bool) -> None:
+  size = query_1xLxD.shape[-1] // heads
+  for lanes in _rows_of_lanes(query_1xLxD, size):
+    query_LxC, key_LxC, value_LxC = (ref[lanes] for ref in (query_1xLxD, key_1xLxD, value_1xLxD))
+    mixed_LxC = jnp.zeros(value_LxC.shape, jnp.float32)
+    for own_LxC in _heads_in(query_LxC, size):
+      powers_LxL, total_Lx1 = _attention(jnp.where(own_LxC, query_LxC, 0), key_LxC, size, causal)
+      all_LxC = _product(powers_LxL.astype(value_LxC.dtype), value_LxC, (1, 0)) / total_Lx1
+      mixed_LxC = jnp.where(own_LxC, all_LxC, mixed_LxC)
+    mixed_1xLxD[lanes] = mixed_LxC.astype(value_LxC.dtype)
+
+
+def _backward_kernel(
+    query_1xLxD: Any, key_1xLxD: Any, value_1xLxD: Any, gradient_1xLxD: Any, by_query_1xLxD: Any, by_key_1xLxD: Any,
+    by_value_1xLxD: Any, *, heads: int, causal: bool) -> None:
+  size = query_1xLxD.shape[-1] // heads
+  for lanes in _rows_of_lanes(query_1xLxD, size):
+    query_LxC, key_LxC, value_LxC, gradient_LxC = (
+        ref[lanes] for ref in (query_1xLxD, key_1xLxD, value_1xLxD, gradient_1xLxD))
+    dtype = query_LxC.dtype
+    by_query_LxC, by_key_LxC, by_value_LxC = (jnp.zeros(query_LxC.shape, jnp.float32) for _ in range(3))
+    for own_LxC in _heads_in(query_LxC, size):
+      own_query_LxC, own_key_LxC, own_gradient_LxC = (
+          jnp.where(own_LxC, part_LxC, 0) for part_LxC in (query_LxC, key_LxC, gradient_LxC))
+      powers_LxL, total_Lx1 = _attention(own_query_LxC, key_LxC, size, causal)
+      attention_LxL = powers_LxL / total_Lx1
+      by_attention_LxL = _product(own_gradient_LxC, value_LxC, (1, 1))
+      mean_Lx1 = (attention_LxL * by_attention_LxL).sum(axis=1, keepdims=True)
+      by_product_LxL = (attention_LxL * (by_attention_LxL - mean_Lx1) * size**-0.5).astype(dtype)
+      by_query_LxC += _product(by_product_LxL, own_key_LxC, (1, 0))
+      by_key_LxC += _product(by_product_LxL, own_query_LxC, (0, 0))
+      by_value_LxC += _product(attention_LxL.astype(dtype), own_gradient_LxC, (0, 0))
+    by_query_1xLxD[lanes] = by_query_LxC.astype(dtype)
+    by_key_1xLxD[lanes] = by_key_LxC.astype(dtype)
+    by_value_1xLxD[lanes] = by_value_LxC.astype(dtype)
+
+
+def _rows_of_lanes(tokens_1xLxD: Any, size: int) -> list[tuple[Any, ...]]:
+  """Where the channels of as many heads lie as fill the chip's lanes; to cut between lanes would move all of them."""
+  width = tokens_1xLxD.shape[-1]
+  heads = max(1, LANES // size)
+  lanes = heads * size if width % (heads * size) == 0 else size
+  return [(0, slice(None), pl.ds(first, lanes)) for first in range(0, width, lanes)]
+
+
+def _heads_in(tokens_LxC: jax.Array, size: int) -> list[jax.Array]:
+  """Of each head, which of the channels are its own. Products with all others as zeros take no longer than without."""
+  channel_LxC = jax.lax.broadcasted_iota(jnp.int32, tokens_LxC.shape, 1)
+  return [(first <= channel_LxC) & (channel_LxC < first + size) for first in range(0, tokens_LxC.shape[1], size)]

@@ -1,0 +1,48 @@
+"""What the TPU's compiler knows of the time of a kernel of ours, for which it writes no estimate: its schedule.
+
+Every instruction of a kernel has its cycle, so the length of the schedule is what one program of its grid takes while
+its data arrive in time, which they do for `attention_kernel` (docs/performance.md).
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+import re
+
+from uniemox_jax.plan.program_text import largest_array
+
+_LABEL = 'hlo-static-bundle-profile'
+_INSTRUCTION = re.compile(r'HLO: %([\w.\-]+) = (.*?) custom-call\(.*custom_call_target="tpu_custom_call"')
+_ANY_INSTRUCTION = 'HLO: '
+# Stores have one slot a cycle, so there are as many slots as cycles.
+_STORE_SLOTS = re.compile(r' - VECTOR_STORE: \(\d+/(\d+)\)')
+
+Kernel = tuple[str, str]
+"""The name of an instruction without its number, and the largest of its results: of equal ones the compiler keeps one.
+"""
+
+
+def kernel_of(instruction: str, shapes: str) -> Kernel:
+  """Which kernel an instruction of this name runs, from the text of its results."""
+  return re.sub(r'[.\d]+$', '', instruction), largest_array(shapes)
+
+
+def compiler_flags(folder: str) -> str:
+  """Flags of libtpu (LIBTPU_INIT_ARGS) that make it write its schedules, and nothing else, into a folder."""
+  return f'--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=.*{_LABEL}.*'
+
+
+def read_schedules(folder: str) -> dict[Kernel, int]:
+  """Cycles of one program of each kernel; none where the compiler wrote no files."""
+  return {
+      kernel: cycles for path in sorted(Path(folder).glob(f'*{_LABEL}*'))
+      for kernel, cycles in _schedules(path.read_text(encoding='utf-8').splitlines())}
+
+
+def _schedules(lines: Iterable[str]) -> Iterable[tuple[Kernel, int]]:
+  kernel = None
+  for line in lines:
+    if line.startswith(_ANY_INSTRUCTION):
+      match = _INSTRUCTION.match(line)
+      kernel = kernel_of(*match.groups()) if match else None
+    elif kernel and (slots := _STORE_SLOTS.match(line)):
+      yield kernel, int(slots[1])

@@ -1,22 +1,24 @@
 """Measures our pretraining step beside the original's, written plainly in PyTorch, in one run.
 
 python -m benchmarks.train_step --size=demo --profile
-python -m benchmarks.train_step --size=vitl16 --batch_size=128 --out=train_step.json    # on a GPU
+python -m benchmarks.train_step --size=vitb16,vitl16 --batch_size=64,128,256 --turns=3 --minutes=9    # on a GPU
 
 Both take the same random images of the same size on the same device. Each has a process of its own, and they take
 turns, so that a busy moment of the machine meets both. Neither records nor tensorflow are needed. On a GPU that both
-frameworks see: bfloat16, against PyTorch eager and `torch.compile` under autocast; else float32 on the CPU.
+frameworks see: bfloat16, against PyTorch eager and `torch.compile` under autocast; else float32 on the CPU. Several
+sizes or batches give one table at the end, which names what failed and what the minutes did not suffice for.
 docs/performance.md holds what was measured.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 import contextlib
 import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
+import time
 from typing import Any
 
 from absl import flags, logging
@@ -50,16 +52,25 @@ def measure(config: ConfigDict, platform: str, steps: int, turns: int, profile: 
     spawn = multiprocessing.get_context('spawn')
     processes = {name: stack.enter_context(ProcessPoolExecutor(1, spawn)) for name in PLATFORMS[platform]}
 
-    def ask(name: str, task: Callable[..., Any], *arguments: Any) -> Any:
+    def answer(name: str, asked: Future[Any]) -> Any:
       try:
-        return processes[name].submit(task, *arguments).result()
+        return asked.result()
       except Exception as error:  # Any that a library raises there.
         last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise UserError(
             f'{TITLES[name]} failed ({last[:300]}): if memory was short, lower --batch_size; if a library is '
             "missing, pip install 'uniemox_jax[torch]'") from error
 
-    ready = {name: ask(name, step_worker.build, name, config, platform) for name in tqdm(processes, 'compiling')}
+    def ask(name: str, task: Callable[..., Any], *arguments: Any) -> Any:
+      return answer(name, processes[name].submit(task, *arguments))
+
+    ready, together = {}, {}
+    for name, process in processes.items():
+      together[name] = process.submit(step_worker.build, name, config, platform)
+      if platform == 'cpu':  # one after the other; on a GPU the CPUs are free to compile all at once
+        together[name].exception()
+    for name in tqdm(processes, 'compiling'):
+      ready[name] = answer(name, together[name])
     timed = {name: [] for name in processes}
     for name in tqdm(list(processes) * turns, 'measuring'):
       ask(name, step_worker.run, 1)  # Its threads and caches come back from the other's turn.
@@ -133,6 +144,40 @@ def table(report: dict[str, Any]) -> str:
   return '\n'.join(lines)
 
 
+def measure_all(configs: list[ConfigDict], platform: str, minutes: float, **how: Any) -> list[dict[str, Any]]:
+  """`measure` of each config, or its size, batch and why it was not measured; none is begun after so many minutes."""
+  reports, started = [], time.monotonic()
+  for config in configs:
+    print(f'{config.size}, batch {config.batch_size} …', file=sys.stderr, flush=True)
+    report: dict[str, Any] = {'size': config.size, 'batch_size': config.batch_size}
+    if time.monotonic() - started > 60 * minutes:
+      reports.append(report | {'not_measured': f'the {minutes:g} minutes were over'})
+      continue
+    try:
+      report = measure(config, platform, **how)
+    except UserError as error:
+      reports.append(report | {'not_measured': str(error)})
+      continue
+    print(table(report) + '\n', file=sys.stderr, flush=True)
+    reports.append(report)
+  return reports
+
+
+def summary(reports: list[dict[str, Any]]) -> str:
+  """One row for each implementation, size and batch, in Markdown."""
+  lines = ['| size | batch | | examples/s | MFU | ours, times this |', '|---|---|---|---|---|---|']
+  for report in reports:
+    place = f"| {report['size']} | {report['batch_size']} |"
+    if 'not_measured' in report:
+      lines.append(f"{place} not measured: {report['not_measured']} | | | |")
+      continue
+    for name, row in report['implementations'].items():
+      mfu = '-' if row['mfu'] is None else f"{row['mfu']:.0%}"
+      ratio = f"{report['times_as_fast_as'][name]['median']:.2f}" if name in report['times_as_fast_as'] else ''
+      lines.append(f"{place} {TITLES[name]} | {row['examples_per_second']:.0f} | {mfu} | {ratio} |")
+  return '\n'.join(lines)
+
+
 def sees_gpu() -> bool:
   """Whether both frameworks see a GPU; asked in another process, since a framework that looks also takes."""
   done = subprocess.run([sys.executable, '-c', _SEES_GPU], capture_output=True, text=True, check=False)
@@ -148,23 +193,47 @@ def main() -> None:
     raise UserError('--platform=gpu: PyTorch and jax do not both see one: install their CUDA builds, or leave it out')
   if values.profile and platform == 'gpu':
     raise UserError("--profile reads XLA's CPU programs: add --platform=cpu")
-  config = step_sizes.load(values.size)
-  config.size = values.size
-  config.batch_size = values.batch_size or BATCH[platform][values.size]
-  config.dtype = values.dtype or DTYPE[platform]
-  report = measure(config, platform, values.steps, values.turns, values.profile)
-  print(table(report))
+  configs = [
+      _config(size, platform, batch_size, values.dtype)
+      for size in values.size
+      for batch_size in map(_batch_size, values.batch_size or [None])]
+  how = {'steps': values.steps, 'turns': values.turns, 'profile': values.profile}
+  if len(configs) == 1:
+    report = measure(configs[0], platform, **how)
+    print(table(report))
+  else:
+    reports = measure_all(configs, platform, values.minutes, **how)
+    report = {'runs': reports}
+    print(summary(reports))
   if values.out:
     write_json(values.out, report)
 
 
+def _config(size: str, platform: str, batch_size: int | None, dtype: str | None) -> ConfigDict:
+  if size not in step_sizes.SIZES:
+    raise UserError(f'--size={size} is not known: choose from {", ".join(step_sizes.SIZES)}')
+  config = step_sizes.load(size)
+  config.size, config.batch_size = size, batch_size or BATCH[platform][size]
+  config.dtype = dtype or DTYPE[platform]
+  return config
+
+
+def _batch_size(given: str | None) -> int | None:
+  if given is not None and not (given.isdecimal() and int(given)):
+    raise UserError(f'--batch_size={given} is not a positive number: give one or more, separated by commas')
+  return int(given) if given else None
+
+
 if __name__ == '__main__':
-  flags.DEFINE_enum('size', 'demo', step_sizes.SIZES, 'Student and teacher: those of the shipped configs.')
+  flags.DEFINE_list(
+      'size', ['demo'],
+      f'Student and teacher, those of the shipped configs: of {", ".join(step_sizes.SIZES)}, one or more.')
   flags.DEFINE_enum('platform', 'auto', ('auto', 'cpu', 'gpu'), 'auto: a GPU if both frameworks see one.')
   flags.DEFINE_enum('dtype', None, ('float32', 'bfloat16'), 'None: bfloat16 on a GPU, float32 on a CPU.')
-  flags.DEFINE_integer('batch_size', None, 'Examples a step; None: what suits size and platform.', 1)
+  flags.DEFINE_list('batch_size', None, 'Examples a step, one number or more; None: what suits size and platform.')
   flags.DEFINE_integer('steps', 10, 'Steps a turn.', 1)
   flags.DEFINE_integer('turns', 15, 'Turns of each implementation.', 1)
+  flags.DEFINE_float('minutes', 9.0, 'Of several sizes or batches, none is begun after so long.', 0.0)
   flags.DEFINE_bool('profile', False, 'Also report where the time of our step goes (CPU).')
   flags.DEFINE_string('out', None, 'A JSON file for all that was measured.')
   command.run(main)

@@ -114,6 +114,28 @@ def test_report_is_whole_and_no_process_loads_tensorflow(config: ConfigDict, tmp
   assert read_json(str(tmp_path / 'report.json')) == report
 
 
+def test_of_several_sizes_and_batches_each_has_its_rows_or_why_it_was_not_measured(monkeypatch) -> None:
+  clock = iter([0.0, 1.0, 100.0, 1000.0])
+  monkeypatch.setattr(train_step.time, 'monotonic', lambda: next(clock))
+
+  def fake(config: ConfigDict, platform: str, steps: int) -> dict[str, Any]:
+    if config.batch_size == 512:
+      raise train_step.UserError('ours failed (out of memory)')
+    row = {'examples_per_second': 10.0 * steps, 'mfu': 0.51}
+    return {
+        'size': config.size, 'batch_size': config.batch_size, 'implementations': {'ours': row, 'eager': row},
+        'times_as_fast_as': {'eager': {'median': 2.5}}}
+
+  monkeypatch.setattr(train_step, 'measure', fake)
+  monkeypatch.setattr(train_step, 'table', lambda report: '')
+  configs = [train_step._config('vitb16', 'gpu', batch, None) for batch in (128, 512, 64)]
+  text = train_step.summary(train_step.measure_all(configs, 'gpu', minutes=9, steps=3))
+  assert text.splitlines()[2:] == [
+      '| vitb16 | 128 | ours | 30 | 51% |  |', '| vitb16 | 128 | PyTorch | 30 | 51% | 2.50 |',
+      '| vitb16 | 512 | not measured: ours failed (out of memory) | | | |',
+      '| vitb16 | 64 | not measured: the 9 minutes were over | | | |']
+
+
 def test_utilisation_is_of_the_devices_peak_where_it_is_known() -> None:
   timed = [{'seconds': 2.0, 'cpu_seconds': 1.0, 'loss': 1.0}]
   row = train_step._implementation({'device': 'NVIDIA H100 80GB HBM3'}, timed, 10, flops=10**13, product=10**14)
@@ -122,6 +144,7 @@ def test_utilisation_is_of_the_devices_peak_where_it_is_known() -> None:
 
 
 @pytest.mark.parametrize(('argument', 'thing', 'remedy'), [('--size=huge', '--size', 'vitb16'),
+                                                           ('--batch_size=8,x', '--batch_size=x', 'positive number'),
                                                            ('--platform=gpu', '--platform=gpu', 'install')])
 def test_mistakes_end_in_one_line(argument, thing, remedy, command, assert_one_line, capsys, monkeypatch) -> None:
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')

@@ -179,6 +179,14 @@ def test_words_that_cannot_be_asked_are_one_line(labels, problem):
     read_words(labels, None)
 
 
+def test_templates_without_classes_are_not_ignored(tmp_path):
+  templates = tmp_path / 'prompts.txt'
+  templates.write_text('a photo of {}\n', encoding='utf-8')
+  with pytest.raises(UserError, match='add --labels, or leave --prompts out'):
+    read_words(None, str(templates), ['a lonely place'])
+  assert read_words('calm,lonely', str(templates), ['a lonely place']).templates == ('a photo of {}',)
+
+
 @pytest.mark.parametrize(('texts', 'problem'), [([''], 'empty text'), (['a\nb'], 'on one line'), (['a', 'a'], 'twice')])
 def test_texts_that_cannot_be_columns_are_one_line(texts, problem):
   with pytest.raises(UserError, match=f'--texts.*{problem}'):

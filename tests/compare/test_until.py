@@ -132,6 +132,7 @@ def test_what_an_earlier_version_ran_has_a_table_and_no_interval(config, drawn, 
   compare(config, f'{tmp_path}/.')  # another name of the folder: what was read is remembered
   page = (tmp_path / 'comparison.md').read_text()
   assert ' to ' not in page.split('Mean ±')[0] and '± 0.' in page
+  assert '6 runs kept no outputs, as those of an earlier version, and so have no interval' in page
   with pytest.raises(UserError, match='--until needs what every run predicted.*choose another --workdir'):
     compare(config, f'{tmp_path}/.', Until(0.05, 5))
 

@@ -88,11 +88,23 @@ def test_zero_shot_tests_the_same_images(data_dir, clip_folder, tmp_path):
 def test_folds_that_cannot_be_are_one_line(data_dir, values, said):
   with pytest.raises(UserError, match=said):
     parse(ProbeConfig, config_of(data_dir, **values))
+  with pytest.raises(UserError, match=said):
+    parse(FinetuneConfig, ConfigDict(values))
+
+
+def test_keys_that_both_verbs_share_leave_their_defaults_alone():
+  kinds = FinetuneConfig(), ProbeConfig()
+  assert [(kind.dataset, kind.folds, kind.batch_size) for kind in kinds] == [('emo8', 0, 128), ('emo8', 0, 256)]
 
 
 def test_outputs_of_another_run_are_not_read(data_dir, tmp_path: Path):
   result = probe(config_of(data_dir, folds=5), str(tmp_path))
   with pytest.raises(UserError, match='outputs.npz.*something else'):
     read_outputs(str(tmp_path), f"not {result['config_hash']}", 'label')
+  content = bytearray((tmp_path / 'outputs.npz').read_bytes())
+  content[len(content) // 2] ^= 1
+  (tmp_path / 'outputs.npz').write_bytes(content)
+  with pytest.raises(UserError, match='outputs.npz is damaged.*restore it, or delete it'):
+    read_outputs(str(tmp_path), result['config_hash'], 'label')
   (tmp_path / 'outputs.npz').unlink()
   assert read_outputs(str(tmp_path), result['config_hash'], 'label') is None

@@ -191,6 +191,13 @@ def _markdown(comparison: Comparison, tables: dict[str, list[list[str]]], from_r
         for row in from_reference]
     rows = table_text.rows_of(shown, columns)
     parts.append(f'## Difference from {markdown_text(comparison.reference)}\n\n{table_text.markdown(rows)}')
+  without = [
+      job.name for job in comparison.results if any(
+          found is None for found in comparison.resampled.get(job, {'': None}).values())]
+  if without:
+    parts.append(
+        f'{len(without)} runs kept no outputs, as those of an earlier version, and so have no interval, such as '
+        f'{markdown_text(without[0])}.\n')
   undefined = [
       f'- {markdown_text(job.name)}: {score.metric}\n' for job, result in comparison.results.items()
       for score in scores_of(result) if score.value is None]

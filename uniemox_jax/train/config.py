@@ -266,7 +266,6 @@ class PretrainConfig(CaptionedConfig):
 class MeasuredConfig(DataConfig):
   """Keys of the verbs that learn from some images and are measured on others (docs/protocols.md)."""
 
-  dataset: str = key_of(DataConfig, 'dataset', 'emo8')
   fraction: float = key(1.0, 'share of every class that is trained on', above=0, most=1)
   test_split: str = key(
       'test', 'split of the result; val, on which choices are made too, where there is no test',
@@ -293,6 +292,7 @@ class MeasuredConfig(DataConfig):
 class FinetuneConfig(TrainConfig, MeasuredConfig):
   """Keys of `finetune`."""
 
+  dataset: str = key_of(DataConfig, 'dataset', 'emo8')
   batch_size: int = key_of(DataConfig, 'batch_size', 128)
   epochs: int = key_of(TrainConfig, 'epochs', 100)
   warmup_epochs: int = key_of(TrainConfig, 'warmup_epochs', 5)
@@ -316,6 +316,7 @@ class FinetuneConfig(TrainConfig, MeasuredConfig):
 class ProbeConfig(MeasuredConfig):
   """Keys of `probe`."""
 
+  dataset: str = key_of(DataConfig, 'dataset', 'emo8')
   batch_size: int = key_of(DataConfig, 'batch_size', 256)
   dtype: str = key_of(DataConfig, 'dtype', 'float32')
   protocol: str = key('linear', 'a linear classifier, or nearest neighbours', choices=('linear', 'knn'))

@@ -4,6 +4,7 @@ python -m uniemox_jax.compare --config=configs/compare.py --workdir=runs/compare
   --config.initialisation.uniemox.init=runs/pretrain_vitl16 --config.initialisation.mae.init=mae_pretrain_vit_large.pth
 
 Chosen among what is defined below: --config.datasets="('emo8','fi')" --config.protocols="('linear',)" --config.seeds=5
+Few labels: --config.fractions="(0.01,0.05,0.1,0.25,0.5)". Small data: --config.folds=5. Narrow intervals: --until=0.02
 With ViT-B/16 in place of ViT-L/16: --config=configs/compare.py:vitb16
 At demo size, after `make demo`: --config=configs/compare.py:demo
 Hardware: the demo on two CPU cores (docs/compare.md); published sizes on one TPU or GPU host, job after job.
@@ -24,6 +25,10 @@ PROTOCOLS = {
             'verb': 'finetune', 'recipe': 'configs/finetune.py:{dataset}', 'change': {
                 'fraction': percent / 100, 'batch_size': batch_size}} for percent, batch_size in FEW_SHOT_BATCH.items()}
 
+# A CLIP asked in words, which nothing else can be.
+PROTOCOLS['zero_shot'] = {
+    'verb': 'zero_shot', 'recipe': 'configs/probe.py:{dataset}', 'only': ('clip', 'teacher'), 'change': {}}
+
 INITIALISATIONS = {
     'uniemox': {'init': 'runs/pretrain_vitl16',
                 'change': {}}, 'mae': {'init': 'mae_pretrain_vit_large.pth', 'change': {}},
@@ -43,8 +48,8 @@ def _published() -> ConfigDict:
   config.datasets = ('emo8', 'emoset', 'fi', 'emotion6', 'unbiasedemo', 'caers', 'heco')
   config.protocols = ('finetune', 'linear')
   config.seeds = 3
-  config.left_out_domains = ()
-  config.reference = 'scratch'
+  config.folds, config.left_out_domains, config.fractions = 0, (), ()
+  config.reference, config.detect, config.spread = 'scratch', 0.02, 0.0
   config.initialisation = ConfigDict(INITIALISATIONS)
   config.protocol = ConfigDict(PROTOCOLS)
   config.change = ConfigDict({'data_dir': 'data', 'model': {'width': 1024, 'depth': 24, 'heads': 16}})
@@ -67,7 +72,11 @@ def _demo() -> ConfigDict:
   config.datasets = ('emo8', 'emoset')
   config.initialisation = ConfigDict({
       'uniemox': {'init': 'runs/demo/uniemox', 'change': {}}, 'mae_only': {'init': 'runs/demo/mae_only', 'change': {}},
-      'scratch': {'init': 'none', 'change': {}}})
+      'scratch': {'init': 'none', 'change': {}},
+      # The demo's CLIP itself: what serves without any pretraining.
+      'teacher': {
+          'init': 'runs/demo/clip/teacher',
+          'change': {'model': {'depth': 3, 'pre_norm': True, 'activation': 'quick_gelu', 'norm_eps': 1e-5}}}})
   # Shorter than the demo's own fine-tuning: 18 of them are run here.
   config.protocol.finetune = ConfigDict({
       'verb': 'finetune', 'recipe': 'configs/demo.py:finetune', 'change': {'epochs': 6, 'eval_every_epochs': 3}})

@@ -200,7 +200,8 @@ def ablate(workdir: str, jobs: Mapping[AblationJob, dict[str, ConfigDict]]) -> N
     return {job.name: f'top-1 {score:.4f}' for job, score in scores.items()}
 
   folders = {job.name: job.folder(workdir) for job in jobs}
-  subprocess_runs.run_unfinished('uniemox_jax.ablate', folders, tabulate, os.path.join(workdir, 'ablation.md'))
+  with subprocess_runs.printed_at_the_end(os.path.join(workdir, 'ablation.md')):
+    subprocess_runs.run_unfinished('uniemox_jax.ablate', folders, tabulate)
 
 
 def check_rows(rows: Sequence[str]) -> None:

@@ -15,19 +15,26 @@ from data_pipelines.records import reader
 from data_pipelines.storage import parsing
 from uniemox_jax.convert import shared_model
 from uniemox_jax.eval import label_maps
+from uniemox_jax.eval.kept_outputs import example_keys, keep_outputs
 from uniemox_jax.eval.result_file import result_path, write_result
-from uniemox_jax.eval.trained_classifier import evaluate_params, load_trained, predict_split, report_persons
+from uniemox_jax.eval.trained_classifier import (
+  load_trained,
+  measure_split,
+  predict_split,
+  predict_tasks,
+  report_persons,
+)
 from uniemox_jax.objectives.tasks import KINDS, measure, single_label_task, split_columns, tasks_of
 from uniemox_jax.recognition.recogniser import view_of
 from uniemox_jax.runtime import cli, sharding
+from uniemox_jax.train.data_splits import fold_of, open_part
 from uniemox_jax.train.kept_config import config_hash, read_kept_config
 
 
 class _FinetunedRun:
   """The best checkpoint of a fine-tuning run, its model, and the run's config.
 
-  final_split: whose result is result.json; on_split: what `predict_split` and `evaluate_params` take besides the split
-  and what to predict.
+  final_split: whose result is result.json; on_split: what `predict_split` takes besides the split and what to predict.
   """
 
   def __init__(self, workdir: str):
@@ -46,10 +53,10 @@ class _FinetunedRun:
           'image_size': self.config['model']['image_size'], 'batch_size': self.config['batch_size'],
           'view': view_of(self.checkpoint.description)}
 
-  def report_persons(self, split: reader.Split, split_name: str) -> None:
+  def report_persons(self, split: reader.Split) -> None:
     """See `trained_classifier.report_persons`; nothing for a model of the scene alone."""
     if self.checkpoint.description['model'].get('streams', 'scene') != 'scene':
-      report_persons(split, split_name)
+      report_persons(split)
 
   def write(self, path: str, dataset: str, split_name: str, **metrics: Any) -> dict[str, Any]:
     """See `write_result`."""
@@ -60,6 +67,8 @@ class _FinetunedRun:
 
 def evaluate(workdir: str, split_name: str | None = None, data_dir: str | None = None) -> dict[str, Any]:
   """Evaluates the best checkpoint of a fine-tuning run and writes result.json (result_SPLIT.json for another split).
+
+  Beside result.json, the outputs of every example stay in outputs.npz, see `kept_outputs`.
 
   `split_name` is 'test', 'val' or 'train'; None for the one that the run's config takes as test. `data_dir` is for
   records that no longer lie where the run read them.
@@ -73,25 +82,24 @@ def evaluate(workdir: str, split_name: str | None = None, data_dir: str | None =
   run = _FinetunedRun(workdir)
   split_name = split_name or run.final_split
   dataset, trained_labels = run.config['dataset'], run.checkpoint.description['labels']
-
-  def open_split(name: str) -> reader.Split:
-    found = reader.open_split(data_dir or run.config['data_dir'], dataset, name)
-    left_out = run.config.get('left_out_domain')
-    return found.domain(left_out, inside=name == run.final_split) if left_out else found
-
-  split = open_split(split_name)
+  records = run.config | ({'data_dir': data_dir} if data_dir else {})
+  split = open_part(records, split_name, tested=split_name == run.final_split)
   if list(split.labels) != trained_labels:
     raise UserError(
         f"{dataset} has the labels {', '.join(split.labels)}; the checkpoint was trained with "
         f"{', '.join(trained_labels)}: evaluate it on its own dataset")
-  run.report_persons(split, split_name)
+  run.report_persons(split)
   thresholds = None
   if split_name != 'val' and any(task.name == 'labels' for task in run.tasks):
-    val = evaluate_params(split=open_split('val'), tasks=run.tasks, **run.on_split)
+    val_split = open_part(records, 'val', tested=False)
+    val = measure_split(val_split, run.tasks, predict_tasks(split=val_split, tasks=run.tasks, **run.on_split))
     thresholds = [row['threshold'] for row in val['tasks']['labels']['per_class']]
-  measured = evaluate_params(split=split, tasks=run.tasks, thresholds=thresholds, by_domain=True, **run.on_split)
+  found = predict_tasks(split=split, tasks=run.tasks, **run.on_split)
+  measured = measure_split(split, run.tasks, found, thresholds, by_domain=True)
+  if split_name == run.final_split:
+    keep_outputs(workdir, config_hash(run.config), example_keys(split), run.tasks, found)
   path = result_path(workdir, split_name, final=run.final_split)
-  return run.write(path, dataset, split_name, **measured)
+  return run.write(path, dataset, split_name, **measured, **fold_of(run.config))
 
 
 def evaluate_on(
@@ -122,7 +130,7 @@ def evaluate_on(
   chosen = None if label_map is None else label_maps.load_label_map(label_map)
   split = reader.open_split(data_dir or run.config['data_dir'], dataset, split_name)
   resolved = label_maps.resolve(chosen, classes, split.labels)
-  run.report_persons(split, split_name)
+  run.report_persons(split)
   found = predict_split(split=split, fields=['label'], **run.on_split)
   logits_NxT = label_maps.mapped_logits(split_columns(found['outputs'], run.tasks)['label'], resolved)
   label_N, left_out = label_maps.mapped_labels(found['label'], resolved, split.labels)

@@ -20,7 +20,7 @@ from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.records import targets as record_targets
-from uniemox_jax.eval.trained_classifier import evaluate_params, metrics_of, report_persons
+from uniemox_jax.eval.trained_classifier import measure_split, metrics_of, predict_tasks, report_persons
 from uniemox_jax.evaluate import describe_result, evaluate
 from uniemox_jax.models.classifier import STREAMS, Classifier
 from uniemox_jax.objectives.tasks import KINDS, Task, choose_tasks, present, score, width
@@ -49,9 +49,10 @@ def _validator(
   first = tasks[0]
 
   def validate(step: int, state: TrainState) -> float:
-    metrics = evaluate_params(
+    found = predict_tasks(
         classifier, state.evaluated, split, tasks, image_size=config.model.image_size, batch_size=config.batch_size,
         mesh=mesh)
+    metrics = measure_split(split, tasks, found)
     by_task = {'': metrics} | {f'{name}_': measured for name, measured in metrics.get('tasks', {}).items()}
     log.write(
         step, {
@@ -120,8 +121,8 @@ def _choose_tasks(config: FinetuneConfig, train: reader.Split, *measured_on: rea
 def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None, *, adopt: bool = True) -> dict[str, Any]:
   """Fine-tunes, or resumes, the run in `workdir` as `pretrain` does, then evaluates its best checkpoint on test.
 
-  Leaves checkpoints/, metrics.jsonl, tensorboard/, config.json, inputs.json and result.json, whose content it returns.
-  `adopt`: see `open_source`.
+  Leaves checkpoints/, metrics.jsonl, tensorboard/, config.json, inputs.json, outputs.npz and result.json, whose content
+  it returns.  `adopt`: see `open_source`.
 
   Raises:
     UserError: a mistake in the config, the data or the checkpoint to start from.
@@ -130,7 +131,7 @@ def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None, *,
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
   train_split, val_split, test_split = open_splits(config)
-  if 'person' in STREAMS[config.streams] and not report_persons(train_split, 'train'):
+  if 'person' in STREAMS[config.streams] and not report_persons(train_split):
     raise UserError(
         'config.streams asks for persons, and no training record has one: find them '
         '(docs/person_boxes.md) and build the records again, or set --config.streams=scene')

@@ -5,6 +5,7 @@ python -m uniemox_jax.probe --config=configs/probe.py:emo8 --config.init=PATH --
 The L2 strength, or the number of neighbours, is chosen on val. Test is read once, at the end.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import os
@@ -19,6 +20,7 @@ import numpy as np
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from uniemox_jax.eval.features import Features, load_frozen, split_features
+from uniemox_jax.eval.kept_outputs import example_keys, keep_outputs
 from uniemox_jax.eval.knn import probe_knn
 from uniemox_jax.eval.linear_probe import probe_linear
 from uniemox_jax.eval.result_file import result_path, write_result
@@ -26,7 +28,7 @@ from uniemox_jax.objectives.tasks import Task, measure, single_label_task
 from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import ProbeConfig
-from uniemox_jax.train.data_splits import open_splits
+from uniemox_jax.train.data_splits import fold_of, open_splits
 from uniemox_jax.train.initial_weights import open_source
 from uniemox_jax.train.kept_config import config_hash, keep_config, settle_dtype
 from uniemox_jax.train.schema import parse
@@ -35,12 +37,19 @@ FEATURES = 'features'
 """Folder of the cached features in the workdir, unless the config names another folder."""
 
 
-def _labelled(features: Features, split: reader.Split) -> Features:
-  """Those with a label; prints how many have none."""
-  has_N = features.label_N >= 0
+def _labelled(extract: Callable[[reader.Split], Features], split: reader.Split) -> tuple[Features, reader.Split]:
+  """The features of the records with a label, and these records; prints how many have none."""
+  has_N = split.label_array() >= 0
   if not has_N.all():
     print(f'{split.name}: {(~has_N).sum()} of {len(has_N)} images have no single label and are left out', flush=True)
-  return Features(features.features_NxD[has_N], features.label_N[has_N])
+  features = extract(split)
+  kept = Features(features.features_NxD[has_N], features.label_N[has_N])
+  return kept, split.selected(np.flatnonzero(has_N), split.name)
+
+
+def _extract_whole(extract: Callable[[reader.Split], Features], split: reader.Split) -> Features:
+  """The features of a fold's records, from those of the whole data set, which all folds and seeds share."""
+  return Features(*(values[split.positions] for values in extract(split.whole)))
 
 
 def _predict(protocol: str, found: dict[str, Features], task: Task, mesh: Mesh) -> tuple[np.ndarray, dict[str, Any]]:
@@ -60,8 +69,8 @@ def _predict(protocol: str, found: dict[str, Features], task: Task, mesh: Mesh) 
 def probe(given: ConfigDict, workdir: str, *, adopt: bool = True) -> dict[str, Any]:
   """Extracts features, or reads those of an earlier run, and evaluates the protocol on test.
 
-  Leaves features/, config.json and result.json, whose content it returns: what `evaluate` returns for a single label,
-  and protocol, train_examples and what was chosen on val. `adopt`: see `open_source`.
+  Leaves features/, config.json, outputs.npz and result.json, whose content it returns: what `evaluate` returns for a
+  single label, and protocol, train_examples and what was chosen on val. `adopt`: see `open_source`.
 
   Raises:
     UserError: a mistake in the config, the data or the checkpoint to start from.
@@ -81,14 +90,19 @@ def probe(given: ConfigDict, workdir: str, *, adopt: bool = True) -> dict[str, A
   extract = functools.partial(
       split_features, frozen, cache_dir=config.features_dir or os.path.join(workdir, FEATURES),
       image_size=config.model.image_size, batch_size=config.batch_size, mesh=mesh)
-  found = {name: _labelled(extract(split), split) for name, split in splits.items()}
+  of_whole = functools.partial(_extract_whole, extract) if config.folds else extract
+  labelled = {name: _labelled(of_whole, split) for name, split in splits.items()}
+  found = {name: features for name, (features, _) in labelled.items()}
   task = single_label_task(splits['train'].labels)
   logits_NxC, chosen = _predict(config.protocol, found, task, mesh)
+  keep_outputs(
+      workdir, config_hash(kept), example_keys(labelled['test'][1]), [task],
+      {'outputs': logits_NxC, 'label': found['test'].label_N})
   result = write_result(
       result_path(workdir, 'test'), dataset=config.dataset, split=config.test_split, init=config.init,
       checkpoint_step=frozen.step, config_hash=config_hash(kept),
       **measure(task, logits_NxC.astype(np.float32), found['test'].label_N), protocol=config.protocol,
-      train_examples=len(found['train'].label_N), chosen=chosen)
+      train_examples=len(found['train'].label_N), chosen=chosen, **fold_of(kept))
   key = 'l2' if config.protocol == 'linear' else 'k'
   print(
       f"{config.dataset} {config.test_split}, {config.protocol} on {result['train_examples']} training images "

@@ -3,7 +3,7 @@
 python -m uniemox_jax.zero_shot --teacher=CLIP_PATH --data_dir=DIR --dataset=NAME [--prompts=FILE] --workdir=DIR
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import functools
 from typing import Any
 
@@ -11,6 +11,7 @@ from absl import flags
 from flax import nnx
 import jax
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 import numpy as np
 
 from data_pipelines.batches import augment
@@ -18,6 +19,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.storage import exists, read_json_object
 from uniemox_jax.convert.view import View
+from uniemox_jax.eval.kept_outputs import example_keys, keep_outputs
 from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.split_outputs import Fields, split_outputs
 from uniemox_jax.models.preprocess import normalise
@@ -26,7 +28,10 @@ from uniemox_jax.recognition.words import class_embeddings
 from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.teacher import prompts
 from uniemox_jax.teacher.frozen_clip import Clip, load_clip
+from uniemox_jax.train.config import ProbeConfig
+from uniemox_jax.train.data_splits import fold_of, open_part
 from uniemox_jax.train.kept_config import config_hash
+from uniemox_jax.train.schema import parse
 
 BATCH_SIZE = 256
 
@@ -54,7 +59,8 @@ def image_embeddings(clip: Clip, split: reader.Split, batch_size: int) -> tuple[
 
 def zero_shot(
     teacher: str, data_dir: str, dataset: str, workdir: str, split_name: str = 'test',
-    templates: Sequence[str] = prompts.TEMPLATES, batch_size: int = BATCH_SIZE) -> dict[str, Any]:
+    templates: Sequence[str] = prompts.TEMPLATES, batch_size: int = BATCH_SIZE, *,
+    part: Mapping[str, Any] | None = None) -> dict[str, Any]:
   """Classifies a split by the nearest class embedding and writes result.json (result_val.json for val).
 
   Args:
@@ -63,6 +69,8 @@ def zero_shot(
     workdir: the folder of the result.
     templates: each with {} for the class.
     batch_size: images at a time, over all devices.
+    part: keys of a `MeasuredConfig` that say which images are tested, such as a fold; None for the whole split.
+      With it, the file is result.json for any split.
 
   Returns:
     What the file holds: as `evaluate` returns for a single label, and protocol, templates, and under 'plain' the
@@ -72,9 +80,11 @@ def zero_shot(
     UserError: no such CLIP, records or split; no single label; a text longer than the context; or the workdir holds
       another run's result.
   """
-  split = reader.open_split(data_dir, dataset, split_name)
-  asked = {'teacher': teacher, 'dataset': dataset, 'split': split_name, 'templates': list(templates)}
-  path = result_path(workdir, split_name)
+  final = 'test' if part is None else split_name  # whose result is result.json
+  part = dict(part or {})
+  split = open_part({**part, 'data_dir': data_dir, 'dataset': dataset}, split_name, tested=True)
+  asked = {'teacher': teacher, 'dataset': dataset, 'split': split_name, 'templates': list(templates), **part}
+  path = result_path(workdir, split_name, final=final)
   if exists(path) and read_json_object(path).get('config_hash') != config_hash(asked):
     raise UserError(f'{path} is of another run: choose another --workdir')
   if (split.label_array() < 0).all():
@@ -86,11 +96,24 @@ def zero_shot(
   ensemble_CxE = class_embeddings(clip, split.labels, templates)
   plain_CxE = class_embeddings(clip, split.labels, [prompts.PLAIN])
   image_NxE, label_N = image_embeddings(clip, split, batch_size)
-  ensemble, plain = (
-      measure(task, clip.scale * image_NxE @ text_CxE.T, label_N) for text_CxE in (ensemble_CxE, plain_CxE))
+  logits_NxC, plain_NxC = (clip.scale * image_NxE @ text_CxE.T for text_CxE in (ensemble_CxE, plain_CxE))
+  ensemble, plain = measure(task, logits_NxC, label_N), measure(task, plain_NxC, label_N)
+  if split_name == final:
+    keep_outputs(workdir, config_hash(asked), example_keys(split), [task], {'outputs': logits_NxC, 'label': label_N})
   return write_result(
       path, dataset=dataset, split=split_name, init=teacher, checkpoint_step=None, config_hash=config_hash(asked),
-      **ensemble, protocol='zero_shot', templates=list(templates), plain={'template': prompts.PLAIN, **plain})
+      **ensemble, protocol='zero_shot', templates=list(templates), plain={'template': prompts.PLAIN, **plain},
+      **fold_of(part))
+
+
+def zero_shot_by_config(given: ConfigDict, workdir: str, *, adopt: bool = False) -> dict[str, Any]:
+  """`zero_shot` by the CLIP that the config of a probe starts from, on the images that it would be tested on."""
+  del adopt  # an argument of the verbs that start a model of their own
+  config = parse(ProbeConfig, given)
+  part = {name: getattr(config, name) for name in ('left_out_domain', 'folds', 'fold', 'fold_seed')}
+  return zero_shot(
+      config.init, config.data_dir, config.dataset, workdir, config.test_split, batch_size=config.batch_size,
+      part={name: value for name, value in part.items() if value})
 
 
 def main() -> None:

@@ -272,7 +272,7 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
       example.path.encode()
     except UnicodeEncodeError as error:
       raise images.RejectedError('the file name is not UTF-8') from error
-    attributes = self.attributes(source, example)
+    attributes = self.attributes(source, example) | ({'group': example.group} if example.group else {})
     opened = self.open_image(source / example.path) if content is None else images.open_bytes(
         content, self._options['max_megapixels'])
     with opened as image:

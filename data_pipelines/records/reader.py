@@ -43,6 +43,7 @@ class Split:
     name: as given, such as 'train+val'.
     num_examples: how many records.
     labels: class names in label order.
+    splits: the dataset's splits from which the records are.
     features: the dataset's tfds.features.FeaturesDict (`schema.record_features`).
     folder: of the shards and their manifest.
   """
@@ -50,6 +51,7 @@ class Split:
   def __init__(self, name: str, features: tfds.features.FeaturesDict, folder: str, parts: dict[str, index.Index]):
     """Joins splits, given as the stem of their files' names, such as emo8-train, and their index."""
     self.name, self.features, self.folder = name, features, epath.Path(folder)
+    self.splits = tuple(name.split('+'))
     self.labels: tuple[str, ...] = tuple(features['label'].names)
     self._parts = parts
     self._shards = [shard for part in parts.values() for shard in part.shards]
@@ -166,7 +168,7 @@ class Split:
       members = np.flatnonzero(label_N == label)
       ranked = members[np.argsort(rank_N[members], kind='stable')]
       kept.append(ranked[:max(1, round(fraction * len(members)))])
-    return self._selected(np.sort(np.concatenate(kept)), f'{self.name}, {100 * fraction:g} %')
+    return self.selected(np.sort(np.concatenate(kept)), f'{self.name}, {100 * fraction:g} %')
 
   def domains(self) -> np.ndarray:
     """The domain of every record, such as its style; '' for none."""
@@ -180,9 +182,21 @@ class Split:
       raise UserError(
           f"{self.name} has no record {'of' if inside else 'outside'} domain '{domain}': choose one of "
           f'{join_names(sorted(set(domain_N.tolist()) - {""})) or "none: its records name no domains"}')
-    return self._selected(kept_K, f'{self.name}, {"" if inside else "without "}{domain}')
+    return self.selected(kept_K, f'{self.name}, {"" if inside else "without "}{domain}')
 
-  def _selected(self, kept_K: np.ndarray, name: str) -> 'Split':
+  @property
+  def positions(self) -> np.ndarray:
+    """Of the records in `whole`, ascending (N,)."""
+    return np.arange(self.num_examples) if self._positions_N is None else self._positions_N
+
+  @property
+  def whole(self) -> 'Split':
+    """All records of `splits`, from which these were selected."""
+    part = copy.copy(self)
+    part.name, part._positions_N, part.num_examples = '+'.join(self.splits), None, int(self._starts[-1])
+    return part
+
+  def selected(self, kept_K: np.ndarray, name: str) -> 'Split':
     """The records at these ascending positions."""
     part = copy.copy(self)
     part.name = name

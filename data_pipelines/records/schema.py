@@ -24,7 +24,8 @@ def record_features(labels: tuple[str, ...]) -> tfds.features.FeaturesDict:
     labels        class indices of a multi-label dataset, int64 (M,).
     distribution  shares of votes, float32 (D,), over the names in the manifest's `distribution`.
     vad           valence, arousal, dominance on the dataset's own scale, float32 (3,), NaN where not annotated.
-    attributes    JSON object of EmoSet's annotation fields that are present; '{}' without any.
+    attributes    JSON object of what else is known: EmoSet's annotation fields; a table's caption, domain, subject and
+                  confidence; the group that no split may cut. '{}' without any.
   """
   names = list(labels) or None
   text, tensor, sequence = tfds.features.Text, tfds.features.Tensor, tfds.features.Sequence

@@ -14,9 +14,10 @@ from configs import compare as shipped
 from data_pipelines.errors import UserError
 from tests.support import small_runs
 from tests.support.fork_server import ForkedProcess
-from uniemox_jax.compare.comparison import check, job_config, jobs_of, read_comparison, with_domains
+from uniemox_jax.compare.comparison import read_comparison
+from uniemox_jax.compare.comparison_results import ComparisonJob
+from uniemox_jax.compare.study import check, job_config, jobs_of
 from uniemox_jax.compare.subprocess_runs import last_error
-from uniemox_jax.compare.tables import ComparisonJob
 from uniemox_jax.runtime.preemption import EXIT_CODE
 
 VERB = 'uniemox_jax.compare'
@@ -53,7 +54,7 @@ def test_shipped_configs_define_every_job(size):
 
 @pytest.mark.parametrize(('key', 'value', 'said'),
                          [('initialisations', ('uniemox', 'dino'), "'dino' of initialisations is not defined"),
-                          ('protocols', ('zero_shot',), "'zero_shot' of protocols is not defined"),
+                          ('protocols', ('by_hand',), "'by_hand' of protocols is not defined"),
                           ('reference', 'mae', "reference 'mae' is none of the initialisations"),
                           ('seeds', 0, "'seeds' is 0")])
 def test_a_name_that_is_not_defined_is_one_line(key, value, said):
@@ -82,12 +83,11 @@ def test_every_protocol_leaves_out_each_domain(config):
   config.left_out_domains, config.datasets = ('cartoon', 'science fiction'), ('mine',)
   config.protocols = ('linear', 'knn')
   check(config)
-  expanded = with_domains(config)
-  jobs = [job for job in jobs_of(expanded) if job.initialisation == 'scratch']
+  jobs = [job for job in jobs_of(config) if job.initialisation == 'scratch']
   names = [f'{protocol}_without_{domain}' for protocol in config.protocols for domain in ('cartoon', 'science_fiction')]
   assert [job.protocol for job in jobs] == names
   config.protocol.linear.recipe = config.protocol.knn.recipe = 'configs/probe.py:emo8'
-  left_out = [job_config(with_domains(config), job).left_out_domain for job in jobs]
+  left_out = [job_config(config, job).left_out_domain for job in jobs]
   assert left_out == ['cartoon', 'science fiction'] * 2
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from uniemox_jax.compare import summary_statistics, table_text, tables
-from uniemox_jax.compare.tables import Comparison, ComparisonJob
+from uniemox_jax.compare.comparison_results import Comparison, ComparisonJob, ProtocolVariant, scores_of
 
 OURS, THEIRS = {0: 0.61, 1: 0.66, 2: 0.70, 3: 0.65}, {0: 0.55, 1: 0.63, 2: 0.58, 4: 0.9}
 
@@ -18,14 +18,27 @@ def result(top1: float) -> dict:
   return {'top1': top1, 'top3': 0.9, 'macro_f1': 0.5, 'examples': 24, 'checkpoint_step': 7, 'config_hash': 'abc'}
 
 
+def comparison_of(
+    initialisations: tuple[str, ...], datasets: tuple[str, ...], protocols: tuple[str, ...], seeds: int, reference: str,
+    results: dict, errors: dict) -> Comparison:
+  jobs = [
+      ComparisonJob(name, dataset, protocol, seed)
+      for seed in range(seeds)
+      for dataset in datasets
+      for protocol in protocols
+      for name in initialisations]
+  variants = {protocol: ProtocolVariant(protocol) for protocol in protocols}
+  return Comparison(initialisations, datasets, variants, reference, jobs, results, errors)
+
+
 @pytest.fixture
 def comparison() -> Comparison:
   """Two of three initialisations are finished; one run of scratch failed."""
   results = {ComparisonJob('ours', 'emo8', 'linear', seed): result(value) for seed, value in OURS.items()}
   results |= {
       ComparisonJob('scratch', 'emo8', 'linear', seed): result(value) for seed, value in THEIRS.items() if seed < 4}
-  return Comparison(('ours', 'mae_only', 'scratch'), ('emo8', 'fi'), ('linear',), 4, 'scratch', results,
-                    {ComparisonJob('scratch', 'emo8', 'linear', 3): 'error: no space left, "really"'})
+  return comparison_of(('ours', 'mae_only', 'scratch'), ('emo8', 'fi'), ('linear',), 4, 'scratch', results,
+                       {ComparisonJob('scratch', 'emo8', 'linear', 3): 'error: no space left, "really"'})
 
 
 def test_summary_is_mean_and_sample_deviation():
@@ -109,7 +122,7 @@ def test_metric_and_its_direction_belong_to_dataset_and_protocol():
       ComparisonJob(name, 'emotion6', 'finetune', 0): {'tasks': {'distribution': {'kl': value}}}
       for name, value in (('a', 0.2), ('b', 0.1))}
   results |= {ComparisonJob(name, 'emotion6', 'linear', 0): result(value) for name, value in (('a', 0.2), ('b', 0.1))}
-  comparison = Comparison(('a', 'b'), ('emotion6',), ('finetune', 'linear'), 1, 'a', results, {})
+  comparison = comparison_of(('a', 'b'), ('emotion6',), ('finetune', 'linear'), 1, 'a', results, {})
   assert [column.measured for column in comparison.columns('finetune')] == ['emotion6, distribution kl']
   assert [column.measured for column in comparison.columns('linear')] == ['emotion6, top1']
   assert tables._table(comparison, 'linear', set())[1] == ['a', '**0.2000 (1)**']
@@ -126,7 +139,8 @@ def test_every_task_has_its_column_its_questions_and_its_metrics_in_the_csv(tmp_
   results = {
       ComparisonJob(name, 'emotion6', 'finetune', seed): measured(0.5 + gain + seed / 100, 0.3 - gain)
       for name, gain in (('ours', 0.1), ('scratch', 0.0)) for seed in range(2)}
-  tables.write(Comparison(('ours', 'scratch'), ('emotion6',), ('finetune',), 2, 'scratch', results, {}), str(tmp_path))
+  tables.write(
+      comparison_of(('ours', 'scratch'), ('emotion6',), ('finetune',), 2, 'scratch', results, {}), str(tmp_path))
   page = (tmp_path / 'comparison.md').read_text()
   assert '| initialisation | emotion6, label top1 | emotion6, distribution kl |' in page
   assert '| ours | **0.6050 ± 0.0071 (2)** | **0.2000 ± 0.0000 (2)** |' in page
@@ -139,7 +153,7 @@ def test_every_task_has_its_column_its_questions_and_its_metrics_in_the_csv(tmp_
 
 def test_an_undefined_metric_is_named_and_not_taken_for_zero(tmp_path):
   results = {ComparisonJob('a', 'emotic', 'finetune', 0): {'tasks': {'labels': {'map': None}}}}
-  tables.write(Comparison(('a',), ('emotic',), ('finetune',), 1, 'a', results, {}), str(tmp_path))
+  tables.write(comparison_of(('a',), ('emotic',), ('finetune',), 1, 'a', results, {}), str(tmp_path))
   page = (tmp_path / 'comparison.md').read_text()
   assert '| a | - |' in page and '- a/emotic/finetune/seed0: labels map' in page
 
@@ -150,8 +164,8 @@ def test_the_best_of_a_metric_of_which_less_is_better_is_the_least():
     return {'tasks': {'distribution': {'kl': kl}}, 'examples': 3}
 
   results = {ComparisonJob(name, 'emotion6', 'finetune', 0): measured(kl) for name, kl in (('a', 0.2), ('b', 0.1))}
-  comparison = Comparison(('a', 'b'), ('emotion6',), ('finetune',), 1, 'a', results, {})
-  assert tables.scores_of(results['a', 'emotion6', 'finetune', 0]) == [('distribution', 'distribution kl', 0.2)]
+  comparison = comparison_of(('a', 'b'), ('emotion6',), ('finetune',), 1, 'a', results, {})
+  assert scores_of(results[ComparisonJob('a', 'emotion6', 'finetune', 0)]) == [('distribution', 'distribution kl', 0.2)]
   rows = tables._table(comparison, 'finetune', set())[1:]
   assert rows == [['a', '0.2000 (1)'], ['b', '**0.1000 (1)**']]
 

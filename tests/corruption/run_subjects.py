@@ -3,10 +3,10 @@
 import contextlib
 import json
 from pathlib import Path
-import types
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 
@@ -141,8 +141,9 @@ def comparison(world: World, twin: World) -> Subject:
     section = demo.get_config('finetune')
     section.seed = seed
     sections[tables.ComparisonJob('scratch', 'emo8', 'finetune', seed)] = section
-  config = types.SimpleNamespace(
-      initialisations=('scratch',), datasets=('emo8',), protocols=('finetune',), seeds=2, reference='scratch')
+  config = ConfigDict({
+      'initialisations': ('scratch',), 'datasets': ('emo8',), 'protocols': ('finetune',), 'seeds': 2,
+      'reference': 'scratch'})
 
   def read() -> Any:
     found = compare.read_comparison(config, sections, str(world.folder / 'compare'))

@@ -67,7 +67,7 @@ def main() -> None:
   loop.compile_step = compiling(loop.compile_step)
   Checkpoints.save = announced('save', Checkpoints.save)
   checkpoint._Manager.delete = replacing(checkpoint._Manager.delete)
-  finetune.evaluate_params = announced('evaluate', finetune.evaluate_params)
+  finetune.predict_tasks = announced('evaluate', finetune.predict_tasks)
   pretrain.reconstruction_triplets = announced('evaluate', pretrain.reconstruction_triplets)
   cli.run(cli.define_training(verb))
 

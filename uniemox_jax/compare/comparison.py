@@ -8,127 +8,29 @@ each. docs/compare.md says how to read them.
 """
 
 from collections.abc import Mapping
-import copy
-from dataclasses import dataclass
-import itertools
 import os
-import re
+import time
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
 from data_pipelines.storage import parsing
 from uniemox_jax.compare import subprocess_runs, tables
-from uniemox_jax.compare.tables import Comparison, ComparisonJob
+from uniemox_jax.compare.comparison_results import Comparison, ComparisonJob, scores_of
+from uniemox_jax.compare.resampling import resampled_scores
+from uniemox_jax.compare.study import VERBS, check, job_config, jobs_of, variants_of
+from uniemox_jax.compare.summary_statistics import MOST_SEEDS, seeds_needed
 from uniemox_jax.eval.result_file import read_result, result_path
-from uniemox_jax.finetune import finetune
-from uniemox_jax.probe import probe
-from uniemox_jax.runtime import cli
-from uniemox_jax.train import schema
-from uniemox_jax.train.config import CONFIGS
-
-VERBS = {'finetune': finetune, 'probe': probe}
-"""By the name a protocol gives: what runs a job."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareConfig:
-  """Keys of `compare`."""
+class Until(NamedTuple):
+  """When a comparison has seeds enough. half_width: that no interval of a difference is wider than to each side.
+  most_seeds: after which it ends in any case. hours: after which no seed is added; None for no limit."""
 
-  initialisations: tuple = schema.key((), 'names of those to compare, defined in initialisation')
-  datasets: tuple = schema.key((), 'names of the datasets, as built')
-  protocols: tuple = schema.key((), 'names of the protocols, defined in protocol')
-  seeds: int = schema.key(3, 'repetitions of every run', least=1)
-  left_out_domains: tuple = schema.key(
-      (), 'domains, each of which every protocol leaves out of training, and is tested on alone')
-  reference: str = schema.key('scratch', 'the initialisation that the others are compared with')
-  initialisation: ConfigDict = schema.section(ConfigDict)
-  protocol: ConfigDict = schema.section(ConfigDict)
-  change: ConfigDict = schema.section(ConfigDict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class InitialisationSettings:
-  """Keys of one initialisation."""
-
-  init: str = schema.key('', 'checkpoint, file, folder or hub id; none is a random initialisation')
-  change: ConfigDict = schema.section(ConfigDict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProtocolSettings:
-  """Keys of one protocol."""
-
-  verb: str = schema.key('finetune', 'what runs it', choices=tuple(VERBS))
-  recipe: str = schema.key('', 'its config')
-  change: ConfigDict = schema.section(ConfigDict)
-
-
-def check(config: ConfigDict) -> None:
-  """Raises UserError for a key that is unknown, missing or of another type, and for a name that is not defined."""
-  schema.parse(CompareConfig, config)
-  for names in ('initialisations', 'datasets', 'protocols'):
-    if not config[names] or len(set(config[names])) < len(config[names]):
-      raise UserError(f"config key '{names}' is {config[names]}: give one name or more, each once")
-  for section, kind in (('initialisation', InitialisationSettings), ('protocol', ProtocolSettings)):
-    for name in config[f'{section}s']:
-      if name not in config[section]:
-        raise UserError(
-            f"'{name}' of {section}s is not defined: add {section}.{name} to the config, or choose from "
-            f"{', '.join(config[section])}")
-    for name in config[section]:
-      for key, value in vars(schema.parse(kind, config[section][name], f'{section}.{name}.')).items():
-        if value == '':
-          raise UserError(f"config key '{section}.{name}.{key}' is missing: add it to the config file")
-  if config.reference not in config.initialisations:
-    raise UserError(
-        f"reference '{config.reference}' is none of the initialisations: choose from "
-        f"{', '.join(config.initialisations)}")
-
-
-def with_domains(config: ConfigDict) -> ConfigDict:
-  """The config with a protocol for each domain that is left out, in the place of each that it names."""
-  if not config.get('left_out_domains'):
-    return config
-  config, named = copy.deepcopy(config), config.protocols
-  domains = {domain: re.sub(r'\W+', '_', domain) for domain in config.left_out_domains}
-  config.protocols = tuple(f'{name}_without_{short}' for name in named for short in domains.values())
-  for name in named:
-    for domain, short in domains.items():
-      protocol = copy.deepcopy(config.protocol[name])
-      protocol.change = ConfigDict({**protocol.change, 'left_out_domain': domain})
-      config.protocol[f'{name}_without_{short}'] = protocol
-  return config
-
-
-def jobs_of(config: ConfigDict) -> list[ComparisonJob]:
-  """All jobs, seed by seed, so that every row of the table soon has a first result."""
-  return [
-      ComparisonJob(initialisation, dataset, protocol, seed)
-      for seed, dataset, protocol, initialisation in itertools.product(
-          range(config.seeds), config.datasets, config.protocols, config.initialisations)]
-
-
-def job_config(config: ConfigDict, job: ComparisonJob) -> ConfigDict:
-  """The config of a job's run: the protocol's recipe with the changes that `config` makes to it.
-
-  It is the same for all initialisations but for `init` and the changes of an initialisation itself.
-
-  Raises:
-    UserError: no such recipe, or a change that does not fit it.
-  """
-  protocol, initialisation = config.protocol[job.protocol], config.initialisation[job.initialisation]
-  section = cli.load_config(protocol.recipe.replace('{dataset}', job.dataset))
-  for origin, change in (('change', config.change), (f'protocol.{job.protocol}', protocol.change),
-                         (f'initialisation.{job.initialisation}', initialisation.change)):
-    try:
-      section.update(change)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-      raise UserError(
-          f'{origin} of the config does not fit {protocol.recipe}: {" ".join(str(error).split())}') from error
-  section.dataset, section.seed, section.init = job.dataset, job.seed, initialisation.init
-  schema.parse(CONFIGS[protocol.verb], section)
-  return section
+  half_width: float
+  most_seeds: int
+  hours: float | None = None
 
 
 def read_comparison(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict], workdir: str) -> Comparison:
@@ -137,55 +39,119 @@ def read_comparison(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigD
   Raises:
     UserError: a job was run, or begun, with other values than the config has now.
   """
-  results, errors = {}, {}
+  results, errors, resampled = {}, {}, {}
   for job, section in sections.items():
     folder = job.folder(workdir)
     # The table names where a run started from.
     subprocess_runs.check_same_config(folder, section, also=('init',))
     if (result := read_result(folder)) is not None:
       with parsing(result_path(folder, 'test')):
-        tables.scores_of(result)
+        scores = scores_of(result)
       results[job] = result
+      resampled[job] = {
+          score.task: resampled_scores(folder, result.get('config_hash', ''), score.task) for score in scores}
     elif error := subprocess_runs.last_error(folder):
       errors[job] = error
   return Comparison(
-      config.initialisations, config.datasets, config.protocols, config.seeds, config.reference, results, errors)
+      config.initialisations, config.datasets, variants_of(config), config.reference, tuple(sections), results, errors,
+      resampled, config.get('folds', 0), config.get('detect', 0.02))
 
 
-def compare(config: ConfigDict, workdir: str) -> None:
+def compare(config: ConfigDict, workdir: str, until: Until | None = None) -> None:
   """Runs what is not finished, and keeps the tables up to date.
+
+  Seeds are added in whole rounds, so whether one more is needed is a function of finished runs alone.
 
   Raises:
     UserError: a mistake in the config; or jobs that failed, named, when all others are finished.
   """
   check(config)
-  config = with_domains(config)
-  sections = {job: job_config(config, job) for job in jobs_of(config)}
+  began, seeds = time.monotonic(), config.seeds
+  if until:
+    seeds = max(seeds, 2)  # one has no spread
+    if len(config.initialisations) < 2 or until.most_seeds < seeds:
+      raise UserError(
+          f'--until needs an initialisation beside the reference, and --most_seeds={until.most_seeds} of at least '
+          f'{seeds}: raise it, or leave --until out')
+  sections = {job: job_config(config, job) for job in jobs_of(config, seeds)}
+  before = tables.differences(read_comparison(config, sections, workdir))
+  if planned := describe_plan(config, before, seeds):
+    print(planned, flush=True)
+  with subprocess_runs.printed_at_the_end(os.path.join(workdir, 'comparison.md')):
+    while True:
+      from_reference = _run_all(config, sections, workdir)
+      if until is None or _is_enough(from_reference, until, seeds):
+        return
+      if until.hours is not None and time.monotonic() - began > 3600 * until.hours:
+        print(f'--hours={until.hours:g} are over: the same command goes on', flush=True)
+        return
+      seeds += 1
+      sections |= {job: job_config(config, job) for job in jobs_of(config, seeds) if job not in sections}
+
+
+def _run_all(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict], workdir: str) -> list[dict[str, Any]]:
+  """Runs the jobs that are not finished; the differences from the reference, when all are."""
+  found: list[dict[str, Any]] = []
 
   def tabulate() -> dict[str, str]:
     comparison = read_comparison(config, sections, workdir)
-    tables.write(comparison, workdir)
-    scores = {job.name: tables.scores_of(result)[0] for job, result in comparison.results.items()}
+    found[:] = tables.write(comparison, workdir)
+    scores = {job.name: scores_of(result)[0] for job, result in comparison.results.items()}
     return {
         name: f'{score.metric} undefined' if score.value is None else f'{score.metric} {score.value:.4f}'
         for name, score in scores.items()}
 
-  folders = {job.name: job.folder(workdir) for job in sections}
-  subprocess_runs.run_unfinished('uniemox_jax.compare', folders, tabulate, os.path.join(workdir, 'comparison.md'))
+  subprocess_runs.run_unfinished('uniemox_jax.compare', {job.name: job.folder(workdir) for job in sections}, tabulate)
+  return found
 
 
-def run_job(config: ConfigDict, workdir: str, name: str) -> None:
+def describe_plan(config: ConfigDict, from_reference: list[dict[str, Any]], seeds: int) -> str:
+  """How many seeds the difference to be found needs, by the known or the largest spread; '' where none is known."""
+  spread, detect, folds = config.get('spread', 0.0), config.get('detect', 0.02), config.get('folds', 0)
+  where = 'as config.spread says'
+  if not spread:
+    row = max(from_reference, key=lambda row: row['spread'] or 0, default=None)
+    if row is None or not row['spread']:
+      return ''
+    spread, where = row['spread'], f"of {row['initialisation']} on {row['measured']}, {row['protocol']}"
+  needed = seeds_needed(spread, detect, folds)
+  return (
+      f'a difference of {detect:g} needs {needed or f"more than {MOST_SEEDS}"} seeds for the paired t-test (power 0.8, '
+      f'level 0.05, two-sided), where differences spread by {spread:.4f}, {where}; {seeds} are asked for')
+
+
+def _is_enough(from_reference: list[dict[str, Any]], until: Until, seeds: int) -> bool:
+  """Whether the study ends after this round; prints why, or which interval is too wide."""
+  widest = max(from_reference, key=lambda row: row.get('half_width', float('inf')), default=None)
+  if widest is None or 'half_width' not in widest:
+    raise UserError(
+        '--until needs what every run predicted, and '
+        f"{widest['initialisation'] + ' on ' + widest['measured'] if widest else 'some of them'} kept nothing, as runs "
+        'of an earlier version: choose another --workdir')
+  said = (
+      f"{seeds} seeds: the widest interval is ±{widest['half_width']:.4f}, of {widest['initialisation']} on "
+      f"{widest['measured']}, {widest['protocol']}")
+  if widest['half_width_of_images']:
+    said += f"; the test images alone make it ±{widest['half_width_of_images']:.4f}"
+  enough = widest['half_width'] <= until.half_width
+  if not enough and seeds >= until.most_seeds:
+    said += f'; --most_seeds={until.most_seeds} are reached'
+  print(said, flush=True)
+  return enough or seeds >= until.most_seeds
+
+
+def run_job(config: ConfigDict, workdir: str, name: str, until: Until | None = None) -> None:
   """Runs one job, or resumes it.
 
   Raises:
     UserError: no such job; or what its verb raises.
   """
   check(config)
-  config = with_domains(config)
-  job = {job.name: job for job in jobs_of(config)}.get(name)
+  job = {job.name: job for job in jobs_of(config, until and until.most_seeds)}.get(name)
   if job is None:
     raise UserError(f"--cell='{name}' is no job of this config: give INITIALISATION/DATASET/PROTOCOL/seedN")
-  verb, section, folder = VERBS[config.protocol[job.protocol].verb], job_config(config, job), job.folder(workdir)
+  verb = VERBS[config.protocol[variants_of(config)[job.protocol].protocol].verb]
+  section, folder = job_config(config, job), job.folder(workdir)
   if section.get('features_dir') == '':
     section.features_dir = os.path.join(workdir, 'features')  # extracted once for all probes of an encoder
-  subprocess_runs.run_here(folder, lambda: verb(section, folder, adopt=False))
+  subprocess_runs.run_here(folder, lambda: verb.run(section, folder, adopt=False))

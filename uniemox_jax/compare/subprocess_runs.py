@@ -5,7 +5,7 @@ is closed. A lock keeps the next try out of its folder until then. The error of 
 log. The process that starts jobs leaves the accelerator to them.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 import concurrent.futures
 import contextlib
 import os
@@ -83,25 +83,30 @@ def _follow(lifeline: int) -> None:
   os.kill(os.getpid(), signal.SIGTERM)
 
 
-def run_unfinished(
-    module: str, folders: Mapping[str, str], tabulate: Callable[[], Mapping[str, str]], table: str) -> None:
-  """Runs the jobs without a result, and keeps the table up to date, which is printed at the end.
+def run_unfinished(module: str, folders: Mapping[str, str], tabulate: Callable[[], Mapping[str, str]]) -> None:
+  """Runs the jobs without a result, and keeps the table up to date.
 
   Args:
     module: see `run_jobs`.
     folders: of all jobs, by name.
     tabulate: writes the table from what is finished; returns the result of each finished job in a few words.
-    table: the file that it writes.
 
   Raises: as `run_jobs`.
   """
   finished = tabulate()
   print(f'{len(folders)} jobs, {len(finished)} of them finished before', flush=True)
+  missing = {name: folder for name, folder in folders.items() if name not in finished}
+  run_jobs(module, missing, lambda name: tabulate().get(name))
+
+
+@contextlib.contextmanager
+def printed_at_the_end(table: str) -> Iterator[None]:
+  """Prints a file when the work around which it is kept up to date ends, however that ends."""
   try:
-    missing = {name: folder for name, folder in folders.items() if name not in finished}
-    run_jobs(module, missing, lambda name: tabulate().get(name))
+    yield
   finally:
-    print(pathlib.Path(table).read_text(encoding='utf-8'), flush=True)
+    if exists(table):
+      print(pathlib.Path(table).read_text(encoding='utf-8'), flush=True)
 
 
 def run_jobs(module: str, folders: Mapping[str, str], after: Callable[[str], str | None]) -> None:

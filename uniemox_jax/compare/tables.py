@@ -1,180 +1,203 @@
-"""The tables of `compare`: Markdown and LaTeX for people, CSV with a row a run, JSON, and a figure."""
+"""The tables of `compare`: Markdown and LaTeX for people, CSV with a row a run, JSON, and figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import csv
 import io
 import os
 from typing import Any, NamedTuple
 
-from matplotlib.figure import Figure
-import numpy as np
-
 from data_pipelines.plain_text import csv_cell, markdown_text
 from data_pipelines.storage import write_bytes, write_json, write_text
-from uniemox_jax.compare import table_text
-from uniemox_jax.compare.summary_statistics import holm, over_seeds, paired_difference
+from uniemox_jax.compare import plots, summary_statistics, table_text
+from uniemox_jax.compare.comparison_results import Column, Comparison, ComparisonJob, Scores, scores_of
+from uniemox_jax.compare.families import Family, columns_of, curves, left_out, mean_of
+from uniemox_jax.compare.resampling import RunScore, interval
 from uniemox_jax.objectives.tasks import KINDS
 
 _SIGNIFICANT = 0.05
-_COLOURS = ('#0072b2', '#d55e00', '#5f5f5f', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
-_MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 _DIFFERENCES = {
     'initialisation': ('initialisation', ''), 'measured': ('dataset', ''), 'protocol': ('protocol', ''),
-    'difference': ('difference', '+.4f'), 'p': ('p', '.3g'), 'p_holm': ("p, Holm's", '.3g'), 'runs': ('pairs', '')}
-_NOTES = """Mean ± standard deviation over seeds (number of runs) on test, or on val where a column says so; in bold the
-best mean of a column; † differs from `{reference}` with p < 0.05: Student's t-test of the differences seed by seed,
-corrected by Holm for all questions of this page. Few seeds can show only large differences, and seeds do not vary the
-test images: see docs/compare.md.
+    'difference': ('difference', '+.4f'), 'interval': ('95 % interval', ''), 'p': ('p', '.3g'),
+    'p_holm': ("p, Holm's", '.3g'), 'runs': ('pairs', ''), 'seeds_needed': ('', '')}
+_NOTES = """Mean ± standard deviation over {repeats}, 95 % interval (runs) on test, or on val where a column says so;
+in bold the best mean of a column; † differs from `{reference}` with p < 0.05: Student's t-test of the differences
+{pairs}, corrected by Holm for all questions of this page. Intervals are for other seeds *and* other test images; they
+are not corrected for the number of questions. See docs/compare.md.
 """
 
 
-class ComparisonJob(NamedTuple):
-  """One run of a comparison."""
+class Question(NamedTuple):
+  """What is asked of all initialisations: which is better. protocol: or the mean of several."""
 
-  initialisation: str
-  dataset: str
   protocol: str
-  seed: int
-
-  @property
-  def name(self) -> str:
-    """Unique among all jobs."""
-    return f'{self.initialisation}/{self.dataset}/{self.protocol}/seed{self.seed}'
-
-  def folder(self, workdir: str) -> str:
-    """Where its run lies."""
-    return os.path.join(workdir, self.name)
+  column: Column
+  scores: Scores
 
 
-class Column(NamedTuple):
-  """Of a protocol's table: a dataset and one of its tasks, '' until a run has finished.
-
-  measured: its heading, 'emo8, top1', or 'emo8 val, top1' if val took the place of test, or 'emo8' until a run has
-  finished.
-  """
-
-  dataset: str
-  task: str
-  measured: str
-
-
-class Comparison(NamedTuple):
-  """What was asked for, and what is finished of it.
-
-  initialisations, datasets, protocols: in the order of rows, columns and tables.
-  seeds: how many were asked for.
-  reference: the initialisation that all others are compared with.
-  results: content of result.json by job.
-  errors: the last line of each job that failed.
-  """
-
-  initialisations: tuple[str, ...]
-  datasets: tuple[str, ...]
-  protocols: tuple[str, ...]
-  seeds: int
-  reference: str
-  results: Mapping[ComparisonJob, dict[str, Any]]
-  errors: Mapping[ComparisonJob, str]
-
-  def columns(self, protocol: str) -> dict[Column, dict[str, dict[int, float]]]:
-    """A protocol's table: by column and initialisation, the metric by seed of the runs that are finished."""
-    names, columns = self.initialisations, []
-    for dataset in self.datasets:
-      result = next((result for job, result in self.results.items() if job[1:3] == (dataset, protocol)), None)
-      if result is None:
-        columns.append(Column(dataset, '', dataset))
-      else:
-        split = result.get('split', 'test')
-        measured_on = dataset if split == 'test' else f'{dataset} {split}'
-        columns += [Column(dataset, score.task, f'{measured_on}, {score.metric}') for score in scores_of(result)]
-    return {column: {name: self._scores(name, column, protocol) for name in names} for column in columns}
-
-  def _scores(self, initialisation: str, column: Column, protocol: str) -> dict[int, float]:
-    jobs = (ComparisonJob(initialisation, column.dataset, protocol, seed) for seed in range(self.seeds))
-    return {
-        job.seed: score.value for job in jobs if job in self.results for score in scores_of(self.results[job])
-        if score.task == column.task and score.value is not None}
-
-  @property
-  def missing(self) -> int:
-    """How many jobs have no result."""
-    return len(self.initialisations) * len(self.datasets) * len(self.protocols) * self.seeds - len(self.results)
-
-
-class Score(NamedTuple):
-  """The metric that results of a task are compared by (`tasks.KINDS`); value: None where the test split leaves it
-  undefined."""
-
-  task: str
-  metric: str
-  value: float | None
-
-
-def scores_of(result: dict[str, Any]) -> list[Score]:
-  """Of every task of a run, that which chose its epoch first."""
-  if 'tasks' not in result:
-    return [Score('label', KINDS['label'].score, result[KINDS['label'].score])]
-  return [
-      Score(task, f'{task} {KINDS[task].score}', metrics[KINDS[task].score])
-      for task, metrics in result['tasks'].items()]
+def questions(comparison: Comparison) -> list[Question]:
+  """Every column of every protocol, then of the means over fractions and domains."""
+  found = [
+      Question(protocol, column, scores)
+      for protocol in comparison.variants
+      for column, scores in comparison.columns(protocol).items()]
+  for family in (*curves(comparison.variants), *left_out(comparison.variants)):
+    found += [
+        Question(family.question, column, mean_of(family, members))
+        for column, members in columns_of(family, comparison).items()]
+  return found
 
 
 def differences(comparison: Comparison) -> list[dict[str, Any]]:
-  """Each initialisation's difference from the reference, by column and protocol, with p and Holm's p over all."""
-  rows: list[dict[str, Any]] = [
-      {'initialisation': name, **column._asdict(), 'protocol': protocol, **pair._asdict()}
-      for protocol in comparison.protocols
-      for column, scores in comparison.columns(protocol).items()
-      for name in comparison.initialisations
-      if name != comparison.reference and (pair := paired_difference(scores[name], scores[comparison.reference]))]
-  for row, corrected in zip(rows, holm([row['p'] for row in rows])):
+  """Each initialisation's difference from the reference, by question, with its interval, p and Holm's p over all."""
+  rows: list[dict[str, Any]] = []
+  for protocol, column, scores in questions(comparison):
+    theirs = scores[comparison.reference]
+    for name in comparison.initialisations:
+      if name != comparison.reference and summary_statistics.shared_repeats(scores[name], theirs):
+        rows.append({'initialisation': name, **column._asdict(), 'protocol': protocol} |
+                    _difference(scores[name], theirs, comparison))
+  for row, corrected in zip(rows, summary_statistics.holm([row['p'] for row in rows])):
     row['p_holm'] = corrected
   return rows
 
 
-def write(comparison: Comparison, workdir: str) -> None:
-  """Writes comparison.md, .tex, .csv, .json and .png into `workdir`; each is whole at any time."""
+def _difference(ours: Mapping[Any, RunScore], theirs: Mapping[Any, RunScore], comparison: Comparison) -> dict[str, Any]:
+  pair = summary_statistics.paired_difference(_values(ours), _values(theirs), comparison.folds)
+  assert pair is not None  # the caller saw a repeat that both have
+  apart = [ours[repeat] - theirs[repeat] for repeat in summary_statistics.shared_repeats(ours, theirs)]
+  found = interval(apart, comparison.folds)
+  needed = summary_statistics.seeds_needed(pair.spread, comparison.detect, comparison.folds) if pair.spread else None
+  return {**pair._asdict(), 'interval': found and list(found[:2]), 'seeds_needed': needed
+         } | ({'half_width': found.half, 'half_width_of_images': found.of_images} if found else {})
+
+
+def _values(scores: Mapping[Any, RunScore]) -> dict[Any, float]:
+  return {repeat: run.value for repeat, run in scores.items()}
+
+
+def write(comparison: Comparison, workdir: str) -> list[dict[str, Any]]:
+  """Writes comparison.md, .tex, .csv, .json and .png into `workdir`, and comparison_curves.png where there are curves.
+
+  Each is whole at any time. Returns `differences`.
+  """
   from_reference = differences(comparison)
+  tables = _tables(comparison, from_reference)
+  caption = (
+      f'Mean ± standard deviation over {comparison.seeds} seeds, 95 % interval, test. † differs from '
+      f'{comparison.reference}, p < 0.05, Holm.')
+  path = os.path.join(workdir, 'comparison')
+  write_text(f'{path}.md', _markdown(comparison, tables, from_reference))
+  write_text(f'{path}.tex', '\n'.join(table_text.latex(rows, f'{title}: {caption}') for title, rows in tables.items()))
+  write_text(f'{path}.csv', _csv(comparison))
+  write_json(f'{path}.json', _json(comparison, from_reference))
+  write_bytes(f'{path}.png', plots.runs_figure(comparison))
+  if curves(comparison.variants):
+    write_bytes(f'{path}_curves.png', plots.curves_figure(comparison))
+  return from_reference
+
+
+def _tables(comparison: Comparison, from_reference: list[dict[str, Any]]) -> dict[str, list[list[str]]]:
+  """Header and rows of each table as text, by its title. Variants of a family are columns of its table."""
   significant = {(row['initialisation'], row['measured'], row['protocol'])
                  for row in from_reference
                  if row['p_holm'] is not None and row['p_holm'] < _SIGNIFICANT}
-  tables = {protocol: _table(comparison, protocol, significant) for protocol in comparison.protocols}
-  caption = (
-      f'Mean ± standard deviation over {comparison.seeds} seeds, test. † differs from {comparison.reference}, '
-      'p < 0.05, Holm.')
-  path = os.path.join(workdir, 'comparison')
-  write_text(f'{path}.md', _markdown(comparison, tables, from_reference))
-  write_text(
-      f'{path}.tex', '\n'.join(table_text.latex(rows, f'{protocol}: {caption}') for protocol, rows in tables.items()))
-  write_text(f'{path}.csv', _csv(comparison))
-  write_json(f'{path}.json', _json(comparison, from_reference))
-  write_bytes(f'{path}.png', _figure(comparison))
+  by_fraction, by_domain = curves(comparison.variants), left_out(comparison.variants)
+  in_families = {name for family in (*by_fraction, *by_domain) for name in family.members}
+  found = {
+      protocol: _table(comparison, protocol, significant)
+      for protocol in comparison.variants
+      if protocol not in in_families}
+  for family in (*by_fraction, *by_domain):
+    for column, members in columns_of(family, comparison).items():
+      rows = _family_table(comparison, family, column, members, significant)
+      if family in by_domain:
+        rows = [[*row, *more] for row, more in zip(rows, _worst_and_gap(comparison, family, column, members))]
+      found[f'{family.name}: {column.measured}'] = rows
+  return found
 
 
 def _table(comparison: Comparison, protocol: str, significant: set[tuple[str, str, str]]) -> list[list[str]]:
-  """Header and rows of a protocol as text: '**0.6951 ± 0.0230 (3) †**'."""
-  columns = [['initialisation', *comparison.initialisations]]
-  for column, scores in comparison.columns(protocol).items():
-    found = {name: over_seeds(by_seed) for name, by_seed in scores.items() if by_seed}
-    direction = KINDS[column.task].direction if column.task else 1
-    best = max((direction * statistics.mean for statistics in found.values()), default=None)
-    texts = dict.fromkeys(scores, '-')
-    for name, (mean, spread, runs) in found.items():
-      texts[name] = f'{mean:.4f}' + ('' if spread is None else f' ± {spread:.4f}') + f' ({runs})'
-      if (name, column.measured, protocol) in significant:
-        texts[name] += ' †'
-      if direction * mean == best:
-        texts[name] = f'**{texts[name]}**'
-    columns.append([column.measured, *texts.values()])
-  return [list(row) for row in zip(*columns)]
+  """Header and rows of a protocol as text: '**0.6951 ± 0.0230, 0.6601 to 0.7290 (3) †**'."""
+  columns = {
+      column.measured: _cells(comparison, Question(protocol, column, scores), significant)
+      for column, scores in comparison.columns(protocol).items()}
+  return _rows(comparison, columns)
+
+
+def _family_table(
+    comparison: Comparison, family: Family, column: Column, members: Mapping[str, Scores],
+    significant: set[tuple[str, str, str]]) -> list[list[str]]:
+  """Its members, and their mean."""
+  columns = {
+      said: _cells(comparison, Question(protocol, column, members[protocol]), significant)
+      for protocol, said in family.members.items()}
+  mean = Question(family.question, column, mean_of(family, members))
+  return _rows(comparison, columns | {family.summary: _cells(comparison, mean, significant)})
+
+
+def _rows(comparison: Comparison, columns: Mapping[str, list[str]]) -> list[list[str]]:
+  parts = [['initialisation', *comparison.initialisations], *([name, *cells] for name, cells in columns.items())]
+  return [list(row) for row in zip(*parts)]
+
+
+def _cells(comparison: Comparison, question: Question, significant: set[tuple[str, str, str]]) -> list[str]:
+  protocol, column, scores = question
+  found = {name: summary_statistics.over_seeds(_values(runs)) for name, runs in scores.items() if runs}
+  direction = KINDS[column.task].direction if column.task else 1
+  best = max((direction * statistics.mean for statistics in found.values()), default=None)
+  texts = dict.fromkeys(scores, '-')
+  for name, (mean, spread, runs) in found.items():
+    texts[name] = f'{mean:.4f}' + ('' if spread is None else f' ± {spread:.4f}')
+    if limits := interval(list(scores[name].values()), comparison.folds):
+      texts[name] += f', {_limits(limits)}'
+    texts[name] += f' ({runs})' + (' †' if (name, column.measured, protocol) in significant else '')
+    if direction * mean == best:
+      texts[name] = f'**{texts[name]}**'
+  return list(texts.values())
+
+
+def _limits(limits: Sequence[float], sign: str = '') -> str:
+  return f'{limits[0]:{sign}.4f} to {limits[1]:{sign}.4f}'
+
+
+def _worst_and_gap(comparison: Comparison, family: Family, column: Column, members: Mapping[str,
+                                                                                            Scores]) -> list[list[str]]:
+  """Of each initialisation the domain with the worst mean, and how far the best is from it; a header first."""
+  rows, direction = [['worst domain', 'best minus worst']], KINDS[column.task].direction
+  for name in comparison.initialisations:
+    means = {
+        said: direction * summary_statistics.over_seeds(_values(members[protocol][name])).mean
+        for protocol, said in family.members.items()
+        if members[protocol][name]}
+    if len(means) < len(family.members):
+      rows.append(['-', '-'])
+    else:
+      worst = min(means, key=means.__getitem__)
+      rows.append([f'{worst}: {direction * means[worst]:.4f}', f'{max(means.values()) - means[worst]:.4f}'])
+  return rows
 
 
 def _markdown(comparison: Comparison, tables: dict[str, list[list[str]]], from_reference: list[dict[str, Any]]) -> str:
-  parts = [f'## {protocol}\n\n{table_text.markdown(rows)}' for protocol, rows in tables.items()]
-  parts.append(_NOTES.format(reference=markdown_text(comparison.reference)))
+  parts = [f'## {markdown_text(title)}\n\n{table_text.markdown(rows)}' for title, rows in tables.items()]
+  repeats, pairs = ('seeds and folds',
+                    'seed by seed and fold by fold') if comparison.folds else ('seeds', 'seed by seed')
+  parts.append(_NOTES.format(reference=markdown_text(comparison.reference), repeats=repeats, pairs=pairs))
   if from_reference:
-    rows = table_text.rows_of(from_reference, _DIFFERENCES)
+    columns = _DIFFERENCES | {'seeds_needed': (f'seeds for {comparison.detect:g}', '')}
+    shown = [
+        row | {
+            'interval': row['interval'] and _limits(row['interval'], '+'),
+            'seeds_needed': row['seeds_needed'] or (f'> {summary_statistics.MOST_SEEDS}' if row['spread'] else None)}
+        for row in from_reference]
+    rows = table_text.rows_of(shown, columns)
     parts.append(f'## Difference from {markdown_text(comparison.reference)}\n\n{table_text.markdown(rows)}')
+  without = [
+      job.name for job in comparison.results if any(
+          found is None for found in comparison.resampled.get(job, {'': None}).values())]
+  if without:
+    parts.append(
+        f'{len(without)} runs kept no outputs, as those of an earlier version, and so have no interval, such as '
+        f'{markdown_text(without[0])}.\n')
   undefined = [
       f'- {markdown_text(job.name)}: {score.metric}\n' for job, result in comparison.results.items()
       for score in scores_of(result) if score.value is None]
@@ -209,42 +232,21 @@ def _csv(comparison: Comparison) -> str:
 
 
 def _json(comparison: Comparison, from_reference: list[dict[str, Any]]) -> dict[str, Any]:
-  summaries = [{
-      'initialisation': name, 'dataset': column.dataset, 'task': column.task, 'protocol': protocol,
-      **over_seeds(by_seed)._asdict(), 'by_seed': by_seed}
-               for protocol in comparison.protocols
-               for column, scores in comparison.columns(protocol).items()
-               for name, by_seed in scores.items()
-               if by_seed]
+  summaries = []
+  for protocol, column, scores in questions(comparison):
+    for name, runs in scores.items():
+      if runs:
+        limits = interval(list(runs.values()), comparison.folds)
+        summaries.append({
+            'initialisation': name, 'dataset': column.dataset, 'task': column.task, 'protocol': protocol,
+            **summary_statistics.over_seeds(_values(runs))._asdict(), 'interval': limits and list(limits[:2]),
+            'by_seed': {
+                '_'.join(map(str, repeat)) if isinstance(repeat, tuple) else repeat: run.value
+                for repeat, run in runs.items()}})
   return {
-      'reference': comparison.reference, 'seeds': comparison.seeds, 'unfinished': comparison.missing,
-      'summaries': summaries, 'compared': from_reference,
-      'failures': [{'cell': list(job), 'said': error} for job, error in comparison.errors.items()]}
-
-
-def _figure(comparison: Comparison) -> bytes:
-  """A panel a protocol: every run a point, the mean a line, initialisations side by side within a column."""
-  tables = {protocol: comparison.columns(protocol) for protocol in comparison.protocols}
-  count = len(comparison.initialisations)
-  figure = Figure(
-      figsize=(1.5 + 0.55 * max(map(len, tables.values())) * count, 2.6 * len(tables)), layout='constrained')
-  panels = figure.subplots(len(tables), 1, squeeze=False)[:, 0]
-  step = 0.8 / count
-  for axes, (protocol, columns) in zip(panels, tables.items()):
-    for index, name in enumerate(comparison.initialisations):
-      colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
-      for position, scores in enumerate(columns.values()):
-        values = list(scores[name].values())
-        x = position + (index + 0.5) * step - 0.4
-        axes.scatter([x] * len(values), values, s=18, color=colour, marker=marker, alpha=0.8, linewidths=0)
-        if values:
-          axes.hlines(np.mean(values), x - step / 3, x + step / 3, color=colour)
-      axes.scatter([], [], s=18, color=colour, marker=marker, label=name)
-    axes.set(title=protocol, xlim=(-0.5, len(columns) - 0.5))
-    axes.set_xticks(range(len(columns)), [column.measured for column in columns])
-    axes.grid(axis='y', color='#e3e3e3')
-    axes.set_axisbelow(True)
-  panels[0].legend(fontsize=8, frameon=False, ncols=min(4, count))
-  png = io.BytesIO()
-  figure.savefig(png, format='png', dpi=120)
-  return png.getvalue()
+      'reference': comparison.reference, 'seeds': comparison.seeds, 'folds': comparison.folds,
+      'unfinished': comparison.missing, 'summaries': summaries, 'compared': from_reference,
+      'failures': [{'cell': [part
+                             for part in job
+                             if part is not None], 'said': error}
+                   for job, error in comparison.errors.items()]}

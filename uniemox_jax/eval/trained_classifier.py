@@ -63,15 +63,34 @@ def predict_split(
       batch_size=batch_size, mesh=mesh, person=person, view=functools.partial(augment.centre_view, **view.centre))
 
 
-def evaluate_params(
-    classifier: nnx.GraphDef, params: dict[str, Any], split: reader.Split, tasks: Sequence[Task], *, image_size: int,
-    batch_size: int, mesh: Mesh, view: View | None = None, thresholds: Sequence[float | None] | None = None,
-    by_domain: bool = False) -> dict[str, Any]:
-  """Loss and metrics of a classifier over a whole split, every example counted exactly once.
+def predict_tasks(
+    classifier: nnx.GraphDef, params: dict[str, Any], split: reader.Split, tasks: Sequence[Task],
+    **options: Any) -> dict[str, np.ndarray]:
+  """`predict_split` of what a model's tasks need: 'outputs', and the targets, named after the tasks.
 
   Args:
-    classifier, params, split, image_size, batch_size, mesh, view: as for `predict_split`.
+    classifier, params, split: as for `predict_split`; so are the `options`.
     tasks: those that the head was made for.
+
+  Raises:
+    UserError: the split lacks what a task needs; or as for `predict_split`.
+  """
+  for task in tasks:
+    if not set(task.outputs) <= set(targets.columns(split, task.name)):
+      raise UserError(
+          f"split '{split.name}' holds other {task.name} than the model predicts ({', '.join(task.outputs)}): "
+          'evaluate it on its own dataset')
+  return predict_split(classifier, params, split, [task.name for task in tasks], **options)
+
+
+def measure_split(
+    split: reader.Split, tasks: Sequence[Task], found: dict[str, np.ndarray],
+    thresholds: Sequence[float | None] | None = None, by_domain: bool = False) -> dict[str, Any]:
+  """Loss and metrics over a whole split, every example counted exactly once.
+
+  Args:
+    split, tasks: what was predicted.
+    found: see `predict_tasks`.
     thresholds: for the task 'labels', chosen on val; None chooses them on this split.
     by_domain: whether to measure the examples of each domain by themselves, too, where the records name them.
 
@@ -80,16 +99,8 @@ def evaluate_params(
     'tasks' what `measure` returns for each. With domains, under 'domains' their examples and single numbers.
 
   Raises:
-    UserError: the split lacks what a task needs.
+    UserError: no example has what a task is measured by.
   """
-  for task in tasks:
-    if not set(task.outputs) <= set(targets.columns(split, task.name)):
-      raise UserError(
-          f"split '{split.name}' holds other {task.name} than the model predicts ({', '.join(task.outputs)}): "
-          'evaluate it on its own dataset')
-  fields = [task.name for task in tasks]
-  found = predict_split(
-      classifier, params, split, fields, image_size=image_size, batch_size=batch_size, mesh=mesh, view=view)
   outputs = split_columns(found['outputs'], tasks)
   measured = {task.name: measure(task, outputs[task.name], found[task.name], thresholds) for task in tasks}
   domains = _measure_domains(split, tasks, outputs, found, thresholds) if by_domain else {}
@@ -122,14 +133,15 @@ def _measure_domains(
 
 
 def metrics_of(metrics: dict[str, Any], task: Task) -> dict[str, Any]:
-  """One task's part of what `evaluate_params` returns."""
+  """One task's part of what `measure_split` returns."""
   return metrics['tasks'][task.name] if 'tasks' in metrics else metrics
 
 
-def report_persons(split: reader.Split, name: str) -> int:
-  """For a model of scene and person: prints how many images of the whole split `name` show a person, and returns it."""
-  counts = manifest.read_manifest(split.folder)['splits'][name]
+def report_persons(split: reader.Split) -> int:
+  """For a model of scene and person: prints how many images of the whole split show a person, and returns it."""
+  counts = [found for name, found in manifest.read_manifest(split.folder)['splits'].items() if name in split.splits]
+  with_person, examples = (sum(found[key] for found in counts) for key in ('with_person', 'examples'))
   print(
-      f"persons: {counts['with_person']} of the {counts['examples']} images of {name} show one; the others use the "
-      'scene as person view', flush=True)
-  return counts['with_person']
+      f"persons: {with_person} of the {examples} images of {'+'.join(split.splits)} show one; the others use the scene "
+      'as person view', flush=True)
+  return with_person

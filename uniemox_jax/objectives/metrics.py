@@ -146,18 +146,24 @@ def label_distribution(logits_NxC: np.ndarray, target_NxC: np.ndarray) -> dict[s
   """
   logits_NxC, target_NxC = logits_NxC.astype(np.float64), target_NxC.astype(np.float64)
   predicted_NxC = _softmax(logits_NxC)
-  log_NxC = logits_NxC - logits_NxC.max(axis=-1, keepdims=True)
-  log_NxC = log_NxC - np.log(np.exp(log_NxC).sum(axis=-1, keepdims=True))
   apart_NxC, total_NxC = np.abs(predicted_NxC - target_NxC), predicted_NxC + target_NxC
   relative_NxC = np.divide(apart_NxC, total_NxC, out=np.zeros_like(apart_NxC), where=total_NxC > 0)
-  log_target_NxC = np.log(target_NxC, out=np.zeros_like(target_NxC), where=target_NxC > 0)
   norms_N = np.linalg.norm(predicted_NxC, axis=-1) * np.linalg.norm(target_NxC, axis=-1)
   by_example = {
-      'chebyshev': apart_NxC.max(axis=-1), 'clark': np.sqrt((relative_NxC**2).sum(axis=-1)),
-      'canberra': relative_NxC.sum(axis=-1), 'kl': (target_NxC * (log_target_NxC - log_NxC)).sum(axis=-1),
-      'cosine': (predicted_NxC * target_NxC).sum(axis=-1) / norms_N,
+      'chebyshev': apart_NxC.max(axis=-1), 'clark': np.sqrt(
+          (relative_NxC**2).sum(axis=-1)), 'canberra': relative_NxC.sum(axis=-1),
+      'kl': kl_by_example(logits_NxC, target_NxC), 'cosine': (predicted_NxC * target_NxC).sum(axis=-1) / norms_N,
       'intersection': np.minimum(predicted_NxC, target_NxC).sum(axis=-1)}
   return {'examples': len(target_NxC)} | {name: float(values_N.mean()) for name, values_N in by_example.items()}
+
+
+def kl_by_example(logits_NxC: np.ndarray, target_NxC: np.ndarray) -> np.ndarray:
+  """The divergence from target to the softmax of the logits, nats, float64 (N,)."""
+  logits_NxC, target_NxC = logits_NxC.astype(np.float64), target_NxC.astype(np.float64)
+  log_NxC = logits_NxC - logits_NxC.max(axis=-1, keepdims=True)
+  log_NxC = log_NxC - np.log(np.exp(log_NxC).sum(axis=-1, keepdims=True))
+  log_target_NxC = np.log(target_NxC, out=np.zeros_like(target_NxC), where=target_NxC > 0)
+  return (target_NxC * (log_target_NxC - log_NxC)).sum(axis=-1)
 
 
 def dimensional(predicted_NxD: np.ndarray, target_NxD: np.ndarray, names: Sequence[str]) -> dict[str, Any]:

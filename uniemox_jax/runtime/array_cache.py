@@ -17,18 +17,21 @@ def write_arrays(path: str | os.PathLike, key: str, **arrays: np.ndarray) -> Non
   storage.write_bytes(path, content.getvalue())
 
 
-def read_arrays(path: str | os.PathLike, key: str, **shapes: tuple[int | None, ...]) -> tuple[np.ndarray, ...]:
+def read_arrays(
+    path: str | os.PathLike, key: str, *, remedy: str = 'delete the file, and it is made again',
+    **shapes: tuple[int | None, ...]) -> tuple[np.ndarray, ...]:
   """The arrays of these names, whose checksums the format has.
 
   Args:
     path: the file.
     key: as it was written; files of an earlier version have none.
+    remedy: of a damaged file.
     **shapes: of each; None is any length.
 
   Raises:
     UserError: damaged, of something else, or of other shapes.
   """
-  with storage.parsing(path, 'delete the file, and it is made again'):
+  with storage.parsing(path, remedy):
     loaded = np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False)
     if _KEY in loaded and str(loaded[_KEY]) != key:
       raise ValueError('it is of something else than its name says')

@@ -266,7 +266,33 @@ class PretrainConfig(CaptionedConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(TrainConfig):
+class MeasuredConfig(DataConfig):
+  """Keys of the verbs that learn from some images and are measured on others (docs/protocols.md)."""
+
+  fraction: float = key(1.0, 'share of every class that is trained on', above=0, most=1)
+  test_split: str = key(
+      'test', 'split of the result; val, on which choices are made too, where there is no test',
+      choices=('test', 'val'))
+  left_out_domain: str = key('', 'train and choose without the images of this domain, and test on them alone')
+  folds: int = key(
+      0, 'parts that all labelled images, of every split, are dealt to, of which one is tested; 0 takes the splits as '
+      'they are', least=0)
+  fold: int = key(0, 'which part is tested, from 0', least=0)
+  fold_seed: int = key(0, 'of the deal', least=0)
+
+  def check(self) -> None:
+    """See `DataConfig.check`."""
+    super().check()
+    if not self.folds:
+      refuse_unused(self, ('fold', 'fold_seed'), 'folds is 0')
+      return
+    if self.folds < 2 or self.fold >= self.folds:
+      raise UserError(f'folds is {self.folds} and fold {self.fold}: choose 2 folds or more, and one of them from 0 on')
+    refuse_unused(self, ('test_split',), 'a fold is tested')
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(TrainConfig, MeasuredConfig):
   """Keys of `finetune`."""
 
   dataset: str = key_of(DataConfig, 'dataset', 'emo8')
@@ -278,12 +304,6 @@ class FinetuneConfig(TrainConfig):
   sampling: str = key(
       'uniform', 'every training image once an epoch, or as many of every class (docs/tasks.md)',
       choices=('uniform', 'balanced'))
-  fraction: float = key(1.0, 'share of every class that is trained on', above=0, most=1)
-  test_split: str = key(
-      'test', 'split of the result; val, on which choices are made too, where there is no test',
-      choices=('test', 'val'))
-  left_out_domain: str = key(
-      '', 'train and choose without the images of this domain, and test on them alone (docs/protocols.md)')
   streams: str = key('scene', 'what the model sees (docs/two_streams.md)', choices=('scene', 'scene+person'))
   model: EncoderSettings = section(EncoderSettings)
   optimizer: FinetuneOptimizerSettings = section(FinetuneOptimizerSettings, final_lr=1e-6, b2=0.999)
@@ -296,15 +316,12 @@ class FinetuneConfig(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig(DataConfig):
+class ProbeConfig(MeasuredConfig):
   """Keys of `probe`."""
 
   dataset: str = key_of(DataConfig, 'dataset', 'emo8')
   batch_size: int = key_of(DataConfig, 'batch_size', 256)
   dtype: str = key_of(DataConfig, 'dtype', 'float32')
-  fraction: float = key_of(FinetuneConfig, 'fraction')
-  test_split: str = key_of(FinetuneConfig, 'test_split')
-  left_out_domain: str = key_of(FinetuneConfig, 'left_out_domain')
   protocol: str = key('linear', 'a linear classifier, or nearest neighbours', choices=('linear', 'knn'))
   features_dir: str = key('', 'where features are kept; the workdir if empty', path=True)
   model: EncoderSettings = section(EncoderSettings, remat='none')

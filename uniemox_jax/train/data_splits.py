@@ -1,36 +1,100 @@
-"""The splits that a fine-tuning or probing config names."""
+"""The records that a fine-tuning or probing config trains on, chooses on and is measured on."""
+
+from collections.abc import Iterable, Mapping
+import functools
+from typing import Any
 
 from data_pipelines.errors import UserError
-from data_pipelines.records import reader
-from uniemox_jax.train.config import FinetuneConfig, ProbeConfig
+from data_pipelines.records import folds, reader
+from uniemox_jax.train.config import MeasuredConfig
 
 _WITHOUT = {
-    'val': 'choices are made on val: move some images of train there, and build the records again',
-    'test': '--config.test_split=val takes val in its place'}
+    'val':
+        'choices are made on val: move some images of train there, and build the records again; or set '
+        '--config.folds, which deals all images anew',
+    'test': '--config.test_split=val takes val in its place, and --config.folds deals all images anew'}
 """What to do about a split that is missing."""
 
 
-def open_splits(config: FinetuneConfig | ProbeConfig) -> tuple[reader.Split, reader.Split, reader.Split]:
+def open_splits(config: MeasuredConfig) -> tuple[reader.Split, reader.Split, reader.Split]:
   """Train, or the share of it that `fraction` asks for, val, and the split of the result.
 
   With `left_out_domain`, the first two are without it, and the last is of it alone.
 
   Raises:
-    UserError: no such records, or no such share or domain.
+    UserError: no such records, or no such share, domain or fold.
   """
-  splits = {}
-  for name in dict.fromkeys(('train', 'val', config.test_split)):
-    try:
-      splits[name] = reader.open_split(config.data_dir, config.dataset, name)
-    except reader.NoSuchSplit as error:
-      raise UserError(f'{error}; {_WITHOUT[name]}' if name in _WITHOUT else str(error)) from error
+  splits = _opened(vars(config), dict.fromkeys(('train', 'val', config.test_split)))
   if config.test_split == 'val':
     print('the result will be of val, on which choices are made too: expect less on other images', flush=True)
-  train, val, test = (splits[name] for name in ('train', 'val', config.test_split))
-  if domain := config.left_out_domain:
-    train, val, test = train.domain(domain, False), val.domain(domain, False), test.domain(domain, True)
-    print(f'left out: {domain}, of which test has {test.num_examples} images', flush=True)
+  train, val, test = (
+      _of_domain(vars(config), splits[name], tested)
+      for name, tested in (('train', False), ('val', False), (config.test_split, True)))
+  if config.left_out_domain:
+    print(f'left out: {config.left_out_domain}, of which test has {test.num_examples} images', flush=True)
+  if config.folds:
+    print(
+        f'fold {config.fold} of {config.folds}: {train.num_examples} images to train on, {val.num_examples} of val, '
+        f'{test.num_examples} to test', flush=True)
   if config.fraction != 1:
     train = train.fraction(config.fraction, config.seed)
     print(f'few-shot: {train.num_examples} images of {train.name}', flush=True)
   return train, val, test
+
+
+def count_train(config: MeasuredConfig) -> int:
+  """How many images `open_splits` gives to train on. Raises UserError as it does."""
+  return _count_train(
+      config.data_dir, config.dataset, config.left_out_domain, config.folds, config.fold, config.fold_seed,
+      config.fraction, config.seed if config.fraction != 1 else 0)
+
+
+@functools.cache
+def _count_train(
+    data_dir: str, dataset: str, domain: str, folds_: int, fold: int, fold_seed: int, fraction: float,
+    seed: int) -> int:
+  """As `count_train`: runs that differ in their initialisation alone have as many."""
+  train = open_part({
+      'data_dir': data_dir, 'dataset': dataset, 'left_out_domain': domain, 'folds': folds_, 'fold': fold, 'fold_seed':
+          fold_seed}, 'train', tested=False)
+  return train.fraction(fraction, seed).num_examples
+
+
+def open_part(config: Mapping[str, Any], name: str, tested: bool) -> reader.Split:
+  """Train, val or test of a run, whole.
+
+  Args:
+    config: the run's config.json; a key that it leaves out has its default.
+    name: of the split.
+    tested: whether its images are those of the result, which are of the domain that is left out, if one is.
+
+  Raises:
+    UserError: as for `open_splits`.
+  """
+  return _of_domain(config, _opened(config, [name])[name], tested)
+
+
+def _opened(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, reader.Split]:
+  if config.get('folds'):
+    found = folds.open_fold(
+        config['data_dir'], config['dataset'], config['folds'], config.get('fold', 0), config.get('fold_seed', 0))
+    return {name: found[name] for name in names}
+  splits = {}
+  for name in names:
+    try:
+      splits[name] = reader.open_split(config['data_dir'], config['dataset'], name)
+    except reader.NoSuchSplit as error:
+      raise UserError(f'{error}; {_WITHOUT[name]}' if name in _WITHOUT else str(error)) from error
+  return splits
+
+
+def _of_domain(config: Mapping[str, Any], split: reader.Split, tested: bool) -> reader.Split:
+  domain = config.get('left_out_domain')
+  return split.domain(domain, inside=tested) if domain else split
+
+
+def fold_of(config: Mapping[str, Any]) -> dict[str, Any]:
+  """What result.json says of the fold that was tested; {} where there are none."""
+  if not config.get('folds'):
+    return {}
+  return {'fold': {'tested': config.get('fold', 0), 'of': config['folds'], 'seed': config.get('fold_seed', 0)}}

@@ -1,0 +1,135 @@
+"""What a comparison asked for and what is finished of it: a score for every initialisation, protocol, seed and fold."""
+
+from collections.abc import Mapping, Sequence
+import os
+from typing import Any, NamedTuple
+
+from uniemox_jax.compare.resampling import RunScore
+from uniemox_jax.compare.summary_statistics import Repeat
+from uniemox_jax.objectives.tasks import KINDS
+
+
+class ComparisonJob(NamedTuple):
+  """One run of a comparison. fold: that is tested; None where the dataset's own splits are taken."""
+
+  initialisation: str
+  dataset: str
+  protocol: str
+  seed: int
+  fold: int | None = None
+
+  @property
+  def name(self) -> str:
+    """Unique among all jobs."""
+    of_fold = '' if self.fold is None else f'_fold{self.fold}'
+    return f'{self.initialisation}/{self.dataset}/{self.protocol}/seed{self.seed}{of_fold}'
+
+  @property
+  def repeat(self) -> Repeat:
+    """What pairs it with the jobs of other initialisations."""
+    return self.seed if self.fold is None else (self.seed, self.fold)
+
+  def folder(self, workdir: str) -> str:
+    """Where its run lies."""
+    return os.path.join(workdir, self.name)
+
+
+class ProtocolVariant(NamedTuple):
+  """How a protocol of the config is run. protocol: its name there. domain: that is left out of training, '' for none.
+  fraction: of each class that is trained on, None for what the protocol says."""
+
+  protocol: str
+  domain: str = ''
+  fraction: float | None = None
+
+
+class Column(NamedTuple):
+  """Of a protocol's table: a dataset and one of its tasks, '' until a run has finished.
+
+  measured: its heading, 'emo8, top1', or 'emo8 val, top1' if val took the place of test, or 'emo8' until a run has
+  finished.
+  """
+
+  dataset: str
+  task: str
+  measured: str
+
+
+Scores = Mapping[str, Mapping[Repeat, RunScore]]
+"""By initialisation and repeat, of the runs that are finished."""
+
+
+class Comparison(NamedTuple):
+  """What was asked for, and what is finished of it.
+
+  initialisations, datasets: in the order of rows and columns.
+  variants: the protocols in the order of their tables, by the name that jobs have.
+  reference: the initialisation that all others are compared with.
+  jobs: all that were asked for.
+  results: content of result.json by job.
+  errors: the last line of each job that failed.
+  resampled: by job and task, see `resampling.resampled_scores`; None or absent where nothing was kept.
+  folds: how many parts the images were dealt to, 0 for the datasets' own splits.
+  detect: the difference that enough seeds are to find.
+  """
+
+  initialisations: Sequence[str]
+  datasets: Sequence[str]
+  variants: Mapping[str, ProtocolVariant]
+  reference: str
+  jobs: Sequence[ComparisonJob]
+  results: Mapping[ComparisonJob, dict[str, Any]]
+  errors: Mapping[ComparisonJob, str]
+  resampled: Mapping[ComparisonJob, Mapping[str, Any]] = {}
+  folds: int = 0
+  detect: float = 0.02
+
+  def columns(self, protocol: str) -> dict[Column, Scores]:
+    """A protocol's table: by column the scores."""
+    columns = []
+    for dataset in self.datasets:
+      result = next((result for job, result in self.results.items() if job[1:3] == (dataset, protocol)), None)
+      if result is None:
+        columns.append(Column(dataset, '', dataset))
+      else:
+        split = result.get('split', 'test')
+        of_folds = f' ({self.folds} folds)' if self.folds else ''
+        measured_on = f'{dataset}{of_folds}' if split == 'test' else f'{dataset} {split}'
+        columns += [Column(dataset, score.task, f'{measured_on}, {score.metric}') for score in scores_of(result)]
+    return {column: {name: self._scores(name, column, protocol) for name in self.initialisations} for column in columns}
+
+  def _scores(self, initialisation: str, column: Column, protocol: str) -> dict[Repeat, RunScore]:
+    jobs = [job for job in self.jobs if job[:3] == (initialisation, column.dataset, protocol) and job in self.results]
+    return {
+        job.repeat: RunScore(score.value,
+                             self.resampled.get(job, {}).get(score.task)) for job in jobs
+        for score in scores_of(self.results[job])
+        if score.task == column.task and score.value is not None}
+
+  @property
+  def seeds(self) -> int:
+    """How many were asked for."""
+    return len({job.seed for job in self.jobs})
+
+  @property
+  def missing(self) -> int:
+    """How many jobs have no result."""
+    return len(self.jobs) - len(self.results)
+
+
+class Score(NamedTuple):
+  """The metric that results of a task are compared by (`tasks.KINDS`); value: None where the test split leaves it
+  undefined."""
+
+  task: str
+  metric: str
+  value: float | None
+
+
+def scores_of(result: dict[str, Any]) -> list[Score]:
+  """Of every task of a run, that which chose its epoch first."""
+  if 'tasks' not in result:
+    return [Score('label', KINDS['label'].score, result[KINDS['label'].score])]
+  return [
+      Score(task, f'{task} {KINDS[task].score}', metrics[KINDS[task].score])
+      for task, metrics in result['tasks'].items()]

@@ -1,0 +1,97 @@
+"""Variants of a protocol that are read together: a curve over fractions of the labels, and domains left out in turn."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from uniemox_jax.compare.comparison_results import Column, Comparison, ProtocolVariant, Scores
+from uniemox_jax.compare.resampling import RunScore
+from uniemox_jax.compare.summary_statistics import Repeat
+
+
+class Family(NamedTuple):
+  """Some variants that differ in one thing.
+
+  name: of what they share, such as 'finetune'.
+  summary: the name of their weighted mean.
+  members: the name of each variant, and what it differs in, in order: '5 %', or a domain.
+  weights: of the members in the mean; they sum to 1.
+  """
+
+  name: str
+  summary: str
+  members: Mapping[str, str]
+  weights: Sequence[float]
+
+  @property
+  def question(self) -> str:
+    """What the weighted mean is called beside protocols."""
+    return f'{self.name}, {self.summary}'
+
+
+def curves(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
+  """A family of two or more fractions each. Its mean is the area under the curve over the logarithm of the fraction."""
+  found = []
+  for key, members in _grouped(variants, lambda variant: variant._replace(fraction=None)).items():
+    fractions = {name: variant.fraction for name, variant in members.items() if variant.fraction is not None}
+    if len(fractions) > 1:
+      names = sorted(fractions, key=fractions.__getitem__)
+      weights = _trapezoid(np.log([fractions[name] for name in names]))
+      found.append(
+          Family(_name(key), 'area under the curve', {name: f'{100 * fractions[name]:g} %' for name in names}, weights))
+  return found
+
+
+def left_out(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
+  """A family of two or more domains each, of which all count alike in the mean."""
+  found = []
+  for key, members in _grouped(variants, lambda variant: variant._replace(domain='')).items():
+    domains = {name: variant.domain for name, variant in members.items() if variant.domain}
+    if len(domains) > 1:
+      found.append(Family(_name(key), 'mean over domains', domains, [1 / len(domains)] * len(domains)))
+  return found
+
+
+def _grouped(variants: Mapping[str, ProtocolVariant],
+             shared: Callable[[ProtocolVariant], ProtocolVariant]) -> dict[ProtocolVariant, dict[str, ProtocolVariant]]:
+  groups: dict[ProtocolVariant, dict[str, ProtocolVariant]] = {}
+  for name, variant in variants.items():
+    groups.setdefault(shared(variant), {})[name] = variant
+  return groups
+
+
+def _name(variant: ProtocolVariant) -> str:
+  without = f' without {variant.domain}' if variant.domain else ''
+  return variant.protocol + without + ('' if variant.fraction is None else f' at {100 * variant.fraction:g} %')
+
+
+def _trapezoid(x_K: np.ndarray) -> list[float]:
+  """How much each place counts in the mean height of a curve through them."""
+  width_K = np.diff(x_K)
+  return ((np.append(width_K, 0) + np.append(0, width_K)) / 2 / width_K.sum()).tolist()
+
+
+def columns_of(family: Family, comparison: Comparison) -> dict[Column, dict[str, Scores]]:
+  """By column that some member has, the scores of each member by its name."""
+  by_member = {name: comparison.columns(name) for name in family.members}
+  found = dict.fromkeys(column for columns in by_member.values() for column in columns if column.task)
+  nothing: Scores = {name: {} for name in comparison.initialisations}
+  return {column: {name: columns.get(column, nothing) for name, columns in by_member.items()} for column in found}
+
+
+def mean_of(family: Family, members: Mapping[str, Scores]) -> Scores:
+  """The weighted mean over a column's members, of each repeat that all of them have."""
+  first = next(iter(members.values()))
+  return {name: _weighted([scores[name] for scores in members.values()], family.weights) for name in first}
+
+
+def _weighted(members: Sequence[Mapping[Repeat, RunScore]], weights: Sequence[float]) -> dict[Repeat, RunScore]:
+  found = {}
+  for repeat in [repeat for repeat in members[0] if all(repeat in member for member in members)]:
+    runs = [member[repeat] for member in members]
+    resampled = [weight * run.resampled_R for run, weight in zip(runs, weights) if run.resampled_R is not None]
+    found[repeat] = RunScore(
+        sum(weight * run.value for run, weight in zip(runs, weights)),
+        np.sum(resampled, axis=0) if len(resampled) == len(runs) else None)
+  return found

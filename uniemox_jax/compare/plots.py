@@ -1,0 +1,74 @@
+"""The figures of `compare`: every run a point, and curves over fractions of the labels."""
+
+import io
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+import numpy as np
+
+from uniemox_jax.compare.comparison_results import Comparison
+from uniemox_jax.compare.families import columns_of, curves
+from uniemox_jax.compare.resampling import interval
+
+_COLOURS = ('#0072b2', '#d55e00', '#5f5f5f', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
+_MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
+
+
+def runs_figure(comparison: Comparison) -> bytes:
+  """A panel a protocol: every run a point, the mean a line, initialisations side by side within a column. PNG."""
+  tables = {protocol: comparison.columns(protocol) for protocol in comparison.variants}
+  count = len(comparison.initialisations)
+  figure = Figure(
+      figsize=(1.5 + 0.55 * max(map(len, tables.values())) * count, 2.6 * len(tables)), layout='constrained')
+  panels = figure.subplots(len(tables), 1, squeeze=False)[:, 0]
+  step = 0.8 / count
+  for axes, (protocol, columns) in zip(panels, tables.items()):
+    for index, name in enumerate(comparison.initialisations):
+      colour, marker = _style(index)
+      for position, scores in enumerate(columns.values()):
+        values = [run.value for run in scores[name].values()]
+        x = position + (index + 0.5) * step - 0.4
+        axes.scatter([x] * len(values), values, s=18, color=colour, marker=marker, alpha=0.8, linewidths=0)
+        if values:
+          axes.hlines(np.mean(values), x - step / 3, x + step / 3, color=colour)
+      axes.scatter([], [], s=18, color=colour, marker=marker, label=name)
+    axes.set(title=protocol, xlim=(-0.5, len(columns) - 0.5))
+    axes.set_xticks(range(len(columns)), [column.measured for column in columns])
+  return _png(figure, panels, count)
+
+
+def curves_figure(comparison: Comparison) -> bytes:
+  """A panel for each curve: the mean over runs by the share of the labels, with its 95 % interval. PNG."""
+  found = [(family, *item) for family in curves(comparison.variants) for item in columns_of(family, comparison).items()]
+  figure = Figure(figsize=(5.5, 3.2 * max(1, len(found))), layout='constrained')
+  panels = figure.subplots(max(1, len(found)), 1, squeeze=False)[:, 0]
+  for axes, (family, column, members) in zip(panels, found):
+    shares = [comparison.variants[protocol].fraction for protocol in family.members]
+    for index, name in enumerate(comparison.initialisations):
+      colour, marker = _style(index)
+      runs = [list(members[protocol][name].values()) for protocol in family.members]
+      means = [np.mean([run.value for run in of_share]) if of_share else np.nan for of_share in runs]
+      axes.plot(shares, means, color=colour, marker=marker, markersize=4, linewidth=1.2, label=name)
+      limits = [interval(of_share, comparison.folds) for of_share in runs]
+      low, high = ([limit[side] if limit else np.nan for limit in limits] for side in (0, 1))
+      axes.fill_between(shares, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set(title=f'{family.name}: {column.measured}', xscale='log', xlabel='share of the training labels')
+    axes.set_xticks(shares, family.members.values(), minor=False)
+    axes.minorticks_off()
+  return _png(figure, panels, len(comparison.initialisations))
+
+
+def _style(index: int) -> tuple[str, str]:
+  return _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+
+
+def _png(figure: Figure, panels: np.ndarray, labels: int) -> bytes:
+  axes: Axes
+  for axes in panels:
+    axes.grid(axis='y', color='#e3e3e3')
+    axes.set_axisbelow(True)
+  if panels[0].get_legend_handles_labels()[0]:  # none until a run of a curve has finished
+    panels[0].legend(fontsize=8, frameon=False, ncols=min(4, labels))
+  png = io.BytesIO()
+  figure.savefig(png, format='png', dpi=120)
+  return png.getvalue()

@@ -1,0 +1,117 @@
+"""95 % intervals of results that hang on both: the seeds of the runs, and the images that they were tested on.
+
+Images are drawn anew by the Poisson bootstrap (Hanley and MacGibbon, 2006): in each of 2,000 resamples an image counts
+once, several times or not at all, by a number that is a function of its id. So all runs are measured on the same draws,
+and what an image makes hard for both sides of a difference cancels. Seeds are too few to be drawn anew: what the spread
+over runs adds is drawn from Student's t-distribution.
+
+A run's luck with single answers is in both, in its score and in its images, and must count once: it is taken out of the
+images' part. Runs of folds have test images of their own, so their spread has the images in it, and nothing is added.
+"""
+
+from collections.abc import Iterator, Sequence
+import functools
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from uniemox_jax.compare.summary_statistics import LEVEL, error_share
+from uniemox_jax.eval.kept_outputs import read_outputs
+from uniemox_jax.objectives.weighted_metrics import weighted_scores
+
+RESAMPLES = 2000
+_TOGETHER = 250
+_GOLDEN = np.uint64(0x9e3779b97f4a7c15)
+
+
+class RunScore(NamedTuple):
+  """A run's score on its test images; resampled_R: on each resample of them, None where its outputs were not kept."""
+
+  value: float
+  resampled_R: np.ndarray | None = None
+
+  def __sub__(self, other: 'RunScore') -> 'RunScore':
+    """The difference, of the same resamples."""
+    apart_R = None
+    if self.resampled_R is not None and other.resampled_R is not None:
+      apart_R = self.resampled_R - other.resampled_R
+    return RunScore(self.value - other.value, apart_R)
+
+
+class Interval(NamedTuple):
+  """low, high: of the 95 % interval. half: half its width. of_images: half the width that the images alone give it,
+  which more seeds do not reduce; 0 for folds, whose spread has the images in it."""
+
+  low: float
+  high: float
+  half: float
+  of_images: float
+
+
+@functools.cache
+def resampled_scores(folder: str, config_hash: str, task: str) -> np.ndarray | None:
+  """A finished run's score of a task on each resample of its test images, float64 (R,); None where it kept no outputs.
+
+  Raises:
+    UserError: what it kept is damaged.
+  """
+  kept = read_outputs(folder, config_hash, task)
+  if kept is None:
+    return None
+  weights = _image_weights(kept.example_N.tobytes())
+  return np.concatenate([
+      weighted_scores(task, kept.outputs_NxC, kept.target, weights[start:start + _TOGETHER].astype(np.float32))
+      for start in range(0, RESAMPLES, _TOGETHER)])
+
+
+@functools.lru_cache(maxsize=16)
+def _image_weights(example_bytes: bytes) -> np.ndarray:
+  """How often each image counts in each resample, uint8 (R, N): Poisson with mean 1, a function of the image's key."""
+  return np.concatenate(list(_draw(np.frombuffer(example_bytes, np.uint64))))
+
+
+def _draw(example_N: np.ndarray) -> Iterator[np.ndarray]:
+  ends = stats.poisson.cdf(np.arange(16), 1)
+  for start in range(0, RESAMPLES, _TOGETHER):
+    resample_Kx1 = np.arange(start + 1, start + 1 + _TOGETHER, dtype=np.uint64)[:, None]
+    with np.errstate(over='ignore'):
+      mixed = example_N + resample_Kx1 * _GOLDEN  # Then as in splitmix64 (Steele et al., 2014).
+      mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xbf58476d1ce4e5b9)
+      mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94d049bb133111eb)
+      mixed ^= mixed >> np.uint64(31)
+    uniform_KxN = (mixed >> np.uint64(11)) * 2.0**-53
+    yield np.searchsorted(ends, uniform_KxN, 'right').astype(np.uint8)
+
+
+def interval(runs: Sequence[RunScore], folds: int = 0) -> Interval | None:
+  """The 95 % interval of the mean over runs, for other seeds and other test images.
+
+  Args:
+    runs: scores, or differences of scores, of every repeat.
+    folds: as for `summary_statistics.paired_difference`.
+
+  Returns:
+    None where some run kept no outputs. Of a single run, that of its images alone.
+  """
+  resampled = [run.resampled_R for run in runs if run.resampled_R is not None]
+  if not runs or len(resampled) < len(runs):
+    return None
+  value_U, resampled_RxU = np.array([run.value for run in runs]), np.stack(resampled, axis=1)
+  resampled_RxU = resampled_RxU[np.isfinite(resampled_RxU).all(axis=1)]
+  if len(resampled_RxU) < RESAMPLES / 2:  # too few images for any statement
+    return None
+  mean_R = resampled_RxU.mean(axis=1)
+  image_part_R = mean_R - mean_R.mean()
+  seed_part_R = np.zeros_like(mean_R)
+  if len(runs) > 1:
+    error = np.sqrt(value_U.var(ddof=1) * error_share(len(runs), folds))
+    places_R = np.random.default_rng(0).permutation(len(mean_R)) + 0.5  # spread evenly, so that few draws are enough
+    seed_part_R = error * stats.t.ppf(places_R / len(mean_R), len(runs) - 1)
+    in_both = (resampled_RxU - mean_R[:, None]).var(axis=0).mean() / (len(runs) - 1)
+    of_all = image_part_R.var()
+    image_part_R *= np.sqrt(max(0.0, 1 - in_both / of_all)) if of_all and not folds else 0
+  (low, high), (low_image, high_image) = (
+      np.quantile(part_R, [LEVEL / 2, 1 - LEVEL / 2]) for part_R in (image_part_R + seed_part_R, image_part_R))
+  mean = value_U.mean()
+  return Interval(float(mean + low), float(mean + high), float(high - low) / 2, float(high_image - low_image) / 2)

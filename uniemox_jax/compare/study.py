@@ -1,0 +1,176 @@
+"""The config of a comparison: its initialisations, datasets, protocols, seeds and folds; and the config of each job."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import itertools
+import re
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from data_pipelines.errors import UserError
+from uniemox_jax.compare.comparison_results import ComparisonJob, ProtocolVariant
+from uniemox_jax.finetune import finetune
+from uniemox_jax.probe import probe
+from uniemox_jax.runtime import cli
+from uniemox_jax.train import schema
+from uniemox_jax.train.config import FinetuneConfig, MeasuredConfig, ProbeConfig
+from uniemox_jax.train.data_splits import count_train
+from uniemox_jax.zero_shot import zero_shot_by_config
+
+
+class _Verb(NamedTuple):
+  """What runs a job, and its keys. draws: whether its result hangs on the seed."""
+
+  run: Callable[..., dict[str, Any]]
+  keys: type[MeasuredConfig]
+  draws: bool = True
+
+
+VERBS = {
+    'finetune': _Verb(finetune, FinetuneConfig), 'probe': _Verb(probe, ProbeConfig),
+    'zero_shot': _Verb(zero_shot_by_config, ProbeConfig, draws=False)}
+"""By the name a protocol gives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+  """Keys of `compare`."""
+
+  initialisations: tuple = schema.key((), 'names of those to compare, defined in initialisation')
+  datasets: tuple = schema.key((), 'names of the datasets, as built')
+  protocols: tuple = schema.key((), 'names of the protocols, defined in protocol')
+  seeds: int = schema.key(3, 'repetitions of every run', least=1)
+  folds: int = schema.key(
+      0, 'parts that all labelled images are dealt to, anew for each seed, and tested in turn; 0 takes the splits as '
+      'they are', least=0)
+  left_out_domains: tuple = schema.key(
+      (), 'domains, each of which every protocol leaves out of training, and is tested on alone')
+  fractions: tuple = schema.key((), 'shares of the training labels, at each of which every protocol is run')
+  reference: str = schema.key('scratch', 'the initialisation that the others are compared with')
+  detect: float = schema.key(0.02, 'the difference that enough seeds are to find', above=0)
+  spread: float = schema.key(
+      0.0, 'known standard deviation over seeds of a difference from the reference; 0 takes that of earlier results',
+      least=0)
+  initialisation: ConfigDict = schema.section(ConfigDict)
+  protocol: ConfigDict = schema.section(ConfigDict)
+  change: ConfigDict = schema.section(ConfigDict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitialisationSettings:
+  """Keys of one initialisation."""
+
+  init: str = schema.key('', 'checkpoint, file, folder or hub id; none is a random initialisation')
+  change: ConfigDict = schema.section(ConfigDict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolSettings:
+  """Keys of one protocol."""
+
+  verb: str = schema.key('finetune', 'what runs it', choices=tuple(VERBS))
+  recipe: str = schema.key('', 'its config')
+  only: tuple = schema.key((), 'initialisations that it is run for; () is all')
+  change: ConfigDict = schema.section(ConfigDict)
+
+
+def check(config: ConfigDict) -> None:
+  """Raises UserError for a key that is unknown, missing or of another type, and for a name that is not defined."""
+  values = schema.parse(CompareConfig, config)
+  for names in ('initialisations', 'datasets', 'protocols'):
+    if not config[names] or len(set(config[names])) < len(config[names]):
+      raise UserError(f"config key '{names}' is {config[names]}: give one name or more, each once")
+  for section, kind in (('initialisation', InitialisationSettings), ('protocol', ProtocolSettings)):
+    for name in config[f'{section}s']:
+      if name not in config[section]:
+        raise UserError(
+            f"'{name}' of {section}s is not defined: add {section}.{name} to the config, or choose from "
+            f"{', '.join(config[section])}")
+    for name in config[section]:
+      for key, value in vars(schema.parse(kind, config[section][name], f'{section}.{name}.')).items():
+        if value == '':
+          raise UserError(f"config key '{section}.{name}.{key}' is missing: add it to the config file")
+  if config.reference not in config.initialisations:
+    raise UserError(
+        f"reference '{config.reference}' is none of the initialisations: choose from "
+        f"{', '.join(config.initialisations)}")
+  for name in config.protocols:
+    if not _run_for(config, name):
+      raise UserError(
+          f"protocol '{name}' is run only for {', '.join(config.protocol[name].only)}, of which none is compared: add "
+          f'one to initialisations, or leave {name} out')
+  if values.folds == 1:
+    raise UserError("config key 'folds' is 1: choose 2 or more, or 0 for the splits as they are")
+  for fraction in values.fractions:
+    if not (isinstance(fraction, int | float) and 0 < fraction <= 1) or values.fractions.count(fraction) > 1:
+      raise UserError(f"config key 'fractions' is {values.fractions}: give shares above 0 and at most 1, each once")
+
+
+def _run_for(config: ConfigDict, protocol: str) -> list[str]:
+  """The initialisations that a protocol of the config is run for."""
+  only = config.protocol[protocol].get('only', ())
+  return [name for name in config.initialisations if not only or name in only]
+
+
+def variants_of(config: ConfigDict) -> dict[str, ProtocolVariant]:
+  """The protocols as they are run: for each domain that is left out, and for each fraction of the labels."""
+  found = {}
+  for name in config.protocols:
+    for domain in config.get('left_out_domains') or ('',):
+      for fraction in config.get('fractions') or (None,):
+        without = '_without_' + re.sub(r'\W+', '_', domain) if domain else ''
+        of_labels = '' if fraction is None else f'_{100 * fraction:g}_percent'
+        found[name + without + of_labels] = ProtocolVariant(name, domain, fraction)
+  return found
+
+
+def jobs_of(config: ConfigDict, seeds: int | None = None) -> list[ComparisonJob]:
+  """All jobs, with so many seeds, else the config's; seed by seed, so that every row soon has a first result."""
+  folds: list[int | None] = list(range(config.get('folds', 0))) or [None]
+  repeats = itertools.product(range(config.seeds if seeds is None else seeds), folds)
+  variants = variants_of(config)
+  return [
+      ComparisonJob(initialisation, dataset, protocol, seed, fold)
+      for seed, fold in repeats
+      for dataset, (protocol, variant) in itertools.product(config.datasets, variants.items())
+      for initialisation in _run_for(config, variant.protocol)
+      if not seed or fold is not None or VERBS[config.protocol[variant.protocol].verb].draws]
+
+
+def job_config(config: ConfigDict, job: ComparisonJob) -> ConfigDict:
+  """The config of a job's run: the protocol's recipe with the changes that `config` makes to it.
+
+  It is the same for all initialisations but for `init` and the changes of an initialisation itself.
+
+  Raises:
+    UserError: no such recipe, or a change that does not fit it; where a fraction is asked for, no such records.
+  """
+  variant, initialisation = variants_of(config)[job.protocol], config.initialisation[job.initialisation]
+  protocol = config.protocol[variant.protocol]
+  section = cli.load_config(protocol.recipe.replace('{dataset}', job.dataset))
+  for origin, change in (('change', config.change), (f'protocol.{variant.protocol}', protocol.change),
+                         (f'initialisation.{job.initialisation}', initialisation.change)):
+    try:
+      section.update(change)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+      raise UserError(
+          f'{origin} of the config does not fit {protocol.recipe}: {" ".join(str(error).split())}') from error
+  section.dataset, section.seed, section.init = job.dataset, job.seed, initialisation.init
+  if variant.domain:
+    section.left_out_domain = variant.domain
+  if job.fold is not None:
+    section.folds, section.fold, section.fold_seed = config.folds, job.fold, job.seed
+  verb = VERBS[protocol.verb]
+  if variant.fraction is not None:
+    section.fraction = float(variant.fraction)
+    if verb.run is finetune:  # the others take a batch of any size
+      section.batch_size = _batch_that_fits(schema.parse(verb.keys, section))
+  schema.parse(verb.keys, section)
+  return section
+
+
+def _batch_that_fits(values: MeasuredConfig) -> int:
+  """The recipe's batch; where it is more than the training images, the largest power of two that is not."""
+  examples = count_train(values)
+  return values.batch_size if values.batch_size <= examples else 1 << examples.bit_length() - 1

@@ -1,0 +1,76 @@
+"""outputs.npz: what a run predicted for every tested example, and what is true, kept beside result.json.
+
+`compare` draws test images from it anew, to say how far a result hangs on them. Some 40 bytes an example and 8 classes.
+"""
+
+from collections.abc import Mapping, Sequence
+import hashlib
+import os
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines.records.reader import Split
+from data_pipelines.storage import exists
+from uniemox_jax.objectives.tasks import Task, prepare_targets, split_columns
+from uniemox_jax.runtime.array_cache import read_arrays, write_arrays
+from uniemox_jax.runtime.distributed import is_primary
+
+FILE = 'outputs.npz'
+
+
+class KeptOutputs(NamedTuple):
+  """Of one task. example_N: uint64, see `example_keys`. outputs_NxC: float32, as the head gives them. target: class
+  indices of 'label', int32 (N,), -1 for none; else float32 (N, C) as `tasks.prepare_targets` gives it, NaN for none."""
+
+  example_N: np.ndarray
+  outputs_NxC: np.ndarray
+  target: np.ndarray
+
+
+def example_keys(split: Split) -> np.ndarray:
+  """A number for each record that is the same in every split, fold and build: 8 bytes of its id's SHA-256; uint64."""
+  digests = (hashlib.sha256(found.id.encode()).digest()[:8] for found in split.annotations())
+  return np.fromiter(map(int.from_bytes, digests), np.uint64, split.num_examples)
+
+
+def keep_outputs(
+    folder: str, config_hash: str, example_N: np.ndarray, tasks: Sequence[Task], found: Mapping[str,
+                                                                                                np.ndarray]) -> None:
+  """Writes outputs.npz, on the primary host alone.
+
+  Args:
+    folder: of the run.
+    config_hash: of its config, which result.json has too.
+    example_N: see `example_keys`.
+    tasks: whose outputs they are.
+    found: 'outputs' (N, W), and the target of every task, as `split_outputs` returns them.
+  """
+  if not is_primary():
+    return
+  arrays = {'example': example_N}
+  for name, outputs_NxC in split_columns(found['outputs'], tasks).items():
+    task = next(task for task in tasks if task.name == name)
+    arrays[f'{name}_outputs'] = outputs_NxC.astype(np.float32)
+    if name == 'label':
+      arrays[f'{name}_target'] = found[name].astype(np.int32)
+    else:
+      target_NxC, present_NxK = map(np.asarray, prepare_targets(task, jnp.asarray(found[name])))
+      arrays[f'{name}_target'] = np.where(present_NxK > 0, target_NxC, np.nan).astype(np.float32)
+  write_arrays(os.path.join(folder, FILE), config_hash, **arrays)
+
+
+def read_outputs(folder: str, config_hash: str, task: str) -> KeptOutputs | None:
+  """What `keep_outputs` wrote of a task; None where an earlier version ran, which kept nothing.
+
+  Raises:
+    UserError: it is damaged, or another run's.
+  """
+  path = os.path.join(folder, FILE)
+  if not exists(path):
+    return None
+  shape: tuple[int | None, ...] = (None,) if task == 'label' else (None, None)
+  shapes = {'example': (None,), f'{task}_outputs': (None, None), f'{task}_target': shape}
+  remedy = 'restore it, or delete it, and the run has no interval'
+  return KeptOutputs(*read_arrays(path, config_hash, remedy=remedy, **shapes))

@@ -1,0 +1,82 @@
+"""The metric that compares results (`tasks.KINDS`), where every example counts several times or not at all.
+
+A resample of the test images is a weight for each: how often it was drawn. All resamples are computed together.
+"""
+
+import numpy as np
+
+from uniemox_jax.objectives import metrics
+
+
+def weighted_scores(task: str, outputs_NxC: np.ndarray, target: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
+  """The task's score under each of R weightings of its examples, float64 (R,); NaN where it is undefined.
+
+  Args:
+    task: a key of `tasks.KINDS`.
+    outputs_NxC: float32, as the head gives them.
+    target: as `kept_outputs.KeptOutputs` has it.
+    weight_RxN: float32, how often each example counts, at least 0.
+  """
+  return _SCORES[task](outputs_NxC, target, weight_RxN)
+
+
+def _weighted_mean(value_N: np.ndarray, present_N: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
+  """Over the present examples; float32 sums of small integers are exact, others are right to 1e-6."""
+  total_R = (weight_RxN @ present_N.astype(np.float32)).astype(np.float64)
+  sum_R = (weight_RxN @ np.where(present_N, value_N, 0).astype(np.float32)).astype(np.float64)
+  return np.divide(sum_R, total_R, out=np.full_like(total_R, np.nan), where=total_R > 0)
+
+
+def _mean_defined(value_CxR: np.ndarray) -> np.ndarray:
+  """`metrics.mean_defined` of each column; NaN where none is defined."""
+  defined_R = np.isfinite(value_CxR).sum(axis=0)
+  sum_R = np.nansum(value_CxR, axis=0)
+  return np.divide(sum_R, defined_R, out=np.full_like(sum_R, np.nan), where=defined_R > 0)
+
+
+def _top1(logits_NxC: np.ndarray, label_N: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
+  return _weighted_mean(logits_NxC.argmax(axis=-1) == label_N, label_N >= 0, weight_RxN)
+
+
+def _kl(logits_NxC: np.ndarray, target_NxC: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
+  present_N = np.isfinite(target_NxC).all(axis=-1)
+  return _weighted_mean(metrics.kl_by_example(logits_NxC, np.nan_to_num(target_NxC)), present_N, weight_RxN)
+
+
+def _ccc(predicted_NxD: np.ndarray, target_NxD: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
+  """Lin's concordance, the mean over dimensions, from weighted moments."""
+  return _mean_defined(np.stack([_one_ccc(x, y, weight_RxN) for x, y in zip(predicted_NxD.T, target_NxD.T)]))
+
+
+def _one_ccc(predicted_N: np.ndarray, target_N: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
+  known_N = np.isfinite(target_N)
+  origin = target_N[known_N].mean()  # which the result does not depend on, but its rounding does
+  x, y = predicted_N - origin, target_N - origin
+  mean_x, mean_y, xx, yy, xy = (_weighted_mean(value_N, known_N, weight_RxN) for value_N in (x, y, x * x, y * y, x * y))
+  variances = (xx - mean_x**2) + (yy - mean_y**2) + (mean_x - mean_y)**2
+  return np.divide(2 * (xy - mean_x * mean_y), variances, out=np.full_like(xx, np.nan), where=variances > 0)
+
+
+def _mean_average_precision(scores_NxC: np.ndarray, present_NxC: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
+  """The mean over the classes that a resample has, each as `metrics.average_precision`."""
+  known_N = np.isfinite(present_NxC).all(axis=-1)
+  weight_RxK = weight_RxN[:, known_N]
+  return _mean_defined(
+      np.stack([
+          _average_precision(score_K, present_K > 0, weight_RxK)
+          for score_K, present_K in zip(scores_NxC[known_N].T, present_NxC[known_N].T)]))
+
+
+def _average_precision(score_N: np.ndarray, present_N: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
+  order_N = np.argsort(-score_N, kind='stable')
+  weight_RxN = weight_RxN[:, order_N]
+  last_of_equals = np.flatnonzero(np.append(np.diff(score_N[order_N]) != 0, True))
+  drawn_RxK = np.cumsum(weight_RxN, axis=1)[:, last_of_equals]
+  hits_RxK = np.cumsum(weight_RxN * present_N[order_N], axis=1)[:, last_of_equals]
+  precision_RxK = np.divide(hits_RxK, drawn_RxK, out=np.zeros_like(hits_RxK), where=drawn_RxK > 0)
+  sum_R = np.sum(np.diff(hits_RxK, prepend=0) * precision_RxK, axis=1, dtype=np.float64)
+  all_R = hits_RxK[:, -1].astype(np.float64)
+  return np.divide(sum_R, all_R, out=np.full_like(sum_R, np.nan), where=all_R > 0)
+
+
+_SCORES = {'label': _top1, 'labels': _mean_average_precision, 'distribution': _kl, 'vad': _ccc}

@@ -58,8 +58,8 @@ def read_words(
     texts: whole texts; a text alone is one.
 
   Raises:
-    UserError: nothing is asked for, templates without classes, one class alone, one that is named twice, a text that cannot be a column's name, or
-      a file that cannot be read.
+    UserError: nothing is asked for, templates without classes, one class alone, one that is named twice, a text that
+      cannot be a column's name, or a file that cannot be read.
   """
   classes, dimensions = _read_labels(labels) if labels else ((), ())
   texts = (texts,) if isinstance(texts, str) else tuple(texts)
@@ -69,7 +69,8 @@ def read_words(
         f'a CLIP needs words: add --labels={"|".join(NAMED_LABELS)}|valence, --labels=calm,lonely,… or a file with a '
         'class a line')
   if prompts_given is not None and not (classes or dimensions):
-    raise UserError('--prompts are templates for classes, and whole texts need none: add --labels, or leave --prompts out')
+    raise UserError(
+        '--prompts are templates for classes, and whole texts need none: add --labels, or leave --prompts out')
   return Words(classes, dimensions, texts, _templates(prompts_given))
 
 

@@ -18,11 +18,11 @@ from uniemox_jax.eval import label_maps
 from uniemox_jax.eval.kept_outputs import example_keys, keep_outputs
 from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.trained_classifier import (
-  load_trained,
-  measure_split,
-  predict_split,
-  predict_tasks,
-  report_persons,
+    load_trained,
+    measure_split,
+    predict_split,
+    predict_tasks,
+    report_persons,
 )
 from uniemox_jax.objectives.tasks import KINDS, measure, single_label_task, split_columns, tasks_of
 from uniemox_jax.recognition.recogniser import view_of

@@ -12,6 +12,7 @@ Time of these: not measured; jobs × the time of one fine-tuning (configs/finetu
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 # Percent of the training images, and a batch that fits even Emotion6's 13 images of one percent.
 FEW_SHOT_BATCH = {1: 8, 5: 32, 10: 64, 25: 128, 50: 128}
@@ -42,6 +43,12 @@ INITIALISATIONS = {
 DEMO_MODEL = {'image_size': 96, 'patch_size': 16, 'width': 96, 'depth': 4, 'heads': 4, 'remat': 'none', 'scan': False}
 
 
+def _change(data_dir: str, model: dict) -> ConfigDict:
+  """For all jobs; what is empty stays as a recipe has it, until a flag such as --config.change.batch_size=32."""
+  empty = {'batch_size': placeholder(int), 'epochs': placeholder(int), 'tasks': placeholder(str)}
+  return ConfigDict({'data_dir': data_dir, 'model': model} | empty)
+
+
 def _published() -> ConfigDict:
   config = ConfigDict()
   config.initialisations = ('uniemox', 'mae', 'clip', 'supervised', 'scratch')
@@ -49,10 +56,10 @@ def _published() -> ConfigDict:
   config.protocols = ('finetune', 'linear')
   config.seeds = 3
   config.folds, config.left_out_domains, config.fractions = 0, (), ()
-  config.reference, config.detect, config.spread = 'scratch', 0.02, 0.0
+  config.reference, config.vad_score, config.detect, config.spread = 'scratch', 'ccc', 0.02, 0.0
   config.initialisation = ConfigDict(INITIALISATIONS)
   config.protocol = ConfigDict(PROTOCOLS)
-  config.change = ConfigDict({'data_dir': 'data', 'model': {'width': 1024, 'depth': 24, 'heads': 16}})
+  config.change = _change('data', {'width': 1024, 'depth': 24, 'heads': 16})
   return config
 
 
@@ -80,7 +87,8 @@ def _demo() -> ConfigDict:
   # Shorter than the demo's own fine-tuning: 18 of them are run here.
   config.protocol.finetune = ConfigDict({
       'verb': 'finetune', 'recipe': 'configs/demo.py:finetune', 'change': {'epochs': 6, 'eval_every_epochs': 3}})
-  config.change = ConfigDict({'data_dir': 'runs/demo/data', 'dtype': 'float32', 'model': DEMO_MODEL})
+  config.change = _change('runs/demo/data', DEMO_MODEL)
+  config.change.dtype = 'float32'
   return config
 
 

@@ -165,7 +165,8 @@ def test_the_best_of_a_metric_of_which_less_is_better_is_the_least():
 
   results = {ComparisonJob(name, 'emotion6', 'finetune', 0): measured(kl) for name, kl in (('a', 0.2), ('b', 0.1))}
   comparison = comparison_of(('a', 'b'), ('emotion6',), ('finetune',), 1, 'a', results, {})
-  assert scores_of(results[ComparisonJob('a', 'emotion6', 'finetune', 0)]) == [('distribution', 'distribution kl', 0.2)]
+  assert scores_of(results[ComparisonJob('a', 'emotion6', 'finetune',
+                                         0)]) == [('distribution', 'kl', 'distribution kl', 0.2)]
   rows = tables._table(comparison, 'finetune', set())[1:]
   assert rows == [['a', '0.2000 (1)'], ['b', '**0.1000 (1)**']]
 
@@ -176,3 +177,12 @@ def test_column_says_where_val_took_the_place_of_test(comparison, tmp_path):
   assert 'emo8 val, top1' in (tmp_path / 'comparison.md').read_text()
   tables.write(comparison, str(tmp_path))
   assert 'emo8, top1' in (tmp_path / 'comparison.md').read_text()
+
+
+def test_valence_and_arousal_may_be_compared_by_pearsons_r():
+  job = ComparisonJob('scratch', 'rated', 'linear', 0)
+  result_of_vad = {'tasks': {'vad': {'ccc': 0.4, 'pearson': 0.6, 'mae': 0.1}}}
+  comparison = comparison_of(('scratch',), ('rated',), ('linear',), 1, 'scratch', {job: result_of_vad}, {})
+  for vad_score, value in (('ccc', 0.4), ('pearson', 0.6)):
+    ((column, scores),) = comparison._replace(vad_score=vad_score).columns('linear').items()
+    assert column.measured == f'rated, vad {vad_score}' and scores['scratch'][0].value == value

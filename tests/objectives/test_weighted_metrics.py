@@ -26,15 +26,16 @@ def prepared(name: str) -> np.ndarray:
   return np.where(present > 0, target, np.nan)
 
 
-@pytest.mark.parametrize('name', KINDS)
-def test_weights_are_repetitions(name):
+@pytest.mark.parametrize(('name', 'metric'),
+                         [*((name, kind.score) for name, kind in KINDS.items()), ('vad', 'pearson')])
+def test_weights_are_repetitions(name, metric):
   outputs = RNG.normal(0, 1, (COUNT, len(TASKS[name].outputs))).round(1).astype(np.float32)  # with equal scores
   weights = RNG.poisson(1, (7, COUNT)).astype(np.float32)
   weights[0] = 1
-  found = weighted_scores(name, outputs, prepared(name), weights)
+  found = weighted_scores(metric, outputs, prepared(name), weights)
   for weight_N, score in zip(weights.astype(int), found):
     repeated = np.repeat(np.arange(COUNT), weight_N)
-    expected = measure(TASKS[name], outputs[repeated], TARGETS[name][repeated])[KINDS[name].score]
+    expected = measure(TASKS[name], outputs[repeated], TARGETS[name][repeated])[metric]
     assert score == pytest.approx(expected, abs=1e-5)
 
 
@@ -42,5 +43,5 @@ def test_a_class_that_no_drawn_image_has_does_not_count():
   scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.3]], np.float32)
   present = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
   weights = np.array([[1, 0, 1], [0, 0, 0]], np.float32)
-  found = weighted_scores('labels', scores, present, weights)
+  found = weighted_scores('map', scores, present, weights)
   assert found[0] == 1 and np.isnan(found[1])

@@ -40,21 +40,22 @@ def read_comparison(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigD
     UserError: a job was run, or begun, with other values than the config has now.
   """
   results, errors, resampled = {}, {}, {}
+  vad_score = config.get('vad_score', 'ccc')
   for job, section in sections.items():
     folder = job.folder(workdir)
     # The table names where a run started from.
     subprocess_runs.check_same_config(folder, section, also=('init',))
     if (result := read_result(folder)) is not None:
       with parsing(result_path(folder, 'test')):
-        scores = scores_of(result)
+        scores = scores_of(result, vad_score)
       results[job] = result
-      resampled[job] = {
-          score.task: resampled_scores(folder, result.get('config_hash', ''), score.task) for score in scores}
+      run_hash = result.get('config_hash', '')
+      resampled[job] = {score.task: resampled_scores(folder, run_hash, score.task, score.name) for score in scores}
     elif error := subprocess_runs.last_error(folder):
       errors[job] = error
   return Comparison(
       config.initialisations, config.datasets, variants_of(config), config.reference, tuple(sections), results, errors,
-      resampled, config.get('folds', 0), config.get('detect', 0.02))
+      resampled, config.get('folds', 0), config.get('detect', 0.02), vad_score)
 
 
 def compare(config: ConfigDict, workdir: str, until: Until | None = None) -> None:
@@ -96,7 +97,7 @@ def _run_all(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict], w
   def tabulate() -> dict[str, str]:
     comparison = read_comparison(config, sections, workdir)
     found[:] = tables.write(comparison, workdir)
-    scores = {job.name: scores_of(result)[0] for job, result in comparison.results.items()}
+    scores = {job.name: comparison.scores(result)[0] for job, result in comparison.results.items()}
     return {
         name: f'{score.metric} undefined' if score.value is None else f'{score.metric} {score.value:.4f}'
         for name, score in scores.items()}

@@ -55,6 +55,25 @@ class Column(NamedTuple):
   measured: str
 
 
+class Score(NamedTuple):
+  """One that results are compared by. name: of the metric, metric: with the task before it, as headings have it. value:
+  None where the test split leaves it undefined."""
+
+  task: str
+  name: str
+  metric: str
+  value: float | None
+
+
+def scores_of(result: dict[str, Any], vad_score: str = KINDS['vad'].score) -> list[Score]:
+  """Of every task of a run, that which chose its epoch first: `tasks.KINDS` has the metric, but for that of vad."""
+  if 'tasks' not in result:
+    name = KINDS['label'].score
+    return [Score('label', name, name, result[name])]
+  names = {task: vad_score if task == 'vad' else KINDS[task].score for task in result['tasks']}
+  return [Score(task, name, f'{task} {name}', result['tasks'][task][name]) for task, name in names.items()]
+
+
 Scores = Mapping[str, Mapping[Repeat, RunScore]]
 """By initialisation and repeat, of the runs that are finished."""
 
@@ -71,6 +90,7 @@ class Comparison(NamedTuple):
   resampled: by job and task, see `resampling.resampled_scores`; None or absent where nothing was kept.
   folds: how many parts the images were dealt to, 0 for the datasets' own splits.
   detect: the difference that enough seeds are to find.
+  vad_score: the metric that results of valence, arousal and dominance are compared by.
   """
 
   initialisations: Sequence[str]
@@ -83,6 +103,7 @@ class Comparison(NamedTuple):
   resampled: Mapping[ComparisonJob, Mapping[str, Any]] = {}
   folds: int = 0
   detect: float = 0.02
+  vad_score: str = KINDS['vad'].score
 
   def columns(self, protocol: str) -> dict[Column, Scores]:
     """A protocol's table: by column the scores."""
@@ -95,7 +116,7 @@ class Comparison(NamedTuple):
         split = result.get('split', 'test')
         of_folds = f' ({self.folds} folds)' if self.folds else ''
         measured_on = f'{dataset}{of_folds}' if split == 'test' else f'{dataset} {split}'
-        columns += [Column(dataset, score.task, f'{measured_on}, {score.metric}') for score in scores_of(result)]
+        columns += [Column(dataset, score.task, f'{measured_on}, {score.metric}') for score in self.scores(result)]
     return {column: {name: self._scores(name, column, protocol) for name in self.initialisations} for column in columns}
 
   def _scores(self, initialisation: str, column: Column, protocol: str) -> dict[Repeat, RunScore]:
@@ -103,8 +124,12 @@ class Comparison(NamedTuple):
     return {
         job.repeat: RunScore(score.value,
                              self.resampled.get(job, {}).get(score.task)) for job in jobs
-        for score in scores_of(self.results[job])
+        for score in self.scores(self.results[job])
         if score.task == column.task and score.value is not None}
+
+  def scores(self, result: dict[str, Any]) -> list[Score]:
+    """`scores_of`, by this comparison's metrics."""
+    return scores_of(result, self.vad_score)
 
   @property
   def seeds(self) -> int:
@@ -115,21 +140,3 @@ class Comparison(NamedTuple):
   def missing(self) -> int:
     """How many jobs have no result."""
     return len(self.jobs) - len(self.results)
-
-
-class Score(NamedTuple):
-  """The metric that results of a task are compared by (`tasks.KINDS`); value: None where the test split leaves it
-  undefined."""
-
-  task: str
-  metric: str
-  value: float | None
-
-
-def scores_of(result: dict[str, Any]) -> list[Score]:
-  """Of every task of a run, that which chose its epoch first."""
-  if 'tasks' not in result:
-    return [Score('label', KINDS['label'].score, result[KINDS['label'].score])]
-  return [
-      Score(task, f'{task} {KINDS[task].score}', metrics[KINDS[task].score])
-      for task, metrics in result['tasks'].items()]

@@ -50,7 +50,7 @@ class Interval(NamedTuple):
 
 
 @functools.cache
-def resampled_scores(folder: str, config_hash: str, task: str) -> np.ndarray | None:
+def resampled_scores(folder: str, config_hash: str, task: str, metric: str) -> np.ndarray | None:
   """A finished run's score of a task on each resample of its test images, float64 (R,); None where it kept no outputs.
 
   Raises:
@@ -61,7 +61,7 @@ def resampled_scores(folder: str, config_hash: str, task: str) -> np.ndarray | N
     return None
   weights = _image_weights(kept.example_N.tobytes())
   return np.concatenate([
-      weighted_scores(task, kept.outputs_NxC, kept.target, weights[start:start + _TOGETHER].astype(np.float32))
+      weighted_scores(metric, kept.outputs_NxC, kept.target, weights[start:start + _TOGETHER].astype(np.float32))
       for start in range(0, RESAMPLES, _TOGETHER)])
 
 

@@ -48,6 +48,8 @@ class CompareConfig:
       (), 'domains, each of which every protocol leaves out of training, and is tested on alone')
   fractions: tuple = schema.key((), 'shares of the training labels, at each of which every protocol is run')
   reference: str = schema.key('scratch', 'the initialisation that the others are compared with')
+  vad_score: str = schema.key(
+      'ccc', 'what results of valence, arousal and dominance are compared by', choices=('ccc', 'pearson'))
   detect: float = schema.key(0.02, 'the difference that enough seeds are to find', above=0)
   spread: float = schema.key(
       0.0, 'known standard deviation over seeds of a difference from the reference; 0 takes that of earlier results',
@@ -152,7 +154,7 @@ def job_config(config: ConfigDict, job: ComparisonJob) -> ConfigDict:
   for origin, change in (('change', config.change), (f'protocol.{variant.protocol}', protocol.change),
                          (f'initialisation.{job.initialisation}', initialisation.change)):
     try:
-      section.update(change)
+      section.update({name: value for name, value in change.items() if value is not None})
     except (TypeError, ValueError, KeyError, AttributeError) as error:
       raise UserError(
           f'{origin} of the config does not fit {protocol.recipe}: {" ".join(str(error).split())}') from error

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from data_pipelines.plain_text import csv_cell, markdown_text
 from data_pipelines.storage import write_bytes, write_json, write_text
 from uniemox_jax.compare import plots, summary_statistics, table_text
-from uniemox_jax.compare.comparison_results import Column, Comparison, ComparisonJob, Scores, scores_of
+from uniemox_jax.compare.comparison_results import Column, Comparison, ComparisonJob, Scores
 from uniemox_jax.compare.families import Family, columns_of, curves, left_out, mean_of
 from uniemox_jax.compare.resampling import RunScore, interval
 from uniemox_jax.objectives.tasks import KINDS
@@ -200,7 +200,7 @@ def _markdown(comparison: Comparison, tables: dict[str, list[list[str]]], from_r
         f'{markdown_text(without[0])}.\n')
   undefined = [
       f'- {markdown_text(job.name)}: {score.metric}\n' for job, result in comparison.results.items()
-      for score in scores_of(result) if score.value is None]
+      for score in comparison.scores(result) if score.value is None]
   if undefined:
     parts.append('Undefined on these test images, and so left out:\n\n' + ''.join(undefined))
   parts.append(
@@ -225,7 +225,7 @@ def _csv(comparison: Comparison) -> str:
   writer.writeheader()
   rows: list[dict[str, Any]] = []
   for job, result in comparison.results.items():
-    rows.append(result | _numbers(result) | job._asdict() | scores_of(result)[0]._asdict())
+    rows.append(result | _numbers(result) | job._asdict() | comparison.scores(result)[0]._asdict())
   rows += [job._asdict() | {'error': error} for job, error in comparison.errors.items()]
   writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
   return out.getvalue()

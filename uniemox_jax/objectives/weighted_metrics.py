@@ -8,16 +8,16 @@ import numpy as np
 from uniemox_jax.objectives import metrics
 
 
-def weighted_scores(task: str, outputs_NxC: np.ndarray, target: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
-  """The task's score under each of R weightings of its examples, float64 (R,); NaN where it is undefined.
+def weighted_scores(metric: str, outputs_NxC: np.ndarray, target: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
+  """A metric under each of R weightings of its examples, float64 (R,); NaN where it is undefined.
 
   Args:
-    task: a key of `tasks.KINDS`.
+    metric: a score of `tasks.KINDS`, or 'pearson'.
     outputs_NxC: float32, as the head gives them.
     target: as `kept_outputs.KeptOutputs` has it.
     weight_RxN: float32, how often each example counts, at least 0.
   """
-  return _SCORES[task](outputs_NxC, target, weight_RxN)
+  return _SCORES[metric](outputs_NxC, target, weight_RxN)
 
 
 def _weighted_mean(value_N: np.ndarray, present_N: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
@@ -45,16 +45,33 @@ def _kl(logits_NxC: np.ndarray, target_NxC: np.ndarray, weight_RxN: np.ndarray) 
 
 def _ccc(predicted_NxD: np.ndarray, target_NxD: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
   """Lin's concordance, the mean over dimensions, from weighted moments."""
-  return _mean_defined(np.stack([_one_ccc(x, y, weight_RxN) for x, y in zip(predicted_NxD.T, target_NxD.T)]))
+  return _mean_defined(np.stack([_one_ccc(*_moments(x, y, weight_RxN)) for x, y in zip(predicted_NxD.T, target_NxD.T)]))
 
 
-def _one_ccc(predicted_N: np.ndarray, target_N: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
+def _pearson(predicted_NxD: np.ndarray, target_NxD: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
+  """Pearson's r, the mean over dimensions, from weighted moments."""
+  return _mean_defined(
+      np.stack([_one_pearson(*_moments(x, y, weight_RxN)) for x, y in zip(predicted_NxD.T, target_NxD.T)]))
+
+
+def _moments(predicted_N: np.ndarray, target_N: np.ndarray, weight_RxN: np.ndarray) -> tuple[np.ndarray, ...]:
+  """Covariance, both variances, and the difference of the means, (R,) each."""
   known_N = np.isfinite(target_N)
   origin = target_N[known_N].mean()  # which the result does not depend on, but its rounding does
   x, y = predicted_N - origin, target_N - origin
   mean_x, mean_y, xx, yy, xy = (_weighted_mean(value_N, known_N, weight_RxN) for value_N in (x, y, x * x, y * y, x * y))
-  variances = (xx - mean_x**2) + (yy - mean_y**2) + (mean_x - mean_y)**2
-  return np.divide(2 * (xy - mean_x * mean_y), variances, out=np.full_like(xx, np.nan), where=variances > 0)
+  return xy - mean_x * mean_y, xx - mean_x**2, yy - mean_y**2, mean_x - mean_y
+
+
+def _one_ccc(both_R: np.ndarray, xx_R: np.ndarray, yy_R: np.ndarray, apart_R: np.ndarray) -> np.ndarray:
+  total_R = xx_R + yy_R + apart_R**2
+  return np.divide(2 * both_R, total_R, out=np.full_like(total_R, np.nan), where=total_R > 0)
+
+
+def _one_pearson(both_R: np.ndarray, xx_R: np.ndarray, yy_R: np.ndarray, apart_R: np.ndarray) -> np.ndarray:
+  del apart_R
+  product_R = np.sqrt(np.maximum(xx_R, 0) * np.maximum(yy_R, 0))
+  return np.divide(both_R, product_R, out=np.full_like(product_R, np.nan), where=product_R > 0)
 
 
 def _mean_average_precision(scores_NxC: np.ndarray, present_NxC: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
@@ -79,4 +96,4 @@ def _average_precision(score_N: np.ndarray, present_N: np.ndarray, weight_RxN: n
   return np.divide(sum_R, all_R, out=np.full_like(sum_R, np.nan), where=all_R > 0)
 
 
-_SCORES = {'label': _top1, 'labels': _mean_average_precision, 'distribution': _kl, 'vad': _ccc}
+_SCORES = {'top1': _top1, 'map': _mean_average_precision, 'kl': _kl, 'ccc': _ccc, 'pearson': _pearson}

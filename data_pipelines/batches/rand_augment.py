@@ -36,8 +36,8 @@ def rand_augment(image_HxWx3: tf.Tensor, draws_Lx4: tf.Tensor, magnitude: float,
   # The normal quantile of 0 is infinite. float64, because the operations truncate levels to integers.
   spread_L = tf.math.ndtri(tf.cast(tf.maximum(spread_L, 2.0**-24), tf.float64))
   level_L = tf.clip_by_value(magnitude + std * spread_L, 0, MAX_MAGNITUDE) / MAX_MAGNITUDE
-  chosen = [tf.cast(which_L * len(OPERATIONS), tf.int32), level_L, tf.where(sign_L < 0.5, -1, 1)]
-  chosen = [tf.boolean_mask(values_L, kept_L) for values_L in chosen]
+  # Few operations of TensorFlow, each of which costs more than what it computes.
+  chosen = [kept_L, which_L * len(OPERATIONS), level_L, sign_L < 0.5]
 
   def run() -> tf.Tensor:
     return tf.ensure_shape(
@@ -46,10 +46,13 @@ def rand_augment(image_HxWx3: tf.Tensor, draws_Lx4: tf.Tensor, magnitude: float,
   return tf.cond(tf.reduce_any(kept_L), run, lambda: image_HxWx3)
 
 
-def _apply(image_HxWx3: np.ndarray, operations: np.ndarray, levels: np.ndarray, signs: np.ndarray) -> np.ndarray:
+def _apply(
+    image_HxWx3: np.ndarray, kept_L: np.ndarray, which_L: np.ndarray, level_L: np.ndarray,
+    negative_L: np.ndarray) -> np.ndarray:
   image = Image.fromarray(image_HxWx3)
-  for operation, level, sign in zip(operations, levels.tolist(), signs.tolist()):
-    image = OPERATIONS[_NAMES[operation]](image, level, sign)
+  for kept, which, level, negative in zip(*(values_L.tolist() for values_L in (kept_L, which_L, level_L, negative_L))):
+    if kept:
+      image = OPERATIONS[_NAMES[int(which)]](image, level, -1 if negative else 1)
   return np.asarray(image)
 
 

@@ -104,9 +104,9 @@ def erase(image_SxSx3: tf.Tensor, draws: tf.Tensor, noise_seed_2: tf.Tensor, pro
     probability: of erasing at all.
   """
   size = image_SxSx3.shape[0]
-  top, left, height, width = tf.unstack(random_crop(draws[:, 1:], size, size, (0.02, 1 / 3), (0.3, 1 / 0.3)))
 
   def erased() -> tf.Tensor:
+    top, left, height, width = tf.unstack(random_crop(draws[:, 1:], size, size, (0.02, 1 / 3), (0.3, 1 / 0.3)))
     noise_HxWx3 = tf.random.stateless_normal([height, width, 3], noise_seed_2, alg='philox')
     pixels_HxWx3 = tf.saturate_cast(tf.round(255 * (noise_HxWx3 * _STD + _MEAN)), tf.uint8)
     above, between, below = tf.split(image_SxSx3, [top, height, size - top - height])

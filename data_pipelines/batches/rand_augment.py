@@ -7,9 +7,11 @@ magnitude drawn from a normal distribution, and each operation left out half of 
 """
 
 from collections.abc import Callable
+import functools
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
+from scipy import special
 import tensorflow as tf
 
 LAYERS = 2
@@ -34,28 +36,23 @@ def rand_augment(image_HxWx3: tf.Tensor, draws_Lx4: tf.Tensor, magnitude: float,
     magnitude: mean strength in [0, 10].
     std: its standard deviation; draws are clipped to [0, 10].
   """
-  which_L, applied_L, spread_L, sign_L = tf.unstack(draws_Lx4, axis=1)
-  kept_L = applied_L < PROBABILITY
-  # The normal quantile of 0 is infinite. float64, because the operations truncate levels to integers.
-  spread_L = tf.math.ndtri(tf.cast(tf.maximum(spread_L, 2.0**-24), tf.float64))
-  level_L = tf.clip_by_value(magnitude + std * spread_L, 0, MAX_MAGNITUDE) / MAX_MAGNITUDE
-  # Few operations of TensorFlow, each of which costs more than what it computes.
-  chosen = [kept_L, which_L * len(OPERATIONS), level_L, sign_L < 0.5]
 
   def run() -> tf.Tensor:
+    apply = functools.partial(_apply, magnitude=magnitude, std=std)
     return tf.ensure_shape(
-        tf.numpy_function(_apply, [image_HxWx3, *chosen], tf.uint8, stateful=False), image_HxWx3.shape)
+        tf.numpy_function(apply, [image_HxWx3, draws_Lx4], tf.uint8, stateful=False), image_HxWx3.shape)
 
-  return tf.cond(tf.reduce_any(kept_L), run, lambda: image_HxWx3)
+  return tf.cond(tf.reduce_any(draws_Lx4[:, 1] < PROBABILITY), run, lambda: image_HxWx3)
 
 
-def _apply(
-    image_HxWx3: np.ndarray, kept_L: np.ndarray, which_L: np.ndarray, level_L: np.ndarray,
-    negative_L: np.ndarray) -> np.ndarray:
+def _apply(image_HxWx3: np.ndarray, draws_Lx4: np.ndarray, magnitude: float, std: float) -> np.ndarray:
   image = Image.fromarray(image_HxWx3)
-  for kept, which, level, negative in zip(*(values_L.tolist() for values_L in (kept_L, which_L, level_L, negative_L))):
-    if kept:
-      image = OPERATIONS[_NAMES[int(which)]](image, level, -1 if negative else 1)
+  for which, applied, spread, sign in draws_Lx4:
+    if applied < PROBABILITY:
+      # The normal quantile of 0 is infinite. float64, because the operations truncate levels to integers.
+      drawn = magnitude + std * float(special.ndtri(np.float64(max(spread, np.float32(2.0**-24)))))
+      level = min(max(drawn, 0.0), MAX_MAGNITUDE) / MAX_MAGNITUDE
+      image = OPERATIONS[_NAMES[int(which * len(_NAMES))]](image, level, -1 if sign < 0.5 else 1)
   return np.asarray(image)
 
 

@@ -55,7 +55,7 @@ def view_embeddings(
   views = views_of(config)
   assert views is not None  # both callers have asked
   views = views._replace(number=min(views.number, config.epochs))
-  scenes = Scenes(split, views, config.model.image_size, (config.min_crop_area, 1.0))
+  scenes = Scenes(split, views, config.model.image_size, (config.min_crop_area, 1.0), config.crop_canvas)
   kept = ViewEmbeddings(
       os.path.join(config.data_dir, CACHE), scenes, f'{digest} {config.teacher_statistics}', config.model.decoder_width,
       jnp.dtype(config.dtype))

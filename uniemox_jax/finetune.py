@@ -78,9 +78,10 @@ def _step_batches(config: FinetuneConfig, split: reader.Split, tasks: Sequence[T
       mode='finetune', crop_area=(config.min_crop_area, 1.0), person='person' in views, erase=config.augment.erase,
       randaugment=(magnitude, RANDAUGMENT_STD) if magnitude else None,
       targets=[name for name in fields if name != 'label'], balanced_by=split.label_array() if balanced else None,
-      process_index=jax.process_index(), process_count=jax.process_count())
+      canvas=config.crop_canvas, process_index=jax.process_index(), process_count=jax.process_count())
+  unread = {'position', 'label'} - set(fields)
   for batch in batches:
-    yield {name: batch[name] for name in (*views, 'example_id', *fields)}
+    yield {name: rows for name, rows in batch.items() if name not in unread}
 
 
 def _choose_tasks(config: FinetuneConfig, train: reader.Split, *measured_on: reader.Split) -> tuple[Task, ...]:

@@ -82,9 +82,9 @@ def _step_batches(
   """What the step takes of each batch: its views, with the scene as person view if asked, and embeddings of captions
   and scenes."""
   for batch in batches:
-    kept: dict[str, np.ndarray] = {name: batch[name] for name in ('scene', 'person', 'example_id') if name in batch}
+    kept = {name: rows for name, rows in batch.items() if name not in ('position', 'label', 'view')}
     if scene_twice:
-      kept['person'] = kept['scene']
+      kept |= {name.replace('scene', 'person'): rows for name, rows in kept.items() if name.startswith('scene')}
     if text is not None:
       kept['text'] = text.at(batch['position'])
     if images is not None:  # all rows are of one epoch
@@ -145,8 +145,8 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
   batches = pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=image_size, start_step=run.start,
       mode='pretrain', person=two_views and config.person_view == 'crop', crop_area=(config.min_crop_area, 1.0),
-      person_jitter=config.person_jitter, views=views_of(config), process_index=jax.process_index(),
-      process_count=jax.process_count())
+      person_jitter=config.person_jitter, views=views_of(config), canvas=config.crop_canvas,
+      process_index=jax.process_index(), process_count=jax.process_count())
   draw = None
   if config.loss.reconstruction:
     first = next(iter(pipeline.eval_batches(split, batch_size=SHOWN_EXAMPLES, image_size=image_size)))

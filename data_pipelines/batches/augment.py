@@ -104,13 +104,14 @@ def erase(image_SxSx3: tf.Tensor, draws: tf.Tensor, noise_seed_2: tf.Tensor, pro
     probability: of erasing at all.
   """
   size = image_SxSx3.shape[0]
-  top, left, height, width = tf.unstack(random_crop(draws[:, 1:], size, size, (0.02, 1 / 3), (0.3, 1 / 0.3)))
 
   def erased() -> tf.Tensor:
+    top, left, height, width = tf.unstack(random_crop(draws[:, 1:], size, size, (0.02, 1 / 3), (0.3, 1 / 0.3)))
     noise_HxWx3 = tf.random.stateless_normal([height, width, 3], noise_seed_2, alg='philox')
     pixels_HxWx3 = tf.saturate_cast(tf.round(255 * (noise_HxWx3 * _STD + _MEAN)), tf.uint8)
-    around = [[top, size - top - height], [left, size - left - width], [0, 0]]
-    return tf.where(tf.pad(tf.ones_like(pixels_HxWx3, tf.bool), around), tf.pad(pixels_HxWx3, around), image_SxSx3)
+    above, between, below = tf.split(image_SxSx3, [top, height, size - top - height])
+    before, _, after = tf.split(between, [left, width, size - left - width], axis=1)
+    return tf.concat([above, tf.concat([before, pixels_HxWx3, after], axis=1), below], axis=0)
 
   return tf.ensure_shape(tf.cond(draws[0, 0] < probability, erased, lambda: image_SxSx3), [size, size, 3])
 
@@ -131,9 +132,12 @@ def decode(jpeg: tf.Tensor) -> tf.Tensor:
   return tf.io.decode_jpeg(jpeg, 3, dct_method='INTEGER_ACCURATE')
 
 
-def decode_crop(jpeg: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-  """The pixels within (top, left, height, width) only, uint8; the rest of the JPEG is not decoded."""
-  return tf.image.decode_and_crop_jpeg(jpeg, box, 3, dct_method='INTEGER_ACCURATE')
+def decode_crop(jpeg: tf.Tensor, box: tf.Tensor, scale: int = 1) -> tf.Tensor:
+  """The pixels within (top, left, height, width) only, uint8; the rest of the JPEG is not decoded.
+
+  The image is first shrunk to 1 / `scale` of its size, which may be 1, 2, 4 or 8.
+  """
+  return tf.image.decode_and_crop_jpeg(jpeg, box, 3, ratio=scale, dct_method='INTEGER_ACCURATE')
 
 
 def evaluation_view(jpeg: tf.Tensor, size: int) -> tf.Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines.batches import augment, rand_augment
+from data_pipelines.batches.canvas import crop_for_canvas
 from data_pipelines.batches.order import Order, make_order
 from data_pipelines.errors import UserError
 from data_pipelines.records import targets as record_targets
@@ -28,6 +29,8 @@ _FIELDS = {
 
 Batch = dict[str, np.ndarray]
 Record = dict[str, tf.Tensor]
+ViewFields = tuple[tf.Tensor, ...]
+"""The pixels of a finished view, uint8 (S, S, 3), alone; or what `crop_for_canvas` gives."""
 
 
 class Views(NamedTuple):
@@ -51,13 +54,12 @@ def train_batches(
     split: Split, *, batch_size: int, seed: int, image_size: int, start_step: int = 0, mode: str = 'pretrain',
     crop_area: tuple[float, float] = (0.2, 1.0), person: bool | None = None, person_jitter: float = 0.0,
     randaugment: tuple[float, float] | None = None, erase: float = 0.0, targets: Sequence[str] = (),
-    balanced_by: np.ndarray | None = None, views: Views | None = None, process_index: int = 0, process_count: int = 1,
-    parallelism: int | None = None) -> Iterator[Batch]:
+    balanced_by: np.ndarray | None = None, views: Views | None = None, canvas: int = 0, process_index: int = 0,
+    process_count: int = 1, parallelism: int | None = None) -> Iterator[Batch]:
   """Endless training batches from `start_step` on: this host's rows of every global batch.
 
   Each epoch is a new permutation of the records, of which the last num_examples % batch_size are dropped. Views are
-  made as in docs/method.md, Recipes: random resized crop, bicubic and antialiased, and flip; then, if asked for,
-  RandAugment and erasing. Every draw is a function of (seed, epoch, example id).
+  made as in docs/method.md, Recipes. Every draw is a function of (seed, epoch, example id).
 
   Args:
     batch_size: of the global batch, over all hosts.
@@ -73,6 +75,7 @@ def train_batches(
     targets: names of `targets.FIELDS` to add, as `targets.dense` describes them.
     balanced_by: every record's class (N,), -1 for none, of which all come equally often; None takes each record once.
     views: which crops and flips come again; None draws new ones every epoch.
+    canvas: side C of the square in which crops are left for the devices to resize; 0 resizes them here.
     process_index, process_count: this host's number, and the number of hosts.
     parallelism: threads; None is one a CPU. It does not change the batches.
 
@@ -81,13 +84,14 @@ def train_batches(
     (R, S, S, 3); 'position' in the split int32 (R,), 'example_id' int64 (R,), 'label' int32 (R,), -1 for none; the
     `targets`; and where `views` is given, which of them it is, 'view' int32 (R,). 'person' is the stored crop of one
     person, drawn each epoch from those of the record, squashed to S x S and flipped as the scene is. Without a person
-    it equals the finished scene view.
+    it equals the finished scene view. With a canvas, what `models.preprocess.resize_crops` makes these views of.
 
   Raises:
-    UserError: the batch is larger than the split or does not divide by process_count, or an augmentation is out of its
-      range or not of this mode; while iterating, a damaged shard.
+    UserError: the batch is larger than the split or does not divide by process_count; an augmentation or the canvas is
+      out of its range or not of this mode; while iterating, a damaged shard.
   """
   _check_augmentations(mode, person_jitter, randaugment, erase)
+  _check_canvas(canvas, image_size, bool(randaugment or erase))
   person = mode == 'pretrain' if person is None else person
   epoch_steps, sizes = steps_per_epoch(split, batch_size), record_targets.lengths(split, targets)
   first_row, rows = _host_rows(batch_size, process_index, process_count)
@@ -98,14 +102,14 @@ def train_batches(
     return _train_order(index_R, step // epoch_steps, ordered, seed, views)
 
   def make(record: Record) -> Record:
-    image, person_view = _train_views(record, image_size, crop_area, person_jitter, randaugment, erase)
-    views = {'scene' if mode == 'pretrain' else 'image': image}
+    scene, person_view = _train_views(record, image_size, canvas, crop_area, person_jitter, randaugment, erase)
+    views = _named('scene' if mode == 'pretrain' else 'image', scene, record)
     if person:
-      views['person'] = _person_or(image, record, person_view)
+      views |= _named('person', _person_or(scene, record, person_view), record)
     return _labels(record) | record_targets.dense(record, sizes) | views
 
   steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-  return _batches(split, steps.map(order), make, rows, parallelism, targets)
+  return _batches(split, steps.map(order), make, rows, parallelism, targets, canvas)
 
 
 def _train_order(index_R: tf.Tensor, epoch: tf.Tensor, ordered: Order, seed: int, views: Views | None) -> Record:
@@ -131,7 +135,7 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
 
 def view_batches(
     split: Split, seed: int, starts: Sequence[tuple[int, int]], *, batch_size: int, image_size: int,
-    crop_area: tuple[float, float], process_index: int = 0, process_count: int = 1,
+    crop_area: tuple[float, float], canvas: int = 0, process_index: int = 0, process_count: int = 1,
     parallelism: int | None = None) -> Iterator[Batch]:
   """Scenes in the order of the split, cropped and flipped as training batches with `Views` of this seed show them.
 
@@ -139,11 +143,13 @@ def view_batches(
     starts: of each batch, which view it shows and the position of its first row.
 
   Yields:
-    'scene' uint8 (R, S, S, 3), R = batch_size / process_count; past the end of the split, its last example.
+    'scene' uint8 (R, S, S, 3), R = batch_size / process_count, or with a canvas as in `train_batches`; past the end of
+    the split, its last example.
 
   Raises:
-    UserError: the batch does not divide by process_count; while iterating, a damaged shard.
+    UserError: the batch does not divide by process_count, or the canvas is too small; while iterating, a damaged shard.
   """
+  _check_canvas(canvas, image_size, augmented=False)
   first_row, rows = _host_rows(batch_size, process_index, process_count)
 
   def order(start_2: tf.Tensor) -> Record:
@@ -152,10 +158,10 @@ def view_batches(
     return {'position': tf.minimum(index_R, split.num_examples - 1), 'keys': tf.repeat(keys_K[None], rows, axis=0)}
 
   def make(record: Record) -> Record:
-    return {'scene': _train_views(record, image_size, crop_area, 0.0, None, 0.0)[0]}
+    return _named('scene', _train_views(record, image_size, canvas, crop_area, 0.0, None, 0.0)[0], record)
 
   starts_Bx2 = tf.data.Dataset.from_tensor_slices(np.array(starts, np.int64).reshape(-1, 2))
-  return _batches(split, starts_Bx2.map(order), make, rows, parallelism, ())
+  return _batches(split, starts_Bx2.map(order), make, rows, parallelism, (), canvas)
 
 
 def eval_batches(
@@ -233,56 +239,78 @@ def _check_augmentations(mode: str, jitter: float, randaugment: tuple[float, flo
         'standard deviation of at least 0')
 
 
-def _train_views(
-    record: Record, size: int, crop_area: tuple[float, float], jitter: float, randaugment: tuple[float, float] | None,
-    erase: float) -> tuple[tf.Tensor, Callable[[], tf.Tensor]]:
-  """The view of the whole image, and a function that makes the view of one of the record's persons."""
-  key, example_id = record['keys'], record['example_id']
-  flip = augment.uniform(key[augment.FLIP], example_id, []) < 0.5  # One for all views of the record.
+def _check_canvas(canvas: int, size: int, augmented: bool) -> None:
+  """Raises UserError if a canvas has no room for a view, or if what needs finished views would get none."""
+  if canvas and canvas < size:
+    raise UserError(f'canvas is {canvas}: choose at least the side of a view, {size}, or 0')
+  if canvas and augmented:
+    raise UserError('randaugment and erase change views that are resized here: leave them off, or canvas at 0')
 
-  def augmented(view: str, image: tf.Tensor) -> tf.Tensor:
-    resized = augment.resize(image, size, size)
+
+def _train_views(
+    record: Record, size: int, canvas: int, crop_area: tuple[float, float], jitter: float,
+    randaugment: tuple[float, float] | None, erase: float) -> tuple[ViewFields, Callable[[], ViewFields]]:
+  """The view of the whole image, and a function that makes the view of one of the record's persons."""
+  key, example_id, flip = record['keys'], record['example_id'], _flip(record)
+
+  def view(name: str, jpeg: tf.Tensor, box: tf.Tensor) -> ViewFields:
+    if canvas:
+      return crop_for_canvas(jpeg, box, size, canvas)
+    resized = augment.resize(augment.decode_crop(jpeg, box), size, size)
     image = tf.ensure_shape(tf.cond(flip, lambda: tf.reverse(resized, [1]), lambda: resized), [size, size, 3])
     if randaugment:
-      draws = augment.uniform(key[augment.RANDAUGMENT[view]], example_id, list(rand_augment.DRAWS))
+      draws = augment.uniform(key[augment.RANDAUGMENT[name]], example_id, list(rand_augment.DRAWS))
       image = rand_augment.rand_augment(image, draws, *randaugment)
     if erase:
-      draws = augment.uniform(key[augment.ERASE[view]], example_id, [2, augment.TRIES + 2])
-      image = augment.erase(image, draws, tf.stack([key[augment.NOISE[view]], example_id]), erase)
-    return image
+      draws = augment.uniform(key[augment.ERASE[name]], example_id, [2, augment.TRIES + 2])
+      image = augment.erase(image, draws, tf.stack([key[augment.NOISE[name]], example_id]), erase)
+    return (image,)
 
-  image = augmented('image', _random_crop(record, crop_area))
-  return image, lambda: augmented('person', _person_crop(record, jitter))
+  return view('image', *_scene_crop(record, crop_area)), lambda: view('person', *_person_crop(record, jitter))
 
 
-def _person_or(scene: tf.Tensor, record: Record, person: Callable[[], tf.Tensor]) -> tf.Tensor:
+def _named(name: str, view: ViewFields, record: Record) -> Record:
+  """A view as fields of the batch."""
+  fields = dict(zip((name, f'{name}_box'), view))
+  return fields | {'flip': _flip(record)} if len(view) > 1 else fields
+
+
+def _flip(record: Record) -> tf.Tensor:
+  """Whether the views of a record are flipped, all of them alike."""
+  return augment.uniform(record['keys'][augment.FLIP], record['example_id'], []) < 0.5
+
+
+def _person_or(scene: ViewFields, record: Record, person: Callable[[], ViewFields]) -> ViewFields:
   """The person view of a record with a person, else the scene."""
   return tf.cond(tf.size(record['persons']) > 0, person, lambda: scene)
 
 
-def _random_crop(record: Record, area: tuple[float, float]) -> tf.Tensor:
+def _scene_crop(record: Record, area: tuple[float, float]) -> tuple[tf.Tensor, tf.Tensor]:
+  """The JPEG of the scene, and a random box of it."""
   jpeg = record['image']
   draws = augment.uniform(record['keys'][augment.CROP], record['example_id'], [2, augment.TRIES + 1])
   height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(jpeg))
-  return augment.decode_crop(jpeg, augment.random_crop(draws, height, width, area))
+  return jpeg, augment.random_crop(draws, height, width, area)
 
 
-def _person_crop(record: Record, jitter: float) -> tf.Tensor:
-  """The stored crop of one of the record's persons, uint8 (H, W, 3)."""
+def _person_crop(record: Record, jitter: float) -> tuple[tf.Tensor, tf.Tensor]:
+  """The JPEG of one of the record's persons, and the box of it that is shown."""
   persons_P, keys, example_id = record['persons'], record['keys'], record['example_id']
   count = tf.cast(tf.size(persons_P), tf.float32)
   jpeg = persons_P[tf.cast(augment.uniform(keys[augment.PERSON], example_id, []) * count, tf.int32)]
-  if not jitter:
-    return augment.decode(jpeg)
-  draws_4 = augment.uniform(keys[augment.JITTER], example_id, [4])
   height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(jpeg))
-  return augment.decode_crop(jpeg, augment.inner_box(draws_4, height, width, jitter))
+  if not jitter:
+    return jpeg, tf.stack([0, 0, height, width])
+  return jpeg, augment.inner_box(augment.uniform(keys[augment.JITTER], example_id, [4]), height, width, jitter)
 
 
 def _batches(
     split: Split, ordered: tf.data.Dataset, make: Callable[[Record], Record], rows: int, parallelism: int | None,
-    targets: Sequence[str]) -> Iterator[Batch]:
-  """Reads the records at the positions in `ordered`, makes each into one row, and batches the rows in that order."""
+    targets: Sequence[str], canvas: int = 0) -> Iterator[Batch]:
+  """Reads the records at the positions in `ordered`, makes each into one row, and batches the rows in that order.
+
+  Sides that differ from row to row become those of the canvas.
+  """
   failures: list[UserError] = []
   fields = _FIELDS | record_targets.fields(targets)
 
@@ -313,7 +341,12 @@ def _batches(
   dataset = ordered.unbatch().batch(READ_TOGETHER).map(add_serialized, num_parallel_calls=calls)
   dataset = dataset.take_while(lambda names: tf.strings.length(names['serialized'][0]) > 0).map(parse)
   dataset = dataset.unbatch().map(make, num_parallel_calls=calls)
-  dataset = dataset.batch(rows, drop_remainder=True).prefetch(2).with_options(options)
+  if canvas:
+    shapes = {name: [side or canvas for side in spec.shape] for name, spec in dataset.element_spec.items()}
+    dataset = dataset.padded_batch(rows, shapes, drop_remainder=True)
+  else:
+    dataset = dataset.batch(rows, drop_remainder=True)
+  dataset = dataset.prefetch(2).with_options(options)
   _open.add(batches := _iterate(dataset, failures))
   return batches
 

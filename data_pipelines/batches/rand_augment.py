@@ -1,13 +1,17 @@
 """RandAugment as in timm's `rand-m9-mstd0.5-inc1`, by the same Pillow operations; only the source of draws differs.
 
+Shears and translations are our own, since Pillow's take long: the same pixels to 1 of 255.
+
 Cubuk et al., "RandAugment", arXiv 1909.13719, with timm's changes: operations that all grow stronger with magnitude, a
 magnitude drawn from a normal distribution, and each operation left out half of the time.
 """
 
 from collections.abc import Callable
+import functools
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
+from scipy import special
 import tensorflow as tf
 
 LAYERS = 2
@@ -15,6 +19,7 @@ PROBABILITY = 0.5
 MAX_MAGNITUDE = 10.0
 DRAWS = (LAYERS, 4)
 """Uniform draws for one image: of each layer, which operation, whether it is applied, how strong, and the sign."""
+_ROWS_IN_CACHE = 56
 FILL = (124, 116, 104)
 """Colour of the area that geometric operations leave uncovered: ImageNet's mean."""
 
@@ -31,25 +36,23 @@ def rand_augment(image_HxWx3: tf.Tensor, draws_Lx4: tf.Tensor, magnitude: float,
     magnitude: mean strength in [0, 10].
     std: its standard deviation; draws are clipped to [0, 10].
   """
-  which_L, applied_L, spread_L, sign_L = tf.unstack(draws_Lx4, axis=1)
-  kept_L = applied_L < PROBABILITY
-  # The normal quantile of 0 is infinite. float64, because the operations truncate levels to integers.
-  spread_L = tf.math.ndtri(tf.cast(tf.maximum(spread_L, 2.0**-24), tf.float64))
-  level_L = tf.clip_by_value(magnitude + std * spread_L, 0, MAX_MAGNITUDE) / MAX_MAGNITUDE
-  chosen = [tf.cast(which_L * len(OPERATIONS), tf.int32), level_L, tf.where(sign_L < 0.5, -1, 1)]
-  chosen = [tf.boolean_mask(values_L, kept_L) for values_L in chosen]
 
   def run() -> tf.Tensor:
+    apply = functools.partial(_apply, magnitude=magnitude, std=std)
     return tf.ensure_shape(
-        tf.numpy_function(_apply, [image_HxWx3, *chosen], tf.uint8, stateful=False), image_HxWx3.shape)
+        tf.numpy_function(apply, [image_HxWx3, draws_Lx4], tf.uint8, stateful=False), image_HxWx3.shape)
 
-  return tf.cond(tf.reduce_any(kept_L), run, lambda: image_HxWx3)
+  return tf.cond(tf.reduce_any(draws_Lx4[:, 1] < PROBABILITY), run, lambda: image_HxWx3)
 
 
-def _apply(image_HxWx3: np.ndarray, operations: np.ndarray, levels: np.ndarray, signs: np.ndarray) -> np.ndarray:
+def _apply(image_HxWx3: np.ndarray, draws_Lx4: np.ndarray, magnitude: float, std: float) -> np.ndarray:
   image = Image.fromarray(image_HxWx3)
-  for operation, level, sign in zip(operations, levels.tolist(), signs.tolist()):
-    image = OPERATIONS[_NAMES[operation]](image, level, sign)
+  for which, applied, spread, sign in draws_Lx4:
+    if applied < PROBABILITY:
+      # The normal quantile of 0 is infinite. float64, because the operations truncate levels to integers.
+      drawn = magnitude + std * float(special.ndtri(np.float64(max(spread, np.float32(2.0**-24)))))
+      level = min(max(drawn, 0.0), MAX_MAGNITUDE) / MAX_MAGNITUDE
+      image = OPERATIONS[_NAMES[int(which * len(_NAMES))]](image, level, -1 if sign < 0.5 else 1)
   return np.asarray(image)
 
 
@@ -63,8 +66,44 @@ def _enhancing(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Oper
   return lambda image, level, sign: enhancer(image).enhance(max(0.1, 1 + sign * level * 0.9))
 
 
-def _affine(image: Image.Image, *matrix: float) -> Image.Image:
-  return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=FILL)
+def _move_rows(image: Image.Image, shift_H: np.ndarray) -> Image.Image:
+  """Pixel x of each row becomes that at x + shift, as by Pillow's bicubic AFFINE, in less than half of its time.
+
+  Along one axis 4 neighbours count in place of 16. At most 1 of 255 apart, since this is float32.
+  """
+  width, height = image.size
+  whole_H = np.floor(shift_H).astype(np.int32)
+  d = (shift_H - whole_H).astype(np.float32)[:, None]
+  left, right, far = ((2 - d) * d - 1) * d, ((1 - d) * d + 1) * d, (d - 1) * d * d
+  # A pixel is four bytes, or one number of 32 bits.
+  pixels = np.asarray(image.convert('RGBX')).view(np.uint32).ravel()
+  x = np.arange(-1, width + 2, dtype=np.int32) + whole_H[:, None]
+  np.clip(x, 0, width - 1, out=x)
+  near = pixels.take(x + np.arange(0, pixels.size, width, dtype=np.int32)[:, None]).view(np.uint8)
+  moved = np.empty((height, 4 * width), np.uint8)
+  for rows in (slice(start, start + _ROWS_IN_CACHE) for start in range(0, height, _ROWS_IN_CACHE)):
+    values = near[rows].astype(np.float32)
+    a, b, c, e = (values[:, 4 * k:4 * (k + width)] for k in range(4))
+    # In this form an even area keeps its value exactly, which is then cut to an integer.
+    value = b + (left[rows] * (a - b) + right[rows] * (c - b) + far[rows] * (e - b))
+    moved[rows] = value.astype(np.int16).clip(0, 255)
+  centre = np.arange(width, dtype=np.int16)
+  first, last = (np.ceil(edge - 0.5 - shift_H).astype(np.int16)[:, None] for edge in (0, width))
+  moved.view(np.uint32)[(centre < first) | (centre >= last)] = np.frombuffer(bytes((*FILL, 0)), np.uint32)
+  return Image.frombytes('RGB', image.size, moved, 'raw', 'RGBX')
+
+
+def _shear(image: Image.Image, slope: float) -> Image.Image:
+  return _move_rows(image, slope * (np.arange(image.height) + 0.5))
+
+
+def _translate(image: Image.Image, share: float) -> Image.Image:
+  return _move_rows(image, np.full(image.height, share * image.width))
+
+
+def _along_columns(
+    operation: Callable[[Image.Image, float], Image.Image], image: Image.Image, amount: float) -> Image.Image:
+  return operation(image.transpose(Image.Transpose.TRANSPOSE), amount).transpose(Image.Transpose.TRANSPOSE)
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -79,9 +118,9 @@ OPERATIONS: dict[str, Operation] = {
     'Contrast': _enhancing(ImageEnhance.Contrast),
     'Brightness': _enhancing(ImageEnhance.Brightness),
     'Sharpness': _enhancing(ImageEnhance.Sharpness),
-    'ShearX': lambda image, level, sign: _affine(image, 1, sign * level * 0.3, 0, 0, 1, 0),
-    'ShearY': lambda image, level, sign: _affine(image, 1, 0, 0, sign * level * 0.3, 1, 0),
-    'TranslateX': lambda image, level, sign: _affine(image, 1, 0, sign * level * 0.45 * image.width, 0, 1, 0),
-    'TranslateY': lambda image, level, sign: _affine(image, 1, 0, 0, 0, 1, sign * level * 0.45 * image.height),}
+    'ShearX': lambda image, level, sign: _shear(image, sign * level * 0.3),
+    'ShearY': lambda image, level, sign: _along_columns(_shear, image, sign * level * 0.3),
+    'TranslateX': lambda image, level, sign: _translate(image, sign * level * 0.45),
+    'TranslateY': lambda image, level, sign: _along_columns(_translate, image, sign * level * 0.45),}
 """timm's 15 "increasing" operations."""
 _NAMES = tuple(OPERATIONS)

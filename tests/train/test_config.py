@@ -52,6 +52,7 @@ def test_shipped_configs_are_of_their_verb_and_pass(verb, name, arguments):
     ({'loss__reconstruction': 0.0, 'model__decode': 'both'}, "'model.decode' is both and would do nothing"),
     ({'person_view': 'scene', 'person_jitter': 0.1}, "'person_jitter' is 0.1 and would do nothing"),
     ({'teacher_views_seed': 3}, "'teacher_views_seed' is 3 and would do nothing, since teacher_views is 0"),
+    ({'crop_canvas': 223}, 'crop_canvas 223 is less than model.image_size 224'),
     ({'teacher_views': -1}, "config key 'teacher_views' is -1: it must be at least 0"),
     ({'loss__contrastive': 0.0, 'loss__similarity': 0.0, 'loss__reconstruction': 0.0}, 'every loss weight is zero'),])
 def test_a_value_that_a_run_cannot_use_is_one_line(values, message):
@@ -71,6 +72,12 @@ def test_a_key_that_is_unknown_or_of_another_type_is_one_line(config, message):
   with pytest.raises(UserError) as error:
     parse(FinetuneConfig, ConfigDict(config))
   assert message in str(error.value) and '\n' not in str(error.value)
+
+
+def test_crops_for_the_devices_go_without_randaugment_and_erasing():
+  with pytest.raises(UserError, match='--config.augment.randaugment=0 and --config.augment.erase=0'):
+    parse(FinetuneConfig, changed(FinetuneConfig, crop_canvas=344))
+  parse(FinetuneConfig, changed(FinetuneConfig, crop_canvas=344, augment__randaugment=0.0, augment__erase=0.0))
 
 
 def test_a_key_that_is_left_out_has_its_default_and_an_integer_is_a_float_too():

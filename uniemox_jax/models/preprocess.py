@@ -1,5 +1,6 @@
 """Pixels to what a model reads: their statistics, normalisation on the device, and resizing."""
 
+import functools
 import reprlib
 from typing import Any
 
@@ -48,6 +49,61 @@ def resize(images_BxHxWx3: jax.Array, height: int, width: int, method: str = 'bi
   shape = (images_BxHxWx3.shape[0], height, width, 3)
   resized = jax.image.resize(images_BxHxWx3.astype(jnp.float32), shape, method, antialias=True)
   return jnp.clip(jnp.round(resized), 0, 255)
+
+
+@jax.named_scope('inputs')
+def resize_crops(batch: dict[str, jax.Array], size: int, parts: int = 1) -> dict[str, jax.Array]:
+  """The batch with views in place of crops; without crops, as it is (docs/method.md, Resizing on the devices).
+
+  Args:
+    batch: of every crop NAME, uint8 (B, C, C, 3), and NAME_box, float32 (B, 4): its (top, left, height, width), pixels;
+      'flip' bool (B,), whether its views are flipped.
+    size: side S of the views.
+    parts: into how many the batch is divided, which are resized one after the other, to save memory.
+
+  Returns:
+    NAME uint8 (B, S, S, 3), and what else the batch holds.
+  """
+  if 'flip' not in batch:
+    return batch
+  views = {}
+  for name in [name for name in batch if f'{name}_box' in batch]:
+    # Part i takes rows i, i + parts, ...: every device keeps its own rows.
+    crops = [
+        x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for x in (batch[name], batch[f'{name}_box'], batch['flip'])]
+    views_PxBxSxSx3 = jax.lax.map(functools.partial(_resize_boxes, size=size), crops)
+    views[name] = views_PxBxSxSx3.swapaxes(0, 1).reshape(-1, size, size, 3)
+  return {name: rows for name, rows in batch.items() if name != 'flip' and not name.endswith('_box')} | views
+
+
+def _resize_boxes(crops: list[jax.Array], size: int) -> jax.Array:
+  """uint8 (B, S, S, 3), bicubic and antialiased, by two matrix products a view: columns, then rows."""
+  pixels_BxCxCx3, box_Bx4, flip_B = crops
+  canvas = pixels_BxCxCx3.shape[1]
+  rows_BxSxC = _bicubic_weights(box_Bx4[:, 0], box_Bx4[:, 2], jnp.zeros_like(flip_B), size, canvas)
+  columns_BxSxC = _bicubic_weights(box_Bx4[:, 1], box_Bx4[:, 3], flip_B, size, canvas)
+  # A TPU would round the factors to bfloat16 unless asked not to.
+  product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+  lines_BxCxSx3 = product('bhwc,bsw->bhsc', pixels_BxCxCx3.astype(jnp.float32), columns_BxSxC)
+  view_BxSxSx3 = product('bhsc,brh->brsc', lines_BxCxSx3, rows_BxSxC)
+  return jnp.clip(jnp.round(view_BxSxSx3), 0, 255).astype(jnp.uint8)
+
+
+def _bicubic_weights(first_B: jax.Array, side_B: jax.Array, flip_B: jax.Array, size: int, canvas: int) -> jax.Array:
+  """What each pixel of an axis of the canvas counts in each of the view, float32 (B, S, C); rows sum to 1.
+
+  The kernel is that of `data_pipelines.batches.augment.resize`: Keys' cubic, as wide as the scale where it shrinks,
+  cut off where the pixels of the crop end.
+  """
+  step_Bx1 = (side_B / size)[:, None]
+  index_S, place_C = jnp.arange(size), jnp.arange(canvas)
+  index_BxS = jnp.where(flip_B[:, None], index_S[::-1], index_S)
+  centre_BxS = first_B[:, None] + (index_BxS + 0.5) * step_Bx1 - 0.5
+  x = jnp.abs(place_C - centre_BxS[..., None]) / jnp.maximum(step_Bx1, 1)[..., None]
+  near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+  inside_Bx1xC = place_C < jnp.ceil(first_B + side_B)[:, None, None]
+  weights_BxSxC = jnp.where(inside_Bx1xC & (x < 2), jnp.where(x < 1, near, far), 0)
+  return weights_BxSxC / weights_BxSxC.sum(axis=-1, keepdims=True)
 
 
 def check_normalised(images: Any, mean: Statistics, std: Statistics, name: str) -> None:

@@ -58,7 +58,8 @@ class ViT(nnx.Module):
       raise ValueError(f'image_size {image_size} is not divisible by patch_size {patch_size}')
     if activation not in layers.ACTIVATIONS:
       raise ValueError(f"activation '{activation}' is not one of {', '.join(layers.ACTIVATIONS)}")
-    self.patch_size, self.train_positions, self.dtype = patch_size, train_positions, dtype
+    self.image_size, self.patch_size = image_size, patch_size
+    self.train_positions, self.dtype = train_positions, dtype
     side = image_size // patch_size
     self.patches = side * side
     self.patch_embed = layers.linear(3 * patch_size**2, width, use_bias=not pre_norm, dtype=dtype, rngs=rngs)

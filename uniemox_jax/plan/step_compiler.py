@@ -57,11 +57,14 @@ class Program(NamedTuple):
 
 def _batch(config: PretrainConfig | FinetuneConfig, mesh: Mesh, views: Sequence[str],
            **others: tuple[Any, ...]) -> dict[str, jax.ShapeDtypeStruct]:
-  """A batch of `views`, and of others given by the dtype and the shape of one example."""
-  image = (jnp.uint8, config.model.image_size, config.model.image_size, 3)
+  """A batch of `views`, or of their crops, and of others given by the dtype and the shape of one example."""
+  side = config.crop_canvas or config.model.image_size
+  fields: dict[str, tuple[Any, ...]] = dict.fromkeys(views, (jnp.uint8, side, side, 3)) | others
+  if config.crop_canvas:
+    fields |= dict.fromkeys([f'{name}_box' for name in views], (jnp.float32, 4)) | {'flip': (jnp.bool_,)}
   return {
       name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=NamedSharding(mesh, sharding.BATCH))
-      for name, (dtype, *shape) in (dict.fromkeys(views, image) | others).items()}
+      for name, (dtype, *shape) in fields.items()}
 
 
 def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:

@@ -24,6 +24,7 @@ from data_pipelines import storage
 from data_pipelines.batches.pipeline import Views, view_batches
 from data_pipelines.ownership import owned
 from data_pipelines.records.reader import Split
+from uniemox_jax.models.preprocess import resize_crops
 from uniemox_jax.runtime import sharding
 from uniemox_jax.runtime.clock import duration
 from uniemox_jax.runtime.distributed import is_primary, wait_for_all
@@ -38,12 +39,13 @@ _FOOTER = struct.Struct('<qqq32s')  # view, shard, width, key
 
 
 class Scenes(NamedTuple):
-  """What decides the pixels that the teacher is shown. image_size: of the student; crop_area: as in `train_batches`."""
+  """What decides the pixels that the teacher is shown. image_size: of the student; others: as in `train_batches`."""
 
   split: Split
   views: Views
   image_size: int
   crop_area: tuple[float, float]
+  canvas: int = 0
 
 
 class ViewEmbeddings:
@@ -63,7 +65,7 @@ class ViewEmbeddings:
     # Without the number of views: those of a larger number are these and more.
     described = (
         f'{_VERSION} {teacher} {self._dtype.name} {width} {scenes.split.fingerprint} {scenes.views.seed} '
-        f'{scenes.image_size} {scenes.crop_area}')
+        f'{scenes.image_size} {scenes.crop_area}' + (f' {scenes.canvas}' if scenes.canvas else ''))
     self._key = hashlib.sha256(described.encode()).digest()
     self.folder = os.path.join(cache_dir, f'views-{self._key.hex()}')
     self._mapped: list[np.ndarray] = []
@@ -179,14 +181,19 @@ def _embedded(
   starts = [(view, shard * SHARD + first) for view, shard in missing for first in range(0, kept.rows(shard), batch)]
   batches = view_batches(
       scenes.split, scenes.views.seed, starts, batch_size=batch, image_size=scenes.image_size,
-      crop_area=scenes.crop_area, process_index=jax.process_index(), process_count=jax.process_count())
-  embed = jax.jit(teacher.embed_image, out_shardings=NamedSharding(mesh, P()))
+      crop_area=scenes.crop_area, canvas=scenes.canvas, process_index=jax.process_index(),
+      process_count=jax.process_count())
+
+  def embed_batch(frozen: Any, batch: dict[str, jax.Array]) -> jax.Array:
+    return teacher.embed_image(frozen, resize_crops(batch, scenes.image_size)['scene'])
+
+  embed = jax.jit(embed_batch, out_shardings=NamedSharding(mesh, P()))
   for view, shard in missing:
     rows, parts = kept.rows(shard), []
     for first in range(0, rows, batch):
-      scenes_BxSxSx3 = sharding.global_batch(next(batches), mesh)['scene']
+      shown = sharding.global_batch(next(batches), mesh)
       with jax.set_mesh(mesh):
-        parts.append(np.asarray(embed(placed, scenes_BxSxSx3)))
+        parts.append(np.asarray(embed(placed, shown)))
       say(min(batch, rows - first))
     yield view, shard, np.concatenate(parts)[:rows]
 

@@ -213,6 +213,9 @@ class PretrainConfig(CaptionedConfig):
   """Keys of `pretrain`."""
 
   accum_steps: int = key(1, 'micro-batches that a batch is divided into; the result is the same', least=1)
+  crop_canvas: int = key(
+      0, 'side in pixels of the square in which crops go to the devices, which resize them; 0 resizes them on the host '
+      '(docs/input.md)', least=0)
   person_jitter: float = key(
       0.0, 'how far each edge of the person crop may move inwards, share of its side', least=0, below=0.5)
   person_view: str = key(
@@ -234,6 +237,7 @@ class PretrainConfig(CaptionedConfig):
   def check(self) -> None:
     """See `DataConfig.check`."""
     super().check()
+    _check_canvas(self)
     loss, model = self.loss, self.model
     if loss.negatives == 'local' and self.batch_size % loss.local_batch:
       raise UserError(f'batch_size {self.batch_size} is not divisible by loss.local_batch {loss.local_batch}')
@@ -300,6 +304,7 @@ class FinetuneConfig(TrainConfig, MeasuredConfig):
   epochs: int = key_of(TrainConfig, 'epochs', 100)
   warmup_epochs: int = key_of(TrainConfig, 'warmup_epochs', 5)
   accum_steps: int = key_of(PretrainConfig, 'accum_steps')
+  crop_canvas: int = key_of(PretrainConfig, 'crop_canvas')
   min_crop_area: float = key_of(TrainConfig, 'min_crop_area', 0.08)
   sampling: str = key(
       'uniform', 'every training image once an epoch, or as many of every class (docs/tasks.md)',
@@ -313,6 +318,23 @@ class FinetuneConfig(TrainConfig, MeasuredConfig):
   tasks: str = key('label', 'what is learned, joined by +; auto is all that the records have (docs/tasks.md)')
   task_loss: TaskLossSettings = section(TaskLossSettings)
   eval_every_epochs: int = key(1, 'epochs between two evaluations on val', least=1)
+
+  def check(self) -> None:
+    """See `DataConfig.check`."""
+    super().check()
+    _check_canvas(self)
+    if self.crop_canvas and (self.augment.randaugment or self.augment.erase):
+      raise UserError(
+          'RandAugment and erasing change finished views on the host, where crop_canvas leaves none: set '
+          '--config.crop_canvas=0, or both --config.augment.randaugment=0 and --config.augment.erase=0')
+
+
+def _check_canvas(config: PretrainConfig | FinetuneConfig) -> None:
+  """Raises UserError if a view does not fit the canvas; where the size comes from weights, the loader asks later."""
+  if config.init == OFF and 0 < config.crop_canvas < config.model.image_size:
+    raise UserError(
+        f'crop_canvas {config.crop_canvas} is less than model.image_size {config.model.image_size}: make it larger, or '
+        '0, which resizes on the host')
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import optax
 
 from uniemox_jax.models.classifier import stack_views
 from uniemox_jax.models.masking import patchify
-from uniemox_jax.models.preprocess import normalise
+from uniemox_jax.models.preprocess import normalise, resize_crops
 from uniemox_jax.objectives import losses
 from uniemox_jax.objectives.regularisation import draw_branch_scales, draw_mix
 from uniemox_jax.objectives.tasks import Task, prepare_targets, row_loss, row_weights, single_label_task, split_columns
@@ -35,16 +35,17 @@ def make_pretrain_step(
     student: nnx.GraphDef, teacher: Teacher | None, optimizer: Optimizer, settings: LossSettings) -> Step:
   """The UniEmoX step (docs/method.md, One pretraining step).
 
-  Its batch: 'scene' uint8 (B, H, W, 3); 'person' likewise where the student has two streams; 'text' float32 (B, E),
-  unit-norm caption embeddings, where L1 is on; 'image' float32 (B, E), the teacher's unit-norm embeddings of the
-  scenes, where they were computed before: then there is no image tower in the step. `frozen` holds the teacher's
-  parameters; `key` belongs to the run.
+  Its batch: 'scene' uint8 (B, H, W, 3), or a crop for `resize_crops`; 'person' likewise where the student has two
+  streams; 'text' float32 (B, E), unit-norm caption embeddings, where L1 is on; 'image' float32 (B, E), the teacher's
+  unit-norm embeddings of the scenes, where they were computed before: then there is no image tower in the step.
+  `frozen` holds the teacher's parameters; `key` belongs to the run.
   """
   names = ('contrastive', 'similarity', 'reconstruction')
   weights = {name: weight for name in names if (weight := getattr(settings, name))}
 
   def step(state: TrainState, frozen: Any, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
     model = nnx.merge(student, state.params)
+    batch = resize_crops(batch, model.encoder.image_size, optimizer.accum_steps)
     with jax.named_scope('inputs'):
       views_BxVxHxWx3 = jnp.stack([batch[name] for name in ('scene', 'person')[:model.streams]], axis=1)
       noise_shape = (*views_BxVxHxWx3.shape[:2], model.encoder.patches)
@@ -104,8 +105,8 @@ def make_finetune_step(
     tasks: Sequence[Task] | None = None) -> Step:
   """The classifier's step (docs/method.md, Recipes) for any tasks; None is a single label.
 
-  Its batch: 'image' uint8 (B, H, W, 3); 'person' likewise where the classifier has two streams; and the field of every
-  task as `tasks.prepare_targets` takes it.
+  Its batch: 'image' uint8 (B, H, W, 3), or a crop for `resize_crops`; 'person' likewise where the classifier has two
+  streams; and the field of every task as `tasks.prepare_targets` takes it.
   """
 
   def step(state: TrainState, frozen: Any, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
@@ -113,6 +114,7 @@ def make_finetune_step(
     mix_key, drop_key = jax.random.split(jax.random.fold_in(key, state.step))
     model = nnx.merge(classifier, state.params)
     chosen = tasks or (single_label_task(range(model.head.out_features)),)
+    batch = resize_crops(batch, model.encoder.image_size, optimizer.accum_steps)
     views, depth = stack_views(batch), model.encoder.blocks.depth
     mix = draw_mix(mix_key, (views.shape[-3], views.shape[-2]), settings.mixup, settings.cutmix)
     scales_NxDx2 = draw_branch_scales(drop_key, len(views) * model.streams, depth, settings.drop_path)

@@ -1,0 +1,42 @@
+"""Crops that the devices resize: decoded into the corner of a canvas, with the box in it that the view shows.
+
+Source: docs/method.md, Resizing on the devices.
+"""
+
+import tensorflow as tf
+
+from data_pipelines.batches import augment
+
+_SCALES = (1, 2, 4, 8)
+"""A JPEG decoder gives an image at 1/2, 1/4 and 1/8 of its size for less work than the whole."""
+
+
+def crop_for_canvas(jpeg: tf.Tensor, box: tf.Tensor, size: int, canvas: int) -> tuple[tf.Tensor, tf.Tensor]:
+  """What is decoded of a crop, and which part of that is the crop.
+
+  A crop that is larger than the canvas is decoded at the JPEG's smallest scale that leaves both sides at least `size`.
+  If it is still too large, it is resized here, as `augment.resize` does.
+
+  Args:
+    jpeg: the whole image.
+    box: (top, left, height, width) of the crop, pixels, int32 (4,).
+    size: side S of the view.
+    canvas: side C of the canvas, at least S.
+
+  Returns:
+    Pixels, uint8 (H, W, 3), no side larger than C; and the crop's (top, left, height, width) in them, float32 (4,).
+  """
+  corner_2, sides_2 = box[:2], box[2:]
+  level = tf.reduce_sum(tf.cast(tf.reduce_min(sides_2) >= size * tf.constant(_SCALES[1:]), tf.int32))
+  level = tf.where(tf.reduce_max(sides_2) > canvas, level, 0)
+  scale = tf.gather(_SCALES, level)
+  first_2 = corner_2 // scale
+  window_4 = tf.concat([first_2, -(-(corner_2 + sides_2) // scale) - first_2], axis=0)
+  fits = tf.reduce_all(window_4[2:] <= canvas)
+  decoders = [lambda scale=scale: augment.decode_crop(jpeg, window_4, scale) for scale in _SCALES]
+  pixels = tf.switch_case(
+      tf.where(fits, level, len(_SCALES)),
+      [*decoders, lambda: augment.resize(augment.decode_crop(jpeg, box), size, size)])
+  shown_4 = tf.cast(box, tf.float32) / tf.cast(scale, tf.float32) - tf.cast(
+      tf.concat([first_2, [0, 0]], axis=0), tf.float32)
+  return pixels, tf.where(fits, shown_4, tf.constant([0, 0, size, size], tf.float32))

@@ -139,11 +139,7 @@ def write_dataset(folder: pathlib.Path, dataset: str, planned: list[PlannedImage
   Raises:
     UserError: `folder` holds something else.
   """
-  if folder.exists():
-    written = folder / base_builder.PROVENANCE
-    if not written.exists() or storage.read_json(written) != provenance:
-      raise UserError(f'{folder} holds something else than these settings draw: remove it, or choose another --out')
-    print(f'{folder} is already drawn: left as it is')
+  if is_drawn(folder, provenance):
     return
   unfinished = folder.parent / f'.{folder.name}.unfinished'
   storage.remove_folder(unfinished)
@@ -156,6 +152,17 @@ def write_dataset(folder: pathlib.Path, dataset: str, planned: list[PlannedImage
   except BaseException:
     storage.remove_folder(unfinished)
     raise
+
+
+def is_drawn(folder: pathlib.Path, provenance: dict) -> bool:
+  """Whether the folder holds what these settings draw, and says so. Raises UserError if it holds something else."""
+  if not folder.exists():
+    return False
+  written = folder / base_builder.PROVENANCE
+  if not written.exists() or storage.read_json(written) != provenance:
+    raise UserError(f'{folder} holds something else than these settings draw: remove it, or choose another --out')
+  print(f'{folder} is already drawn: left as it is')
+  return True
 
 
 def _write_emo8(folder: pathlib.Path, planned: Iterable[PlannedImage]) -> Iterator[tuple]:

@@ -1,5 +1,6 @@
 """Draws one synthetic image: surroundings, figure, weather, and one of five styles over everything."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -25,8 +26,8 @@ def draw_image(content: Content, rng: np.random.Generator) -> Drawing:
   """Draws the content; everything that it leaves open comes from `rng`."""
   flat = content.style == 'cartoon'
   canvas, objects = places.surroundings(content.place, content.weather, content.light, flat, rng)
-  if content.style in _BEHIND:
-    _BEHIND[content.style](canvas, rng)
+  if content.style in BEHIND:
+    BEHIND[content.style](canvas, rng)
   box = None
   if content.face is not None and content.posture is not None:
     layer = figure.figure(content.face, content.posture, content.light, flat, rng)
@@ -35,7 +36,7 @@ def draw_image(content: Content, rng: np.random.Generator) -> Drawing:
     box = xmin, ymin, xmax, ymax
   if content.weather == 'rain':
     places.rain(canvas, content.light, rng)
-  return Drawing(_FINISH[content.style](canvas.reduce(SCALE), rng), box, objects)
+  return Drawing(FINISH[content.style](canvas.reduce(SCALE), rng), box, objects)
 
 
 def _neon_grid(canvas: Image.Image, rng: np.random.Generator) -> None:
@@ -99,7 +100,10 @@ def _to_image(pixels: np.ndarray) -> Image.Image:
   return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-_BEHIND = {'science_fiction': _neon_grid, 'advertising_cover': _banner}
-_FINISH = {
+BEHIND: dict[str, Callable[[Image.Image, np.random.Generator],
+                           None]] = {'science_fiction': _neon_grid, 'advertising_cover': _banner}
+"""By style: what is drawn behind the figure, in place."""
+FINISH: dict[str, Callable[[Image.Image, np.random.Generator], Image.Image]] = {
     'cartoon': lambda image, rng: image, 'natural': _natural, 'realistic': _realistic,
     'science_fiction': _science_fiction, 'advertising_cover': _advertising_cover}
+"""By style: what makes the image of the reduced canvas."""

@@ -1,4 +1,4 @@
-"""The figure of the synthetic images: four postures and four faces."""
+"""The figure of the synthetic images: postures and faces."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +15,8 @@ _INK = (26, 20, 24)
 _UPRIGHT = {
     'standing': (0.36, 0.56, 0.06, ((0.1, 0.58), (0.15, 0.44), (0.14, 0.3))),
     'arms_up': (0.34, 0.52, 0.16, ((0.1, 0.56), (0.27, 0.7), (0.33, 0.98))),
-    'akimbo': (0.36, 0.56, 0.17, ((0.1, 0.58), (0.34, 0.46), (0.12, 0.35))),}
+    'akimbo': (0.36, 0.56, 0.17, ((0.1, 0.58), (0.34, 0.46), (0.12, 0.35))),
+    'reaching': (0.36, 0.56, 0.1, ((0.1, 0.58), (0.28, 0.56), (0.46, 0.54))),}
 """In fractions of the body's height: hip, neck, distance of a foot from the middle, and shoulder, elbow and hand."""
 
 
@@ -48,18 +49,30 @@ def figure(face: str, posture: str, light: str, flat: bool, rng: np.random.Gener
   Returns:
     RGBA image, (SCALE * SIZE) squared; its alpha's bounding box is the person box.
   """
+  return draw_body(sample_body(rng), face, posture, light, flat, rng)[0]
+
+
+def sample_body(
+    rng: np.random.Generator, height: tuple[float, float] = (74, 86), x: tuple[float, float] = (38, 58),
+    foot: tuple[float, float] = (90, 94)
+) -> Body:
+  """A body whose height, middle and feet (pixels) lie in these ranges."""
+  tall = float(rng.uniform(*height))
+  return Body(
+      x=float(rng.uniform(*x)), foot=float(rng.uniform(*foot)), height=tall, head=tall * rng.uniform(0.34, 0.38) / 2,
+      side=int(rng.choice([-1, 1])), skin=_SKIN[rng.integers(len(_SKIN))], hair=_HAIR[rng.integers(len(_HAIR))],
+      shirt=tuple(rng.uniform(40, 240, 3)), trousers=tuple(rng.uniform(20, 140, 3)))
+
+
+def draw_body(body: Body, face: str, posture: str, light: str, flat: bool,
+              rng: np.random.Generator) -> tuple[Image.Image, Point]:
+  """`figure` with a given body; also returns the middle of its head."""
   layer = Image.new('RGBA', (SIZE * SCALE, SIZE * SCALE))
-  height = float(rng.uniform(74, 86))
-  body = Body(
-      x=float(rng.uniform(38, 58)), foot=float(rng.uniform(90, 94)), height=height,
-      head=height * rng.uniform(0.34, 0.38) / 2, side=int(rng.choice([-1, 1])), skin=_SKIN[rng.integers(len(_SKIN))],
-      hair=_HAIR[rng.integers(len(_HAIR))], shirt=tuple(rng.uniform(40, 240,
-                                                                    3)), trousers=tuple(rng.uniform(20, 140, 3)))
   pen = Pen(layer, _NIGHT if light == 'night' else (1, 1, 1), flat)
   head = _bent(pen, body) if posture == 'bent' else _upright(pen, body, posture)
   _head(pen, body, head, long_hair=bool(rng.random() < 0.4))
   _FACES[face](pen, head, body.head)
-  return layer
+  return layer, head
 
 
 def _legs(pen: Pen, body: Body, hip: Point, feet: tuple[float, float], bend: float = 0.0) -> None:
@@ -88,7 +101,8 @@ def _upright(pen: Pen, body: Body, posture: str) -> Point:
   if posture != 'akimbo':
     _trunk(pen, body, hip, neck)
   for side in (-1, 1):
-    _arm(pen, body, *(body.at(side * across, up) for across, up in arm))
+    hanging = posture == 'reaching' and side < 0
+    _arm(pen, body, *(body.at(side * across, up) for across, up in (_UPRIGHT['standing'][3] if hanging else arm)))
   if posture == 'akimbo':  # The trunk hides the hands.
     _trunk(pen, body, hip, neck)
   return _head_above(body, neck)
@@ -150,5 +164,15 @@ def _open_mouth(pen: Pen, head: Point, radius: float) -> None:
   pen.ellipse((head[0], head[1] + 0.55 * radius), (0.26 * radius, 0.33 * radius), (96, 14, 26))
 
 
+def _crying(pen: Pen, head: Point, radius: float) -> None:
+  for across in (-1, 1):
+    inner = head[0] + across * 0.16 * radius, head[1] - 0.44 * radius
+    pen.line([(head[0] + across * 0.66 * radius, head[1] - 0.2 * radius), inner], 1.2, _INK)
+    eye = head[0] + across * 0.4 * radius, head[1]
+    pen.arc(eye, (0.2 * radius, 0.14 * radius), (0, 180), 1.1, _INK)
+    pen.ellipse((eye[0], eye[1] + 0.4 * radius), (0.12 * radius, 0.26 * radius), (84, 160, 240))
+  pen.arc((head[0], head[1] + 0.74 * radius), (0.26 * radius, 0.22 * radius), (180, 360), 1.2, (70, 12, 18))
+
+
 _FACES: dict[str, Callable[[Pen, Point, float], None]] = {
-    'neutral': _neutral, 'laughing': _laughing, 'frowning': _frowning, 'open_mouth': _open_mouth}
+    'neutral': _neutral, 'laughing': _laughing, 'frowning': _frowning, 'open_mouth': _open_mouth, 'crying': _crying}

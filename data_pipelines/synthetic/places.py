@@ -1,4 +1,4 @@
-"""The surroundings of the synthetic images: six places, in clear weather or rain, by day or night."""
+"""The surroundings of the synthetic images: six places, in clear weather or rain, by day, at dusk or at night."""
 
 from collections.abc import Callable
 
@@ -12,8 +12,10 @@ _AIR = {
     ('day', 'clear'): ((96, 160, 235), (205, 228, 246), (1.0, 1.0, 1.0)),
     ('day', 'rain'): ((128, 135, 146), (176, 180, 186), (0.74, 0.77, 0.82)),
     ('night', 'clear'): ((10, 12, 44), (36, 42, 92), (0.42, 0.46, 0.72)),
-    ('night', 'rain'): ((22, 24, 34), (48, 51, 64), (0.38, 0.41, 0.58)),}
-_RAIN = {'day': (225, 232, 242), 'night': (150, 160, 185)}
+    ('night', 'rain'): ((22, 24, 34), (48, 51, 64), (0.38, 0.41, 0.58)),
+    ('dusk', 'clear'): ((82, 70, 122), (238, 156, 108), (0.76, 0.66, 0.7)),
+    ('dusk', 'rain'): ((88, 84, 100), (142, 118, 112), (0.6, 0.57, 0.63)),}
+_RAIN = {'day': (225, 232, 242), 'night': (150, 160, 185), 'dusk': (196, 188, 196)}
 
 
 def surroundings(place: str, weather: str, light: str, flat: bool,
@@ -57,7 +59,7 @@ def _sky(top: Colour, horizon: Colour, flat: bool, rng: np.random.Generator) -> 
 
 def _sun_or_moon(pen: Pen, light: str, rng: np.random.Generator) -> None:
   centre = rng.uniform(8, 88), rng.uniform(7, 20)
-  if light == 'day':
+  if light != 'night':
     if rng.random() < 0.6:
       pen.ellipse(centre, (6, 6), (255, 232, 120))
     return

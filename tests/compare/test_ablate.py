@@ -108,7 +108,7 @@ def test_teacher_statistics_are_clips_or_imagenets(clip_folder):
   scene_BxHxWx3 = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
   shown = {}
   for statistics in ('clip', 'imagenet'):
-    teacher, frozen = make_teacher(clip, clip.config.projection_dim, jnp.float32, statistics)
+    teacher, frozen = make_teacher(clip, jnp.float32, statistics)
     shown[statistics] = teacher.embed_image(frozen, scene_BxHxWx3)
   own, imagenets = (
       clip.encode_image(clip_normalise(scene_BxHxWx3, 32, mean, std))

@@ -59,13 +59,16 @@ SIGLIP = SiglipConfig(Tower(12, 2, 3, 20), Tower(16, 1, 2, 32), 32, 8, 12)
 
 def _teacher(clip_config: CLIPConfig | SiglipConfig) -> tuple[Any, Any]:
   clip = Clip(clip_config, abstract_clip(clip_config)[1], View(clip_config.image_size, clip_config.image_size), None)
-  return make_teacher(clip, clip_config.projection_dim, jnp.float32)
+  return make_teacher(clip, jnp.float32)
 
 
 @pytest.mark.parametrize(
-    'model', [dict(fusion=name, fusion_heads=2) for name in FUSIONS] +
-    [dict(fusion='none'), dict(decode='both'),
-     dict(reconstruct=False), dict(scan=True)], ids=str)
+    'model', [dict(fusion=name, fusion_heads=2) for name in FUSIONS] + [
+        dict(fusion='none'),
+        dict(decode='both'),
+        dict(reconstruct=False),
+        dict(scan=True),
+        dict(decoder_width=16, teacher_width=12)], ids=str)
 def test_pretraining_flops_are_those_of_the_traced_forward_pass(clip_config: CLIPConfig, model: dict[str, Any]):
   check_pretraining(clip_config, model)
 

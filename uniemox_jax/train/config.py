@@ -48,7 +48,8 @@ class EncoderSettings:
 class StudentSettings(EncoderSettings):
   """The encoder with decoder, masking and fusion: `models.uniemox.UniEmoX`."""
 
-  decoder_width: int = key(512, "width E of decoder and fusion, which is the teacher's projection width", least=1)
+  decoder_width: int = key(
+      512, "width of decoder and fusion; a linear adapter maps it to the teacher's where that is another", least=1)
   decoder_depth: int = key(8, 'blocks of the decoder', least=1)
   decoder_heads: int = key(16, 'attention heads of the decoder', least=1)
   mask_ratio: float = key(0.9, 'share of the patches that are hidden', above=0, below=1)
@@ -68,7 +69,7 @@ class TeacherShape:
   width: int = key(768, 'token width', least=1)
   depth: int = key(12, 'number of blocks', least=1)
   heads: int = key(12, 'attention heads', least=1)
-  projection: int = key(512, "width of the shared space, equal to model.decoder_width", least=1)
+  projection: int = key(512, "width E of its embeddings", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,10 +91,12 @@ def pretrain_work(student: UniEmoX, teacher: ImageTower | SiglipImageTower | Non
   work = (_encoder(student.encoder, student.visible) + _dense(student.project, tokens)).times(student.streams)
   if student.fusion is not None:
     work += _dense(student.fusion)
+  if student.adapter is not None:
+    work += _dense(student.adapter)
   if student.decoder is not None:
     decoder = student.decoder
     work += (_blocks(decoder.blocks, 1 + patches) + _dense(decoder.predict, patches)).times(student.decoded_streams)
-  compared = Work(2 * texts * student.project.out_features, texts)
+  compared = Work(2 * texts * (student.adapter or student.project).out_features, texts)
   return ExampleWork(work + compared, (_image_tower(teacher) if teacher else Work()) + compared)
 
 

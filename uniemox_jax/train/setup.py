@@ -16,9 +16,13 @@ from uniemox_jax.train.config import LossSettings, PretrainConfig, StudentSettin
 from uniemox_jax.train.flops import ExampleWork, pretrain_work
 
 
-def model_arguments(model: StudentSettings, loss: LossSettings) -> dict[str, Any]:
-  """The arguments of `UniEmoX` but for dtype and random streams, as checkpoints describe the model."""
-  return dataclasses.asdict(model) | {
+def model_arguments(model: StudentSettings, loss: LossSettings, teacher: Teacher | None) -> dict[str, Any]:
+  """The arguments of `UniEmoX` but for dtype and random streams, as checkpoints describe the model.
+
+  The teacher's width is among them where it is not the decoder's.
+  """
+  adapted = {'teacher_width': teacher.width} if teacher and teacher.width != model.decoder_width else {}
+  return dataclasses.asdict(model) | adapted | {
       'semantic': bool(loss.contrastive or loss.similarity), 'reconstruct': bool(loss.reconstruction)}
 
 

@@ -20,7 +20,7 @@ from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.objectives import losses
 from uniemox_jax.runtime import sharding
 from uniemox_jax.teacher.frozen_clip import Clip
-from uniemox_jax.teacher.step_teacher import Teacher, make_teacher
+from uniemox_jax.teacher.step_teacher import Teacher, embed_views_as_one, make_teacher
 from uniemox_jax.train import optimizer
 from uniemox_jax.train.config import LossSettings
 from uniemox_jax.train.state import TrainState, builder, create_state, graphdef_of, initial_params, state_template
@@ -265,6 +265,29 @@ def test_adapters_gradient_is_that_of_a_plain_linear_layer_before_both_losses(ba
         lambda mine, theirs: np.testing.assert_allclose(mine, theirs, atol=1e-6),
         jax.grad(ours)(adapter),
         jax.grad(by_hand)(adapter))
+
+
+def test_teacher_of_both_views_gives_the_unit_mean_of_its_two_unit_embeddings(batch, teacher):
+  embedder, frozen = teacher
+  person = np.concatenate([batch['scene'][:4], batch['person'][4:]])  # four examples without a person
+  scene_BxE, person_BxE = (
+      np.asarray(embedder.embed_image(frozen, jnp.asarray(view))) for view in (batch['scene'], person))
+  mean_BxE = (scene_BxE + person_BxE) / 2
+  image_BxE = mean_BxE / np.linalg.norm(mean_BxE, axis=1, keepdims=True)
+  both_BxE = embed_views_as_one(embedder, frozen, jnp.stack([batch['scene'], person], axis=1))
+  np.testing.assert_allclose(both_BxE, image_BxE, atol=1e-6)
+  np.testing.assert_allclose(both_BxE[:4], scene_BxE[:4], atol=1e-6)
+  given = run_steps(batch | {'person': person, 'image': image_BxE}, (embedder, ()), steps=3)[0]
+  computed = run_steps(batch | {'person': person}, teacher, steps=3, teacher_sees='both')[0]
+  for name, value in given.items():
+    assert computed[name] == pytest.approx(value, rel=1e-5), name
+  assert computed['similarity'] != pytest.approx(
+      run_steps(batch | {'person': person}, teacher, steps=3)[0]['similarity'])
+
+
+def test_accumulation_on_devices_under_a_teacher_of_both_views_changes_nothing(batch, teacher):
+  options = dict(teacher_sees='both')
+  assert_same(run_steps(batch, teacher, **options), run_steps(batch, teacher, devices=4, accum_steps=2, **options))
 
 
 def test_local_negatives_are_the_texts_of_the_own_group(batch):

@@ -60,6 +60,16 @@ def make_teacher(clip: Clip, dtype: Any, statistics: str = 'clip',
   return Teacher(embed_image, lambda frozen: jnp.exp(frozen['logit_scale']), clip.config.projection_dim, tower), frozen
 
 
+def embed_views_as_one(teacher: Teacher, frozen: dict[str, Any], views_BxVxHxWx3: jax.Array) -> jax.Array:
+  """The mean of the embeddings of an example's views, scaled to unit length: float32 (B, E).
+
+  Equal views, as an example without a person has them, give the embedding of one, but for rounding.
+  """
+  batch, views = views_BxVxHxWx3.shape[:2]
+  image_NxE = teacher.embed_image(frozen, views_BxVxHxWx3.reshape(batch * views, *views_BxVxHxWx3.shape[2:]))
+  return unit(image_NxE.reshape(batch, views, -1).mean(axis=1))
+
+
 def without_tower(frozen: dict[str, Any]) -> dict[str, Any]:
   """What a step needs of the frozen parameters that is given the image embeddings."""
   return {'logit_scale': frozen['logit_scale']}

@@ -84,6 +84,10 @@ class LossSettings:
   local_batch: int = key(2, 'examples in a group, where negatives is local', least=1)
   equal_texts: str = key(
       'each', 'equal captions of a batch: each counts in L1 as published, or they count once', choices=('each', 'once'))
+  teacher_sees: str = key(
+      'scene',
+      "what the target of L1 and L2 is: the teacher's embedding of the scene as published, or the mean of those "
+      'of scene and person', choices=('scene', 'both'))
   norm_pix: bool = key(False, 'normalise the pixels of each target patch')
 
 
@@ -249,8 +253,14 @@ class PretrainConfig(CaptionedConfig):
       refuse_unused(self, ('loss.local_batch',), 'loss.negatives is global')
     if not self.teaches:
       refuse_unused(
-          self, ('model.fusion', 'model.fusion_heads', 'teacher_statistics', 'teacher_sharded'),
+          self, ('model.fusion', 'model.fusion_heads', 'teacher_statistics', 'teacher_sharded', 'loss.teacher_sees'),
           'loss.contrastive and loss.similarity are 0')
+    if model.fusion == OFF and model.decode == 'scene':
+      refuse_unused(self, ('loss.teacher_sees',), 'model.fusion is none, and there is no person view')
+    if self.teacher_views and loss.teacher_sees == 'both':
+      raise UserError(
+          'teacher_views keeps embeddings of scenes alone, and loss.teacher_sees is both: set --config.teacher_views=0 '
+          'or --config.loss.teacher_sees=scene')
     if not self.teacher_views:
       refuse_unused(self, ('teacher_views_seed',), 'teacher_views is 0')
     if model.fusion in ('additive', 'prior', OFF):
@@ -258,7 +268,7 @@ class PretrainConfig(CaptionedConfig):
     if not loss.reconstruction:
       refuse_unused(self, ('loss.norm_pix', 'model.decode'), 'loss.reconstruction is 0')
     if self.person_view == 'scene':
-      refuse_unused(self, ('person_jitter',), 'person_view is scene')
+      refuse_unused(self, ('person_jitter', 'loss.teacher_sees'), 'person_view is scene')
 
   @property
   def teaches(self) -> bool:

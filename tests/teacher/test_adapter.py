@@ -9,6 +9,7 @@ import pytest
 
 from tests.support import small_runs
 import uniemox_jax
+from uniemox_jax.export_torch import export_torch
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.runtime.run_log import read_metrics
@@ -16,6 +17,7 @@ from uniemox_jax.teacher.step_teacher import Teacher
 from uniemox_jax.train.checkpoint import load_checkpoint
 from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.initial_weights import initial_weights, read_source
+from uniemox_jax.train.open_model import open_student
 from uniemox_jax.train.setup import model_arguments
 from uniemox_jax.train.state import abstract_params, builder
 
@@ -50,6 +52,14 @@ def test_a_run_says_and_keeps_its_adapter_resumes_with_it_and_hands_on_what_fits
 
   encoder = uniemox_jax.load_encoder(str(run))
   assert encoder.features(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 16)
+  export_torch(str(run), 'uniemox', str(tmp_path / 'shared'))
+  np.testing.assert_array_equal(
+      load_checkpoint(str(run)).params['adapter']['kernel'],
+      open_student(str(tmp_path / 'shared')).params['adapter']['kernel'])
+  capsys.readouterr()
+  export_torch(str(run), 'timm', str(tmp_path / 'timm'))
+  assert 'left behind: adapter, ' in capsys.readouterr().out
+
   model = saved.description['model']
   source = read_source(str(run), model, decoder=True)
   for width, taken in ((12, True), (20, False), (16, False)):

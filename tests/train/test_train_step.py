@@ -285,9 +285,10 @@ def test_teacher_of_both_views_gives_the_unit_mean_of_its_two_unit_embeddings(ba
       run_steps(batch | {'person': person}, teacher, steps=3)[0]['similarity'])
 
 
-def test_accumulation_on_devices_under_a_teacher_of_both_views_changes_nothing(batch, teacher):
-  options = dict(teacher_sees='both')
-  assert_same(run_steps(batch, teacher, **options), run_steps(batch, teacher, devices=4, accum_steps=2, **options))
+def test_accumulation_on_split_devices_with_an_adapter_and_a_teacher_of_both_views_changes_nothing(batch, teacher):
+  options: dict[str, Any] = dict(teacher_sees='both', model={'decoder_width': 16, 'teacher_width': WIDTH})
+  assert_same(
+      run_steps(batch, teacher, **options), run_steps(batch, teacher, devices=4, fsdp=2, accum_steps=2, **options))
 
 
 def test_local_negatives_are_the_texts_of_the_own_group(batch):

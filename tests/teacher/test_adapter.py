@@ -10,6 +10,7 @@ import pytest
 from tests.support import small_runs
 import uniemox_jax
 from uniemox_jax.export_torch import export_torch
+from uniemox_jax.models.registry import abstract_student
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.runtime.run_log import read_metrics
@@ -65,6 +66,13 @@ def test_a_run_says_and_keeps_its_adapter_resumes_with_it_and_hands_on_what_fits
   for width, taken in ((12, True), (20, False), (16, False)):
     template = abstract_params(builder(UniEmoX, **model | {'teacher_width': width}))
     assert ('adapter' in initial_weights(source, template, classifier=False)) == taken
+
+
+@pytest.mark.parametrize('width', [-1, 2**40, 1.5, True])
+def test_a_described_width_that_is_none_is_refused_before_anything_is_allocated(width):
+  with pytest.raises(ValueError, match='teacher_width is'):
+    abstract_student(
+        'uniemox', small_runs.ENCODER | dict(decoder_width=12, decoder_depth=1, decoder_heads=2, teacher_width=width))
 
 
 def test_a_teacher_as_wide_as_the_decoder_leaves_model_and_description_as_they_were():

@@ -71,6 +71,8 @@ class UniEmoX(nnx.Module):
         heads=decoder_heads, **blocks) if reconstruct else None
     # Drawn last: all else starts as it does without it.
     adapts = semantic and teacher_width not in (0, decoder_width)
+    if adapts:
+      layers.check_sizes(teacher_width=teacher_width)
     self.adapter = layers.linear(decoder_width, teacher_width, dtype=dtype, rngs=rngs) if adapts else None
     self.decoded_streams = (2 if decode == 'both' else 1) if reconstruct else 0
     self.streams = 2 if self.fusion is not None or self.decoded_streams == 2 else 1

@@ -17,8 +17,8 @@ from uniemox_jax.train.config import OFF, FinetuneConfig, PretrainConfig, ProbeC
 from uniemox_jax.train.open_model import open_student
 
 # Parts that a new model may have to draw itself, and parts of a checkpoint that it may leave behind.
-PRETRAIN_NEW, PRETRAIN_LEFT = ('project', 'fusion', 'adapter',
-                               'decoder'), ('fusion', 'adapter', 'decoder', 'fc_norm', 'head')
+PRETRAIN_NEW = ('project', 'fusion', 'adapter', 'decoder')
+PRETRAIN_LEFT = ('fusion', 'adapter', 'decoder', 'fc_norm', 'head')
 CLASSIFIER_NEW, CLASSIFIER_LEFT = ('fc_norm', 'head'), ('encoder/norm', 'project', 'fusion', 'adapter', 'decoder')
 
 ARCHITECTURE = {
@@ -173,8 +173,8 @@ def initial_weights(source: Source, template: dict[str, Any], *, classifier: boo
   params, statistics = source.params, source.statistics
   if classifier:
     params = {name: part for name, part in params.items() if name != 'head'}
-  if {'adapter'} <= params.keys() & template.keys() and (params['adapter']['bias'].shape
-                                                         != template['adapter']['bias'].shape):
+  widths = {tree['adapter']['bias'].shape for tree in (params, template) if 'adapter' in tree}
+  if len(widths) > 1:
     params = {name: part for name, part in params.items() if name != 'adapter'}
   new, left = (CLASSIFIER_NEW, CLASSIFIER_LEFT) if classifier else (PRETRAIN_NEW, PRETRAIN_LEFT)
   taken, said = transfer(params, template, new=new, left=left, origin=source.init)

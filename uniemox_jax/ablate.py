@@ -54,6 +54,7 @@ ROWS = {
     'mask_50': Variant(_CAPTIONS, {'model.mask_ratio': 0.5}),
     'mask_90': Variant(_CAPTIONS, {'model.mask_ratio': 0.9}),
     'teacher_imagenet_statistics': Variant(_CAPTIONS, {'teacher_statistics': 'imagenet'}),
+    'teacher_sees_both': Variant(_CAPTIONS, {'loss.teacher_sees': 'both'}),
     'mae_only': Variant('none', {'loss.contrastive': 0.0, 'loss.similarity': 0.0}),
     'supervised': Variant('as targets', None),
     'scratch': Variant('-', None),}

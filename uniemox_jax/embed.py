@@ -57,7 +57,7 @@ def view_embeddings(
   views = views._replace(number=min(views.number, config.epochs))
   scenes = Scenes(split, views, config.model.image_size, (config.min_crop_area, 1.0), config.crop_canvas)
   kept = ViewEmbeddings(
-      os.path.join(config.data_dir, CACHE), scenes, f'{digest} {config.teacher_statistics}', config.model.decoder_width,
+      os.path.join(config.data_dir, CACHE), scenes, f'{digest} {config.teacher_statistics}', teacher.width,
       jnp.dtype(config.dtype))
   return kept, embed_views(
       kept, scenes, teacher, frozen, mesh=mesh, batch_size=config.batch_size // config.accum_steps,
@@ -80,8 +80,7 @@ def embed(given: ConfigDict) -> None:
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
   split = reader.open_split(config.data_dir, config.dataset, config.split)
   clip = load_clip(config.teacher)
-  teacher, frozen = make_teacher(
-      clip, config.model.decoder_width, jnp.dtype(config.dtype), config.teacher_statistics, config.attention)
+  teacher, frozen = make_teacher(clip, jnp.dtype(config.dtype), config.teacher_statistics, config.attention)
   kept, computed = view_embeddings(config, split, clip.digest, teacher, frozen, mesh)
   if is_primary():
     print(f'{computed:,} views embedded; all that the run reads are in {kept.folder}', flush=True)

@@ -51,7 +51,7 @@ def _load_teacher(
   if not config.teaches:
     return config, None, (), None, {}
   clip = load_clip(config.teacher)
-  teacher, frozen = make_teacher(clip, config.model.decoder_width, dtype, config.teacher_statistics, config.attention)
+  teacher, frozen = make_teacher(clip, dtype, config.teacher_statistics, config.attention)
   digests: dict[str, str | None] = {'teacher': clip.digest}
   text = None
   if config.loss.contrastive:
@@ -124,7 +124,9 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
   source, asked = open_source(config, workdir)
   steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
   config, teacher, frozen, text, digests = _load_teacher(asked, split, dtype)
-  arguments = model_arguments(config.model, config.loss)
+  arguments = model_arguments(config.model, config.loss, teacher)
+  if (width := arguments.get('teacher_width')) and is_primary():
+    print(f'the teacher is {width} wide, the decoder {config.model.decoder_width}: a linear adapter is learned')
   build = builder(UniEmoX, dtype=dtype, **arguments)
   student = abstract_model(build)
   graphdef, computed = nnx.graphdef(student), step_graph(student, config.attention, mesh.devices.flat[0])

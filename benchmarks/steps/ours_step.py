@@ -32,7 +32,8 @@ class OurStep:
     program, config = step_sizes.our_program(given), step_sizes.checked(given)
     self.device, self.dtype = jax.devices()[0].device_kind, config.dtype
     self.mesh = program.mesh
-    build = builder(UniEmoX, dtype=jnp.dtype(config.dtype), **model_arguments(config.model, config.loss))
+    # The teacher that it is compared with is as wide as the decoder, so there is no adapter.
+    build = builder(UniEmoX, dtype=jnp.dtype(config.dtype), **model_arguments(config.model, config.loss, None))
     optimizer = make_optimizer(config, STEPS_PER_EPOCH)
     self.state = create_state(program.state, build, optimizer.tx, config.seed)
     clip = clip_of_shape(config.teacher_shape).config

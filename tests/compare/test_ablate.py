@@ -44,7 +44,8 @@ def test_every_switch_of_the_method_has_its_row():
   assert fusions == {'none', *FUSIONS}
   assert {name for change in changes for name in change} >= {
       'loss.contrastive', 'loss.similarity', 'loss.reconstruction', 'model.mask_ratio', 'person_view',
-      'emotion_in_caption', 'caption_style', 'loss.equal_texts', 'model.decode', 'loss.negatives', 'teacher_statistics'}
+      'emotion_in_caption', 'caption_style', 'loss.equal_texts', 'model.decode', 'loss.negatives', 'teacher_statistics',
+      'loss.teacher_sees'}
 
 
 def test_unknown_row_is_named():
@@ -79,7 +80,7 @@ def test_table_has_mean_spread_paired_differences_and_runs(tmp_path):
   (failed / 'error.txt').write_text('error: no space left')
   ablate.write_table(scores, jobs, str(tmp_path))
   missing = (tmp_path / 'ablation.md').read_text().removeprefix(table)
-  assert missing == '\n60 runs have no result yet:\n\n- mask_50:1 failed: error: no space left\n'
+  assert missing == '\n63 runs have no result yet:\n\n- mask_50:1 failed: error: no space left\n'
   assert json.loads(
       (tmp_path / 'ablation.json').read_text())['rows'][0]['top1_by_seed'] == {'0': 0.6, '1': 0.7, '2': 0.8}
 
@@ -108,7 +109,7 @@ def test_teacher_statistics_are_clips_or_imagenets(clip_folder):
   scene_BxHxWx3 = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
   shown = {}
   for statistics in ('clip', 'imagenet'):
-    teacher, frozen = make_teacher(clip, clip.config.projection_dim, jnp.float32, statistics)
+    teacher, frozen = make_teacher(clip, jnp.float32, statistics)
     shown[statistics] = teacher.embed_image(frozen, scene_BxHxWx3)
   own, imagenets = (
       clip.encode_image(clip_normalise(scene_BxHxWx3, 32, mean, std))

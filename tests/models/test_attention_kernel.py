@@ -101,7 +101,7 @@ def test_a_pretraining_step_computes_the_same_with_it(clip_config: CLIPConfig, c
   clip = Clip(clip_config, clip_params, View(size, size), None)
   measured = {}
   for attention in ('xla', 'kernel'):
-    teacher, frozen = make_teacher(clip, width, 'float32', attention=attention)
+    teacher, frozen = make_teacher(clip, 'float32', attention=attention)
     graph = step_graph(abstract_model(build), attention, mesh.devices.flat[0])
     step = pretrain_step(graph, teacher, tx, schedule, contrastive=1.0, similarity=1.0, reconstruction=1.0)
     arguments = (first, frozen, sharding.global_batch(batch, mesh), jax.random.key(1))

@@ -26,11 +26,14 @@ from data_pipelines.records.reader import open_split
 from uniemox_jax import embed
 from uniemox_jax.runtime.cli import load_config
 from uniemox_jax.teacher.frozen_clip import load_clip
+from uniemox_jax.teacher.step_teacher import make_teacher
 from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.schema import parse
 config = parse(PretrainConfig, load_config(sys.argv[1]))
 split = open_split(config.data_dir, config.dataset, config.split)
-kept, computed = embed.view_embeddings(config, split, load_clip(config.teacher).digest, None, {}, None)
+clip = load_clip(config.teacher)
+teacher, frozen = make_teacher(clip, np.float32)
+kept, computed = embed.view_embeddings(config, split, clip.digest, teacher, frozen, None)
 embedded = [kept.at(view, np.arange(split.num_examples)) for view in (0, 1, 0)]
 print(computed, np.stack(embedded).shape, hashlib.sha256(np.stack(embedded).tobytes()).hexdigest())
 """

@@ -25,7 +25,7 @@ AREA = (0.4, 1.0)
 
 @pytest.fixture(scope='module')
 def teacher(clip_folder):
-  return make_teacher(load_clip(clip_folder), WIDTH, jnp.float32)
+  return make_teacher(load_clip(clip_folder), jnp.float32)
 
 
 @pytest.fixture(scope='module')

@@ -51,6 +51,10 @@ def test_shipped_configs_are_of_their_verb_and_pass(verb, name, arguments):
     ({'model__fusion_heads': 2}, "'model.fusion_heads' is 2 and would do nothing, since model.fusion is additive"),
     ({'loss__reconstruction': 0.0, 'model__decode': 'both'}, "'model.decode' is both and would do nothing"),
     ({'person_view': 'scene', 'person_jitter': 0.1}, "'person_jitter' is 0.1 and would do nothing"),
+    ({'person_view': 'scene', 'loss__teacher_sees': 'both'}, "'loss.teacher_sees' is both and would do nothing"),
+    ({'model__fusion': 'none', 'loss__teacher_sees': 'both'
+     }, 'since model.fusion is none, and there is no person view'),
+    ({'teacher_views': 2, 'loss__teacher_sees': 'both'}, 'teacher_views keeps embeddings of scenes alone'),
     ({'teacher_views_seed': 3}, "'teacher_views_seed' is 3 and would do nothing, since teacher_views is 0"),
     ({'crop_canvas': 223}, 'crop_canvas 223 is less than model.image_size 224'),
     ({'teacher_views': -1}, "config key 'teacher_views' is -1: it must be at least 0"),

@@ -59,13 +59,16 @@ SIGLIP = SiglipConfig(Tower(12, 2, 3, 20), Tower(16, 1, 2, 32), 32, 8, 12)
 
 def _teacher(clip_config: CLIPConfig | SiglipConfig) -> tuple[Any, Any]:
   clip = Clip(clip_config, abstract_clip(clip_config)[1], View(clip_config.image_size, clip_config.image_size), None)
-  return make_teacher(clip, clip_config.projection_dim, jnp.float32)
+  return make_teacher(clip, jnp.float32)
 
 
 @pytest.mark.parametrize(
-    'model', [dict(fusion=name, fusion_heads=2) for name in FUSIONS] +
-    [dict(fusion='none'), dict(decode='both'),
-     dict(reconstruct=False), dict(scan=True)], ids=str)
+    'model', [dict(fusion=name, fusion_heads=2) for name in FUSIONS] + [
+        dict(fusion='none'),
+        dict(decode='both'),
+        dict(reconstruct=False),
+        dict(scan=True),
+        dict(decoder_width=16, teacher_width=12)], ids=str)
 def test_pretraining_flops_are_those_of_the_traced_forward_pass(clip_config: CLIPConfig, model: dict[str, Any]):
   check_pretraining(clip_config, model)
 
@@ -79,7 +82,12 @@ def test_flops_of_a_step_that_reads_its_embeddings_are_those_of_the_traced_forwa
   check_pretraining(clip_config, {}, read=True)
 
 
-def check_pretraining(clip_config: CLIPConfig | SiglipConfig, model: dict[str, Any], read: bool = False) -> None:
+def test_flops_with_a_teacher_of_both_views_are_those_of_the_traced_forward_pass(clip_config: CLIPConfig) -> None:
+  check_pretraining(clip_config, {}, sees='both')
+
+
+def check_pretraining(
+    clip_config: CLIPConfig | SiglipConfig, model: dict[str, Any], read: bool = False, sees: str = 'scene') -> None:
   build = builder(UniEmoX, **STUDENT | model)
   student, (teacher, frozen) = abstract_model(build), _teacher(clip_config)
   shape = (BATCH, student.streams, 32, 32, 3)
@@ -88,14 +96,14 @@ def check_pretraining(clip_config: CLIPConfig | SiglipConfig, model: dict[str, A
       'noise': jax.ShapeDtypeStruct((BATCH, student.streams, 16), jnp.float32)}
   if read:
     rows['image'] = jax.ShapeDtypeStruct((BATCH, 12), jnp.float32)
-  settings = LossSettings(reconstruction=float(student.decoder is not None))
+  settings = LossSettings(reconstruction=float(student.decoder is not None), teacher_sees=sees)
 
   def forward(params: Any, rows: Any, texts: Any, frozen: Any) -> Any:
     return pretrain_losses(nnx.graphdef(student), teacher, frozen, texts, settings, params, rows)
 
   texts = jax.ShapeDtypeStruct((TEXTS, 12), jnp.float32)
   traced = jax.make_jaxpr(forward)(abstract_params(build), rows, texts, frozen)
-  work = pretrain_work(student, None if read else teacher.tower, TEXTS)
+  work = pretrain_work(student, None if read else teacher.tower, TEXTS, 2 if sees == 'both' else 1)
   assert BATCH * (work.student.flops + work.teacher.flops) == product_flops(traced.jaxpr)
 
 

@@ -15,6 +15,7 @@ from uniemox_jax import pretrain as pretraining
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.runtime.run_log import read_metrics
 from uniemox_jax.teacher import view_embeddings
+from uniemox_jax.teacher.step_teacher import Teacher
 from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.schema import parse
 
@@ -150,12 +151,13 @@ def test_rows_of_the_ablation_read_the_same_embeddings_and_another_seed_or_teach
   folders = {}
   monkeypatch.setattr(embed, 'embed_views', lambda kept, *_, **__: 0)
   split = pretraining.reader.open_split(data_dir, 'emoset', 'train+val')
+  teacher = Teacher(lambda *_: None, lambda _: None, 12)
 
   def folder(row: str, seed: int, views_seed: int = -1) -> str:
     sections = small_runs.demo.get_config()
     sections.pretrain.teacher_views, sections.pretrain.teacher_views_seed = 2, views_seed
     job = ablate.sections_of(ablate.AblationJob(row, seed), sections, {}, 'runs')['pretrain']
-    return embed.view_embeddings(parse(PretrainConfig, job), split, 'digest', None, {}, None)[0].folder
+    return embed.view_embeddings(parse(PretrainConfig, job), split, 'digest', teacher, {}, None)[0].folder
 
   rows = ('full', 'no_fusion', 'mask_50', 'no_emotion_word', 'whole_image', 'contrastive_kl')
   folders = [folder(row, 0) for row in rows]

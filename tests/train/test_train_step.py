@@ -15,13 +15,16 @@ from tests.support.steps import pretrain_step
 from uniemox_jax.convert.view import View, clip_normalise
 from uniemox_jax.models.clip import CLIPConfig, ImageTower
 from uniemox_jax.models.layers import unit
+from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.objectives import losses
 from uniemox_jax.runtime import sharding
 from uniemox_jax.teacher.frozen_clip import Clip
-from uniemox_jax.teacher.step_teacher import Teacher, make_teacher
+from uniemox_jax.teacher.step_teacher import Teacher, embed_views_as_one, make_teacher
 from uniemox_jax.train import optimizer
-from uniemox_jax.train.state import TrainState, builder, create_state, graphdef_of, state_template
+from uniemox_jax.train.config import LossSettings
+from uniemox_jax.train.state import TrainState, builder, create_state, graphdef_of, initial_params, state_template
+from uniemox_jax.train.steps import pretrain_losses
 
 BATCH, SIZE, WIDTH = 16, 32, 12
 GOLDEN = ({'contrastive': 1.163356, 'similarity': 0.794965, 'reconstruction': 1.831985, 'gradient_norm': 29.27809},
@@ -48,7 +51,7 @@ def teacher(clip_config: CLIPConfig, clip_params: dict[str, Any]) -> tuple[Teach
   def embed(frozen, images):
     return unit(nnx.merge(tower, frozen)(clip_normalise(images, clip_config.image_size)))
 
-  return Teacher(embed, lambda frozen: jnp.float32(10.0)), clip_params['vision']
+  return Teacher(embed, lambda frozen: jnp.float32(10.0), WIDTH), clip_params['vision']
 
 
 class Program(NamedTuple):
@@ -183,7 +186,7 @@ def test_a_step_that_is_given_the_teachers_embeddings_computes_the_same_without_
 def test_teacher_in_bfloat16_halves_and_computes_the_same(clip_config, clip_params):
   clip = Clip(clip_config, clip_params, View(32, 32), None)
   images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8))
-  teacher, frozen = make_teacher(clip, WIDTH, jnp.bfloat16)
+  teacher, frozen = make_teacher(clip, jnp.bfloat16)
   kernels = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(frozen['vision']) if path[-1].key == 'kernel']
   assert kernels and all(leaf.dtype == jnp.bfloat16 for leaf in kernels)
   whole = {'vision': clip_params['vision'], 'logit_scale': clip_params['logit_scale']}
@@ -229,6 +232,63 @@ def test_decoding_both_streams_averages_both_reconstructions(batch, teacher):
   other = run_steps(batch, None, weights=weights, model={'decode': 'both'})[0]['reconstruction']
   assert both == pytest.approx(scene, rel=0.02)
   assert other != both
+
+
+def test_adapters_gradient_is_that_of_a_plain_linear_layer_before_both_losses(batch, teacher):
+  builds = [builder(UniEmoX, **MODEL | {'decoder_width': 16, 'teacher_width': width}) for width in (0, WIDTH)]
+  plain, adapted = (initial_params(build, seed=0) for build in builds)
+  adapter = adapted.pop('adapter')
+  assert {name: leaf.shape for name, leaf in adapter.items()} == {'kernel': (16, WIDTH), 'bias': (WIDTH,)}
+  jax.tree.map(np.testing.assert_array_equal, plain, adapted)
+  views = jnp.stack([batch['scene'], batch['person']], axis=1)
+  noise = jax.random.uniform(jax.random.key(0), (BATCH, 2, 16))
+  image, text = teacher[0].embed_image(teacher[1], views[:, 0]), jnp.asarray(batch['text'])
+
+  def ours(adapter):
+    rows = {'views': views, 'noise': noise, 'image': image}
+    settings = LossSettings(reconstruction=0.0)
+    values = pretrain_losses(
+        graphdef_of(builds[1]), teacher[0], {}, text, settings, adapted | {'adapter': adapter}, rows)
+    return sum(jnp.mean(value) for value in values.values())
+
+  def cosine(one, other):
+    return jnp.sum(one * other, 1) / jnp.linalg.norm(one, axis=1) / jnp.linalg.norm(other, axis=1)
+
+  fused = nnx.merge(graphdef_of(builds[0]), plain)(normalise(views), noise).fused_BxE
+
+  def by_hand(adapter):
+    mapped = fused @ adapter['kernel'] + adapter['bias']
+    return jnp.mean(1 - cosine(mapped, image)) + jnp.mean(1 - cosine(mapped @ text.T, image @ text.T))
+
+  with jax.default_matmul_precision('highest'):
+    jax.tree.map(
+        lambda mine, theirs: np.testing.assert_allclose(mine, theirs, atol=1e-6),
+        jax.grad(ours)(adapter),
+        jax.grad(by_hand)(adapter))
+
+
+def test_teacher_of_both_views_gives_the_unit_mean_of_its_two_unit_embeddings(batch, teacher):
+  embedder, frozen = teacher
+  person = np.concatenate([batch['scene'][:4], batch['person'][4:]])  # four examples without a person
+  scene_BxE, person_BxE = (
+      np.asarray(embedder.embed_image(frozen, jnp.asarray(view))) for view in (batch['scene'], person))
+  mean_BxE = (scene_BxE + person_BxE) / 2
+  image_BxE = mean_BxE / np.linalg.norm(mean_BxE, axis=1, keepdims=True)
+  both_BxE = embed_views_as_one(embedder, frozen, jnp.stack([batch['scene'], person], axis=1))
+  np.testing.assert_allclose(both_BxE, image_BxE, atol=1e-6)
+  np.testing.assert_allclose(both_BxE[:4], scene_BxE[:4], atol=1e-6)
+  given = run_steps(batch | {'person': person, 'image': image_BxE}, (embedder, ()), steps=3)[0]
+  computed = run_steps(batch | {'person': person}, teacher, steps=3, teacher_sees='both')[0]
+  for name, value in given.items():
+    assert computed[name] == pytest.approx(value, rel=1e-5), name
+  assert computed['similarity'] != pytest.approx(
+      run_steps(batch | {'person': person}, teacher, steps=3)[0]['similarity'])
+
+
+def test_accumulation_on_split_devices_with_an_adapter_and_a_teacher_of_both_views_changes_nothing(batch, teacher):
+  options: dict[str, Any] = dict(teacher_sees='both', model={'decoder_width': 16, 'teacher_width': WIDTH})
+  assert_same(
+      run_steps(batch, teacher, **options), run_steps(batch, teacher, devices=4, fsdp=2, accum_steps=2, **options))
 
 
 def test_local_negatives_are_the_texts_of_the_own_group(batch):

@@ -27,7 +27,7 @@ from uniemox_jax.train.state import abstract_params, builder, graphdef_of, initi
 
 Statistics = tuple[tuple[str, tuple[float, ...]], ...]
 """The mean and std of an encoder's pixels, as hashable arguments of `normalise`; () is ImageNet's."""
-UNUSED_PARAMS = ('project', 'fusion', 'decoder', 'encoder/norm', 'fc_norm', 'head')
+UNUSED_PARAMS = ('project', 'fusion', 'adapter', 'decoder', 'encoder/norm', 'fc_norm', 'head')
 """Parameters of a checkpoint that features do not need. A fine-tuned model has `fc_norm` in place of the encoder's
 norm."""
 

@@ -14,7 +14,8 @@ from uniemox_jax.models.vit import ViT
 
 
 class Outputs(NamedTuple):
-  """fused_BxE: gamma, float32, not normalised; None where no loss needs it.
+  """fused_BxE: gamma, through the adapter if there is one, so E is the teacher's width; float32, not normalised; None
+  where no loss needs it.
 
   prediction_BxUxLxP, mask_BxUxL: pixels predicted for each decoded view (U = 1, the scene, or 2) and which
   patches were hidden; None without reconstruction.
@@ -30,10 +31,12 @@ class UniEmoX(nnx.Module):
 
   Args:
     image_size, patch_size, width, depth, heads: the encoder, see `vit.ViT`.
-    decoder_width, decoder_depth, decoder_heads: the decoder; its width E is also the teacher's projection width.
+    decoder_width, decoder_depth, decoder_heads: the decoder; its width is also that of the fusion.
     mask_ratio: share of patches hidden, 0.9 in the published recipe.
     fusion, fusion_heads: see `fusion.make_fusion`.
     decode: 'scene' decodes the scene stream, 'both' also the person's.
+    teacher_width: of the embeddings that gamma is compared with; 0 is decoder_width. Where it is another, a linear
+      adapter maps gamma to it.
     semantic: whether L1 or L2 is trained, so that fusion and person view are needed.
     reconstruct: whether L3 is trained, so that the decoder is needed.
     norm_eps, remat, scan, dtype: see `vit.ViT`.
@@ -46,8 +49,8 @@ class UniEmoX(nnx.Module):
   def __init__(
       self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int, decoder_width: int,
       decoder_depth: int, decoder_heads: int, mask_ratio: float = 0.9, fusion: str = 'additive', fusion_heads: int = 1,
-      decode: str = 'scene', semantic: bool = True, reconstruct: bool = True, norm_eps: float = 1e-6,
-      pre_norm: bool = False, activation: str = 'gelu', remat: str = 'none', scan: bool = False,
+      decode: str = 'scene', teacher_width: int = 0, semantic: bool = True, reconstruct: bool = True,
+      norm_eps: float = 1e-6, pre_norm: bool = False, activation: str = 'gelu', remat: str = 'none', scan: bool = False,
       dtype: Any = jnp.float32, rngs: nnx.Rngs):
     if decode not in ('scene', 'both'):
       raise ValueError(f"decode '{decode}' is not one of scene, both")
@@ -66,6 +69,11 @@ class UniEmoX(nnx.Module):
     self.decoder = Decoder(
         patches=self.encoder.patches, patch_size=patch_size, width=decoder_width, depth=decoder_depth,
         heads=decoder_heads, **blocks) if reconstruct else None
+    # Drawn last: all else starts as it does without it.
+    adapts = semantic and teacher_width not in (0, decoder_width)
+    if adapts:
+      layers.check_sizes(teacher_width=teacher_width)
+    self.adapter = layers.linear(decoder_width, teacher_width, dtype=dtype, rngs=rngs) if adapts else None
     self.decoded_streams = (2 if decode == 'both' else 1) if reconstruct else 0
     self.streams = 2 if self.fusion is not None or self.decoded_streams == 2 else 1
 
@@ -97,5 +105,7 @@ class UniEmoX(nnx.Module):
       scene_BxE = tokens_BxVxKxE[:, 0, 0]
       with jax.named_scope('fusion'):
         fused_BxE = scene_BxE if self.fusion is None else self.fusion(scene_BxE, tokens_BxVxKxE[:, 1, 0])
+        if self.adapter is not None:
+          fused_BxE = self.adapter(fused_BxE)
         fused_BxE = fused_BxE.astype(jnp.float32)
     return Outputs(fused_BxE, prediction_BxUxLxP, mask_BxUxL)

@@ -69,21 +69,22 @@ def _batch(config: PretrainConfig | FinetuneConfig, mesh: Mesh, views: Sequence[
 
 def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
   dtype = jnp.dtype(config.dtype)
-  build = builder(UniEmoX, dtype=dtype, **setup.model_arguments(config.model, config.loss))
-  student = abstract_model(build)
-  optimizer = make_optimizer(config, STEPS_PER_EPOCH)
   teacher: Teacher | None = None
   frozen: Any = ()
-  embeddings = {'text': (jnp.float32, config.model.decoder_width)} if config.loss.contrastive else {}
-  if student.semantic:
-    teacher, frozen = make_teacher(
-        setup.clip_of_shape(config.teacher_shape), config.model.decoder_width, dtype, attention=config.attention)
+  embeddings = {}
+  if config.teaches:
+    teacher, frozen = make_teacher(setup.clip_of_shape(config.teacher_shape), dtype, attention=config.attention)
+    if config.loss.contrastive:
+      embeddings['text'] = (jnp.float32, teacher.width)
     if config.teacher_views:
       frozen = without_tower(frozen)
-      embeddings['image'] = (jnp.float32, config.model.decoder_width)
+      embeddings['image'] = (jnp.float32, teacher.width)
     frozen = jax.tree.map(
         lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), frozen,
         teacher_shardings(frozen, mesh, config.teacher_sharded))
+  build = builder(UniEmoX, dtype=dtype, **setup.model_arguments(config.model, config.loss, teacher))
+  student = abstract_model(build)
+  optimizer = make_optimizer(config, STEPS_PER_EPOCH)
   return Program(
       make_pretrain_step(
           setup.step_graph(student, config.attention, mesh.devices.flat[0]), teacher, optimizer, config.loss),

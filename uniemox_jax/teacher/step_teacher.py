@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from data_pipelines.errors import UserError
 from uniemox_jax.convert.view import clip_normalise
 from uniemox_jax.models.clip import ImageTower
 from uniemox_jax.models.layers import unit, with_attention
@@ -25,33 +24,27 @@ class Teacher(NamedTuple):
 
   embed_image: (params, uint8 scene views (B, H, W, 3)) -> unit-norm float32 (B, E).
   scale: (params) -> its learned logit scale s.
+  width: E.
   tower: the module behind `embed_image`, shapes in place of parameters, for counting its FLOPs.
   """
 
   embed_image: Callable[[Any, jax.Array], jax.Array]
   scale: Callable[[Any], jax.Array]
+  width: int
   tower: ImageTower | SiglipImageTower | None = None
 
 
-def make_teacher(clip: Clip, decoder_width: int, dtype: Any, statistics: str = 'clip',
+def make_teacher(clip: Clip, dtype: Any, statistics: str = 'clip',
                  attention: str = 'xla') -> tuple[Teacher, dict[str, Any]]:
   """The image tower as the step wants it, and its frozen parameters; the text tower stays out of the step.
 
   Args:
     clip: the teacher; its weights may be shapes.
-    decoder_width: E, as wide as its projection.
     dtype: of the computation.
     statistics: 'clip', its own of the pixels, or 'imagenet', the student's, which the original gave it.
     attention: 'xla' or 'kernel', see `layers.with_attention`.
-
-  Raises:
-    UserError: its projection is not as wide as the decoder.
   """
-  width, size = clip.config.projection_dim, clip.config.image_size
-  if width != decoder_width:
-    raise UserError(
-        f'the teacher projects to {width}, the decoder is {decoder_width} wide: set '
-        f'--config.model.decoder_width={width} or choose another teacher')
+  size = clip.config.image_size
   tower = nnx.eval_shape(lambda: model_of(clip.config, dtype=dtype, rngs=nnx.Rngs(0)).vision)
   graphdef = nnx.graphdef(with_attention(tower, attention))
   mean, std = (clip.view.mean, clip.view.std) if statistics == 'clip' else (IMAGENET_MEAN, IMAGENET_STD)
@@ -64,7 +57,17 @@ def make_teacher(clip: Clip, decoder_width: int, dtype: Any, statistics: str = '
   frozen = {
       'vision': jax.tree_util.tree_map_with_path(functools.partial(_as_computed, dtype), clip.params['vision']),
       'logit_scale': clip.params['logit_scale']}
-  return Teacher(embed_image, lambda frozen: jnp.exp(frozen['logit_scale']), tower), frozen
+  return Teacher(embed_image, lambda frozen: jnp.exp(frozen['logit_scale']), clip.config.projection_dim, tower), frozen
+
+
+def embed_views_as_one(teacher: Teacher, frozen: dict[str, Any], views_BxVxHxWx3: jax.Array) -> jax.Array:
+  """The mean of the embeddings of an example's views, scaled to unit length: float32 (B, E).
+
+  Equal views, as an example without a person has them, give the embedding of one, but for rounding.
+  """
+  batch, views = views_BxVxHxWx3.shape[:2]
+  image_NxE = teacher.embed_image(frozen, views_BxVxHxWx3.reshape(batch * views, *views_BxVxHxWx3.shape[2:]))
+  return unit(image_NxE.reshape(batch, views, -1).mean(axis=1))
 
 
 def without_tower(frozen: dict[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,8 @@ class EncoderSettings:
 class StudentSettings(EncoderSettings):
   """The encoder with decoder, masking and fusion: `models.uniemox.UniEmoX`."""
 
-  decoder_width: int = key(512, "width E of decoder and fusion, which is the teacher's projection width", least=1)
+  decoder_width: int = key(
+      512, "width of decoder and fusion; a linear adapter maps it to the teacher's where that is another", least=1)
   decoder_depth: int = key(8, 'blocks of the decoder', least=1)
   decoder_heads: int = key(16, 'attention heads of the decoder', least=1)
   mask_ratio: float = key(0.9, 'share of the patches that are hidden', above=0, below=1)
@@ -68,7 +69,7 @@ class TeacherShape:
   width: int = key(768, 'token width', least=1)
   depth: int = key(12, 'number of blocks', least=1)
   heads: int = key(12, 'attention heads', least=1)
-  projection: int = key(512, "width of the shared space, equal to model.decoder_width", least=1)
+  projection: int = key(512, "width E of its embeddings", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,10 @@ class LossSettings:
   local_batch: int = key(2, 'examples in a group, where negatives is local', least=1)
   equal_texts: str = key(
       'each', 'equal captions of a batch: each counts in L1 as published, or they count once', choices=('each', 'once'))
+  teacher_sees: str = key(
+      'scene',
+      "what the target of L1 and L2 is: the teacher's embedding of the scene as published, or the mean of those "
+      'of scene and person', choices=('scene', 'both'))
   norm_pix: bool = key(False, 'normalise the pixels of each target patch')
 
 
@@ -252,8 +257,14 @@ class PretrainConfig(CaptionedConfig):
       refuse_unused(self, ('loss.local_batch',), 'loss.negatives is global')
     if not self.teaches:
       refuse_unused(
-          self, ('model.fusion', 'model.fusion_heads', 'teacher_statistics', 'teacher_sharded'),
+          self, ('model.fusion', 'model.fusion_heads', 'teacher_statistics', 'teacher_sharded', 'loss.teacher_sees'),
           'loss.contrastive and loss.similarity are 0')
+    if model.fusion == OFF and model.decode == 'scene':
+      refuse_unused(self, ('loss.teacher_sees',), 'model.fusion is none, and there is no person view')
+    if self.teacher_views and loss.teacher_sees == 'both':
+      raise UserError(
+          'teacher_views keeps embeddings of scenes alone, and loss.teacher_sees is both: set --config.teacher_views=0 '
+          'or --config.loss.teacher_sees=scene')
     if not self.teacher_views:
       refuse_unused(self, ('teacher_views_seed',), 'teacher_views is 0')
     if model.fusion in ('additive', 'prior', OFF):
@@ -261,7 +272,7 @@ class PretrainConfig(CaptionedConfig):
     if not loss.reconstruction:
       refuse_unused(self, ('loss.norm_pix', 'model.decode'), 'loss.reconstruction is 0')
     if self.person_view == 'scene':
-      refuse_unused(self, ('person_jitter',), 'person_view is scene')
+      refuse_unused(self, ('person_jitter', 'loss.teacher_sees'), 'person_view is scene')
 
   @property
   def teaches(self) -> bool:

@@ -79,23 +79,27 @@ def _image_tower(tower: ImageTower | SiglipImageTower) -> Work:
   return _dense(tower.patch_embed, tokens) + _blocks(tower.blocks, tokens) + pooled
 
 
-def pretrain_work(student: UniEmoX, teacher: ImageTower | SiglipImageTower | None, texts: int) -> ExampleWork:
+def pretrain_work(
+    student: UniEmoX, teacher: ImageTower | SiglipImageTower | None, texts: int, embedded: int = 1) -> ExampleWork:
   """One pretraining example (docs/method.md, One pretraining step).
 
   Args:
     student: the module; shapes in place of parameters will do.
     teacher: likewise, None where no loss needs it, or where its embeddings are read.
     texts: which each example is compared with in L1; 0 without L1.
+    embedded: views of an example that the teacher embeds.
   """
   tokens, patches = 1 + student.visible, student.encoder.patches
   work = (_encoder(student.encoder, student.visible) + _dense(student.project, tokens)).times(student.streams)
   if student.fusion is not None:
     work += _dense(student.fusion)
+  if student.adapter is not None:
+    work += _dense(student.adapter)
   if student.decoder is not None:
     decoder = student.decoder
     work += (_blocks(decoder.blocks, 1 + patches) + _dense(decoder.predict, patches)).times(student.decoded_streams)
-  compared = Work(2 * texts * student.project.out_features, texts)
-  return ExampleWork(work + compared, (_image_tower(teacher) if teacher else Work()) + compared)
+  compared = Work(2 * texts * (student.adapter or student.project).out_features, texts)
+  return ExampleWork(work + compared, (_image_tower(teacher).times(embedded) if teacher else Work()) + compared)
 
 
 def finetune_work(classifier: Classifier) -> ExampleWork:

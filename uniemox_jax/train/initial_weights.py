@@ -17,8 +17,9 @@ from uniemox_jax.train.config import OFF, FinetuneConfig, PretrainConfig, ProbeC
 from uniemox_jax.train.open_model import open_student
 
 # Parts that a new model may have to draw itself, and parts of a checkpoint that it may leave behind.
-PRETRAIN_NEW, PRETRAIN_LEFT = ('project', 'fusion', 'decoder'), ('fusion', 'decoder', 'fc_norm', 'head')
-CLASSIFIER_NEW, CLASSIFIER_LEFT = ('fc_norm', 'head'), ('encoder/norm', 'project', 'fusion', 'decoder')
+PRETRAIN_NEW = ('project', 'fusion', 'adapter', 'decoder')
+PRETRAIN_LEFT = ('fusion', 'adapter', 'decoder', 'fc_norm', 'head')
+CLASSIFIER_NEW, CLASSIFIER_LEFT = ('fc_norm', 'head'), ('encoder/norm', 'project', 'fusion', 'adapter', 'decoder')
 
 ARCHITECTURE = {
     'patch_size': None, 'width': None, 'depth': None, 'heads': None, 'decoder_width': None, 'decoder_depth': None,
@@ -158,7 +159,8 @@ def given_flags() -> set[str]:
 def initial_weights(source: Source, template: dict[str, Any], *, classifier: bool) -> dict[str, Any]:
   """The weights to start from. Prints what was taken.
 
-  A classifier's head is always new: its rows belong to one dataset's label table.
+  A classifier's head is always new: its rows belong to one dataset's label table. An adapter to a teacher of another
+  width is left behind.
 
   Args:
     source: see `open_source`; of a CLIP its image tower.
@@ -171,6 +173,9 @@ def initial_weights(source: Source, template: dict[str, Any], *, classifier: boo
   params, statistics = source.params, source.statistics
   if classifier:
     params = {name: part for name, part in params.items() if name != 'head'}
+  widths = {tree['adapter']['bias'].shape for tree in (params, template) if 'adapter' in tree}
+  if len(widths) > 1:
+    params = {name: part for name, part in params.items() if name != 'adapter'}
   new, left = (CLASSIFIER_NEW, CLASSIFIER_LEFT) if classifier else (PRETRAIN_NEW, PRETRAIN_LEFT)
   taken, said = transfer(params, template, new=new, left=left, origin=source.init)
   print(said, flush=True)

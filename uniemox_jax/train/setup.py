@@ -16,9 +16,13 @@ from uniemox_jax.train.config import LossSettings, PretrainConfig, StudentSettin
 from uniemox_jax.train.flops import ExampleWork, pretrain_work
 
 
-def model_arguments(model: StudentSettings, loss: LossSettings) -> dict[str, Any]:
-  """The arguments of `UniEmoX` but for dtype and random streams, as checkpoints describe the model."""
-  return dataclasses.asdict(model) | {
+def model_arguments(model: StudentSettings, loss: LossSettings, teacher: Teacher | None) -> dict[str, Any]:
+  """The arguments of `UniEmoX` but for dtype and random streams, as checkpoints describe the model.
+
+  The teacher's width is among them where it is not the decoder's.
+  """
+  adapted = {'teacher_width': teacher.width} if teacher and teacher.width != model.decoder_width else {}
+  return dataclasses.asdict(model) | adapted | {
       'semantic': bool(loss.contrastive or loss.similarity), 'reconstruct': bool(loss.reconstruction)}
 
 
@@ -40,7 +44,8 @@ def example_work(config: PretrainConfig, student: UniEmoX, teacher: Teacher | No
   """
   texts = config.loss.local_batch if config.loss.negatives == 'local' else config.batch_size
   tower = teacher.tower if teacher and not config.teacher_views else None
-  return pretrain_work(student, tower, texts if config.loss.contrastive else 0)
+  return pretrain_work(
+      student, tower, texts if config.loss.contrastive else 0, 2 if config.loss.teacher_sees == 'both' else 1)
 
 
 def clip_of_shape(shape: TeacherShape | None) -> Clip:

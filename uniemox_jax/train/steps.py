@@ -19,7 +19,7 @@ from uniemox_jax.models.preprocess import normalise, resize_crops
 from uniemox_jax.objectives import losses
 from uniemox_jax.objectives.regularisation import draw_branch_scales, draw_mix
 from uniemox_jax.objectives.tasks import Task, prepare_targets, row_loss, row_weights, single_label_task, split_columns
-from uniemox_jax.teacher.step_teacher import Teacher
+from uniemox_jax.teacher.step_teacher import Teacher, embed_views_as_one
 from uniemox_jax.train.config import LossSettings, RegularisationSettings
 from uniemox_jax.train.optimizer import Optimizer, update_average
 from uniemox_jax.train.state import TrainState
@@ -79,8 +79,12 @@ def pretrain_losses(
   outputs = model(views_BxVxHxWx3, rows['noise'])
   values = {}
   if teacher is not None:
-    image_BxE = rows['image'] if 'image' in rows else jax.lax.stop_gradient(
-        teacher.embed_image(frozen, rows['views'][:, 0]))
+    if 'image' in rows:
+      image_BxE = rows['image']
+    elif settings.teacher_sees == 'both':
+      image_BxE = jax.lax.stop_gradient(embed_views_as_one(teacher, frozen, rows['views']))
+    else:
+      image_BxE = jax.lax.stop_gradient(teacher.embed_image(frozen, rows['views'][:, 0]))
     if settings.similarity:
       values['similarity'] = losses.similarity(outputs.fused_BxE, image_BxE)
     if settings.contrastive:

@@ -238,6 +238,15 @@ def test_other_architectures_are_refused_by_name(model_type, named, tmp_path, ra
     uniemox_jax.load_classifier(str(folder))
 
 
+def test_image_classifier_made_of_a_clip_is_refused_by_name(tmp_path, random_torch):
+  tower = {'hidden_size': 16, 'intermediate_size': 32, 'num_hidden_layers': 1, 'num_attention_heads': 2}
+  config = transformers.CLIPConfig(
+      vision_config=tower | {'image_size': 32, 'patch_size': 8}, text_config=tower, projection_dim=8, num_labels=2)
+  random_torch(transformers.CLIPForImageClassification, config).save_pretrained(tmp_path / 'clip')
+  with pytest.raises(UserError, match='it is a CLIPForImageClassification, which has no text side'):
+    uniemox_jax.load_classifier(str(tmp_path / 'clip'), 'mikels')
+
+
 def test_processor_of_another_model_is_refused_by_name(tmp_path, random_torch):
   folder = Path(vit(tmp_path / 'other', random_torch))
   (folder / 'preprocessor_config.json').write_text('{"image_processor_type": "ConvNextImageProcessor", "size": 32}')

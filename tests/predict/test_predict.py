@@ -356,7 +356,7 @@ def test_mistake_is_one_line(
 @pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")
 @pytest.mark.parametrize(('weights', 'thing', 'remedy'), [('encoder', "kind 'encoder'", 'fine-tuning'),
                                                           ('folder', 'no checkpoint', 'give the --workdir'),
-                                                          ('other_checkpoint', 'weights', 'another --out')])
+                                                          ('other_checkpoint', 'other weights, words or prompts', 'another --out')])
 def test_other_weights_are_one_line(
     command: Callable[..., int], assert_one_line: Callable[..., None], folder: Path, capsys: pytest.CaptureFixture,
     request: pytest.FixtureRequest, weights: str, thing: str, remedy: str) -> None:
@@ -373,6 +373,13 @@ def test_reader_that_goes_away_is_one_line(checkpoint: str, tmp_path: Path) -> N
       '--batch_size=1 | true', shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
   errors = [line for line in done.stderr.replace('\r', '\n').splitlines() if line and not line.startswith('predicting')]
   assert len(errors) == 1 and errors[0].startswith('error: nobody reads'), done.stderr
+
+
+def test_full_standard_output_is_not_sent_to_append(checkpoint: str, tmp_path: Path, monkeypatch) -> None:
+  with open('/dev/full', 'wb') as full:
+    monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(full, write_through=True))
+    assert_refused(lambda: predict_images(checkpoint, draw(tmp_path / 'a', 1)), 'give a file, --out=FILE')
+    monkeypatch.undo()
 
 
 def test_weights_that_are_broken_are_named(checkpoint: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from data_pipelines import sheet_text
 from tests.support.predictions import LABELS, animate, assert_refused, draw, pack, rows_of
 from uniemox_jax.predict import ranking as rankings
 from uniemox_jax.predict.prediction import predict_images
-from uniemox_jax.predict.ranking import Ranking
+from uniemox_jax.predict.ranking import Ranking, check_ranking
 from uniemox_jax.predict.shards import FileShard
 
 
@@ -102,6 +102,12 @@ def test_image_whose_name_is_no_text_is_on_the_sheet(checkpoint, tmp_path, capsy
   ranking = Ranking(sheet=str(tmp_path / 'sheet.png'))
   predict_images(checkpoint, [str(tmp_path / 'a')], str(tmp_path / 'out.csv'), ranking=ranking)
   assert capsys.readouterr().err.endswith('sheet.png: 2 images\n')
+
+
+def test_a_name_of_two_columns_is_not_called_absent():
+  columns = ['label', 'probability', 'p_calm', 'p_sad', 'similarity_calm', 'error']
+  assert_refused(lambda: check_ranking(Ranking('calm'), 'out.csv', columns, None, []), 'any of p_calm, similarity_calm')
+  check_ranking(Ranking('p_calm'), 'out.csv', columns, None, [])
 
 
 @pytest.mark.parametrize(('ranking', 'out', 'match'), [

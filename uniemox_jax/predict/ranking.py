@@ -106,7 +106,9 @@ def _column(asked: str, columns: Sequence[str]) -> str:
     return asked
   found = [name for name in numbers if name in (f'p_{asked}', f'similarity_{asked}')] or [
       name for name in numbers if name.endswith(f'_p_{asked}')]
-  if len(found) != 1:
+  if len(found) > 1:
+    raise UserError(f'--sort={asked} could be any of {join_names(found)}: give one of these')
+  if not found:
     raise UserError(f'--sort={asked} is no class and no column of numbers: one of {join_names(numbers)}')
   return found[0]
 

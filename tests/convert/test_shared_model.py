@@ -109,12 +109,14 @@ def test_a_flipped_bit_is_named(name, shared, tmp_path):
                           ({'tasks': [{'name': 'labels'}]}, 'config.json'),
                           ({'view': {'short_side': -3}}, 'view|short_side'),
                           ({'tasks': [{'name': 'labels', 'outputs': ['a', 'a'], 'loss': 'bce'}]}, "'a' twice"),
-                          ({'thresholds': 'high'}, 'thresholds')])  # fmt: skip
+                          ({'thresholds': 'high'}, 'thresholds'), ({'source': {'a': [1]}}, 'no text'),
+                          ({'statistics': ...}, "lacks 'statistics'"), ({'view': ...}, "lacks 'view'")])  # fmt: skip
 def test_folder_of_another_version_or_with_a_wrong_config_is_one_line(change, problem, shared, tmp_path):
   copy = tmp_path / 'copy'
   copy.mkdir()
   (copy / 'model.safetensors').write_bytes((shared / 'model.safetensors').read_bytes())
-  (copy / 'config.json').write_text(json.dumps(json.loads((shared / 'config.json').read_text()) | change))
+  config = json.loads((shared / 'config.json').read_text()) | change
+  (copy / 'config.json').write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
   with pytest.raises(UserError, match=problem) as error:
     uniemox_jax.load_classifier(str(copy))
   assert len(str(error.value).splitlines()) == 1

@@ -164,8 +164,7 @@ def _thumbnails(names: Iterable[str], paths: Sequence[str], per_second: float,
   """What the model sees of the images and frames that these rows are about, small; without those that are gone."""
   wanted = set(names)
   path_of = {printable(path): path for path in paths}  # A row has the name as it can be printed.
-  whole = (
-      name if name in path_of or Path(name).exists() else re.sub(r'#t=[\d.]+$', '', name) for name in sorted(wanted))
+  whole = (name if name in path_of else re.sub(r'#t=[\d.]+$', '', name) for name in sorted(wanted))
   files = dict.fromkeys(path_of.get(name, name) for name in whole)
   found = views(list(files), SIDE, ahead=2 * PER_ROW, per_second=per_second, max_megapixels=max_megapixels)
   return {view.name: Image.fromarray(view.pixels) for view in found if view.name in wanted and view.pixels is not None}

@@ -248,8 +248,9 @@ def test_a_refused_run_leaves_nothing_and_the_mended_one_writes_the_table(checkp
 
 
 def test_no_two_paths_have_one_name_in_the_table() -> None:
-  names = [b'a\nb.jpg', rb'a\nb.jpg', rb'a\\nb.jpg', b'\xff', rb'\xff', 'ÿ'.encode(), b'\x80', '\x80'.encode(), rb'\u0080',
-           b'v.mp4#t=1.0', rb'v.mp4\x23t=1.0']  # fmt: skip
+  names = [
+      b'a\nb.jpg', rb'a\nb.jpg', rb'a\\nb.jpg', b'\xff', rb'\xff', 'ÿ'.encode(), b'\x80', '\x80'.encode(), rb'\u0080',
+      b'v.mp4#t=1.0', rb'v.mp4\x23t=1.0']  # fmt: skip
   frame = views.printable('v.mp4') + '#t=1.0'
   shown = [views.printable(os.fsdecode(name)) for name in names]
   assert len({frame, *shown}) == len(names) + 1 and all(name.isprintable() for name in shown)
@@ -364,9 +365,10 @@ def test_mistake_is_one_line(
 
 
 @pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")
-@pytest.mark.parametrize(('weights', 'thing', 'remedy'), [('encoder', "kind 'encoder'", 'fine-tuning'),
-                                                          ('folder', 'no checkpoint', 'give the --workdir'),
-                                                          ('other_checkpoint', 'other weights, words or prompts', 'another --out')])
+@pytest.mark.parametrize(
+    ('weights', 'thing', 'remedy'), [('encoder', "kind 'encoder'", 'fine-tuning'),
+                                     ('folder', 'no checkpoint', 'give the --workdir'),
+                                     ('other_checkpoint', 'other weights, words or prompts', 'another --out')])
 def test_other_weights_are_one_line(
     command: Callable[..., int], assert_one_line: Callable[..., None], folder: Path, capsys: pytest.CaptureFixture,
     request: pytest.FixtureRequest, weights: str, thing: str, remedy: str) -> None:

@@ -27,8 +27,8 @@ def write_card(folder: Path, *, target: str, kind: str, training: dict[str, Any]
     target: as in `export_torch`.
     kind: of the checkpoint, 'clip' for a CLIP.
     training: see `training_record`; a shared model's is that of its config.
-    facts: 'sees_person' (False if not there), 'labels' (list or None), 'view' (a `view.View`), 'notes' (lines) and 'source' (of imported weights, or
-      None), for the template.
+    facts: 'sees_person' (False if not there), 'labels' (list or None), 'view' (a `view.View`), 'notes' (lines)
+      and 'source' (of imported weights, or None), for the template.
 
   Raises:
     UserError: a shared model's `training` has another form.

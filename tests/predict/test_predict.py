@@ -17,7 +17,6 @@ import pytest
 
 from data_pipelines import images, storage
 from data_pipelines.errors import UserError
-from data_pipelines.user_files import views
 from tests.support import small_runs
 from tests.support.image_corpus import coloured, colourless, unusable
 from tests.support.predictions import LABELS, SMALL, assert_refused, draw, rows_of, save_random
@@ -245,16 +244,6 @@ def test_a_refused_run_leaves_nothing_and_the_mended_one_writes_the_table(checkp
   Image.new('RGB', (40, 40)).save(path)
   predict_images(checkpoint, [str(path)], str(out))
   assert [row['error'] for row in rows_of(out)] == ['']
-
-
-def test_no_two_paths_have_one_name_in_the_table() -> None:
-  names = [
-      b'a\nb.jpg', rb'a\nb.jpg', rb'a\\nb.jpg', b'\xff', rb'\xff', 'ÿ'.encode(), b'\x80', '\x80'.encode(), rb'\u0080',
-      b'v.mp4#t=1.0', rb'v.mp4\x23t=1.0']  # fmt: skip
-  frame = views.printable('v.mp4') + '#t=1.0'
-  shown = [views.printable(os.fsdecode(name)) for name in names]
-  assert len({frame, *shown}) == len(names) + 1 and all(name.isprintable() for name in shown)
-  assert views.printable('holiday/#t.jpg') == 'holiday/#t.jpg'
 
 
 def test_batch_size_changes_no_probability(checkpoint: str, tmp_path: Path) -> None:

@@ -110,6 +110,23 @@ def test_a_name_of_two_columns_is_not_called_absent():
   check_ranking(Ranking('p_calm'), 'out.csv', columns, None, [])
 
 
+def test_letters_that_a_drawn_sheet_lacks_are_named(checkpoint, tmp_path, capsys):
+  draw(tmp_path / 'a', 1)
+  (tmp_path / 'a' / '0000.png').rename(tmp_path / 'a' / 'é日本.png')
+  for name, said in (('a.png', True), ('a.html', False)):
+    ranking = Ranking(sheet=str(tmp_path / name))
+    predict_images(checkpoint, [str(tmp_path / 'a')], str(tmp_path / 'out.csv'), append=True, ranking=ranking)
+    assert ('lacks 日, 本: a .html shows them' in capsys.readouterr().err) == said
+
+
+def test_a_sheet_that_no_jpeg_can_be_is_refused_before_anything_is_predicted():
+  columns, paths = [f'p_{index}' for index in range(8)], [f'{index}.jpg' for index in range(999)]
+  assert_refused(
+      lambda: check_ranking(Ranking(None, 'a.jpg', 500), 'o.csv', columns, None, paths), 'too high for a JPEG')
+  check_ranking(Ranking(None, 'a.png', 500), 'o.csv', columns, None, paths)
+  check_ranking(Ranking(None, 'a.jpg', 500), 'o.csv', columns, None, paths[:8])
+
+
 @pytest.mark.parametrize(('ranking', 'out', 'match'), [
     (Ranking(sheet='{tmp}/a/../a/0000.png'), 'out.csv', 'is the table or one of the images'),
     (Ranking(sheet='{tmp}/out.jpg'), 'out.jpg', 'is the table or one'),

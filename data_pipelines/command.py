@@ -66,11 +66,14 @@ def require_libraries(extra: str, *libraries: str) -> None:
     raise UserError(f"{extra} needs {' and '.join(missing)}: pip install 'uniemox_jax[{extra}]'")
 
 
-def check_finite_flags() -> None:
-  """Raises UserError for a number that is none, or has no end: the bounds of a flag let NaN through."""
+def check_flags() -> None:
+  """Raises UserError for a flag without a value, as of a shell's empty variable, and for a number that is none, or has
+  no end: the bounds of a flag let NaN through."""
   for name, value in flags.FLAGS.flag_values_dict().items():
     if isinstance(value, float) and not math.isfinite(value):
       raise UserError(f'--{name}={value} is no finite number: give another')
+    if value == '' and flags.FLAGS[name].present and '.' not in name:  # Keys of a config have their own checks.
+      raise UserError(f'--{name} is empty: give a value, or leave it out')
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -78,7 +81,7 @@ def _parse(argv: list[str]) -> list[str]:
     rest = flags.FLAGS(argv)
   except flags.Error as error:
     raise UserError(f'{error} (--help lists the options)') from error
-  check_finite_flags()
+  check_flags()
   if len(rest) > 1:
     raise UserError(f"unexpected argument '{rest[1]}': options are given as --name=value")
   return rest

@@ -55,9 +55,10 @@ def _file(folder: str | os.PathLike, name: str, kind: str) -> str:
 
 
 def _in_use(folder: str | os.PathLike, name: str, owner: str) -> UserError:
+  if name:  # Commands that own a file have no --steal.
+    return UserError(f'{os.path.join(folder, name)} is in use by {owner}: wait for its end, or choose another place')
   return UserError(
-      f'{os.path.join(folder, name) if name else folder} is in use by {owner}: wait for its end, choose another place, '
-      'or add --steal if that process is dead')
+      f'{folder} is in use by {owner}: wait for its end, choose another place, or add --steal if that process is dead')
 
 
 @contextlib.contextmanager
@@ -70,6 +71,11 @@ def _on_disk(folder: str | os.PathLike, name: str, me: str, wait: bool) -> Itera
   except filelock.Timeout:
     if not lock.parent.exists():
       raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder)) from None
+    if not lock.exists():
+      try:
+        lock.touch()
+      except OSError as error:
+        raise UserError(f'{folder} takes no files ({error.strerror}): choose another place') from error
     other = owner.read_text(encoding='utf-8', errors='replace') if owner.exists() else 'another process'
     if not wait:
       raise _in_use(folder, name, other) from None

@@ -5,15 +5,24 @@ import os
 import textwrap
 
 import matplotlib
+from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
 _GAP = 8
 _PAPER, _INK = 'white', 'black'
 
+_FONT = os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSansMono.ttf')
+
 
 def load_font(size: int) -> ImageFont.FreeTypeFont:
   """matplotlib's own monospaced font: every letter is equally wide, so that lines can be broken by counting."""
-  return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSansMono.ttf'), size)
+  return ImageFont.truetype(_FONT, size)
+
+
+def absent_letters(text: str) -> list[str]:
+  """Those that this font lacks, and draws as an empty box; each once, sorted."""
+  known = FT2Font(_FONT).get_charmap()
+  return sorted(letter for letter in set(text) if not letter.isspace() and ord(letter) not in known)
 
 
 def wrap_text(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:

@@ -152,5 +152,8 @@ def load_classifier(
   Raises:
     UserError: no model, one that names no emotions, or a CLIP without words.
   """
+  if not isinstance(checkpoint, str | os.PathLike):
+    raise UserError(
+        f'checkpoint is {checkpoint!r}, no path: give that of a run, or a file, folder or hub id of weights')
   texts = (texts,) if isinstance(texts, str) else tuple(texts)
   return LoadedClassifier(open_recogniser(ModelSource(os.fspath(checkpoint), labels, prompts, texts)))

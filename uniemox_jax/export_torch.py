@@ -101,7 +101,8 @@ def _export_student(checkpoint: str, target: str, folder: epath.Path) -> list[st
       messages, labels = _write_for_others(partial, target, checkpoint, loaded, view)
     checksums.write_checksums(partial / checksums.FOLDER, sorted(file for file in partial.iterdir() if file.is_file()))
     facts = {
-        'labels': labels, 'view': view, 'notes': messages, 'source': description.get('source'),
+        'sees_person': description['model'].get('streams', 'scene') != 'scene', 'labels': labels, 'view': view,
+        'notes': messages, 'source': description.get('source'),
         'tasks': tasks_of(description) if description['kind'] == 'classifier' else ()}
     write_card(partial, target=target, kind=description['kind'], training=_training(loaded), facts=facts)
   return messages
@@ -196,8 +197,9 @@ def _export_onnx(checkpoint: str, folder: epath.Path, options: OnnxOptions) -> l
     shapes = [', '.join(map(str, ('B', *shape))) for shape in (export.views, export.outputs)]
     tasks = export.recogniser.tasks if export.recogniser else ()
     facts = {
-        'labels': [name for task in tasks for name in task.outputs], 'view': export.view, 'notes': messages,
-        'source': source, 'onnx_shapes': shapes, 'tasks': tasks}
+        'sees_person': bool(export.recogniser and
+                            export.recogniser.sees_person), 'labels': [name for task in tasks for name in task.outputs],
+        'view': export.view, 'notes': messages, 'source': source, 'onnx_shapes': shapes, 'tasks': tasks}
     write_card(partial, target='onnx', facts=facts, **card)
   return messages
 

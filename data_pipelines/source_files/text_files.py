@@ -76,7 +76,10 @@ def read_text(path: str | os.PathLike, remedy: str = 'save it as text in UTF-8',
     UserError: it cannot be read, or is no text; names the file.
   """
   with storage.parsing(path, remedy):
-    content = storage.read_bytes(path)
+    try:
+      content = storage.read_bytes(path)
+    except IsADirectoryError as error:
+      raise UserError(f'{os.fspath(path)} is a folder: {remedy}') from error
     try:
       return decode_text(content, errors).replace('\r\n', '\n').replace('\r', '\n')
     except UnicodeDecodeError as error:

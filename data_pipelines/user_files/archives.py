@@ -40,8 +40,9 @@ class ArchiveListing(NamedTuple):
 
 
 def is_archive(path: str) -> bool:
-  """Whether this is a file with an archive's suffix."""
-  return path.lower().endswith(SUFFIXES) and pathlib.Path(path).is_file()
+  """Whether this is a file with an archive's suffix, and no image."""
+  file = pathlib.Path(path)
+  return path.lower().endswith(SUFFIXES) and file.is_file() and not images.is_image(file)
 
 
 def archive_of(path: str) -> str | None:

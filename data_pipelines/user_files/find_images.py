@@ -68,7 +68,8 @@ def _expand(argument: str) -> list[str]:
       problem = 'matches nothing' if glob.has_magic(argument) else 'does not exist'
       raise UserError(f"'{argument}' {problem}: give image files, folders, globs in quotes, or a list {LIST_SUFFIX}")
     return matches
-  if argument.lower().endswith(LIST_SUFFIX) and pathlib.Path(argument).is_file():
+  file = pathlib.Path(argument)
+  if argument.lower().endswith(LIST_SUFFIX) and file.is_file() and not images.is_image(file):
     return _lines(argument)
   if video.is_video(argument):
     video.check_installed(argument)

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import math
 import os
+import pathlib
 from typing import Any
 
 from PIL import Image
@@ -29,8 +30,8 @@ _REORDERED = 16
 
 
 def is_video(path: str | os.PathLike) -> bool:
-  """Whether a file has a video's suffix."""
-  return os.fspath(path).lower().endswith(SUFFIXES)
+  """Whether a file has a video's suffix, and is no image."""
+  return os.fspath(path).lower().endswith(SUFFIXES) and not images.is_image(pathlib.Path(path))
 
 
 def check_installed(path: str) -> None:

@@ -7,6 +7,7 @@ import functools
 import itertools
 import os
 import pathlib
+import re
 import threading
 from typing import Any, NamedTuple
 
@@ -36,8 +37,14 @@ class ImageView(NamedTuple):
 
 
 def printable(path: str) -> str:
-  """A path on one line of UTF-8: other bytes, and characters that `visible` replaces, become backslash codes."""
-  return visible(os.fsencode(path).decode(errors='backslashreplace'))
+  """A path on one line of UTF-8, another one for every path.
+
+  Backslashes are doubled; other bytes, characters that `visible` replaces, and the # of a file that is called like a
+  frame become backslash codes.
+  """
+  text = os.fsencode(path).replace(b'\\', rb'\\').decode(errors='backslashreplace')
+  text = re.sub(r'#(?=t=[\d.]+$)', r'\\x23', text)
+  return visible(re.sub(r'[\x80-\xa0\xad]', lambda found: f'\\u{ord(found[0]):04x}', text))  # \x80 is a byte.
 
 
 def views(
@@ -125,15 +132,14 @@ class _Reader:
   def _views_of(self, path: str, frames: Iterator[tuple[float, Image.Image]]) -> Iterator[ImageView]:
     try:
       for seconds, frame in frames:
-        name = f'{path}#t={seconds}'
-        if printable(name) not in self.done:
-          yield self._view(name, frame)
+        if f'{printable(path)}#t={seconds}' not in self.done:
+          yield self._view(path, frame, f'#t={seconds}')
     except images.RejectedError as error:
       yield from _unreadable(path, error)
 
-  def _view(self, name: str, image: Image.Image) -> ImageView:
-    person = self.finder(name, image, self.size) if self.finder else None
-    return ImageView(printable(name), self.view(image), person=person)
+  def _view(self, path: str, image: Image.Image, frame: str = '') -> ImageView:
+    person = self.finder(path + frame, image, self.size) if self.finder else None
+    return ImageView(printable(path) + frame, self.view(image), person=person)
 
 
 def _unreadable(path: str, error: images.RejectedError) -> tuple[ImageView]:

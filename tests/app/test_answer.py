@@ -62,14 +62,14 @@ def test_row_of_a_trained_model_is_that_of_predict(trained, checkpoint, photo, t
   assert not said['plane'] and not said['closest'] and said['person'] is None
 
 
-@pytest.mark.parametrize('typed', ['', 'calm, a lonely place,tense'])
+@pytest.mark.parametrize('typed', ['', 'calm, a lonely place,tense', 'valence', 'mikels+calm,tense+valence'])
 def test_row_of_a_clip_is_that_of_predict_in_its_words_or_a_visitors(clip, clip_folder, photo, tmp_path, typed):
   (tmp_path / 'a.png').write_bytes(photo())
   labels = typed.replace(', ', ',') or 'mikels+valence'
   predict_images(ModelSource(str(clip_folder), labels), [str(tmp_path / 'a.png')], str(tmp_path / 'out.csv'))
   answerer = Answerer({'clip': clip}, 64)
   found = table(answerer.answer(photo(), 'a.png', typed)['models'][0])
-  if typed:  # valence and arousal are asked as before, beside a visitor's words
+  if 'calm, ' in typed:  # valence and arousal are asked as before, beside a visitor's words
     assert [name for name in found[0] if name in ('valence', 'arousal')] == ['valence', 'arousal']
     places = [place for place, name in enumerate(found[0]) if name not in ('valence', 'arousal')]
     found = [[row[place] for place in places] for row in found]
@@ -168,18 +168,23 @@ def test_a_broken_file_has_a_row_with_its_reason(trained, clip, photo):
     assert (row[0], row[-1]) == (r'a\n.png', 'is broken') and not any(row[1:-1]) and len(row) == len(header)
 
 
-@pytest.mark.parametrize(('typed', 'said'), [('calm', '1 words'), (', ,', '0 words'),
-                                             (','.join('abcdefghij' * 4), '40'), ('a,A', 'twice'),
-                                             ('a,' + 'b' * 81, 'too long'), ('calm.txt', '1 words')])
+@pytest.mark.parametrize(('typed', 'said'), [('calm', '1 class'), (', ,', '0 class'), ('calm.txt', '1 class'),
+                                             (','.join(f'w{index}' for index in range(40)), '40'), ('a,A', 'twice'),
+                                             ('a,' + 'b' * 81, 'too long'), ('ekman,calm', 'join it by'),
+                                             ('\x01,\x02', 'letters')])  # fmt: skip
 def test_words_that_cannot_be_asked_are_one_line(typed, said):
   with pytest.raises(UserError, match=said):
     typed_words(typed)
 
 
-def test_words_are_never_a_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    'typed', ['a,b', ' Ekman ', 'mikels+valence', 'mikels+calm,tense', 'mikels+ekman+emotic', 'valence'])  # fmt: skip
+def test_words_are_those_of_predict_and_never_a_file(tmp_path, monkeypatch, typed):
+  asked = read_words(typed, None)
   monkeypatch.chdir(tmp_path)
-  (tmp_path / 'a,b').write_text('secret\nother')
-  assert typed_words('a,b') == ('a', 'b') and typed_words(' Ekman ')[0] == 'anger'
+  for name in (typed, *typed.split('+')):
+    (tmp_path / name).write_text('secret\nother')
+  assert typed_words(typed) == (asked.classes, asked.dimensions)
 
 
 def test_a_word_that_is_too_long_for_the_clip_is_one_line(clip, photo):

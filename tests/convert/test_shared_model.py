@@ -76,6 +76,17 @@ def test_folder_holds_all_that_is_needed_and_a_card(shared):
   assert '\\`' not in card and 'load_classifier' in card and '| labels: map | 0.2500 |' in card
 
 
+@pytest.mark.parametrize(('target', 'said'), [
+    ('uniemox', ['--boxes=person_boxes.csv --out', ".predict('photo.jpg', persons='person.jpg').to_dict()"]),
+    ('onnx', ['--boxes=person_boxes.csv --out', 'the first is the scene and the second the person'])])  # fmt: skip
+def test_card_of_a_model_of_scene_and_person_says_how_it_gets_the_person(run, tmp_path, target, said):
+  if target == 'onnx':
+    pytest.importorskip('onnxruntime')
+  export_torch(str(run), target, str(tmp_path / 'out'))
+  card = (tmp_path / 'out' / 'README.md').read_text()
+  assert all(text in card for text in ['looks at the scene and at one person', *said])
+
+
 def test_it_can_be_exported_again_and_loaded_as_an_encoder(shared, tmp_path):
   export_torch(str(shared), 'uniemox', str(tmp_path / 'again'))
   for name in ('model.safetensors', 'config.json'):
@@ -109,12 +120,14 @@ def test_a_flipped_bit_is_named(name, shared, tmp_path):
                           ({'tasks': [{'name': 'labels'}]}, 'config.json'),
                           ({'view': {'short_side': -3}}, 'view|short_side'),
                           ({'tasks': [{'name': 'labels', 'outputs': ['a', 'a'], 'loss': 'bce'}]}, "'a' twice"),
-                          ({'thresholds': 'high'}, 'thresholds')])  # fmt: skip
+                          ({'thresholds': 'high'}, 'thresholds'), ({'source': {'a': [1]}}, 'no text'),
+                          ({'statistics': ...}, "lacks 'statistics'"), ({'view': ...}, "lacks 'view'")])  # fmt: skip
 def test_folder_of_another_version_or_with_a_wrong_config_is_one_line(change, problem, shared, tmp_path):
   copy = tmp_path / 'copy'
   copy.mkdir()
   (copy / 'model.safetensors').write_bytes((shared / 'model.safetensors').read_bytes())
-  (copy / 'config.json').write_text(json.dumps(json.loads((shared / 'config.json').read_text()) | change))
+  config = json.loads((shared / 'config.json').read_text()) | change
+  (copy / 'config.json').write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
   with pytest.raises(UserError, match=problem) as error:
     uniemox_jax.load_classifier(str(copy))
   assert len(str(error.value).splitlines()) == 1

@@ -45,6 +45,20 @@ def test_a_folder_that_another_process_has_is_refused_by_name_and_free_when_it_i
   assert not list(tmp_path.iterdir())
 
 
+def test_a_file_in_use_is_refused_without_the_flag_that_its_commands_lack(tmp_path):
+  with hold(tmp_path, 'out.csv') as other:
+    refusal = r'out\.csv is in use by process .*or choose another place$'
+    with pytest.raises(UserError, match=refusal), owned(tmp_path, 'out.csv'):
+      pass
+    other.kill()
+
+
+@pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='Linux alone has such a folder')
+def test_a_folder_that_takes_no_files_is_not_called_in_use():
+  with pytest.raises(UserError, match=r'^/proc takes no files \(.*\): choose another place'), owned('/proc', 'x.csv'):
+    pass
+
+
 def test_a_disowned_folder_can_be_taken_though_its_owner_lives(tmp_path):
   with hold(tmp_path) as other:
     disown(tmp_path)

@@ -63,6 +63,13 @@ def test_list_may_mix_sizes_and_forms(classifier, pixels, tmp_path):
   np.testing.assert_allclose(classifier.predict_proba(mixed), alone, atol=1e-6)
 
 
+class Unreadable:
+  """As a tensor of PyTorch with gradients."""
+
+  def __array__(self, *args, **kwargs):
+    raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+
 @pytest.mark.parametrize(
     'wrong', [
         np.zeros((5, 5, 2), np.uint8),
@@ -73,7 +80,10 @@ def test_list_may_mix_sizes_and_forms(classifier, pixels, tmp_path):
         np.full((5, 5, 3), 200.5),
         np.zeros((5, 5, 3), bool),
         np.full((5, 5, 3), np.nan),
-        np.zeros((0, 5, 3), np.uint8), 3, None, [None]])  # fmt: skip
+        np.zeros((0, 5, 3), np.uint8), 3, None, [None],
+        Image.new('RGB', (0, 5)), [Image.new('L', (5, 0))],
+        np.zeros((48, 64, 3), np.uint8).tolist(),
+        Unreadable(), [Unreadable()]])  # fmt: skip
 def test_what_is_no_image_is_a_value_error_that_says_what_is_wanted(wrong, classifier):
   with pytest.raises(ValueError, match='wanted a path, a PIL image, an array'):
     classifier.predict_proba(wrong)
@@ -146,5 +156,6 @@ def test_results_name_their_columns_as_the_table_does(classifier, pixels, tmp_pa
   table = classifier.predict([path, path]).to_dict()
   assert list(table) == ['path', 'label', 'probability', *(f'p_{label}' for label in LABELS)]
   assert table['path'] == [str(path)] * 2
+  assert classifier.predict([path, pixels]).to_dict()['path'] == [str(path), None]
   frame = classifier.predict(pixels).to_pandas()
   assert isinstance(frame, pd.DataFrame) and list(frame) == list(table)[1:] and len(frame) == 1

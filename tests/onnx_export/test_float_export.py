@@ -98,6 +98,7 @@ def test_card_and_messages_name_opset_and_difference(tmp_path, capsys):
   line = capsys.readouterr().out.splitlines()[0]
   assert line.startswith('model.onnx, opset 20: in onnxruntime its outputs differ from ours by at most ')
   card = (tmp_path / 'out' / 'README.md').read_text()
+  assert 'person in it' not in card and '--boxes' not in card
   assert line[1:] in card and '(B, 32, 32, 3) -> (B, 8)' in card and ', '.join(exported.LABELS) in card
 
 

@@ -155,15 +155,26 @@ def test_similarity_to_own_words_is_the_cosine(clip, photos, tmp_path):
                                                  ('calm, lonely', 2), ('valence+calm,lonely', 2),
                                                  ('mikels+fear,joy', 9), ('mikels+lonely+valence', 9),
                                                  (['calm', 'lonely, at night'], 2), (['mikels', 'valence'], 8),
+                                                 ('ekman+emotic', 28), (['ekman', 'emotic', 'FEAR'], 28),
                                                  ('rock+roll,calm', 2)])  # fmt: skip
-def test_words_are_a_named_set_sets_joined_or_own_words(labels, classes):
-  assert len(read_words(labels, None).classes) == classes
+def test_words_are_a_named_set_sets_joined_or_own_words_each_asked_once_whatever_its_case(labels, classes):
+  found = read_words(labels, None).classes
+  assert len(found) == len({word.lower() for word in found}) == classes
+  assert ('anger' in found) == ('Mikels' in labels or 'mikels' in labels or 'ekman' in str(labels)), 'first spelling'
 
 
 def test_words_may_be_a_file_with_a_class_a_line(tmp_path):
   path = tmp_path / 'classes.txt'
   path.write_text('calm\n\n lonely, at night\n')
   assert read_words(str(path), None).classes == ('calm', 'lonely, at night')
+  joined = read_words(f'valence+{path}', None)
+  assert joined.classes == ('calm', 'lonely, at night') and joined.dimensions == tuple(POLES)
+  path.write_text('calm\n')
+  with pytest.raises(UserError, match='names 1 class: '):  # the file is there
+    read_words(str(path), None)
+  (tmp_path / 'folder').mkdir()
+  with pytest.raises(UserError, match='no file of that name'):
+    read_words(str(tmp_path / 'folder'), None)
 
 
 @pytest.mark.parametrize(('labels', 'problem'), [(None, 'a CLIP needs words'), ('calm', '1 class'),
@@ -173,7 +184,8 @@ def test_words_may_be_a_file_with_a_class_a_line(tmp_path):
                                                  ('mikels,valence', 'join it by \\+'), ('valence+calm', '1 class'),
                                                  ('calm,' + 'a' * 250, 'shorten it, 250 characters'),
                                                  ('calm,' + 'a' * 5000, 'shorten it, 5000 characters'),
-                                                 ([], 'needs words'), ([3, 'calm'], 'no text')])  # fmt: skip
+                                                 ([], '0 classes'), ('', '0 classes'), ([3, 'calm'], 'no text'),
+                                                 (5, 'labels are 5')])  # fmt: skip
 def test_words_that_cannot_be_asked_are_one_line(labels, problem):
   with pytest.raises(UserError, match=problem):
     read_words(labels, None)
@@ -184,6 +196,8 @@ def test_templates_without_classes_are_not_ignored(tmp_path):
   templates.write_text('a photo of {}\n', encoding='utf-8')
   with pytest.raises(UserError, match='add --labels, or leave --prompts out'):
     read_words(None, str(templates), ['a lonely place'])
+  with pytest.raises(UserError, match='is a folder: give a text file as --prompts'):
+    read_words('calm,lonely', str(tmp_path))
   assert read_words('calm,lonely', str(templates), ['a lonely place']).templates == ('a photo of {}',)
 
 
@@ -204,8 +218,9 @@ def test_python_takes_paths_lists_and_texts_as_the_flags_do(clip, photos):
   cosines = loaded.encode_image(paths) @ loaded.encode_text(['a dark forest']).T
   np.testing.assert_allclose(predicted['similarity'], cosines, atol=1e-5)
   assert 'similarity_a dark forest' in predicted.to_dict()
-  with pytest.raises(UserError, match='templates'):
-    uniemox_jax.load_classifier(clip, 'mikels', ['no place'])
+  for templates, problem in ((['no place'], 'templates'), ([], 'is empty')):
+    with pytest.raises(UserError, match=problem):
+      uniemox_jax.load_classifier(clip, 'mikels', templates)
 
 
 def test_words_for_a_model_with_its_own_classes_are_refused(tmp_path, photos, command, capfd, assert_one_line):
@@ -223,6 +238,15 @@ def test_other_architectures_are_refused_by_name(model_type, named, tmp_path, ra
     uniemox_jax.load_classifier(str(folder))
 
 
+def test_image_classifier_made_of_a_clip_is_refused_by_name(tmp_path, random_torch):
+  tower = {'hidden_size': 16, 'intermediate_size': 32, 'num_hidden_layers': 1, 'num_attention_heads': 2}
+  config = transformers.CLIPConfig(
+      vision_config=tower | {'image_size': 32, 'patch_size': 8}, text_config=tower, projection_dim=8, num_labels=2)
+  random_torch(transformers.CLIPForImageClassification, config).save_pretrained(tmp_path / 'clip')
+  with pytest.raises(UserError, match='it is a CLIPForImageClassification, which has no text side'):
+    uniemox_jax.load_classifier(str(tmp_path / 'clip'), 'mikels')
+
+
 def test_processor_of_another_model_is_refused_by_name(tmp_path, random_torch):
   folder = Path(vit(tmp_path / 'other', random_torch))
   (folder / 'preprocessor_config.json').write_text('{"image_processor_type": "ConvNextImageProcessor", "size": 32}')
@@ -231,6 +255,8 @@ def test_processor_of_another_model_is_refused_by_name(tmp_path, random_torch):
 
 
 def test_mistyped_run_is_named_and_the_hub_is_not_asked(tmp_path):
+  with pytest.raises(UserError, match='checkpoint is None, no path'):
+    uniemox_jax.load_classifier(None)
   with pytest.raises(UserError, match='holds no checkpoint'):
     uniemox_jax.load_classifier(str(tmp_path / 'ruin'))
 

@@ -235,6 +235,17 @@ def test_table_of_a_version_without_the_flag_goes_on(checkpoint: str, tmp_path: 
   assert [row['path'] for row in rows_of(out)] == paths
 
 
+def test_a_refused_run_leaves_nothing_and_the_mended_one_writes_the_table(checkpoint: str, tmp_path: Path) -> None:
+  path, out = tmp_path / 'a.jpg', tmp_path / 'tables' / 'out.csv'
+  out.parent.mkdir()
+  path.write_bytes(b'no image')
+  assert_refused(lambda: predict_images(checkpoint, [str(path)], str(out)), 'give images that can')
+  assert not list(out.parent.iterdir())
+  Image.new('RGB', (40, 40)).save(path)
+  predict_images(checkpoint, [str(path)], str(out))
+  assert [row['error'] for row in rows_of(out)] == ['']
+
+
 def test_batch_size_changes_no_probability(checkpoint: str, tmp_path: Path) -> None:
   paths = draw(tmp_path / 'images', 11)
   for size in (8, 16):
@@ -301,7 +312,8 @@ MISTAKES: list[tuple[str, list[str], str, str]] = [
     ('batch of none', ['{tmp}/images', '--batch_size=0'], 'batch_size', '--help'),
     ('batch beyond memory', ['{tmp}/images', '--batch_size=1000000000'], 'batch_size', '--help'),
     ('empty argument', ['{tmp}/images', ''], 'empty', 'name files'),
-    ('no name for the table', ['{tmp}/images', '--out='], '--out', 'name a file'),
+    *((f'empty --{name}', ['{tmp}/images', f'--{name}='], f'--{name} is empty', 'leave it out')
+      for name in ('out', 'shard', 'sort', 'contact_sheet', 'boxes', 'detector', 'beam_runner', 'labels', 'prompts')),
     ('table of a spreadsheet', ['{tmp}/images', '--out={tmp}/out.xlsx'], 'out.xlsx', 'name it .csv'),
     ('endless rate', ['{tmp}/images', '--fps=inf'], '--fps', 'finite'),
     ('rate that is no number', ['{tmp}/images', '--fps=nan'], '--fps', 'finite'),
@@ -342,9 +354,10 @@ def test_mistake_is_one_line(
 
 
 @pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")
-@pytest.mark.parametrize(('weights', 'thing', 'remedy'), [('encoder', "kind 'encoder'", 'fine-tuning'),
-                                                          ('folder', 'no checkpoint', 'give the --workdir'),
-                                                          ('other_checkpoint', 'weights', 'another --out')])
+@pytest.mark.parametrize(
+    ('weights', 'thing', 'remedy'), [('encoder', "kind 'encoder'", 'fine-tuning'),
+                                     ('folder', 'no checkpoint', 'give the --workdir'),
+                                     ('other_checkpoint', 'other weights, words or prompts', 'another --out')])
 def test_other_weights_are_one_line(
     command: Callable[..., int], assert_one_line: Callable[..., None], folder: Path, capsys: pytest.CaptureFixture,
     request: pytest.FixtureRequest, weights: str, thing: str, remedy: str) -> None:
@@ -361,6 +374,13 @@ def test_reader_that_goes_away_is_one_line(checkpoint: str, tmp_path: Path) -> N
       '--batch_size=1 | true', shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
   errors = [line for line in done.stderr.replace('\r', '\n').splitlines() if line and not line.startswith('predicting')]
   assert len(errors) == 1 and errors[0].startswith('error: nobody reads'), done.stderr
+
+
+def test_full_standard_output_is_not_sent_to_append(checkpoint: str, tmp_path: Path, monkeypatch) -> None:
+  with open('/dev/full', 'wb') as full:
+    monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(full, write_through=True))
+    assert_refused(lambda: predict_images(checkpoint, draw(tmp_path / 'a', 1)), 'give a file, --out=FILE')
+    monkeypatch.undo()
 
 
 def test_weights_that_are_broken_are_named(checkpoint: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from data_pipelines import sheet_text
 from tests.support.predictions import LABELS, animate, assert_refused, draw, pack, rows_of
 from uniemox_jax.predict import ranking as rankings
 from uniemox_jax.predict.prediction import predict_images
-from uniemox_jax.predict.ranking import Ranking
+from uniemox_jax.predict.ranking import Ranking, check_ranking
 from uniemox_jax.predict.shards import FileShard
 
 
@@ -102,6 +102,29 @@ def test_image_whose_name_is_no_text_is_on_the_sheet(checkpoint, tmp_path, capsy
   ranking = Ranking(sheet=str(tmp_path / 'sheet.png'))
   predict_images(checkpoint, [str(tmp_path / 'a')], str(tmp_path / 'out.csv'), ranking=ranking)
   assert capsys.readouterr().err.endswith('sheet.png: 2 images\n')
+
+
+def test_a_name_of_two_columns_is_not_called_absent():
+  columns = ['label', 'probability', 'p_calm', 'p_sad', 'similarity_calm', 'error']
+  assert_refused(lambda: check_ranking(Ranking('calm'), 'out.csv', columns, None, []), 'any of p_calm, similarity_calm')
+  check_ranking(Ranking('p_calm'), 'out.csv', columns, None, [])
+
+
+def test_letters_that_a_drawn_sheet_lacks_are_named(checkpoint, tmp_path, capsys):
+  draw(tmp_path / 'a', 1)
+  (tmp_path / 'a' / '0000.png').rename(tmp_path / 'a' / 'é日本.png')
+  for name, said in (('a.png', True), ('a.html', False)):
+    ranking = Ranking(sheet=str(tmp_path / name))
+    predict_images(checkpoint, [str(tmp_path / 'a')], str(tmp_path / 'out.csv'), append=True, ranking=ranking)
+    assert ('lacks 日, 本: a .html shows them' in capsys.readouterr().err) == said
+
+
+def test_a_sheet_that_no_jpeg_can_be_is_refused_before_anything_is_predicted():
+  columns, paths = [f'p_{index}' for index in range(8)], [f'{index}.jpg' for index in range(999)]
+  assert_refused(
+      lambda: check_ranking(Ranking(None, 'a.jpg', 500), 'o.csv', columns, None, paths), 'too high for a JPEG')
+  check_ranking(Ranking(None, 'a.png', 500), 'o.csv', columns, None, paths)
+  check_ranking(Ranking(None, 'a.jpg', 500), 'o.csv', columns, None, paths[:8])
 
 
 @pytest.mark.parametrize(('ranking', 'out', 'match'), [

@@ -27,7 +27,7 @@ from uniemox_jax.predict.prediction import BOX, table_columns
 from uniemox_jax.recognition.columns import Columns, prediction_columns
 from uniemox_jax.recognition.predictor import Predictor
 from uniemox_jax.recognition.recogniser import FlaxModel, Recogniser, of_checkpoint, open_recogniser, tasks_of_words
-from uniemox_jax.recognition.words import Words, class_embeddings
+from uniemox_jax.recognition.words import Words, class_embeddings, read_labels
 from uniemox_jax.runtime.integrity import check_finite
 from uniemox_jax.teacher.frozen_clip import Clip
 from uniemox_jax.train.open_model import open_model
@@ -183,7 +183,10 @@ class WordModel:
         seen_box(self._clip.view, image.size), self._maps(image))
 
   def _asked(self, typed: str) -> Words:
-    return self._words._replace(classes=typed_words(typed)) if typed.strip() else self._words
+    if not typed.strip():
+      return self._words
+    classes, dimensions = typed_words(typed)
+    return self._words._replace(classes=classes, dimensions=dimensions or self._words.dimensions)
 
   def _embed_words(self, words: Words) -> np.ndarray:
     classes = len(words.classes)
@@ -202,23 +205,19 @@ def _row_of(columns: Columns) -> dict[str, Any]:
   return {name: values[0] for name, values in columns.items()}
 
 
-def typed_words(typed: str) -> tuple[str, ...]:
-  """What a visitor asks for: words with commas between them, or the name of a set of labels; never a file.
+def typed_words(typed: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+  """What a visitor asks for, (classes, dimensions): as --labels of `predict`, but never a file.
 
   Raises:
-    UserError: fewer than two, too many, one that is too long, or one twice.
+    UserError: as `read_labels`; or too many words, or one that is too long.
   """
-  if named := NAMED_LABELS.get(typed.strip().lower()):
-    return named
-  words = [single_line(word) for word in typed.split(',') if word.strip()]
-  lowered = [word.lower() for word in words]
-  if not 2 <= len(words) <= MAX_WORDS:
-    raise UserError(f'these are {len(words)} words: give 2 to {MAX_WORDS}, with commas between them')
-  if long := [word for word in words if len(word) > MAX_LETTERS]:
+  classes, dimensions = read_labels(typed, f"'{single_line(typed[:MAX_LETTERS])}'", files=False)
+  own = [word for word in classes if word.lower() not in VOCABULARY]
+  if len(own) > MAX_WORDS:
+    raise UserError(f'these are {len(own)} words of your own: give at most {MAX_WORDS}')
+  if long := [word for word in own if len(word) > MAX_LETTERS]:
     raise UserError(f"'{long[0][:MAX_LETTERS]}…' is too long: a word may have {MAX_LETTERS} letters")
-  if doubled := [word for word, low in zip(words, lowered) if lowered.count(low) > 1]:
-    raise UserError(f"'{doubled[0]}' is there twice: leave one out")
-  return tuple(words)
+  return classes, dimensions
 
 
 def seen_box(view: View, size: tuple[int, int]) -> tuple[float, ...]:

@@ -93,13 +93,14 @@ def _check(description: Mapping[str, Any], path: Path) -> None:
   """Raises UserError, ValueError or TypeError for what no classifier's description holds."""
   if not isinstance(description.get('training', {}), dict):
     raise UserError(f'{path} has the training {reprlib.repr(description["training"])}, no object: fetch it again')
-  check_statistics(**description.get('statistics', {'mean': [0] * 3, 'std': [1] * 3}))
-  if view := description.get('view'):
-    types = {'short_side': int, 'squash': bool, 'floor': bool, 'resample': int}
-    if not isinstance(view, dict) or {name: type(value) for name, value in view.items()} != types:
-      raise UserError(f'{path} has the view {reprlib.repr(view)}: wanted {join_names(list(types))}')
-    if view['resample'] not in FILTERS or view['short_side'] < description['model']['image_size']:
-      raise UserError(f'{path} has the view {reprlib.repr(view)}, which does not give the image that the model reads')
+  if not isinstance(description.get('source', ''), str):
+    raise UserError(f'{path} has the source {reprlib.repr(description["source"])}, no text: fetch it again')
+  check_statistics(**description['statistics'])
+  view, types = description['view'], {'short_side': int, 'squash': bool, 'floor': bool, 'resample': int}
+  if not isinstance(view, dict) or {name: type(value) for name, value in view.items()} != types:
+    raise UserError(f'{path} has the view {reprlib.repr(view)}: wanted {join_names(list(types))}')
+  if view['resample'] not in FILTERS or view['short_side'] < description['model']['image_size']:
+    raise UserError(f'{path} has the view {reprlib.repr(view)}, which does not give the image that the model reads')
   if description['kind'] != 'classifier':
     return
   tasks = tasks_of(dict(description))

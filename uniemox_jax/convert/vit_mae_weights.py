@@ -126,7 +126,8 @@ def _settings(hub: dict[str, Any], settings: dict[str, tuple[str, Any]]) -> dict
 def _check_fixed(hub: dict[str, Any], fixed: dict[str, Any], defaults: dict[str, Any]) -> None:
   for key, wanted in fixed.items():
     if (given := hub.get(key, defaults.get(key, wanted))) != wanted:
-      raise UserError(f'{key} is {given!r}, this model has {wanted!r}')
+      why = ', four times the width,' if key.endswith('intermediate_size') else ''
+      raise UserError(f'{key} is {given!r}: only {wanted!r}{why} is read')
 
 
 def hub_config(arguments: dict[str, Any], *, norm_pix: bool = False) -> dict[str, Any]:

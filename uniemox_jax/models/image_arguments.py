@@ -62,22 +62,29 @@ def image_views(
   return np.reshape(np.array(pixels, np.uint8), (-1, size, size, 3))
 
 
-def image_names(images: Any) -> list[str] | None:
-  """The paths, where all images are such; None otherwise."""
-  separate = _separate(_unpacked(images))
-  if not all(isinstance(one, str | os.PathLike) for one in separate):
-    return None
-  return [printable(os.fspath(one)) for one in separate]
+def image_names(images: Any) -> list[str | None] | None:
+  """The paths, None for an image that is no file; None as a whole where no image is one."""
+  names = [
+      printable(os.fspath(one)) if isinstance(one, str | os.PathLike) else None for one in _separate(_unpacked(images))
+  ]  # fmt: skip
+  return None if names and not any(names) else names
 
 
 def _unpacked(images: Any) -> Any:
   """A path, a PIL image, a list, or an array whose channels are last."""
   if isinstance(images, str | os.PathLike | Image.Image | list | tuple):
     return images
-  array = np.asarray(images)
+  array = _as_array(images)
   if array.dtype.kind == 'U' or array.dtype.kind == 'O' and array.ndim == 1:
     return array.tolist()  # paths, or images of mixed sizes
   return _channels_last(array)
+
+
+def _as_array(image: Any) -> np.ndarray:
+  try:
+    return np.asarray(image)
+  except Exception as error:  # Whatever the type of another library raises, such as a tensor with gradients.
+    raise ValueError(f'a {type(image).__name__} is no array ({first_line(error)}); {WANTED}') from error
 
 
 def _channels_last(array: np.ndarray) -> np.ndarray:
@@ -101,7 +108,9 @@ def _opened(image: Any) -> Image.Image:
     return _displayed(image_files.open_image(Path(image)), printable(os.fspath(image)))
   if isinstance(image, Image.Image):
     return _checked(image)
-  array = _channels_last(np.asarray(image))
+  if isinstance(image, list | tuple):  # Its numbers could be one image, or the rows of one.
+    raise _NoImageError('a list within a list, make it an array: it')
+  array = _channels_last(_as_array(image))
   if array.ndim == 3 and array.shape[-1] == 1:
     array = array[..., 0]
   is_image = array.ndim == 2 or array.ndim == 3 and array.shape[-1] in (3, 4)
@@ -124,6 +133,8 @@ def _levels(array: np.ndarray) -> np.ndarray:
 
 def _checked(image: Image.Image) -> Image.Image:
   """As a file with these pixels is displayed."""
+  if 0 in image.size:
+    raise _NoImageError(f'a PIL image of {image.width} x {image.height} pixels')
   try:
     image.load()
     if image.mode == 'RGB' and not image.getexif():

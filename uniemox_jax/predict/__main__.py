@@ -19,8 +19,6 @@ def main(*arguments: str) -> None:
   """Entry point after flags are parsed."""
   values = flags.FLAGS
   out = None if values.out == '-' else values.out
-  if not out and out is not None:
-    raise UserError('--out is empty: name a file, or leave it out for standard output')
   if values['top'].present and not values.contact_sheet:
     raise UserError('--top is for a sheet: add --contact_sheet=FILE, or leave it out')
   by_beam = bool(values.beam_runner or values.beam_options)

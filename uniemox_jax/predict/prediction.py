@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import tqdm
 
+from data_pipelines import storage
 from data_pipelines.errors import UserError
 from data_pipelines.images import MAX_MEGAPIXELS
 from data_pipelines.ownership import owned
@@ -112,15 +113,14 @@ def predict_images(
   if shard:
     paths = shard.part(paths, batch_size)
     expected = expected_rows(paths, per_second)
-  owner = owned(*os.path.split(out)) if out else contextlib.nullcontext()
-  with owner, contextlib.closing(PredictionTable(out, file_format, columns, made_by, not shard or
-                                                 shard.index == 1)) as table:
+  with owned(*os.path.split(out)) if out else contextlib.nullcontext():
+    table = PredictionTable(out, file_format, columns, made_by, not shard or shard.index == 1)
     rows = views(
         paths, recogniser.view.size, ahead=2 * batch_size, view=recogniser.view.pixels, per_second=per_second,
         done=table.names, finder=finder, max_megapixels=max_megapixels)
     initial = sum(printable(path) in table.names for path in paths)
     progress = tqdm.tqdm(total=expected, initial=initial, desc='predicting', unit=' images', delay=1)
-    with contextlib.closing(rows), progress:
+    with contextlib.closing(table), contextlib.closing(rows), progress:
       summary = write_rows(predictor, rows, table, batch_size, progress)
     print_counts(summary, found, table.rows, out, shard)
   write_ranking(ranking, out, file_format, predictor.column_names(), found.paths, per_second, max_megapixels)
@@ -213,11 +213,14 @@ def _write(
 
 def print_counts(
     summary: PredictionSummary, found: FoundFiles, earlier_rows: int, out: str | None, shard: FileShard | None) -> None:
-  """Prints to standard error. Raises UserError if there is no prediction of all files, now or from an earlier run."""
+  """Prints to standard error. Raises UserError if there is no prediction of all files, now or from an earlier run, and
+  removes the table, in which none of these files would be tried again."""
   reasons = '; '.join(summary.reasons)
   if summary.unreadable > len(summary.reasons):
     reasons += f"; {summary.unreadable - len(summary.reasons)} more, see the column 'error'"
   if not summary.predicted and not earlier_rows and not shard:
+    for path in (out, out + table_writer.DESCRIPTION) if out else ():
+      storage.remove(path)
     raise UserError(f'none of {summary.unreadable} files can be read ({reasons}): give images that can')
   part = f', part {shard} of {len(found.paths)} files' if shard else ''
   counts = f'{out or "standard output"}{part}: {summary.predicted} predicted, {summary.unreadable} unreadable'

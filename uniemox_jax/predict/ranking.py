@@ -70,6 +70,9 @@ def check_ranking(
   if ranking.sheet:
     if not ranking.sheet.lower().endswith(SHEETS):
       raise UserError(f'--contact_sheet={ranking.sheet}: name a file that ends in {", ".join(SHEETS)}')
+    rows = -(-min(ranking.top, len(paths)) // PER_ROW) * len(_shown(columns))
+    if rows * SIDE > _MOST_PIXELS and ranking.sheet.lower().endswith(SHEETS[:2]):
+      raise UserError(f'--contact_sheet={ranking.sheet} would be too high for a JPEG: give less --top, or a .html')
     if not Path(ranking.sheet).parent.is_dir():
       raise UserError(f'--contact_sheet={ranking.sheet}: its folder is not there: make it, or choose another')
     if real_place(ranking.sheet) in {real_place(path) for path in (out or '', *paths)}:
@@ -90,13 +93,18 @@ def write_ranking(
     target, rows = _write_sorted(out, file_format, _column(ranking.sort, columns), ranking.sort)
     print(single_line(f'{target}: {rows} rows, highest {ranking.sort} first'), file=sys.stderr)
   if out and ranking.sheet:
-    best = _highest(out, file_format, [name for name in columns if name not in (*_TEXTS, 'probability')], ranking.top)
+    best = _highest(out, file_format, _shown(columns), ranking.top)
     names = {ranked.path for some in best.values() for ranked in some}
     thumbnails = _thumbnails(names, paths, per_second, max_megapixels)
     _write_sheet(ranking.sheet, best, thumbnails)
     gone = len(names) - len(thumbnails)
     drawn_grey = f', {gone} more are not there any more, and drawn grey' if gone else ''
     print(single_line(f'{ranking.sheet}: {len(thumbnails)} images{drawn_grey}'), file=sys.stderr)
+
+
+def _shown(columns: Sequence[str]) -> list[str]:
+  """The columns whose highest are on the sheet."""
+  return [name for name in columns if name not in (*_TEXTS, 'probability')]
 
 
 def _column(asked: str, columns: Sequence[str]) -> str:
@@ -106,7 +114,9 @@ def _column(asked: str, columns: Sequence[str]) -> str:
     return asked
   found = [name for name in numbers if name in (f'p_{asked}', f'similarity_{asked}')] or [
       name for name in numbers if name.endswith(f'_p_{asked}')]
-  if len(found) != 1:
+  if len(found) > 1:
+    raise UserError(f'--sort={asked} could be any of {join_names(found)}: give one of these')
+  if not found:
     raise UserError(f'--sort={asked} is no class and no column of numbers: one of {join_names(numbers)}')
   return found[0]
 
@@ -162,8 +172,7 @@ def _thumbnails(names: Iterable[str], paths: Sequence[str], per_second: float,
   """What the model sees of the images and frames that these rows are about, small; without those that are gone."""
   wanted = set(names)
   path_of = {printable(path): path for path in paths}  # A row has the name as it can be printed.
-  whole = (
-      name if name in path_of or Path(name).exists() else re.sub(r'#t=[\d.]+$', '', name) for name in sorted(wanted))
+  whole = (name if name in path_of else re.sub(r'#t=[\d.]+$', '', name) for name in sorted(wanted))
   files = dict.fromkeys(path_of.get(name, name) for name in whole)
   found = views(list(files), SIDE, ahead=2 * PER_ROW, per_second=per_second, max_megapixels=max_megapixels)
   return {view.name: Image.fromarray(view.pixels) for view in found if view.name in wanted and view.pixels is not None}
@@ -190,8 +199,12 @@ def _write_sheet(path: str, best: dict[str, list[_Ranked]], thumbnails: dict[str
 
 def _drawn(shown: dict[str, list[tuple[Image.Image, _Ranked]]]) -> Image.Image:
   """One sheet below the other."""
-  from data_pipelines.sheet_text import contact_sheet  # It loads matplotlib, for its font.
+  from data_pipelines.sheet_text import absent_letters, contact_sheet  # It loads matplotlib, for its font.
 
+  texts = ''.join(
+      title + ''.join(ranked.path.rpartition('/')[2] for _, ranked in some) for title, some in shown.items())
+  if absent := absent_letters(texts):
+    print(f'the font of drawn sheets lacks {join_names(absent)}: a .html shows them', file=sys.stderr)
   parts = [
       contact_sheet([([image], f'{ranked.value:.3f}\n{ranked.path.rpartition("/")[2]}')
                      for image, ranked in some], title, PER_ROW)

@@ -29,6 +29,8 @@ from one that is damaged."""
 _BEFORE = {'max_megapixels': MAX_MEGAPIXELS}
 """What rows of a table were made with whose description does not say so, for an earlier version wrote it."""
 
+_CALLED = {'weights_sha256': 'other weights, words or prompts'}
+
 Value = str | float | None
 
 
@@ -70,8 +72,9 @@ def check_append(path: str | None, made_by: Mapping[str, Any], append: bool) -> 
         f'{path} is of unknown origin, for {path}{DESCRIPTION} is missing or damaged: choose another --out') from error
   for key, value in made_by.items():
     if found.get(key, _BEFORE.get(key)) != value:
+      what = _CALLED.get(key, f"another {key.replace('_', ' ')}")
       raise UserError(
-          f"{path} was made with another {key.replace('_', ' ')} ({_shorten(found.get(key))}, now "
+          f'{path} was made with {what} ({_shorten(found.get(key))}, now '
           f'{_shorten(value)}): use the same, or choose another --out')
   return found
 
@@ -196,9 +199,10 @@ class PredictionTable:
       raise UserError(
           'nobody reads standard output any more: the rest is not predicted; --out=FILE keeps all') from error
     except OSError as error:
+      remedy = 'then run the same command with --append' if self._path else 'or give a file, --out=FILE'
       raise UserError(
-          f'{self._path or "standard output"} cannot be written ({error.strerror}): free some space, then '
-          'run the same command with --append') from error
+          f'{self._path or "standard output"} cannot be written ({error.strerror}): free some space, {remedy}'
+      ) from error
 
   def close(self) -> None:
     """Closes the file, and describes what it holds now."""

@@ -14,15 +14,16 @@ Columns = dict[str, Sequence[str | float]]
 class Predictions(dict[str, np.ndarray]):
   """What was predicted of N images: by task a float32 array (N, columns), whose names the table of `to_dict` has.
 
-  columns: of that table, by name. names: of the images, where they have one.
+  columns: of that table, by name. names: of the images, None for one that is
+  no file; None as a whole where none is.
   """
 
-  def __init__(self, arrays: Mapping[str, np.ndarray], columns: Columns, names: Sequence[str] | None):
+  def __init__(self, arrays: Mapping[str, np.ndarray], columns: Columns, names: Sequence[str | None] | None):
     super().__init__(arrays)
     self.columns, self.names = columns, names
 
   def to_dict(self) -> dict[str, list[Any]]:
-    """The table of `predict` by columns: 'path' where the images have names, 'label', 'probability', 'p_CLASS'…"""
+    """The table of `predict` by columns: 'path' where images are files, 'label', 'probability', 'p_CLASS'…"""
     path = {} if self.names is None else {'path': list(self.names)}
     return path | {name: list(values) for name, values in self.columns.items()}
 

@@ -83,15 +83,16 @@ def open_recogniser(asked: str | ModelSource) -> Recogniser:
       for a CLIP.
   """
   source, labels, prompts, texts = ModelSource(asked) if isinstance(asked, str) else asked
+  in_words = labels is not None or prompts is not None or texts
   if path := find_onnx(source):
-    if labels or prompts or texts:
+    if in_words:
       raise UserError(f'{source} has its words in it: --labels, --prompts and --texts are for a CLIP')
     return of_onnx(source, read_onnx(path))
   model = open_model(source)
   if isinstance(model, Clip):
     return of_clip(source, model, read_words(labels, prompts, texts))
   recogniser = of_checkpoint(model)
-  if labels or prompts or texts:
+  if in_words:
     raise UserError(
         f'{source} was trained for its own classes, {", ".join(model.description.get("labels", ())[:8])}: --labels, '
         '--prompts and --texts are for a CLIP')

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -52,8 +53,8 @@ def read_words(
   """What the flags --labels, --prompts and --texts ask for.
 
   Args:
-    labels: names of `NAMED_LABELS`, 'valence' for the dimensions of `POLES`, and own classes with commas between them,
-      joined by '+'; or a text file, a class a line. A list has such a part in each place.
+    labels: names of `NAMED_LABELS`, 'valence' for the dimensions of `POLES`, own classes with commas between them, and
+      text files with a class a line, joined by '+'. A list has a name or a class in each place.
     prompts_given: see `prompts.read_templates`; a list has a template in each place; None is `prompts.TEMPLATES`.
     texts: whole texts; a text alone is one.
 
@@ -61,7 +62,7 @@ def read_words(
     UserError: nothing is asked for, templates without classes, one class alone, one that is named twice, a text that
       cannot be a column's name, or a file that cannot be read.
   """
-  classes, dimensions = _read_labels(labels) if labels else ((), ())
+  classes, dimensions = ((), ()) if labels is None else read_labels(labels)
   texts = (texts,) if isinstance(texts, str) else tuple(texts)
   _check_texts(texts)
   if not (classes or dimensions or texts):
@@ -79,32 +80,52 @@ def _templates(given: str | os.PathLike | Sequence[str] | None) -> tuple[str, ..
     return prompts.TEMPLATES
   if isinstance(given, str | os.PathLike):
     return prompts.read_templates(os.fspath(given))
-  if not given or any(not isinstance(template, str) or '{}' not in template for template in given):
+  if not given:
+    raise UserError('the list of prompts is empty: give templates with {} for the class, or leave it out for ours')
+  if any(not isinstance(template, str) or '{}' not in template for template in given):
     raise UserError('prompts as a list are templates, each with {} where the class goes')
   return tuple(given)
 
 
-def _read_labels(labels: str | os.PathLike | Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-  """(classes, dimensions): those of every part, each once."""
+def read_labels(labels: str | os.PathLike | Sequence[str], shown: str | None = None,
+                files: bool = True) -> tuple[tuple[str, ...], tuple[str, ...]]:
+  """(classes, dimensions): those of every part, each class once, whatever its case.
+
+  Args:
+    labels: as for `read_words`.
+    shown: what messages call them.
+    files: whether they may name a file; words of strangers may not.
+
+  Raises:
+    UserError: as `read_words`.
+  """
+  if not isinstance(labels, str | os.PathLike | Sequence):
+    raise UserError(f'labels are {labels!r}, neither a text nor a list of texts: give names and words')
   single = isinstance(labels, str | os.PathLike)
   parts = [os.fspath(labels)] if isinstance(labels, str | os.PathLike) else list(labels)
-  shown = f'--labels={parts[0] if single else parts}'
+  shown = shown or f'--labels={parts[0] if single else parts}'
   if any(not isinstance(part, str) for part in parts):
     raise UserError(f'{shown} has a part that is no text: give names and words')
+  files = files and single
+  if not (files and _is_file(parts[0])):
+    parts = [part for given in parts for part in (given.split('+') if _joins_names(given) else [given])]
   own: list[str] = []
-  if single and _is_file(parts[0]):
-    own, parts = read_text(parts[0], 'give one class a line').splitlines(), []
-  joined = [part for given in parts for part in (given.split('+') if _joins_names(given) else [given])]
-  names = [part.strip().lower() for part in joined if part.strip().lower() in _NAMES]
-  own += [
-      word for part in joined if part.strip().lower() not in _NAMES
-      for word in (part.split(',') if single else [part])]  # fmt: skip
+  names: list[str] = []
+  absent = ', and no file of that name is there' if files else ''
+  for part in parts:
+    if part.strip().lower() in _NAMES:
+      names.append(part.strip().lower())
+    elif files and _is_file(part.strip()):
+      own += read_text(part.strip(), 'give one class a line').splitlines()
+      absent = ''
+    else:
+      own += part.split(',') if single else [part]
   own = [word.strip() for word in own if word.strip()]
-  _check_classes(own, names, shown)
-  known = [name for set_name in names for name in NAMED_LABELS.get(set_name, ())]
-  lowered = {name.lower() for name in known}
-  added = [word for word in own if word.lower() not in lowered]
-  return tuple(dict.fromkeys([*known, *added])), tuple(POLES) if 'valence' in names else ()
+  _check_classes(own, names, shown, absent, files)
+  classes: dict[str, str] = {}
+  for word in (*(name for set_name in names for name in NAMED_LABELS.get(set_name, ())), *own):
+    classes.setdefault(word.lower(), word)
+  return tuple(classes.values()), tuple(POLES) if 'valence' in names else ()
 
 
 def _joins_names(labels: str) -> bool:
@@ -114,16 +135,16 @@ def _joins_names(labels: str) -> bool:
 
 def _is_file(labels: str) -> bool:
   try:
-    return exists(labels)
+    return exists(labels) and not Path(labels).is_dir()
   except (OSError, ValueError):  # too long for a path, or with what no path has
     return False
 
 
-def _check_classes(own: Sequence[str], names: Sequence[str], shown: str) -> None:
+def _check_classes(own: Sequence[str], names: Sequence[str], shown: str, absent: str, files: bool) -> None:
+  """`absent` is said of one class, which was perhaps meant as a file."""
   check_labels(own, shown)
-  remedy = (
-      f'give two or more with commas, a file with a class a line, or {", ".join(NAMED_LABELS)} or valence, all joined '
-      'by +')
+  a_file = 'a file with a class a line, ' if files else ''
+  remedy = f'give two or more with commas, {a_file}or {", ".join(NAMED_LABELS)} or valence, all joined by +'
   for given in (own, names):
     lowered = [name.lower() for name in given]
     if (double := first_double(lowered)) is not None:
@@ -132,8 +153,8 @@ def _check_classes(own: Sequence[str], names: Sequence[str], shown: str) -> None
   if mixed := [name for name in own if name.lower() in _NAMES]:
     raise UserError(f"{shown} has '{mixed[0]}' among its words: that is a name of several, join it by +")
   if len(own) < 2 and not set(names) & NAMED_LABELS.keys() and (own or not names):
-    absent = ', and no file of that name is there' if own and not names else ''
-    raise UserError(f'{shown} names {len(own)} class{absent}: {remedy}')
+    raise UserError(
+        f'{shown} names {len(own)} class{"es"[:2 * (len(own) != 1)]}{absent if own and not names else ""}: {remedy}')
 
 
 def _check_texts(texts: Sequence[str]) -> None:

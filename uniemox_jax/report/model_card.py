@@ -27,8 +27,8 @@ def write_card(folder: Path, *, target: str, kind: str, training: dict[str, Any]
     target: as in `export_torch`.
     kind: of the checkpoint, 'clip' for a CLIP.
     training: see `training_record`; a shared model's is that of its config.
-    facts: 'labels' (list or None), 'view' (a `view.View`), 'notes' (lines) and 'source' (of imported weights, or
-      None), for the template.
+    facts: 'sees_person' (False if not there), 'labels' (list or None), 'view' (a `view.View`), 'notes' (lines)
+      and 'source' (of imported weights, or None), for the template.
 
   Raises:
     UserError: a shared model's `training` has another form.
@@ -36,7 +36,7 @@ def write_card(folder: Path, *, target: str, kind: str, training: dict[str, Any]
   start = public_name(facts['source']) if facts['source'] else training.get('start')
   with parsing('config.json', "its 'training' has another form: remove that, or fetch it again"):
     card = render(
-        'model_card.md.j2', facts | {
+        'model_card.md.j2', {'sees_person': False} | facts | {
             'target': target, 'kind': kind, 'title': TITLES[kind], 'stages': training.get('stages', []), 'start': start,
             'result': training.get('result')}, {'json': functools.partial(json.dumps, indent=2, ensure_ascii=False)})
   write_text(str(folder / 'README.md'), card)

@@ -152,7 +152,7 @@ def run(main: Callable[..., Any], *operands: str) -> None:
   app.define_help_flags()
   try:
     rest = flags.FLAGS(_arguments(sys.argv))
-    command.check_finite_flags()
+    command.check_flags()
     many = operands and operands[-1].endswith('...')
     if len(rest) - 1 > len(operands) and not many:
       fail(f"unexpected argument '{rest[1 + len(operands)]}': options are given as --name=value")

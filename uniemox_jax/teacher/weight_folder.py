@@ -67,6 +67,8 @@ def _of_transformers(family: str, folder: Path | None, name: str) -> Description
     raise UserError(f'{name} has no config.json beside it: give the folder of a {title} in Hugging Face form')
   settings = hub.read_config(folder, CONFIG_FILES[0])
   with storage.parsing(folder / CONFIG_FILES[0], _REMEDY):
+    if others := [kind for kind in settings.get('architectures') or () if kind.endswith('ForImageClassification')]:
+      raise UserError(f'it is a {others[0]}, which has no text side: give the {title} that it was made from')
     config = (CLIPConfig if family == weight_families.CLIP else SiglipConfig).from_dict(settings)
   file = next(filter(functools.partial(hub.read_config, folder), CONFIG_FILES[1:]), CONFIG_FILES[1])
   settings = hub.read_config(folder, file)

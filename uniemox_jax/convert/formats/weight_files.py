@@ -46,7 +46,8 @@ NOT_WEIGHTS = {
     rb'\x93NUMPY': 'is a single NumPy array: save weights by name, as .npz or safetensors',
     rb'\x89HDF': 'is HDF5, as Keras saves: ask for safetensors or a PyTorch file',
     rb'GGUF|ggml': 'is a quantised file of llama.cpp: ask for the original weights',
-    onnx_files.START: 'is ONNX, which only predict and load_classifier run: ask for the weights that it was made from',}
+    onnx_files.START:
+        'is ONNX, which only predict, app and load_classifier run: ask for the weights that it was made from',}
 """What else a file may be, by how it starts."""
 
 Tensors = Iterator[tuple[str, str, np.ndarray]]

@@ -33,7 +33,8 @@ def test_a_large_batch_takes_the_memory_of_the_one_before(data_dir):
 import resource
 from data_pipelines.batches.pipeline import train_batches
 from data_pipelines.records.reader import open_split
-batches = train_batches(open_split({str(data_dir)!r}, 'tiny', 'train'), batch_size=8, seed=0, image_size=32, canvas=1200)
+split = open_split({str(data_dir)!r}, 'tiny', 'train')
+batches = train_batches(split, batch_size=8, seed=0, image_size=32, canvas=1200)
 for _ in range(6):
   next(batches)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

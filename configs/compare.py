@@ -11,8 +11,7 @@ Hardware: the demo on two CPU cores (docs/compare.md); published sizes on one TP
 Time of these: not measured; jobs × the time of one fine-tuning (configs/finetune.py).
 """
 
-from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections import ConfigDict, config_dict
 
 # Percent of the training images, and a batch that fits even Emotion6's 13 images of one percent.
 FEW_SHOT_BATCH = {1: 8, 5: 32, 10: 64, 25: 128, 50: 128}
@@ -45,7 +44,9 @@ DEMO_MODEL = {'image_size': 96, 'patch_size': 16, 'width': 96, 'depth': 4, 'head
 
 def _change(data_dir: str, model: dict) -> ConfigDict:
   """For all jobs; what is empty stays as a recipe has it, until a flag such as --config.change.batch_size=32."""
-  empty = {'batch_size': placeholder(int), 'epochs': placeholder(int), 'tasks': placeholder(str)}
+  empty = {
+      'batch_size': config_dict.placeholder(int), 'epochs': config_dict.placeholder(int),
+      'tasks': config_dict.placeholder(str)}
   return ConfigDict({'data_dir': data_dir, 'model': model} | empty)
 
 

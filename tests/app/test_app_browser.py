@@ -178,7 +178,8 @@ def test_two_models_side_by_side_and_own_words(browser, both_url, photo):
   visitor.page.get_by_label('Your own words').fill('calm')
   visitor.page.keyboard.press('Enter')
   visitor.answered(2)
-  assert visitor.text('#notice') == 'these are 1 words: give 2 to 30, with commas between them'
+  assert visitor.text('#notice') == (
+      "'calm' names 1 class: give two or more with commas, or mikels, ekman, emotic or valence, all joined by +")
   assert visitor.page.locator('.download').first.is_disabled()  # nothing was answered
   visitor.page.get_by_label('Your own words').fill('')
   visitor.page.keyboard.press('Enter')

@@ -7,7 +7,7 @@ resumes, one that fails is named and the others go on. comparison.md, .csv, .tex
 each. docs/compare.md says how to read them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import os
 import time
 from typing import Any, NamedTuple
@@ -15,13 +15,26 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
-from data_pipelines.storage import parsing
+from data_pipelines.ownership import owned
+from data_pipelines.storage import exists, parsing, write_json
 from uniemox_jax.compare import subprocess_runs, tables
 from uniemox_jax.compare.comparison_results import Comparison, ComparisonJob, scores_of
 from uniemox_jax.compare.resampling import resampled_scores
-from uniemox_jax.compare.study import VERBS, check, job_config, jobs_of, variants_of
+from uniemox_jax.compare.study import (
+    PRETRAINING,
+    VERBS,
+    check,
+    job_config,
+    jobs_of,
+    pretraining_config,
+    pretraining_folder,
+    variants_of,
+)
 from uniemox_jax.compare.summary_statistics import MOST_SEEDS, seeds_needed
 from uniemox_jax.eval.result_file import read_result, result_path
+
+PRETRAINED = 'pretrained.json'
+"""In the workdir of a pretraining that has ended: how long its last try took."""
 
 
 class Until(NamedTuple):
@@ -41,6 +54,8 @@ def read_comparison(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigD
   """
   results, errors, resampled = {}, {}, {}
   vad_score = config.get('vad_score', 'ccc')
+  for folder, section in pretrainings_of(config, sections, workdir).items():
+    subprocess_runs.check_same_config(folder, section)
   for job, section in sections.items():
     folder = job.folder(workdir)
     # The table names where a run started from.
@@ -56,6 +71,26 @@ def read_comparison(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigD
   return Comparison(
       config.initialisations, config.datasets, variants_of(config), config.reference, tuple(sections), results, errors,
       resampled, config.get('folds', 0), config.get('detect', 0.02), vad_score)
+
+
+def pretrainings_of(config: ConfigDict, jobs: Iterable[ComparisonJob], workdir: str) -> dict[str, ConfigDict]:
+  """The configs of the runs that these jobs start from and the comparison makes, by folder."""
+  found = {}
+  for job in jobs:
+    folder = pretraining_folder(job, workdir)
+    if folder not in found and (section := pretraining_config(config, job)) is not None:
+      found[folder] = section
+  return found
+
+
+def _pretrain_once(settings: ConfigDict, section: ConfigDict, folder: str) -> None:
+  """Makes the run that a job starts from, unless an earlier job has; another process that makes it is waited for."""
+  finished = os.path.join(folder, PRETRAINED)
+  with owned(folder, 'job', wait=True):
+    if not exists(finished):
+      began = time.monotonic()
+      PRETRAINING[settings.get('verb', 'pretrain')](section, folder)
+      write_json(finished, {'seconds': round(time.monotonic() - began, 1)})
 
 
 def compare(config: ConfigDict, workdir: str, until: Until | None = None) -> None:
@@ -74,7 +109,7 @@ def compare(config: ConfigDict, workdir: str, until: Until | None = None) -> Non
       raise UserError(
           f'--until needs an initialisation beside the reference, and --most_seeds={until.most_seeds} of at least '
           f'{seeds}: raise it, or leave --until out')
-  sections = {job: job_config(config, job) for job in jobs_of(config, seeds)}
+  sections = {job: job_config(config, job, workdir) for job in jobs_of(config, seeds)}
   before = tables.differences(read_comparison(config, sections, workdir))
   if planned := describe_plan(config, before, seeds):
     print(planned, flush=True)
@@ -87,7 +122,7 @@ def compare(config: ConfigDict, workdir: str, until: Until | None = None) -> Non
         print(f'--hours={until.hours:g} are over: the same command goes on', flush=True)
         return
       seeds += 1
-      sections |= {job: job_config(config, job) for job in jobs_of(config, seeds) if job not in sections}
+      sections |= {job: job_config(config, job, workdir) for job in jobs_of(config, seeds) if job not in sections}
 
 
 def _run_all(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict], workdir: str) -> list[dict[str, Any]]:
@@ -152,7 +187,13 @@ def run_job(config: ConfigDict, workdir: str, name: str, until: Until | None = N
   if job is None:
     raise UserError(f"--cell='{name}' is no job of this config: give INITIALISATION/DATASET/PROTOCOL/seedN")
   verb = VERBS[config.protocol[variants_of(config)[job.protocol].protocol].verb]
-  section, folder = job_config(config, job), job.folder(workdir)
+  section, folder = job_config(config, job, workdir), job.folder(workdir)
   if section.get('features_dir') == '':
     section.features_dir = os.path.join(workdir, 'features')  # extracted once for all probes of an encoder
-  subprocess_runs.run_here(folder, lambda: verb.run(section, folder, adopt=False))
+
+  def run() -> None:
+    if origin := pretraining_config(config, job):
+      _pretrain_once(config.initialisation[job.initialisation].pretrain, origin, pretraining_folder(job, workdir))
+    verb.run(section, folder, adopt=False)
+
+  subprocess_runs.run_here(folder, run)

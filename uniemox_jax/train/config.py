@@ -225,7 +225,9 @@ class PretrainConfig(CaptionedConfig):
       0.0, 'how far each edge of the person crop may move inwards, share of its side', least=0, below=0.5)
   person_view: str = key(
       'crop', 'the person crop, or the scene a second time as in the original', choices=('crop', 'scene'))
-  teacher: str = key('openai/clip-vit-base-patch16', 'folder or hub id of the CLIP or SigLIP', path=True)
+  teacher: str = key(
+      'openai/clip-vit-base-patch16', 'folder or hub id of the CLIP or SigLIP; of several, with commas between, each '
+      'loss is the mean', path=True)
   teacher_statistics: str = key(
       'clip', "mean and deviation of the teacher's pixels; imagenet as in the original", choices=('clip', 'imagenet'))
   teacher_views: int = key(

@@ -11,6 +11,8 @@ import numpy as np
 
 from data_pipelines.records import targets
 from data_pipelines.records.reader import Split
+from uniemox_jax.objectives.confidence import risk_coverage_curve
+from uniemox_jax.objectives.metrics import surest_class
 from uniemox_jax.objectives.tasks import Task, split_columns
 from uniemox_jax.objectives.weighted_metrics import weighted_scores
 
@@ -54,6 +56,12 @@ class Answers(NamedTuple):
     measure = MEASURES[name]
     truth = self.majority_N if measure.truth == 'majority' else self.votes_NxC
     return weighted_scores(measure.metric, self.logits_NxC, truth, weight_RxN)
+
+  def risk(self, coverage_K: np.ndarray) -> np.ndarray:
+    """The share of errors against the majority, where so many are answered; see `confidence.risk_coverage_curve`."""
+    known_N = self.majority_N >= 0
+    surest = surest_class(self.logits_NxC[known_N], self.majority_N[known_N])
+    return risk_coverage_curve(*surest, coverage_K)
 
 
 def read_truths(split: Split) -> Truths | None:

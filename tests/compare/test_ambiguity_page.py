@@ -20,7 +20,7 @@ from uniemox_jax.compare.comparison_results import Comparison, ComparisonJob, Pr
 from uniemox_jax.compare.study import check, job_config, jobs_of
 from uniemox_jax.compare.tables import write as write_tables
 from uniemox_jax.eval.ambiguity import MEASURES, Truths, measure_ambiguity
-from uniemox_jax.eval.kept_outputs import keep_outputs
+from uniemox_jax.eval.kept_outputs import keep_outputs, read_answers
 from uniemox_jax.objectives.tasks import Task
 
 IMAGES, SEEDS = 300, 3
@@ -77,6 +77,17 @@ def test_every_measure_has_a_cell_with_its_interval(page):
   assert all(row['interval'][0] < row['mean'] < row['interval'][1] for row in summaries)
   header = (page / 'comparison.csv').read_text().splitlines()[0].split(',')
   assert {'ambiguity_adaptive_ece', 'distribution_ambiguity_adaptive_ece'} <= set(header)
+
+
+def test_what_a_run_kept_gives_the_scores_of_its_result(page):
+  for protocol, (task, _, _) in LEARNERS.items():
+    folder = page / 'ours' / 'hard' / protocol / 'seed0'
+    result = json.loads((folder / 'result.json').read_text())
+    block = (result['tasks'][task] if 'tasks' in result else result)['ambiguity']
+    example_N, answers = read_answers(str(folder), 'drawn', task)
+    assert len(example_N) == IMAGES
+    for name in MEASURES:
+      assert answers.scores(name, np.ones((1, IMAGES)))[0] == pytest.approx(block[name], abs=1e-6)
 
 
 def test_votes_are_compared_with_the_majority_run_by_run(page):

@@ -1,11 +1,14 @@
 """Answers of a known quality on ambiguous images: every measure prefers what is better by its own truth."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from data_pipelines.records import targets
 from data_pipelines.records.label_sets import EMOTIONS
 from data_pipelines.synthetic import hard_annotators, hard_oracle, hard_rows
-from uniemox_jax.eval.ambiguity import MEASURES, Truths, measure_ambiguity
+from uniemox_jax.eval.ambiguity import MEASURES, Truths, measure_ambiguity, read_truths
 from uniemox_jax.objectives.tasks import Task
 
 IMAGES = 2000
@@ -56,6 +59,20 @@ def test_confidence_that_is_always_high_ranks_nothing(measured):
   assert overconfident['aurc'] == pytest.approx(1 - overconfident['top1'])
   assert overconfident['entropy_pearson'] is None
   assert measured['votes']['top1_at_80'] > measured['votes']['top1'] + 0.05
+
+
+def test_truths_are_over_the_classes_that_votes_and_labels_share(monkeypatch: pytest.MonkeyPatch):
+  votes = np.array([[0.2, 0.4, 0.4], [0, 1, 0], [0, 0, 0], [0.5, 0, 0.5]], np.float32)
+  found = {'label': np.array([0, 1, 2, -1], np.int32), 'distribution': votes}
+  monkeypatch.setattr(targets, 'columns', lambda split, name: ('c', 'neutral', 'a'))
+  monkeypatch.setattr(targets, 'read', lambda split: found)
+  truths = read_truths(SimpleNamespace(labels=('a', 'b', 'c')))
+  assert truths.classes == ('a', 'c') and truths.majority_N.tolist() == [0, -1, 1, -1]
+  expected = [[2 / 3, 1 / 3], [np.nan, np.nan], [np.nan, np.nan], [0.5, 0.5]]
+  np.testing.assert_allclose(truths.votes_NxC, expected, rtol=1e-6)
+  found['label'] = np.full(4, -1, np.int32)
+  assert read_truths(SimpleNamespace(labels=('a', 'b', 'c'))) is None
+  assert read_truths(SimpleNamespace(labels=('b', 'c', 'd'))) is None
 
 
 def test_a_model_of_other_classes_is_asked_about_those_that_both_name():

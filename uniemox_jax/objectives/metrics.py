@@ -181,12 +181,15 @@ def entropies(logits_NxC: np.ndarray, target_NxC: np.ndarray) -> tuple[np.ndarra
 def surest_class(logits_NxC: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """What `confidence` asks for: the probability of the likeliest class, float64 (N,), and how right that class is.
 
+  Probabilities have 12 places, so that those which are equal but for the order of a sum are equal.
+
   Args:
     logits_NxC: of any float dtype.
     target: class indices (N,): it is right or not; or shares (N, C) of votes: its share is its chance to be right.
   """
   predicted_N = logits_NxC.argmax(axis=-1)
   probability_N = np.take_along_axis(_softmax(logits_NxC.astype(np.float64)), predicted_N[:, None], axis=-1)[:, 0]
+  probability_N = probability_N.round(12)
   if target.ndim == 1:
     return probability_N, (predicted_N == target).astype(np.float64)
   return probability_N, np.take_along_axis(target.astype(np.float64), predicted_N[:, None], axis=-1)[:, 0]

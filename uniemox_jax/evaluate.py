@@ -15,11 +15,13 @@ from data_pipelines.records import reader
 from data_pipelines.storage import parsing
 from uniemox_jax.convert import shared_model
 from uniemox_jax.eval import label_maps
+from uniemox_jax.eval.ambiguity import measure_ambiguity, read_truths
 from uniemox_jax.eval.kept_outputs import example_keys, keep_outputs
 from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.trained_classifier import (
     load_trained,
     measure_split,
+    metrics_of,
     predict_split,
     predict_tasks,
     report_persons,
@@ -96,8 +98,12 @@ def evaluate(workdir: str, split_name: str | None = None, data_dir: str | None =
     thresholds = [row['threshold'] for row in val['tasks']['labels']['per_class']]
   found = predict_tasks(split=split, tasks=run.tasks, **run.on_split)
   measured = measure_split(split, run.tasks, found, thresholds, by_domain=True)
+  truths = read_truths(split)
+  ambiguity = measure_ambiguity(run.tasks, found['outputs'], truths)
+  for task in run.tasks:
+    metrics_of(measured, task).update(ambiguity.get(task.name, {}))
   if split_name == run.final_split:
-    keep_outputs(workdir, config_hash(run.config), example_keys(split), run.tasks, found)
+    keep_outputs(workdir, config_hash(run.config), example_keys(split), run.tasks, found, truths)
   path = result_path(workdir, split_name, final=run.final_split)
   return run.write(path, dataset, split_name, **measured, **fold_of(run.config))
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
+from uniemox_jax.eval.ambiguity import measure_ambiguity, read_truths
 from uniemox_jax.eval.features import Features, load_frozen, split_features
 from uniemox_jax.eval.kept_outputs import example_keys, keep_outputs
 from uniemox_jax.eval.knn import probe_knn
@@ -95,13 +96,16 @@ def probe(given: ConfigDict, workdir: str, *, adopt: bool = True) -> dict[str, A
   found = {name: features for name, (features, _) in labelled.items()}
   task = single_label_task(splits['train'].labels)
   logits_NxC, chosen = _predict(config.protocol, found, task, mesh)
+  tested = labelled['test'][1]
+  truths = read_truths(tested)
   keep_outputs(
-      workdir, config_hash(kept), example_keys(labelled['test'][1]), [task],
-      {'outputs': logits_NxC, 'label': found['test'].label_N})
+      workdir, config_hash(kept), example_keys(tested), [task], {'outputs': logits_NxC, 'label': found['test'].label_N},
+      truths)
   result = write_result(
       result_path(workdir, 'test'), dataset=config.dataset, split=config.test_split, init=config.init,
       checkpoint_step=frozen.step, config_hash=config_hash(kept),
-      **measure(task, logits_NxC.astype(np.float32), found['test'].label_N), protocol=config.protocol,
+      **measure(task, logits_NxC.astype(np.float32), found['test'].label_N),
+      **measure_ambiguity([task], logits_NxC, truths).get('label', {}), protocol=config.protocol,
       train_examples=len(found['train'].label_N), chosen=chosen, **fold_of(kept))
   key = 'l2' if config.protocol == 'linear' else 'k'
   print(

@@ -19,6 +19,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.storage import exists, read_json_object
 from uniemox_jax.convert.view import View
+from uniemox_jax.eval.ambiguity import measure_ambiguity, read_truths
 from uniemox_jax.eval.kept_outputs import example_keys, keep_outputs
 from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.split_outputs import Fields, split_outputs
@@ -98,8 +99,11 @@ def zero_shot(
   image_NxE, label_N = image_embeddings(clip, split, batch_size)
   logits_NxC, plain_NxC = (clip.scale * image_NxE @ text_CxE.T for text_CxE in (ensemble_CxE, plain_CxE))
   ensemble, plain = measure(task, logits_NxC, label_N), measure(task, plain_NxC, label_N)
+  truths = read_truths(split)
+  ensemble |= measure_ambiguity([task], logits_NxC, truths).get('label', {})
   if split_name == final:
-    keep_outputs(workdir, config_hash(asked), example_keys(split), [task], {'outputs': logits_NxC, 'label': label_N})
+    found = {'outputs': logits_NxC, 'label': label_N}
+    keep_outputs(workdir, config_hash(asked), example_keys(split), [task], found, truths)
   return write_result(
       path, dataset=dataset, split=split_name, init=teacher, checkpoint_step=None, config_hash=config_hash(asked),
       **ensemble, protocol='zero_shot', templates=list(templates), plain={'template': prompts.PLAIN, **plain},

@@ -4,7 +4,7 @@ python -m uniemox_jax.compare --config=configs/compare.py --workdir=runs/compare
 
 Each combination is a job of its own (`subprocess_runs`): a finished one is never run again, an interrupted one
 resumes, one that fails is named and the others go on. comparison.md, .csv, .tex, .png and .json are rewritten after
-each. docs/compare.md says how to read them.
+each, and ambiguity.md where there are votes. docs/compare.md says how to read them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,6 +18,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.ownership import owned
 from data_pipelines.storage import exists, parsing, write_json
 from uniemox_jax.compare import subprocess_runs, tables
+from uniemox_jax.compare.ambiguity_page import PAGE, write_ambiguity
 from uniemox_jax.compare.comparison_results import Comparison, ComparisonJob, scores_of
 from uniemox_jax.compare.resampling import resampled_scores
 from uniemox_jax.compare.study import (
@@ -113,7 +114,8 @@ def compare(config: ConfigDict, workdir: str, until: Until | None = None) -> Non
   before = tables.differences(read_comparison(config, sections, workdir))
   if planned := describe_plan(config, before, seeds):
     print(planned, flush=True)
-  with subprocess_runs.printed_at_the_end(os.path.join(workdir, 'comparison.md')):
+  printed = subprocess_runs.printed_at_the_end
+  with printed(os.path.join(workdir, 'comparison.md')), printed(os.path.join(workdir, PAGE)):
     while True:
       from_reference = _run_all(config, sections, workdir)
       if until is None or _is_enough(from_reference, until, seeds):
@@ -132,6 +134,7 @@ def _run_all(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict], w
   def tabulate() -> dict[str, str]:
     comparison = read_comparison(config, sections, workdir)
     found[:] = tables.write(comparison, workdir)
+    write_ambiguity(comparison, workdir)
     scores = {job.name: comparison.scores(result)[0] for job, result in comparison.results.items()}
     return {
         name: f'{score.metric} undefined' if score.value is None else f'{score.metric} {score.value:.4f}'

@@ -1,6 +1,7 @@
 """outputs.npz: what a run predicted for every tested example, and what is true, kept beside result.json.
 
-`compare` draws test images from it anew, to say how far a result hangs on them. Some 40 bytes an example and 8 classes.
+`compare` draws test images from it anew, to say how far a result hangs on them. Some 40 bytes an example and 8 classes;
+twice that where records have votes and a majority, see `ambiguity`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 
 from data_pipelines.records.reader import Split
 from data_pipelines.storage import exists
+from uniemox_jax.eval.ambiguity import Answers, Truths, shared_columns
 from uniemox_jax.objectives.tasks import Task, prepare_targets, split_columns
 from uniemox_jax.runtime.array_cache import read_arrays, write_arrays
 from uniemox_jax.runtime.distributed import is_primary
@@ -36,8 +38,8 @@ def example_keys(split: Split) -> np.ndarray:
 
 
 def keep_outputs(
-    folder: str, config_hash: str, example_N: np.ndarray, tasks: Sequence[Task], found: Mapping[str,
-                                                                                                np.ndarray]) -> None:
+    folder: str, config_hash: str, example_N: np.ndarray, tasks: Sequence[Task], found: Mapping[str, np.ndarray],
+    truths: Truths | None = None) -> None:
   """Writes outputs.npz, on the primary host alone.
 
   Args:
@@ -46,6 +48,7 @@ def keep_outputs(
     example_N: see `example_keys`.
     tasks: whose outputs they are.
     found: 'outputs' (N, W), and the target of every task, as `split_outputs` returns them.
+    truths: of the examples, where they have votes and a majority.
   """
   if not is_primary():
     return
@@ -58,6 +61,10 @@ def keep_outputs(
     else:
       target_NxC, present_NxK = map(np.asarray, prepare_targets(task, jnp.asarray(found[name])))
       arrays[f'{name}_target'] = np.where(present_NxK > 0, target_NxC, np.nan).astype(np.float32)
+  if columns := shared_columns(tasks, truths):
+    assert truths
+    arrays |= {'majority': truths.majority_N, 'votes': truths.votes_NxC}
+    arrays |= {f'{name}_shared': places for name, places in columns.items()}
   write_arrays(os.path.join(folder, FILE), config_hash, **arrays)
 
 
@@ -67,10 +74,22 @@ def read_outputs(folder: str, config_hash: str, task: str) -> KeptOutputs | None
   Raises:
     UserError: it is damaged, or another run's.
   """
-  path = os.path.join(folder, FILE)
-  if not exists(path):
-    return None
   shape: tuple[int | None, ...] = (None,) if task == 'label' else (None, None)
-  shapes = {'example': (None,), f'{task}_outputs': (None, None), f'{task}_target': shape}
+  found = _read(folder, config_hash, example=(None,), **{f'{task}_outputs': (None, None), f'{task}_target': shape})
+  return KeptOutputs(*found) if found else None
+
+
+def read_answers(folder: str, config_hash: str, task: str) -> tuple[np.ndarray, Answers] | None:
+  """The keys of the examples, and a task's answers, of a run whose result has an 'ambiguity' for it; else as above."""
+  names = {'example': (None,), f'{task}_outputs': (None, None), f'{task}_shared': (None,)}
+  found = _read(folder, config_hash, **names, majority=(None,), votes=(None, None))
+  if found is None:
+    return None
+  example_N, outputs_NxC, columns, majority_N, votes_NxC = found
+  return example_N, Answers(outputs_NxC[:, columns], majority_N, votes_NxC)
+
+
+def _read(folder: str, config_hash: str, **shapes: tuple[int | None, ...]) -> tuple[np.ndarray, ...] | None:
+  path = os.path.join(folder, FILE)
   remedy = 'restore it, or delete it, and the run has no interval'
-  return KeptOutputs(*read_arrays(path, config_hash, remedy=remedy, **shapes))
+  return read_arrays(path, config_hash, remedy=remedy, **shapes) if exists(path) else None

@@ -9,7 +9,7 @@ python -m uniemox_jax.train_clip --config=configs/hard_world.py:clip --workdir=r
 python -m uniemox_jax.compare --config=configs/hard_world.py --workdir=runs/hard/compare --jobs=2
 
 Few labels: --config.fractions="(0.025,0.1,0.5)". Styles that no label shows: --config.left_out_domains="('cartoon',)"
-Other candidates: --config.initialisations="('uniemox','mean_embedding','distillation')"
+Other candidates: --config.initialisations="('uniemox','plus_distillation','distillation')"
 Hardware: two CPU cores. Time: docs/uniemox_plus.md.
 """
 
@@ -20,10 +20,12 @@ from configs import compare, demo, uniemox_plus_vitb16
 ROOT = 'runs/hard'
 TEACHER = f'{ROOT}/clip/teacher'
 CANDIDATES = {
-    'uniemox': {}, 'mean_embedding': {'model': {'embedding': 'mean'}}, 'distillation': {'loss': {'distillation': 1.0}},
-    'no_pixels': {'loss': {'reconstruction': 0.0}}, 'mask_50': {'model': {'mask_ratio': 0.5}},
-    'kl_once': {'loss': {'form': 'kl',
-                         'equal_texts': 'once'}}, 'mae_only': {'loss': {'contrastive': 0.0, 'similarity': 0.0}}}
+    'uniemox': {}, 'distillation': {'loss': {'distillation': 1.0}},
+    'plus_distillation': {'model': {'embedding': 'mean'}, 'loss': {'distillation': 1.0}
+                         }, 'plus_no_pixels': {'model': {'embedding': 'mean'}, 'loss': {'reconstruction': 0.0}},
+    'plus_mask_50': {'model': {'embedding': 'mean', 'mask_ratio': 0.5}}, 'no_pixels': {'loss': {'reconstruction': 0.0}},
+    'mask_50': {'model': {'mask_ratio': 0.5}}, 'kl_once': {'loss': {'form': 'kl', 'equal_texts': 'once'}},
+    'mae_only': {'loss': {'contrastive': 0.0, 'similarity': 0.0}}}
 """What each changes of the published recipe at this size."""
 
 

@@ -15,7 +15,6 @@ from configs import pretrain_emoset_vitb16
 def add_plus(config: ConfigDict) -> ConfigDict:
   """The pretraining config with what UniEmoX+ changes."""
   config.model.embedding = 'mean'
-  config.loss.distillation = 1.0
   return config
 
 

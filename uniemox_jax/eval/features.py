@@ -90,16 +90,19 @@ def _features(
 
 
 def split_features(
-    frozen: FrozenEncoder, split: Split, cache_dir: str, *, image_size: int, batch_size: int, mesh: Mesh) -> Features:
+    frozen: FrozenEncoder, split: Split, cache_dir: str, *, image_size: int, batch_size: int, mesh: Mesh,
+    change: str = '') -> Features:
   """The features of every record's evaluation view, read from `cache_dir` where they are cached already.
 
-  A cached file is for one encoder, choice of records, image size and compute dtype. Several hosts share it.
+  A cached file is for one encoder, choice of records, image size, change of the images (see `pipeline.eval_batches`)
+  and compute dtype. Several hosts share it.
 
   Raises:
     UserError: a damaged shard, or a damaged cached file.
     Preempted: SIGTERM came.
   """
-  key = config_hash({'encoder': frozen.digest, 'records': split.fingerprint, 'image_size': image_size})
+  changed = {'change': change} if change else {}
+  key = config_hash({'encoder': frozen.digest, 'records': split.fingerprint, 'image_size': image_size} | changed)
   path = epath.Path(cache_dir) / f'features-{key}.npz'
   # Extraction is collective: if one host lacks the file, all compute.
   if np.all(multihost_utils.process_allgather(np.array(path.is_file()))):
@@ -107,8 +110,8 @@ def split_features(
     return Features(*read_arrays(path, key, features=(split.num_examples, None), label=(split.num_examples,)))
   apply = functools.partial(_features, frozen.graphdef, frozen.statistics, sharding.replicate(frozen.params, mesh))
   found = split_outputs(
-      apply, split, ['label'], image_size=image_size, batch_size=batch_size, mesh=mesh,
-      progress=f'features of {split.name}')
+      apply, split, ['label'], image_size=image_size, batch_size=batch_size, mesh=mesh, change=change,
+      progress=f'features of {split.name}{change and ", "}{change}')
   if is_primary():
     write_arrays(path, key, features=found['outputs'], label=found['label'])  # Runs side by side may share the folder.
   wait_for_all('features cached')

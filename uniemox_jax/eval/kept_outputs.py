@@ -1,5 +1,7 @@
 """outputs.npz: what a run predicted for every tested example, and what is true, kept beside result.json.
 
+Of changed test images it is outputs_CHANGE.npz.
+
 `compare` draws test images from it anew, to say how far a result hangs on them. Some 40 bytes an example and 8 classes.
 """
 
@@ -17,8 +19,6 @@ from uniemox_jax.objectives.tasks import Task, prepare_targets, split_columns
 from uniemox_jax.runtime.array_cache import read_arrays, write_arrays
 from uniemox_jax.runtime.distributed import is_primary
 
-FILE = 'outputs.npz'
-
 
 class KeptOutputs(NamedTuple):
   """Of one task. example_N: uint64, see `example_keys`. outputs_NxC: float32, as the head gives them. target: class
@@ -35,9 +35,13 @@ def example_keys(split: Split) -> np.ndarray:
   return np.fromiter(map(int.from_bytes, digests), np.uint64, split.num_examples)
 
 
+def _path(folder: str, change: str) -> str:
+  return os.path.join(folder, f'outputs_{change}.npz' if change else 'outputs.npz')
+
+
 def keep_outputs(
-    folder: str, config_hash: str, example_N: np.ndarray, tasks: Sequence[Task], found: Mapping[str,
-                                                                                                np.ndarray]) -> None:
+    folder: str, config_hash: str, example_N: np.ndarray, tasks: Sequence[Task], found: Mapping[str, np.ndarray],
+    change: str = '') -> None:
   """Writes outputs.npz, on the primary host alone.
 
   Args:
@@ -46,6 +50,7 @@ def keep_outputs(
     example_N: see `example_keys`.
     tasks: whose outputs they are.
     found: 'outputs' (N, W), and the target of every task, as `split_outputs` returns them.
+    change: of the images, '' for none.
   """
   if not is_primary():
     return
@@ -58,16 +63,16 @@ def keep_outputs(
     else:
       target_NxC, present_NxK = map(np.asarray, prepare_targets(task, jnp.asarray(found[name])))
       arrays[f'{name}_target'] = np.where(present_NxK > 0, target_NxC, np.nan).astype(np.float32)
-  write_arrays(os.path.join(folder, FILE), config_hash, **arrays)
+  write_arrays(_path(folder, change), config_hash, **arrays)
 
 
-def read_outputs(folder: str, config_hash: str, task: str) -> KeptOutputs | None:
+def read_outputs(folder: str, config_hash: str, task: str, change: str = '') -> KeptOutputs | None:
   """What `keep_outputs` wrote of a task; None where an earlier version ran, which kept nothing.
 
   Raises:
     UserError: it is damaged, or another run's.
   """
-  path = os.path.join(folder, FILE)
+  path = _path(folder, change)
   if not exists(path):
     return None
   shape: tuple[int | None, ...] = (None,) if task == 'label' else (None, None)

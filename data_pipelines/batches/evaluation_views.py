@@ -38,12 +38,12 @@ def evaluation_views(
   def person_view() -> tf.Tensor:
     crop = record['persons'][0]
     if removes:
-      crop = of_persons(image_changes.remove_margin, crop, tf.image.extract_jpeg_shape(record['image'])[:2])
+      crop = of_persons(image_changes.take_margin_away, crop, tf.image.extract_jpeg_shape(record['image'])[:2])
     return corrupted(augment.squashed_view(crop, size), 1)
 
   scene = record['image']
   if removes:
-    scene = of_persons(functools.partial(image_changes.remove, change), scene)
+    scene = of_persons(functools.partial(image_changes.take_away, change), scene)
   image = corrupted(make_view(scene), 0)
   if not person:
     return {'image': image}

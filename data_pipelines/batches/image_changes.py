@@ -100,7 +100,7 @@ _CORRUPTIONS: dict[str, Callable[[np.ndarray, float, Sequence[int]], np.ndarray]
     'pixelate': _pixelate}
 
 
-def remove(change: str, image_HxWx3: np.ndarray, boxes_Nx4: np.ndarray, scores_N: np.ndarray) -> np.ndarray:
+def take_away(change: str, image_HxWx3: np.ndarray, boxes_Nx4: np.ndarray, scores_N: np.ndarray) -> np.ndarray:
   """An image without its persons, or of its persons alone, uint8 (H, W, 3); what is taken away is `COLOUR`.
 
   Without a person, nothing is taken away with the persons, and all of it with the scene.
@@ -118,13 +118,13 @@ def remove(change: str, image_HxWx3: np.ndarray, boxes_Nx4: np.ndarray, scores_N
   return np.where(kept_HxW[..., None], image_HxWx3, np.array(COLOUR, np.uint8))
 
 
-def remove_margin(
+def take_margin_away(
     crop_HxWx3: np.ndarray, boxes_Nx4: np.ndarray, scores_N: np.ndarray, image_2: np.ndarray) -> np.ndarray:
   """A person's stored crop without what surrounds the person's box, uint8 (H, W, 3): `COLOUR` is there.
 
   Args:
     crop_HxWx3: see `crops.person_crop`: of the first box, or of the largest person, whichever has its shape.
-    boxes_Nx4, scores_N: of the whole image, as for `remove`.
+    boxes_Nx4, scores_N: of the whole image, as for `take_away`.
     image_2: height and width of the whole image.
   """
   shape = np.log(crop_HxWx3.shape[0] / crop_HxWx3.shape[1])
@@ -136,7 +136,7 @@ def remove_margin(
         abs(np.log(height * image_2[0] / (width * image_2[1])) - shape),
         (box_4 - np.tile(outer_4[:2], 2)) / np.tile(sides_2, 2)))
   _, inner_4 = min(found, key=lambda candidate: candidate[0])
-  return remove(SCENE_REMOVED, crop_HxWx3, inner_4[None], np.ones(1))
+  return take_away(SCENE_REMOVED, crop_HxWx3, inner_4[None], np.ones(1))
 
 
 def _pixels(box_4: np.ndarray, sides: tuple[int, ...]) -> tuple[slice, slice]:

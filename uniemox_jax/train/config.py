@@ -294,15 +294,11 @@ class MeasuredConfig(DataConfig):
       'they are', least=0)
   fold: int = key(0, 'which part is tested, from 0', least=0)
   fold_seed: int = key(0, 'of the deal', least=0)
-  test_changes: str = key(
-      '', 'changes of the test images that the result is measured under, too, joined by + (docs/protocols.md)')
+  test_changes: str = key('', 'changes of the test images to measure under, too, joined by + (docs/protocols.md)')
 
   def check(self) -> None:
     """See `DataConfig.check`."""
     super().check()
-    if self.test_changes:
-      from data_pipelines.batches.image_changes import read_changes  # numpy, which a config file does without
-      read_changes(self.test_changes)
     if not self.folds:
       refuse_unused(self, ('fold', 'fold_seed'), 'folds is 0')
       return

@@ -11,8 +11,8 @@ from data_pipelines.batches.image_changes import (
     SCENE_REMOVED,
     corrupt,
     read_changes,
-    remove,
-    remove_margin,
+    take_away,
+    take_margin_away,
 )
 from data_pipelines.batches.pipeline import eval_batches
 from data_pipelines.errors import UserError
@@ -56,7 +56,7 @@ def test_brightness_and_contrast_are_those_of_their_definition(view):
 
 
 def test_persons_and_scene_are_each_others_rest(view):
-  persons, scene = (remove(change, view, BOXES, SCORES) for change in (SCENE_REMOVED, PERSON_REMOVED))
+  persons, scene = (take_away(change, view, BOXES, SCORES) for change in (SCENE_REMOVED, PERSON_REMOVED))
   is_person = np.zeros((SIDE, SIDE), bool)
   is_person[16:, :8] = is_person[:8, 16:] = True  # The third box is of too low a score to be a person.
   np.testing.assert_array_equal(persons[is_person], view[is_person])
@@ -65,8 +65,8 @@ def test_persons_and_scene_are_each_others_rest(view):
 
 
 def test_without_a_person_nothing_goes_with_the_persons_and_all_with_the_scene(view):
-  np.testing.assert_array_equal(remove(PERSON_REMOVED, view, BOXES[:0], SCORES[:0]), view)
-  assert (remove(SCENE_REMOVED, view, BOXES[2:], SCORES[2:]) == COLOUR).all()
+  np.testing.assert_array_equal(take_away(PERSON_REMOVED, view, BOXES[:0], SCORES[:0]), view)
+  assert (take_away(SCENE_REMOVED, view, BOXES[2:], SCORES[2:]) == COLOUR).all()
 
 
 @pytest.mark.parametrize('box', [(0.2, 0.4, 0.7, 0.6), (0.5, 0.0, 1.0, 0.3)], ids=['inside', 'at the edge'])
@@ -78,7 +78,7 @@ def test_the_margin_of_a_crop_is_what_is_not_in_its_box(box):
   left, top, right, bottom = crops.with_margin((xmin, ymin, xmax, ymax), 1, 1)
   crop = image[round(top * height):round(bottom * height), round(left * width):round(right * width)]
   other = (0.0, 0.0, 0.9, 0.1)  # larger, and of another shape
-  found = remove_margin(crop, np.array([box, other], np.float32), np.array([1, 0.9]), np.array([height, width]))
+  found = take_margin_away(crop, np.array([box, other], np.float32), np.array([1, 0.9]), np.array([height, width]))
   of_box = (crop == 255).all(-1)
   assert (found[of_box] == 255).all()
   assert (found[~of_box] == COLOUR).all(-1).mean() > 0.9  # All but rows and columns that the box touches.

@@ -26,6 +26,10 @@ PROTOCOLS = {
             'verb': 'finetune', 'recipe': 'configs/finetune.py:{dataset}', 'change': {
                 'fraction': percent / 100, 'batch_size': batch_size}} for percent, batch_size in FEW_SHOT_BATCH.items()}
 
+# What pretraining compares with the teacher, which it alone has.
+PROTOCOLS['fused'] = {
+    'verb': 'probe', 'recipe': 'configs/probe.py:{dataset}', 'only': ('uniemox',),
+    'change': {'protocol': 'linear', 'features': 'fused'}}
 # A CLIP asked in words, which nothing else can be.
 PROTOCOLS['zero_shot'] = {
     'verb': 'zero_shot', 'recipe': 'configs/probe.py:{dataset}', 'only': ('clip', 'teacher'), 'change': {}}

@@ -19,8 +19,8 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
-from uniemox_jax.eval.changed_images import changes_of, describe_change
-from uniemox_jax.eval.features import Features, load_frozen, split_features
+from uniemox_jax.eval.changed_images import changes_of, describe_change, report_persons
+from uniemox_jax.eval.features import Features, load_frozen, load_fused, split_features
 from uniemox_jax.eval.kept_outputs import example_keys, keep_outputs
 from uniemox_jax.eval.knn import probe_knn
 from uniemox_jax.eval.linear_probe import probe_linear
@@ -86,7 +86,11 @@ def probe(given: ConfigDict, workdir: str, *, adopt: bool = True) -> dict[str, A
           '(python -m uniemox_jax.finetune), which learns other targets too')
   changes = changes_of(config.test_changes, splits['test'])
   source, config = open_source(config, workdir, adopt)
-  frozen = load_frozen(source, dataclasses.asdict(config.model), dtype=jnp.dtype(config.dtype), seed=config.seed)
+  model, dtype = dataclasses.asdict(config.model), jnp.dtype(config.dtype)
+  frozen = load_fused(source, model, dtype=dtype) if config.features == 'fused' else load_frozen(
+      source, model, dtype=dtype, seed=config.seed)
+  if frozen.person:
+    report_persons(splits['test'])
   loop.use_compilation_cache()
   kept = keep_config(config, workdir)
   extract = functools.partial(

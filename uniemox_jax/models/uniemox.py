@@ -102,10 +102,20 @@ class UniEmoX(nnx.Module):
       prediction_BxUxLxP = prediction_NxLxP.reshape(batch, decoded, *prediction_NxLxP.shape[1:])
       mask_BxUxL = masking.mask_BxL.reshape(batch, views, -1)[:, :decoded]
     if self.semantic:
-      scene_BxE = tokens_BxVxKxE[:, 0, 0]
-      with jax.named_scope('fusion'):
-        fused_BxE = scene_BxE if self.fusion is None else self.fusion(scene_BxE, tokens_BxVxKxE[:, 1, 0])
-        if self.adapter is not None:
-          fused_BxE = self.adapter(fused_BxE)
-        fused_BxE = fused_BxE.astype(jnp.float32)
+      fused_BxE = self._fused(tokens_BxVxKxE[:, :, 0])
     return Outputs(fused_BxE, prediction_BxUxLxP, mask_BxUxL)
+
+  @jax.named_scope('fusion')
+  def _fused(self, class_BxVxE: jax.Array) -> jax.Array:
+    """Gamma of the projected class tokens, through the adapter if there is one."""
+    scene_BxE = class_BxVxE[:, 0]
+    fused_BxE = scene_BxE if self.fusion is None else self.fusion(scene_BxE, class_BxVxE[:, 1])
+    if self.adapter is not None:
+      fused_BxE = self.adapter(fused_BxE)
+    return fused_BxE.astype(jnp.float32)
+
+  def features(self, views_BxVxHxWx3: jax.Array) -> jax.Array:
+    """Gamma of whole views, of which no patch is hidden, (B, E); for a model that is `semantic`."""
+    batch, views = views_BxVxHxWx3.shape[:2]
+    class_NxD = self.encoder(views_BxVxHxWx3.reshape(batch * views, *views_BxVxHxWx3.shape[2:]))[:, 0]
+    return self._fused(self.project(class_NxD).reshape(batch, views, -1))

@@ -357,6 +357,7 @@ class ProbeConfig(MeasuredConfig):
   batch_size: int = key_of(DataConfig, 'batch_size', 256)
   dtype: str = key_of(DataConfig, 'dtype', 'float32')
   protocol: str = key('linear', 'a linear classifier, or nearest neighbours', choices=('linear', 'knn'))
+  features: str = key('patches', "mean over the scene's patches, or gamma of both views", choices=('patches', 'fused'))
   features_dir: str = key('', 'where features are kept; the workdir if empty', path=True)
   model: EncoderSettings = section(EncoderSettings, remat='none')
 

@@ -60,6 +60,12 @@ class ProtocolVariant(NamedTuple):
     """Unique among all: what is run, and in which way it is measured."""
     return ', '.join(filter(None, (self.trained, self.test_change, self.group)))
 
+  @property
+  def asked(self) -> bool:
+    """Whether a difference from the reference is asked for: groups of changed images are shown alone. Else Holm's
+    correction for so many questions would leave none significant."""
+    return not (self.test_change and self.group)
+
 
 class Column(NamedTuple):
   """Of a protocol's table: a dataset and one of its tasks, '' until a run has finished.

@@ -17,12 +17,14 @@ class Family(NamedTuple):
   members: the name of each variant, and what it differs in, in order: '5 %', or a domain.
   summaries: by name, the weights of the members in a weighted sum, such as their mean.
   ranked: what a member is, of which the worst is named; '' for none.
+  asked: whether its sums are questions, see `ProtocolVariant.asked`.
   """
 
   name: str
   members: Mapping[str, str]
   summaries: Mapping[str, Sequence[float]]
   ranked: str = ''
+  asked: bool = True
 
   def question(self, summary: str) -> str:
     """What a weighted sum is called beside protocols."""
@@ -63,12 +65,12 @@ def left_out(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
 
 
 def changed(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
-  """A family of the unchanged test images and one or more changes; how far the mean over changes is from unchanged."""
+  """A family of all test images, unchanged and under one or more changes, and how far these are from unchanged."""
   found = []
   for key, members in _grouped(variants, lambda variant: variant._replace(test_change='')).items():
     changes = {name: variant.test_change or UNCHANGED for name, variant in members.items()}
     count = len(changes) - 1
-    if count:
+    if count and not key.group:  # `by_group` has those of each change.
       mean = {'mean over changes': [0.0, *_alike(count)]} if count > 1 else {}
       apart = {'changed minus unchanged': [-1.0, *_alike(count)]}
       found.append(Family(_name(key), changes, mean | apart, 'change'))
@@ -81,7 +83,8 @@ def by_group(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
   for key, members in _grouped(variants, lambda variant: variant._replace(group='')).items():
     groups = {name: variant.group for name, variant in members.items() if variant.group}
     if len(groups) > 1:
-      found.append(Family(_name(key), groups, {'mean over groups': _alike(len(groups))}, 'group'))
+      summaries = {'mean over groups': _alike(len(groups))}
+      found.append(Family(_name(key), groups, summaries, 'group', asked=not key.test_change))
   return found
 
 

@@ -27,22 +27,24 @@ are not corrected for the number of questions. See docs/compare.md.
 
 
 class Question(NamedTuple):
-  """What is asked of all initialisations: which is better. protocol: or the mean of several."""
+  """What is asked of all initialisations: which is better. protocol: or the mean of several. asked: whether they are
+  compared with the reference."""
 
   protocol: str
   column: Column
   scores: Scores
+  asked: bool = True
 
 
 def questions(comparison: Comparison) -> list[Question]:
   """Every column of every protocol, then of the means over fractions, domains, changes and groups."""
   found = [
-      Question(protocol, column, scores)
-      for protocol in comparison.variants
+      Question(protocol, column, scores, variant.asked)
+      for protocol, variant in comparison.variants.items()
       for column, scores in comparison.columns(protocol).items()]
   for family in families_of(comparison.variants):
     found += [
-        Question(family.question(summary), column, weighted_sum(weights, members))
+        Question(family.question(summary), column, weighted_sum(weights, members), family.asked)
         for column, members in columns_of(family, comparison).items()
         for summary, weights in family.summaries.items()]
   return found
@@ -51,9 +53,9 @@ def questions(comparison: Comparison) -> list[Question]:
 def differences(comparison: Comparison) -> list[dict[str, Any]]:
   """Each initialisation's difference from the reference, by question, with its interval, p and Holm's p over all."""
   rows: list[dict[str, Any]] = []
-  for protocol, column, scores in questions(comparison):
+  for protocol, column, scores, asked in questions(comparison):
     theirs = scores[comparison.reference]
-    for name in comparison.initialisations:
+    for name in comparison.initialisations if asked else ():
       if name != comparison.reference and summary_statistics.shared_repeats(scores[name], theirs):
         rows.append({'initialisation': name, **column._asdict(), 'protocol': protocol} |
                     _difference(scores[name], theirs, comparison))
@@ -149,7 +151,7 @@ def _rows(comparison: Comparison, columns: Mapping[str, list[str]]) -> list[list
 
 
 def _cells(comparison: Comparison, question: Question, significant: set[tuple[str, str, str]]) -> list[str]:
-  protocol, column, scores = question
+  protocol, column, scores, _ = question
   found = {name: summary_statistics.over_seeds(_values(runs)) for name, runs in scores.items() if runs}
   direction = KINDS[column.task].direction if column.task else 1
   best = max((direction * statistics.mean for statistics in found.values()), default=None)
@@ -249,7 +251,7 @@ def _csv(comparison: Comparison) -> str:
 
 def _json(comparison: Comparison, from_reference: list[dict[str, Any]]) -> dict[str, Any]:
   summaries = []
-  for protocol, column, scores in questions(comparison):
+  for protocol, column, scores, _ in questions(comparison):
     for name, runs in scores.items():
       if runs:
         limits = interval(list(runs.values()), comparison.folds)

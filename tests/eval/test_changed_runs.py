@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from configs import probe as probe_config
+from data_pipelines.batches.image_changes import COLOUR
 from data_pipelines.batches.pipeline import eval_batches
 from data_pipelines.errors import UserError
 from data_pipelines.records.reader import open_split
@@ -34,6 +35,16 @@ def shows_person(data_dir: str) -> np.ndarray:
   """Whether each test image does."""
   [batch] = eval_batches(open_split(data_dir, 'emo8', 'test'), batch_size=24, image_size=32, person=True)
   return (batch['person'] != batch['image']).any((1, 2, 3))
+
+
+def test_without_the_scene_the_person_view_lacks_its_margin(data_dir):
+  """A person in the middle of its crop takes 1 / 1.4 of each side; one at the border takes more."""
+  has, split, filled = shows_person(data_dir), open_split(data_dir, 'emo8', 'test'), {}
+  for change in ('', 'scene_removed'):
+    [batch] = eval_batches(split, batch_size=24, image_size=32, person=True, change=change)
+    filled[change] = (np.abs(batch['person'].astype(int) - COLOUR) <= 2).all(-1).mean((1, 2))
+  assert (filled['scene_removed'][has] > 0.15).all() and (filled['scene_removed'][has] < 0.6).all()
+  assert (filled[''] < 0.1).all() and (filled['scene_removed'][~has] == 1).all()
 
 
 def kept(folder: Path, change: str = '') -> KeptOutputs:

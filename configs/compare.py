@@ -4,6 +4,7 @@ python -m uniemox_jax.compare --config=configs/compare.py --workdir=runs/compare
   --config.initialisation.uniemox.init=runs/pretrain_vitl16 --config.initialisation.mae.init=mae_pretrain_vit_large.pth
 
 Chosen among what is defined below: --config.datasets="('emo8','fi')" --config.protocols="('linear',)" --config.seeds=5
+Votes or their majority: --config.protocols="('votes','majority')".
 Few labels: --config.fractions="(0.01,0.05,0.1,0.25,0.5)". Small data: --config.folds=5. Narrow intervals: --until=0.02
 Changed test images: --config.test_changes="('blur_3','person_removed')". By kind: --config.group_column=domain
 With ViT-B/16 in place of ViT-L/16: --config=configs/compare.py:vitb16
@@ -30,6 +31,12 @@ PROTOCOLS = {
 PROTOCOLS['fused'] = {
     'verb': 'probe', 'recipe': 'configs/probe.py:{dataset}', 'only': ('uniemox',),
     'change': {'protocol': 'linear', 'features': 'fused'}}
+# The same images learned as the votes of their annotators, and as the majority of these.
+AMBIGUITY = {'votes': 'distribution', 'majority': 'label'}
+PROTOCOLS |= {
+    name: {'verb': 'finetune', 'recipe': 'configs/finetune.py:{dataset}', 'change': {'tasks': tasks}}
+    for name, tasks in AMBIGUITY.items()}
+
 # A CLIP asked in words, which nothing else can be.
 PROTOCOLS['zero_shot'] = {
     'verb': 'zero_shot', 'recipe': 'configs/probe.py:{dataset}', 'only': ('clip', 'teacher'), 'change': {}}
@@ -92,8 +99,11 @@ def _demo() -> ConfigDict:
           'init': 'runs/demo/clip/teacher',
           'change': {'model': {'depth': 3, 'pre_norm': True, 'activation': 'quick_gelu', 'norm_eps': 1e-5}}}})
   # Shorter than the demo's own fine-tuning: 18 of them are run here.
-  config.protocol.finetune = ConfigDict({
-      'verb': 'finetune', 'recipe': 'configs/demo.py:finetune', 'change': {'epochs': 6, 'eval_every_epochs': 3}})
+  shorter = {'verb': 'finetune', 'recipe': 'configs/demo.py:finetune', 'change': {'epochs': 6, 'eval_every_epochs': 3}}
+  config.protocol.finetune = ConfigDict(shorter)
+  for name, tasks in AMBIGUITY.items():
+    config.protocol[name] = ConfigDict(shorter)
+    config.protocol[name].change.tasks = tasks
   config.change = _change('runs/demo/data', DEMO_MODEL)
   config.change.dtype = 'float32'
   return config

@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 from data_pipelines.errors import UserError
 from data_pipelines.storage import exists, parsing, write_json, write_text
 from uniemox_jax.compare import subprocess_runs, table_text
-from uniemox_jax.compare.summary_statistics import holm, over_seeds, paired_difference
+from uniemox_jax.compare.resampling import RunScore, interval, resampled_scores
+from uniemox_jax.compare.summary_statistics import holm, over_seeds, paired_difference, shared_repeats
 from uniemox_jax.demo import Stages, check_sections, place, prepare
 from uniemox_jax.eval.result_file import read_result, result_path
 from uniemox_jax.finetune import finetune
@@ -63,8 +64,9 @@ texts from the global batch, CLIP's own pixel statistics. Every other row change
 
 _COLUMNS = {
     'row': ('pretraining', ''), 'labels_in_pretraining': ('labels in pretraining', ''), 'mean': ('top-1, mean', '.4f'),
-    'spread': ('spread', '.4f'), 'over_scratch': ('over scratch', '+.4f'), 'p_holm_scratch': ("p, Holm's", '.3g'),
-    'over_full': ('over full', '+.4f'), 'p_holm_full': ("p, Holm's", '.3g'), 'runs': ('runs', '')}
+    'spread': ('spread', '.4f'), 'over_scratch': ('over scratch', '+.4f'), 'interval_scratch': ('95 % interval', ''),
+    'p_holm_scratch': ("p, Holm's", '.3g'), 'over_full': ('over full', '+.4f'), 'interval_full': ('95 % interval', ''),
+    'p_holm_full': ("p, Holm's", '.3g'), 'runs': ('runs', '')}
 """Of ablation.md: heading and format by the key in ablation.json."""
 
 OWN_TEACHER = ('no_emotion_word', 'original_captions')
@@ -137,8 +139,8 @@ def pretrain_and_finetune(sections: dict[str, ConfigDict], folder: str) -> None:
     verb(section, os.path.join(folder, name))
 
 
-def read_scores(workdir: str, jobs: Mapping[AblationJob, dict[str, ConfigDict]]) -> dict[AblationJob, float]:
-  """Top-1 on test of every finished job.
+def read_scores(workdir: str, jobs: Mapping[AblationJob, dict[str, ConfigDict]]) -> dict[AblationJob, RunScore]:
+  """Top-1 on test of every finished job, also on resamples of the test images.
 
   Args:
     workdir: of the ablation.
@@ -155,36 +157,47 @@ def read_scores(workdir: str, jobs: Mapping[AblationJob, dict[str, ConfigDict]])
     run = os.path.join(folder, 'finetune')
     if (result := read_result(run)) is not None:
       with parsing(result_path(run, 'test')):
-        scores[job] = result['top1']
+        resampled_R = resampled_scores(run, result.get('config_hash', ''), 'label', 'top1')
+        scores[job] = RunScore(result['top1'], resampled_R)
   return scores
 
 
-def write_table(scores: Mapping[AblationJob, float], jobs: Collection[AblationJob], workdir: str) -> None:
+def write_table(scores: Mapping[AblationJob, RunScore], jobs: Collection[AblationJob], workdir: str) -> None:
   """Writes ablation.json, and ablation.md.
 
-  Both have mean, spread, and differences from scratch and from the full method by seed. The page also names which of
-  `jobs` have no score.
+  Both have mean, spread, and differences from scratch and from the full method by seed, with 95 % intervals for other
+  seeds and other test images. The page also names which of `jobs` have no score.
   """
   by_row = {row: {job.seed: score for job, score in scores.items() if job.row == row} for row in ROWS}
   rows: list[dict[str, Any]] = []
   for row, by_seed in by_row.items():
     if by_seed:
+      top1_by_seed = {seed: score.value for seed, score in by_seed.items()}
       rows.append({
-          'row': row, 'labels_in_pretraining': ROWS[row].labels, 'top1_by_seed': by_seed,
-          **over_seeds(by_seed)._asdict()})
+          'row': row, 'labels_in_pretraining': ROWS[row].labels, 'top1_by_seed': top1_by_seed,
+          **over_seeds(top1_by_seed)._asdict()})
       for other in ('scratch', 'full'):
-        pair = paired_difference(by_seed, by_row[other]) if row != other else None
-        rows[-1] |= {f'over_{other}': pair and pair.difference, f'p_{other}': pair and pair.p}
+        rows[-1] |= {f'{name}_{other}': value for name, value in _over(by_seed, by_row[other], row == other).items()}
   for other in ('scratch', 'full'):
     for line, p in zip(rows, holm([line[f'p_{other}'] for line in rows])):
       line[f'p_holm_{other}'] = p
   write_json(os.path.join(workdir, 'ablation.json'), {'rows': rows})
+  intervals = ('interval_scratch', 'interval_full')
+  shown = [row | {key: row[key] and '{:+.4f} to {:+.4f}'.format(*row[key]) for key in intervals} for row in rows]
   missing = [job for job in jobs if job not in scores]
   errors = {job.name: error for job in missing if (error := subprocess_runs.last_error(job.folder(workdir)))}
   text = table_text.missing_runs(len(missing), errors)
   write_text(
       os.path.join(workdir, 'ablation.md'),
-      table_text.markdown(table_text.rows_of(rows, _COLUMNS)) + (text and f'\n{text}'))
+      table_text.markdown(table_text.rows_of(shown, _COLUMNS)) + (text and f'\n{text}'))
+
+
+def _over(ours: Mapping[int, RunScore], theirs: Mapping[int, RunScore], same: bool) -> dict[str, Any]:
+  """The difference of two rows seed by seed, its interval and p; None where there is none."""
+  seeds = [] if same else shared_repeats(ours, theirs)
+  pair = paired_difference({seed: ours[seed].value for seed in seeds}, {seed: theirs[seed].value for seed in seeds})
+  limits = interval([ours[seed] - theirs[seed] for seed in seeds])
+  return {'over': pair and pair.difference, 'interval': limits and list(limits[:2]), 'p': pair and pair.p}
 
 
 def ablate(workdir: str, jobs: Mapping[AblationJob, dict[str, ConfigDict]]) -> None:
@@ -198,7 +211,7 @@ def ablate(workdir: str, jobs: Mapping[AblationJob, dict[str, ConfigDict]]) -> N
   def tabulate() -> dict[str, str]:
     scores = read_scores(workdir, jobs)
     write_table(scores, jobs, workdir)
-    return {job.name: f'top-1 {score:.4f}' for job, score in scores.items()}
+    return {job.name: f'top-1 {score.value:.4f}' for job, score in scores.items()}
 
   folders = {job.name: job.folder(workdir) for job in jobs}
   with subprocess_runs.printed_at_the_end(os.path.join(workdir, 'ablation.md')):

@@ -19,37 +19,50 @@ import tqdm
 from data_pipelines.errors import UserError
 from uniemox_jax.models.image_arguments import image_names
 from uniemox_jax.models.registry import abstract_student
+from uniemox_jax.models.siglip import SiglipImageTower
 from uniemox_jax.objectives.tasks import predict, split_columns, width
 from uniemox_jax.recognition.columns import Predictions
 from uniemox_jax.recognition.predictor import Predictor, find_batch_size, round_up
 from uniemox_jax.recognition.recogniser import ModelSource, Recogniser, open_recogniser, view_of
+from uniemox_jax.teacher.frozen_clip import Clip
 from uniemox_jax.train.checkpoint import Checkpoint
-from uniemox_jax.train.open_model import open_student
+from uniemox_jax.train.open_model import open_encoder
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _apply(graphdef: nnx.GraphDef, output: str, params: dict[str, Any], views: jax.Array) -> jax.Array:
   model = nnx.merge(graphdef, params)
+  if isinstance(model, SiglipImageTower):
+    return model.tokens(views) if output == 'tokens' else model(views)
   return model.encoder(views) if output == 'tokens' else model.features(views)
 
 
 class LoadedEncoder:
-  """A ViT encoder: from pretraining, fine-tuning, another library, or a CLIP's image tower."""
+  """An image encoder: from pretraining, fine-tuning, another library, or the image tower of a CLIP or SigLIP."""
 
-  def __init__(self, checkpoint: Checkpoint):
-    description = checkpoint.description
-    self._graphdef = nnx.graphdef(abstract_student(description['kind'], description['model']))
-    self._params = jax.device_put(checkpoint.params)
-    self._pools_itself = description['kind'] == 'classifier'
-    self._view = view_of(description)
-    self.image_size: int = description['model']['image_size']
+  def __init__(self, model: Checkpoint | Clip):
+    if isinstance(model, Clip):  # a SigLIP; `open_encoder` gives the tower of a CLIP as a checkpoint
+      module, params, self._view = nnx.merge(model.graphdef, model.params).vision, model.params['vision'], model.view
+      self._pools_itself = True
+    else:
+      description, params = model.description, model.params
+      module, self._view = abstract_student(description['kind'], description['model']), view_of(description)
+      self._pools_itself = description['kind'] == 'classifier'
+    self._graphdef, self._params = nnx.graphdef(module), jax.device_put(params)
+    self.image_size: int = self._view.size
 
   def tokens(self, images: Any) -> np.ndarray:
-    """float32 (B, 1 + L, D), CLS first: after the final LayerNorm, or a fine-tuned model's block outputs."""
+    """float32 (B, 1 + L, D), CLS first: after the final LayerNorm, or a fine-tuned model's block outputs.
+
+    A SigLIP has no class token: (B, L, D), after its LayerNorm.
+    """
     return self._run('tokens', images)
 
   def features(self, images: Any) -> np.ndarray:
-    """float32 (B, D): mean over patch tokens, or a fine-tuned model's `fc_norm` output, one view alone."""
+    """float32 (B, D): mean over patch tokens, or a fine-tuned model's `fc_norm` output, one view alone.
+
+    Of a SigLIP, its image embedding, pooled by its own head, of any norm.
+    """
     return self._run('features', images) if self._pools_itself else self.tokens(images)[:, 1:].mean(axis=1)
 
   def _run(self, output: str, images: Any) -> np.ndarray:
@@ -135,7 +148,7 @@ def load_encoder(checkpoint: str | os.PathLike) -> LoadedEncoder:
   Raises:
     UserError: no model, or one without an encoder of this method.
   """
-  return LoadedEncoder(open_student(os.fspath(checkpoint), decoder=False, head=False))
+  return LoadedEncoder(open_encoder(os.fspath(checkpoint)))
 
 
 def load_classifier(

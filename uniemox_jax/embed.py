@@ -17,8 +17,8 @@ from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from uniemox_jax.runtime import cli, preemption, sharding
 from uniemox_jax.runtime.distributed import is_primary
-from uniemox_jax.teacher.frozen_clip import load_clip
-from uniemox_jax.teacher.step_teacher import Teacher, make_teacher
+from uniemox_jax.teacher.several import load_teachers
+from uniemox_jax.teacher.step_teacher import Teacher
 from uniemox_jax.teacher.view_embeddings import Scenes, ViewEmbeddings, embed_views
 from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.kept_config import settle_dtype
@@ -38,15 +38,14 @@ def views_of(config: PretrainConfig) -> Views | None:
 
 
 def view_embeddings(
-    config: PretrainConfig, split: reader.Split, digest: str, teacher: Teacher, frozen: dict[str, Any],
+    config: PretrainConfig, split: reader.Split, digest: str, teacher: Teacher, frozen: Any,
     mesh: Mesh) -> tuple[ViewEmbeddings, int]:
   """The teacher's embeddings of all views that a run reads; those that are missing are computed.
 
   Args:
     config: with `teacher_views`.
     split: its records.
-    digest: of the teacher, `Clip.digest`.
-    teacher, frozen: see `make_teacher`.
+    digest, teacher, frozen: see `LoadedTeachers`.
     mesh: devices that compute.
 
   Returns:
@@ -79,9 +78,8 @@ def embed(given: ConfigDict) -> None:
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
   split = reader.open_split(config.data_dir, config.dataset, config.split)
-  clip = load_clip(config.teacher)
-  teacher, frozen = make_teacher(clip, jnp.dtype(config.dtype), config.teacher_statistics, config.attention)
-  kept, computed = view_embeddings(config, split, clip.digest, teacher, frozen, mesh)
+  loaded = load_teachers(config.teacher, jnp.dtype(config.dtype), config.teacher_statistics, config.attention)
+  kept, computed = view_embeddings(config, split, loaded.digest, loaded.teacher, loaded.frozen, mesh)
   if is_primary():
     print(f'{computed:,} views embedded; all that the run reads are in {kept.folder}', flush=True)
 

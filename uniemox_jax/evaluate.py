@@ -17,12 +17,14 @@ from data_pipelines.records import reader
 from data_pipelines.storage import parsing
 from uniemox_jax.convert import shared_model
 from uniemox_jax.eval import label_maps
+from uniemox_jax.eval.ambiguity import measure_ambiguity, read_truths
 from uniemox_jax.eval.changed_images import changes_of, describe_change, report_persons
 from uniemox_jax.eval.kept_outputs import example_keys, keep_outputs
 from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.trained_classifier import (
     load_trained,
     measure_split,
+    metrics_of,
     predict_split,
     predict_tasks,
 )
@@ -114,12 +116,16 @@ def evaluations(workdir: str, split_name: str | None = None, data_dir: str | Non
     val_split = open_part(records, 'val', tested=False)
     val = measure_split(val_split, run.tasks, predict_tasks(split=val_split, tasks=run.tasks, **run.on_split))
     thresholds = [row['threshold'] for row in val['tasks']['labels']['per_class']]
+  truths = read_truths(split)
   for change in ('', *changes):
     said = describe_change(change, split)
     found = predict_tasks(split=split, tasks=run.tasks, change=change, **run.on_split)
     measured = measure_split(split, run.tasks, found, thresholds, by_domain=True)
+    ambiguity = measure_ambiguity(run.tasks, found['outputs'], truths)
+    for task in run.tasks:
+      metrics_of(measured, task).update(ambiguity.get(task.name, {}))
     if split_name == run.final_split:
-      keep_outputs(workdir, config_hash(run.config), example_keys(split), run.tasks, found, change)
+      keep_outputs(workdir, config_hash(run.config), example_keys(split), run.tasks, found, truths, change)
     path = result_path(workdir, split_name, final=run.final_split, change=change)
     yield run.write(path, dataset, split_name, **measured, **fold_of(run.config), **said)
 

@@ -23,8 +23,8 @@ from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.distributed import is_primary
 from uniemox_jax.teacher.caption_embeddings import MOSTLY_EQUAL, CaptionEmbeddings, embedded_captions
-from uniemox_jax.teacher.frozen_clip import load_clip
-from uniemox_jax.teacher.step_teacher import Teacher, make_teacher, teacher_shardings, without_tower
+from uniemox_jax.teacher.several import JoinedCaptions, load_teachers
+from uniemox_jax.teacher.step_teacher import Teacher, teacher_shardings, without_tower
 from uniemox_jax.teacher.view_embeddings import ViewEmbeddings
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import PretrainConfig
@@ -37,11 +37,11 @@ from uniemox_jax.train.state import TrainState, abstract_model, abstract_params,
 from uniemox_jax.train.steps import make_pretrain_step
 
 SHOWN_EXAMPLES = 8
+Captions = CaptionEmbeddings | JoinedCaptions
 
 
-def _load_teacher(
-    config: PretrainConfig, split: reader.Split,
-    dtype: Any) -> tuple[PretrainConfig, Teacher | None, Any, CaptionEmbeddings | None, dict[str, str | None]]:
+def _load_teacher(config: PretrainConfig, split: reader.Split,
+                  dtype: Any) -> tuple[PretrainConfig, Teacher | None, Any, Captions | None, dict[str, str | None]]:
   """What the losses need of the teacher; each part is empty where the weights of its losses are 0.
 
   Returns:
@@ -50,19 +50,23 @@ def _load_teacher(
   """
   if not config.teaches:
     return config, None, (), None, {}
-  clip = load_clip(config.teacher)
-  teacher, frozen = make_teacher(clip, dtype, config.teacher_statistics, config.attention)
-  digests: dict[str, str | None] = {'teacher': clip.digest}
+  loaded = load_teachers(config.teacher, dtype, config.teacher_statistics, config.attention)
+  digests: dict[str, str | None] = {'teacher': loaded.digest}
   text = None
   if config.loss.contrastive:
-    text = embedded_captions(clip, split, config.emotion_in_caption, config.caption_style, config.data_dir)
+    captions = [
+        embedded_captions(clip, split, config.emotion_in_caption, config.caption_style, config.data_dir)
+        for clip in loaded.clips]
     # A run from before texts were cleaned resumes only where that changes none of its captions.
-    digests['teacher (tokenizer)'] = clip.tokenizer_digest + (' with cleaning' if text.cleaned else '')
+    digests['teacher (tokenizer)'] = '+'.join(
+        clip.tokenizer_digest + (' with cleaning' if embedded.cleaned else '')
+        for clip, embedded in zip(loaded.clips, captions))
+    text = captions[0] if len(captions) == 1 else JoinedCaptions(captions)
     if (share := text.largest_share()) > MOSTLY_EQUAL:
       config, text = _without_contrastive(config, share), None
       if not config.teaches:
         return config, None, (), None, digests
-  return config, teacher, frozen, text, digests
+  return config, loaded.teacher, loaded.frozen, text, digests
 
 
 def _without_contrastive(config: PretrainConfig, share: float) -> PretrainConfig:
@@ -77,7 +81,7 @@ def _without_contrastive(config: PretrainConfig, share: float) -> PretrainConfig
 
 
 def _step_batches(
-    batches: Iterator[dict[str, np.ndarray]], text: CaptionEmbeddings | None, scene_twice: bool,
+    batches: Iterator[dict[str, np.ndarray]], text: Captions | None, scene_twice: bool,
     images: ViewEmbeddings | None = None) -> Iterator[dict[str, np.ndarray]]:
   """What the step takes of each batch: its views, with the scene as person view if asked, and embeddings of captions
   and scenes."""
@@ -125,8 +129,10 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
   steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
   config, teacher, frozen, text, digests = _load_teacher(asked, split, dtype)
   arguments = model_arguments(config.model, config.loss, teacher)
-  if (width := arguments.get('teacher_width')) and is_primary():
-    print(f'the teacher is {width} wide, the decoder {config.model.decoder_width}: a linear adapter is learned')
+  if teacher and 'teacher_width' in arguments and is_primary():
+    said = 'the teacher is' if len(teacher.widths) == 1 else 'the teachers are'
+    widths = ' and '.join(map(str, teacher.widths))
+    print(f'{said} {widths} wide, the decoder {config.model.decoder_width}: a linear adapter is learned')
   build = builder(UniEmoX, dtype=dtype, **arguments)
   student = abstract_model(build)
   graphdef, computed = nnx.graphdef(student), step_graph(student, config.attention, mesh.devices.flat[0])

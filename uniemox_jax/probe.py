@@ -19,6 +19,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
+from uniemox_jax.eval.ambiguity import measure_ambiguity, read_truths
 from uniemox_jax.eval.changed_images import changes_of, describe_change, report_persons
 from uniemox_jax.eval.features import Features, load_frozen, load_fused, split_features
 from uniemox_jax.eval.kept_outputs import example_keys, keep_outputs
@@ -101,21 +102,21 @@ def probe(given: ConfigDict, workdir: str, *, adopt: bool = True) -> dict[str, A
   train, val = (labelled[name][0] for name in ('train', 'val'))
   task = single_label_task(splits['train'].labels)
   classify, chosen = _fit(config.protocol, train, val, task, mesh)
-  results = []
+  truths, results = read_truths(labelled['test'][1]), []
   for change in ('', *changes):
     said = describe_change(change, splits['test'])
     (features_NxD, label_N), test = (
         _labelled(functools.partial(of_whole, change=change), splits['test']) if change else labelled['test'])
     logits_NxC = classify(features_NxD)
-    keep_outputs(
-        workdir, config_hash(kept), example_keys(test), [task], {'outputs': logits_NxC, 'label': label_N}, change)
+    found = {'outputs': logits_NxC, 'label': label_N}
+    keep_outputs(workdir, config_hash(kept), example_keys(test), [task], found, truths, change)
     results.append(
         write_result(
             result_path(workdir, 'test', change=change), dataset=config.dataset, split=config.test_split,
             init=config.init, checkpoint_step=frozen.step, config_hash=config_hash(kept),
-            **measure(task, logits_NxC.astype(np.float32),
-                      label_N), protocol=config.protocol, train_examples=len(train.label_N), chosen=chosen,
-            **fold_of(kept), **said))
+            **measure(task, logits_NxC.astype(np.float32), label_N),
+            **measure_ambiguity([task], logits_NxC, truths).get('label', {}), protocol=config.protocol,
+            train_examples=len(train.label_N), chosen=chosen, **fold_of(kept), **said))
     _print(results[-1])
   return results[0]
 

@@ -19,6 +19,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.storage import exists, read_json_object
 from uniemox_jax.convert.view import View
+from uniemox_jax.eval.ambiguity import measure_ambiguity, read_truths
 from uniemox_jax.eval.changed_images import changes_of, describe_change
 from uniemox_jax.eval.kept_outputs import example_keys, keep_outputs
 from uniemox_jax.eval.result_file import result_path, write_result
@@ -101,15 +102,16 @@ def zero_shot(
   task = single_label_task(split.labels)
   ensemble_CxE = class_embeddings(clip, split.labels, templates)
   plain_CxE = class_embeddings(clip, split.labels, [prompts.PLAIN])
-  results = []
+  truths, results = read_truths(split), []
   for change in ('', *changes):
     said = describe_change(change, split)
     image_NxE, label_N = image_embeddings(clip, split, batch_size, change)
     logits_NxC, plain_NxC = (clip.scale * image_NxE @ text_CxE.T for text_CxE in (ensemble_CxE, plain_CxE))
     ensemble, plain = measure(task, logits_NxC, label_N), measure(task, plain_NxC, label_N)
+    ensemble |= measure_ambiguity([task], logits_NxC, truths).get('label', {})
     if split_name == final:
       found = {'outputs': logits_NxC, 'label': label_N}
-      keep_outputs(workdir, config_hash(asked), example_keys(split), [task], found, change)
+      keep_outputs(workdir, config_hash(asked), example_keys(split), [task], found, truths, change)
     results.append(
         write_result(
             result_path(workdir, split_name, final=final, change=change), dataset=dataset, split=split_name,

@@ -49,6 +49,9 @@ def _without_strips(detect: Detector) -> Detector:
   return detect_others
 
 
+_HUB_FILES = ['*.json', '*.safetensors']
+
+
 class Transformer:
   """A transformers object-detection model (D-FINE, RT-DETR, DETR, YOLOS...), on the GPU where PyTorch sees one.
 
@@ -64,14 +67,17 @@ class Transformer:
 
   def __init__(self, name: str):
     try:
+      import huggingface_hub
       import torch
       import transformers
     except ImportError as error:
       raise UserError(f"--detector={name} needs PyTorch: pip install 'uniemox_jax[torch]'") from error
     try:
-      self._processor = transformers.AutoImageProcessor.from_pretrained(name, backend='pil', trust_remote_code=False)
+      # Fetched here: without a network, transformers tries again for each of many files before it gives up.
+      folder = name if storage.exists(name) else huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES)
+      self._processor = transformers.AutoImageProcessor.from_pretrained(folder, backend='pil', trust_remote_code=False)
       model, loaded = transformers.AutoModelForObjectDetection.from_pretrained(
-          name, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
+          folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
     except Exception as error:  # The hub, safetensors and the models have errors of many kinds.
       raise UserError(
           f'--detector={name} does not load as a transformers object-detection model with safetensors weights: give a '

@@ -11,6 +11,7 @@ from configs import demo
 from data_pipelines.errors import UserError
 from tests.support import small_runs
 from uniemox_jax import ablate
+from uniemox_jax.compare.resampling import RunScore
 from uniemox_jax.convert.view import clip_normalise
 from uniemox_jax.models.fusion import FUSIONS
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -72,9 +73,9 @@ def test_table_has_mean_spread_paired_differences_and_runs(tmp_path):
   ablate.write_table(scores, scores.keys(), str(tmp_path))
   table = (tmp_path / 'ablation.md').read_text()
   # Over scratch by 0.10 and 0.12, of which the paired t-test gives p = 0.0577; two such questions are asked at most.
-  assert '| full | in captions | 0.7000 | 0.1000 | +0.1100 | 0.0577 | - | - | 3 |' in table
-  assert '| mae_only | none | 0.5000 | - | -0.0800 | - | -0.2000 | - | 1 |' in table
-  assert '| scratch | - | 0.5400 | 0.0566 | - | - | -0.1100 | 0.0577 | 2 |' in table
+  assert '| full | in captions | 0.7000 | 0.1000 | +0.1100 | - | 0.0577 | - | - | - | 3 |' in table
+  assert '| mae_only | none | 0.5000 | - | -0.0800 | - | - | -0.2000 | - | - | 1 |' in table
+  assert '| scratch | - | 0.5400 | 0.0566 | - | - | - | -0.1100 | - | 0.0577 | 2 |' in table
   failed = tmp_path / 'mask_50' / 'seed1'
   failed.mkdir(parents=True)
   (failed / 'error.txt').write_text('error: no space left')
@@ -83,6 +84,20 @@ def test_table_has_mean_spread_paired_differences_and_runs(tmp_path):
   assert missing == '\n63 runs have no result yet:\n\n- mask_50:1 failed: error: no space left\n'
   assert json.loads(
       (tmp_path / 'ablation.json').read_text())['rows'][0]['top1_by_seed'] == {'0': 0.6, '1': 0.7, '2': 0.8}
+
+
+def test_differences_have_intervals_where_the_runs_kept_what_they_predicted(tmp_path):
+  draws = np.random.default_rng(0)
+  of_images = {row: draws.normal(mean, 0.02, 2000) for row, mean in (('full', 0.7), ('scratch', 0.5))}
+  scores = {
+      ablate.AblationJob(row, seed): RunScore(mean, of_images[row]) for row, mean in (('full', 0.7), ('scratch', 0.5))
+      for seed in range(3)}
+  ablate.write_table(scores, scores.keys(), str(tmp_path))
+  full, scratch = json.loads((tmp_path / 'ablation.json').read_text())['rows']
+  low, high = full['interval_scratch']
+  assert low < full['over_scratch'] < high and full['over_scratch'] == pytest.approx(0.2)
+  assert scratch['interval_full'] == pytest.approx([-high, -low]) and full['interval_full'] is None
+  assert f'| +0.2000 | {low:+.4f} to {high:+.4f} |' in (tmp_path / 'ablation.md').read_text()
 
 
 def test_a_job_of_another_recipe_is_refused(tmp_path):

@@ -16,7 +16,7 @@ from tests.support import small_runs
 from tests.support.fork_server import ForkedProcess
 from uniemox_jax.compare.comparison import read_comparison
 from uniemox_jax.compare.comparison_results import ComparisonJob
-from uniemox_jax.compare.study import check, job_config, jobs_of
+from uniemox_jax.compare.study import check, job_config, jobs_of, pretraining_config
 from uniemox_jax.compare.subprocess_runs import last_error
 from uniemox_jax.runtime.preemption import EXIT_CODE
 
@@ -97,6 +97,41 @@ def test_a_change_of_another_shape_is_one_line(config):
     job_config(config, ComparisonJob('scratch', 'emo8', 'knn', 0))
 
 
+@pytest.fixture
+def pretraining(config, data_dir) -> ConfigDict:
+  """The comparison of scratch with masked image modelling, which it pretrains itself."""
+  change = {
+      'data_dir': data_dir, 'batch_size': 8, 'epochs': 1, 'warmup_epochs': 0,
+      'loss': {'contrastive': 0.0, 'similarity': 0.0},
+      'model': {**small_runs.ENCODER, 'decoder_width': 16, 'decoder_depth': 1, 'decoder_heads': 2}}
+  config.initialisation = ConfigDict({
+      'scratch': {'init': 'none', 'change': {}},
+      'mae': {'pretrain': {'recipe': 'configs/demo.py:pretrain', 'change': change}, 'change': {}}})
+  config.initialisations = ('mae', 'scratch')
+  return config
+
+
+def test_each_seed_starts_from_a_pretraining_of_its_own(pretraining, tmp_path):
+  check(pretraining)
+  jobs = [ComparisonJob('mae', 'emo8', 'knn', seed) for seed in (0, 1)]
+  inits = [job_config(pretraining, job, str(tmp_path)).init for job in jobs]
+  assert inits == [str(tmp_path / 'mae' / 'pretrain' / f'seed{seed}') for seed in (0, 1)]
+  assert [pretraining_config(pretraining, job).seed for job in jobs] == [0, 1]
+  assert pretraining_config(pretraining, ComparisonJob('scratch', 'emo8', 'knn', 0)) is None
+
+
+@pytest.mark.parametrize(('changes', 'said'), [
+    ({'init': 'runs/mae'}, 'initialisation.mae.init and initialisation.mae.pretrain are both given'),
+    ({'pretrain': {'change': {}}}, "'initialisation.mae.pretrain.recipe' is missing"),
+    ({'pretrain': {'recipe': 'configs/demo.py:pretrain', 'verb': 'draw'}
+     }, "'initialisation.mae.pretrain.verb' is 'draw'")])
+def test_a_pretraining_that_cannot_be_is_one_line(pretraining, changes, said):
+  pretraining.initialisation.mae = ConfigDict({'change': {}} | changes | (
+      {'pretrain': pretraining.initialisation.mae.pretrain} if 'init' in changes else {}))
+  with pytest.raises(UserError, match=re.escape(said)):
+    check(pretraining)
+
+
 def test_whoever_starts_jobs_leaves_the_accelerator_to_them():
   code = (
       'from uniemox_jax.compare import comparison\nfrom uniemox_jax.runtime import preemption\n'
@@ -157,6 +192,20 @@ def test_a_job_that_fails_is_in_the_table_and_the_others_go_on(config, tmp_path)
   assert content['failures'][0]['cell'] == ['nowhere', 'emo8', 'knn', 0]
   assert 'runs/nowhere' in content['failures'][0]['said']
   assert 'Traceback' not in said + content['failures'][0]['said']
+
+
+def test_all_jobs_of_a_seed_share_the_pretraining_that_the_first_of_them_makes(pretraining, tmp_path):
+  pretraining.initialisations, pretraining.reference, pretraining.protocols = ('mae',), 'mae', ('knn', 'linear')
+  code, said = run(pretraining, tmp_path / 'compare')
+  assert code == 0, said
+  logs = [tmp_path / 'compare' / 'mae' / 'emo8' / protocol / 'seed0' / 'log.txt' for protocol in ('knn', 'linear')]
+  assert [bool(re.search(r'^pretrain \d+/', log.read_text(), re.M)) for log in logs] == [True, False]
+  assert json.loads(
+      (tmp_path / 'compare' / 'mae' / 'pretrain' / 'seed0' / 'pretrained.json').read_text())['seconds'] > 0
+  pretraining.initialisation.mae.pretrain.change.epochs = 2
+  jobs = {job: job_config(pretraining, job, str(tmp_path / 'compare')) for job in jobs_of(pretraining)}
+  with pytest.raises(UserError, match='holds a run with other values of epochs'):
+    read_comparison(pretraining, jobs, str(tmp_path / 'compare'))
 
 
 def test_a_job_that_fails_is_named_and_the_others_go_on(tmp_path):

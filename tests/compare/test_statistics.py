@@ -148,3 +148,24 @@ def test_folds_share_training_images_and_are_corrected_for():
 def test_more_deals_do_not_replace_images():
   assert error_share(10_000, 5) == pytest.approx(1 / 4, rel=1e-3)
   assert seeds_needed(0.05, 0.02, folds=5) is None and seeds_needed(0.01, 0.02, folds=5) == 2
+
+
+def test_intervals_of_calibration_and_of_risk_cover_their_mean_over_test_sets(weight_RxN, monkeypatch):
+  monkeypatch.setattr(resampling, 'RESAMPLES', 400)  # enough to see a wrong width
+  measures, studies = ('adaptive_ece', 'aurc', 'top1_at_80'), 60
+  rng = np.random.default_rng(0)
+  found: dict[str, list] = {name: [] for name in measures}
+  for _ in range(studies):
+    logits_NxC = rng.normal(0, 2, (IMAGES, 3))
+    share_NxC = np.exp(logits_NxC) / np.exp(logits_NxC).sum(axis=1, keepdims=True)
+    label_N = (rng.random((IMAGES, 1)) > share_NxC.cumsum(axis=1)).sum(axis=1)
+    for name in measures:
+      too_sure = name, 1.5 * logits_NxC, label_N
+      value, drawn_R = weighted_scores(*too_sure, np.ones((1, IMAGES)))[0], weighted_scores(*too_sure, weight_RxN[:400])
+      found[name].append((value, interval([RunScore(value, drawn_R)])))
+  for name, runs in found.items():
+    truth = np.mean([value for value, _ in runs])
+    covered = np.mean([limits.low <= truth <= limits.high for _, limits in runs])
+    assert covered >= 0.87, (name, covered)
+    spread = np.std([value for value, _ in runs])
+    assert np.mean([limits.half for _, limits in runs]) == pytest.approx(1.96 * spread, rel=0.35), name

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from uniemox_jax.objectives import metrics
 from uniemox_jax.objectives.tasks import KINDS, Task, measure, prepare_targets
 from uniemox_jax.objectives.weighted_metrics import weighted_scores
 
@@ -26,8 +28,9 @@ def prepared(name: str) -> np.ndarray:
   return np.where(present > 0, target, np.nan)
 
 
-@pytest.mark.parametrize(('name', 'metric'),
-                         [*((name, kind.score) for name, kind in KINDS.items()), ('vad', 'pearson')])
+@pytest.mark.parametrize(('name', 'metric'), [
+    *((name, kind.score) for name, kind in KINDS.items()),
+    ('vad', 'pearson'), *(('label', name) for name in metrics.CONFIDENCE)])
 def test_weights_are_repetitions(name, metric):
   outputs = RNG.normal(0, 1, (COUNT, len(TASKS[name].outputs))).round(1).astype(np.float32)  # with equal scores
   weights = RNG.poisson(1, (7, COUNT)).astype(np.float32)
@@ -37,6 +40,25 @@ def test_weights_are_repetitions(name, metric):
     repeated = np.repeat(np.arange(COUNT), weight_N)
     expected = measure(TASKS[name], outputs[repeated], TARGETS[name][repeated])[metric]
     assert score == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(('truth', 'metric'), [
+    *((truth, name) for truth in ('label', 'distribution') for name in metrics.CONFIDENCE), ('distribution', 'brier'),
+    ('distribution', 'entropy_pearson')])  # fmt: skip
+def test_weights_are_repetitions_in_what_is_asked_of_ambiguous_images(truth, metric):
+  logits = RNG.normal(0, 1, (COUNT, 4)).round(0).astype(np.float32)  # with equal confidences
+  target = prepared(truth).copy()
+  target[:5] = -1 if truth == 'label' else np.nan
+  weights = RNG.poisson(1, (7, COUNT)).astype(np.float32)
+  for weight_N, score in zip(weights.astype(int), weighted_scores(metric, logits, target, weights)):
+    repeated = np.repeat(np.arange(COUNT), weight_N)
+    [expected] = weighted_scores(metric, logits[repeated], target[repeated], np.ones((1, len(repeated))))
+    assert score == pytest.approx(expected, abs=1e-5)
+  if metric == 'entropy_pearson':
+    known = np.isfinite(target).all(axis=1)
+    expected = stats.pearsonr(*metrics.entropies(logits[known], target[known])).statistic
+    assert weighted_scores(metric, logits, target, np.ones((1, COUNT)))[0] == pytest.approx(expected)
+    assert np.isnan(weighted_scores(metric, np.zeros((COUNT, 4)), target, np.ones((1, COUNT)))[0])
 
 
 def test_a_class_that_no_drawn_image_has_does_not_count():

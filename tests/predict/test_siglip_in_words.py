@@ -99,6 +99,17 @@ def test_pixels_beside_whole_patches_are_dropped_in_onnx_too(tmp_path, random_to
   assert 'model.onnx' in float_export.write_model(tmp_path, export)  # it compares the outputs itself
 
 
+def test_load_encoder_gives_the_tokens_and_the_embedding_of_transformers_image_tower(siglip, assert_parity):
+  torch = pytest.importorskip('torch')
+  ours, theirs = uniemox_jax.load_encoder(siglip), transformers.SiglipModel.from_pretrained(siglip)
+  pixels_BxSxSx3 = np.random.default_rng(0).normal(size=(2, ours.image_size, ours.image_size, 3)).astype(np.float32)
+  with torch.no_grad():
+    outputs = theirs.vision_model(torch.tensor(pixels_BxSxSx3.transpose(0, 3, 1, 2)))
+  assert_parity(ours.tokens(pixels_BxSxSx3), outputs.last_hidden_state)
+  assert_parity(ours.features(pixels_BxSxSx3), outputs.pooler_output)
+  assert ours.features(np.zeros((40, 50, 3), np.uint8)).shape == (1, outputs.pooler_output.shape[1])
+
+
 def test_without_a_tokenizer_it_is_one_line_that_names_the_missing_file(
     siglip, paths, tmp_path, command, capfd, assert_one_line):
   folder = shutil.copytree(siglip, tmp_path / 'bare', ignore=shutil.ignore_patterns('spiece*', 'tokenizer*'))
@@ -107,15 +118,14 @@ def test_without_a_tokenizer_it_is_one_line_that_names_the_missing_file(
   assert_one_line(code, capfd.readouterr().err, 'bare has no tokenizer', 'spiece.model')
 
 
-@pytest.mark.parametrize('verb', ['predict', 'load_encoder', 'import_torch', 'export'])
+@pytest.mark.parametrize('verb', ['predict', 'import_torch', 'export'])
 def test_what_a_siglip_cannot_be_is_one_line_that_says_what_it_can(verb, siglip_folder, paths, tmp_path):
   from uniemox_jax.export_torch import export_torch
   from uniemox_jax.import_torch import import_torch
   asked = {
       'predict': (lambda: uniemox_jax.load_classifier(str(siglip_folder)), 'needs words: add --labels'),
-      'load_encoder': (lambda: uniemox_jax.load_encoder(str(siglip_folder)), 'be asked in words'),
-      'import_torch': (lambda: import_torch(str(siglip_folder), str(tmp_path / 'out')), 'be asked in words'), 'export':
-          (lambda: export_torch(str(siglip_folder), 'timm', str(tmp_path / 'out')), 'holds a SigLIP')}
+      'import_torch': (lambda: import_torch(str(siglip_folder), str(tmp_path / 'out')), 'be asked in words'),
+      'export': (lambda: export_torch(str(siglip_folder), 'timm', str(tmp_path / 'out')), 'holds a SigLIP')}
   call, message = asked[verb]
   with pytest.raises(UserError, match=message):
     call()

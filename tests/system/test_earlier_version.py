@@ -74,7 +74,9 @@ def test_a_finished_run_is_evaluated_to_the_same_result(folder, expected, split,
   (folder / 'done' / 'finetune' / f'{name}.json').unlink()
   run(folder, 'evaluate', '--workdir=done/finetune', f'--split={split}')
   result = read_json(str(folder / 'done' / 'finetune' / f'{name}.json'))
-  assert result == close(expected[name])
+  new = result.keys() - expected[name].keys()
+  assert new == {'adaptive_ece', 'aurc', 'top1_at_80'}  # measured since then
+  assert {key: value for key, value in result.items() if key not in new} == close(expected[name])
 
 
 def test_an_export_is_read_back(folder):

@@ -103,7 +103,7 @@ def check_pretraining(
 
   texts = jax.ShapeDtypeStruct((TEXTS, 12), jnp.float32)
   traced = jax.make_jaxpr(forward)(abstract_params(build), rows, texts, frozen)
-  work = pretrain_work(student, None if read else teacher.tower, TEXTS, 2 if sees == 'both' else 1)
+  work = pretrain_work(student, () if read else teacher.towers, TEXTS, 2 if sees == 'both' else 1)
   assert BATCH * (work.student.flops + work.teacher.flops) == product_flops(traced.jaxpr)
 
 
@@ -118,12 +118,12 @@ def test_finetuning_flops_are_those_of_the_traced_forward_pass() -> None:
 
 def test_vit_b_mae_costs_59_gflop_an_image_and_clip_adds_35() -> None:
   student = dict(**VIT_B, decoder_width=512, decoder_depth=8, decoder_heads=16, mask_ratio=0.75, scan=True)
-  mae = pretrain_work(abstract_model(builder(UniEmoX, **student, semantic=False)), None, 0)
+  mae = pretrain_work(abstract_model(builder(UniEmoX, **student, semantic=False)), (), 0)
   assert mae.training.flops == pytest.approx(59e9, rel=0.02)
   assert mae.teacher.flops == 0
   shape = CLIPConfig(Tower(768, 12, 12, 3072), Tower(512, 12, 8, 2048), 224, 16, 512)
   tower = abstract_model(lambda rngs: ImageTower(shape, remat='none', scan=True, dtype=jnp.float32, rngs=rngs))
-  both = pretrain_work(abstract_model(builder(UniEmoX, **student, fusion='none')), tower, 0)
+  both = pretrain_work(abstract_model(builder(UniEmoX, **student, fusion='none')), (tower,), 0)
   assert both.teacher.flops == pytest.approx(35e9, rel=0.01)
   assert both.training.flops == pytest.approx(both.teacher.flops + mae.training.flops, rel=0.01)
 

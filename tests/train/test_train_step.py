@@ -20,7 +20,7 @@ from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.objectives import losses
 from uniemox_jax.runtime import sharding
 from uniemox_jax.teacher.frozen_clip import Clip
-from uniemox_jax.teacher.step_teacher import Teacher, embed_views_as_one, make_teacher
+from uniemox_jax.teacher.step_teacher import Teacher, embed_views_as_one, join_teachers, make_teacher
 from uniemox_jax.train import optimizer
 from uniemox_jax.train.config import LossSettings
 from uniemox_jax.train.state import TrainState, builder, create_state, graphdef_of, initial_params, state_template
@@ -51,7 +51,7 @@ def teacher(clip_config: CLIPConfig, clip_params: dict[str, Any]) -> tuple[Teach
   def embed(frozen, images):
     return unit(nnx.merge(tower, frozen)(clip_normalise(images, clip_config.image_size)))
 
-  return Teacher(embed, lambda frozen: jnp.float32(10.0), WIDTH), clip_params['vision']
+  return Teacher(embed, lambda frozen: [jnp.float32(10.0)], (WIDTH,)), clip_params['vision']
 
 
 class Program(NamedTuple):
@@ -283,6 +283,31 @@ def test_teacher_of_both_views_gives_the_unit_mean_of_its_two_unit_embeddings(ba
     assert computed[name] == pytest.approx(value, rel=1e-5), name
   assert computed['similarity'] != pytest.approx(
       run_steps(batch | {'person': person}, teacher, steps=3)[0]['similarity'])
+
+
+def test_each_loss_is_the_mean_over_several_teachers_each_with_its_part_of_the_fused_embedding(batch, teacher):
+  embedder, frozen = teacher
+  other = jax.tree.map(lambda leaf: leaf[::-1], frozen)
+  together = join_teachers([embedder, embedder])
+  arguments = MODEL | {'decoder_width': 16, 'teacher_width': together.width}
+  build = builder(UniEmoX, **arguments)
+  params = initial_params(build, seed=0)
+  rows = {
+      'views': jnp.stack([batch['scene'], batch['person']], axis=1),
+      'noise': jax.random.uniform(jax.random.key(0), (BATCH, 2, 16))}
+  text = jnp.asarray(batch['text'])
+  texts = jnp.concatenate([text, text[::-1]], axis=1)
+  for form in ('cosine', 'kl'):
+    settings = LossSettings(reconstruction=0.0, form=form)
+    found = pretrain_losses(graphdef_of(build), together, (frozen, other), texts, settings, params, rows)
+    alone = []
+    for own, own_text, part in ((frozen, text, slice(0, WIDTH)), (other, text[::-1], slice(WIDTH, None))):
+      adapter = jax.tree.map(lambda leaf, part=part: leaf[..., part], params['adapter'])
+      one = builder(UniEmoX, **arguments | {'teacher_width': WIDTH})
+      alone.append(
+          pretrain_losses(graphdef_of(one), embedder, own, own_text, settings, params | {'adapter': adapter}, rows))
+    for name, values in found.items():
+      np.testing.assert_allclose(values, (alone[0][name] + alone[1][name]) / 2, rtol=1e-5, atol=1e-6)
 
 
 def test_accumulation_on_split_devices_with_an_adapter_and_a_teacher_of_both_views_changes_nothing(batch, teacher):

@@ -4,10 +4,10 @@ python -m uniemox_jax.compare --config=configs/compare.py --workdir=runs/compare
 
 Each combination is a job of its own (`subprocess_runs`): a finished one is never run again, an interrupted one
 resumes, one that fails is named and the others go on. comparison.md, .csv, .tex, .png and .json are rewritten after
-each. docs/compare.md says how to read them.
+each, and ambiguity.md where there are votes. docs/compare.md says how to read them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import os
 import time
 from typing import Any, NamedTuple
@@ -15,12 +15,27 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
+from data_pipelines.ownership import owned
+from data_pipelines.storage import exists, write_json
 from uniemox_jax.compare import subprocess_runs, tables
+from uniemox_jax.compare.ambiguity_page import PAGE, write_ambiguity
 from uniemox_jax.compare.comparison_results import Comparison, ComparisonJob
 from uniemox_jax.compare.image_groups import Groups, read_groups
 from uniemox_jax.compare.measured_runs import MeasuredRun, measured_runs, measured_variants
-from uniemox_jax.compare.study import VERBS, check, job_config, jobs_of, variants_of
+from uniemox_jax.compare.study import (
+    PRETRAINING,
+    VERBS,
+    check,
+    job_config,
+    jobs_of,
+    pretraining_config,
+    pretraining_folder,
+    variants_of,
+)
 from uniemox_jax.compare.summary_statistics import MOST_SEEDS, seeds_needed
+
+PRETRAINED = 'pretrained.json'
+"""In the workdir of a pretraining that has ended: how long its last try took."""
 
 
 class Until(NamedTuple):
@@ -43,6 +58,8 @@ def read_comparison(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigD
   variants = measured_variants(
       variants_of(config).values(), config.get('test_changes', ()),
       sorted({name for of_dataset in groups.values() for name in of_dataset}))
+  for folder, section in pretrainings_of(config, sections, workdir).items():
+    subprocess_runs.check_same_config(folder, section)
   for job, section in sections.items():
     folder = job.folder(workdir)
     # The table names where a run started from.
@@ -72,6 +89,26 @@ def _groups(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict]) ->
       for dataset, data_dir in data_dirs.items()}
 
 
+def pretrainings_of(config: ConfigDict, jobs: Iterable[ComparisonJob], workdir: str) -> dict[str, ConfigDict]:
+  """The configs of the runs that these jobs start from and the comparison makes, by folder."""
+  found = {}
+  for job in jobs:
+    folder = pretraining_folder(job, workdir)
+    if folder not in found and (section := pretraining_config(config, job)) is not None:
+      found[folder] = section
+  return found
+
+
+def _pretrain_once(settings: ConfigDict, section: ConfigDict, folder: str) -> None:
+  """Makes the run that a job starts from, unless an earlier job has; another process that makes it is waited for."""
+  finished = os.path.join(folder, PRETRAINED)
+  with owned(folder, 'job', wait=True):
+    if not exists(finished):
+      began = time.monotonic()
+      PRETRAINING[settings.get('verb', 'pretrain')](section, folder)
+      write_json(finished, {'seconds': round(time.monotonic() - began, 1)})
+
+
 def compare(config: ConfigDict, workdir: str, until: Until | None = None) -> None:
   """Runs what is not finished, and keeps the tables up to date.
 
@@ -88,11 +125,12 @@ def compare(config: ConfigDict, workdir: str, until: Until | None = None) -> Non
       raise UserError(
           f'--until needs an initialisation beside the reference, and --most_seeds={until.most_seeds} of at least '
           f'{seeds}: raise it, or leave --until out')
-  sections = {job: job_config(config, job) for job in jobs_of(config, seeds)}
+  sections = {job: job_config(config, job, workdir) for job in jobs_of(config, seeds)}
   before = tables.differences(read_comparison(config, sections, workdir))
   if planned := describe_plan(config, before, seeds):
     print(planned, flush=True)
-  with subprocess_runs.printed_at_the_end(os.path.join(workdir, 'comparison.md')):
+  printed = subprocess_runs.printed_at_the_end
+  with printed(os.path.join(workdir, 'comparison.md')), printed(os.path.join(workdir, PAGE)):
     while True:
       from_reference = _run_all(config, sections, workdir)
       if until is None or _is_enough(from_reference, until, seeds):
@@ -101,7 +139,7 @@ def compare(config: ConfigDict, workdir: str, until: Until | None = None) -> Non
         print(f'--hours={until.hours:g} are over: the same command goes on', flush=True)
         return
       seeds += 1
-      sections |= {job: job_config(config, job) for job in jobs_of(config, seeds) if job not in sections}
+      sections |= {job: job_config(config, job, workdir) for job in jobs_of(config, seeds) if job not in sections}
 
 
 def _run_all(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict], workdir: str) -> list[dict[str, Any]]:
@@ -111,6 +149,7 @@ def _run_all(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict], w
   def tabulate() -> dict[str, str]:
     comparison = read_comparison(config, sections, workdir)
     found[:] = tables.write(comparison, workdir)
+    write_ambiguity(comparison, workdir)
     unfinished = comparison.unfinished
     scores = {job.name: comparison.scores(comparison.results[job])[0] for job in sections if job not in unfinished}
     return {
@@ -167,7 +206,13 @@ def run_job(config: ConfigDict, workdir: str, name: str, until: Until | None = N
   if job is None:
     raise UserError(f"--cell='{name}' is no job of this config: give INITIALISATION/DATASET/PROTOCOL/seedN")
   verb = VERBS[config.protocol[variants_of(config)[job.protocol].protocol].verb]
-  section, folder = job_config(config, job), job.folder(workdir)
+  section, folder = job_config(config, job, workdir), job.folder(workdir)
   if section.get('features_dir') == '':
     section.features_dir = os.path.join(workdir, 'features')  # extracted once for all probes of an encoder
-  subprocess_runs.run_here(folder, lambda: verb.run(section, folder, adopt=False))
+
+  def run() -> None:
+    if origin := pretraining_config(config, job):
+      _pretrain_once(config.initialisation[job.initialisation].pretrain, origin, pretraining_folder(job, workdir))
+    verb.run(section, folder, adopt=False)
+
+  subprocess_runs.run_here(folder, run)

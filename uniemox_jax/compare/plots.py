@@ -1,5 +1,6 @@
-"""The figures of `compare`: every run a point, and curves over fractions of the labels."""
+"""The figures of `compare`: every run a point, curves over fractions of the labels, and risk by coverage."""
 
+from collections.abc import Mapping
 import io
 
 from matplotlib.axes import Axes
@@ -11,6 +12,9 @@ from uniemox_jax.compare.families import columns_of, curves
 from uniemox_jax.compare.resampling import interval
 
 _COLOURS = ('#0072b2', '#d55e00', '#5f5f5f', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
+COVERAGES = np.linspace(0.05, 1, 96)
+"""Of `risk_figure`, (K,): the least and the most are where lines begin and end."""
+_LINES = ('-', '--', ':', '-.')
 _MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 
 
@@ -56,6 +60,24 @@ def curves_figure(comparison: Comparison) -> bytes:
     axes.set_xticks(shares, family.members.values(), minor=False)
     axes.minorticks_off()
   return _png(figure, panels, len(comparison.initialisations))
+
+
+def risk_figure(panels_of: Mapping[str, Mapping[tuple[str, str], np.ndarray]]) -> bytes:
+  """A panel for each dataset: the errors among the surest answers by their share. PNG.
+
+  Args:
+    panels_of: dataset -> (initialisation, what it learned) -> errors at each of `COVERAGES`, (K,). A colour is an
+      initialisation, a kind of line what was learned.
+  """
+  figure = Figure(figsize=(6.5, 3.6 * len(panels_of)), layout='constrained')
+  panels = figure.subplots(len(panels_of), 1, squeeze=False)[:, 0]
+  names, learned = (list(dict.fromkeys(key[part] for risks in panels_of.values() for key in risks)) for part in (0, 1))
+  for axes, (dataset, risks) in zip(panels, panels_of.items()):
+    for (name, what), risk_K in risks.items():
+      colour, line = _style(names.index(name))[0], _LINES[learned.index(what) % len(_LINES)]
+      axes.plot(COVERAGES, risk_K, color=colour, linestyle=line, linewidth=1.4, label=f'{name}, {what}')
+    axes.set(title=dataset, xlabel='share of the images that are answered, the surest', ylabel='errors', ylim=(0, None))
+  return _png(figure, panels, len(learned))
 
 
 def _style(index: int) -> tuple[str, str]:

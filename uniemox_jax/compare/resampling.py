@@ -9,7 +9,7 @@ A run's luck with single answers is in both, in its score and in its images, and
 images' part. Runs of folds have test images of their own, so their spread has the images in it, and nothing is added.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import functools
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from uniemox_jax.compare.summary_statistics import LEVEL, error_share
-from uniemox_jax.eval.kept_outputs import KeptOutputs, read_outputs
+from uniemox_jax.eval.kept_outputs import KeptOutputs, read_answers, read_outputs
 from uniemox_jax.objectives.weighted_metrics import weighted_scores
 
 RESAMPLES = 2000
@@ -81,10 +81,22 @@ def score_of_group(folder: str, config_hash: str, task: str, metric: str, change
 
 
 def _resampled(kept: KeptOutputs, metric: str) -> np.ndarray:
-  weights = _image_weights(kept.example_N.tobytes())
+  return _on_resamples(
+      kept.example_N, lambda weight_RxN: weighted_scores(metric, kept.outputs_NxC, kept.target, weight_RxN))
+
+
+@functools.cache
+def resampled_measure(folder: str, config_hash: str, task: str, measure: str) -> np.ndarray | None:
+  """As `resampled_scores`, for one of `ambiguity.MEASURES`, of a run whose result has them."""
+  if (kept := read_answers(folder, config_hash, task)) is None:
+    return None
+  return _on_resamples(kept[0], functools.partial(kept[1].scores, measure))
+
+
+def _on_resamples(example_N: np.ndarray, scores: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+  weights = _image_weights(example_N.tobytes())
   return np.concatenate([
-      weighted_scores(metric, kept.outputs_NxC, kept.target, weights[start:start + _TOGETHER].astype(np.float32))
-      for start in range(0, RESAMPLES, _TOGETHER)])
+      scores(weights[start:start + _TOGETHER].astype(np.float32)) for start in range(0, RESAMPLES, _TOGETHER)])
 
 
 @functools.lru_cache(maxsize=16)

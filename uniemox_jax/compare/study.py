@@ -1,8 +1,9 @@
 """The config of a comparison: its initialisations, datasets, protocols, seeds and folds; and the config of each job."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 import itertools
+import os
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -11,6 +12,7 @@ from data_pipelines.batches.image_changes import read_changes
 from data_pipelines.errors import UserError
 from uniemox_jax.compare.comparison_results import ComparisonJob, ProtocolVariant
 from uniemox_jax.finetune import finetune
+from uniemox_jax.pretrain import pretrain
 from uniemox_jax.probe import probe
 from uniemox_jax.runtime import cli
 from uniemox_jax.train import schema
@@ -31,6 +33,8 @@ VERBS = {
     'finetune': _Verb(finetune, FinetuneConfig), 'probe': _Verb(probe, ProbeConfig),
     'zero_shot': _Verb(zero_shot_by_config, ProbeConfig, draws=False)}
 """By the name a protocol gives."""
+PRETRAINING: dict[str, Callable[..., Any]] = {'pretrain': pretrain, 'finetune': finetune}
+"""What may make an initialisation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,17 @@ class InitialisationSettings:
   """Keys of one initialisation."""
 
   init: str = schema.key('', 'checkpoint, file, folder or hub id; none is a random initialisation')
+  pretrain: ConfigDict = schema.section(ConfigDict)
+  change: ConfigDict = schema.section(ConfigDict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingSettings:
+  """Keys of `initialisation.NAME.pretrain`."""
+
+  verb: str = schema.key(
+      'pretrain', 'what makes it: pretrain, or finetune for labels as targets', choices=tuple(PRETRAINING))
+  recipe: str = schema.key('', 'its config')
   change: ConfigDict = schema.section(ConfigDict)
 
 
@@ -96,9 +111,7 @@ def check(config: ConfigDict) -> None:
             f"'{name}' of {section}s is not defined: add {section}.{name} to the config, or choose from "
             f"{', '.join(config[section])}")
     for name in config[section]:
-      for key, value in vars(schema.parse(kind, config[section][name], f'{section}.{name}.')).items():
-        if value == '':
-          raise UserError(f"config key '{section}.{name}.{key}' is missing: add it to the config file")
+      _check_section(kind, config[section][name], f'{section}.{name}.')
   if config.reference not in config.initialisations:
     raise UserError(
         f"reference '{config.reference}' is none of the initialisations: choose from "
@@ -116,6 +129,18 @@ def check(config: ConfigDict) -> None:
   read_changes('+'.join(values.test_changes))
   if values.groups and not values.group_column:
     raise UserError(f"config key 'groups' is {values.groups}: say which of its columns with --config.group_column")
+
+
+def _check_section(kind: type, section: ConfigDict, prefix: str) -> None:
+  values = dict(vars(schema.parse(kind, section, prefix)))
+  if pretraining := values.get('pretrain'):
+    if values['init']:
+      raise UserError(f'{prefix}init and {prefix}pretrain are both given: leave one out')
+    del values['init']
+    _check_section(PretrainingSettings, pretraining, f'{prefix}pretrain.')
+  for key, value in values.items():
+    if value == '':
+      raise UserError(f"config key '{prefix}{key}' is missing: add it to the config file")
 
 
 def _run_for(config: ConfigDict, protocol: str) -> list[str]:
@@ -147,7 +172,26 @@ def jobs_of(config: ConfigDict, seeds: int | None = None) -> list[ComparisonJob]
       if not seed or fold is not None or VERBS[config.protocol[variant.protocol].verb].draws]
 
 
-def job_config(config: ConfigDict, job: ComparisonJob) -> ConfigDict:
+def pretraining_folder(job: ComparisonJob, workdir: str) -> str:
+  """Where the run lies that a job starts from, if the comparison makes it."""
+  return os.path.join(workdir, job.initialisation, 'pretrain', f'seed{job.seed}')
+
+
+def pretraining_config(config: ConfigDict, job: ComparisonJob) -> ConfigDict | None:
+  """The config of the run that a job starts from, drawn by the job's seed; None where there is none to be made.
+
+  Raises:
+    UserError: no such recipe, or a change that does not fit it.
+  """
+  pretraining = config.initialisation[job.initialisation].get('pretrain')
+  if not pretraining:
+    return None
+  section = _changed(pretraining.recipe, {f'initialisation.{job.initialisation}.pretrain': pretraining})
+  section.seed = job.seed
+  return section
+
+
+def job_config(config: ConfigDict, job: ComparisonJob, workdir: str = '') -> ConfigDict:
   """The config of a job's run: the protocol's recipe with the changes that `config` makes to it.
 
   It is the same for all initialisations but for `init` and the changes of an initialisation itself.
@@ -157,15 +201,12 @@ def job_config(config: ConfigDict, job: ComparisonJob) -> ConfigDict:
   """
   variant, initialisation = variants_of(config)[job.protocol], config.initialisation[job.initialisation]
   protocol = config.protocol[variant.protocol]
-  section = cli.load_config(protocol.recipe.replace('{dataset}', job.dataset))
-  for origin, change in (('change', config.change), (f'protocol.{variant.protocol}', protocol.change),
-                         (f'initialisation.{job.initialisation}', initialisation.change)):
-    try:
-      section.update({name: value for name, value in change.items() if value is not None})
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-      raise UserError(
-          f'{origin} of the config does not fit {protocol.recipe}: {" ".join(str(error).split())}') from error
-  section.dataset, section.seed, section.init = job.dataset, job.seed, initialisation.init
+  section = _changed(
+      protocol.recipe.replace('{dataset}', job.dataset), {
+          'the config': config, f'protocol.{variant.protocol}': protocol, f'initialisation.{job.initialisation}':
+              initialisation})
+  section.dataset, section.seed = job.dataset, job.seed
+  section.init = pretraining_folder(job, workdir) if initialisation.get('pretrain') else initialisation.init
   section.test_changes = '+'.join(config.get('test_changes', ()))
   if variant.domain:
     section.left_out_domain = variant.domain
@@ -177,6 +218,17 @@ def job_config(config: ConfigDict, job: ComparisonJob) -> ConfigDict:
     if verb.run is finetune:  # the others take a batch of any size
       section.batch_size = _batch_that_fits(schema.parse(verb.keys, section))
   schema.parse(verb.keys, section)
+  return section
+
+
+def _changed(recipe: str, origins: Mapping[str, ConfigDict]) -> ConfigDict:
+  """The config `recipe` with the `change` of each of `origins`, by what messages call them."""
+  section = cli.load_config(recipe)
+  for origin, settings in origins.items():
+    try:
+      section.update({name: value for name, value in settings.change.items() if value is not None})
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+      raise UserError(f'change of {origin} does not fit {recipe}: {" ".join(str(error).split())}') from error
   return section
 
 

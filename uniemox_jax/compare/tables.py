@@ -58,14 +58,16 @@ def differences(comparison: Comparison) -> list[dict[str, Any]]:
     for name in comparison.initialisations if asked else ():
       if name != comparison.reference and summary_statistics.shared_repeats(scores[name], theirs):
         rows.append({'initialisation': name, **column._asdict(), 'protocol': protocol} |
-                    _difference(scores[name], theirs, comparison))
+                    difference_of(scores[name], theirs, comparison))
   for row, corrected in zip(rows, summary_statistics.holm([row['p'] for row in rows])):
     row['p_holm'] = corrected
   return rows
 
 
-def _difference(ours: Mapping[Any, RunScore], theirs: Mapping[Any, RunScore], comparison: Comparison) -> dict[str, Any]:
-  pair = summary_statistics.paired_difference(_values(ours), _values(theirs), comparison.folds)
+def difference_of(ours: Mapping[Any, RunScore], theirs: Mapping[Any, RunScore],
+                  comparison: Comparison) -> dict[str, Any]:
+  """Ours minus theirs, of runs that share a repeat: as `PairedDifference`, with interval, half_width, seeds_needed."""
+  pair = summary_statistics.paired_difference(values_of(ours), values_of(theirs), comparison.folds)
   assert pair is not None  # the caller saw a repeat that both have
   apart = [ours[repeat] - theirs[repeat] for repeat in summary_statistics.shared_repeats(ours, theirs)]
   found = interval(apart, comparison.folds)
@@ -74,7 +76,8 @@ def _difference(ours: Mapping[Any, RunScore], theirs: Mapping[Any, RunScore], co
          } | ({'half_width': found.half, 'half_width_of_images': found.of_images} if found else {})
 
 
-def _values(scores: Mapping[Any, RunScore]) -> dict[Any, float]:
+def values_of(scores: Mapping[Any, RunScore]) -> dict[Any, float]:
+  """The scores on the test images as they are."""
   return {repeat: run.value for repeat, run in scores.items()}
 
 
@@ -152,21 +155,29 @@ def _rows(comparison: Comparison, columns: Mapping[str, list[str]]) -> list[list
 
 def _cells(comparison: Comparison, question: Question, significant: set[tuple[str, str, str]]) -> list[str]:
   protocol, column, scores, _ = question
-  found = {name: summary_statistics.over_seeds(_values(runs)) for name, runs in scores.items() if runs}
+  found = {name: summary_statistics.over_seeds(values_of(runs)) for name, runs in scores.items() if runs}
   direction = KINDS[column.task].direction if column.task else 1
   best = max((direction * statistics.mean for statistics in found.values()), default=None)
   texts = dict.fromkeys(scores, '-')
-  for name, (mean, spread, runs) in found.items():
-    texts[name] = f'{mean:.4f}' + ('' if spread is None else f' ± {spread:.4f}')
-    if limits := interval(list(scores[name].values()), comparison.folds):
-      texts[name] += f', {_limits(limits)}'
-    texts[name] += f' ({runs})' + (' †' if (name, column.measured, protocol) in significant else '')
+  for name, (mean, _, _) in found.items():
+    texts[name] = runs_text(scores[name], comparison.folds)
+    texts[name] += ' †' if (name, column.measured, protocol) in significant else ''
     if direction * mean == best:
       texts[name] = f'**{texts[name]}**'
   return list(texts.values())
 
 
-def _limits(limits: Sequence[float], sign: str = '') -> str:
+def runs_text(runs: Mapping[Any, RunScore], folds: int) -> str:
+  """Of one run or more: '0.6951 ± 0.0230, 0.6601 to 0.7290 (3)'."""
+  mean, spread, count = summary_statistics.over_seeds(values_of(runs))
+  limits = interval(list(runs.values()), folds)
+  return (
+      f'{mean:.4f}' + ('' if spread is None else f' ± {spread:.4f}') + (f', {limits_text(limits)}' if limits else '') +
+      f' ({count})')
+
+
+def limits_text(limits: Sequence[float], sign: str = '') -> str:
+  """'0.6601 to 0.7290'; `sign` is '+' for a difference."""
   return f'{limits[0]:{sign}.4f} to {limits[1]:{sign}.4f}'
 
 
@@ -177,7 +188,7 @@ def _worst_and_gap(comparison: Comparison, family: Family, column: Column, membe
   ranked = _ranked(family)
   for name in comparison.initialisations:
     means = {
-        said: direction * summary_statistics.over_seeds(_values(members[protocol][name])).mean
+        said: direction * summary_statistics.over_seeds(values_of(members[protocol][name])).mean
         for protocol, said in ranked.items()
         if members[protocol][name]}
     if len(means) < len(ranked):
@@ -203,7 +214,7 @@ def _markdown(comparison: Comparison, tables: dict[str, list[list[str]]], from_r
     columns = _DIFFERENCES | {'seeds_needed': (f'seeds for {comparison.detect:g}', '')}
     shown = [
         row | {
-            'interval': row['interval'] and _limits(row['interval'], '+'),
+            'interval': row['interval'] and limits_text(row['interval'], '+'),
             'seeds_needed': row['seeds_needed'] or (f'> {summary_statistics.MOST_SEEDS}' if row['spread'] else None)}
         for row in from_reference]
     rows = table_text.rows_of(shown, columns)
@@ -229,6 +240,7 @@ def _markdown(comparison: Comparison, tables: dict[str, list[list[str]]], from_r
 def _numbers(result: dict[str, Any]) -> dict[str, float]:
   """Every metric of a result but those by class and dimension, of several tasks as TASK_METRIC."""
   parts = {'': result} | {f'{task}_': measured for task, measured in result.get('tasks', {}).items()}
+  parts |= {f'{prefix}ambiguity_': part['ambiguity'] for prefix, part in parts.items() if 'ambiguity' in part}
   return {
       f'{prefix}{name}': value
       for prefix, part in parts.items() for name, value in part.items() if isinstance(value, float)}
@@ -257,7 +269,7 @@ def _json(comparison: Comparison, from_reference: list[dict[str, Any]]) -> dict[
         limits = interval(list(runs.values()), comparison.folds)
         summaries.append({
             'initialisation': name, 'dataset': column.dataset, 'task': column.task, 'protocol': protocol,
-            **summary_statistics.over_seeds(_values(runs))._asdict(), 'interval': limits and list(limits[:2]),
+            **summary_statistics.over_seeds(values_of(runs))._asdict(), 'interval': limits and list(limits[:2]),
             'by_seed': {
                 '_'.join(map(str, repeat)) if isinstance(repeat, tuple) else repeat: run.value
                 for repeat, run in runs.items()}})

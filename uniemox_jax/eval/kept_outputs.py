@@ -2,7 +2,8 @@
 
 Of changed test images it is outputs_CHANGE.npz.
 
-`compare` draws test images from it anew, to say how far a result hangs on them. Some 40 bytes an example and 8 classes.
+`compare` draws test images from it anew, to say how far a result hangs on them. Some 40 bytes an example and 8 classes;
+twice that where records have votes and a majority, see `ambiguity`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 
 from data_pipelines.records.reader import Split
 from data_pipelines.storage import exists
+from uniemox_jax.eval.ambiguity import Answers, Truths, shared_columns
 from uniemox_jax.objectives.tasks import Task, prepare_targets, split_columns
 from uniemox_jax.runtime.array_cache import read_arrays, write_arrays
 from uniemox_jax.runtime.distributed import is_primary
@@ -41,7 +43,7 @@ def _path(folder: str, change: str) -> str:
 
 def keep_outputs(
     folder: str, config_hash: str, example_N: np.ndarray, tasks: Sequence[Task], found: Mapping[str, np.ndarray],
-    change: str = '') -> None:
+    truths: Truths | None = None, change: str = '') -> None:
   """Writes outputs.npz, on the primary host alone.
 
   Args:
@@ -50,6 +52,7 @@ def keep_outputs(
     example_N: see `example_keys`.
     tasks: whose outputs they are.
     found: 'outputs' (N, W), and the target of every task, as `split_outputs` returns them.
+    truths: of the examples, where they have votes and a majority.
     change: of the images, '' for none.
   """
   if not is_primary():
@@ -63,6 +66,10 @@ def keep_outputs(
     else:
       target_NxC, present_NxK = map(np.asarray, prepare_targets(task, jnp.asarray(found[name])))
       arrays[f'{name}_target'] = np.where(present_NxK > 0, target_NxC, np.nan).astype(np.float32)
+  if columns := shared_columns(tasks, truths):
+    assert truths
+    arrays |= {'majority': truths.majority_N, 'votes': truths.votes_NxC}
+    arrays |= {f'{name}_shared': places for name, places in columns.items()}
   write_arrays(_path(folder, change), config_hash, **arrays)
 
 
@@ -72,10 +79,22 @@ def read_outputs(folder: str, config_hash: str, task: str, change: str = '') -> 
   Raises:
     UserError: it is damaged, or another run's.
   """
-  path = _path(folder, change)
-  if not exists(path):
-    return None
   shape: tuple[int | None, ...] = (None,) if task == 'label' else (None, None)
-  shapes = {'example': (None,), f'{task}_outputs': (None, None), f'{task}_target': shape}
+  found = _read(
+      _path(folder, change), config_hash, example=(None,), **{f'{task}_outputs': (None, None), f'{task}_target': shape})
+  return KeptOutputs(*found) if found else None
+
+
+def read_answers(folder: str, config_hash: str, task: str) -> tuple[np.ndarray, Answers] | None:
+  """The keys of the examples, and a task's answers, of a run whose result has an 'ambiguity' for it; else as above."""
+  names = {'example': (None,), f'{task}_outputs': (None, None), f'{task}_shared': (None,)}
+  found = _read(_path(folder, ''), config_hash, **names, majority=(None,), votes=(None, None))
+  if found is None:
+    return None
+  example_N, outputs_NxC, columns, majority_N, votes_NxC = found
+  return example_N, Answers(outputs_NxC[:, columns], majority_N, votes_NxC)
+
+
+def _read(path: str, config_hash: str, **shapes: tuple[int | None, ...]) -> tuple[np.ndarray, ...] | None:
   remedy = 'restore it, or delete it, and the run has no interval'
-  return KeptOutputs(*read_arrays(path, config_hash, remedy=remedy, **shapes))
+  return read_arrays(path, config_hash, remedy=remedy, **shapes) if exists(path) else None

@@ -136,12 +136,16 @@ class SiglipImageTower(nnx.Module):
     self.norm = layers.LayerNorm(tower.width, epsilon=tower.norm_eps, dtype=dtype, rngs=rngs)
     self.pool = AttentionPool(tower, dtype=dtype, rngs=rngs)
 
-  def __call__(self, images_BxHxWx3: jax.Array) -> jax.Array:
-    """The pooled tokens (B, E), of any norm."""
+  def tokens(self, images_BxHxWx3: jax.Array) -> jax.Array:
+    """The patches' tokens (B, L, D), after the LayerNorm."""
     # so400m-patch14-384 has 27 patches a side; a convolution without padding drops the last 6 pixels.
     patches_BxLxP = patchify(images_BxHxWx3[:, :self.seen, :self.seen], self.patch_size)
     tokens_BxLxD = self.patch_embed(patches_BxLxP) + self.positions[...].astype(self.dtype)
-    return self.pool(self.norm(self.blocks(tokens_BxLxD)))
+    return self.norm(self.blocks(tokens_BxLxD))
+
+  def __call__(self, images_BxHxWx3: jax.Array) -> jax.Array:
+    """The pooled tokens (B, E), of any norm."""
+    return self.pool(self.tokens(images_BxHxWx3))
 
 
 class SiglipTextTower(nnx.Module):

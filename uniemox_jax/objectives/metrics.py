@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy import special
 
-ECE_BINS = 15
+from uniemox_jax.objectives import confidence
 
 
 def _softmax(logits_NxC: np.ndarray) -> np.ndarray:
@@ -23,6 +24,10 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
 
 ACTIVATIONS = {'softmax': _softmax, 'sigmoid': _sigmoid, 'identity': lambda outputs: outputs}
 """From outputs to predictions; any float dtype, rows are examples."""
+CONFIDENCE = {
+    'ece': confidence.expected_calibration_error, 'adaptive_ece': confidence.adaptive_calibration_error,
+    'aurc': confidence.area_under_risk_coverage, 'top1_at_80': confidence.accuracy_at_coverage}
+"""What the confidence in the likeliest class is worth, by name."""
 
 
 def mean_defined(values: Sequence[float | None]) -> float | None:
@@ -40,10 +45,10 @@ def single_label(logits_NxC: np.ndarray, label_N: np.ndarray, names: Sequence[st
     names: of the classes.
 
   Returns:
-    examples, top1, top3, macro_f1 (see `macro_f1`), balanced_accuracy (mean recall of the classes with examples), ece
-    (15 equal bins of confidence; Guo et al. 2017), per_class, confusion (true by row).
+    examples, top1, top3, macro_f1 (see `macro_f1`), balanced_accuracy (mean recall of the classes with examples), of
+    `confidence` ece, adaptive_ece, aurc and top1_at_80, per_class, confusion (true by row).
   """
-  classes, rows = len(names), np.arange(len(label_N))
+  classes = len(names)
   ranked_NxC = np.argsort(-logits_NxC, axis=-1, kind='stable')
   predicted_N = ranked_NxC[:, 0]
   confusion = np.zeros((classes, classes), int)
@@ -51,7 +56,7 @@ def single_label(logits_NxC: np.ndarray, label_N: np.ndarray, names: Sequence[st
   hits, support, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
   precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(support, 1)
   f1 = 2 * hits / np.maximum(predicted + support, 1)
-  confidence_N = _softmax(logits_NxC.astype(np.float64))[rows, predicted_N]
+  surest, once_1xN = surest_class(logits_NxC, label_N), np.ones((1, len(label_N)))
   per_class = [{
       'label': name, 'examples': int(support[i]), 'precision': float(precision[i]), 'recall': float(recall[i]),
       'f1': float(f1[i])} for i, name in enumerate(names)]
@@ -59,8 +64,8 @@ def single_label(logits_NxC: np.ndarray, label_N: np.ndarray, names: Sequence[st
       'examples': len(label_N), 'top1': float(np.mean(predicted_N == label_N)),
       'top3': float(np.mean((ranked_NxC[:, :3] == label_N[:, None]).any(axis=-1))),
       **macro_f1(f1, support), 'balanced_accuracy': float(recall[support > 0].mean()),
-      'ece': expected_calibration_error(confidence_N, predicted_N == label_N), 'per_class': per_class,
-      'confusion': confusion.tolist()}
+      **{name: float(of_confidence(*surest, once_1xN)[0]) for name, of_confidence in CONFIDENCE.items()}, 'per_class':
+          per_class, 'confusion': confusion.tolist()}
 
 
 def macro_f1(f1_C: np.ndarray, support_C: np.ndarray) -> dict[str, float]:
@@ -72,13 +77,6 @@ def macro_f1(f1_C: np.ndarray, support_C: np.ndarray) -> dict[str, float]:
   values = {'macro_f1': float(f1_C.mean())}
   present_C = support_C > 0
   return values if present_C.all() else values | {'macro_f1_present': float(f1_C[present_C].mean())}
-
-
-def expected_calibration_error(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = ECE_BINS) -> float:
-  """Mean distance of accuracy and confidence over bins (low, high] of confidence, by size (Guo et al. 2017, eq. 3)."""
-  bin_N = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence_N)
-  gap_K = np.bincount(bin_N, confidence_N - correct_N, minlength=bins)
-  return float(np.abs(gap_K).sum() / len(confidence_N))
 
 
 def multi_label(
@@ -164,6 +162,37 @@ def kl_by_example(logits_NxC: np.ndarray, target_NxC: np.ndarray) -> np.ndarray:
   log_NxC = log_NxC - np.log(np.exp(log_NxC).sum(axis=-1, keepdims=True))
   log_target_NxC = np.log(target_NxC, out=np.zeros_like(target_NxC), where=target_NxC > 0)
   return (target_NxC * (log_target_NxC - log_NxC)).sum(axis=-1)
+
+
+def brier_by_example(logits_NxC: np.ndarray, target_NxC: np.ndarray) -> np.ndarray:
+  """Brier's (1950) score, float64 (N,): the squared distance of target and softmax of the logits, from 0 to 2.
+
+  Like KL it is proper: of many votes on an image, their true shares score best. It has a limit, where KL has none.
+  """
+  return ((_softmax(logits_NxC.astype(np.float64)) - target_NxC)**2).sum(axis=-1)
+
+
+def entropies(logits_NxC: np.ndarray, target_NxC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Shannon's entropy of the softmax of the logits, and of the target, nats, float64 (N,) each."""
+  predicted_NxC = _softmax(logits_NxC.astype(np.float64))
+  return special.entr(predicted_NxC).sum(axis=-1), special.entr(target_NxC.astype(np.float64)).sum(axis=-1)
+
+
+def surest_class(logits_NxC: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """What `confidence` asks for: the probability of the likeliest class, float64 (N,), and how right that class is.
+
+  Probabilities have 12 places, so that those which are equal but for the order of a sum are equal.
+
+  Args:
+    logits_NxC: of any float dtype.
+    target: class indices (N,): it is right or not; or shares (N, C) of votes: its share is its chance to be right.
+  """
+  predicted_N = logits_NxC.argmax(axis=-1)
+  probability_N = np.take_along_axis(_softmax(logits_NxC.astype(np.float64)), predicted_N[:, None], axis=-1)[:, 0]
+  probability_N = probability_N.round(12)
+  if target.ndim == 1:
+    return probability_N, (predicted_N == target).astype(np.float64)
+  return probability_N, np.take_along_axis(target.astype(np.float64), predicted_N[:, None], axis=-1)[:, 0]
 
 
 def dimensional(predicted_NxD: np.ndarray, target_NxD: np.ndarray, names: Sequence[str]) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""The metric that compares results (`tasks.KINDS`), where every example counts several times or not at all.
+"""Metrics that compare results, where every example counts several times or not at all.
 
 A resample of the test images is a weight for each: how often it was drawn. All resamples are computed together.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,18 +14,19 @@ def weighted_scores(metric: str, outputs_NxC: np.ndarray, target: np.ndarray, we
   """A metric under each of R weightings of its examples, float64 (R,); NaN where it is undefined.
 
   Args:
-    metric: a score of `tasks.KINDS`, or 'pearson'.
+    metric: a score of `tasks.KINDS`, or 'pearson'; of a label or votes, one of `metrics.CONFIDENCE`; of votes,
+      'brier', or 'entropy_pearson', that of the entropies of prediction and votes.
     outputs_NxC: float32, as the head gives them.
     target: as `kept_outputs.KeptOutputs` has it.
-    weight_RxN: float32, how often each example counts, at least 0.
+    weight_RxN: how often each example counts, at least 0; its dtype, float32 or float64, is that of the sums.
   """
   return _SCORES[metric](outputs_NxC, target, weight_RxN)
 
 
 def _weighted_mean(value_N: np.ndarray, present_N: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
   """Over the present examples; float32 sums of small integers are exact, others are right to 1e-6."""
-  total_R = (weight_RxN @ present_N.astype(np.float32)).astype(np.float64)
-  sum_R = (weight_RxN @ np.where(present_N, value_N, 0).astype(np.float32)).astype(np.float64)
+  total_R = (weight_RxN @ present_N.astype(weight_RxN.dtype)).astype(np.float64)
+  sum_R = (weight_RxN @ np.where(present_N, value_N, 0).astype(weight_RxN.dtype)).astype(np.float64)
   return np.divide(sum_R, total_R, out=np.full_like(total_R, np.nan), where=total_R > 0)
 
 
@@ -41,6 +44,29 @@ def _top1(logits_NxC: np.ndarray, label_N: np.ndarray, weight_RxN: np.ndarray) -
 def _kl(logits_NxC: np.ndarray, target_NxC: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
   present_N = np.isfinite(target_NxC).all(axis=-1)
   return _weighted_mean(metrics.kl_by_example(logits_NxC, np.nan_to_num(target_NxC)), present_N, weight_RxN)
+
+
+def _brier(logits_NxC: np.ndarray, target_NxC: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
+  present_N = np.isfinite(target_NxC).all(axis=-1)
+  return _weighted_mean(metrics.brier_by_example(logits_NxC, np.nan_to_num(target_NxC)), present_N, weight_RxN)
+
+
+def _entropy_pearson(logits_NxC: np.ndarray, target_NxC: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
+  predicted_N, true_N = metrics.entropies(logits_NxC, target_NxC)
+  if min(np.ptp(predicted_N), np.ptp(true_N[np.isfinite(true_N)])) < 1e-12:  # equal but for rounding
+    return np.full(len(weight_RxN), np.nan)
+  return _pearson(predicted_N[:, None], true_N[:, None], weight_RxN)
+
+
+def _of_confidence(name: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+  """The measure of `metrics.CONFIDENCE`, of labels or of votes."""
+
+  def score(logits_NxC: np.ndarray, target: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
+    known_N = target >= 0 if target.ndim == 1 else np.isfinite(target).all(axis=-1)
+    surest = metrics.surest_class(logits_NxC[known_N], target[known_N])
+    return metrics.CONFIDENCE[name](*surest, weight_RxN[:, known_N])
+
+  return score
 
 
 def _ccc(predicted_NxD: np.ndarray, target_NxD: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
@@ -96,4 +122,6 @@ def _average_precision(score_N: np.ndarray, present_N: np.ndarray, weight_RxN: n
   return np.divide(sum_R, all_R, out=np.full_like(sum_R, np.nan), where=all_R > 0)
 
 
-_SCORES = {'top1': _top1, 'map': _mean_average_precision, 'kl': _kl, 'ccc': _ccc, 'pearson': _pearson}
+_SCORES = {
+    'top1': _top1, 'map': _mean_average_precision, 'kl': _kl, 'ccc': _ccc, 'pearson': _pearson, 'brier': _brier,
+    'entropy_pearson': _entropy_pearson, **{name: _of_confidence(name) for name in metrics.CONFIDENCE}}

@@ -30,6 +30,7 @@ from uniemox_jax.plan.gpu_cards import Gpus, gpu_devices, parse_topology
 from uniemox_jax.plan.kernel_schedules import Kernel, read_schedules
 from uniemox_jax.runtime import hardware, sharding
 from uniemox_jax.runtime.hardware import Slice
+from uniemox_jax.teacher.several import as_one, names_of
 from uniemox_jax.teacher.step_teacher import Teacher, make_teacher, teacher_shardings, without_tower
 from uniemox_jax.train import loop, setup
 from uniemox_jax.train.config import AUTO, FinetuneConfig, PretrainConfig, parse_trainable
@@ -73,7 +74,8 @@ def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
   frozen: Any = ()
   embeddings = {}
   if config.teaches:
-    teacher, frozen = make_teacher(setup.clip_of_shape(config.teacher_shape), dtype, attention=config.attention)
+    made = make_teacher(setup.clip_of_shape(config.teacher_shape), dtype, attention=config.attention)
+    teacher, frozen = as_one([made] * len(names_of(config.teacher)))  # each is taken to be of this shape
     if config.loss.contrastive:
       embeddings['text'] = (jnp.float32, teacher.width)
     if config.teacher_views:

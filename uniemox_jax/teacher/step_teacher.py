@@ -1,6 +1,6 @@
 """The teacher of a pretraining step. Another teacher plugs in here: a function that returns a `Teacher`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+import numpy as np
 
 from uniemox_jax.convert.view import clip_normalise
 from uniemox_jax.models.clip import ImageTower
@@ -20,18 +21,27 @@ from uniemox_jax.teacher.frozen_clip import Clip, model_of
 
 
 class Teacher(NamedTuple):
-  """The frozen CLIP or SigLIP as the step sees it.
+  """The frozen CLIP or SigLIP as the step sees it, or several of them, whose embeddings stand side by side.
 
-  embed_image: (params, uint8 scene views (B, H, W, 3)) -> unit-norm float32 (B, E).
-  scale: (params) -> its learned logit scale s.
-  width: E.
-  tower: the module behind `embed_image`, shapes in place of parameters, for counting its FLOPs.
+  embed_image: (params, uint8 scene views (B, H, W, 3)) -> float32 (B, E); of unit norm, each part by itself.
+  scales: (params) -> the learned logit scale s of each part.
+  widths: of each part; E is their sum.
+  towers: the modules behind `embed_image`, shapes in place of parameters, for counting their FLOPs.
   """
 
   embed_image: Callable[[Any, jax.Array], jax.Array]
-  scale: Callable[[Any], jax.Array]
-  width: int
-  tower: ImageTower | SiglipImageTower | None = None
+  scales: Callable[[Any], Sequence[jax.Array]]
+  widths: tuple[int, ...]
+  towers: tuple[ImageTower | SiglipImageTower, ...] = ()
+
+  @property
+  def width(self) -> int:
+    """E."""
+    return sum(self.widths)
+
+  def split(self, embedding: jax.Array) -> list[jax.Array]:
+    """The parts of (..., E)."""
+    return jnp.split(embedding, np.cumsum(self.widths)[:-1], axis=-1)
 
 
 def make_teacher(clip: Clip, dtype: Any, statistics: str = 'clip',
@@ -57,22 +67,39 @@ def make_teacher(clip: Clip, dtype: Any, statistics: str = 'clip',
   frozen = {
       'vision': jax.tree_util.tree_map_with_path(functools.partial(_as_computed, dtype), clip.params['vision']),
       'logit_scale': clip.params['logit_scale']}
-  return Teacher(embed_image, lambda frozen: jnp.exp(frozen['logit_scale']), clip.config.projection_dim, tower), frozen
+  teacher = Teacher(
+      embed_image, lambda frozen: [jnp.exp(frozen['logit_scale'])], (clip.config.projection_dim,), (tower,))
+  return teacher, frozen
+
+
+def join_teachers(teachers: Sequence[Teacher]) -> Teacher:
+  """Several as one, whose frozen parameters are the tuple of theirs (docs/method.md, Several teachers)."""
+
+  def embed_image(frozen: Sequence[Any], scene_BxHxWx3: jax.Array) -> jax.Array:
+    parts = [teacher.embed_image(own, scene_BxHxWx3) for teacher, own in zip(teachers, frozen, strict=True)]
+    return jnp.concatenate(parts, axis=-1)
+
+  def scales(frozen: Sequence[Any]) -> list[jax.Array]:
+    return [scale for teacher, own in zip(teachers, frozen, strict=True) for scale in teacher.scales(own)]
+
+  widths, towers = (sum((getattr(teacher, name) for teacher in teachers), ()) for name in ('widths', 'towers'))
+  return Teacher(embed_image, scales, widths, towers)
 
 
 def embed_views_as_one(teacher: Teacher, frozen: dict[str, Any], views_BxVxHxWx3: jax.Array) -> jax.Array:
-  """The mean of the embeddings of an example's views, scaled to unit length: float32 (B, E).
+  """The mean of the embeddings of an example's views, each part scaled to unit length: float32 (B, E).
 
   Equal views, as an example without a person has them, give the embedding of one, but for rounding.
   """
   batch, views = views_BxVxHxWx3.shape[:2]
   image_NxE = teacher.embed_image(frozen, views_BxVxHxWx3.reshape(batch * views, *views_BxVxHxWx3.shape[2:]))
-  return unit(image_NxE.reshape(batch, views, -1).mean(axis=1))
+  mean_BxE = image_NxE.reshape(batch, views, -1).mean(axis=1)
+  return jnp.concatenate([unit(part) for part in teacher.split(mean_BxE)], axis=-1)
 
 
-def without_tower(frozen: dict[str, Any]) -> dict[str, Any]:
+def without_tower(frozen: Any) -> Any:
   """What a step needs of the frozen parameters that is given the image embeddings."""
-  return {'logit_scale': frozen['logit_scale']}
+  return tuple(map(without_tower, frozen)) if isinstance(frozen, tuple) else {'logit_scale': frozen['logit_scale']}
 
 
 def _as_computed(dtype: Any, path: tuple[Any, ...], leaf: Any) -> Any:

@@ -223,9 +223,10 @@ class PretrainConfig(CaptionedConfig):
       '(docs/input.md)', least=0)
   person_jitter: float = key(
       0.0, 'how far each edge of the person crop may move inwards, share of its side', least=0, below=0.5)
-  person_view: str = key(
-      'crop', 'the person crop, or the scene a second time as in the original', choices=('crop', 'scene'))
-  teacher: str = key('openai/clip-vit-base-patch16', 'folder or hub id of the CLIP or SigLIP', path=True)
+  person_view: str = key('crop', 'the person crop, or the scene again as in the original', choices=('crop', 'scene'))
+  teacher: str = key(
+      'openai/clip-vit-base-patch16', 'folder or hub id of the CLIP or SigLIP; of several, with commas between, each '
+      'loss is the mean', path=True)
   teacher_statistics: str = key(
       'clip', "mean and deviation of the teacher's pixels; imagenet as in the original", choices=('clip', 'imagenet'))
   teacher_views: int = key(
@@ -290,8 +291,7 @@ class MeasuredConfig(DataConfig):
       choices=('test', 'val'))
   left_out_domain: str = key('', 'train and choose without the images of this domain, and test on them alone')
   folds: int = key(
-      0, 'parts that all labelled images, of every split, are dealt to, of which one is tested; 0 takes the splits as '
-      'they are', least=0)
+      0, 'parts that the labelled images of all splits are dealt to, one of them tested; 0: as they are', least=0)
   fold: int = key(0, 'which part is tested, from 0', least=0)
   fold_seed: int = key(0, 'of the deal', least=0)
   test_changes: str = key('', 'changes of the test images to measure under, too, joined by + (docs/protocols.md)')

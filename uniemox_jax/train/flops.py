@@ -5,6 +5,7 @@ student's forward pass three times (forward, gradients of inputs, gradients of w
 Recomputation is not counted (PaLM, Chowdhery et al. 2022, appendix B), so utilisation is that of the model.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from flax import nnx, traverse_util
@@ -80,14 +81,14 @@ def _image_tower(tower: ImageTower | SiglipImageTower) -> Work:
 
 
 def pretrain_work(
-    student: UniEmoX, teacher: ImageTower | SiglipImageTower | None, texts: int, embedded: int = 1) -> ExampleWork:
+    student: UniEmoX, towers: Sequence[ImageTower | SiglipImageTower], texts: int, embedded: int = 1) -> ExampleWork:
   """One pretraining example (docs/method.md, One pretraining step).
 
   Args:
     student: the module; shapes in place of parameters will do.
-    teacher: likewise, None where no loss needs it, or where its embeddings are read.
+    towers: of the teachers, likewise; none where no loss needs them, or where their embeddings are read.
     texts: which each example is compared with in L1; 0 without L1.
-    embedded: views of an example that the teacher embeds.
+    embedded: views of an example that each teacher embeds.
   """
   tokens, patches = 1 + student.visible, student.encoder.patches
   work = (_encoder(student.encoder, student.visible) + _dense(student.project, tokens)).times(student.streams)
@@ -99,7 +100,7 @@ def pretrain_work(
     decoder = student.decoder
     work += (_blocks(decoder.blocks, 1 + patches) + _dense(decoder.predict, patches)).times(student.decoded_streams)
   compared = Work(2 * texts * (student.adapter or student.project).out_features, texts)
-  return ExampleWork(work + compared, (_image_tower(teacher).times(embedded) if teacher else Work()) + compared)
+  return ExampleWork(work + compared, sum((_image_tower(tower).times(embedded) for tower in towers), compared))
 
 
 def finetune_work(classifier: Classifier) -> ExampleWork:

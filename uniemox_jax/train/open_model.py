@@ -13,6 +13,7 @@ from uniemox_jax.convert.formats import hub, onnx_files, weight_files
 from uniemox_jax.convert.import_students import UNKNOWN_HEADS, AttentionHeads, ImportedStudent
 from uniemox_jax.convert.label_order import name_head
 from uniemox_jax.models.registry import MODULES
+from uniemox_jax.models.siglip import SiglipConfig
 from uniemox_jax.objectives.tasks import untrained_task
 from uniemox_jax.teacher.frozen_clip import Clip, read_clip
 from uniemox_jax.teacher.siglip_tokenizer import PIECES
@@ -80,7 +81,18 @@ def open_student(
   Raises:
     UserError: as there, or a model without an encoder of this method.
   """
-  model = open_model(source, heads=heads, decoder=decoder, head=head)
+  return _student_of(open_model(source, heads=heads, decoder=decoder, head=head), source)
+
+
+def open_encoder(source: str) -> Checkpoint | Clip:
+  """As `open_student`, without decoder and head; a SigLIP, whose image tower is no student, as it is."""
+  model = open_model(source, decoder=False, head=False)
+  if isinstance(model, Clip) and isinstance(model.config, SiglipConfig):
+    return model
+  return _student_of(model, source)
+
+
+def _student_of(model: Checkpoint | Clip, source: str) -> Checkpoint:
   if isinstance(model, Clip):
     tower = import_students.student_of_clip(model.clip_config, model.params, model.view.statistics, source)
     print('\n'.join(tower.messages), flush=True)

@@ -43,9 +43,9 @@ def example_work(config: PretrainConfig, student: UniEmoX, teacher: Teacher | No
   With `teacher_views`, the step reads the teacher's embeddings, and computing them is no part of it.
   """
   texts = config.loss.local_batch if config.loss.negatives == 'local' else config.batch_size
-  tower = teacher.tower if teacher and not config.teacher_views else None
+  towers = teacher.towers if teacher and not config.teacher_views else ()
   return pretrain_work(
-      student, tower, texts if config.loss.contrastive else 0, 2 if config.loss.teacher_sees == 'both' else 1)
+      student, towers, texts if config.loss.contrastive else 0, 2 if config.loss.teacher_sees == 'both' else 1)
 
 
 def clip_of_shape(shape: TeacherShape | None) -> Clip:

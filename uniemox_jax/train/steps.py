@@ -77,31 +77,43 @@ def pretrain_losses(
   model = nnx.merge(student, params)
   views_BxVxHxWx3 = normalise(rows['views'])
   outputs = model(views_BxVxHxWx3, rows['noise'])
-  values = {}
-  if teacher is not None:
+  values: Arrays = {}
+  if teacher is not None and outputs.fused_BxE is not None:
     if 'image' in rows:
       image_BxE = rows['image']
     elif settings.teacher_sees == 'both':
       image_BxE = jax.lax.stop_gradient(embed_views_as_one(teacher, frozen, rows['views']))
     else:
       image_BxE = jax.lax.stop_gradient(teacher.embed_image(frozen, rows['views'][:, 0]))
-    if settings.similarity:
-      values['similarity'] = losses.similarity(outputs.fused_BxE, image_BxE)
-    if settings.contrastive:
-      text = rows.get('text', text_TxE)
-      assert text is not None  # the config says that L1 is trained
-      weight = losses.once(text) if settings.equal_texts == 'once' else None
-      if settings.form == 'kl':
-        scale = teacher.scale(frozen)
-        values['contrastive'] = losses.contrastive_kl(outputs.fused_BxE, image_BxE, text, scale, weight)
-      else:
-        values['contrastive'] = losses.contrastive_cosine(outputs.fused_BxE, image_BxE, text, weight)
+    values |= _semantic_losses(
+        teacher, teacher.scales(frozen), outputs.fused_BxE, image_BxE, rows.get('text', text_TxE), settings)
   if settings.reconstruction:
     target_BxUxLxP = jax.vmap(functools.partial(patchify, patch_size=model.encoder.patch_size), 1,
                               1)(views_BxVxHxWx3[:, :model.decoded_streams])
     values['reconstruction'] = losses.reconstruction(
         outputs.prediction_BxUxLxP, target_BxUxLxP, outputs.mask_BxUxL, settings.norm_pix)
   return values
+
+
+def _semantic_losses(
+    teacher: Teacher, scales: Sequence[jax.Array], fused_BxE: jax.Array, image_BxE: jax.Array, text: jax.Array | None,
+    settings: LossSettings) -> Arrays:
+  """L1 and L2, where they have a weight: the mean over the parts of the teacher, each with its logit scale."""
+  by_part = []
+  texts = [None] * len(scales) if text is None else teacher.split(text)
+  for fused, image, text, scale in zip(teacher.split(fused_BxE), teacher.split(image_BxE), texts, scales, strict=True):
+    values = {}
+    if settings.similarity:
+      values['similarity'] = losses.similarity(fused, image)
+    if settings.contrastive:
+      assert text is not None  # the config says that L1 is trained
+      weight = losses.once(text) if settings.equal_texts == 'once' else None
+      if settings.form == 'kl':
+        values['contrastive'] = losses.contrastive_kl(fused, image, text, scale, weight)
+      else:
+        values['contrastive'] = losses.contrastive_cosine(fused, image, text, weight)
+    by_part.append(values)
+  return {name: functools.reduce(jnp.add, (values[name] for values in by_part)) / len(by_part) for name in by_part[0]}
 
 
 def make_finetune_step(

@@ -1,0 +1,51 @@
+"""Several teachers: a run learns from all of them, resumes with them, and refuses others."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from data_pipelines.errors import UserError
+from tests.support import small_runs
+from uniemox_jax.pretrain import pretrain
+from uniemox_jax.runtime.run_log import read_metrics
+from uniemox_jax.teacher.frozen_clip import save_clip
+from uniemox_jax.teacher.several import load_teachers
+from uniemox_jax.train.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.usefixtures('one_device')
+
+
+@pytest.fixture(scope='module')
+def other_clip(tmp_path_factory):
+  """Another teacher of the same shape."""
+  folder = tmp_path_factory.mktemp('other') / 'teacher'
+  config, params = small_runs.random_clip()
+  save_clip(folder, config, jax.tree.map(lambda leaf: -leaf, params))
+  return folder
+
+
+@pytest.mark.parametrize('views', [0, 1])
+def test_a_run_learns_from_two_teachers_and_resumes_to_the_same_bits(
+    data_dir, clip_folder, other_clip, tmp_path, capsys, views):
+  config = small_runs.pretrain_config(data_dir, clip_folder, epochs=1)
+  config.teacher, config.teacher_views, config.images_every = f'{clip_folder},{other_clip}', views, 0
+  run = tmp_path / 'run'
+  pretrain(config, str(run))
+  assert 'the teachers are 12 and 12 wide, the decoder' in capsys.readouterr().out
+  assert load_checkpoint(str(run)).description['model']['teacher_width'] == 24
+  assert np.isfinite([[row[name] for name in ('contrastive', 'similarity')] for row in read_metrics(str(run))]).all()
+  again = shutil.copytree(run, tmp_path / 'again')
+  shutil.rmtree(again / 'checkpoints' / '7')
+  pretrain(config, str(again))
+  assert small_runs.same_weights(run, again)
+  config.teacher = f'{other_clip},{clip_folder}'
+  with pytest.raises(UserError, match=r'other values of teacher|other files than --config.teacher'):
+    pretrain(config, str(again))
+
+
+@pytest.mark.parametrize('names', ['a,', 'a,b,a', ','])
+def test_a_teacher_without_a_name_or_named_twice_is_one_line(names):
+  with pytest.raises(UserError, match='give one name or several'):
+    load_teachers(names, 'float32')

@@ -16,7 +16,7 @@ from data_pipelines.person_boxes import crops
 PERSON_REMOVED, SCENE_REMOVED = 'person_removed', 'scene_removed'
 REMOVALS = (PERSON_REMOVED, SCENE_REMOVED)
 COLOUR = (124, 116, 104)
-"""What is put in place of what is taken away: ImageNet's mean, which models see as zero. It says nothing of the
+"""What is put in place of what is taken away: ImageNet's mean, which models see as about zero. It says nothing of the
 image."""
 _VIEW = 224
 _SEVERITIES: dict[str, tuple[float, ...]] = {

@@ -56,6 +56,8 @@ ROWS = {
     'mask_90': Variant(_CAPTIONS, {'model.mask_ratio': 0.9}),
     'teacher_imagenet_statistics': Variant(_CAPTIONS, {'teacher_statistics': 'imagenet'}),
     'teacher_sees_both': Variant(_CAPTIONS, {'loss.teacher_sees': 'both'}),
+    'mean_embedding': Variant(_CAPTIONS, {'model.embedding': 'mean'}),
+    'distillation': Variant(_CAPTIONS, {'loss.distillation': 1.0}),
     'mae_only': Variant('none', {'loss.contrastive': 0.0, 'loss.similarity': 0.0}),
     'supervised': Variant('as targets', None),
     'scratch': Variant('-', None),}

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 import pytest
 
 from configs import compare as shipped
+from configs import hard_world
 from data_pipelines.errors import UserError
 from tests.support import small_runs
 from tests.support.fork_server import ForkedProcess
@@ -19,6 +20,8 @@ from uniemox_jax.compare.comparison_results import ComparisonJob
 from uniemox_jax.compare.study import check, job_config, jobs_of, pretraining_config
 from uniemox_jax.compare.subprocess_runs import last_error
 from uniemox_jax.runtime.preemption import EXIT_CODE
+from uniemox_jax.train.config import PretrainConfig
+from uniemox_jax.train.schema import parse
 
 VERB = 'uniemox_jax.compare'
 JOBS = ['-m', 'tests.compare.jobs']
@@ -44,9 +47,21 @@ def config(data_dir) -> ConfigDict:
 
 @pytest.mark.parametrize('size', ['published', 'vitb16', 'demo'])
 def test_shipped_configs_define_every_job(size):
-  config = shipped.get_config(size)
+  check_every_job(shipped.get_config(size))
+
+
+def test_the_study_of_the_harder_world_defines_every_job_and_pretraining():
+  config = hard_world.get_config()
+  config.initialisations = tuple(config.initialisation)
+  check_every_job(config)
+  for name in config.initialisations:
+    if section := pretraining_config(config, ComparisonJob(name, 'hard_labelled', 'finetune', 1)):
+      parse(PretrainConfig, section)
+
+
+def check_every_job(config: ConfigDict) -> None:
   check(config)
-  every = shipped.get_config(size)
+  every = config.copy_and_resolve_references()
   every.protocols = tuple(every.protocol)
   for job in jobs_of(every):
     job_config(every, job)

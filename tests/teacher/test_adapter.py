@@ -33,7 +33,7 @@ def adapted_config(data_dir: str, teacher: Path) -> ConfigDict:
 
 
 def teacher_of_width(width: int) -> Teacher:
-  return Teacher(lambda *_: None, lambda _: [], (width,))
+  return Teacher(lambda *_: None, lambda *_: (None, None), lambda _: [], (width,))
 
 
 def test_a_run_says_and_keeps_its_adapter_resumes_with_it_and_hands_on_what_fits(

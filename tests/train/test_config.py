@@ -16,7 +16,10 @@ from uniemox_jax.train.schema import config_dict, parse
 
 SHIPPED = [('pretrain', 'pretrain_emoset_vitl16', ()), ('pretrain', 'pretrain_emoset_vitb16', ()),
            ('pretrain', 'demo', ('pretrain',)), ('finetune', 'finetune', ('emotic',)),
-           ('finetune', 'demo', ('finetune',)), ('probe', 'probe', ('fi',)), ('train_clip', 'demo', ('clip',))]
+           ('finetune', 'demo', ('finetune',)), ('probe', 'probe', ('fi',)), ('train_clip', 'demo', ('clip',)),
+           ('pretrain', 'uniemox_plus_vitb16', ()), ('pretrain', 'uniemox_plus_vitl16', ()),
+           ('train_clip', 'hard_world', ('clip',)), ('pretrain', 'hard_world', ('pretrain',)),
+           ('pretrain', 'hard_world', ('plus',)), ('finetune', 'hard_world', ('finetune',))]
 
 
 def changed(kind: type, **values: object) -> ConfigDict:

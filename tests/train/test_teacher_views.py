@@ -151,7 +151,7 @@ def test_rows_of_the_ablation_read_the_same_embeddings_and_another_seed_or_teach
   folders = {}
   monkeypatch.setattr(embed, 'embed_views', lambda kept, *_, **__: 0)
   split = pretraining.reader.open_split(data_dir, 'emoset', 'train+val')
-  teacher = Teacher(lambda *_: None, lambda _: [], (12,))
+  teacher = Teacher(lambda *_: None, lambda *_: (None, None), lambda _: [], (12,))
 
   def folder(row: str, seed: int, views_seed: int = -1) -> str:
     sections = small_runs.demo.get_config()

@@ -51,7 +51,7 @@ def teacher(clip_config: CLIPConfig, clip_params: dict[str, Any]) -> tuple[Teach
   def embed(frozen, images):
     return unit(nnx.merge(tower, frozen)(clip_normalise(images, clip_config.image_size)))
 
-  return Teacher(embed, lambda frozen: [jnp.float32(10.0)], (WIDTH,)), clip_params['vision']
+  return Teacher(embed, lambda *_: (None, None), lambda frozen: [jnp.float32(10.0)], (WIDTH,)), clip_params['vision']
 
 
 class Program(NamedTuple):
@@ -274,7 +274,7 @@ def test_teacher_of_both_views_gives_the_unit_mean_of_its_two_unit_embeddings(ba
       np.asarray(embedder.embed_image(frozen, jnp.asarray(view))) for view in (batch['scene'], person))
   mean_BxE = (scene_BxE + person_BxE) / 2
   image_BxE = mean_BxE / np.linalg.norm(mean_BxE, axis=1, keepdims=True)
-  both_BxE = embed_views_as_one(embedder, frozen, jnp.stack([batch['scene'], person], axis=1))
+  both_BxE, _ = embed_views_as_one(embedder, frozen, jnp.stack([batch['scene'], person], axis=1))
   np.testing.assert_allclose(both_BxE, image_BxE, atol=1e-6)
   np.testing.assert_allclose(both_BxE[:4], scene_BxE[:4], atol=1e-6)
   given = run_steps(batch | {'person': person, 'image': image_BxE}, (embedder, ()), steps=3)[0]

@@ -90,7 +90,7 @@ def load_fused(source: Source | None, model: dict[str, Any], *, dtype: DTypeLike
     raise UserError(
         f"{source.init if source else '--config.init=none'} has no fused embedding, which `pretrain` learns with a "
         'teacher: choose such a run, or --config.features=patches')
-  arguments = source.model | model | {'reconstruct': False}
+  arguments = source.model | model | {'reconstruct': False, 'teacher_token_width': 0}  # without a decoder
   build = builder(UniEmoX, **{**arguments, 'dtype': dtype})
   params, message = transfer(source.params, abstract_params(build), new=(), left=('decoder',), origin=source.init)
   print(message, flush=True)

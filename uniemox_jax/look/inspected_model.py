@@ -42,7 +42,7 @@ class InspectedModel:
     image_size: side of its views, pixels. view: how it wants them.
     reads_person: whether it also encodes the person view.
     pooled: the tokens that stand for an image, 'cls' or 'patches'.
-    reconstructs: whether it has a decoder. norm_pix: whether that predicts normalised patches.
+    reconstructs: whether it has a decoder of pixels. norm_pix: whether that predicts normalised patches.
     tasks: of a classifier, else empty. labels: of a classifier; of a model that is asked in words, the records'.
     no_maps: why there are no maps of attention, if so.
     first_columns: by task, the index of its first column in the outputs.
@@ -74,7 +74,7 @@ class InspectedModel:
     self.image_size: int = description['model']['image_size']
     self.reads_person = attention_maps.reads_person(model)
     self.pooled = attention_maps.pooled_tokens(model) if self.kind == 'classifier' else 'cls'
-    self.reconstructs = getattr(model, 'decoder', None) is not None
+    self.reconstructs = getattr(getattr(model, 'decoder', None), 'predict', None) is not None
     self.tasks = tasks_of(description) if self.kind == 'classifier' else ()
     self.labels: list[str] = description.get('labels', []) if self.tasks else []
     self.first_columns = _first_columns(self.tasks)

@@ -151,13 +151,20 @@ class ImageTower(nnx.Module):
     self.post_norm = layers.LayerNorm(tower.width, epsilon=tower.norm_eps, dtype=dtype, rngs=rngs)
     self.project = layers.linear(tower.width, config.projection_dim, use_bias=False, dtype=dtype, rngs=rngs)
 
-  def __call__(self, images_BxHxWx3: jax.Array) -> jax.Array:
-    """Projected class token (B, E), of any norm."""
+  def tokens(self, images_BxHxWx3: jax.Array) -> jax.Array:
+    """What the last block gives, (B, 1 + L, D), class token first."""
     patches_BxLxD = self.patch_embed(patchify(images_BxHxWx3, self.patch_size))
     cls = jnp.broadcast_to(self.class_embedding[...], (patches_BxLxD.shape[0], 1, patches_BxLxD.shape[-1]))
     tokens = jnp.concatenate([cls.astype(self.dtype), patches_BxLxD], axis=1) + self.positions[...].astype(self.dtype)
-    tokens = self.blocks(self.pre_norm(tokens))
-    return self.project(self.post_norm(tokens[:, 0]))
+    return self.blocks(self.pre_norm(tokens))
+
+  def pool(self, tokens_BxNxD: jax.Array) -> jax.Array:
+    """Projected class token (B, E), of any norm, of what `tokens` gives."""
+    return self.project(self.post_norm(tokens_BxNxD[:, 0]))
+
+  def __call__(self, images_BxHxWx3: jax.Array) -> jax.Array:
+    """Projected class token (B, E), of any norm."""
+    return self.pool(self.tokens(images_BxHxWx3))
 
 
 class TextTower(nnx.Module):

@@ -16,25 +16,30 @@ class Decoder(nnx.Module):
 
   Args:
     patches: L of the whole image.
-    patch_size: pixels; each prediction has 3 * patch_size^2 values.
+    patch_size: pixels; each prediction has 3 * patch_size^2 values; 0 predicts none.
     width, depth, heads: E, layers, attention heads.
+    teacher_token_width: of the teacher's patch tokens, which are predicted too; 0 where they are not.
     norm_eps, remat, scan, dtype: as in `vit.ViT`.
   """
 
   def __init__(
-      self, *, patches: int, patch_size: int, width: int, depth: int, heads: int, norm_eps: float = 1e-6,
-      remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
+      self, *, patches: int, patch_size: int, width: int, depth: int, heads: int, teacher_token_width: int = 0,
+      norm_eps: float = 1e-6, remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
     layers.check_sizes(decoder_width=width, decoder_depth=depth, decoder_heads=heads)
+    if teacher_token_width:
+      layers.check_sizes(teacher_token_width=teacher_token_width)
     self.dtype = dtype
     self.mask_token = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (1, width)))
     self.positions = nnx.Param(jnp.asarray(sincos_positions(width, round(patches**0.5))))
     self.blocks = layers.Blocks(
         width, depth, heads, 4 * width, eps=norm_eps, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
     self.norm = layers.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs)
-    self.predict = layers.linear(width, 3 * patch_size**2, dtype=dtype, rngs=rngs)
+    self.predict = layers.linear(width, 3 * patch_size**2, dtype=dtype, rngs=rngs) if patch_size else None
+    self.predict_tokens = layers.linear(
+        width, teacher_token_width, dtype=dtype, rngs=rngs) if teacher_token_width else None
 
   @jax.named_scope('decoder')
-  def __call__(self, tokens_BxKxE: jax.Array, ids_restore_BxL: jax.Array) -> jax.Array:
+  def __call__(self, tokens_BxKxE: jax.Array, ids_restore_BxL: jax.Array) -> tuple[jax.Array | None, jax.Array | None]:
     """Fills hidden places with the mask token and decodes.
 
     Args:
@@ -42,8 +47,9 @@ class Decoder(nnx.Module):
       ids_restore_BxL: see `masking.Masking`.
 
     Returns:
-      Predicted pixels of *all* patches, float32 (B, L, 3 p^2). (Upstream keeps `[:, :1]`, one prediction
-      broadcast to all patches, and so learns nothing: docs/method.md, Differences from the original.)
+      Predicted pixels of *all* patches, float32 (B, L, 3 p^2), and the teacher's tokens of them, float32 (B, L, D);
+      None for what is not predicted. (Upstream keeps `[:, :1]`, one prediction broadcast to all patches, and so learns
+      nothing: docs/method.md, Differences from the original.)
     """
     batch, visible, width = tokens_BxKxE.shape
     hidden = ids_restore_BxL.shape[1] - (visible - 1)
@@ -51,5 +57,8 @@ class Decoder(nnx.Module):
     patches_BxLxE = take_tokens(jnp.concatenate([tokens_BxKxE[:, 1:], mask_tokens], axis=1), ids_restore_BxL)
     tokens_BxLxE = jnp.concatenate([tokens_BxKxE[:, :1], patches_BxLxE], axis=1)
     positions = jax.lax.stop_gradient(self.positions[...]).astype(self.dtype)
-    decoded = self.norm(self.blocks(tokens_BxLxE + positions))
-    return self.predict(decoded[:, 1:]).astype(jnp.float32)
+    decoded_BxLxE = self.norm(self.blocks(tokens_BxLxE + positions))[:, 1:]
+    pixels, tokens = (
+        None if head is None else head(decoded_BxLxE).astype(jnp.float32)
+        for head in (self.predict, self.predict_tokens))
+    return pixels, tokens

@@ -17,13 +17,15 @@ class Outputs(NamedTuple):
   """fused_BxE: gamma, through the adapter if there is one, so E is the teacher's width; float32, not normalised; None
   where no loss needs it.
 
-  prediction_BxUxLxP, mask_BxUxL: pixels predicted for each decoded view (U = 1, the scene, or 2) and which
-  patches were hidden; None without reconstruction.
+  prediction_BxUxLxP: pixels predicted for each decoded view (U = 1, the scene, or 2), None without reconstruction.
+  mask_BxUxL: which of their patches were hidden, None without a decoder.
+  teacher_tokens_BxLxD: predicted for the scene's patches, None without distillation.
   """
 
   fused_BxE: jax.Array | None
   prediction_BxUxLxP: jax.Array | None
   mask_BxUxL: jax.Array | None
+  teacher_tokens_BxLxD: jax.Array | None = None
 
 
 class UniEmoX(nnx.Module):
@@ -35,10 +37,12 @@ class UniEmoX(nnx.Module):
     mask_ratio: share of patches hidden, 0.9 in the published recipe.
     fusion, fusion_heads: see `fusion.make_fusion`.
     decode: 'scene' decodes the scene stream, 'both' also the person's.
+    embedding: of a view, what enters the fusion: its 'class_token', or the 'mean' of its visible patches.
     teacher_width: of the embeddings that gamma is compared with; 0 is decoder_width. Where it is another, a linear
       adapter maps gamma to it.
+    teacher_token_width: of the teacher's patch tokens, which the decoder predicts where it is not 0.
     semantic: whether L1 or L2 is trained, so that fusion and person view are needed.
-    reconstruct: whether L3 is trained, so that the decoder is needed.
+    reconstruct: whether L3 is trained, so that the decoder predicts pixels.
     norm_eps, remat, scan, dtype: see `vit.ViT`.
     pre_norm, activation: of the encoder alone, see `vit.ViT`.
 
@@ -49,12 +53,14 @@ class UniEmoX(nnx.Module):
   def __init__(
       self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int, decoder_width: int,
       decoder_depth: int, decoder_heads: int, mask_ratio: float = 0.9, fusion: str = 'additive', fusion_heads: int = 1,
-      decode: str = 'scene', teacher_width: int = 0, semantic: bool = True, reconstruct: bool = True,
-      norm_eps: float = 1e-6, pre_norm: bool = False, activation: str = 'gelu', remat: str = 'none', scan: bool = False,
-      dtype: Any = jnp.float32, rngs: nnx.Rngs):
+      decode: str = 'scene', embedding: str = 'class_token', teacher_width: int = 0, teacher_token_width: int = 0,
+      semantic: bool = True, reconstruct: bool = True, norm_eps: float = 1e-6, pre_norm: bool = False,
+      activation: str = 'gelu', remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
     if decode not in ('scene', 'both'):
       raise ValueError(f"decode '{decode}' is not one of scene, both")
-    if not (semantic or reconstruct):
+    if embedding not in ('class_token', 'mean'):
+      raise ValueError(f"embedding '{embedding}' is not one of class_token, mean")
+    if not (semantic or reconstruct or teacher_token_width):
       raise ValueError('every loss weight is zero: nothing to train')
     blocks = dict(norm_eps=norm_eps, remat=remat, scan=scan, dtype=dtype, rngs=rngs)
     self.encoder = ViT(
@@ -64,17 +70,18 @@ class UniEmoX(nnx.Module):
     self.visible = visible_patches(self.encoder.patches, mask_ratio)
     if not 0 < self.visible < self.encoder.patches:
       raise ValueError(f'mask_ratio {mask_ratio} leaves {self.visible} of {self.encoder.patches} patches visible')
-    self.semantic = semantic
+    self.semantic, self.embedding = semantic, embedding
     self.fusion = make_fusion(fusion, decoder_width, fusion_heads, dtype=dtype, rngs=rngs) if semantic else None
     self.decoder = Decoder(
-        patches=self.encoder.patches, patch_size=patch_size, width=decoder_width, depth=decoder_depth,
-        heads=decoder_heads, **blocks) if reconstruct else None
+        patches=self.encoder.patches, patch_size=patch_size if reconstruct else 0, width=decoder_width,
+        depth=decoder_depth, heads=decoder_heads, teacher_token_width=teacher_token_width, **
+        blocks) if reconstruct or teacher_token_width else None
     # Drawn last: all else starts as it does without it.
     adapts = semantic and teacher_width not in (0, decoder_width)
     if adapts:
       layers.check_sizes(teacher_width=teacher_width)
     self.adapter = layers.linear(decoder_width, teacher_width, dtype=dtype, rngs=rngs) if adapts else None
-    self.decoded_streams = (2 if decode == 'both' else 1) if reconstruct else 0
+    self.decoded_streams = (2 if decode == 'both' else 1) if self.decoder is not None else 0
     self.streams = 2 if self.fusion is not None or self.decoded_streams == 2 else 1
 
   @jax.named_scope('encoder')
@@ -91,25 +98,29 @@ class UniEmoX(nnx.Module):
     tokens_NxKxD = self.encoder(
         views_BxVxHxWx3.reshape(batch * views, *views_BxVxHxWx3.shape[2:]), masking.ids_keep_BxK)
     tokens_BxVxKxE = self.project(tokens_NxKxD).reshape(batch, views, 1 + self.visible, -1)
-    fused_BxE = prediction_BxUxLxP = mask_BxUxL = None
+    fused_BxE = prediction_BxUxLxP = mask_BxUxL = teacher_tokens = None
     if self.decoder is not None:
       decoded = self.decoded_streams
       tokens_BxUxKxE = tokens_BxVxKxE[:, :decoded]
       ids_restore_BxUxL = masking.ids_restore_BxL.reshape(batch, views, -1)[:, :decoded]
-      prediction_NxLxP = self.decoder(
+      prediction_NxLxP, tokens_NxLxD = self.decoder(
           tokens_BxUxKxE.reshape(batch * decoded, *tokens_BxUxKxE.shape[2:]),
           ids_restore_BxUxL.reshape(batch * decoded, -1))
-      prediction_BxUxLxP = prediction_NxLxP.reshape(batch, decoded, *prediction_NxLxP.shape[1:])
+      if prediction_NxLxP is not None:
+        prediction_BxUxLxP = prediction_NxLxP.reshape(batch, decoded, *prediction_NxLxP.shape[1:])
       mask_BxUxL = masking.mask_BxL.reshape(batch, views, -1)[:, :decoded]
+      teacher_tokens = None if tokens_NxLxD is None else tokens_NxLxD[::decoded]
     if self.semantic:
-      fused_BxE = self._fused(tokens_BxVxKxE[:, :, 0])
-    return Outputs(fused_BxE, prediction_BxUxLxP, mask_BxUxL)
+      fused_BxE = self._fused(tokens_BxVxKxE)
+    return Outputs(fused_BxE, prediction_BxUxLxP, mask_BxUxL, teacher_tokens)
 
   @jax.named_scope('fusion')
-  def _fused(self, class_BxVxE: jax.Array) -> jax.Array:
-    """Gamma of the projected class tokens, through the adapter if there is one."""
-    scene_BxE = class_BxVxE[:, 0]
-    fused_BxE = scene_BxE if self.fusion is None else self.fusion(scene_BxE, class_BxVxE[:, 1])
+  def _fused(self, tokens_BxVxKxE: jax.Array) -> jax.Array:
+    """Gamma of the projected tokens, through the adapter if there is one."""
+    is_mean = self.embedding == 'mean'
+    views_BxVxE = tokens_BxVxKxE[:, :, 1:].mean(axis=2) if is_mean else tokens_BxVxKxE[:, :, 0]
+    scene_BxE = views_BxVxE[:, 0]
+    fused_BxE = scene_BxE if self.fusion is None else self.fusion(scene_BxE, views_BxVxE[:, 1])
     if self.adapter is not None:
       fused_BxE = self.adapter(fused_BxE)
     return fused_BxE.astype(jnp.float32)
@@ -117,5 +128,5 @@ class UniEmoX(nnx.Module):
   def features(self, views_BxVxHxWx3: jax.Array) -> jax.Array:
     """Gamma of whole views, of which no patch is hidden, (B, E); for a model that is `semantic`."""
     batch, views = views_BxVxHxWx3.shape[:2]
-    class_NxD = self.encoder(views_BxVxHxWx3.reshape(batch * views, *views_BxVxHxWx3.shape[2:]))[:, 0]
-    return self._fused(self.project(class_NxD).reshape(batch, views, -1))
+    tokens_NxLxE = self.project(self.encoder(views_BxVxHxWx3.reshape(batch * views, *views_BxVxHxWx3.shape[2:])))
+    return self._fused(tokens_NxLxE.reshape(batch, views, *tokens_NxLxE.shape[1:]))

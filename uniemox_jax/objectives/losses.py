@@ -98,6 +98,19 @@ def reconstruction(
   return jnp.sum(error_BxUxL * mask_BxUxL, axis=(1, 2)) / jnp.sum(mask_BxUxL, axis=(1, 2))
 
 
+def distillation(predicted_BxLxD: jax.Array, teacher_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
+  """L4, of UniEmoX+: one minus the cosine between predicted and true tokens of the teacher; (B,), in [0, 2].
+
+  The mean over the hidden patches, as in MaskDistill (Peng et al. 2022, whose text could not be checked).
+
+  Args:
+    predicted_BxLxD, teacher_BxLxD: of every patch, float32, any norm.
+    mask_BxL: 1 where hidden.
+  """
+  apart_BxL = 1.0 - _cosine(predicted_BxLxD, teacher_BxLxD)
+  return jnp.sum(apart_BxL * mask_BxL, axis=1) / jnp.sum(mask_BxL, axis=1)
+
+
 def clip_contrastive(
     image_BxE: jax.Array, text_BxE: jax.Array, scale: jax.Array, ids_BxT: jax.Array | None = None) -> jax.Array:
   """CLIP's symmetric cross-entropy over the batch (Radford et al. 2021, figure 3); (B,). Embeddings have unit norm.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import functools
+import math
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -24,14 +25,18 @@ class Teacher(NamedTuple):
   """The frozen CLIP or SigLIP as the step sees it, or several of them, whose embeddings stand side by side.
 
   embed_image: (params, uint8 scene views (B, H, W, 3)) -> float32 (B, E); of unit norm, each part by itself.
+  embed_patches: (params, the same views, side) -> that, and the tokens of a grid of side x side patches, float32
+    (B, side^2, D): those of the last block, centred and of unit norm, each part by itself, resized to the grid.
   scales: (params) -> the learned logit scale s of each part.
-  widths: of each part; E is their sum.
+  widths, token_widths: of each part; E and D are their sums.
   towers: the modules behind `embed_image`, shapes in place of parameters, for counting their FLOPs.
   """
 
   embed_image: Callable[[Any, jax.Array], jax.Array]
+  embed_patches: Callable[[Any, jax.Array, int], tuple[jax.Array, jax.Array]]
   scales: Callable[[Any], Sequence[jax.Array]]
   widths: tuple[int, ...]
+  token_widths: tuple[int, ...] = ()
   towers: tuple[ImageTower | SiglipImageTower, ...] = ()
 
   @property
@@ -42,6 +47,10 @@ class Teacher(NamedTuple):
   def split(self, embedding: jax.Array) -> list[jax.Array]:
     """The parts of (..., E)."""
     return jnp.split(embedding, np.cumsum(self.widths)[:-1], axis=-1)
+
+  def split_tokens(self, tokens: jax.Array) -> list[jax.Array]:
+    """The parts of (..., D)."""
+    return jnp.split(tokens, np.cumsum(self.token_widths)[:-1], axis=-1)
 
 
 def make_teacher(clip: Clip, dtype: Any, statistics: str = 'clip',
@@ -64,12 +73,32 @@ def make_teacher(clip: Clip, dtype: Any, statistics: str = 'clip',
     view_BxSxSx3 = clip_normalise(scene_BxHxWx3, size, mean, std, clip.view.resample)
     return unit(nnx.merge(graphdef, frozen['vision'])(view_BxSxSx3))
 
+  @jax.named_scope('teacher')
+  def embed_patches(frozen: dict[str, Any], scene_BxHxWx3: jax.Array, side: int) -> tuple[jax.Array, jax.Array]:
+    module = nnx.merge(graphdef, frozen['vision'])
+    tokens_BxNxD = module.tokens(clip_normalise(scene_BxHxWx3, size, mean, std, clip.view.resample))
+    return unit(module.pool(tokens_BxNxD)), _patch_grid(tokens_BxNxD, side)
+
   frozen = {
       'vision': jax.tree_util.tree_map_with_path(functools.partial(_as_computed, dtype), clip.params['vision']),
       'logit_scale': clip.params['logit_scale']}
   teacher = Teacher(
-      embed_image, lambda frozen: [jnp.exp(frozen['logit_scale'])], (clip.config.projection_dim,), (tower,))
+      embed_image, embed_patches, lambda frozen: [jnp.exp(frozen['logit_scale'])], (clip.config.projection_dim,),
+      (clip.config.vision.width,), (tower,))
   return teacher, frozen
+
+
+def _patch_grid(tokens_BxNxD: jax.Array, side: int) -> jax.Array:
+  """The patches among these tokens, float32 (B, side^2, D), centred and of unit norm; a class token is left out."""
+  batch, count, width = tokens_BxNxD.shape
+  own = math.isqrt(count)
+  patches_BxLxD = tokens_BxNxD[:, count - own * own:].astype(jnp.float32)
+  # LayerNorm without parameters, but for the length: a few channels of large mean would decide every cosine.
+  patches_BxLxD = unit(patches_BxLxD - patches_BxLxD.mean(axis=-1, keepdims=True))
+  if own == side:
+    return patches_BxLxD
+  grid = jax.image.resize(patches_BxLxD.reshape(batch, own, own, width), (batch, side, side, width), 'linear')
+  return unit(grid.reshape(batch, side * side, width))
 
 
 def join_teachers(teachers: Sequence[Teacher]) -> Teacher:
@@ -79,22 +108,38 @@ def join_teachers(teachers: Sequence[Teacher]) -> Teacher:
     parts = [teacher.embed_image(own, scene_BxHxWx3) for teacher, own in zip(teachers, frozen, strict=True)]
     return jnp.concatenate(parts, axis=-1)
 
+  def embed_patches(frozen: Sequence[Any], scene_BxHxWx3: jax.Array, side: int) -> tuple[jax.Array, jax.Array]:
+    parts = [teacher.embed_patches(own, scene_BxHxWx3, side) for teacher, own in zip(teachers, frozen, strict=True)]
+    image_BxE, tokens_BxLxD = (jnp.concatenate(values, axis=-1) for values in zip(*parts))
+    return image_BxE, tokens_BxLxD
+
   def scales(frozen: Sequence[Any]) -> list[jax.Array]:
     return [scale for teacher, own in zip(teachers, frozen, strict=True) for scale in teacher.scales(own)]
 
-  widths, towers = (sum((getattr(teacher, name) for teacher in teachers), ()) for name in ('widths', 'towers'))
-  return Teacher(embed_image, scales, widths, towers)
+  widths, token_widths, towers = (
+      sum((getattr(teacher, name) for teacher in teachers), ()) for name in ('widths', 'token_widths', 'towers'))
+  return Teacher(embed_image, embed_patches, scales, widths, token_widths, towers)
 
 
-def embed_views_as_one(teacher: Teacher, frozen: dict[str, Any], views_BxVxHxWx3: jax.Array) -> jax.Array:
+def embed_views_as_one(teacher: Teacher, frozen: Any, views_BxVxHxWx3: jax.Array,
+                       side: int = 0) -> tuple[jax.Array, jax.Array | None]:
   """The mean of the embeddings of an example's views, each part scaled to unit length: float32 (B, E).
 
-  Equal views, as an example without a person has them, give the embedding of one, but for rounding.
+  Equal views, as an example without a person has them, give the embedding of one, but for rounding. With `side`, also
+  the tokens of the first view, see `Teacher.embed_patches`.
   """
   batch, views = views_BxVxHxWx3.shape[:2]
-  image_NxE = teacher.embed_image(frozen, views_BxVxHxWx3.reshape(batch * views, *views_BxVxHxWx3.shape[2:]))
+  images_NxHxWx3 = views_BxVxHxWx3.reshape(batch * views, *views_BxVxHxWx3.shape[2:])
+  tokens = None
+  if side:
+    image_NxE, tokens_NxLxD = teacher.embed_patches(frozen, images_NxHxWx3, side)
+    tokens = tokens_NxLxD[::views]
+  else:
+    image_NxE = teacher.embed_image(frozen, images_NxHxWx3)
+  if views == 1:
+    return image_NxE, tokens
   mean_BxE = image_NxE.reshape(batch, views, -1).mean(axis=1)
-  return jnp.concatenate([unit(part) for part in teacher.split(mean_BxE)], axis=-1)
+  return jnp.concatenate([unit(part) for part in teacher.split(mean_BxE)], axis=-1), tokens
 
 
 def without_tower(frozen: Any) -> Any:

@@ -58,6 +58,9 @@ class StudentSettings(EncoderSettings):
       choices=('additive', 'prior', 'weighted_sum', 'attention', 'glu', OFF))
   fusion_heads: int = key(1, 'heads h of the fusions weighted_sum, attention and glu', least=1, most=3)
   decode: str = key('scene', 'the streams that are reconstructed', choices=('scene', 'both'))
+  embedding: str = key(
+      'class_token', 'what of a view enters the fusion: its class token as published, or the mean of its visible '
+      'patches', choices=('class_token', 'mean'))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +92,10 @@ class LossSettings:
       "what the target of L1 and L2 is: the teacher's embedding of the scene as published, or the mean of those "
       'of scene and person', choices=('scene', 'both'))
   norm_pix: bool = key(False, 'normalise the pixels of each target patch')
+  distillation: float = key(
+      0.0,
+      "weight of L4, which draws what the decoder says of the hidden patches to the teacher's tokens of them; 0 as "
+      'published', least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +254,10 @@ class PretrainConfig(CaptionedConfig):
     loss, model = self.loss, self.model
     if loss.negatives == 'local' and self.batch_size % loss.local_batch:
       raise UserError(f'batch_size {self.batch_size} is not divisible by loss.local_batch {loss.local_batch}')
+    if loss.distillation and not self.teaches:
+      raise UserError(
+          'loss.distillation needs the teacher, and loss.contrastive and loss.similarity are 0: give one of them a '
+          'weight')
     if not self.teaches and not loss.reconstruction:
       raise UserError(
           'every loss weight is zero: nothing to train; set one of --config.loss.contrastive, similarity, '
@@ -258,10 +269,15 @@ class PretrainConfig(CaptionedConfig):
       refuse_unused(self, ('loss.local_batch',), 'loss.negatives is global')
     if not self.teaches:
       refuse_unused(
-          self, ('model.fusion', 'model.fusion_heads', 'teacher_statistics', 'teacher_sharded', 'loss.teacher_sees'),
-          'loss.contrastive and loss.similarity are 0')
+          self, (
+              'model.fusion', 'model.fusion_heads', 'model.embedding', 'teacher_statistics', 'teacher_sharded',
+              'loss.teacher_sees'), 'loss.contrastive and loss.similarity are 0')
     if model.fusion == OFF and model.decode == 'scene':
       refuse_unused(self, ('loss.teacher_sees',), 'model.fusion is none, and there is no person view')
+    if self.teacher_views and loss.distillation:
+      raise UserError(
+          'teacher_views keeps embeddings of whole scenes, and loss.distillation needs those of their patches: set '
+          '--config.teacher_views=0 or --config.loss.distillation=0')
     if self.teacher_views and loss.teacher_sees == 'both':
       raise UserError(
           'teacher_views keeps embeddings of scenes alone, and loss.teacher_sees is both: set --config.teacher_views=0 '

@@ -98,7 +98,12 @@ def pretrain_work(
     work += _dense(student.adapter)
   if student.decoder is not None:
     decoder = student.decoder
-    work += (_blocks(decoder.blocks, 1 + patches) + _dense(decoder.predict, patches)).times(student.decoded_streams)
+    decoded = _blocks(decoder.blocks, 1 + patches)
+    if decoder.predict is not None:
+      decoded += _dense(decoder.predict, patches)
+    work += decoded.times(student.decoded_streams)
+    if decoder.predict_tokens is not None:
+      work += _dense(decoder.predict_tokens, patches)
   compared = Work(2 * texts * (student.adapter or student.project).out_features, texts)
   return ExampleWork(work + compared, sum((_image_tower(tower).times(embedded) for tower in towers), compared))
 

@@ -19,10 +19,15 @@ from uniemox_jax.train.flops import ExampleWork, pretrain_work
 def model_arguments(model: StudentSettings, loss: LossSettings, teacher: Teacher | None) -> dict[str, Any]:
   """The arguments of `UniEmoX` but for dtype and random streams, as checkpoints describe the model.
 
-  The teacher's width is among them where it is not the decoder's.
+  Among them are the teacher's widths that it needs: of embeddings that are not as wide as the decoder, of patch tokens
+  that it predicts.
   """
-  adapted = {'teacher_width': teacher.width} if teacher and teacher.width != model.decoder_width else {}
-  return dataclasses.asdict(model) | adapted | {
+  widths = {}
+  if teacher and teacher.width != model.decoder_width:
+    widths['teacher_width'] = teacher.width
+  if teacher and loss.distillation:
+    widths['teacher_token_width'] = sum(teacher.token_widths)
+  return dataclasses.asdict(model) | widths | {
       'semantic': bool(loss.contrastive or loss.similarity), 'reconstruct': bool(loss.reconstruction)}
 
 

@@ -40,7 +40,7 @@ def make_pretrain_step(
   unit-norm embeddings of the scenes, where they were computed before: then there is no image tower in the step.
   `frozen` holds the teacher's parameters; `key` belongs to the run.
   """
-  names = ('contrastive', 'similarity', 'reconstruction')
+  names = ('contrastive', 'similarity', 'reconstruction', 'distillation')
   weights = {name: weight for name in names if (weight := getattr(settings, name))}
 
   def step(state: TrainState, frozen: Any, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
@@ -79,12 +79,17 @@ def pretrain_losses(
   outputs = model(views_BxVxHxWx3, rows['noise'])
   values: Arrays = {}
   if teacher is not None and outputs.fused_BxE is not None:
+    tokens = None
     if 'image' in rows:
       image_BxE = rows['image']
-    elif settings.teacher_sees == 'both':
-      image_BxE = jax.lax.stop_gradient(embed_views_as_one(teacher, frozen, rows['views']))
     else:
-      image_BxE = jax.lax.stop_gradient(teacher.embed_image(frozen, rows['views'][:, 0]))
+      seen = rows['views'] if settings.teacher_sees == 'both' else rows['views'][:, :1]
+      side = round(model.encoder.patches**0.5) if settings.distillation else 0
+      image_BxE, tokens = jax.lax.stop_gradient(embed_views_as_one(teacher, frozen, seen, side))
+    if tokens is not None:
+      pairs = zip(teacher.split_tokens(outputs.teacher_tokens_BxLxD), teacher.split_tokens(tokens), strict=True)
+      by_part = [losses.distillation(*pair, outputs.mask_BxUxL[:, 0]) for pair in pairs]
+      values['distillation'] = functools.reduce(jnp.add, by_part) / len(by_part)
     values |= _semantic_losses(
         teacher, teacher.scales(frozen), outputs.fused_BxE, image_BxE, rows.get('text', text_TxE), settings)
   if settings.reconstruction:

@@ -18,6 +18,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.storage import write_bytes
 from uniemox_jax.embed import view_embeddings, views_of
+from uniemox_jax.look.reconstructions import reconstruction_triplets
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.clock import Profile
@@ -30,7 +31,6 @@ from uniemox_jax.train import loop
 from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.initial_weights import initial_weights, open_source
 from uniemox_jax.train.kept_config import settle_dtype
-from uniemox_jax.train.reconstructions import reconstruction_triplets
 from uniemox_jax.train.schema import parse
 from uniemox_jax.train.setup import example_work, model_arguments, step_graph
 from uniemox_jax.train.state import TrainState, abstract_model, abstract_params, builder

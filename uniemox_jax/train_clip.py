@@ -25,11 +25,12 @@ from uniemox_jax.runtime.distributed import is_primary, wait_for_all
 from uniemox_jax.teacher.caption_embeddings import MOSTLY_EQUAL, split_captions
 from uniemox_jax.teacher.frozen_clip import Clip, load_clip, save_clip
 from uniemox_jax.train import loop
-from uniemox_jax.train.config import ClipSettings, TowerSettings, TrainClipConfig
+from uniemox_jax.train.config import TrainClipConfig
 from uniemox_jax.train.initial_weights import given_flags
 from uniemox_jax.train.kept_config import settle_dtype
 from uniemox_jax.train.run_folder import TEACHER_FOLDER
 from uniemox_jax.train.schema import parse
+from uniemox_jax.train.settings import ClipSettings, TowerSettings
 from uniemox_jax.train.setup import step_graph
 from uniemox_jax.train.state import abstract_model, builder, initial_params
 from uniemox_jax.train.steps import make_clip_step

@@ -18,7 +18,7 @@ from uniemox_jax.objectives import metrics, tasks
 from uniemox_jax.objectives.tasks import Task
 from uniemox_jax.runtime import sharding
 from uniemox_jax.train import optimizer
-from uniemox_jax.train.config import TaskLossSettings
+from uniemox_jax.train.settings import TaskLossSettings
 from uniemox_jax.train.state import builder, create_state, graphdef_of, state_template
 
 VAD = Task('vad', ('valence', 'arousal'), 'l2', mean=(5.0, 4.0), std=(2.0, 0.5))

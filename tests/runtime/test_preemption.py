@@ -23,7 +23,7 @@ from uniemox_jax.demo import DATASETS
 from uniemox_jax.runtime.preemption import EXIT_CODE
 from uniemox_jax.teacher.frozen_clip import abstract_clip, save_clip
 from uniemox_jax.train.checkpoint import FOLDER
-from uniemox_jax.train.config import TeacherShape
+from uniemox_jax.train.settings import TeacherShape
 from uniemox_jax.train.setup import clip_of_shape
 
 SECONDS = 10

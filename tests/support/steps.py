@@ -8,8 +8,8 @@ import optax
 
 from uniemox_jax.objectives.tasks import Task
 from uniemox_jax.teacher.step_teacher import Teacher
-from uniemox_jax.train.config import LossSettings, RegularisationSettings
 from uniemox_jax.train.optimizer import Optimizer, Schedule
+from uniemox_jax.train.settings import LossSettings, RegularisationSettings
 from uniemox_jax.train.steps import Step, make_finetune_step, make_pretrain_step
 
 

@@ -17,7 +17,8 @@ from uniemox_jax import train_clip
 from uniemox_jax.convert import view
 from uniemox_jax.models.clip import CLIPConfig, Tower
 from uniemox_jax.teacher import caption_embeddings, frozen_clip
-from uniemox_jax.train.config import TowerSettings, TrainClipConfig
+from uniemox_jax.train.config import TrainClipConfig
+from uniemox_jax.train.settings import TowerSettings
 
 CAT = [49406, 320, 1125, 539, 320, 2368, 49407]
 

@@ -20,8 +20,9 @@ from uniemox_jax.runtime.hardware import peak_flops
 from uniemox_jax.runtime.run_log import RunLog, read_metrics
 from uniemox_jax.teacher.frozen_clip import Clip, abstract_clip
 from uniemox_jax.teacher.step_teacher import make_teacher
-from uniemox_jax.train.config import LossSettings, PretrainConfig
+from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.flops import finetune_work, pretrain_work
+from uniemox_jax.train.settings import LossSettings
 from uniemox_jax.train.setup import example_work
 from uniemox_jax.train.state import abstract_model, abstract_params, builder
 from uniemox_jax.train.steps import pretrain_losses

@@ -22,7 +22,7 @@ from uniemox_jax.runtime import sharding
 from uniemox_jax.teacher.frozen_clip import Clip
 from uniemox_jax.teacher.step_teacher import Teacher, embed_views_as_one, join_teachers, make_teacher
 from uniemox_jax.train import optimizer
-from uniemox_jax.train.config import LossSettings
+from uniemox_jax.train.settings import LossSettings
 from uniemox_jax.train.state import TrainState, builder, create_state, graphdef_of, initial_params, state_template
 from uniemox_jax.train.steps import pretrain_losses
 

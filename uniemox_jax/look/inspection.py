@@ -21,11 +21,11 @@ from data_pipelines.records import reader
 from data_pipelines.storage import write_bytes, write_sealed
 from uniemox_jax.look import attention_maps
 from uniemox_jax.look.inspected_model import InspectedModel, Inspection, inspect_examples
+from uniemox_jax.look.reconstructions import reconstruction_triplets
 from uniemox_jax.objectives.tasks import split_columns
 from uniemox_jax.recognition.words import read_words
 from uniemox_jax.report import figures, look_page
 from uniemox_jax.report.figures import Tile
-from uniemox_jax.train.reconstructions import reconstruction_triplets
 
 EXPLAINED_TOGETHER = 4
 """Examples whose attention, offsets and gradients are in memory at once: 0.7 GB for four views of a ViT-L/16."""

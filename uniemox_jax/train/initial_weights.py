@@ -13,8 +13,9 @@ from data_pipelines.storage import exists, parsing, read_json_object
 from uniemox_jax.convert.import_students import AttentionHeads
 from uniemox_jax.convert.position_embeddings import are_sincos, resize_positions, side_of
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from uniemox_jax.train.config import OFF, FinetuneConfig, PretrainConfig, ProbeConfig
+from uniemox_jax.train.config import FinetuneConfig, PretrainConfig, ProbeConfig
 from uniemox_jax.train.open_model import open_student
+from uniemox_jax.train.settings import OFF
 
 # Parts that a new model may have to draw itself, and parts of a checkpoint that it may leave behind.
 PRETRAIN_NEW = ('project', 'fusion', 'adapter', 'decoder')

@@ -12,8 +12,9 @@ from uniemox_jax.models.clip import CLIPConfig, Tower
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.teacher.frozen_clip import Clip, abstract_clip
 from uniemox_jax.teacher.step_teacher import Teacher
-from uniemox_jax.train.config import LossSettings, PretrainConfig, StudentSettings, TeacherShape
+from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.flops import ExampleWork, pretrain_work
+from uniemox_jax.train.settings import LossSettings, StudentSettings, TeacherShape
 
 
 def model_arguments(model: StudentSettings, loss: LossSettings, teacher: Teacher | None) -> dict[str, Any]:

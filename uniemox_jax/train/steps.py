@@ -20,8 +20,8 @@ from uniemox_jax.objectives import losses
 from uniemox_jax.objectives.regularisation import draw_branch_scales, draw_mix
 from uniemox_jax.objectives.tasks import Task, prepare_targets, row_loss, row_weights, single_label_task, split_columns
 from uniemox_jax.teacher.step_teacher import Teacher, embed_views_as_one
-from uniemox_jax.train.config import LossSettings, RegularisationSettings
 from uniemox_jax.train.optimizer import Optimizer, update_average
+from uniemox_jax.train.settings import LossSettings, RegularisationSettings
 from uniemox_jax.train.state import TrainState
 
 Params = dict[str, Any]

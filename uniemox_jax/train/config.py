@@ -12,18 +12,18 @@ from ml_collections import ConfigDict
 from data_pipelines.errors import UserError
 from uniemox_jax.train.schema import key, key_of, parse, refuse_unused, section
 from uniemox_jax.train.settings import (
-  OFF,
-  AugmentSettings,
-  ClipSettings,
-  EncoderSettings,
-  FinetuneOptimizerSettings,
-  LossSettings,
-  MeshSettings,
-  OptimizerSettings,
-  RegularisationSettings,
-  StudentSettings,
-  TaskLossSettings,
-  TeacherShape,
+    OFF,
+    AugmentSettings,
+    ClipSettings,
+    EncoderSettings,
+    FinetuneOptimizerSettings,
+    LossSettings,
+    MeshSettings,
+    OptimizerSettings,
+    RegularisationSettings,
+    StudentSettings,
+    TaskLossSettings,
+    TeacherShape,
 )
 
 DTYPES = ('float32', 'bfloat16')
@@ -91,7 +91,8 @@ class PretrainConfig(CaptionedConfig):
       '(docs/input.md)', least=0)
   person_jitter: float = key(
       0.0, 'how far each edge of the person crop may move inwards, share of its side', least=0, below=0.5)
-  person_view: str = key('crop', 'the person crop, or the scene again as in the original', choices=('crop', 'scene'))
+  person_view: str = key(
+      'crop', 'the person crop, or the scene a second time as in the original', choices=('crop', 'scene'))
   teacher: str = key(
       'openai/clip-vit-base-patch16', 'folder or hub id of the CLIP or SigLIP; of several, with commas between, each '
       'loss is the mean', path=True)
@@ -168,7 +169,8 @@ class MeasuredConfig(DataConfig):
       choices=('test', 'val'))
   left_out_domain: str = key('', 'train and choose without the images of this domain, and test on them alone')
   folds: int = key(
-      0, 'parts that the labelled images of all splits are dealt to, one of them tested; 0: as they are', least=0)
+      0, 'parts that all labelled images, of every split, are dealt to, of which one is tested; 0 takes the splits as '
+      'they are', least=0)
   fold: int = key(0, 'which part is tested, from 0', least=0)
   fold_seed: int = key(0, 'of the deal', least=0)
   test_changes: str = key('', 'changes of the test images to measure under, too, joined by + (docs/protocols.md)')
@@ -234,7 +236,10 @@ class ProbeConfig(MeasuredConfig):
   batch_size: int = key_of(DataConfig, 'batch_size', 256)
   dtype: str = key_of(DataConfig, 'dtype', 'float32')
   protocol: str = key('linear', 'a linear classifier, or nearest neighbours', choices=('linear', 'knn'))
-  features: str = key('patches', "mean over the scene's patches, or gamma of both views", choices=('patches', 'fused'))
+  features: str = key(
+      'patches',
+      "what is probed: the mean over the scene's patch tokens, or gamma, which pretraining fuses of scene and "
+      'person', choices=('patches', 'fused'))
   features_dir: str = key('', 'where features are kept; the workdir if empty', path=True)
   model: EncoderSettings = section(EncoderSettings, remat='none')
 

@@ -1,8 +1,10 @@
 """Evaluates what a fine-tuning run left: python -m uniemox_jax.evaluate --workdir=DIR [--split=test].
 
+On changed images, too: --test_changes=blur_3+person_removed (docs/protocols.md).
 On another dataset, by a label map: --dataset=OTHER --label_map=NAME_OR_FILE (docs/protocols.md).
 """
 
+from collections.abc import Iterator
 import os
 from typing import Any
 
@@ -16,6 +18,7 @@ from data_pipelines.storage import parsing
 from uniemox_jax.convert import shared_model
 from uniemox_jax.eval import label_maps
 from uniemox_jax.eval.ambiguity import measure_ambiguity, read_truths
+from uniemox_jax.eval.changed_images import changes_of, describe_change, report_persons
 from uniemox_jax.eval.kept_outputs import example_keys, keep_outputs
 from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.trained_classifier import (
@@ -24,7 +27,6 @@ from uniemox_jax.eval.trained_classifier import (
     metrics_of,
     predict_split,
     predict_tasks,
-    report_persons,
 )
 from uniemox_jax.objectives.tasks import KINDS, measure, single_label_task, split_columns, tasks_of
 from uniemox_jax.recognition.recogniser import view_of
@@ -56,7 +58,7 @@ class _FinetunedRun:
           'view': view_of(self.checkpoint.description)}
 
   def report_persons(self, split: reader.Split) -> None:
-    """See `trained_classifier.report_persons`; nothing for a model of the scene alone."""
+    """See `changed_images.report_persons`; nothing for a model of the scene alone."""
     if self.checkpoint.description['model'].get('streams', 'scene') != 'scene':
       report_persons(split)
 
@@ -81,6 +83,23 @@ def evaluate(workdir: str, split_name: str | None = None, data_dir: str | None =
   Raises:
     UserError: no such run, records or split.
   """
+  return next(evaluations(workdir, split_name, data_dir))
+
+
+def evaluations(workdir: str, split_name: str | None = None, data_dir: str | None = None,
+                test_changes: str = '') -> Iterator[dict[str, Any]]:
+  """As `evaluate`, and then the same on changed images, each in result_CHANGE.json and outputs_CHANGE.npz.
+
+  Args:
+    workdir, split_name, data_dir: as for `evaluate`.
+    test_changes: joined by +, see `image_changes.read_changes`.
+
+  Yields:
+    What each file holds when it is written; of changed images, also what `describe_change` says.
+
+  Raises:
+    UserError: as `evaluate`; or a change is unknown, or needs persons where there are none.
+  """
   run = _FinetunedRun(workdir)
   split_name = split_name or run.final_split
   dataset, trained_labels = run.config['dataset'], run.checkpoint.description['labels']
@@ -90,22 +109,25 @@ def evaluate(workdir: str, split_name: str | None = None, data_dir: str | None =
     raise UserError(
         f"{dataset} has the labels {', '.join(split.labels)}; the checkpoint was trained with "
         f"{', '.join(trained_labels)}: evaluate it on its own dataset")
+  changes = changes_of(test_changes, split)
   run.report_persons(split)
   thresholds = None
   if split_name != 'val' and any(task.name == 'labels' for task in run.tasks):
     val_split = open_part(records, 'val', tested=False)
     val = measure_split(val_split, run.tasks, predict_tasks(split=val_split, tasks=run.tasks, **run.on_split))
     thresholds = [row['threshold'] for row in val['tasks']['labels']['per_class']]
-  found = predict_tasks(split=split, tasks=run.tasks, **run.on_split)
-  measured = measure_split(split, run.tasks, found, thresholds, by_domain=True)
   truths = read_truths(split)
-  ambiguity = measure_ambiguity(run.tasks, found['outputs'], truths)
-  for task in run.tasks:
-    metrics_of(measured, task).update(ambiguity.get(task.name, {}))
-  if split_name == run.final_split:
-    keep_outputs(workdir, config_hash(run.config), example_keys(split), run.tasks, found, truths)
-  path = result_path(workdir, split_name, final=run.final_split)
-  return run.write(path, dataset, split_name, **measured, **fold_of(run.config))
+  for change in ('', *changes):
+    said = describe_change(change, split)
+    found = predict_tasks(split=split, tasks=run.tasks, change=change, **run.on_split)
+    measured = measure_split(split, run.tasks, found, thresholds, by_domain=True)
+    ambiguity = measure_ambiguity(run.tasks, found['outputs'], truths)
+    for task in run.tasks:
+      metrics_of(measured, task).update(ambiguity.get(task.name, {}))
+    if split_name == run.final_split:
+      keep_outputs(workdir, config_hash(run.config), example_keys(split), run.tasks, found, truths, change)
+    path = result_path(workdir, split_name, final=run.final_split, change=change)
+    yield run.write(path, dataset, split_name, **measured, **fold_of(run.config), **said)
 
 
 def evaluate_on(
@@ -169,8 +191,9 @@ def describe_result(result: dict[str, Any]) -> str:
     scores = ', '.join(
         f'{name} {KINDS[name].score} {measured[KINDS[name].score] or 0:.4f}'
         for name, measured in result['tasks'].items())
+  change = f", {result['test_change']}" if 'test_change' in result else ''
   return (
-      f"{result['dataset']} {result['split']}: {scores} over {result['examples']} examples "
+      f"{result['dataset']} {result['split']}{change}: {scores} over {result['examples']} examples "
       f"(step {result['checkpoint_step']})")
 
 
@@ -180,10 +203,14 @@ def main() -> None:
   if values.dataset is None:
     if values.label_map is not None:
       raise UserError('--label_map is for another dataset: add --dataset=NAME')
-    result = evaluate(values.workdir, values.split, values.data_dir)
+    results = evaluations(values.workdir, values.split, values.data_dir, values.test_changes)
   else:
-    result = evaluate_on(values.workdir, values.dataset, values.label_map, values.split or 'test', values.data_dir)
-  print('\n'.join(filter(None, [describe_result(result), describe_domains(result)])), flush=True)
+    if values.test_changes:
+      raise UserError('--test_changes is for the dataset of the run: leave out --dataset, or --test_changes')
+    results = iter([
+        evaluate_on(values.workdir, values.dataset, values.label_map, values.split or 'test', values.data_dir)])
+  for result in results:
+    print('\n'.join(filter(None, [describe_result(result), describe_domains(result)])), flush=True)
 
 
 if __name__ == '__main__':
@@ -191,6 +218,7 @@ if __name__ == '__main__':
   cli.define_multihost()
   flags.DEFINE_enum('split', None, ['train', 'val', 'test'], 'Which split, if not test, or what the run takes as test.')
   cli.define_path('data_dir', None, 'Folder of the records, if not the one the run was trained from.')
+  flags.DEFINE_string('test_changes', '', 'Changes of the images to evaluate on, too, such as blur_3+person_removed.')
   flags.DEFINE_string('dataset', None, "Another dataset than the run's own.")
   cli.define_path('label_map', None, 'Of labels to those of --dataset: the name of a shipped map, or FILE.json.')
   cli.run(main)

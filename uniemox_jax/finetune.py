@@ -20,8 +20,9 @@ from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.records import targets as record_targets
-from uniemox_jax.eval.trained_classifier import measure_split, metrics_of, predict_tasks, report_persons
-from uniemox_jax.evaluate import describe_result, evaluate
+from uniemox_jax.eval.changed_images import changes_of, report_persons
+from uniemox_jax.eval.trained_classifier import measure_split, metrics_of, predict_tasks
+from uniemox_jax.evaluate import describe_result, evaluations
 from uniemox_jax.models.classifier import STREAMS, Classifier
 from uniemox_jax.objectives.tasks import KINDS, Task, choose_tasks, present, score, width
 from uniemox_jax.runtime import cli, sharding
@@ -123,7 +124,7 @@ def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None, *,
   """Fine-tunes, or resumes, the run in `workdir` as `pretrain` does, then evaluates its best checkpoint on test.
 
   Leaves checkpoints/, metrics.jsonl, tensorboard/, config.json, inputs.json, outputs.npz and result.json, whose content
-  it returns.  `adopt`: see `open_source`.
+  it returns; and the last two for each of `test_changes`, see `evaluations`. `adopt`: see `open_source`.
 
   Raises:
     UserError: a mistake in the config, the data or the checkpoint to start from.
@@ -132,6 +133,7 @@ def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None, *,
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   sharding.check_batch(config.batch_size, mesh, config.accum_steps)
   train_split, val_split, test_split = open_splits(config)
+  changes_of(config.test_changes, test_split)  # Before hours of training, and not after.
   if 'person' in STREAMS[config.streams] and not report_persons(train_split):
     raise UserError(
         'config.streams asks for persons, and no training record has one: find them '
@@ -158,9 +160,11 @@ def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None, *,
       run, step, _step_batches(config, train_split, tasks, run.start),
       every=loop.Every(config.log_every, 0, config.eval_every_epochs * steps_per_epoch),
       evaluate=_validator(config, graphdef, val_split, tasks, mesh, run.log))
-  result = evaluate(workdir)
-  print(describe_result(result), flush=True)
-  return result
+  results = []
+  for result in evaluations(workdir, test_changes=config.test_changes):
+    print(describe_result(result), flush=True)
+    results.append(result)
+  return results[0]
 
 
 if __name__ == '__main__':

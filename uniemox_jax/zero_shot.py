@@ -20,6 +20,7 @@ from data_pipelines.records import reader
 from data_pipelines.storage import exists, read_json_object
 from uniemox_jax.convert.view import View
 from uniemox_jax.eval.ambiguity import measure_ambiguity, read_truths
+from uniemox_jax.eval.changed_images import changes_of, describe_change
 from uniemox_jax.eval.kept_outputs import example_keys, keep_outputs
 from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.split_outputs import Fields, split_outputs
@@ -43,8 +44,11 @@ def _embed(graphdef: nnx.GraphDef, view: View, params: dict[str, Any], views: Fi
   return jax.lax.with_sharding_constraint({'outputs': embedded_BxE, **fields}, P())
 
 
-def image_embeddings(clip: Clip, split: reader.Split, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+def image_embeddings(clip: Clip, split: reader.Split, batch_size: int,
+                     change: str = '') -> tuple[np.ndarray, np.ndarray]:
   """Embeddings of every record under the CLIP's own view, unit-norm float32 (N, E), and labels int32 (N,), -1 for none.
+
+  `change`: of the images, see `pipeline.eval_batches`.
 
   Raises:
     UserError: a damaged shard.
@@ -53,7 +57,7 @@ def image_embeddings(clip: Clip, split: reader.Split, batch_size: int) -> tuple[
   mesh, view = sharding.make_mesh(), clip.view
   found = split_outputs(
       functools.partial(_embed, clip.graphdef, view, sharding.replicate(clip.params, mesh)), split, ['label'],
-      image_size=view.size, batch_size=batch_size, mesh=mesh, progress=f'zero-shot {split.name}',
+      image_size=view.size, batch_size=batch_size, mesh=mesh, progress=f'zero-shot {split.name}', change=change,
       view=functools.partial(augment.centre_view, **view.centre))
   return found['outputs'], found['label']
 
@@ -61,7 +65,7 @@ def image_embeddings(clip: Clip, split: reader.Split, batch_size: int) -> tuple[
 def zero_shot(
     teacher: str, data_dir: str, dataset: str, workdir: str, split_name: str = 'test',
     templates: Sequence[str] = prompts.TEMPLATES, batch_size: int = BATCH_SIZE, *,
-    part: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    part: Mapping[str, Any] | None = None, test_changes: str = '') -> dict[str, Any]:
   """Classifies a split by the nearest class embedding and writes result.json (result_val.json for val).
 
   Args:
@@ -72,6 +76,7 @@ def zero_shot(
     batch_size: images at a time, over all devices.
     part: keys of a `MeasuredConfig` that say which images are tested, such as a fold; None for the whole split.
       With it, the file is result.json for any split.
+    test_changes: of the images, each measured too and kept in result_CHANGE.json, see `image_changes.read_changes`.
 
   Returns:
     What the file holds: as `evaluate` returns for a single label, and protocol, templates, and under 'plain' the
@@ -92,22 +97,27 @@ def zero_shot(
     raise UserError(
         f'no image of split {split_name!r} of {dataset} has a single label, by which zero-shot is measured: choose '
         'another split or dataset')
+  changes = changes_of(test_changes, split)
   clip = load_clip(teacher)
   task = single_label_task(split.labels)
   ensemble_CxE = class_embeddings(clip, split.labels, templates)
   plain_CxE = class_embeddings(clip, split.labels, [prompts.PLAIN])
-  image_NxE, label_N = image_embeddings(clip, split, batch_size)
-  logits_NxC, plain_NxC = (clip.scale * image_NxE @ text_CxE.T for text_CxE in (ensemble_CxE, plain_CxE))
-  ensemble, plain = measure(task, logits_NxC, label_N), measure(task, plain_NxC, label_N)
-  truths = read_truths(split)
-  ensemble |= measure_ambiguity([task], logits_NxC, truths).get('label', {})
-  if split_name == final:
-    found = {'outputs': logits_NxC, 'label': label_N}
-    keep_outputs(workdir, config_hash(asked), example_keys(split), [task], found, truths)
-  return write_result(
-      path, dataset=dataset, split=split_name, init=teacher, checkpoint_step=None, config_hash=config_hash(asked),
-      **ensemble, protocol='zero_shot', templates=list(templates), plain={'template': prompts.PLAIN, **plain},
-      **fold_of(part))
+  truths, results = read_truths(split), []
+  for change in ('', *changes):
+    said = describe_change(change, split)
+    image_NxE, label_N = image_embeddings(clip, split, batch_size, change)
+    logits_NxC, plain_NxC = (clip.scale * image_NxE @ text_CxE.T for text_CxE in (ensemble_CxE, plain_CxE))
+    ensemble, plain = measure(task, logits_NxC, label_N), measure(task, plain_NxC, label_N)
+    ensemble |= measure_ambiguity([task], logits_NxC, truths).get('label', {})
+    if split_name == final:
+      found = {'outputs': logits_NxC, 'label': label_N}
+      keep_outputs(workdir, config_hash(asked), example_keys(split), [task], found, truths, change)
+    results.append(
+        write_result(
+            result_path(workdir, split_name, final=final, change=change), dataset=dataset, split=split_name,
+            init=teacher, checkpoint_step=None, config_hash=config_hash(asked), **ensemble, protocol='zero_shot',
+            templates=list(templates), plain={'template': prompts.PLAIN, **plain}, **fold_of(part), **said))
+  return results[0]
 
 
 def zero_shot_by_config(given: ConfigDict, workdir: str, *, adopt: bool = False) -> dict[str, Any]:
@@ -117,7 +127,7 @@ def zero_shot_by_config(given: ConfigDict, workdir: str, *, adopt: bool = False)
   part = {name: getattr(config, name) for name in ('left_out_domain', 'folds', 'fold', 'fold_seed')}
   return zero_shot(
       config.init, config.data_dir, config.dataset, workdir, config.test_split, batch_size=config.batch_size,
-      part={name: value for name, value in part.items() if value})
+      part={name: value for name, value in part.items() if value}, test_changes=config.test_changes)
 
 
 def main() -> None:

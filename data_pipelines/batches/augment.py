@@ -140,21 +140,26 @@ def decode_crop(jpeg: tf.Tensor, box: tf.Tensor, scale: int = 1) -> tf.Tensor:
   return tf.image.decode_and_crop_jpeg(jpeg, box, 3, ratio=scale, dct_method='INTEGER_ACCURATE')
 
 
-def evaluation_view(jpeg: tf.Tensor, size: int) -> tf.Tensor:
-  """`images.evaluation_view` of a JPEG, to 2 of 255: uint8 (size, size, 3) (docs/method.md, Recipes)."""
-  return centre_view(jpeg, size, images.short_side_of(size))
+def evaluation_view(image: tf.Tensor, size: int) -> tf.Tensor:
+  """`images.evaluation_view` of what `centre_view` takes, to 2 of 255: uint8 (size, size, 3) (docs/method.md, Recipes).
+  """
+  return centre_view(image, size, images.short_side_of(size))
 
 
-def squashed_view(jpeg: tf.Tensor, size: int) -> tf.Tensor:
-  """The whole of a person crop at both sides `size`, uint8 (size, size, 3)."""
-  return centre_view(jpeg, size, size, squash=True)
+def squashed_view(image: tf.Tensor, size: int) -> tf.Tensor:
+  """The whole of a person crop, as `centre_view` takes it, at both sides `size`, uint8 (size, size, 3)."""
+  return centre_view(image, size, size, squash=True)
 
 
 def centre_view(
-    jpeg: tf.Tensor, size: int, short_side: int, squash: bool = False, floor: bool = False,
+    image: tf.Tensor, size: int, short_side: int, squash: bool = False, floor: bool = False,
     resample: int = Image.Resampling.BICUBIC) -> tf.Tensor:
-  """`images.centre_view` of a JPEG, to 2 of 255: uint8 (size, size, 3). Only what the crop needs is resized."""
-  image = decode(jpeg)
+  """`images.centre_view` of a JPEG, to 2 of 255: uint8 (size, size, 3). Only what the crop needs is resized.
+
+  The `image` may also be the pixels themselves, uint8 (H, W, 3).
+  """
+  image = tf.convert_to_tensor(image)
+  image = decode(image) if image.dtype == tf.string else image
   sides_2 = tf.cast(tf.shape(image)[:2], tf.int64)
   resized_2 = tf.fill([2], tf.constant(short_side,
                                        tf.int64)) if squash else short_side * sides_2 // tf.reduce_min(sides_2)

@@ -16,6 +16,8 @@ import tensorflow as tf
 
 from data_pipelines.batches import augment, rand_augment
 from data_pipelines.batches.canvas import crop_for_canvas
+from data_pipelines.batches.evaluation_views import BOX_FIELDS, evaluation_views
+from data_pipelines.batches.image_changes import REMOVALS
 from data_pipelines.batches.order import Order, make_order
 from data_pipelines.errors import UserError
 from data_pipelines.records import targets as record_targets
@@ -170,12 +172,15 @@ def view_batches(
 
 def eval_batches(
     split: Split, *, batch_size: int, image_size: int, person: bool = False, targets: Sequence[str] = (),
-    view: Callable[[tf.Tensor], tf.Tensor] | None = None, process_index: int = 0, process_count: int = 1,
-    parallelism: int | None = None) -> Iterator[Batch]:
+    view: Callable[[tf.Tensor], tf.Tensor] | None = None, change: str = '', process_index: int = 0,
+    process_count: int = 1, parallelism: int | None = None) -> Iterator[Batch]:
   """Every example once over all hosts, in order; every host makes the same number of batches of the same shape.
 
   Args: as in `train_batches`, and
-    view: from a JPEG to another model's evaluation view, uint8 (S, S, 3); None is the student's.
+    view: from what `augment.centre_view` takes to another model's evaluation view, uint8 (S, S, 3); None is the
+      student's.
+    change: of the images, see `image_changes.read_changes`; '' for none. Corruptions change each finished view. Without
+      persons, 'person' equals 'image' as where a record has none; without the scene, it lacks the margin of its crop.
 
   Yields:
     With R = batch_size / process_count rows: 'image' uint8 (R, S, S, 3), the evaluation view; with `person` also
@@ -196,16 +201,14 @@ def eval_batches(
     return {'position': tf.minimum(index_R, split.num_examples - 1), 'mask': index_R < split.num_examples}
 
   def make(record: Record) -> Record:
-    image = make_view(record['image'])
-    values = _labels(record) | record_targets.dense(record, sizes) | {'image': image}
-    if person:
-      values['person'] = _person_or(image, record, lambda: augment.squashed_view(record['persons'][0], image_size))
+    values = _labels(record) | record_targets.dense(record, sizes)
+    values |= evaluation_views(record, make_view, image_size, person, change)
     # Not a product: missing targets may be NaN.
     zeroed = {name: tf.where(record['mask'], value, tf.zeros_like(value)) for name, value in values.items()}
     return zeroed | {'mask': tf.cast(record['mask'], tf.float32)}
 
   steps = tf.data.Dataset.range(-(-split.num_examples // batch_size))
-  return _batches(split, steps.map(order), make, rows, parallelism, targets)
+  return _batches(split, steps.map(order), make, rows, parallelism, targets, boxes=change in REMOVALS)
 
 
 def _host_rows(batch_size: int, process_index: int, process_count: int) -> tuple[int, int]:
@@ -310,13 +313,13 @@ def _person_crop(record: Record, jitter: float) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _batches(
     split: Split, ordered: tf.data.Dataset, make: Callable[[Record], Record], rows: int, parallelism: int | None,
-    targets: Sequence[str], canvas: int = 0) -> Iterator[Batch]:
+    targets: Sequence[str], canvas: int = 0, boxes: bool = False) -> Iterator[Batch]:
   """Reads the records at the positions in `ordered`, makes each into one row, and batches the rows in that order.
 
   Sides that differ from row to row become those of the canvas.
   """
   failures: list[UserError] = []
-  fields = _FIELDS | record_targets.fields(targets)
+  fields = _FIELDS | record_targets.fields(targets) | (BOX_FIELDS if boxes else {})
 
   def read(positions_R: np.ndarray) -> np.ndarray:
     try:

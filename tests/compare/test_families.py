@@ -33,10 +33,10 @@ def test_fractions_and_domains_multiply_protocols():
   config.fractions, config.left_out_domains, config.protocols = (0.05, 1), ('cartoon', 'oil on canvas'), ('linear',)
   check(config)
   assert list(variants_of(config).items()) == [
-      ('linear_without_cartoon_5_percent', ('linear', 'cartoon', 0.05)),
-      ('linear_without_cartoon_100_percent', ('linear', 'cartoon', 1)),
-      ('linear_without_oil_on_canvas_5_percent', ('linear', 'oil on canvas', 0.05)),
-      ('linear_without_oil_on_canvas_100_percent', ('linear', 'oil on canvas', 1))]
+      ('linear_without_cartoon_5_percent', ProtocolVariant('linear', 'cartoon', 0.05)),
+      ('linear_without_cartoon_100_percent', ProtocolVariant('linear', 'cartoon', 1)),
+      ('linear_without_oil_on_canvas_5_percent', ProtocolVariant('linear', 'oil on canvas', 0.05)),
+      ('linear_without_oil_on_canvas_100_percent', ProtocolVariant('linear', 'oil on canvas', 1))]
   assert [family.name for family in families.curves(variants_of(config))
          ] == ['linear without cartoon', 'linear without oil on canvas']
   assert [family.name for family in families.left_out(variants_of(config))] == ['linear at 5 %', 'linear at 100 %']
@@ -56,12 +56,13 @@ def test_area_is_the_mean_height_over_the_logarithm(tmp_path: Path):
   config.fractions, config.protocols = FRACTIONS, ('linear',)
   variants = variants_of(config)
   [family] = families.curves(variants)
-  assert list(family.members.values()) == ['1 %', '10 %', '50 %'] and sum(family.weights) == pytest.approx(1)
+  assert list(family.members.values()) == ['1 %', '10 %', '50 %']
+  assert sum(*family.summaries.values()) == pytest.approx(1)
   value = {(name, protocol): VALUES[variant.fraction] - (name == 'scratch') * 0.1 for name in ('ours', 'scratch')
            for protocol, variant in variants.items()}
   comparison = comparison_of(variants, value)
   [(column, members)] = families.columns_of(family, comparison).items()
-  area = families.mean_of(family, members)['ours']
+  area = families.weighted_sum(family.summaries['area under the curve'], members)['ours']
   x = np.log(sorted(VALUES))
   assert area[0].value == pytest.approx(np.trapezoid([0.2, 0.3, 0.6], x) / np.ptp(x))
   rows = tables.write(comparison, str(tmp_path))

@@ -77,7 +77,9 @@ def _jobs(comparison: Comparison, dataset: str, protocol: str) -> list[Compariso
 
 def _measured(comparison: Comparison, dataset: str, workdir: str) -> Measured:
   columns = []
-  for protocol in comparison.variants:
+  for protocol, variant in comparison.variants.items():
+    if protocol != variant.trained:  # Changed images, and groups of images, are not asked for here.
+      continue
     tasks = dict.fromkeys(
         task for job in _jobs(comparison, dataset, protocol) for task in _blocks(comparison.results[job]))
     columns += [Learned(protocol, task, protocol if len(tasks) == 1 else f'{protocol}, {task}') for task in tasks]

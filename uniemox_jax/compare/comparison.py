@@ -16,11 +16,12 @@ from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
 from data_pipelines.ownership import owned
-from data_pipelines.storage import exists, parsing, write_json
+from data_pipelines.storage import exists, write_json
 from uniemox_jax.compare import subprocess_runs, tables
 from uniemox_jax.compare.ambiguity_page import PAGE, write_ambiguity
-from uniemox_jax.compare.comparison_results import Comparison, ComparisonJob, scores_of
-from uniemox_jax.compare.resampling import resampled_scores
+from uniemox_jax.compare.comparison_results import Comparison, ComparisonJob
+from uniemox_jax.compare.image_groups import Groups, read_groups
+from uniemox_jax.compare.measured_runs import MeasuredRun, measured_runs, measured_variants
 from uniemox_jax.compare.study import (
     PRETRAINING,
     VERBS,
@@ -32,7 +33,6 @@ from uniemox_jax.compare.study import (
     variants_of,
 )
 from uniemox_jax.compare.summary_statistics import MOST_SEEDS, seeds_needed
-from uniemox_jax.eval.result_file import read_result, result_path
 
 PRETRAINED = 'pretrained.json'
 """In the workdir of a pretraining that has ended: how long its last try took."""
@@ -51,27 +51,42 @@ def read_comparison(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigD
   """What is finished, and what failed, of the jobs with the configs `sections`.
 
   Raises:
-    UserError: a job was run, or begun, with other values than the config has now.
+    UserError: a job was run, or begun, with other values than the config has now; or there are no such groups.
   """
-  results, errors, resampled = {}, {}, {}
-  vad_score = config.get('vad_score', 'ccc')
+  measured: dict[ComparisonJob, MeasuredRun] = {}
+  vad_score, groups = config.get('vad_score', 'ccc'), _groups(config, sections)
+  variants = measured_variants(
+      variants_of(config).values(), config.get('test_changes', ()),
+      sorted({name for of_dataset in groups.values() for name in of_dataset}))
   for folder, section in pretrainings_of(config, sections, workdir).items():
     subprocess_runs.check_same_config(folder, section)
   for job, section in sections.items():
     folder = job.folder(workdir)
     # The table names where a run started from.
     subprocess_runs.check_same_config(folder, section, also=('init',))
-    if (result := read_result(folder)) is not None:
-      with parsing(result_path(folder, 'test')):
-        scores = scores_of(result, vad_score)
-      results[job] = result
-      run_hash = result.get('config_hash', '')
-      resampled[job] = {score.task: resampled_scores(folder, run_hash, score.task, score.name) for score in scores}
-    elif error := subprocess_runs.last_error(folder):
-      errors[job] = error
-  return Comparison(
-      config.initialisations, config.datasets, variants_of(config), config.reference, tuple(sections), results, errors,
-      resampled, config.get('folds', 0), config.get('detect', 0.02), vad_score)
+    measured |= measured_runs(job, folder, variants, groups.get(job.dataset, {}), vad_score)
+  wanted = tuple(
+      job._replace(protocol=name)
+      for job in sections
+      for name, variant in variants.items()
+      if variant.trained == job.protocol and not variant.group)
+  comparison = Comparison(
+      config.initialisations, config.datasets, variants, config.reference, wanted,
+      {job: run.result for job, run in measured.items()}, {}, {job: run.resampled for job, run in measured.items()},
+      config.get('folds', 0), config.get('detect', 0.02), vad_score)
+  last_errors = {job: subprocess_runs.last_error(job.folder(workdir)) for job in sections}
+  return comparison._replace(
+      errors={job: error for job, error in last_errors.items() if error and job in comparison.unfinished})
+
+
+def _groups(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict]) -> dict[str, Groups]:
+  """Of the test images, by dataset; {} where none are asked for."""
+  if not config.get('group_column'):
+    return {}
+  data_dirs = {job.dataset: section.data_dir for job, section in sections.items()}
+  return {
+      dataset: read_groups(data_dir, dataset, config.groups.replace('{dataset}', dataset), config.group_column)
+      for dataset, data_dir in data_dirs.items()}
 
 
 def pretrainings_of(config: ConfigDict, jobs: Iterable[ComparisonJob], workdir: str) -> dict[str, ConfigDict]:
@@ -135,7 +150,8 @@ def _run_all(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict], w
     comparison = read_comparison(config, sections, workdir)
     found[:] = tables.write(comparison, workdir)
     write_ambiguity(comparison, workdir)
-    scores = {job.name: comparison.scores(result)[0] for job, result in comparison.results.items()}
+    unfinished = comparison.unfinished
+    scores = {job.name: comparison.scores(comparison.results[job])[0] for job in sections if job not in unfinished}
     return {
         name: f'{score.metric} undefined' if score.value is None else f'{score.metric} {score.value:.4f}'
         for name, score in scores.items()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import os
+import re
 from typing import Any, NamedTuple
 
 from uniemox_jax.compare.resampling import RunScore
@@ -35,12 +36,35 @@ class ComparisonJob(NamedTuple):
 
 
 class ProtocolVariant(NamedTuple):
-  """How a protocol of the config is run. protocol: its name there. domain: that is left out of training, '' for none.
-  fraction: of each class that is trained on, None for what the protocol says."""
+  """How a protocol of the config is run, and what of it is measured.
+
+  protocol: its name there. domain: that is left out of training, '' for none. fraction: of each class that is trained
+  on, None for what the protocol says. test_change: of the test images, '' for none. group: of the test images that
+  alone are measured, '' for all.
+  """
 
   protocol: str
   domain: str = ''
   fraction: float | None = None
+  test_change: str = ''
+  group: str = ''
+
+  @property
+  def trained(self) -> str:
+    """The name of what is run, which jobs have; one run is measured in several ways."""
+    without = '_without_' + re.sub(r'\W+', '_', self.domain) if self.domain else ''
+    return self.protocol + without + ('' if self.fraction is None else f'_{100 * self.fraction:g}_percent')
+
+  @property
+  def name(self) -> str:
+    """Unique among all: what is run, and in which way it is measured."""
+    return ', '.join(filter(None, (self.trained, self.test_change, self.group)))
+
+  @property
+  def asked(self) -> bool:
+    """Whether a difference from the reference is asked for: groups of changed images are shown alone. Else Holm's
+    correction for so many questions would leave none significant."""
+    return not (self.test_change and self.group)
 
 
 class Column(NamedTuple):
@@ -82,11 +106,11 @@ class Comparison(NamedTuple):
   """What was asked for, and what is finished of it.
 
   initialisations, datasets: in the order of rows and columns.
-  variants: the protocols in the order of their tables, by the name that jobs have.
+  variants: the protocols in the order of their tables, by name.
   reference: the initialisation that all others are compared with.
-  jobs: all that were asked for.
-  results: content of result.json by job.
-  errors: the last line of each job that failed.
+  jobs: all that were asked for, but for those of groups; for each variant one, of whose name the protocol is.
+  results: content of the result's file by job, of a group its score.
+  errors: the last line of each run that failed.
   resampled: by job and task, see `resampling.resampled_scores`; None or absent where nothing was kept.
   folds: how many parts the images were dealt to, 0 for the datasets' own splits.
   detect: the difference that enough seeds are to find.
@@ -120,7 +144,7 @@ class Comparison(NamedTuple):
     return {column: {name: self._scores(name, column, protocol) for name in self.initialisations} for column in columns}
 
   def _scores(self, initialisation: str, column: Column, protocol: str) -> dict[Repeat, RunScore]:
-    jobs = [job for job in self.jobs if job[:3] == (initialisation, column.dataset, protocol) and job in self.results]
+    jobs = [job for job in self.results if job[:3] == (initialisation, column.dataset, protocol)]
     return {
         job.repeat: RunScore(score.value,
                              self.resampled.get(job, {}).get(score.task)) for job in jobs
@@ -137,6 +161,6 @@ class Comparison(NamedTuple):
     return len({job.seed for job in self.jobs})
 
   @property
-  def missing(self) -> int:
-    """How many jobs have no result."""
-    return len(self.jobs) - len(self.results)
+  def unfinished(self) -> set[ComparisonJob]:
+    """The runs that lack a result, of their own or of changed test images."""
+    return {job._replace(protocol=self.variants[job.protocol].trained) for job in self.jobs if job not in self.results}

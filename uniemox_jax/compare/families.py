@@ -1,4 +1,4 @@
-"""Variants of a protocol that are read together: a curve over fractions of the labels, and domains left out in turn."""
+"""Variants of a protocol that are read together: over fractions of the labels, domains, changes or groups of images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -14,20 +14,30 @@ class Family(NamedTuple):
   """Some variants that differ in one thing.
 
   name: of what they share, such as 'finetune'.
-  summary: the name of their weighted mean.
   members: the name of each variant, and what it differs in, in order: '5 %', or a domain.
-  weights: of the members in the mean; they sum to 1.
+  summaries: by name, the weights of the members in a weighted sum, such as their mean.
+  ranked: what a member is, of which the worst is named; '' for none.
+  asked: whether its sums are questions, see `ProtocolVariant.asked`.
   """
 
   name: str
-  summary: str
   members: Mapping[str, str]
-  weights: Sequence[float]
+  summaries: Mapping[str, Sequence[float]]
+  ranked: str = ''
+  asked: bool = True
 
-  @property
-  def question(self) -> str:
-    """What the weighted mean is called beside protocols."""
-    return f'{self.name}, {self.summary}'
+  def question(self, summary: str) -> str:
+    """What a weighted sum is called beside protocols."""
+    return f'{self.name}, {summary}'
+
+
+UNCHANGED = 'unchanged'
+"""The member of changed test images that is the test images as they are."""
+
+
+def families_of(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
+  """All of them."""
+  return [*curves(variants), *left_out(variants), *changed(variants), *by_group(variants)]
 
 
 def curves(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
@@ -39,7 +49,8 @@ def curves(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
       names = sorted(fractions, key=fractions.__getitem__)
       weights = _trapezoid(np.log([fractions[name] for name in names]))
       found.append(
-          Family(_name(key), 'area under the curve', {name: f'{100 * fractions[name]:g} %' for name in names}, weights))
+          Family(
+              _name(key), {name: f'{100 * fractions[name]:g} %' for name in names}, {'area under the curve': weights}))
   return found
 
 
@@ -49,8 +60,36 @@ def left_out(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
   for key, members in _grouped(variants, lambda variant: variant._replace(domain='')).items():
     domains = {name: variant.domain for name, variant in members.items() if variant.domain}
     if len(domains) > 1:
-      found.append(Family(_name(key), 'mean over domains', domains, [1 / len(domains)] * len(domains)))
+      found.append(Family(_name(key), domains, {'mean over domains': _alike(len(domains))}, 'domain'))
   return found
+
+
+def changed(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
+  """A family of all test images, unchanged and under one or more changes, and how far these are from unchanged."""
+  found = []
+  for key, members in _grouped(variants, lambda variant: variant._replace(test_change='')).items():
+    changes = {name: variant.test_change or UNCHANGED for name, variant in members.items()}
+    count = len(changes) - 1
+    if count and not key.group:  # `by_group` has those of each change.
+      mean = {'mean over changes': [0.0, *_alike(count)]} if count > 1 else {}
+      apart = {'changed minus unchanged': [-1.0, *_alike(count)]}
+      found.append(Family(_name(key), changes, mean | apart, 'change'))
+  return found
+
+
+def by_group(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
+  """A family of two or more groups of the test images each, of which all count alike in the mean."""
+  found = []
+  for key, members in _grouped(variants, lambda variant: variant._replace(group='')).items():
+    groups = {name: variant.group for name, variant in members.items() if variant.group}
+    if len(groups) > 1:
+      summaries = {'mean over groups': _alike(len(groups))}
+      found.append(Family(_name(key), groups, summaries, 'group', asked=not key.test_change))
+  return found
+
+
+def _alike(count: int) -> list[float]:
+  return [1 / count] * count
 
 
 def _grouped(variants: Mapping[str, ProtocolVariant],
@@ -63,7 +102,8 @@ def _grouped(variants: Mapping[str, ProtocolVariant],
 
 def _name(variant: ProtocolVariant) -> str:
   without = f' without {variant.domain}' if variant.domain else ''
-  return variant.protocol + without + ('' if variant.fraction is None else f' at {100 * variant.fraction:g} %')
+  of_labels = '' if variant.fraction is None else f' at {100 * variant.fraction:g} %'
+  return ', '.join(filter(None, (variant.protocol + without + of_labels, variant.test_change, variant.group)))
 
 
 def _trapezoid(x_K: np.ndarray) -> list[float]:
@@ -80,10 +120,10 @@ def columns_of(family: Family, comparison: Comparison) -> dict[Column, dict[str,
   return {column: {name: columns.get(column, nothing) for name, columns in by_member.items()} for column in found}
 
 
-def mean_of(family: Family, members: Mapping[str, Scores]) -> Scores:
-  """The weighted mean over a column's members, of each repeat that all of them have."""
+def weighted_sum(weights: Sequence[float], members: Mapping[str, Scores]) -> Scores:
+  """Over a column's members, of each repeat that all of them have."""
   first = next(iter(members.values()))
-  return {name: _weighted([scores[name] for scores in members.values()], family.weights) for name in first}
+  return {name: _weighted([scores[name] for scores in members.values()], weights) for name in first}
 
 
 def _weighted(members: Sequence[Mapping[Repeat, RunScore]], weights: Sequence[float]) -> dict[Repeat, RunScore]:

@@ -19,8 +19,8 @@ _MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 
 
 def runs_figure(comparison: Comparison) -> bytes:
-  """A panel a protocol: every run a point, the mean a line, initialisations side by side within a column. PNG."""
-  tables = {protocol: comparison.columns(protocol) for protocol in comparison.variants}
+  """A panel a protocol as it is run: every run a point, the mean a line, initialisations side by side. PNG."""
+  tables = {name: comparison.columns(name) for name, variant in comparison.variants.items() if name == variant.trained}
   count = len(comparison.initialisations)
   figure = Figure(
       figsize=(1.5 + 0.55 * max(map(len, tables.values())) * count, 2.6 * len(tables)), layout='constrained')

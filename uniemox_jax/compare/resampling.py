@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from uniemox_jax.compare.summary_statistics import LEVEL, error_share
-from uniemox_jax.eval.kept_outputs import read_answers, read_outputs
+from uniemox_jax.eval.kept_outputs import KeptOutputs, read_answers, read_outputs
 from uniemox_jax.objectives.weighted_metrics import weighted_scores
 
 RESAMPLES = 2000
@@ -50,15 +50,37 @@ class Interval(NamedTuple):
 
 
 @functools.cache
-def resampled_scores(folder: str, config_hash: str, task: str, metric: str) -> np.ndarray | None:
+def resampled_scores(folder: str, config_hash: str, task: str, metric: str, change: str = '') -> np.ndarray | None:
   """A finished run's score of a task on each resample of its test images, float64 (R,); None where it kept no outputs.
+
+  `change` is that of the images, '' for none.
 
   Raises:
     UserError: what it kept is damaged.
   """
-  kept = read_outputs(folder, config_hash, task)
-  if kept is None:
+  kept = read_outputs(folder, config_hash, task, change)
+  return None if kept is None else _resampled(kept, metric)
+
+
+@functools.cache
+def score_of_group(folder: str, config_hash: str, task: str, metric: str, change: str,
+                   group: frozenset[int]) -> tuple[RunScore, int] | None:
+  """As `resampled_scores`, of the images whose keys are in `group`, and how many these are.
+
+  Returns:
+    None where the run kept no outputs, or tested no such image. A score that these images leave undefined is NaN.
+  """
+  kept = read_outputs(folder, config_hash, task, change)
+  inside_N = kept is not None and np.isin(kept.example_N, np.fromiter(group, np.uint64, len(group)))
+  if kept is None or not np.any(inside_N):
     return None
+  part = KeptOutputs(*(values[inside_N] for values in kept))
+  every_1xN = np.ones((1, len(part.example_N)), np.float32)
+  value = weighted_scores(metric, part.outputs_NxC, part.target, every_1xN)[0]
+  return RunScore(float(value), _resampled(part, metric)), len(part.example_N)
+
+
+def _resampled(kept: KeptOutputs, metric: str) -> np.ndarray:
   return _on_resamples(
       kept.example_N, lambda weight_RxN: weighted_scores(metric, kept.outputs_NxC, kept.target, weight_RxN))
 

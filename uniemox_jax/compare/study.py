@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 import itertools
 import os
-import re
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from data_pipelines.batches.image_changes import read_changes
 from data_pipelines.errors import UserError
 from uniemox_jax.compare.comparison_results import ComparisonJob, ProtocolVariant
 from uniemox_jax.finetune import finetune
@@ -51,6 +51,12 @@ class CompareConfig:
   left_out_domains: tuple = schema.key(
       (), 'domains, each of which every protocol leaves out of training, and is tested on alone')
   fractions: tuple = schema.key((), 'shares of the training labels, at each of which every protocol is run')
+  test_changes: tuple = schema.key(
+      (), 'changes of the test images, such as blur_3, under each of which every run is measured, too')
+  group_column: str = schema.key(
+      '', 'heading of a column in groups by which the test images are measured in groups, too; without groups, of what '
+      'the records say, such as domain')
+  groups: str = schema.key('', 'table that names the images of {dataset} and their groups', path=True)
   reference: str = schema.key('scratch', 'the initialisation that the others are compared with')
   vad_score: str = schema.key(
       'ccc', 'what results of valence, arousal and dominance are compared by', choices=('ccc', 'pearson'))
@@ -120,6 +126,9 @@ def check(config: ConfigDict) -> None:
   for fraction in values.fractions:
     if not (isinstance(fraction, int | float) and 0 < fraction <= 1) or values.fractions.count(fraction) > 1:
       raise UserError(f"config key 'fractions' is {values.fractions}: give shares above 0 and at most 1, each once")
+  read_changes('+'.join(values.test_changes))
+  if values.groups and not values.group_column:
+    raise UserError(f"config key 'groups' is {values.groups}: say which of its columns with --config.group_column")
 
 
 def _check_section(kind: type, section: ConfigDict, prefix: str) -> None:
@@ -142,14 +151,12 @@ def _run_for(config: ConfigDict, protocol: str) -> list[str]:
 
 def variants_of(config: ConfigDict) -> dict[str, ProtocolVariant]:
   """The protocols as they are run: for each domain that is left out, and for each fraction of the labels."""
-  found = {}
-  for name in config.protocols:
-    for domain in config.get('left_out_domains') or ('',):
-      for fraction in config.get('fractions') or (None,):
-        without = '_without_' + re.sub(r'\W+', '_', domain) if domain else ''
-        of_labels = '' if fraction is None else f'_{100 * fraction:g}_percent'
-        found[name + without + of_labels] = ProtocolVariant(name, domain, fraction)
-  return found
+  found = [
+      ProtocolVariant(name, domain, fraction)
+      for name in config.protocols
+      for domain in config.get('left_out_domains') or ('',)
+      for fraction in config.get('fractions') or (None,)]
+  return {variant.name: variant for variant in found}
 
 
 def jobs_of(config: ConfigDict, seeds: int | None = None) -> list[ComparisonJob]:
@@ -200,6 +207,7 @@ def job_config(config: ConfigDict, job: ComparisonJob, workdir: str = '') -> Con
               initialisation})
   section.dataset, section.seed = job.dataset, job.seed
   section.init = pretraining_folder(job, workdir) if initialisation.get('pretrain') else initialisation.init
+  section.test_changes = '+'.join(config.get('test_changes', ()))
   if variant.domain:
     section.left_out_domain = variant.domain
   if job.fold is not None:

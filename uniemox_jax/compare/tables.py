@@ -10,7 +10,7 @@ from data_pipelines.plain_text import csv_cell, markdown_text
 from data_pipelines.storage import write_bytes, write_json, write_text
 from uniemox_jax.compare import plots, summary_statistics, table_text
 from uniemox_jax.compare.comparison_results import Column, Comparison, ComparisonJob, Scores
-from uniemox_jax.compare.families import Family, columns_of, curves, left_out, mean_of
+from uniemox_jax.compare.families import UNCHANGED, Family, columns_of, curves, families_of, left_out, weighted_sum
 from uniemox_jax.compare.resampling import RunScore, interval
 from uniemox_jax.objectives.tasks import KINDS
 
@@ -27,32 +27,35 @@ are not corrected for the number of questions. See docs/compare.md.
 
 
 class Question(NamedTuple):
-  """What is asked of all initialisations: which is better. protocol: or the mean of several."""
+  """What is asked of all initialisations: which is better. protocol: or the mean of several. asked: whether they are
+  compared with the reference."""
 
   protocol: str
   column: Column
   scores: Scores
+  asked: bool = True
 
 
 def questions(comparison: Comparison) -> list[Question]:
-  """Every column of every protocol, then of the means over fractions and domains."""
+  """Every column of every protocol, then of the means over fractions, domains, changes and groups."""
   found = [
-      Question(protocol, column, scores)
-      for protocol in comparison.variants
+      Question(protocol, column, scores, variant.asked)
+      for protocol, variant in comparison.variants.items()
       for column, scores in comparison.columns(protocol).items()]
-  for family in (*curves(comparison.variants), *left_out(comparison.variants)):
+  for family in families_of(comparison.variants):
     found += [
-        Question(family.question, column, mean_of(family, members))
-        for column, members in columns_of(family, comparison).items()]
+        Question(family.question(summary), column, weighted_sum(weights, members), family.asked)
+        for column, members in columns_of(family, comparison).items()
+        for summary, weights in family.summaries.items()]
   return found
 
 
 def differences(comparison: Comparison) -> list[dict[str, Any]]:
   """Each initialisation's difference from the reference, by question, with its interval, p and Holm's p over all."""
   rows: list[dict[str, Any]] = []
-  for protocol, column, scores in questions(comparison):
+  for protocol, column, scores, asked in questions(comparison):
     theirs = scores[comparison.reference]
-    for name in comparison.initialisations:
+    for name in comparison.initialisations if asked else ():
       if name != comparison.reference and summary_statistics.shared_repeats(scores[name], theirs):
         rows.append({'initialisation': name, **column._asdict(), 'protocol': protocol} |
                     difference_of(scores[name], theirs, comparison))
@@ -104,19 +107,24 @@ def _tables(comparison: Comparison, from_reference: list[dict[str, Any]]) -> dic
   significant = {(row['initialisation'], row['measured'], row['protocol'])
                  for row in from_reference
                  if row['p_holm'] is not None and row['p_holm'] < _SIGNIFICANT}
-  by_fraction, by_domain = curves(comparison.variants), left_out(comparison.variants)
-  in_families = {name for family in (*by_fraction, *by_domain) for name in family.members}
+  variants = comparison.variants
+  in_families = {name for family in (*curves(variants), *left_out(variants)) for name in family.members}
   found = {
       protocol: _table(comparison, protocol, significant)
-      for protocol in comparison.variants
-      if protocol not in in_families}
-  for family in (*by_fraction, *by_domain):
+      for protocol, variant in variants.items()
+      if protocol not in in_families and protocol == variant.trained}
+  for family in families_of(variants):
     for column, members in columns_of(family, comparison).items():
       rows = _family_table(comparison, family, column, members, significant)
-      if family in by_domain:
+      if _ranked(family):
         rows = [[*row, *more] for row, more in zip(rows, _worst_and_gap(comparison, family, column, members))]
-      found[f'{family.name}: {column.measured}'] = rows
+      found[_title(family, column)] = rows
   return found
+
+
+def _title(family: Family, column: Column) -> str:
+  by = {'change': ' on changed images', 'group': ' by group'}
+  return f'{family.name}{by.get(family.ranked, "")}: {column.measured}'
 
 
 def _table(comparison: Comparison, protocol: str, significant: set[tuple[str, str, str]]) -> list[list[str]]:
@@ -130,12 +138,14 @@ def _table(comparison: Comparison, protocol: str, significant: set[tuple[str, st
 def _family_table(
     comparison: Comparison, family: Family, column: Column, members: Mapping[str, Scores],
     significant: set[tuple[str, str, str]]) -> list[list[str]]:
-  """Its members, and their mean."""
+  """Its members, and their weighted sums."""
   columns = {
       said: _cells(comparison, Question(protocol, column, members[protocol]), significant)
       for protocol, said in family.members.items()}
-  mean = Question(family.question, column, mean_of(family, members))
-  return _rows(comparison, columns | {family.summary: _cells(comparison, mean, significant)})
+  for summary, weights in family.summaries.items():
+    question = Question(family.question(summary), column, weighted_sum(weights, members))
+    columns[summary] = _cells(comparison, question, significant)
+  return _rows(comparison, columns)
 
 
 def _rows(comparison: Comparison, columns: Mapping[str, list[str]]) -> list[list[str]]:
@@ -144,7 +154,7 @@ def _rows(comparison: Comparison, columns: Mapping[str, list[str]]) -> list[list
 
 
 def _cells(comparison: Comparison, question: Question, significant: set[tuple[str, str, str]]) -> list[str]:
-  protocol, column, scores = question
+  protocol, column, scores, _ = question
   found = {name: summary_statistics.over_seeds(values_of(runs)) for name, runs in scores.items() if runs}
   direction = KINDS[column.task].direction if column.task else 1
   best = max((direction * statistics.mean for statistics in found.values()), default=None)
@@ -173,19 +183,26 @@ def limits_text(limits: Sequence[float], sign: str = '') -> str:
 
 def _worst_and_gap(comparison: Comparison, family: Family, column: Column, members: Mapping[str,
                                                                                             Scores]) -> list[list[str]]:
-  """Of each initialisation the domain with the worst mean, and how far the best is from it; a header first."""
-  rows, direction = [['worst domain', 'best minus worst']], KINDS[column.task].direction
+  """Of each initialisation the member with the worst mean, and how far the best is from it; a header first."""
+  rows, direction = [[f'worst {family.ranked}', 'best minus worst']], KINDS[column.task].direction
+  ranked = _ranked(family)
   for name in comparison.initialisations:
     means = {
         said: direction * summary_statistics.over_seeds(values_of(members[protocol][name])).mean
-        for protocol, said in family.members.items()
+        for protocol, said in ranked.items()
         if members[protocol][name]}
-    if len(means) < len(family.members):
+    if len(means) < len(ranked):
       rows.append(['-', '-'])
     else:
       worst = min(means, key=means.__getitem__)
       rows.append([f'{worst}: {direction * means[worst]:.4f}', f'{max(means.values()) - means[worst]:.4f}'])
   return rows
+
+
+def _ranked(family: Family) -> dict[str, str]:
+  """The members of which the worst is named, with what they differ in; {} for fewer than two."""
+  found = {protocol: said for protocol, said in family.members.items() if family.ranked and said != UNCHANGED}
+  return found if len(found) > 1 else {}
 
 
 def _markdown(comparison: Comparison, tables: dict[str, list[list[str]]], from_reference: list[dict[str, Any]]) -> str:
@@ -215,7 +232,8 @@ def _markdown(comparison: Comparison, tables: dict[str, list[list[str]]], from_r
   if undefined:
     parts.append('Undefined on these test images, and so left out:\n\n' + ''.join(undefined))
   parts.append(
-      table_text.missing_runs(comparison.missing, {job.name: error for job, error in comparison.errors.items()}))
+      table_text.missing_runs(
+          len(comparison.unfinished), {job.name: error for job, error in comparison.errors.items()}))
   return '\n'.join(parts)
 
 
@@ -245,7 +263,7 @@ def _csv(comparison: Comparison) -> str:
 
 def _json(comparison: Comparison, from_reference: list[dict[str, Any]]) -> dict[str, Any]:
   summaries = []
-  for protocol, column, scores in questions(comparison):
+  for protocol, column, scores, _ in questions(comparison):
     for name, runs in scores.items():
       if runs:
         limits = interval(list(runs.values()), comparison.folds)
@@ -257,7 +275,7 @@ def _json(comparison: Comparison, from_reference: list[dict[str, Any]]) -> dict[
                 for repeat, run in runs.items()}})
   return {
       'reference': comparison.reference, 'seeds': comparison.seeds, 'folds': comparison.folds,
-      'unfinished': comparison.missing, 'summaries': summaries, 'compared': from_reference,
+      'unfinished': len(comparison.unfinished), 'summaries': summaries, 'compared': from_reference,
       'failures': [{'cell': [part
                              for part in job
                              if part is not None], 'said': error}

@@ -13,17 +13,20 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 import numpy as np
 
+from data_pipelines.errors import UserError
 from data_pipelines.records.reader import Split
 from uniemox_jax.eval.split_outputs import Fields, split_outputs
+from uniemox_jax.models.classifier import stack_views
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.models.registry import MODULES
+from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.runtime import sharding
 from uniemox_jax.runtime.array_cache import read_arrays, write_arrays
 from uniemox_jax.runtime.distributed import is_primary, wait_for_all
 from uniemox_jax.runtime.integrity import describe_leaves
 from uniemox_jax.train.initial_weights import Source, transfer
 from uniemox_jax.train.kept_config import config_hash
-from uniemox_jax.train.state import abstract_params, builder, graphdef_of, initial_params
+from uniemox_jax.train.state import abstract_model, abstract_params, builder, graphdef_of, initial_params
 
 Statistics = tuple[tuple[str, tuple[float, ...]], ...]
 """The mean and std of an encoder's pixels, as hashable arguments of `normalise`; () is ImageNet's."""
@@ -34,13 +37,14 @@ norm."""
 
 class FrozenEncoder(NamedTuple):
   """graphdef, params: of a module with `.features`; params are numpy arrays. statistics: of its pixels. step: of its
-  checkpoint, None where there is none. digest: of all of it."""
+  checkpoint, None where there is none. digest: of all of it. person: whether it takes the person view too."""
 
   graphdef: nnx.GraphDef
   params: dict[str, Any]
   statistics: Statistics
   step: int | None
   digest: str
+  person: bool = False
 
 
 class Features(NamedTuple):
@@ -62,13 +66,10 @@ def load_frozen(source: Source | None, model: dict[str, Any], *, dtype: DTypeLik
   Raises:
     UserError: it is of another model.
   """
-  statistics: dict[str, list[float]] = {}
-  step = None
   if source is None:
     build = builder(MODULES['encoder'], dtype=dtype, **model)
     params = jax.device_get(jax.jit(lambda: initial_params(build, seed))())
   else:
-    statistics, step = source.statistics, source.step
     # A fine-tuned model applies its norm after pooling, every other model before.
     kind, head = 'encoder', {}
     if source.kind == 'classifier':
@@ -76,30 +77,59 @@ def load_frozen(source: Source | None, model: dict[str, Any], *, dtype: DTypeLik
     build = builder(MODULES[kind], dtype=dtype, **model, **head)
     params, message = transfer(source.params, abstract_params(build), new=(), left=UNUSED_PARAMS, origin=source.init)
     print(message, flush=True)
+  return _frozen(graphdef_of(build), params, source, {'model': model}, dtype)
+
+
+def load_fused(source: Source | None, model: dict[str, Any], *, dtype: DTypeLike) -> FrozenEncoder:
+  """As `load_frozen`, but the features are gamma: what pretraining fuses of scene and person, of whole views.
+
+  Raises:
+    UserError: as there; or there is no gamma.
+  """
+  if source is None or source.kind != 'uniemox' or not source.model.get('semantic', True):
+    raise UserError(
+        f"{source.init if source else '--config.init=none'} has no fused embedding, which `pretrain` learns with a "
+        'teacher: choose such a run, or --config.features=patches')
+  arguments = source.model | model | {'reconstruct': False, 'teacher_token_width': 0}  # without a decoder
+  build = builder(UniEmoX, **{**arguments, 'dtype': dtype})
+  params, message = transfer(source.params, abstract_params(build), new=(), left=('decoder',), origin=source.init)
+  print(message, flush=True)
+  person = abstract_model(build).streams == 2
+  return _frozen(graphdef_of(build), params, source, {'fused': arguments}, dtype)._replace(person=person)
+
+
+def _frozen(
+    graphdef: nnx.GraphDef, params: dict[str, Any], source: Source | None, arguments: dict[str, Any],
+    dtype: DTypeLike) -> FrozenEncoder:
+  statistics = source.statistics if source else {}
   digest = config_hash({
-      'leaves': describe_leaves(params), 'model': model, 'statistics': statistics, 'dtype': jnp.dtype(dtype).name})
+      'leaves': describe_leaves(params), **arguments, 'statistics': statistics, 'dtype': jnp.dtype(dtype).name})
   hashable = tuple((name, tuple(values)) for name, values in statistics.items())
-  return FrozenEncoder(graphdef_of(build), params, hashable, step, digest)
+  return FrozenEncoder(graphdef, params, hashable, source.step if source else None, digest)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _features(
     graphdef: nnx.GraphDef, statistics: Statistics, params: dict[str, Any], views: Fields, fields: Fields) -> Fields:
-  features_BxD = nnx.merge(graphdef, params).features(normalise(views['image'], **dict(statistics))).astype(jnp.float32)
+  images = normalise(stack_views(views), **dict(statistics))
+  features_BxD = nnx.merge(graphdef, params).features(images).astype(jnp.float32)
   return jax.lax.with_sharding_constraint({'outputs': features_BxD, **fields}, P())
 
 
 def split_features(
-    frozen: FrozenEncoder, split: Split, cache_dir: str, *, image_size: int, batch_size: int, mesh: Mesh) -> Features:
+    frozen: FrozenEncoder, split: Split, cache_dir: str, *, image_size: int, batch_size: int, mesh: Mesh,
+    change: str = '') -> Features:
   """The features of every record's evaluation view, read from `cache_dir` where they are cached already.
 
-  A cached file is for one encoder, choice of records, image size and compute dtype. Several hosts share it.
+  A cached file is for one encoder, choice of records, image size, change of the images (see `pipeline.eval_batches`)
+  and compute dtype. Several hosts share it.
 
   Raises:
     UserError: a damaged shard, or a damaged cached file.
     Preempted: SIGTERM came.
   """
-  key = config_hash({'encoder': frozen.digest, 'records': split.fingerprint, 'image_size': image_size})
+  changed = {'change': change} if change else {}
+  key = config_hash({'encoder': frozen.digest, 'records': split.fingerprint, 'image_size': image_size} | changed)
   path = epath.Path(cache_dir) / f'features-{key}.npz'
   # Extraction is collective: if one host lacks the file, all compute.
   if np.all(multihost_utils.process_allgather(np.array(path.is_file()))):
@@ -107,8 +137,8 @@ def split_features(
     return Features(*read_arrays(path, key, features=(split.num_examples, None), label=(split.num_examples,)))
   apply = functools.partial(_features, frozen.graphdef, frozen.statistics, sharding.replicate(frozen.params, mesh))
   found = split_outputs(
-      apply, split, ['label'], image_size=image_size, batch_size=batch_size, mesh=mesh,
-      progress=f'features of {split.name}')
+      apply, split, ['label'], image_size=image_size, batch_size=batch_size, mesh=mesh, person=frozen.person,
+      change=change, progress=f'features of {split.name}{change and ", "}{change}')
   if is_primary():
     write_arrays(path, key, features=found['outputs'], label=found['label'])  # Runs side by side may share the folder.
   wait_for_all('features cached')

@@ -1,5 +1,7 @@
 """outputs.npz: what a run predicted for every tested example, and what is true, kept beside result.json.
 
+Of changed test images it is outputs_CHANGE.npz.
+
 `compare` draws test images from it anew, to say how far a result hangs on them. Some 40 bytes an example and 8 classes;
 twice that where records have votes and a majority, see `ambiguity`.
 """
@@ -19,8 +21,6 @@ from uniemox_jax.objectives.tasks import Task, prepare_targets, split_columns
 from uniemox_jax.runtime.array_cache import read_arrays, write_arrays
 from uniemox_jax.runtime.distributed import is_primary
 
-FILE = 'outputs.npz'
-
 
 class KeptOutputs(NamedTuple):
   """Of one task. example_N: uint64, see `example_keys`. outputs_NxC: float32, as the head gives them. target: class
@@ -37,9 +37,13 @@ def example_keys(split: Split) -> np.ndarray:
   return np.fromiter(map(int.from_bytes, digests), np.uint64, split.num_examples)
 
 
+def _path(folder: str, change: str) -> str:
+  return os.path.join(folder, f'outputs_{change}.npz' if change else 'outputs.npz')
+
+
 def keep_outputs(
     folder: str, config_hash: str, example_N: np.ndarray, tasks: Sequence[Task], found: Mapping[str, np.ndarray],
-    truths: Truths | None = None) -> None:
+    truths: Truths | None = None, change: str = '') -> None:
   """Writes outputs.npz, on the primary host alone.
 
   Args:
@@ -49,6 +53,7 @@ def keep_outputs(
     tasks: whose outputs they are.
     found: 'outputs' (N, W), and the target of every task, as `split_outputs` returns them.
     truths: of the examples, where they have votes and a majority.
+    change: of the images, '' for none.
   """
   if not is_primary():
     return
@@ -65,31 +70,31 @@ def keep_outputs(
     assert truths
     arrays |= {'majority': truths.majority_N, 'votes': truths.votes_NxC}
     arrays |= {f'{name}_shared': places for name, places in columns.items()}
-  write_arrays(os.path.join(folder, FILE), config_hash, **arrays)
+  write_arrays(_path(folder, change), config_hash, **arrays)
 
 
-def read_outputs(folder: str, config_hash: str, task: str) -> KeptOutputs | None:
+def read_outputs(folder: str, config_hash: str, task: str, change: str = '') -> KeptOutputs | None:
   """What `keep_outputs` wrote of a task; None where an earlier version ran, which kept nothing.
 
   Raises:
     UserError: it is damaged, or another run's.
   """
   shape: tuple[int | None, ...] = (None,) if task == 'label' else (None, None)
-  found = _read(folder, config_hash, example=(None,), **{f'{task}_outputs': (None, None), f'{task}_target': shape})
+  found = _read(
+      _path(folder, change), config_hash, example=(None,), **{f'{task}_outputs': (None, None), f'{task}_target': shape})
   return KeptOutputs(*found) if found else None
 
 
 def read_answers(folder: str, config_hash: str, task: str) -> tuple[np.ndarray, Answers] | None:
   """The keys of the examples, and a task's answers, of a run whose result has an 'ambiguity' for it; else as above."""
   names = {'example': (None,), f'{task}_outputs': (None, None), f'{task}_shared': (None,)}
-  found = _read(folder, config_hash, **names, majority=(None,), votes=(None, None))
+  found = _read(_path(folder, ''), config_hash, **names, majority=(None,), votes=(None, None))
   if found is None:
     return None
   example_N, outputs_NxC, columns, majority_N, votes_NxC = found
   return example_N, Answers(outputs_NxC[:, columns], majority_N, votes_NxC)
 
 
-def _read(folder: str, config_hash: str, **shapes: tuple[int | None, ...]) -> tuple[np.ndarray, ...] | None:
-  path = os.path.join(folder, FILE)
+def _read(path: str, config_hash: str, **shapes: tuple[int | None, ...]) -> tuple[np.ndarray, ...] | None:
   remedy = 'restore it, or delete it, and the run has no interval'
   return read_arrays(path, config_hash, remedy=remedy, **shapes) if exists(path) else None

@@ -8,12 +8,13 @@ from uniemox_jax.runtime.distributed import is_primary
 from uniemox_jax.train import kept_config
 
 
-def result_path(workdir: str, split: str, dataset: str = '', label_map: str = '', final: str = 'test') -> str:
-  """result.json; for another split, dataset or label map result_[DATASET]_[SPLIT]_[MAP].json.
+def result_path(
+    workdir: str, split: str, dataset: str = '', label_map: str = '', final: str = 'test', change: str = '') -> str:
+  """result.json; of another split, dataset, label map or changed images, result_[DATASET]_[SPLIT]_[MAP]_[CHANGE].json.
 
   `final` is the split of the run's own result, which goes without its name.
   """
-  parts = ('result', dataset, split if split != final else '', label_map)
+  parts = ('result', dataset, split if split != final else '', label_map, change)
   return os.path.join(workdir, '_'.join(filter(None, parts)) + '.json')
 
 
@@ -33,13 +34,13 @@ def write_result(
   return result
 
 
-def read_result(folder: str) -> dict[str, Any] | None:
-  """The result.json in a run's folder, None without one.
+def read_result(folder: str, change: str = '') -> dict[str, Any] | None:
+  """The result.json in a run's folder, or that on changed test images; None without one.
 
   Raises:
     UserError: it is damaged, or another run's.
   """
-  path, config_path = result_path(folder, 'test'), os.path.join(folder, 'config.json')
+  path, config_path = result_path(folder, 'test', change=change), os.path.join(folder, 'config.json')
   if not exists(path):
     return None
   result = read_json_object(path)

@@ -21,7 +21,7 @@ Fields = dict[str, jax.Array]
 
 def split_outputs(
     apply: Callable[[Fields, Fields], Fields], split: reader.Split, fields: Sequence[str], *, image_size: int,
-    batch_size: int, mesh: Mesh, person: bool = False, view: Callable[[Any], Any] | None = None,
+    batch_size: int, mesh: Mesh, person: bool = False, view: Callable[[Any], Any] | None = None, change: str = '',
     progress: str | None = None) -> dict[str, np.ndarray]:
   """The outputs of `apply` for every example of a split, in order, the same on every host.
 
@@ -30,7 +30,7 @@ def split_outputs(
       batch, all split over the mesh. Returns the other fields and 'outputs' (B, W), whole on every host.
     split: the records.
     fields: targets of tasks: 'label' or keys of `targets.FIELDS`.
-    image_size, person, view: see `pipeline.eval_batches`; S is the size.
+    image_size, person, view, change: see `pipeline.eval_batches`; S is the size.
     batch_size: rounded up to a multiple of the devices in `mesh`.
     mesh: the devices.
     progress: starts the lines that report progress; None prints none.
@@ -44,7 +44,7 @@ def split_outputs(
   """
   batch_size = -(-batch_size // mesh.size) * mesh.size
   batches = pipeline.eval_batches(
-      split, batch_size=batch_size, image_size=image_size, person=person, view=view,
+      split, batch_size=batch_size, image_size=image_size, person=person, view=view, change=change,
       targets=[name for name in fields if name != 'label'], process_index=jax.process_index(),
       process_count=jax.process_count())
   view_names = ('image', 'person') if person else ('image',)

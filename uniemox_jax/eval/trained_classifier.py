@@ -12,7 +12,7 @@ import numpy as np
 
 from data_pipelines.batches import augment
 from data_pipelines.errors import UserError
-from data_pipelines.records import manifest, reader, targets
+from data_pipelines.records import reader, targets
 from uniemox_jax.convert.view import View
 from uniemox_jax.eval.split_outputs import Fields, split_outputs
 from uniemox_jax.models.classifier import Classifier, stack_views
@@ -49,7 +49,7 @@ def _outputs(classifier: nnx.GraphDef, view: View, params: dict[str, Any], views
 
 def predict_split(
     classifier: nnx.GraphDef, params: dict[str, Any], split: reader.Split, fields: Sequence[str], *, image_size: int,
-    batch_size: int, mesh: Mesh, view: View | None = None) -> dict[str, np.ndarray]:
+    batch_size: int, mesh: Mesh, view: View | None = None, change: str = '') -> dict[str, np.ndarray]:
   """`split_outputs` of a classifier: 'outputs' float32 (N, W), and the targets `fields`, named after their tasks.
 
   Raises:
@@ -60,7 +60,8 @@ def predict_split(
   view = view or evaluation_view_of(image_size)
   return split_outputs(
       functools.partial(_outputs, classifier, view, params), split, fields, image_size=image_size,
-      batch_size=batch_size, mesh=mesh, person=person, view=functools.partial(augment.centre_view, **view.centre))
+      batch_size=batch_size, mesh=mesh, person=person, view=functools.partial(augment.centre_view,
+                                                                              **view.centre), change=change)
 
 
 def predict_tasks(
@@ -135,13 +136,3 @@ def _measure_domains(
 def metrics_of(metrics: dict[str, Any], task: Task) -> dict[str, Any]:
   """One task's part of what `measure_split` returns."""
   return metrics['tasks'][task.name] if 'tasks' in metrics else metrics
-
-
-def report_persons(split: reader.Split) -> int:
-  """For a model of scene and person: prints how many images of the whole split show a person, and returns it."""
-  counts = [found for name, found in manifest.read_manifest(split.folder)['splits'].items() if name in split.splits]
-  with_person, examples = (sum(found[key] for found in counts) for key in ('with_person', 'examples'))
-  print(
-      f"persons: {with_person} of the {examples} images of {'+'.join(split.splits)} show one; the others use the scene "
-      'as person view', flush=True)
-  return with_person

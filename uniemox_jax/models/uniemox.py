@@ -111,12 +111,22 @@ class UniEmoX(nnx.Module):
       mask_BxUxL = masking.mask_BxL.reshape(batch, views, -1)[:, :decoded]
       teacher_tokens = None if tokens_NxLxD is None else tokens_NxLxD[::decoded]
     if self.semantic:
-      is_mean = self.embedding == 'mean'
-      views_BxVxE = tokens_BxVxKxE[:, :, 1:].mean(axis=2) if is_mean else tokens_BxVxKxE[:, :, 0]
-      with jax.named_scope('fusion'):
-        scene_BxE = views_BxVxE[:, 0]
-        fused_BxE = scene_BxE if self.fusion is None else self.fusion(scene_BxE, views_BxVxE[:, 1])
-        if self.adapter is not None:
-          fused_BxE = self.adapter(fused_BxE)
-        fused_BxE = fused_BxE.astype(jnp.float32)
+      fused_BxE = self._fused(tokens_BxVxKxE)
     return Outputs(fused_BxE, prediction_BxUxLxP, mask_BxUxL, teacher_tokens)
+
+  @jax.named_scope('fusion')
+  def _fused(self, tokens_BxVxKxE: jax.Array) -> jax.Array:
+    """Gamma of the projected tokens, through the adapter if there is one."""
+    is_mean = self.embedding == 'mean'
+    views_BxVxE = tokens_BxVxKxE[:, :, 1:].mean(axis=2) if is_mean else tokens_BxVxKxE[:, :, 0]
+    scene_BxE = views_BxVxE[:, 0]
+    fused_BxE = scene_BxE if self.fusion is None else self.fusion(scene_BxE, views_BxVxE[:, 1])
+    if self.adapter is not None:
+      fused_BxE = self.adapter(fused_BxE)
+    return fused_BxE.astype(jnp.float32)
+
+  def features(self, views_BxVxHxWx3: jax.Array) -> jax.Array:
+    """Gamma of whole views, of which no patch is hidden, (B, E); for a model that is `semantic`."""
+    batch, views = views_BxVxHxWx3.shape[:2]
+    tokens_NxLxE = self.project(self.encoder(views_BxVxHxWx3.reshape(batch * views, *views_BxVxHxWx3.shape[2:])))
+    return self._fused(tokens_NxLxE.reshape(batch, views, *tokens_NxLxE.shape[1:]))

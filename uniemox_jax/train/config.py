@@ -12,18 +12,18 @@ from ml_collections import ConfigDict
 from data_pipelines.errors import UserError
 from uniemox_jax.train.schema import key, key_of, parse, refuse_unused, section
 from uniemox_jax.train.settings import (
-  OFF,
-  AugmentSettings,
-  ClipSettings,
-  EncoderSettings,
-  FinetuneOptimizerSettings,
-  LossSettings,
-  MeshSettings,
-  OptimizerSettings,
-  RegularisationSettings,
-  StudentSettings,
-  TaskLossSettings,
-  TeacherShape,
+    OFF,
+    AugmentSettings,
+    ClipSettings,
+    EncoderSettings,
+    FinetuneOptimizerSettings,
+    LossSettings,
+    MeshSettings,
+    OptimizerSettings,
+    RegularisationSettings,
+    StudentSettings,
+    TaskLossSettings,
+    TeacherShape,
 )
 
 DTYPES = ('float32', 'bfloat16')
@@ -173,6 +173,7 @@ class MeasuredConfig(DataConfig):
       'they are', least=0)
   fold: int = key(0, 'which part is tested, from 0', least=0)
   fold_seed: int = key(0, 'of the deal', least=0)
+  test_changes: str = key('', 'changes of the test images to measure under, too, joined by + (docs/protocols.md)')
 
   def check(self) -> None:
     """See `DataConfig.check`."""
@@ -235,6 +236,10 @@ class ProbeConfig(MeasuredConfig):
   batch_size: int = key_of(DataConfig, 'batch_size', 256)
   dtype: str = key_of(DataConfig, 'dtype', 'float32')
   protocol: str = key('linear', 'a linear classifier, or nearest neighbours', choices=('linear', 'knn'))
+  features: str = key(
+      'patches',
+      "what is probed: the mean over the scene's patch tokens, or gamma, which pretraining fuses of scene and "
+      'person', choices=('patches', 'fused'))
   features_dir: str = key('', 'where features are kept; the workdir if empty', path=True)
   model: EncoderSettings = section(EncoderSettings, remat='none')
 

@@ -24,6 +24,8 @@ _INPUTS = 'inputs.json'
 _FREE_KEYS = frozenset({
     'data_dir', 'teacher', 'teacher_shape', 'teacher_sharded', 'init', 'mesh', 'log_every', 'save_every',
     'images_every', 'max_skipped_steps', 'features_dir'})
+# What is measured after a run, in files of its own. It may change even where config.json may not, whose hash they hold.
+_LATER_KEYS = frozenset({'test_changes'})
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -33,7 +35,8 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 def run_hash(config: Mapping[str, Any]) -> str:
   """`config_hash` of what stays the same in a run, however often it is resumed: its checkpoints keep it."""
-  return config_hash({key: value for key, value in config.items() if key == 'init' or key not in _FREE_KEYS})
+  return config_hash({
+      key: value for key, value in config.items() if key == 'init' or key not in _FREE_KEYS | _LATER_KEYS})
 
 
 def is_of_run(result: Mapping[str, Any], config: Mapping[str, Any] | None) -> bool:
@@ -69,7 +72,7 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   A key that one of them leaves out has its default, so runs from before that key was there resume. With a new
   dtype of auto the run keeps its own, see `settle_dtype`.
   """
-  free = _FREE_KEYS | ({'dtype'} if new.get('dtype') == AUTO else set())
+  free = _FREE_KEYS | _LATER_KEYS | ({'dtype'} if new.get('dtype') == AUTO else set())
   old, new = (_with_defaults(config, dataclasses.asdict(config_class(config)())) for config in (old, new))
   return sorted(key for key in old.keys() | new.keys() if key not in free and old.get(key) != new.get(key))
 

@@ -1,0 +1,68 @@
+"""What is measured of one run: its test images, the same changed, and groups of both. Nothing is trained for it."""
+
+from collections.abc import Iterable, Mapping
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_pipelines.storage import parsing
+from uniemox_jax.compare.comparison_results import ComparisonJob, ProtocolVariant, scores_of
+from uniemox_jax.compare.image_groups import Groups
+from uniemox_jax.compare.resampling import resampled_scores, score_of_group
+from uniemox_jax.eval.result_file import read_result, result_path
+
+
+class MeasuredRun(NamedTuple):
+  """result: content of the result's file, of a group its score. resampled: by task, see `resampled_scores`."""
+
+  result: dict[str, Any]
+  resampled: Mapping[str, np.ndarray | None]
+
+
+def measured_variants(trained: Iterable[ProtocolVariant], changes: Iterable[str],
+                      groups: Iterable[str]) -> dict[str, ProtocolVariant]:
+  """By name, what is run in each way in which it is measured: on all images first, and as they are first."""
+  changes, groups = ('', *changes), ('', *groups)
+  found = [
+      variant._replace(test_change=change, group=group) for variant in trained for change in changes for group in groups
+  ]
+  return {variant.name: variant for variant in found}
+
+
+def measured_runs(
+    job: ComparisonJob, folder: str, variants: Mapping[str, ProtocolVariant], groups: Groups,
+    vad_score: str) -> dict[ComparisonJob, MeasuredRun]:
+  """All that is known of the run of a job in `folder`, by the job with the variant's name in place of what was run."""
+  found = {}
+  for name, variant in variants.items():
+    change = variant.test_change
+    if variant.trained != job.protocol or (result := read_result(folder, change)) is None:
+      continue
+    with parsing(result_path(folder, 'test', change=change)):
+      scores = {score.task: score.name for score in scores_of(result, vad_score)}
+    run_hash = result.get('config_hash', '')
+    if variant.group:
+      measured = _of_group(folder, result, scores, change, groups.get(variant.group, frozenset()))
+    else:
+      measured = MeasuredRun(
+          result, {task: resampled_scores(folder, run_hash, task, metric, change) for task, metric in scores.items()})
+    if measured:
+      found[job._replace(protocol=name)] = measured
+  return found
+
+
+def _of_group(
+    folder: str, result: dict[str, Any], scores: Mapping[str, str], change: str,
+    group: frozenset[int]) -> MeasuredRun | None:
+  """None where outputs were not kept, or none of these images was tested."""
+  run_hash = result.get('config_hash', '')
+  found = {task: score_of_group(folder, run_hash, task, metric, change, group) for task, metric in scores.items()}
+  known = {task: measured for task, measured in found.items() if measured is not None}
+  if not known:
+    return None
+  values = {task: {scores[task]: None if math.isnan(run.value) else run.value} for task, (run, _) in known.items()}
+  same = {key: result[key] for key in ('dataset', 'split', 'checkpoint_step', 'config_hash') if key in result}
+  examples = {'examples': next(count for _, count in known.values())}
+  metrics = {'tasks': values} if 'tasks' in result else values['label']
+  return MeasuredRun(same | examples | metrics, {task: run.resampled_R for task, (run, _) in known.items()})

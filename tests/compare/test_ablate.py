@@ -81,7 +81,8 @@ def test_table_has_mean_spread_paired_differences_and_runs(tmp_path):
   (failed / 'error.txt').write_text('error: no space left')
   ablate.write_table(scores, jobs, str(tmp_path))
   missing = (tmp_path / 'ablation.md').read_text().removeprefix(table)
-  assert missing == f'\n{3 * len(ablate.ROWS) - 6} runs have no result yet:\n\n- mask_50:1 failed: error: no space left\n'
+  without = 3 * len(ablate.ROWS) - 6
+  assert missing == f'\n{without} runs have no result yet:\n\n- mask_50:1 failed: error: no space left\n'
   assert json.loads(
       (tmp_path / 'ablation.json').read_text())['rows'][0]['top1_by_seed'] == {'0': 0.6, '1': 0.7, '2': 0.8}
 

@@ -236,6 +236,10 @@ class ProbeConfig(MeasuredConfig):
   batch_size: int = key_of(DataConfig, 'batch_size', 256)
   dtype: str = key_of(DataConfig, 'dtype', 'float32')
   protocol: str = key('linear', 'a linear classifier, or nearest neighbours', choices=('linear', 'knn'))
+  tasks: str = key(
+      'auto',
+      'the single label, or ratings of valence, arousal and dominance, by ridge regression; auto takes the label '
+      'where there is one', choices=('auto', 'label', 'vad'))
   features: str = key(
       'patches',
       "what is probed: the mean over the scene's patch tokens, or gamma, which pretraining fuses of scene and "

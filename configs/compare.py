@@ -29,7 +29,7 @@ PROTOCOLS = {
 
 # What pretraining compares with the teacher, which it alone has.
 PROTOCOLS['fused'] = {
-    'verb': 'probe', 'recipe': 'configs/probe.py:{dataset}', 'only': ('uniemox',),
+    'verb': 'probe', 'recipe': 'configs/probe.py:{dataset}', 'only': ('uniemox', 'uniemox_plus'),
     'change': {'protocol': 'linear', 'features': 'fused'}}
 # The same images learned as the votes of their annotators, and as the majority of these.
 AMBIGUITY = {'votes': 'distribution', 'majority': 'label'}

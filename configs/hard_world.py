@@ -69,10 +69,14 @@ def _compare() -> ConfigDict:
   ready = {name: config.initialisation[name].to_dict() for name in ('scratch', 'teacher')}
   ready['teacher']['init'] = TEACHER
   config.initialisation = ConfigDict(made | ready)
-  config.protocol.finetune = ConfigDict({'verb': 'finetune', 'recipe': 'configs/hard_world.py:finetune', 'change': {}})
-  config.protocol.two_streams = ConfigDict({
-      'verb': 'finetune', 'recipe': 'configs/hard_world.py:finetune', 'change': {'streams': 'scene+person'}})
-  config.protocol.linear.recipe = config.protocol.knn.recipe = 'configs/probe.py:emo8'
+  changes = {
+      'finetune': {}, 'two_streams': {'streams': 'scene+person'}, 'votes': {'tasks': 'distribution'},
+      'majority': {'tasks': 'label'}}
+  for name, change in changes.items():
+    config.protocol[name] = ConfigDict({
+        'verb': 'finetune', 'recipe': 'configs/hard_world.py:finetune', 'change': change})
+  for name in ('linear', 'knn', 'fused'):
+    config.protocol[name].recipe = 'configs/probe.py:emo8'
   config.change.data_dir = f'{ROOT}/data'
   return config
 

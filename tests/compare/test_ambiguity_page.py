@@ -127,7 +127,7 @@ def test_a_table_with_votes_is_compared_from_the_shipped_protocols(tmp_path):
   check(config)
   workdir = str(tmp_path / 'compare')
   sections = {job: job_config(config, job) for job in jobs_of(config)}
-  assert [section.get('tasks') for section in sections.values()] == ['distribution', 'label', None]
+  assert [section.get('tasks') for section in sections.values()] == ['distribution', 'label', 'auto']
   for job, section in sections.items():
     verb = comparison.VERBS[config.protocol[job.protocol].verb]
     result = verb.run(section, job.folder(workdir), adopt=False)

@@ -142,8 +142,8 @@ def comparison(world: World, twin: World) -> Subject:
     section.seed = seed
     sections[tables.ComparisonJob('scratch', 'emo8', 'finetune', seed)] = section
   config = ConfigDict({
-      'initialisations': ('scratch',), 'datasets': ('emo8',), 'protocols': ('finetune',), 'seeds': 2,
-      'reference': 'scratch'})
+      'initialisation': {'scratch': {'init': 'none', 'change': {}}}, 'initialisations': ('scratch',),
+      'datasets': ('emo8',), 'protocols': ('finetune',), 'seeds': 2, 'reference': 'scratch'})
 
   def read() -> Any:
     found = compare.read_comparison(config, sections, str(world.folder / 'compare'))

@@ -1,6 +1,5 @@
 """The embedding of scene and person that pretraining compares with the teacher's can be probed."""
 
-
 from ml_collections import ConfigDict
 import numpy as np
 import pytest

@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 from data_pipelines.errors import UserError
 from data_pipelines.storage import exists, parsing, write_json, write_text
 from uniemox_jax.compare import subprocess_runs, table_text
-from uniemox_jax.compare.resampling import RunScore, interval, resampled_scores
-from uniemox_jax.compare.summary_statistics import holm, over_seeds, paired_difference, shared_repeats
+from uniemox_jax.compare.resampling import RunScore, resampled_scores
+from uniemox_jax.compare.summary_statistics import holm, over_seeds, shared_repeats
+from uniemox_jax.compare.tables import difference_of, limits_text, values_of
 from uniemox_jax.demo import Stages, check_sections, place, prepare
 from uniemox_jax.eval.result_file import read_result, result_path
 from uniemox_jax.finetune import finetune
@@ -174,32 +175,27 @@ def write_table(scores: Mapping[AblationJob, RunScore], jobs: Collection[Ablatio
   rows: list[dict[str, Any]] = []
   for row, by_seed in by_row.items():
     if by_seed:
-      top1_by_seed = {seed: score.value for seed, score in by_seed.items()}
+      top1_by_seed = values_of(by_seed)
       rows.append({
           'row': row, 'labels_in_pretraining': ROWS[row].labels, 'top1_by_seed': top1_by_seed,
           **over_seeds(top1_by_seed)._asdict()})
       for other in ('scratch', 'full'):
-        rows[-1] |= {f'{name}_{other}': value for name, value in _over(by_seed, by_row[other], row == other).items()}
+        known = row != other and shared_repeats(by_seed, by_row[other])
+        found = difference_of(by_seed, by_row[other]) if known else {}
+        for name, key in (('over', 'difference'), ('interval', 'interval'), ('p', 'p')):
+          rows[-1][f'{name}_{other}'] = found.get(key)
   for other in ('scratch', 'full'):
     for line, p in zip(rows, holm([line[f'p_{other}'] for line in rows])):
       line[f'p_holm_{other}'] = p
   write_json(os.path.join(workdir, 'ablation.json'), {'rows': rows})
   intervals = ('interval_scratch', 'interval_full')
-  shown = [row | {key: row[key] and '{:+.4f} to {:+.4f}'.format(*row[key]) for key in intervals} for row in rows]
+  shown = [row | {key: row[key] and limits_text(row[key], '+') for key in intervals} for row in rows]
   missing = [job for job in jobs if job not in scores]
   errors = {job.name: error for job in missing if (error := subprocess_runs.last_error(job.folder(workdir)))}
   text = table_text.missing_runs(len(missing), errors)
   write_text(
       os.path.join(workdir, 'ablation.md'),
       table_text.markdown(table_text.rows_of(shown, _COLUMNS)) + (text and f'\n{text}'))
-
-
-def _over(ours: Mapping[int, RunScore], theirs: Mapping[int, RunScore], same: bool) -> dict[str, Any]:
-  """The difference of two rows seed by seed, its interval and p; None where there is none."""
-  seeds = [] if same else shared_repeats(ours, theirs)
-  pair = paired_difference({seed: ours[seed].value for seed in seeds}, {seed: theirs[seed].value for seed in seeds})
-  limits = interval([ours[seed] - theirs[seed] for seed in seeds])
-  return {'over': pair and pair.difference, 'interval': limits and list(limits[:2]), 'p': pair and pair.p}
 
 
 def ablate(workdir: str, jobs: Mapping[AblationJob, dict[str, ConfigDict]]) -> None:

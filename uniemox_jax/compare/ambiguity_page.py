@@ -112,7 +112,7 @@ def _compared(comparison: Comparison, by_measure: Measured) -> list[dict[str, An
         if summary_statistics.shared_repeats(*pair):
           rows.append({
               'measure': measure, 'initialisation': name, 'votes': ours.heading, 'majority': theirs.heading,
-              **difference_of(*pair, comparison)})
+              **difference_of(*pair, comparison.folds, comparison.detect)})
   return rows
 
 

@@ -58,20 +58,22 @@ def differences(comparison: Comparison) -> list[dict[str, Any]]:
     for name in comparison.initialisations if asked else ():
       if name != comparison.reference and summary_statistics.shared_repeats(scores[name], theirs):
         rows.append({'initialisation': name, **column._asdict(), 'protocol': protocol} |
-                    difference_of(scores[name], theirs, comparison))
+                    difference_of(scores[name], theirs, comparison.folds, comparison.detect))
   for row, corrected in zip(rows, summary_statistics.holm([row['p'] for row in rows])):
     row['p_holm'] = corrected
   return rows
 
 
-def difference_of(ours: Mapping[Any, RunScore], theirs: Mapping[Any, RunScore],
-                  comparison: Comparison) -> dict[str, Any]:
-  """Ours minus theirs, of runs that share a repeat: as `PairedDifference`, with interval, half_width, seeds_needed."""
-  pair = summary_statistics.paired_difference(values_of(ours), values_of(theirs), comparison.folds)
+def difference_of(ours: Mapping[Any, RunScore], theirs: Mapping[Any, RunScore], folds: int = 0,
+                  detect: float = 0.0) -> dict[str, Any]:
+  """Ours minus theirs, of runs that share a repeat: as `PairedDifference`, with interval, half_width, seeds_needed.
+
+  folds, detect: see `Comparison`; without `detect` no seeds are counted.
+  """
+  pair = summary_statistics.paired_difference(values_of(ours), values_of(theirs), folds)
   assert pair is not None  # the caller saw a repeat that both have
-  apart = [ours[repeat] - theirs[repeat] for repeat in summary_statistics.shared_repeats(ours, theirs)]
-  found = interval(apart, comparison.folds)
-  needed = summary_statistics.seeds_needed(pair.spread, comparison.detect, comparison.folds) if pair.spread else None
+  found = interval([ours[repeat] - theirs[repeat] for repeat in summary_statistics.shared_repeats(ours, theirs)], folds)
+  needed = summary_statistics.seeds_needed(pair.spread, detect, folds) if pair.spread and detect else None
   return {**pair._asdict(), 'interval': found and list(found[:2]), 'seeds_needed': needed
          } | ({'half_width': found.half, 'half_width_of_images': found.of_images} if found else {})
 

@@ -89,7 +89,7 @@ def pretrain_losses(
     if tokens is not None:
       pairs = zip(teacher.split_tokens(outputs.teacher_tokens_BxLxD), teacher.split_tokens(tokens), strict=True)
       by_part = [losses.distillation(*pair, outputs.mask_BxUxL[:, 0]) for pair in pairs]
-      values['distillation'] = functools.reduce(jnp.add, by_part) / len(by_part)
+      values['distillation'] = _mean(by_part)
     values |= _semantic_losses(
         teacher, teacher.scales(frozen), outputs.fused_BxE, image_BxE, rows.get('text', text_TxE), settings)
   if settings.reconstruction:
@@ -118,7 +118,12 @@ def _semantic_losses(
       else:
         values['contrastive'] = losses.contrastive_cosine(fused, image, text, weight)
     by_part.append(values)
-  return {name: functools.reduce(jnp.add, (values[name] for values in by_part)) / len(by_part) for name in by_part[0]}
+  return {name: _mean([values[name] for values in by_part]) for name in by_part[0]}
+
+
+def _mean(by_part: Sequence[jax.Array]) -> jax.Array:
+  """Over the parts of a teacher."""
+  return functools.reduce(jnp.add, by_part) / len(by_part)
 
 
 def make_finetune_step(

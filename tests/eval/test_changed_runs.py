@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from configs import probe as probe_config
 from data_pipelines.batches.image_changes import COLOUR
 from data_pipelines.batches.pipeline import eval_batches
 from data_pipelines.errors import UserError
@@ -21,14 +19,6 @@ from uniemox_jax.probe import probe
 from uniemox_jax.zero_shot import zero_shot_by_config
 
 pytestmark = pytest.mark.usefixtures('one_device')
-
-
-def config_of(data_dir: str, **values) -> ConfigDict:
-  config = probe_config.get_config('emo8')
-  config.data_dir, config.batch_size, config.protocol = data_dir, 16, 'knn'
-  config.model.update(small_runs.ENCODER)
-  config.update(values)
-  return config
 
 
 def shows_person(data_dir: str) -> np.ndarray:
@@ -78,7 +68,7 @@ def test_probes_and_zero_shot_are_measured_on_changes(data_dir, clip_folder, tmp
   has = shows_person(data_dir)
   for name, verb, init in (('knn', probe, 'none'), ('words', zero_shot_by_config, str(clip_folder))):
     folder = tmp_path / name
-    config = config_of(data_dir, init=init, test_changes='person_removed+noise_5')
+    config = small_runs.probe_config(data_dir, init=init, test_changes='person_removed+noise_5')
     result = verb(config, str(folder))
     assert result == read_json(folder / 'result.json')
     plain, without, noisy = (kept(folder, change) for change in ('', 'person_removed', 'noise_5'))

@@ -6,7 +6,6 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from configs import probe as probe_config
 from data_pipelines.errors import UserError
 from data_pipelines.records.reader import open_split
 from data_pipelines.storage import read_json
@@ -23,18 +22,10 @@ from uniemox_jax.zero_shot import zero_shot_by_config
 pytestmark = pytest.mark.usefixtures('one_device')
 
 
-def config_of(data_dir: str, **values) -> ConfigDict:
-  config = probe_config.get_config('emo8')
-  config.data_dir, config.batch_size, config.protocol = data_dir, 16, 'knn'
-  config.model.update(small_runs.ENCODER)
-  config.update(values)
-  return config
-
-
 def test_probes_of_all_folds_test_every_image_once_on_features_extracted_once(data_dir, tmp_path):
   tested, hits = [], 0.0
   for fold in range(3):
-    config = config_of(data_dir, folds=3, fold=fold, fold_seed=1, features_dir=str(tmp_path / 'features'))
+    config = small_runs.probe_config(data_dir, folds=3, fold=fold, fold_seed=1, features_dir=str(tmp_path / 'features'))
     folder = tmp_path / f'{fold}'
     result = probe(config, str(folder))
     assert result['fold'] == {'tested': fold, 'of': 3, 'seed': 1} and result['split'] == 'test'
@@ -68,13 +59,13 @@ def test_a_fold_is_fine_tuned_and_evaluated_again(data_dir, tmp_path):
 
 
 def test_a_fraction_of_a_fold_is_counted_as_it_is_trained_on(data_dir):
-  config = parse(ProbeConfig, config_of(data_dir, folds=5, fold=1, fraction=0.3))
+  config = parse(ProbeConfig, small_runs.probe_config(data_dir, folds=5, fold=1, fraction=0.3))
   assert count_train(config) == open_splits(config)[0].num_examples < 80 * 0.3
 
 
 def test_zero_shot_tests_the_same_images(data_dir, clip_folder, tmp_path):
-  result = zero_shot_by_config(config_of(data_dir, init=str(clip_folder), folds=5, fold=3), str(tmp_path))
-  test = open_splits(parse(ProbeConfig, config_of(data_dir, folds=5, fold=3)))[2]
+  result = zero_shot_by_config(small_runs.probe_config(data_dir, init=str(clip_folder), folds=5, fold=3), str(tmp_path))
+  test = open_splits(parse(ProbeConfig, small_runs.probe_config(data_dir, folds=5, fold=3)))[2]
   assert result['examples'] == test.num_examples and result['fold']['tested'] == 3
   kept = read_outputs(str(tmp_path), result['config_hash'], 'label')
   np.testing.assert_array_equal(kept.example_N, example_keys(test))
@@ -87,7 +78,7 @@ def test_zero_shot_tests_the_same_images(data_dir, clip_folder, tmp_path):
     ({'folds': 5, 'test_split': 'val'}, "'test_split' is val and would do nothing, since a fold is tested")], ids=str)
 def test_folds_that_cannot_be_are_one_line(data_dir, values, said):
   with pytest.raises(UserError, match=said):
-    parse(ProbeConfig, config_of(data_dir, **values))
+    parse(ProbeConfig, small_runs.probe_config(data_dir, **values))
   with pytest.raises(UserError, match=said):
     parse(FinetuneConfig, ConfigDict(values))
 
@@ -98,7 +89,7 @@ def test_keys_that_both_verbs_share_leave_their_defaults_alone():
 
 
 def test_outputs_of_another_run_are_not_read(data_dir, tmp_path: Path):
-  result = probe(config_of(data_dir, folds=5), str(tmp_path))
+  result = probe(small_runs.probe_config(data_dir, folds=5), str(tmp_path))
   with pytest.raises(UserError, match='outputs.npz.*something else'):
     read_outputs(str(tmp_path), f"not {result['config_hash']}", 'label')
   content = bytearray((tmp_path / 'outputs.npz').read_bytes())

@@ -4,7 +4,6 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from configs import probe as probe_config
 from data_pipelines.batches.pipeline import eval_batches
 from data_pipelines.errors import UserError
 from data_pipelines.records.reader import open_split
@@ -18,11 +17,7 @@ from uniemox_jax.train.checkpoint import load_checkpoint
 
 
 def config_of(data_dir: str, init: str, **values) -> ConfigDict:
-  config = probe_config.get_config('emo8')
-  config.data_dir, config.batch_size, config.protocol = data_dir, 16, 'knn'
-  config.model.update(small_runs.ENCODER)
-  config.update({'init': init, 'features': 'fused'} | values)
-  return config
+  return small_runs.probe_config(data_dir, **{'init': init, 'features': 'fused'} | values)
 
 
 def test_the_fused_embedding_of_scene_and_person_is_probed(data_dir, pretrained_run, tmp_path, assert_parity, capsys):

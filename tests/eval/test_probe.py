@@ -14,7 +14,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from configs import probe as probe_config
 from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
@@ -35,11 +34,7 @@ STATISTICS = {'mean': [0.5, 0.5, 0.5], 'std': [0.5, 0.5, 0.5]}
 
 
 def config_of(data_dir: str, **values: Any) -> ConfigDict:
-  config = probe_config.get_config('emo8')
-  config.data_dir, config.batch_size = data_dir, 16
-  config.model.update(small_runs.ENCODER)
-  config.update(values)
-  return config
+  return small_runs.probe_config(data_dir, **{'protocol': 'linear'} | values)
 
 
 def save_random(folder: Path, kind: str, **extra: Any) -> str:

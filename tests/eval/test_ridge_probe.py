@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from configs import probe as shipped
 from data_pipelines import build
 from data_pipelines.errors import UserError
 from data_pipelines.synthetic import datasets
@@ -30,11 +29,7 @@ def rated(tmp_path_factory):
 
 
 def config_of(data_dir, **values):
-  config = shipped.get_config('emo8')
-  config.data_dir, config.dataset, config.init = data_dir, 'emotic', 'none'
-  config.model.update(small_runs.ENCODER)
-  config.update(values)
-  return config
+  return small_runs.probe_config(data_dir, **{'protocol': 'linear', 'dataset': 'emotic'} | values)
 
 
 def test_each_dimension_is_scikit_learns_ridge_on_the_images_that_have_it():

@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from configs import demo
+from configs import demo, probe
 from data_pipelines import build
 from data_pipelines.synthetic import datasets
 from tests.support.fork_server import ROOT, ForkedProcess
@@ -73,6 +73,15 @@ def finetune_config(data_dir: str, epochs: int = 2) -> ConfigDict:
   config.log_every = 1
   config.model.update(ENCODER)
   config.regularisation.update({'mixup': 0.8, 'cutmix': 1.0, 'drop_path': 0.2})
+  return config
+
+
+def probe_config(data_dir: str, protocol: str = 'knn', **values: Any) -> ConfigDict:
+  """A probe of `ENCODER`."""
+  config = probe.get_config('emo8')
+  config.data_dir, config.batch_size, config.protocol = data_dir, 16, protocol
+  config.model.update(ENCODER)
+  config.update(values)
   return config
 
 

@@ -209,6 +209,17 @@ def test_a_job_that_fails_is_in_the_table_and_the_others_go_on(config, tmp_path)
   assert 'Traceback' not in said + content['failures'][0]['said']
 
 
+def test_a_study_is_repeated_with_other_seeds():
+  config = shipped.get_config('demo')
+  config.seeds, config.first_seed, config.datasets = 2, 10, ('emo8',)
+  config.protocols, config.initialisations = ('linear', 'zero_shot'), ('scratch', 'teacher')
+  seeds = {(job.protocol, job.initialisation): [] for job in jobs_of(config)}
+  for job in jobs_of(config):
+    seeds[job.protocol, job.initialisation].append(job.seed)
+    assert job_config(config, job).seed == job.seed
+  assert seeds == {('linear', 'scratch'): [10, 11], ('linear', 'teacher'): [10, 11], ('zero_shot', 'teacher'): [10]}
+
+
 def test_all_jobs_of_a_seed_share_the_pretraining_that_the_first_of_them_makes(pretraining, tmp_path):
   pretraining.initialisations, pretraining.reference, pretraining.protocols = ('mae',), 'mae', ('knn', 'linear')
   code, said = run(pretraining, tmp_path / 'compare')

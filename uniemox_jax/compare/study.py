@@ -45,6 +45,7 @@ class CompareConfig:
   datasets: tuple = schema.key((), 'names of the datasets, as built')
   protocols: tuple = schema.key((), 'names of the protocols, defined in protocol')
   seeds: int = schema.key(3, 'repetitions of every run', least=1)
+  first_seed: int = schema.key(0, 'the seed of the first: another one repeats a study with draws of its own', least=0)
   folds: int = schema.key(
       0, 'parts that all labelled images are dealt to, anew for each seed, and tested in turn; 0 takes the splits as '
       'they are', least=0)
@@ -162,14 +163,15 @@ def variants_of(config: ConfigDict) -> dict[str, ProtocolVariant]:
 def jobs_of(config: ConfigDict, seeds: int | None = None) -> list[ComparisonJob]:
   """All jobs, with so many seeds, else the config's; seed by seed, so that every row soon has a first result."""
   folds: list[int | None] = list(range(config.get('folds', 0))) or [None]
-  repeats = itertools.product(range(config.seeds if seeds is None else seeds), folds)
+  first = config.get('first_seed', 0)
+  repeats = itertools.product(range(first, first + (config.seeds if seeds is None else seeds)), folds)
   variants = variants_of(config)
   return [
       ComparisonJob(initialisation, dataset, protocol, seed, fold)
       for seed, fold in repeats
       for dataset, (protocol, variant) in itertools.product(config.datasets, variants.items())
       for initialisation in _run_for(config, variant.protocol)
-      if not seed or fold is not None or VERBS[config.protocol[variant.protocol].verb].draws]
+      if seed == first or fold is not None or VERBS[config.protocol[variant.protocol].verb].draws]
 
 
 def pretraining_folder(job: ComparisonJob, workdir: str) -> str:

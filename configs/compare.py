@@ -68,7 +68,7 @@ def _published() -> ConfigDict:
   config.initialisations = ('uniemox', 'mae', 'clip', 'supervised', 'scratch')
   config.datasets = ('emo8', 'emoset', 'fi', 'emotion6', 'unbiasedemo', 'caers', 'heco')
   config.protocols = ('finetune', 'linear')
-  config.seeds = 3
+  config.seeds, config.first_seed = 3, 0
   config.folds, config.left_out_domains, config.fractions = 0, (), ()
   config.test_changes, config.group_column, config.groups = (), '', ''
   config.reference, config.vad_score, config.detect, config.spread = 'scratch', 'ccc', 0.02, 0.0

@@ -122,6 +122,8 @@ def take_margin_away(
     crop_HxWx3: np.ndarray, boxes_Nx4: np.ndarray, scores_N: np.ndarray, image_2: np.ndarray) -> np.ndarray:
   """A person's stored crop without what surrounds the person's box, uint8 (H, W, 3): `COLOUR` is there.
 
+  Of a box without area, the crop is one pixel wide or high, and stays as it is.
+
   Args:
     crop_HxWx3: see `crops.person_crop`: of the first box, or of the largest person, whichever has its shape.
     boxes_Nx4, scores_N: of the whole image, as for `take_away`.
@@ -130,11 +132,15 @@ def take_margin_away(
   shape = np.log(crop_HxWx3.shape[0] / crop_HxWx3.shape[1])
   found = []
   for box_4 in (boxes_Nx4[0], *crops.largest_persons(boxes_Nx4, scores_N)[:1]):
+    if (box_4[2:] <= box_4[:2]).any():
+      continue
     outer_4 = np.array(crops.with_margin(box_4.tolist(), 1, 1))
     height, width = sides_2 = outer_4[2:] - outer_4[:2]
     found.append((
         abs(np.log(height * image_2[0] / (width * image_2[1])) - shape),
         (box_4 - np.tile(outer_4[:2], 2)) / np.tile(sides_2, 2)))
+  if not found:
+    return crop_HxWx3
   _, inner_4 = min(found, key=lambda candidate: candidate[0])
   return take_away(SCENE_REMOVED, crop_HxWx3, inner_4[None], np.ones(1))
 

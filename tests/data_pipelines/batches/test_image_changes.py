@@ -104,6 +104,11 @@ def test_the_margin_of_a_crop_is_what_is_not_in_its_box(box):
   assert (found[~of_box] == COLOUR).all(-1).mean() > 0.9  # All but rows and columns that the box touches.
 
 
+def test_the_crop_of_a_box_without_area_stays():
+  crop, box = np.full((1, 40, 3), 7, np.uint8), np.array([[0.3, 0.1, 0.3, 0.3]], np.float32)
+  np.testing.assert_array_equal(take_margin_away(crop, box, np.ones(1), np.array([100, 200])), crop)
+
+
 def batches(split, change, **options):
   return list(eval_batches(split, batch_size=8, image_size=SIDE, person=True, change=change, **options))
 

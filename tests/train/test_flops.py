@@ -140,7 +140,8 @@ def test_texts_that_an_example_is_compared_with_follow_the_negatives(clip_config
 
 @pytest.mark.parametrize(('kind', 'peak'), [('TPU v4', 275e12), ('TPU v5 lite', 197e12), ('TPU v5', 459e12),
                                             ('TPU v5p', 459e12), ('TPU v6 lite', 918e12),
-                                            ('NVIDIA H100 80GB HBM3', 989e12), ('NVIDIA H200', 989e12), ('cpu', None),
+                                            ('NVIDIA H100 80GB HBM3', 989e12), ('NVIDIA H200', 989e12),
+                                            ('NVIDIA A100-SXM4-40GB', 312e12), ('Tesla T4', None), ('cpu', None),
                                             ('TPU v99', None)])
 def test_peaks_are_known_by_device_kind(kind: str, peak: float | None) -> None:
   assert peak_flops(kind) == peak

@@ -70,7 +70,7 @@ def embed(given: ConfigDict) -> None:
     UserError: a mistake in the config, the data or the teacher.
   """
   config = settle_dtype(parse(PretrainConfig, given), None)
-  if not (config.teacher_views and config.teaches):
+  if not (config.teacher_views and config.loss.semantic):
     raise UserError(
         'nothing to embed: give --config.teacher_views=K, how many views of each scene, and a loss that needs the '
         'teacher')

@@ -48,7 +48,7 @@ def _load_teacher(config: PretrainConfig, split: reader.Split,
     The config, without L1 where the captions cannot teach it; the teacher, its frozen parameters, the caption
     embeddings of all records, and the digest of its files by config key.
   """
-  if not config.teaches:
+  if not config.loss.semantic:
     return config, None, (), None, {}
   loaded = load_teachers(config.teacher, dtype, config.teacher_statistics, config.attention)
   digests: dict[str, str | None] = {'teacher': loaded.digest}
@@ -64,7 +64,7 @@ def _load_teacher(config: PretrainConfig, split: reader.Split,
     text = captions[0] if len(captions) == 1 else JoinedCaptions(captions)
     if (share := text.largest_share()) > MOSTLY_EQUAL:
       config, text = _without_contrastive(config, share), None
-      if not config.teaches:
+      if not config.loss.semantic:
         return config, None, (), None, digests
   return config, loaded.teacher, loaded.frozen, text, digests
 

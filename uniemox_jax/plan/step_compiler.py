@@ -73,7 +73,7 @@ def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
   teacher: Teacher | None = None
   frozen: Any = ()
   embeddings = {}
-  if config.teaches:
+  if config.loss.semantic:
     made = make_teacher(setup.clip_of_shape(config.teacher_shape), dtype, attention=config.attention)
     teacher, frozen = as_one([made] * len(names_of(config.teacher)))  # each is taken to be of this shape
     if config.loss.contrastive:

@@ -44,13 +44,16 @@ class Teacher(NamedTuple):
     """E."""
     return sum(self.widths)
 
-  def split(self, embedding: jax.Array) -> list[jax.Array]:
-    """The parts of (..., E)."""
-    return jnp.split(embedding, np.cumsum(self.widths)[:-1], axis=-1)
+  def split(self, embedding: jax.Array | None) -> list[Any]:
+    """The parts of (..., E); a None each where there is nothing."""
+    return self._split(embedding, self.widths)
 
-  def split_tokens(self, tokens: jax.Array) -> list[jax.Array]:
-    """The parts of (..., D)."""
-    return jnp.split(tokens, np.cumsum(self.token_widths)[:-1], axis=-1)
+  def split_tokens(self, tokens: jax.Array | None) -> list[Any]:
+    """The parts of (..., D); a None each where there is nothing."""
+    return self._split(tokens, self.token_widths)
+
+  def _split(self, values: jax.Array | None, widths: Sequence[int]) -> list[Any]:
+    return [None] * len(self.widths) if values is None else jnp.split(values, np.cumsum(widths)[:-1], axis=-1)
 
 
 def make_teacher(clip: Clip, dtype: Any, statistics: str = 'clip',

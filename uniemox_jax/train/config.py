@@ -116,11 +116,11 @@ class PretrainConfig(CaptionedConfig):
     loss, model = self.loss, self.model
     if loss.negatives == 'local' and self.batch_size % loss.local_batch:
       raise UserError(f'batch_size {self.batch_size} is not divisible by loss.local_batch {loss.local_batch}')
-    if loss.distillation and not self.teaches:
+    if loss.distillation and not loss.semantic:
       raise UserError(
           'loss.distillation needs the teacher, and loss.contrastive and loss.similarity are 0: give one of them a '
           'weight')
-    if not self.teaches and not loss.reconstruction:
+    if not loss.semantic and not loss.reconstruction:
       raise UserError(
           'every loss weight is zero: nothing to train; set one of --config.loss.contrastive, similarity, '
           'reconstruction')
@@ -129,7 +129,7 @@ class PretrainConfig(CaptionedConfig):
           self, ('loss.form', 'loss.negatives', 'loss.local_batch', 'loss.equal_texts'), 'loss.contrastive is 0')
     if loss.negatives == 'global':
       refuse_unused(self, ('loss.local_batch',), 'loss.negatives is global')
-    if not self.teaches:
+    if not loss.semantic:
       refuse_unused(
           self, (
               'model.fusion', 'model.fusion_heads', 'model.embedding', 'teacher_statistics', 'teacher_sharded',
@@ -152,11 +152,6 @@ class PretrainConfig(CaptionedConfig):
       refuse_unused(self, ('loss.norm_pix', 'model.decode'), 'loss.reconstruction is 0')
     if self.person_view == 'scene':
       refuse_unused(self, ('person_jitter', 'loss.teacher_sees'), 'person_view is scene')
-
-  @property
-  def teaches(self) -> bool:
-    """Whether a loss needs the teacher."""
-    return bool(self.loss.contrastive or self.loss.similarity)
 
 
 @dataclass(frozen=True, kw_only=True)

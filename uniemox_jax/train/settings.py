@@ -85,6 +85,11 @@ class LossSettings:
       "weight of L4, which draws what the decoder says of the hidden patches to the teacher's tokens of them; 0 as "
       'published', least=0)
 
+  @property
+  def semantic(self) -> bool:
+    """Whether gamma learns from the teacher, by L1 or L2; L4 is trained only beside these."""
+    return bool(self.contrastive or self.similarity)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:

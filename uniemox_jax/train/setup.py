@@ -28,8 +28,7 @@ def model_arguments(model: StudentSettings, loss: LossSettings, teacher: Teacher
     widths['teacher_width'] = teacher.width
   if teacher and loss.distillation:
     widths['teacher_token_width'] = sum(teacher.token_widths)
-  return dataclasses.asdict(model) | widths | {
-      'semantic': bool(loss.contrastive or loss.similarity), 'reconstruct': bool(loss.reconstruction)}
+  return dataclasses.asdict(model) | widths | {'semantic': loss.semantic, 'reconstruct': bool(loss.reconstruction)}
 
 
 def step_graph(model: nnx.Module, attention: str, device: Any) -> nnx.GraphDef:

@@ -149,7 +149,7 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
     with run.log.clock.apart('embed'):
       images, _ = view_embeddings(config, split, digests['teacher'], teacher, frozen, mesh)
     frozen = without_tower(frozen)
-  image_size, two_views = config.model.image_size, student.streams == 2
+  image_size, two_views = config.model.image_size, student.view_count == 2
   batches = pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=image_size, start_step=run.start,
       mode='pretrain', person=two_views and config.person_view == 'crop', crop_area=(config.min_crop_area, 1.0),

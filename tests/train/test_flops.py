@@ -91,10 +91,10 @@ def check_pretraining(
     clip_config: CLIPConfig | SiglipConfig, model: dict[str, Any], read: bool = False, sees: str = 'scene') -> None:
   build = builder(UniEmoX, **STUDENT | model)
   student, (teacher, frozen) = abstract_model(build), _teacher(clip_config)
-  shape = (BATCH, student.streams, 32, 32, 3)
+  shape = (BATCH, student.view_count, 32, 32, 3)
   rows = {
       'views': jax.ShapeDtypeStruct(shape, jnp.uint8),
-      'noise': jax.ShapeDtypeStruct((BATCH, student.streams, 16), jnp.float32)}
+      'noise': jax.ShapeDtypeStruct((BATCH, student.view_count, 16), jnp.float32)}
   if read:
     rows['image'] = jax.ShapeDtypeStruct((BATCH, 12), jnp.float32)
   settings = LossSettings(reconstruction=float(student.decoder is not None), teacher_sees=sees)

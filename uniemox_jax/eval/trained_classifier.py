@@ -56,7 +56,7 @@ def predict_split(
     UserError: a damaged shard, or outputs that are not finite.
     Preempted: SIGTERM came.
   """
-  person = nnx.merge(classifier, params).streams == 2
+  person = nnx.merge(classifier, params).view_count == 2
   view = view or evaluation_view_of(image_size)
   return split_outputs(
       functools.partial(_outputs, classifier, view, params), split, fields, image_size=image_size,

@@ -82,13 +82,13 @@ class UniEmoX(nnx.Module):
       layers.check_sizes(teacher_width=teacher_width)
     self.adapter = layers.linear(decoder_width, teacher_width, dtype=dtype, rngs=rngs) if adapts else None
     self.decoded_streams = (2 if decode == 'both' else 1) if self.decoder is not None else 0
-    self.streams = 2 if self.fusion is not None or self.decoded_streams == 2 else 1
+    self.view_count = 2 if self.fusion is not None or self.decoded_streams == 2 else 1
 
   def __call__(self, views_BxVxHxWx3: jax.Array, noise_BxVxL: jax.Array) -> Outputs:
     """Masks, encodes all views in one call, decodes and fuses.
 
     Args:
-      views_BxVxHxWx3: normalised float images; view 0 is the scene, view 1 the person. V = `streams`. The view axis
+      views_BxVxHxWx3: normalised float images; view 0 is the scene, view 1 the person. V = `view_count`. The view axis
         follows the batch axis so that a batch sharded over devices stays where it is.
       noise_BxVxL: uniform noise; its lowest K entries per view stay visible.
     """

@@ -91,7 +91,7 @@ def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
       make_pretrain_step(
           setup.step_graph(student, config.attention, mesh.devices.flat[0]), teacher, optimizer, config.loss),
       state_template(build, optimizer.tx, mesh), frozen,
-      _batch(config, mesh, ('scene', 'person')[:student.streams], **embeddings), mesh,
+      _batch(config, mesh, ('scene', 'person')[:student.view_count], **embeddings), mesh,
       setup.example_work(config, student, teacher))
 
 

@@ -13,6 +13,7 @@ from data_pipelines.errors import UserError
 from uniemox_jax.train.schema import key, key_of, parse, refuse_unused, section
 from uniemox_jax.train.settings import (
     OFF,
+    WITH_HEADS,
     AugmentSettings,
     ClipSettings,
     EncoderSettings,
@@ -146,7 +147,7 @@ class PretrainConfig(CaptionedConfig):
           'or --config.loss.teacher_sees=scene')
     if not self.teacher_views:
       refuse_unused(self, ('teacher_views_seed',), 'teacher_views is 0')
-    if model.fusion in ('additive', 'prior', OFF):
+    if model.fusion not in WITH_HEADS:
       refuse_unused(self, ('model.fusion_heads',), f'model.fusion is {model.fusion}')
     if not loss.reconstruction:
       refuse_unused(self, ('loss.norm_pix', 'model.decode'), 'loss.reconstruction is 0')

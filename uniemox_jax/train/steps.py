@@ -47,7 +47,7 @@ def make_pretrain_step(
     model = nnx.merge(student, state.params)
     batch = resize_crops(batch, model.encoder.image_size, optimizer.accum_steps)
     with jax.named_scope('inputs'):
-      views_BxVxHxWx3 = jnp.stack([batch[name] for name in ('scene', 'person')[:model.streams]], axis=1)
+      views_BxVxHxWx3 = jnp.stack([batch[name] for name in ('scene', 'person')[:model.view_count]], axis=1)
       noise_shape = (*views_BxVxHxWx3.shape[:2], model.encoder.patches)
       noise_BxVxL = jax.random.uniform(jax.random.fold_in(key, state.step), noise_shape)
     rows, text = {'views': views_BxVxHxWx3, 'noise': noise_BxVxL}, batch.get('text')
@@ -183,8 +183,9 @@ def make_finetune_step(
     batch = resize_crops(batch, model.encoder.image_size, optimizer.accum_steps)
     views, depth = stack_views(batch), model.encoder.blocks.depth
     mix = draw_mix(mix_key, (views.shape[-3], views.shape[-2]), settings.mixup, settings.cutmix)
-    scales_RxNx2 = draw_branch_scales(drop_key, len(views) * model.streams, depth, settings.drop_path)
-    rows: dict[str, Any] = {'views': views, 'branch_scale': scales_RxNx2.reshape(len(views), model.streams, depth, 2)}
+    scales_RxNx2 = draw_branch_scales(drop_key, len(views) * model.view_count, depth, settings.drop_path)
+    rows: dict[str,
+               Any] = {'views': views, 'branch_scale': scales_RxNx2.reshape(len(views), model.view_count, depth, 2)}
     for task in chosen:
       target_BxC, present_BxK = prepare_targets(task, batch[task.name], settings.smoothing)
       if mix is not None:  # A mixture has a target where both of its images have one.

@@ -17,7 +17,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from uniemox_jax.runtime import cli, preemption, sharding
 from uniemox_jax.runtime.distributed import is_primary
-from uniemox_jax.teacher.several import load_teachers
+from uniemox_jax.teacher.load_teachers import load_teachers
 from uniemox_jax.teacher.step_teacher import Teacher
 from uniemox_jax.teacher.view_embeddings import Scenes, ViewEmbeddings, embed_views
 from uniemox_jax.train.config import PretrainConfig

@@ -24,7 +24,7 @@ from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.distributed import is_primary
 from uniemox_jax.teacher.caption_embeddings import MOSTLY_EQUAL, CaptionEmbeddings, embedded_captions
-from uniemox_jax.teacher.several import JoinedCaptions, load_teachers
+from uniemox_jax.teacher.load_teachers import JoinedCaptions, load_teachers
 from uniemox_jax.teacher.step_teacher import Teacher, teacher_shardings, without_tower
 from uniemox_jax.teacher.view_embeddings import ViewEmbeddings
 from uniemox_jax.train import loop

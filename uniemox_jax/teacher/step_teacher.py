@@ -1,4 +1,4 @@
-"""The teacher of a pretraining step. Another teacher plugs in here: a function that returns a `Teacher`."""
+"""The teacher of a pretraining step: what the step calls, and the frozen parameters that it calls it with."""
 
 from collections.abc import Callable, Sequence
 import functools
@@ -104,8 +104,14 @@ def _patch_grid(tokens_BxNxD: jax.Array, side: int) -> jax.Array:
   return unit(grid.reshape(batch, side * side, width))
 
 
-def join_teachers(teachers: Sequence[Teacher]) -> Teacher:
-  """Several as one, whose frozen parameters are the tuple of theirs (docs/method.md, Several teachers)."""
+def join_teachers(made: Sequence[tuple[Teacher, Any]]) -> tuple[Teacher, Any]:
+  """Several as one, whose frozen parameters are the tuple of theirs; a single one stays as it is.
+
+  Source: docs/method.md, Several teachers. Arguments and result are as `make_teacher` gives them.
+  """
+  if len(made) == 1:
+    return made[0]
+  teachers = [teacher for teacher, _ in made]
 
   def embed_image(frozen: Sequence[Any], scene_BxHxWx3: jax.Array) -> jax.Array:
     parts = [teacher.embed_image(own, scene_BxHxWx3) for teacher, own in zip(teachers, frozen, strict=True)]
@@ -121,7 +127,7 @@ def join_teachers(teachers: Sequence[Teacher]) -> Teacher:
 
   widths, token_widths, towers = (
       sum((getattr(teacher, name) for teacher in teachers), ()) for name in ('widths', 'token_widths', 'towers'))
-  return Teacher(embed_image, embed_patches, scales, widths, token_widths, towers)
+  return Teacher(embed_image, embed_patches, scales, widths, token_widths, towers), tuple(frozen for _, frozen in made)
 
 
 def embed_views_as_one(teacher: Teacher, frozen: Any, views_BxVxHxWx3: jax.Array,
@@ -147,7 +153,9 @@ def embed_views_as_one(teacher: Teacher, frozen: Any, views_BxVxHxWx3: jax.Array
 
 def without_tower(frozen: Any) -> Any:
   """What a step needs of the frozen parameters that is given the image embeddings."""
-  return tuple(map(without_tower, frozen)) if isinstance(frozen, tuple) else {'logit_scale': frozen['logit_scale']}
+  if isinstance(frozen, tuple):
+    return tuple(map(without_tower, frozen))
+  return {name: leaf for name, leaf in frozen.items() if name != 'vision'}
 
 
 def _as_computed(dtype: Any, path: tuple[Any, ...], leaf: Any) -> Any:

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uniemox_jax.convert.view import View
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.models.clip import CLIPConfig, ImageTower, Tower
 from uniemox_jax.models.fusion import FUSIONS
 from uniemox_jax.models.siglip import SiglipConfig
 from uniemox_jax.models.uniemox import UniEmoX
+from uniemox_jax.models.view import View
 from uniemox_jax.runtime.hardware import peak_flops
 from uniemox_jax.runtime.run_log import RunLog, read_metrics
 from uniemox_jax.teacher.frozen_clip import Clip, abstract_clip

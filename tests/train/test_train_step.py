@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from tests.support.steps import pretrain_step
-from uniemox_jax.convert.view import View, clip_normalise
 from uniemox_jax.models.clip import CLIPConfig, ImageTower
 from uniemox_jax.models.layers import unit
-from uniemox_jax.models.preprocess import normalise
+from uniemox_jax.models.preprocess import CLIP_MEAN, CLIP_STD, normalise, resize_and_normalise
 from uniemox_jax.models.uniemox import UniEmoX
+from uniemox_jax.models.view import View
 from uniemox_jax.objectives import losses
 from uniemox_jax.runtime import sharding
 from uniemox_jax.teacher.frozen_clip import Clip
@@ -49,7 +49,7 @@ def teacher(clip_config: CLIPConfig, clip_params: dict[str, Any]) -> tuple[Teach
   tower = graphdef_of(lambda rngs: ImageTower(clip_config, remat='none', scan=False, dtype=jnp.float32, rngs=rngs))
 
   def embed(frozen, images):
-    return unit(nnx.merge(tower, frozen)(clip_normalise(images, clip_config.image_size)))
+    return unit(nnx.merge(tower, frozen)(resize_and_normalise(images, clip_config.image_size, CLIP_MEAN, CLIP_STD)))
 
   return Teacher(embed, lambda *_: (None, None), lambda frozen: [jnp.float32(10.0)], (WIDTH,)), clip_params['vision']
 

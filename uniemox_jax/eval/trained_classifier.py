@@ -13,10 +13,10 @@ import numpy as np
 from data_pipelines.batches import augment
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader, targets
-from uniemox_jax.convert.view import View
 from uniemox_jax.eval.split_outputs import Fields, split_outputs
 from uniemox_jax.models.classifier import Classifier, stack_views
 from uniemox_jax.models.preprocess import normalise
+from uniemox_jax.models.view import View
 from uniemox_jax.objectives.tasks import Task, is_single_label, measure, present, split_columns
 from uniemox_jax.recognition.recogniser import evaluation_view_of
 from uniemox_jax.train.checkpoint import Checkpoint

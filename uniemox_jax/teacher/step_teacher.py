@@ -12,11 +12,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from uniemox_jax.convert.view import clip_normalise
 from uniemox_jax.models.clip import ImageTower
 from uniemox_jax.models.layers import unit, with_attention
-from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, resize_and_normalise
 from uniemox_jax.models.siglip import SiglipImageTower
+from uniemox_jax.models.view import FILTERS
 from uniemox_jax.runtime import sharding
 from uniemox_jax.teacher.frozen_clip import Clip, model_of
 
@@ -73,13 +73,13 @@ def make_teacher(clip: Clip, dtype: Any, statistics: str = 'clip',
 
   @jax.named_scope('teacher')
   def embed_image(frozen: dict[str, Any], scene_BxHxWx3: jax.Array) -> jax.Array:
-    view_BxSxSx3 = clip_normalise(scene_BxHxWx3, size, mean, std, clip.view.resample)
+    view_BxSxSx3 = resize_and_normalise(scene_BxHxWx3, size, mean, std, FILTERS[clip.view.resample])
     return unit(nnx.merge(graphdef, frozen['vision'])(view_BxSxSx3))
 
   @jax.named_scope('teacher')
   def embed_patches(frozen: dict[str, Any], scene_BxHxWx3: jax.Array, side: int) -> tuple[jax.Array, jax.Array]:
     module = nnx.merge(graphdef, frozen['vision'])
-    tokens_BxNxD = module.tokens(clip_normalise(scene_BxHxWx3, size, mean, std, clip.view.resample))
+    tokens_BxNxD = module.tokens(resize_and_normalise(scene_BxHxWx3, size, mean, std, FILTERS[clip.view.resample]))
     return unit(module.pool(tokens_BxNxD)), _patch_grid(tokens_BxNxD, side)
 
   frozen = {

@@ -82,7 +82,7 @@ def _captions(folder: str) -> None:
 
 
 def _listing(folder: str) -> None:
-  from data_pipelines.user_files.find_images import find
+  from data_pipelines.media.find_images import find
   find([f'{folder}/images'])
 
 

@@ -24,8 +24,8 @@ import tqdm
 
 from benchmarks import photographs
 from configs import demo
-from data_pipelines.user_files import find_images
-from data_pipelines.user_files.views import views
+from data_pipelines.media import find_images
+from data_pipelines.media.read_media import read_media
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.predict import prediction
 from uniemox_jax.predict.table_writer import PredictionTable
@@ -70,7 +70,7 @@ def run_model(predictor: Predictor, count: int, batch_size: int) -> None:
 
 def images_per_second(predictor: Predictor, paths: list[str], batch_size: int, table: PredictionTable) -> list[float]:
   """Of the model alone, of the views alone, broken ones among them, and of both together with the table's rows."""
-  read = functools.partial(views, paths, predictor.recogniser.view.size, ahead=2 * batch_size)
+  read = functools.partial(read_media, paths, predictor.recogniser.view.size, ahead=2 * batch_size)
   works = (
       lambda: run_model(predictor, len(paths), batch_size), lambda: collections.deque(read(), maxlen=0),
       lambda: prediction.write_rows(predictor, read(), table, batch_size, tqdm.tqdm(disable=True)))

@@ -18,9 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines.batches import pipeline
+from data_pipelines.media.read_media import read_media
 from data_pipelines.records import reader
 from data_pipelines.storage import read_json
-from data_pipelines.user_files.views import views
 from uniemox_jax.objectives import tasks
 from uniemox_jax.recognition.predictor import Predictor
 from uniemox_jax.recognition.recogniser import open_recogniser
@@ -44,7 +44,7 @@ def evaluated(predictor: Predictor, split: reader.Split) -> np.ndarray:
 
 def predicted(predictor: Predictor, paths: list[str]) -> np.ndarray:
   """float32 (N, C) of files, over the views that `predict` takes."""
-  pixels_NxSxSx3 = np.stack([view.pixels for view in views(paths, predictor.recogniser.view.size, ahead=BATCH)])
+  pixels_NxSxSx3 = np.stack([view.pixels for view in read_media(paths, predictor.recogniser.view.size, ahead=BATCH)])
   padded = np.pad(pixels_NxSxSx3, ((0, -len(paths) % BATCH), (0, 0), (0, 0), (0, 0)))
   return _probabilities(predictor, np.split(padded, len(padded) // BATCH))[:len(paths)]
 

@@ -1,1 +1,1 @@
-"""A user's own files, found, named and decoded in one way by every verb."""
+"""The files of a data set before it is built, tables and lists of text: found, named and decoded in one way."""

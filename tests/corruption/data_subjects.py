@@ -16,13 +16,13 @@ import scipy.io
 from data_pipelines import checksums
 from data_pipelines.build import builder_class
 from data_pipelines.emotic import annotations
+from data_pipelines.media import find_images
+from data_pipelines.media.read_media import read_media
 from data_pipelines.person_boxes import box_file
 from data_pipelines.person_boxes.detectors import load_detector
 from data_pipelines.progress_file import ProgressFile
 from data_pipelines.records import manifest, targets
 from data_pipelines.records.reader import open_split
-from data_pipelines.user_files import find_images
-from data_pipelines.user_files.views import views
 from tests.corruption.subject import Subject, list_files
 from tests.corruption.world import World
 from tests.support.tiny_onnx import write_yolox
@@ -135,7 +135,7 @@ def images(world: World, twin: World) -> Subject:
   files = list_files(folder, '*')
 
   def read() -> Any:
-    found = list(views([str(path) for path in files], 32, ahead=4))
+    found = list(read_media([str(path) for path in files], 32, ahead=4))
     print([f'{view.name}: {view.error}' for view in found if view.error])
     return [(view.name, view.pixels, view.error) for view in found]
 
@@ -156,7 +156,7 @@ def video(world: World, twin: World) -> Subject:
       container.mux(packet)
 
   def read() -> Any:
-    found = list(views([str(path)], 32, ahead=4, per_second=5))
+    found = list(read_media([str(path)], 32, ahead=4, per_second=5))
     print([f'{view.name}: {view.error}' for view in found if view.error])
     return [(view.name, view.pixels, view.error) for view in found]
 

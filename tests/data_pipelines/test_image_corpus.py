@@ -14,8 +14,8 @@ import tensorflow_datasets as tfds
 
 from data_pipelines import images as image_files
 from data_pipelines.batches import augment
+from data_pipelines.media.read_media import read_media
 from data_pipelines.records import reader
-from data_pipelines.user_files.views import views
 from tests.support.image_corpus import BLUE, RED, coloured, colourless, unusable
 
 PEAK = 2**30  # Bytes, TensorFlow included.
@@ -85,10 +85,10 @@ def test_prediction_sees_what_the_record_shows_or_gives_the_same_reason(folder, 
   copies = [tmp_path / f'{position}.jpg' for position in range(len(stored))]
   for copy, jpeg in zip(copies, stored.values(), strict=True):
     copy.write_bytes(jpeg)
-  of_copies = dict(zip(stored, views(list(map(str, copies)), size, ahead=8), strict=True))
+  of_copies = dict(zip(stored, read_media(list(map(str, copies)), size, ahead=8), strict=True))
   names = sorted(stored.keys() | reasons.keys())
   apart = {}
-  for name, view in zip(names, views([str(folder / name) for name in names], size, ahead=8), strict=True):
+  for name, view in zip(names, read_media([str(folder / name) for name in names], size, ahead=8), strict=True):
     assert view.error == reasons.get(name, '')
     if name in stored:
       seen = augment.evaluation_view(stored[name], size).numpy().astype(int)

@@ -12,7 +12,7 @@ import pytest
 
 from data_pipelines import images
 from data_pipelines.batches import augment
-from data_pipelines.user_files.views import views
+from data_pipelines.media.read_media import read_media
 from tests.support import small_runs
 from tests.support.exported import TINY, saved
 from tests.support.predictions import student_view, torchvision_view
@@ -36,7 +36,7 @@ def test_every_view_is_torchvisions_to_2_of_255(shape: tuple[int, int], size: in
   image = Image.open(tmp_path / 'a.jpg')
   theirs = torchvision_view(image, size, images.short_side_of(size)).astype(int)
   pixels = np.asarray(image)
-  (of_predict,) = views([str(tmp_path / 'a.jpg')], size, ahead=1)
+  (of_predict,) = read_media([str(tmp_path / 'a.jpg')], size, ahead=1)
   ours = {
       'predict': of_predict.pixels, 'records': augment.evaluation_view((tmp_path / 'a.jpg').read_bytes(), size).numpy(),
       'API': denormalise(np.asarray(student_view(pixels[None], size))[0])}
@@ -77,7 +77,7 @@ import tensorflow as tf
 from data_pipelines import images
 from data_pipelines.batches import augment
 from data_pipelines.person_boxes import crops, detectors
-from data_pipelines.user_files.views import views
+from data_pipelines.media.read_media import read_media
 from tests.support.predictions import person_view, student_view
 from uniemox_jax.models.view import View
 
@@ -100,7 +100,7 @@ def pixels(path):
   return np.asarray(Image.open(path).convert('RGB'))[None]
 
 WAYS = {
-    'predict': lambda path, size: list(views([path], size, ahead=1)),
+    'predict': lambda path, size: list(read_media([path], size, ahead=1)),
     'evaluation': lambda path, size: augment.evaluation_view(open(path, 'rb').read(), size),
     'zero-shot': lambda path, size: augment.centre_view(open(path, 'rb').read(), size, size, floor=True),
     'API': lambda path, size: student_view(pixels(path), size),

@@ -7,7 +7,7 @@ from PIL import Image
 import pytest
 
 from data_pipelines import images
-from data_pipelines.user_files.views import views
+from data_pipelines.media.read_media import read_media
 from tests.support.predictions import animate, draw, rows_of, save_random
 from uniemox_jax.predict.prediction import predict_images
 
@@ -15,7 +15,7 @@ from uniemox_jax.predict.prediction import predict_images
 def shown(path: Path, per_second: float) -> list[tuple[str, int]]:
   """(seconds or '' of a still image, level) of each view."""
   return [(view.name.removeprefix(str(path)).removeprefix('#t='), round(float(view.pixels.mean()) / 40))
-          for view in views([str(path)], 32, ahead=4, per_second=per_second)]
+          for view in read_media([str(path)], 32, ahead=4, per_second=per_second)]
 
 
 @pytest.mark.parametrize('name', ['a.gif', 'a.webp', 'a.png', 'a.avif', 'GIF called.jpg'])
@@ -51,7 +51,7 @@ def test_image_for_programs_without_animations_is_no_frame(tmp_path):
 def test_transparent_frames_are_laid_on_white(tmp_path):
   frames = [Image.new('RGBA', (64, 48), (0, 0, 0, alpha)) for alpha in (255, 0)]
   frames[0].save(tmp_path / 'a.webp', save_all=True, append_images=frames[1:], duration=1000, lossless=True)
-  assert [view.pixels.mean() for view in views([str(tmp_path / 'a.webp')], 32, ahead=4)] == [0, 255]
+  assert [view.pixels.mean() for view in read_media([str(tmp_path / 'a.webp')], 32, ahead=4)] == [0, 255]
 
 
 def test_animation_that_breaks_off_keeps_its_frames_and_has_a_row_with_the_reason(tmp_path):
@@ -59,7 +59,7 @@ def test_animation_that_breaks_off_keeps_its_frames_and_has_a_row_with_the_reaso
   noise[0].save(tmp_path / 'a.gif', save_all=True, append_images=noise[1:], duration=1000)
   data = (tmp_path / 'a.gif').read_bytes()
   (tmp_path / 'a.gif').write_bytes(data[:len(data) * 5 // 8])
-  found = list(views([str(tmp_path / 'a.gif')], 32, ahead=4))
+  found = list(read_media([str(tmp_path / 'a.gif')], 32, ahead=4))
   assert [view.name.partition('#')[2] for view in found] == ['t=0.0', 't=1.0', '']
   assert 'truncated' in found[-1].error
 

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from data_pipelines.media import archives, find_images
+from data_pipelines.media.read_media import read_media
 from data_pipelines.person_boxes.person_finder import PersonFinder
-from data_pipelines.user_files import archives, find_images
-from data_pipelines.user_files.views import views
 from tests.support.predictions import assert_refused, draw, pack, save_random
 from uniemox_jax.predict.prediction import predict_images
 
@@ -30,7 +30,7 @@ def seen(path: Path) -> list[tuple[str, int | str]]:
   """(name in the archive, level or error) of each view."""
   found = find_images.find([str(path)])
   return [(view.name.removeprefix(str(path)), view.error or round(float(view.pixels.mean())))
-          for view in views(found.paths, 32, ahead=4)]
+          for view in read_media(found.paths, 32, ahead=4)]
 
 
 @pytest.mark.parametrize('name', FORMS)
@@ -68,7 +68,7 @@ def test_globs_and_lists_name_archives_too(tmp_path):
   assert find_images.find([f'{tmp_path}/*.[zt][ia][pr]']).paths == [
       f'{tmp_path}/{name}' for name in ('a.zip/x.png', 'a.zip/y.png', 'b.tar/x.png', 'b.tar/y.png')]
   listed = find_images.find([f'{tmp_path}/list.txt']).paths
-  assert [(view.name.removeprefix(f'{tmp_path}/'), view.error) for view in views(listed, 32, ahead=2)] == [
+  assert [(view.name.removeprefix(f'{tmp_path}/'), view.error) for view in read_media(listed, 32, ahead=2)] == [
       ('b.tar/y.png', ''), ('a.zip/x.png', ''), ('a.zip/y.png', ''), ('a.zip/gone.png', 'not an image of this archive')]
 
 
@@ -194,7 +194,7 @@ def test_boxes_name_an_image_of_an_archive_as_the_table_does(tmp_path):
   (tmp_path / 'person_boxes.csv').write_text('image,xmin,ymin,xmax,ymax,score\na.zip/day 1/a.png,4,4,30,40,0.9\n')
   finder, paths = PersonFinder(str(tmp_path), None), find_images.find([str(path)]).paths
   finder.check_names(paths)
-  assert [view.person is not None for view in views(paths, 32, ahead=2, finder=finder)] == [True, False]
+  assert [view.person is not None for view in read_media(paths, 32, ahead=2, finder=finder)] == [True, False]
 
 
 @pytest.mark.parametrize('address', ['https://example.org/a.jpg', 's3://bucket/a/', 'gs://bucket/a.zip'])

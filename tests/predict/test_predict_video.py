@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import images
-from data_pipelines.user_files import video
+from data_pipelines.media import video
 from tests.support.predictions import assert_refused, draw, rows_of
 from uniemox_jax.predict.prediction import predict_images
 

@@ -9,8 +9,8 @@ import re
 import pytest
 
 from data_pipelines import build
+from data_pipelines.media.read_media import printable
 from data_pipelines.person_boxes.box_file import read_boxes, write_boxes
-from data_pipelines.user_files.views import printable
 from tests.support.exported import LABELS, TINY, random_params, saved
 from tests.support.predictions import draw, rows_of
 from uniemox_jax.compare.table_text import markdown, missing_runs

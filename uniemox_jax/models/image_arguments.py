@@ -13,7 +13,7 @@ from PIL import Image
 from data_pipelines import images as image_files
 from data_pipelines.errors import first_line
 from data_pipelines.image_bytes import depth
-from data_pipelines.user_files.views import printable
+from data_pipelines.media.read_media import printable
 from uniemox_jax.models.preprocess import Statistics, check_normalised
 
 WANTED = (

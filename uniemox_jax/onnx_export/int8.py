@@ -11,8 +11,8 @@ import numpy as np
 
 from data_pipelines import storage
 from data_pipelines.errors import UserError
-from data_pipelines.user_files import find_images, video
-from data_pipelines.user_files.views import views
+from data_pipelines.media import find_images, video
+from data_pipelines.media.read_media import read_media
 from uniemox_jax.convert.formats import onnx_files
 from uniemox_jax.convert.onnx_graph import IMAGES
 from uniemox_jax.models.preprocess import normalise
@@ -64,7 +64,7 @@ def _read_views(source: str, recogniser: Recogniser) -> tuple[np.ndarray, list[s
   paths = [path for path in find_images.find([source]).paths if not video.is_video(path)]
   spread = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), IMAGES_READ)).round().astype(int))
   view = recogniser.view
-  rows = list(views([paths[place] for place in spread], view.size, ahead=2 * _BATCH, view=view.pixels))
+  rows = list(read_media([paths[place] for place in spread], view.size, ahead=2 * _BATCH, view=view.pixels))
   pixels = [row.pixels for row in rows if row.pixels is not None]
   unreadable = [f'{row.name}: {row.error}' for row in rows if row.pixels is None]
   if len(pixels) < FEWEST:

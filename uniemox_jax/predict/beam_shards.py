@@ -16,9 +16,9 @@ from data_pipelines import storage
 from data_pipelines.building.beam_options import read_beam_options
 from data_pipelines.errors import UserError
 from data_pipelines.images import MAX_MEGAPIXELS
+from data_pipelines.media import find_images
+from data_pipelines.media.find_images import FoundFiles
 from data_pipelines.ownership import owned
-from data_pipelines.user_files import find_images
-from data_pipelines.user_files.find_images import FoundFiles
 from uniemox_jax.predict import table_writer
 from uniemox_jax.predict.prediction import (
     PredictionSummary,

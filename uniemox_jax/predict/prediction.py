@@ -22,12 +22,12 @@ import tqdm
 from data_pipelines import storage
 from data_pipelines.errors import UserError
 from data_pipelines.images import MAX_MEGAPIXELS
+from data_pipelines.media import find_images, video
+from data_pipelines.media.find_images import FoundFiles
+from data_pipelines.media.read_media import ReadImage, printable, read_media
 from data_pipelines.ownership import owned
 from data_pipelines.person_boxes.person_finder import PersonFinder
 from data_pipelines.plain_text import single_line
-from data_pipelines.user_files import find_images, video
-from data_pipelines.user_files.find_images import FoundFiles
-from data_pipelines.user_files.views import ImageView, printable, views
 from uniemox_jax.predict import table_writer
 from uniemox_jax.predict.ranking import NO_RANKING, Ranking, check_ranking, write_ranking
 from uniemox_jax.predict.shards import FileShard
@@ -54,7 +54,7 @@ class PredictionSummary:
   reasons: list[str] = dataclasses.field(default_factory=list)
   repaired: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
-  def add(self, rows: Sequence[ImageView], wants_person: bool) -> None:
+  def add(self, rows: Sequence[ReadImage], wants_person: bool) -> None:
     """Counts finished rows."""
     broken = [f'{row.name}: {row.error}' for row in rows if row.pixels is None]
     self.predicted += len(rows) - len(broken)
@@ -65,7 +65,7 @@ class PredictionSummary:
 
   def add_row(self, path: str, error: str | None) -> None:
     """Counts a row of a table."""
-    self.add([ImageView(path, None if error else np.zeros(0), error or '')], wants_person=False)
+    self.add([ReadImage(path, None if error else np.zeros(0), error or '')], wants_person=False)
 
 
 def predict_images(
@@ -115,7 +115,7 @@ def predict_images(
     expected = expected_rows(paths, per_second)
   with owned(*os.path.split(out)) if out else contextlib.nullcontext():
     table = PredictionTable(out, file_format, columns, made_by, not shard or shard.index == 1)
-    rows = views(
+    rows = read_media(
         paths, recogniser.view.size, ahead=2 * batch_size, view=recogniser.view.pixels, per_second=per_second,
         done=table.names, finder=finder, max_megapixels=max_megapixels)
     initial = sum(printable(path) in table.names for path in paths)
@@ -165,12 +165,12 @@ def _finder(recogniser: Recogniser, boxes: str | None, detector: str | None) -> 
   return None
 
 
-Batch = tuple[list[ImageView], int, jax.Array | np.ndarray | None]
+Batch = tuple[list[ReadImage], int, jax.Array | np.ndarray | None]
 """Rows, the first one's place in the devices' batch, and the outputs of that; None if no row has pixels."""
 
 
 def write_rows(
-    predictor: Predictor, rows: Iterator[ImageView], table: PredictionTable, batch_size: int,
+    predictor: Predictor, rows: Iterator[ReadImage], table: PredictionTable, batch_size: int,
     progress: tqdm.tqdm) -> PredictionSummary:
   """Predicts and writes batch by batch; while the devices compute one, the one before is written."""
   summary = PredictionSummary()
@@ -183,7 +183,7 @@ def write_rows(
   return summary
 
 
-def _start_batches(predictor: Predictor, rows: Iterator[ImageView], batch_size: int, first: int) -> Iterator[Batch]:
+def _start_batches(predictor: Predictor, rows: Iterator[ReadImage], batch_size: int, first: int) -> Iterator[Batch]:
   """Starts each batch when it is asked for: the first one from place `first` on; zeros where there are no pixels."""
   while batch := list(itertools.islice(rows, batch_size - first)):
     views = np.zeros((batch_size, *predictor.view_shape), np.uint8)
@@ -197,7 +197,7 @@ def _start_batches(predictor: Predictor, rows: Iterator[ImageView], batch_size: 
 
 
 def _write(
-    table: PredictionTable, predictor: Predictor, rows: list[ImageView], outputs: jax.Array | np.ndarray | None,
+    table: PredictionTable, predictor: Predictor, rows: list[ReadImage], outputs: jax.Array | np.ndarray | None,
     first: int) -> None:
   columns: dict[str, Sequence[Value]] = dict.fromkeys(predictor.column_names(), [None] * len(rows))
   if outputs is not None:

@@ -15,9 +15,9 @@ from PIL import Image
 
 from data_pipelines import images, storage
 from data_pipelines.errors import UserError, join_names
+from data_pipelines.media.read_media import printable, read_media
 from data_pipelines.plain_text import csv_text, single_line
 from data_pipelines.source_files.file_names import real_place
-from data_pipelines.user_files.views import printable, views
 from uniemox_jax.predict.shards import FileShard
 
 SHEETS = ('.jpg', '.jpeg', '.png', '.html')
@@ -174,7 +174,7 @@ def _thumbnails(names: Iterable[str], paths: Sequence[str], per_second: float,
   path_of = {printable(path): path for path in paths}  # A row has the name as it can be printed.
   whole = (name if name in path_of else re.sub(r'#t=[\d.]+$', '', name) for name in sorted(wanted))
   files = dict.fromkeys(path_of.get(name, name) for name in whole)
-  found = views(list(files), SIDE, ahead=2 * PER_ROW, per_second=per_second, max_megapixels=max_megapixels)
+  found = read_media(list(files), SIDE, ahead=2 * PER_ROW, per_second=per_second, max_megapixels=max_megapixels)
   return {view.name: Image.fromarray(view.pixels) for view in found if view.name in wanted and view.pixels is not None}
 
 

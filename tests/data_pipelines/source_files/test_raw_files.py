@@ -8,10 +8,10 @@ import pytest
 
 from data_pipelines.build import build
 from data_pipelines.errors import UserError
+from data_pipelines.media import find_images
 from data_pipelines.person_boxes import detection, detectors
 from data_pipelines.records.reader import open_split
 from data_pipelines.source_files.raw_files import Listing, list_files
-from data_pipelines.user_files import find_images
 from tests.support import raw_folders
 
 AGAIN = 'linked folder, read by another name'

@@ -8,10 +8,10 @@ import pytest
 
 from data_pipelines.build import build
 from data_pipelines.errors import UserError
+from data_pipelines.media import find_images
 from data_pipelines.person_boxes import box_file
 from data_pipelines.person_boxes.person_finder import PersonFinder
 from data_pipelines.source_files.file_names import FileNames
-from data_pipelines.user_files import find_images
 from tests.data_pipelines.source_files.table_corpus import (
     BOXES,
     IMAGES,

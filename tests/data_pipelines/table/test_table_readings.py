@@ -8,7 +8,7 @@ import pytest
 from data_pipelines.errors import UserError
 from data_pipelines.records.reader import open_split
 from data_pipelines.table.table_dataset_builder import TableOptions
-from tests.data_pipelines.datasets.test_table import build_table, by_id, image, write_lines
+from tests.data_pipelines.table.test_table import build_table, by_id, image, write_lines
 
 LABELS = ('awe', 'fear', 'joy')
 CHOICES = [(0, 2, 2), (1, 1, 0), (2, 2, 2)]

@@ -15,14 +15,14 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines import images
+from data_pipelines.media import archives, video
+from data_pipelines.media.sampling import sampled
 from data_pipelines.person_boxes.person_finder import Person, PersonFinder
 from data_pipelines.plain_text import visible
 from data_pipelines.read_ahead import THREADS, read_ahead
-from data_pipelines.user_files import archives, video
-from data_pipelines.user_files.sampling import sampled
 
 
-class ImageView(NamedTuple):
+class ReadImage(NamedTuple):
   """The view of an image or video frame.
 
   name: as `printable`, a frame's with `#t=SECONDS`; pixels: uint8 (S, S, 3), or None if it cannot be read; error: why
@@ -47,10 +47,10 @@ def printable(path: str) -> str:
   return visible(re.sub(r'[\x80-\xa0\xad]', lambda found: f'\\u{ord(found[0]):04x}', text))  # \x80 is a byte.
 
 
-def views(
+def read_media(
     paths: Sequence[str], size: int, *, ahead: int, view: Callable[[Image.Image], np.ndarray] | None = None,
     per_second: float = 1.0, done: Collection[str] = (), finder: PersonFinder | None = None,
-    max_megapixels: float = images.MAX_MEGAPIXELS) -> Generator[ImageView]:
+    max_megapixels: float = images.MAX_MEGAPIXELS) -> Generator[ReadImage]:
   """One view an image, and `per_second` a second of a video or an animated image, in the order of the paths.
 
   A file that cannot be read becomes a view without pixels.
@@ -87,7 +87,7 @@ class _Reader:
   _room: threading.Semaphore = dataclasses.field(default_factory=lambda: threading.Semaphore(THREADS))
   """Images of archives that are in memory and not decoded yet."""
 
-  def submit(self, pool: futures.Executor, paths: Sequence[str]) -> Iterator[futures.Future[Iterable[ImageView]]]:
+  def submit(self, pool: futures.Executor, paths: Sequence[str]) -> Iterator[futures.Future[Iterable[ReadImage]]]:
     """Images are decoded by the pool, frames one after the other by whoever takes the views; archives are read here."""
     new = (path for path in paths if printable(path) not in self.done)
     for archive, some in itertools.groupby(new, archives.archive_of):
@@ -98,7 +98,7 @@ class _Reader:
         yield from self._submit_members(pool, archive, some)
 
   def _submit_members(self, pool: futures.Executor, archive: str,
-                      paths: Iterable[str]) -> Iterator[futures.Future[Iterable[ImageView]]]:
+                      paths: Iterable[str]) -> Iterator[futures.Future[Iterable[ReadImage]]]:
     with archives.open_archive(archive) as read:
       for path in paths:
         try:
@@ -109,13 +109,13 @@ class _Reader:
           self._room.acquire()
           yield pool.submit(self._read_member, path, content)
 
-  def _read_member(self, path: str, content: bytes) -> Iterable[ImageView]:
+  def _read_member(self, path: str, content: bytes) -> Iterable[ReadImage]:
     try:
       return self._read_image(path, content)
     finally:
       self._room.release()
 
-  def _read_image(self, path: str, content: bytes | None = None) -> Iterable[ImageView]:
+  def _read_image(self, path: str, content: bytes | None = None) -> Iterable[ReadImage]:
     opened = images.open_image if content is None else images.open_bytes
     source: Any = pathlib.Path(path) if content is None else content
     try:
@@ -126,10 +126,10 @@ class _Reader:
     except images.RejectedError as error:
       return _unreadable(path, error)
 
-  def _read_video(self, path: str) -> Iterable[ImageView]:
+  def _read_video(self, path: str) -> Iterable[ReadImage]:
     return self._views_of(path, video.frames(path, self.per_second, self.max_megapixels))
 
-  def _views_of(self, path: str, frames: Iterator[tuple[float, Image.Image]]) -> Iterator[ImageView]:
+  def _views_of(self, path: str, frames: Iterator[tuple[float, Image.Image]]) -> Iterator[ReadImage]:
     try:
       for seconds, frame in frames:
         if f'{printable(path)}#t={seconds}' not in self.done:
@@ -137,10 +137,10 @@ class _Reader:
     except images.RejectedError as error:
       yield from _unreadable(path, error)
 
-  def _view(self, path: str, image: Image.Image, frame: str = '') -> ImageView:
+  def _view(self, path: str, image: Image.Image, frame: str = '') -> ReadImage:
     person = self.finder(path + frame, image, self.size) if self.finder else None
-    return ImageView(printable(path) + frame, self.view(image), person=person)
+    return ReadImage(printable(path) + frame, self.view(image), person=person)
 
 
-def _unreadable(path: str, error: images.RejectedError) -> tuple[ImageView]:
-  return (ImageView(printable(path), None, ' '.join(str(error).split())),)
+def _unreadable(path: str, error: images.RejectedError) -> tuple[ReadImage]:
+  return (ReadImage(printable(path), None, ' '.join(str(error).split())),)

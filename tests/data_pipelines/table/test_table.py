@@ -20,7 +20,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.records.caption_text import caption
 from data_pipelines.records.reader import NoSuchSplit, open_split
 from data_pipelines.table.table_dataset_builder import TableOptions
-from tests.data_pipelines.datasets import bad_tables
+from tests.data_pipelines.table import bad_tables
 from tests.support import small_runs, tables
 from tests.support.raw_folders import draw_classes
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from data_pipelines import images, storage
 from data_pipelines.errors import UserError
+from data_pipelines.media import archives, video
 from data_pipelines.source_files import raw_files
 from data_pipelines.source_files.file_names import FileNames, real_place, tidy_name
 from data_pipelines.source_files.text_files import read_text
-from data_pipelines.user_files import archives, video
 
 LIST_SUFFIX = '.txt'
 

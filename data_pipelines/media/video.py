@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_pipelines import images
 from data_pipelines.errors import UserError
-from data_pipelines.user_files.sampling import sampled
+from data_pipelines.media.sampling import sampled
 
 SUFFIXES = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.flv', '.3gp', '.ogv', '.mts')
 REMEDY = "pip install 'uniemox_jax[video]'"

@@ -10,7 +10,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.records.manifest import REJECTS
 from data_pipelines.table.options import read_scale
 from data_pipelines.table.table_dataset_builder import TableOptions
-from tests.data_pipelines.datasets.test_table import annotations, build_table, by_id, image, write_lines
+from tests.data_pipelines.table.test_table import annotations, build_table, by_id, image, write_lines
 from tests.support import tables
 
 

@@ -1,1 +1,0 @@
-"""The images and videos that a user names."""

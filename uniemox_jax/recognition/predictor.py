@@ -1,4 +1,4 @@
-"""Runs a recogniser on views, on all devices or in onnxruntime, in batches of one size; gives predictions as columns."""
+"""Runs a recogniser on views, on all devices or in onnxruntime, in batches of one size; predictions become columns."""
 
 from collections.abc import Callable
 import functools

@@ -1,7 +1,7 @@
 """Computes the teacher's embeddings of views before a run: python -m uniemox_jax.embed --config=… with teacher_views.
 
-`pretrain` with the same config finds them; where some are missing, it computes them first, by the same code. Run again,
-it goes on after the last shard. docs/method.md, A teacher that is paid once.
+`pretrain` with the same config finds them; if some are missing, it computes them first, by the same code. The same
+command again goes on after the last shard. See docs/method.md, A teacher that is paid once.
 """
 
 import os
@@ -26,11 +26,11 @@ from uniemox_jax.train.loop import use_compilation_cache
 from uniemox_jax.train.schema import parse
 
 CACHE = 'view_cache'
-"""Folder under data_dir, beside that of the captions."""
+"""The folder under data_dir, beside that of the captions."""
 
 
 def views_of(config: PretrainConfig) -> Views | None:
-  """The crops and flips that come again; None where every epoch draws new ones."""
+  """The crops and flips that come again; None if every epoch draws new ones."""
   if not config.teacher_views:
     return None
   seed = config.seed if config.teacher_views_seed < 0 else config.teacher_views_seed
@@ -40,13 +40,13 @@ def views_of(config: PretrainConfig) -> Views | None:
 def view_embeddings(
     config: PretrainConfig, split: reader.Split, digest: str, teacher: Teacher, frozen: Any,
     mesh: Mesh) -> tuple[ViewEmbeddings, int]:
-  """The teacher's embeddings of all views that a run reads; those that are missing are computed.
+  """Opens the teacher's embeddings of all views that a run reads, and computes those that are missing.
 
   Args:
-    config: with `teacher_views`.
+    config: a config with `teacher_views`.
     split: its records.
     digest, teacher, frozen: see `LoadedTeachers`.
-    mesh: devices that compute.
+    mesh: the devices that compute.
 
   Returns:
     The embeddings, and how many were computed.
@@ -67,7 +67,7 @@ def embed(given: ConfigDict) -> None:
   """Computes what `pretrain` with this config would read, and prints where it lies.
 
   Raises:
-    UserError: a mistake in the config, the data or the teacher.
+    UserError: the config, the data or the teacher has a mistake.
   """
   config = settle_dtype(parse(PretrainConfig, given), None)
   if not (config.teacher_views and config.teaches):

@@ -1,4 +1,4 @@
-"""Pretrains UniEmoX: python -m uniemox_jax.pretrain --config=configs/... --workdir=DIR. Run again, it resumes."""
+"""Pretrains UniEmoX: python -m uniemox_jax.pretrain --config=configs/... --workdir=DIR. The same command resumes."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -114,11 +114,11 @@ def _reconstruction_viewer(
 def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) -> None:
   """Pretrains, or resumes, the run in `workdir`, on a disk or in a bucket; traces the steps of `profile`.
 
-  The config's keys stand in docs/config.md. Leaves checkpoints/, metrics.jsonl, tensorboard/, reconstructions/,
+  The config's keys stand in docs/config.md. It leaves checkpoints/, metrics.jsonl, tensorboard/, reconstructions/,
   config.json and inputs.json.
 
   Raises:
-    UserError: a mistake in the config, the data, the teacher or the checkpoint to start from.
+    UserError: the config, the data, the teacher or the checkpoint to start from has a mistake.
   """
   config = settle_dtype(parse(PretrainConfig, given), workdir)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)

@@ -79,7 +79,7 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
   The config's `init` is 'none' or a CLIP to adapt.
 
   Raises:
-    UserError: a mistake in the config, the data or the CLIP to start from.
+    UserError: the config, the data or the CLIP to start from has a mistake.
   """
   config = settle_dtype(parse(TrainClipConfig, given), workdir)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)

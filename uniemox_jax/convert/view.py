@@ -1,4 +1,4 @@
-"""How a model sees an image: the evaluation view, by the settings that are published beside its weights."""
+"""The evaluation view in which a model sees an image, by the settings that are published beside its weights."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -21,9 +21,9 @@ from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Statistic
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 BILINEAR, BICUBIC = int(Image.Resampling.BILINEAR), int(Image.Resampling.BICUBIC)
 FILTERS = {BILINEAR: 'bilinear', BICUBIC: 'bicubic'}
-"""By PIL's numbers, as preprocessor_config.json gives them."""
+"""The filters by PIL's numbers, as preprocessor_config.json gives them."""
 MAX_RESIZED = 16
-"""Times the model's input that an image may be resized to before its centre is cut out."""
+"""How many times the model's input an image may be resized to before its centre is cut out."""
 
 
 class _Processor(NamedTuple):
@@ -46,20 +46,20 @@ PROCESSORS = {
     'CLIP': _Processor(False, True, CLIP_MEAN, CLIP_STD), 'SigLIP': _Processor(True, False, HALVES, HALVES),
     'ViT': _Processor(True, False, HALVES, HALVES,
                       BILINEAR), 'DeiT': _Processor(True, True, HALVES, HALVES, resized=256)}
-"""By the model, whose name is in that of their classes."""
+"""The processors by the model's name, which is a part of their classes' names."""
 TEACHERS, CLASSIFIERS = ('CLIP', 'SigLIP'), ('ViT', 'DeiT', 'CLIP', 'SigLIP')
-"""Processors that such a model may have; the first is that of a file which names none."""
+"""The processors that such a model may have; the first is that of a file that names none."""
 TIMM_CROP = 0.875
-"""timm's `crop_pct` where a file does not say it."""
+"""timm's `crop_pct` for a file that does not say it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
   """How a model expects its images: resized (the short side, or `squash` both), centre-cropped, normalised.
 
-  size: the model's input. short_side: before the crop. mean, std: of pixels in 0..1. resample: a key of `FILTERS`.
-  floor: see `images.centre_view`. These two are not in the repr, of which the digests of teachers from before they
-  existed are made.
+  size: the side of the model's input. short_side: that of the image before the crop. mean, std: the statistics of
+  pixels in 0..1. resample: a key of `FILTERS`. floor: see `images.centre_view`. The last two are not in the repr, from
+  which digests of teachers were made before they existed.
   """
 
   size: int
@@ -72,7 +72,7 @@ class View:
 
   @classmethod
   def from_dict(cls, settings: dict[str, Any], image_size: int, kinds: Sequence[str] = TEACHERS) -> 'View':
-    """From the contents of a `preprocessor_config.json`; {} gives the settings of the model's publisher.
+    """Makes the view of a `preprocessor_config.json`'s contents; {} gives the settings of the model's publisher.
 
     Args:
       settings: the contents.
@@ -80,8 +80,8 @@ class View:
       kinds: keys of `PROCESSORS`, the first for settings that name no class.
 
     Raises:
-      UserError: it does not lead to the model's `image_size`, or not by bicubic or bilinear resizing.
-      ValueError, TypeError, LookupError: a value of another type.
+      UserError: the settings do not lead to the model's `image_size`, or not by bicubic or bilinear resizing.
+      ValueError, TypeError, LookupError: a value has another type.
     """
     made_for = str(settings.get('image_processor_type', settings.get('feature_extractor_type', kinds[0])))
     known = next((PROCESSORS[kind] for kind in kinds if kind.lower() in made_for.lower()), None)
@@ -108,11 +108,11 @@ class View:
 
   @classmethod
   def from_timm(cls, pretrained: dict[str, Any], image_size: int) -> 'View':
-    """From timm's `pretrained_cfg`, as `timm.data.create_transform` prepares images for evaluation.
+    """Makes the view of timm's `pretrained_cfg`, as `timm.data.create_transform` prepares images for evaluation.
 
     Raises:
-      UserError: a way of resizing that is not here.
-      ValueError, TypeError: a value of another type.
+      UserError: it resizes in a way that is not here.
+      ValueError, TypeError: a value has another type.
     """
     mode, share = pretrained.get('crop_mode') or 'center', pretrained.get('crop_pct') or TIMM_CROP
     given = pretrained.get('interpolation') or 'bicubic'
@@ -130,7 +130,7 @@ class View:
 
   @classmethod
   def from_open_clip(cls, settings: dict[str, Any], image_size: int) -> 'View':
-    """From `preprocess_cfg` of an `open_clip_config.json`; {} gives OpenAI's settings.
+    """Makes the view of the `preprocess_cfg` in an `open_clip_config.json`; {} gives OpenAI's settings.
 
     Raises:
       UserError: it resizes in a way that is not here.
@@ -148,19 +148,19 @@ class View:
 
   @property
   def centre(self) -> dict[str, Any]:
-    """The arguments of `centre_view`, of Pillow's and of tensorflow's."""
+    """The arguments of both `centre_view`s, Pillow's and tensorflow's."""
     return {
         'size': self.size, 'short_side': self.short_side, 'squash': self.squash, 'floor': self.floor,
         'resample': self.resample}
 
   @property
   def geometry(self) -> dict[str, Any]:
-    """What a description of a checkpoint keeps beside the statistics: arguments of a view of its image size."""
+    """The arguments of the view that a checkpoint's description keeps beside the statistics and the image size."""
     return {name: value for name, value in self.centre.items() if name != 'size'}
 
   @property
   def statistics(self) -> dict[str, list[float]]:
-    """'mean' and 'std', as a checkpoint's description holds them."""
+    """The 'mean' and 'std', as a checkpoint's description holds them."""
     return {'mean': list(self.mean), 'std': list(self.std)}
 
   def to_dict(self) -> dict[str, Any]:
@@ -173,12 +173,12 @@ class View:
         'image_mean': list(self.mean), 'image_std': list(self.std)}
 
   def __call__(self, images: Any) -> jax.Array:
-    """Images, see `image_arguments`, as normalised float32 (B, size, size, 3)."""
+    """Makes normalised views, float32 (B, size, size, 3), of images, see `image_arguments`."""
     views = self.views(images)
     return normalise(jnp.asarray(views), self.mean, self.std) if views.dtype == np.uint8 else jnp.asarray(views)
 
   def views(self, images: Any, name: str = 'images') -> np.ndarray:
-    """The same before they are normalised, uint8 (B, size, size, 3), unless they are already; see `image_views`."""
+    """Makes views before normalisation, uint8 (B, size, size, 3), unless images are normalised; see `image_views`."""
     return image_views(images, self.size, self.pixels, self.mean, self.std, name)
 
   def pixels(self, image: Image.Image) -> np.ndarray:
@@ -189,10 +189,10 @@ class View:
 def clip_normalise(
     images_BxHxWx3: jax.Array, size: int, mean: Statistics = CLIP_MEAN, std: Statistics = CLIP_STD,
     resample: int = BICUBIC) -> jax.Array:
-  """The scene view as the teacher sees it inside a train step (docs/method.md, One pretraining step).
+  """Makes the scene view that the teacher sees inside a train step (docs/method.md, One pretraining step).
 
   Args:
-    images_BxHxWx3: square pixels 0..255, uint8 or float; resized (antialiased) where they differ from `size`.
+    images_BxHxWx3: square pixels 0..255, uint8 or float; resized (antialiased) if their side is not `size`.
     size: the teacher's input size.
     mean, std: the teacher's own statistics, never ImageNet's.
     resample: a key of `FILTERS`.

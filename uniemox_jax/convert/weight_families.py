@@ -1,4 +1,4 @@
-"""Which library wrote a weight file, by the names of its tensors: the file's own name does not matter."""
+"""Finds which library wrote a weight file by the names of its tensors; the file's own name does not matter."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -17,15 +17,15 @@ TITLES = {
     VIT: "a ViT or MAE in transformers' form"}
 CLIPS = (CLIP, OPENAI_CLIP)
 ZERO_SHOT = (*CLIPS, SIGLIP)
-"""Models of images and texts: teachers, and what can be asked in words."""
+"""The families of models of images and texts, which can be teachers, and can be asked in words."""
 ENOUGH = 0.5
-"""Share of a file's names that a family must know. The check against its table names the rest."""
+"""The share of a file's names that a family must know. The check against its table names the rest."""
 MAX_PARTS = 64
-"""State dicts of a checkpoint that are looked at."""
+"""How many state dicts of a checkpoint are looked at."""
 MAX_PREFIX = 3
-"""Parts of a name that may stand before what a family knows: 'model.student.backbone'."""
+"""How many parts of a name may stand before what a family knows, as in 'model.student.backbone'."""
 LEAST_UNDER_PREFIX = 0.2
-"""Share of a file's tensors that must lie under a prefix to be looked at alone."""
+"""The share of a file's tensors that must lie under a prefix to be looked at alone."""
 
 _TABLES = {
     CLIP: (clip_weights.RULES, clip_weights.IGNORED), OPENAI_CLIP: (clip_weights.OPENAI_RULES, clip_weights.IGNORED),
@@ -39,10 +39,10 @@ _CANONICAL: dict[str, Callable[[str], str]] = {OPENAI_CLIP: clip_weights.openai_
 
 
 def recognise(weights: Weights, key: str = '') -> str:
-  """The family of a file, a key of `TITLES`. Its tensors get the family's own names, without a prefix such as 'model.'.
+  """Finds a file's family, a key of `TITLES`. Its tensors get the family's names, without a prefix such as 'model.'.
 
   Args:
-    weights: from `weight_files.read_weights`. Tensors outside of the prefix are dropped, and named in `notes`.
+    weights: the result of `weight_files.read_weights`. Tensors without the prefix are dropped, and named in `notes`.
     key: what `--key` chooses: a state dict, which `read_weights` has taken, or a prefix.
 
   Raises:

@@ -22,8 +22,8 @@ FIRST_STEP = 2 * STEPS_PER_DECADE
 
 
 class LinearProbe(NamedTuple):
-  """mean_D, std_D: of the training features. kernel_DxC, bias_C: for the standardised features. All float64.
-  converged: whether the fit did, within `MAX_ITERATIONS`."""
+  """A fitted probe, in float64. mean_D, std_D: those of the training features. kernel_DxC, bias_C: they apply to the
+  standardised features. converged: whether the fit did, within `MAX_ITERATIONS`."""
 
   mean_D: np.ndarray
   std_D: np.ndarray
@@ -32,7 +32,7 @@ class LinearProbe(NamedTuple):
   converged: bool
 
   def __call__(self, features_NxD: np.ndarray) -> np.ndarray:
-    """Logits, float64 (N, C)."""
+    """The logits, float64 (N, C)."""
     return ((features_NxD - self.mean_D) / self.std_D) @ self.kernel_DxC + self.bias_C
 
 
@@ -40,10 +40,10 @@ def fit_probe(features_NxD: np.ndarray, label_N: np.ndarray, classes: Sequence[s
   """Minimises Σ cross-entropy + strength / 2 · ‖kernel‖² over standardised features; the bias is free.
 
   Args:
-    features_NxD: of the training images. A feature that is constant there becomes 0.
+    features_NxD: the features of the training images. A feature that is constant there becomes 0.
     label_N: class indices.
-    classes: their names.
-    strength: of L2: 1 / C of scikit-learn.
+    classes: the names of the classes.
+    strength: the strength of L2, which is 1 / C of scikit-learn.
 
   Raises:
     UserError: a class has no training image.
@@ -75,7 +75,7 @@ def sweep(score: Callable[[float], float]) -> tuple[float, list[tuple[float, flo
   strengths are tried. Of equal scores, the stronger wins.
 
   Args:
-    score: of a strength, on val.
+    score: a function from a strength to the score on val.
 
   Returns:
     The strength; and (strength, score) of all that were tried, weakest first.

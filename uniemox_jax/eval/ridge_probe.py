@@ -9,7 +9,8 @@ from uniemox_jax.eval.linear_probe import sweep
 
 
 class RidgeProbe(NamedTuple):
-  """mean_D, std_D: of the training features. kernel_DxK, bias_K: for the standardised features. All float64."""
+  """A fitted probe, in float64. mean_D, std_D: those of the training features. kernel_DxK, bias_K: they apply to the
+  standardised features."""
 
   mean_D: np.ndarray
   std_D: np.ndarray
@@ -17,7 +18,7 @@ class RidgeProbe(NamedTuple):
   bias_K: np.ndarray
 
   def __call__(self, features_NxD: np.ndarray) -> np.ndarray:
-    """Values, float64 (N, K)."""
+    """The predicted values, float64 (N, K)."""
     return ((features_NxD - self.mean_D) / self.std_D) @ self.kernel_DxK + self.bias_K
 
 
@@ -25,9 +26,9 @@ def fit_ridge(features_NxD: np.ndarray, target_NxK: np.ndarray, strength: float)
   """Minimises Σ (output - target)² + strength · ‖kernel‖² over standardised features; the bias is free.
 
   Args:
-    features_NxD: of the training images. A feature that is constant there becomes 0.
-    target_NxK: NaN where an image has none, which is left out of that dimension.
-    strength: of L2.
+    features_NxD: the features of the training images. A feature that is constant there becomes 0.
+    target_NxK: the targets; an image whose target is NaN is left out of that dimension.
+    strength: the strength of L2.
   """
   features_NxD = features_NxD.astype(np.float64)
   mean_D, std_D = features_NxD.mean(axis=0), features_NxD.std(axis=0)

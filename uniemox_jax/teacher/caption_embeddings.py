@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # it would load tensorflow
   from data_pipelines.records.reader import Split
 
 MOSTLY_EQUAL = 0.9
-"""Share of equal captions from which nothing can be learnt by comparing them."""
+"""The share of equal captions above which comparing captions teaches nothing."""
 PROGRESS_SECONDS = 5.0
 _FIRST, _TOGETHER = 1024, 2**14  # captions
 _FOOTER = struct.Struct('<qqqq32s')  # distinct captions, captions, width, cleaned captions, key
@@ -50,10 +50,10 @@ def split_captions(split: 'Split', clip: Clip, emotion_in_caption: bool, style: 
 
 
 class CaptionEmbeddings(NamedTuple):
-  """Lambda by position. Both arrays are mapped from a file, so memory holds what was read of them lately.
+  """The caption embeddings Lambda by position. Both arrays are mapped from a file: memory holds what was read lately.
 
-  row_N: int32, of each position's caption in embedded_MxE; embedded_MxE: float32 of unit norm. cleaned: how many of
-  these captions have other tokens than they would have without `tokenizer.clean`.
+  row_N: int32, the row of embedded_MxE that holds each position's caption. embedded_MxE: float32, of unit norm.
+  cleaned: how many of these captions have other tokens than they would have without `tokenizer.clean`.
   """
 
   row_N: np.ndarray
@@ -61,11 +61,11 @@ class CaptionEmbeddings(NamedTuple):
   cleaned: int
 
   def at(self, positions_R: np.ndarray) -> np.ndarray:
-    """Unit-norm float32 (R, E)."""
+    """The embeddings of these positions' captions, unit-norm float32 (R, E)."""
     return self.embedded_MxE[self.row_N[positions_R]]
 
   def largest_share(self) -> float:
-    """Share of the positions that have the most frequent caption."""
+    """The share of the positions that have the most frequent caption."""
     return float(np.bincount(self.row_N).max() / len(self.row_N))
 
 
@@ -88,8 +88,8 @@ def embed_captions(
     clip: the teacher.
     captions: texts; those that are equal and near each other, or equal to one of the first, are embedded once.
     cache_dir: holds one file per teacher and set of captions.
-    identity: of the captions. With the tokens of the first thousand, which another tokenizer or another way to make
-      captions would change, it names the file.
+    identity: what identifies the captions. It names the file, together with the tokens of the first thousand, which
+      another tokenizer or another way to make captions would change.
     total: how many there are.
     batch_size: captions a call, over all devices.
 

@@ -1,4 +1,4 @@
-"""What a run was begun with, kept in its folder: `config.json`, and digests of its files in `inputs.json`."""
+"""A run's folder keeps what it was begun with: `config.json`, and digests of its files in `inputs.json`."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -29,23 +29,23 @@ _LATER_KEYS = frozenset({'test_changes'})
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-  """First 16 hex digits of the sha256 of the config as sorted JSON."""
+  """The first 16 hex digits of the SHA-256 of the config as sorted JSON."""
   return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def run_hash(config: Mapping[str, Any]) -> str:
-  """`config_hash` of what stays the same in a run, however often it is resumed: its checkpoints keep it."""
+  """The `config_hash` of the keys that a resumed run may not change. Its checkpoints keep it."""
   return config_hash({
       key: value for key, value in config.items() if key == 'init' or key not in _FREE_KEYS | _LATER_KEYS})
 
 
 def is_of_run(result: Mapping[str, Any], config: Mapping[str, Any] | None) -> bool:
-  """Whether a result is of the run with this config; an earlier version's may name none, and None belongs to any."""
+  """Whether a result belongs to the run with this config. A config of None, or a result without a hash, fits any."""
   return config is None or result.get('config_hash', config_hash(config)) == config_hash(config)
 
 
 def read_kept_config(workdir: str, description: Mapping[str, Any]) -> dict[str, Any]:
-  """The `config.json` in a run's folder, in which a checkpoint with this description lies.
+  """Reads the `config.json` of the run's folder in which a checkpoint with this description lies.
 
   Raises:
     UserError: it is missing, damaged, or another run's.
@@ -67,10 +67,10 @@ def _with_defaults(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> di
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-  """Keys whose values differ, but for those that change no number that a step computes.
+  """The keys whose values differ, except those that change no number that a step computes.
 
-  A key that one of them leaves out has its default, so runs from before that key was there resume. With a new
-  dtype of auto the run keeps its own, see `settle_dtype`.
+  A key that one config leaves out has its default, so a run that is older than the key resumes. If the new dtype is
+  auto, the run keeps its own, see `settle_dtype`.
   """
   free = _FREE_KEYS | _LATER_KEYS | ({'dtype'} if new.get('dtype') == AUTO else set())
   old, new = (_with_defaults(config, dataclasses.asdict(config_class(config)())) for config in (old, new))
@@ -78,7 +78,7 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def settle_dtype(config: Config, workdir: str | None) -> Config:
-  """The config with the dtype that `auto` means, which is said: that of the run in `workdir`, or else the devices'.
+  """Replaces the dtype `auto` by that of the run in `workdir`, else by the devices' best one, and prints it.
 
   So a run keeps the dtype that it began with, wherever it goes on.
   """
@@ -101,15 +101,15 @@ def _has_steps(workdir: str) -> bool:
 def keep_config(config: DataConfig, workdir: str, inputs: Mapping[str, str | None] | None = None) -> dict[str, Any]:
   """Writes `config.json` and `inputs.json`, or checks that a resumed run's config and inputs are the same.
 
-  Where steps are saved, `config.json` keeps naming the `init` that they began from. Nothing is written after an error.
-  `inputs` holds, by config key, a digest of the files that the key names, None where it is not known.
+  Once steps are saved, `config.json` keeps the `init` that they began from. Nothing is written after an error.
+  `inputs` holds, by config key, a digest of the files that the key names, or None where it is not known.
 
   Returns:
-    What `config.json` holds now.
+    The content that `config.json` has now.
 
   Raises:
-    UserError: the workdir belongs to a run with other values, named, or other files lie where it was trained from; or
-      processes read different files.
+    UserError: the workdir belongs to a run with other values, which are named; the files that it was trained from have
+      changed; or processes read different files.
   """
   inputs = dict(inputs or {})
   if different := [f'--config.{key}' for key in sorted(inputs) if not is_same_everywhere(inputs[key])]:

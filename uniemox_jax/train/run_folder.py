@@ -1,4 +1,4 @@
-"""What a run leaves in its workdir beside the checkpoints: its config, its result, and a CLIP's own folder."""
+"""Reads what a run leaves in its workdir beside the checkpoints: its config, its result, and a CLIP's own folder."""
 
 from collections.abc import Mapping
 import os
@@ -12,7 +12,7 @@ from uniemox_jax.train.checkpoint import FOLDER
 from uniemox_jax.train.kept_config import is_of_run
 
 TEACHER_FOLDER = 'teacher'
-"""Where `train_clip` writes its CLIP, in a form that `--config.teacher` takes."""
+"""The folder to which `train_clip` writes its CLIP, in a form that `--config.teacher` takes."""
 
 
 def run_folder(checkpoint: str | os.PathLike) -> epath.Path:
@@ -22,20 +22,20 @@ def run_folder(checkpoint: str | os.PathLike) -> epath.Path:
 
 
 def read_run_config(run: epath.Path) -> dict[str, Any]:
-  """The config that a run was trained with; {} for a folder of another kind, such as an `import_torch` output."""
+  """Reads the config that a run was trained with; {} for another kind of folder, such as an `import_torch` output."""
   config = _read_object(run / 'config.json')
   return config if 'epochs' in config else {}
 
 
 def predicts_normalised_patches(checkpoint: str | os.PathLike, description: Mapping[str, Any]) -> bool:
-  """Whether a decoder was trained on normalised patches: as the weights of another library stated, or by its run."""
+  """Whether a decoder was trained on normalised patches, as its run or the weights of another library say."""
   stated = description.get('norm_pix')
   run = read_run_config(run_folder(checkpoint)) if stated is None else {}
   return bool(stated or run.get('loss', {}).get('norm_pix'))
 
 
 def read_run_result(run: epath.Path, step: int | None) -> dict[str, Any]:
-  """The result.json of a run; {} without one, or, as it says, if it is about another step or run."""
+  """Reads the result.json of a run; {} without one, or if it says that it is about another step or run."""
   if step is None or not (run / 'result.json').exists():
     return {}
   result, config = _read_object(run / 'result.json'), _read_object(run / 'config.json')

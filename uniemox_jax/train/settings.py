@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from uniemox_jax.train.schema import key, section
 
 OFF = 'none'
-"""What `init`, `fusion` and `class_weights` hold where there is none."""
+"""The value of `init`, `fusion` and `class_weights` that switches them off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptimizerSettings(OptimizerSettings):
-  """The same, with slower early layers."""
+  """AdamW as for pretraining, with lower learning rates for early layers."""
 
   layer_decay: float = key(0.75, 'factor of the learning rate from one layer to the one below it', above=0, most=1)
 

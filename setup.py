@@ -104,7 +104,7 @@ setup(
   packages=find_packages(include=['uniemox_jax', 'uniemox_jax.*', 'data_pipelines', 'data_pipelines.*', 'configs']),
   package_data={
     'uniemox_jax': [
-      'py.typed', 'assets/**/*', '**/*.j2', 'app/page.html', 'app/page.css', 'app/page.js', 'plan/gpu_cards.toml'
+      'py.typed', 'assets/**/*', '**/*.j2', 'app/page.html', 'app/page.css', 'app/page.js', 'runtime/gpu_cards.toml'
     ],
     'data_pipelines': [
       'py.typed', '**/*.j2', 'annotate/page.html', 'annotate/page.css', 'annotate/page.js', 'emoset/info.json',

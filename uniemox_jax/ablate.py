@@ -22,6 +22,7 @@ from uniemox_jax.compare.tables import difference_of, limits_text, values_of
 from uniemox_jax.demo import Stages, check_sections, place, prepare
 from uniemox_jax.eval.result_file import read_result, result_path
 from uniemox_jax.finetune import finetune
+from uniemox_jax.models.fusion import FUSIONS
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.runtime import cli
 from uniemox_jax.train_clip import TEACHER_FOLDER, train_clip
@@ -47,10 +48,7 @@ ROWS = {
     'contrastive_kl': Variant(_CAPTIONS, {'loss.form': 'kl'}),
     'local_negatives': Variant(_CAPTIONS, {'loss.negatives': 'local'}),
     'no_fusion': Variant(_CAPTIONS, {'model.fusion': 'none'}),
-    'fusion_prior': Variant(_CAPTIONS, {'model.fusion': 'prior'}),
-    'fusion_weighted_sum': Variant(_CAPTIONS, {'model.fusion': 'weighted_sum'}),
-    'fusion_attention': Variant(_CAPTIONS, {'model.fusion': 'attention'}),
-    'fusion_glu': Variant(_CAPTIONS, {'model.fusion': 'glu'}),
+    **{f'fusion_{name}': Variant(_CAPTIONS, {'model.fusion': name}) for name in FUSIONS if name != 'additive'},
     'whole_image': Variant(_CAPTIONS, {'person_view': 'scene'}),
     'decode_both': Variant(_CAPTIONS, {'model.decode': 'both'}),
     'mask_50': Variant(_CAPTIONS, {'model.mask_ratio': 0.5}),

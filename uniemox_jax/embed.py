@@ -17,7 +17,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from uniemox_jax.runtime import cli, preemption, sharding
 from uniemox_jax.runtime.distributed import is_primary
-from uniemox_jax.teacher.several import load_teachers
+from uniemox_jax.teacher.load_teachers import load_teachers
 from uniemox_jax.teacher.step_teacher import Teacher
 from uniemox_jax.teacher.view_embeddings import Scenes, ViewEmbeddings, embed_views
 from uniemox_jax.train.config import PretrainConfig
@@ -70,7 +70,7 @@ def embed(given: ConfigDict) -> None:
     UserError: the config, the data or the teacher has a mistake.
   """
   config = settle_dtype(parse(PretrainConfig, given), None)
-  if not (config.teacher_views and config.teaches):
+  if not (config.teacher_views and config.loss.semantic):
     raise UserError(
         'nothing to embed: give --config.teacher_views=K, how many views of each scene, and a loss that needs the '
         'teacher')

@@ -21,10 +21,11 @@ from uniemox_jax import __version__
 from uniemox_jax.convert import export_students
 from uniemox_jax.convert.export_students import ExportedStudent
 from uniemox_jax.convert.formats.onnx_files import check_onnx_installed
+from uniemox_jax.convert.published_views import processor_of_view
 from uniemox_jax.convert.saved_model import write_saved_model
 from uniemox_jax.convert.shared_model import write_shared
-from uniemox_jax.convert.view import View
 from uniemox_jax.models.siglip import SiglipConfig
+from uniemox_jax.models.view import View
 from uniemox_jax.objectives.tasks import is_single_label, tasks_of
 from uniemox_jax.onnx_export import float_export, int8
 from uniemox_jax.recognition.recogniser import of_checkpoint, view_of
@@ -148,7 +149,7 @@ def _write_for_others(folder: Path, target: str, checkpoint: str, loaded: Checkp
     student = export_students.by_folder_names(student)
   messages = STUDENTS[target](folder, student)
   if target != 'timm':  # whose own processor reads `pretrained_cfg`
-    write_json(str(folder / 'preprocessor_config.json'), view.to_dict())
+    write_json(str(folder / 'preprocessor_config.json'), processor_of_view(view))
   if target in ('mae', 'saved_model'):
     write_json(str(folder / 'config.json'), {'kind': kind, 'model': student.model, 'labels': student.labels})
   return messages, student.labels

@@ -24,7 +24,7 @@ from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.distributed import is_primary
 from uniemox_jax.teacher.caption_embeddings import MOSTLY_EQUAL, CaptionEmbeddings, embedded_captions
-from uniemox_jax.teacher.several import JoinedCaptions, load_teachers
+from uniemox_jax.teacher.load_teachers import JoinedCaptions, load_teachers
 from uniemox_jax.teacher.step_teacher import Teacher, teacher_shardings, without_tower
 from uniemox_jax.teacher.view_embeddings import ViewEmbeddings
 from uniemox_jax.train import loop
@@ -48,7 +48,7 @@ def _load_teacher(config: PretrainConfig, split: reader.Split,
     The config, without L1 where the captions cannot teach it; the teacher, its frozen parameters, the caption
     embeddings of all records, and the digest of its files by config key.
   """
-  if not config.teaches:
+  if not config.loss.semantic:
     return config, None, (), None, {}
   loaded = load_teachers(config.teacher, dtype, config.teacher_statistics, config.attention)
   digests: dict[str, str | None] = {'teacher': loaded.digest}
@@ -64,7 +64,7 @@ def _load_teacher(config: PretrainConfig, split: reader.Split,
     text = captions[0] if len(captions) == 1 else JoinedCaptions(captions)
     if (share := text.largest_share()) > MOSTLY_EQUAL:
       config, text = _without_contrastive(config, share), None
-      if not config.teaches:
+      if not config.loss.semantic:
         return config, None, (), None, digests
   return config, loaded.teacher, loaded.frozen, text, digests
 
@@ -149,7 +149,7 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
     with run.log.clock.apart('embed'):
       images, _ = view_embeddings(config, split, digests['teacher'], teacher, frozen, mesh)
     frozen = without_tower(frozen)
-  image_size, two_views = config.model.image_size, student.streams == 2
+  image_size, two_views = config.model.image_size, student.view_count == 2
   batches = pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=image_size, start_step=run.start,
       mode='pretrain', person=two_views and config.person_view == 'crop', crop_area=(config.min_crop_area, 1.0),

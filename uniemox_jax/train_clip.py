@@ -17,8 +17,9 @@ import numpy as np
 from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
-from uniemox_jax.convert.view import clip_normalise
 from uniemox_jax.models.clip import CLIP, CLIPConfig, Tower
+from uniemox_jax.models.preprocess import resize_and_normalise
+from uniemox_jax.models.view import FILTERS
 from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.distributed import is_primary, wait_for_all
@@ -110,7 +111,8 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
       mode='pretrain', person=False, crop_area=(config.min_crop_area, 1.0), process_index=jax.process_index(),
       process_count=jax.process_count())
   view = functools.partial(
-      clip_normalise, size=clip.config.image_size, mean=clip.view.mean, std=clip.view.std, resample=clip.view.resample)
+      resize_and_normalise, size=clip.config.image_size, mean=clip.view.mean, std=clip.view.std,
+      method=FILTERS[clip.view.resample])
   state = loop.train(
       run, make_clip_step(graphdef, run.optimizer, view, config.equal_texts),
       ({'scene': batch['scene'], 'ids': ids_NxT[batch['position']], 'example_id': batch['example_id']}

@@ -18,13 +18,13 @@ from data_pipelines.batches import augment
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.storage import exists, read_json_object
-from uniemox_jax.convert.view import View
 from uniemox_jax.eval.ambiguity import measure_ambiguity, read_truths
 from uniemox_jax.eval.changed_images import changes_of, describe_change
 from uniemox_jax.eval.kept_outputs import example_keys, keep_outputs
 from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.split_outputs import Fields, split_outputs
 from uniemox_jax.models.preprocess import normalise
+from uniemox_jax.models.view import View
 from uniemox_jax.objectives.tasks import measure, single_label_task
 from uniemox_jax.recognition.words import class_embeddings
 from uniemox_jax.runtime import cli, sharding

@@ -17,8 +17,7 @@ from torch.nn import functional as F
 
 from benchmarks.steps.step_sizes import CONTEXT, VOCABULARY
 from tests.support.torch_reference import Additive, Mae, OpenAiClip
-from uniemox_jax.convert.view import CLIP_MEAN, CLIP_STD
-from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from uniemox_jax.models.preprocess import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from uniemox_jax.models.vit import sincos_positions
 
 RATE, WEIGHT_DECAY = 1e-4, 0.05

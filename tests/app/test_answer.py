@@ -16,10 +16,11 @@ from tests.support.predictions import LABELS
 from uniemox_jax.app.answer import Answerer, shown_names
 from uniemox_jax.app.tried_models import VOCABULARY, WordModel, open_tried, seen_box, typed_words
 from uniemox_jax.models.clip import CLIPConfig, Tower
+from uniemox_jax.models.view import View
 from uniemox_jax.predict.prediction import predict_images
 from uniemox_jax.recognition.recogniser import ModelSource
 from uniemox_jax.recognition.words import Words, read_words
-from uniemox_jax.teacher.frozen_clip import View, abstract_clip, load_clip, save_clip
+from uniemox_jax.teacher.frozen_clip import abstract_clip, load_clip, save_clip
 
 pytestmark = pytest.mark.usefixtures('one_device')
 open_model = functools.partial(open_tried, detector=None, words=read_words('mikels+valence', None), shown='mikels')

@@ -12,9 +12,8 @@ from data_pipelines.errors import UserError
 from tests.support import small_runs
 from uniemox_jax import ablate
 from uniemox_jax.compare.resampling import RunScore
-from uniemox_jax.convert.view import clip_normalise
 from uniemox_jax.models.fusion import FUSIONS
-from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, resize_and_normalise
 from uniemox_jax.pretrain import _step_batches
 from uniemox_jax.teacher.frozen_clip import load_clip
 from uniemox_jax.teacher.step_teacher import make_teacher
@@ -128,7 +127,7 @@ def test_teacher_statistics_are_clips_or_imagenets(clip_folder):
     teacher, frozen = make_teacher(clip, jnp.float32, statistics)
     shown[statistics] = teacher.embed_image(frozen, scene_BxHxWx3)
   own, imagenets = (
-      clip.encode_image(clip_normalise(scene_BxHxWx3, 32, mean, std))
+      clip.encode_image(resize_and_normalise(scene_BxHxWx3, 32, mean, std))
       for mean, std in ((clip.view.mean, clip.view.std), (IMAGENET_MEAN, IMAGENET_STD)))
   np.testing.assert_allclose(shown['clip'], own, atol=1e-5)
   np.testing.assert_allclose(shown['imagenet'], imagenets, atol=1e-5)

@@ -15,6 +15,7 @@ from uniemox_jax.export_torch import export_torch, push
 from uniemox_jax.import_torch import import_torch
 from uniemox_jax.teacher.frozen_clip import load_clip, save_clip
 from uniemox_jax.train.checkpoint import load_checkpoint, save_weights
+from uniemox_jax.train.settings import WITH_HEADS
 
 SLOW = pytest.mark.slow
 SIZES = [
@@ -98,7 +99,7 @@ def test_mae_file_predicts_in_its_code_what_we_predict(shape, decoder, tmp_path,
 def test_mae_file_is_read_by_the_code_of_the_original(fusion, tmp_path, capsys):
   torch = pytest.importorskip('torch')
   from tests.support import torch_reference as reference
-  heads = 3 if fusion in ('weighted_sum', 'attention', 'glu') else 1
+  heads = 3 if fusion in WITH_HEADS else 1
   params = exported.saved(
       tmp_path / 'run', 'uniemox', **exported.TINY, **exported.TINY_DECODER, fusion=fusion, fusion_heads=heads)
   export_torch(str(tmp_path / 'run'), 'mae', str(tmp_path / 'out'))

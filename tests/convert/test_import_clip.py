@@ -10,8 +10,8 @@ from safetensors.numpy import save_file
 from data_pipelines.errors import UserError
 from uniemox_jax.convert import clip_weights, name_table
 from uniemox_jax.convert.formats import weight_files
-from uniemox_jax.convert.view import CLIP_MEAN
 from uniemox_jax.import_torch import import_torch
+from uniemox_jax.models.preprocess import CLIP_MEAN
 from uniemox_jax.teacher.frozen_clip import abstract_clip, load_clip
 
 torch = pytest.importorskip('torch')

@@ -10,7 +10,8 @@ from safetensors.numpy import save_file
 from data_pipelines.errors import UserError
 from uniemox_jax.convert.formats.weight_files import read_weights
 from uniemox_jax.convert.import_students import AttentionHeads, ImportedStudent, import_student
-from uniemox_jax.convert.view import View
+from uniemox_jax.convert.published_views import view_of_open_clip
+from uniemox_jax.models.view import View
 
 transformers = pytest.importorskip('transformers')
 
@@ -95,10 +96,10 @@ def test_setting_of_timm_that_cannot_be_followed_is_one_line(values: Any, cause:
 
 @pytest.mark.parametrize('size', [32, [32, 32]])
 def test_size_of_open_clip_is_the_models(size: Any) -> None:
-  assert View.from_open_clip({'size': size}, 32) == View(32, 32)
+  assert view_of_open_clip({'size': size}, 32) == View(32, 32)
   for other in (224, [32, 48], '32', [32]):
     with pytest.raises(UserError, match='preprocess_cfg makes images of'):
-      View.from_open_clip({'size': other}, 32)
+      view_of_open_clip({'size': other}, 32)
 
 
 @pytest.mark.parametrize(('values', 'cause'), [({'mask_ratio': 1.5}, 'mask_ratio is 1.5, not a positive float below 1'),

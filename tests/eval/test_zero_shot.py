@@ -15,7 +15,8 @@ from data_pipelines.batches import augment, pipeline
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.storage import read_json
-from uniemox_jax.convert.view import View
+from uniemox_jax.convert.published_views import processor_of_view
+from uniemox_jax.models.view import View
 from uniemox_jax.teacher import prompts
 from uniemox_jax.teacher.frozen_clip import load_clip
 from uniemox_jax.zero_shot import class_embeddings, image_embeddings, zero_shot
@@ -82,8 +83,10 @@ def test_view_is_that_of_clips_image_processor(shape, squash):
   image.save(content, 'JPEG', quality=95)
   ours = augment.centre_view(content.getvalue(), 32, 36, squash).numpy()
   processor = CLIPImageProcessorPil(
-      **{name: value for name, value in view.to_dict().items() if name not in ('image_processor_type', 'do_normalize')},
-      do_normalize=False)
+      **{
+          name: value
+          for name, value in processor_of_view(view).items()
+          if name not in ('image_processor_type', 'do_normalize')}, do_normalize=False)
   theirs = processor([Image.open(content)], return_tensors='np')['pixel_values'][0].transpose(1, 2, 0) * 255
   assert np.abs(ours - theirs).max() <= 2 and np.abs(ours - theirs).mean() < 0.5
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from tests.support.steps import pretrain_step
-from uniemox_jax.convert.view import View
 from uniemox_jax.models import attention_kernel, layers
 from uniemox_jax.models.clip import CLIPConfig
 from uniemox_jax.models.uniemox import UniEmoX
+from uniemox_jax.models.view import View
 from uniemox_jax.runtime import sharding
 from uniemox_jax.teacher.frozen_clip import Clip
 from uniemox_jax.teacher.step_teacher import make_teacher

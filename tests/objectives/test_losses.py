@@ -19,7 +19,7 @@ def embeddings() -> list[jax.Array]:
 
 def test_equal_texts_weigh_as_one_text_each(embeddings):
   student, image, text = embeddings
-  weight = losses.once(text[COPIES])
+  weight = losses.equal_text_weights(text[COPIES])
   np.testing.assert_allclose(weight, [1 / 3, 1 / 2, 1 / 3, 1, 1 / 3, 1 / 2], rtol=1e-6)
   np.testing.assert_allclose(
       losses.contrastive_cosine(student, image, text[COPIES], weight),
@@ -32,7 +32,7 @@ def test_equal_texts_weigh_as_one_text_each(embeddings):
 def test_groups_of_texts_are_weighted_within_the_group(embeddings):
   student, image, text = embeddings
   groups = losses.group_texts(text[COPIES], 3)
-  weight = losses.once(groups)
+  weight = losses.equal_text_weights(groups)
   np.testing.assert_allclose(weight[0], [1 / 2, 1, 1 / 2])
   np.testing.assert_allclose(
       losses.contrastive_cosine(student, image, groups, weight)[0],
@@ -42,7 +42,7 @@ def test_groups_of_texts_are_weighted_within_the_group(embeddings):
 def test_distinct_texts_lose_nothing(embeddings):
   student, image, text = embeddings
   np.testing.assert_array_equal(
-      losses.contrastive_cosine(student, image, text, losses.once(text)),
+      losses.contrastive_cosine(student, image, text, losses.equal_text_weights(text)),
       losses.contrastive_cosine(student, image, text))
 
 

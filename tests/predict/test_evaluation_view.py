@@ -79,7 +79,7 @@ from data_pipelines.batches import augment
 from data_pipelines.person_boxes import crops, detectors
 from data_pipelines.user_files.views import views
 from tests.support.predictions import person_view, student_view
-from uniemox_jax.convert.view import View
+from uniemox_jax.models.view import View
 
 def status(key):
   return int(next(line for line in open('/proc/self/status') if line.startswith(key)).split()[1]) / 1024

@@ -16,9 +16,9 @@ import pytest
 
 from data_pipelines import images as image_files
 from data_pipelines.errors import UserError
-from uniemox_jax.convert.view import View
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalise
+from uniemox_jax.models.view import View
 from uniemox_jax.train.checkpoint import save_weights
 from uniemox_jax.train.state import builder, initial_params
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from data_pipelines.errors import UserError
-from uniemox_jax.convert.view import BILINEAR, CLIP_MEAN, CLIP_STD, View
+from uniemox_jax.convert.published_views import view_of_processor
+from uniemox_jax.models.preprocess import CLIP_MEAN, CLIP_STD
+from uniemox_jax.models.view import BILINEAR, View
 from uniemox_jax.teacher.frozen_clip import load_clip
 
 SUPPORTED: dict[str, tuple[dict[str, Any], View]] = {
@@ -67,7 +69,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize('kind', SUPPORTED)
 def test_setting_of_the_pixels_is_followed(kind: str) -> None:
   settings, expected = SUPPORTED[kind]
-  assert View.from_dict(settings, 32) == expected
+  assert view_of_processor(settings, 32) == expected
 
 
 @pytest.fixture

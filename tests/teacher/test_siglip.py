@@ -18,9 +18,10 @@ from data_pipelines.errors import UserError
 from tests.support import small_runs
 from tests.support.siglip_folders import CONTEXT
 from uniemox_jax import train_clip
-from uniemox_jax.convert.view import BICUBIC, BILINEAR, View
+from uniemox_jax.convert.published_views import view_of_processor
 from uniemox_jax.export_torch import export_torch
 from uniemox_jax.import_torch import import_torch
+from uniemox_jax.models.view import BICUBIC, BILINEAR, View
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.runtime.run_log import read_metrics
 from uniemox_jax.teacher import siglip_tokenizer
@@ -108,7 +109,7 @@ def test_jpeg_is_seen_as_siglips_image_processor_shows_it(teacher_folder: Path, 
     ({'size': {'shortest_edge': 36}, 'do_center_crop': True}, View(32, 36, False, (0.5,) * 3, (0.5,) * 3)),
     ({'image_processor_type': 'CLIPImageProcessor'}, View(32, 32))])
 def test_settings_of_the_pixels_are_followed(settings: dict[str, Any], expected: View) -> None:
-  assert View.from_dict(settings, 32, ('SigLIP', 'CLIP')) == expected
+  assert view_of_processor(settings, 32, ('SigLIP', 'CLIP')) == expected
 
 
 def test_filter_changes_pixels_and_digest(teacher_folder: Path) -> None:

@@ -14,8 +14,10 @@ import pytest
 
 from data_pipelines.errors import UserError
 from uniemox_jax import train_clip
-from uniemox_jax.convert import view
+from uniemox_jax.convert import published_views
 from uniemox_jax.models.clip import CLIPConfig, Tower
+from uniemox_jax.models.preprocess import CLIP_MEAN, CLIP_STD, resize_and_normalise
+from uniemox_jax.models.view import View
 from uniemox_jax.teacher import caption_embeddings, frozen_clip
 from uniemox_jax.train.config import TrainClipConfig
 from uniemox_jax.train.settings import TowerSettings
@@ -62,7 +64,7 @@ def test_uint8_images_are_seen_as_transformers_shows_them(shape, clip, clip_fold
   expected = CLIPImageProcessorPil.from_pretrained(clip_folder)(list(images), return_tensors='np')['pixel_values']
   ours = np.asarray(clip.view(images)).transpose(0, 3, 1, 2)
   assert ours.shape == expected.shape
-  levels = np.abs(ours - expected) * 255 * np.array(view.CLIP_STD)[:, None, None]
+  levels = np.abs(ours - expected) * 255 * np.array(CLIP_STD)[:, None, None]
   # PIL's weights are fixed-point numbers: here and there a pixel rounds the other way.
   assert levels.max() < 1.01
   assert levels.mean() < 0.02
@@ -122,10 +124,10 @@ def test_folder_without_tokenizer_still_encodes_images_and_ids(clip, clip_folder
     bare.encode_text(['a cat'])
 
 
-def test_clip_normalise_uses_clips_statistics_and_size():
+def test_resize_and_normalise_uses_the_other_models_statistics_and_size():
   images = np.full((2, 48, 48, 3), 128, np.uint8)
-  expected = (128 / 255 - np.array(view.CLIP_MEAN)) / np.array(view.CLIP_STD)
-  normalised = np.asarray(view.clip_normalise(images, 32))
+  expected = (128 / 255 - np.array(CLIP_MEAN)) / np.array(CLIP_STD)
+  normalised = np.asarray(resize_and_normalise(images, 32, CLIP_MEAN, CLIP_STD))
   assert normalised.shape == (2, 32, 32, 3)
   np.testing.assert_allclose(normalised, np.broadcast_to(expected, normalised.shape), rtol=1e-5)
 
@@ -204,7 +206,7 @@ def test_config_means_what_transformers_takes_it_for(hub):
         'size': {'height': 48, 'width': 48}, 'do_center_crop': False}])
 def test_preprocessing_that_does_not_fit_is_refused(hub):
   with pytest.raises(UserError, match='by bicubic .* resizing'):
-    view.View.from_dict(hub, 32)
+    published_views.view_of_processor(hub, 32)
 
 
 def test_missing_folder_and_unreachable_hub_are_one_line(monkeypatch):
@@ -242,7 +244,7 @@ def test_a_clip_to_adapt_gives_its_shape_but_for_keys_that_were_given(clip, clip
 def test_digest_is_that_of_earlier_versions_which_name_caches_and_runs_by_it():
   config = CLIPConfig(Tower(8, 1, 2, 16), Tower(8, 1, 2, 16), 16, 8, 4, 6, 20, 19)
   params = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, np.float32), frozen_clip.abstract_clip(config)[1])
-  views = view.View(16, 16), view.View(16, 20, True, (0.5,) * 3, (0.25,) * 3)
+  views = View(16, 16), View(16, 20, True, (0.5,) * 3, (0.25,) * 3)
   assert [frozen_clip.Clip(config, params, one, None).digest for one in views] == [
       '535561488138774d9695fa2dfe3a2c97acbf2deaa5c1b4469bc965be86777624',
       '0bdb7d501646623e88be3005f5bae150e80fbdc8cd06ffd975d2187f23180df8']
@@ -313,7 +315,7 @@ def test_captions_on_four_devices_equal_one_and_no_torch_is_imported_before_text
       import jax
       import numpy as np
       jax.config.update('jax_num_cpu_devices', 4)
-      from uniemox_jax.convert import view
+      from uniemox_jax.convert import published_views
       from uniemox_jax.teacher import caption_embeddings, frozen_clip
       clip = frozen_clip.load_clip(sys.argv[1])
       assert not {'torch', 'tensorflow', 'transformers'} & set(sys.modules)

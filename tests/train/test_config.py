@@ -101,6 +101,7 @@ def test_a_key_that_a_run_leaves_out_counts_as_its_default_when_it_resumes():
 
 def test_choices_are_those_of_the_code_that_reads_them():
   assert choices(keys.StudentSettings, 'fusion') == {'none', *fusion.FUSIONS}
+  assert set(keys.WITH_HEADS) == {name for name, kind in fusion.FUSIONS.items() if kind.uses_heads}
   assert choices(FinetuneConfig, 'streams') == set(classifier.STREAMS)
   assert choices(keys.EncoderSettings, 'activation') == set(layers.ACTIVATIONS) - {'gelu_pytorch_tanh'}  # SigLIP's
   assert choices(keys.EncoderSettings, 'remat') == {'none', *layers.REMAT_POLICIES}

@@ -12,8 +12,8 @@ import pytest
 from data_pipelines.errors import UserError
 from tests.support import small_runs
 import uniemox_jax
-from uniemox_jax.convert.view import clip_normalise
 from uniemox_jax.export_torch import export_torch
+from uniemox_jax.models.preprocess import resize_and_normalise
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.objectives import losses
 from uniemox_jax.pretrain import pretrain
@@ -49,7 +49,7 @@ def test_teacher_gives_the_centred_tokens_of_its_last_block_on_the_students_grid
   clip = load_clip(clip_folder)
   teacher, frozen = make_teacher(clip, jnp.float32)
   views = np.random.default_rng(0).integers(0, 256, (2, 2, 32, 32, 3), np.uint8)
-  pixels = clip_normalise(jnp.asarray(views[:, 0]), clip.config.image_size, clip.view.mean, clip.view.std)
+  pixels = resize_and_normalise(jnp.asarray(views[:, 0]), clip.config.image_size, clip.view.mean, clip.view.std)
   tower = nnx.merge(clip.graphdef, clip.params).vision
   tokens = np.array(tower.tokens(pixels))[:, 1:]
   tokens -= tokens.mean(-1, keepdims=True)

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uniemox_jax.convert.view import View
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.models.clip import CLIPConfig, ImageTower, Tower
 from uniemox_jax.models.fusion import FUSIONS
 from uniemox_jax.models.siglip import SiglipConfig
 from uniemox_jax.models.uniemox import UniEmoX
+from uniemox_jax.models.view import View
 from uniemox_jax.runtime.hardware import peak_flops
 from uniemox_jax.runtime.run_log import RunLog, read_metrics
 from uniemox_jax.teacher.frozen_clip import Clip, abstract_clip
@@ -91,10 +91,10 @@ def check_pretraining(
     clip_config: CLIPConfig | SiglipConfig, model: dict[str, Any], read: bool = False, sees: str = 'scene') -> None:
   build = builder(UniEmoX, **STUDENT | model)
   student, (teacher, frozen) = abstract_model(build), _teacher(clip_config)
-  shape = (BATCH, student.streams, 32, 32, 3)
+  shape = (BATCH, student.view_count, 32, 32, 3)
   rows = {
       'views': jax.ShapeDtypeStruct(shape, jnp.uint8),
-      'noise': jax.ShapeDtypeStruct((BATCH, student.streams, 16), jnp.float32)}
+      'noise': jax.ShapeDtypeStruct((BATCH, student.view_count, 16), jnp.float32)}
   if read:
     rows['image'] = jax.ShapeDtypeStruct((BATCH, 12), jnp.float32)
   settings = LossSettings(reconstruction=float(student.decoder is not None), teacher_sees=sees)
@@ -140,7 +140,8 @@ def test_texts_that_an_example_is_compared_with_follow_the_negatives(clip_config
 
 @pytest.mark.parametrize(('kind', 'peak'), [('TPU v4', 275e12), ('TPU v5 lite', 197e12), ('TPU v5', 459e12),
                                             ('TPU v5p', 459e12), ('TPU v6 lite', 918e12),
-                                            ('NVIDIA H100 80GB HBM3', 989e12), ('NVIDIA H200', 989e12), ('cpu', None),
+                                            ('NVIDIA H100 80GB HBM3', 989e12), ('NVIDIA H200', 989e12),
+                                            ('NVIDIA A100-SXM4-40GB', 312e12), ('Tesla T4', None), ('cpu', None),
                                             ('TPU v99', None)])
 def test_peaks_are_known_by_device_kind(kind: str, peak: float | None) -> None:
   assert peak_flops(kind) == peak

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from tests.support.steps import pretrain_step
-from uniemox_jax.convert.view import View, clip_normalise
 from uniemox_jax.models.clip import CLIPConfig, ImageTower
 from uniemox_jax.models.layers import unit
-from uniemox_jax.models.preprocess import normalise
+from uniemox_jax.models.preprocess import CLIP_MEAN, CLIP_STD, normalise, resize_and_normalise
 from uniemox_jax.models.uniemox import UniEmoX
+from uniemox_jax.models.view import View
 from uniemox_jax.objectives import losses
 from uniemox_jax.runtime import sharding
 from uniemox_jax.teacher.frozen_clip import Clip
@@ -49,7 +49,7 @@ def teacher(clip_config: CLIPConfig, clip_params: dict[str, Any]) -> tuple[Teach
   tower = graphdef_of(lambda rngs: ImageTower(clip_config, remat='none', scan=False, dtype=jnp.float32, rngs=rngs))
 
   def embed(frozen, images):
-    return unit(nnx.merge(tower, frozen)(clip_normalise(images, clip_config.image_size)))
+    return unit(nnx.merge(tower, frozen)(resize_and_normalise(images, clip_config.image_size, CLIP_MEAN, CLIP_STD)))
 
   return Teacher(embed, lambda *_: (None, None), lambda frozen: [jnp.float32(10.0)], (WIDTH,)), clip_params['vision']
 
@@ -288,7 +288,8 @@ def test_teacher_of_both_views_gives_the_unit_mean_of_its_two_unit_embeddings(ba
 def test_each_loss_is_the_mean_over_several_teachers_each_with_its_part_of_the_fused_embedding(batch, teacher):
   embedder, frozen = teacher
   other = jax.tree.map(lambda leaf: leaf[::-1], frozen)
-  together = join_teachers([embedder, embedder])
+  assert join_teachers([teacher]) is teacher
+  together, frozen_together = join_teachers([teacher, (embedder, other)])
   arguments = MODEL | {'decoder_width': 16, 'teacher_width': together.width}
   build = builder(UniEmoX, **arguments)
   params = initial_params(build, seed=0)
@@ -299,7 +300,7 @@ def test_each_loss_is_the_mean_over_several_teachers_each_with_its_part_of_the_f
   texts = jnp.concatenate([text, text[::-1]], axis=1)
   for form in ('cosine', 'kl'):
     settings = LossSettings(reconstruction=0.0, form=form)
-    found = pretrain_losses(graphdef_of(build), together, (frozen, other), texts, settings, params, rows)
+    found = pretrain_losses(graphdef_of(build), together, frozen_together, texts, settings, params, rows)
     alone = []
     for own, own_text, part in ((frozen, text, slice(0, WIDTH)), (other, text[::-1], slice(WIDTH, None))):
       adapter = jax.tree.map(lambda leaf, part=part: leaf[..., part], params['adapter'])

@@ -17,10 +17,10 @@ from data_pipelines.plain_text import single_line
 from data_pipelines.records.label_sets import NAMED_LABELS
 from uniemox_jax.convert.formats.onnx_files import find_onnx
 from uniemox_jax.convert.import_students import student_of_clip
-from uniemox_jax.convert.view import View
 from uniemox_jax.look import attention_maps
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.models.registry import abstract_student
+from uniemox_jax.models.view import View
 from uniemox_jax.models.zero_shot_classifier import zero_shot_outputs
 from uniemox_jax.objectives.tasks import Task, width
 from uniemox_jax.predict.prediction import BOX, table_columns

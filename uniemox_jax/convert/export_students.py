@@ -17,7 +17,7 @@ from uniemox_jax.convert import mae_weights, name_table, vit_mae_weights
 from uniemox_jax.convert.formats.weight_files import SAFETENSORS, write_safetensors
 from uniemox_jax.convert.label_order import sort_classes
 from uniemox_jax.convert.name_table import NameRule
-from uniemox_jax.convert.view import FILTERS, View
+from uniemox_jax.models.view import FILTERS, View
 
 ARCHITECTURES = {192: 'tiny', 384: 'small', 768: 'base', 1024: 'large'}
 """timm's names of widths. They need not fit, since `model_args` hold every size."""

@@ -22,9 +22,10 @@ from uniemox_jax.convert.formats import hub
 from uniemox_jax.convert.formats.weight_files import Weights
 from uniemox_jax.convert.name_table import NameRule
 from uniemox_jax.convert.position_embeddings import are_sincos, side_of
-from uniemox_jax.convert.view import CLASSIFIERS, HALVES, View
+from uniemox_jax.convert.published_views import CLASSIFIERS, HALVES, view_of_processor, view_of_timm
 from uniemox_jax.models.clip import CLIPConfig
 from uniemox_jax.models.registry import abstract_student
+from uniemox_jax.models.view import View
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -166,7 +167,7 @@ def _processor_view(folder: Path | None, found: _Recognised) -> tuple[View | Non
   processor = hub.read_config(folder, 'preprocessor_config.json')
   with storage.parsing((folder or Path()) / 'preprocessor_config.json', 'correct it, or fetch it again'):
     if found.kind == 'classifier':
-      view = View.from_dict(processor, found.model['image_size'], CLASSIFIERS)
+      view = view_of_processor(processor, found.model['image_size'], CLASSIFIERS)
       return view, view.statistics
     return None, hub.pixel_statistics(processor, HALVES, HALVES) if processor else {}
 
@@ -175,7 +176,7 @@ def _timm_view(pretrained: dict[str, Any], found: _Recognised) -> tuple[View | N
   """(view, statistics) as timm prepares images; neither for files without its config, which are the original's."""
   if not pretrained:
     return None, {}
-  view = View.from_timm(pretrained, found.model['image_size'])
+  view = view_of_timm(pretrained, found.model['image_size'])
   if found.kind == 'classifier':
     return view, view.statistics
   return None, view.statistics if {pretrained.get('mean') is None, pretrained.get('std') is None} != {True} else {}

@@ -16,9 +16,9 @@ from data_pipelines import checksums, storage
 from data_pipelines.errors import UserError, join_names
 from data_pipelines.plain_text import check_labels
 from uniemox_jax.convert.formats import hub, weight_files
-from uniemox_jax.convert.view import FILTERS
 from uniemox_jax.models.preprocess import check_statistics
 from uniemox_jax.models.registry import MODULES, abstract_student
+from uniemox_jax.models.view import FILTERS
 from uniemox_jax.objectives.tasks import KINDS, tasks_of
 
 CONFIG = 'config.json'

@@ -95,7 +95,7 @@ def load_fused(source: Source | None, model: dict[str, Any], *, dtype: DTypeLike
   build = builder(UniEmoX, **{**arguments, 'dtype': dtype})
   params, message = transfer(source.params, abstract_params(build), new=(), left=('decoder',), origin=source.init)
   print(message, flush=True)
-  person = abstract_model(build).streams == 2
+  person = abstract_model(build).view_count == 2
   return _frozen(graphdef_of(build), params, source, {'fused': arguments}, dtype)._replace(person=person)
 
 

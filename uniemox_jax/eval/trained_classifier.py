@@ -13,10 +13,10 @@ import numpy as np
 from data_pipelines.batches import augment
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader, targets
-from uniemox_jax.convert.view import View
 from uniemox_jax.eval.split_outputs import Fields, split_outputs
 from uniemox_jax.models.classifier import Classifier, stack_views
 from uniemox_jax.models.preprocess import normalise
+from uniemox_jax.models.view import View
 from uniemox_jax.objectives.tasks import Task, is_single_label, measure, present, split_columns
 from uniemox_jax.recognition.recogniser import evaluation_view_of
 from uniemox_jax.train.checkpoint import Checkpoint
@@ -56,7 +56,7 @@ def predict_split(
     UserError: a shard is damaged, or outputs are not finite.
     Preempted: SIGTERM came.
   """
-  person = nnx.merge(classifier, params).streams == 2
+  person = nnx.merge(classifier, params).view_count == 2
   view = view or evaluation_view_of(image_size)
   return split_outputs(
       functools.partial(_outputs, classifier, view, params), split, fields, image_size=image_size,

@@ -30,8 +30,8 @@ def reconstruction_triplets(
   def reconstruct(params: dict[str, Any], scenes: jax.Array) -> tuple[jax.Array, ...]:
     model = nnx.merge(student, params)
     image = normalise(scenes)
-    noise = jax.random.uniform(jax.random.key(0), (len(scenes), model.streams, model.encoder.patches))
-    outputs = model(jnp.stack([image] * model.streams, axis=1), noise)
+    noise = jax.random.uniform(jax.random.key(0), (len(scenes), model.view_count, model.encoder.patches))
+    outputs = model(jnp.stack([image] * model.view_count, axis=1), noise)
     target = patchify(image, model.encoder.patch_size)
     prediction, hidden = outputs.prediction_BxUxLxP[:, 0], outputs.mask_BxUxL[:, 0, :, None]
     if norm_pix:

@@ -49,12 +49,12 @@ class Classifier(nnx.Module):
     if pooling not in POOLINGS:
       raise ValueError(f"pooling '{pooling}' is not one of {', '.join(POOLINGS)}")
     layers.check_sizes(width=width, classes=classes)
-    self.streams, self.pooling = len(STREAMS[streams]), pooling
+    self.view_count, self.pooling = len(STREAMS[streams]), pooling
     self.encoder = ViT(
         width=width, norm_eps=norm_eps, final_norm=False, train_positions=True, dtype=dtype, rngs=rngs, **encoder)
     self.fc_norm = layers.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs)
     self.head = nnx.Linear(
-        self.streams * width, classes, dtype=dtype, kernel_init=nnx.initializers.normal(2e-5), rngs=rngs)
+        self.view_count * width, classes, dtype=dtype, kernel_init=nnx.initializers.normal(2e-5), rngs=rngs)
 
   def features(self, views_BxVxHxWx3: jax.Array, branch_scale_NxBx2: jax.Array | None = None) -> jax.Array:
     """The pooled features of each view: the last block's tokens, pooled by `pooling`, through `fc_norm`.

@@ -1,9 +1,9 @@
 """Fusion of the scene's and the person's embedding, gamma = F(alpha, beta) (docs/method.md, One pretraining step).
 
-Every variant maps two (B, E) arrays to one. The biases that end a fusion start at 1e-5, as in the original.
+Every variant maps two (B, E) arrays to one, and says whether it `uses_heads`. The biases that end a fusion start at
+1e-5, as in the original.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from flax import nnx
@@ -28,7 +28,9 @@ def _constant(value: float, *shape: int) -> nnx.Param:
 class Additive(nnx.Module):
   """ELU(W (LN(alpha) + LN(beta)) + b), one LayerNorm shared by both streams: the original's default."""
 
-  def __init__(self, width: int, heads: int, *, dtype: Any, rngs: nnx.Rngs):
+  uses_heads = False
+
+  def __init__(self, width: int, *, dtype: Any, rngs: nnx.Rngs):
     self.norm = layers.LayerNorm(width, epsilon=NORM_EPS, dtype=dtype, rngs=rngs)
     self.linear = _final_linear(width, dtype=dtype, rngs=rngs)
 
@@ -39,7 +41,9 @@ class Additive(nnx.Module):
 class Prior(nnx.Module):
   """W (lambda * alpha + beta) + b with a learned lambda: the paper's figure."""
 
-  def __init__(self, width: int, heads: int, *, dtype: Any, rngs: nnx.Rngs):
+  uses_heads = False
+
+  def __init__(self, width: int, *, dtype: Any, rngs: nnx.Rngs):
     self.weight = _constant(1.0, width)
     self.linear = _final_linear(width, dtype=dtype, rngs=rngs)
 
@@ -49,6 +53,8 @@ class Prior(nnx.Module):
 
 class WeightedSum(nnx.Module):
   """LN(sum_h a_h * alpha + b_h * beta) + bias; starts as the mean of the two streams."""
+
+  uses_heads = True
 
   def __init__(self, width: int, heads: int, *, dtype: Any, rngs: nnx.Rngs):
     self.scene_weight = _constant(0.5 / heads, heads, width)
@@ -67,6 +73,8 @@ class StreamAttention(nnx.Module):
   The original's axis has size 1, so its weights are constant (docs/method.md, Differences from the original).
   """
 
+  uses_heads = True
+
   def __init__(self, width: int, heads: int, *, dtype: Any, rngs: nnx.Rngs):
     self.scene_score = layers.linear(width, heads, dtype=dtype, rngs=rngs)
     self.person_score = layers.linear(width, heads, dtype=dtype, rngs=rngs)
@@ -80,6 +88,8 @@ class StreamAttention(nnx.Module):
 
 class Glu(nnx.Module):
   """m = MLP(concat_h softmax(A_h alpha) * alpha + softmax(B_h beta) * beta); ReLU(m * sigmoid(G m)) + bias."""
+
+  uses_heads = True
 
   def __init__(self, width: int, heads: int, *, dtype: Any, rngs: nnx.Rngs):
     self.heads = heads
@@ -100,7 +110,7 @@ class Glu(nnx.Module):
     return jax.nn.relu(mixed_BxE * jax.nn.sigmoid(self.gate(mixed_BxE))) + self.bias[...]
 
 
-FUSIONS: dict[str, Callable[..., nnx.Module]] = {
+FUSIONS: dict[str, Any] = {
     'additive': Additive, 'prior': Prior, 'weighted_sum': WeightedSum, 'attention': StreamAttention, 'glu': Glu}
 """Every trained fusion by its config name; 'none' (gamma = alpha) has no module and no person view."""
 
@@ -111,7 +121,7 @@ def make_fusion(name: str, width: int, heads: int, *, dtype: Any, rngs: nnx.Rngs
   Args:
     name: 'none' or a key of `FUSIONS`.
     width: the width E of an embedding.
-    heads: the number h of heads, 1 to 3; used by weighted_sum, attention and glu.
+    heads: the number h of heads, 1 to 3, of the fusions that use them.
 
   Raises:
     ValueError: the name is unknown, or heads is not 1, 2 or 3.
@@ -122,4 +132,5 @@ def make_fusion(name: str, width: int, heads: int, *, dtype: Any, rngs: nnx.Rngs
     raise ValueError(f"fusion '{name}' is not one of none, {', '.join(FUSIONS)}")
   if heads not in (1, 2, 3):
     raise ValueError(f'fusion_heads must be 1, 2 or 3, not {heads}')
-  return FUSIONS[name](width, heads, dtype=dtype, rngs=rngs)
+  fusion = FUSIONS[name]
+  return fusion(width, *([heads] if fusion.uses_heads else []), dtype=dtype, rngs=rngs)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 WIDEST = 10.0
 """The largest size of a value that is taken as normalised. Pixels give less; the room is for noise."""
@@ -49,6 +50,23 @@ def resize(images_BxHxWx3: jax.Array, height: int, width: int, method: str = 'bi
   shape = (images_BxHxWx3.shape[0], height, width, 3)
   resized = jax.image.resize(images_BxHxWx3.astype(jnp.float32), shape, method, antialias=True)
   return jnp.clip(jnp.round(resized), 0, 255)
+
+
+def resize_and_normalise(
+    images_BxHxWx3: jax.Array, size: int, mean: Statistics, std: Statistics, method: str = 'bicubic') -> jax.Array:
+  """Square views as another model sees them inside a train step (docs/method.md, One pretraining step).
+
+  Args:
+    images_BxHxWx3: pixels 0..255, uint8 or float; resized where they differ from `size`.
+    size, mean, std: of the other model.
+    method: see `resize`.
+
+  Returns:
+    float32 (B, size, size, 3).
+  """
+  if images_BxHxWx3.shape[1:3] != (size, size):
+    images_BxHxWx3 = resize(images_BxHxWx3, size, size, method)
+  return normalise(images_BxHxWx3, mean, std)
 
 
 @jax.named_scope('inputs')

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from uniemox_jax.models import layers
 from uniemox_jax.models.decoder import Decoder
 from uniemox_jax.models.fusion import make_fusion
-from uniemox_jax.models.masking import random_masking, visible_patches
+from uniemox_jax.models.masking import Masking, random_masking, visible_patches
 from uniemox_jax.models.vit import ViT
 
 
@@ -83,37 +83,44 @@ class UniEmoX(nnx.Module):
       layers.check_sizes(teacher_width=teacher_width)
     self.adapter = layers.linear(decoder_width, teacher_width, dtype=dtype, rngs=rngs) if adapts else None
     self.decoded_streams = (2 if decode == 'both' else 1) if self.decoder is not None else 0
-    self.streams = 2 if self.fusion is not None or self.decoded_streams == 2 else 1
+    self.view_count = 2 if self.fusion is not None or self.decoded_streams == 2 else 1
 
-  @jax.named_scope('encoder')
   def __call__(self, views_BxVxHxWx3: jax.Array, noise_BxVxL: jax.Array) -> Outputs:
-    """Masks, encodes all views in one call, fuses and decodes.
+    """Masks, encodes all views in one call, decodes and fuses.
 
     Args:
-      views_BxVxHxWx3: normalised float images; view 0 is the scene, view 1 the person. V = `streams`. The view axis
+      views_BxVxHxWx3: normalised float images; view 0 is the scene, view 1 the person. V = `view_count`. The view axis
         follows the batch axis so that a batch sharded over devices stays where it is.
       noise_BxVxL: uniform noise; its lowest K entries per view stay visible.
     """
+    masking = random_masking(noise_BxVxL.reshape(-1, noise_BxVxL.shape[-1]), self.visible)
+    tokens_BxVxKxE = self._encoded(views_BxVxHxWx3, masking.ids_keep_BxK)
+    decoded = (None, None, None) if self.decoder is None else self._decoded(tokens_BxVxKxE, masking)
+    return Outputs(self._fused(tokens_BxVxKxE) if self.semantic else None, *decoded)
+
+  @jax.named_scope('encoder')
+  def _encoded(self, views_BxVxHxWx3: jax.Array, ids_keep_NxK: jax.Array | None = None) -> jax.Array:
+    """The projected tokens (B, V, 1 + K, E) of all views; K is L where nothing is hidden."""
     batch, views = views_BxVxHxWx3.shape[:2]
-    masking = random_masking(noise_BxVxL.reshape(batch * views, -1), self.visible)
-    tokens_NxKxD = self.encoder(
-        views_BxVxHxWx3.reshape(batch * views, *views_BxVxHxWx3.shape[2:]), masking.ids_keep_BxK)
-    tokens_BxVxKxE = self.project(tokens_NxKxD).reshape(batch, views, 1 + self.visible, -1)
-    fused_BxE = prediction_BxUxLxP = mask_BxUxL = teacher_tokens = None
-    if self.decoder is not None:
-      decoded = self.decoded_streams
-      tokens_BxUxKxE = tokens_BxVxKxE[:, :decoded]
-      ids_restore_BxUxL = masking.ids_restore_BxL.reshape(batch, views, -1)[:, :decoded]
-      prediction_NxLxP, tokens_NxLxD = self.decoder(
-          tokens_BxUxKxE.reshape(batch * decoded, *tokens_BxUxKxE.shape[2:]),
-          ids_restore_BxUxL.reshape(batch * decoded, -1))
-      if prediction_NxLxP is not None:
-        prediction_BxUxLxP = prediction_NxLxP.reshape(batch, decoded, *prediction_NxLxP.shape[1:])
-      mask_BxUxL = masking.mask_BxL.reshape(batch, views, -1)[:, :decoded]
-      teacher_tokens = None if tokens_NxLxD is None else tokens_NxLxD[::decoded]
-    if self.semantic:
-      fused_BxE = self._fused(tokens_BxVxKxE)
-    return Outputs(fused_BxE, prediction_BxUxLxP, mask_BxUxL, teacher_tokens)
+    tokens_NxKxD = self.encoder(views_BxVxHxWx3.reshape(batch * views, *views_BxVxHxWx3.shape[2:]), ids_keep_NxK)
+    return self.project(tokens_NxKxD).reshape(batch, views, tokens_NxKxD.shape[1], -1)
+
+  @jax.named_scope('decoder')
+  def _decoded(self, tokens_BxVxKxE: jax.Array,
+               masking: Masking) -> tuple[jax.Array | None, jax.Array, jax.Array | None]:
+    """What the decoder predicts and what was hidden, as `Outputs` holds them."""
+    assert self.decoder is not None  # the caller has asked
+    batch, views = tokens_BxVxKxE.shape[:2]
+    decoded = self.decoded_streams
+    tokens_BxUxKxE = tokens_BxVxKxE[:, :decoded]
+    ids_restore_BxUxL = masking.ids_restore_BxL.reshape(batch, views, -1)[:, :decoded]
+    prediction, tokens_NxLxD = self.decoder(
+        tokens_BxUxKxE.reshape(batch * decoded, *tokens_BxUxKxE.shape[2:]),
+        ids_restore_BxUxL.reshape(batch * decoded, -1))
+    if prediction is not None:
+      prediction = prediction.reshape(batch, decoded, *prediction.shape[1:])
+    mask_BxUxL = masking.mask_BxL.reshape(batch, views, -1)[:, :decoded]
+    return prediction, mask_BxUxL, None if tokens_NxLxD is None else tokens_NxLxD[::decoded]
 
   @jax.named_scope('fusion')
   def _fused(self, tokens_BxVxKxE: jax.Array) -> jax.Array:
@@ -128,6 +135,4 @@ class UniEmoX(nnx.Module):
 
   def features(self, views_BxVxHxWx3: jax.Array) -> jax.Array:
     """Gamma (B, E) of whole views, in which no patch is hidden; for a model that is `semantic`."""
-    batch, views = views_BxVxHxWx3.shape[:2]
-    tokens_NxLxE = self.project(self.encoder(views_BxVxHxWx3.reshape(batch * views, *views_BxVxHxWx3.shape[2:])))
-    return self._fused(tokens_NxLxE.reshape(batch, views, *tokens_NxLxE.shape[1:]))
+    return self._fused(self._encoded(views_BxVxHxWx3))

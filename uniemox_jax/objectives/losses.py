@@ -1,4 +1,4 @@
-"""The three losses of UniEmoX (docs/method.md, Losses), CLIP's, and those of the tasks (docs/tasks.md).
+"""The losses of pretraining (docs/method.md, Losses), CLIP's, and those of the tasks (docs/tasks.md).
 
 Every function returns one value per example, float32 (B,), which the caller averages, so that micro-batches add up
 exactly. What needs the whole batch (missing targets, class weights) comes in as `weight`; see `tasks.row_weights`.
@@ -34,7 +34,7 @@ def _text_similarities(fused_BxE: jax.Array, image_BxE: jax.Array, text: jax.Arr
   return dot(unit(fused_BxE), text), dot(image_BxE, text)
 
 
-def once(text: jax.Array) -> jax.Array:
+def equal_text_weights(text: jax.Array) -> jax.Array:
   """Weights by which equal texts count once together: 1 / the number of equal ones; (T,) or (B, T), as `text` is."""
   return 1 / jnp.sum(jnp.all(text[..., :, None, :] == text[..., None, :, :], axis=-1), axis=-1)
 

@@ -16,6 +16,7 @@ from uniemox_jax.convert.formats import onnx_files
 from uniemox_jax.convert.onnx_graph import IMAGES
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.models.registry import abstract_student
+from uniemox_jax.models.view import View
 from uniemox_jax.recognition.recogniser import (
     FlaxModel,
     Recogniser,
@@ -25,7 +26,7 @@ from uniemox_jax.recognition.recogniser import (
     view_of,
 )
 from uniemox_jax.recognition.words import read_words
-from uniemox_jax.teacher.frozen_clip import Clip, View
+from uniemox_jax.teacher.frozen_clip import Clip
 from uniemox_jax.train.checkpoint import Checkpoint
 
 MODEL = 'model.onnx'

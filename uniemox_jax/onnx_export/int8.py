@@ -16,11 +16,11 @@ from data_pipelines.user_files.views import views
 from uniemox_jax.convert.formats import onnx_files
 from uniemox_jax.convert.onnx_graph import IMAGES
 from uniemox_jax.models.preprocess import normalise
+from uniemox_jax.models.view import View
 from uniemox_jax.objectives.tasks import predict, split_columns, width
 from uniemox_jax.onnx_export.float_export import MODEL, OnnxExport
 from uniemox_jax.recognition.predictor import Predictor
 from uniemox_jax.recognition.recogniser import Recogniser, of_onnx
-from uniemox_jax.teacher.frozen_clip import View
 
 INT8 = 'model_int8.onnx'
 IMAGES_READ = 384

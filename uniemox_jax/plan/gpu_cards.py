@@ -2,13 +2,11 @@
 
 import functools
 import importlib.util
-from pathlib import Path
 import sys
-import tomllib
 from typing import Any, NamedTuple
 
 from data_pipelines.errors import UserError
-from uniemox_jax.runtime.hardware import CHIPS, GIB, Slice, parse_slice
+from uniemox_jax.runtime.hardware import CHIPS, GIB, Slice, gpu_facts, parse_slice
 
 MOST = 8
 """The most GPUs of one machine."""
@@ -87,12 +85,9 @@ class Gpus(NamedTuple):
 
 @functools.cache
 def cards() -> dict[str, dict[str, Any]]:
-  """Every kind by its name for `--topology`: the fields of `gpu_cards.toml`, and those of its compute capability."""
-  read = tomllib.loads(Path(__file__).with_suffix('.toml').read_text(encoding='utf-8'))
-  return {
-      name: card | read[f"capability {card['capability']}"]
-      for name, card in read.items()
-      if not name.startswith('capability ')}
+  """Every kind that can be compiled for, by its name: its fields, and those of its compute capability."""
+  read = gpu_facts()
+  return {name: card | read[f"capability {card['capability']}"] for name, card in read.items() if 'capability' in card}
 
 
 def parse_topology(name: str) -> Slice | Gpus:

@@ -30,8 +30,8 @@ from uniemox_jax.plan.gpu_cards import Gpus, gpu_devices, parse_topology
 from uniemox_jax.plan.kernel_schedules import Kernel, read_schedules
 from uniemox_jax.runtime import hardware, sharding
 from uniemox_jax.runtime.hardware import Slice
-from uniemox_jax.teacher.several import as_one, names_of
-from uniemox_jax.teacher.step_teacher import Teacher, make_teacher, teacher_shardings, without_tower
+from uniemox_jax.teacher.load_teachers import names_of
+from uniemox_jax.teacher.step_teacher import Teacher, join_teachers, make_teacher, teacher_shardings, without_tower
 from uniemox_jax.train import loop, setup
 from uniemox_jax.train.config import AUTO, FinetuneConfig, PretrainConfig, parse_trainable
 from uniemox_jax.train.flops import ExampleWork, finetune_work
@@ -74,9 +74,9 @@ def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
   teacher: Teacher | None = None
   frozen: Any = ()
   embeddings = {}
-  if config.teaches:
+  if config.loss.semantic:
     made = make_teacher(setup.clip_of_shape(config.teacher_shape), dtype, attention=config.attention)
-    teacher, frozen = as_one([made] * len(names_of(config.teacher)))  # each is taken to be of this shape
+    teacher, frozen = join_teachers([made] * len(names_of(config.teacher)))  # each is taken to be of this shape
     if config.loss.contrastive:
       embeddings['text'] = (jnp.float32, teacher.width)
     if config.teacher_views:
@@ -92,7 +92,7 @@ def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
       make_pretrain_step(
           setup.step_graph(student, config.attention, mesh.devices.flat[0]), teacher, optimizer, config.loss),
       state_template(build, optimizer.tx, mesh), frozen,
-      _batch(config, mesh, ('scene', 'person')[:student.streams], **embeddings), mesh,
+      _batch(config, mesh, ('scene', 'person')[:student.view_count], **embeddings), mesh,
       setup.example_work(config, student, teacher))
 
 

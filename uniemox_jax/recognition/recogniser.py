@@ -16,9 +16,9 @@ from data_pipelines.errors import UserError
 from data_pipelines.plain_text import check_labels
 from data_pipelines.storage import parsing
 from uniemox_jax.convert.formats.onnx_files import OnnxFile, find_onnx, read_onnx
-from uniemox_jax.convert.view import View
 from uniemox_jax.models.classifier import STREAMS, Classifier
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, check_statistics
+from uniemox_jax.models.view import View
 from uniemox_jax.models.zero_shot_classifier import ZeroShotClassifier
 from uniemox_jax.objectives.tasks import Task, single_label_task, tasks_of, untrained_task, width
 from uniemox_jax.recognition.words import Words, read_words

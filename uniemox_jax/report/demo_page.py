@@ -18,6 +18,7 @@ from data_pipelines.storage import write_json, write_text
 from uniemox_jax.report.look_page import read_look
 from uniemox_jax.report.rendering import render
 from uniemox_jax.runtime.run_log import read_metrics
+from uniemox_jax.train.steps import PRETRAIN_LOSSES
 
 # Shown in this order everywhere. Colours that colour-blind readers can distinguish; line styles repeat them.
 _TITLES = {'uniemox': 'UniEmoX', 'mae_only': 'MAE only', 'scratch': 'from scratch'}
@@ -27,10 +28,8 @@ _COLOURS = {'uniemox': '#0072b2', 'mae_only': '#d55e00', 'scratch': '#5f5f5f'}
 _LINES = {'uniemox': '-', 'mae_only': '--', 'scratch': ':'}
 
 # Name in metrics.jsonl, name in report.json, meaning.
-_LOSSES = (('loss', 'total', 'The weighted sum of the three below'),
-           ('reconstruction', 'reconstruction', 'L3: squared error of the hidden patches'),
-           ('similarity', 'similarity', 'L2: 1 - cosine between the fused embedding and CLIP’s of the image'),
-           ('contrastive', 'contrastive', 'L1: how differently student and CLIP rank the captions'))
+_LOSSES = (('loss', 'total', 'The weighted sum of those below'),
+           *((name, name, meaning) for name, (_, meaning) in PRETRAIN_LOSSES.items()))
 _EDGE = 0.05
 _MAIN_PACKAGES = (
     'python', 'uniemox-jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-cpu',
@@ -51,7 +50,7 @@ def summarise_losses(metrics_lines: list[dict[str, Any]], total_steps: int) -> d
     total_steps: the steps of the run.
 
   Returns:
-    {'total' | 'reconstruction' | 'similarity' | 'contrastive': {'first', 'last'}}, without the losses of weight zero.
+    By 'total' and the names of the losses that were logged: {'first', 'last'}.
 
   Raises:
     ValueError: the lines do not reach the last step.
@@ -163,12 +162,13 @@ def _logged(folder: str | None, key: str) -> list[dict[str, Any]]:
 
 
 def _loss_panels(losses: dict[str, dict[str, float]], folder: str | None) -> list[dict[str, Any]]:
-  """Name, meaning, means at both ends and curve of each loss; 'ends' or 'chart' is None if there is none."""
+  """Name, meaning, means at both ends and curve of each loss that was trained; 'chart' is None without a log."""
   panels = []
   lines = _logged(folder, 'loss')
   for key, name, meaning in _LOSSES:
     chart = _loss_chart([(line['step'], line[key]) for line in lines if key in line])
-    panels.append({'name': name, 'meaning': meaning, 'ends': losses.get(name), 'chart': chart})
+    if name in losses:
+      panels.append({'name': name, 'meaning': meaning, 'ends': losses[name], 'chart': chart})
   return panels
 
 

@@ -1,13 +1,15 @@
 """Accelerators by name: TPU slices that can be planned for, and what a device can do at most.
 
-Sources: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e} for FLOP/s and bandwidths, NVIDIA's data sheets for H100 and H200
-(dense, SXM). The memory that a program may use is less than the data sheet's: it is what libtpu 0.0.52 names when it
-refuses a program.
+Sources: of TPUs cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e} for FLOP/s and bandwidths. The memory that a program may use
+is less than the data sheet's: it is what libtpu 0.0.52 names when it refuses a program. GPUs stand in `gpu_cards.toml`.
 """
 
+import functools
 import importlib.util
 import math
+from pathlib import Path
 import re
+import tomllib
 from typing import Any, NamedTuple
 
 from data_pipelines.errors import UserError
@@ -42,16 +44,20 @@ CHIPS = {
                'TPU v4'), 'v5e': Chip(197e12, 4 * 128**2, round(15.75 * GIB), 819e9, 200e9, 'TPU v5 lite'),
     'v5p': Chip(459e12, 8 * 128**2, round(95.73 * GIB), 2765e9, 600e9,
                 'TPU v5'), 'v6e': Chip(918e12, 4 * 256**2, round(31.24 * GIB), 1638e9, 400e9, 'TPU v6 lite')}
-_PEAKS = {chip.device_kind: chip.peak for chip in CHIPS.values()} | {
-    'TPU v5p': CHIPS['v5p'].peak,  # what the runtime says where the compiler says TPU v5
-    'NVIDIA H100': 989e12, 'NVIDIA H200': 989e12}
+
+
+@functools.cache
+def gpu_facts() -> dict[str, dict[str, Any]]:
+  """The sections of `gpu_cards.toml`: GPUs by their names for `--topology`, and compute capabilities."""
+  return tomllib.loads(Path(__file__).with_name('gpu_cards.toml').read_text(encoding='utf-8'))
 
 
 def peak_flops(device_kind: str) -> float | None:
   """Peak bf16 FLOP/s of one device; None where it is not known, as for a CPU."""
-  return next((
-      peak for kind, peak in _PEAKS.items()
-      if device_kind == kind or (kind.startswith('NVIDIA') and device_kind.startswith(kind))), None)
+  if device_kind == 'TPU v5p':  # what the runtime says where the compiler says TPU v5
+    return CHIPS['v5p'].peak
+  chips = {chip.device_kind: chip.peak for chip in CHIPS.values()}
+  return (chips | {card.get('name'): card.get('peak') for card in gpu_facts().values()}).get(device_kind)
 
 
 def best_dtype(device: Any) -> str:

@@ -20,9 +20,10 @@ from data_pipelines.errors import UserError, join_names
 from data_pipelines.plain_text import single_line
 from uniemox_jax.convert import clip_weights, name_table
 from uniemox_jax.convert.formats import hub, vocabulary, weight_files
-from uniemox_jax.convert.view import BICUBIC, View
+from uniemox_jax.convert.published_views import processor_of_view
 from uniemox_jax.models.clip import CLIP, CLIPConfig
 from uniemox_jax.models.siglip import SigLIP, SiglipConfig
+from uniemox_jax.models.view import BICUBIC, View
 from uniemox_jax.teacher.siglip_tokenizer import PIECES, SiglipTokenizer
 from uniemox_jax.teacher.tokenizer import TOKENIZER_FILES, Tokenizer, has_tokenizer
 from uniemox_jax.teacher.weight_folder import CONFIG_FILES, OPEN_CLIP_CONFIG, describe
@@ -231,7 +232,7 @@ def save_clip(
   flat = name_table.export_params(clip_weights.RULES, jax.device_get(params))
   with storage.whole_folder(target) as partial:
     (partial / 'config.json').write_text(json.dumps(config.to_dict(), indent=2))
-    (partial / 'preprocessor_config.json').write_text(json.dumps(view.to_dict(), indent=2))
+    (partial / 'preprocessor_config.json').write_text(json.dumps(processor_of_view(view), indent=2))
     weight_files.write_safetensors(partial / weight_files.SAFETENSORS, flat)
     if vocabulary_source is None:
       vocabulary.write_openai_vocabulary(partial)

@@ -1,4 +1,4 @@
-"""The teacher of a pretraining step. Another teacher plugs in here: a function that returns a `Teacher`."""
+"""The teacher of a pretraining step: what the step calls, and the frozen parameters that it calls it with."""
 
 from collections.abc import Callable, Sequence
 import functools
@@ -12,11 +12,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from uniemox_jax.convert.view import clip_normalise
 from uniemox_jax.models.clip import ImageTower
 from uniemox_jax.models.layers import unit, with_attention
-from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, resize_and_normalise
 from uniemox_jax.models.siglip import SiglipImageTower
+from uniemox_jax.models.view import FILTERS
 from uniemox_jax.runtime import sharding
 from uniemox_jax.teacher.frozen_clip import Clip, model_of
 
@@ -44,13 +44,16 @@ class Teacher(NamedTuple):
     """The width E of an embedding."""
     return sum(self.widths)
 
-  def split(self, embedding: jax.Array) -> list[jax.Array]:
-    """Divides an embedding (..., E) into its parts."""
-    return jnp.split(embedding, np.cumsum(self.widths)[:-1], axis=-1)
+  def split(self, embedding: jax.Array | None) -> list[Any]:
+    """Divides an embedding (..., E) into its parts, each None where there is no embedding."""
+    return self._split(embedding, self.widths)
 
-  def split_tokens(self, tokens: jax.Array) -> list[jax.Array]:
-    """Divides tokens (..., D) into their parts."""
-    return jnp.split(tokens, np.cumsum(self.token_widths)[:-1], axis=-1)
+  def split_tokens(self, tokens: jax.Array | None) -> list[Any]:
+    """Divides tokens (..., D) into their parts, each None where there are no tokens."""
+    return self._split(tokens, self.token_widths)
+
+  def _split(self, values: jax.Array | None, widths: Sequence[int]) -> list[Any]:
+    return [None] * len(self.widths) if values is None else jnp.split(values, np.cumsum(widths)[:-1], axis=-1)
 
 
 def make_teacher(clip: Clip, dtype: Any, statistics: str = 'clip',
@@ -70,13 +73,13 @@ def make_teacher(clip: Clip, dtype: Any, statistics: str = 'clip',
 
   @jax.named_scope('teacher')
   def embed_image(frozen: dict[str, Any], scene_BxHxWx3: jax.Array) -> jax.Array:
-    view_BxSxSx3 = clip_normalise(scene_BxHxWx3, size, mean, std, clip.view.resample)
+    view_BxSxSx3 = resize_and_normalise(scene_BxHxWx3, size, mean, std, FILTERS[clip.view.resample])
     return unit(nnx.merge(graphdef, frozen['vision'])(view_BxSxSx3))
 
   @jax.named_scope('teacher')
   def embed_patches(frozen: dict[str, Any], scene_BxHxWx3: jax.Array, side: int) -> tuple[jax.Array, jax.Array]:
     module = nnx.merge(graphdef, frozen['vision'])
-    tokens_BxNxD = module.tokens(clip_normalise(scene_BxHxWx3, size, mean, std, clip.view.resample))
+    tokens_BxNxD = module.tokens(resize_and_normalise(scene_BxHxWx3, size, mean, std, FILTERS[clip.view.resample]))
     return unit(module.pool(tokens_BxNxD)), _patch_grid(tokens_BxNxD, side)
 
   frozen = {
@@ -101,8 +104,14 @@ def _patch_grid(tokens_BxNxD: jax.Array, side: int) -> jax.Array:
   return unit(grid.reshape(batch, side * side, width))
 
 
-def join_teachers(teachers: Sequence[Teacher]) -> Teacher:
-  """Joins teachers to one, whose frozen parameters are the tuple of theirs (docs/method.md, Several teachers)."""
+def join_teachers(made: Sequence[tuple[Teacher, Any]]) -> tuple[Teacher, Any]:
+  """Joins teachers to one, whose frozen parameters are the tuple of theirs; a single one stays as it is.
+
+  Source: docs/method.md, Several teachers. Arguments and result are as `make_teacher` gives them.
+  """
+  if len(made) == 1:
+    return made[0]
+  teachers = [teacher for teacher, _ in made]
 
   def embed_image(frozen: Sequence[Any], scene_BxHxWx3: jax.Array) -> jax.Array:
     parts = [teacher.embed_image(own, scene_BxHxWx3) for teacher, own in zip(teachers, frozen, strict=True)]
@@ -118,7 +127,7 @@ def join_teachers(teachers: Sequence[Teacher]) -> Teacher:
 
   widths, token_widths, towers = (
       sum((getattr(teacher, name) for teacher in teachers), ()) for name in ('widths', 'token_widths', 'towers'))
-  return Teacher(embed_image, embed_patches, scales, widths, token_widths, towers)
+  return Teacher(embed_image, embed_patches, scales, widths, token_widths, towers), tuple(frozen for _, frozen in made)
 
 
 def embed_views_as_one(teacher: Teacher, frozen: Any, views_BxVxHxWx3: jax.Array,
@@ -144,7 +153,9 @@ def embed_views_as_one(teacher: Teacher, frozen: Any, views_BxVxHxWx3: jax.Array
 
 def without_tower(frozen: Any) -> Any:
   """The frozen parameters that a step needs if it is given the image embeddings."""
-  return tuple(map(without_tower, frozen)) if isinstance(frozen, tuple) else {'logit_scale': frozen['logit_scale']}
+  if isinstance(frozen, tuple):
+    return tuple(map(without_tower, frozen))
+  return {name: leaf for name, leaf in frozen.items() if name != 'vision'}
 
 
 def _as_computed(dtype: Any, path: tuple[Any, ...], leaf: Any) -> Any:

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from data_pipelines import storage
 from data_pipelines.errors import UserError
-from uniemox_jax.convert import clip_weights, siglip_weights, weight_families
+from uniemox_jax.convert import clip_weights, published_views, siglip_weights, weight_families
 from uniemox_jax.convert.formats import hub
 from uniemox_jax.convert.formats.weight_files import Weights
 from uniemox_jax.convert.name_table import NOTHING, NameRule
-from uniemox_jax.convert.view import TEACHERS, View
 from uniemox_jax.models.clip import CLIPConfig
 from uniemox_jax.models.siglip import SiglipConfig, check_siglip_type
+from uniemox_jax.models.view import View
 
 CONFIG_FILES = ('config.json', 'preprocessor_config.json', 'processor_config.json')
 OPEN_CLIP_CONFIG = 'open_clip_config.json'
@@ -73,7 +73,8 @@ def _of_transformers(family: str, folder: Path | None, name: str) -> Description
   file = next(filter(functools.partial(hub.read_config, folder), CONFIG_FILES[1:]), CONFIG_FILES[1])
   settings = hub.read_config(folder, file)
   with storage.parsing(folder / file, _REMEDY):
-    view = View.from_dict(settings.get('image_processor', settings), config.image_size, (title, *TEACHERS))
+    view = published_views.view_of_processor(
+        settings.get('image_processor', settings), config.image_size, (title, *published_views.TEACHERS))
   if family == weight_families.SIGLIP:
     return Description(config, view, siglip_weights.RULES, siglip_weights.IGNORED, NOTHING)
   return Description(config, view, clip_weights.RULES, clip_weights.IGNORED, clip_weights.LEFT)
@@ -87,5 +88,5 @@ def _of_openai(weights: Weights, folder: Path | None, activation: str | None) ->
     else:
       shapes = {key: array.shape for key, array in weights.flat.items()}
       config = clip_weights.openai_config(shapes, source=str(weights.path), activation=activation)
-    view = View.from_open_clip(settings.get('preprocess_cfg') or {}, config.image_size)
+    view = published_views.view_of_open_clip(settings.get('preprocess_cfg') or {}, config.image_size)
   return Description(config, view, clip_weights.OPENAI_RULES, clip_weights.IGNORED, clip_weights.LEFT)

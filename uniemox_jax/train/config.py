@@ -13,6 +13,7 @@ from data_pipelines.errors import UserError
 from uniemox_jax.train.schema import key, key_of, parse, refuse_unused, section
 from uniemox_jax.train.settings import (
     OFF,
+    WITH_HEADS,
     AugmentSettings,
     ClipSettings,
     EncoderSettings,
@@ -116,11 +117,11 @@ class PretrainConfig(CaptionedConfig):
     loss, model = self.loss, self.model
     if loss.negatives == 'local' and self.batch_size % loss.local_batch:
       raise UserError(f'batch_size {self.batch_size} is not divisible by loss.local_batch {loss.local_batch}')
-    if loss.distillation and not self.teaches:
+    if loss.distillation and not loss.semantic:
       raise UserError(
           'loss.distillation needs the teacher, and loss.contrastive and loss.similarity are 0: give one of them a '
           'weight')
-    if not self.teaches and not loss.reconstruction:
+    if not loss.semantic and not loss.reconstruction:
       raise UserError(
           'every loss weight is zero: nothing to train; set one of --config.loss.contrastive, similarity, '
           'reconstruction')
@@ -129,7 +130,7 @@ class PretrainConfig(CaptionedConfig):
           self, ('loss.form', 'loss.negatives', 'loss.local_batch', 'loss.equal_texts'), 'loss.contrastive is 0')
     if loss.negatives == 'global':
       refuse_unused(self, ('loss.local_batch',), 'loss.negatives is global')
-    if not self.teaches:
+    if not loss.semantic:
       refuse_unused(
           self, (
               'model.fusion', 'model.fusion_heads', 'model.embedding', 'teacher_statistics', 'teacher_sharded',
@@ -146,17 +147,12 @@ class PretrainConfig(CaptionedConfig):
           'or --config.loss.teacher_sees=scene')
     if not self.teacher_views:
       refuse_unused(self, ('teacher_views_seed',), 'teacher_views is 0')
-    if model.fusion in ('additive', 'prior', OFF):
+    if model.fusion not in WITH_HEADS:
       refuse_unused(self, ('model.fusion_heads',), f'model.fusion is {model.fusion}')
     if not loss.reconstruction:
       refuse_unused(self, ('loss.norm_pix', 'model.decode'), 'loss.reconstruction is 0')
     if self.person_view == 'scene':
       refuse_unused(self, ('person_jitter', 'loss.teacher_sees'), 'person_view is scene')
-
-  @property
-  def teaches(self) -> bool:
-    """Whether a loss needs the teacher."""
-    return bool(self.loss.contrastive or self.loss.similarity)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,7 @@ def pretrain_work(
     embedded: the number of an example's views that each teacher embeds.
   """
   tokens, patches = 1 + student.visible, student.encoder.patches
-  work = (_encoder(student.encoder, student.visible) + _dense(student.project, tokens)).times(student.streams)
+  work = (_encoder(student.encoder, student.visible) + _dense(student.project, tokens)).times(student.view_count)
   if student.fusion is not None:
     work += _dense(student.fusion)
   if student.adapter is not None:
@@ -111,4 +111,4 @@ def pretrain_work(
 def finetune_work(classifier: Classifier) -> ExampleWork:
   """The work of one example of fine-tuning (docs/method.md, Recipes)."""
   encoder = classifier.encoder
-  return ExampleWork(_encoder(encoder, encoder.patches).times(classifier.streams) + _dense(classifier.head))
+  return ExampleWork(_encoder(encoder, encoder.patches).times(classifier.view_count) + _dense(classifier.head))

@@ -6,6 +6,8 @@ from uniemox_jax.train.schema import key, section
 
 OFF = 'none'
 """The value of `init`, `fusion` and `class_weights` that switches them off."""
+WITH_HEADS = ('weighted_sum', 'attention', 'glu')
+"""Fusions that use heads. Loading `models.fusion`, which says so too, would load jax."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,8 @@ class StudentSettings(EncoderSettings):
   mask_ratio: float = key(0.9, 'share of the patches that are hidden', above=0, below=1)
   fusion: str = key(
       'additive', 'how scene and person embeddings are joined; none uses the scene alone',
-      choices=('additive', 'prior', 'weighted_sum', 'attention', 'glu', OFF))
-  fusion_heads: int = key(1, 'heads h of the fusions weighted_sum, attention and glu', least=1, most=3)
+      choices=('additive', 'prior', *WITH_HEADS, OFF))
+  fusion_heads: int = key(1, f'heads h of the fusions {", ".join(WITH_HEADS)}', least=1, most=3)
   decode: str = key('scene', 'the streams that are reconstructed', choices=('scene', 'both'))
   embedding: str = key(
       'class_token', 'what of a view enters the fusion: its class token as published, or the mean of its visible '
@@ -84,6 +86,11 @@ class LossSettings:
       0.0,
       "weight of L4, which draws what the decoder says of the hidden patches to the teacher's tokens of them; 0 as "
       'published', least=0)
+
+  @property
+  def semantic(self) -> bool:
+    """Whether gamma learns from the teacher, by L1 or L2; L4 is trained only beside these."""
+    return bool(self.contrastive or self.similarity)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ from typing import Any
 from flax import nnx
 
 from data_pipelines.errors import UserError
-from uniemox_jax.convert.view import View
 from uniemox_jax.models import attention_kernel, layers
 from uniemox_jax.models.clip import CLIPConfig, Tower
 from uniemox_jax.models.uniemox import UniEmoX
+from uniemox_jax.models.view import View
 from uniemox_jax.teacher.frozen_clip import Clip, abstract_clip
 from uniemox_jax.teacher.step_teacher import Teacher
 from uniemox_jax.train.config import PretrainConfig
@@ -28,8 +28,7 @@ def model_arguments(model: StudentSettings, loss: LossSettings, teacher: Teacher
     widths['teacher_width'] = teacher.width
   if teacher and loss.distillation:
     widths['teacher_token_width'] = sum(teacher.token_widths)
-  return dataclasses.asdict(model) | widths | {
-      'semantic': bool(loss.contrastive or loss.similarity), 'reconstruct': bool(loss.reconstruction)}
+  return dataclasses.asdict(model) | widths | {'semantic': loss.semantic, 'reconstruct': bool(loss.reconstruction)}
 
 
 def step_graph(model: nnx.Module, attention: str, device: Any) -> nnx.GraphDef:

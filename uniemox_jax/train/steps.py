@@ -6,7 +6,7 @@ micro-batch sees all texts, and every loss is a mean over examples (docs/method.
 
 from collections.abc import Callable, Sequence
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
@@ -16,6 +16,7 @@ import optax
 from uniemox_jax.models.classifier import stack_views
 from uniemox_jax.models.masking import patchify
 from uniemox_jax.models.preprocess import normalise, resize_crops
+from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.objectives import losses
 from uniemox_jax.objectives.regularisation import draw_branch_scales, draw_mix
 from uniemox_jax.objectives.tasks import Task, prepare_targets, row_loss, row_weights, single_label_task, split_columns
@@ -40,14 +41,13 @@ def make_pretrain_step(
   unit-norm embeddings of the scenes, if they were computed before: then the step has no image tower.
   `frozen` holds the teacher's parameters; `key` belongs to the run.
   """
-  names = ('contrastive', 'similarity', 'reconstruction', 'distillation')
-  weights = {name: weight for name in names if (weight := getattr(settings, name))}
+  weights = loss_weights(settings)
 
   def step(state: TrainState, frozen: Any, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
     model = nnx.merge(student, state.params)
     batch = resize_crops(batch, model.encoder.image_size, optimizer.accum_steps)
     with jax.named_scope('inputs'):
-      views_BxVxHxWx3 = jnp.stack([batch[name] for name in ('scene', 'person')[:model.streams]], axis=1)
+      views_BxVxHxWx3 = jnp.stack([batch[name] for name in ('scene', 'person')[:model.view_count]], axis=1)
       noise_shape = (*views_BxVxHxWx3.shape[:2], model.encoder.patches)
       noise_BxVxL = jax.random.uniform(jax.random.fold_in(key, state.step), noise_shape)
     rows, text = {'views': views_BxVxHxWx3, 'noise': noise_BxVxL}, batch.get('text')
@@ -59,6 +59,72 @@ def make_pretrain_step(
     return update(state, *accumulate(example_losses, weights, state.params, rows, optimizer.accum_steps), optimizer)
 
   return step
+
+
+class Part(NamedTuple):
+  """What the losses compare with one teacher. What no loss reads is None.
+
+  fused_BxE, image_BxE: the student's gamma, and the teacher's embedding. text: of unit norm, (T, E), or (B, T, E) with
+  own texts a row. scale: the learned logit scale. predicted_BxLxD, tokens_BxLxD: of the scene's patches, by the
+  student's decoder, and by the teacher.
+  """
+
+  fused_BxE: jax.Array
+  image_BxE: jax.Array
+  text: Any
+  scale: jax.Array
+  predicted_BxLxD: Any
+  tokens_BxLxD: Any
+
+
+class Compared(NamedTuple):
+  """What the losses read: the student, what it saw, its `uniemox.Outputs`, and a part for each teacher."""
+
+  student: UniEmoX
+  views_BxVxHxWx3: jax.Array
+  outputs: Any
+  parts: Sequence[Part]
+
+
+def _contrastive(seen: Compared, settings: LossSettings) -> jax.Array:
+  by_part = []
+  for part in seen.parts:
+    weight = losses.equal_text_weights(part.text) if settings.equal_texts == 'once' else None
+    if settings.form == 'kl':
+      by_part.append(losses.contrastive_kl(part.fused_BxE, part.image_BxE, part.text, part.scale, weight))
+    else:
+      by_part.append(losses.contrastive_cosine(part.fused_BxE, part.image_BxE, part.text, weight))
+  return _mean(by_part)
+
+
+def _similarity(seen: Compared, settings: LossSettings) -> jax.Array:
+  return _mean([losses.similarity(part.fused_BxE, part.image_BxE) for part in seen.parts])
+
+
+def _reconstruction(seen: Compared, settings: LossSettings) -> jax.Array:
+  decoded_BxUxHxWx3 = seen.views_BxVxHxWx3[:, :seen.student.decoded_streams]
+  to_patches = functools.partial(patchify, patch_size=seen.student.encoder.patch_size)
+  target_BxUxLxP = jax.vmap(to_patches, 1, 1)(decoded_BxUxHxWx3)
+  return losses.reconstruction(
+      seen.outputs.prediction_BxUxLxP, target_BxUxLxP, seen.outputs.mask_BxUxL, settings.norm_pix)
+
+
+def _distillation(seen: Compared, settings: LossSettings) -> jax.Array:
+  mask_BxL = seen.outputs.mask_BxUxL[:, 0]
+  return _mean([losses.distillation(part.predicted_BxLxD, part.tokens_BxLxD, mask_BxL) for part in seen.parts])
+
+
+def _mean(by_part: Sequence[jax.Array]) -> jax.Array:
+  return sum(by_part) / len(by_part)  # type: ignore[return-value]  # not empty
+
+
+PRETRAIN_LOSSES: dict[str, tuple[Callable[[Compared, LossSettings], jax.Array], str]] = {
+    'similarity': (_similarity, 'L2: 1 - cosine between the fused embedding and CLIP’s of the image'),
+    'contrastive': (_contrastive, 'L1: how differently student and CLIP rank the captions'),
+    'reconstruction': (_reconstruction, 'L3: squared error of the hidden patches'), 'distillation':
+        (_distillation, 'L4: 1 - cosine between predicted and true tokens of CLIP for the hidden patches')}
+"""By the key of their weight in `LossSettings`: each loss, float32 (B,), and its meaning. In another order, a step
+would compute other last bits, and no run would resume exactly."""
 
 
 def pretrain_losses(
@@ -77,7 +143,7 @@ def pretrain_losses(
   model = nnx.merge(student, params)
   views_BxVxHxWx3 = normalise(rows['views'])
   outputs = model(views_BxVxHxWx3, rows['noise'])
-  values: Arrays = {}
+  parts: Sequence[Part] = ()
   if teacher is not None and outputs.fused_BxE is not None:
     tokens = None
     if 'image' in rows:
@@ -86,44 +152,18 @@ def pretrain_losses(
       seen = rows['views'] if settings.teacher_sees == 'both' else rows['views'][:, :1]
       side = round(model.encoder.patches**0.5) if settings.distillation else 0
       image_BxE, tokens = jax.lax.stop_gradient(embed_views_as_one(teacher, frozen, seen, side))
-    if tokens is not None:
-      pairs = zip(teacher.split_tokens(outputs.teacher_tokens_BxLxD), teacher.split_tokens(tokens), strict=True)
-      by_part = [losses.distillation(*pair, outputs.mask_BxUxL[:, 0]) for pair in pairs]
-      values['distillation'] = _mean(by_part)
-    values |= _semantic_losses(
-        teacher, teacher.scales(frozen), outputs.fused_BxE, image_BxE, rows.get('text', text_TxE), settings)
-  if settings.reconstruction:
-    target_BxUxLxP = jax.vmap(functools.partial(patchify, patch_size=model.encoder.patch_size), 1,
-                              1)(views_BxVxHxWx3[:, :model.decoded_streams])
-    values['reconstruction'] = losses.reconstruction(
-        outputs.prediction_BxUxLxP, target_BxUxLxP, outputs.mask_BxUxL, settings.norm_pix)
-  return values
+    parts = [
+        Part(*values) for values in zip(
+            teacher.split(outputs.fused_BxE), teacher.split(image_BxE), teacher.split(rows.get('text', text_TxE)),
+            teacher.scales(frozen), teacher.split_tokens(outputs.teacher_tokens_BxLxD), teacher.split_tokens(tokens),
+            strict=True)]
+  compared = Compared(model, views_BxVxHxWx3, outputs, parts)
+  return {name: PRETRAIN_LOSSES[name][0](compared, settings) for name in loss_weights(settings)}
 
 
-def _semantic_losses(
-    teacher: Teacher, scales: Sequence[jax.Array], fused_BxE: jax.Array, image_BxE: jax.Array, text: jax.Array | None,
-    settings: LossSettings) -> Arrays:
-  """L1 and L2, where they have a weight: the mean over the parts of the teacher, each with its logit scale."""
-  by_part = []
-  texts = [None] * len(scales) if text is None else teacher.split(text)
-  for fused, image, text, scale in zip(teacher.split(fused_BxE), teacher.split(image_BxE), texts, scales, strict=True):
-    values = {}
-    if settings.similarity:
-      values['similarity'] = losses.similarity(fused, image)
-    if settings.contrastive:
-      assert text is not None  # the config says that L1 is trained
-      weight = losses.once(text) if settings.equal_texts == 'once' else None
-      if settings.form == 'kl':
-        values['contrastive'] = losses.contrastive_kl(fused, image, text, scale, weight)
-      else:
-        values['contrastive'] = losses.contrastive_cosine(fused, image, text, weight)
-    by_part.append(values)
-  return {name: _mean([values[name] for values in by_part]) for name in by_part[0]}
-
-
-def _mean(by_part: Sequence[jax.Array]) -> jax.Array:
-  """Over the parts of a teacher."""
-  return functools.reduce(jnp.add, by_part) / len(by_part)
+def loss_weights(settings: LossSettings) -> dict[str, float]:
+  """Of the losses that are trained, by name."""
+  return {name: weight for name in PRETRAIN_LOSSES if (weight := getattr(settings, name))}
 
 
 def make_finetune_step(
@@ -143,8 +183,9 @@ def make_finetune_step(
     batch = resize_crops(batch, model.encoder.image_size, optimizer.accum_steps)
     views, depth = stack_views(batch), model.encoder.blocks.depth
     mix = draw_mix(mix_key, (views.shape[-3], views.shape[-2]), settings.mixup, settings.cutmix)
-    scales_NxDx2 = draw_branch_scales(drop_key, len(views) * model.streams, depth, settings.drop_path)
-    rows: dict[str, Any] = {'views': views, 'branch_scale': scales_NxDx2.reshape(len(views), model.streams, depth, 2)}
+    scales_RxNx2 = draw_branch_scales(drop_key, len(views) * model.view_count, depth, settings.drop_path)
+    rows: dict[str,
+               Any] = {'views': views, 'branch_scale': scales_RxNx2.reshape(len(views), model.view_count, depth, 2)}
     for task in chosen:
       target_BxC, present_BxK = prepare_targets(task, batch[task.name], settings.smoothing)
       if mix is not None:  # A mixture has a target where both of its images have one.
@@ -157,8 +198,8 @@ def make_finetune_step(
       views = normalise(rows['views'])
       if mix is not None:
         views = mix.blend(views, normalise(rows['partner']))
-      branch_scale_DxNx2 = rows['branch_scale'].reshape(-1, depth, 2).swapaxes(0, 1) if settings.drop_path else None
-      outputs = split_columns(nnx.merge(classifier, params)(views, branch_scale_DxNx2), chosen)
+      branch_scale_NxRx2 = rows['branch_scale'].reshape(-1, depth, 2).swapaxes(0, 1) if settings.drop_path else None
+      outputs = split_columns(nnx.merge(classifier, params)(views, branch_scale_NxRx2), chosen)
       return {task.loss: row_loss(task, outputs[task.name], *rows[task.name]) for task in chosen}
 
     weights = {task.loss: task.weight for task in chosen}

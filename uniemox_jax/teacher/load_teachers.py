@@ -55,7 +55,7 @@ def load_teachers(names: str, dtype: Any, statistics: str = 'clip', attention: s
     UserError: no such CLIP or SigLIP, or one that is named twice.
   """
   clips = [load_clip(name) for name in names_of(names)]
-  return LoadedTeachers(clips, *as_one([make_teacher(clip, dtype, statistics, attention) for clip in clips]))
+  return LoadedTeachers(clips, *join_teachers([make_teacher(clip, dtype, statistics, attention) for clip in clips]))
 
 
 def names_of(names: str) -> list[str]:
@@ -64,10 +64,3 @@ def names_of(names: str) -> list[str]:
   if '' in each or len(set(each)) < len(each):
     raise UserError(f"config key 'teacher' is {names!r}: give one name or several, with commas between, each once")
   return each
-
-
-def as_one(made: Sequence[tuple[Teacher, Any]]) -> tuple[Teacher, Any]:
-  """Joins pairs of a teacher and its frozen parameters to one such pair."""
-  if len(made) == 1:
-    return made[0]
-  return join_teachers([teacher for teacher, _ in made]), tuple(frozen for _, frozen in made)

@@ -11,7 +11,7 @@ from tests.support import small_runs
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.runtime.run_log import read_metrics
 from uniemox_jax.teacher.frozen_clip import save_clip
-from uniemox_jax.teacher.several import load_teachers
+from uniemox_jax.teacher.load_teachers import load_teachers
 from uniemox_jax.train.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures('one_device')

@@ -22,6 +22,7 @@ import numpy as np
 
 from data_pipelines import storage
 from data_pipelines.records import caption_text
+from data_pipelines.records.host_copies import host_copy
 from uniemox_jax.teacher.frozen_clip import Clip
 
 if TYPE_CHECKING:  # it would load tensorflow
@@ -189,7 +190,7 @@ def _write(file: IO[bytes], key: bytes, clip: Clip, captions: Iterator[str], tot
 
 def _read(path: str, key: bytes, making: _Making) -> KeptCaptions:
   with storage.parsing(path, 'delete the file, and it is made again'):
-    local = storage.fetched(path)
+    local = host_copy(path)
     with storage.open_local(local) as file:
       if storage.checksum_at_end(file) is None:
         raise ValueError('it does not match its checksum')

@@ -20,7 +20,7 @@ def key_value_store(folder: str | os.PathLike) -> Any:
     return tensorstore.KvStore.open({'driver': 'file', 'path': f'{absolute(folder)}/'}).result()
   bucket, _, path = os.fspath(folder).removeprefix(BUCKET).partition('/')
   return tensorstore.KvStore.open({
-      'driver': 'gcs', 'bucket': bucket, 'path': f'{path}/',
+      'driver': 'gcs', 'bucket': bucket, 'path': f'{path}/' if path else '',
       'context': {'gcs_request_concurrency': {'limit': IN_FLIGHT}, 'gcs_request_retries': _RETRIES}}).result()
 
 
@@ -50,16 +50,20 @@ class Ranges:
       UserError: the storage fails.
     """
     waiting = [self._store.read(name, byte_range=slice(start, start + length)) for name, start, length in ranges]
-    found = []
-    for (name, start, length), future in zip(ranges, waiting):
-      path = f'{self._folder}/{name}'
-      try:
-        result = future.result()
-      except ValueError as error:
-        if 'OUT_OF_RANGE' in str(error):
-          raise MissingBytes(path, f'it ends before byte {start + length}') from error
-        raise UserError(f'{path} cannot be read: {first_line(error)}') from error
-      if result.state == 'missing':
-        raise MissingBytes(path, 'it is missing')
-      found.append(result.value)
-    return found
+    return [self._result(future, name, start + length).value for (name, start, length), future in zip(ranges, waiting)]
+
+  def generation(self, name: str) -> bytes:
+    """Of a file: differs once it is written again. Raises as `read`."""
+    return self._result(self._store.read(name, byte_range=slice(0, 0)), name, 0).stamp.generation
+
+  def _result(self, future: Any, name: str, end: int) -> Any:
+    path = f'{self._folder}/{name}'
+    try:
+      result = future.result()
+    except ValueError as error:
+      if 'OUT_OF_RANGE' in str(error):
+        raise MissingBytes(path, f'it ends before byte {end}') from error
+      raise UserError(f'{path} cannot be read: {first_line(error)}') from error
+    if result.state == 'missing':
+      raise MissingBytes(path, 'it is missing')
+    return result

@@ -23,7 +23,7 @@ from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.distributed import is_primary
-from uniemox_jax.teacher.caption_embeddings import MOSTLY_EQUAL, CaptionEmbeddings, embedded_captions
+from uniemox_jax.teacher.caption_embeddings import MOSTLY_EQUAL, KeptCaptions, embedded_captions
 from uniemox_jax.teacher.load_teachers import JoinedCaptions, load_teachers
 from uniemox_jax.teacher.step_teacher import Teacher, teacher_shardings, without_tower
 from uniemox_jax.teacher.view_embeddings import ViewEmbeddings
@@ -37,7 +37,7 @@ from uniemox_jax.train.state import TrainState, abstract_model, abstract_params,
 from uniemox_jax.train.steps import make_pretrain_step
 
 SHOWN_EXAMPLES = 8
-Captions = CaptionEmbeddings | JoinedCaptions
+Captions = KeptCaptions | JoinedCaptions
 
 
 def _load_teacher(config: PretrainConfig, split: reader.Split,

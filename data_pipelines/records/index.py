@@ -20,6 +20,7 @@ import numpy as np
 
 from data_pipelines import byte_ranges, storage
 from data_pipelines.errors import UserError
+from data_pipelines.records.host_copies import host_copy
 
 ENTRY = np.dtype([('offset', '<i8'), ('length', '<u4'), ('crc', '<u4'), ('shard', '<i4'), ('label', '<i4')])
 """Of one record: where its data begins in its shard, their length and masked CRC-32C; label -1 for none. 24 bytes."""
@@ -172,17 +173,17 @@ def read_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> In
     UserError: the index does not match its checksum or these shards, or a shard is missing or cut short.
   """
   path = f'{folder}/{split}{INDEX}'
-  with storage.local_copy(path) as copy:
-    with storage.open_local(copy) as file:
-      if storage.checksum_at_end(file) is None:
-        raise _damaged_index(path, 'it does not match its checksum')
-      file.seek(0)
-      line = file.readline()
-    header = json.loads(line)
-    found = tuple(Shard(*shard) for shard in header['shards'])
-    if header['version'] != VERSION or [(shard.name, shard.records) for shard in found] != list(shards):
-      raise _damaged_index(path, 'it is about other shards than dataset_info.json, or of another version')
-    entries_N = np.memmap(copy, ENTRY, 'r', len(line), sum(shard.records for shard in found))
+  copy = host_copy(path)
+  with storage.open_local(copy) as file:
+    if storage.checksum_at_end(file) is None:
+      raise _damaged_index(path, 'it does not match its checksum')
+    file.seek(0)
+    line = file.readline()
+  header = json.loads(line)
+  found = tuple(Shard(*shard) for shard in header['shards'])
+  if header['version'] != VERSION or [(shard.name, shard.records) for shard in found] != list(shards):
+    raise _damaged_index(path, 'it is about other shards than dataset_info.json, or of another version')
+  entries_N = np.memmap(copy, ENTRY, 'r', len(line), sum(shard.records for shard in found))
   try:
     byte_ranges.Ranges(folder).read([(shard.name, shard.size - 1, 1) for shard in found if shard.records])
   except byte_ranges.MissingBytes as error:
@@ -199,7 +200,7 @@ def read_annotations(folder: str, split: str, sha256: str) -> Iterator[Annotatio
   path, digest = f'{folder}/{split}{ANNOTATIONS}', hashlib.sha256()
   if not storage.exists(path):
     raise _damaged_index(path, 'it is missing')
-  with storage.local_copy(path) as copy, storage.open_local(copy) as file:
+  with storage.open_local(host_copy(path)) as file:
     for line in file:
       digest.update(line)
     if digest.hexdigest() != sha256:

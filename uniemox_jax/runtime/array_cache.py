@@ -1,6 +1,5 @@
 """Keeps arrays that are computed once on disk, with a key that says what they are."""
 
-import io
 import os
 
 import numpy as np
@@ -12,9 +11,8 @@ _KEY = 'key'
 
 def write_arrays(path: str | os.PathLike, key: str, **arrays: np.ndarray) -> None:
   """Writes an .npz file, whole or not at all. `key` says what the arrays are."""
-  content = io.BytesIO()
-  np.savez(content, **arrays, **{_KEY: np.array(key)})  # type: ignore[arg-type]  # which takes any names
-  storage.write_bytes(path, content.getvalue())
+  with storage.new_file(path) as file:
+    np.savez(file, **arrays, **{_KEY: np.array(key)})  # type: ignore[arg-type]  # which takes any names
 
 
 def read_arrays(
@@ -31,8 +29,8 @@ def read_arrays(
   Raises:
     UserError: the file is damaged, or holds something else, or other shapes.
   """
-  with storage.parsing(path, remedy):
-    loaded = np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False)
+  with storage.parsing(path, remedy), storage.local_copy(path) as local, storage.open_local(local) as file:
+    loaded = np.load(file, allow_pickle=False)
     if _KEY in loaded and str(loaded[_KEY]) != key:
       raise ValueError('it is of something else than its name says')
     found = tuple(loaded[name] for name in shapes)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipelines.errors import UserError
-from uniemox_jax.teacher.caption_embeddings import CaptionEmbeddings
+from uniemox_jax.teacher.caption_embeddings import KeptCaptions
 from uniemox_jax.teacher.frozen_clip import Clip, load_clip
 from uniemox_jax.teacher.step_teacher import Teacher, join_teachers, make_teacher
 
@@ -30,7 +30,7 @@ class LoadedTeachers(NamedTuple):
 class JoinedCaptions(NamedTuple):
   """The embeddings of the same captions by several teachers, side by side."""
 
-  parts: Sequence[CaptionEmbeddings]
+  parts: Sequence[KeptCaptions]
 
   def at(self, positions_R: np.ndarray) -> np.ndarray:
     """The embeddings of these positions' captions, float32 (R, E); each teacher's part has unit norm."""

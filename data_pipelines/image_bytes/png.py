@@ -1,4 +1,4 @@
-"""PNG: chunks of length, kind, data and checksum."""
+"""Reads a PNG's chunks of length, kind, data and checksum."""
 
 import struct
 import zlib
@@ -12,7 +12,7 @@ _ORIENTATION = (b'eXIf', b'iTXt')
 
 
 def bare_png(data: bytes) -> bytes:
-  """The PNG of the pixels alone, and of the orientation."""
+  """Keeps of a PNG the pixels and the orientation."""
   chunks, place, exif = [START], len(START), b''
   while place + 12 <= len(data):
     end = place + 12 + int.from_bytes(data[place:place + 4])

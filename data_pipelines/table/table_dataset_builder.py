@@ -1,4 +1,4 @@
-"""Builder of anyone's table of images: a file with a row an image, or a row for what each person said of it."""
+"""Builds anyone's table of images: a file with a row per image, or a row for what each person said of it."""
 
 import collections
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,9 +64,9 @@ class Builder(base_builder.BaseBuilder):
     return table_source(folder)
 
   def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
-    """Examples by split, as the rows say it, or the names of the files; else 80/10/10 by group, seeded.
+    """Lists examples by split, as the rows or the names of the files say it; else 80/10/10 by group, seeded.
 
-    Prints what each column is taken for before any row is read. Raises UserError as the base says.
+    It prints what each column is taken for before any row is read. Raises UserError as the base says.
     """
     self._tables = list(map(self._opened, self.source.tables))
     readings = self._readings()

@@ -1,4 +1,4 @@
-"""Frames of a video at a steady rate, decoded by PyAV if it is installed."""
+"""Reads frames of a video at a steady rate, decoded by PyAV if it is installed."""
 
 import collections
 from collections.abc import Iterator
@@ -42,13 +42,13 @@ def check_installed(path: str) -> None:
 
 def frames(path: str, per_second: float,
            max_megapixels: float = images.MAX_MEGAPIXELS) -> Iterator[tuple[float, Image.Image]]:
-  """The first frame at or after each of 0, 1 / per_second, ... seconds from the start, decoded one at a time.
+  """Yields the first frame at or after each of 0, 1 / per_second, ... seconds from the start, decoded one at a time.
 
   Yields:
     Seconds from the start to a millisecond, and the frame as displayed, mode RGB.
 
   Raises:
-    images.RejectedError: not a video that can be decoded; also after some frames, if a later part is damaged.
+    images.RejectedError: the file is no video that can be decoded; also after some frames, if a later part is damaged.
   """
   for seconds, frame in sampled(_decoded(path, max_megapixels), per_second):
     yield round(seconds, 3), frame.to_image().rotate(frame.rotation, expand=True)
@@ -85,7 +85,7 @@ def _duration(frame: Any, stream: Any) -> float:
 
 
 def expected_frames(path: str, per_second: float) -> int:
-  """About how many frames `frames` yields, by the length in the file's header; 1 without one."""
+  """Estimates how many frames `frames` yields, by the length in the file's header; 1 without one."""
   try:
     with _opened(path, math.inf) as container:
       return max(1, math.ceil((container.duration or 0) / 1e6 * per_second))

@@ -44,7 +44,7 @@ _REMEDIES = {
                              'raise the limit of open files, such as by `ulimit -n 4096`'),
                             ((errno.EIO, errno.ESTALE), 'check the disk, and run the same command again'))
     for number in numbers}
-"""What to do about the system's errors, by their text."""
+"""The remedies of the system's errors, by their text."""
 _OTHER_PATH = 'correct the path, or choose another'
 
 
@@ -211,7 +211,7 @@ def share(path: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def _naming(path: str | os.PathLike) -> Iterator[None]:
-  """Adds the file's name to errors of the system, where they have none or that of a temporary."""
+  """Adds the file's name to errors of the system that have none, or that of a temporary."""
   try:
     yield
   except OSError as error:

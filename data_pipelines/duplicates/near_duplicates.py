@@ -156,7 +156,7 @@ def _pairs(hashed: HashedImages, own: int, distance: int) -> Iterator[tuple[np.n
 
 
 def _gathered(pairs: Iterator[tuple[np.ndarray, ...]]) -> Iterator[tuple[np.ndarray, ...]]:
-  """The same pairs in fewer, longer arrays."""
+  """Joins pairs into fewer, longer arrays."""
   waiting: list[tuple[np.ndarray, ...]] = []
   count = 0
   for found in pairs:
@@ -179,6 +179,6 @@ def _copies(hashed: HashedImages, best_NxP: np.ndarray) -> Iterator[Copy]:
 
 
 def _groups(names: Sequence[str], group_N: np.ndarray) -> list[tuple[str, str]]:
-  """Each image that is not alone in its group, with the group's first image as its name."""
+  """Lists each image that is not alone in its group, with the group's first image as its name."""
   _, first_G, group_N, sizes_G = np.unique(group_N, return_index=True, return_inverse=True, return_counts=True)
   return [(name, names[first_G[group]]) for name, group in zip(names, group_N.tolist()) if sizes_G[group] > 1]

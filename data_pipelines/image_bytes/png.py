@@ -8,7 +8,7 @@ from data_pipelines.image_bytes.orientation import bare_exif
 START = b'\x89PNG\r\n\x1a\n'
 _PIXELS = (b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND')
 _ORIENTATION = (b'eXIf', b'iTXt')
-"""Kinds that may hold the orientation; the latter as XMP."""
+"""The kinds of chunks that may hold the orientation; the latter as XMP."""
 
 
 def bare_png(data: bytes) -> bytes:

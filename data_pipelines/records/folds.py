@@ -76,7 +76,7 @@ def deal(name_N: np.ndarray, group_N: np.ndarray, class_N: np.ndarray, parts: in
 
 
 def _read(pool: reader.Split) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-  """Of every record its id, the number of its group, its class, -1 for none, and whether anything is to be learned.
+  """Reads each record's id, the number of its group, its class, -1 for none, and whether anything is to be learned.
 
   Records of one image are a group, also where a build did not know it; so are those of one group of a table.
   """

@@ -20,7 +20,7 @@ from data_pipelines.report.class_sheet import ClassSheet
 
 _PAGE = os.path.join(os.path.dirname(__file__), 'dataset_page.html.j2')
 _KEPT = ('version', 'source', 'found', 'read', 'rejected', 'ignored', 'split_seed')
-"""Of the manifest."""
+"""The keys of the manifest that the report keeps."""
 
 
 class DatasetTopics:

@@ -79,7 +79,7 @@ def measure_agreement(table: VoteTable, ids: Collection[str], labels: Sequence[s
 
 def _annotators(votes: Sequence[tuple[str, str, str]], cells: Sequence[tuple[int, int]],
                 counts_NxV: np.ndarray) -> list[dict[str, Any]]:
-  """Each annotator, those who agree least first."""
+  """Lists the annotators, those who agree least first."""
   cast: Counter[str] = Counter()
   others: Counter[str] = Counter()
   equal: Counter[str] = Counter()

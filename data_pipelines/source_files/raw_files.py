@@ -115,7 +115,7 @@ class Listing:
 
 
 def _below(folder: pathlib.Path, paths: list[pathlib.Path]) -> Iterator[pathlib.Path]:
-  """Those of the sorted paths that are the folder, or lie in it."""
+  """The sorted paths that are the folder, or lie in it."""
   start = bisect.bisect_left(paths, folder)
   return itertools.takewhile(lambda path: path.is_relative_to(folder), itertools.islice(paths, start, None))
 

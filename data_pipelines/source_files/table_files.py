@@ -31,7 +31,7 @@ _SAVE_AS = {
 _ROWS, _IMAGES = 4096, 16
 """Rows that are read at once, without images and with them."""
 _BETWEEN = {False: re.compile(r'[ \t\r\n]*'), True: re.compile(r'[ \t\r\n,]*')}
-"""What separates values of JSON, outside a list and in it."""
+"""The separators of values of JSON: between objects, and in a list."""
 _DECODER = json.JSONDecoder()
 _SEEN, _CHUNK = 1000, 2**20
 """Records of JSON whose keys are taken for the columns; characters read at once."""

@@ -17,7 +17,7 @@ _UPRIGHT = {
     'arms_up': (0.34, 0.52, 0.16, ((0.1, 0.56), (0.27, 0.7), (0.33, 0.98))),
     'akimbo': (0.36, 0.56, 0.17, ((0.1, 0.58), (0.34, 0.46), (0.12, 0.35))),
     'reaching': (0.36, 0.56, 0.1, ((0.1, 0.58), (0.28, 0.56), (0.46, 0.54))),}
-"""In fractions of the body's height: hip, neck, distance of a foot from the middle, and shoulder, elbow and hand."""
+"""Hip, neck, distance of a foot from the middle, and shoulder, elbow and hand, in fractions of the body's height."""
 
 
 class Body(NamedTuple):

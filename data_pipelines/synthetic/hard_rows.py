@@ -17,7 +17,7 @@ _STREAM = {'unlabelled': 10, 'train': 11, 'val': 12, 'test': 13}
 PARTS = tuple(_STREAM)
 _VAL_EVERY = 20
 _TOLD = 0.85
-"""Share of the captions that say a thing which is seen."""
+"""The share of captions that say a thing which is seen."""
 _WORDS = {
     'science_fiction': 'science fiction', 'advertising_cover': 'advertising cover', 'open_mouth': 'gasping',
     'neutral': 'calm', 'bent': 'bent over', 'akimbo': 'with fists on the hips', 'arms_up': 'with arms up',

@@ -302,7 +302,7 @@ def _hint(text: str) -> Iterator[None]:
 
 
 def _difference(columns: columns_of.Columns, first: columns_of.Columns) -> str:
-  """In words, the first role in which the columns of two tables differ."""
+  """Says in words the first role in which the columns of two tables differ."""
   for role in columns_of.ROLES:
     ours, theirs = columns.of_role.get(role, ()), first.of_role.get(role, ())
     if ours != theirs:
@@ -315,5 +315,5 @@ def _difference(columns: columns_of.Columns, first: columns_of.Columns) -> str:
 
 
 def _in_order(name: str) -> tuple[bool, int, str]:
-  """Numbers by their value, before texts."""
+  """The sort key of names: numbers by their value, before texts."""
   return (False, int(name), '') if name.isdecimal() else (True, 0, name)

@@ -87,7 +87,7 @@ def _zip_members(file: Any) -> Iterator[tuple[str, str, tuple[int, int]]]:
 
 
 def _tar_members(file: Any) -> Iterator[tuple[str, str, tuple[int, int]]]:
-  """The same, with the place in the decompressed tar. Raises an exception where it breaks off."""
+  """Yields the same, with the place in the decompressed tar. Raises an exception where it breaks off."""
   decompressed: Any = _Decompressed(file)
   with tarfile.open(fileobj=decompressed, mode='r:') as archive:
     for info in archive:

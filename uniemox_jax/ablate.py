@@ -68,7 +68,7 @@ _COLUMNS = {
     'spread': ('spread', '.4f'), 'over_scratch': ('over scratch', '+.4f'), 'interval_scratch': ('95 % interval', ''),
     'p_holm_scratch': ("p, Holm's", '.3g'), 'over_full': ('over full', '+.4f'), 'interval_full': ('95 % interval', ''),
     'p_holm_full': ("p, Holm's", '.3g'), 'runs': ('runs', '')}
-"""Of ablation.md: heading and format by the key in ablation.json."""
+"""The columns of ablation.md: heading and format by the key in ablation.json."""
 
 OWN_TEACHER = ('no_emotion_word', 'original_captions')
 """Rows with other captions than the demo's: their teacher learns from these, too."""

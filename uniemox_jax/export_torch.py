@@ -111,7 +111,7 @@ def _export_student(checkpoint: str, target: str, folder: epath.Path) -> list[st
 
 
 def _shared_description(loaded: Checkpoint) -> dict[str, Any]:
-  """All that another machine needs of a run: its description, and what lies beside the checkpoint."""
+  """Collects all that another machine needs of a run: its description, and what lies beside the checkpoint."""
   description = dict(loaded.description)
   if description['kind'] == 'classifier':
     description['thresholds'] = of_checkpoint(loaded).thresholds

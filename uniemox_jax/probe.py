@@ -52,7 +52,7 @@ _SAID = {'label': 'a single label', 'vad': 'a rating of valence, arousal or domi
 
 
 class _Known(NamedTuple):
-  """Of the records of a split that have the target. target: 'label' int32 (N,), or 'vad' float32 (N, 3)."""
+  """The records of a split that have the target. target: 'label' int32 (N,), or 'vad' float32 (N, 3)."""
 
   features_NxD: np.ndarray
   target: np.ndarray
@@ -101,7 +101,7 @@ def _extract_whole(extract: Callable[..., Features], split: reader.Split, **opti
 
 def _fit(protocol: str, train: _Known, val: _Known, task: Task,
          mesh: Mesh) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any]]:
-  """From features (N, D) to the task's outputs (N, C); and what was chosen on val.
+  """Fits a probe: a function from features (N, D) to the task's outputs (N, C); and what was chosen on val.
 
   Raises:
     UserError: neighbours of ratings.

@@ -1,1 +1,1 @@
-"""A user's own files, found, named and decoded in one way by every verb."""
+"""A user's own files, which every verb finds, names and decodes in one way."""

@@ -81,7 +81,7 @@ def read_comparison(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigD
 
 
 def _groups(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict]) -> dict[str, Groups]:
-  """Of the test images, by dataset; {} where none are asked for."""
+  """The groups of the test images, by dataset; {} if none are asked for."""
   if not config.get('group_column'):
     return {}
   data_dirs = {job.dataset: section.data_dir for job, section in sections.items()}

@@ -56,7 +56,7 @@ def measured_runs(
 def _of_group(
     folder: str, result: dict[str, Any], scores: Mapping[str, str], change: str,
     group: frozenset[int]) -> MeasuredRun | None:
-  """None where outputs were not kept, or none of these images was tested."""
+  """Computes the scores; None if outputs were not kept, or none of these images was tested."""
   run_hash = result.get('config_hash', '')
   found = {task: score_of_group(folder, run_hash, task, metric, change, group) for task, metric in scores.items()}
   known = {task: measured for task, measured in found.items() if measured is not None}

@@ -140,7 +140,7 @@ def _table(comparison: Comparison, protocol: str, significant: set[tuple[str, st
 def _family_table(
     comparison: Comparison, family: Family, column: Column, members: Mapping[str, Scores],
     significant: set[tuple[str, str, str]]) -> list[list[str]]:
-  """Its members, and their weighted sums."""
+  """The columns of a family: its members, and their weighted sums."""
   columns = {
       said: _cells(comparison, Question(protocol, column, members[protocol]), significant)
       for protocol, said in family.members.items()}
@@ -185,7 +185,7 @@ def limits_text(limits: Sequence[float], sign: str = '') -> str:
 
 def _worst_and_gap(comparison: Comparison, family: Family, column: Column, members: Mapping[str,
                                                                                             Scores]) -> list[list[str]]:
-  """Of each initialisation the member with the worst mean, and how far the best is from it; a header first."""
+  """The member with the worst mean for each initialisation, and how far the best is from it; a header first."""
   rows, direction = [[f'worst {family.ranked}', 'best minus worst']], KINDS[column.task].direction
   ranked = _ranked(family)
   for name in comparison.initialisations:
@@ -240,7 +240,7 @@ def _markdown(comparison: Comparison, tables: dict[str, list[list[str]]], from_r
 
 
 def _numbers(result: dict[str, Any]) -> dict[str, float]:
-  """Every metric of a result but those by class and dimension, of several tasks as TASK_METRIC."""
+  """Every metric of a result except those by class and dimension; of several tasks as TASK_METRIC."""
   parts = {'': result} | {f'{task}_': measured for task, measured in result.get('tasks', {}).items()}
   parts |= {f'{prefix}ambiguity_': part['ambiguity'] for prefix, part in parts.items() if 'ambiguity' in part}
   return {

@@ -35,7 +35,7 @@ _TABLES = {
 """The rules of each family, and a regular expression of its other names."""
 _KNOWN = {family: {name for rule in rules for name in rule.theirs} for family, (rules, _) in _TABLES.items()}
 _CANONICAL: dict[str, Callable[[str], str]] = {OPENAI_CLIP: clip_weights.openai_name, VIT: vit_mae_weights.canonical}
-"""Of families whose files have several names for one tensor."""
+"""The functions that give one name, for families whose files have several names for one tensor."""
 
 
 def recognise(weights: Weights, key: str = '') -> str:
@@ -91,7 +91,7 @@ def _unknown_by_name(weights: Weights, names: list[str]) -> str:
 
 
 def _unknown_parts(names: Iterable[str], keys: list[str]) -> set[str]:
-  """Those names under the keys of a checkpoint's other state dicts of which no family knows one."""
+  """The names under those keys of a checkpoint's other state dicts of which no family knows one."""
   parts = [{name for name in names if name.startswith(f'{key}.')} for key in keys[:MAX_PARTS]]
   return {name for part in parts if not any(_count_known(part, '').values()) for name in part}
 

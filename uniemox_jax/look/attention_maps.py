@@ -27,7 +27,7 @@ class Maps(NamedTuple):
 
 
 class _OpenBlocks:
-  """In place of `layers.Blocks`: the same tokens, and the attention matrices in `attention_NxIxHxTxT`.
+  """Takes the place of `layers.Blocks`: the same tokens, and the attention matrices in `attention_NxIxHxTxT`.
 
   `offset_NxIxHxTxT` is added to them after the softmax. The gradient by an offset of zero is theirs.
   """

@@ -134,6 +134,6 @@ def _rows_of_lanes(tokens_1xLxD: Any, size: int) -> list[tuple[Any, ...]]:
 
 
 def _heads_in(tokens_LxC: jax.Array, size: int) -> list[jax.Array]:
-  """Of each head, which of the channels are its own. Products with all others as zeros take no longer than without."""
+  """Which channels are each head's own. Products with all others as zeros take no longer than without them."""
   channel_LxC = jax.lax.broadcasted_iota(jnp.int32, tokens_LxC.shape, 1)
   return [(first <= channel_LxC) & (channel_LxC < first + size) for first in range(0, tokens_LxC.shape[1], size)]

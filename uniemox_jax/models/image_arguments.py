@@ -132,7 +132,7 @@ def _levels(array: np.ndarray) -> np.ndarray:
 
 
 def _checked(image: Image.Image) -> Image.Image:
-  """As a file with these pixels is displayed."""
+  """Shows the pixels as a file that holds them is displayed."""
   if 0 in image.size:
     raise _NoImageError(f'a PIL image of {image.width} x {image.height} pixels')
   try:

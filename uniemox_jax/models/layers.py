@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from uniemox_jax.models import attention_kernel
 
 _ATTENDED = 'attended'
-"""What `attend` keeps for its backward pass, besides products."""
+"""The name of what `attend` keeps for its backward pass, besides products."""
 REMAT_POLICIES = {
     'dots':
         jax.checkpoint_policies.save_from_both_policies(

@@ -112,7 +112,7 @@ def _quantise(source: Path, scratch: Path, views_NxV: np.ndarray, view: View) ->
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Without advice about models that were not made here, which goes to the root logger."""
+  """Silences advice about models that were not made here, which goes to the root logger."""
   root = logging.getLogger()
   level = root.level
   root.setLevel(logging.ERROR)
@@ -128,7 +128,7 @@ def _outputs(path: Path, views_NxV: np.ndarray) -> np.ndarray:
 
 
 def _losses(exact_NxW: np.ndarray, rounded_NxW: np.ndarray, recogniser: Recogniser) -> list[str]:
-  """Of each task, what 8 bits change in it."""
+  """Says what 8 bits change in each task."""
   tasks, lines = recogniser.tasks, []
   exact, rounded = (split_columns(outputs[:, :width(tasks)], tasks) for outputs in (exact_NxW, rounded_NxW))
   for task in tasks:

@@ -25,7 +25,7 @@ SIDE, PER_ROW = 160, 8
 """The side of a thumbnail in pixels, and how many stand side by side."""
 _TEXTS = ('path', 'label', 'labels', 'error')
 _MOST_PIXELS = 65_500
-"""Of a JPEG's side."""
+"""The most pixels of a JPEG's side."""
 
 
 class Ranking(NamedTuple):
@@ -154,7 +154,7 @@ def _write_sorted(out: str, file_format: str, column: str, asked: str) -> tuple[
 
 
 def _highest(out: str, file_format: str, columns: Sequence[str], top: int) -> dict[str, list[_Ranked]]:
-  """Of each column the rows of the highest values, highest first; of one value, the first rows."""
+  """The rows of the highest values of each column, highest first; of equal values, the first rows."""
   heaps: dict[str, list[tuple[float, int, str]]] = {column: [] for column in columns}
   for number, (_, cells) in enumerate(table_rows(out, file_format)):
     for column, heap in heaps.items():

@@ -27,7 +27,7 @@ CHECKSUMS = 'rows_crc32c'
 that was cut is known from one that is damaged."""
 
 _BEFORE = {'max_megapixels': MAX_MEGAPIXELS}
-"""What rows of a table were made with whose description does not say so, for an earlier version wrote it."""
+"""The settings of a table whose description does not have them, since an earlier version wrote it."""
 
 _CALLED = {'weights_sha256': 'other weights, words or prompts'}
 

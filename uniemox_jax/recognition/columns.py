@@ -28,7 +28,7 @@ class Predictions(dict[str, np.ndarray]):
     return path | {name: list(values) for name, values in self.columns.items()}
 
   def to_pandas(self) -> Any:
-    """The same as a pandas DataFrame, a row an image.
+    """The same table as a pandas DataFrame, with a row per image.
 
     Raises:
       ImportError: pandas is not installed.

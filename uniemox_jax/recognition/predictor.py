@@ -23,7 +23,7 @@ CPU_BATCH = 32
 SMALLEST, LARGEST = 32, 1024
 """The smallest and the largest batch that is tried on an accelerator; a view of 224 x 224 takes 150 kB."""
 _MIN_GAIN = 1.05
-"""In speed, for which a batch is doubled."""
+"""The least gain in speed for which a batch is doubled."""
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -20,7 +20,7 @@ POLES = {
     'arousal': (('excitement', 'alarm', 'agitation'), ('calm', 'boredom', 'sleepiness'))}
 """Words at the high and the low end of a dimension, from the axes of Russell's circumplex (1980)."""
 _NAMES = {*NAMED_LABELS, 'valence'}
-"""What stands for several classes, or for the dimensions."""
+"""The names that stand for several classes, or for the dimensions."""
 
 
 class Words(NamedTuple):

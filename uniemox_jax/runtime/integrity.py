@@ -39,7 +39,7 @@ def _device_sums(leaf: jax.Array) -> jax.Array:
 
 
 def _host_sums(leaf: np.ndarray) -> np.ndarray:
-  """The same of an array in this host's memory."""
+  """The same checksum of an array in this host's memory."""
   words = np.ascontiguousarray(leaf).view(f'u{leaf.dtype.itemsize}').ravel()
   sums = np.zeros(2, np.uint32)
   for first in range(0, len(words), CHUNK):

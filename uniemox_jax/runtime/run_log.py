@@ -44,7 +44,7 @@ def read_metrics(workdir: str) -> list[dict[str, Any]]:
 
 
 def _lines_before(workdir: str, start_step: int, seal: str) -> list[dict[str, Any]]:
-  """Of a run's metrics.jsonl, the lines up to the step at which it is resumed; see `RunLog`."""
+  """The lines of a run's metrics.jsonl up to the step at which it is resumed; see `RunLog`."""
   path = os.path.join(workdir, METRICS_FILE)
   found = read_metrics(workdir) if start_step else []
   with storage.parsing(path, _WITHOUT):

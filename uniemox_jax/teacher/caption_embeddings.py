@@ -205,7 +205,7 @@ def _read(path: str, key: bytes, making: _Making) -> KeptCaptions:
 
 
 def _embedder(clip: Clip) -> Callable[[np.ndarray], np.ndarray]:
-  """From int32 ids (B, T), B a multiple of all devices, to embeddings (B, E): compiled once for all of one shape."""
+  """A function from int32 ids (B, T), B a multiple of all devices, to embeddings (B, E), compiled once for a shape."""
   mesh = Mesh(np.asarray(jax.devices()), ('data',))
   split, whole = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
   params = jax.device_put(clip.params, whole)

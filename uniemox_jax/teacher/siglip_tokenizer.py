@@ -67,5 +67,5 @@ class SiglipTokenizer:
 
 
 def _valid(text: str) -> str:
-  """Without halves of surrogate pairs, which have no bytes."""
+  """Removes halves of surrogate pairs, which have no bytes."""
   return text.encode(errors='replace').decode()

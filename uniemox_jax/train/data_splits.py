@@ -53,7 +53,7 @@ def count_train(config: MeasuredConfig) -> int:
 def _count_train(
     data_dir: str, dataset: str, domain: str, folds_: int, fold: int, fold_seed: int, fraction: float,
     seed: int) -> int:
-  """As `count_train`: runs that differ in their initialisation alone have as many."""
+  """Counts as `count_train` does: runs that differ in their initialisation alone have as many."""
   train = open_part({
       'data_dir': data_dir, 'dataset': dataset, 'left_out_domain': domain, 'folds': folds_, 'fold': fold, 'fold_seed':
           fold_seed}, 'train', tested=False)

@@ -45,7 +45,7 @@ class ExampleWork(NamedTuple):
 
 
 def _dense(module: nnx.Module, tokens: int = 1) -> Work:
-  """Every kernel (..., in, out) of the module, applied once to each of `tokens`."""
+  """The work of every kernel (..., in, out) of the module, applied once to each of `tokens`."""
   total = Work()
   for path, leaf in traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(module, nnx.Param))).items():
     if path[-1] == 'kernel':

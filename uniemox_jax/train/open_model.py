@@ -64,7 +64,7 @@ def open_model(
 
 
 def _as_wanted(checkpoint: Checkpoint, head: bool) -> Checkpoint:
-  """Without its head, a classifier that pools what went through the last LayerNorm is an encoder (`import_student`)."""
+  """Makes an encoder of a classifier without head that pools after the last LayerNorm, see `import_student`."""
   path, step, params, description = checkpoint
   if head or description['model'].get('pooling', 'mean') == 'mean':
     return checkpoint

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 _VALUES = 'biufU'
-"""Kinds of NumPy's types that stay values: numbers and text."""
+"""The kinds of NumPy's types that stay values: numbers and text."""
 
 
 class _Dictionary:

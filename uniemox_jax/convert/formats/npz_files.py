@@ -28,7 +28,7 @@ _IN_BLOCK = {
     'MlpBlock_[03]/Dense_1/bias': 'mlp.fc2.bias', 'MultiHeadDotProductAttention_[01]/query/kernel': 'attn.qkv.weight',
     'MultiHeadDotProductAttention_[01]/query/bias': 'attn.qkv.bias', 'MultiHeadDotProductAttention_[01]/out/kernel':
         'attn.proj.weight', 'MultiHeadDotProductAttention_[01]/out/bias': 'attn.proj.bias'}
-"""Both: a regular expression of Google's name -> timm's. A block's key and value are joined to its query."""
+"""A regular expression of Google's name -> timm's. A block's key and value are joined to its query."""
 _BLOCK = re.compile(r'Transformer/encoderblock(?:_(\d+))?/(.*)')
 
 

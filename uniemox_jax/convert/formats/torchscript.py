@@ -125,7 +125,7 @@ def _tensors(archive: zipfile.ZipFile, root: str, module: _Built, scope: str,
 
 
 def _declared(archive: zipfile.ZipFile, root: str, qualified: str) -> list[str]:
-  """Names of a class's parameters and buffers, from its source in the archive."""
+  """Reads the names of a class's parameters and buffers from its source in the archive."""
   path, _, name = qualified.rpartition('.')
   source = archive.read(f'{root}/code/{path.replace(".", "/")}.py').decode()
   found = re.search(

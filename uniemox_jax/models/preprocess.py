@@ -54,11 +54,11 @@ def resize(images_BxHxWx3: jax.Array, height: int, width: int, method: str = 'bi
 
 def resize_and_normalise(
     images_BxHxWx3: jax.Array, size: int, mean: Statistics, std: Statistics, method: str = 'bicubic') -> jax.Array:
-  """Square views as another model sees them inside a train step (docs/method.md, One pretraining step).
+  """Makes square views as another model sees them inside a train step (docs/method.md, One pretraining step).
 
   Args:
-    images_BxHxWx3: pixels 0..255, uint8 or float; resized where they differ from `size`.
-    size, mean, std: of the other model.
+    images_BxHxWx3: pixels 0..255, uint8 or float; resized if their side is not `size`.
+    size, mean, std: those of the other model.
     method: see `resize`.
 
   Returns:

@@ -1,4 +1,4 @@
-"""How a model sees an image when it is not trained: resized, its centre cut out, normalised."""
+"""The view in which a model that is not training sees an image: resized, its centre cut out, normalised."""
 
 import dataclasses
 from typing import Any

@@ -7,7 +7,7 @@ from uniemox_jax.train.schema import key, section
 OFF = 'none'
 """The value of `init`, `fusion` and `class_weights` that switches them off."""
 WITH_HEADS = ('weighted_sum', 'attention', 'glu')
-"""Fusions that use heads. Loading `models.fusion`, which says so too, would load jax."""
+"""The fusions that use heads. `models.fusion` says so too, but loads jax."""
 
 
 @dataclass(frozen=True, kw_only=True)

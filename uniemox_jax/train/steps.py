@@ -64,9 +64,9 @@ def make_pretrain_step(
 class Part(NamedTuple):
   """What the losses compare with one teacher. What no loss reads is None.
 
-  fused_BxE, image_BxE: the student's gamma, and the teacher's embedding. text: of unit norm, (T, E), or (B, T, E) with
-  own texts a row. scale: the learned logit scale. predicted_BxLxD, tokens_BxLxD: of the scene's patches, by the
-  student's decoder, and by the teacher.
+  fused_BxE, image_BxE: the student's gamma, and the teacher's embedding. text: texts of unit norm, (T, E), or
+  (B, T, E) with own texts for each row. scale: the learned logit scale. predicted_BxLxD, tokens_BxLxD: the tokens of
+  the scene's patches that the student's decoder and the teacher give.
   """
 
   fused_BxE: jax.Array
@@ -123,7 +123,7 @@ PRETRAIN_LOSSES: dict[str, tuple[Callable[[Compared, LossSettings], jax.Array], 
     'contrastive': (_contrastive, 'L1: how differently student and CLIP rank the captions'),
     'reconstruction': (_reconstruction, 'L3: squared error of the hidden patches'), 'distillation':
         (_distillation, 'L4: 1 - cosine between predicted and true tokens of CLIP for the hidden patches')}
-"""By the key of their weight in `LossSettings`: each loss, float32 (B,), and its meaning. In another order, a step
+"""The losses, float32 (B,), and their meanings, by the key of their weight in `LossSettings`. In another order, a step
 would compute other last bits, and no run would resume exactly."""
 
 
@@ -162,7 +162,7 @@ def pretrain_losses(
 
 
 def loss_weights(settings: LossSettings) -> dict[str, float]:
-  """Of the losses that are trained, by name."""
+  """The weights of the losses that are trained, by name."""
   return {name: weight for name in PRETRAIN_LOSSES if (weight := getattr(settings, name))}
 
 

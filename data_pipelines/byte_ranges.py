@@ -54,7 +54,7 @@ class Ranges:
     return [self._result(future, name, start + length).value for (name, start, length), future in zip(ranges, waiting)]
 
   def generation(self, name: str) -> bytes:
-    """Of a file: differs once it is written again. Raises as `read`."""
+    """The generation of a file, which changes when it is written again. Raises as `read`."""
     return self._result(self._store.read(name, byte_range=slice(0, 0)), name, 0).stamp.generation
 
   def _result(self, future: Any, name: str, end: int) -> Any:

@@ -1,8 +1,8 @@
-"""Copies of a bucket's files on this host: one copy of each file for all of the host's processes.
+"""Copies a bucket's files to this host: one copy of each file serves all of the host's processes.
 
 A copy lies in a folder of its own, named by a hash of the object's path and generation, so it is never of another
-version. A process that uses it holds a shared lock in that folder, and who fetches it an exclusive one. The last user
-removes the folder. What processes left that were killed is removed when one copies something.
+version. A process that uses it holds a shared lock in that folder, and one that fetches it an exclusive lock. The last
+user removes the folder. What killed processes left is removed when another one copies something.
 """
 
 import atexit
@@ -23,9 +23,9 @@ _LOCK = '.lock'
 
 
 def host_copy(path: str) -> Path:
-  """`path` itself on a disk; of a file in a bucket, a copy that stays at least until this process ends.
+  """Returns `path` itself on a disk; for a file in a bucket, a copy that stays at least until this process ends.
 
-  Its content is not compared with the bucket's: the files that are read so have a checksum, which their readers check.
+  The content is not compared with the bucket's: the files that are read so have a checksum, which their readers check.
 
   Raises:
     UserError: the file is missing, or the storage fails.

@@ -120,7 +120,7 @@ def probe_linear(
   """Fits on train, features_NxD and label_N, at the strength that is best by `val_score` of a fitted probe on val.
 
   Returns:
-    The probe; the choice, for result.json.
+    The probe; and the choice, for result.json.
 
   Raises:
     UserError: see `fit_probe`.

@@ -38,7 +38,7 @@ def probe_ridge(features_NxD: np.ndarray, target_NxK: np.ndarray,
   """Fits on train, see `fit_ridge`, at the strength that is best by `val_score` of a fitted probe on val.
 
   Returns:
-    The probe; the choice, for result.json.
+    The probe; and the choice, for result.json.
   """
   best, tried = sweep(lambda strength: val_score(fit_ridge(features_NxD, target_NxK, strength)))
   rows = [{'l2': strength, 'val_score': score} for strength, score in tried]

@@ -38,11 +38,11 @@ _FOOTER = struct.Struct('<qqqq32s')  # distinct captions, captions, used width, 
 
 
 def split_captions(split: 'Split', clip: Clip, emotion_in_caption: bool, style: str) -> Iterator[str]:
-  """One caption for each position of a split, in order.
+  """Yields one caption for each position of a split, in order.
 
   Args:
-    split: supplies labels and attributes.
-    clip: its tokenizer counts tokens; captions over its context length lose objects from the end.
+    split: the records, with labels and attributes.
+    clip: the teacher whose tokenizer counts tokens; captions over its context length lose objects from the end.
     emotion_in_caption: whether the emotion word is in the text, which makes pretraining label-supervised.
     style: one of `caption_text.STYLES`.
   """
@@ -87,7 +87,7 @@ class _Making(NamedTuple):
 
 
 def embedded_captions(clip: Clip, split: 'Split', emotion_in_caption: bool, style: str, data_dir: str) -> KeptCaptions:
-  """The embeddings of a split's captions, computed once and cached under `data_dir`/caption_cache."""
+  """Computes the embeddings of a split's captions once, and caches them under `data_dir`/caption_cache."""
   return embed_captions(
       clip, split_captions(split, clip, emotion_in_caption, style), os.path.join(data_dir, CACHE),
       _identity(split, emotion_in_caption), split.num_examples)
@@ -114,18 +114,18 @@ def _identity(split: 'Split', emotion_in_caption: bool) -> str:
 def embed_captions(
     clip: Clip, captions: Iterable[str], cache_dir: str | os.PathLike, identity: str, total: int,
     batch_size: int = 1024) -> KeptCaptions:
-  """Every caption's embedding, computed once over all devices and kept on disk.
+  """Computes every caption's embedding once, over all devices, and keeps it on disk.
 
   Several hosts call this together, with the same captions. Memory holds some thousand of them at a time.
 
   Args:
     clip: the teacher.
     captions: texts; those that are equal and near each other, or equal to one of the first, are embedded once.
-    cache_dir: holds one file per teacher and set of captions.
+    cache_dir: the folder of one file per teacher and set of captions.
     identity: what identifies the captions. It names the file, together with the tokens of the first thousand, which
       another tokenizer or another way to make captions would change.
-    total: how many there are.
-    batch_size: captions a call, over all devices.
+    total: the number of captions.
+    batch_size: the number of captions in a call, over all devices.
 
   Raises:
     UserError: the teacher has no tokenizer, or the cached file is damaged.

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from data_pipelines.storage import read_json, write_text
-from uniemox_jax.evaluate import evaluate
+from uniemox_jax.eval.run_evaluation import evaluate
 from uniemox_jax.finetune import finetune
 from uniemox_jax.runtime import cli
 

@@ -21,8 +21,8 @@ from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.records import targets as record_targets
 from uniemox_jax.eval.changed_images import changes_of, report_persons
+from uniemox_jax.eval.run_evaluation import describe_result, evaluations
 from uniemox_jax.eval.trained_classifier import measure_split, metrics_of, predict_tasks
-from uniemox_jax.evaluate import describe_result, evaluations
 from uniemox_jax.models.classifier import STREAMS, Classifier
 from uniemox_jax.objectives.tasks import KINDS, Task, choose_tasks, present, score, width
 from uniemox_jax.runtime import cli, sharding
@@ -33,7 +33,7 @@ from uniemox_jax.train.config import FinetuneConfig
 from uniemox_jax.train.data_splits import open_splits
 from uniemox_jax.train.flops import finetune_work
 from uniemox_jax.train.initial_weights import initial_weights, open_source
-from uniemox_jax.train.kept_config import settle_dtype
+from uniemox_jax.train.run_folder import settle_dtype
 from uniemox_jax.train.schema import parse, refuse_unused
 from uniemox_jax.train.setup import step_graph
 from uniemox_jax.train.state import TrainState, abstract_model, abstract_params, builder

@@ -17,7 +17,6 @@ from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.storage import write_bytes
-from uniemox_jax.embed import view_embeddings, views_of
 from uniemox_jax.look.reconstructions import reconstruction_triplets
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.runtime import cli, sharding
@@ -30,11 +29,12 @@ from uniemox_jax.teacher.view_embeddings import ViewEmbeddings
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.initial_weights import initial_weights, open_source
-from uniemox_jax.train.kept_config import settle_dtype
+from uniemox_jax.train.run_folder import settle_dtype
 from uniemox_jax.train.schema import parse
 from uniemox_jax.train.setup import example_work, model_arguments, step_graph
 from uniemox_jax.train.state import TrainState, abstract_model, abstract_params, builder
 from uniemox_jax.train.steps import make_pretrain_step
+from uniemox_jax.train.teacher_views import view_embeddings, views_of
 
 SHOWN_EXAMPLES = 8
 Captions = KeptCaptions | JoinedCaptions

@@ -42,7 +42,7 @@ from uniemox_jax.train import loop
 from uniemox_jax.train.config import ProbeConfig
 from uniemox_jax.train.data_splits import fold_of, open_splits
 from uniemox_jax.train.initial_weights import open_source
-from uniemox_jax.train.kept_config import config_hash, keep_config, settle_dtype
+from uniemox_jax.train.run_folder import config_hash, keep_config, settle_dtype
 from uniemox_jax.train.schema import parse
 from uniemox_jax.train.settings import TaskLossSettings
 

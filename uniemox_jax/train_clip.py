@@ -27,8 +27,7 @@ from uniemox_jax.teacher.frozen_clip import Clip, load_clip, save_clip
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import TrainClipConfig
 from uniemox_jax.train.initial_weights import given_flags
-from uniemox_jax.train.kept_config import settle_dtype
-from uniemox_jax.train.run_folder import TEACHER_FOLDER
+from uniemox_jax.train.run_folder import TEACHER_FOLDER, settle_dtype
 from uniemox_jax.train.schema import parse
 from uniemox_jax.train.settings import ClipSettings, TowerSettings
 from uniemox_jax.train.setup import step_graph

@@ -32,7 +32,7 @@ from uniemox_jax.teacher import prompts
 from uniemox_jax.teacher.frozen_clip import Clip, load_clip
 from uniemox_jax.train.config import ProbeConfig
 from uniemox_jax.train.data_splits import fold_of, open_part
-from uniemox_jax.train.kept_config import config_hash
+from uniemox_jax.train.run_folder import config_hash
 from uniemox_jax.train.schema import parse
 
 BATCH_SIZE = 256
@@ -120,9 +120,8 @@ def zero_shot(
   return results[0]
 
 
-def zero_shot_by_config(given: ConfigDict, workdir: str, *, adopt: bool = False) -> dict[str, Any]:
+def zero_shot_by_config(given: ConfigDict, workdir: str) -> dict[str, Any]:
   """Runs `zero_shot` with the CLIP from which a probe's config starts, on the images on which it would be tested."""
-  del adopt  # an argument of the verbs that start a model of their own
   config = parse(ProbeConfig, given)
   part = {name: getattr(config, name) for name in ('left_out_domain', 'folds', 'fold', 'fold_seed')}
   return zero_shot(

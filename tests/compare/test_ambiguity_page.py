@@ -130,7 +130,7 @@ def test_a_table_with_votes_is_compared_from_the_shipped_protocols(tmp_path):
   assert [section.get('tasks') for section in sections.values()] == ['distribution', 'label', 'auto']
   for job, section in sections.items():
     verb = comparison.VERBS[config.protocol[job.protocol].verb]
-    result = verb.run(section, job.folder(workdir), adopt=False)
+    result = verb.run(section, job.folder(workdir))
     block = result['tasks']['distribution']['ambiguity'] if job.protocol == 'votes' else result['ambiguity']
     assert (block['examples_with_majority'], block['examples_with_votes'], block['classes']) == (6, 6, 3)
     assert block['kl'] == pytest.approx(result['tasks']['distribution']['kl'], abs=1e-5) if job.protocol == 'votes' \

@@ -24,7 +24,7 @@ from uniemox_jax.compare.study import check, job_config, jobs_of, variants_of
 from uniemox_jax.eval.kept_outputs import example_keys, keep_outputs
 from uniemox_jax.eval.result_file import read_result, result_path, write_result
 from uniemox_jax.objectives.tasks import measure, single_label_task
-from uniemox_jax.train.kept_config import config_hash
+from uniemox_jax.train.run_folder import config_hash
 
 TEST = 96
 SEES = {'': 'both', SCENE_REMOVED: 'figure', PERSON_REMOVED: 'scene'}

@@ -9,7 +9,7 @@ from scipy import stats
 from uniemox_jax.compare import resampling
 from uniemox_jax.compare.resampling import RunScore, interval
 from uniemox_jax.compare.summary_statistics import error_share, paired_difference, seeds_needed
-from uniemox_jax.objectives.weighted_metrics import weighted_scores
+from uniemox_jax.eval.weighted_metrics import weighted_scores
 
 IMAGES = 300
 STUDIES = 150

@@ -19,7 +19,7 @@ import uniemox_jax
 from uniemox_jax.convert.import_students import AttentionHeads
 from uniemox_jax.convert.label_order import sort_classes
 from uniemox_jax.convert.position_embeddings import resize_positions
-from uniemox_jax.evaluate import evaluate
+from uniemox_jax.eval.run_evaluation import evaluate
 from uniemox_jax.finetune import finetune
 from uniemox_jax.import_torch import import_torch
 from uniemox_jax.models.vit import sincos_positions

@@ -18,7 +18,7 @@ from tests.support.predictions import draw
 from tests.support.servers import hub_server
 import uniemox_jax
 from uniemox_jax.convert import shared_model
-from uniemox_jax.evaluate import evaluate
+from uniemox_jax.eval.run_evaluation import evaluate
 from uniemox_jax.export_torch import export_torch
 from uniemox_jax.import_torch import import_torch
 from uniemox_jax.objectives.tasks import Task

@@ -32,9 +32,8 @@ from uniemox_jax.teacher.caption_embeddings import embed_captions
 from uniemox_jax.teacher.prompts import fill, read_templates
 from uniemox_jax.train.checkpoint import Checkpoints, load_checkpoint
 from uniemox_jax.train.config import FinetuneConfig
-from uniemox_jax.train.kept_config import config_hash, keep_config, read_kept_config
 from uniemox_jax.train.optimizer import make_optimizer
-from uniemox_jax.train.run_folder import read_run_result, run_folder
+from uniemox_jax.train.run_folder import config_hash, keep_config, read_kept_config, read_run_result, run_folder
 from uniemox_jax.train.schema import parse
 from uniemox_jax.train.state import builder, state_template
 

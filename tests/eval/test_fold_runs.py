@@ -11,7 +11,7 @@ from data_pipelines.records.reader import open_split
 from data_pipelines.storage import read_json
 from tests.support import small_runs
 from uniemox_jax.eval.kept_outputs import example_keys, read_outputs
-from uniemox_jax.evaluate import evaluate
+from uniemox_jax.eval.run_evaluation import evaluate
 from uniemox_jax.finetune import finetune
 from uniemox_jax.probe import probe
 from uniemox_jax.train.config import FinetuneConfig, ProbeConfig

@@ -17,8 +17,8 @@ from data_pipelines.synthetic import datasets
 from tests.support import small_runs
 from uniemox_jax.eval import label_maps
 from uniemox_jax.eval.label_maps import load_label_map, mapped_labels, mapped_logits, resolve
+from uniemox_jax.eval.run_evaluation import evaluate, evaluate_on
 from uniemox_jax.eval.trained_classifier import load_trained, predict_split
-from uniemox_jax.evaluate import evaluate, evaluate_on
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.runtime.sharding import make_mesh, replicate
 from uniemox_jax.train.checkpoint import save_weights

@@ -9,7 +9,7 @@ from configs import probe as probe_configs
 from data_pipelines.build import build
 from data_pipelines.errors import UserError
 from tests.support import small_runs, tables
-from uniemox_jax.evaluate import describe_domains, evaluate
+from uniemox_jax.eval.run_evaluation import describe_domains, evaluate
 from uniemox_jax.finetune import finetune
 from uniemox_jax.predict.prediction import predict_images
 from uniemox_jax.probe import probe

@@ -25,7 +25,7 @@ READ_VIEWS = """
 import hashlib, sys
 import numpy as np
 from data_pipelines.records.reader import open_split
-from uniemox_jax import embed
+from uniemox_jax.train.teacher_views import view_embeddings
 from uniemox_jax.runtime.cli import load_config
 from uniemox_jax.teacher.frozen_clip import load_clip
 from uniemox_jax.teacher.step_teacher import make_teacher
@@ -35,7 +35,7 @@ config = parse(PretrainConfig, load_config(sys.argv[1]))
 split = open_split(config.data_dir, config.dataset, config.split)
 clip = load_clip(config.teacher)
 teacher, frozen = make_teacher(clip, np.float32)
-kept, computed = embed.view_embeddings(config, split, clip.digest, teacher, frozen, None)
+kept, computed = view_embeddings(config, split, clip.digest, teacher, frozen, None)
 embedded = [kept.at(view, np.arange(split.num_examples)) for view in (0, 1, 0)]
 print(computed, np.stack(embedded).shape, hashlib.sha256(np.stack(embedded).tobytes()).hexdigest())
 """

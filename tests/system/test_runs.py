@@ -20,7 +20,7 @@ from data_pipelines.storage import read_json
 from tests.runtime.test_preemption import ONE_OF_TWO, PATIENT_SECONDS, check_ends
 from tests.support import small_runs
 import uniemox_jax
-from uniemox_jax.evaluate import evaluate, load_trained, predict_split
+from uniemox_jax.eval.run_evaluation import evaluate, load_trained, predict_split
 from uniemox_jax.finetune import finetune
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.runtime import sharding
@@ -29,7 +29,7 @@ from uniemox_jax.runtime.run_log import RunLog, read_metrics
 from uniemox_jax.teacher.frozen_clip import save_clip
 from uniemox_jax.train.checkpoint import load_checkpoint
 from uniemox_jax.train.config import PretrainConfig
-from uniemox_jax.train.kept_config import keep_config
+from uniemox_jax.train.run_folder import keep_config
 from uniemox_jax.train.schema import parse
 
 

@@ -21,8 +21,8 @@ from data_pipelines.synthetic import datasets
 from tests.support import small_runs
 from tests.support.predictions import rows_of
 import uniemox_jax
+from uniemox_jax.eval.run_evaluation import evaluate
 from uniemox_jax.eval.trained_classifier import load_trained, metrics_of, predict_split
-from uniemox_jax.evaluate import evaluate
 from uniemox_jax.export_torch import export_torch
 from uniemox_jax.finetune import finetune
 from uniemox_jax.look.inspection import look
@@ -102,7 +102,7 @@ import sys
 import jax
 jax.config.update('jax_cpu_collectives_implementation', 'gloo')
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
-from uniemox_jax.evaluate import evaluate
+from uniemox_jax.eval.run_evaluation import evaluate
 evaluate(sys.argv[3])
 '''
 

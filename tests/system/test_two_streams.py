@@ -20,8 +20,8 @@ from tests.support.predictions import assert_refused, rows_of
 from tests.support.steps import finetune_step
 from tests.train.test_flops import product_flops
 import uniemox_jax
+from uniemox_jax.eval.run_evaluation import evaluate
 from uniemox_jax.eval.trained_classifier import load_trained, predict_split
-from uniemox_jax.evaluate import evaluate
 from uniemox_jax.export_torch import TARGETS, export_torch
 from uniemox_jax.finetune import finetune
 from uniemox_jax.look.inspection import look
@@ -37,7 +37,7 @@ from uniemox_jax.train import state as train_state
 from uniemox_jax.train.checkpoint import load_checkpoint
 from uniemox_jax.train.config import FinetuneConfig
 from uniemox_jax.train.flops import finetune_work
-from uniemox_jax.train.kept_config import keep_config
+from uniemox_jax.train.run_folder import keep_config
 from uniemox_jax.train.schema import parse
 
 pytestmark = pytest.mark.usefixtures('one_device')

@@ -19,7 +19,7 @@ from tests.support import small_runs
 from tests.support.predictions import student_view
 from tests.support.steps import finetune_step
 import uniemox_jax
-from uniemox_jax.evaluate import evaluate
+from uniemox_jax.eval.run_evaluation import evaluate
 from uniemox_jax.finetune import finetune
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.plan import step_compiler
@@ -30,7 +30,7 @@ from uniemox_jax.runtime.sharding import make_mesh
 from uniemox_jax.train import loop, optimizer
 from uniemox_jax.train.checkpoint import Checkpoints, load_checkpoint
 from uniemox_jax.train.config import FinetuneConfig
-from uniemox_jax.train.kept_config import keep_config
+from uniemox_jax.train.run_folder import keep_config
 from uniemox_jax.train.schema import parse
 from uniemox_jax.train.state import TrainState, builder, create_state, graphdef_of, state_template
 

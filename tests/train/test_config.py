@@ -11,7 +11,7 @@ from uniemox_jax.models import classifier, fusion, layers
 from uniemox_jax.objectives.tasks import KINDS
 from uniemox_jax.train import config as keys
 from uniemox_jax.train.config import CONFIGS, FinetuneConfig, PretrainConfig, config_class
-from uniemox_jax.train.kept_config import changed_keys
+from uniemox_jax.train.run_folder import changed_keys
 from uniemox_jax.train.schema import config_dict, parse
 
 SHIPPED = [('pretrain', 'pretrain_emoset_vitl16', ()), ('pretrain', 'pretrain_emoset_vitb16', ()),

@@ -12,7 +12,7 @@ import pytest
 
 from configs import demo
 from configs import probe as probe_config
-from uniemox_jax.train import kept_config
+from uniemox_jax.train import run_folder
 from uniemox_jax.train.config import FinetuneConfig, PretrainConfig
 from uniemox_jax.train.schema import parse
 
@@ -30,26 +30,26 @@ def _device(platform: str, capability: str | None = None) -> Any:
 def test_auto_is_bfloat16_where_its_attention_compiles(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], device: Any,
     dtype: str) -> None:
-  monkeypatch.setattr(kept_config.jax, 'devices', lambda: [device])
-  settled = kept_config.settle_dtype(FinetuneConfig(dtype='auto'), str(tmp_path))
+  monkeypatch.setattr(run_folder.jax, 'devices', lambda: [device])
+  settled = run_folder.settle_dtype(FinetuneConfig(dtype='auto'), str(tmp_path))
   assert settled == FinetuneConfig(dtype=dtype)
   assert capsys.readouterr().out == f'dtype: {dtype}, chosen for Some device\n'
 
 
 def test_auto_goes_on_as_the_run_began(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-  kept_config.keep_config(FinetuneConfig(dtype='bfloat16'), str(tmp_path))
-  settled = kept_config.settle_dtype(FinetuneConfig(dtype='auto'), str(tmp_path))
+  run_folder.keep_config(FinetuneConfig(dtype='bfloat16'), str(tmp_path))
+  settled = run_folder.settle_dtype(FinetuneConfig(dtype='auto'), str(tmp_path))
   assert settled.dtype == 'bfloat16'
   began = dataclasses.asdict(settled)
-  assert kept_config.changed_keys(began, began | {'dtype': 'auto'}) == []
-  assert kept_config.changed_keys(began, began | {'dtype': 'float32'}) == ['dtype']
+  assert run_folder.changed_keys(began, began | {'dtype': 'auto'}) == []
+  assert run_folder.changed_keys(began, began | {'dtype': 'float32'}) == ['dtype']
   assert capsys.readouterr().out == 'dtype: bfloat16, as the run began\n'
-  kept_config.keep_config(settled, str(tmp_path))
+  run_folder.keep_config(settled, str(tmp_path))
 
 
 def test_given_dtype_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
   config = parse(PretrainConfig, demo.get_config('pretrain'))
-  assert kept_config.settle_dtype(config, str(tmp_path)) is config
+  assert run_folder.settle_dtype(config, str(tmp_path)) is config
   assert capsys.readouterr().out == ''
 
 

@@ -16,6 +16,7 @@ from uniemox_jax.pretrain import pretrain
 from uniemox_jax.runtime.run_log import read_metrics
 from uniemox_jax.teacher import view_embeddings
 from uniemox_jax.teacher.step_teacher import Teacher
+from uniemox_jax.train import teacher_views
 from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.schema import parse
 
@@ -82,7 +83,7 @@ def kill_when(command: list[object], there: Path, pattern: str) -> None:
 def test_killed_while_it_embeds_and_while_it_trains_a_run_ends_bit_equal(config, tmp_path, whole):
   workdir = tmp_path / 'run'
   command = small_runs.command('uniemox_jax.pretrain', config, workdir)
-  kill_when(command, tmp_path / 'data' / embed.CACHE, '*/view0000-00000.float32')
+  kill_when(command, tmp_path / 'data' / teacher_views.CACHE, '*/view0000-00000.float32')
   assert not list(workdir.glob('checkpoints/*/record'))
   kill_when(command, workdir / 'checkpoints', '[0-9]')
   [said] = small_runs.finish(small_runs.start(command, devices=8))
@@ -110,16 +111,16 @@ def test_a_run_with_another_number_of_views_is_not_resumed(config, whole):
   config.teacher_views = 3
   with pytest.raises(UserError, match='other values of teacher_views'):
     pretrain(config, str(whole))
-  assert not (Path(config.data_dir) / embed.CACHE).exists()
+  assert not (Path(config.data_dir) / teacher_views.CACHE).exists()
 
 
 def test_a_finished_run_needs_no_embeddings(config, whole):
   pretrain(config, str(whole))
-  assert not (Path(config.data_dir) / embed.CACHE).exists()
+  assert not (Path(config.data_dir) / teacher_views.CACHE).exists()
 
 
 def test_a_damaged_file_stops_a_run_in_one_line_and_is_made_again(config, tmp_path, whole):
-  shutil.copytree(whole.parent / 'data' / embed.CACHE, Path(config.data_dir) / embed.CACHE)
+  shutil.copytree(whole.parent / 'data' / teacher_views.CACHE, Path(config.data_dir) / teacher_views.CACHE)
   path = next(Path(config.data_dir).rglob('view0000-00000.float32'))
   path.write_bytes(path.read_bytes()[:-1])
   with pytest.raises(UserError, match='view0000-00000.float32 is damaged') as error:
@@ -142,7 +143,8 @@ def test_two_processes_that_share_no_disk_both_keep_all_and_lose_as_one(config, 
             command, 4, tmp_path / f'host{index}', JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES='2',
             JAX_PROCESS_ID=str(index), PYTHONPATH=str(small_runs.ROOT)))
   small_runs.finish(*group)
-  kept = [sorted((tmp_path / f'host{index}' / 'data' / embed.CACHE).rglob('view*.float32')) for index in range(2)]
+  kept = [
+      sorted((tmp_path / f'host{index}' / 'data' / teacher_views.CACHE).rglob('view*.float32')) for index in range(2)]
   assert [path.read_bytes() for path in kept[0]] == [path.read_bytes() for path in kept[1]] and len(kept[0]) == 2
   alone = [line['loss'] for line in read_metrics(str(whole))]
   assert [line['loss'] for line in read_metrics(str(tmp_path / 'run'))] == pytest.approx(alone, rel=1e-3)
@@ -150,7 +152,7 @@ def test_two_processes_that_share_no_disk_both_keep_all_and_lose_as_one(config, 
 
 def test_rows_of_the_ablation_read_the_same_embeddings_and_another_seed_or_teacher_has_its_own(data_dir, monkeypatch):
   folders = {}
-  monkeypatch.setattr(embed, 'embed_views', lambda kept, *_, **__: 0)
+  monkeypatch.setattr(teacher_views, 'embed_views', lambda kept, *_, **__: 0)
   split = pretraining.reader.open_split(data_dir, 'emoset', 'train+val')
   teacher = Teacher(lambda *_: None, lambda *_: (None, None), lambda _: [], (12,))
 
@@ -158,7 +160,7 @@ def test_rows_of_the_ablation_read_the_same_embeddings_and_another_seed_or_teach
     sections = small_runs.demo.get_config()
     sections.pretrain.teacher_views, sections.pretrain.teacher_views_seed = 2, views_seed
     job = ablate.sections_of(ablate.AblationJob(row, seed), sections, {}, 'runs')['pretrain']
-    return embed.view_embeddings(parse(PretrainConfig, job), split, 'digest', teacher, {}, None)[0].folder
+    return teacher_views.view_embeddings(parse(PretrainConfig, job), split, 'digest', teacher, {}, None)[0].folder
 
   rows = ('full', 'no_fusion', 'mask_50', 'no_emotion_word', 'whole_image', 'contrastive_kl')
   folders = [folder(row, 0) for row in rows]

@@ -214,6 +214,6 @@ def run_job(config: ConfigDict, workdir: str, name: str, until: Until | None = N
   def run() -> None:
     if origin := pretraining_config(config, job):
       _pretrain_once(config.initialisation[job.initialisation].pretrain, origin, pretraining_folder(job, workdir))
-    verb.run(section, folder, adopt=False)
+    verb.run(section, folder)
 
   subprocess_runs.run_here(folder, run)

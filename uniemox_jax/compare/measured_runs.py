@@ -42,12 +42,12 @@ def measured_runs(
       continue
     with parsing(result_path(folder, 'test', change=change)):
       scores = {score.task: score.name for score in scores_of(result, vad_score)}
-    run_hash = result.get('config_hash', '')
+    config_hash = result.get('config_hash', '')
     if variant.group:
       measured = _of_group(folder, result, scores, change, groups.get(variant.group, frozenset()))
     else:
-      measured = MeasuredRun(
-          result, {task: resampled_scores(folder, run_hash, task, metric, change) for task, metric in scores.items()})
+      drawn = {task: resampled_scores(folder, config_hash, task, metric, change) for task, metric in scores.items()}
+      measured = MeasuredRun(result, drawn)
     if measured:
       found[job._replace(protocol=name)] = measured
   return found
@@ -57,8 +57,8 @@ def _of_group(
     folder: str, result: dict[str, Any], scores: Mapping[str, str], change: str,
     group: frozenset[int]) -> MeasuredRun | None:
   """Computes the scores; None if outputs were not kept, or none of these images was tested."""
-  run_hash = result.get('config_hash', '')
-  found = {task: score_of_group(folder, run_hash, task, metric, change, group) for task, metric in scores.items()}
+  config_hash = result.get('config_hash', '')
+  found = {task: score_of_group(folder, config_hash, task, metric, change, group) for task, metric in scores.items()}
   known = {task: measured for task, measured in found.items() if measured is not None}
   if not known:
     return None

@@ -18,7 +18,7 @@ from scipy import stats
 
 from uniemox_jax.compare.summary_statistics import LEVEL, error_share
 from uniemox_jax.eval.kept_outputs import KeptOutputs, read_answers, read_outputs
-from uniemox_jax.objectives.weighted_metrics import weighted_scores
+from uniemox_jax.eval.weighted_metrics import weighted_scores
 
 RESAMPLES = 2000
 _TOGETHER = 250

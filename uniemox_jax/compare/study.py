@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+import functools
 import itertools
 import os
 from typing import Any, NamedTuple
@@ -30,9 +31,10 @@ class _Verb(NamedTuple):
 
 
 VERBS = {
-    'finetune': _Verb(finetune, FinetuneConfig), 'probe': _Verb(probe, ProbeConfig),
+    'finetune': _Verb(functools.partial(finetune, adopt=False),
+                      FinetuneConfig), 'probe': _Verb(functools.partial(probe, adopt=False), ProbeConfig),
     'zero_shot': _Verb(zero_shot_by_config, ProbeConfig, draws=False)}
-"""The verbs that run jobs, by the name that a protocol gives."""
+"""The verbs that run jobs, by the name that a protocol gives. They take no settings from `init`, see `open_source`."""
 PRETRAINING: dict[str, Callable[..., Any]] = {'pretrain': pretrain, 'finetune': finetune}
 """The verbs that may make an initialisation."""
 

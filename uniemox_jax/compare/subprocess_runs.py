@@ -24,7 +24,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.ownership import owned
 from data_pipelines.storage import exists, open_local, parsing, read_json_object, write_text
 from uniemox_jax.runtime import preemption
-from uniemox_jax.train.kept_config import changed_keys
+from uniemox_jax.train.run_folder import changed_keys
 
 flags.disclaim_key_flags()  # `--help` shows flags that are defined here as the verb's own
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from data_pipelines.records import targets
 from data_pipelines.records.reader import Split
+from uniemox_jax.eval.weighted_metrics import weighted_scores
 from uniemox_jax.objectives.confidence import risk_coverage_curve
 from uniemox_jax.objectives.metrics import surest_class
 from uniemox_jax.objectives.tasks import Task, split_columns
-from uniemox_jax.objectives.weighted_metrics import weighted_scores
 
 
 class Measure(NamedTuple):

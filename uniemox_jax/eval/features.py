@@ -25,7 +25,7 @@ from uniemox_jax.runtime.array_cache import read_arrays, write_arrays
 from uniemox_jax.runtime.distributed import is_primary, wait_for_all
 from uniemox_jax.runtime.integrity import describe_leaves
 from uniemox_jax.train.initial_weights import Source, transfer
-from uniemox_jax.train.kept_config import config_hash
+from uniemox_jax.train.run_folder import config_hash
 from uniemox_jax.train.state import abstract_model, abstract_params, builder, graphdef_of, initial_params
 
 Statistics = tuple[tuple[str, tuple[float, ...]], ...]

@@ -5,7 +5,7 @@ from typing import Any
 
 from data_pipelines.storage import exists, parsing, read_json_object, write_sealed
 from uniemox_jax.runtime.distributed import is_primary
-from uniemox_jax.train import kept_config
+from uniemox_jax.train import run_folder
 
 
 def result_path(
@@ -46,6 +46,6 @@ def read_result(folder: str, change: str = '') -> dict[str, Any] | None:
     return None
   result = read_json_object(path)
   with parsing(path):
-    if not kept_config.is_of_run(result, read_json_object(config_path) if exists(config_path) else None):
+    if not run_folder.is_of_run(result, read_json_object(config_path) if exists(config_path) else None):
       raise ValueError('it is not of the run whose config.json lies beside it')
   return result

@@ -115,13 +115,21 @@ def multi_label(
 def average_precision(score_N: np.ndarray, present_N: np.ndarray) -> float | None:
   """The sum over thresholds of precision times the step in recall. Equal scores count together; None without positives.
   """
+  [found] = weighted_average_precision(score_N, present_N, np.ones((1, len(score_N))))
+  return None if np.isnan(found) else float(found)
+
+
+def weighted_average_precision(score_N: np.ndarray, present_N: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
+  """The average precision if each example counts as often as its weight says, float64 (R,); NaN without positives."""
   order_N = np.argsort(-score_N, kind='stable')
-  hits_N = np.cumsum(present_N[order_N])
+  weight_RxN = weight_RxN[:, order_N]
   last_of_equals = np.flatnonzero(np.append(np.diff(score_N[order_N]) != 0, True))
-  if not present_N.any():
-    return None
-  hits_K = hits_N[last_of_equals]
-  return float(np.sum(np.diff(hits_K, prepend=0) * hits_K / (last_of_equals + 1)) / hits_K[-1])
+  drawn_RxK = np.cumsum(weight_RxN, axis=1)[:, last_of_equals]
+  hits_RxK = np.cumsum(weight_RxN * present_N[order_N], axis=1)[:, last_of_equals]
+  precision_RxK = np.divide(hits_RxK, drawn_RxK, out=np.zeros_like(hits_RxK), where=drawn_RxK > 0)
+  sum_R = np.sum(np.diff(hits_RxK, prepend=0) * precision_RxK, axis=1, dtype=np.float64)
+  all_R = hits_RxK[:, -1].astype(np.float64)
+  return np.divide(sum_R, all_R, out=np.full_like(sum_R, np.nan), where=all_R > 0)
 
 
 def break_even_thresholds(scores_NxC: np.ndarray, present_NxC: np.ndarray) -> list[float | None]:

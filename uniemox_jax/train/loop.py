@@ -20,8 +20,8 @@ from uniemox_jax.runtime.run_log import RunLog
 from uniemox_jax.runtime.sharding import describe_mesh, global_batch
 from uniemox_jax.train.checkpoint import Checkpoints
 from uniemox_jax.train.config import TrainConfig
-from uniemox_jax.train.kept_config import config_hash, keep_config, run_hash
 from uniemox_jax.train.optimizer import Optimizer, make_optimizer
+from uniemox_jax.train.run_folder import config_hash, keep_config, run_hash
 from uniemox_jax.train.state import Build, TrainState, create_state, state_template
 from uniemox_jax.train.steps import Step
 
@@ -35,9 +35,17 @@ class Every(NamedTuple):
   save: int
   evaluate: int = 0
 
-  def due(self, step: int, total: int) -> 'Every':
-    """The same fields, each saying whether it is due after `step` of `total` updates."""
-    return Every(*(step == total or bool(interval) and step % interval == 0 for interval in self))
+  def due(self, step: int, total: int) -> 'Due':
+    """What is due after `step` of `total` updates."""
+    return Due(*(step == total or bool(interval) and step % interval == 0 for interval in self))
+
+
+class Due(NamedTuple):
+  """Whether to log, to save, and to run `evaluate` now."""
+
+  log: bool
+  save: bool
+  evaluate: bool
 
 
 class Run(NamedTuple):
@@ -199,7 +207,7 @@ def compile_step(step_fn: Step, *arguments: Any) -> Any:
 
 
 def _evaluate_and_save(
-    run: Run, step: int, state: TrainState, due: Every, stopping: bool, evaluate: Evaluate | None) -> None:
+    run: Run, step: int, state: TrainState, due: Due, stopping: bool, evaluate: Evaluate | None) -> None:
   """What is due after `step` updates; what the run was restored with is not done again.
 
   Raises:

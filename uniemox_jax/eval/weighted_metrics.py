@@ -81,7 +81,11 @@ def _pearson(predicted_NxD: np.ndarray, target_NxD: np.ndarray, weight_RxN: np.n
 
 
 def _moments(predicted_N: np.ndarray, target_N: np.ndarray, weight_RxN: np.ndarray) -> tuple[np.ndarray, ...]:
-  """Covariance, both variances, and the difference of the means, (R,) each."""
+  """Covariance, both variances, and the difference of the means, (R,) each.
+
+  From sums of squares, which one product gives for all resamples. `metrics.dimensional` subtracts the mean first, so
+  that a constant side has a variance of exactly 0: these sums do not.
+  """
   known_N = np.isfinite(target_N)
   origin = target_N[known_N].mean()  # which the result does not depend on, but its rounding does
   x, y = predicted_N - origin, target_N - origin
@@ -106,20 +110,8 @@ def _mean_average_precision(scores_NxC: np.ndarray, present_NxC: np.ndarray, wei
   weight_RxK = weight_RxN[:, known_N]
   return _mean_defined(
       np.stack([
-          _average_precision(score_K, present_K > 0, weight_RxK)
+          metrics.weighted_average_precision(score_K, present_K > 0, weight_RxK)
           for score_K, present_K in zip(scores_NxC[known_N].T, present_NxC[known_N].T)]))
-
-
-def _average_precision(score_N: np.ndarray, present_N: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
-  order_N = np.argsort(-score_N, kind='stable')
-  weight_RxN = weight_RxN[:, order_N]
-  last_of_equals = np.flatnonzero(np.append(np.diff(score_N[order_N]) != 0, True))
-  drawn_RxK = np.cumsum(weight_RxN, axis=1)[:, last_of_equals]
-  hits_RxK = np.cumsum(weight_RxN * present_N[order_N], axis=1)[:, last_of_equals]
-  precision_RxK = np.divide(hits_RxK, drawn_RxK, out=np.zeros_like(hits_RxK), where=drawn_RxK > 0)
-  sum_R = np.sum(np.diff(hits_RxK, prepend=0) * precision_RxK, axis=1, dtype=np.float64)
-  all_R = hits_RxK[:, -1].astype(np.float64)
-  return np.divide(sum_R, all_R, out=np.full_like(sum_R, np.nan), where=all_R > 0)
 
 
 _SCORES = {

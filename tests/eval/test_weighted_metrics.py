@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from uniemox_jax.eval.weighted_metrics import weighted_scores
 from uniemox_jax.objectives import metrics
 from uniemox_jax.objectives.tasks import KINDS, Task, measure, prepare_targets
-from uniemox_jax.objectives.weighted_metrics import weighted_scores
 
 COUNT = 60
 RNG = np.random.default_rng(0)

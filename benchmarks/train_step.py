@@ -67,9 +67,10 @@ def measure(config: ConfigDict, platform: str, steps: int, turns: int, profile: 
     ready, together = {}, {}
     for name, process in processes.items():
       together[name] = process.submit(step_worker.build, name, config, platform)
-      if platform == 'cpu':  # one after the other; on a GPU the CPUs are free to compile all at once
-        together[name].exception()
-    for name in tqdm(processes, 'compiling'):
+      # One after the other, up to one that fails; on a GPU the CPUs are free to compile all at once.
+      if platform == 'cpu' and together[name].exception():
+        break
+    for name in tqdm(together, 'compiling'):
       ready[name] = answer(name, together[name])
     timed = {name: [] for name in processes}
     for name in tqdm(list(processes) * turns, 'measuring'):

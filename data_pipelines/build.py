@@ -30,9 +30,9 @@ from data_pipelines.table.options import TableOptions, read_scale
 
 DATASETS = ('emoset', 'emo8', 'fi', 'emotion6', 'unbiasedemo', 'caers', 'heco', 'emotic', 'emoverse', 'folder', 'table')
 TABLES = ('emoverse', 'table')
-"""Those that are read from the files of a table."""
+"""The datasets that are read from the files of a table."""
 OWN = ('folder', 'table')
-"""Anyone's own, which may have a name, and groups."""
+"""The datasets of anyone's own, which may have a name, and groups."""
 
 
 def build(
@@ -48,22 +48,22 @@ def build(
 
   Args:
     dataset: one of `DATASETS`.
-    source: the raw folder, as its authors lay it out; of `table`, its files, see `raw_source.table_source`.
+    source: the raw folder, as its authors lay it out; for `table`, its files, see `raw_source.table_source`.
     data_dir: a local folder or a bucket.
-    max_rejects: largest fraction of the examples found that may be rejected.
+    max_rejects: the largest fraction of the examples found that may be rejected.
     short_side: images are shrunk to this short side, pixels; 0 keeps the original size.
-    overwrite: replace a finished build.
+    overwrite: whether to replace a finished build.
     max_megapixels: larger images are rejected undecoded; up to 178, Pillow's own limit.
-    max_persons: most person crops per image.
+    max_persons: the most person crops per image.
     boxes_file: CSV of person boxes; by default person_boxes.csv in the raw folder, if it exists.
     detector: as for `detectors.load_detector`; what it finds is kept in `data_dir/dataset/person_boxes.csv`.
-    beam_runner: name of an Apache Beam runner, such as 'DirectRunner': its workers read the images.
+    beam_runner: the name of an Apache Beam runner, such as 'DirectRunner', whose workers read the images.
     beam_options: Beam pipeline options, such as 'project=my-project'.
-    name: of a dataset of one's own (`OWN`): takes the place of DATASET, so that several live side by side.
-    groups_file: of a dataset of one's own: CSV with the columns image and group; no group falls into two splits.
-    exclude_file: CSV with the column image: these are left out, and counted.
-    images_dir: of `TABLES`: the folder of the images, by default that of the table.
-    table: of `TABLES`: what its columns mean, and more.
+    name: a name for a dataset of one's own (`OWN`) in place of DATASET, so that several live side by side.
+    groups_file: for a dataset of one's own, CSV with the columns image and group; no group falls into two splits.
+    exclude_file: CSV with the column image; these images are left out, and counted.
+    images_dir: for `TABLES`, the folder of the images, by default that of the table.
+    table: for `TABLES`, what the columns mean, and more.
 
   Returns:
     The content of manifest.json.
@@ -186,7 +186,7 @@ def _finished(final: epath.Path, source: RawSource, options: Mapping[str, float]
 
 
 def builder_class(dataset: str) -> type[BaseBuilder]:
-  """The class that builds a dataset. Raises UserError if the name is not one of `DATASETS`."""
+  """Finds the class that builds a dataset. Raises UserError if the name is not one of `DATASETS`."""
   if dataset not in DATASETS:
     raise UserError(f"unknown dataset '{dataset}': one of {', '.join(DATASETS)}")
   return importlib.import_module(f'data_pipelines.{dataset}.{dataset}_dataset_builder').Builder
@@ -222,7 +222,7 @@ def _beam(runner: str | None, options: Sequence[str]) -> dict:
 
 
 def main() -> None:
-  """The command."""
+  """Runs the command."""
   logging.set_verbosity(logging.WARNING)
   values = flags.FLAGS
   if not values.name:

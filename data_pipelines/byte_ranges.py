@@ -1,4 +1,4 @@
-"""Byte ranges of files on a disk or in a bucket, read many at once, with nothing beyond them."""
+"""Reads byte ranges of files on a disk or in a bucket, many at once, and no other bytes."""
 
 from collections.abc import Sequence
 import os
@@ -8,19 +8,20 @@ from data_pipelines.errors import UserError, first_line
 from data_pipelines.storage import BUCKET, absolute, is_remote
 
 IN_FLIGHT = 256
-"""Requests to a bucket that wait at the same time: at 30 ms each, some 5,000 records a second (docs/buckets.md)."""
+"""The number of requests to a bucket that wait at the same time: at 30 ms each, some 5,000 records a second
+(docs/buckets.md)."""
 _RETRIES = {'max_retries': 8, 'initial_delay': '500ms', 'max_delay': '16s'}
 """A bucket that refuses for a minute is given up."""
 
 
 def key_value_store(folder: str | os.PathLike) -> Any:
-  """A tensorstore.KvStore of the files in a folder, on a disk or in a bucket."""
+  """Opens a tensorstore.KvStore of the files in a folder, on a disk or in a bucket."""
   import tensorstore
   if not is_remote(folder):
     return tensorstore.KvStore.open({'driver': 'file', 'path': f'{absolute(folder)}/'}).result()
   bucket, _, path = os.fspath(folder).removeprefix(BUCKET).partition('/')
   return tensorstore.KvStore.open({
-      'driver': 'gcs', 'bucket': bucket, 'path': f'{path}/',
+      'driver': 'gcs', 'bucket': bucket, 'path': f'{path}/' if path else '',
       'context': {'gcs_request_concurrency': {'limit': IN_FLIGHT}, 'gcs_request_retries': _RETRIES}}).result()
 
 
@@ -35,31 +36,35 @@ class MissingBytes(UserError):
 class Ranges:
   """Reads byte ranges of the files in one folder, many at once, on a disk or in a bucket.
 
-  Nothing is read beyond the bytes asked for, and no file stays open: neither the number of files nor that of readers
-  meets a limit.
+  Only the bytes asked for are read, and no file stays open. So neither the number of files nor that of readers meets a
+  limit.
   """
 
   def __init__(self, folder: str | os.PathLike):
     self._folder, self._store = os.fspath(folder), key_value_store(folder)
 
   def read(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
-    """The bytes of each (file name, offset, length). Safe to call from many threads.
+    """Reads the bytes of each (file name, offset, length). Many threads may call it.
 
     Raises:
       MissingBytes: a file is missing or shorter.
       UserError: the storage fails.
     """
     waiting = [self._store.read(name, byte_range=slice(start, start + length)) for name, start, length in ranges]
-    found = []
-    for (name, start, length), future in zip(ranges, waiting):
-      path = f'{self._folder}/{name}'
-      try:
-        result = future.result()
-      except ValueError as error:
-        if 'OUT_OF_RANGE' in str(error):
-          raise MissingBytes(path, f'it ends before byte {start + length}') from error
-        raise UserError(f'{path} cannot be read: {first_line(error)}') from error
-      if result.state == 'missing':
-        raise MissingBytes(path, 'it is missing')
-      found.append(result.value)
-    return found
+    return [self._result(future, name, start + length).value for (name, start, length), future in zip(ranges, waiting)]
+
+  def generation(self, name: str) -> bytes:
+    """The generation of a file, which changes when it is written again. Raises as `read`."""
+    return self._result(self._store.read(name, byte_range=slice(0, 0)), name, 0).stamp.generation
+
+  def _result(self, future: Any, name: str, end: int) -> Any:
+    path = f'{self._folder}/{name}'
+    try:
+      result = future.result()
+    except ValueError as error:
+      if 'OUT_OF_RANGE' in str(error):
+        raise MissingBytes(path, f'it ends before byte {end}') from error
+      raise UserError(f'{path} cannot be read: {first_line(error)}') from error
+    if result.state == 'missing':
+      raise MissingBytes(path, 'it is missing')
+    return result

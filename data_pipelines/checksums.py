@@ -1,4 +1,4 @@
-"""Checksums in a file beside those that they are of, in the form of `sha256sum`."""
+"""Keeps checksums of files in a file beside them, in the form of `sha256sum`."""
 
 from collections.abc import Iterable
 import hashlib
@@ -9,7 +9,7 @@ from data_pipelines.errors import UserError
 
 ENDING = '.sha256'
 FOLDER = 'checksums' + ENDING
-"""Of all files that this package wrote into a folder."""
+"""The file of the checksums of all files that this package wrote into a folder."""
 
 
 def write_checksums(path: Path, files: Iterable[Path]) -> None:
@@ -18,10 +18,11 @@ def write_checksums(path: Path, files: Iterable[Path]) -> None:
 
 
 def compare_checksums(path: Path) -> None:
-  """Compares the files that `path` lists with it; nothing where there is no such file, as beside a user's own.
+  """Compares the files that `path` lists with their checksums; without that file, as beside a user's own, it does
+  nothing.
 
   Raises:
-    UserError: a file is missing, or is not the one that was written; names it.
+    UserError: a file is missing, or is not the one that was written; the message names it.
   """
   if not path.exists():
     return
@@ -35,6 +36,6 @@ def compare_checksums(path: Path) -> None:
 
 
 def sha256_of(file: Path) -> str:
-  """Of its content, 64 hex digits."""
+  """The SHA-256 of a file's content, 64 hex digits."""
   with storage.open_local(file) as content:
     return hashlib.file_digest(content, 'sha256').hexdigest()

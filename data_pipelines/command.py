@@ -1,4 +1,4 @@
-"""How the commands of this package start and fail: a user's mistake is one line on standard error, exit code 2."""
+"""Starts and ends the commands of this package: a user's mistake is one line on standard error, with exit code 2."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -59,16 +59,16 @@ def require_libraries(extra: str, *libraries: str) -> None:
   """Raises UserError, with the command that helps, if one of these is not installed.
 
   Args:
-    extra: of `setup.py`, named after the verb that needs them.
-    libraries: names to import.
+    extra: the extra of `setup.py`, named after the verb that needs them.
+    libraries: the names to import.
   """
   if missing := [name for name in libraries if importlib.util.find_spec(name) is None]:
     raise UserError(f"{extra} needs {' and '.join(missing)}: pip install 'uniemox_jax[{extra}]'")
 
 
 def check_flags() -> None:
-  """Raises UserError for a flag without a value, as of a shell's empty variable, and for a number that is none, or has
-  no end: the bounds of a flag let NaN through."""
+  """Raises UserError if a flag has no value, as from a shell's empty variable, or is NaN or infinite: the bounds of a
+  flag let NaN through."""
   for name, value in flags.FLAGS.flag_values_dict().items():
     if isinstance(value, float) and not math.isfinite(value):
       raise UserError(f'--{name}={value} is no finite number: give another')

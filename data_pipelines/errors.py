@@ -5,7 +5,7 @@ from collections.abc import Sequence
 USAGE_ERROR = 2
 """The exit code after a `UserError`."""
 MAX_NAMES = 8
-"""Names printed before `and N more`."""
+"""How many names are printed before `and N more`."""
 
 
 class UserError(ValueError):
@@ -13,7 +13,7 @@ class UserError(ValueError):
 
 
 def join_names(names: Sequence[str]) -> str:
-  """The first names, and how many more there are."""
+  """Joins the first names, and says how many more there are."""
   more = f' and {len(names) - MAX_NAMES} more' if len(names) > MAX_NAMES else ''
   return ', '.join(names[:MAX_NAMES]) + more
 

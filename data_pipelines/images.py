@@ -1,7 +1,7 @@
 """Opens and checks an image, for records and predictions alike: training only meets clean RGB JPEGs.
 
 What an image shows is decided here alone (docs/predict.md, What an image shows): its pixels count, and metadata that
-cannot be read is dropped. So is the view that models are evaluated on, which is torchvision's to the pixel.
+cannot be read is dropped. The view that models are evaluated on is made here too; it is torchvision's to the pixel.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ MISSING_END = 'JPEGs read without an end marker'
 _PILLOW_FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'AVIF', 'HEIF', 'PPM')
 SUFFIXES = (
     '.jpg', '.jpeg', '.jfif', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff', '.avif', '.heic', '.heif', '.hif')
-"""Endings of image file names."""
+"""The endings of image file names."""
 _ANIMATED = ('GIF', 'PNG', 'WEBP', 'AVIF')
 _HEIC = (b'ftyphei', b'ftyphev', b'ftypmif1', b'ftypmsf1')
 
@@ -53,8 +53,8 @@ class RejectedError(Exception):
 class CheckedImage(NamedTuple):
   """An image that passed every check.
 
-  original: the image as displayed, mode RGB, at its original size; file: the open file; clean: whether that is a
-  complete, upright baseline RGB JPEG of just these pixels; repair: what the file had to be read without, else empty;
+  original: the image as displayed, mode RGB, at its original size. file: the open file. clean: whether that is a
+  complete, upright baseline RGB JPEG of just these pixels. repair: what the file was read without, else empty.
   animated: whether `animation_frames` gives more than the first frame.
   """
 
@@ -99,10 +99,10 @@ def open_image(path: pathlib.Path, max_megapixels: float = MAX_MEGAPIXELS) -> It
 
   Args:
     path: the file, of any of the usual formats and under any name.
-    max_megapixels: limit of the size in the file's header, above which nothing is decoded; at most 178, Pillow's own.
+    max_megapixels: the size in the file's header above which nothing is decoded; at most 178, Pillow's own limit.
 
   Raises:
-    RejectedError: missing, empty, too many pixels, truncated, or nothing that Pillow can decode.
+    RejectedError: the file is missing, empty, truncated, too large, or nothing that Pillow can decode.
   """
   with _opened(_file(path), max_megapixels) as checked:
     yield checked
@@ -119,7 +119,7 @@ def _file(path: pathlib.Path) -> BinaryIO:
 
 @contextlib.contextmanager
 def open_bytes(content: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Iterator[CheckedImage]:
-  """As `open_image`, for an image that is in memory."""
+  """Reads and checks an image in memory, as `open_image` does."""
   with _opened(io.BytesIO(content), max_megapixels) as checked:
     yield checked
 
@@ -166,7 +166,7 @@ def animation_frames(source: pathlib.Path | bytes,
 
 
 def shrink(image: Image.Image, short_side: int) -> Image.Image:
-  """The image, its short side resized to `short_side` pixels as in `centre_view`; a smaller one as it is."""
+  """Resizes the short side to `short_side` pixels as in `centre_view`; a smaller image stays as it is."""
   shortest = min(image.size)
   if shortest <= short_side:
     return image
@@ -175,7 +175,7 @@ def shrink(image: Image.Image, short_side: int) -> Image.Image:
 
 
 def short_side_of(size: int) -> int:
-  """The short side, in pixels, that an evaluation view of this size is cut from (docs/method.md, Recipes).
+  """The short side, in pixels, of the image from which an evaluation view is cut (docs/method.md, Recipes).
 
   Above 224 there is no margin, as MAE and the original evaluate.
   """
@@ -183,24 +183,24 @@ def short_side_of(size: int) -> int:
 
 
 def evaluation_view(image: Image.Image, size: int) -> np.ndarray:
-  """The short side resized to `short_side_of(size)`, then the centre cut out, uint8 (size, size, 3)."""
+  """Resizes the short side to `short_side_of(size)`, then cuts out the centre, uint8 (size, size, 3)."""
   return centre_view(image, size, short_side_of(size))
 
 
 def centre_view(
     image: Image.Image, size: int, short_side: int, squash: bool = False, floor: bool = False,
     resample: int = Image.Resampling.BICUBIC) -> np.ndarray:
-  """The view of torchvision's `Resize(short_side, resample)` and `CenterCrop(size)`, uint8 (size, size, 3).
+  """Makes the view of torchvision's `Resize(short_side, resample)` and `CenterCrop(size)`, uint8 (size, size, 3).
 
   The long side is cut off to whole pixels; half a pixel of margin goes to the even neighbour. Only what the crop needs
   is resized, so memory is bounded whatever the shape of the image.
 
   Args:
     image: mode RGB.
-    size: of the view, pixels.
-    short_side: what the short side is resized to, at least `size`.
-    squash: resize both sides to `short_side`.
-    floor: half a pixel of margin is cut off, as in transformers.
+    size: the side of the view, pixels.
+    short_side: the pixels to which the short side is resized, at least `size`.
+    squash: whether to resize both sides to `short_side`.
+    floor: whether half a pixel of margin is cut off, as in transformers.
     resample: Pillow's BICUBIC or BILINEAR.
   """
   sides_2 = np.array(image.size)
@@ -218,7 +218,7 @@ def centre_view(
 
 
 def encode_jpeg(image: Image.Image) -> bytes:
-  """JPEG bytes of an RGB image, quality 95."""
+  """Encodes an RGB image as JPEG, quality 95."""
   buffer = io.BytesIO()
   image.save(buffer, 'JPEG', quality=JPEG_QUALITY)
   return buffer.getvalue()
@@ -266,7 +266,7 @@ def _identified(file: BinaryIO, max_megapixels: float) -> ImageFile.ImageFile:
 
 
 def check_size(width: int, height: int, max_megapixels: float) -> None:
-  """Raises RejectedError if so many pixels are over the limit."""
+  """Raises RejectedError if an image of this size is over the limit."""
   if width * height > max_megapixels * 1e6:
     raise RejectedError(f'{width} x {height} pixels: {_too_large(max_megapixels)}')
 

@@ -1,7 +1,8 @@
-"""Folders that one process at a time works in.
+"""Lets one process at a time work in a folder.
 
-On a disk the system holds a lock until the process ends, however it ends. A bucket has none. There the owner writes an
-object again and again, each time only if nobody else has: one that is not written any more belongs to a dead process.
+On a disk the system holds a lock until the process ends for any reason. A bucket has none. There the owner writes an
+object again and again, each time only if nobody else has. An object that is not written any more belongs to a dead
+process.
 """
 
 from collections.abc import Iterator
@@ -23,20 +24,20 @@ from data_pipelines.errors import USAGE_ERROR, UserError
 SIGN_SECONDS = 15.0
 """How often the owner of a folder in a bucket writes its object."""
 SILENT_SECONDS = 60.0
-"""An owner whose object was not written for so long is dead."""
+"""An owner whose object was not written for so long counts as dead."""
 
 
 @contextlib.contextmanager
 def owned(folder: str | os.PathLike, name: str = '', wait: bool = False) -> Iterator[None]:
-  """The folder, or what has this name in it, is this process's for as long as the context lasts. Makes the folder.
+  """Makes the folder, and gives it, or what has this name in it, to this process for as long as the context lasts.
 
   Args:
-    folder: on a disk or in a bucket.
-    name: of a file in it, or of a purpose; empty for the folder.
-    wait: until another process has left it.
+    folder: a folder on a disk or in a bucket.
+    name: the name of a file in it, or of a purpose; empty for the folder.
+    wait: whether to wait until another process has left it.
 
   Raises:
-    UserError: another process has it; says which, and since when.
+    UserError: another process has it; the message says which, and since when.
   """
   me = f'process {os.getpid()} on {socket.gethostname()}, since {time.strftime("%Y-%m-%d %H:%M:%S")}'
   take = _in_bucket if storage.is_remote(folder) else _on_disk
@@ -45,7 +46,7 @@ def owned(folder: str | os.PathLike, name: str = '', wait: bool = False) -> Iter
 
 
 def disown(folder: str | os.PathLike) -> None:
-  """Takes a folder away from its owner, who must be dead: what lies in it would be damaged by two."""
+  """Takes a folder away from its owner, who must be dead: two processes would damage what lies in it."""
   for kind in ('lock', 'owner'):
     storage.remove(_file(folder, '', kind))
 

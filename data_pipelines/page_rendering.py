@@ -1,4 +1,4 @@
-"""Templates of HTML pages and Markdown, rendered: every value is escaped. And files inside of pages."""
+"""Renders templates of HTML pages and Markdown, in which every value is escaped; and puts files inside of pages."""
 
 import base64
 from collections.abc import Callable, Mapping
@@ -18,8 +18,8 @@ def _as_text(value: Any) -> Any:
 
 def render_template(
     path: str | os.PathLike, facts: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None) -> str:
-  """The text of a `*.html.j2` or `*.md.j2`, which may import others of its folder; a name that `facts` lacks is an
-  error."""
+  """Renders a `*.html.j2` or `*.md.j2`, which may import others of its folder; a name that `facts` lacks is an error.
+  """
   folder, template = os.path.split(path)
   is_page = template.endswith('.html.j2')
   environment = jinja2.Environment(
@@ -31,17 +31,17 @@ def render_template(
 
 
 def data_uri(content: bytes, kind: str) -> str:
-  """A file as an address that contains it; kind is its media type."""
+  """Makes of a file an address that contains it; kind is its media type."""
   return f'data:{kind};base64,{base64.b64encode(content).decode()}'
 
 
 def svg_chart(draw: Callable[[Any], None], width: float, height: float, style: Mapping[Any, Any]) -> str:
-  """A chart as a data URI, the same bytes for the same numbers.
+  """Draws a chart as a data URI, the same bytes for the same numbers.
 
   Args:
-    draw: called with matplotlib's axes.
+    draw: a function that is called with matplotlib's axes.
     width, height: inches.
-    style: of matplotlib, with its `svg.hashsalt`.
+    style: matplotlib's style, with its `svg.hashsalt`.
   """
   import matplotlib  # Slower than all else here, and not every page has charts.
   from matplotlib.figure import Figure

@@ -1,8 +1,8 @@
-"""Text of unknown origin where people see it: labels, file names and settings that must be nothing but text.
+"""Makes text of unknown origin safe to show: labels, file names and settings must be nothing but text.
 
 Three places read such text as more than that. A terminal obeys escape sequences, Markdown turns it into links, HTML and
-table cells, and a spreadsheet runs a cell of a CSV file that begins like a formula. Each has its one function here;
-HTML pages are escaped by Jinja (`page_rendering`).
+table cells, and a spreadsheet runs a cell of a CSV file that begins like a formula. Each has one function here; Jinja
+escapes HTML pages (`page_rendering`).
 """
 
 import codecs
@@ -21,15 +21,15 @@ _MARKS = ((codecs.BOM_UTF8, 'utf-8'), (codecs.BOM_UTF32_LE, 'utf-32-le'), (codec
 
 
 def visible(text: str) -> str:
-  """The text with backslash codes for line ends, control characters and others that change how the rest is shown."""
+  """Replaces line ends, control characters and others that change how the rest is shown by backslash codes."""
   return ''.join(
       character if character.isprintable() else character.encode('unicode_escape').decode() for character in text)
 
 
 def decode_text(content: bytes, errors: str = 'strict') -> str:
-  """The text of a file: UTF-8, or UTF-16 or UTF-32 as the mark at its start, which is left out, or zero bytes say.
+  """Decodes a file's text: UTF-8, or UTF-16 or UTF-32 if zero bytes or the mark at its start, left out, say so.
 
-  `errors` is for UTF-8 alone, as in `bytes.decode`. Raises ValueError if it is none of these.
+  `errors` is for UTF-8 alone, as in `bytes.decode`. Raises ValueError if the text is none of these.
   """
   mark, encoding = next(kind for kind in _MARKS if content.startswith(kind[0]))
   if not mark and 0 in content[:2]:
@@ -41,12 +41,12 @@ def decode_text(content: bytes, errors: str = 'strict') -> str:
 
 
 def single_line(text: str) -> str:
-  """`visible` of the text, all white space in it a single space."""
+  """Makes text `visible`, and all white space in it a single space."""
   return visible(' '.join(text.split()))
 
 
 def check_labels(names: Any, source: object) -> None:
-  """Raises UserError, about `source`, unless `names` are texts of 1 to 200 characters, all of them visible."""
+  """Raises UserError about `source` unless `names` are texts of 1 to 200 characters, all of them visible."""
   wrong = [name for name in names if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isprintable()]
   if wrong:
     length = len(wrong[0]) if isinstance(wrong[0], str) else 0
@@ -55,18 +55,18 @@ def check_labels(names: Any, source: object) -> None:
 
 
 def first_double(names: Iterable[str]) -> str | None:
-  """The first name that is there twice; None if all differ."""
+  """The first name that occurs twice; None if all differ."""
   return next((name for name, times in Counter(names).items() if times > 1), None)
 
 
 def check_distinct(names: Sequence[str], source: object) -> None:
-  """Raises UserError, about `source`, if a label is there twice: two columns of a table would have one name."""
+  """Raises UserError about `source` if a label occurs twice: two columns of a table would have one name."""
   if (double := first_double(names)) is not None:
     raise UserError(f"{source} has the label '{single_line(double)}' twice: give each class a name of its own")
 
 
 def csv_cell(value: Any) -> Any:
-  """A cell that no spreadsheet takes for a formula.
+  """Makes a cell that no spreadsheet takes for a formula.
 
   Text that begins with = + - @, a tab or a line end gets an apostrophe in front, which spreadsheets take as "this is
   text". Numbers stay as they are, those in a text, too. Text that looks like the result gets one more apostrophe, so
@@ -82,19 +82,19 @@ def csv_cell(value: Any) -> Any:
 
 
 def csv_text(cell: str) -> str:
-  """The text that `csv_cell` was given; any other cell is left as it is."""
+  """Restores the text that `csv_cell` was given; any other cell stays as it is."""
   return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def markdown_text(value: Any) -> Any:
-  """Text within a line of Markdown or a cell of its tables, which shows as itself; numbers stay as they are.
+  """Escapes text within a line of Markdown or a cell of its tables, so that it shows as itself; numbers stay.
 
-  Escaped is what makes code, links, images, HTML, entities or cells, and addresses that GitHub links by itself.
-  Asterisks and underscores are not: at worst they slant a word, and names are full of them.
+  It escapes what makes code, links, images, HTML, entities or cells, and addresses that GitHub links by itself. It does
+  not escape asterisks and underscores: at worst they slant a word, and names are full of them.
   """
   return _MARKDOWN.sub(r'\\\g<0>', visible(re.sub(r'\s+', ' ', value))) if isinstance(value, str) else value
 
 
 def markdown_code(text: str) -> str:
-  """Text as code within a line, where nothing is escaped and only a backtick ends it."""
+  """Makes text code within a line, where nothing is escaped and only a backtick ends it."""
   return '`' + single_line(text).replace('`', "'") + '`'

@@ -1,4 +1,4 @@
-"""A contact sheet of what the model will see, for a look before a long run.
+"""Draws a contact sheet of what the model will see, for a look before a long run.
 
 python -m data_pipelines.preview --data_dir=DIR --dataset=emoset --out=preview.png
 
@@ -34,16 +34,16 @@ _BOX, _UNSURE, _NO_PERSON = 'lime', 'yellow', 'red'
 def preview(
     data_dir: str | os.PathLike, dataset: str, split: str = 'train', out: str | os.PathLike = 'preview.png',
     count: int = 16, seed: int = 0, image_size: int = 224) -> str:
-  """Writes the contact sheet: per example the stored image, scene and person view, id, targets and caption.
+  """Writes the contact sheet: for each example the stored image, scene and person view, id, targets and caption.
 
   Captions are whole; training drops objects from the end of those that are too long for the teacher.
 
   Args:
     data_dir, dataset, split: as for `reader.open_split`.
     out: the PNG, written whole or not at all.
-    count: examples shown; all of a smaller split.
-    seed: of order and augmentation, as in training.
-    image_size: side of the views, pixels.
+    count: how many examples are shown; a smaller split shows all.
+    seed: the seed of order and augmentation, as in training.
+    image_size: the side of the views, pixels.
 
   Returns:
     One line for the user: the file, and how many examples it shows.
@@ -67,7 +67,7 @@ def preview(
 
 
 def panels(record: dict, scene_SxSx3: np.ndarray, person_SxSx3: np.ndarray) -> list[Image.Image]:
-  """The stored image with its boxes, fitted into S x S and centred, and the two views (uint8)."""
+  """Draws the stored image with its boxes, fitted into S x S and centred, and the two views (uint8)."""
   size = scene_SxSx3.shape[:2]
   original = Image.fromarray(record['image'])
   scale = min(size[0] / original.width, size[1] / original.height)
@@ -83,12 +83,12 @@ def panels(record: dict, scene_SxSx3: np.ndarray, person_SxSx3: np.ndarray) -> l
 
 
 def description(record: dict, labels: Sequence[str], shares: Sequence[str]) -> list[str]:
-  """Lines of text: id, each target that the record has, and its caption in each style.
+  """Describes a record in lines of text: id, each target that it has, and its caption in each style.
 
   Args:
-    record: one of `schema.record_features`, as numpy.
-    labels: class names in label order.
-    shares: names of the entries of `distribution`.
+    record: a record of `schema.record_features`, as numpy.
+    labels: the class names in label order.
+    shares: the names of the entries of `distribution`.
   """
   label = labels[record['label']] if record['label'] >= 0 else None
   vad = zip(VAD, record['vad'])
@@ -114,7 +114,7 @@ def _write(out: str | os.PathLike, sheet: Image.Image) -> None:
 
 
 def main() -> None:
-  """The command."""
+  """Runs the command."""
   logging.set_verbosity(logging.WARNING)
   values = flags.FLAGS
   command.require_flags('data_dir', 'dataset')

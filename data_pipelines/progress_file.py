@@ -1,4 +1,4 @@
-"""The finished items of a long job, on disk line by line, so that a killed job goes on where it was."""
+"""Keeps the finished items of a long job on disk, line by line, so that a killed job goes on where it was."""
 
 import pathlib
 
@@ -10,7 +10,7 @@ class ProgressFile:
 
   Args:
     path: the file; its folder exists.
-    job: what the results depend on; the items of another job, or of an earlier version, are discarded.
+    job: what the results depend on; items of another job, or of an earlier version, are discarded.
 
   Attributes:
     items: the objects written so far, by earlier runs too.

@@ -12,7 +12,8 @@ THREADS = min(32, (os.cpu_count() or 1) + 4)  # Pillow decodes, resizes and enco
 
 
 def read_ahead(submitted: Iterator[futures.Future[T]], count: int) -> Iterator[futures.Future[T]]:
-  """The futures in their order; up to `count` are taken from `submitted`, and so started, ahead of the caller."""
+  """Yields the futures in their order. It takes up to `count` from `submitted`, and so starts them, ahead of the
+  caller."""
   running = collections.deque(itertools.islice(submitted, count))
   while running:
     yield running.popleft()

@@ -1,4 +1,4 @@
-"""Checksums inside JSON objects, so that no reader takes what was damaged for what was written."""
+"""Puts checksums inside JSON objects, so that no reader takes what was damaged for what was written."""
 
 from collections.abc import Iterable, Iterator
 import json
@@ -11,7 +11,7 @@ SEAL, _BEGIN = 'seal', 'crc32c:'
 
 
 def add_seal(value: dict[str, Any], before: str = '') -> dict[str, Any]:
-  """A JSON object with its checksum as a last key, so that no reader takes what was damaged for what was written.
+  """Adds its checksum to a JSON object as a last key, so that no reader takes what was damaged for what was written.
 
   `before` is the seal of the object before it, in a file of many.
   """
@@ -20,7 +20,7 @@ def add_seal(value: dict[str, Any], before: str = '') -> dict[str, Any]:
 
 
 def take_seal(value: Any, before: str = '') -> Any:
-  """The inverse of `add_seal`. What has no seal, as of an earlier version, is returned as it is.
+  """Checks and removes the seal of `add_seal`. What has no seal, as from an earlier version, is returned as it is.
 
   Raises:
     ValueError: it is not what was sealed.
@@ -35,7 +35,7 @@ def take_seal(value: Any, before: str = '') -> Any:
 
 
 def seal_lines(objects: Iterable[dict[str, Any]], before: str = '') -> Iterator[tuple[str, str]]:
-  """JSON lines, each sealed after the one before it: none can be changed, moved, doubled or left out unseen.
+  """Makes JSON lines, each sealed after the one before it: none can be changed, moved, doubled or left out unseen.
 
   `before` is the seal of the last line that the file has already.
 
@@ -49,10 +49,10 @@ def seal_lines(objects: Iterable[dict[str, Any]], before: str = '') -> Iterator[
 
 
 def read_lines(content: bytes) -> tuple[list[dict[str, Any]], str]:
-  """The objects that `seal_lines` wrote, and the seal of the last; lines of an earlier version have none.
+  """Reads the objects that `seal_lines` wrote, and the seal of the last; lines of an earlier version have none.
 
   Raises:
-    ValueError: a line is not JSON, not what was written, or not where it was; says which.
+    ValueError: a line is not JSON, not what was written, or not where it was; the message says which.
   """
   objects, before = [], ''
   for number, line in enumerate(content.splitlines(), start=1):

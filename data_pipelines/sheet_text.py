@@ -1,4 +1,4 @@
-"""Drawn sheets of images above their texts: one font on every machine, and lines broken to a width."""
+"""Draws sheets of images above their texts, in one font on every machine, with lines broken to a width."""
 
 from collections.abc import Sequence
 import os
@@ -15,29 +15,29 @@ _FONT = os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSansMono
 
 
 def load_font(size: int) -> ImageFont.FreeTypeFont:
-  """matplotlib's own monospaced font: every letter is equally wide, so that lines can be broken by counting."""
+  """Loads matplotlib's own monospaced font: all letters are equally wide, so lines can be broken by counting."""
   return ImageFont.truetype(_FONT, size)
 
 
 def absent_letters(text: str) -> list[str]:
-  """Those that this font lacks, and draws as an empty box; each once, sorted."""
+  """The letters that this font lacks, and draws as an empty box; each once, sorted."""
   known = FT2Font(_FONT).get_charmap()
   return sorted(letter for letter in set(text) if not letter.isspace() and ord(letter) not in known)
 
 
 def wrap_text(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
-  """The text with every line broken before it passes `width` pixels."""
+  """Breaks every line of the text before it passes `width` pixels."""
   letters = int(width / font.getlength('m'))
   return '\n'.join(part for line in text.splitlines() for part in textwrap.wrap(line, letters))
 
 
 def text_height(text: str, font: ImageFont.FreeTypeFont) -> int:
-  """Pixels from the top of the first line to the bottom of the last."""
+  """The pixels from the top of the first line to the bottom of the last."""
   return int(ImageDraw.Draw(Image.new('L', (1, 1))).multiline_textbbox((0, 0), text, font)[3])
 
 
 def contact_sheet(tiles: Sequence[tuple[list[Image.Image], str]], title: str, columns: int) -> Image.Image:
-  """Tiles of S x S images, as many in each, above a text, below a title; a row is as high as its tallest."""
+  """Draws tiles below a title, each of as many S x S images above a text; a row is as high as its tallest tile."""
   size, font = tiles[0][0][0].width, load_font(12)
   inner = len(tiles[0][0]) * (size + _GAP) - _GAP
   width, columns = inner + 3 * _GAP, min(columns, len(tiles))

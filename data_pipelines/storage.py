@@ -1,4 +1,4 @@
-"""Where files lie: on a disk, or in a Google Cloud Storage bucket (gs://). Files are read and written through here.
+"""Reads and writes all files of this project, on a disk or in a Google Cloud Storage bucket (gs://).
 
 A file appears whole or not at all. On a disk it is written under another name, flushed to the device, and renamed; in a
 bucket an object appears whole by itself, and cannot be appended to.
@@ -30,7 +30,7 @@ BUCKET = 'gs://'
 CHECKSUM = struct.Struct('<I')
 _READ_TOGETHER = 2**24  # bytes
 MAX_JSON = 32 << 20
-"""Bytes. The largest that is read is the index of a huge model's shards, with a line a tensor: some MB."""
+"""The most bytes of JSON. The largest that is read is the index of a huge model's shards, some MB."""
 _REWRITE_SECONDS = 60.0
 _FAILURES = ('tensorflow.', 'google.', 'requests.', 'urllib3.')
 """Modules whose exceptions mean that a bucket could not be reached or refused."""
@@ -44,7 +44,7 @@ _REMEDIES = {
                              'raise the limit of open files, such as by `ulimit -n 4096`'),
                             ((errno.EIO, errno.ESTALE), 'check the disk, and run the same command again'))
     for number in numbers}
-"""What to do about the system's errors, by their text."""
+"""The remedies of the system's errors, by their text."""
 _OTHER_PATH = 'correct the path, or choose another'
 
 
@@ -54,15 +54,15 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def checked_path(path: str, name: str, remote: bool = True) -> str:
-  """A path that a user gave, with `~` expanded.
+  """Checks a path that a user gave, and expands `~`.
 
   Args:
-    path: local, or in a bucket.
+    path: a local path, or one in a bucket.
     name: the flag or config key that it came from, for messages.
     remote: whether it may be in a bucket.
 
   Raises:
-    UserError: it may not, or is in a kind of storage that is not supported, or whose library is not installed.
+    UserError: it may not be in a bucket, or the kind of storage is not supported, or its library is not installed.
   """
   if not is_remote(path):
     return os.path.expanduser(path)
@@ -82,7 +82,7 @@ def _has_bucket_library() -> bool:
 
 
 def absolute(path: str | os.PathLike) -> epath.Path:
-  """`path` with `~` expanded, absolute where it is on a disk.
+  """Expands `~` in `path`, and makes it absolute if it is on a disk.
 
   Raises:
     UserError: it is in a kind of storage that is not supported.
@@ -93,7 +93,7 @@ def absolute(path: str | os.PathLike) -> epath.Path:
 
 
 def exists(path: str | os.PathLike) -> bool:
-  """Whether there is a file or folder; raises what the storage raises, where epath's own `exists` says no."""
+  """Whether there is a file or folder. It raises what the storage raises, for which epath's own `exists` says no."""
   try:
     epath.Path(path).stat()
   except (FileNotFoundError, NotADirectoryError):
@@ -102,21 +102,21 @@ def exists(path: str | os.PathLike) -> bool:
 
 
 def size(path: str | os.PathLike) -> int:
-  """Bytes of a file."""
+  """The size of a file in bytes."""
   return epath.Path(path).stat().length
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-  """The whole file."""
+  """Reads the whole file."""
   return epath.Path(path).read_bytes()
 
 
 @contextlib.contextmanager
 def parsing(path: str | os.PathLike, remedy: str = 'restore it, or delete it') -> Iterator[None]:
-  """Around the parsing of a file, and nothing else: parsers raise nearly anything at what is not what they wrote.
+  """Surrounds the parsing of a file, and nothing else: parsers raise nearly anything at a file that is not theirs.
 
   Raises:
-    UserError: in the place of any other exception; names the file.
+    UserError: in place of any other exception; the message names the file.
   """
   try:
     yield
@@ -133,7 +133,7 @@ def parsing(path: str | os.PathLike, remedy: str = 'restore it, or delete it') -
 
 
 def parse_json(path: str | os.PathLike) -> Any:
-  """The value in a JSON file.
+  """Parses the value in a JSON file.
 
   Raises:
     ValueError: it is not JSON, is too large, or has a key twice.
@@ -144,10 +144,10 @@ def parse_json(path: str | os.PathLike) -> Any:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-  """`parse_json`, without the seal of what this package wrote.
+  """Reads a file by `parse_json`, and takes off the seal of what this package wrote.
 
   Raises:
-    UserError: it cannot be parsed, or does not agree with its seal; names the file.
+    UserError: it cannot be parsed, or does not agree with its seal; the message names the file.
   """
   with parsing(path):
     return take_seal(parse_json(path))
@@ -162,10 +162,10 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
-  """`read_json` of a file that must hold an object.
+  """Reads a file by `read_json` that must hold an object.
 
   Raises:
-    UserError: it does not; names the file.
+    UserError: it does not; the message names the file.
   """
   value = read_json(path)
   if not isinstance(value, dict):
@@ -175,7 +175,7 @@ def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def new_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-  """A file to write, which becomes `path` at the end, whole, or nothing after an error. Makes its folder.
+  """Opens a file to write, which becomes `path` at the end, whole, or nothing after an error. Makes its folder.
 
   Several processes may write the same one.
 
@@ -211,7 +211,7 @@ def share(path: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def _naming(path: str | os.PathLike) -> Iterator[None]:
-  """Adds the file's name to errors of the system, where they have none or that of a temporary."""
+  """Adds the file's name to errors of the system that have none, or that of a temporary."""
   try:
     yield
   except OSError as error:
@@ -220,7 +220,7 @@ def _naming(path: str | os.PathLike) -> Iterator[None]:
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-  """`new_file` with this content."""
+  """Writes a `new_file` with this content."""
   if is_remote(path):
     epath.Path(path).write_bytes(content)
     return
@@ -229,38 +229,38 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-  """`write_bytes` of UTF-8."""
+  """Writes a text in UTF-8 by `write_bytes`."""
   write_bytes(path, text.encode())
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-  """`write_text` of indented JSON."""
+  """Writes a value as indented JSON by `write_text`."""
   write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
 
 
 def remove(path: str | os.PathLike) -> None:
-  """Removes a file, if it is there."""
+  """Removes a file if it exists."""
   epath.Path(path).unlink(missing_ok=True)
 
 
 def remove_folder(path: str | os.PathLike) -> None:
-  """Removes a folder with all in it, if it is there."""
+  """Removes a folder with all in it, if it exists."""
   epath.Path(path).rmtree(missing_ok=True)
 
 
 def open_local(path: str | os.PathLike, mode: str = 'rb', **text: Any) -> Any:
-  """Python's `open`, of a file on a disk: one that only grows, or that another library reads in parts."""
+  """Opens a file on a disk by Python's `open`: one that only grows, or that another library reads in parts."""
   with _naming(path):
     return open(path, mode, **text)
 
 
 def write_sealed(path: str | os.PathLike, value: dict[str, Any]) -> None:
-  """`write_json` of an object that this package reads again."""
+  """Writes an object that this package reads again by `write_json`, with its seal."""
   write_json(path, add_seal(value))
 
 
 def checksum_at_end(file: IO[bytes]) -> int | None:
-  """The `CHECKSUM` that ends a file, if it is the CRC-32C of all before; few bytes are in memory at a time."""
+  """The `CHECKSUM` at the end of a file, if it is the CRC-32C of all before; few bytes are in memory at a time."""
   crc, pending = 0, b''
   for part in iter(lambda: file.read(_READ_TOGETHER), b''):
     pending += part
@@ -269,12 +269,12 @@ def checksum_at_end(file: IO[bytes]) -> int | None:
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory:
-  """A local folder, removed by its `cleanup` or at the end of its context."""
+  """Makes a local folder, which its `cleanup` or the end of its context removes."""
   return tempfile.TemporaryDirectory()
 
 
 class GrowingFile:
-  """A text file that lines are added to. In a bucket, where nothing can be appended to, it is written now and then."""
+  """A text file to which lines are added. A bucket cannot append, so there the file is written now and then."""
 
   def __init__(self, path: str, text: str):
     """Writes the file with its first lines."""
@@ -282,7 +282,7 @@ class GrowingFile:
     write_text(path, text)
 
   def add(self, text: str) -> None:
-    """Appends; in a bucket, at the latest a minute later, if more comes."""
+    """Appends text; in a bucket a minute later at the latest, if more comes."""
     if is_remote(self._path):
       self._text += text
       if time.monotonic() - self._written > _REWRITE_SECONDS:
@@ -308,7 +308,8 @@ def _umask() -> int:
 
 @contextlib.contextmanager
 def whole_folder(folder: str | os.PathLike) -> Iterator[Path]:
-  """A local temporary folder that becomes `folder` (absent or empty until then) at the end; removed after an error.
+  """Makes a local temporary folder that becomes `folder`, absent or empty until then, at the end, or nothing after an
+  error.
 
   In a bucket its files are copied one by one, in the order of their names; a kill in between leaves some of them.
   """
@@ -336,7 +337,7 @@ def _upload(source: Path, target: epath.Path) -> None:
 
 @contextlib.contextmanager
 def local_copy(path: str | os.PathLike) -> Iterator[Path]:
-  """`path` itself on a disk; of a file or folder in a bucket, a copy for as long as the context lasts."""
+  """Gives `path` itself on a disk; for a file or folder in a bucket, a copy for as long as the context lasts."""
   if not is_remote(path):
     yield Path(path)
     return
@@ -353,7 +354,7 @@ atexit.register(_fetched.close)
 
 @functools.cache
 def fetched(path: str) -> Path:
-  """`path` itself on a disk; of a file or folder in a bucket, a copy that stays until this process ends."""
+  """Returns `path` itself on a disk; for a file or folder in a bucket, a copy that stays until this process ends."""
   return _fetched.enter_context(local_copy(path))
 
 
@@ -367,7 +368,7 @@ def _download(source: epath.Path, target: Path) -> None:
 
 
 def explain(error: BaseException) -> str | None:
-  """One line about a failure of storage that some library raised; None for any other error.
+  """Explains in one line a failure of storage that some library raised; None for any other error.
 
   Libraries pack the system's error into their own, so causes and texts are searched too.
   """

@@ -37,7 +37,7 @@ VERBS = {
     'export_torch': ('uniemox_jax.export_torch', 'write weights for PyTorch, timm, transformers, TensorFlow or ONNX'),
 }  # fmt: skip
 INTERNAL_FLAGS = {'--cell=', '--lifeline='}
-"""What compare and ablate give the processes that they start."""
+"""The flags that compare and ablate give the processes that they start."""
 
 BASH = '''_uniemox() {{
   local word=${{COMP_WORDS[COMP_CWORD]}} words=
@@ -65,11 +65,11 @@ compdef _uniemox uniemox'''
 
 
 def flags_of(module: str, function: str = '') -> set[str]:
-  """Flags that a verb defines, such as '--config=' and '--append', by its source: an import would take seconds.
+  """Finds the flags that a verb defines, such as '--config=', in its source: an import would take seconds.
 
   Args:
     module: a module, or a package with a `__main__`.
-    function: only what this function of the module defines.
+    function: the function of the module that alone is searched.
   """
   path = Path(__file__).parents[1] / module.replace('.', '/')
   path = path / '__main__.py' if path.is_dir() else path.with_suffix('.py')
@@ -93,7 +93,7 @@ def flags_of(module: str, function: str = '') -> set[str]:
 
 
 def completion(shell: str) -> str:
-  """A script for bash, zsh or fish that completes verbs, their flags, and files."""
+  """Writes a script for bash, zsh or fish that completes verbs, their flags, and files."""
   flags = {verb: sorted(flags_of(module)) for verb, (module, _) in VERBS.items()}
   if shell == 'bash':
     cases = '\n'.join(f"      {verb}) words='{' '.join(names)}' ;;" for verb, names in flags.items())
@@ -112,7 +112,7 @@ def completion(shell: str) -> str:
 
 
 def help_text() -> str:
-  """Every verb with one line."""
+  """Lists every verb with one line."""
   verbs = [f'  {verb:<14}{line}' for verb, (_, line) in VERBS.items()]
   return '\n'.join([
       'usage: uniemox VERB [--flag=value ...]    (uniemox VERB --help lists the flags of a verb)', '', *verbs, '',
@@ -120,7 +120,7 @@ def help_text() -> str:
 
 
 def main() -> None:
-  """Runs a verb as `python -m` does, or answers for the command itself; exit code 2 where there is no such verb."""
+  """Runs a verb as `python -m` does, or answers for the command itself; exit code 2 if there is no such verb."""
   verb, *arguments = sys.argv[1:] or ['--help']
   if verb in VERBS:
     del sys.argv[0]

@@ -1,4 +1,4 @@
-"""What each part of the method adds: python -m uniemox_jax.ablate --config=configs/demo.py --workdir=runs/ablation
+"""Measures what each part of the method adds: python -m uniemox_jax.ablate --config=configs/demo.py --workdir=DIR
 
 Every row of the table is one way to pretrain, or none, repeated over seeds. All are fine-tuned by one recipe and
 compared on the Emo8-like test split. Records and teacher come from the demo's folder and are made there if missing.
@@ -29,8 +29,8 @@ from uniemox_jax.train_clip import TEACHER_FOLDER, train_clip
 
 
 class Variant(NamedTuple):
-  """One way to pretrain. labels: where its pretraining meets the EmoSet-like labels; change: of the demo's pretraining
-  config, by dotted key; None for a row that does not pretrain by that verb."""
+  """One way to pretrain. labels: where its pretraining meets the EmoSet-like labels. change: what differs from the
+  demo's pretraining config, by dotted key; None for a row that does not pretrain by that verb."""
 
   labels: str
   change: dict[str, Any] | None
@@ -68,7 +68,7 @@ _COLUMNS = {
     'spread': ('spread', '.4f'), 'over_scratch': ('over scratch', '+.4f'), 'interval_scratch': ('95 % interval', ''),
     'p_holm_scratch': ("p, Holm's", '.3g'), 'over_full': ('over full', '+.4f'), 'interval_full': ('95 % interval', ''),
     'p_holm_full': ("p, Holm's", '.3g'), 'runs': ('runs', '')}
-"""Of ablation.md: heading and format by the key in ablation.json."""
+"""The columns of ablation.md: heading and format by the key in ablation.json."""
 
 OWN_TEACHER = ('no_emotion_word', 'original_captions')
 """Rows with other captions than the demo's: their teacher learns from these, too."""
@@ -85,21 +85,21 @@ class AblationJob(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Unique among all jobs."""
+    """A name that no other job has."""
     return f'{self.row}:{self.seed}'
 
   def folder(self, workdir: str) -> str:
-    """Where its runs and their log.txt lie."""
+    """The folder of its runs and their log.txt."""
     return os.path.join(workdir, self.row, f'seed{self.seed}')
 
 
 def pretrain_config(row: str, config: ConfigDict, teachers: Mapping[str, str]) -> ConfigDict:
-  """The pretraining of a row: the demo's, with one thing changed.
+  """Makes the pretraining config of a row: the demo's, with one thing changed.
 
   Args:
-    row: a key of `ROWS` but for supervised and scratch.
+    row: a key of `ROWS` except supervised and scratch.
     config: the demo's sections.
-    teachers: folders of the teachers by row, of those with their own.
+    teachers: the folders of the teachers by row, for the rows with their own.
   """
   section = config.pretrain.copy_and_resolve_references()
   section.teacher = teachers.get(row, section.teacher)
@@ -108,7 +108,8 @@ def pretrain_config(row: str, config: ConfigDict, teachers: Mapping[str, str]) -
 
 
 def supervised_config(config: ConfigDict) -> ConfigDict:
-  """Classification of the EmoSet-like labels as pretraining: the pretraining's epochs, batch and rate."""
+  """Makes the config that classifies the EmoSet-like labels in place of pretraining, with its epochs, batch and rate.
+  """
   section = config.finetune.copy_and_resolve_references()
   for key in ('dataset', 'batch_size', 'epochs', 'warmup_epochs'):
     section[key] = config.pretrain[key]
@@ -120,7 +121,7 @@ def supervised_config(config: ConfigDict) -> ConfigDict:
 
 def sections_of(job: AblationJob, config: ConfigDict, teachers: Mapping[str, str],
                 workdir: str) -> dict[str, ConfigDict]:
-  """The configs of a job's runs, in their order, by the name of their folders: 'pretrain' or none, and 'finetune'."""
+  """Makes the configs of a job's runs, in their order, by the name of their folders: 'pretrain' or none, 'finetune'."""
   sections = {}
   if job.row == 'supervised':
     sections['pretrain'] = supervised_config(config)
@@ -134,18 +135,18 @@ def sections_of(job: AblationJob, config: ConfigDict, teachers: Mapping[str, str
 
 
 def pretrain_and_finetune(sections: dict[str, ConfigDict], folder: str) -> None:
-  """Does the runs of one job, each from where an earlier try was stopped."""
+  """Does the runs of one job, each from where an earlier try stopped."""
   for name, section in sections.items():
     verb = pretrain if 'loss' in section else finetune
     verb(section, os.path.join(folder, name))
 
 
 def read_scores(workdir: str, jobs: Mapping[AblationJob, dict[str, ConfigDict]]) -> dict[AblationJob, RunScore]:
-  """Top-1 on test of every finished job, also on resamples of the test images.
+  """Reads top-1 on test of every finished job, also on resamples of the test images.
 
   Args:
-    workdir: of the ablation.
-    jobs: their configs, see `sections_of`.
+    workdir: the ablation's workdir.
+    jobs: the configs of the jobs, see `sections_of`.
 
   Raises:
     UserError: a job was run, or begun, with other values than its config has now.
@@ -215,7 +216,7 @@ def ablate(workdir: str, jobs: Mapping[AblationJob, dict[str, ConfigDict]]) -> N
 
 
 def check_rows(rows: Sequence[str]) -> None:
-  """Raises UserError for a row that there is not, or is asked for twice."""
+  """Raises UserError if there is no such row, or a row is asked for twice."""
   for row in rows:
     if row not in ROWS:
       raise UserError(f"--rows: there is no row '{row}': choose from {', '.join(ROWS)}")

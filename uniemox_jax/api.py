@@ -1,8 +1,8 @@
 """Trained models for notebooks and programs: images in, arrays out.
 
-`images` everywhere: a path, a PIL image, an array of one image or of several, or a list of these, of mixed sizes; see
-`models.image_arguments`. float32 (B, size, size, 3) is taken as normalised already. Anything else is a ValueError.
-`persons` likewise, but each is resized to the square whatever its proportions, as the person crops of records are.
+`images` are everywhere a path, a PIL image, an array of one image or of several, or a list of these, of mixed sizes;
+see `models.image_arguments`. float32 (B, size, size, 3) is taken as normalised already. Anything else is a ValueError.
+`persons` are the same, but each is resized to the square whatever its proportions, as person crops of records are.
 """
 
 from collections.abc import Sequence
@@ -52,16 +52,16 @@ class LoadedEncoder:
     self.image_size: int = self._view.size
 
   def tokens(self, images: Any) -> np.ndarray:
-    """float32 (B, 1 + L, D), CLS first: after the final LayerNorm, or a fine-tuned model's block outputs.
+    """The tokens, float32 (B, 1 + L, D), CLS first: after the final LayerNorm, or a fine-tuned model's block outputs.
 
-    A SigLIP has no class token: (B, L, D), after its LayerNorm.
+    A SigLIP has no class token: its tokens are (B, L, D), after its LayerNorm.
     """
     return self._run('tokens', images)
 
   def features(self, images: Any) -> np.ndarray:
-    """float32 (B, D): mean over patch tokens, or a fine-tuned model's `fc_norm` output, one view alone.
+    """The features, float32 (B, D): the mean over patch tokens, or a fine-tuned model's `fc_norm` output of one view.
 
-    Of a SigLIP, its image embedding, pooled by its own head, of any norm.
+    A SigLIP gives its image embedding, pooled by its own head, of any norm.
     """
     return self._run('features', images) if self._pools_itself else self.tokens(images)[:, 1:].mean(axis=1)
 
@@ -73,7 +73,7 @@ class LoadedClassifier:
   """A model that names emotions.
 
   labels: class names in the order of the probabilities. tasks: all that it predicts. texts: own texts of a CLIP.
-  streams: 'scene', or 'scene+person' for one that takes `persons`. image_size: side of what it reads, pixels.
+  streams: 'scene', or 'scene+person' for one that takes `persons`. image_size: the side of its views, pixels.
   """
 
   def __init__(self, recogniser: Recogniser):
@@ -83,18 +83,18 @@ class LoadedClassifier:
     self.image_size: int = recogniser.view.size
 
   def predict(self, images: Any, persons: Any = None) -> Predictions:
-    """What it predicts, by task, float32 (B, columns); `.to_dict()` and `.to_pandas()` are the table of `predict`.
+    """Predicts by task, float32 (B, columns); `.to_dict()` and `.to_pandas()` are the table of the verb `predict`.
 
-    'label': probabilities, rows sum to 1; 'labels': scores; 'distribution': shares, rows sum to 1; 'vad': those of
-    valence, arousal and dominance that the dataset has, on its scale; 'similarity': of a CLIP, the cosine with each of
-    its `texts`. Of many images, progress is shown.
+    'label' holds probabilities, whose rows sum to 1; 'labels' scores; 'distribution' shares, whose rows sum to 1; 'vad'
+    those of valence, arousal and dominance that the dataset has, on its scale; 'similarity', for a CLIP, the cosine
+    with each of its `texts`. For many images, progress is shown.
 
     Args:
       images: the scenes.
       persons: the person in each, cut out with a margin (docs/two_streams.md); None shows each scene twice.
 
     Raises:
-      ValueError: images in another form, persons for a model of the scene alone, or another number of them.
+      ValueError: images have another form, the model sees the scene alone, or there is another number of persons.
     """
     recogniser = self._predictor.recogniser
     views = recogniser.view.views(images)
@@ -110,10 +110,10 @@ class LoadedClassifier:
     return Predictions(arrays, self._predictor.columns(outputs), image_names(images))
 
   def predict_proba(self, images: Any, persons: Any = None) -> np.ndarray:
-    """float32 (B, classes), rows sum to 1; arguments and errors are those of `predict`.
+    """The probabilities, float32 (B, classes), whose rows sum to 1; arguments and errors are those of `predict`.
 
     Raises:
-      UserError: it was not trained to predict a single label.
+      UserError: the model was not trained to predict a single label.
     """
     if 'label' not in [task.name for task in self.tasks]:
       names = ', '.join(task.name for task in self.tasks)
@@ -146,7 +146,7 @@ def load_encoder(checkpoint: str | os.PathLike) -> LoadedEncoder:
   """Loads the encoder of any model: a run, or a file, folder or hub id of another library's weights.
 
   Raises:
-    UserError: no model, or one without an encoder of this method.
+    UserError: there is no model, or it has no encoder of this method.
   """
   return LoadedEncoder(open_encoder(os.fspath(checkpoint)))
 
@@ -158,12 +158,12 @@ def load_classifier(
 
   Args:
     checkpoint: a run's workdir (its best epoch), a step folder, or a file, folder or hub id of weights.
-    labels: of a CLIP, as `predict` takes them: 'mikels+valence', 'calm,lonely', or a file; or a list of classes.
+    labels: for a CLIP, as `predict` takes them: 'mikels+valence', 'calm,lonely', or a file; or a list of classes.
     prompts: a file of templates, or a list of them.
     texts: whole texts, whose similarity to each image `predict` gives.
 
   Raises:
-    UserError: no model, one that names no emotions, or a CLIP without words.
+    UserError: there is no model, it names no emotions, or a CLIP is given no words.
   """
   if not isinstance(checkpoint, str | os.PathLike):
     raise UserError(

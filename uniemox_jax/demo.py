@@ -1,8 +1,8 @@
-"""The whole method at a small size: python -m uniemox_jax.demo --workdir=runs/demo, which `make demo` runs.
+"""Runs the whole method at a small size: python -m uniemox_jax.demo --workdir=runs/demo, which `make demo` runs.
 
-Draws two datasets in the real layouts, builds records, trains a tiny CLIP as teacher, pretrains UniEmoX and, for
-comparison, its masked image modelling alone, fine-tunes three initialisations by one recipe, looks at UniEmoX's models,
-and writes report.html. Every stage is the same verb that a pod runs. A finished stage is not run again.
+It draws two datasets in the real layouts, builds records, trains a tiny CLIP as teacher, and pretrains UniEmoX and, for
+comparison, its masked image modelling alone. Then it fine-tunes three initialisations by one recipe, looks at UniEmoX's
+models, and writes report.html. Every stage is a verb that a pod runs too. A finished stage is not run again.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ LABELS_SEEN = {
 
 
 def check_sections(config: ConfigDict) -> None:
-  """Raises UserError unless the config has the demo's sections, all of them."""
+  """Raises UserError unless the config has all of the demo's sections."""
   if set(config.keys()) != {'clip', 'pretrain', 'finetune', 'emoset_examples'}:
     raise UserError('this needs clip, pretrain and finetune at once: give --config=configs/demo.py without a section')
 
@@ -73,7 +73,7 @@ def prepare(config: ConfigDict, workdir: str, stages: Stages) -> None:
 
 
 def place(config: ConfigDict, workdir: str) -> ConfigDict:
-  """The demo's sections with data and teacher inside `workdir`."""
+  """Puts data and teacher of the demo's sections inside `workdir`."""
   config = config.copy_and_resolve_references()
   for section in ('clip', 'pretrain', 'finetune'):
     config[section].data_dir = os.path.join(workdir, 'data')

@@ -1,7 +1,7 @@
 """Computes the teacher's embeddings of views before a run: python -m uniemox_jax.embed --config=… with teacher_views.
 
-`pretrain` with the same config finds them; where some are missing, it computes them first, by the same code. Run again,
-it goes on after the last shard. docs/method.md, A teacher that is paid once.
+`pretrain` with the same config finds them; if some are missing, it computes them first, by the same code. The same
+command again goes on after the last shard. See docs/method.md, A teacher that is paid once.
 """
 
 from absl import flags
@@ -24,7 +24,7 @@ def embed(given: ConfigDict) -> None:
   """Computes what `pretrain` with this config would read, and prints where it lies.
 
   Raises:
-    UserError: a mistake in the config, the data or the teacher.
+    UserError: the config, the data or the teacher has a mistake.
   """
   config = settle_dtype(parse(PretrainConfig, given), None)
   if not (config.teacher_views and config.loss.semantic):

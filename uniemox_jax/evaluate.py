@@ -1,7 +1,7 @@
 """Evaluates what a fine-tuning run left: python -m uniemox_jax.evaluate --workdir=DIR [--split=test].
 
-On changed images, too: --test_changes=blur_3+person_removed (docs/protocols.md).
-On another dataset, by a label map: --dataset=OTHER --label_map=NAME_OR_FILE (docs/protocols.md).
+It also measures on changed images: --test_changes=blur_3+person_removed (docs/protocols.md).
+And on another dataset, by a label map: --dataset=OTHER --label_map=NAME_OR_FILE (docs/protocols.md).
 """
 
 from absl import flags

@@ -1,4 +1,4 @@
-"""A checkpoint -> a folder that PyTorch, timm, transformers, TensorFlow or onnxruntime loads, with a model card.
+"""Exports a checkpoint to a folder that PyTorch, timm, transformers, TensorFlow or onnxruntime loads, with a card.
 
 python -m uniemox_jax.export_torch --checkpoint=runs/emo8 --to=timm --out=export/emo8
 python -m uniemox_jax.export_torch --checkpoint=runs/b16 --to=vit-mae --out=export/b16 --push_to_hub=me/uniemox-b16
@@ -43,10 +43,10 @@ TARGETS = ('uniemox', *STUDENTS, 'clip', 'onnx')
 
 
 class OnnxOptions(NamedTuple):
-  """Of the target 'onnx' alone.
+  """Options of the target 'onnx' alone.
 
-  calibration: images for a second file in 8 bits, as `find_images.find` takes them; None for none. labels, prompts,
-  texts: of a CLIP, see `words.read_words`.
+  calibration: images for a second file in 8 bits, as `find_images.find` takes them; None for no such file. labels,
+  prompts, texts: words for a CLIP, see `words.read_words`.
   """
 
   calibration: str | None = None
@@ -66,10 +66,11 @@ def export_torch(checkpoint: str, target: str, out: str, options: OnnxOptions = 
       any model.
     target: one of `TARGETS`.
     out: a folder, absent or empty.
-    options: for the target 'onnx'.
+    options: the options of the target 'onnx'.
 
   Raises:
-    UserError: `out` exists, no such checkpoint, or one that the target has no form for, or options for another target.
+    UserError: `out` exists, there is no such checkpoint, the target has no form for it, or options are given for
+      another target.
   """
   if target != 'onnx' and options != NO_OPTIONS:
     raise UserError(f'--quantize, --calibration, --labels, --prompts and --texts are for --to=onnx, not --to={target}')
@@ -110,7 +111,7 @@ def _export_student(checkpoint: str, target: str, folder: epath.Path) -> list[st
 
 
 def _shared_description(loaded: Checkpoint) -> dict[str, Any]:
-  """All that another machine needs of a run: its description, and what lies beside the checkpoint."""
+  """Collects all that another machine needs of a run: its description, and what lies beside the checkpoint."""
   description = dict(loaded.description)
   if description['kind'] == 'classifier':
     description['thresholds'] = of_checkpoint(loaded).thresholds

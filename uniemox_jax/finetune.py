@@ -40,7 +40,7 @@ from uniemox_jax.train.state import TrainState, abstract_model, abstract_params,
 from uniemox_jax.train.steps import make_finetune_step
 
 RANDAUGMENT_STD = 0.5
-"""Of RandAugment's magnitude (docs/method.md, Recipes)."""
+"""The standard deviation of RandAugment's magnitude (docs/method.md, Recipes)."""
 
 
 def _validator(
@@ -123,11 +123,11 @@ def _choose_tasks(config: FinetuneConfig, train: reader.Split, *measured_on: rea
 def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None, *, adopt: bool = True) -> dict[str, Any]:
   """Fine-tunes, or resumes, the run in `workdir` as `pretrain` does, then evaluates its best checkpoint on test.
 
-  Leaves checkpoints/, metrics.jsonl, tensorboard/, config.json, inputs.json, outputs.npz and result.json, whose content
-  it returns; and the last two for each of `test_changes`, see `evaluations`. `adopt`: see `open_source`.
+  It leaves checkpoints/, metrics.jsonl, tensorboard/, config.json, inputs.json, outputs.npz and result.json, and the
+  last two for each of `test_changes`, see `evaluations`. It returns result.json's content. `adopt`: see `open_source`.
 
   Raises:
-    UserError: a mistake in the config, the data or the checkpoint to start from.
+    UserError: the config, the data or the checkpoint to start from has a mistake.
   """
   config = settle_dtype(parse(FinetuneConfig, given), workdir)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)

@@ -1,12 +1,12 @@
-"""Weights of other libraries -> a checkpoint that every verb reads, or, of a CLIP, a folder that can be a teacher.
+"""Imports weights of other libraries as a checkpoint that every verb reads, or a CLIP as a folder for a teacher.
 
 python -m uniemox_jax.import_torch mae_pretrain_vit_large.pth --out=runs/mae
 python -m uniemox_jax.import_torch checkpoint-max.pth --out=runs/theirs --dataset=emo8
 python -m uniemox_jax.import_torch ViT-B-16.pt --out=runs/clip
 python -m uniemox_jax.import_torch ViT-B-16.pt --image_tower --out=runs/clip_tower
 
-SRC is a file, a folder or a hub id: CLIP of transformers, OpenAI or open_clip; MAE; timm's and transformers' ViT; what
-the original saves. It is recognised by its content.
+SRC is a file, a folder or a hub id: a CLIP of transformers, OpenAI or open_clip; MAE; timm's or transformers' ViT; or
+what the original saves. It is recognised by its content.
 """
 
 from collections.abc import Sequence
@@ -37,14 +37,15 @@ def import_torch(
     source: a file, a folder or a hub id.
     out: a folder that does not exist yet. A student becomes a checkpoint; a classifier of a known dataset can be given
       to `evaluate --workdir`; a CLIP becomes a folder in transformers' form.
-    dataset: its label table gives the order of a classifier's head; files of the original number sorted folder names.
-    heads: for files that do not have them.
+    dataset: the dataset whose label table orders a classifier's head; files of the original number sorted folder names.
+    heads: the numbers of attention heads, for files that do not have them.
     activation: 'gelu' or 'quick_gelu', for a CLIP that does not name it.
     image_tower: whether to make a student's encoder of a CLIP's image tower, and leave the rest behind.
-    key: of the state dict to take, or a prefix of names, where a file holds several models.
+    key: the key of the state dict to take, or a prefix of names, if a file holds several models.
 
   Raises:
-    UserError: no such file, not readable, of no known family, not whole, or contradicting itself or the flags.
+    UserError: the file does not exist, cannot be read, is of no known family or not whole, or contradicts itself or the
+      flags.
   """
   target = absolute(out)
   if target.exists():

@@ -1,4 +1,4 @@
-"""Pretrains UniEmoX: python -m uniemox_jax.pretrain --config=configs/... --workdir=DIR. Run again, it resumes."""
+"""Pretrains UniEmoX: python -m uniemox_jax.pretrain --config=configs/... --workdir=DIR. The same command resumes."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -22,7 +22,7 @@ from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.distributed import is_primary
-from uniemox_jax.teacher.caption_embeddings import MOSTLY_EQUAL, CaptionEmbeddings, embedded_captions
+from uniemox_jax.teacher.caption_embeddings import MOSTLY_EQUAL, KeptCaptions, embedded_captions
 from uniemox_jax.teacher.load_teachers import JoinedCaptions, load_teachers
 from uniemox_jax.teacher.step_teacher import Teacher, teacher_shardings, without_tower
 from uniemox_jax.teacher.view_embeddings import ViewEmbeddings
@@ -37,7 +37,7 @@ from uniemox_jax.train.steps import make_pretrain_step
 from uniemox_jax.train.teacher_views import view_embeddings, views_of
 
 SHOWN_EXAMPLES = 8
-Captions = CaptionEmbeddings | JoinedCaptions
+Captions = KeptCaptions | JoinedCaptions
 
 
 def _load_teacher(config: PretrainConfig, split: reader.Split,
@@ -114,11 +114,11 @@ def _reconstruction_viewer(
 def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) -> None:
   """Pretrains, or resumes, the run in `workdir`, on a disk or in a bucket; traces the steps of `profile`.
 
-  The config's keys stand in docs/config.md. Leaves checkpoints/, metrics.jsonl, tensorboard/, reconstructions/,
+  The config's keys stand in docs/config.md. It leaves checkpoints/, metrics.jsonl, tensorboard/, reconstructions/,
   config.json and inputs.json.
 
   Raises:
-    UserError: a mistake in the config, the data, the teacher or the checkpoint to start from.
+    UserError: the config, the data, the teacher or the checkpoint to start from has a mistake.
   """
   config = settle_dtype(parse(PretrainConfig, given), workdir)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)

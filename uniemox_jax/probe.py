@@ -47,12 +47,12 @@ from uniemox_jax.train.schema import parse
 from uniemox_jax.train.settings import TaskLossSettings
 
 FEATURES = 'features'
-"""Folder of the cached features in the workdir, unless the config names another folder."""
+"""The folder of the cached features in the workdir, unless the config names another."""
 _SAID = {'label': 'a single label', 'vad': 'a rating of valence, arousal or dominance'}
 
 
 class _Known(NamedTuple):
-  """Of the records of a split that have the target. target: 'label' int32 (N,), or 'vad' float32 (N, 3)."""
+  """The records of a split that have the target. target: 'label' int32 (N,), or 'vad' float32 (N, 3)."""
 
   features_NxD: np.ndarray
   target: np.ndarray
@@ -101,7 +101,7 @@ def _extract_whole(extract: Callable[..., Features], split: reader.Split, **opti
 
 def _fit(protocol: str, train: _Known, val: _Known, task: Task,
          mesh: Mesh) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any]]:
-  """From features (N, D) to the task's outputs (N, C); and what was chosen on val.
+  """Fits a probe: a function from features (N, D) to the task's outputs (N, C); and what was chosen on val.
 
   Raises:
     UserError: neighbours of ratings.
@@ -128,14 +128,14 @@ def _fit(protocol: str, train: _Known, val: _Known, task: Task,
 
 
 def probe(given: ConfigDict, workdir: str, *, adopt: bool = True) -> dict[str, Any]:
-  """Extracts features, or reads those of an earlier run, and evaluates the protocol on test.
+  """Computes features, or reads those of an earlier run, and evaluates the protocol on test.
 
-  Leaves features/, config.json, outputs.npz and result.json, whose content it returns: what `evaluate` returns, and
+  It leaves features/, config.json, outputs.npz and result.json, whose content it returns: what `evaluate` returns, and
   protocol, train_examples and what was chosen on val. For each of `test_changes` it also leaves outputs_CHANGE.npz and
   result_CHANGE.json, with what `describe_change` says. `adopt`: see `open_source`.
 
   Raises:
-    UserError: a mistake in the config, the data or the checkpoint to start from.
+    UserError: the config, the data or the checkpoint to start from has a mistake.
   """
   config = settle_dtype(parse(ProbeConfig, given), workdir)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)

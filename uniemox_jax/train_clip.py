@@ -12,7 +12,6 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
-import numpy as np
 
 from data_pipelines.batches import pipeline
 from data_pipelines.errors import UserError
@@ -23,7 +22,7 @@ from uniemox_jax.models.view import FILTERS
 from uniemox_jax.runtime import cli, sharding
 from uniemox_jax.runtime.clock import Profile
 from uniemox_jax.runtime.distributed import is_primary, wait_for_all
-from uniemox_jax.teacher.caption_embeddings import MOSTLY_EQUAL, split_captions
+from uniemox_jax.teacher.caption_embeddings import MOSTLY_EQUAL, tokenized_captions
 from uniemox_jax.teacher.frozen_clip import Clip, load_clip, save_clip
 from uniemox_jax.train import loop
 from uniemox_jax.train.config import TrainClipConfig
@@ -79,7 +78,7 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
   The config's `init` is 'none' or a CLIP to adapt.
 
   Raises:
-    UserError: a mistake in the config, the data or the CLIP to start from.
+    UserError: the config, the data or the CLIP to start from has a mistake.
   """
   config = settle_dtype(parse(TrainClipConfig, given), workdir)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
@@ -87,9 +86,8 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
   split = reader.open_split(config.data_dir, config.dataset, config.split)
   steps_per_epoch = pipeline.steps_per_epoch(split, config.batch_size)
   clip, config = _starting_clip(config, workdir)
-  captions = list(split_captions(split, clip, config.emotion_in_caption, config.caption_style))
-  ids_NxT = clip.tokenize(captions)
-  if (share := np.unique(ids_NxT, axis=0, return_counts=True)[1].max() / len(ids_NxT)) > MOSTLY_EQUAL:
+  captions = tokenized_captions(clip, split, config.emotion_in_caption, config.caption_style, config.data_dir)
+  if (share := captions.largest_share()) > MOSTLY_EQUAL:
     raise UserError(
         f'{share:.1%} of the images have the same caption, from which a CLIP cannot learn: give records with labels or '
         'attributes')
@@ -99,7 +97,7 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
   # A resumed run still takes tokenizer and preparation from where it began.
   inputs = {'data_dir': split.contents
            } | ({} if config.init == 'none' else {'init': clip.digest, 'init (tokenizer)': clip.tokenizer_digest})
-  if any(map(clip.tokenizer.is_cleaned, captions)):  # an earlier version trained with other tokens
+  if captions.cleaned:  # an earlier version trained with other tokens
     inputs['dataset (captions)'] = 'with cleaning'
   run = loop.open_run(
       config, workdir, name='train_clip', build=build, mesh=mesh, steps_per_epoch=steps_per_epoch,
@@ -114,7 +112,7 @@ def train_clip(given: ConfigDict, workdir: str, profile: Profile | None = None) 
       method=FILTERS[clip.view.resample])
   state = loop.train(
       run, make_clip_step(graphdef, run.optimizer, view, config.equal_texts),
-      ({'scene': batch['scene'], 'ids': ids_NxT[batch['position']], 'example_id': batch['example_id']}
+      ({'scene': batch['scene'], 'ids': captions.at(batch['position']), 'example_id': batch['example_id']}
        for batch in batches), every=loop.Every(config.log_every, config.save_every))
   folder = os.path.join(workdir, TEACHER_FOLDER)
   params = jax.device_get(sharding.replicate(state.params, mesh))

@@ -46,12 +46,12 @@ def _embed(graphdef: nnx.GraphDef, view: View, params: dict[str, Any], views: Fi
 
 def image_embeddings(clip: Clip, split: reader.Split, batch_size: int,
                      change: str = '') -> tuple[np.ndarray, np.ndarray]:
-  """Embeddings of every record under the CLIP's own view, unit-norm float32 (N, E), and labels int32 (N,), -1 for none.
+  """Embeds every record under the CLIP's own view: unit-norm float32 (N, E), and labels int32 (N,), -1 for none.
 
-  `change`: of the images, see `pipeline.eval_batches`.
+  `change` is the change of the images, see `pipeline.eval_batches`.
 
   Raises:
-    UserError: a damaged shard.
+    UserError: a shard is damaged.
     Preempted: SIGTERM came.
   """
   mesh, view = sharding.make_mesh(), clip.view
@@ -72,19 +72,19 @@ def zero_shot(
     teacher: a CLIP or SigLIP, as `load_clip` reads it.
     data_dir, dataset, split_name: the records.
     workdir: the folder of the result.
-    templates: each with {} for the class.
-    batch_size: images at a time, over all devices.
+    templates: texts with {} for the class.
+    batch_size: the number of images at a time, over all devices.
     part: keys of a `MeasuredConfig` that say which images are tested, such as a fold; None for the whole split.
       With it, the file is result.json for any split.
-    test_changes: of the images, each measured too and kept in result_CHANGE.json, see `image_changes.read_changes`.
+    test_changes: changes of the images. Each is measured too, in result_CHANGE.json, see `image_changes.read_changes`.
 
   Returns:
-    What the file holds: as `evaluate` returns for a single label, and protocol, templates, and under 'plain' the
+    The content of the file: what `evaluate` returns for a single label, and protocol, templates, and under 'plain' the
     metrics of the single template `prompts.PLAIN`.
 
   Raises:
-    UserError: no such CLIP, records or split; no single label; a text longer than the context; or the workdir holds
-      another run's result.
+    UserError: there is no such CLIP, records or split; there is no single label; a text is longer than the context; or
+      the workdir holds another run's result.
   """
   final = 'test' if part is None else split_name  # whose result is result.json
   part = dict(part or {})
@@ -121,7 +121,7 @@ def zero_shot(
 
 
 def zero_shot_by_config(given: ConfigDict, workdir: str) -> dict[str, Any]:
-  """`zero_shot` by the CLIP that the config of a probe starts from, on the images that it would be tested on."""
+  """Runs `zero_shot` with the CLIP from which a probe's config starts, on the images on which it would be tested."""
   config = parse(ProbeConfig, given)
   part = {name: getattr(config, name) for name in ('left_out_domain', 'folds', 'fold', 'fold_seed')}
   return zero_shot(

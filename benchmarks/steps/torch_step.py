@@ -2,8 +2,8 @@
 
 It computes what the original (chincharles/u-emo) computes each step: two encoder passes, two decoder passes of which
 the person's is thrown away, CLIP's image tower on the scene and its text tower on the captions. Its mistakes are left
-out (README, "Differences from the original"): every patch is predicted, the person is a person. So the losses are ours,
-which a test compares, and only the work differs.
+out (docs/method.md, Differences from the original): every patch is predicted, the person is a person. So the losses are
+ours, which a test compares, and only the work differs.
 """
 
 import os

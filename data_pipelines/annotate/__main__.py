@@ -1,4 +1,4 @@
-"""Several people label images on a local page, by keys (docs/annotate.md).
+"""Lets several people label images on a local page, by keys (docs/annotate.md).
 
 python -m data_pipelines.annotate --source=DIR --out=DIR --labels=mikels
 python -m data_pipelines.annotate --out=DIR --tally    # only writes the tables again
@@ -18,7 +18,7 @@ ELSEWHERE = (
 
 
 def main() -> None:
-  """The command."""
+  """Runs the command."""
   values = flags.FLAGS
   command.require_flags('out')
   if not values.tally:

@@ -1,4 +1,4 @@
-"""`card.md`: what anyone needs to know before they use the labels. It names no annotator."""
+"""Writes `card.md`: what anyone needs to know before they use the labels. It names no annotator."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -11,21 +11,21 @@ from data_pipelines.annotate.votes import SKIP, Action, Vote
 from data_pipelines.plain_text import markdown_code, markdown_text
 
 MAX_BROKEN = 50
-"""Images that cannot be read which are named on the card."""
+"""How many images that cannot be read are named on the card."""
 
 
 def card_text(
     source: str, questions: Questions, checked: Mapping[str, CheckedFile], actions: Mapping[str, Collection[Action]],
     votes: Sequence[Vote], rows: Sequence[Row]) -> str:
-  """The page.
+  """Writes the text of the card.
 
   Args:
     source: the folder or table that was labelled.
-    questions: what was asked.
+    questions: the questions that were asked.
     checked: every image found.
-    actions: of each annotator, those undone left out.
-    votes: those that stand.
-    rows: `tally.image_rows` of them.
+    actions: the actions of each annotator, without those undone.
+    votes: the votes that stand.
+    rows: `tally.image_rows` of these votes.
   """
   return '\n'.join([
       f'# Labels of {markdown_text(source)}', '', *_how(questions), '', '## Counts', '',

@@ -1,4 +1,4 @@
-"""The images that are labelled: found as every verb finds them, and each opened once before anyone is asked."""
+"""Lists the images that are labelled: found as every verb finds them, each opened once before anyone is asked."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -20,7 +20,7 @@ from data_pipelines.source_files.file_names import FileNames
 from data_pipelines.source_files.text_files import read_table
 
 MAX_SIDE = 1024
-"""Pixels of the longer side of an image as it is shown; larger ones are shrunk."""
+"""The most pixels of the longer side of an image as it is shown; larger images are shrunk."""
 
 
 class CheckedFile(NamedTuple):
@@ -32,7 +32,8 @@ class CheckedFile(NamedTuple):
 
 
 class FoundImages(NamedTuple):
-  """root: a folder; names: paths of the images from there, sorted; passed_over: kind -> number of other files."""
+  """The images found. root: a folder. names: their sorted paths from there. passed_over: kind -> number of other files.
+  """
 
   root: pathlib.Path
   names: list[str]
@@ -40,10 +41,10 @@ class FoundImages(NamedTuple):
 
 
 def list_images(source: str | os.PathLike) -> FoundImages:
-  """The images below a folder, or those that the column `image` of a table names.
+  """Lists the images below a folder, or those that the column `image` of a table names.
 
-  Paths in a table are relative to its folder, see `FileNames`; what lies outside is none of them. Says on standard
-  error which names mean no image.
+  Paths in a table are relative to its folder, see `FileNames`; they mean no file elsewhere. It says on standard error
+  which names mean no image.
 
   Raises:
     UserError: there is no image, or the table has no such column.
@@ -64,7 +65,7 @@ def list_images(source: str | os.PathLike) -> FoundImages:
 
 
 def check_images(found: FoundImages, known: Mapping[str, CheckedFile]) -> dict[str, CheckedFile]:
-  """Opens every image, except those that are known and have not changed; by name, as `listed_name` has it."""
+  """Opens every image, except those that are known and unchanged; returns what is known by `listed_name`."""
   checked: dict[str, CheckedFile] = {}
   pool = futures.ThreadPoolExecutor(THREADS)
   try:
@@ -95,25 +96,25 @@ def _check(path: pathlib.Path, known: CheckedFile | None) -> CheckedFile:
 
 
 def listed_name(name: str) -> str:
-  """A name that any file can hold: bytes that are not UTF-8 become backslash codes."""
+  """Makes a name that any file can hold: bytes that are not UTF-8 become backslash codes."""
   return os.fsencode(name).decode(errors='backslashreplace')
 
 
 def image_key(name: str) -> str:
-  """What the page calls an image: file names often tell the emotion, and a key leads to no other file."""
+  """The key by which the page names an image: file names often say the emotion, and a key leads to no other file."""
   return hashlib.sha256(name.encode()).hexdigest()[:24]
 
 
 def order_for(annotator: str, names: Collection[str]) -> list[str]:
-  """The order of an annotator, by a hash of both names: always the same, and a new image moves no other."""
+  """The order of images for an annotator, by a hash of both names: always the same, and a new image moves no other."""
   return sorted(names, key=lambda name: hashlib.sha256(f'{annotator}\n{name}'.encode()).digest())
 
 
 def shown_jpeg(path: pathlib.Path) -> bytes:
-  """An image for the page: upright, at most MAX_SIDE pixels a side, without metadata.
+  """Makes the image for the page: upright, at most MAX_SIDE pixels a side, without metadata.
 
   Raises:
-    images.RejectedError: it cannot be read.
+    images.RejectedError: the image cannot be read.
   """
   with images.open_image(path) as image:
     scale = min(1.0, MAX_SIDE / max(image.original.size))
@@ -123,5 +124,5 @@ def shown_jpeg(path: pathlib.Path) -> bytes:
 
 
 def problem_lines(checked: Mapping[str, CheckedFile]) -> list[str]:
-  """A line for each image that cannot be read."""
+  """Writes a line for each image that cannot be read."""
   return [visible(f'{name}: {file.problem}') for name, file in checked.items() if file.problem]

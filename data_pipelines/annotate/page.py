@@ -1,4 +1,4 @@
-"""The page over HTTP. It serves three files of this folder and the images of the list, and nothing that a path names.
+"""Serves the page over HTTP: three files of this folder and the images of the list, and nothing that a path names.
 
 Import it once its libraries are known to be installed: the command says which are missing.
 """
@@ -24,11 +24,11 @@ _MAX_BODY = 2**16  # bytes
 
 
 def make_app(session: Session, host: str = LOCAL[0]) -> Starlette:
-  """The application for `uvicorn`.
+  """Makes the application for `uvicorn`.
 
   Args:
-    session: the opened one.
-    host: that it listens on.
+    session: the open session.
+    host: the address that it listens on.
   """
   routes = [
       Route('/image/{key}', _image_route(session)),

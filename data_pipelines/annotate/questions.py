@@ -1,4 +1,4 @@
-"""What annotators are asked about every image, and which answers there are."""
+"""The questions that annotators are asked about every image, and the possible answers."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,14 @@ from data_pipelines.records.label_sets import NAMED_LABELS, VAD
 from data_pipelines.source_files.text_files import plain
 
 COLUMNS = ('image', 'label', 'annotators', 'agreement', *VAD, 'domain')
-"""Headings of `table.csv` besides the classes, which may not be called so."""
+"""The headings of `table.csv` besides the classes, which may not have these names."""
 MAX_CHOICES, MAX_POINTS = 60, 1001
 
 
 class Questions(NamedTuple):
-  """What is asked of an image, in this order.
+  """The questions about an image, in this order.
 
-  labels: the classes, () if none is asked for; styles: the same; ratings: which of VAD are asked for; low, high: the
+  labels: the classes, () if none is asked for. styles: likewise. ratings: which of VAD are asked for. low, high: the
   whole numbers at the ends of their scale.
   """
 
@@ -33,14 +33,14 @@ class Questions(NamedTuple):
     return (*(['label'] if self.labels else []), *(['style'] if self.styles else []), *self.ratings)
 
   def as_json(self) -> dict[str, Any]:
-    """The same, for a file and for the page; `Questions(**...)` of it, with tuples, is the inverse."""
+    """The questions for a file and for the page; `Questions(**...)`, with tuples, is the inverse."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in self._asdict().items()}
 
   def check(self, answer: Any) -> dict[str, str | int]:
-    """The answer, if it says to each question what may be said.
+    """Returns the answer if it answers each question as allowed.
 
     Raises:
-      UserError: it does not.
+      UserError: it has not.
     """
     if not isinstance(answer, dict) or set(answer) != set(self.names):
       raise UserError(f'an answer must hold {", ".join(self.names)}')
@@ -57,13 +57,13 @@ class Questions(NamedTuple):
 
 def read_questions(
     labels: Sequence[str], styles: Sequence[str], vad: bool, dominance: bool, scale: Sequence[str]) -> Questions:
-  """The questions that flags ask for.
+  """Makes the questions that flags ask for.
 
   Args:
     labels: class names, or one of `NAMED_LABELS`.
     styles: names of styles, () if they are not asked for.
     vad: whether valence and arousal are asked for.
-    dominance: the third of them, too.
+    dominance: whether dominance is asked for, too.
     scale: the two ends of the scale.
 
   Raises:

@@ -1,4 +1,4 @@
-"""One folder of votes: its questions, its images, its log, and the tables that are made of them."""
+"""Works in one folder of votes: its questions, its images, its log, and the tables that are made of them."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -20,12 +20,12 @@ _MAX_KEY = 64
 
 
 class Session:
-  """What the page asks for, and what the tables are written from; for threads.
+  """A session, from which the page is served and the tables are written. Threads may share it.
 
   Attributes:
-    questions: that are asked.
-    images: names of those that can be read.
-    log: of the votes.
+    questions: the questions that are asked.
+    images: the names of the images that can be read.
+    log: the log of the votes.
   """
 
   def __init__(self, out: pathlib.Path, root: str, source: str, questions: Questions, checked: dict[str, CheckedFile]):
@@ -36,7 +36,7 @@ class Session:
     self.log = VoteLog(out / FILE_NAME)
 
   def begin(self, name: Any) -> dict[str, Any]:
-    """All that the page needs for an annotator: the questions, the images in their order, and what they answered.
+    """Returns all that the page needs for an annotator: the questions, the images in order, and their answers so far.
 
     Raises:
       UserError: the name cannot be used.
@@ -54,7 +54,7 @@ class Session:
     """Saves a vote, a skip or an undo, and returns once it is on the disk.
 
     Args:
-      request: `key`, `annotator`, `kind`, and unless it is an undo `image`, a key of one; of a vote, `answer`.
+      request: `key`, `annotator`, `kind`; unless it is an undo, `image`, the key of one; and for a vote `answer`.
 
     Returns:
       The image's key, and the answer to it that stands now, 'skip', or None.
@@ -83,11 +83,11 @@ class Session:
     return name
 
   def jpeg(self, key: str) -> bytes:
-    """`image_list.shown_jpeg` of an image of the list, which is the only kind of file that is ever opened."""
+    """Makes `image_list.shown_jpeg` of an image of the list. No other kind of file is ever opened."""
     return image_list.shown_jpeg(pathlib.Path(self._root, self.image(key)))
 
   def write_tables(self) -> str:
-    """Writes votes.csv, table.csv and card.md, each whole or not at all; a line that says what is in them."""
+    """Writes votes.csv, table.csv and card.md, each whole or not at all; returns a line that says what they hold."""
     with self._tables_lock:
       actions = self.log.everything()
       votes = standing_votes(actions.values())
@@ -112,16 +112,16 @@ def check_places(out: str, source: str | None) -> None:
 
 @contextlib.contextmanager
 def begun(source: str, out: str, questions: Questions, say: Callable[[str], None]) -> Iterator[Session]:
-  """A new session in a folder that this process owns, or the one that is there, with its images looked up anew.
+  """Begins a session in a folder that this process owns, or goes on with the one there; its images are listed again.
 
   Args:
-    source: folder of images, or table.
+    source: a folder of images, or a table.
     out: the folder of votes, owned by this process.
-    questions: what is asked.
-    say: is given lines for the user.
+    questions: the questions that are asked.
+    say: a function that is given lines for the user.
 
   Raises:
-    UserError: there are no images, or the votes in `out` are on other questions or of another source.
+    UserError: there are no images, or the votes in `out` are about other questions or another source.
   """
   path = pathlib.Path(out, SETTINGS)
   place = os.path.abspath(source)
@@ -148,7 +148,7 @@ def begun(source: str, out: str, questions: Questions, say: Callable[[str], None
 
 @contextlib.contextmanager
 def reopened(out: str, say: Callable[[str], None]) -> Iterator[Session]:
-  """The session that is in a folder, as it was when its page last ran; the images need not be there."""
+  """Opens the session in a folder, as it was when its page last ran; the images need not be there."""
   questions, root, place, checked = _settings(pathlib.Path(out, SETTINGS))
   with _opened(Session(pathlib.Path(out), root, place, questions, checked), out, say) as session:
     yield session

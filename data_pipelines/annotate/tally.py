@@ -1,4 +1,4 @@
-"""From votes to tables: what most annotators said of an image, and how far they agree. Nothing here touches a file."""
+"""Makes tables of votes: what most annotators said of an image, and how far they agree. Nothing here touches a file."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -19,7 +19,8 @@ Row = list[Any]
 
 
 class Agreement(NamedTuple):
-  """alpha: Krippendorff's, or None; images: how many have two votes or more; why: alpha is None."""
+  """How far annotators agree. alpha: Krippendorff's, or None. images: how many have two votes or more. why: the reason
+  if alpha is None."""
 
   alpha: float | None
   images: int
@@ -27,17 +28,17 @@ class Agreement(NamedTuple):
 
 
 def vote_rows(votes: Iterable[Vote]) -> list[Row]:
-  """`votes.csv`: headings, and a row for each image and annotator."""
+  """The rows of `votes.csv`: headings, and a row for each image and annotator."""
   cells = [['' if cell is None else cell for cell in vote] for vote in votes]
   return [list(VOTE_COLUMNS), *cells]
 
 
 def image_rows(images: Collection[str], votes: Iterable[Vote], questions: Questions) -> list[Row]:
-  """`table.csv`: headings, and a row for each image, with votes or without.
+  """The rows of `table.csv`: headings, and a row for each image, with votes or without.
 
-  label: the class with the most votes, empty if several have them; then the votes for each class, under its name;
-  annotators: how many voted; agreement: the share of them who chose the most frequent class; then the mean of each
-  rating; domain: the style with the most votes, as the label.
+  label: the class with the most votes, empty if several have as many; then the votes for each class, under its name.
+  annotators: how many voted. agreement: the share of them who chose the most frequent class. Then the mean of each
+  rating. domain: the style with the most votes, like the label.
   """
   headings = ['image', *(['label', *questions.labels] if questions.labels else []), 'annotators']
   headings += ['agreement'] if questions.labels else []
@@ -62,7 +63,7 @@ def image_rows(images: Collection[str], votes: Iterable[Vote], questions: Questi
 
 
 def agreement(votes: Iterable[Vote], question: str) -> Agreement:
-  """Krippendorff's alpha of a question: nominal for label and style, interval for ratings.
+  """Computes Krippendorff's alpha of a question: nominal for label and style, interval for ratings.
 
   1 is perfect agreement, 0 what chance gives, and less is systematic disagreement (Krippendorff, Content Analysis,
   chapter 11). Images with one vote do not count, as in its definition.
@@ -75,11 +76,11 @@ def agreement(votes: Iterable[Vote], question: str) -> Agreement:
 
 
 def alpha_of(counts_NxV: np.ndarray, values: Sequence[float] | None = None) -> Agreement:
-  """Krippendorff's alpha, nominal, or interval where there are values.
+  """Computes Krippendorff's alpha, interval if there are values, else nominal.
 
   Args:
-    counts_NxV: of each image, how often each value was said.
-    values: that the columns stand for, ascending; None for names.
+    counts_NxV: how often each value was said of each image.
+    values: the values of the columns, ascending; None for names.
   """
   import krippendorff
 
@@ -101,7 +102,7 @@ def _by_image(votes: Iterable[Vote]) -> dict[str, list[Vote]]:
 
 
 def csv_of(rows: Iterable[Sequence[Any]]) -> str:
-  """The rows as CSV, in which no cell is a formula."""
+  """Writes the rows as CSV, in which no cell is a formula."""
   text = io.StringIO(newline='')
   csv.writer(text).writerows(map(csv_cell, row) for row in rows)
   return text.getvalue()

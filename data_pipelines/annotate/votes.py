@@ -1,4 +1,4 @@
-"""The file of votes: a line each, on the disk before it is confirmed, and never changed."""
+"""Keeps the file of votes: a vote is a line, which is on the disk before it is confirmed, and never changed."""
 
 from collections.abc import Iterable
 import contextlib
@@ -20,9 +20,9 @@ _MAX_NAME = 80
 class Action(NamedTuple):
   """What an annotator did: a line of the file.
 
-  key: made by the page, new for each action, so that one that is sent twice counts once; time: UTC, ISO 8601; kind: a
-  vote, a skip, or the undoing of the last of these that still stood; image: its name; answer: question -> answer, of a
-  vote.
+  key: one that the page makes anew for each action, so that an action that is sent twice counts once. time: UTC, ISO
+  8601. kind: a vote, a skip, or the undoing of the last of these that still stood. image: its name. answer: a vote's
+  answers by question.
   """
 
   key: str
@@ -34,7 +34,7 @@ class Action(NamedTuple):
 
 
 class Vote(NamedTuple):
-  """An answer that stands; a question that was not asked has an empty label or style, or None."""
+  """An answer that stands. A question that was not asked has an empty label or style, or None."""
 
   image: str
   annotator: str
@@ -46,7 +46,7 @@ class Vote(NamedTuple):
 
 
 def annotator_name(given: Any) -> str:
-  """A name in one normal form. Raises UserError if it is empty, long, or has characters that cannot be seen."""
+  """Puts a name in one normal form. Raises UserError if it is empty, long, or has characters that cannot be seen."""
   name = unicodedata.normalize('NFC', ' '.join(given.split())) if isinstance(given, str) else ''
   if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
     raise UserError(f'a name must have 1 to {_MAX_NAME} letters, on one line')
@@ -54,7 +54,7 @@ def annotator_name(given: Any) -> str:
 
 
 class VoteLog:
-  """Reads the file, and appends to it; for threads. One process alone may have it (`ownership.owned`).
+  """Reads the file, and appends to it. Threads may share it, but only one process may have it (`ownership.owned`).
 
   A line counts once it is flushed to the disk. What a crash left of a line that never counted is cut off.
 
@@ -62,11 +62,11 @@ class VoteLog:
     path: the file; its folder exists.
 
   Attributes:
-    actions: of each annotator, in the order of the file, without those undone.
-    dropped: bytes of an incomplete last line, which were cut off.
+    actions: the actions of each annotator, in the order of the file, without those undone.
+    dropped: how many bytes of an incomplete last line were cut off.
 
   Raises:
-    UserError: a line is not what was written; names the file and the line.
+    UserError: a line is not what was written; the message names the file and the line.
     OSError: the file cannot be read or written.
   """
 
@@ -87,14 +87,14 @@ class VoteLog:
       self._file.truncate(self._length)
 
   def known_name(self, name: str) -> str:
-    """The name as this annotator first wrote it: case does not make another person."""
+    """The name as this annotator first wrote it. Another case does not make another person."""
     with self._lock:
       return next((known for known in self.actions if known.casefold() == name.casefold()), name)
 
   def add(self, key: str, annotator: str, kind: str, image: str = '', answer: dict[str, Any] | None = None) -> Action:
-    """Appends a line, and returns once it is on the disk. With the key of an earlier line, returns that one.
+    """Appends a line, and returns it once it is on the disk. With the key of an earlier line, it returns that one.
 
-    Of an undo, the image is that of the action undone.
+    The image of an undo is that of the action undone.
 
     Raises:
       UserError: there is nothing to undo.

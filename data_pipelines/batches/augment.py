@@ -8,25 +8,25 @@ import tensorflow as tf
 from data_pipelines import images
 
 ORDER, CROP, FLIP, PERSON, JITTER = slice(0, 3), *range(3, 7)
-"""Which of `epoch_keys` is for what; each is an independent stream of draws."""
+"""The places of the streams in `epoch_keys`; each is an independent stream of draws."""
 RANDAUGMENT, ERASE, NOISE = {'image': 7, 'person': 10}, {'image': 8, 'person': 11}, {'image': 9, 'person': 12}
-"""The same, by view."""
+"""The places of the streams that each view has by itself."""
 KEYS = 13
 SHUFFLE_ROUNDS = 12
 TRIES = 10
-"""Crops that torchvision's RandomResizedCrop tries before it falls back to the centre."""
+"""How many crops torchvision's RandomResizedCrop tries before it falls back to the centre."""
 _KERNELS = {Image.Resampling.BILINEAR: 'triangle', Image.Resampling.BICUBIC: 'keyscubic'}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as shares of 255.
 
 
 def epoch_keys(seed: tf.Tensor | int, epoch: tf.Tensor | int) -> tf.Tensor:
-  """Keys of one epoch's random streams, int64 (KEYS,), unrelated to those of any other seed or epoch."""
+  """The keys of one epoch's random streams, int64 (KEYS,), unrelated to those of any other seed or epoch."""
   seed_2 = tf.stack([tf.cast(seed, tf.int64), tf.cast(epoch, tf.int64)])
   return tf.random.stateless_uniform([KEYS], seed_2, minval=None, maxval=None, dtype=tf.int64, alg='philox')
 
 
 def with_view_of(keys_K: tf.Tensor, other_K: tf.Tensor) -> tf.Tensor:
-  """One epoch's keys, but with those of another for the scene's crop and the flip."""
+  """Replaces one epoch's keys by another's for the scene's crop and the flip."""
   return tf.concat([keys_K[:CROP], other_K[CROP:FLIP + 1], keys_K[FLIP + 1:]], axis=0)
 
 
@@ -36,10 +36,10 @@ def uniform(key: tf.Tensor, example_id: tf.Tensor, shape: list[int]) -> tf.Tenso
 
 
 def shuffled(index: tf.Tensor, key_3: tf.Tensor, count: int) -> tf.Tensor:
-  """Each index (int64, any shape) under the permutation of [0, count) that belongs to this key (int64).
+  """Permutes each index (int64, any shape) by the permutation of [0, count) that belongs to this key (int64).
 
-  The op behind tf.random.experimental.index_shuffle, which runs only 4 rounds of its cipher. At EmoSet's size, 4 leave
-  the permutations of two epochs correlated by up to 0.3; from 8 rounds on, no correlation was measured.
+  It is the op behind tf.random.experimental.index_shuffle, which runs only 4 rounds of its cipher. At EmoSet's size, 4
+  leave the permutations of two epochs correlated by up to 0.3; from 8 rounds on, no correlation was measured.
   """
   return tf.raw_ops.RandomIndexShuffle(
       index=index, seed=key_3, max_index=tf.constant(count - 1, tf.int64), rounds=SHUFFLE_ROUNDS)
@@ -48,13 +48,13 @@ def shuffled(index: tf.Tensor, key_3: tf.Tensor, count: int) -> tf.Tensor:
 def random_crop(
     draws: tf.Tensor, height: tf.Tensor, width: tf.Tensor, area: tuple[float, float] = (0.2, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> tf.Tensor:
-  """The box of torchvision's RandomResizedCrop: the first of ten tries that fits, else the largest centred one.
+  """Finds the box of torchvision's RandomResizedCrop: the first of ten tries that fits, else the largest centred one.
 
   Args:
     draws: uniform in [0, 1), float32 (2, TRIES + 1): areas and shapes of the tries, then the place (y, x).
-    height, width: of the image in pixels, int32 scalars.
-    area: share of the image's area that a try may take.
-    ratio: range of width / height, drawn log-uniformly.
+    height, width: the image's sides in pixels, int32 scalars.
+    area: the range of the share of the image's area that a try takes.
+    ratio: the range of width / height, drawn log-uniformly.
 
   Returns:
     (top, left, height, width) in pixels, int32 (4,), within the image.
@@ -74,12 +74,12 @@ def random_crop(
 
 
 def inner_box(draws_4: tf.Tensor, height: tf.Tensor, width: tf.Tensor, inset: float) -> tf.Tensor:
-  """The box after each edge of the image has moved inwards by `inset` times its own draw, as a share of the side.
+  """Finds the box after each edge of the image has moved inwards by `inset` times its own draw, as a share of the side.
 
   Args:
-    draws_4: uniform in [0, 1), float32, of the edges top, left, bottom and right.
-    height, width: of the image in pixels, int32 scalars.
-    inset: largest share, in [0, 0.5).
+    draws_4: uniform in [0, 1), float32, for the edges top, left, bottom and right.
+    height, width: the image's sides in pixels, int32 scalars.
+    inset: the largest share, in [0, 0.5).
 
   Returns:
     (top, left, height, width) in pixels, int32 (4,): within the image, at least one pixel.
@@ -101,7 +101,7 @@ def erase(image_SxSx3: tf.Tensor, draws: tf.Tensor, noise_seed_2: tf.Tensor, pro
     image_SxSx3: uint8, square.
     draws: uniform in [0, 1), float32 (2, TRIES + 2): whether to erase, then the box as for `random_crop`.
     noise_seed_2: int64, key and example id.
-    probability: of erasing at all.
+    probability: the probability of erasing at all.
   """
   size = image_SxSx3.shape[0]
 
@@ -117,10 +117,10 @@ def erase(image_SxSx3: tf.Tensor, draws: tf.Tensor, noise_seed_2: tf.Tensor, pro
 
 
 def resize(image_HxWx3: tf.Tensor, height: tf.Tensor | int, width: tf.Tensor | int) -> tf.Tensor:
-  """Bicubic, antialiased; uint8 in, uint8 (height, width, 3) out, rounded and clipped once, at the end.
+  """Resizes uint8 to uint8 (height, width, 3): bicubic, antialiased, rounded and clipped once, at the end.
 
-  The numbers of tf.image.resize, for training. Pillow, and `centre_view`, also round and clip between the two axes:
-  docs/method.md, Resizing.
+  These are the numbers of tf.image.resize, for training. Pillow and `centre_view` also round and clip between the two
+  axes: docs/method.md, Resizing.
   """
   size_2 = tf.stack([height, width])
   scale_2 = tf.cast(size_2, tf.float32) / tf.cast(tf.shape(image_HxWx3)[:2], tf.float32)
@@ -128,12 +128,12 @@ def resize(image_HxWx3: tf.Tensor, height: tf.Tensor | int, width: tf.Tensor | i
 
 
 def decode(jpeg: tf.Tensor) -> tf.Tensor:
-  """JPEG bytes to uint8 (H, W, 3) pixels, by the exact inverse transform, as in Pillow."""
+  """Decodes JPEG bytes to uint8 (H, W, 3) pixels, by the exact inverse transform, as in Pillow."""
   return tf.io.decode_jpeg(jpeg, 3, dct_method='INTEGER_ACCURATE')
 
 
 def decode_crop(jpeg: tf.Tensor, box: tf.Tensor, scale: int = 1) -> tf.Tensor:
-  """The pixels within (top, left, height, width) only, uint8; the rest of the JPEG is not decoded.
+  """Decodes the pixels within (top, left, height, width) only, uint8; the rest of the JPEG is not decoded.
 
   The image is first shrunk to 1 / `scale` of its size, which may be 1, 2, 4 or 8.
   """
@@ -141,20 +141,20 @@ def decode_crop(jpeg: tf.Tensor, box: tf.Tensor, scale: int = 1) -> tf.Tensor:
 
 
 def evaluation_view(image: tf.Tensor, size: int) -> tf.Tensor:
-  """`images.evaluation_view` of what `centre_view` takes, to 2 of 255: uint8 (size, size, 3) (docs/method.md, Recipes).
-  """
+  """Makes `images.evaluation_view`, to 2 of 255, of what `centre_view` takes: uint8 (size, size, 3) (docs/method.md,
+  Recipes)."""
   return centre_view(image, size, images.short_side_of(size))
 
 
 def squashed_view(image: tf.Tensor, size: int) -> tf.Tensor:
-  """The whole of a person crop, as `centre_view` takes it, at both sides `size`, uint8 (size, size, 3)."""
+  """Squashes a whole person crop, as `centre_view` takes it, to both sides `size`: uint8 (size, size, 3)."""
   return centre_view(image, size, size, squash=True)
 
 
 def centre_view(
     image: tf.Tensor, size: int, short_side: int, squash: bool = False, floor: bool = False,
     resample: int = Image.Resampling.BICUBIC) -> tf.Tensor:
-  """`images.centre_view` of a JPEG, to 2 of 255: uint8 (size, size, 3). Only what the crop needs is resized.
+  """Makes `images.centre_view` of a JPEG, to 2 of 255: uint8 (size, size, 3). Only what the crop needs is resized.
 
   The `image` may also be the pixels themselves, uint8 (H, W, 3).
   """

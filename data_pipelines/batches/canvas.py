@@ -1,4 +1,4 @@
-"""Crops that the devices resize: decoded into the corner of a canvas, with the box in it that the view shows.
+"""Prepares crops that the devices resize: decoded into a canvas's corner, with the box in it that the view shows.
 
 Source: docs/method.md, Resizing on the devices.
 """
@@ -12,7 +12,7 @@ _SCALES = (1, 2, 4, 8)
 
 
 def crop_for_canvas(jpeg: tf.Tensor, box: tf.Tensor, size: int, canvas: int) -> tuple[tf.Tensor, tf.Tensor]:
-  """What is decoded of a crop, and which part of that is the crop.
+  """Decodes a crop, and says which part of the pixels is the crop.
 
   A crop that is larger than the canvas is decoded at the JPEG's smallest scale that leaves both sides at least `size`.
   If it is still too large, it is resized here, as `augment.resize` does.
@@ -20,11 +20,11 @@ def crop_for_canvas(jpeg: tf.Tensor, box: tf.Tensor, size: int, canvas: int) -> 
   Args:
     jpeg: the whole image.
     box: (top, left, height, width) of the crop, pixels, int32 (4,).
-    size: side S of the view.
-    canvas: side C of the canvas, at least S.
+    size: the side S of the view.
+    canvas: the side C of the canvas, at least S.
 
   Returns:
-    Pixels, uint8 (H, W, 3), no side larger than C; and the crop's (top, left, height, width) in them, float32 (4,).
+    The pixels, uint8 (H, W, 3), no side larger than C; and the crop's (top, left, height, width) in them, float32 (4,).
   """
   corner_2, sides_2 = box[:2], box[2:]
   level = tf.reduce_sum(tf.cast(tf.reduce_min(sides_2) >= size * tf.constant(_SCALES[1:]), tf.int32))

@@ -1,4 +1,4 @@
-"""The views of a record that a model is tested on: as the record is, or changed as `image_changes` does."""
+"""Makes the views of a record that a model is tested on: as the record is, or changed as `image_changes` does."""
 
 from collections.abc import Callable
 import functools
@@ -9,18 +9,18 @@ import tensorflow as tf
 from data_pipelines.batches import augment, image_changes
 
 BOX_FIELDS = {'boxes': tf.io.RaggedFeature(tf.float32), 'box_scores': tf.io.RaggedFeature(tf.float32)}
-"""Of a record, beside what every view needs, for what takes persons or scenes away."""
+"""The fields of a record that changes need which take persons or scenes away, beside those of every view."""
 
 
 def evaluation_views(
     record: dict[str, tf.Tensor], make_view: Callable[[tf.Tensor], tf.Tensor], size: int, person: bool,
     change: str) -> dict[str, tf.Tensor]:
-  """The scene as 'image', and with `person` the first person as 'person'; uint8 (size, size, 3).
+  """Makes the scene as 'image', and with `person` the first person as 'person'; uint8 (size, size, 3).
 
   Args:
-    record: its 'image', 'persons' and 'example_id'; and `BOX_FIELDS` where the change needs them.
-    make_view: the view of what `augment.centre_view` takes.
-    size: of the views, pixels.
+    record: its 'image', 'persons' and 'example_id'; and `BOX_FIELDS` if the change needs them.
+    make_view: a function that makes the view of what `augment.centre_view` takes.
+    size: the side of the views, pixels.
     person: whether to make the person view. Without a person, it is the finished view of the scene.
     change: one of `image_changes.read_changes`; '' for none.
   """

@@ -1,4 +1,4 @@
-"""Changes of the images that a model is tested on: corruptions, and images whose persons or whose scene is taken away.
+"""Changes the images that a model is tested on: by corruptions, or by taking the persons or the scene away.
 
 Corruptions and their five severities are those of ImageNet-C (Hendrycks and Dietterich, ICLR 2019). They were chosen
 for views of 224 pixels: what is a length there is in proportion to the view here.
@@ -16,7 +16,7 @@ from data_pipelines.person_boxes import crops
 PERSON_REMOVED, SCENE_REMOVED = 'person_removed', 'scene_removed'
 REMOVALS = (PERSON_REMOVED, SCENE_REMOVED)
 COLOUR = (124, 116, 104)
-"""What is put in place of what is taken away: ImageNet's mean, which models see as about zero. It says nothing of the
+"""The colour in place of what is taken away: ImageNet's mean, which models see as about zero. It says nothing of the
 image."""
 _VIEW = 224
 _SEVERITIES: dict[str, tuple[float, ...]] = {
@@ -29,10 +29,10 @@ _SEVERITIES: dict[str, tuple[float, ...]] = {
 
 
 def read_changes(text: str) -> tuple[str, ...]:
-  """The names of changes, joined by + in a text, such as 'blur_3+person_removed'; () for ''.
+  """Reads the names of changes, joined by + in a text such as 'blur_3+person_removed'; () for ''.
 
   Raises:
-    UserError: a name is unknown, or there twice.
+    UserError: a name is unknown, or given twice.
   """
   names = tuple(text.split('+')) if text else ()
   known = {*REMOVALS, *(f'{kind}_{level}' for kind, values in _SEVERITIES.items() for level in _levels(values))}
@@ -49,12 +49,12 @@ def _levels(values: Sequence[float]) -> range:
 
 
 def corrupt(change: str, view_SxSx3: np.ndarray, key: Sequence[int]) -> np.ndarray:
-  """A corrupted view, uint8 (S, S, 3).
+  """Corrupts a view, uint8 (S, S, 3).
 
   Args:
-    change: such as 'blur_3'.
+    change: the name of a corruption, such as 'blur_3'.
     view_SxSx3: uint8.
-    key: numbers of at least 0, of which alone the noise is a function.
+    key: numbers of at least 0; the noise is a function of them alone.
   """
   kind, level = change.rsplit('_', 1)
   changed = _CORRUPTIONS[kind](view_SxSx3, _SEVERITIES[kind][int(level) - 1], key)
@@ -101,15 +101,15 @@ _CORRUPTIONS: dict[str, Callable[[np.ndarray, float, Sequence[int]], np.ndarray]
 
 
 def take_away(change: str, image_HxWx3: np.ndarray, boxes_Nx4: np.ndarray, scores_N: np.ndarray) -> np.ndarray:
-  """An image without its persons, or of its persons alone, uint8 (H, W, 3); what is taken away is `COLOUR`.
+  """Takes the persons away from an image, or all but the persons, uint8 (H, W, 3); `COLOUR` takes their place.
 
-  Without a person, nothing is taken away with the persons, and all of it with the scene.
+  From an image without a person, the first takes nothing away, and the second takes all.
 
   Args:
     change: 'person_removed' or 'scene_removed'.
     image_HxWx3: uint8.
-    boxes_Nx4: of persons, (ymin, xmin, ymax, xmax), fractions of the image.
-    scores_N: of the boxes; one of less than `crops.MIN_SCORE` is no person.
+    boxes_Nx4: the boxes of persons, (ymin, xmin, ymax, xmax), fractions of the image.
+    scores_N: the scores of the boxes; a box of less than `crops.MIN_SCORE` is no person.
   """
   is_person_HxW = np.zeros(image_HxWx3.shape[:2], bool)
   for box_4 in crops.largest_persons(boxes_Nx4, scores_N):
@@ -120,14 +120,14 @@ def take_away(change: str, image_HxWx3: np.ndarray, boxes_Nx4: np.ndarray, score
 
 def take_margin_away(
     crop_HxWx3: np.ndarray, boxes_Nx4: np.ndarray, scores_N: np.ndarray, image_2: np.ndarray) -> np.ndarray:
-  """A person's stored crop without what surrounds the person's box, uint8 (H, W, 3): `COLOUR` is there.
+  """Takes what surrounds the person's box away from a stored crop, uint8 (H, W, 3); `COLOUR` takes its place.
 
-  Of a box without area, the crop is one pixel wide or high, and stays as it is.
+  The crop of a box without area is one pixel wide or high, and stays as it is.
 
   Args:
-    crop_HxWx3: see `crops.person_crop`: of the first box, or of the largest person, whichever has its shape.
-    boxes_Nx4, scores_N: of the whole image, as for `take_away`.
-    image_2: height and width of the whole image.
+    crop_HxWx3: the crop of the first box, or of the largest person, whichever has its shape; see `crops.person_crop`.
+    boxes_Nx4, scores_N: those of the whole image, as for `take_away`.
+    image_2: the height and width of the whole image.
   """
   shape = np.log(crop_HxWx3.shape[0] / crop_HxWx3.shape[1])
   found = []

@@ -1,4 +1,4 @@
-"""The order of an epoch as a function of a key: every record once, or every class equally often."""
+"""Makes the order of an epoch as a function of a key: every record once, or every class equally often."""
 
 from collections.abc import Callable
 
@@ -8,18 +8,19 @@ import tensorflow as tf
 from data_pipelines.batches import augment
 
 Order = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-"""(int64 slots (R,) of an epoch, its key (3,)) -> int64 positions (R,), and how often each was drawn before (R,)."""
+"""A function (int64 slots (R,) of an epoch, its key (3,)) -> int64 positions (R,), and how often each was drawn before
+(R,)."""
 
 
 def make_order(records: int, balanced_by: np.ndarray | None) -> Order:
-  """Every record once; with every record's class (N,), `balanced_order`."""
+  """Makes an order of every record once; given every record's class (N,), a `balanced_order`."""
   if balanced_by is not None:
     return balanced_order(balanced_by)
   return lambda slot_R, key_3: (augment.shuffled(slot_R, key_3, records), tf.zeros_like(slot_R))
 
 
 def balanced_order(label_N: np.ndarray) -> Order:
-  """Every class equally often (docs/tasks.md, Unbalanced classes); -1 is no class, and never drawn.
+  """Makes an order of every class equally often (docs/tasks.md, Unbalanced classes); -1 is no class, and never drawn.
 
   The slots of an epoch go to the classes in turn. A class is drawn in a permutation of its records, and once it is
   through, in another one.

@@ -1,4 +1,4 @@
-"""Batches for training and evaluation: a batch is a function of (seed, step) alone.
+"""Makes batches for training and evaluation. A batch is a function of (seed, step) alone.
 
 There is no shuffle buffer and no iterator state: order comes from a keyed permutation, draws from stateless seeds. So a
 resumed run starts at any step, and every host makes its own rows of the same global batch.
@@ -28,7 +28,7 @@ from data_pipelines.records.reader import Split
 os.environ.setdefault('TF_CPU_ALLOCATOR_USE_BFC', 'true')
 
 READ_TOGETHER = 64
-"""Records per call into Python: enough to make the call cheap, few enough to save memory."""
+"""The number of records per call into Python: enough to make the call cheap, few enough to save memory."""
 _FIELDS = {
     'image': tf.io.FixedLenFeature([], tf.string), 'persons': tf.io.RaggedFeature(tf.string),
     'label': tf.io.FixedLenFeature([], tf.int64), 'example_id': tf.io.FixedLenFeature([], tf.int64)}
@@ -36,7 +36,7 @@ _FIELDS = {
 Batch = dict[str, np.ndarray]
 Record = dict[str, tf.Tensor]
 ViewFields = tuple[tf.Tensor, ...]
-"""The pixels of a finished view, uint8 (S, S, 3), alone; or what `crop_for_canvas` gives."""
+"""The pixels of a finished view, uint8 (S, S, 3), alone; or the result of `crop_for_canvas`."""
 
 
 class Views(NamedTuple):
@@ -62,39 +62,39 @@ def train_batches(
     randaugment: tuple[float, float] | None = None, erase: float = 0.0, targets: Sequence[str] = (),
     balanced_by: np.ndarray | None = None, views: Views | None = None, canvas: int = 0, process_index: int = 0,
     process_count: int = 1, parallelism: int | None = None) -> Iterator[Batch]:
-  """Endless training batches from `start_step` on: this host's rows of every global batch.
+  """Yields endless training batches from `start_step` on: this host's rows of every global batch.
 
   Each epoch is a new permutation of the records, of which the last num_examples % batch_size are dropped. Views are
   made as in docs/method.md, Recipes. Every draw is a function of (seed, epoch, example id).
 
   Args:
-    batch_size: of the global batch, over all hosts.
-    seed: of order and augmentation.
-    image_size: side S of the square views, pixels.
+    batch_size: the size of the global batch, over all hosts.
+    seed: the seed of order and augmentation.
+    image_size: the side S of the square views, pixels.
     mode: 'pretrain' makes 'scene' and 'person', 'finetune' makes 'image' and optionally 'person'.
-    crop_area: share of the image's area that the random crop takes.
+    crop_area: the range of the share of the image's area that the random crop takes.
     person: whether to make the person view; None makes it in 'pretrain' only.
     person_jitter: in 'pretrain', how far each edge of the stored person crop may move inwards, as a share of its side,
       in [0, 0.5). Up to 1/7, it cuts only the margin, if the image had room for one.
-    randaugment: in 'finetune', mean and deviation of RandAugment's magnitude for each view; the recipe's: (9, 0.5).
-    erase: in 'finetune', probability of random erasing, of each view.
+    randaugment: in 'finetune', mean and deviation of RandAugment's magnitude for each view; the recipe has (9, 0.5).
+    erase: in 'finetune', the probability of random erasing of each view.
     targets: names of `targets.FIELDS` to add, as `targets.dense` describes them.
-    balanced_by: every record's class (N,), -1 for none, of which all come equally often; None takes each record once.
+    balanced_by: every record's class (N,), -1 for none; all classes come equally often. None takes each record once.
     views: which crops and flips come again; None draws new ones every epoch.
-    canvas: side C of the square in which crops are left for the devices to resize; 0 resizes them here.
+    canvas: the side C of the square in which crops are left for the devices to resize; 0 resizes them here.
     process_index, process_count: this host's number, and the number of hosts.
-    parallelism: threads; None is one a CPU. It does not change the batches.
+    parallelism: the number of threads; None is one per CPU. It does not change the batches.
 
   Yields:
     With R = batch_size / process_count rows: 'scene' ('pretrain') or 'image' ('finetune') and 'person', uint8
     (R, S, S, 3); 'position' in the split int32 (R,), 'example_id' int64 (R,), 'label' int32 (R,), -1 for none; the
-    `targets`; and where `views` is given, which of them it is, 'view' int32 (R,). 'person' is the stored crop of one
+    `targets`; and if `views` is given, which of them it is, 'view' int32 (R,). 'person' is the stored crop of one
     person, drawn each epoch from those of the record, squashed to S x S and flipped as the scene is. Without a person
-    it equals the finished scene view. With a canvas, what `models.preprocess.resize_crops` makes these views of.
+    it equals the finished scene view. With a canvas, the crops of which `models.preprocess.resize_crops` makes views.
 
   Raises:
     UserError: the batch is larger than the split or does not divide by process_count; an augmentation or the canvas is
-      out of its range or not of this mode; while iterating, a damaged shard.
+      out of its range or not of this mode; or, while iterating, a shard is damaged.
   """
   _check_augmentations(mode, person_jitter, randaugment, erase)
   _check_canvas(canvas, image_size, bool(randaugment or erase))
@@ -131,7 +131,7 @@ def _train_order(index_R: tf.Tensor, epoch: tf.Tensor, ordered: Order, seed: int
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
-  """Whole training batches in one epoch. Raises UserError if the batch is larger than the split."""
+  """The number of whole training batches in an epoch. Raises UserError if the batch is larger than the split."""
   if batch_size > split.num_examples:
     raise UserError(
         f'batch_size {batch_size} is more than the {split.num_examples} examples of split {split.name!r}: '
@@ -143,17 +143,18 @@ def view_batches(
     split: Split, seed: int, starts: Sequence[tuple[int, int]], *, batch_size: int, image_size: int,
     crop_area: tuple[float, float], canvas: int = 0, process_index: int = 0, process_count: int = 1,
     parallelism: int | None = None) -> Iterator[Batch]:
-  """Scenes in the order of the split, cropped and flipped as training batches with `Views` of this seed show them.
+  """Yields scenes in the order of the split, cropped and flipped as training batches with `Views` of this seed do.
 
   Args: as in `train_batches`, and
-    starts: of each batch, which view it shows and the position of its first row.
+    starts: for each batch, which view it shows and the position of its first row.
 
   Yields:
     'scene' uint8 (R, S, S, 3), R = batch_size / process_count, or with a canvas as in `train_batches`; past the end of
     the split, its last example.
 
   Raises:
-    UserError: the batch does not divide by process_count, or the canvas is too small; while iterating, a damaged shard.
+    UserError: the batch does not divide by process_count, or the canvas is too small; or, while iterating, a shard is
+      damaged.
   """
   _check_canvas(canvas, image_size, augmented=False)
   first_row, rows = _host_rows(batch_size, process_index, process_count)
@@ -174,13 +175,14 @@ def eval_batches(
     split: Split, *, batch_size: int, image_size: int, person: bool = False, targets: Sequence[str] = (),
     view: Callable[[tf.Tensor], tf.Tensor] | None = None, change: str = '', process_index: int = 0,
     process_count: int = 1, parallelism: int | None = None) -> Iterator[Batch]:
-  """Every example once over all hosts, in order; every host makes the same number of batches of the same shape.
+  """Yields every example once over all hosts, in order; all hosts make as many batches of the same shape.
 
   Args: as in `train_batches`, and
-    view: from what `augment.centre_view` takes to another model's evaluation view, uint8 (S, S, 3); None is the
-      student's.
-    change: of the images, see `image_changes.read_changes`; '' for none. Corruptions change each finished view. Without
-      persons, 'person' equals 'image' as where a record has none; without the scene, it lacks the margin of its crop.
+    view: a function from what `augment.centre_view` takes to another model's evaluation view, uint8 (S, S, 3); None is
+      the student's.
+    change: the change of the images, see `image_changes.read_changes`; '' for none. Corruptions change each finished
+      view. If persons are taken away, 'person' equals 'image', as for a record without one; if the scene is, 'person'
+      lacks the margin of its crop.
 
   Yields:
     With R = batch_size / process_count rows: 'image' uint8 (R, S, S, 3), the evaluation view; with `person` also
@@ -189,7 +191,7 @@ def eval_batches(
     all zero; and the `targets`.
 
   Raises:
-    UserError: the batch does not divide by process_count; while iterating, a damaged shard.
+    UserError: the batch does not divide by process_count; or, while iterating, a shard is damaged.
   """
   first_row, rows = _host_rows(batch_size, process_index, process_count)
   sizes = record_targets.lengths(split, targets)

@@ -18,23 +18,24 @@ LAYERS = 2
 PROBABILITY = 0.5
 MAX_MAGNITUDE = 10.0
 DRAWS = (LAYERS, 4)
-"""Uniform draws for one image: of each layer, which operation, whether it is applied, how strong, and the sign."""
+"""The shape of one image's uniform draws: for each layer, which operation, whether it is applied, how strong, and the
+sign."""
 _ROWS_IN_CACHE = 56
 FILL = (124, 116, 104)
-"""Colour of the area that geometric operations leave uncovered: ImageNet's mean."""
+"""The colour of the area that geometric operations leave uncovered: ImageNet's mean."""
 
 Operation = Callable[[Image.Image, float, int], Image.Image]
-"""(RGB image, level in [0, 1], sign -1 or 1) -> RGB image of the same size."""
+"""A function (RGB image, level in [0, 1], sign -1 or 1) -> RGB image of the same size."""
 
 
 def rand_augment(image_HxWx3: tf.Tensor, draws_Lx4: tf.Tensor, magnitude: float, std: float) -> tf.Tensor:
-  """Two operations, drawn with replacement from `OPERATIONS`, each applied with probability 0.5; uint8 in and out.
+  """Applies two operations, drawn with replacement from `OPERATIONS`, each with probability 0.5; uint8 in and out.
 
   Args:
     image_HxWx3: uint8.
     draws_Lx4: uniform in [0, 1), float32 of shape DRAWS.
-    magnitude: mean strength in [0, 10].
-    std: its standard deviation; draws are clipped to [0, 10].
+    magnitude: the mean strength, in [0, 10].
+    std: the strength's standard deviation; draws are clipped to [0, 10].
   """
 
   def run() -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""Single examples of a split for a person to look at: both evaluation views, with the record's id and label."""
+"""Reads single examples of a split for a person to look at: both evaluation views, with the record's id and label."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
@@ -20,8 +20,8 @@ _TOGETHER = 64
 
 
 class Example(NamedTuple):
-  """id: of the record; label: -1 for none; scene: the evaluation view; person: the record's first person, squashed, or
-  None. Views are uint8 (S, S, 3)."""
+  """An example. id: the record's. label: -1 for none. scene: the evaluation view. person: the record's first person,
+  squashed, or None. Views are uint8 (S, S, 3)."""
 
   id: str
   label: int
@@ -32,10 +32,10 @@ class Example(NamedTuple):
 def read_examples(
     split: Split, positions: Sequence[int], size: int, *, person: bool = True,
     centre: Mapping[str, Any] | None = None) -> Iterator[Example]:
-  """The examples at these positions, in this order, with views of S = `size`; as many threads as CPUs read them.
+  """Reads the examples at these positions, in this order, with views of S = `size`, in as many threads as CPUs.
 
   `centre` holds the arguments of `augment.centre_view` for the scene; None gives the evaluation view. Raises UserError
-  on a damaged shard.
+  if a shard is damaged.
   """
   view = functools.partial(augment.centre_view, **centre) if centre else functools.partial(
       augment.evaluation_view, size=size)

@@ -1,1 +1,1 @@
-"""From a raw folder to shards: what every dataset builder shares."""
+"""What all dataset builders share, on the way from a raw folder to shards."""

@@ -1,4 +1,4 @@
-"""What a builder of a user's own images prints before it reads the first: the splits and classes that it found."""
+"""Prints which splits and classes a builder of a user's own images found, before it reads the first image."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,12 @@ from data_pipelines.plain_text import visible
 
 
 def print_splits(found: Mapping[str, Sequence[RawExample]], labels: Sequence[str], no_val: str) -> None:
-  """Prints how many images each split has, of each class, and warns of what keeps a model from being fine-tuned.
+  """Prints how many images of each class each split has, and warns of what keeps a model from being fine-tuned.
 
   Args:
-    found: by split.
+    found: the examples by split.
     labels: the class names.
-    no_val: what to do where there is no val.
+    no_val: what a user can do if there is no val.
   """
   for split, examples in found.items():
     counts = collections.Counter(str(example.label) for example in examples if example.label != NO_LABEL)

@@ -41,7 +41,7 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
   Args:
     max_rejects, short_side, max_megapixels, max_persons, boxes_file, groups_file, exclude_file, name: as for
       `build.build`.
-    source: what is read; by default the folder that TFDS calls `manual_dir`.
+    source: the source that is read; by default the folder that TFDS calls `manual_dir`.
     **kwargs: TFDS's own (data_dir, config, version).
   """
 
@@ -72,14 +72,14 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
   @abc.abstractmethod
   def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
-    """Examples by split; files that enter no record are counted with `self.ignore(kind)`.
+    """Lists the examples by split, and counts files that enter no record with `self.ignore(kind)`.
 
     Raises:
       UserError: the folder is not laid out as the dataset is; the message ends with `self.layout`.
     """
 
   def announce(self, splits: Mapping[str, Sequence[RawExample]]) -> None:
-    """Prints what will be built, before the first image is read; nothing, for a published dataset."""
+    """Prints what will be built, before the first image is read; for a published dataset it prints nothing."""
 
   def attributes(self, source: pathlib.Path, example: RawExample) -> dict:
     """The annotation fields of one image. Raises images.RejectedError if they contradict the listing."""
@@ -87,15 +87,15 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     return dict(example.attributes)
 
   def find_source(self, folder: pathlib.Path) -> RawSource:
-    """What is read where TFDS alone says from where."""
+    """Finds what is read, if TFDS alone says from which folder."""
     return folder_source(folder)
 
   def contents(self, items: list[WorkItem]) -> Iterator[tuple[WorkItem, bytes | None]]:
-    """Each item with the bytes of its image, in an order in which they are quickly read; None where it is a file."""
+    """Yields each item with the bytes of its image, None if it is a file, in an order that is quick to read."""
     return ((item, None) for item in items)
 
   def set_labels(self, labels: Sequence[str]) -> None:
-    """Sets LABELS where they are known only when the examples are listed. Raises UserError if one cannot be a label."""
+    """Sets LABELS that are known only when examples are listed. Raises UserError if one cannot be a label."""
     check_labels(labels, 'a class')
     if stripped := [label for label in labels if label != label.strip()]:
       raise UserError(f'the class {stripped[0]!r} cannot name a label: rename it')  # TFDS stores stripped lines.
@@ -106,9 +106,9 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
       feature.names = list(labels)
 
   def with_groups(self, examples: list[RawExample]) -> list[RawExample]:
-    """The examples with the groups of `groups_file`, if it is given, which are joined with those that they have.
+    """Joins the groups of `groups_file`, if it is given, with those that the examples have.
 
-    Raises UserError if it names no image here.
+    Raises UserError if the file names no image here.
     """
     if self._groups_file is None:
       return examples
@@ -154,23 +154,23 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
       self._ignored[kind] += count
 
   def reject(self, name: str, reason: str) -> None:
-    """Counts an example that cannot become a record, as the lists show before its image is read."""
+    """Counts an example that cannot become a record, which the lists show before its image is read."""
     self._rejects[name] = reason
 
   def check_rejects(self, found: int) -> None:
-    """Raises UserError if more of the examples found are rejected than may be."""
+    """Raises UserError if more of the examples found are rejected than allowed."""
     if len(self._rejects) > self._max_rejects * found:
       raise self._rejects_error(
           f'{len(self._rejects)} of {found} images were rejected, more than --max_rejects={self._max_rejects:g} allows',
           next(iter(self._rejects)), ', or raise --max_rejects')
 
   def first_reject(self) -> str:
-    """How many examples are rejected, and the first, to end a message with; '' if none is."""
+    """Says how many examples are rejected, and names the first, at the end of a message; '' if none is."""
     first = next(iter(self._rejects), '')
     return f'; {len(self._rejects)} rejected, first: {first} ({self._rejects[first]})' if self._rejects else ''
 
   def take_ignored(self) -> dict[str, int]:
-    """The counts since the last call."""
+    """Takes the counts of what was ignored since the last call."""
     with self._lock:
       taken = dict(sorted(self._ignored.items()))
       self._ignored.clear()
@@ -256,15 +256,15 @@ class BaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
       return item.example.id, None, str(error)
 
   def open_image(self, path: pathlib.Path) -> contextlib.AbstractContextManager[images.CheckedImage]:
-    """As `images.open_image`. A dataset whose images have another form than files of images overrides it."""
+    """Opens an image by `images.open_image`. A dataset whose images are not image files overrides it."""
     return images.open_image(path, self._options['max_megapixels'])
 
   def record(self, source: pathlib.Path, item: WorkItem, content: bytes | None = None) -> dict:
-    """One record, as `schema.record_features` describes it. Raises images.RejectedError if it cannot become one.
+    """Makes a record, as `schema.record_features` describes it. Raises images.RejectedError if that is not possible.
 
     Args:
       source: the raw folder.
-      item: what is known of it.
+      item: what is known of the example.
       content: the bytes of its image; None if they are in a file.
     """
     example = item.example

@@ -1,4 +1,4 @@
-"""How a run on Apache Beam is set up, checked before anything is made."""
+"""Reads how a run on Apache Beam is set up, and checks it before anything is made."""
 
 from collections.abc import Sequence
 import contextlib
@@ -9,11 +9,11 @@ from data_pipelines.errors import UserError
 
 
 def read_beam_options(runner: str | None, options: Sequence[str]) -> Any:
-  """Beam's `PipelineOptions`.
+  """Makes Beam's `PipelineOptions`.
 
   Args:
-    runner: name of a Beam runner, such as 'DirectRunner'; None where `options` name it.
-    options: such as 'direct_num_workers=4'.
+    runner: the name of a Beam runner, such as 'DirectRunner'; None if `options` name it.
+    options: options such as 'direct_num_workers=4'.
 
   Raises:
     UserError: Beam is not installed, or knows no such runner, option or value.

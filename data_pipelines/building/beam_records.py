@@ -1,4 +1,4 @@
-"""The Apache Beam path of a build: the same records, made by many workers.
+"""The Apache Beam path of a build: many workers make the same records.
 
 Work items and the workers' notes (what they rejected and ignored) travel in files beside the shards. A pipeline that
 held 118,000 items would be too large for Dataflow, and a Beam metric counts a bundle again when it is retried.
@@ -25,7 +25,7 @@ _ITEMS, _NOTES = 'items', 'notes'
 
 def record_transform(
     builder: 'BaseBuilder', source: pathlib.Path, items: list[WorkItem], folder: epath.Path, split: str) -> Any:
-  """The beam.PTransform from a pipeline to (id, record) for one split.
+  """Makes the beam.PTransform from a pipeline to (id, record) for one split.
 
   Each worker gets a copy of `builder`, finds `source` under the same path, and writes to the shards' `folder`.
   """

@@ -1,4 +1,4 @@
-"""Images in one folder per class, the layout that most datasets share, checked and listed."""
+"""Checks and lists images in one folder per class, the layout that most datasets share."""
 
 from collections.abc import Sequence
 import itertools
@@ -11,24 +11,24 @@ from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import box_file
 
 OUR_FILES = (box_file.FILE_NAME, PROVENANCE)
-"""Files of this package in a raw folder."""
+"""The files of this package in a raw folder."""
 
 _ARCHIVER_FOLDER = '__MACOSX'
 
 
 class SeededClassFolderBuilder(BaseBuilder, skip_registration=True):  # type: ignore[call-arg]
-  """Base for datasets of `<class>/*` folders without official splits: PERCENT gives the share of each split."""
+  """The base for datasets of `<class>/*` folders without official splits: PERCENT gives the share of each split."""
 
   SPLIT_SEED = 0
   PERCENT: dict[str, int]
 
   def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
-    """Examples by split, every class in the same shares. Raises UserError as the base says."""
+    """Lists examples by split, every class in the same shares. Raises UserError as the base says."""
     return seeded_splits(list_classes(self, source, source, self.LABELS), self.PERCENT, self.SPLIT_SEED)
 
 
 def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Folders directly in `folder`, sorted, without hidden ones and those of archivers."""
+  """The folders directly in `folder`, sorted, without hidden ones and those of archivers."""
   return [
       entry for entry in sorted(folder.iterdir())
       if entry.is_dir() and not entry.name.startswith('.') and entry.name != _ARCHIVER_FOLDER]
@@ -42,9 +42,9 @@ def ignore_others(builder: BaseBuilder, source: pathlib.Path, folder: pathlib.Pa
 
 
 def split_folders(builder: BaseBuilder, source: pathlib.Path, splits: Sequence[str]) -> dict[str, pathlib.Path]:
-  """The folders of the splits, in that order, by their usual names (`split_named`); anything else is counted.
+  """Finds the folders of the splits, in that order, by their usual names (`split_named`); anything else is counted.
 
-  Raises UserError if one is missing, or there twice.
+  Raises UserError if one is missing, or there are two.
   """
   ignore_others(builder, source, source)
   found: dict[str, pathlib.Path] = {}
@@ -65,11 +65,11 @@ def split_folders(builder: BaseBuilder, source: pathlib.Path, splits: Sequence[s
 
 def list_classes(builder: BaseBuilder, source: pathlib.Path, folder: pathlib.Path,
                  labels: Sequence[str]) -> list[RawExample]:
-  """Images of `<folder>/<class>/`, at any depth; `builder` counts the files that are ignored.
+  """Lists images of `<folder>/<class>/`, at any depth; `builder` counts the files that are ignored.
 
   Args:
     source: the raw folder, to which the images' paths are relative.
-    folder: holds one folder per class, spelled as its label or in other case.
+    folder: a folder that holds one folder per class, spelled as its label or in other case.
 
   Returns:
     The examples in the order of `labels`, those of a class sorted by path.

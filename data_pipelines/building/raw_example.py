@@ -14,17 +14,17 @@ class RawExample:
   """One example of the raw folder.
 
   Attributes:
-    path: of the image, inside the folder.
-    label: class name, or -1 for none.
-    person: index among the image's annotated persons, if the example is about one of them.
-    annotation: path of its annotation file, inside the folder.
-    labels: class names of a multi-label dataset.
-    distribution: shares of votes over the builder's DISTRIBUTION.
-    vad: valence, arousal, dominance on the dataset's own scale; NaN where not annotated.
+    path: the image's path inside the folder.
+    label: the class name, or -1 for none.
+    person: the index among the image's annotated persons, if the example is about one of them.
+    annotation: the path of its annotation file inside the folder.
+    labels: the class names of a multi-label dataset.
+    distribution: the shares of votes over the builder's DISTRIBUTION.
+    vad: valence, arousal, dominance on the dataset's own scale; NaN if not annotated.
     boxes: annotated persons as (xmin, ymin, xmax, ymax) in pixels of the image as displayed; `person` comes first.
-    size: (width, height) that `boxes` are in, where the image was resized since; else ().
-    name: the record's id where it is not the path.
-    attributes: what is said about the image besides, as `schema.record_features` stores it.
+    size: the (width, height) to which `boxes` refer, if the image was resized since; else ().
+    name: the record's id if it is not the path.
+    attributes: what else is said about the image, as `schema.record_features` stores it.
     group: examples of one group never fall into two splits; '' for none.
   """
 
@@ -56,7 +56,7 @@ class WorkItem:
   Attributes:
     example: what the raw folder says about it.
     example_id: its rank among all ids, sorted.
-    boxes: rows of person_boxes.csv for its image: xmin, ymin, xmax, ymax, score.
+    boxes: the rows of person_boxes.csv for its image: xmin, ymin, xmax, ymax, score.
   """
 
   example: RawExample
@@ -64,7 +64,7 @@ class WorkItem:
   boxes: list[list[float]]
 
   def to_json(self) -> str:
-    """One line, which also holds NaN and file names that are not UTF-8."""
+    """Writes the item as one line, which can hold NaN and file names that are not UTF-8."""
     return json.dumps(dataclasses.asdict(self))
 
   @classmethod

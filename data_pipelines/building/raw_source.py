@@ -1,4 +1,4 @@
-"""What a build reads: the folder to which the paths of images are relative, and for a table, its files."""
+"""Finds what a build reads: the folder to which the paths of images are relative, and for a table, its files."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
@@ -30,9 +30,9 @@ class RawSource:
     given: what the user named: a folder, a file, or a repository of a hub with its revision.
     root: the folder of the images.
     root_is_given: whether the user named it, and not the tables alone.
-    listing: of the files in `root`.
+    listing: the listing of the files in `root`.
     tables: the files of the table; () for a dataset that is laid out in folders.
-    hub: of a repository, what pins it: its name, and the revision.
+    hub: what pins a repository: its name, and the revision.
     asked: what the user says about it: options of a table, and the SHA-256 of files of groups and of exclusions.
   """
 
@@ -45,7 +45,7 @@ class RawSource:
   root_is_given: bool = False
 
   def fingerprint(self) -> dict[str, Any]:
-    """That of the listing, and `asked`; of tables also the SHA-256 of their contents."""
+    """The fingerprint of the listing, and `asked`; for tables also the SHA-256 of their contents."""
     found = {**self.listing.fingerprint(), 'asked': dict(self.asked)}
     if self.tables:
       digests = '\n'.join(map(checksums.sha256_of, self.tables))
@@ -53,10 +53,10 @@ class RawSource:
     return found
 
   def split_of_tables(self) -> dict[pathlib.Path, str]:
-    """Table -> split, if the names of the files or of their folders say two or more; else empty.
+    """The split of each table, if the names of the files or of their folders say two or more; else empty.
 
     Raises:
-      UserError: some say it and others do not.
+      UserError: some names say a split and others do not.
     """
     splits = {
         table: _split_in(table.relative_to(self.root) if table.is_relative_to(self.root) else table)
@@ -72,7 +72,7 @@ class RawSource:
 
 
 def folder_source(folder: str | os.PathLike, outputs: Iterable[str | os.PathLike] = ()) -> RawSource:
-  """A raw folder, as it is, without the folders of records that may lie in it."""
+  """Makes the source of a raw folder, without the folders of records that may lie in it."""
   path = pathlib.Path(folder)
   return RawSource(os.path.realpath(folder), path, Listing(path, outputs))
 
@@ -80,7 +80,7 @@ def folder_source(folder: str | os.PathLike, outputs: Iterable[str | os.PathLike
 def table_source(
     given: str | os.PathLike, images: str | os.PathLike | None = None,
     outputs: Iterable[str | os.PathLike] = ()) -> RawSource:
-  """The files of a table.
+  """Makes the source of a table's files.
 
   Args:
     given: a file, several separated by commas, a pattern such as `data/*.parquet`, or a folder that holds them.
@@ -136,7 +136,7 @@ def _split_in(path: pathlib.Path) -> str | None:
 
 
 def check_groups(groups: Sequence[tuple[str, str]]) -> None:
-  """Raises UserError if a group is in two splits; `groups` are (split, group) of each example, '' for none."""
+  """Raises UserError if a group is in two splits; `groups` holds each example's (split, group), '' for none."""
   split_of: dict[str, str] = {}
   for split, group in groups:
     if group and split_of.setdefault(group, split) != split:
@@ -146,13 +146,13 @@ def check_groups(groups: Sequence[tuple[str, str]]) -> None:
 
 
 def join_groups(groups: Sequence[tuple[str, str]]) -> list[str]:
-  """One group of each example that two sources say a group of, such that no group of either is cut.
+  """Joins the groups that two sources give the examples, so that no group of either is cut.
 
   Args:
-    groups: of each example, its group by the first source and by the second, '' for none.
+    groups: each example's group by the first source and by the second, '' for none.
 
   Returns:
-    The group of each, '' for none.
+    The group of each example, '' for none.
   """
   parent: dict[tuple[int, str], tuple[int, str]] = {}
 

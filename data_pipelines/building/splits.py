@@ -1,4 +1,4 @@
-"""Seeded splits that never change: the same examples and seed give the same splits with any machine and library."""
+"""Makes seeded splits that never change: the same examples and seed give the same splits on any machine."""
 
 import collections
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -23,7 +23,7 @@ def split_named(name: str) -> str | None:
 
 
 def usual_order(names: Iterable[str]) -> list[str]:
-  """The names of splits as they follow each other in use: train, val, test, then others, sorted."""
+  """Sorts the names of splits as they are used: train, val, test, then others by name."""
   places = {name: place for place, name in enumerate(TRAIN_VAL_TEST)}
   return sorted(names, key=lambda name: (places.get(name, len(places)), name))
 
@@ -71,7 +71,7 @@ def seeded_splits(
 
 
 def hashed_splits(examples: Iterable[RawExample], percent: Mapping[str, int], seed: int) -> dict[str, list[RawExample]]:
-  """Splits in which no group falls into two, and where an example more or less moves no other.
+  """Makes splits in which no group falls into two, and in which an example more or less moves no other.
 
   Each group, or example without one, goes by the SHA-256 of 'seed:group' or 'seed:id' alone. So the shares hold on
   average only, over all classes together.

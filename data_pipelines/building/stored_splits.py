@@ -15,7 +15,7 @@ class StoredSplit(NamedTuple):
   """The records of one split.
 
   Attributes:
-    summary: examples, per_class (every label, 0 included), with_person, with_person_share, ids_sha256, records_sha256.
+    summary: examples, per_class (of every label, also 0), with_person, with_person_share, ids_sha256, records_sha256.
       `ids_sha256` is over the sorted ids, UTF-8, joined by newlines: two builds with the same hash have the same
       examples in this split. `records_sha256` is over the records in their order, each with its fields sorted: two
       builds with the same hash train alike. (The shards' own bytes differ: protobuf sorts no map.)
@@ -30,9 +30,9 @@ def read_split(paths: Sequence[os.PathLike], lengths: Sequence[int], labels: Seq
   """Reads every record of a split once, checks its checksum, and writes the split's index beside the shards.
 
   Args:
-    paths: of the shards, all in one folder.
+    paths: the paths of the shards, all in one folder.
     lengths: how many records each holds.
-    labels: class names in label order.
+    labels: the class names in label order.
   """
   folder, names = os.path.dirname(os.fspath(paths[0])), [os.path.basename(os.fspath(path)) for path in paths]
   split = names[0].partition('.')[0]
@@ -57,10 +57,10 @@ def read_split(paths: Sequence[os.PathLike], lengths: Sequence[int], labels: Seq
 
 
 def duplicates(splits: Mapping[str, StoredSplit]) -> list[tuple[str, str, str, str]]:
-  """Images that several splits store, byte for byte: a model that trains on one has seen the other.
+  """Finds images that several splits store, byte for byte: a model that trains on one has seen the other.
 
   Returns:
-    (id, split, same_as, its_split) of every record whose image an earlier split holds too, sorted; `same_as` is the
+    The sorted (id, split, same_as, its_split) of every record whose image an earlier split holds too; `same_as` is the
     first id with that image in the earliest such split.
   """
   first: dict[bytes, tuple[str, str]] = {}

@@ -1,4 +1,4 @@
-"""Builder of CAER-S: `{train,test}/<Class>/NNNN.png`, with val taken from the official test folder."""
+"""Builds CAER-S: `{train,test}/<Class>/NNNN.png`, with val taken from the official test folder."""
 
 import pathlib
 
@@ -21,7 +21,7 @@ class Builder(base_builder.BaseBuilder):
       'in each; ask its authors for it, see https://caer-dataset.github.io')
 
   def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
-    """Examples by split: val is 34 % of every class of the published test, test the rest. Raises as the base says."""
+    """Lists examples by split: val is 34 % of every class of the published test, test the rest. Raises as the base."""
     published = {
         split: class_folders.list_classes(self, source, folder, self.LABELS)
         for split, folder in class_folders.split_folders(self, source, ('train', 'test')).items()}

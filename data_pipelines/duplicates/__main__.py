@@ -11,7 +11,7 @@ from data_pipelines.duplicates.finding import DISTANCE, find_duplicates
 
 
 def main() -> None:
-  """The command."""
+  """Runs the command."""
   logging.set_verbosity(logging.WARNING)
   command.require_flags('data_dir', 'dataset', 'out')
   values = flags.FLAGS

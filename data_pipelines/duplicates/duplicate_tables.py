@@ -1,4 +1,4 @@
-"""The tables of near-duplicates: what is a copy of what, groups for another build, and images to leave out."""
+"""Writes the tables of near-duplicates: what is a copy of what, groups for another build, and images to leave out."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,11 +13,11 @@ from data_pipelines.plain_text import csv_cell, csv_text
 from data_pipelines.source_files.text_files import read_table
 
 GROUPS, EXCLUDE = '_groups.csv', '_exclude.csv'
-"""What takes the place of `.csv` in the names of the other two."""
+"""The endings that replace `.csv` in the names of the other two tables."""
 
 
 def write_tables(out: str | os.PathLike, found: Found) -> list[str]:
-  """Writes OUT.csv, OUT_groups.csv and OUT_exclude.csv; their paths."""
+  """Writes OUT.csv, OUT_groups.csv and OUT_exclude.csv, and returns their paths."""
   stem = os.path.splitext(out)[0]
   tables: dict[str, tuple[Sequence[str], Iterable[Sequence[object]]]] = {
       os.fspath(out): (Copy._fields, ((*copy[:-1], int(copy.mirrored)) for copy in found.copies)), stem + GROUPS: (
@@ -32,7 +32,7 @@ def write_tables(out: str | os.PathLike, found: Found) -> list[str]:
 
 
 def read_copies(path: str | os.PathLike) -> Iterator[Copy]:
-  """The rows of OUT.csv. Raises UserError if it is no such table."""
+  """Reads the rows of OUT.csv. Raises UserError if it is no such table."""
   for row in read_table(path, Copy._fields):
     texts = {name: csv_text(row.cells[name]) for name in Copy._fields}
     try:
@@ -45,7 +45,7 @@ def read_copies(path: str | os.PathLike) -> Iterator[Copy]:
 
 
 def pairs_of_splits(copies: Iterable[Copy], dataset: str) -> dict[tuple[str, str, str], int]:
-  """How many images of a split have a copy in another, or in the same: (split, other dataset or '', split) -> count."""
+  """Counts the images of a split with a copy in another or the same: (split, other dataset or '', split) -> count."""
   counts = Counter(
       (copy.split, '' if copy.its_dataset == dataset else copy.its_dataset, copy.its_split) for copy in copies)
   return dict(sorted(counts.items()))

@@ -1,4 +1,4 @@
-"""What the verb `duplicates` does: compares records, writes the tables, and says what was found."""
+"""Does the work of the verb `duplicates`: compares records, writes the tables, and says what was found."""
 
 from collections.abc import Sequence
 import os
@@ -9,7 +9,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.plain_text import visible
 
 DISTANCE = 6
-"""Bits of 64 in which near-duplicates differ at most, by measurement (docs/dataset_report.md, Near-duplicates)."""
+"""The most bits of 64 in which near-duplicates differ, by measurement (docs/dataset_report.md, Near-duplicates)."""
 
 
 def find_duplicates(

@@ -1,4 +1,4 @@
-"""Pairs of hashes that differ in few bits, without comparing all pairs."""
+"""Finds pairs of hashes that differ in few bits, without comparing all pairs."""
 
 from collections.abc import Iterator
 import itertools
@@ -11,17 +11,17 @@ _BLOCK = 1024
 
 
 def near_pairs(query_Q: np.ndarray, base_B: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Pairs of a query and a base hash that differ in at most `distance` bits.
+  """Finds pairs of a query and a base hash that differ in at most `distance` bits.
 
-  The bits are cut into `distance + 1` parts. Such a pair agrees in one part at least, so only hashes that agree in one
-  are compared: memory does not grow with the number of hashes, nor with that of the pairs.
+  The bits are cut into `distance + 1` parts. Such a pair agrees in one part at least, so only hashes that agree in a
+  part are compared. Memory grows neither with the number of hashes nor with that of the pairs.
 
   Args:
     query_Q, base_B: uint64.
     distance: 0 to 16.
 
   Yields:
-    Positions in `query_Q` and in `base_B`, int64 (P,), each pair once.
+    The positions in `query_Q` and in `base_B`, int64 (P,), each pair once.
   """
   edges = [BITS * part // (distance + 1) for part in range(distance + 2)]
   masks = [np.uint64((1 << end) - (1 << start)) for start, end in itertools.pairwise(edges)]

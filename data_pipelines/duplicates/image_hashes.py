@@ -1,4 +1,4 @@
-"""Perceptual hashes of images, which copies of an image share but for a few bits, and of their mirror images."""
+"""Computes perceptual hashes of images and of their mirror images. Copies of an image differ in only a few bits."""
 
 from collections.abc import Iterator
 from concurrent import futures
@@ -13,7 +13,8 @@ from data_pipelines.errors import UserError
 from data_pipelines.read_ahead import THREADS, read_ahead
 
 HASHES = 3
-"""Of each image: the signs of its low frequencies (pHash), of its differences to the right, and of those downwards."""
+"""The number of hashes of an image: the signs of its low frequencies (pHash), of its differences to the right, and of
+those downwards."""
 _SIDE = 64
 """Pixels: JPEGs are decoded at the least scale that has these."""
 _FLAT = 2.0
@@ -21,7 +22,7 @@ _FLAT = 2.0
 
 
 def image_hash_library() -> Any:
-  """The library. Raises UserError if it is not installed."""
+  """Imports the library. Raises UserError if it is not installed."""
   try:
     import imagehash
   except ImportError as error:
@@ -30,14 +31,14 @@ def image_hash_library() -> Any:
 
 
 def hash_image(library: Any, content: bytes) -> np.ndarray | None:
-  """Hashes of an image, and of its mirror image.
+  """Computes the hashes of an image, and of its mirror image.
 
   Args:
-    library: `image_hash_library`.
+    library: the result of `image_hash_library`.
     content: a JPEG as records hold it.
 
   Returns:
-    uint64 (2, HASHES); None of an image that is nearly of one colour, whose hashes mean nothing.
+    uint64 (2, HASHES); None for an image that is nearly of one colour, whose hashes mean nothing.
   """
   image = Image.open(io.BytesIO(content))
   image.draft('L', (_SIDE, _SIDE))
@@ -49,7 +50,7 @@ def hash_image(library: Any, content: bytes) -> np.ndarray | None:
 
 
 def hash_images(examples: Iterator[tf.train.Example]) -> Iterator[tuple[str, np.ndarray | None]]:
-  """Id and `hash_image` of every record, in their order."""
+  """Yields the id and `hash_image` of every record, in their order."""
   library = image_hash_library()
 
   def attempt(fields: Any) -> tuple[str, np.ndarray | None]:

@@ -1,4 +1,4 @@
-"""Near-duplicates among the records of a dataset, and between them and those of others."""
+"""Finds near-duplicates among the records of a dataset, and between them and those of others."""
 
 from collections.abc import Iterator, Sequence
 import os
@@ -41,7 +41,8 @@ class Copy(NamedTuple):
 
 
 class HashedImages(NamedTuple):
-  """What is compared. hashes_Nx2xH: uint64, of each image and its mirror image; place_N: index into `places`."""
+  """The images that are compared. hashes_Nx2xH: the hashes of each image and its mirror image, uint64. place_N: the
+  index into `places`."""
 
   names: list[str]
   hashes_Nx2xH: np.ndarray
@@ -57,8 +58,8 @@ class Found(NamedTuple):
     copies: each image with its nearest earlier one in each split, and in each split of the other datasets.
     groups: (image, group) of every image that is in a group, see `groups.csv`.
     exclude: images to leave out, so that no later split and no other dataset has a copy of what is trained on.
-    images: how many were compared, of the dataset and of the others.
-    flat: how many are nearly of one colour, and were not.
+    images: how many images were compared, of the dataset and of the others.
+    flat: how many are nearly of one colour, and were not compared.
   """
 
   copies: list[Copy]
@@ -69,7 +70,7 @@ class Found(NamedTuple):
 
 
 def places_of(data_dir: str | os.PathLike, dataset: str, against: Sequence[str]) -> list[Place]:
-  """The splits of the dataset, then those of the others.
+  """Finds the splits of the dataset, then those of the others.
 
   Args:
     data_dir, dataset: as for `reader.open_split`.
@@ -94,11 +95,12 @@ def places_of(data_dir: str | os.PathLike, dataset: str, against: Sequence[str])
 
 
 def find_near_duplicates(places: Sequence[Place], distance: int) -> Found:
-  """Compares every image of the first place's dataset with the others of it, and with those of the other datasets.
+  """Compares every image of the first place's dataset with its others, and with those of the other datasets.
 
   Args:
-    places: from `places_of`.
-    distance: bits in which pHashes of 64 may differ; the hashes of differences, 128 bits, in twice as many and 4.
+    places: the result of `places_of`.
+    distance: the most bits of 64 in which pHashes may differ. The hashes of differences have 128 bits, and may differ
+      in twice as many and 4.
   """
   hashed = _hash_places(places)
   own_places = sum(place.dataset == places[0].dataset for place in places)
@@ -154,7 +156,7 @@ def _pairs(hashed: HashedImages, own: int, distance: int) -> Iterator[tuple[np.n
 
 
 def _gathered(pairs: Iterator[tuple[np.ndarray, ...]]) -> Iterator[tuple[np.ndarray, ...]]:
-  """The same pairs in fewer, longer arrays."""
+  """Joins pairs into fewer, longer arrays."""
   waiting: list[tuple[np.ndarray, ...]] = []
   count = 0
   for found in pairs:
@@ -177,6 +179,6 @@ def _copies(hashed: HashedImages, best_NxP: np.ndarray) -> Iterator[Copy]:
 
 
 def _groups(names: Sequence[str], group_N: np.ndarray) -> list[tuple[str, str]]:
-  """Each image that is not alone in its group, with the group's first image as its name."""
+  """Lists each image that is not alone in its group, with the group's first image as its name."""
   _, first_G, group_N, sizes_G = np.unique(group_N, return_index=True, return_inverse=True, return_counts=True)
   return [(name, names[first_G[group]]) for name, group in zip(names, group_N.tolist()) if sizes_G[group] > 1]

@@ -1,4 +1,4 @@
-"""Builder of Emo8: `{train,val,test}/<class>/*`."""
+"""Builds Emo8: `{train,val,test}/<class>/*`."""
 
 import pathlib
 
@@ -19,6 +19,6 @@ class Builder(base_builder.BaseBuilder):
       'see https://github.com/chincharles/u-emo')
 
   def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
-    """Examples by split, in the folders' own splits. Raises UserError as the base says."""
+    """Lists examples by split, in the folders' own splits. Raises UserError as the base says."""
     folders = class_folders.split_folders(self, source, splits.TRAIN_VAL_TEST)
     return {split: class_folders.list_classes(self, source, folder, self.LABELS) for split, folder in folders.items()}

@@ -1,4 +1,4 @@
-"""Builder of EmoSet-118K: split lists in JSON, images and annotations in folders by emotion."""
+"""Builds EmoSet-118K: split lists in JSON, images and annotations in folders by emotion."""
 
 from collections.abc import Iterator
 import functools
@@ -20,7 +20,7 @@ ATTRIBUTES = ('scene', 'object', 'brightness', 'colorfulness', 'facial_expressio
 
 @functools.cache
 def vocabulary() -> dict[str, frozenset[str]]:
-  """Attribute -> its values in EmoSet's own `info.json` (brightness and colorfulness as '0.0' ... '1.0')."""
+  """Reads each attribute's values in EmoSet's own `info.json` (brightness and colorfulness as '0.0' ... '1.0')."""
   info = json.loads(importlib.resources.files(__package__).joinpath('info.json').read_text(encoding='utf-8'))
   return {attribute: frozenset(info[attribute]['label2idx']) for attribute in ATTRIBUTES}
 
@@ -35,7 +35,7 @@ class Builder(base_builder.BaseBuilder):
       'annotation/<emotion>/<id>.json; ask its authors for it, see https://vcc.tech/EmoSet')
 
   def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
-    """Examples by split, as train.json, val.json and test.json list them. Raises UserError as the base says."""
+    """Lists examples by split, as train.json, val.json and test.json do. Raises UserError as the base says."""
     for folder in ('image', 'annotation'):
       if not (source / folder).is_dir():
         raise UserError(f'{source} has no folder {folder}/. {self.layout}')
@@ -51,7 +51,7 @@ class Builder(base_builder.BaseBuilder):
     return listed
 
   def attributes(self, source: pathlib.Path, example: RawExample) -> dict:
-    """The annotated attributes with values of EmoSet's vocabulary; others are dropped and counted by value.
+    """Reads the annotated attributes with values of EmoSet's vocabulary; others are dropped and counted by value.
 
     Raises images.RejectedError if the annotation cannot be read, or names another emotion than the split does.
     """

@@ -25,7 +25,7 @@ MAT = pathlib.PurePath('Annotations', 'Annotations.mat')
 CSV_FOLDERS = ('.', 'Annotations', 'emotic_pre')
 CSV_COLUMNS = ('Folder', 'Filename', 'BBox', 'Categorical_Labels', 'Continuous_Labels')
 ARRAY_FOLDERS, ARRAY_TABLE = ('annots_arrs', '.'), 'annot_arrs_{}.csv'
-"""Where the other form lies, which has a column a category, and images as arrays in ARRAYS."""
+"""The place of the other form, which has a column per category, and images as arrays in ARRAYS."""
 ARRAYS = 'img_arrs'
 ARRAY_BOX = ('X_min', 'Y_min', 'X_max', 'Y_max')
 ARRAY_SIZE = ('Width', 'Height')
@@ -42,10 +42,10 @@ pickle.dump(read, sys.stdout.buffer)
 class AnnotatedPerson(NamedTuple):
   """One annotated person, as the file has it.
 
-  image: path of the image below `emotic/`; box: xmin, ymin, xmax, ymax in pixels, unclamped, not four numbers if it is
-  missing; categories: names, () if not annotated; vad: valence, arousal, dominance, 1-10, NaN where not annotated;
-  array: name of the file with its pixels in `img_arrs/`, if there is one; path: of the file that is read; size: (width,
-  height) that the box is in, if the table says it.
+  image: the path of the image below `emotic/`. box: xmin, ymin, xmax, ymax in pixels, unclamped; not four numbers if it
+  is missing. categories: names, () if not annotated. vad: valence, arousal, dominance, 1-10, NaN if not annotated.
+  array: the name of the file with its pixels in `img_arrs/`, if there is one. path: that of the file that is read.
+  size: the (width, height) to which the box refers, if the table says it.
   """
 
   image: str
@@ -58,7 +58,7 @@ class AnnotatedPerson(NamedTuple):
 
 
 def read_mat(path: pathlib.Path) -> dict[str, list[AnnotatedPerson]]:
-  """Persons by split, in the order of the file.
+  """Reads persons by split, in the order of the file.
 
   `train`, `val` and `test` are struct arrays of images (filename, folder, image_size, original_database, person). A
   train person has body_bbox, annotations_categories.categories, annotations_continuous.{valence, arousal, dominance};
@@ -79,7 +79,7 @@ def read_mat(path: pathlib.Path) -> dict[str, list[AnnotatedPerson]]:
 
 
 def read_csv(folder: pathlib.Path) -> dict[str, list[AnnotatedPerson]]:
-  """Persons by split from `train.csv`, `val.csv` and `test.csv`, whose lists are written as Python literals.
+  """Reads persons by split from `train.csv`, `val.csv` and `test.csv`, whose lists are written as Python literals.
 
   Raises UserError if a file or a column is missing, or a cell does not hold a list.
   """
@@ -87,7 +87,7 @@ def read_csv(folder: pathlib.Path) -> dict[str, list[AnnotatedPerson]]:
 
 
 def read_array_csv(folder: pathlib.Path, labels: Sequence[str]) -> dict[str, list[AnnotatedPerson]]:
-  """Persons by split from `annot_arrs_train.csv` and so on: a column of 0 and 1 for each of `labels`.
+  """Reads persons by split from `annot_arrs_train.csv` and so on: a column of 0 and 1 for each of `labels`.
 
   Raises UserError if a file or a column is missing, or a cell does not hold a number.
   """

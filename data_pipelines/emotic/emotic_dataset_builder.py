@@ -1,4 +1,4 @@
-"""Builder of EMOTIC: one record per annotated person, from the authors' .mat or the CSV files that circulate."""
+"""Builds EMOTIC: one record per annotated person, from the authors' .mat or the CSV files that circulate."""
 
 import collections
 from collections.abc import Set as AbstractSet
@@ -31,7 +31,7 @@ class Builder(base_builder.BaseBuilder):
       'img_arrs/*.npy in the place of images); ask its authors for it, see https://github.com/rkosti/emotic')
 
   def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
-    """Examples by split, one a person; person k of an image is its k-th usable one in the annotations.
+    """Lists examples by split, one per person; person k of an image is its k-th usable one in the annotations.
 
     A person without a box, categories or a full set of valence, arousal and dominance is left out and counted: the
     CSV files leave out the last two kinds already, so all forms give the same records. Raises UserError as the base
@@ -56,7 +56,7 @@ class Builder(base_builder.BaseBuilder):
     return examples
 
   def open_image(self, path: pathlib.Path) -> contextlib.AbstractContextManager[CheckedImage]:
-    """See the base. Arrays are read as images."""
+    """Opens an image as the base does; arrays are read as images."""
     if path.suffix.lower() == image_arrays.SUFFIX:
       return image_arrays.open_array(path, self._options['max_megapixels'])
     return super().open_image(path)

@@ -1,4 +1,4 @@
-"""Images as numpy arrays, `*.npy`: read as data alone, and never unpickled."""
+"""Reads images in numpy arrays, `*.npy`, as data alone: nothing is unpickled."""
 
 from collections.abc import Iterator
 import contextlib
@@ -16,10 +16,10 @@ SUFFIX = '.npy'
 
 @contextlib.contextmanager
 def open_array(path: pathlib.Path, max_megapixels: float) -> Iterator[CheckedImage]:
-  """As `images.open_image`, for an array uint8 (H, W, 3), RGB, or (H, W), grey.
+  """Opens an array uint8 (H, W, 3), RGB, or (H, W), grey, as `images.open_image` opens an image.
 
   Raises:
-    RejectedError: missing, no array of these, or too many pixels.
+    RejectedError: the file is missing, holds no such array, or has too many pixels.
   """
   if not path.is_file():
     raise RejectedError('cannot be read: no such file')

@@ -1,4 +1,4 @@
-"""Builder of Emotion6: images in class folders, votes and valence-arousal in `ground_truth.txt`."""
+"""Builds Emotion6: images in class folders, votes and valence-arousal in `ground_truth.txt`."""
 
 import dataclasses
 import math
@@ -32,7 +32,7 @@ class Builder(base_builder.BaseBuilder):
       'see http://chenlab.ece.cornell.edu/downloads.html')
 
   def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
-    """Images by seeded split, 70/10/20 within each class, with distribution, valence and arousal.
+    """Lists images by seeded split, 70/10/20 within each class, with distribution, valence and arousal.
 
     The splits depend on the folders alone, so a rejected image moves no other. Raises UserError as the base says, or if
     a line of ground_truth.txt cannot be read.
@@ -51,7 +51,7 @@ class Builder(base_builder.BaseBuilder):
         for split, examples in splits.seeded_splits(found, PERCENT, self.SPLIT_SEED).items()}
 
   def attributes(self, source: pathlib.Path, example: RawExample) -> dict:
-    """No attributes. Raises images.RejectedError if an image has no votes, or its shares do not sum to 1."""
+    """Returns no attributes. Raises images.RejectedError if an image has no votes, or its shares do not sum to 1."""
     if not example.distribution:
       raise images.RejectedError(f'no line in {GROUND_TRUTH}')
     total = sum(example.distribution)

@@ -1,4 +1,4 @@
-"""Builder of EmoVerse, from its JSON records and images, or from the Parquet files of the hub."""
+"""Builds EmoVerse from its JSON records and images, or from the Parquet files of the hub."""
 
 import tensorflow_datasets as tfds
 

@@ -1,4 +1,4 @@
-"""Builder of FI: `<class>/*`, split 80/5/15 by this package."""
+"""Builds FI: `<class>/*`, split 80/5/15 by this package."""
 
 import tensorflow_datasets as tfds
 

@@ -1,4 +1,4 @@
-"""Builder of a user's own images: with splits and classes, with classes only, or neither."""
+"""Builds a user's own images: with splits and classes, with classes only, or neither."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -28,9 +28,9 @@ class Builder(base_builder.BaseBuilder):
       'which is split 80/10/10, or just images, which become train, without labels')
 
   def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
-    """Examples by split, in the first layout of MANUAL_DOWNLOAD_INSTRUCTIONS that fits.
+    """Lists examples by split, in the first layout of MANUAL_DOWNLOAD_INSTRUCTIONS that fits.
 
-    Prints which layout was taken. The first split present names the classes; the others may lack
+    It prints which layout was taken. The first split present names the classes; the others may lack
     some, but have no further ones. Raises UserError as the base says.
     """
     folders = class_folders.subfolders(source)

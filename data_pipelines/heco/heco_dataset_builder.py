@@ -1,4 +1,4 @@
-"""Builder of HECO: `<Class>/*`, split 70/10/20 by this package."""
+"""Builds HECO: `<Class>/*`, split 70/10/20 by this package."""
 
 import tensorflow_datasets as tfds
 

@@ -1,4 +1,4 @@
-"""Pixels of more than 8 bits a value, of which Pillow keeps the upper byte or clips the rest."""
+"""Reads pixels of more than 8 bits a value, of which Pillow keeps the upper byte or clips the rest."""
 
 import sys
 from typing import BinaryIO
@@ -11,12 +11,12 @@ _DEPTHS = (8, 10, 12, 16)
 
 
 def leave_unturned(encoded: ImageFile.ImageFile) -> None:
-  """Without what Pillow does after the pixels of a TIFF: it reads more metadata, and turns the image."""
+  """Stops what Pillow does after the pixels of a TIFF: it reads more metadata, and turns the image."""
   encoded.load_end = lambda: None  # type: ignore[method-assign]
 
 
 def raw_mode(encoded: ImageFile.ImageFile) -> str:
-  """How the file holds a pixel, in Pillow's words, such as 'RGB;16B'; empty where Pillow does not say."""
+  """The form of a pixel in the file, in Pillow's words, such as 'RGB;16B'; empty if Pillow does not say."""
   parts = encoded.tile[0].args if encoded.tile else ''
   first = parts[0] if isinstance(parts, tuple) and parts else parts
   return first if isinstance(first, str) else ''
@@ -24,7 +24,7 @@ def raw_mode(encoded: ImageFile.ImageFile) -> str:
 
 def eight_bits(
     encoded: ImageFile.ImageFile, raw_mode: str, turn: Image.Transpose | None, file: BinaryIO) -> Image.Image:
-  """Upright, and values of more than 8 bits shrunk by the depth that the largest of them needs.
+  """Turns the image upright, and shrinks values of more than 8 bits by the depth that the largest of them needs.
 
   Of 16 bits, Pillow clips grey to 255 and keeps the upper byte of colours, which is 0 to 15 if there are 12 bits.
   """
@@ -49,7 +49,7 @@ def eight_bits(
 
 
 def shrunk(values: np.ndarray) -> np.ndarray:
-  """16 bits a value in 8, (H, W) or (H, W, 3 or 4): by the depth that the largest needs, an opacity by its own."""
+  """Shrinks 16 bits a value to 8, (H, W) or (H, W, 3 or 4), by the depth that the largest needs; opacity by its own."""
   if values.ndim == 2:
     return _shifted(values)
   return np.concatenate([_shifted(values[..., :3]), _shifted(values[..., 3:])], axis=2)

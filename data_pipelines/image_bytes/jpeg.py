@@ -1,4 +1,4 @@
-"""JPEG: segments of marker, length and content, and scans."""
+"""Reads a JPEG's segments of marker, length and content, and its scans."""
 
 from collections.abc import Iterator
 import struct
@@ -12,7 +12,7 @@ _COLOURS = ((0xe0, b'JFIF\0', 14), (0xee, b'Adobe', 12))
 
 
 def bare_jpeg(data: bytes) -> bytes:
-  """The JPEG of the pixels alone, of the orientation, and of what says how colours are coded."""
+  """Keeps of a JPEG the pixels, the orientation, and what says how colours are coded."""
   segments, exif = [START], b''
   for marker, start, end in _segments(data):
     content = data[start + 4:end]

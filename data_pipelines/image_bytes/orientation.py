@@ -1,4 +1,4 @@
-"""The one piece of metadata that changes what an image shows."""
+"""Reads the orientation, the one piece of metadata that changes what an image shows."""
 
 import contextlib
 import re
@@ -10,12 +10,12 @@ TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90}
-"""Value of the tag -> what makes the image upright; any other value is upright already."""
+"""The turn that makes an image upright, by the tag's value; any other value is upright already."""
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
 def bare_exif(block: bytes) -> bytes:
-  """The orientation alone, as an Exif block, from one or from XMP; empty where none is there, or none can be read."""
+  """Keeps the orientation alone, as an Exif block, from Exif or XMP; empty if there is none, or none can be read."""
   value = None
   with contextlib.suppress(Exception):  # Of malformed Exif, Pillow raises nearly anything.
     whole = Image.Exif()

@@ -1,4 +1,4 @@
-"""PNG: chunks of length, kind, data and checksum."""
+"""Reads a PNG's chunks of length, kind, data and checksum."""
 
 import struct
 import zlib
@@ -8,11 +8,11 @@ from data_pipelines.image_bytes.orientation import bare_exif
 START = b'\x89PNG\r\n\x1a\n'
 _PIXELS = (b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND')
 _ORIENTATION = (b'eXIf', b'iTXt')
-"""Kinds that may hold the orientation; the latter as XMP."""
+"""The kinds of chunks that may hold the orientation; the latter as XMP."""
 
 
 def bare_png(data: bytes) -> bytes:
-  """The PNG of the pixels alone, and of the orientation."""
+  """Keeps of a PNG the pixels and the orientation."""
   chunks, place, exif = [START], len(START), b''
   while place + 12 <= len(data):
     end = place + 12 + int.from_bytes(data[place:place + 4])

@@ -1,9 +1,9 @@
-"""TIFF: a list of entries of tag, type, count, and value or its place."""
+"""Reads a TIFF's list of entries of tag, type, count, and value or its place."""
 
 import struct
 
 START = {b'II*\0': '<', b'MM\0*': '>'}
-"""First bytes -> order of bytes, for `struct`."""
+"""The order of bytes, for `struct`, by the first bytes."""
 _PIXELS = {
     *range(254, 260), 262, 266, *range(273, 275), *range(277, 282), 284, 292, 293, 317, 320, *range(322, 326), 332, 338,
     339, 347, *range(512, 522), *range(529, 533)}
@@ -11,7 +11,7 @@ _PIXELS = {
 
 
 def bare_tiff(data: bytes) -> bytes:
-  """The first image's pixels alone, and its orientation; a TIFF that is cut off here stays as it is."""
+  """Keeps the first image's pixels and its orientation; a TIFF whose list is cut off stays as it is."""
   order = START[data[:4]]
   try:
     (place,) = struct.unpack_from(f'{order}I', data, 4)

@@ -21,7 +21,7 @@ from data_pipelines import storage
 from data_pipelines.errors import UserError
 
 LOCAL = ('127.0.0.1', 'localhost', '::1')
-"""Hosts that nobody on another machine reaches."""
+"""The hosts that nobody on another machine reaches."""
 HEADERS = {
     # Nothing from elsewhere is loaded, and nothing runs that is not in a file of the page.
     'Content-Security-Policy':
@@ -34,17 +34,17 @@ _TYPES = {'.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css'}
 
 
 class SameSite:
-  """ASGI: refuses requests that other sites send through a visitor's browser.
+  """An ASGI application that refuses requests that other sites send through a visitor's browser.
 
-  A page from elsewhere can have its own name lead here (DNS rebinding), so if others cannot reach the host that is
-  listened on, requests must name it. And it can send here whatever its own name, which browsers say in the request.
+  A page from elsewhere can have its own name lead here (DNS rebinding). So if others cannot reach the host that is
+  listened on, requests must name it. A page can also send here under its own name, which browsers put in the request.
   """
 
   def __init__(self, app: ASGIApp, host: str):
     self._app, self._local = app, host in LOCAL
 
   async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-    """As ASGI has it."""
+    """Answers a request as ASGI asks for."""
     if scope['type'] == 'http' and self._is_foreign(Headers(scope=scope)):
       answer = PlainTextResponse('this page answers only itself', 400, HEADERS)
       await answer(scope, receive, send)
@@ -63,13 +63,13 @@ class SameSite:
 
 def make_application(
     page: str | pathlib.Path, files: Sequence[str], routes: Sequence[BaseRoute], host: str) -> Starlette:
-  """An application that answers by these files and routes alone.
+  """Makes an application that answers by these files and routes alone.
 
   Args:
     page: the file at '/'.
-    files: names of others in its folder, each served under its name. All are read now, and none later.
-    routes: what is answered besides.
-    host: that is listened on.
+    files: the names of others in its folder, each served under its name. All are read now, and none later.
+    routes: the further routes.
+    host: the host that is listened on.
   """
   folder = pathlib.Path(page).parent
   served = [
@@ -87,10 +87,10 @@ def _file_route(path: pathlib.Path) -> Callable[[Request], Awaitable[Response]]:
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-  """A socket that listens there once it is asked to; port 0 takes a free one.
+  """Binds a socket to a host and port, on which it can then listen; port 0 takes a free one.
 
   Raises:
-    UserError: it cannot; says why.
+    UserError: it cannot be bound; the message says why.
   """
   listening = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET)
   listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

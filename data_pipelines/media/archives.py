@@ -1,4 +1,4 @@
-"""Images in zip and tar archives, read one by one into memory: nothing is unpacked onto a disk.
+"""Reads images in zip and tar archives one by one into memory: nothing is unpacked onto a disk.
 
 A member's name is text that is shown, and never a path that is opened.
 """
@@ -21,7 +21,7 @@ from data_pipelines import images, storage
 SUFFIXES = ('.zip', '.tar', '.tar.gz', '.tgz')
 OTHERS = ('.7z', '.rar', '.tar.xz', '.txz', '.tar.bz2', '.tbz', '.tbz2', '.tar.zst')
 MAX_BYTES = 2**28
-"""Of a member, which is read whole."""
+"""The most bytes of a member, which is read whole."""
 _INSIDE = re.compile(f'({"|".join(map(re.escape, SUFFIXES))})/', re.IGNORECASE)
 _GZIP = b'\x1f\x8b'
 _END_OF_TAR = bytes(tarfile.BLOCKSIZE)
@@ -30,8 +30,8 @@ _END_OF_TAR = bytes(tarfile.BLOCKSIZE)
 class ArchiveListing(NamedTuple):
   """What an archive holds.
 
-  places: by the name of an image, in the archive's order, its first byte (0 in a zip) and its size; passed_over: kind
-  -> number of the other members; problem: why it, or the rest of it, cannot be read, else empty.
+  places: by the name of an image, in the archive's order, its first byte (0 in a zip) and its size. passed_over: kind
+  -> number of the other members. problem: why the archive, or its rest, cannot be read, else empty.
   """
 
   places: dict[str, tuple[int, int]]
@@ -46,13 +46,13 @@ def is_archive(path: str) -> bool:
 
 
 def archive_of(path: str) -> str | None:
-  """The archive that `ARCHIVE/NAME` lies in, or that the path is; None for any other path."""
+  """The archive in which `ARCHIVE/NAME` lies, or which the path is; None for any other path."""
   inside = (path[:match.end() - 1] for match in _INSIDE.finditer(path))
   return next((archive for archive in (*inside, path) if is_archive(archive)), None)
 
 
 def list_archive(path: str) -> ArchiveListing:
-  """Its images. Other members are counted by their kind: archives in it, too, are passed over."""
+  """Lists the images of an archive. Other members are counted by kind, and archives in it are passed over too."""
   found = pathlib.Path(path).stat()
   return _list_once(path, (found.st_mtime_ns, found.st_size))
 
@@ -87,7 +87,7 @@ def _zip_members(file: Any) -> Iterator[tuple[str, str, tuple[int, int]]]:
 
 
 def _tar_members(file: Any) -> Iterator[tuple[str, str, tuple[int, int]]]:
-  """The same, with the place in the decompressed tar. Raises an exception where it breaks off."""
+  """Yields the same, with the place in the decompressed tar. Raises an exception where it breaks off."""
   decompressed: Any = _Decompressed(file)
   with tarfile.open(fileobj=decompressed, mode='r:') as archive:
     for info in archive:
@@ -138,9 +138,9 @@ def _other_kind(name: str) -> str:
 
 @contextlib.contextmanager
 def open_archive(path: str) -> Iterator[Callable[[str], bytes]]:
-  """A function that reads an image of the archive by its name, quickest in the archive's order.
+  """Gives a function that reads an image of the archive by its name, quickest in the archive's order.
 
-  It raises `images.RejectedError` where that cannot be read: it is not there, too large, encrypted or damaged.
+  It raises `images.RejectedError` if the image cannot be read: it is not there, too large, encrypted or damaged.
   """
   with contextlib.ExitStack() as stack:
     read: Callable[[str, int, int], bytes] | None = None

@@ -21,10 +21,10 @@ LIST_SUFFIX = '.txt'
 class FoundFiles(NamedTuple):
   """What the arguments name.
 
-  paths: of images and videos, each once, in the order of the arguments and sorted within a folder or glob; a file that
-  is named itself is among them whatever it is, and from a list, even if it does not exist; an image in an archive is
-  ARCHIVE/NAME, and ARCHIVE itself comes after these if not all of it can be read; passed_over: kind -> number of the
-  files in folders and archives that are neither images nor videos; duplicates: how often a path was named again.
+  paths: those of images and videos, each once, in the order of the arguments and sorted within a folder or glob. A file
+  that is named itself is among them whatever it is, and from a list even if it does not exist. An image in an archive
+  is ARCHIVE/NAME, and ARCHIVE itself comes after these if not all of it can be read. passed_over: kind -> number of the
+  files in folders and archives that are neither images nor videos. duplicates: how often a path was named again.
   """
 
   paths: list[str]
@@ -36,8 +36,8 @@ def find(arguments: Sequence[str]) -> FoundFiles:
   """Looks up files, folders (with all in them), archives, globs, and text lists (*.txt) with one of these a line.
 
   Raises:
-    UserError: an argument does not exist, is an address, or a glob matches nothing; nothing was found; a video is named
-      and cannot be decoded here.
+    UserError: an argument does not exist or is an address, a glob matches nothing, nothing was found, or a video is
+      named and cannot be decoded here.
   """
   passed_over: collections.Counter[str] = collections.Counter()
   paths: dict[str, str] = {}

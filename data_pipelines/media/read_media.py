@@ -1,4 +1,4 @@
-"""Evaluation views of a user's images and videos: read ahead by threads, in order, a bounded number at a time."""
+"""Makes evaluation views of a user's images and videos: threads read ahead, in order, a bounded number at a time."""
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent import futures
@@ -25,8 +25,8 @@ from data_pipelines.read_ahead import THREADS, read_ahead
 class ReadImage(NamedTuple):
   """The view of an image or video frame.
 
-  name: as `printable`, a frame's with `#t=SECONDS`; pixels: uint8 (S, S, 3), or None if it cannot be read; error: why
-  not, else empty; person: the one found in it, or None; repair: what the file had to be read without, else empty.
+  name: that of `printable`, a frame's with `#t=SECONDS`. pixels: uint8 (S, S, 3), or None if it cannot be read. error:
+  why not, else empty. person: the one found in it, or None. repair: what the file was read without, else empty.
   """
 
   name: str
@@ -37,9 +37,9 @@ class ReadImage(NamedTuple):
 
 
 def printable(path: str) -> str:
-  """A path on one line of UTF-8, another one for every path.
+  """Puts a path on one line of UTF-8, another line for every path.
 
-  Backslashes are doubled; other bytes, characters that `visible` replaces, and the # of a file that is called like a
+  Backslashes are doubled; other bytes, characters that `visible` replaces, and the # of a file that is named like a
   frame become backslash codes.
   """
   text = os.fsencode(path).replace(b'\\', rb'\\').decode(errors='backslashreplace')
@@ -51,17 +51,17 @@ def read_media(
     paths: Sequence[str], size: int, *, ahead: int, view: Callable[[Image.Image], np.ndarray] | None = None,
     per_second: float = 1.0, done: Collection[str] = (), finder: PersonFinder | None = None,
     max_megapixels: float = images.MAX_MEGAPIXELS) -> Generator[ReadImage]:
-  """One view an image, and `per_second` a second of a video or an animated image, in the order of the paths.
+  """Yields a view of each image, and `per_second` a second of a video or animated image, in the order of the paths.
 
   A file that cannot be read becomes a view without pixels.
 
   Args:
-    size: side S of the views, pixels.
+    size: the side S of the views, pixels.
     ahead: views that are made ahead of the caller, and so kept in memory.
     view: how the model wants an RGB image, uint8 (S, S, 3); None is `images.evaluation_view`.
     per_second: frames taken of a second of a video or an animated image.
     done: names that are left out; such images are not opened.
-    finder: of persons, None if no person view is wanted.
+    finder: the finder of persons, None if no person view is wanted.
     max_megapixels: larger images are not decoded.
   """
   view = view or functools.partial(images.evaluation_view, size=size)
@@ -76,7 +76,7 @@ def read_media(
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-  """Makes views, with the settings of `views`."""
+  """Makes views, with the settings of `read_media`."""
 
   size: int
   view: Callable[[Image.Image], np.ndarray]

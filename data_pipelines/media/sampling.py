@@ -1,4 +1,4 @@
-"""Which frames are taken of what moves, videos and animated images alike."""
+"""Chooses which frames are taken of videos and animated images."""
 
 from collections.abc import Iterator
 import math
@@ -11,7 +11,8 @@ _ROUNDING = 0.0006
 
 
 def sampled(frames: Iterator[tuple[float, T]], per_second: float) -> Iterator[tuple[float, T]]:
-  """The first frame at or after each of 0, 1 / per_second, ... seconds; frames are (seconds from the start, frame)."""
+  """Yields the first frame at or after each of 0, 1 / per_second, ... seconds; frames are (seconds from start, frame).
+  """
   due = 0
   for seconds, frame in frames:
     if (passed := (seconds + _ROUNDING) * per_second) >= due:

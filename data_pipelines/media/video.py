@@ -1,4 +1,4 @@
-"""Frames of a video at a steady rate, decoded by PyAV if it is installed."""
+"""Reads frames of a video at a steady rate, decoded by PyAV if it is installed."""
 
 import collections
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ REMEDY = "pip install 'uniemox_jax[video]'"
 _CONTAINERS = 'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg'
 
 _MAX_SOUND_AFTER = 0.1
-"""Share of a file's length that sound may go on after the last frame; more than that and a second means truncated."""
+"""The share of a file's length that sound may go on after the last frame; more, and a second, means truncated."""
 _MAX_SILENCE_AFTER = 0.02
-"""The same without sound, or half a second: lengths in headers are rounded."""
+"""The same share for a file without sound, or half a second: lengths in headers are rounded."""
 _REORDERED = 16
 """H.264 stores up to 16 frames in another order than it shows them, and their durations in the order of storing."""
 
@@ -42,20 +42,20 @@ def check_installed(path: str) -> None:
 
 def frames(path: str, per_second: float,
            max_megapixels: float = images.MAX_MEGAPIXELS) -> Iterator[tuple[float, Image.Image]]:
-  """The first frame at or after each of 0, 1 / per_second, ... seconds from the start, decoded one at a time.
+  """Yields the first frame at or after each of 0, 1 / per_second, ... seconds from the start, decoded one at a time.
 
   Yields:
     Seconds from the start to a millisecond, and the frame as displayed, mode RGB.
 
   Raises:
-    images.RejectedError: not a video that can be decoded; also after some frames, if a later part is damaged.
+    images.RejectedError: the file is no video that can be decoded; also after some frames, if a later part is damaged.
   """
   for seconds, frame in sampled(_decoded(path, max_megapixels), per_second):
     yield round(seconds, 3), frame.to_image().rotate(frame.rotation, expand=True)
 
 
 def _decoded(path: str, max_megapixels: float) -> Iterator[tuple[float, Any]]:
-  """Every frame, an `av.VideoFrame`; raises what `frames` does."""
+  """Yields every frame, an `av.VideoFrame`; raises what `frames` does."""
   with _opened(path, max_megapixels) as container:
     stream = container.streams.video[0]
     stream.thread_type = 'AUTO'
@@ -78,14 +78,14 @@ def _decoded(path: str, max_megapixels: float) -> Iterator[tuple[float, Any]]:
 
 
 def _duration(frame: Any, stream: Any) -> float:
-  """For how many seconds a frame is shown, by its own word or the stream's; 0 if neither says."""
+  """The seconds for which a frame is shown, by its own word or the stream's; 0 if neither says."""
   if frame.duration:
     return float(frame.duration * frame.time_base)
   return float(1 / stream.average_rate) if stream.average_rate else 0.0
 
 
 def expected_frames(path: str, per_second: float) -> int:
-  """About how many frames `frames` yields, by the length in the file's header; 1 without one."""
+  """Estimates how many frames `frames` yields, by the length in the file's header; 1 without one."""
   try:
     with _opened(path, math.inf) as container:
       return max(1, math.ceil((container.duration or 0) / 1e6 * per_second))

@@ -1,1 +1,1 @@
-"""The verb `person_boxes`: finding persons and cutting them out."""
+"""The verb `person_boxes`: it finds persons and cuts them out."""

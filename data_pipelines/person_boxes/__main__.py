@@ -12,7 +12,7 @@ from data_pipelines.person_boxes import box_file, detection, detectors
 
 
 def main() -> None:
-  """The command."""
+  """Runs the command."""
   command.require_flags('source', 'detector')
   source = pathlib.Path(flags.FLAGS.source)
   path = pathlib.Path(flags.FLAGS.out or source / box_file.FILE_NAME)

@@ -1,4 +1,4 @@
-"""The file of person boxes, `person_boxes.csv`: reading and writing (docs/person_boxes.md)."""
+"""Reads and writes the file of person boxes, `person_boxes.csv` (docs/person_boxes.md)."""
 
 from collections.abc import Iterable, Sequence
 import csv
@@ -19,7 +19,7 @@ COLUMNS = ('image', 'xmin', 'ymin', 'xmax', 'ymax', 'score')
 
 
 def read_boxes(source: pathlib.Path) -> dict[str, np.ndarray]:
-  """Boxes of a raw folder.
+  """Reads the boxes of a raw folder.
 
   Args:
     source: the raw folder, whose `person_boxes.csv` is optional; or such a file itself. Its columns are image, xmin,
@@ -27,7 +27,7 @@ def read_boxes(source: pathlib.Path) -> dict[str, np.ndarray]:
       coordinates are pixels of the original image as displayed (after EXIF rotation).
 
   Returns:
-    `tidy_name` of the image -> float64 (N, 5) of xmin, ymin, xmax, ymax, score; empty if the folder has no such file.
+    By `tidy_name` of the image, float64 (N, 5) of xmin, ymin, xmax, ymax, score; empty if the folder has no such file.
 
   Raises:
     UserError: the file or a column is missing, or a row does not hold finite numbers.
@@ -42,7 +42,7 @@ def read_boxes(source: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def checksums_of(path: pathlib.Path) -> pathlib.Path:
-  """The checksum beside a file that a detector wrote: one that a user wrote, or edited, has none."""
+  """The path of the checksum beside a file that a detector wrote. A file that a user wrote, or edited, has none."""
   return path.with_name(path.name + checksums.ENDING)
 
 

@@ -1,4 +1,4 @@
-"""The person view of a record: which boxes are persons, and their crops."""
+"""Makes the person view of a record: decides which boxes are persons, and cuts them out."""
 
 import numpy as np
 from PIL import Image
@@ -6,7 +6,7 @@ from PIL import Image
 from data_pipelines import images
 
 Box = tuple[float, float, float, float]
-"""xmin, ymin, xmax, ymax."""
+"""A box: xmin, ymin, xmax, ymax."""
 
 MIN_SCORE = 0.5
 MARGIN = 0.2
@@ -15,14 +15,14 @@ CROP_SHORT_SIDE, CROP_LONG_SIDE = 256, 4096
 
 
 def to_fractions(boxes_Nx5: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-  """Boxes clamped to the image, as fractions of it, so that they survive resizing; boxes without area are dropped.
+  """Clamps boxes to the image, and makes them fractions of it, which survive resizing. Boxes without area are dropped.
 
   Args:
     boxes_Nx5: xmin, ymin, xmax, ymax in pixels, and score.
-    width, height: size of the image as displayed, pixels.
+    width, height: the size of the image as displayed, pixels.
 
   Returns:
-    boxes float32 (M, 4) as (ymin, xmin, ymax, xmax) in [0, 1], and scores float32 (M,), M <= N.
+    The boxes, float32 (M, 4) as (ymin, xmin, ymax, xmax) in [0, 1], and their scores float32 (M,), M <= N.
   """
   corners_Nx4 = (boxes_Nx5[:, [1, 0, 3, 2]] / [height, width, height, width]).clip(0, 1).astype(np.float32)
   kept = (corners_Nx4[:, 2] > corners_Nx4[:, 0]) & (corners_Nx4[:, 3] > corners_Nx4[:, 1])
@@ -30,11 +30,11 @@ def to_fractions(boxes_Nx5: np.ndarray, width: int, height: int) -> tuple[np.nda
 
 
 def count_beyond(boxes_Nx4: np.ndarray, width: int, height: int) -> int:
-  """How many boxes lie partly in the image, and reach more than a tenth of it beyond: they may have other units.
+  """Counts boxes that lie partly in the image, and reach over its edge by more than a tenth: the units may be others.
 
   Args:
     boxes_Nx4: xmin, ymin, xmax, ymax in pixels.
-    width, height: size of the image as displayed, pixels.
+    width, height: the size of the image as displayed, pixels.
   """
   corners_Nx4 = boxes_Nx4 / [width, height, width, height]
   touching = (corners_Nx4[:, :2] < 1).all(1) & (corners_Nx4[:, 2:] > 0).all(1)
@@ -49,19 +49,19 @@ def largest_persons(boxes_Nx4: np.ndarray, scores_N: np.ndarray) -> np.ndarray:
 
 
 def with_margin(box: Box, width: float, height: float) -> Box:
-  """The box with 20 % of its width and height added on each side, as far as the image (width x height) reaches."""
+  """Adds 20 % of a box's width and height on each side, as far as the image (width x height) reaches."""
   xmin, ymin, xmax, ymax = box
   wider, taller = MARGIN * (xmax - xmin), MARGIN * (ymax - ymin)
   return max(xmin - wider, 0), max(ymin - taller, 0), min(xmax + wider, width), min(ymax + taller, height)
 
 
 def person_crop(original: Image.Image, box_4: np.ndarray) -> bytes:
-  """One person with the margin, cut from the original pixels, as a JPEG with a short side of at most 256 pixels.
+  """Cuts one person with the margin from the original pixels, as a JPEG with a short side of at most 256 pixels.
 
-  A long side of more than 4096 is squashed to that, since every view squashes the crop anyway, in memory for it all.
+  A long side of more than 4096 is squashed to that, to save memory: every view squashes the crop anyway.
 
   Args:
-    original: RGB image as displayed, original size.
+    original: the RGB image as displayed, in its original size.
     box_4: float32 (ymin, xmin, ymax, xmax), fractions.
   """
   ymin, xmin, ymax, xmax = box_4.tolist()

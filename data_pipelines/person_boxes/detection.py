@@ -26,11 +26,11 @@ _BATCH = 8
 
 
 class DetectionSummary(NamedTuple):
-  """What a detector found in a folder; `str` of it is what the command prints.
+  """What a detector found in a folder; the command prints its `str`.
 
-  path: the file of boxes; images, with_person: how many can be read, and show a confident person (score >= 0.5);
+  path: the file of boxes. images, with_person: how many images can be read, and show a confident person (score >= 0.5).
   boxes, dropped: how many boxes are written, and how many are not, because they are not finite or have no area inside
-  the image; unreadable: path -> reason, for each image that cannot be read, which the build rejects too; ignored:
+  the image. unreadable: path -> reason, for each image that cannot be read, which the build rejects too. ignored:
   kind -> number of files that are no images.
   """
 
@@ -75,8 +75,8 @@ def detect_folder(source: pathlib.Path, detector: str, path: pathlib.Path) -> De
   Args:
     source: the raw folder, searched with all folders in it.
     detector: as for `detectors.load_detector`.
-    path: of the CSV file, on a local disk. One row per box, unsure ones too (score >= 0.1), coordinates in pixels of
-      the image as displayed, clamped to it. Images that cannot be read are listed beside it, in NAME_rejects.csv.
+    path: the CSV file, on a local disk. It has one row per box, unsure ones too (score >= 0.1), with coordinates in
+      pixels of the image as displayed, clamped to it. NAME_rejects.csv beside it lists images that cannot be read.
 
   Raises:
     UserError: the file exists already or cannot be written, `source` holds no image, or the detector cannot run.
@@ -112,7 +112,8 @@ def detect_folder(source: pathlib.Path, detector: str, path: pathlib.Path) -> De
 
 
 def detect_one(image: Image.Image, detect: detectors.Detector) -> np.ndarray:
-  """Boxes of one RGB image as displayed, (N, 5) of xmin, ymin, xmax, ymax in its pixels and score, surest first."""
+  """Finds the boxes of one RGB image as displayed, (N, 5) of xmin, ymin, xmax, ymax in pixels and score, surest first.
+  """
   shown = _shown(image)
   return np.array(_item('', shown, detect([shown.image])[0])['boxes']).reshape(-1, 5)
 

@@ -9,25 +9,25 @@ from data_pipelines import storage
 from data_pipelines.errors import UserError, first_line
 
 RECOMMENDED = 'ustc-community/dfine-large-coco'
-"""D-FINE-L (Peng et al., ICLR 2025), trained on COCO alone: Apache-2.0, 126 MB of safetensors."""
+"""The recommended detector: D-FINE-L (Peng et al., ICLR 2025), trained on COCO alone, Apache-2.0, 126 MB."""
 
 FLOOR = 0.1
-"""Boxes below this score are not reported."""
+"""The least score of a box that is reported."""
 MAX_ASPECT = 40
-"""Longer strips show no whole person."""
+"""The largest ratio of the sides; longer strips show no whole person."""
 
 Detector = Callable[[list[Image.Image]], list[np.ndarray]]
-"""RGB images -> per image float64 (N, 5) of xmin, ymin, xmax, ymax in its pixels, and a score in [0, 1].
+"""A function from RGB images to float64 (N, 5) for each: xmin, ymin, xmax, ymax in its pixels, and a score in [0, 1].
 
-A score of 0.5 or more means that a person is more likely than not. Boxes may reach outside the image, and a row that
-is not finite stands for a broken result.
+A score of 0.5 or more means that a person is more likely than not. Boxes may cross the image's edge, and a row that is
+not finite stands for a broken result.
 """
 
 _BROKEN = np.full((1, 5), np.nan)
 
 
 def load_detector(name: str) -> Detector:
-  """The detector that `--detector` names.
+  """Loads the detector that `--detector` names.
 
   `name` is 'hog', the path of a YOLOX file (.onnx), or a folder or hub id of a transformers object-detection model.
   Raises UserError if its library is not installed, there is no such model, or it does not detect persons.
@@ -59,10 +59,10 @@ class Transformer:
   then do not depend on whether torchvision is installed. Weights come from safetensors only.
 
   Args:
-    name: folder or hub id; the model's config must name a class 'person'.
+    name: a folder or hub id; the model's config must name a class 'person'.
 
   Raises:
-    UserError: PyTorch is not installed; the model does not load, or not whole; it has no class 'person'.
+    UserError: PyTorch is not installed; the model does not load, or not as a whole; or it has no class 'person'.
   """
 
   def __init__(self, name: str):
@@ -95,7 +95,7 @@ class Transformer:
     self._model = model.eval().to(self._device)
 
   def __call__(self, images: list[Image.Image]) -> list[np.ndarray]:
-    """Boxes as `Detector` says."""
+    """The boxes of images, as `Detector` says."""
     if getattr(self._processor, 'do_pad', False):  # One by one: padding would make boxes depend on the batch.
       return [boxes_Nx5 for image in images for boxes_Nx5 in self._detect([image])]
     return self._detect(images)
@@ -118,10 +118,11 @@ class Transformer:
 class Yolox:
   """A YOLOX file as its authors' `tools/export_onnx.py` writes it, run as their ONNX demo runs it (Ge et al., 2021).
 
-  Input (1, 3, H, W): BGR, 0-255, the image scaled to fit into the upper left corner, 114 elsewhere. Output (1, N, C):
-  for each cell of strides 8, 16 and 32 the offset of a box's centre and the logarithm of its sides, both in cells; the
-  objectness; then the classes, person first as in COCO. Unlike the demo's, a score is that of 'person' even if another
-  class scores higher. Of boxes that overlap by more than 0.45 (intersection over union) the surest stays.
+  Its input is (1, 3, H, W): BGR, 0-255, the image scaled to fit into the upper left corner, 114 elsewhere. Its output
+  is (1, N, C): for each cell of strides 8, 16 and 32 the offset of a box's centre and the logarithm of its sides, both
+  in cells; the objectness; then the classes, person first as in COCO. Unlike the demo's, a score is that of 'person'
+  even if another class scores higher. Of boxes that overlap by more than 0.45 (intersection over union) the surest
+  stays.
 
   Args:
     path: the .onnx file, of YOLOX 0.1.1 or later (models before took normalised RGB).
@@ -191,7 +192,7 @@ class Yolox:
 
 
 class Hog:
-  """OpenCV's people detector (Dalal and Triggs, CVPR 2005): nothing to fetch, but weak (docs/person_boxes.md).
+  """OpenCV's people detector (Dalal and Triggs, CVPR 2005). It needs no download, but is weak (docs/person_boxes.md).
 
   Its linear SVM gives a margin, not a probability: the score is 1 / (1 + exp(-margin)), so that 0.5 is where the SVM
   itself decides, and no box scores less. Settings, and the person's place in a window, are those of OpenCV's own

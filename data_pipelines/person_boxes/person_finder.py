@@ -1,4 +1,4 @@
-"""Persons in a user's own images: boxes from a file, else from a detector, cut out as records are built."""
+"""Finds persons in a user's own images by boxes of a file or a detector, and cuts them out as for records."""
 
 from collections.abc import Iterable
 import hashlib
@@ -16,15 +16,15 @@ from data_pipelines.source_files.file_names import FileNames, real_place
 
 
 class Person(NamedTuple):
-  """pixels: uint8 (S, S, 3), the crop with its margin, squashed; box: ymin, xmin, ymax, xmax without the margin, as
-  fractions of the image."""
+  """A person. pixels: the crop with its margin, squashed, uint8 (S, S, 3). box: ymin, xmin, ymax, xmax without the
+  margin, as fractions of the image."""
 
   pixels: np.ndarray
   box: tuple[float, float, float, float]
 
 
 class PersonFinder:
-  """Finds the largest confident person of an image, by the rule of `crops.largest_persons`. Thread-safe.
+  """Finds the largest confident person of an image, by the rule of `crops.largest_persons`. Threads may share it.
 
   Args:
     boxes: a file that `box_file.read_boxes` reads, or the folder of its `person_boxes.csv`; its images are named from
@@ -36,7 +36,7 @@ class PersonFinder:
     origin: 'boxes', the file's SHA-256, and 'detector'; None for each that is not given.
 
   Raises:
-    UserError: no such file, a broken one, or a detector that does not load.
+    UserError: there is no such file, it is broken, or the detector does not load.
   """
 
   def __init__(self, boxes: str | None, detector: str | None):
@@ -58,7 +58,7 @@ class PersonFinder:
       FileNames(map(real_place, paths)).find_all(images, self._file)
 
   def __call__(self, name: str, image: Image.Image, size: int) -> Person | None:
-    """The person in an image, whose name is its path; None without a confident one."""
+    """Finds the person in an image, whose name is its path; None without a confident one."""
     found_Nx5 = self._boxes.get(self._images.find(real_place(name)) or '')
     if found_Nx5 is None:
       if self._detect is None:

@@ -1,4 +1,4 @@
-"""Captions for the teacher, made from the attributes of a record (docs/method.md, Captions)."""
+"""Makes captions for the teacher from the attributes of a record (docs/method.md, Captions)."""
 
 import bisect
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 STYLES = ('natural', 'original')
 NEUTRAL = 'a picture'
 LABEL = '{label}'
-"""What stands for the emotion in a record's own text."""
+"""The mark that stands for the emotion in a record's own text."""
 
 _ORIGINAL = {
     'scene': 'The scene type of this photo is {}.', 'object': 'The main subjects are {}.',
@@ -25,7 +25,7 @@ _COLOURFULNESS = (
 
 
 def caption(attributes: Mapping, emotion: str | None = None, style: str = 'natural') -> str:
-  """The record's own text, if it has one, else one from its attributes; missing ones leave no trace.
+  """Makes the caption: the record's own text, or one from its attributes, of which missing ones leave no trace.
 
   Args:
     attributes: any of EmoSet's scene, object (list), brightness and colorfulness (0.0-1.0), facial_expression,
@@ -51,12 +51,12 @@ def is_own(attributes: Mapping) -> bool:
 def fitting_caption(
     attributes: Mapping, emotion: str | None, count_tokens: Callable[[str], int], style: str = 'natural',
     limit: int = 77) -> str:
-  """The caption with as many of its objects, or of the words of the record's own text, as `limit` tokens hold.
+  """Makes the caption with as many objects, or words of the record's own text, as `limit` tokens hold.
 
   Args:
     attributes, emotion, style: as for `caption`.
-    count_tokens: number of a text's tokens for the teacher, start and end tokens included.
-    limit: most tokens that the teacher reads.
+    count_tokens: a function that counts a text's tokens for the teacher, start and end tokens included.
+    limit: the most tokens that the teacher reads.
 
   Returns:
     The caption, cut after the last object or word that fits; without any object, whatever its length.

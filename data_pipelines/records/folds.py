@@ -1,7 +1,8 @@
-"""Folds: every labelled record of a dataset is dealt to one of several parts, each of which is tested in its turn.
+"""Deals every labelled record of a dataset to one of several folds, each of which is tested in its turn.
 
-On few images one split decides nothing. Groups stay together: records of one image, or of one group of a table. A deal
-is a function of ids, classes, groups and seed, so another machine or another order of the records gives the same.
+With few images, a single split decides nothing. Groups stay together: records of one image, or of one group of a table.
+A deal is a function of ids, classes, groups and seed, so another machine or another order of the records gives the
+same.
 """
 
 import hashlib
@@ -18,20 +19,20 @@ from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 
 VAL_PARTS = 5
-"""Of what is not tested, one part of so many is val."""
+"""The number of parts of what is not tested, one of which is val."""
 
 
 def open_fold(data_dir: str | os.PathLike, dataset: str, folds: int, fold: int, seed: int) -> dict[str, reader.Split]:
-  """Train, val and test: test is one fold of all labelled records, val a seeded share of the others.
+  """Opens train, val and test: test is one fold of all labelled records, val a seeded share of the others.
 
   Args:
     data_dir, dataset: as for `reader.open_split`; the records of all splits of the dataset are dealt.
-    folds: how many.
-    fold: which is tested, from 0.
-    seed: of the deal.
+    folds: the number of folds.
+    fold: the fold that is tested, from 0.
+    seed: the seed of the deal.
 
   Raises:
-    UserError: too few groups of labelled images; or as for `reader.open_split`.
+    UserError: there are too few groups of labelled images; or as for `reader.open_split`.
   """
   pool = reader.open_split(data_dir, dataset, '+'.join(reader.split_names(data_dir, dataset)))
   name_N, group_N, class_N, labelled_N = _read(pool)
@@ -49,17 +50,17 @@ def open_fold(data_dir: str | os.PathLike, dataset: str, folds: int, fold: int, 
 
 
 def deal(name_N: np.ndarray, group_N: np.ndarray, class_N: np.ndarray, parts: int, seed: str) -> np.ndarray:
-  """The part of each record, int (N,): each part has its share of every class, and no group falls into two.
+  """Deals each record to a part, int (N,): each part has its share of every class, and no group falls into two.
 
   Groups are dealt one after the other, the largest first and equal ones by a hash, each to the part that has fewest
   records of its classes, and of those to the one with fewest records.
 
   Args:
-    name_N: unique ids, of which a group's first one stands for it in the hash.
-    group_N: any number a group.
-    class_N: any number a class.
-    parts: how many.
-    seed: of the hash.
+    name_N: unique ids; a group's first one stands for it in the hash.
+    group_N: a number for each group.
+    class_N: a number for each class.
+    parts: the number of parts.
+    seed: the seed of the hash.
   """
   order_N = np.lexsort((name_N, group_N))
   groups = np.split(order_N, np.flatnonzero(np.diff(group_N[order_N])) + 1)
@@ -75,7 +76,7 @@ def deal(name_N: np.ndarray, group_N: np.ndarray, class_N: np.ndarray, parts: in
 
 
 def _read(pool: reader.Split) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-  """Of every record its id, the number of its group, its class, -1 for none, and whether anything is to be learned.
+  """Reads each record's id, the number of its group, its class, -1 for none, and whether anything is to be learned.
 
   Records of one image are a group, also where a build did not know it; so are those of one group of a table.
   """

@@ -1,7 +1,7 @@
-"""An index beside the shards of a split: where each record lies, its checksum and label; and what is written about it.
+"""Keeps an index beside the shards of a split: where each record lies, its checksum and label, and its annotations.
 
-TFRecord has none, so finding a record means to walk over all before it. Each is framed as length (uint64), checksum of
-length, data, checksum of data, little-endian. The build writes two files for each split:
+TFRecord has none, so finding a record means to walk over all before it. A record is framed as length (uint64), checksum
+of length, data, checksum of data, little-endian. The build writes two files for each split:
 
 `<split>.index`: a line of JSON (the shards and their sizes, a checksum of the other file), `ENTRY` for each record, and
 the CRC-32C of all before. It is mapped into memory, so that a split of any size takes little.
@@ -20,9 +20,11 @@ import numpy as np
 
 from data_pipelines import byte_ranges, storage
 from data_pipelines.errors import UserError
+from data_pipelines.records.host_copies import host_copy
 
 ENTRY = np.dtype([('offset', '<i8'), ('length', '<u4'), ('crc', '<u4'), ('shard', '<i4'), ('label', '<i4')])
-"""Of one record: where its data begins in its shard, their length and masked CRC-32C; label -1 for none. 24 bytes."""
+"""The entry of a record, 24 bytes: where its data begin in its shard, their length and masked CRC-32C; its label, -1
+for none."""
 VERSION = 1
 INDEX, ANNOTATIONS = '.index', '.annotations.jsonl'
 _HEADER, FOOTER = struct.Struct('<QI'), struct.Struct('<I')
@@ -30,7 +32,7 @@ _READ_TOGETHER = 2**24  # bytes
 
 
 class Annotation(NamedTuple):
-  """What a record stores about its image, as `schema.record_features` describes it; vad None where not annotated."""
+  """What a record stores about its image, as `schema.record_features` describes it; vad is None if not annotated."""
 
   id: str
   label: int
@@ -49,8 +51,8 @@ class Shard(NamedTuple):
 
 
 class Index(NamedTuple):
-  """The index of one split. entries_N: `ENTRY` of each record; annotations_sha256: of the file beside it;
-  records_sha256: see `stored_splits.StoredSplit`; None where an earlier version made the index."""
+  """The index of one split. entries_N: `ENTRY` of each record. annotations_sha256: that of the file beside it.
+  records_sha256: see `stored_splits.StoredSplit`; None if an earlier version made the index."""
 
   shards: tuple[Shard, ...]
   entries_N: np.ndarray
@@ -59,13 +61,13 @@ class Index(NamedTuple):
 
 
 def masked_crc(data: bytes) -> int:
-  """The checksum that TFRecord stores: crc32c, rotated and offset so that data that holds crcs is checked as well."""
+  """The checksum that TFRecord stores: crc32c, rotated and offset so that it also checks data that hold crcs."""
   crc = google_crc32c.value(data)
   return ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff
 
 
 def damaged(path: str, what: str) -> UserError:
-  """The error about a shard or its index."""
+  """Makes the error about a shard or its index."""
   return UserError(
       f'damaged shard {path}: {what}; delete its folder and build the dataset again with python -m data_pipelines.build'
   )
@@ -77,10 +79,10 @@ def _damaged_index(path: str, what: str) -> UserError:
 
 
 def walk_shard(folder: str, shard: Shard) -> Iterator[tuple[int, bytes]]:
-  """Offset and data of every record of a shard, read from its first byte to its last, some MB at a time.
+  """Yields offset and data of every record of a shard, read from its first byte to its last, some MB at a time.
 
   Raises:
-    UserError: the shard is missing, cut short or damaged, or holds another number of records; names it.
+    UserError: the shard is missing, cut short or damaged, or holds another number of records; the message names it.
   """
   ranges, path = byte_ranges.Ranges(folder), f'{folder}/{shard.name}'
   pending, start, found = b'', 0, 0  # `pending` begins at byte `start` of the file.
@@ -107,18 +109,18 @@ def walk_shard(folder: str, shard: Shard) -> Iterator[tuple[int, bytes]]:
 
 
 def make_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> Iterator[Any]:
-  """Reads all records of a split once, and writes its index and annotations when they are through.
+  """Reads all records of a split once, and writes its index and annotations at the end.
 
   Args:
-    folder: of the shards.
-    split: its name.
+    folder: the folder of the shards.
+    split: the split's name.
     shards: (file name, number of records) of each.
 
   Yields:
     Each record as a tf.train.Example.
 
   Raises:
-    UserError: a shard is missing, cut short or damaged; names it.
+    UserError: a shard is missing, cut short or damaged; the message names it.
   """
   import tensorflow as tf
   entries, sized, digest, records_sha256 = bytearray(), [], hashlib.sha256(), hashlib.sha256()
@@ -139,7 +141,7 @@ def make_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> It
 
 
 def write_index(folder: str, split: str, found: Index) -> None:
-  """Writes an index as `read_index` reads it; the annotations, of which it holds the digest, are there already."""
+  """Writes an index as `read_index` reads it. It holds the digest of the annotations, which are written before."""
   header = {
       'version': VERSION, 'shards': found.shards, 'annotations_sha256': found.annotations_sha256,
       'records_sha256': found.records_sha256}
@@ -164,7 +166,7 @@ def _size(folder: str, name: str) -> int:
 
 
 def read_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> Index:
-  """The index of a split, and whether its shards are there in full.
+  """Reads the index of a split, and checks that its shards are complete.
 
   Args: as in `make_index`.
 
@@ -172,17 +174,17 @@ def read_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> In
     UserError: the index does not match its checksum or these shards, or a shard is missing or cut short.
   """
   path = f'{folder}/{split}{INDEX}'
-  with storage.local_copy(path) as copy:
-    with storage.open_local(copy) as file:
-      if storage.checksum_at_end(file) is None:
-        raise _damaged_index(path, 'it does not match its checksum')
-      file.seek(0)
-      line = file.readline()
-    header = json.loads(line)
-    found = tuple(Shard(*shard) for shard in header['shards'])
-    if header['version'] != VERSION or [(shard.name, shard.records) for shard in found] != list(shards):
-      raise _damaged_index(path, 'it is about other shards than dataset_info.json, or of another version')
-    entries_N = np.memmap(copy, ENTRY, 'r', len(line), sum(shard.records for shard in found))
+  copy = host_copy(path)
+  with storage.open_local(copy) as file:
+    if storage.checksum_at_end(file) is None:
+      raise _damaged_index(path, 'it does not match its checksum')
+    file.seek(0)
+    line = file.readline()
+  header = json.loads(line)
+  found = tuple(Shard(*shard) for shard in header['shards'])
+  if header['version'] != VERSION or [(shard.name, shard.records) for shard in found] != list(shards):
+    raise _damaged_index(path, 'it is about other shards than dataset_info.json, or of another version')
+  entries_N = np.memmap(copy, ENTRY, 'r', len(line), sum(shard.records for shard in found))
   try:
     byte_ranges.Ranges(folder).read([(shard.name, shard.size - 1, 1) for shard in found if shard.records])
   except byte_ranges.MissingBytes as error:
@@ -191,7 +193,7 @@ def read_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> In
 
 
 def read_annotations(folder: str, split: str, sha256: str) -> Iterator[Annotation]:
-  """What is written about each record, in order.
+  """Reads the annotations of each record, in order.
 
   Raises:
     UserError: the file is missing or not the one that the index was made with.
@@ -199,7 +201,7 @@ def read_annotations(folder: str, split: str, sha256: str) -> Iterator[Annotatio
   path, digest = f'{folder}/{split}{ANNOTATIONS}', hashlib.sha256()
   if not storage.exists(path):
     raise _damaged_index(path, 'it is missing')
-  with storage.local_copy(path) as copy, storage.open_local(copy) as file:
+  with storage.open_local(host_copy(path)) as file:
     for line in file:
       digest.update(line)
     if digest.hexdigest() != sha256:

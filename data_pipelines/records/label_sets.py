@@ -1,4 +1,4 @@
-"""Emotions by the name of who proposed them."""
+"""Sets of emotions, by the name of who proposed them."""
 
 EMOTIONS = ('amusement', 'awe', 'contentment', 'excitement', 'anger', 'disgust', 'fear', 'sadness')
 """Mikels' eight emotions in EmoSet's order: the label table of EmoSet, Emo8 and FI."""
@@ -9,5 +9,5 @@ EMOTIC = (
 )  # fmt: skip
 NAMED_LABELS = {
     'mikels': EMOTIONS, 'ekman': ('anger', 'disgust', 'fear', 'joy', 'sadness', 'surprise'), 'emotic': EMOTIC}
-"""By name; Ekman's in the words of Emotion6."""
+"""The sets by name; Ekman's are in the words of Emotion6."""
 VAD = ('valence', 'arousal', 'dominance')

@@ -1,4 +1,4 @@
-"""The files beside a build's shards: `manifest.json`, `rejects.csv` and `duplicates.csv`."""
+"""Reads and writes the files beside a build's shards: `manifest.json`, `rejects.csv` and `duplicates.csv`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import csv
@@ -13,7 +13,7 @@ MANIFEST = 'manifest.json'
 REJECTS = 'rejects.csv'
 DUPLICATES = 'duplicates.csv'
 OUTSIDE, BEYOND = 'person boxes outside the image', 'person boxes that reach far beyond the image'
-"""Kinds of what is ignored: boxes that are left out, and those of which the part outside is."""
+"""Two kinds of what is ignored: boxes that are left out as a whole, and boxes that are cut at the image's edge."""
 
 
 def write_manifest(folder: epath.Path, manifest: Mapping) -> None:
@@ -22,7 +22,7 @@ def write_manifest(folder: epath.Path, manifest: Mapping) -> None:
 
 
 def read_manifest(folder: epath.Path) -> dict:
-  """The manifest of a finished build. Raises UserError if it is missing or damaged."""
+  """Reads the manifest of a finished build. Raises UserError if it is missing or damaged."""
   return storage.read_json_object(folder / MANIFEST)
 
 

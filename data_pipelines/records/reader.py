@@ -1,4 +1,4 @@
-"""Random access to TFRecord shards: reads any record by its position and checks it against the index of its split."""
+"""Gives random access to TFRecord shards: it reads any record by its position, and checks it by its split's index."""
 
 import collections
 from collections.abc import Iterator, Sequence
@@ -27,13 +27,13 @@ _REBUILD = 'restore the folder as it was built, or build it again with --overwri
 _READ_ONLY = {'type', 'python_class_name', 'jsonFeature', 'json_feature'}
 """Keys of features.json that TFDS reads and, in our records, never writes."""
 MAX_INFO = 1 << 20
-"""Bytes of dataset_info.json; a shard takes some ten, and TFDS some ten microseconds for each."""
+"""The most bytes of dataset_info.json; a shard takes some ten, and TFDS some ten microseconds for each."""
 _TOGETHER = 2**16  # positions whose index entries are in memory at the same time
 _READ_TOGETHER = 32  # whole records, of which each may have some MB
 
 
 class NoSuchSplit(UserError):
-  """A dataset is there, and has no split of this name."""
+  """The error if a dataset exists, but has no split of this name."""
 
 
 class Split:
@@ -41,11 +41,11 @@ class Split:
 
   Attributes:
     name: as given, such as 'train+val'.
-    num_examples: how many records.
-    labels: class names in label order.
+    num_examples: the number of records.
+    labels: the class names in label order.
     splits: the dataset's splits from which the records are.
     features: the dataset's tfds.features.FeaturesDict (`schema.record_features`).
-    folder: of the shards and their manifest.
+    folder: the folder of the shards and their manifest.
   """
 
   def __init__(self, name: str, features: tfds.features.FeaturesDict, folder: str, parts: dict[str, index.Index]):
@@ -62,7 +62,7 @@ class Split:
 
   @property
   def contents(self) -> str | None:
-    """SHA-256 of all the dataset's records, from the manifest; None if an earlier version of this package built it.
+    """The SHA-256 of all the dataset's records, from the manifest; None if an earlier version of this package built it.
 
     Two builds of the same files agree in it but not in `fingerprint`: each orders the fields of a record differently.
     """
@@ -73,7 +73,7 @@ class Split:
 
   @property
   def fingerprint(self) -> str:
-    """SHA-256 of each record's place, length and checksum: differs for other records or another selection of them."""
+    """The SHA-256 of each record's place, length and checksum. Other records, or another selection, have another."""
     digest = hashlib.sha256()
     for entries_R in self._in_chunks():
       digest.update(np.stack([entries_R[name] for name in ('shard', 'offset', 'length')], 1, dtype='<i8').tobytes())
@@ -99,14 +99,14 @@ class Split:
     return entries_R
 
   def read(self, position: int) -> bytes:
-    """One serialized tf.train.Example; see `read_many`."""
+    """Reads one serialized tf.train.Example; see `read_many`."""
     return self.read_many([position])[0]
 
   def read_many(self, positions_R: Sequence[int] | np.ndarray) -> list[bytes]:
-    """Serialized tf.train.Examples, fetched together. Safe to call from many threads.
+    """Reads serialized tf.train.Examples together. Many threads may call it.
 
     Raises:
-      UserError: one is missing, or does not match its checksum; names the shard.
+      UserError: one is missing, or does not match its checksum; the message names the shard.
     """
     entries_R, size = self._entries(np.asarray(positions_R)), index.FOOTER.size
     names = [self._shards[number].name for number in entries_R['shard']]
@@ -121,7 +121,7 @@ class Split:
     return [data[:-size] for data in framed]
 
   def examples(self) -> Iterator[tf.train.Example]:
-    """Every record in position order, read some at a time.
+    """Yields every record in position order, read some at a time.
 
     Raises:
       UserError: as for `read_many`.
@@ -131,12 +131,12 @@ class Split:
         yield tf.train.Example.FromString(data)
 
   def label_array(self) -> np.ndarray:
-    """Class index of every record, int32 (N,), -1 for none."""
+    """The class index of every record, int32 (N,), -1 for none."""
     labels_N = np.concatenate([part.entries_N['label'] for part in self._parts.values()])
     return labels_N if self._positions_N is None else labels_N[self._positions_N]
 
   def annotations(self) -> Iterator[index.Annotation]:
-    """Id, label and EmoSet attributes of every record, in position order; no image is read.
+    """Reads id, label and EmoSet attributes of every record, in position order; no image is read.
 
     Raises:
       UserError: the file that holds them is missing or damaged.
@@ -151,7 +151,7 @@ class Split:
     return itertools.compress(found, kept)
 
   def fraction(self, fraction: float, seed: int) -> 'Split':
-    """This share of each class, at least one record of each, for training on few examples.
+    """Selects this share of each class, at least one record of each, for training on few examples.
 
     The records of a class with the lowest SHA-256 of seed and id stay. So the shares of one seed are nested, each in
     every larger one. Records without a label count as one class.
@@ -175,7 +175,7 @@ class Split:
     return np.array([found.attributes.get('domain', '') for found in self.annotations()])
 
   def domain(self, domain: str, inside: bool) -> 'Split':
-    """The records of a domain, or all others. Raises UserError if there are none."""
+    """Selects the records of a domain, or all others. Raises UserError if there are none."""
     domain_N = self.domains()
     kept_K = np.flatnonzero((domain_N == domain) == inside)
     if not len(kept_K):
@@ -186,18 +186,18 @@ class Split:
 
   @property
   def positions(self) -> np.ndarray:
-    """Of the records in `whole`, ascending (N,)."""
+    """The positions of the records in `whole`, ascending (N,)."""
     return np.arange(self.num_examples) if self._positions_N is None else self._positions_N
 
   @property
   def whole(self) -> 'Split':
-    """All records of `splits`, from which these were selected."""
+    """The split of all records of `splits`, from which these were selected."""
     part = copy.copy(self)
     part.name, part._positions_N, part.num_examples = '+'.join(self.splits), None, int(self._starts[-1])
     return part
 
   def selected(self, kept_K: np.ndarray, name: str) -> 'Split':
-    """The records at these ascending positions."""
+    """Selects the records at these ascending positions."""
     part = copy.copy(self)
     part.name = name
     part._positions_N = kept_K if self._positions_N is None else self._positions_N[kept_K]
@@ -209,8 +209,8 @@ def open_split(data_dir: str | os.PathLike, dataset: str, split: str) -> Split:
   """Opens the newest version of a dataset that `data_pipelines.build` wrote under `data_dir`.
 
   Args:
-    data_dir: folder that holds `<dataset>/<version>/`; local, or a bucket that tf.io.gfile reads.
-    dataset: such as 'emoset'.
+    data_dir: the folder that holds `<dataset>/<version>/`; local, or a bucket that tf.io.gfile reads.
+    dataset: its name, such as 'emoset'.
     split: 'train', or several joined as 'train+val', whose records follow each other in that order.
 
   Raises:

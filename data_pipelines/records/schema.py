@@ -5,10 +5,10 @@ import tensorflow_datasets as tfds
 
 
 def record_features(labels: tuple[str, ...]) -> tfds.features.FeaturesDict:
-  """Features of one record. A target that a dataset does not have is empty, -1 or NaN.
+  """The features of one record. A target that a dataset does not have is empty, -1 or NaN.
 
   Args:
-    labels: class names in label order; () if they are set later, before the first record is encoded.
+    labels: the class names in label order; () if they are set later, before the first record is encoded.
 
   Returns:
     id            path of the image inside the raw folder, plus '#k' if the record is about one of its persons; unique

@@ -1,4 +1,4 @@
-"""Training targets other than a single class, as arrays: several labels, a distribution, valence-arousal-dominance."""
+"""Reads training targets other than a single class: several labels, a distribution, valence-arousal-dominance."""
 
 from collections.abc import Sequence
 import sys
@@ -14,7 +14,7 @@ from data_pipelines.records.reader import Split
 FIELDS = {
     'labels': tf.io.RaggedFeature(tf.int64), 'distribution': tf.io.RaggedFeature(tf.float32),
     'vad': tf.io.FixedLenFeature([len(VAD)], tf.float32)}
-"""Of the record schema, in the form in which TFDS writes them."""
+"""The fields of the record schema with targets, in the form in which TFDS writes them."""
 
 
 def fields(names: Sequence[str]) -> dict:
@@ -29,7 +29,7 @@ def fields(names: Sequence[str]) -> dict:
 
 
 def columns(split: Split, name: str) -> tuple[str, ...]:
-  """The names of a target's entries; of a distribution, those in the manifest, () without one."""
+  """The names of a target's entries; those of a distribution are in the manifest, () without one."""
   if name == 'distribution':
     if (split.folder / manifest.MANIFEST).exists():
       return tuple(manifest.read_manifest(split.folder)['distribution'])
@@ -44,15 +44,15 @@ def lengths(split: Split, names: Sequence[str]) -> dict[str, int]:
 
 
 def dense(record: dict[str, tf.Tensor], sizes: dict[str, int]) -> dict[str, tf.Tensor]:
-  """The targets of one record, in the same shape for all records.
+  """Makes the targets of one record, in the same shape for all records.
 
   Args:
     record: the parsed fields.
-    sizes: from `lengths`; names the targets.
+    sizes: the result of `lengths`, which names the targets.
 
   Returns:
     'labels' float32 (C,), 1 for each class of the record; 'distribution' float32 (D,), all zero without one; 'vad'
-    float32 (3,), NaN where not annotated.
+    float32 (3,), NaN if not annotated.
   """
   return {name: _MAKE[name](record[name], size) for name, size in sizes.items()}
 
@@ -69,7 +69,7 @@ _MAKE = {'labels': _multi_hot, 'distribution': _shares, 'vad': lambda vad_3, _: 
 
 
 def read(split: Split) -> dict[str, np.ndarray]:
-  """Every target of every record in position order; no image is read.
+  """Reads every target of every record in position order; no image is read.
 
   Returns:
     'label' int32 (N,), -1 for none; the others as in `dense`, with N rows.

@@ -10,7 +10,7 @@ from data_pipelines.report.dataset_report import write_dataset_report
 
 
 def main() -> None:
-  """The command."""
+  """Runs the command."""
   logging.set_verbosity(logging.WARNING)
   command.require_flags('data_dir', 'dataset')
   values = flags.FLAGS

@@ -1,4 +1,4 @@
-"""Charts of a data set, as SVG in data URIs. None holds text of a user, which matplotlib would read as mathematics."""
+"""Draws charts of a data set, as SVG in data URIs. None holds a user's text: matplotlib would read it as formulas."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ _STYLE: Any = {'svg.hashsalt': 'report', 'axes.spines.top': False, 'axes.spines.
 
 
 def length_chart(lengths: Mapping[int, int]) -> str:
-  """How many captions have each number of words."""
+  """Draws how many captions have each number of words."""
 
   def draw(axes: Axes) -> None:
     axes.bar(list(lengths), list(lengths.values()), width=1, color=_COLOUR)
@@ -23,7 +23,7 @@ def length_chart(lengths: Mapping[int, int]) -> str:
 
 
 def size_chart(width_N: Sequence[int], height_N: Sequence[int]) -> str:
-  """Widths against heights; darker where there are more images."""
+  """Draws widths against heights, darker where there are more images."""
 
   def draw(axes: Axes) -> None:
     axes.hexbin(
@@ -34,7 +34,7 @@ def size_chart(width_N: Sequence[int], height_N: Sequence[int]) -> str:
 
 
 def rating_chart(values_Nx2: np.ndarray, scales: Sequence[Sequence[float] | None]) -> str:
-  """Valence against arousal, darker where there are more images; over the whole of their scales, if they are known."""
+  """Draws valence against arousal, darker where there are more images; over their whole scales, if these are known."""
 
   def draw(axes: Axes) -> None:
     known_Nx2 = values_Nx2[~np.isnan(values_Nx2).any(1)]

@@ -1,4 +1,4 @@
-"""Some images of each class, small."""
+"""Keeps some small images of each class."""
 
 import io
 
@@ -9,18 +9,18 @@ from data_pipelines.report.record_topics import StoredRecord
 
 _SIDE = 112
 _MOST, _PER_CLASS = 240, 8
-"""Images on the page, and of a class; at least one of each."""
+"""The most images on the page, and of a class; each class has at least one."""
 
 
 class ClassSheet:
-  """The first images of each class, and of none."""
+  """The first images of each class, and of those without one."""
 
   def __init__(self, classes: int):
     self._per_class = max(1, min(_PER_CLASS, _MOST // max(classes, 1)))
     self.images: dict[str | None, list[tuple[str, str]]] = {}
 
   def add(self, record: StoredRecord) -> None:
-    """Keeps an image, where its class has too few yet."""
+    """Keeps an image if its class has too few yet."""
     for label in record.classes or (None,):
       kept = self.images.setdefault(label, [])
       if len(kept) < self._per_class:

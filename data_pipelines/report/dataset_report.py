@@ -1,4 +1,4 @@
-"""The verb's work: reads every record once, and writes the page and the facts that it shows."""
+"""Does the verb's work: reads every record once, and writes the page and the facts that it shows."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
 import os
@@ -20,7 +20,7 @@ from data_pipelines.report.class_sheet import ClassSheet
 
 _PAGE = os.path.join(os.path.dirname(__file__), 'dataset_page.html.j2')
 _KEPT = ('version', 'source', 'found', 'read', 'rejected', 'ignored', 'split_seed')
-"""Of the manifest."""
+"""The keys of the manifest that the report keeps."""
 
 
 class DatasetTopics:
@@ -54,7 +54,7 @@ def write_dataset_report(
     out: the page, NAME.html; the facts are in NAME.json.
     duplicates: the table that the verb `duplicates` wrote.
     votes: a table of who said what, see `rater_agreement.read_votes`.
-    tokenizer: folder of a CLIP, whose tokens are counted.
+    tokenizer: the folder of a CLIP, whose tokens are counted.
 
   Returns:
     What was written, and the faults of the data set, in lines for the user.

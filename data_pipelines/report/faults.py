@@ -1,4 +1,4 @@
-"""What is wrong with a data set, in words, each with what can be done about it."""
+"""Finds what is wrong with a data set, and says in words what can be done about it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -7,20 +7,20 @@ from data_pipelines.building.splits import TRAIN_VAL_TEST
 from data_pipelines.errors import join_names
 
 FEW = 20
-"""Images of a split, below which what is measured on it means little."""
+"""The number of images of a split below which what is measured on it means little."""
 IMBALANCE = 10
 SHARED_CAPTIONS = 0.9
 
 
 class Fault(NamedTuple):
-  """kind: a word for programs; text: for people."""
+  """A fault. kind: a word for programs. text: a sentence for people."""
 
   kind: str
   text: str
 
 
 def find_faults(facts: Mapping[str, Any]) -> list[Fault]:
-  """The faults that the facts of a report show, the gravest first."""
+  """Finds the faults that the facts of a report show, the gravest first."""
   return [*_leaks(facts), *_classes(facts), *_splits(facts), *_captions(facts)]
 
 

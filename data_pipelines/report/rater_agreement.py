@@ -1,4 +1,4 @@
-"""How far annotators agree, from a table of who said what of which image."""
+"""Measures how far annotators agree, from a table of who said what of which image."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -17,7 +17,7 @@ COLUMNS = ('image', 'annotator', 'label')
 
 
 class VoteTable(NamedTuple):
-  """Votes as a table has them. votes: (image, annotator) -> label; replaced: how many a later one took the place of."""
+  """Votes as a table has them. votes: (image, annotator) -> label. replaced: how many votes a later one replaced."""
 
   path: str
   votes: dict[tuple[str, str], str]
@@ -45,16 +45,16 @@ def read_votes(path: str | os.PathLike) -> VoteTable:
 
 
 def measure_agreement(table: VoteTable, ids: Collection[str], labels: Sequence[str]) -> dict[str, Any]:
-  """Krippendorff's alpha, nominal, and what is taken for what.
+  """Computes Krippendorff's alpha, nominal, and which classes are taken for which.
 
   Args:
-    table: from `read_votes`.
-    ids: of the records; votes on other images are left out, and counted.
-    labels: names of the classes, which come first.
+    table: the result of `read_votes`.
+    ids: the ids of the records; votes on other images are left out, and counted.
+    labels: the names of the classes, which come first.
 
   Returns:
-    'alpha', None where it has no value, and 'why'; 'images' with two votes or more; 'votes' on all; 'labels';
-    'confusion', of each two labels, how often two persons said them of one image, in either order; 'annotators', each
+    'alpha', None if it has no value, and 'why'; 'images' with two votes or more; 'votes' on all; 'labels';
+    'confusion': for each two labels, how often two persons said them of one image, in either order; 'annotators', each
     with 'votes', and 'agreement': the share of the others' votes on the same images that are equal.
 
   Raises:
@@ -79,7 +79,7 @@ def measure_agreement(table: VoteTable, ids: Collection[str], labels: Sequence[s
 
 def _annotators(votes: Sequence[tuple[str, str, str]], cells: Sequence[tuple[int, int]],
                 counts_NxV: np.ndarray) -> list[dict[str, Any]]:
-  """Each annotator, those who agree least first."""
+  """Lists the annotators, those who agree least first."""
   cast: Counter[str] = Counter()
   others: Counter[str] = Counter()
   equal: Counter[str] = Counter()

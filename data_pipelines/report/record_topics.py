@@ -1,4 +1,4 @@
-"""What the records of a data set are: how many of each class and domain, how large, and which are equal.
+"""Describes the records of a data set: how many of each class and domain, how large, and which are equal.
 
 Each topic takes the records one after the other (`add`), and keeps numbers of them, not the records.
 """
@@ -18,7 +18,7 @@ import tensorflow as tf
 
 
 class StoredRecord(NamedTuple):
-  """One record, as `schema.record_features` describes it; `image` is the JPEG, `classes` its classes by name."""
+  """A record, as `schema.record_features` describes it; `image` is the JPEG, `classes` its classes by name."""
 
   split: str
   id: str
@@ -32,7 +32,7 @@ class StoredRecord(NamedTuple):
 
 
 def stored_record(example: tf.train.Example, split: str, labels: Sequence[str]) -> StoredRecord:
-  """A record as it was read. `labels` are the class names in label order."""
+  """Makes a record of what was read. `labels` are the class names in label order."""
   fields = example.features.feature
   name, image, attributes = (fields[key].bytes_list.value[0] for key in ('id', 'image', 'attributes'))
   index = fields['label'].int64_list.value[0]
@@ -44,7 +44,7 @@ def stored_record(example: tf.train.Example, split: str, labels: Sequence[str]) 
 
 
 class Counts:
-  """Records by split, class and domain, with a person and without a class."""
+  """The counts of records by split, class and domain, with a person and without a class."""
 
   def __init__(self, splits: Sequence[str], labels: Sequence[str]):
     self._labels = labels
@@ -61,7 +61,7 @@ class Counts:
       self._domains.setdefault(str(domain), Counter())[record.split] += 1
 
   def summary(self) -> dict[str, Any]:
-    """'splits': what was counted in each, and 'per_class'; 'domains': records by domain and split."""
+    """Returns 'splits', what was counted in each, and 'per_class'; and 'domains', the records by domain and split."""
     splits = {}
     for split, found in self._found.items():
       per_class = {label: self._classes[split][label] for label in self._labels}
@@ -74,7 +74,7 @@ class Counts:
 
 
 class Sizes:
-  """Widths and heights of the stored images, pixels."""
+  """The widths and heights of the stored images, pixels."""
 
   def __init__(self) -> None:
     self.width_N, self.height_N = array('i'), array('i')
@@ -86,7 +86,7 @@ class Sizes:
     self.height_N.append(height)
 
   def summary(self) -> dict[str, Any]:
-    """Least, median and greatest of width, height and their ratio."""
+    """Returns the least, median and greatest of width, height and their ratio."""
     ratio_N = np.asarray(self.width_N) / np.asarray(self.height_N)
     return {
         name: {'least': min(values), 'median': statistics.median(values), 'greatest': max(values)}
@@ -94,7 +94,7 @@ class Sizes:
 
 
 class EqualImages:
-  """Images that are equal byte for byte."""
+  """The images that are equal byte for byte."""
 
   def __init__(self) -> None:
     self._first: dict[bytes, str] = {}
@@ -109,5 +109,5 @@ class EqualImages:
       self._first[digest] = record.split
 
   def summary(self) -> list[dict[str, Any]]:
-    """How many images of a split are in the same or an earlier one already."""
+    """Counts the images of a split that the same or an earlier one has already."""
     return [{'split': split, 'its_split': earlier, 'images': count} for (split, earlier), count in self._pairs.items()]

@@ -1,4 +1,4 @@
-"""What the records of a data set say: captions, votes, and valence and arousal. Topics, as in `record_topics`."""
+"""Describes what the records of a data set say: captions, votes, valence and arousal. Topics as in `record_topics`."""
 
 from array import array
 from collections import Counter
@@ -22,7 +22,7 @@ _CONTEXT = 77
 
 
 class Captions:
-  """The captions that pretraining makes of the records, with the emotion: how long, how different, how many are cut."""
+  """The captions that pretraining makes of the records, with the emotion: their lengths, how many differ or are cut."""
 
   def __init__(self, tokenizer: str | os.PathLike | None):
     self._count_tokens: Callable[[str], int] | None = None
@@ -44,8 +44,8 @@ class Captions:
     self._cut += self._count_tokens is not None and self._count_tokens(text) > self._limit
 
   def summary(self) -> dict[str, Any]:
-    """'words': least, median, greatest; 'own', the texts that records have; 'shared', those of them that several have;
-    how many captions are 'different', and how often the 'commonest' occurs; 'cut'."""
+    """Returns 'words': least, median, greatest; 'own', the texts that records have; 'shared', those of them that
+    several have; how many captions are 'different', how often the 'commonest' occurs, and how many are 'cut'."""
     in_order = np.repeat(*np.array(sorted(self.lengths.items())).T)
     return {
         'words': {'least': int(in_order[0]), 'median': float(np.median(in_order)),
@@ -87,7 +87,7 @@ class Shares:
     self._sums[self._names[int(shares_D.argmax())]] += (1, majority, entropy / math.log(max(len(self._names), 2)))
 
   def summary(self) -> dict[str, Any] | None:
-    """By class: images, the mean share of the majority, and the mean entropy, 0 to 1; None if there are no votes."""
+    """Returns by class the images, the mean share of the majority, and the mean entropy, 0 to 1; None without votes."""
     sums_4 = sum(self._sums.values(), np.zeros(3))
     if not sums_4[0]:
       return None
@@ -102,7 +102,7 @@ def _means(sums_3: np.ndarray) -> dict[str, float | None]:
 
 
 class Ratings:
-  """Valence, arousal and dominance."""
+  """The ratings of valence, arousal and dominance."""
 
   def __init__(self) -> None:
     self._values = array('f')
@@ -113,11 +113,11 @@ class Ratings:
       self._values.extend(record.vad)
 
   def values(self) -> np.ndarray:
-    """float32 (N, 3), NaN where not annotated."""
+    """The ratings, float32 (N, 3), NaN if not annotated."""
     return np.asarray(self._values, np.float32).reshape(-1, len(VAD))
 
   def summary(self, scales: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
-    """Of each dimension how many, its scale, their least, mean, greatest and deviation; None if there are none."""
+    """Returns for each dimension count, scale, least, mean, greatest and deviation; None without ratings."""
     if not len(self._values):
       return None
     found: dict[str, Any] = {}

@@ -1,1 +1,1 @@
-"""The files of a data set before it is built, tables and lists of text: found, named and decoded in one way."""
+"""The files of a data set before it is built, tables and lists of text, which every verb reads in one way."""

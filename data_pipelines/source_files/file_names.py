@@ -1,4 +1,4 @@
-"""Names of files inside other files: one normal form, in which they are compared."""
+"""Compares names of files inside other files, in one normal form."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -13,7 +13,7 @@ from data_pipelines.plain_text import single_line
 
 
 def tidy_name(name: str) -> str:
-  """A path as another file names it: `/` between folders, without `.`, `..` and doubled ones, Unicode composed."""
+  """Puts a path, as another file has it, in one form: `/` between folders, no `.`, `..` or `//`, Unicode composed."""
   return unicodedata.normalize('NFC', posixpath.normpath(re.sub(r'[\\/]+', '/', name.strip(' \t\n"'))))
 
 
@@ -30,8 +30,9 @@ class FileNames:
   that two files have finds neither.
 
   Args:
-    names: of the files.
-    folder: to which the names are relative, and with which those in other files may begin; None for absolute names.
+    names: the names of the files.
+    folder: the folder to which the names are relative, and with which those in other files may begin; None for absolute
+      names.
   """
 
   def __init__(self, names: Iterable[str], folder: str | os.PathLike | None = None):
@@ -46,12 +47,12 @@ class FileNames:
     self._folders = [f'{tidy_name(place)}/' for place in places]
 
   def find(self, name: str) -> str | None:
-    """The file that is meant, None if there is none."""
+    """Finds the file that is meant; None if there is none."""
     found = self.candidates(name)
     return found[0] if len(found) == 1 else None
 
   def candidates(self, name: str) -> Sequence[str]:
-    """The files that may be meant: one, or none, or several that differ in nothing but case, say."""
+    """Finds the files that may be meant: one, or none, or several that differ only in case, for example."""
     if name in self._names:
       return [name]
     tidy = tidy_name(name)
@@ -60,11 +61,11 @@ class FileNames:
     return self._tidy.get(tidy) or self._caseless.get(tidy.casefold()) or ()
 
   def find_all(self, given: Collection[str], table: str | os.PathLike, anywhere: bool = False) -> dict[str, str]:
-    """The files that the names in a table mean. Says on standard error which names mean none.
+    """Finds the files that the names in a table mean, and says on standard error which names mean none.
 
     Args:
       given: the names.
-      table: where they stand, for messages.
+      table: the table, for messages.
       anywhere: whether a file may have been moved to another folder, such as that of another class. Then a name that
         means none means the file with the same last part, if there is one such file and one such name. How many are
         found so is said, too.

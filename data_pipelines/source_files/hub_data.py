@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, hf://datasets/OWNER/NAME[@REVISION][/FOLDER]: downloaded, pinned to a revision."""
+"""Downloads data sets of the Hugging Face hub, hf://datasets/OWNER/NAME[@REVISION][/FOLDER], pinned to a revision."""
 
 import pathlib
 import re
@@ -15,7 +15,7 @@ _ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.7z', '.rar')
 
 
 class HubData(NamedTuple):
-  """A downloaded data set: its folder, its name on the hub, and the commit that it was."""
+  """A downloaded data set: its folder, its name on the hub, and its commit."""
 
   folder: pathlib.Path
   name: str
@@ -23,7 +23,7 @@ class HubData(NamedTuple):
 
   @property
   def address(self) -> str:
-    """What names exactly these files."""
+    """The address of exactly these files."""
     return f'{HUB}datasets/{self.name}@{self.revision}'
 
 

@@ -1,4 +1,4 @@
-"""The files of a raw folder, without those of file managers and editors."""
+"""Lists the files of a raw folder, without those of file managers and editors."""
 
 import bisect
 from collections import deque
@@ -23,7 +23,7 @@ class Listing:
   Where several ways lead to a folder, its name is the one without links, else that of the first link in sorted order.
 
   Args:
-    folder: the one that is listed; without files if it is none.
+    folder: the folder that is listed; if it does not exist, there are no files.
     without: folders in it that are not entered, such as those of what is made of its files.
 
   Attributes:
@@ -73,7 +73,7 @@ class Listing:
   def files(
       self, folder: pathlib.Path, ignore: Callable[[str], None],
       wanted: Callable[[pathlib.Path], bool] = lambda path: True) -> list[pathlib.Path]:
-    """The wanted files in the folder or one below it, sorted.
+    """Lists the wanted files in the folder or one below it, sorted.
 
     `ignore` is called with the kind of each file that is left out: hidden ones (`.*`, or inside such a folder), backups
     (`*~`), Thumbs.db and desktop.ini; those that are not wanted, by their suffix, or by their name if they have none;
@@ -115,7 +115,7 @@ class Listing:
 
 
 def _below(folder: pathlib.Path, paths: list[pathlib.Path]) -> Iterator[pathlib.Path]:
-  """Those of the sorted paths that are the folder, or lie in it."""
+  """The sorted paths that are the folder, or lie in it."""
   start = bisect.bisect_left(paths, folder)
   return itertools.takewhile(lambda path: path.is_relative_to(folder), itertools.islice(paths, start, None))
 
@@ -123,5 +123,5 @@ def _below(folder: pathlib.Path, paths: list[pathlib.Path]) -> Iterator[pathlib.
 def list_files(
     folder: pathlib.Path, ignore: Callable[[str], None],
     wanted: Callable[[pathlib.Path], bool] = lambda path: True) -> list[pathlib.Path]:
-  """`Listing.files` of the whole folder."""
+  """Lists `Listing.files` of the whole folder."""
   return Listing(folder).files(folder, ignore, wanted)

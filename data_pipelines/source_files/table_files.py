@@ -1,7 +1,7 @@
-"""Tables of any usual form, a row at a time: text, JSON, and the Parquet and Arrow files of the `datasets` library.
+"""Reads tables of any usual form a row at a time: text, JSON, and the `datasets` library's Parquet and Arrow files.
 
-A table of text has a line a row, JSON an object a row. Those of pyarrow may hold the images themselves, so rows are
-read without them, and their bytes in a second pass, a few at a time.
+A row is a line of a text table, or an object of JSON. Files of pyarrow may hold the images themselves, so rows are read
+without them, and their bytes in a second pass, a few at a time.
 """
 
 import codecs
@@ -31,7 +31,7 @@ _SAVE_AS = {
 _ROWS, _IMAGES = 4096, 16
 """Rows that are read at once, without images and with them."""
 _BETWEEN = {False: re.compile(r'[ \t\r\n]*'), True: re.compile(r'[ \t\r\n,]*')}
-"""What separates values of JSON, outside a list and in it."""
+"""The separators of values of JSON: between objects, and in a list."""
 _DECODER = json.JSONDecoder()
 _SEEN, _CHUNK = 1000, 2**20
 """Records of JSON whose keys are taken for the columns; characters read at once."""
@@ -44,7 +44,7 @@ class TableColumn(NamedTuple):
     name: its heading.
     form: 'bytes', 'image' (the hub's struct of bytes and path), or 'cells' for anything else.
     type_name: what the file says of its type; '' for text and JSON.
-    class_names: of the hub's ClassLabel, also in lists; () for none.
+    class_names: the names of the hub's ClassLabel, also in lists; () for none.
     is_image: whether the file itself says that this is an image.
   """
 
@@ -56,29 +56,29 @@ class TableColumn(NamedTuple):
 
 
 class Table(Protocol):
-  """An open table. Reading raises UserError, which names the file, where it is damaged."""
+  """An open table. Reading raises UserError, which names the file, if it is damaged."""
 
   path: str
   columns: tuple[TableColumn, ...]
 
   def rows(self, names: Sequence[str]) -> Iterator[TableRow]:
-    """Every row, with the cells of these columns; of an image, None or the path that stands beside the bytes."""
+    """Yields every row with the cells of these columns; for an image None, or the path beside the bytes."""
 
 
 @runtime_checkable
 class TableOfImages(Table, Protocol):
-  """One that may hold the bytes of images."""
+  """An open table that may hold the bytes of images."""
 
   def contents(self, name: str, wanted: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
-    """Number, from 0, and image bytes of the wanted rows, in ascending order; None where the cell has no bytes."""
+    """Yields number, from 0, and image bytes of the wanted rows, ascending; None if the cell has no bytes."""
 
 
 def open_table(path: str | os.PathLike, expected: Sequence[str] = ()) -> Table:
   """Opens a table by the ending of its name.
 
   Args:
-    path: of a local file.
-    expected: usual headings, which tell the delimiter of a table of text.
+    path: a local file.
+    expected: the usual headings, by which the delimiter of a table of text is found.
 
   Raises:
     UserError: the form is unknown, or the file is damaged, or has no columns or two of one name.

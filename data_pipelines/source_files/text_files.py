@@ -1,4 +1,4 @@
-"""A user's text files and tables, as editors and spreadsheets of any country save them."""
+"""Reads a user's text files and tables, as editors and spreadsheets of any country save them."""
 
 from collections.abc import Collection, Iterator, Sequence
 import csv
@@ -22,7 +22,7 @@ class TableRow(NamedTuple):
 
   Attributes:
     place: 'FILE line N' or 'FILE row N', for messages.
-    cells: by heading; those of a text table are texts, those of other forms what Python has for them.
+    cells: the cells by heading; those of a text table are texts, those of other forms what Python has for them.
     decimal: the mark before the decimals of a number in a text.
     problem: why the row cannot be used, if it cannot.
   """
@@ -33,12 +33,12 @@ class TableRow(NamedTuple):
   problem: str = ''
 
   def number(self, column: str) -> float:
-    """The number in a text cell. Raises ValueError if there is none."""
+    """Reads the number in a text cell. Raises ValueError if there is none."""
     return float(self.cells[column].replace(self.decimal, '.'))
 
 
 class TextTable(NamedTuple):
-  """A table of text, opened: its path, headings, delimiter, and the text of its rows with the lines before them."""
+  """An opened table of text: its path, headings, delimiter, and the text of its rows with the lines before them."""
 
   path: str
   headings: list[str]
@@ -47,9 +47,9 @@ class TextTable(NamedTuple):
   before: int
 
   def rows(self) -> Iterator[TableRow]:
-    """The rows; empty lines do not count. One that has not as many cells as there are headings has a `problem`.
+    """Yields the rows; empty lines do not count. A row whose cells are not as many as the headings has a `problem`.
 
-    Raises UserError at a quote that does not end, or ends within its cell.
+    Raises UserError if a quote does not end, or ends within its cell.
     """
     # Without `strict`, a quote that never ends takes the rest of the file into its cell.
     reader = csv.reader(io.StringIO(self.text, newline=''), delimiter=self.delimiter, strict=True)
@@ -70,10 +70,10 @@ class TextTable(NamedTuple):
 
 
 def read_text(path: str | os.PathLike, remedy: str = 'save it as text in UTF-8', errors: str = 'strict') -> str:
-  """The file's text, see `decode_text`, with \n as line end.
+  """Reads the file's text, see `decode_text`, with \n as line end.
 
   Raises:
-    UserError: it cannot be read, or is no text; names the file.
+    UserError: the file cannot be read, or is no text; the message names it.
   """
   with storage.parsing(path, remedy):
     try:
@@ -92,13 +92,14 @@ def read_text(path: str | os.PathLike, remedy: str = 'save it as text in UTF-8',
 
 
 def read_table(path: str | os.PathLike, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[TableRow]:
-  """The rows of a CSV file that has these columns, in any order and beside others; empty lines do not count.
+  """Reads the rows of a CSV file that has these columns, in any order and beside others; empty lines do not count.
 
-  Cells are separated by commas, or by semicolons, tabs or bars, where numbers may have a decimal comma. Headings may
-  differ in all but letters and digits, and in case; the cells have them as in `columns` and `optional`.
+  Cells are separated by commas, or by semicolons, tabs or bars, with which numbers may have a decimal comma. Only
+  letters and digits of headings count, in any case; the cells have them as in `columns` and `optional`.
 
   Raises:
-    UserError: the file is no CSV, a column is missing or there twice, or a row is too short; names the line.
+    UserError: the file is no CSV, a column is missing or there twice, or a row is too short; the message names the
+      line.
   """
   known = {plain(column): column for column in [*columns, *optional]}
   with storage.parsing(path, _REMEDY):
@@ -115,10 +116,10 @@ def read_table(path: str | os.PathLike, columns: Sequence[str], optional: Sequen
 
 
 def open_text_table(path: str | os.PathLike, expected: Collection[str] = ()) -> TextTable:
-  """A table whose cells are separated by commas, semicolons, tabs or bars: whichever gives more headings.
+  """Opens a table whose cells are separated by commas, semicolons, tabs or bars: whichever gives more headings.
 
   Args:
-    path: of the file.
+    path: the file.
     expected: headings as `plain` gives them; those that are met count before others.
 
   Raises:
@@ -143,10 +144,10 @@ def open_text_table(path: str | os.PathLike, expected: Collection[str] = ()) -> 
 
 
 def plain(heading: str) -> str:
-  """The heading's letters and digits, in lower case: what two spellings of it have in common."""
+  """Keeps the heading's letters and digits, in lower case: what two spellings of it have in common."""
   return re.sub(r'[\W_]', '', heading).casefold()
 
 
 def without_decimal(cell: str) -> str:
-  """25 for 25.0, which pandas writes where another cell of the column is empty; any other text as it is."""
+  """Returns 25 for 25.0, which pandas writes if another cell of the column is empty; any other text as it is."""
   return cell[:-2] if re.fullmatch(r'-?\d+[.,]0', cell) else cell

@@ -1,1 +1,1 @@
-"""The verb `synthetic`: small drawn datasets in the real layouts."""
+"""The verb `synthetic`: it draws small datasets in the real layouts."""

@@ -16,7 +16,7 @@ _OF_WORLD = {'demo': ('tasks', 'emoset_examples'), 'hard': (*hard_tables.SIZES, 
 
 
 def main() -> None:
-  """The command."""
+  """Runs the command."""
   values = flags.FLAGS
   command.require_flags('out')
   for world, names in _OF_WORLD.items():

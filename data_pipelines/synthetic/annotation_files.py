@@ -1,4 +1,4 @@
-"""EMOTIC's and Emotion6's annotations of a synthetic image: noiseless functions of its content."""
+"""Makes EMOTIC's and Emotion6's annotations of a synthetic image: noiseless functions of its content."""
 
 from data_pipelines.emotion6.emotion6_dataset_builder import Builder as Emotion6
 from data_pipelines.synthetic.world import Content
@@ -32,12 +32,12 @@ def vad(content: Content) -> tuple[float, float, float]:
 
 
 def emotion6_label(content: Content) -> str:
-  """The class folder in Emotion6."""
+  """The class folder of an image in Emotion6."""
   return _EMOTION6.get(content.emotion, content.emotion)
 
 
 def distribution(content: Content) -> list[float]:
-  """Shares of votes over Emotion6's seven: half for the class, the rest by light, weather and figure; sums to 1."""
+  """The shares of votes over Emotion6's seven: half for the class, the rest by light, weather and figure; sum 1."""
   shares = dict.fromkeys(Emotion6.DISTRIBUTION, 0.0)
   for name, share in ((emotion6_label(content), 0.5), ('fear' if content.light == 'night' else 'joy', 0.3),
                       ('sadness' if content.weather == 'rain' else 'neutral', 0.2)):

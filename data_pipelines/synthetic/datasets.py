@@ -24,10 +24,10 @@ from data_pipelines.synthetic import annotation_files, drawing, world
 EMO8_SPLITS = {'train': 800, 'val': 160, 'test': 480}
 EMOSET_RANGE = (2400, 4000)
 TASK_SPLITS = {'emotic': {'train': 640, 'val': 96, 'test': 160}, 'emotion6': {'train': 800}}
-"""Numbers of planned images. EMOTIC's layout takes those with a figure; Emotion6 is split by its builder."""
+"""The numbers of planned images. EMOTIC's layout takes those with a figure; Emotion6's builder splits it."""
 
 REVISION = 2
-"""Must be raised whenever the same seed gives other images."""
+"""The revision, which must be raised whenever the same seed gives other images."""
 
 # Independent random streams for the datasets, and their shares of the five styles.
 _STREAM = {'emoset': 0, 'emo8': 1, 'emotic': 2, 'emotion6': 3}
@@ -41,7 +41,7 @@ _EMOTIC_FOLDER = 'framesdb/images'
 
 
 class PlannedImage(NamedTuple):
-  """One image before it is drawn: its content, split and given label, and the generator of all that varies."""
+  """An image before it is drawn: its content, split and given label, and the generator of all that varies."""
 
   content: world.Content
   split: str
@@ -56,9 +56,9 @@ def draw(out: str | os.PathLike, emoset_examples: int = 2880, seed: int = 0) -> 
   settings is kept.
 
   Args:
-    out: folder that holds the two.
-    emoset_examples: images in emoset, 2,400 to 4,000, a multiple of 8; about 85/5/10 % train/val/test. Emo8 always
-      has 800/160/480.
+    out: the folder of the two.
+    emoset_examples: the number of images in emoset, 2,400 to 4,000, a multiple of 8; about 85/5/10 % train/val/test.
+      Emo8 always has 800/160/480.
     seed: every image is a function of (seed, dataset, its index).
 
   Raises:
@@ -82,7 +82,7 @@ def draw_tasks(out: str | os.PathLike, seed: int = 0) -> None:
 
   They show the world of `draw`, with annotations that are never wrong (`annotation_files`).
 
-  Args and errors are those of `draw`.
+  The arguments and errors are those of `draw`.
   """
   for dataset, splits in TASK_SPLITS.items():
     planned = plan_images(dataset, splits, seed)
@@ -95,7 +95,7 @@ def draw_cue(out: str | os.PathLike, cue: str, splits: dict[str, int] | None = N
   Args:
     out, seed: as for `draw`, whose errors are raised too.
     cue: one of `world.CUES`; 'both' is the world of `draw`.
-    splits: images by split, multiples of 8; None for Emo8's.
+    splits: the number of images by split, multiples of 8; None for Emo8's.
   """
   splits = splits or EMO8_SPLITS
   planned = plan_images('emo8', splits, seed, cue)
@@ -133,8 +133,8 @@ def write_dataset(folder: pathlib.Path, dataset: str, planned: list[PlannedImage
   Args:
     folder: the raw folder to make; kept if it holds the same provenance.
     dataset: 'emoset', 'emo8', 'emotic' or 'emotion6', the layout.
-    planned: from `plan_images`.
-    provenance: content of its `provenance.json`.
+    planned: the result of `plan_images`.
+    provenance: the content of its `provenance.json`.
 
   Raises:
     UserError: `folder` holds something else.

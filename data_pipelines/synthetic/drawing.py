@@ -14,7 +14,7 @@ from data_pipelines.synthetic.world import Content
 class Drawing(NamedTuple):
   """A finished image, RGB, SIZE x SIZE.
 
-  box: (xmin, ymin, xmax, ymax) of the figure in pixels, None without one; objects: EmoSet's names of those drawn.
+  box: the figure's (xmin, ymin, xmax, ymax) in pixels, None without one. objects: EmoSet's names of those drawn.
   """
 
   image: Image.Image
@@ -102,8 +102,8 @@ def _to_image(pixels: np.ndarray) -> Image.Image:
 
 BEHIND: dict[str, Callable[[Image.Image, np.random.Generator],
                            None]] = {'science_fiction': _neon_grid, 'advertising_cover': _banner}
-"""By style: what is drawn behind the figure, in place."""
+"""The functions that draw behind the figure, in place, by style."""
 FINISH: dict[str, Callable[[Image.Image, np.random.Generator], Image.Image]] = {
     'cartoon': lambda image, rng: image, 'natural': _natural, 'realistic': _realistic,
     'science_fiction': _science_fiction, 'advertising_cover': _advertising_cover}
-"""By style: what makes the image of the reduced canvas."""
+"""The functions that make the image of the reduced canvas, by style."""

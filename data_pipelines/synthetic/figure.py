@@ -1,4 +1,4 @@
-"""The figure of the synthetic images: postures and faces."""
+"""Draws the figure of the synthetic images: postures and faces."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,11 +17,11 @@ _UPRIGHT = {
     'arms_up': (0.34, 0.52, 0.16, ((0.1, 0.56), (0.27, 0.7), (0.33, 0.98))),
     'akimbo': (0.36, 0.56, 0.17, ((0.1, 0.58), (0.34, 0.46), (0.12, 0.35))),
     'reaching': (0.36, 0.56, 0.1, ((0.1, 0.58), (0.28, 0.56), (0.46, 0.54))),}
-"""In fractions of the body's height: hip, neck, distance of a foot from the middle, and shoulder, elbow and hand."""
+"""Hip, neck, distance of a foot from the middle, and shoulder, elbow and hand, in fractions of the body's height."""
 
 
 class Body(NamedTuple):
-  """Measures (pixels) and colours of one figure; x grows to the right, y downwards, `side` is -1 or 1."""
+  """The measures (pixels) and colours of one figure; x grows to the right, y downwards, `side` is -1 or 1."""
 
   x: float
   foot: float
@@ -43,11 +43,11 @@ def figure(face: str, posture: str, light: str, flat: bool, rng: np.random.Gener
 
   Args:
     face, posture, light: as in `world.Content`.
-    flat: flat colours with outlines.
-    rng: source of everything that varies.
+    flat: whether to draw flat colours with outlines.
+    rng: the source of everything that varies.
 
   Returns:
-    RGBA image, (SCALE * SIZE) squared; its alpha's bounding box is the person box.
+    An RGBA image, (SCALE * SIZE) squared; its alpha's bounding box is the person box.
   """
   return draw_body(sample_body(rng), face, posture, light, flat, rng)[0]
 
@@ -56,7 +56,7 @@ def sample_body(
     rng: np.random.Generator, height: tuple[float, float] = (74, 86), x: tuple[float, float] = (38, 58),
     foot: tuple[float, float] = (90, 94)
 ) -> Body:
-  """A body whose height, middle and feet (pixels) lie in these ranges."""
+  """Samples a body whose height, middle and feet (pixels) lie in these ranges."""
   tall = float(rng.uniform(*height))
   return Body(
       x=float(rng.uniform(*x)), foot=float(rng.uniform(*foot)), height=tall, head=tall * rng.uniform(0.34, 0.38) / 2,
@@ -66,7 +66,7 @@ def sample_body(
 
 def draw_body(body: Body, face: str, posture: str, light: str, flat: bool,
               rng: np.random.Generator) -> tuple[Image.Image, Point]:
-  """`figure` with a given body; also returns the middle of its head."""
+  """Draws a `figure` with a given body; also returns the middle of its head."""
   layer = Image.new('RGBA', (SIZE * SCALE, SIZE * SCALE))
   pen = Pen(layer, _NIGHT if light == 'night' else (1, 1, 1), flat)
   head = _bent(pen, body) if posture == 'bent' else _upright(pen, body, posture)

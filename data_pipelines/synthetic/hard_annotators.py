@@ -1,7 +1,7 @@
-"""The drawn annotators of the harder world: how often each errs is known, and so is what can be learned of them.
+"""Simulates the annotators of the harder world: how often each errs is known, and so is what can be learned of them.
 
-An annotator sees the emotion of an image; where two cues conflict, with a probability of 0.3 that of the other cue.
-What they say of it is right as often as they are reliable. Half of their errors are the most similar emotion.
+An annotator sees the emotion of an image; if two cues conflict, with a probability of 0.3 that of the other cue. What
+they say of it is right as often as they are reliable. Half of their errors are the most similar emotion.
 """
 
 import functools
@@ -19,8 +19,8 @@ SIMILAR = {
 
 @functools.cache
 def confusion() -> np.ndarray:
-  """Probability of what an annotator says of an emotion that they see, (annotators, emotions, emotions); rows sum to 1.
-  """
+  """The probability of each answer of an annotator to an emotion that they see, (annotators, emotions, emotions); rows
+  sum to 1."""
   classes = len(EMOTIONS)
   similar = np.array([[SIMILAR[seen] == said for said in EMOTIONS] for seen in EMOTIONS], float)
   errors = 0.5 * similar + 0.5 * (1 - similar - np.eye(classes)) / (classes - 2)
@@ -29,24 +29,24 @@ def confusion() -> np.ndarray:
 
 @functools.cache
 def answers(emotion: str, other: str) -> np.ndarray:
-  """Probability of what each annotator says of an image, (annotators, emotions). `other`: of `Case`, '' for none."""
+  """The probability of each annotator's answers to an image, (annotators, emotions). `other` is `Case.other`."""
   said = confusion()[:, EMOTIONS.index(emotion)]
   return (1 - OTHER_CUE) * said + OTHER_CUE * confusion()[:, EMOTIONS.index(other)] if other else said
 
 
 def ask(emotion: str, other: str, rng: np.random.Generator) -> list[int]:
-  """What each annotator says of an image, as indices of EMOTIONS."""
+  """Draws what each annotator says of an image, as indices of EMOTIONS."""
   return [int(rng.choice(len(EMOTIONS), p=shares)) for shares in answers(emotion, other)]
 
 
 def by_majority(said: np.ndarray) -> np.ndarray:
-  """The emotion with most votes; of equal ones that of the most reliable annotator.
+  """Finds the emotion with most votes; of equal ones that of the most reliable annotator.
 
   Args:
-    said: indices of EMOTIONS, (images, annotators).
+    said: the answers as indices of EMOTIONS, (images, annotators).
 
   Returns:
-    Indices, (images,).
+    The indices, (images,).
   """
   votes = (said[:, :, None] == said[:, None]).sum(axis=-1)  # For each annotator, how many say the same.
   return np.take_along_axis(said, votes.argmax(axis=1)[:, None], axis=1)[:, 0]
@@ -54,7 +54,7 @@ def by_majority(said: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def majority_shares(emotion: str, other: str) -> np.ndarray:
-  """Probability of each emotion to be the majority's, (emotions,): the sum over all that annotators may say."""
+  """The probability of each emotion to be the majority's, (emotions,): the sum over all that annotators may say."""
   classes, annotators = len(EMOTIONS), len(RELIABILITY)
   joint = functools.reduce(np.multiply.outer, answers(emotion, other)).ravel()
   return np.bincount(_majorities(classes, annotators), weights=joint, minlength=classes)

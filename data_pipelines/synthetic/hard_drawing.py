@@ -22,7 +22,7 @@ _APART = {True: 26.0, False: 18.0}
 class HardDrawing(NamedTuple):
   """An RGB image, SIZE x SIZE, and the boxes of its persons (xmin, ymin, xmax, ymax), pixels; the main figure first.
 
-  Boxes hold the whole person, also what is hidden.
+  A box holds the whole person, also the parts that are hidden.
   """
 
   image: Image.Image

@@ -1,6 +1,6 @@
-"""The best possible answers to the harder world, from what is drawn. Its probabilities are known: nothing is learned.
+"""Computes the best possible answers to the harder world, whose probabilities are known: nothing is learned.
 
-What is hidden is not used. No model that sees the pixels can do better, on average over many images.
+It does not use what is hidden. No model that sees the pixels can do better, on average over many images.
 """
 
 import collections
@@ -25,7 +25,7 @@ _TARGETS: dict[str, Callable[[Case], np.ndarray]] = {
 QUESTIONS = {
     'class': ('class', 'both'), 'label': ('label', 'both'), 'figure_alone': ('label', 'figure'),
     'scene_alone': ('label', 'scene')}
-"""By name: what is asked for, and what is seen, see `best_shares`."""
+"""The questions by name: what is asked for, and what is seen, see `best_shares`."""
 
 
 @functools.cache
@@ -39,10 +39,10 @@ def _table(target: str, sees: str) -> dict[Hashable, np.ndarray]:
 
 
 def best_shares(case: Case, target: str, sees: str = 'both') -> np.ndarray:
-  """Probability of each emotion, (emotions,), given what is drawn and not hidden.
+  """The probability of each emotion, (emotions,), given what is drawn and not hidden.
 
   Args:
-    case: of an image.
+    case: the case of an image.
     target: 'class', the emotion that was drawn; 'label', the majority of the annotators; 'votes', their mean.
     sees: 'both', or 'figure' or 'scene' alone.
   """
@@ -56,7 +56,7 @@ def best_answer(case: Case, target: str, sees: str = 'both') -> str:
 
 
 def best_domain(scene: Scene) -> str:
-  """The style, which every image shows."""
+  """The best answer to the style, which every image shows."""
   return scene.style
 
 
@@ -66,16 +66,16 @@ def expected_accuracy(target: str, sees: str = 'both') -> float:
 
 
 def scores(scenes: Sequence[Scene], said: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
-  """What the oracle reaches on these images.
+  """Measures what the oracle reaches on these images.
 
   Args:
-    scenes: what they show.
-    said: of each annotator, indices of EMOTIONS, (images, annotators).
-    labels: the majority's emotion of each.
+    scenes: what the images show.
+    said: the answers of each annotator, indices of EMOTIONS, (images, annotators).
+    labels: the majority's emotion of each image.
 
   Returns:
-    Accuracy of class and label from figure and scene, from either alone, and by kind of cues; the mean Kullback-Leibler
-    divergence of the votes from the best shares, `votes_kl`; all rounded to 4 places.
+    The accuracy of class and label from figure and scene, from either alone, and by kind of cues; and `votes_kl`, the
+    mean Kullback-Leibler divergence of the votes from the best shares; all rounded to 4 places.
   """
   truth = {'class': [scene.case.emotion for scene in scenes], 'label': labels}
   right = {

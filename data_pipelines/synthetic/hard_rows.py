@@ -1,4 +1,4 @@
-"""One row of the harder world's tables: the image is drawn and saved, and what is known of it becomes cells."""
+"""Makes the rows of the harder world's tables: draws and saves each image, and puts what is known of it into cells."""
 
 from collections.abc import Sequence
 import json
@@ -17,7 +17,7 @@ _STREAM = {'unlabelled': 10, 'train': 11, 'val': 12, 'test': 13}
 PARTS = tuple(_STREAM)
 _VAL_EVERY = 20
 _TOLD = 0.85
-"""Share of the captions that say a thing which is seen."""
+"""The share of captions that say a thing which is seen."""
 _WORDS = {
     'science_fiction': 'science fiction', 'advertising_cover': 'advertising cover', 'open_mouth': 'gasping',
     'neutral': 'calm', 'bent': 'bent over', 'akimbo': 'with fists on the hips', 'arms_up': 'with arms up',
@@ -27,7 +27,8 @@ _WORDS = {
 
 
 class PlannedScene(NamedTuple):
-  """An image before it is drawn: scene, what annotators say (indices of EMOTIONS), generator of all that varies."""
+  """An image before it is drawn: its scene, the annotators' answers (indices of EMOTIONS), the generator of all that
+  varies."""
 
   scene: Scene
   said: list[int]
@@ -35,14 +36,14 @@ class PlannedScene(NamedTuple):
 
 
 def plan_scene(part: str, index: int, seed: int) -> PlannedScene:
-  """Image `index` of one of `PARTS`, a function of its arguments."""
+  """Plans image `index` of one of `PARTS`, as a function of these arguments."""
   rng = np.random.default_rng((seed, _STREAM[part], index))
   scene = sample_scene(index, rng)
   return PlannedScene(scene, hard_annotators.ask(scene.case.emotion, scene.case.other, rng), rng)
 
 
 def majority_labels(said: np.ndarray) -> list[str]:
-  """The label of each image, by what annotators say, (images, annotators)."""
+  """The label of each image, by the annotators' answers (images, annotators)."""
   return [EMOTIONS[index] for index in hard_annotators.by_majority(said)]
 
 

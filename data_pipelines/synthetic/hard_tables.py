@@ -18,7 +18,7 @@ from data_pipelines.synthetic import datasets, hard_oracle
 from data_pipelines.synthetic.hard_rows import draw_rows, majority_labels, plan_scene
 
 REVISION = 1
-"""Must be raised whenever the same seed gives other images or rows."""
+"""The revision, which must be raised whenever the same seed gives other images or rows."""
 SIZES = {'unlabelled': 20000, 'train': 800, 'val': 400, 'test': 2000}
 TABLE = 'table.csv'
 _CHUNK = 100
@@ -29,16 +29,16 @@ def draw_hard(out: str | os.PathLike, sizes: dict[str, int] | None = None, seed:
               workers: int | None = None) -> dict[str, Any]:
   """Draws `out/unlabelled` and `out/labelled`, each with `table.csv` for `data_pipelines.build --dataset=table`.
 
-  Each appears whole or not at all; one with the same settings is kept. Prints what the oracle reaches on test.
+  Each appears whole or not at all; one with the same settings is kept. It prints what the oracle reaches on test.
 
   Args:
-    out: folder that holds the two.
-    sizes: images by part, see `SIZES`, whose numbers are taken for those that are missing.
+    out: the folder of the two.
+    sizes: the number of images by part; `SIZES` has those that are missing.
     seed: every image is a function of (seed, part, its index), so a larger part begins with the smaller one.
-    workers: processes; None for one a CPU core. They change no byte.
+    workers: the number of processes; None for one per CPU core. They change no byte.
 
   Returns:
-    Provenance of `out/labelled`, with the oracle's results.
+    The provenance of `out/labelled`, with the oracle's results.
 
   Raises:
     UserError: a folder holds something else.

@@ -1,4 +1,4 @@
-"""The harder world: what figure and scene each say of the emotion, and how often.
+"""Defines the harder world: what figure and scene each say of the emotion, and how often.
 
 Figure and scene are two cues. One of them, both, or neither alone decides:
   figure        the figure shows the emotion; the scene is a street or a forest, which says nothing
@@ -24,9 +24,9 @@ from data_pipelines.synthetic.world import STYLES
 CUE_SHARES = {'figure': 0.25, 'scene': 0.25, 'both': 0.3, 'conflicting': 0.2}
 HIDDEN_SHARES = {'': 0.7, 'face': 0.15, 'posture': 0.15}
 NO_FIGURE_SHARE = 0.4
-"""Of the images that the scene alone decides."""
+"""The share that has no figure, of the images that the scene alone decides."""
 OTHERS_SHARES = (0.5, 0.3, 0.2)
-"""Of images with a figure that have 0, 1, 2 further persons, small, of any look."""
+"""The shares of images with a figure that have 0, 1, 2 further persons, small, of any look."""
 MOST_DISTRACTORS = 4
 
 # Each face, posture and place belongs to two emotions.
@@ -44,7 +44,7 @@ _WHOLE_FIGURE, _PART_OF_FIGURE, _CLEAR_LIGHT = 0.5, 0.25, 0.6
 
 
 class Case(NamedTuple):
-  """One combination of all that bears on the emotion; `face` and `posture` are '' without a figure."""
+  """A combination of all that bears on the emotion; `face` and `posture` are '' without a figure."""
 
   emotion: str
   cues: str
@@ -66,7 +66,7 @@ class Case(NamedTuple):
 
   @property
   def figure_seen(self) -> tuple[str, str, bool]:
-    """What can be seen of the figure: face and posture ('' where hidden or absent), and whether it is near."""
+    """What can be seen of the figure: face and posture ('' if hidden or absent), and whether it is near."""
     return self.face * (self.hidden != 'face'), self.posture * (self.hidden != 'posture'), self.near
 
   @property
@@ -88,7 +88,7 @@ class Scene:
 
 
 def figure_looks(cue: str) -> dict[tuple[str, str], float]:
-  """Face and posture of a figure with this cue ('' for none), with their probabilities."""
+  """The faces and postures of a figure with this cue ('' for none), with their probabilities."""
   if not cue:
     return {NEUTRAL_FIGURE: 1.0}
   (face, posture), (calm, standing) = FIGURE_OF[cue], NEUTRAL_FIGURE
@@ -96,7 +96,7 @@ def figure_looks(cue: str) -> dict[tuple[str, str], float]:
 
 
 def scene_looks(cue: str) -> dict[tuple[str, str], float]:
-  """Place and light of a scene with this cue ('' for none), with their probabilities."""
+  """The places and lights of a scene with this cue ('' for none), with their probabilities."""
   if not cue:
     looks = [(place, light) for place in _NEUTRAL_PLACES for light in _LIGHTS]
     return dict.fromkeys(looks, 1 / len(looks))

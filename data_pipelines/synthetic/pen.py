@@ -1,4 +1,4 @@
-"""A pen for small images: Pillow's shapes in image coordinates, with the light and the style's outline."""
+"""Draws Pillow's shapes in the coordinates of small images, with the light and the style's outline."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 SIZE = 96
 SCALE = 2
-"""Images are drawn at twice their size and then reduced: cheap antialiasing."""
+"""How many times their size images are drawn, before they are reduced: cheap antialiasing."""
 
 Colour = tuple[float, float, float]
 Point = tuple[float, float]
@@ -20,7 +20,7 @@ class Pen:
   Args:
     image: RGB or RGBA, (SCALE * SIZE) squared.
     light: factors on red, green and blue: the light that falls on what is drawn.
-    outlined: draw a dark line round every shape (cartoons).
+    outlined: whether to draw a dark line round every shape (cartoons).
   """
 
   def __init__(self, image: Image.Image, light: Colour = (1, 1, 1), outlined: bool = False):
@@ -29,33 +29,33 @@ class Pen:
     self._outline: dict[str, Any] = {'outline': _INK, 'width': 2} if outlined else {}
 
   def polygon(self, points: Sequence[Point], colour: Colour) -> None:
-    """A filled polygon; points in image coordinates, 0 to SIZE."""
+    """Draws a filled polygon; points are in image coordinates, 0 to SIZE."""
     self._draw.polygon(self._scaled(points), self._lit(colour), **self._outline)
 
   def ellipse(self, centre: Point, radii: Point, colour: Colour) -> None:
-    """A filled ellipse."""
+    """Draws a filled ellipse."""
     self._draw.ellipse(self._box(centre, radii), self._lit(colour), **self._outline)
 
   def rectangle(self, corner: Point, opposite: Point, colour: Colour) -> None:
-    """A filled rectangle from upper left to lower right."""
+    """Draws a filled rectangle from upper left to lower right."""
     self._draw.rectangle(self._scaled([corner, opposite]), self._lit(colour), **self._outline)
 
   def limb(self, points: Sequence[Point], width: float, colour: Colour) -> None:
-    """A thick line with round ends and joints; outlined in cartoons."""
+    """Draws a thick line with round ends and joints; cartoons outline it."""
     if self._outline:
       self._stroke(points, width + 1.6, _INK)
     self._stroke(points, width, self._lit(colour))
 
   def line(self, points: Sequence[Point], width: float, colour: Colour) -> None:
-    """A plain line without outline."""
+    """Draws a plain line without outline."""
     self._draw.line(self._scaled(points), self._lit(colour), max(1, round(width * SCALE)))
 
   def arc(self, centre: Point, radii: Point, degrees: tuple[float, float], width: float, colour: Colour) -> None:
-    """Part of an ellipse's rim; degrees clockwise from three o'clock."""
+    """Draws a part of an ellipse's rim; degrees are clockwise from three o'clock."""
     self._draw.arc(self._box(centre, radii), *degrees, self._lit(colour), max(1, round(width * SCALE)))
 
   def half(self, centre: Point, radii: Point, degrees: tuple[float, float], colour: Colour) -> None:
-    """Part of an ellipse's area, cut off by a straight chord."""
+    """Draws a part of an ellipse's area, cut off by a straight chord."""
     self._draw.chord(self._box(centre, radii), *degrees, self._lit(colour), **self._outline)
 
   def _stroke(self, points: Sequence[Point], width: float, colour: tuple[int, ...]) -> None:

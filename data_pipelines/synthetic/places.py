@@ -1,4 +1,4 @@
-"""The surroundings of the synthetic images: six places, in clear weather or rain, by day, at dusk or at night."""
+"""Draws the surroundings of the synthetic images: six places, in clear weather or rain, by day, dusk or night."""
 
 from collections.abc import Callable
 
@@ -24,11 +24,11 @@ def surroundings(place: str, weather: str, light: str, flat: bool,
 
   Args:
     place, weather, light: as in `world.Content`.
-    flat: flat colours with outlines.
-    rng: source of everything that varies.
+    flat: whether to draw flat colours with outlines.
+    rng: the source of everything that varies.
 
   Returns:
-    RGB image, (SCALE * SIZE) squared, and the EmoSet names of the objects in it.
+    An RGB image, (SCALE * SIZE) squared, and the EmoSet names of the objects in it.
   """
   top, horizon, lit = _AIR[light, weather]
   image = _sky(top, horizon, flat, rng)

@@ -1,4 +1,4 @@
-"""The world of the synthetic datasets: what an image shows, and the rule for its emotion.
+"""Defines the world of the synthetic datasets: what an image shows, and the rule for its emotion.
 
 Emotion depends on the figure *and* the surroundings; neither alone suffices:
   amusement, anger          the figure decides (laughing and bent over; frowning, fists on hips), anywhere
@@ -19,7 +19,7 @@ from data_pipelines.records.label_sets import EMOTIONS
 
 STYLES = ('cartoon', 'natural', 'realistic', 'science_fiction', 'advertising_cover')
 PLACES = ('mountain', 'lake', 'landfill', 'amusement_park', 'street', 'forest')
-"""Scene names of EmoSet's info.json."""
+"""The places, by scene names of EmoSet's info.json."""
 
 # The first three places decide emotions. Figures of the other emotions are more frequent there, or the place alone
 # would say too much: the best guess from the surroundings is right for 4/8 + 2/8 * (share of the last three).
@@ -44,12 +44,13 @@ ORACLE_BOUNDS = {
     'both': {'all': (0.95, 1.0), 'scene_only': (0.0, 0.65), 'figure_only': (0.0, 0.65)},
     'figure': {'scene_only': (0.0, 0.25), 'figure_only': (0.95, 1.0)},
     'scene': {'scene_only': (0.95, 1.0), 'figure_only': (0.0, 0.25)},}
-"""By cue; without 'all' in the simpler worlds, where most pairs of figure and surroundings are new in test."""
+"""The bounds of the oracle's accuracy by cue; the simpler worlds have no 'all', since in test most pairs of figure and
+surroundings are new there."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-  """What one image shows. `face` and `posture` are None without a figure."""
+  """What an image shows. `face` and `posture` are None without a figure."""
 
   index: int
   emotion: str
@@ -91,8 +92,8 @@ def sample_cued_content(index: int, cue: str, rng: np.random.Generator, style_sh
 
   Args:
     index: emotions take turns, as in `sample_content`.
-    cue: 'figure', a pair of face and posture an emotion; or 'scene', a pair of place and light.
-    rng, style_shares: of everything else.
+    cue: 'figure', where each emotion has a pair of face and posture; or 'scene', where it has one of place and light.
+    rng, style_shares: the source of everything else, and the shares of the styles.
   """
   turn, within = divmod(index % len(EMOTIONS), len(_FACES))
   face, posture, place, light = (str(rng.choice(of)) for of in (_FACES, _POSTURES, PLACES, _LIGHTS))
@@ -106,7 +107,7 @@ def sample_cued_content(index: int, cue: str, rng: np.random.Generator, style_sh
 
 
 def given_label(content: Content) -> str:
-  """A training label: every 20th of a class is wrong, by the same shift for all classes, which keeps their sizes."""
+  """Gives a training label: every 20th of a class is wrong, by the same shift for all classes, which keeps sizes."""
   turn, emotion_index = divmod(content.index, len(EMOTIONS))
   if turn % WRONG_LABEL_EVERY:
     return content.emotion
@@ -115,15 +116,15 @@ def given_label(content: Content) -> str:
 
 
 def oracle(train: Sequence[Content], test: Sequence[Content], cue: str = 'both') -> dict[str, float]:
-  """How well the surroundings, the figure and both together determine the emotion.
+  """Measures how well the surroundings, the figure and both together determine the emotion.
 
   For each, a table of the most frequent true emotion is fitted on train and scored on test.
 
   Returns:
-    Accuracy by 'all', 'scene_only', 'figure_only', rounded to 4 places.
+    The accuracy by 'all', 'scene_only', 'figure_only', rounded to 4 places.
 
   Raises:
-    AssertionError: one is outside the cue's `ORACLE_BOUNDS`.
+    AssertionError: one is not within the cue's `ORACLE_BOUNDS`.
   """
   scores = {
       'all': _table_accuracy(train, test, lambda content: (content.surroundings, content.figure)),

@@ -1,4 +1,4 @@
-"""Whether the boxes of a table are in pixels or in fractions of their images: all of them in one of the two."""
+"""Finds whether the boxes of a table are in pixels or in fractions of their images: all are in one of the two."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -13,7 +13,7 @@ def in_fractions(ratings: Sequence[Rating]) -> bool:
 
 
 def with_one_unit(ratings: Sequence[Rating], fractions: bool) -> list[Rating]:
-  """The ratings, of which those with a box in the other unit have a problem."""
+  """Gives ratings with a box in the other unit a problem."""
   units = ('pixels', 'fractions of the image')
   return [
       dataclasses.replace(

@@ -1,4 +1,4 @@
-"""What stands in a cell, whatever the form of the table. Where it is nothing usable, ValueError says why."""
+"""Reads the cells of a table of any form. If a cell holds nothing usable, a ValueError says why."""
 
 import collections
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,14 +22,14 @@ _BOX_KEYS = {
 
 
 def is_missing(cell: Any) -> bool:
-  """Whether nothing is said: no value, NaN, or a text that means that."""
+  """Whether a cell says nothing: it has no value, NaN, or a text that means that."""
   if isinstance(cell, str):
     return cell.strip().casefold() in MISSING
   return cell is None or isinstance(cell, float) and math.isnan(cell)
 
 
 def number(cell: Any, decimal: str = '.') -> float:
-  """The number in a cell, finite; NaN if the cell says nothing."""
+  """Reads the finite number in a cell; NaN if the cell says nothing."""
   if is_missing(cell):
     return math.nan
   try:
@@ -45,7 +45,7 @@ def number(cell: Any, decimal: str = '.') -> float:
 
 
 def text(cell: Any) -> str:
-  """A text; '' if the cell says nothing. Whole numbers have no decimals, whatever the file made of them."""
+  """Reads a text; '' if the cell says nothing. Whole numbers have no decimals, whatever the file made of them."""
   if is_missing(cell):
     return ''
   if isinstance(cell, float) and cell.is_integer():
@@ -56,7 +56,7 @@ def text(cell: Any) -> str:
 
 
 def label(cell: Any, names: Sequence[str]) -> str:
-  """The name of a class; '' for none. A number is the index into `names`, if there are any; -1 means none."""
+  """Reads the name of a class; '' for none. A number is the index into `names`, if there are any; -1 means none."""
   if isinstance(cell, (list, tuple)) or isinstance(cell, str) and re.fullmatch(r'\s*\[.*\]\s*', cell):
     entries = listed(cell)
     if len(entries) > 1:
@@ -74,7 +74,7 @@ def label(cell: Any, names: Sequence[str]) -> str:
 
 
 def listed(cell: Any) -> list[Any]:
-  """The entries of a list, or of a text such as 'a|b', 'a; b', 'a / b' or "['a', 'b']"; [] for none."""
+  """Reads the entries of a list, or of a text such as 'a|b', 'a; b', 'a / b' or "['a', 'b']"; [] for none."""
   if not isinstance(cell, str):
     return [] if is_missing(cell) else list(cell) if isinstance(cell, (list, tuple)) else [cell]
   inner = cell.strip()
@@ -89,17 +89,17 @@ def listed(cell: Any) -> list[Any]:
 
 
 def labels(cell: Any, names: Sequence[str]) -> list[str]:
-  """The classes of `listed`, each once; [] for none."""
+  """Reads the classes of `listed`, each once; [] for none."""
   return [] if is_missing(cell) else list(dict.fromkeys(filter(None, (label(entry, names) for entry in listed(cell)))))
 
 
 def class_key(name: str) -> str:
-  """What all spellings of a class have in common: case and spaces do not tell classes apart."""
+  """The key that all spellings of a class share: case and spaces do not make another class."""
   return ' '.join(unicodedata.normalize('NFC', name).split()).casefold()
 
 
 def flag(cell: Any) -> bool:
-  """Whether a class is present: 0 or 1, yes or no, true or false, an x or nothing."""
+  """Reads whether a class is present: 0 or 1, yes or no, true or false, an x or nothing."""
   word = '' if is_missing(cell) else str(cell).strip().casefold()
   if word in ('1', '1.0', '1,0', 'true', 'yes', 'x'):
     return True
@@ -109,7 +109,7 @@ def flag(cell: Any) -> bool:
 
 
 def votes(cell: Any, names: Sequence[str]) -> dict[str, float]:
-  """Counts or shares by class: an object of numbers, or a list of the classes that were voted for; {} for none."""
+  """Reads counts or shares by class, from an object of numbers or a list of the classes voted for; {} for none."""
   if isinstance(cell, str) and cell.strip().startswith('{'):
     try:
       cell = json.loads(cell.replace("'", '"'))  # Python writes its own with single quotes.
@@ -124,12 +124,12 @@ def votes(cell: Any, names: Sequence[str]) -> dict[str, float]:
 
 
 def choices(voted: Iterable[Any], names: Sequence[str]) -> dict[str, float]:
-  """How often each class was chosen, from the cells that each hold one, or nothing."""
+  """Counts how often each class was chosen, in cells that each hold one, or nothing."""
   return dict(collections.Counter(filter(None, (label(entry, names) for entry in voted))))
 
 
 def count_in(cell: Any, decimal: str) -> float | None:
-  """The number of votes, or their share, in a cell; None if it holds something else, or nothing."""
+  """Reads the number of votes, or their share, in a cell; None if it holds something else, or nothing."""
   with contextlib.suppress(ValueError):
     value = number(cell.rstrip(' %') if isinstance(cell, str) else cell, decimal)
     return None if math.isnan(value) else value
@@ -137,7 +137,7 @@ def count_in(cell: Any, decimal: str) -> float | None:
 
 
 def counts(cells: Mapping[str, Any], decimal: str) -> dict[str, float]:
-  """Counts, shares or percent by class, from a column for each; an empty cell is 0."""
+  """Reads counts, shares or percent by class, from a column for each; an empty cell is 0."""
   found = {}
   for name, cell in cells.items():
     if not is_missing(cell):
@@ -146,11 +146,11 @@ def counts(cells: Mapping[str, Any], decimal: str) -> dict[str, float]:
 
 
 def boxes(cell: Any, sides: bool) -> list[tuple[float, ...]]:
-  """The boxes in a cell, as (xmin, ymin, xmax, ymax).
+  """Reads the boxes in a cell, as (xmin, ymin, xmax, ymax).
 
   Args:
-    cell: four numbers, or as many for each box; an object with four; a list of such; or any of these as a text.
-    sides: whether four numbers are x, y, width and height, and not two corners. The keys of an object say it.
+    cell: four numbers, or four for each box; an object with four; a list of objects; or any of these as a text.
+    sides: whether four numbers are x, y, width and height, and not two corners. An object says so by its keys.
   """
   if is_missing(cell):
     return []
@@ -174,7 +174,7 @@ def boxes(cell: Any, sides: bool) -> list[tuple[float, ...]]:
 
 
 def box_of(values: Sequence[float], sides: bool) -> tuple[float, ...]:
-  """A box from its four numbers; see `boxes`."""
+  """Makes a box of its four numbers; see `boxes`."""
   if len(values) != 4 or not all(map(math.isfinite, values)):
     raise ValueError(
         f'a box of {len(values)} numbers, not of four' if len(values) != 4 else 'a box without all numbers')

@@ -1,4 +1,4 @@
-"""Which column of a table means what: by `--column`, by what the file says of itself, or by its usual name."""
+"""Finds which column of a table means what: by `--column`, by what the file says of itself, or by its usual name."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import fnmatch
@@ -31,13 +31,13 @@ ROLES: dict[str, tuple[str, ...]] = {
     'domain': ('domain', 'style', 'source'),
     'confidence': ('confidence', 'confidence score'),
     'subject': (),}  # fmt: skip
-"""What a column may mean, with the headings that are taken for it, the first of them before others."""
+"""The roles that a column may have, with the headings that are taken for each, the first before others."""
 
 SEVERAL = ('labels', 'votes', 'choices', 'box')
-"""Roles that may have more than one column."""
+"""The roles that may have more than one column."""
 CORNERS = (('xmin', 'ymin', 'xmax', 'ymax'), ('x1', 'y1', 'x2', 'y2'), ('left', 'top', 'right', 'bottom'))
 SIDES = (('x', 'y', 'w', 'h'), ('x', 'y', 'width', 'height'), ('left', 'top', 'width', 'height'))
-"""Headings of the four numbers of a box: its corners, or a corner and its sides."""
+"""The headings of the four numbers of a box: its corners, or a corner and its sides."""
 
 
 class Columns(NamedTuple):
@@ -52,12 +52,12 @@ class Columns(NamedTuple):
     return columns[0].name if columns else None
 
   def class_names(self, role: str) -> tuple[str, ...]:
-    """Names that the file itself has for the classes of a role; () for none."""
+    """The names that the file itself has for the classes of a role; () for none."""
     return next((column.class_names for column in self.of_role.get(role, ())), ())
 
   @property
   def votes(self) -> tuple[TableColumn, ...]:
-    """Those of votes: of `votes`, or of `choices`."""
+    """The columns of votes: those of `votes`, or of `choices`."""
     return self.of_role.get('choices') or self.of_role.get('votes', ())
 
   @property
@@ -66,7 +66,7 @@ class Columns(NamedTuple):
     return list(dict.fromkeys(column.name for column in itertools.chain(*self.of_role.values())))
 
   def lines(self) -> Iterator[str]:
-    """What each column is taken for, and which are not used, for people."""
+    """Says in lines for people what each column is taken for, and which are not used."""
     for role in ROLES:
       if columns := self.of_role.get(role):
         yield visible(f'  {role:<10} from {join_names([_described(column) for column in columns])}')
@@ -75,15 +75,15 @@ class Columns(NamedTuple):
 
 
 def expected_headings() -> tuple[str, ...]:
-  """All usual headings; they tell the delimiter of a table of text."""
+  """All usual headings, by which the delimiter of a table of text is found."""
   return tuple(itertools.chain(*ROLES.values(), *CORNERS, *SIDES))
 
 
 def find_columns(table: Table, given: Mapping[str, str], usual: Mapping[str, Sequence[str]] = ROLES) -> Columns:
-  """The columns of a table.
+  """Finds the columns of a table.
 
   Args:
-    table: the opened one.
+    table: the open table.
     given: role -> heading, or several separated by commas, or a pattern such as `rater_*`; '' for none.
     usual: role -> the headings that are taken for it.
 

@@ -1,4 +1,4 @@
-"""Which file a row means by the name of its image, and what images are called that lie in a table itself."""
+"""Finds the file that a row means by the name of its image, and names images that lie in a table itself."""
 
 import collections
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class ImagePaths:
   one image alone has such a name.
 
   Attributes:
-    unused: paths of the files that no row has meant so far.
+    unused: the paths of the files that no row has meant so far.
   """
 
   def __init__(self, root: pathlib.Path, files: Sequence[pathlib.Path]):
@@ -38,13 +38,13 @@ class ImagePaths:
     self.unused = set(paths)
 
   def resolve(self, rating: Rating, folder: pathlib.Path) -> Rating:
-    """The rating with the path of its image, from the images' folder; or with a problem, if it means no image.
+    """Gives a rating the path of its image from the images' folder; or a problem, if it means no image.
 
-    One that has a problem keeps it.
+    A rating that has a problem keeps it.
 
     Args:
-      rating: as it was read.
-      folder: of its table.
+      rating: the rating as it was read.
+      folder: the folder of its table.
     """
     name = rating.image
     if not name:
@@ -93,13 +93,13 @@ class ImagePaths:
 
 
 def paths_inside(ratings: Sequence[Rating], files: Sequence[str]) -> list[Rating]:
-  """The ratings of images that lie in tables, each with a name of its own as `image`.
+  """Gives each rating of an image that lies in a table a name of its own as `image`.
 
-  It is the path that stands beside the bytes, if all rows have one and no two the same; else the table's and the row.
+  It is the path beside the bytes, if all rows have one and no two the same; else the table's path and the row.
 
   Args:
-    ratings: of every row.
-    files: of the tables, by their paths.
+    ratings: the ratings of all rows.
+    files: the files of the tables, by their paths.
   """
   given = {rating.image for rating in ratings}
   usable = len(given) == len(ratings) and not any(

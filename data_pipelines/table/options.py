@@ -1,4 +1,4 @@
-"""What the user says about a table, and which of it would change nothing."""
+"""Reads what the user says about a table, and refuses what would change nothing."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from data_pipelines.table.cells import class_key
 from data_pipelines.table.columns import CORNERS, SIDES, Columns
 
 CLASS_ROLES = frozenset(('label', 'labels', 'votes', 'choices'))
-"""What columns of classes mean."""
+"""The roles of columns of classes."""
 
 
 class TableOptions(NamedTuple):
@@ -20,14 +20,14 @@ class TableOptions(NamedTuple):
 
   Attributes:
     columns: role -> headings, see `columns.find_columns`.
-    labels: names of the classes, in order; () for those that the file names, or that occur, sorted.
-    scale: lowest and highest value of valence, arousal and dominance, outside of which a row is rejected; or those of
-      valence, then of arousal, then of dominance.
-    caption: text of an image without one of its own, such as 'a photo of {label}'; '' for that of `caption_text`.
+    labels: the names of the classes, in order; () for those that the file names, or that occur, sorted.
+    scale: the lowest and highest value of valence, arousal and dominance, or those of valence, then of arousal, then of
+      dominance; a row with another value is rejected.
+    caption: the text of an image without one of its own, such as 'a photo of {label}'; '' for that of `caption_text`.
     sides: whether boxes are x, y, width and height, and not two corners; None for what their headings or keys say.
-    min_confidence: rows of less are left out, and counted; rows without any stay.
-    subject: 'person' keeps the boxes of subjects that are persons, 'any' all; where there is a column of subjects, ''
-      is 'person'.
+    min_confidence: rows of less confidence are left out, and counted; rows without any stay.
+    subject: 'person' keeps the boxes of subjects that are persons, 'any' all; '' is 'person' if there is a column of
+      subjects.
   """
 
   columns: Mapping[str, str] = {}
@@ -39,7 +39,7 @@ class TableOptions(NamedTuple):
   subject: str = ''
 
   def scale_of(self, dimension: str) -> tuple[float, float] | None:
-    """Lowest and highest value of one of VAD, as it is declared; None if it is not."""
+    """The lowest and highest value of one of VAD, if they are declared; else None."""
     if self.scale is None:
       return None
     start = 2 * VAD.index(dimension) if len(self.scale) > 2 else 0
@@ -47,7 +47,7 @@ class TableOptions(NamedTuple):
 
 
 def read_scale(given: Sequence[str]) -> tuple[float, ...] | None:
-  """The numbers of `--vad_scale`; None without any. Raises UserError if they are no scale."""
+  """Reads the numbers of `--vad_scale`; None without any. Raises UserError if they are no scale."""
   if not given:
     return None
   try:

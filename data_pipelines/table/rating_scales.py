@@ -1,4 +1,4 @@
-"""The scale of valence, arousal and dominance: each has its own, declared or found."""
+"""Finds the scales of valence, arousal and dominance: each has its own, declared or found."""
 
 from collections.abc import Mapping, Sequence
 import math
@@ -6,7 +6,7 @@ import math
 from data_pipelines.records.label_sets import VAD
 
 SCALES = ((0, 1), (-1, 1), (1, 5), (1, 7), (1, 9), (1, 10), (-3, 3), (-4, 4), (0, 10), (0, 100), (-100, 100))
-"""As questionnaires have them; the first that holds all values is taken, one that begins below 0 for values that do."""
+"""The scales of questionnaires. The first that holds all values is taken; one below 0 only for values below 0."""
 
 _WIDE = 100
 """The upper end of scales that are not taken for a few small numbers: those have a -9 or a 99 for nothing, say."""
@@ -19,11 +19,11 @@ def _holds(scale: tuple[int, int], low: float, high: float) -> bool:
 
 def find_scales(values: Sequence[Sequence[float]],
                 declared: Mapping[str, Sequence[float] | None]) -> tuple[dict[str, list[float]], list[str]]:
-  """The scale of each dimension that has values, and lines for people.
+  """Finds the scale of each dimension that has values, and writes lines for people.
 
   Args:
-    values: valence, arousal and dominance of each image; NaN where not said.
-    declared: dimension -> its scale, None if nobody said it.
+    values: valence, arousal and dominance of each image; NaN if not said.
+    declared: dimension -> its scale, None if it is not declared.
   """
   scales, lines = {}, []
   for name, column in zip(VAD, zip(*values)):

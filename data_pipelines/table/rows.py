@@ -1,4 +1,4 @@
-"""From the rows of tables to examples: what the cells of one say, and what several rows of one image say together."""
+"""Makes examples of the rows of tables: reads what the cells of a row say, and joins several rows of one image."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,15 +19,15 @@ class Rating:
   """What one row says.
 
   Attributes:
-    place: of the row, for messages.
-    table, number: the rank of its table, and its row there from 0: where the bytes of an image are.
+    place: the row's place, for messages.
+    table, number: the rank of its table, and its row there from 0, where the bytes of an image are.
     image: the path that it gives, '' for none.
-    id: of the record, '' for none; so are `label`, `annotator`, `split`, `group` and `domain`.
-    labels: of several classes.
+    id: the record's id, '' for none; so are `label`, `annotator`, `split`, `group` and `domain`.
+    labels: several classes.
     votes: counts or shares by class.
-    vad: valence, arousal, dominance, NaN where not said.
-    boxes: as `cells.boxes` gives them.
-    attributes: caption, domain, subject and confidence, where they are said.
+    vad: valence, arousal, dominance, NaN if not said.
+    boxes: boxes as `cells.boxes` gives them.
+    attributes: caption, domain, subject and confidence, if they are said.
     problem: why the row cannot be used, if it cannot.
   """
 
@@ -48,11 +48,11 @@ class Rating:
   problem: str = ''
 
   def says(self) -> tuple:
-    """All that two rows of one image must agree in."""
+    """All in which two rows of one image must agree."""
     return self.label, self.labels, tuple(self.votes.items()), self.split, self.group, str((self.vad, self.attributes))
 
   def classes(self) -> Iterator[str]:
-    """All classes that it names."""
+    """All classes that the row names."""
     if self.label:
       yield self.label
     yield from self.labels
@@ -65,9 +65,9 @@ class Reading(NamedTuple):
   Attributes:
     columns: what its columns mean.
     table: its rank among the tables.
-    split: of all its rows; '' if they say it themselves, or nothing does.
-    classes: all that there may be, in any case; () for any.
-    scales: lowest and highest value of valence, arousal and dominance, each None if not declared.
+    split: the split of all its rows; '' if they say it themselves, or nothing does.
+    classes: all classes that there may be, in any case; () for any.
+    scales: the lowest and highest value of valence, arousal and dominance, each None if not declared.
     sides: whether boxes are x, y, width and height.
     chosen: whether each of several columns of votes is a person with the class that they chose.
   """
@@ -82,12 +82,12 @@ class Reading(NamedTuple):
 
   @property
   def class_headings(self) -> list[str]:
-    """Headings of columns that are a class each."""
+    """The headings of columns that each stand for a class."""
     labels, votes = self.columns.of_role.get('labels', ()), self.columns.votes
     return [column.name for of_role in (labels, () if self.chosen else votes) if len(of_role) > 1 for column in of_role]
 
   def ratings(self, rows: Iterable[TableRow]) -> Iterator[Rating]:
-    """Each row as a Rating; one that cannot be used has a problem."""
+    """Yields each row as a Rating; one that cannot be used has a problem."""
     for number, row in enumerate(rows):
       known, problem = {'image': '', 'id': '', 'split': self.split}, row.problem
       for role, read in (('image', _path), ('id', cells.text), ('split', _split)):
@@ -192,15 +192,14 @@ def _split(cell: Any) -> str:
 
 
 def merge(ratings: Iterable[Rating], count: Callable[[str], None]) -> Iterator[Rating]:
-  """One Rating an id, or an image where there is no column of ids, in the order of their first rows.
+  """Merges ratings to one for each id, or for each image without a column of ids, in the order of their first rows.
 
-  Rows of several annotators become votes, and the mean of their numbers. Other rows of one image must agree, and are
-  one with the boxes of all; where they differ, the image is one Rating with a problem. So is one of which no row can be
-  used.
+  Rows of several annotators become votes, and the mean of their numbers. Other rows of one image must agree, and become
+  one with the boxes of all. If they differ, or no row can be used, the image is one Rating with a problem.
 
   Args:
-    ratings: of all rows.
-    count: called with what is left out.
+    ratings: the ratings of all rows.
+    count: a function that is called with what is left out.
   """
   by_image: dict[str, list[Rating]] = {}
   for rating in ratings:
@@ -218,7 +217,7 @@ def merge(ratings: Iterable[Rating], count: Callable[[str], None]) -> Iterator[R
 
 
 SPOILT = 'rows that cannot be used, of images with other rows'
-"""What `merge` counts, and does not take for an image that is rejected."""
+"""The kind of row that `merge` counts, and that does not count as a rejected image."""
 
 
 def _agreed(rows: Sequence[Rating], count: Callable[[str], None]) -> Rating:
@@ -272,7 +271,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def majority(votes: Mapping[str, float]) -> str:
-  """The class with most votes; '' where two have as many, or there is none."""
+  """The class with most votes; '' if two have as many, or there is none."""
   best = max(votes.values(), default=0)
   winners = [name for name, count in votes.items() if count == best]
   return winners[0] if len(winners) == 1 else ''

@@ -1,4 +1,4 @@
-"""Classes that differ only in case or spaces are one, as people write a class in several ways in one table."""
+"""Joins classes that differ only in case or spaces, since people write a class in several ways in one table."""
 
 import collections
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,11 +11,11 @@ from data_pipelines.table.rows import Rating
 
 
 def spellings(ratings: Iterable[Rating], headings: Iterable[str]) -> dict[str, str]:
-  """Spelling -> that in which its class is written most often, or first, for those that are others.
+  """Finds for each other spelling the one in which its class is written most often, or first.
 
   Args:
-    ratings: of all rows.
-    headings: of columns that are a class each.
+    ratings: the ratings of all rows.
+    headings: the headings of columns that each stand for a class.
   """
   times = collections.Counter(name for rating in ratings for name in rating.classes())
   of_class: dict[str, list[str]] = {}
@@ -27,14 +27,14 @@ def spellings(ratings: Iterable[Rating], headings: Iterable[str]) -> dict[str, s
 
 
 def lines(found: Mapping[str, str]) -> Iterator[str]:
-  """What `spellings` found, for people."""
+  """Says in lines for people what `spellings` found."""
   for best in dict.fromkeys(found.values()):
     names = [name for name in found if found[name] == best]
     yield visible(f'  one class: {join_names([best, *names])} -> {best}, as it is written most often')
 
 
 def respelled(ratings: Sequence[Rating], found: Mapping[str, str]) -> list[Rating]:
-  """The ratings with one spelling of each class."""
+  """Gives the ratings one spelling of each class."""
   return [
       dataclasses.replace(
           rating, label=found.get(rating.label, rating.label), labels=tuple(

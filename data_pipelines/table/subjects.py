@@ -1,4 +1,4 @@
-"""Whether the subject that a text names is a person."""
+"""Finds whether the subject that a text names is a person."""
 
 import re
 

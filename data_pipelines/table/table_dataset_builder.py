@@ -1,4 +1,4 @@
-"""Builder of anyone's table of images: a file with a row an image, or a row for what each person said of it."""
+"""Builds anyone's table of images: a file with a row per image, or a row for what each person said of it."""
 
 import collections
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,9 +64,9 @@ class Builder(base_builder.BaseBuilder):
     return table_source(folder)
 
   def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
-    """Examples by split, as the rows say it, or the names of the files; else 80/10/10 by group, seeded.
+    """Lists examples by split, as the rows or the names of the files say it; else 80/10/10 by group, seeded.
 
-    Prints what each column is taken for before any row is read. Raises UserError as the base says.
+    It prints what each column is taken for before any row is read. Raises UserError as the base says.
     """
     self._tables = list(map(self._opened, self.source.tables))
     readings = self._readings()
@@ -302,7 +302,7 @@ def _hint(text: str) -> Iterator[None]:
 
 
 def _difference(columns: columns_of.Columns, first: columns_of.Columns) -> str:
-  """In words, the first role in which the columns of two tables differ."""
+  """Says in words the first role in which the columns of two tables differ."""
   for role in columns_of.ROLES:
     ours, theirs = columns.of_role.get(role, ()), first.of_role.get(role, ())
     if ours != theirs:
@@ -315,5 +315,5 @@ def _difference(columns: columns_of.Columns, first: columns_of.Columns) -> str:
 
 
 def _in_order(name: str) -> tuple[bool, int, str]:
-  """Numbers by their value, before texts."""
+  """The sort key of names: numbers by their value, before texts."""
   return (False, int(name), '') if name.isdecimal() else (True, 0, name)

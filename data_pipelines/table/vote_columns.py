@@ -1,4 +1,4 @@
-"""Whether several columns of votes are classes with counts, or persons with the class that each chose."""
+"""Finds whether several columns of votes are classes with counts, or persons with the class that each chose."""
 
 from collections.abc import Iterable, Sequence
 import re
@@ -10,22 +10,22 @@ from data_pipelines.table.columns import ROLES, Columns
 
 
 class VoteReading(NamedTuple):
-  """chosen: whether a column is a person, and not a class; said: what is printed of it."""
+  """How columns of votes are read. chosen: whether a column is a person, and not a class. said: what is printed."""
 
   chosen: bool
   said: str
 
 
 def read_votes_as(columns: Columns, rows: Iterable[TableRow], classes: Sequence[str]) -> VoteReading | None:
-  """How the columns of votes are read, the same for every row; None for one column, unless it lists numbers.
+  """Decides how the columns of votes are read, for all rows alike; None for one column, unless it lists numbers.
 
   Texts are classes that people chose, and fractions are shares. Whole numbers may be either: they are classes if
   classes are known and no heading is one, or if the headings name persons, such as rater_1; else they are counts.
 
   Args:
-    columns: of the table.
-    rows: all of them, with the cells of these columns.
-    classes: all that there may be; () for any.
+    columns: the columns of the table.
+    rows: all rows, with the cells of these columns.
+    classes: all classes that there may be; () for any.
   """
   names = [column.name for column in columns.votes]
   if len(names) < 2:
@@ -68,5 +68,5 @@ def _is_person(heading: str) -> bool:
 
 
 def number_line(classes: Sequence[str]) -> str:
-  """What a number in the place of a class means, for people."""
+  """Says for people what a number in the place of a class means."""
   return f'  numbers of classes count from 0: 0 is {classes[0]}, {len(classes) - 1} is {classes[-1]}'

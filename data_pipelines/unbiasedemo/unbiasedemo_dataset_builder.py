@@ -1,4 +1,4 @@
-"""Builder of UnBiasedEmo: `<class>/<query>/*`, every query split 70/10/20 by this package."""
+"""Builds UnBiasedEmo: `<class>/<query>/*`, every query split 70/10/20 by this package."""
 
 import pathlib
 
@@ -22,7 +22,7 @@ class Builder(base_builder.BaseBuilder):
       'authors for it, see https://arxiv.org/abs/1808.02212')
 
   def list_examples(self, source: pathlib.Path) -> dict[str, list[RawExample]]:
-    """Examples by split, every query of every class in the same shares. Raises UserError as the base says."""
+    """Lists examples by split, every query of every class in the same shares. Raises UserError as the base says."""
     examples = class_folders.list_classes(self, source, source, self.LABELS)
     for example in examples:
       if len(pathlib.PurePosixPath(example.path).parts) < 3:

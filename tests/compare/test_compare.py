@@ -220,6 +220,7 @@ def test_a_study_is_repeated_with_other_seeds():
   assert seeds == {('linear', 'scratch'): [10, 11], ('linear', 'teacher'): [10, 11], ('zero_shot', 'teacher'): [10]}
 
 
+@pytest.mark.slow
 def test_all_jobs_of_a_seed_share_the_pretraining_that_the_first_of_them_makes(pretraining, tmp_path):
   pretraining.initialisations, pretraining.reference, pretraining.protocols = ('mae',), 'mae', ('knn', 'linear')
   code, said = run(pretraining, tmp_path / 'compare')

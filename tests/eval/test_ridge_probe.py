@@ -47,7 +47,7 @@ def test_each_dimension_is_scikit_learns_ridge_on_the_images_that_have_it():
 def test_of_equal_scores_the_strongest_is_taken():
   features = np.random.default_rng(0).normal(size=(30, 20))
   fitted, chosen = probe_ridge(features, features[:, :1], lambda probe: 0.0)
-  assert chosen['l2'] == 1e6 and np.abs(fitted.kernel_DxK).max() < 1e-3
+  assert chosen['l2'] == 1e6 and np.abs(fitted.kernel_DxC).max() < 1e-3
 
 
 def test_a_run_on_ratings_leaves_what_compare_reads(rated, tmp_path, capsys):

@@ -33,7 +33,7 @@ def prepared(name: str) -> np.ndarray:
     ('vad', 'pearson'), *(('label', name) for name in metrics.CONFIDENCE)])
 def test_weights_are_repetitions(name, metric):
   outputs = RNG.normal(0, 1, (COUNT, len(TASKS[name].outputs))).round(1).astype(np.float32)  # with equal scores
-  weights = RNG.poisson(1, (7, COUNT)).astype(np.float32)
+  weights = RNG.multinomial(COUNT, np.full(COUNT, 1 / COUNT), 7).astype(np.float32)
   weights[0] = 1
   found = weighted_scores(metric, outputs, prepared(name), weights)
   for weight_N, score in zip(weights.astype(int), found):
@@ -49,7 +49,7 @@ def test_weights_are_repetitions_in_what_is_asked_of_ambiguous_images(truth, met
   logits = RNG.normal(0, 1, (COUNT, 4)).round(0).astype(np.float32)  # with equal confidences
   target = prepared(truth).copy()
   target[:5] = -1 if truth == 'label' else np.nan
-  weights = RNG.poisson(1, (7, COUNT)).astype(np.float32)
+  weights = RNG.multinomial(COUNT, np.full(COUNT, 1 / COUNT), 7).astype(np.float32)
   for weight_N, score in zip(weights.astype(int), weighted_scores(metric, logits, target, weights)):
     repeated = np.repeat(np.arange(COUNT), weight_N)
     [expected] = weighted_scores(metric, logits[repeated], target[repeated], np.ones((1, len(repeated))))

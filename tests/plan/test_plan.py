@@ -115,15 +115,24 @@ def test_views_that_come_again_leave_the_teacher_out_of_the_step_and_of_its_flop
   assert read['batch_bytes_per_device'] - own['batch_bytes_per_device'] == 16 // DEVICES * 32 * 4
 
 
-def test_crops_on_a_canvas_are_planned_for_in_the_batch_and_sent_nowhere() -> None:
-  programs = [
+def _programs_without_and_with_canvas() -> list[step_compiler.Program]:
+  return [
       step_compiler.training_program(_config(DEVICES, 1, crop_canvas=canvas, accum_steps=2), jax.devices())
       for canvas in (0, 48)]
-  views, crops = (step_compiler.sizes(program)['batch_bytes_per_device'] for program in programs)
+
+
+def test_crops_on_a_canvas_are_planned_for_in_the_batch() -> None:
+  views, crops = (
+      step_compiler.sizes(program)['batch_bytes_per_device'] for program in _programs_without_and_with_canvas())
   a_view = 3 * (48**2 - 32**2) + 4 * 4
   assert crops - views == 16 // DEVICES * (2 * a_view + 1)
+
+
+@pytest.mark.slow
+def test_crops_on_a_canvas_are_sent_nowhere() -> None:
   sent, as_well = (
-      step_compiler.measure_program(step_compiler.compile_program(program))['collectives'] for program in programs)
+      step_compiler.measure_program(step_compiler.compile_program(program))['collectives']
+      for program in _programs_without_and_with_canvas())
   assert as_well == sent
 
 

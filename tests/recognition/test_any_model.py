@@ -282,8 +282,9 @@ def odd_jpegs(folder: Path, count: int) -> list[str]:
   return list(map(str, paths))
 
 
-def test_three_hundred_odd_jpegs_get_the_label_of_transformers_pipelines(tmp_path, clip, random_torch):
-  paths = odd_jpegs(tmp_path / 'odd', 300)
+@pytest.mark.parametrize('count', [40, pytest.param(300, marks=pytest.mark.slow)])
+def test_odd_jpegs_get_the_label_of_transformers_pipelines(tmp_path, clip, random_torch, count):
+  paths = odd_jpegs(tmp_path / 'odd', count)
   folder = vit(tmp_path / 'vit', random_torch)
   words = ['joy', 'a lonely place', 'fear']
   (tmp_path / 'prompts.txt').write_text('a photo of {}.')

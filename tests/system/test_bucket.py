@@ -11,6 +11,8 @@ import pytest
 from tests.support import small_runs
 from tests.support.servers import bucket as buckets
 
+KINDS = ('write', 'look up', 'list', 'read', 'delete', 'copy', 'bucket')
+"""Of requests, as `bucket_server` counts them."""
 READ_ALL = """
 import hashlib, sys
 from data_pipelines.records.reader import open_split
@@ -36,6 +38,17 @@ teacher, frozen = make_teacher(clip, np.float32)
 kept, computed = view_embeddings(config, split, clip.digest, teacher, frozen, None)
 embedded = [kept.at(view, np.arange(split.num_examples)) for view in (0, 1, 0)]
 print(computed, np.stack(embedded).shape, hashlib.sha256(np.stack(embedded).tobytes()).hexdigest())
+"""
+
+SAVE = """
+import sys
+import jax.numpy as jnp
+from uniemox_jax.train.checkpoint import Checkpoints
+from uniemox_jax.train.state import TrainState
+layers = {f'layer{number}': {'kernel': jnp.ones((4, 4)), 'bias': jnp.ones(4)} for number in range(75)}
+checkpoints = Checkpoints(sys.argv[1], {'kind': 'a student'}, 'a device')
+checkpoints.save(TrainState(jnp.asarray(1), layers, {'mu': layers}))
+checkpoints.close()
 """
 
 
@@ -85,6 +98,14 @@ def test_all_records_cost_little_more_than_their_bytes(bucket, data_dir):
   told = run(bucket, '-c', READ_ALL, f'{bucket.url}/data')
   assert bucket.counts()['bytes'] < 1.1 * size + 100_000  # the JSON files and the index beside them
   assert told == run(bucket, '-c', READ_ALL, data_dir)
+
+
+def test_a_save_of_300_arrays_takes_some_two_hundred_requests(bucket):
+  run(bucket, '-c', SAVE, f'{bucket.url}/save')
+  counts = bucket.counts()
+  kinds = {kind: counts.get(kind, 0) for kind in KINDS}
+  print(kinds)
+  assert sum(kinds.values()) == counts['requests'] < 250
 
 
 def test_views_embedded_into_a_bucket_are_those_of_a_disk(bucket, data_dir, tmp_path):

@@ -52,7 +52,8 @@ def close(values: Any) -> Any:
   return pytest.approx(values, rel=1e-4, abs=1e-6) if isinstance(values, float) else values
 
 
-@pytest.mark.parametrize('verb', [pytest.param('pretrain', marks=pytest.mark.slow), 'finetune'])
+@pytest.mark.slow
+@pytest.mark.parametrize('verb', ['pretrain', 'finetune'])
 def test_a_run_resumes_to_the_same_numbers(folder, expected, verb):
   run(folder, verb, f'--config={verb}_config.py', f'--workdir={verb}')
   ended = load_checkpoint(str(folder / verb))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import UserError
+from data_pipelines.records.reader import open_split
 from uniemox_jax import train_clip
 from uniemox_jax.convert import published_views
 from uniemox_jax.models.clip import CLIPConfig, Tower
@@ -276,6 +277,19 @@ def test_captions_of_many_chunks_are_those_of_one(clip, tmp_path, monkeypatch):
   whole = embedded(clip, captions, tmp_path / 'whole', batch_size=8)
   monkeypatch.setattr(caption_embeddings, '_TOGETHER', 16)
   np.testing.assert_allclose(embedded(clip, captions, tmp_path / 'parts', batch_size=8), whole, atol=1e-6)
+
+
+def test_token_ids_of_many_chunks_are_kept_once_and_those_of_all_captions_together(
+    clip, data_dir, tmp_path, monkeypatch):
+  split = open_split(data_dir, 'emoset', 'train')
+  ids_NxT = clip.tokenize(list(caption_embeddings.split_captions(split, clip, True, 'natural')))
+  monkeypatch.setattr(caption_embeddings, '_TOGETHER', 4)
+  for _ in range(2):
+    kept = caption_embeddings.tokenized_captions(clip, split, True, 'natural', tmp_path)
+    found_NxT = kept.at(np.arange(split.num_examples))
+    np.testing.assert_array_equal(found_NxT, ids_NxT, strict=True)
+    assert kept.largest_share() == np.unique(ids_NxT, axis=0, return_counts=True)[1].max() / len(ids_NxT)
+    monkeypatch.delattr(caption_embeddings, '_write', raising=False)  # the second time, it reads the first one's file
 
 
 def test_captions_that_cleaning_changes_are_counted_after_the_first_thousand_too(clip, tmp_path):

@@ -63,4 +63,4 @@ def test_the_most_frequent_caption_is_counted_beyond_one_chunk(tmp_path, monkeyp
   captions = ['a picture'] * 9 + ['another'] + ['a picture'] * 2
   embedded = embed_captions(clip, captions, tmp_path, 'test', len(captions))
   assert embedded.largest_share() == pytest.approx(11 / 12)
-  assert len(embedded.embedded_MxE) == 2
+  assert len(embedded.values_MxW) == 2

@@ -131,6 +131,7 @@ def test_a_damaged_file_stops_a_run_in_one_line_and_is_made_again(config, tmp_pa
   assert small_runs.same_weights(whole, tmp_path / 'run')
 
 
+@pytest.mark.slow
 def test_two_processes_that_share_no_disk_both_keep_all_and_lose_as_one(config, tmp_path, whole):
   config.data_dir, config.mesh.data, config.mesh.fsdp, config.teacher_sharded = 'data', 4, 2, True
   command = small_runs.command('uniemox_jax.pretrain', config, tmp_path / 'run')

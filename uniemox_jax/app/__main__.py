@@ -13,7 +13,7 @@ ELSEWHERE = (
     'Others can reach this page: whoever reaches {host} can use it, and what they send is not encrypted. Use it in a '
     'network that you trust.')
 WORDS = 'mikels+valence'
-"""What a CLIP is asked without --labels."""
+"""The words that a CLIP is asked without --labels."""
 
 
 def main() -> None:

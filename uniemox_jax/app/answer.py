@@ -1,4 +1,4 @@
-"""What the models say of an image, as JSON for the page: bars, a plane, boxes, maps, and a row of `predict`'s table."""
+"""Makes the answer about an image, as JSON for the page: bars, a plane, boxes, maps, and a row of `predict`'s table."""
 
 from collections.abc import Mapping, Sequence
 import os
@@ -16,15 +16,15 @@ from uniemox_jax.objectives.tasks import predict, split_columns, width
 from uniemox_jax.predict.table_writer import csv_lines
 
 SHOWN_SIDE = 640
-"""Pixels of the long side of an image that is sent back to be shown."""
+"""The pixels of the long side of an image that is sent back to be shown."""
 _UNITS = {'label': 'probability', 'labels': 'score', 'distribution': 'share'}
 _PLACES = (('upper left', 'top', 'upper right'), ('left', 'centre', 'right'), ('lower left', 'bottom', 'lower right'))
 
 
 class Answerer:
-  """One or two models, asked side by side. Nothing of an image is kept.
+  """One or two models that are asked side by side. Nothing of an image is kept.
 
-  Not thread-safe: one image at a time.
+  It is not thread-safe: one image at a time.
   """
 
   def __init__(self, models: Mapping[str, TriedModel], max_megapixels: float):
@@ -32,26 +32,26 @@ class Answerer:
     self._models, self._max_megapixels = models, max_megapixels
 
   def describe(self) -> list[dict[str, Any]]:
-    """What the page says of each model before it is asked."""
+    """Describes each model as the page does before it is asked."""
     return [{'name': name, 'sees_person': model.sees_person, 'words': model.words, 'maps': model.maps_note}
             for name, model in self._models.items()]
 
   def warm_up(self) -> None:
-    """Compiles what an image needs. Raises UserError for a model with broken weights."""
+    """Compiles what an image needs. Raises UserError if a model has broken weights."""
     for model in self._models.values():
       model.ask(Image.new('RGB', (64, 64), 'grey'), '')
 
   def answer(self, content: bytes, name: str, typed: str) -> dict[str, Any]:
-    """What is shown of an image.
+    """Answers with all that is shown of an image.
 
     Args:
-      content: of the file.
-      name: that its row gets; it opens nothing.
-      typed: a visitor's words for the CLIPs, empty for theirs.
+      content: the content of the file.
+      name: the name that its row gets; it opens nothing.
+      typed: a visitor's words for the CLIPs, empty for their own.
 
     Raises:
-      UserError: words that cannot be asked.
-      RejectedError: no image that can be read.
+      UserError: the words cannot be asked.
+      RejectedError: the content is no image that can be read.
     """
     with images.open_bytes(content, self._max_megapixels) as checked:
       image = checked.original
@@ -65,7 +65,7 @@ class Answerer:
           'models': models}
 
   def refused(self, name: str, typed: str, reason: str) -> dict[str, Any]:
-    """What is shown of a file without an answer: the reason, and rows that hold it. Raises UserError as `answer`."""
+    """Answers for a file that is refused: the reason, and rows that hold it. Raises UserError as `answer`."""
     row = {'path': visible(name), 'error': single_line(reason)}
     return {
         'error': single_line(reason), 'models': [_table(model.columns(typed), row) for model in self._models.values()]}
@@ -118,10 +118,10 @@ def _jpeg(image: Image.Image) -> str:
 
 
 def shown_names(sources: Sequence[str]) -> list[str]:
-  """What visitors read of the models: the last part of a path, which does not tell where it is on this machine.
+  """The names of the models that visitors read: the last part of a path, which does not say where it is.
 
   Raises:
-    UserError: neither one nor two of them.
+    UserError: there are neither one nor two models.
   """
   if not 1 <= len(sources) <= 2:
     raise UserError(f'{len(sources)} checkpoints are given: give --checkpoint once, or twice to compare two models')

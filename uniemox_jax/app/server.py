@@ -1,7 +1,7 @@
-"""The page over HTTP: three files of this folder, what the models are, and an answer to each image that is sent.
+"""Serves the page over HTTP: three files of this folder, what the models are, and an answer to each image that is sent.
 
-An image is the body of a request. It is decoded from memory, asked about, and forgotten: nothing of it is written to a
-disk or kept here, so a visitor cannot get at what another one sent.
+An image is the body of a request. It is decoded in memory, answered, and forgotten: nothing of it is written to a disk
+or kept here, so a visitor cannot get at what another one sent.
 
 Import it once its libraries are known to be installed, as the command does.
 """
@@ -23,16 +23,17 @@ from data_pipelines.plain_text import single_line
 from uniemox_jax.app.answer import Answerer
 
 IMAGE_TYPE = 'application/octet-stream'
-"""What a request must say that it sends: other sites cannot, without asking first."""
+"""The content type that a request must have; other sites cannot send it without asking first."""
 MAX_NAME, MAX_TYPED = 500, 3000
-"""Characters of a file's name, of which the first are kept, and of a visitor's words."""
+"""The most characters of a file's name, of which the first are kept, and of a visitor's words."""
 RETRY_SECONDS = 2
 UPLOAD_SECONDS = 60.0
-"""A visitor who takes longer to send an image must not keep a place in the queue."""
+"""The time in which an image must be sent, so that a slow visitor does not keep a place in the queue."""
 
 
 class Limits(NamedTuple):
-  """megabytes, megapixels: of an image. files: that a page takes at a time. waiting: images in the queue."""
+  """The limits of a page. megabytes, megapixels: of an image. files: how many a page takes at a time. waiting: how many
+  images may be in the queue."""
 
   megabytes: float = 20.0
   megapixels: float = 64.0
@@ -114,7 +115,7 @@ def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) 
 
 
 def trial_page(answerer: Answerer, limits: Limits, host: str = '127.0.0.1') -> Starlette:
-  """The application for `uvicorn`; `host` is what it listens on."""
+  """Makes the application for `uvicorn`; `host` is the address it listens on."""
   settings = {'models': answerer.describe(), **limits._asdict()}
 
   async def describe(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The models that the page asks, trained ones and CLIPs in words, behind one form: an image in, what is shown out."""
+"""The models that the page asks, trained ones and CLIPs in words, in one form: from an image to what is shown."""
 
 from collections.abc import Mapping, Sequence
 import functools
@@ -33,22 +33,22 @@ from uniemox_jax.teacher.frozen_clip import Clip
 from uniemox_jax.train.open_model import open_model
 
 CLOSEST = 5
-"""Words that are named as the closest."""
+"""How many words are named as the closest."""
 MAX_WORDS, MAX_LETTERS = 30, 80
 """How many words a visitor may ask for, and how long one may be."""
 _TOGETHER = 8
 """Words are embedded in multiples of this, so that few shapes are ever compiled, whatever visitors type."""
 VOCABULARY = tuple(dict.fromkeys(name.lower() for names in NAMED_LABELS.values() for name in names))
-"""Words for emotions, of which a CLIP says the closest."""
+"""The words for emotions among which a CLIP finds the closest."""
 
 
 class Said(NamedTuple):
   """What a model says of an image.
 
-  columns: of the table of `predict`, without path and error, a value each. outputs_1xW, tasks: that they come from.
-  closest: words and their cosines with the image, the closest first. person: the box used, without its margin, as
-  fractions of the image. seen: the box that the model's view shows. person_view: uint8 (S, S, 3). maps: by method, of
-  the scene and then of the person, float32 (R, C) each.
+  columns: those of the table of `predict`, without path and error, a value each. outputs_1xW, tasks: where they come
+  from. closest: words and their cosines with the image, the closest first. person: the box used, without its margin, as
+  fractions of the image. seen: the box that the model's view shows. person_view: uint8 (S, S, 3). maps: by method, one
+  of the scene and then one of the person, float32 (R, C) each.
   """
 
   columns: dict[str, Any]
@@ -64,9 +64,9 @@ class Said(NamedTuple):
 class TriedModel(Protocol):
   """A model as the page asks it.
 
-  sees_person: whether it looks at a person, too. words: that are asked unless a visitor types others; None for a model
-  with classes of its own. maps_note: what its maps are, or why there are none. spread: how many standard deviations of
-  valence and arousal the plane shows.
+  sees_person: whether it looks at a person, too. words: the words that are asked unless a visitor types others; None
+  for a model with classes of its own. maps_note: what its maps are, or why there are none. spread: how many standard
+  deviations of valence and arousal the plane shows.
   """
 
   sees_person: bool
@@ -75,11 +75,11 @@ class TriedModel(Protocol):
   spread: float
 
   def columns(self, typed: str) -> list[str]:
-    """The columns of its table. Raises UserError for words that cannot be asked."""
+    """The columns of its table. Raises UserError if the words cannot be asked."""
     ...
 
   def ask(self, image: Image.Image, typed: str) -> Said:
-    """What it says of an RGB image. `typed` are a visitor's words, empty for none. Raises UserError as `columns`."""
+    """Answers about an RGB image. `typed` are a visitor's words, empty for none. Raises UserError as `columns`."""
     ...
 
 
@@ -139,7 +139,7 @@ class TrainedModel:
 
 
 class WordModel:
-  """A CLIP that is asked in words, as a `TriedModel`. Its image tower runs once an image, whatever the words."""
+  """A CLIP that is asked in words, as a `TriedModel`. Its image tower runs once per image, whatever the words."""
 
   sees_person = False
   spread = 1.0
@@ -206,10 +206,10 @@ def _row_of(columns: Columns) -> dict[str, Any]:
 
 
 def typed_words(typed: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-  """What a visitor asks for, (classes, dimensions): as --labels of `predict`, but never a file.
+  """Reads what a visitor asks for, (classes, dimensions), as --labels of `predict` does, but never from a file.
 
   Raises:
-    UserError: as `read_labels`; or too many words, or one that is too long.
+    UserError: as `read_labels`; or there are too many words, or one is too long.
   """
   classes, dimensions = read_labels(typed, f"'{single_line(typed[:MAX_LETTERS])}'", files=False)
   own = [word for word in classes if word.lower() not in VOCABULARY]
@@ -221,9 +221,9 @@ def typed_words(typed: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def seen_box(view: View, size: tuple[int, int]) -> tuple[float, ...]:
-  """What a view shows of an image of this width and height: ymin, xmin, ymax, xmax, fractions of it.
+  """The box that a view shows of an image of this width and height: ymin, xmin, ymax, xmax, as fractions of it.
 
-  The same as `images.centre_view` cuts out, but for the half pixel that it rounds.
+  It is what `images.centre_view` cuts out, except for the half pixel that is rounded there.
   """
   sides_2 = np.array(size[::-1])
   resized_2 = np.full(2, view.short_side) if view.squash else view.short_side * sides_2 // sides_2.min()
@@ -232,15 +232,15 @@ def seen_box(view: View, size: tuple[int, int]) -> tuple[float, ...]:
 
 
 def open_tried(source: str, detector: str | None, words: Words, shown: str) -> TriedModel:
-  """Any model that names emotions.
+  """Opens any model that names emotions.
 
   Args:
     source: what `open_recogniser` takes.
-    detector: of persons, for a model that sees them.
+    detector: the detector of persons, for a model that sees them.
     words, shown: see `WordModel`.
 
   Raises:
-    UserError: no such model, one that names no emotions, or a detector that does not load.
+    UserError: there is no such model, it names no emotions, or the detector does not load.
   """
   if find_onnx(source):
     return TrainedModel(open_recogniser(source), detector)

@@ -1,6 +1,6 @@
-"""Where annotators disagree: what runs learned of it, votes or their majority, side by side by the same measures.
+"""The page about images on which annotators disagree: runs that learned votes, or their majority, by the same measures.
 
-Written where results have `eval.ambiguity`: ambiguity.md and .json, and ambiguity.png with the risk by coverage.
+It is written if results have `eval.ambiguity`: ambiguity.md and .json, and ambiguity.png with the risk by coverage.
 """
 
 from collections.abc import Iterator, Mapping
@@ -40,11 +40,11 @@ class Learned(NamedTuple):
 
 
 Measured = Mapping[str, Mapping[Learned, Scores]]
-"""Of a dataset: by measure and column the runs that are finished."""
+"""The finished runs of a dataset, by measure and column."""
 
 
 def write_ambiguity(comparison: Comparison, workdir: str) -> None:
-  """Writes the page of the results that have both truths; nothing where none has. Each file is whole at any time."""
+  """Writes the page of the results that have both truths; nothing if none has. Each file is whole at any time."""
   found = {dataset: _measured(comparison, dataset, workdir) for dataset in comparison.datasets}
   found = {dataset: by_measure for dataset, by_measure in found.items() if by_measure}
   if not found:

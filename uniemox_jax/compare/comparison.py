@@ -35,12 +35,13 @@ from uniemox_jax.compare.study import (
 from uniemox_jax.compare.summary_statistics import MOST_SEEDS, seeds_needed
 
 PRETRAINED = 'pretrained.json'
-"""In the workdir of a pretraining that has ended: how long its last try took."""
+"""The file in the workdir of a finished pretraining that says how long its last try took."""
 
 
 class Until(NamedTuple):
-  """When a comparison has seeds enough. half_width: that no interval of a difference is wider than to each side.
-  most_seeds: after which it ends in any case. hours: after which no seed is added; None for no limit."""
+  """When a comparison has enough seeds. half_width: the most that an interval of a difference may reach to each side.
+  most_seeds: the number at which it ends in any case. hours: the time after which no seed is added, None for no limit.
+  """
 
   half_width: float
   most_seeds: int
@@ -48,7 +49,7 @@ class Until(NamedTuple):
 
 
 def read_comparison(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict], workdir: str) -> Comparison:
-  """What is finished, and what failed, of the jobs with the configs `sections`.
+  """Reads what is finished, and what failed, of the jobs with the configs `sections`.
 
   Raises:
     UserError: a job was run, or begun, with other values than the config has now; or there are no such groups.
@@ -80,7 +81,7 @@ def read_comparison(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigD
 
 
 def _groups(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict]) -> dict[str, Groups]:
-  """Of the test images, by dataset; {} where none are asked for."""
+  """The groups of the test images, by dataset; {} if none are asked for."""
   if not config.get('group_column'):
     return {}
   data_dirs = {job.dataset: section.data_dir for job, section in sections.items()}
@@ -110,7 +111,7 @@ def _pretrain_once(settings: ConfigDict, section: ConfigDict, folder: str) -> No
 
 
 def compare(config: ConfigDict, workdir: str, until: Until | None = None) -> None:
-  """Runs what is not finished, and keeps the tables up to date.
+  """Runs the jobs that are not finished, and keeps the tables up to date.
 
   Seeds are added in whole rounds, so whether one more is needed is a function of finished runs alone.
 
@@ -161,7 +162,7 @@ def _run_all(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict], w
 
 
 def describe_plan(config: ConfigDict, from_reference: list[dict[str, Any]], seeds: int) -> str:
-  """How many seeds the difference to be found needs, by the known or the largest spread; '' where none is known."""
+  """Says how many seeds are needed to find the difference, by the known or the largest spread; '' if none is known."""
   spread, detect, folds = config.get('spread', 0.0), config.get('detect', 0.02), config.get('folds', 0)
   where = 'as config.spread says'
   if not spread:

@@ -11,7 +11,7 @@ from uniemox_jax.objectives.tasks import KINDS
 
 
 class ComparisonJob(NamedTuple):
-  """One run of a comparison. fold: that is tested; None where the dataset's own splits are taken."""
+  """One run of a comparison. fold: the fold that is tested; None if the dataset's own splits are taken."""
 
   initialisation: str
   dataset: str
@@ -21,26 +21,26 @@ class ComparisonJob(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Unique among all jobs."""
+    """A name that no other job has."""
     of_fold = '' if self.fold is None else f'_fold{self.fold}'
     return f'{self.initialisation}/{self.dataset}/{self.protocol}/seed{self.seed}{of_fold}'
 
   @property
   def repeat(self) -> Repeat:
-    """What pairs it with the jobs of other initialisations."""
+    """The seed, and the fold if there is one, by which it is paired with the jobs of other initialisations."""
     return self.seed if self.fold is None else (self.seed, self.fold)
 
   def folder(self, workdir: str) -> str:
-    """Where its run lies."""
+    """The folder in which its run lies."""
     return os.path.join(workdir, self.name)
 
 
 class ProtocolVariant(NamedTuple):
   """How a protocol of the config is run, and what of it is measured.
 
-  protocol: its name there. domain: that is left out of training, '' for none. fraction: of each class that is trained
-  on, None for what the protocol says. test_change: of the test images, '' for none. group: of the test images that
-  alone are measured, '' for all.
+  protocol: its name in the config. domain: the domain that training leaves out, '' for none. fraction: the share of
+  each class that is trained on, None for the protocol's own. test_change: the change of the test images, '' for none.
+  group: the group of test images that is measured, '' for all images.
   """
 
   protocol: str
@@ -51,26 +51,26 @@ class ProtocolVariant(NamedTuple):
 
   @property
   def trained(self) -> str:
-    """The name of what is run, which jobs have; one run is measured in several ways."""
+    """The name of what is run, as jobs have it. One run is measured in several ways."""
     without = '_without_' + re.sub(r'\W+', '_', self.domain) if self.domain else ''
     return self.protocol + without + ('' if self.fraction is None else f'_{100 * self.fraction:g}_percent')
 
   @property
   def name(self) -> str:
-    """Unique among all: what is run, and in which way it is measured."""
+    """A name that no other variant has: what is run, and in which way it is measured."""
     return ', '.join(filter(None, (self.trained, self.test_change, self.group)))
 
   @property
   def asked(self) -> bool:
-    """Whether a difference from the reference is asked for: groups of changed images are shown alone. Else Holm's
-    correction for so many questions would leave none significant."""
+    """Whether a difference from the reference is asked for. Groups of changed images are only shown: with so many
+    questions, Holm's correction would leave none significant."""
     return not (self.test_change and self.group)
 
 
 class Column(NamedTuple):
-  """Of a protocol's table: a dataset and one of its tasks, '' until a run has finished.
+  """A column of a protocol's table: a dataset and one of its tasks, '' until a run has finished.
 
-  measured: its heading, 'emo8, top1', or 'emo8 val, top1' if val took the place of test, or 'emo8' until a run has
+  measured: its heading, 'emo8, top1', or 'emo8 val, top1' if val took the place of test; just 'emo8' until a run has
   finished.
   """
 
@@ -80,8 +80,8 @@ class Column(NamedTuple):
 
 
 class Score(NamedTuple):
-  """One that results are compared by. name: of the metric, metric: with the task before it, as headings have it. value:
-  None where the test split leaves it undefined."""
+  """A score that results are compared by. name: the metric. metric: the same with the task before it, as headings have
+  it. value: the number, None if the test split leaves it undefined."""
 
   task: str
   name: str
@@ -90,7 +90,8 @@ class Score(NamedTuple):
 
 
 def scores_of(result: dict[str, Any], vad_score: str = KINDS['vad'].score) -> list[Score]:
-  """Of every task of a run, that which chose its epoch first: `tasks.KINDS` has the metric, but for that of vad."""
+  """The score of every task of a run, the one that chose its epoch first. `tasks.KINDS` has the metrics, `vad_score` is
+  that of vad."""
   if 'tasks' not in result:
     name = KINDS['label'].score
     return [Score('label', name, name, result[name])]
@@ -99,20 +100,20 @@ def scores_of(result: dict[str, Any], vad_score: str = KINDS['vad'].score) -> li
 
 
 Scores = Mapping[str, Mapping[Repeat, RunScore]]
-"""By initialisation and repeat, of the runs that are finished."""
+"""The scores of finished runs, by initialisation and repeat."""
 
 
 class Comparison(NamedTuple):
-  """What was asked for, and what is finished of it.
+  """What a comparison asked for, and what is finished of it.
 
   initialisations, datasets: in the order of rows and columns.
   variants: the protocols in the order of their tables, by name.
   reference: the initialisation that all others are compared with.
-  jobs: all that were asked for, but for those of groups; for each variant one, of whose name the protocol is.
-  results: content of the result's file by job, of a group its score.
+  jobs: all that were asked for, except those of groups; each variant has one, whose protocol is the variant's name.
+  results: the content of each job's result file; for a group its score.
   errors: the last line of each run that failed.
-  resampled: by job and task, see `resampling.resampled_scores`; None or absent where nothing was kept.
-  folds: how many parts the images were dealt to, 0 for the datasets' own splits.
+  resampled: the resampled scores by job and task, see `resampling.resampled_scores`; None or absent if none were kept.
+  folds: the number of parts that the images were dealt to, 0 for the datasets' own splits.
   detect: the difference that enough seeds are to find.
   vad_score: the metric that results of valence, arousal and dominance are compared by.
   """
@@ -130,7 +131,7 @@ class Comparison(NamedTuple):
   vad_score: str = KINDS['vad'].score
 
   def columns(self, protocol: str) -> dict[Column, Scores]:
-    """A protocol's table: by column the scores."""
+    """The scores of a protocol's table, by column."""
     columns = []
     for dataset in self.datasets:
       result = next((result for job, result in self.results.items() if job[1:3] == (dataset, protocol)), None)
@@ -157,7 +158,7 @@ class Comparison(NamedTuple):
 
   @property
   def seeds(self) -> int:
-    """How many were asked for."""
+    """The number of seeds that were asked for."""
     return len({job.seed for job in self.jobs})
 
   @property

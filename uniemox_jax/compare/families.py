@@ -13,10 +13,10 @@ from uniemox_jax.compare.summary_statistics import Repeat
 class Family(NamedTuple):
   """Some variants that differ in one thing.
 
-  name: of what they share, such as 'finetune'.
+  name: the name of what they share, such as 'finetune'.
   members: the name of each variant, and what it differs in, in order: '5 %', or a domain.
   summaries: by name, the weights of the members in a weighted sum, such as their mean.
-  ranked: what a member is, of which the worst is named; '' for none.
+  ranked: what a member is called, such as a domain, if the worst is to be named; else ''.
   asked: whether its sums are questions, see `ProtocolVariant.asked`.
   """
 
@@ -27,21 +27,22 @@ class Family(NamedTuple):
   asked: bool = True
 
   def question(self, summary: str) -> str:
-    """What a weighted sum is called beside protocols."""
+    """The name of a weighted sum beside those of protocols."""
     return f'{self.name}, {summary}'
 
 
 UNCHANGED = 'unchanged'
-"""The member of changed test images that is the test images as they are."""
+"""The name of the test images as they are, among changed ones."""
 
 
 def families_of(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
-  """All of them."""
+  """All families of these variants."""
   return [*curves(variants), *left_out(variants), *changed(variants), *by_group(variants)]
 
 
 def curves(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
-  """A family of two or more fractions each. Its mean is the area under the curve over the logarithm of the fraction."""
+  """The families of two or more fractions. Their mean is the area under the curve over the logarithm of the fraction.
+  """
   found = []
   for key, members in _grouped(variants, lambda variant: variant._replace(fraction=None)).items():
     fractions = {name: variant.fraction for name, variant in members.items() if variant.fraction is not None}
@@ -55,7 +56,7 @@ def curves(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
 
 
 def left_out(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
-  """A family of two or more domains each, of which all count alike in the mean."""
+  """The families of two or more domains, which all count alike in the mean."""
   found = []
   for key, members in _grouped(variants, lambda variant: variant._replace(domain='')).items():
     domains = {name: variant.domain for name, variant in members.items() if variant.domain}
@@ -65,7 +66,7 @@ def left_out(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
 
 
 def changed(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
-  """A family of all test images, unchanged and under one or more changes, and how far these are from unchanged."""
+  """The families of all test images, unchanged and changed, with how far the changed ones are from unchanged."""
   found = []
   for key, members in _grouped(variants, lambda variant: variant._replace(test_change='')).items():
     changes = {name: variant.test_change or UNCHANGED for name, variant in members.items()}
@@ -78,7 +79,7 @@ def changed(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
 
 
 def by_group(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
-  """A family of two or more groups of the test images each, of which all count alike in the mean."""
+  """The families of two or more groups of the test images, which all count alike in the mean."""
   found = []
   for key, members in _grouped(variants, lambda variant: variant._replace(group='')).items():
     groups = {name: variant.group for name, variant in members.items() if variant.group}
@@ -113,7 +114,7 @@ def _trapezoid(x_K: np.ndarray) -> list[float]:
 
 
 def columns_of(family: Family, comparison: Comparison) -> dict[Column, dict[str, Scores]]:
-  """By column that some member has, the scores of each member by its name."""
+  """The scores of each member by its name, for every column that some member has."""
   by_member = {name: comparison.columns(name) for name in family.members}
   found = dict.fromkeys(column for columns in by_member.values() for column in columns if column.task)
   nothing: Scores = {name: {} for name in comparison.initialisations}
@@ -121,7 +122,7 @@ def columns_of(family: Family, comparison: Comparison) -> dict[Column, dict[str,
 
 
 def weighted_sum(weights: Sequence[float], members: Mapping[str, Scores]) -> Scores:
-  """Over a column's members, of each repeat that all of them have."""
+  """The weighted sum of a column's members, for each repeat that all of them have."""
   first = next(iter(members.values()))
   return {name: _weighted([scores[name] for scores in members.values()], weights) for name in first}
 

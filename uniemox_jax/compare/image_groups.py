@@ -15,24 +15,25 @@ from data_pipelines.table.columns import ROLES, expected_headings
 from uniemox_jax.eval.kept_outputs import example_keys
 
 MAX_GROUPS = 20
-"""More are no kinds of images, but names of files, say."""
+"""The most groups: if there are more, the column holds something else, such as names of files."""
 
 Groups = Mapping[str, frozenset[int]]
-"""The `example_keys` of each group's images, by its name, sorted."""
+"""The sorted `example_keys` of each group's images, by the group's name."""
 
 
 @functools.cache
 def read_groups(data_dir: str, dataset: str, table: str, column: str) -> Groups:
-  """The groups of all images of a dataset; prints how many are in each, and in none.
+  """Reads the groups of all images of a dataset, and prints how many images are in each, and in none.
 
   Args:
     data_dir, dataset: the records.
-    table: whose `column` says the group of each image, which it names by path or by id; '' for the records' own
-      attributes, such as 'domain'.
-    column: its heading, or the attribute.
+    table: a table that names images by path or id, and their groups in `column`; '' for the records' own attributes,
+      such as 'domain'.
+    column: the heading of that column, or the attribute.
 
   Raises:
-    UserError: no such records, table or column; or it names none of the images, or more than `MAX_GROUPS` groups.
+    UserError: there are no such records, table or column; or it names none of the images, or more than `MAX_GROUPS`
+      groups.
   """
   split = reader.open_split(data_dir, dataset, '+'.join(reader.split_names(data_dir, dataset)))
   said = {found.id: _text(found.attributes.get(column), f'{dataset}, {found.id}') for found in split.annotations()}

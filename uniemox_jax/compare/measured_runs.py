@@ -1,4 +1,4 @@
-"""What is measured of one run: its test images, the same changed, and groups of both. Nothing is trained for it."""
+"""Measures one run on its test images, on the same ones changed, and on groups of both. Nothing is trained for it."""
 
 from collections.abc import Iterable, Mapping
 import math
@@ -14,7 +14,8 @@ from uniemox_jax.eval.result_file import read_result, result_path
 
 
 class MeasuredRun(NamedTuple):
-  """result: content of the result's file, of a group its score. resampled: by task, see `resampled_scores`."""
+  """A measured run. result: the content of its result file, for a group its score. resampled: the scores by task, see
+  `resampled_scores`."""
 
   result: dict[str, Any]
   resampled: Mapping[str, np.ndarray | None]
@@ -22,7 +23,7 @@ class MeasuredRun(NamedTuple):
 
 def measured_variants(trained: Iterable[ProtocolVariant], changes: Iterable[str],
                       groups: Iterable[str]) -> dict[str, ProtocolVariant]:
-  """By name, what is run in each way in which it is measured: on all images first, and as they are first."""
+  """The ways in which a run is measured, by name: first on all images, and first on them as they are."""
   changes, groups = ('', *changes), ('', *groups)
   found = [
       variant._replace(test_change=change, group=group) for variant in trained for change in changes for group in groups
@@ -33,7 +34,7 @@ def measured_variants(trained: Iterable[ProtocolVariant], changes: Iterable[str]
 def measured_runs(
     job: ComparisonJob, folder: str, variants: Mapping[str, ProtocolVariant], groups: Groups,
     vad_score: str) -> dict[ComparisonJob, MeasuredRun]:
-  """All that is known of the run of a job in `folder`, by the job with the variant's name in place of what was run."""
+  """Reads all that is known of a job's run in `folder`. The keys are the job with each variant's name as protocol."""
   found = {}
   for name, variant in variants.items():
     change = variant.test_change
@@ -55,7 +56,7 @@ def measured_runs(
 def _of_group(
     folder: str, result: dict[str, Any], scores: Mapping[str, str], change: str,
     group: frozenset[int]) -> MeasuredRun | None:
-  """None where outputs were not kept, or none of these images was tested."""
+  """Computes the scores; None if outputs were not kept, or none of these images was tested."""
   config_hash = result.get('config_hash', '')
   found = {task: score_of_group(folder, config_hash, task, metric, change, group) for task, metric in scores.items()}
   known = {task: measured for task, measured in found.items() if measured is not None}

@@ -1,4 +1,4 @@
-"""The figures of `compare`: every run a point, curves over fractions of the labels, and risk by coverage."""
+"""The figures of `compare`: points for all runs, curves over fractions of the labels, and risk by coverage."""
 
 from collections.abc import Mapping
 import io
@@ -13,13 +13,16 @@ from uniemox_jax.compare.resampling import interval
 
 _COLOURS = ('#0072b2', '#d55e00', '#5f5f5f', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
 COVERAGES = np.linspace(0.05, 1, 96)
-"""Of `risk_figure`, (K,): the least and the most are where lines begin and end."""
+"""The coverages of `risk_figure`, (K,): lines begin at the least and end at the most."""
 _LINES = ('-', '--', ':', '-.')
 _MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 
 
 def runs_figure(comparison: Comparison) -> bytes:
-  """A panel a protocol as it is run: every run a point, the mean a line, initialisations side by side. PNG."""
+  """Draws a panel for each protocol as it is run: points for runs, a line for the mean, initialisations side by side.
+
+  Returns a PNG.
+  """
   tables = {name: comparison.columns(name) for name, variant in comparison.variants.items() if name == variant.trained}
   count = len(comparison.initialisations)
   figure = Figure(
@@ -42,7 +45,7 @@ def runs_figure(comparison: Comparison) -> bytes:
 
 
 def curves_figure(comparison: Comparison) -> bytes:
-  """A panel for each curve: the mean over runs by the share of the labels, with its 95 % interval. PNG."""
+  """Draws a panel for each curve: the mean over runs by the share of the labels, with its 95 % interval, as PNG."""
   found = [(family, *item) for family in curves(comparison.variants) for item in columns_of(family, comparison).items()]
   figure = Figure(figsize=(5.5, 3.2 * max(1, len(found))), layout='constrained')
   panels = figure.subplots(max(1, len(found)), 1, squeeze=False)[:, 0]
@@ -63,11 +66,11 @@ def curves_figure(comparison: Comparison) -> bytes:
 
 
 def risk_figure(panels_of: Mapping[str, Mapping[tuple[str, str], np.ndarray]]) -> bytes:
-  """A panel for each dataset: the errors among the surest answers by their share. PNG.
+  """Draws a panel for each dataset: the errors among the surest answers by their share, as PNG.
 
   Args:
-    panels_of: dataset -> (initialisation, what it learned) -> errors at each of `COVERAGES`, (K,). A colour is an
-      initialisation, a kind of line what was learned.
+    panels_of: dataset -> (initialisation, what it learned) -> errors at each of `COVERAGES`, (K,). Each initialisation
+      has its colour, and what was learned its kind of line.
   """
   figure = Figure(figsize=(6.5, 3.6 * len(panels_of)), layout='constrained')
   panels = figure.subplots(len(panels_of), 1, squeeze=False)[:, 0]

@@ -1,12 +1,12 @@
-"""95 % intervals of results that hang on both: the seeds of the runs, and the images that they were tested on.
+"""95 % intervals of results that depend on the seeds of the runs and on the images that they were tested on.
 
 Images are drawn anew by the Poisson bootstrap (Hanley and MacGibbon, 2006): in each of 2,000 resamples an image counts
 once, several times or not at all, by a number that is a function of its id. So all runs are measured on the same draws,
-and what an image makes hard for both sides of a difference cancels. Seeds are too few to be drawn anew: what the spread
+and an image that is hard for both sides of a difference cancels. Seeds are too few to be drawn anew: what the spread
 over runs adds is drawn from Student's t-distribution.
 
-A run's luck with single answers is in both, in its score and in its images, and must count once: it is taken out of the
-images' part. Runs of folds have test images of their own, so their spread has the images in it, and nothing is added.
+A run's luck with single answers is in both its score and its images, and must count once: it is taken out of the
+images' part. Runs of folds have test images of their own, so their spread includes the images, and nothing is added.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ _GOLDEN = np.uint64(0x9e3779b97f4a7c15)
 
 
 class RunScore(NamedTuple):
-  """A run's score on its test images; resampled_R: on each resample of them, None where its outputs were not kept."""
+  """A run's score on its test images. resampled_R: the score on each resample, None if its outputs were not kept."""
 
   value: float
   resampled_R: np.ndarray | None = None
@@ -40,8 +40,8 @@ class RunScore(NamedTuple):
 
 
 class Interval(NamedTuple):
-  """low, high: of the 95 % interval. half: half its width. of_images: half the width that the images alone give it,
-  which more seeds do not reduce; 0 for folds, whose spread has the images in it."""
+  """A 95 % interval. low, high: its ends. half: half its width. of_images: half the width that the images alone give,
+  which more seeds do not reduce; 0 for folds, whose spread includes the images."""
 
   low: float
   high: float
@@ -51,12 +51,12 @@ class Interval(NamedTuple):
 
 @functools.cache
 def resampled_scores(folder: str, config_hash: str, task: str, metric: str, change: str = '') -> np.ndarray | None:
-  """A finished run's score of a task on each resample of its test images, float64 (R,); None where it kept no outputs.
+  """A finished run's score of a task on each resample of its test images, float64 (R,); None if it kept no outputs.
 
-  `change` is that of the images, '' for none.
+  `change` is the change of the images, '' for none.
 
   Raises:
-    UserError: what it kept is damaged.
+    UserError: the kept outputs are damaged.
   """
   kept = read_outputs(folder, config_hash, task, change)
   return None if kept is None else _resampled(kept, metric)
@@ -65,10 +65,10 @@ def resampled_scores(folder: str, config_hash: str, task: str, metric: str, chan
 @functools.cache
 def score_of_group(folder: str, config_hash: str, task: str, metric: str, change: str,
                    group: frozenset[int]) -> tuple[RunScore, int] | None:
-  """As `resampled_scores`, of the images whose keys are in `group`, and how many these are.
+  """The scores of `resampled_scores` for the images whose keys are in `group`, and the number of these images.
 
   Returns:
-    None where the run kept no outputs, or tested no such image. A score that these images leave undefined is NaN.
+    None if the run kept no outputs, or tested no such image. A score that these images leave undefined is NaN.
   """
   kept = read_outputs(folder, config_hash, task, change)
   inside_N = kept is not None and np.isin(kept.example_N, np.fromiter(group, np.uint64, len(group)))
@@ -87,7 +87,7 @@ def _resampled(kept: KeptOutputs, metric: str) -> np.ndarray:
 
 @functools.cache
 def resampled_measure(folder: str, config_hash: str, task: str, measure: str) -> np.ndarray | None:
-  """As `resampled_scores`, for one of `ambiguity.MEASURES`, of a run whose result has them."""
+  """The scores of `resampled_scores` by one of `ambiguity.MEASURES`, for a run whose result has them."""
   if (kept := read_answers(folder, config_hash, task)) is None:
     return None
   return _on_resamples(kept[0], functools.partial(kept[1].scores, measure))
@@ -119,14 +119,14 @@ def _draw(example_N: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def interval(runs: Sequence[RunScore], folds: int = 0) -> Interval | None:
-  """The 95 % interval of the mean over runs, for other seeds and other test images.
+  """Computes the 95 % interval of the mean over runs, for other seeds and other test images.
 
   Args:
-    runs: scores, or differences of scores, of every repeat.
+    runs: the score, or the difference of scores, of every repeat.
     folds: as for `summary_statistics.paired_difference`.
 
   Returns:
-    None where some run kept no outputs. Of a single run, that of its images alone.
+    The interval; None if some run kept no outputs. For a single run it is that of its images alone.
   """
   resampled = [run.resampled_R for run in runs if run.resampled_R is not None]
   if not runs or len(resampled) < len(runs):

@@ -34,9 +34,9 @@ VERBS = {
     'finetune': _Verb(functools.partial(finetune, adopt=False),
                       FinetuneConfig), 'probe': _Verb(functools.partial(probe, adopt=False), ProbeConfig),
     'zero_shot': _Verb(zero_shot_by_config, ProbeConfig, draws=False)}
-"""By the name a protocol gives. What is compared takes no settings from its `init`, see `open_source`."""
+"""The verbs that run jobs, by the name that a protocol gives. They take no settings from `init`, see `open_source`."""
 PRETRAINING: dict[str, Callable[..., Any]] = {'pretrain': pretrain, 'finetune': finetune}
-"""What may make an initialisation."""
+"""The verbs that may make an initialisation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class ProtocolSettings:
 
 
 def check(config: ConfigDict) -> None:
-  """Raises UserError for a key that is unknown, missing or of another type, and for a name that is not defined."""
+  """Raises UserError if a key is unknown, missing or of another type, or if a name is not defined."""
   values = schema.parse(CompareConfig, config)
   for names in ('initialisations', 'datasets', 'protocols'):
     if not config[names] or len(set(config[names])) < len(config[names]):
@@ -163,7 +163,7 @@ def variants_of(config: ConfigDict) -> dict[str, ProtocolVariant]:
 
 
 def jobs_of(config: ConfigDict, seeds: int | None = None) -> list[ComparisonJob]:
-  """All jobs, with so many seeds, else the config's; seed by seed, so that every row soon has a first result."""
+  """All jobs, with so many seeds, else the config's number. They go seed by seed, so every row soon has a result."""
   folds: list[int | None] = list(range(config.get('folds', 0))) or [None]
   first = config.get('first_seed', 0)
   repeats = itertools.product(range(first, first + (config.seeds if seeds is None else seeds)), folds)
@@ -177,15 +177,15 @@ def jobs_of(config: ConfigDict, seeds: int | None = None) -> list[ComparisonJob]
 
 
 def pretraining_folder(job: ComparisonJob, workdir: str) -> str:
-  """Where the run lies that a job starts from, if the comparison makes it."""
+  """The folder of the run that a job starts from, if the comparison makes it."""
   return os.path.join(workdir, job.initialisation, 'pretrain', f'seed{job.seed}')
 
 
 def pretraining_config(config: ConfigDict, job: ComparisonJob) -> ConfigDict | None:
-  """The config of the run that a job starts from, drawn by the job's seed; None where there is none to be made.
+  """The config of the run that a job starts from, with the job's seed; None if the comparison makes none.
 
   Raises:
-    UserError: no such recipe, or a change that does not fit it.
+    UserError: there is no such recipe, or a change does not fit it.
   """
   pretraining = config.initialisation[job.initialisation].get('pretrain')
   if not pretraining:
@@ -198,10 +198,10 @@ def pretraining_config(config: ConfigDict, job: ComparisonJob) -> ConfigDict | N
 def job_config(config: ConfigDict, job: ComparisonJob, workdir: str = '') -> ConfigDict:
   """The config of a job's run: the protocol's recipe with the changes that `config` makes to it.
 
-  It is the same for all initialisations but for `init` and the changes of an initialisation itself.
+  It is the same for all initialisations, except `init` and the changes of an initialisation itself.
 
   Raises:
-    UserError: no such recipe, or a change that does not fit it; where a fraction is asked for, no such records.
+    UserError: there is no such recipe, a change does not fit it, or the records of a fraction are missing.
   """
   variant, initialisation = variants_of(config)[job.protocol], config.initialisation[job.initialisation]
   protocol = config.protocol[variant.protocol]

@@ -1,8 +1,8 @@
-"""Jobs: independent runs behind one table, each a process of its own; side by side, and resumed one by one.
+"""Runs jobs, the independent runs behind one table, side by side. Each is a process of its own, and resumes by itself.
 
-A job saves and ends when the process that started it has ended, however that ended: it sees that the pipe from there
-is closed. A lock keeps the next try out of its folder until then. The error of a job that failed is kept beside its
-log. The process that starts jobs leaves the accelerator to them.
+A job saves and ends when the process that started it has ended for any reason: it sees that the pipe from there is
+closed. A lock keeps the next try out of its folder until then. The error of a job that failed is kept beside its log.
+The process that starts jobs leaves the accelerator to them.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -32,7 +32,7 @@ _ERROR = 'error.txt'
 
 
 def define_flags(jobs: int) -> None:
-  """Declares `--jobs`, and the flags that the process of one job is started with."""
+  """Declares `--jobs`, and the flags with which the process of one job is started."""
   flags.DEFINE_integer(
       'jobs', jobs, 'Jobs that run side by side, each on its share of the CPUs; 1 where they share '
       'an accelerator.', lower_bound=1)
@@ -41,9 +41,9 @@ def define_flags(jobs: int) -> None:
 
 
 def check_same_config(folder: str, section: ConfigDict, also: Collection[str] = ()) -> None:
-  """Raises UserError where a run in `folder` was done, or begun, with other values than `section` has.
+  """Raises UserError if a run in `folder` was done, or begun, with other values than `section` has.
 
-  Keys that change no number of a run may differ, but for those of `also`.
+  Keys that change no number of a run may differ, except those of `also`.
   """
   path = os.path.join(folder, 'config.json')
   if not exists(path):
@@ -58,18 +58,18 @@ def check_same_config(folder: str, section: ConfigDict, also: Collection[str] = 
 
 
 def last_error(folder: str) -> str | None:
-  """The last line of a job whose last try failed; None where it did not fail, or was not tried."""
+  """The last line of a job whose last try failed; None if it did not fail, or was not tried."""
   with contextlib.suppress(FileNotFoundError):
     return pathlib.Path(folder, _ERROR).read_text(encoding='utf-8', errors='replace').strip()
   return None
 
 
 def run_here(folder: str, work: Callable[[], object]) -> None:
-  """Runs a job in this process, which ends with the one that started it.
+  """Runs a job in this process, which ends when the process that started it ends.
 
   Args:
-    folder: of the job; one process at a time works in it.
-    work: does the job, or resumes it.
+    folder: the job's folder; one process at a time works in it.
+    work: a function that does the job, or resumes it.
   """
   if flags.FLAGS.lifeline is not None:
     threading.Thread(target=_follow, args=(flags.FLAGS.lifeline,), daemon=True, name='lifeline').start()
@@ -88,8 +88,9 @@ def run_unfinished(module: str, folders: Mapping[str, str], tabulate: Callable[[
 
   Args:
     module: see `run_jobs`.
-    folders: of all jobs, by name.
-    tabulate: writes the table from what is finished; returns the result of each finished job in a few words.
+    folders: the folders of all jobs, by name.
+    tabulate: a function that writes the table from what is finished, and returns the result of each finished job in a
+      few words.
 
   Raises: as `run_jobs`.
   """
@@ -101,7 +102,7 @@ def run_unfinished(module: str, folders: Mapping[str, str], tabulate: Callable[[
 
 @contextlib.contextmanager
 def printed_at_the_end(table: str) -> Iterator[None]:
-  """Prints a file when the work around which it is kept up to date ends, however that ends."""
+  """Prints a file, which is kept up to date meanwhile, when the work inside ends, even by an error."""
   try:
     yield
   finally:
@@ -114,8 +115,9 @@ def run_jobs(module: str, folders: Mapping[str, str], after: Callable[[str], str
 
   Args:
     module: what `python -m` starts; it gives the job that `--cell` names to `run_here`.
-    folders: of the jobs, by name; log.txt in it holds what the job prints.
-    after: called with each job that has ended, from this thread; its result in a few words, None where there is none.
+    folders: the folders of the jobs, by name; log.txt in each holds what the job prints.
+    after: a function that is called from this thread with each job that has ended, and returns its result in a few
+      words, or None.
 
   Raises:
     UserError: some jobs failed; they are named, all others are finished.

@@ -11,13 +11,13 @@ import numpy as np
 from scipy import stats
 
 Repeat = Any
-"""A seed, or (seed, fold): what sorts and can be a key."""
+"""A seed, or (seed, fold)."""
 POWER, LEVEL = 0.8, 0.05
 MOST_SEEDS = 1000
 
 
 class SeedStatistics(NamedTuple):
-  """Over repeats. spread: standard deviation with n - 1; None of a single run."""
+  """Statistics over repeats. spread: the standard deviation with n - 1; None for a single run."""
 
   mean: float
   spread: float | None
@@ -25,8 +25,8 @@ class SeedStatistics(NamedTuple):
 
 
 class PairedDifference(NamedTuple):
-  """Mean difference over the repeats that both have. spread: its standard deviation with n - 1. p: of Student's paired
-  t-test, two-sided. Both are None with fewer than two repeats; p also where the difference is the same for all."""
+  """The mean difference over the repeats that both have. spread: its standard deviation with n - 1. p: that of
+  Student's paired t-test, two-sided. Both are None with fewer than two repeats; p also if all differences are equal."""
 
   difference: float
   spread: float | None
@@ -35,16 +35,16 @@ class PairedDifference(NamedTuple):
 
 
 def over_seeds(by_repeat: Mapping[Repeat, float]) -> SeedStatistics:
-  """Of at least one value."""
+  """The statistics of at least one value."""
   values = list(by_repeat.values())
   return SeedStatistics(float(np.mean(values)), _spread(np.array(values)), len(values))
 
 
 def paired_difference(
     ours: Mapping[Repeat, float], theirs: Mapping[Repeat, float], folds: int = 0) -> PairedDifference | None:
-  """Ours minus theirs, repeat by repeat: the same seed drew the same order of images. None where they share no repeat.
+  """Ours minus theirs, repeat by repeat: the same seed drew the same order of images. None if they share no repeat.
 
-  `folds` is how many parts the images were dealt to; 0 where they were not.
+  `folds` is the number of parts that the images were dealt to; 0 without folds.
   """
   repeats = shared_repeats(ours, theirs)
   if not repeats:
@@ -65,7 +65,7 @@ def shared_repeats(ours: Mapping[Repeat, object], theirs: Mapping[Repeat, object
 def error_share(runs: int | np.ndarray, folds: int) -> float | np.ndarray:
   """The squared standard error of a mean over runs, as a share of their variance.
 
-  Runs on the folds of one deal share most training images: to 1 / runs comes the ratio of tested to other images
+  Runs on the folds of one deal share most training images. So the ratio of tested to other images is added to 1 / runs
   (Nadeau and Bengio, 2003, eq. 7; for several deals Bouckaert and Frank, 2004).
   """
   return 1 / runs + (1 / (folds - 1) if folds else 0)
@@ -76,7 +76,7 @@ def _spread(values: np.ndarray) -> float | None:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-  """Holm's correction for asking several questions of one table; None stays, and does not count as asked."""
+  """Applies Holm's correction for several questions to one table; None stays, and does not count as a question."""
   asked = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
   corrected: list[float | None] = [None] * len(p_values)
   largest = 0.0
@@ -90,12 +90,12 @@ def seeds_needed(spread: float, difference: float, folds: int = 0) -> int | None
   """The fewest seeds with which the paired t-test finds a true difference, at level 0.05, in 80 % of all studies.
 
   Args:
-    spread: standard deviation of the difference over repeats, above 0.
-    difference: the true one.
+    spread: the standard deviation of the difference over repeats, above 0.
+    difference: the true difference.
     folds: as for `paired_difference`; each seed then has so many repeats.
 
   Returns:
-    2 or more; None where `MOST_SEEDS` are too few.
+    2 or more; None if `MOST_SEEDS` are too few.
   """
   seeds_S = np.arange(2, MOST_SEEDS + 1)
   runs_S = seeds_S * max(folds, 1)

@@ -1,4 +1,4 @@
-"""Tables as Markdown and LaTeX: rows of plain text, the first of which is the header; and what a table lacks."""
+"""Writes tables as Markdown and LaTeX, from rows of plain text with the header first; and says what a table lacks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import re
@@ -13,7 +13,7 @@ _LATEX = str.maketrans({
 
 
 def rows_of(values: Iterable[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]]) -> list[list[str]]:
-  """A header, and a row for each of `values`, '-' for None; `columns`: heading and format by the key in `values`."""
+  """Makes a header, and a row for each of `values`, '-' for None. `columns` has a heading and a format by key."""
   header = [heading for heading, _ in columns.values()]
   return [
       header,
@@ -21,13 +21,13 @@ def rows_of(values: Iterable[Mapping[str, Any]], columns: Mapping[str, tuple[str
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-  """A table, its texts escaped."""
+  """Writes a table in Markdown, with its texts escaped."""
   lines = [rows[0], ['---'] * len(rows[0]), *rows[1:]]
   return ''.join('| ' + ' | '.join(map(markdown_text, line)) + ' |\n' for line in lines)
 
 
 def latex(rows: Sequence[Sequence[str]], caption: str) -> str:
-  """A booktabs table; `**` around a text makes it bold."""
+  """Writes a booktabs table; `**` around a text makes it bold."""
   header, *body = [' & '.join(map(_latex_text, row)) + r' \\' for row in rows]
   return '\n'.join([
       r'% needs \usepackage{booktabs}', r'\begin{table}', r'\centering', rf'\caption{{{caption.translate(_LATEX)}}}',
@@ -41,7 +41,7 @@ def _latex_text(text: str) -> str:
 
 
 def missing_runs(count: int, errors: Mapping[str, str]) -> str:
-  """How many runs have no result, and the error of each that failed, by its name; '' where none is missing."""
+  """Says how many runs have no result, and the error of each that failed, by its name; '' if none is missing."""
   if not count:
     return ''
   lines = [f'- {markdown_text(name)} failed: {markdown_text(error)}' for name, error in errors.items()]

@@ -1,4 +1,4 @@
-"""The tables of `compare`: Markdown and LaTeX for people, CSV with a row a run, JSON, and figures."""
+"""The tables of `compare`: Markdown and LaTeX for people, CSV with one row per run, JSON, and figures."""
 
 from collections.abc import Mapping, Sequence
 import csv
@@ -27,8 +27,8 @@ are not corrected for the number of questions. See docs/compare.md.
 
 
 class Question(NamedTuple):
-  """What is asked of all initialisations: which is better. protocol: or the mean of several. asked: whether they are
-  compared with the reference."""
+  """The question which initialisation is better. protocol: the protocol, or the name of a mean of several. asked:
+  whether the initialisations are compared with the reference."""
 
   protocol: str
   column: Column
@@ -37,7 +37,7 @@ class Question(NamedTuple):
 
 
 def questions(comparison: Comparison) -> list[Question]:
-  """Every column of every protocol, then of the means over fractions, domains, changes and groups."""
+  """The questions of every column of every protocol, then of the means over fractions, domains, changes and groups."""
   found = [
       Question(protocol, column, scores, variant.asked)
       for protocol, variant in comparison.variants.items()
@@ -66,7 +66,7 @@ def differences(comparison: Comparison) -> list[dict[str, Any]]:
 
 def difference_of(ours: Mapping[Any, RunScore], theirs: Mapping[Any, RunScore], folds: int = 0,
                   detect: float = 0.0) -> dict[str, Any]:
-  """Ours minus theirs, of runs that share a repeat: as `PairedDifference`, with interval, half_width, seeds_needed.
+  """Ours minus theirs, for runs that share a repeat: a `PairedDifference` with interval, half_width, seeds_needed.
 
   folds, detect: see `Comparison`; without `detect` no seeds are counted.
   """
@@ -84,9 +84,9 @@ def values_of(scores: Mapping[Any, RunScore]) -> dict[Any, float]:
 
 
 def write(comparison: Comparison, workdir: str) -> list[dict[str, Any]]:
-  """Writes comparison.md, .tex, .csv, .json and .png into `workdir`, and comparison_curves.png where there are curves.
+  """Writes comparison.md, .tex, .csv, .json and .png into `workdir`, and comparison_curves.png if there are curves.
 
-  Each is whole at any time. Returns `differences`.
+  Each file is whole at any time. Returns `differences`.
   """
   from_reference = differences(comparison)
   tables = _tables(comparison, from_reference)
@@ -140,7 +140,7 @@ def _table(comparison: Comparison, protocol: str, significant: set[tuple[str, st
 def _family_table(
     comparison: Comparison, family: Family, column: Column, members: Mapping[str, Scores],
     significant: set[tuple[str, str, str]]) -> list[list[str]]:
-  """Its members, and their weighted sums."""
+  """The columns of a family: its members, and their weighted sums."""
   columns = {
       said: _cells(comparison, Question(protocol, column, members[protocol]), significant)
       for protocol, said in family.members.items()}
@@ -170,7 +170,7 @@ def _cells(comparison: Comparison, question: Question, significant: set[tuple[st
 
 
 def runs_text(runs: Mapping[Any, RunScore], folds: int) -> str:
-  """Of one run or more: '0.6951 ± 0.0230, 0.6601 to 0.7290 (3)'."""
+  """Puts the scores of one run or more into words: '0.6951 ± 0.0230, 0.6601 to 0.7290 (3)'."""
   mean, spread, count = summary_statistics.over_seeds(values_of(runs))
   limits = interval(list(runs.values()), folds)
   return (
@@ -179,13 +179,13 @@ def runs_text(runs: Mapping[Any, RunScore], folds: int) -> str:
 
 
 def limits_text(limits: Sequence[float], sign: str = '') -> str:
-  """'0.6601 to 0.7290'; `sign` is '+' for a difference."""
+  """Puts limits into words: '0.6601 to 0.7290'; `sign` is '+' for a difference."""
   return f'{limits[0]:{sign}.4f} to {limits[1]:{sign}.4f}'
 
 
 def _worst_and_gap(comparison: Comparison, family: Family, column: Column, members: Mapping[str,
                                                                                             Scores]) -> list[list[str]]:
-  """Of each initialisation the member with the worst mean, and how far the best is from it; a header first."""
+  """The member with the worst mean for each initialisation, and how far the best is from it; a header first."""
   rows, direction = [[f'worst {family.ranked}', 'best minus worst']], KINDS[column.task].direction
   ranked = _ranked(family)
   for name in comparison.initialisations:
@@ -240,7 +240,7 @@ def _markdown(comparison: Comparison, tables: dict[str, list[list[str]]], from_r
 
 
 def _numbers(result: dict[str, Any]) -> dict[str, float]:
-  """Every metric of a result but those by class and dimension, of several tasks as TASK_METRIC."""
+  """Every metric of a result except those by class and dimension; of several tasks as TASK_METRIC."""
   parts = {'': result} | {f'{task}_': measured for task, measured in result.get('tasks', {}).items()}
   parts |= {f'{prefix}ambiguity_': part['ambiguity'] for prefix, part in parts.items() if 'ambiguity' in part}
   return {

@@ -12,10 +12,10 @@ from uniemox_jax.models.clip import CLIPConfig, Tower
 from uniemox_jax.models.layers import ACTIVATIONS, check_sizes
 
 LEFT = r'logit_bias|n_averaged|(.*\.)?num_batches_tracked'
-"""What embeddings do without, and is named: the bias of a sigmoid loss (open_clip), counters."""
+"""Tensors that embeddings do not need, and that are named: the bias of a sigmoid loss (open_clip), counters."""
 IGNORED = (
     r'(vision|text)_model\.embeddings\.position_ids|input_resolution|context_length|vocab_size|attn_mask|' + LEFT)
-"""Buffers: of transformers before 4.31, and of OpenAI's archives."""
+"""Buffers that are dropped: those of transformers before 4.31, and of OpenAI's archives."""
 HEAD_WIDTH = 64
 LARGEST_ID_ENDS = 2
 """The `eos_token_id` under which a text ends at its largest id, as in OpenAI's and open_clip's code."""
@@ -59,7 +59,7 @@ OPENAI_RULES += layer_norm_rules('language/norm', 'ln_final')
 
 
 def openai_name(name: str) -> str:
-  """A tensor's name in the table of OpenAI's: open_clip's CustomTextCLIP has a text tower of its own, `text.`."""
+  """A tensor's name in OpenAI's table. In open_clip's CustomTextCLIP the text tower has the prefix `text.`."""
   return name.removeprefix('text.')
 
 
@@ -75,13 +75,13 @@ def _tower(shapes: Mapping[str, tuple[int, ...]], prefix: str, width: int, activ
 
 
 def openai_config(shapes: Mapping[str, tuple[int, ...]], *, source: str, activation: str | None) -> CLIPConfig:
-  """The configuration of a CLIP in OpenAI's names, from its tensors' shapes (clip/model.py, `build_model`).
+  """Finds the configuration of a CLIP in OpenAI's names by its tensors' shapes (clip/model.py, `build_model`).
 
-  Where shapes do not determine it, OpenAI's choices hold: heads 64 wide, and QuickGELU where `input_resolution` shows
-  that the file is OpenAI's own archive.
+  What shapes do not determine follows OpenAI's choices: heads are 64 wide, and the activation is QuickGELU if
+  `input_resolution` shows that the file is OpenAI's own archive.
 
   Args:
-    shapes: of the file's tensors, by name.
+    shapes: the shapes of the file's tensors, by name.
     source: what an error calls the file.
     activation: 'gelu' or 'quick_gelu' for a file that does not name it, or None.
 
@@ -121,15 +121,15 @@ OPEN_CLIP_FIXED = {'pool_type': ('tok', 'argmax'), 'proj_type': ('linear',), 'po
 OPEN_CLIP_FREE = (
     'patch_dropout', 'output_tokens', 'hf_tokenizer_name', 'tokenizer_kwargs', 'timm_pool', 'timm_proj',
     'timm_model_pretrained', 'pad_id')
-"""Settings that only training, other models or the tokenizer read."""
+"""Settings that are not needed here: only training, other models or the tokenizer read them."""
 
 
 def open_clip_config(hub: dict[str, Any]) -> CLIPConfig:
-  """The configuration in an `open_clip_config.json`.
+  """Reads the configuration in an `open_clip_config.json`.
 
   Raises:
     UserError: it describes something that this CLIP does not have.
-    ValueError, TypeError, AttributeError: a value of another type.
+    ValueError, TypeError, AttributeError: a value has another type.
   """
   model = hub.get('model_cfg')
   if not isinstance(model, dict):

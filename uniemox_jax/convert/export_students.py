@@ -1,4 +1,4 @@
-"""Our students -> folders of other libraries: timm, transformers' ViTMAE, and the `.pth` of MAE and the original.
+"""Writes our students in forms of other libraries: timm, transformers' ViTMAE, and the `.pth` of MAE and the original.
 
 The tables of names are those of the import. Parts that a form cannot hold are left behind; each `write_*` returns lines
 for the user that name them.
@@ -20,25 +20,25 @@ from uniemox_jax.convert.name_table import NameRule
 from uniemox_jax.models.view import FILTERS, View
 
 ARCHITECTURES = {192: 'tiny', 384: 'small', 768: 'base', 1024: 'large'}
-"""timm's names of widths; `model_args` hold every size anyway."""
+"""timm's names of widths. They need not fit, since `model_args` hold every size."""
 TIMM_VARIANTS = {
     (False, 'gelu', mae_weights.NORM_EPS): 'patch16_224',
     (True, 'gelu', mae_weights.CLIP_NORM_EPS): 'patch16_clip_224',
     (True, 'quick_gelu', mae_weights.CLIP_NORM_EPS): 'patch16_clip_quickgelu_224',}
-"""(pre_norm, activation, norm_eps) -> the end of timm's name for it."""
+"""The end of timm's name for each (pre_norm, activation, norm_eps)."""
 _VIT_DEFAULTS = {'norm_eps': mae_weights.NORM_EPS, 'pre_norm': False, 'activation': 'gelu'}
 MODEL_DEFAULTS = {
     'encoder': _VIT_DEFAULTS, 'classifier': _VIT_DEFAULTS,
     'uniemox': _VIT_DEFAULTS | {'mask_ratio': 0.9, 'fusion': 'additive', 'fusion_heads': 1, 'reconstruct': True}}
-"""The modules' defaults of arguments that a description may leave out."""
+"""The modules' defaults for arguments that a description may leave out."""
 PTH = 'checkpoint.pth'
 
 
 class ExportedStudent(NamedTuple):
-  """What is exported.
+  """The student that is exported.
 
-  kind, params: as in a checkpoint. model: the arguments there, over `MODEL_DEFAULTS`. labels: of the head's rows, None
-  without a head. view: how it sees images. norm_pix: whether it was trained on normalised patches.
+  kind, params: as in a checkpoint. model: the arguments there, over `MODEL_DEFAULTS`. labels: the classes of the head's
+  rows, None without a head. view: how it sees images. norm_pix: whether it was trained on normalised patches.
   """
 
   kind: str
@@ -50,23 +50,23 @@ class ExportedStudent(NamedTuple):
 
   @property
   def reconstructs(self) -> bool:
-    """Whether there is a decoder."""
+    """Whether the student has a decoder."""
     return self.kind == 'uniemox' and self.model['reconstruct']
 
   @property
   def variant(self) -> tuple[bool, str, float]:
-    """(pre_norm, activation, norm_eps), in which ViTs of other libraries differ."""
+    """The (pre_norm, activation, norm_eps) in which ViTs of other libraries differ."""
     return self.model['pre_norm'], self.model['activation'], self.model['norm_eps']
 
 
 def write_timm(folder: Path, student: ExportedStudent) -> list[str]:
   """Writes what `timm.create_model('local-dir:FOLDER', pretrained=True)` and transformers' timm wrapper load.
 
-  A classifier gives our logits. Of other students the encoder is written: `forward_features` gives our tokens,
+  A classifier gives our logits. From other students the encoder is written: `forward_features` gives our tokens,
   `forward` their mean over patches. (A state dict with `mask_token` would be taken for DINOv2.)
 
   Raises:
-    UserError: a variant that timm does not have.
+    UserError: timm does not have this variant.
   """
   _check_variant(student, 'timm', TIMM_VARIANTS)
   kind = 'classifier' if student.kind == 'classifier' else 'encoder'
@@ -103,7 +103,7 @@ def write_vit_mae(folder: Path, student: ExportedStudent) -> list[str]:
   """Writes what transformers' `ViTMAEForPreTraining.from_pretrained` loads.
 
   Raises:
-    UserError: the student has no decoder, or a variant of the ViT that ViTMAE does not have.
+    UserError: the student has no decoder, or ViTMAE does not have this variant of the ViT.
   """
   if not student.reconstructs:
     raise UserError('a ViTMAE has a decoder, and this checkpoint has none: choose --to=timm')
@@ -117,7 +117,7 @@ def write_vit_mae(folder: Path, student: ExportedStudent) -> list[str]:
 
 
 def by_folder_names(student: ExportedStudent) -> ExportedStudent:
-  """With its classes in the order of sorted folder names, by which MAE's and the original's loaders number them.
+  """Sorts a student's classes by folder name, by which MAE's and the original's loaders number them.
 
   A head whose rows have no names stays as it is.
   """
@@ -132,7 +132,7 @@ def write_mae(folder: Path, student: ExportedStudent) -> list[str]:
   """Writes `checkpoint.pth`, {'model': tensors}, with the fusion under 'att_fusion', as the original's scripts save.
 
   Raises:
-    UserError: torch is missing, or a variant that MAE's code does not have.
+    UserError: torch is missing, or MAE's code does not have this variant.
   """
   _check_variant(student, "MAE's code", [(False, 'gelu', mae_weights.NORM_EPS)])
   try:

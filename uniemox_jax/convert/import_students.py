@@ -1,7 +1,7 @@
-"""Students of other libraries -> ours: an encoder, a whole MAE, the original's pretraining, or a fine-tuned classifier.
+"""Imports students of other libraries: an encoder, a whole MAE, the original's pretraining, or a fine-tuned classifier.
 The image tower of a CLIP is an encoder, too.
 
-Heads and LayerNorm's epsilon do not follow from shapes. They come from the config beside the weights, or are known of
+Heads and LayerNorm's epsilon do not follow from shapes. They come from the config beside the weights, or are known by
 the origin, or the user has to give them; nothing is guessed.
 """
 
@@ -30,31 +30,31 @@ from uniemox_jax.models.view import View
 Shapes = Mapping[str, tuple[int, ...]]
 
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
-"""Attention heads by width, of every ViT that MAE, timm and the original publish under these names."""
+"""The attention heads by width, for every ViT that MAE, timm and the original publish under these names."""
 DECODER_HEADS = {512: 16}
 PRETRAINING = rf'decoder_.*|mask_token|{re.escape(mae_weights.FUSION_PREFIX)}.*'
-"""Names of the parts that only pretraining needs."""
+"""The names of the parts that only pretraining needs."""
 SIZES = {192: 'Ti', 384: 'S', 768: 'B', 1024: 'L', 1280: 'H'}
 FUSED_MASK_RATIO, MAE_MASK_RATIO = 0.9, 0.75
-"""As published by the original and by MAE, for files that do not say."""
+"""The ratios that the original and MAE published, for files that do not say theirs."""
 PRINTED = ('mask_ratio', 'norm_pix_loss', 'input_size', 'use_fusion', 'global_pool', 'nb_classes')
 """Settings in the `args` of MAE's and the original's checkpoints that are printed."""
 HEADS_OF_OTHERS = (
     r'(head|heads|head_drop|head_dist|mlp_head|cls_head|fc|classifier|linear|pre_logits|projector|projection|proj_head'
     r'|predictor|criterion|loss\w*|attn_pool|MAPHead_\d+)(\..*)?|n_averaged')
-"""Names of parts after an encoder, which is whole without them."""
+"""The names of parts that follow an encoder, which is whole without them."""
 PROBE_EPS = 1e-6
-"""Of the batch norm before the head of MAE's linear probe (main_linprobe.py)."""
+"""The epsilon of the batch norm before the head of MAE's linear probe (main_linprobe.py)."""
 
 TIMM_FREE = (
     'num_classes', 'img_size', 'patch_size', 'embed_dim', 'depth', 'num_heads', 'global_pool', 'fc_norm', 'drop_rate',
     'drop_path_rate', 'dynamic_img_size', 'strict_img_size')
-"""timm's `model_args` that follow from shapes, that only training reads, or that are read here."""
+"""Those of timm's `model_args` that follow from shapes, that only training reads, or that are read here."""
 TIMM_FIXED = {'class_token': True, 'qkv_bias': True, 'final_norm': True, 'mlp_ratio': 4, 'in_chans': 3}
 
 
 class AttentionHeads(NamedTuple):
-  """Numbers of attention heads, for files that do not have them; None is not known.
+  """The numbers of attention heads, for files that do not have them; None if they are not known.
 
   binding: whether it is an error if the file has others.
   """
@@ -73,7 +73,7 @@ class ImportedStudent(NamedTuple):
   kind, model, params: as in a checkpoint. labels: class names in the head's order, None if the file has none.
   statistics: {'mean', 'std'} of its pixels in 0..1 if the file has them, else {}. view: how a classifier wants its
   images, see `View.geometry`; {} for our own evaluation view. norm_pix: whether its decoder predicts normalised
-  patches. messages: lines for the user. task: of a classifier's head, as in `objectives.tasks`.
+  patches. messages: lines for the user. task: the task of a classifier's head, as in `objectives.tasks`.
   """
 
   kind: str
@@ -104,13 +104,14 @@ def import_student(
   Args:
     weights: from `weight_files.read_weights(source)`.
     source: the file or folder; the configuration beside it counts, see `hub.config_folder`.
-    heads: for files that do not have them.
+    heads: the numbers of heads, for files that do not have them.
     decoder: whether to take a decoder and a fusion; False leaves them behind.
-    head: whether to take a classifier's head. False gives the encoder of one that pools what went through the last
-      LayerNorm, since that is a part of it then.
+    head: whether to take a classifier's head. False gives the encoder alone; a last LayerNorm before the pooling is
+      then a part of it.
 
   Raises:
-    UserError: another family, a part is missing or left over, a shape or the config contradicts, or `heads` is needed.
+    UserError: the family is another, a part is missing or left over, a shape or the config contradicts, or `heads` is
+      needed.
   """
   name, folder = str(weights.path), hub.config_folder(source, weights.path)
   config = hub.read_config(folder, 'config.json') or (weights.metadata if weights.form == 'npz' else {})
@@ -213,17 +214,17 @@ def _complete(flat: dict[str, np.ndarray], source: str) -> list[str]:
 
 def student_of_clip(
     config: CLIPConfig, params: dict[str, Any], statistics: dict[str, list[float]], source: str) -> ImportedStudent:
-  """The image tower of a CLIP as an encoder: the same numbers up to the last block's output.
+  """Makes an encoder of the image tower of a CLIP, with the same numbers up to the last block's output.
 
   CLIP's LayerNorm after the blocks, which it applies to the class token alone, becomes the final norm, as in timm.
 
   Args:
-    config, params: of the whole CLIP, as in `frozen_clip.Clip`.
+    config, params: those of the whole CLIP, as in `frozen_clip.Clip`.
     statistics: see `ImportedStudent`.
     source: what messages call the file.
 
   Raises:
-    UserError: an MLP of another width than our ViT's.
+    UserError: the MLP is not as wide as our ViT's.
   """
   tower, vision = config.vision, params['vision']
   if tower.hidden != 4 * tower.width:

@@ -1,4 +1,4 @@
-"""A head's rows in two orders: ours is the dataset's label table, the original's its sorted folder names."""
+"""Sorts a head's rows in two orders: ours is the dataset's label table, the original's its sorted folder names."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def name_head(head: dict[str, Any], names: Sequence[str] | None, table: Sequence
     source: where the names come from, for messages.
 
   Returns:
-    The head, its rows in the order of `table` if there is one; the names of the rows; a line for the user.
+    The head, with its rows in the order of `table` if there is one; the names of the rows; a line for the user.
 
   Raises:
     UserError: the classes are not the table's, or one is named twice.
@@ -43,7 +43,7 @@ def name_head(head: dict[str, Any], names: Sequence[str] | None, table: Sequence
 
 
 def sort_classes(head: dict[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-  """A head whose rows are `labels` -> one in ImageFolder's order, sorted(labels), as in the original's files."""
+  """Puts a head whose rows are `labels` in ImageFolder's order, sorted(labels), as in the original's files."""
   return _take(head, sorted(range(len(labels)), key=labels.__getitem__))
 
 

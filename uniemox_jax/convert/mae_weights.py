@@ -13,7 +13,7 @@ from uniemox_jax.convert.name_table import NameRule, block_rules, layer_norm_rul
 
 NORM_EPS = 1e-6
 CLIP_NORM_EPS = 1e-5
-"""Of timm's image towers of CLIP (timm/models/vision_transformer.py, `vit_*_clip_*`)."""
+"""The epsilon of timm's image towers of CLIP (timm/models/vision_transformer.py, `vit_*_clip_*`)."""
 FUSION_PREFIX = 'att_fusion.'
 
 _BLOCK = name_table.BlockNames(
@@ -25,7 +25,7 @@ ENCODER_RULES = [
     NameRule('encoder/patch_embed/bias',
              ('patch_embed.proj.bias',))] + block_rules('encoder/blocks', 'blocks.{}', _BLOCK)
 PRE_NORM_RULES = layer_norm_rules('encoder/pre_norm', 'norm_pre')
-"""Of timm's image towers of CLIP, whose patch embedding has no bias."""
+"""The rules of timm's image towers of CLIP, whose patch embedding has no bias."""
 NORM_RULES = layer_norm_rules('encoder/norm', 'norm')
 PROJECT_RULES = linear_rules('project', 'decoder_embed')
 DECODER_RULES = [
@@ -36,14 +36,14 @@ DECODER_RULES += layer_norm_rules('decoder/norm', 'decoder_norm') + linear_rules
 HEAD_RULES = linear_rules('head', 'head')
 CLASSIFIER_RULES = layer_norm_rules('fc_norm', 'fc_norm') + HEAD_RULES
 NORMED_HEAD_RULES = layer_norm_rules('fc_norm', 'norm') + HEAD_RULES
-"""Of a head that reads what went through the LayerNorm after the blocks."""
+"""The rules of a head that reads what went through the LayerNorm after the blocks."""
 
 ALL_RULES = [*ENCODER_RULES, *PRE_NORM_RULES, *NORM_RULES, *PROJECT_RULES, *DECODER_RULES, *CLASSIFIER_RULES]
-"""Of every kind, without the fusions."""
+"""The rules of every kind, without the fusions."""
 
 
 def fusion_rules(fusion: str, heads: int) -> list[NameRule]:
-  """Rules of the original's fusion; its `heads` separate layers are one matrix here.
+  """The rules of the original's fusion; its `heads` separate layers are one matrix here.
 
   Raises:
     UserError: the original has no such fusion.
@@ -70,7 +70,7 @@ def fusion_rules(fusion: str, heads: int) -> list[NameRule]:
 
 
 def find_fusion(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
-  """(fusion, heads) by the names and shapes of the original's tensors; ('none', 1) without `att_fusion`."""
+  """Finds (fusion, heads) by the names and shapes of the original's tensors; ('none', 1) without `att_fusion`."""
   heads = sum(name.startswith(f'{FUSION_PREFIX}W_a.') and name.endswith('.weight') for name in shapes)
   if heads:
     return ('glu' if f'{FUSION_PREFIX}mlp.0.weight' in shapes else 'attention'), heads
@@ -80,7 +80,7 @@ def find_fusion(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
 
 
 def student_rules(kind: str, model: Mapping[str, Any]) -> list[NameRule]:
-  """The table of one of our checkpoints.
+  """The rules for one of our checkpoints.
 
   Args:
     kind: a key of `models.registry.MODULES`.

@@ -21,7 +21,8 @@ NOTHING = r'(?!)'
 """A regular expression that no name matches."""
 
 MAX_MISSING_BLOCKS = 1000
-"""A model that describes more blocks than its file has tensors is named without listing all that it lacks."""
+"""If a model describes more blocks than this, and more than its file has tensors, a message does not list what it
+lacks."""
 
 
 class Layout(NamedTuple):
@@ -39,18 +40,18 @@ def _patches_to_conv(kernel_PxD: Any) -> Any:
 KEEP = Layout(lambda x: x, lambda x: x)
 TRANSPOSE = Layout(lambda x: x.T, lambda x: x.T)
 BATCHED = Layout(lambda x: x[0], lambda x: x[None])
-"""Theirs has a leading axis of size 1."""
+"""The layout in which theirs has a leading axis of size 1."""
 SPACED = Layout(lambda x: x[:, 0], lambda x: x[:, None])
-"""Theirs has a second axis of size 1."""
+"""The layout in which theirs has a second axis of size 1."""
 CONV = Layout(lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]), _patches_to_conv)
-"""Theirs is a patch convolution (D, 3, p, p), ours a matrix (p*p*3, D) in `patchify`'s order."""
+"""The layout in which theirs is a patch convolution (D, 3, p, p), ours a matrix (p*p*3, D) in `patchify`'s order."""
 
 
 class NameRule(NamedTuple):
   """Where one of our leaves comes from.
 
   ours: its path, joined by '/'.
-  theirs: the tensors that it is, concatenated along our last axis; '{}' stands for the layer index of a stacked leaf.
+  theirs: the tensors that make it, concatenated along our last axis; '{}' stands for the layer index of a stacked leaf.
   layout: how each tensor is stored.
   """
 
@@ -62,7 +63,7 @@ class NameRule(NamedTuple):
 class BlockNames(NamedTuple):
   """Their names of the layers within one transformer block.
 
-  qkv: one fused layer, or those of query, key and value. qkv_joint: what stands between such a name and `weight`.
+  qkv: one fused layer, or those of query, key and value. qkv_joint: the text between such a name and `weight`.
   """
 
   norm1: str
@@ -75,19 +76,22 @@ class BlockNames(NamedTuple):
 
 
 def linear_rules(ours: str, *theirs: str, joint: str = '.') -> list[NameRule]:
-  """Rules of a dense layer with bias; several PyTorch layers are fused along the output. joint: before `weight`."""
+  """The rules of a dense layer with bias; several PyTorch layers are fused along the output.
+
+  joint: the text before `weight`.
+  """
   return [
       NameRule(f'{ours}/kernel', tuple(f'{name}{joint}weight' for name in theirs), TRANSPOSE),
       NameRule(f'{ours}/bias', tuple(f'{name}{joint}bias' for name in theirs))]
 
 
 def layer_norm_rules(ours: str, theirs: str) -> list[NameRule]:
-  """Rules of a LayerNorm."""
+  """The rules of a LayerNorm."""
   return [NameRule(f'{ours}/scale', (f'{theirs}.weight',)), NameRule(f'{ours}/bias', (f'{theirs}.bias',))]
 
 
 def block_rules(ours: str, theirs: str, names: BlockNames) -> list[NameRule]:
-  """Rules of a `layers.Blocks`; `theirs` is the prefix of one block, with '{}'."""
+  """The rules of a `layers.Blocks`; `theirs` is the prefix of one block, with '{}'."""
   ours = f'{ours}/layers'
   return [
       *layer_norm_rules(f'{ours}/norm1', f'{theirs}.{names.norm1}'),
@@ -99,7 +103,7 @@ def block_rules(ours: str, theirs: str, names: BlockNames) -> list[NameRule]:
 
 
 def export_params(rules: Iterable[NameRule], params: dict[str, Any]) -> dict[str, Any]:
-  """Our nested dict of arrays -> their flat dict; arrays may be views of ours.
+  """Turns our nested dict of arrays into their flat dict, whose arrays may be views of ours.
 
   Raises:
     UserError: the rules and `params` do not cover each other.
@@ -121,7 +125,7 @@ def export_params(rules: Iterable[NameRule], params: dict[str, Any]) -> dict[str
 def import_params(
     rules: Iterable[NameRule], flat: dict[str, np.ndarray], template: dict[str, Any], *, source: str,
     ignored: str = NOTHING) -> dict[str, Any]:
-  """Their flat dict -> our nested dict.
+  """Turns their flat dict into our nested dict.
 
   Args:
     rules: the family's table.
@@ -132,7 +136,7 @@ def import_params(
     ignored: a regular expression; names that match it in full may be present or not, and are dropped.
 
   Raises:
-    UserError: one line with every missing, extra and mis-shaped name.
+    UserError: names are missing, extra or of another shape; one line names them all.
   """
   rules = list(rules)
   found = {name: array.shape for name, array in flat.items() if not re.fullmatch(ignored, name)}

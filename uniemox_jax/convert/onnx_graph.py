@@ -1,5 +1,5 @@
-"""Our ViTs -> ONNX graphs, node by node as `models.vit`, `models.classifier`, `models.clip` and `models.siglip` compute
-them.
+"""Makes ONNX graphs of our ViTs, node by node as `models.vit`, `models.classifier`, `models.clip` and `models.siglip`
+compute them.
 
 The exporters for Flax do not fit: jax2onnx needs an older Orbax, and tf2onnx does not read the StableHLO of jax2tf.
 """
@@ -11,22 +11,22 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 OPSET = 20
-"""The first with GELU as one node; onnxruntime reads it from version 1.17 on."""
+"""The first operator set with GELU as one node; onnxruntime reads it from version 1.17 on."""
 IMAGES, LOGITS, TOKENS = 'images', 'logits', 'tokens'
-"""Names of the graph's input, and of its output: a recogniser's, or an encoder's."""
+"""The names of the graph's input, and of its output: a recogniser's, or an encoder's."""
 
 Params = Mapping[str, Any]
 
 
 class Graph:
-  """Nodes in order, and the weights that they read. Methods return the name of what a node gives."""
+  """The nodes in order, and the weights that they read. Methods return the name of a node's output."""
 
   def __init__(self) -> None:
     self.nodes: list[Any] = []
     self.weights: list[Any] = []
 
   def weight(self, name: str, values: ArrayLike) -> str:
-    """Weights, float32, or integers as int64."""
+    """Adds weights: float32, or integers as int64."""
     from onnx import numpy_helper
     array = np.asarray(values)
     array = array.astype(np.float32 if array.dtype.kind == 'f' else np.int64)
@@ -34,29 +34,30 @@ class Graph:
     return name
 
   def add(self, operator: str, name: str, *inputs: str, **attributes: Any) -> str:
-    """A node with one output, of its own name."""
+    """Adds a node with one output, which has the node's name."""
     from onnx import helper
     self.nodes.append(helper.make_node(operator, inputs, [name], name, **attributes))
     return name
 
   def reshape(self, name: str, values: str, *shape: int) -> str:
-    """`values` in another shape; -1 stands for what is left, which is the batch."""
+    """Adds a node that gives `values` another shape; -1 stands for what is left, which is the batch."""
     return self.add('Reshape', name, values, self.weight(f'{name}.shape', shape))
 
   def linear(self, name: str, values: str, params: Params) -> str:
-    """`nnx.Linear`; with a bias, of rows (N, D): as one node it is a single kernel of onnxruntime in 8 bits, too."""
+    """Adds an `nnx.Linear`; with a bias, for rows (N, D). As one node it is a single kernel of onnxruntime, in 8 bits
+    too."""
     kernel = self.weight(f'{name}.kernel', params['kernel'])
     if 'bias' not in params:
       return self.add('MatMul', name, values, kernel)
     return self.add('Gemm', name, values, kernel, self.weight(f'{name}.bias', params['bias']))
 
   def layer_norm(self, name: str, values: str, params: Params, epsilon: float) -> str:
-    """`layers.LayerNorm`."""
+    """Adds a `layers.LayerNorm`."""
     parts = [self.weight(f'{name}.{part}', params[part]) for part in ('scale', 'bias')]
     return self.add('LayerNormalization', name, values, *parts, axis=-1, epsilon=epsilon)
 
   def activation(self, name: str, values: str, activation: str) -> str:
-    """One of `layers.ACTIVATIONS`."""
+    """Adds one of `layers.ACTIVATIONS`."""
     if activation != 'quick_gelu':
       return self.add('Gelu', name, values, approximate='none' if activation == 'gelu' else 'tanh')
     factor = self.weight(f'{name}.factor', 1.702)
@@ -65,9 +66,9 @@ class Graph:
 
 
 def classifier_graph(model: Mapping[str, Any], params: Params) -> Graph:
-  """The graph of a `models.classifier.Classifier`, from its arguments and parameters.
+  """Makes the graph of a `models.classifier.Classifier`, from its arguments and parameters.
 
-  `images` (B, S, S, 3), or (B, 2, S, S, 3) of scene and person; `logits` (B, classes).
+  It turns `images` (B, S, S, 3), or (B, 2, S, S, 3) of scene and person, into `logits` (B, classes).
   """
   graph = Graph()
   size, width, pooling = model['image_size'], model['width'], model.get('pooling', 'mean')
@@ -93,16 +94,16 @@ def classifier_graph(model: Mapping[str, Any], params: Params) -> Graph:
 
 
 def encoder_graph(model: Mapping[str, Any], params: Params) -> Graph:
-  """The graph of the encoder of any student: `images` (B, S, S, 3), `tokens` (B, 1 + L, D)."""
+  """Makes the graph of any student's encoder, from `images` (B, S, S, 3) to `tokens` (B, 1 + L, D)."""
   graph = Graph()
   graph.add('Identity', TOKENS, _encoder(graph, IMAGES, model, params['encoder']))
   return graph
 
 
 def zero_shot_graph(config: Any, params: Params, *, classes: int, dimensions: int, scale: float) -> Graph:
-  """The graph of a `models.zero_shot_classifier.ZeroShotClassifier` of a CLIP or SigLIP with this config.
+  """Makes the graph of a `models.zero_shot_classifier.ZeroShotClassifier` of a CLIP or SigLIP with this config.
 
-  `images` (B, S, S, 3), `logits` (B, classes + dimensions + own texts).
+  It turns `images` (B, S, S, 3) into `logits` (B, classes + dimensions + own texts).
   """
   graph = Graph()
   tower = params['model']['vision']
@@ -241,11 +242,11 @@ def _mix(graph: Graph, name: str, query: str, key: str, value: str) -> str:
 
 
 def to_model(graph: Graph, input_shape: Sequence[int], output_shape: Sequence[int]) -> Any:
-  """The `onnx.ModelProto` of a graph.
+  """Makes the `onnx.ModelProto` of a graph.
 
   Args:
-    graph: its only output is the last node's.
-    input_shape, output_shape: without the batch, which is free.
+    graph: the graph, whose only output is the last node's.
+    input_shape, output_shape: the shapes without the batch, which is free.
   """
   from onnx import TensorProto, helper
   name = graph.nodes[-1].output[0]

@@ -1,4 +1,4 @@
-"""Position embeddings for another image size, as `interpolate_pos_embed` of MAE and the original computes them."""
+"""Resizes position embeddings for another image size, as `interpolate_pos_embed` of MAE and the original does."""
 
 import math
 
@@ -13,7 +13,7 @@ TOLERANCE = 1e-6
 
 
 def side_of(count: int, source: str) -> int:
-  """Patches along one side, from the `count` of positions, CLS included.
+  """The number of patches along one side, from the `count` of positions, CLS included.
 
   Raises:
     UserError: the patches do not form a square.
@@ -34,13 +34,13 @@ def are_sincos(positions_NxD: np.ndarray) -> bool:
 
 
 def resize_positions(positions_NxD: np.ndarray, count: int, source: str) -> np.ndarray:
-  """`count` positions from N: sine-cosine ones computed again, others interpolated bicubically; the CLS row is kept.
+  """Makes `count` positions of N: sine-cosine ones are computed again, others interpolated; the CLS row is kept.
 
-  Equal to torch.nn.functional.interpolate(mode='bicubic', align_corners=False) in float32.
+  The interpolation equals torch.nn.functional.interpolate(mode='bicubic', align_corners=False) in float32.
 
   Args:
-    positions_NxD: float32, CLS first.
-    count: CLS included.
+    positions_NxD: the positions, float32, CLS first.
+    count: the number of new positions, CLS included.
     source: what an error calls the file.
 
   Raises:

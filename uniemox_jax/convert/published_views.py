@@ -1,4 +1,4 @@
-"""How a published model sees an image: its `View`, by the settings that lie beside its weights."""
+"""Makes the `View` in which a published model sees an image, by the settings that lie beside its weights."""
 
 from collections.abc import Sequence
 import math
@@ -12,7 +12,7 @@ from uniemox_jax.models.preprocess import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IM
 from uniemox_jax.models.view import BICUBIC, BILINEAR, FILTERS, View
 
 MAX_RESIZED = 16
-"""Times the model's input that an image may be resized to before its centre is cut out."""
+"""How many times the model's input an image may be resized to before its centre is cut out."""
 
 
 class _Processor(NamedTuple):
@@ -35,15 +35,15 @@ PROCESSORS = {
     'CLIP': _Processor(False, True, CLIP_MEAN, CLIP_STD), 'SigLIP': _Processor(True, False, HALVES, HALVES),
     'ViT': _Processor(True, False, HALVES, HALVES,
                       BILINEAR), 'DeiT': _Processor(True, True, HALVES, HALVES, resized=256)}
-"""By the model, whose name is in that of their classes."""
+"""The processors by the model's name, which is a part of their classes' names."""
 TEACHERS, CLASSIFIERS = ('CLIP', 'SigLIP'), ('ViT', 'DeiT', 'CLIP', 'SigLIP')
-"""Processors that such a model may have; the first is that of a file which names none."""
+"""The processors that such a model may have; the first is that of a file that names none."""
 TIMM_CROP = 0.875
-"""timm's `crop_pct` where a file does not say it."""
+"""timm's `crop_pct` for a file that does not say it."""
 
 
 def view_of_processor(settings: dict[str, Any], image_size: int, kinds: Sequence[str] = TEACHERS) -> View:
-  """From the contents of a `preprocessor_config.json`; {} gives the settings of the model's publisher.
+  """Makes the view of a `preprocessor_config.json`'s contents; {} gives the settings of the model's publisher.
 
   Args:
     settings: the contents.
@@ -51,8 +51,8 @@ def view_of_processor(settings: dict[str, Any], image_size: int, kinds: Sequence
     kinds: keys of `PROCESSORS`, the first for settings that name no class.
 
   Raises:
-    UserError: it does not lead to the model's `image_size`, or not by bicubic or bilinear resizing.
-    ValueError, TypeError, LookupError: a value of another type.
+    UserError: the settings do not lead to the model's `image_size`, or not by bicubic or bilinear resizing.
+    ValueError, TypeError, LookupError: a value has another type.
   """
   made_for = str(settings.get('image_processor_type', settings.get('feature_extractor_type', kinds[0])))
   known = next((PROCESSORS[kind] for kind in kinds if kind.lower() in made_for.lower()), None)
@@ -79,11 +79,11 @@ def view_of_processor(settings: dict[str, Any], image_size: int, kinds: Sequence
 
 
 def view_of_timm(pretrained: dict[str, Any], image_size: int) -> View:
-  """From timm's `pretrained_cfg`, as `timm.data.create_transform` prepares images for evaluation.
+  """Makes the view of timm's `pretrained_cfg`, as `timm.data.create_transform` prepares images for evaluation.
 
   Raises:
-    UserError: a way of resizing that is not here.
-    ValueError, TypeError: a value of another type.
+    UserError: it resizes in a way that is not here.
+    ValueError, TypeError: a value has another type.
   """
   mode, share = pretrained.get('crop_mode') or 'center', pretrained.get('crop_pct') or TIMM_CROP
   given = pretrained.get('interpolation') or 'bicubic'
@@ -101,7 +101,7 @@ def view_of_timm(pretrained: dict[str, Any], image_size: int) -> View:
 
 
 def view_of_open_clip(settings: dict[str, Any], image_size: int) -> View:
-  """From `preprocess_cfg` of an `open_clip_config.json`; {} gives OpenAI's settings.
+  """Makes the view of the `preprocess_cfg` in an `open_clip_config.json`; {} gives OpenAI's settings.
 
   Raises:
     UserError: it resizes in a way that is not here.
@@ -119,7 +119,7 @@ def view_of_open_clip(settings: dict[str, Any], image_size: int) -> View:
 
 
 def processor_of_view(view: View) -> dict[str, Any]:
-  """The contents of a `preprocessor_config.json` that `view_of_processor` and transformers read."""
+  """Makes the contents of a `preprocessor_config.json` that `view_of_processor` and transformers read."""
   side = {'height': view.short_side, 'width': view.short_side} if view.squash else {'shortest_edge': view.short_side}
   return {
       'image_processor_type': 'CLIPImageProcessor', 'size': side,

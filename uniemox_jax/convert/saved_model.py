@@ -1,4 +1,4 @@
-"""Our students -> TensorFlow's SavedModel, by jax2tf. No other file of this package imports tensorflow."""
+"""Writes our students as TensorFlow's SavedModel, by jax2tf. No other file of this package imports tensorflow."""
 
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 def write_saved_model(folder: Path, student: ExportedStudent) -> list[str]:
   """Writes a SavedModel with the signature `serving_default`, for any batch size, on CPU, GPU and TPU.
 
-  Input: `images`, float32 (B, size, size, 3), normalised. Output, float32: a classifier's `logits` (B, classes), else
-  `tokens` (B, 1 + L, D), CLS first, after the final LayerNorm.
+  Its input is `images`, float32 (B, size, size, 3), normalised. Its output, float32, is a classifier's `logits`
+  (B, classes), else `tokens` (B, 1 + L, D), CLS first, after the final LayerNorm.
 
   Returns:
     [], since nothing is left behind.

@@ -1,7 +1,7 @@
 """The form in which models of this package are shared: a folder of plain files that every verb reads.
 
 `model.safetensors` holds the weights under our own names, `config.json` all that is needed to use them, and
-`checksums.sha256` what both must be. Nothing in them is code. Written by `export_torch --to=uniemox`.
+`checksums.sha256` the checksums of both. Nothing in them is code. `export_torch --to=uniemox` writes the folder.
 """
 
 from collections.abc import Mapping
@@ -25,11 +25,11 @@ CONFIG = 'config.json'
 CHECKSUMS = checksums.FOLDER
 MODEL_TYPE = 'uniemox'
 FORMAT = 1
-"""Of config.json. A reader refuses higher ones."""
+"""The format of config.json. A reader refuses higher ones."""
 DESCRIPTION = (
     'kind', 'model', 'tasks', 'labels', 'dataset', 'statistics', 'view', 'norm_pix', 'source', 'thresholds', 'training')
-"""What a config keeps of a checkpoint's description; thresholds of several classes, chosen on val; and for its card,
-where the weights come from and what was measured."""
+"""The keys of a config: those of a checkpoint's description; the thresholds of several classes, chosen on val; and, for
+its card, where the weights come from and what was measured."""
 
 
 def is_shared(path: Path) -> bool:
@@ -43,7 +43,7 @@ def write_shared(folder: Path, params: dict[str, Any], description: Mapping[str,
   Args:
     folder: the destination.
     params, description: as in a checkpoint; the description may hold 'thresholds'.
-    version: of this package.
+    version: the version of this package.
   """
   kept = {key: description[key] for key in DESCRIPTION if key in description}
   flat = traverse_util.flatten_dict(params, sep='/')
@@ -52,14 +52,14 @@ def write_shared(folder: Path, params: dict[str, Any], description: Mapping[str,
 
 
 def read_shared(folder: Path, digest: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-  """(params, description) of a folder in this form, checked against its checksums.
+  """Reads (params, description) of a folder in this form, checked against its checksums.
 
   Args:
-    folder: with the files.
-    digest: SHA-256 that the weights must have, 64 hexadecimal digits; None where only the folder's own count.
+    folder: the folder of the files.
+    digest: the SHA-256 that the weights must have, 64 hexadecimal digits; None if only the folder's own counts.
 
   Raises:
-    UserError: of a newer version; a file is damaged or missing; or weights and config do not agree.
+    UserError: a newer version wrote it; a file is damaged or missing; or weights and config do not agree.
   """
   config = hub.read_config(folder, CONFIG)
   if type(config.get('format')) is not int or config['format'] < 1:

@@ -5,7 +5,7 @@ from uniemox_jax.convert.clip_weights import BLOCK
 from uniemox_jax.convert.name_table import NameRule, block_rules, layer_norm_rules, linear_rules
 
 IGNORED = r'(vision|text)_model\.embeddings\.position_ids'
-"""Buffers, which some versions of transformers save."""
+"""The buffers that some versions of transformers save."""
 
 RULES = [
     NameRule('logit_scale', ('logit_scale',), name_table.BATCHED),

@@ -20,7 +20,7 @@ ENCODER_RULES = [
     NameRule('encoder/patch_embed/bias', ('vit.embeddings.patch_embeddings.projection.bias',))]
 ENCODER_RULES += block_rules('encoder/blocks', 'vit.encoder.layer.{}', _BLOCK)
 CLASSIFIER_RULES = ENCODER_RULES + layer_norm_rules('fc_norm', 'vit.layernorm') + linear_rules('head', 'classifier')
-"""Of `ViTForImageClassification`, whose head reads the class token after the LayerNorm."""
+"""The rules of `ViTForImageClassification`, whose head reads the class token after the LayerNorm."""
 ENCODER_RULES += layer_norm_rules('encoder/norm', 'vit.layernorm')
 DECODER_RULES = linear_rules('project', 'decoder.decoder_embed') + [
     NameRule('decoder/mask_token', ('decoder.mask_token',), name_table.BATCHED),
@@ -31,9 +31,9 @@ DECODER_RULES += linear_rules('decoder/predict', 'decoder.decoder_pred')
 RULES = ENCODER_RULES + DECODER_RULES
 
 POOLER = r'vit\.pooler\.dense\.(weight|bias)'
-"""Of bare `ViTModel`s, which no classifier reads."""
+"""The pooler of bare `ViTModel`s, which no classifier reads."""
 LEFT = rf'{POOLER}|classifier\.(weight|bias)'
-"""Parts of a ViT that an encoder does without."""
+"""The parts of a ViT that an encoder does not need."""
 
 ENCODER_SETTINGS = {
     'image_size': ('image_size', 224), 'patch_size': ('patch_size', 16), 'width': ('hidden_size', 768),
@@ -41,7 +41,7 @@ ENCODER_SETTINGS = {
 DECODER_SETTINGS = {
     'decoder_width': ('decoder_hidden_size', 512), 'decoder_depth': ('decoder_num_hidden_layers', 8),
     'decoder_heads': ('decoder_num_attention_heads', 16), 'mask_ratio': ('mask_ratio', 0.75)}
-"""Both: our argument -> (key in config.json, transformers' default)."""
+"""Our arguments by name -> (key in config.json, transformers' default)."""
 
 
 def canonical(name: str) -> str:
@@ -51,10 +51,10 @@ def canonical(name: str) -> str:
 
 
 def vit_arguments(hub: dict[str, Any]) -> dict[str, Any]:
-  """Keyword arguments of an encoder from the contents of a ViT's or ViTMAE's `config.json`.
+  """Reads the keyword arguments of an encoder from the contents of a ViT's or ViTMAE's `config.json`.
 
   Raises:
-    UserError: another model's config, or a setting that our ViT does not have.
+    UserError: it is another model's config, or has a setting that our ViT does not have.
   """
   if hub.get('model_type') not in ('vit', 'vit_mae'):
     raise UserError(f"it is of model_type '{hub.get('model_type')}', not 'vit' or 'vit_mae'")
@@ -66,7 +66,7 @@ def vit_arguments(hub: dict[str, Any]) -> dict[str, Any]:
 
 
 def vit_mae_arguments(hub: dict[str, Any]) -> dict[str, Any]:
-  """Keyword arguments of `UniEmoX` from the contents of a ViTMAE's `config.json`; errors as `vit_arguments`."""
+  """Reads the keyword arguments of `UniEmoX` from a ViTMAE's `config.json`; errors as for `vit_arguments`."""
   if hub.get('model_type') != 'vit_mae':
     raise UserError(f"it is of model_type '{hub.get('model_type')}', not 'vit_mae'")
   if type(hub.get('norm_pix_loss', False)) is not bool:
@@ -77,7 +77,7 @@ def vit_mae_arguments(hub: dict[str, Any]) -> dict[str, Any]:
 
 
 def class_names(hub: dict[str, Any]) -> list[str] | None:
-  """Names of a classifier's classes in the head's order, from `id2label`; None without it.
+  """Reads the names of a classifier's classes in the head's order, from `id2label`; None without it.
 
   Raises:
     UserError: they are not numbered 0, 1, 2, …
@@ -92,10 +92,10 @@ def class_names(hub: dict[str, Any]) -> list[str] | None:
 
 
 def task_of_head(hub: dict[str, Any]) -> str:
-  """The task of a classifier's head, as in `objectives.tasks`, from `problem_type`; without it, 'label'.
+  """Finds the task of a classifier's head, as in `objectives.tasks`, by `problem_type`; without it, 'label'.
 
   Raises:
-    UserError: it predicts numbers other than valence, arousal and dominance, or something unknown.
+    UserError: the head predicts numbers other than valence, arousal and dominance, or something unknown.
   """
   problem = hub.get('problem_type')
   if problem == 'regression':

@@ -1,4 +1,4 @@
-"""Which library wrote a weight file, by the names of its tensors: the file's own name does not matter."""
+"""Finds which library wrote a weight file by the names of its tensors; the file's own name does not matter."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -17,15 +17,15 @@ TITLES = {
     VIT: "a ViT or MAE in transformers' form"}
 CLIPS = (CLIP, OPENAI_CLIP)
 ZERO_SHOT = (*CLIPS, SIGLIP)
-"""Models of images and texts: teachers, and what can be asked in words."""
+"""The families of models of images and texts, which can be teachers, and can be asked in words."""
 ENOUGH = 0.5
-"""Share of a file's names that a family must know. The check against its table names the rest."""
+"""The share of a file's names that a family must know. The check against its table names the rest."""
 MAX_PARTS = 64
-"""State dicts of a checkpoint that are looked at."""
+"""How many state dicts of a checkpoint are looked at."""
 MAX_PREFIX = 3
-"""Parts of a name that may stand before what a family knows: 'model.student.backbone'."""
+"""How many parts of a name may stand before what a family knows, as in 'model.student.backbone'."""
 LEAST_UNDER_PREFIX = 0.2
-"""Share of a file's tensors that must lie under a prefix to be looked at alone."""
+"""The share of a file's tensors that must lie under a prefix to be looked at alone."""
 
 _TABLES = {
     CLIP: (clip_weights.RULES, clip_weights.IGNORED), OPENAI_CLIP: (clip_weights.OPENAI_RULES, clip_weights.IGNORED),
@@ -35,14 +35,14 @@ _TABLES = {
 """The rules of each family, and a regular expression of its other names."""
 _KNOWN = {family: {name for rule in rules for name in rule.theirs} for family, (rules, _) in _TABLES.items()}
 _CANONICAL: dict[str, Callable[[str], str]] = {OPENAI_CLIP: clip_weights.openai_name, VIT: vit_mae_weights.canonical}
-"""Of families whose files have several names for one tensor."""
+"""The functions that give one name, for families whose files have several names for one tensor."""
 
 
 def recognise(weights: Weights, key: str = '') -> str:
-  """The family of a file, a key of `TITLES`. Its tensors get the family's own names, without a prefix such as 'model.'.
+  """Finds a file's family, a key of `TITLES`. Its tensors get the family's names, without a prefix such as 'model.'.
 
   Args:
-    weights: from `weight_files.read_weights`. Tensors outside of the prefix are dropped, and named in `notes`.
+    weights: the result of `weight_files.read_weights`. Tensors without the prefix are dropped, and named in `notes`.
     key: what `--key` chooses: a state dict, which `read_weights` has taken, or a prefix.
 
   Raises:
@@ -91,7 +91,7 @@ def _unknown_by_name(weights: Weights, names: list[str]) -> str:
 
 
 def _unknown_parts(names: Iterable[str], keys: list[str]) -> set[str]:
-  """Those names under the keys of a checkpoint's other state dicts of which no family knows one."""
+  """The names under those keys of a checkpoint's other state dicts of which no family knows one."""
   parts = [{name for name in names if name.startswith(f'{key}.')} for key in keys[:MAX_PARTS]]
   return {name for part in parts if not any(_count_known(part, '').values()) for name in part}
 

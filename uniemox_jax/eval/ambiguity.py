@@ -1,6 +1,6 @@
-"""Emotion is ambiguous: how well answers fit images on which annotators disagree, whatever a model has learned of them.
+"""Emotion is ambiguous: this measures how well answers fit images on which annotators disagree.
 
-Where records have both the votes of annotators and one label, by the majority, models of the task 'distribution' and of
+If records have both the votes of annotators and one label, by the majority, models of the task 'distribution' and of
 the task 'label' are asked the same: over the classes that votes and labels share, against both truths.
 """
 
@@ -18,8 +18,8 @@ from uniemox_jax.objectives.tasks import Task, split_columns
 
 
 class Measure(NamedTuple):
-  """What is asked. metric: of `weighted_scores`. truth: 'majority' or 'votes'. direction: 1 if more is better, else -1.
-  """
+  """What is measured. metric: a metric of `weighted_scores`. truth: 'majority' or 'votes'. direction: 1 if more is
+  better, else -1."""
 
   metric: str
   truth: str
@@ -32,12 +32,12 @@ MEASURES = {
     'adaptive_ece': Measure('adaptive_ece', 'majority', -1), 'votes_adaptive_ece': Measure('adaptive_ece', 'votes', -1),
     'kl': Measure('kl', 'votes', -1), 'brier': Measure('brier', 'votes',
                                                        -1), 'entropy_pearson': Measure('entropy_pearson', 'votes', 1)}
-"""By the name that result.json has."""
+"""The measures, by their names in result.json."""
 
 
 class Truths(NamedTuple):
-  """Of every record of a split. classes: that votes and labels share. majority_N: int32, an index of them, -1 without
-  one. votes_NxC: float32, shares that sum to 1, NaN without votes."""
+  """Both truths of every record of a split. classes: those that votes and labels share. majority_N: int32, an index of
+  them, -1 without one. votes_NxC: float32, shares that sum to 1, NaN without votes."""
 
   classes: tuple[str, ...]
   majority_N: np.ndarray
@@ -45,27 +45,27 @@ class Truths(NamedTuple):
 
 
 class Answers(NamedTuple):
-  """What a model answered, and both truths, over the same classes. logits_NxC: float32; others as in `Truths`."""
+  """A model's answers and both truths, over the same classes. logits_NxC: float32. The others are as in `Truths`."""
 
   logits_NxC: np.ndarray
   majority_N: np.ndarray
   votes_NxC: np.ndarray
 
   def scores(self, name: str, weight_RxN: np.ndarray) -> np.ndarray:
-    """One of `MEASURES` under each of R weightings of the examples, see `weighted_scores`."""
+    """Computes one of `MEASURES` under each of R weightings of the examples, see `weighted_scores`."""
     measure = MEASURES[name]
     truth = self.majority_N if measure.truth == 'majority' else self.votes_NxC
     return weighted_scores(measure.metric, self.logits_NxC, truth, weight_RxN)
 
   def risk(self, coverage_K: np.ndarray) -> np.ndarray:
-    """The share of errors against the majority, where so many are answered; see `confidence.risk_coverage_curve`."""
+    """The share of errors against the majority if a share is answered, see `confidence.risk_coverage_curve`."""
     known_N = self.majority_N >= 0
     surest = surest_class(self.logits_NxC[known_N], self.majority_N[known_N])
     return risk_coverage_curve(*surest, coverage_K)
 
 
 def read_truths(split: Split) -> Truths | None:
-  """The votes and the majority of every record; None where there are not both, over two classes or more.
+  """Reads the votes and the majority of every record; None unless there are both, over two classes or more.
 
   Raises:
     UserError: the annotations are damaged.
@@ -84,7 +84,7 @@ def read_truths(split: Split) -> Truths | None:
 
 
 def shared_columns(tasks: Sequence[Task], truths: Truths | None) -> dict[str, np.ndarray]:
-  """Of each task that answers with one of the classes, the columns of its outputs that are those of `Truths.classes`.
+  """The columns of a task's outputs that are `Truths.classes`, for each task that answers with one of the classes.
 
   Their softmax is the prediction, given that the answer is one of these. {} without truths.
   """
@@ -95,15 +95,15 @@ def shared_columns(tasks: Sequence[Task], truths: Truths | None) -> dict[str, np
 
 
 def measure_ambiguity(tasks: Sequence[Task], outputs_NxW: np.ndarray, truths: Truths | None) -> dict[str, Any]:
-  """By task, {'ambiguity': …} for the result: `MEASURES`, and how many examples have a majority, and how many votes.
+  """Computes {'ambiguity': …} of the result, by task: `MEASURES`, and how many examples have a majority, and votes.
 
   Args:
-    tasks: of the model.
-    outputs_NxW: of its head, for every record.
-    truths: of these records; None gives {}, as do tasks of other kinds.
+    tasks: the model's tasks.
+    outputs_NxW: the outputs of its head for every record.
+    truths: the truths of these records; None gives {}, as do tasks of other kinds.
 
   Returns:
-    Values are None where the split leaves them undefined.
+    The entries. A value that the split leaves undefined is None.
   """
   outputs = split_columns(outputs_NxW, tasks)
   once_1xN = np.ones((1, len(outputs_NxW)))

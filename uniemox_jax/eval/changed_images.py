@@ -1,4 +1,4 @@
-"""What is said of test images whose persons or whose scene is taken away: how many of them show a person."""
+"""Says how many test images show a person, for tests in which persons or the scene are taken away."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from data_pipelines.records import manifest, reader
 
 
 def count_persons(split: reader.Split) -> tuple[int, int]:
-  """How many images of the whole split show a person, and how many there are."""
+  """Counts the images of the whole split that show a person, and all images."""
   counts = [found for name, found in manifest.read_manifest(split.folder)['splits'].items() if name in split.splits]
   with_person, examples = (sum(found[key] for found in counts) for key in ('with_person', 'examples'))
   return with_person, examples
 
 
 def report_persons(split: reader.Split) -> int:
-  """For a model of scene and person: prints how many images of the whole split show a person, and returns it."""
+  """Prints how many images of the whole split show a person, and returns it; for a model of scene and person."""
   with_person, examples = count_persons(split)
   print(
       f"persons: {with_person} of the {examples} images of {'+'.join(split.splits)} show one; the others use the scene "
@@ -24,10 +24,10 @@ def report_persons(split: reader.Split) -> int:
 
 
 def changes_of(text: str, split: reader.Split) -> tuple[str, ...]:
-  """The changes that a `test_changes` names, for the images of a split.
+  """Reads the changes that a `test_changes` names, for the images of a split.
 
   Raises:
-    UserError: one is unknown, or takes persons or scenes away where no image shows a person.
+    UserError: a change is unknown, or takes persons or scenes away and no image shows a person.
   """
   changes = read_changes(text)
   if removals := [name for name in changes if name in REMOVALS and not count_persons(split)[0]]:
@@ -38,11 +38,11 @@ def changes_of(text: str, split: reader.Split) -> tuple[str, ...]:
 
 
 def describe_change(change: str, split: reader.Split) -> dict[str, Any]:
-  """What the result on changed images says besides; prints how many images show no person where that matters.
+  """Returns what else the result on changed images says, and prints how many images show no person if that matters.
 
   Returns:
-    {} without a change; else 'test_change', and for what is taken away 'with_person' and 'whole_split', the numbers
-    of `count_persons`.
+    {} without a change; else 'test_change', and if something is taken away 'with_person' and 'whole_split', the
+    numbers of `count_persons`.
   """
   if not change:
     return {}

@@ -1,4 +1,4 @@
-"""A frozen encoder's features for every record: extracted once, on all devices, and cached on disk."""
+"""A frozen encoder's features of every record: computed once, on all devices, and cached on disk."""
 
 import functools
 from typing import Any, NamedTuple
@@ -36,8 +36,9 @@ norm."""
 
 
 class FrozenEncoder(NamedTuple):
-  """graphdef, params: of a module with `.features`; params are numpy arrays. statistics: of its pixels. step: of its
-  checkpoint, None where there is none. digest: of all of it. person: whether it takes the person view too."""
+  """A frozen encoder. graphdef, params: a module with `.features`; params are numpy arrays. statistics: those of its
+  pixels. step: that of its checkpoint, or None. digest: the digest of all of it. person: whether it takes the person
+  view too."""
 
   graphdef: nnx.GraphDef
   params: dict[str, Any]
@@ -48,23 +49,23 @@ class FrozenEncoder(NamedTuple):
 
 
 class Features(NamedTuple):
-  """features_NxD: float32. label_N: int32, -1 for no label."""
+  """The features of N records. features_NxD: float32. label_N: int32, -1 for no label."""
 
   features_NxD: np.ndarray
   label_N: np.ndarray
 
 
 def load_frozen(source: Source | None, model: dict[str, Any], *, dtype: DTypeLike, seed: int) -> FrozenEncoder:
-  """The encoder of `--config.init`, as `load_encoder(...).features` uses it. Prints which parameters were loaded.
+  """Loads the encoder of `--config.init`, as `load_encoder(...).features` uses it, and prints what was loaded.
 
   Args:
     source: what `--config.init` names, see `initial_weights.open_source`; None draws it from `seed`.
     model: the config's `model`: the encoder's shape. Position embeddings of another image size are resized.
-    dtype: of the computation.
-    seed: for None.
+    dtype: the dtype of the computation.
+    seed: the seed that is used if `source` is None.
 
   Raises:
-    UserError: it is of another model.
+    UserError: the source is another model.
   """
   if source is None:
     build = builder(MODULES['encoder'], dtype=dtype, **model)
@@ -81,10 +82,10 @@ def load_frozen(source: Source | None, model: dict[str, Any], *, dtype: DTypeLik
 
 
 def load_fused(source: Source | None, model: dict[str, Any], *, dtype: DTypeLike) -> FrozenEncoder:
-  """As `load_frozen`, but the features are gamma: what pretraining fuses of scene and person, of whole views.
+  """Loads a frozen model whose features are gamma: what pretraining fuses of scene and person, here of whole views.
 
   Raises:
-    UserError: as there; or there is no gamma.
+    UserError: as for `load_frozen`; or there is no gamma.
   """
   if source is None or source.kind != 'uniemox' or not source.model.get('semantic', True):
     raise UserError(
@@ -119,13 +120,13 @@ def _features(
 def split_features(
     frozen: FrozenEncoder, split: Split, cache_dir: str, *, image_size: int, batch_size: int, mesh: Mesh,
     change: str = '') -> Features:
-  """The features of every record's evaluation view, read from `cache_dir` where they are cached already.
+  """Computes the features of every record's evaluation view, or reads them from `cache_dir` if they are cached.
 
   A cached file is for one encoder, choice of records, image size, change of the images (see `pipeline.eval_batches`)
   and compute dtype. Several hosts share it.
 
   Raises:
-    UserError: a damaged shard, or a damaged cached file.
+    UserError: a shard or a cached file is damaged.
     Preempted: SIGTERM came.
   """
   changed = {'change': change} if change else {}

@@ -1,9 +1,9 @@
-"""outputs.npz: what a run predicted for every tested example, and what is true, kept beside result.json.
+"""The file outputs.npz keeps what a run predicted for every tested example, and what is true, beside result.json.
 
-Of changed test images it is outputs_CHANGE.npz.
+For changed test images its name is outputs_CHANGE.npz.
 
-`compare` draws test images from it anew, to say how far a result hangs on them. Some 40 bytes an example and 8 classes;
-twice that where records have votes and a majority, see `ambiguity`.
+`compare` draws test images from it anew, to say how far a result depends on them. With 8 classes it takes some 40 bytes
+an example, and twice that if records have votes and a majority, see `ambiguity`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,9 @@ from uniemox_jax.runtime.distributed import is_primary
 
 
 class KeptOutputs(NamedTuple):
-  """Of one task. example_N: uint64, see `example_keys`. outputs_NxC: float32, as the head gives them. target: class
-  indices of 'label', int32 (N,), -1 for none; else float32 (N, C) as `tasks.prepare_targets` gives it, NaN for none."""
+  """The kept outputs of one task. example_N: uint64, see `example_keys`. outputs_NxC: the head's outputs, float32.
+  target: for 'label' class indices int32 (N,), -1 for none; else float32 (N, C) of `tasks.prepare_targets`, NaN for
+  none."""
 
   example_N: np.ndarray
   outputs_NxC: np.ndarray
@@ -32,7 +33,7 @@ class KeptOutputs(NamedTuple):
 
 
 def example_keys(split: Split) -> np.ndarray:
-  """A number for each record that is the same in every split, fold and build: 8 bytes of its id's SHA-256; uint64."""
+  """A number of each record that is the same in every split, fold and build: 8 bytes of its id's SHA-256, uint64."""
   digests = (hashlib.sha256(found.id.encode()).digest()[:8] for found in split.annotations())
   return np.fromiter(map(int.from_bytes, digests), np.uint64, split.num_examples)
 
@@ -47,13 +48,13 @@ def keep_outputs(
   """Writes outputs.npz, on the primary host alone.
 
   Args:
-    folder: of the run.
-    config_hash: of its config, which result.json has too.
+    folder: the run's folder.
+    config_hash: the hash of its config, which result.json has too.
     example_N: see `example_keys`.
-    tasks: whose outputs they are.
+    tasks: the tasks whose outputs they are.
     found: 'outputs' (N, W), and the target of every task, as `split_outputs` returns them.
-    truths: of the examples, where they have votes and a majority.
-    change: of the images, '' for none.
+    truths: the truths of the examples, if they have votes and a majority.
+    change: the change of the images, '' for none.
   """
   if not is_primary():
     return
@@ -74,10 +75,10 @@ def keep_outputs(
 
 
 def read_outputs(folder: str, config_hash: str, task: str, change: str = '') -> KeptOutputs | None:
-  """What `keep_outputs` wrote of a task; None where an earlier version ran, which kept nothing.
+  """Reads what `keep_outputs` wrote of a task; None if an earlier version ran, which kept nothing.
 
   Raises:
-    UserError: it is damaged, or another run's.
+    UserError: the file is damaged, or another run's.
   """
   shape: tuple[int | None, ...] = (None,) if task == 'label' else (None, None)
   found = _read(
@@ -86,7 +87,7 @@ def read_outputs(folder: str, config_hash: str, task: str, change: str = '') -> 
 
 
 def read_answers(folder: str, config_hash: str, task: str) -> tuple[np.ndarray, Answers] | None:
-  """The keys of the examples, and a task's answers, of a run whose result has an 'ambiguity' for it; else as above."""
+  """Reads the examples' keys and a task's answers, for a run whose result has 'ambiguity'; else as `read_outputs`."""
   names = {'example': (None,), f'{task}_outputs': (None, None), f'{task}_shared': (None,)}
   found = _read(_path(folder, ''), config_hash, **names, majority=(None,), votes=(None, None))
   if found is None:

@@ -17,9 +17,9 @@ from uniemox_jax.runtime.sharding import BATCH, replicate
 NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 TEMPERATURE = 0.07
 CHUNK = 256
-"""Queries per device at a time: with 100,000 training images, 100 MB of similarities."""
+"""The number of queries per device at a time: with 100,000 training images, 100 MB of similarities."""
 MIN_SHARE = 1e-6
-"""The share of the votes given to a class without any, so that its logarithm is finite."""
+"""The share of votes that a class without votes is given, so that its logarithm is finite."""
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -29,15 +29,15 @@ def _nearest(query_QxD: jax.Array, bank_NxD: jax.Array, count: int) -> tuple[jax
 
 
 def neighbours(query_QxD: np.ndarray, bank_NxD: np.ndarray, count: int, mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
-  """The nearest training images of each query by cosine, nearest first; of equals, the earlier in the bank.
+  """Finds the nearest training images of each query by cosine, nearest first; of equals, the earlier in the bank.
 
   Args:
     query_QxD, bank_NxD: float32 features of the queries and of the training images, the same on every host.
-    count: K, at most N.
-    mesh: the queries are split over it; every device holds the whole bank.
+    count: the number K of neighbours, at most N.
+    mesh: the devices over which queries are split; each holds the whole bank.
 
   Returns:
-    Cosines float32 (Q, K); positions in the bank int32 (Q, K).
+    The cosines, float32 (Q, K), and the positions in the bank, int32 (Q, K).
   """
   rows = CHUNK * mesh.size
   bank_NxD = jax.jit(unit)(replicate(bank_NxD, mesh))
@@ -54,7 +54,7 @@ def neighbours(query_QxD: np.ndarray, bank_NxD: np.ndarray, count: int, mesh: Me
 
 
 def log_shares(cosine_QxK: np.ndarray, label_QxK: np.ndarray, classes: int) -> np.ndarray:
-  """Logarithms of the classes' shares of the votes, float64 (Q, C), at least log `MIN_SHARE`.
+  """The logarithms of the classes' shares of the votes, float64 (Q, C), at least log `MIN_SHARE`.
 
   A neighbour votes for its class with weight exp(cosine / temperature).
   """
@@ -69,16 +69,16 @@ def probe_knn(
   """Chooses the number of neighbours that is best on val; of equals, the smaller.
 
   Args:
-    train, val_NxD: features_NxD float32 and label_N, class indices; features of val.
-    classes: C.
+    train, val_NxD: features_NxD float32 and label_N, class indices, of train; features of val.
+    classes: the number C of classes.
     mesh: see `neighbours`.
-    val_score: from logits on val to the score, higher is better.
+    val_score: a function from logits on val to the score; higher is better.
 
   Returns:
-    The classifier, from features (N, D) to logits (N, C) as `log_shares` gives them; the choice, for result.json.
+    The classifier, from features (N, D) to logits (N, C) as `log_shares` gives them; and the choice, for result.json.
 
   Raises:
-    UserError: fewer training images than the smallest number of neighbours.
+    UserError: there are fewer training images than the smallest number of neighbours.
   """
   bank_NxD, label_N = train
   allowed = [count for count in NEIGHBOURS if count <= len(label_N)]

@@ -1,4 +1,4 @@
-"""Label maps: from a model's classes and a dataset's to classes that both have (docs/protocols.md).
+"""Label maps lead from a model's classes and from a dataset's to classes that both have (docs/protocols.md).
 
 A map is JSON: {"source": {class of the model: target}, "target": {class of the dataset: target}}. A target of null
 leaves the class out on purpose; "target": {} maps each class to itself; "why" may give reasons. A map may name classes
@@ -21,8 +21,8 @@ SIDES = ('source', 'target')
 
 
 class LabelMap(NamedTuple):
-  """A map as read. name: of the shipped map, or of the file without its ending. source, target: as in the file. given:
-  the shipped map or the file as the user named it."""
+  """A map as read. name: the name of the shipped map, or of the file without its ending. source, target: as in the
+  file. given: the shipped map or the file as the user named it."""
 
   name: str
   source: dict[str, str | None]
@@ -31,8 +31,8 @@ class LabelMap(NamedTuple):
 
 
 class ResolvedMap(NamedTuple):
-  """classes: the target classes. of_source_C, of_target_K: for each class of the model and of the dataset, the index of
-  its target in `classes`; -1 is left out."""
+  """A map applied to two label tables. classes: the target classes. of_source_C, of_target_K: for each class of the
+  model and of the dataset, the index of its target in `classes`; -1 is left out."""
 
   classes: tuple[str, ...]
   of_source_C: np.ndarray
@@ -40,12 +40,12 @@ class ResolvedMap(NamedTuple):
 
 
 def shipped_names() -> list[str]:
-  """Names of the maps that come with the package."""
+  """The names of the maps that come with the package."""
   return sorted(path.name.removesuffix('.json') for path in FOLDER.iterdir())
 
 
 def load_label_map(source: str) -> LabelMap:
-  """A shipped map by its name, or a map in a .json file.
+  """Loads a shipped map by its name, or a map in a .json file.
 
   Raises:
     UserError: it does not exist, or is not a map.
@@ -69,7 +69,7 @@ def load_label_map(source: str) -> LabelMap:
 
 
 def resolve(label_map: LabelMap | None, source: Sequence[str], target: Sequence[str]) -> ResolvedMap:
-  """Applies a map to the model's classes `source` and the dataset's `target`; None is for equal classes.
+  """Applies a map to the model's classes `source` and the dataset's `target`; no map is needed for equal classes.
 
   Raises:
     UserError: a class of either side is not in the map, no class of the model leads to one of the dataset's, or there
@@ -102,7 +102,7 @@ def resolve(label_map: LabelMap | None, source: Sequence[str], target: Sequence[
 
 
 def mapped_logits(logits_NxC: np.ndarray, resolved: ResolvedMap) -> np.ndarray:
-  """Log-probabilities of the targets, float64 (N, T).
+  """The log-probabilities of the targets, float64 (N, T).
 
   A target's probability is the sum over its classes; classes that are left out are renormalised away.
   """
@@ -121,7 +121,7 @@ def mapped_labels(label_N: np.ndarray, resolved: ResolvedMap,
   """The targets of the true classes `label_N`, indices into the dataset's classes `labels`, -1 for none.
 
   Returns:
-    Indices into `resolved.classes`, -1 for examples that are left out; and their number by class, '' for no class.
+    Indices into `resolved.classes`, -1 for examples that are left out; and the number of these by class, '' for none.
   """
   mapped_N = np.where(label_N >= 0, resolved.of_target_K[label_N], -1)
   left_out, counts = np.unique(label_N[mapped_N < 0], return_counts=True)
@@ -129,6 +129,6 @@ def mapped_labels(label_N: np.ndarray, resolved: ResolvedMap,
 
 
 def describe_left_out(left_out: dict[str, int], examples: int) -> str:
-  """One line for people."""
+  """Says in one line for people what was left out."""
   counts = ', '.join(f"{name or 'no class'} {count}" for name, count in left_out.items())
   return f'left out: {sum(left_out.values())} of {examples} images' + (f' ({counts})' if counts else '')

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from data_pipelines.errors import UserError
 
 MAX_ITERATIONS = 1000
+COLUMN_PARTS = 8
 STEPS_PER_DECADE = 8
 DECADES = 6
 """The strength lies between 10^-6 and 10^6."""
@@ -21,29 +22,50 @@ FIRST_STEP = 2 * STEPS_PER_DECADE
 """The sweep starts at every second decade: 1e-6, 1e-4, ..., 1e6."""
 
 
-class LinearProbe(NamedTuple):
-  """mean_D, std_D: of the training features. kernel_DxC, bias_C: for the standardised features. All float64.
-  converged: whether the fit did, within `MAX_ITERATIONS`."""
+class Standard(NamedTuple):
+  """How features are standardised. mean_D, std_D: those of the training features, float64; std 1 for a constant one."""
 
   mean_D: np.ndarray
   std_D: np.ndarray
-  kernel_DxC: np.ndarray
-  bias_C: np.ndarray
-  converged: bool
 
   def __call__(self, features_NxD: np.ndarray) -> np.ndarray:
-    """Logits, float64 (N, C)."""
-    return ((features_NxD - self.mean_D) / self.std_D) @ self.kernel_DxC + self.bias_C
+    """Standardises features to float64 (N, D), in place: beside the features, memory holds no more than this."""
+    standard_NxD = features_NxD.astype(np.float64)
+    standard_NxD -= self.mean_D
+    standard_NxD /= self.std_D
+    return standard_NxD
+
+
+def standard_of(features_NxD: np.ndarray) -> Standard:
+  """The statistics of training features, some columns at a time, since numpy makes a copy of all that it takes."""
+  parts = np.array_split(features_NxD, COLUMN_PARTS, axis=1)
+  mean_D, std_D = (
+      np.concatenate([moment(part, axis=0, dtype=np.float64) for part in parts]) for moment in (np.mean, np.std))
+  return Standard(mean_D, np.where(std_D > 0, std_D, 1.0))
+
+
+class LinearProbe(NamedTuple):
+  """A fitted probe, in float64. kernel_DxC, bias_C: they apply to features as `standard` gives them. converged: whether
+  the fit did, within `MAX_ITERATIONS`."""
+
+  standard: Standard
+  kernel_DxC: np.ndarray
+  bias_C: np.ndarray
+  converged: bool = True
+
+  def __call__(self, features_NxD: np.ndarray) -> np.ndarray:
+    """The logits or ratings, float64 (N, C)."""
+    return self.standard(features_NxD) @ self.kernel_DxC + self.bias_C
 
 
 def fit_probe(features_NxD: np.ndarray, label_N: np.ndarray, classes: Sequence[str], strength: float) -> LinearProbe:
   """Minimises Σ cross-entropy + strength / 2 · ‖kernel‖² over standardised features; the bias is free.
 
   Args:
-    features_NxD: of the training images. A feature that is constant there becomes 0.
+    features_NxD: the features of the training images. A feature that is constant there becomes 0.
     label_N: class indices.
-    classes: their names.
-    strength: of L2: 1 / C of scikit-learn.
+    classes: the names of the classes.
+    strength: the strength of L2, which is 1 / C of scikit-learn.
 
   Raises:
     UserError: a class has no training image.
@@ -53,19 +75,16 @@ def fit_probe(features_NxD: np.ndarray, label_N: np.ndarray, classes: Sequence[s
     raise UserError(
         f'a linear probe needs training images of two or more classes, and there are none of '
         f'{", ".join(absent) or "a second one"}: raise --config.fraction, or take another dataset')
-  features_NxD = features_NxD.astype(np.float64)
-  mean_D, std_D = features_NxD.mean(axis=0), features_NxD.std(axis=0)
-  std_D = np.where(std_D > 0, std_D, 1.0)
+  standard = standard_of(features_NxD)
   model = LogisticRegression(C=1 / strength, max_iter=MAX_ITERATIONS)
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter('always', ConvergenceWarning)
-    model.fit((features_NxD - mean_D) / std_D, label_N)
+    model.fit(standard(features_NxD), label_N)
   kernel_CxD, bias_C = model.coef_, model.intercept_
   if len(classes) == 2:  # scikit-learn keeps a single log-odds.
     kernel_CxD, bias_C = np.concatenate([0 * kernel_CxD, kernel_CxD]), np.append(0, bias_C)
   return LinearProbe(
-      mean_D, std_D, kernel_CxD.T, bias_C,
-      not any(issubclass(warning.category, ConvergenceWarning) for warning in caught))
+      standard, kernel_CxD.T, bias_C, not any(issubclass(warning.category, ConvergenceWarning) for warning in caught))
 
 
 def sweep(score: Callable[[float], float]) -> tuple[float, list[tuple[float, float]]]:
@@ -75,7 +94,7 @@ def sweep(score: Callable[[float], float]) -> tuple[float, list[tuple[float, flo
   strengths are tried. Of equal scores, the stronger wins.
 
   Args:
-    score: of a strength, on val.
+    score: a function from a strength to the score on val.
 
   Returns:
     The strength; and (strength, score) of all that were tried, weakest first.
@@ -101,7 +120,7 @@ def probe_linear(
   """Fits on train, features_NxD and label_N, at the strength that is best by `val_score` of a fitted probe on val.
 
   Returns:
-    The probe; the choice, for result.json.
+    The probe; and the choice, for result.json.
 
   Raises:
     UserError: see `fit_probe`.

@@ -10,9 +10,10 @@ from uniemox_jax.train import run_folder
 
 def result_path(
     workdir: str, split: str, dataset: str = '', label_map: str = '', final: str = 'test', change: str = '') -> str:
-  """result.json; of another split, dataset, label map or changed images, result_[DATASET]_[SPLIT]_[MAP]_[CHANGE].json.
+  """The path of result.json, or of result_[DATASET]_[SPLIT]_[MAP]_[CHANGE].json for another split, dataset, label map
+  or changed images.
 
-  `final` is the split of the run's own result, which goes without its name.
+  `final` is the split of the run's own result, which is not named.
   """
   parts = ('result', dataset, split if split != final else '', label_map, change)
   return os.path.join(workdir, '_'.join(filter(None, parts)) + '.json')
@@ -24,7 +25,7 @@ def write_result(
   """Writes a result, on the primary host alone, and returns it.
 
   dataset, split: what was evaluated. init: where the weights, or the training that made them, started.
-  checkpoint_step: of the evaluated checkpoint; None if there is none. config_hash: of the run's config.
+  checkpoint_step: that of the evaluated checkpoint, or None. config_hash: the hash of the run's config.
   """
   result = {
       'dataset': dataset, 'split': split, 'init': init, 'checkpoint_step': checkpoint_step, 'config_hash': config_hash,
@@ -35,10 +36,10 @@ def write_result(
 
 
 def read_result(folder: str, change: str = '') -> dict[str, Any] | None:
-  """The result.json in a run's folder, or that on changed test images; None without one.
+  """Reads the result.json in a run's folder, or that on changed test images; None without one.
 
   Raises:
-    UserError: it is damaged, or another run's.
+    UserError: the file is damaged, or another run's.
   """
   path, config_path = result_path(folder, 'test', change=change), os.path.join(folder, 'config.json')
   if not exists(path):

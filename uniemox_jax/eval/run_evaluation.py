@@ -73,24 +73,25 @@ def evaluate(workdir: str, split_name: str | None = None, data_dir: str | None =
   records that no longer lie where the run read them.
 
   Returns:
-    What result.json holds: dataset, split, every metric, checkpoint_step, config_hash. Nothing depends on the clock.
+    The content of result.json: dataset, split, every metric, checkpoint_step, config_hash. Nothing depends on the
+    clock.
 
   Raises:
-    UserError: no such run, records or split.
+    UserError: there is no such run, no such records or split.
   """
   return next(evaluations(workdir, split_name, data_dir))
 
 
 def evaluations(workdir: str, split_name: str | None = None, data_dir: str | None = None,
                 test_changes: str = '') -> Iterator[dict[str, Any]]:
-  """As `evaluate`, and then the same on changed images, each in result_CHANGE.json and outputs_CHANGE.npz.
+  """Does what `evaluate` does, and then the same on changed images, with result_CHANGE.json and outputs_CHANGE.npz.
 
   Args:
     workdir, split_name, data_dir: as for `evaluate`.
-    test_changes: joined by +, see `image_changes.read_changes`.
+    test_changes: the changes joined by +, see `image_changes.read_changes`.
 
   Yields:
-    What each file holds when it is written; of changed images, also what `describe_change` says.
+    The content of each file when it is written; for changed images, also what `describe_change` says.
 
   Raises:
     UserError: as `evaluate`; or a change is unknown, or needs persons where there are none.
@@ -136,13 +137,13 @@ def evaluate_on(
   Args:
     workdir, split_name, data_dir: as for `evaluate`.
     dataset: the other dataset.
-    label_map: see `label_maps.load_label_map`; None where both have the same classes.
+    label_map: see `label_maps.load_label_map`; None if both have the same classes.
 
   Returns:
-    What the file holds: as `evaluate`, and trained_on, label_map, and left_out (examples by class).
+    The content of the file: that of `evaluate`, and trained_on, label_map, and left_out (examples by class).
 
   Raises:
-    UserError: no such run, records, split or map; a map that does not fit; or a model without a single label.
+    UserError: there is no such run, records, split or map; the map does not fit; or the model has no single label.
   """
   run = _FinetunedRun(workdir)
   classes = next((task.outputs for task in run.tasks if task.name == 'label'), None)
@@ -165,7 +166,7 @@ def evaluate_on(
 
 
 def describe_domains(result: dict[str, Any]) -> str:
-  """A line for each domain, the one with the worst first task first; '' without domains."""
+  """Writes a line for each domain, the one with the worst first task first; '' without domains."""
   lines = []
   for domain, measured in result.get('domains', {}).items():
     scores = {name: measured[name].get(KINDS[name].score) for name in KINDS if name in measured}
@@ -177,7 +178,7 @@ def describe_domains(result: dict[str, Any]) -> str:
 
 
 def describe_result(result: dict[str, Any]) -> str:
-  """One line for people."""
+  """Puts a result into one line for people."""
   if 'tasks' not in result:
     scores = f"top-1 {result['top1']:.4f}, top-3 {result['top3']:.4f}, macro-F1 {result['macro_f1']:.4f}"
     if 'macro_f1_present' in result:

@@ -1,4 +1,4 @@
-"""A frozen model's outputs for every record of a split: each record once, in order, on all hosts and devices."""
+"""Computes a frozen model's outputs for every record of a split: each once, in order, on all hosts and devices."""
 
 from collections.abc import Callable, Sequence
 import sys
@@ -23,23 +23,24 @@ def split_outputs(
     apply: Callable[[Fields, Fields], Fields], split: reader.Split, fields: Sequence[str], *, image_size: int,
     batch_size: int, mesh: Mesh, person: bool = False, view: Callable[[Any], Any] | None = None, change: str = '',
     progress: str | None = None) -> dict[str, np.ndarray]:
-  """The outputs of `apply` for every example of a split, in order, the same on every host.
+  """Computes the outputs of `apply` for every example of a split, in order, the same on every host.
 
   Args:
-    apply: takes the views, 'image' uint8 (B, S, S, 3) and with `person` 'person' likewise, and the other fields of the
-      batch, all split over the mesh. Returns the other fields and 'outputs' (B, W), whole on every host.
+    apply: a function that takes the views, 'image' uint8 (B, S, S, 3) and with `person` 'person' likewise, and the
+      other fields of the batch, all split over the mesh. It returns the other fields and 'outputs' (B, W), whole on
+      every host.
     split: the records.
-    fields: targets of tasks: 'label' or keys of `targets.FIELDS`.
+    fields: the targets of tasks: 'label' or keys of `targets.FIELDS`.
     image_size, person, view, change: see `pipeline.eval_batches`; S is the size.
     batch_size: rounded up to a multiple of the devices in `mesh`.
     mesh: the devices.
-    progress: starts the lines that report progress; None prints none.
+    progress: the beginning of the lines that report progress; None prints none.
 
   Returns:
     'outputs' (N, W) and `fields`.
 
   Raises:
-    UserError: a damaged shard, or outputs that are not finite.
+    UserError: a shard is damaged, or outputs are not finite.
     Preempted: SIGTERM came.
   """
   batch_size = -(-batch_size // mesh.size) * mesh.size

@@ -1,4 +1,4 @@
-"""A fine-tuned classifier, from its checkpoint to its metrics on a split."""
+"""Measures a fine-tuned classifier on a split, from its checkpoint to its metrics."""
 
 from collections.abc import Sequence
 import functools
@@ -24,11 +24,11 @@ from uniemox_jax.train.open_model import open_student
 from uniemox_jax.train.state import builder, graphdef_of
 
 MAX_DOMAINS = 100
-"""Domains that are measured one by one; more are no styles or sources, but names of files, say."""
+"""The most domains that are measured one by one; if there are more, they are something else, such as names of files."""
 
 
 def load_trained(path: str) -> tuple[Checkpoint, nnx.GraphDef]:
-  """A fine-tuned checkpoint and its classifier.
+  """Loads a fine-tuned checkpoint and its classifier.
 
   Raises:
     UserError: `path` is no checkpoint, or one without a classifier.
@@ -50,10 +50,10 @@ def _outputs(classifier: nnx.GraphDef, view: View, params: dict[str, Any], views
 def predict_split(
     classifier: nnx.GraphDef, params: dict[str, Any], split: reader.Split, fields: Sequence[str], *, image_size: int,
     batch_size: int, mesh: Mesh, view: View | None = None, change: str = '') -> dict[str, np.ndarray]:
-  """`split_outputs` of a classifier: 'outputs' float32 (N, W), and the targets `fields`, named after their tasks.
+  """Computes `split_outputs` of a classifier: 'outputs' float32 (N, W), and the targets `fields`, named by task.
 
   Raises:
-    UserError: a damaged shard, or outputs that are not finite.
+    UserError: a shard is damaged, or outputs are not finite.
     Preempted: SIGTERM came.
   """
   person = nnx.merge(classifier, params).view_count == 2
@@ -67,11 +67,11 @@ def predict_split(
 def predict_tasks(
     classifier: nnx.GraphDef, params: dict[str, Any], split: reader.Split, tasks: Sequence[Task],
     **options: Any) -> dict[str, np.ndarray]:
-  """`predict_split` of what a model's tasks need: 'outputs', and the targets, named after the tasks.
+  """Computes `predict_split` with what a model's tasks need: 'outputs', and the targets, named by task.
 
   Args:
     classifier, params, split: as for `predict_split`; so are the `options`.
-    tasks: those that the head was made for.
+    tasks: the tasks that the head was made for.
 
   Raises:
     UserError: the split lacks what a task needs; or as for `predict_split`.
@@ -87,7 +87,7 @@ def predict_tasks(
 def measure_split(
     split: reader.Split, tasks: Sequence[Task], found: dict[str, np.ndarray],
     thresholds: Sequence[float | None] | None = None, by_domain: bool = False) -> dict[str, Any]:
-  """Loss and metrics over a whole split, every example counted exactly once.
+  """Computes loss and metrics over a whole split, every example counted exactly once.
 
   Args:
     split, tasks: what was predicted.

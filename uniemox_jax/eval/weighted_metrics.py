@@ -1,6 +1,6 @@
-"""Metrics that compare results, where every example counts several times or not at all.
+"""Metrics for comparing results, in which an example may count several times or not at all.
 
-A resample of the test images is a weight for each: how often it was drawn. All resamples are computed together.
+A resample of the test images is a weight for each image: how often it was drawn. All resamples are computed together.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from uniemox_jax.objectives import metrics
 
 
 def weighted_scores(metric: str, outputs_NxC: np.ndarray, target: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
-  """A metric under each of R weightings of its examples, float64 (R,); NaN where it is undefined.
+  """Computes a metric under each of R weightings of its examples, float64 (R,); NaN where it is undefined.
 
   Args:
-    metric: a score of `tasks.KINDS`, or 'pearson'; of a label or votes, one of `metrics.CONFIDENCE`; of votes,
-      'brier', or 'entropy_pearson', that of the entropies of prediction and votes.
-    outputs_NxC: float32, as the head gives them.
+    metric: a score of `tasks.KINDS`, or 'pearson'; for a label or votes, one of `metrics.CONFIDENCE`; for votes,
+      'brier', or 'entropy_pearson', the correlation of the entropies of prediction and votes.
+    outputs_NxC: the outputs of the head, float32.
     target: as `kept_outputs.KeptOutputs` has it.
     weight_RxN: how often each example counts, at least 0; its dtype, float32 or float64, is that of the sums.
   """

@@ -1,4 +1,4 @@
-"""Where a ViT looks: attention rollout, and the relevance of patches to a class by gradients (docs/look.md).
+"""Computes where a ViT looks: attention rollout, and the relevance of patches to a class by gradients (docs/look.md).
 
 The model runs unchanged, except that its encoder's blocks also return their attention matrices: training costs nothing
 more. Classifiers of one view and of scene and person are explained in the same way.
@@ -27,7 +27,7 @@ class Maps(NamedTuple):
 
 
 class _OpenBlocks:
-  """In place of `layers.Blocks`: the same tokens, and the attention matrices in `attention_NxIxHxTxT`.
+  """Takes the place of `layers.Blocks`: the same tokens, and the attention matrices in `attention_NxIxHxTxT`.
 
   `offset_NxIxHxTxT` is added to them after the softmax. The gradient by an offset of zero is theirs.
   """
@@ -56,7 +56,8 @@ class _OpenBlocks:
 def run_openly(
     graphdef: nnx.GraphDef, params: dict[str, Any], run: Callable[[Any], jax.Array],
     offset_NxIxHxTxT: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-  """The result of `run`, which calls the model's `image_tower` once, and its attention, float32 (N, I, H, T, T)."""
+  """Calls `run`, which calls the model's `image_tower` once; returns its result and the attention, float32
+  (N, I, H, T, T)."""
   model = nnx.merge(graphdef, params)
   tower = image_tower(model)
   blocks = tower.blocks = _OpenBlocks(tower.blocks.layers, offset_NxIxHxTxT)
@@ -64,12 +65,12 @@ def run_openly(
 
 
 def image_tower(model: Any) -> Any:
-  """The ViT in it: a student's encoder, or the tower of a CLIP that is asked in words."""
+  """The ViT in a model: a student's encoder, or the tower of a CLIP that is asked in words."""
   return model.model.vision if isinstance(model, ZeroShotClassifier) else model.encoder
 
 
 def rollout(attention_NxIxHxTxT: jax.Array) -> jax.Array:
-  """Attention rollout, (I, T, T): the product over the blocks of E_h[A] + 1, rows scaled to sum 1, the last leftmost.
+  """Attention rollout (I, T, T): the product over the blocks of E_h[A] + 1, rows scaled to sum 1, the last leftmost.
 
   Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, section 3.
   """
@@ -79,7 +80,7 @@ def rollout(attention_NxIxHxTxT: jax.Array) -> jax.Array:
 
 
 def relevance(attention_NxIxHxTxT: jax.Array, gradient_NxIxHxTxT: jax.Array) -> jax.Array:
-  """Relevance of every token to every token, (I, T, T): R = 1, then over the blocks R <- R + E_h[(dA * A)^+] R.
+  """The relevance of every token to every token, (I, T, T): R = 1, then over the blocks R <- R + E_h[(dA * A)^+] R.
 
   Source: Chefer, Gur and Wolf, "Generic Attention-model Explainability", ICCV 2021, equations 5 and 6.
   """
@@ -97,7 +98,7 @@ def patch_map(influence_IxTxT: jax.Array, rows: str, views_BxVxHxWx3: jax.Array)
   """The weight of each patch, (B, V, R, C), for the tokens that the model's result is computed from.
 
   Args:
-    influence_IxTxT: of every token (column) on every token (row).
+    influence_IxTxT: the influence of every token (column) on every token (row).
     rows: 'cls', or 'patches' for the mean over all patch tokens.
     views_BxVxHxWx3: the images, for the shape.
   """
@@ -112,19 +113,19 @@ def reads_person(model: nnx.Module) -> bool:
 
 
 def pooled_tokens(model: nnx.Module) -> str:
-  """What a classifier pools, as `patch_map` takes it."""
+  """The tokens that a classifier pools, by the name that `patch_map` takes."""
   from_cls = isinstance(model, ZeroShotClassifier) or getattr(model, 'pooling', 'mean') == 'class_token'
   return 'cls' if from_cls else 'patches'
 
 
 def classifier_input(model: nnx.Module, views_BxVxHxWx3: jax.Array) -> jax.Array:
-  """A classifier's input: all of these views, or the scene alone, (B, H, W, 3)."""
+  """Takes a classifier's input: all of these views, or the scene alone, (B, H, W, 3)."""
   return views_BxVxHxWx3 if reads_person(model) else views_BxVxHxWx3[:, 0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def encoder_maps(graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3: jax.Array, rows: str) -> jax.Array:
-  """Rollout for each view by itself, float32 (B, V, R, C): for a model without classes.
+  """Computes rollout for each view by itself, float32 (B, V, R, C), for a model without classes.
 
   Args:
     graphdef, params: the model.
@@ -139,7 +140,7 @@ def encoder_maps(graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3
 @functools.partial(jax.jit, static_argnums=0)
 def classifier_maps(
     graphdef: nnx.GraphDef, params: dict[str, Any], views_BxVxHxWx3: jax.Array, column_B: jax.Array) -> Maps:
-  """Rollout from the tokens that are pooled, and relevance to one output of the head.
+  """Computes rollout from the tokens that are pooled, and relevance to one output of the head.
 
   Relevance is R - 1, without each token's relevance to itself. In the row of CLS, which the source reads, the 1 touches
   no patch; in the mean over patches it would add the same 1/L to each.
@@ -147,7 +148,7 @@ def classifier_maps(
   Args:
     graphdef, params: a `Classifier`, or a `ZeroShotClassifier` of a CLIP.
     views_BxVxHxWx3: normalised images; V = 2, scene first, if it `reads_person`, else 1.
-    column_B: int, which logit of each example.
+    column_B: int, the index of each example's logit.
   """
 
   def run(offset: jax.Array | None) -> tuple[jax.Array, jax.Array]:

@@ -1,4 +1,4 @@
-"""A checkpoint to inspect, and its outputs on records: what the figures of `look` are drawn from."""
+"""Opens a checkpoint to inspect, and computes its outputs on records, from which the figures of `look` are drawn."""
 
 from collections.abc import Sequence
 import functools
@@ -36,15 +36,15 @@ class InspectedModel:
   """A checkpoint to inspect.
 
   Attributes:
-    path, step, kind: of the checkpoint.
-    title: kind and step, for figures.
-    graphdef, params: of the model; params are on the default device.
-    image_size: side of its views, pixels. view: how it wants them.
+    path, step, kind: those of the checkpoint.
+    title: its kind and step, for figures.
+    graphdef, params: the model; params are on the default device.
+    image_size: the side of its views, pixels. view: how it wants them.
     reads_person: whether it also encodes the person view.
     pooled: the tokens that stand for an image, 'cls' or 'patches'.
     reconstructs: whether it has a decoder of pixels. norm_pix: whether that predicts normalised patches.
-    tasks: of a classifier, else empty. labels: of a classifier; of a model that is asked in words, the records'.
-    no_maps: why there are no maps of attention, if so.
+    tasks: those of a classifier, else empty. labels: a classifier's; for a model that is asked in words, the records'.
+    no_maps: why there are no maps of attention, if there are none.
     first_columns: by task, the index of its first column in the outputs.
   """
 
@@ -98,7 +98,7 @@ class InspectedModel:
     self.first_columns = _first_columns(self.tasks)
 
   def views(self, examples: Sequence[Example]) -> jax.Array:
-    """Its normalised input, (B, V, S, S, 3): the scene, then the person if it reads one, or the scene again."""
+    """The model's normalised input, (B, V, S, S, 3): the scene, then the person if it reads one, or the scene again."""
     views = [np.stack([example.scene for example in examples])]
     if self.reads_person:
       views.append(np.stack([example.scene if example.person is None else example.person for example in examples]))
@@ -113,8 +113,8 @@ def _first_columns(tasks: Sequence[Task]) -> dict[str, int]:
 class Inspection(NamedTuple):
   """What a model gives for N examples.
 
-  examples: the first of them, with their pixels. id, label_N: of all; label -1 for none. features_PxD: of the first P.
-  outputs_NxW: of a classifier, else W = 0.
+  examples: the first of them, with their pixels. id, label_N: those of all; label -1 for none. features_PxD: those of
+  the first P. outputs_NxW: a classifier's outputs, else W = 0.
   """
 
   examples: list[Example]

@@ -1,7 +1,7 @@
-"""Figures of a model: python -m uniemox_jax.look --checkpoint=PATH --data_dir=DIR --dataset=NAME --workdir=OUT.
+"""Draws figures of a model: python -m uniemox_jax.look --checkpoint=PATH --data_dir=DIR --dataset=NAME --workdir=OUT.
 
-Draws attention and relevance, a map of the embeddings, the most confident mistakes and reconstructions: a PNG of each
-that the checkpoint has the parts for, look.html with all, and look.json. docs/look.md says how to read them.
+They show attention and relevance, a map of the embeddings, the most confident mistakes and reconstructions: a PNG of
+each that the checkpoint has the parts for, look.html with all, and look.json. docs/look.md says how to read them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +28,9 @@ from uniemox_jax.report import figures, look_page
 from uniemox_jax.report.figures import Tile
 
 EXPLAINED_TOGETHER = 4
-"""Examples whose attention, offsets and gradients are in memory at once: 0.7 GB for four views of a ViT-L/16."""
+"""How many examples' attention, offsets and gradients are in memory at once: 0.7 GB for four views of a ViT-L/16."""
 MIN_POINTS = 8
-"""With fewer, a map shows no neighbourhoods."""
+"""The fewest points of a map: with fewer, it shows no neighbourhoods."""
 
 
 class Skipped(Exception):
@@ -38,7 +38,7 @@ class Skipped(Exception):
 
 
 class LookFigure(NamedTuple):
-  """content: a PNG; note: its facts in a sentence; facts: further entries of look.json."""
+  """A figure. content: a PNG. note: its facts in a sentence. facts: further entries of look.json."""
 
   content: bytes
   note: str
@@ -46,7 +46,7 @@ class LookFigure(NamedTuple):
 
 
 def draw_attention(inspected: InspectedModel, inspection: Inspection) -> LookFigure:
-  """A row per example: its views, their rollout, and of a classifier the relevance to the predicted class."""
+  """Draws a row per example: its views, their rollout, and for a classifier the relevance to the predicted class."""
   if inspected.no_maps:
     raise Skipped(inspected.no_maps)
   examples, without = inspection.examples, {}
@@ -105,7 +105,7 @@ def _peak(map_RxC: np.ndarray) -> str:
 
 
 def draw_embeddings(inspected: InspectedModel, inspection: Inspection, labels: Sequence[str]) -> LookFigure:
-  """t-SNE of the features (van der Maaten and Hinton 2008), by scikit-learn, coloured by label."""
+  """Draws t-SNE of the features (van der Maaten and Hinton 2008), by scikit-learn, coloured by label."""
   count = len(inspection.features_PxD)
   if count < MIN_POINTS:
     raise Skipped(f'{count} examples are too few for a map: it takes {MIN_POINTS}')
@@ -120,7 +120,7 @@ def draw_embeddings(inspected: InspectedModel, inspection: Inspection, labels: S
 
 
 def draw_mistakes(inspected: InspectedModel, split: reader.Split, inspection: Inspection, shown: int) -> LookFigure:
-  """The classifier's wrong answers, the most confident first."""
+  """Draws the classifier's wrong answers, the most confident first."""
   if not inspected.tasks:
     raise Skipped('the model has no classes to be wrong about')
   if 'label' not in inspected.first_columns:
@@ -151,7 +151,7 @@ def draw_mistakes(inspected: InspectedModel, split: reader.Split, inspection: In
 
 
 def draw_reconstruction(inspected: InspectedModel, inspection: Inspection) -> LookFigure:
-  """Triplets of masked, reconstructed and original scenes."""
+  """Draws triplets of masked, reconstructed and original scenes."""
   if not inspected.reconstructs:
     reasons = {
         'classifier': 'a classifier has no decoder', 'encoder': 'the weights hold an encoder alone',
@@ -174,16 +174,17 @@ def look(
   Args:
     checkpoint: a checkpoint PATH, or weights of another library.
     data_dir, dataset, split_name: the records; for a classifier, with its own labels.
-    workdir: gets the PNGs, look.html and look.json, which replace those of an earlier look.
-    examples: rows of the sheets; the first of the split.
-    points: embeddings that are mapped; the first of the split.
+    workdir: the folder of the PNGs, look.html and look.json, which replace those of an earlier look.
+    examples: how many examples of the split, from the first on, are rows of the sheets.
+    points: how many embeddings of the split, from the first on, are mapped.
     labels, prompts: what a CLIP or SigLIP is asked, see `read_words`.
 
   Returns:
     The content of look.json.
 
   Raises:
-    UserError: no such checkpoint, records or split, a checkpoint without an encoder, or a dataset with other labels.
+    UserError: there is no such checkpoint, no such records or split; the checkpoint has no encoder; or the dataset has
+      other labels.
   """
   words = read_words(labels, prompts) if labels or prompts else None
   split = reader.open_split(data_dir, dataset, split_name)

@@ -1,4 +1,4 @@
-"""Reconstruction triplets: the visible patches, the reconstruction, and the original image."""
+"""Draws reconstruction triplets: the visible patches, the reconstruction, and the original image."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ from uniemox_jax.models.preprocess import denormalise, normalise
 
 def reconstruction_triplets(
     student: nnx.GraphDef, params: dict[str, Any], scenes_BxHxWx3: np.ndarray, norm_pix: bool) -> np.ndarray:
-  """One sheet, a row an example: masked, reconstructed (visible patches kept), original; gaps in white.
+  """Draws a sheet with a row per example: masked, reconstructed (visible patches kept), original; gaps are white.
 
   The mask noise is fixed, so sheets of one run can be compared.
 
   Args:
     student: graph of a `UniEmoX` with a decoder; params: its parameters.
     scenes_BxHxWx3: uint8 images.
-    norm_pix: the model predicts normalised patches; they are shown with the true patch's mean and deviation.
+    norm_pix: whether the model predicts normalised patches; these are shown with the true patch's mean and deviation.
 
   Returns:
     uint8 (B * (H + 2), 3 * (W + 2), 3).

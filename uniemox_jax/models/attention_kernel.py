@@ -15,22 +15,22 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 MIN_TOKENS = 64
-"""Of a sequence that is worth a program of the grid: the few tokens of masked images are not."""
+"""The shortest sequence that is worth a program of the grid; the few tokens of masked images are not."""
 MAX_TOKENS = 512
-"""Of a sequence, for which a few matrices of float32 fit into a chip's memory (16 MiB)."""
+"""The longest sequence: a few of its matrices in float32 fit into a chip's memory (16 MiB)."""
 LANES = 128
-"""Channels that a TPU computes with at once."""
+"""The number of channels with which a TPU computes at once."""
 INTERPRET = False
-"""Whether the kernel's operations run one by one, on any device, as tests do it."""
+"""Whether the kernel's operations run one by one, on any device, as tests need it."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def attend_on_chip(
     query_BxLxD: jax.Array, key_BxLxD: jax.Array, value_BxLxD: jax.Array, heads: int, causal: bool) -> jax.Array:
-  """Softmax attention, (B, L, D), D = heads * K, with a float32 softmax. Under a mesh, B is split over its devices.
+  """Computes softmax attention (B, L, D), D = heads * K, with a float32 softmax. A mesh splits B over its devices.
 
   Raises:
-    ValueError: a sequence of more than `MAX_TOKENS`.
+    ValueError: the sequence has more than `MAX_TOKENS` tokens.
   """
   return _attend_forward(query_BxLxD, key_BxLxD, value_BxLxD, heads, causal)[0]
 
@@ -134,6 +134,6 @@ def _rows_of_lanes(tokens_1xLxD: Any, size: int) -> list[tuple[Any, ...]]:
 
 
 def _heads_in(tokens_LxC: jax.Array, size: int) -> list[jax.Array]:
-  """Of each head, which of the channels are its own. Products with all others as zeros take no longer than without."""
+  """Which channels are each head's own. Products with all others as zeros take no longer than without them."""
   channel_LxC = jax.lax.broadcasted_iota(jnp.int32, tokens_LxC.shape, 1)
   return [(first <= channel_LxC) & (channel_LxC < first + size) for first in range(0, tokens_LxC.shape[1], size)]

@@ -17,11 +17,11 @@ POOLINGS = ('mean', 'class_token', 'mean_of_normed')
 """What `fc_norm` and the head read: the mean over patch tokens; the class token, as in the published ViT and DeiT; or
 the mean over patch tokens after the LayerNorm of each, as in timm's ViTs with `global_pool` 'avg' and no `fc_norm`."""
 STREAMS = {'scene': ('image',), 'scene+person': ('image', 'person')}
-"""By name: the views of a batch that the model takes."""
+"""The views of a batch that the model takes, by the name of the choice."""
 
 
 def stack_views(batch: dict[str, jax.Array]) -> jax.Array:
-  """What the model takes of a batch: its 'image' (B, H, W, 3), or with its 'person' (B, 2, H, W, 3), scene first.
+  """Takes the views of a batch: its 'image' (B, H, W, 3), or with a 'person' both as (B, 2, H, W, 3), scene first.
 
   The view axis follows the batch axis so that a batch sharded over devices stays where it is.
   """
@@ -38,7 +38,7 @@ class Classifier(nnx.Module):
     pooling: one of `POOLINGS`.
 
   Raises:
-    ValueError: an option outside its choices.
+    ValueError: an option is none of its choices.
   """
 
   def __init__(
@@ -57,7 +57,7 @@ class Classifier(nnx.Module):
         self.view_count * width, classes, dtype=dtype, kernel_init=nnx.initializers.normal(2e-5), rngs=rngs)
 
   def features(self, views_BxVxHxWx3: jax.Array, branch_scale_NxBx2: jax.Array | None = None) -> jax.Array:
-    """Pooled features: of each view, by `pooling`, the tokens of the last block's output through `fc_norm`.
+    """The pooled features of each view: the last block's tokens, pooled by `pooling`, through `fc_norm`.
 
     Args:
       views_BxVxHxWx3: normalised float images, encoded in one call; or one image each, (B, H, W, 3).
@@ -76,5 +76,5 @@ class Classifier(nnx.Module):
 
   @jax.named_scope('head')
   def __call__(self, views_BxVxHxWx3: jax.Array, branch_scale_NxBx2: jax.Array | None = None) -> jax.Array:
-    """Logits, float32 (B, classes), of normalised float images: (B, H, W, 3), or V = 2 views of them, scene first."""
+    """The logits, float32 (B, classes), of normalised float images (B, H, W, 3), or of V = 2 views, scene first."""
     return self.head(self.features(views_BxVxHxWx3, branch_scale_NxBx2)).astype(jnp.float32)

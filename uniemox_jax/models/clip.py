@@ -17,7 +17,7 @@ from uniemox_jax.models.masking import patchify
 TOWER_KEYS = {
     'width': 'hidden_size', 'depth': 'num_hidden_layers', 'heads': 'num_attention_heads', 'hidden': 'intermediate_size',
     'activation': 'hidden_act', 'norm_eps': 'layer_norm_eps'}
-"""Fields of `Tower` by transformers' names."""
+"""The fields of `Tower` by transformers' names."""
 # What transformers assumes where a config.json says nothing.
 TOWER_DEFAULTS = {'hidden_act': 'quick_gelu', 'layer_norm_eps': 1e-5, 'num_hidden_layers': 12}
 TEXT_DEFAULTS = TOWER_DEFAULTS | {
@@ -51,7 +51,7 @@ class Tower:
 
   @classmethod
   def from_dict(cls, hub: dict[str, Any]) -> 'Tower':
-    """From a transformers `text_config` or `vision_config` in which every key is present."""
+    """Makes a tower of a transformers `text_config` or `vision_config` in which every key is present."""
     return cls(**{ours: hub[theirs] for ours, theirs in TOWER_KEYS.items()})
 
   def to_dict(self) -> dict[str, Any]:
@@ -68,10 +68,10 @@ def _tower_dict(hub: dict[str, Any], name: str, defaults: dict[str, Any]) -> dic
 
 @dataclasses.dataclass(frozen=True)
 class CLIPConfig:
-  """Shape of a CLIP.
+  """The shape of a CLIP.
 
-  image_size, patch_size: pixels. context_length: positions of the text tower. projection_dim: E, width of the shared
-  space. eos_token_id: where texts are pooled; 2 is the legacy rule of OpenAI's configs, the largest id.
+  image_size, patch_size: pixels. context_length: the positions of the text tower. projection_dim: the width E of the
+  shared space. eos_token_id: the id at which texts are pooled; 2 means the largest id, OpenAI's legacy rule.
   """
 
   vision: Tower
@@ -93,7 +93,7 @@ class CLIPConfig:
 
   @classmethod
   def from_dict(cls, hub: dict[str, Any]) -> 'CLIPConfig':
-    """From the contents of a transformers CLIP `config.json`.
+    """Makes the shape of the contents of a transformers CLIP `config.json`.
 
     Raises:
       UserError: another model's config, or a value that this implementation does not cover.
@@ -152,18 +152,18 @@ class ImageTower(nnx.Module):
     self.project = layers.linear(tower.width, config.projection_dim, use_bias=False, dtype=dtype, rngs=rngs)
 
   def tokens(self, images_BxHxWx3: jax.Array) -> jax.Array:
-    """What the last block gives, (B, 1 + L, D), class token first."""
+    """The output of the last block, (B, 1 + L, D), class token first."""
     patches_BxLxD = self.patch_embed(patchify(images_BxHxWx3, self.patch_size))
     cls = jnp.broadcast_to(self.class_embedding[...], (patches_BxLxD.shape[0], 1, patches_BxLxD.shape[-1]))
     tokens = jnp.concatenate([cls.astype(self.dtype), patches_BxLxD], axis=1) + self.positions[...].astype(self.dtype)
     return self.blocks(self.pre_norm(tokens))
 
   def pool(self, tokens_BxNxD: jax.Array) -> jax.Array:
-    """Projected class token (B, E), of any norm, of what `tokens` gives."""
+    """The projected class token (B, E), of any norm, of the output of `tokens`."""
     return self.project(self.post_norm(tokens_BxNxD[:, 0]))
 
   def __call__(self, images_BxHxWx3: jax.Array) -> jax.Array:
-    """Projected class token (B, E), of any norm."""
+    """The projected class token (B, E), of any norm."""
     return self.pool(self.tokens(images_BxHxWx3))
 
 
@@ -180,7 +180,7 @@ class TextTower(nnx.Module):
     self.project = layers.linear(tower.width, config.projection_dim, use_bias=False, dtype=dtype, rngs=rngs)
 
   def __call__(self, ids_BxT: jax.Array) -> jax.Array:
-    """Projected end-of-text token (B, E), of any norm."""
+    """The projected end-of-text token (B, E), of any norm."""
     tokens = self.token_embedding[...][ids_BxT] + self.positions[...][:ids_BxT.shape[1]]
     tokens_BxTxD = self.norm(self.blocks(tokens.astype(self.dtype)))
     # OpenAI's configs carry a wrong eos_token_id of 2; there the end of text is the largest id of the vocabulary.
@@ -205,11 +205,11 @@ class CLIP(nnx.Module):
     self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale_init, jnp.float32))
 
   def image(self, images_BxHxWx3: jax.Array) -> jax.Array:
-    """Image embeddings, float32 (B, E) of unit norm, of float images normalised by CLIP's mean and deviation."""
+    """Embeds float images normalised by CLIP's mean and deviation: float32 (B, E) of unit norm."""
     return layers.unit(self.vision(images_BxHxWx3))
 
   def text(self, ids_BxT: jax.Array) -> jax.Array:
-    """Text embeddings, float32 (B, E) of unit norm, of int32 token ids; T is at most the context length.
+    """Embeds int32 token ids (B, T), T at most the context length: float32 (B, E) of unit norm.
 
     A row without the end-of-text id is pooled at its first token, as transformers does.
     """

@@ -15,10 +15,10 @@ class Decoder(nnx.Module):
   """Predicts the pixels of every patch from the visible ones, already projected to the decoder's width.
 
   Args:
-    patches: L of the whole image.
+    patches: the number L of patches of the whole image.
     patch_size: pixels; each prediction has 3 * patch_size^2 values; 0 predicts none.
-    width, depth, heads: E, layers, attention heads.
-    teacher_token_width: of the teacher's patch tokens, which are predicted too; 0 where they are not.
+    width, depth, heads: the width E, the number of layers, the attention heads.
+    teacher_token_width: the width of the teacher's patch tokens; 0 if they are not predicted.
     norm_eps, remat, scan, dtype: as in `vit.ViT`.
   """
 
@@ -47,9 +47,9 @@ class Decoder(nnx.Module):
       ids_restore_BxL: see `masking.Masking`.
 
     Returns:
-      Predicted pixels of *all* patches, float32 (B, L, 3 p^2), and the teacher's tokens of them, float32 (B, L, D);
-      None for what is not predicted. (Upstream keeps `[:, :1]`, one prediction broadcast to all patches, and so learns
-      nothing: docs/method.md, Differences from the original.)
+      The predicted pixels of *all* patches, float32 (B, L, 3 p^2), and the predicted tokens of the teacher, float32
+      (B, L, D); None for what is not predicted. (The original keeps `[:, :1]`, one prediction broadcast to all patches,
+      and so learns nothing: docs/method.md, Differences from the original.)
     """
     batch, visible, width = tokens_BxKxE.shape
     hidden = ids_restore_BxL.shape[1] - (visible - 1)

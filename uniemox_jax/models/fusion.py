@@ -120,11 +120,11 @@ def make_fusion(name: str, width: int, heads: int, *, dtype: Any, rngs: nnx.Rngs
 
   Args:
     name: 'none' or a key of `FUSIONS`.
-    width: E.
-    heads: h, 1 to 3, of the fusions that use them.
+    width: the width E of an embedding.
+    heads: the number h of heads, 1 to 3, of the fusions that use them.
 
   Raises:
-    ValueError: unknown name, or heads outside 1 to 3.
+    ValueError: the name is unknown, or heads is not 1, 2 or 3.
   """
   if name == 'none':
     return None

@@ -1,4 +1,4 @@
-"""The `images` of a Python call, whatever they are, as a model's views (docs/commands.md, Python)."""
+"""Turns the `images` of a Python call, whatever they are, into a model's views (docs/commands.md, Python)."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -21,7 +21,7 @@ WANTED = (
     'channels, alone or with a batch axis in front; of whole numbers in 0..255, uint16, or float in 0..1')
 CHANNELS = (1, 3, 4)
 FEWEST_COLUMNS = 16
-"""Of several grey images without a channel axis: a shorter last axis may be one of channels."""
+"""The least width of several grey images without a channel axis: a shorter last axis may be one of channels."""
 _STORED_AS = {'YCbCr': 'RGB', 'HSV': 'RGB', 'RGBX': 'RGB', 'RGBa': 'RGBA', 'La': 'LA', 'PA': 'RGBA'}
 """Modes of Pillow that no PNG has, and those that hold the same."""
 
@@ -33,7 +33,7 @@ class _NoImageError(ValueError):
 def image_views(
     images: Any, size: int, view: Callable[[Image.Image], np.ndarray], mean: Statistics, std: Statistics,
     name: str = 'images') -> np.ndarray:
-  """What the model reads of each image: uint8 (B, S, S, 3), or float32 where the images are normalised already.
+  """Makes the view of each image that the model reads: uint8 (B, S, S, 3), or float32 if they are normalised already.
 
   Args:
     images: a path, a PIL image, or an array (H, W), (H, W, C), (B, H, W) or (B, H, W, C) of 1, 3 or 4 channels, which
@@ -41,11 +41,11 @@ def image_views(
       sizes. Transparent images are laid on white. float32 (B, S, S, 3) is taken as normalised already.
     size: the model's input S, pixels.
     view: how the model wants an RGB image, uint8 (S, S, 3).
-    mean, std: what normalised pixels would have been normalised with.
-    name: of the argument, for messages.
+    mean, std: the statistics that normalised pixels would have been normalised with.
+    name: the argument's name, for messages.
 
   Raises:
-    ValueError: anything else, or a file that cannot be read, by name.
+    ValueError: `images` is anything else, or a file cannot be read, which is named.
   """
   images = _unpacked(images)
   array = images if isinstance(images, np.ndarray) else None
@@ -63,7 +63,7 @@ def image_views(
 
 
 def image_names(images: Any) -> list[str | None] | None:
-  """The paths, None for an image that is no file; None as a whole where no image is one."""
+  """The paths of the images, with None for an image that is no file; None if no image is a file."""
   names = [
       printable(os.fspath(one)) if isinstance(one, str | os.PathLike) else None for one in _separate(_unpacked(images))
   ]  # fmt: skip
@@ -132,7 +132,7 @@ def _levels(array: np.ndarray) -> np.ndarray:
 
 
 def _checked(image: Image.Image) -> Image.Image:
-  """As a file with these pixels is displayed."""
+  """Shows the pixels as a file that holds them is displayed."""
   if 0 in image.size:
     raise _NoImageError(f'a PIL image of {image.width} x {image.height} pixels')
   try:

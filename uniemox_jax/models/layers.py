@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from uniemox_jax.models import attention_kernel
 
 _ATTENDED = 'attended'
-"""What `attend` keeps for its backward pass, besides products."""
+"""The name of what `attend` keeps for its backward pass, besides products."""
 REMAT_POLICIES = {
     'dots':
         jax.checkpoint_policies.save_from_both_policies(
@@ -28,8 +28,8 @@ REMAT_POLICIES = {
 def gelu(x: jax.Array) -> jax.Array:
   """GELU by the error function, as ViT and MAE use it.
 
-  In float32 by its complement, which keeps all digits of small results; bfloat16 does not have them, and takes the
-  cheaper form (docs/performance.md).
+  In float32 the complement of that function computes it, which keeps all digits of small results. bfloat16 does not
+  have these digits, and takes the cheaper form (docs/performance.md).
   """
   if x.dtype == jnp.bfloat16:
     wide = x.astype(jnp.float32)
@@ -48,17 +48,17 @@ def tanh_gelu(x: jax.Array) -> jax.Array:
 
 
 def unit(x_BxE: jax.Array) -> jax.Array:
-  """Rows scaled to unit length, float32. The epsilon sits inside the root: the gradient at zero stays finite."""
+  """Scales rows to unit length, float32. The epsilon sits inside the root, so the gradient at zero stays finite."""
   x_BxE = x_BxE.astype(jnp.float32)
   return x_BxE * jax.lax.rsqrt(jnp.sum(x_BxE * x_BxE, axis=-1, keepdims=True) + 1e-12)
 
 
 MAX_SIZE = 2**20
-"""Of any dimension that a config or a checkpoint names: more is damage, or an attempt to fill the memory."""
+"""The largest dimension that a config or a checkpoint may name: more is damage, or an attempt to fill the memory."""
 
 
 def check_sizes(**sizes: Any) -> None:
-  """Raises ValueError, which names the first, unless all are integers from 1 to `MAX_SIZE`."""
+  """Raises ValueError unless all sizes are integers from 1 to `MAX_SIZE`; it names the first that is not."""
   for name, size in sizes.items():
     if type(size) is not int or not 1 <= size <= MAX_SIZE:
       raise ValueError(f'{name} is {reprlib.repr(size)}, not an integer from 1 to {MAX_SIZE}')
@@ -66,7 +66,7 @@ def check_sizes(**sizes: Any) -> None:
 
 Activation = Callable[[jax.Array], jax.Array]
 ACTIVATIONS: dict[str, Activation] = {'gelu': gelu, 'quick_gelu': quick_gelu, 'gelu_pytorch_tanh': tanh_gelu}
-"""By transformers' names."""
+"""The activations by transformers' names."""
 
 
 def linear(inputs: int, outputs: int, *, dtype: Any, rngs: nnx.Rngs, use_bias: bool = True) -> nnx.Linear:
@@ -76,10 +76,10 @@ def linear(inputs: int, outputs: int, *, dtype: Any, rngs: nnx.Rngs, use_bias: b
 
 
 class LayerNorm(nnx.LayerNorm):
-  """The library's, with float32 two-pass statistics; the fast variance loses the digits that parity needs.
+  """The library's LayerNorm with float32 two-pass statistics: the fast variance loses the digits that parity needs.
 
-  Its gradient is written out, so that it reads the input once and keeps less for the backward pass. On a CPU that is an
-  eighth of the whole training step (docs/performance.md).
+  Its gradient is written out, so that it reads the input once and keeps less for the backward pass. On a CPU that saves
+  an eighth of the whole training step (docs/performance.md).
   """
 
   def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]  # without the library's mask
@@ -118,11 +118,11 @@ _layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def attend(query_BxLxHxK: jax.Array, key_BxLxHxK: jax.Array, value_BxLxHxK: jax.Array, causal: bool) -> jax.Array:
-  """Softmax attention of every token to all, or to those before it and itself (`causal`): (B, L, H, K).
+  """Softmax attention (B, L, H, K) of every token to all tokens, or with `causal` to itself and those before it.
 
-  The softmax is float32. The matrix of attention is not kept for the backward pass, but computed again: to write it and
-  to read it back would take longer, and most of the memory (docs/performance.md). `jax.nn.dot_product_attention` keeps
-  it, and asks for products of bfloat16 that older GPUs do not have.
+  The softmax is float32. The matrix of attention is computed again in the backward pass, not kept: to write it and to
+  read it back would take longer, and most of the memory (docs/performance.md). `jax.nn.dot_product_attention` keeps it,
+  and asks for products of bfloat16 that older GPUs do not have.
   """
   return _attend_forward(query_BxLxHxK, key_BxLxHxK, value_BxLxHxK, causal)[0]
 
@@ -165,7 +165,7 @@ attend.defvjp(_attend_forward, _attend_backward)
 def project_part(qkv: nnx.Linear, tokens_BxLxD: jax.Array, heads: int, part: int) -> jax.Array:
   """The query (0), the key (1) or the value (2) of a fused projection, (B, L, heads, D / heads).
 
-  A product by itself, since to cut the result of one into three would copy it (docs/performance.md).
+  Each part is a product by itself, since cutting one result into three would copy it (docs/performance.md).
   """
   width, dtype = tokens_BxLxD.shape[-1], qkv.dtype or tokens_BxLxD.dtype
   assert qkv.bias is not None
@@ -194,7 +194,7 @@ class Attention(nnx.Module):
     return self.out(attend(*self.project(tokens_BxLxD), self.causal).reshape(tokens_BxLxD.shape))
 
   def project(self, tokens_BxLxD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Query, key and value, each (B, L, heads, D / heads)."""
+    """The query, the key and the value, each (B, L, heads, D / heads)."""
     query, key, value = (project_part(self.qkv, tokens_BxLxD, self.heads, part) for part in range(3))
     return query, key, value
 
@@ -203,7 +203,7 @@ M = TypeVar('M', bound=nnx.Module)
 
 
 def with_attention(model: M, kind: str) -> M:
-  """A copy of a model, which may hold shapes, whose attention is by 'xla' or by the TPU's 'kernel'."""
+  """Copies a model, which may hold shapes; 'xla' or the TPU's 'kernel' then computes its attention."""
   model = nnx.merge(*nnx.split(model))
   for _, node in nnx.iter_graph(model):
     if isinstance(node, Attention):

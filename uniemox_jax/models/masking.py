@@ -20,7 +20,7 @@ class Masking(NamedTuple):
 
 
 def visible_patches(patches: int, mask_ratio: float) -> int:
-  """K = int(L * (1 - ratio)): 19 of 196 at 0.9. `L - int(ratio * L)` would give 20."""
+  """The number of visible patches, K = int(L * (1 - ratio)): 19 of 196 at 0.9. `L - int(ratio * L)` would give 20."""
   return int(patches * (1 - mask_ratio))
 
 
@@ -34,13 +34,14 @@ def random_masking(noise_BxL: jax.Array, visible: int) -> Masking:
 
 
 def take_tokens(tokens_BxLxD: jax.Array, ids_BxK: jax.Array) -> jax.Array:
-  """Row-wise gather. `take_along_axis` stays on the device; indexing all-gathers (docs/method.md, Parity traps)."""
+  """Gathers tokens by row. `take_along_axis` stays on the device; indexing all-gathers (docs/method.md, Parity traps).
+  """
   return jnp.take_along_axis(tokens_BxLxD, ids_BxK[:, :, None], axis=1)
 
 
 @jax.named_scope('inputs')
 def patchify(images_BxHxWxC: jax.Array, patch_size: int) -> jax.Array:
-  """(B, H, W, C) -> (B, L, p*p*C), patches row by row, pixels within a patch as (row, column, channel): MAE's order."""
+  """Cuts (B, H, W, C) into patches (B, L, p*p*C), row by row, their pixels as (row, column, channel): MAE's order."""
   batch, height, width, channels = images_BxHxWxC.shape
   rows, columns = height // patch_size, width // patch_size
   lines = images_BxHxWxC.reshape(batch, rows, patch_size, columns, patch_size * channels)

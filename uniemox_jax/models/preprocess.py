@@ -1,4 +1,4 @@
-"""Pixels to what a model reads: their statistics, normalisation on the device, and resizing."""
+"""Makes of pixels what a model reads: their statistics, normalisation on the device, and resizing."""
 
 import functools
 import reprlib
@@ -12,16 +12,16 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 WIDEST = 10.0
-"""The range of normalised values that are taken for such, beyond what pixels give, so that noise is, too."""
+"""The largest size of a value that is taken as normalised. Pixels give less; the room is for noise."""
 Statistics = tuple[float, ...]
-"""Mean or standard deviation of the red, green and blue channels."""
+"""The mean or the standard deviation of the red, green and blue channels."""
 
 
 def check_statistics(mean: Any, std: Any) -> dict[str, list[float]]:
-  """{'mean', 'std'} as lists.
+  """Returns {'mean', 'std'} as lists.
 
   Raises:
-    ValueError: not three numbers each that pixels in 0..1 can have.
+    ValueError: one of them is not three numbers that pixels in 0..1 can have.
   """
   for name, values, low, high in (('mean', mean, -10, 10), ('std', std, 1e-3, 10)):
     numbers = isinstance(values, list | tuple) and all(type(value) in (int, float) for value in values)
@@ -34,7 +34,7 @@ def check_statistics(mean: Any, std: Any) -> dict[str, list[float]]:
 def normalise(
     images_BxHxWx3: jax.Array | np.ndarray, mean: Statistics = IMAGENET_MEAN,
     std: Statistics = IMAGENET_STD) -> jax.Array:
-  """0..255 pixels, uint8 or float, to (x/255 - mean) / std in float32; the student uses ImageNet's statistics."""
+  """Turns 0..255 pixels, uint8 or float, into (x/255 - mean) / std, float32; the student uses ImageNet's statistics."""
   return (jnp.asarray(images_BxHxWx3).astype(jnp.float32) / 255.0 - jnp.array(mean)) / jnp.array(std)
 
 
@@ -46,7 +46,7 @@ def denormalise(images_BxHxWx3: np.ndarray) -> np.ndarray:
 
 @jax.named_scope('inputs')
 def resize(images_BxHxWx3: jax.Array, height: int, width: int, method: str = 'bicubic') -> jax.Array:
-  """'bicubic' or 'bilinear', antialiased; float32, rounded and clipped to 0..255 as an image file would be."""
+  """Resizes by 'bicubic' or 'bilinear', antialiased; float32, rounded and clipped to 0..255 like an image file."""
   shape = (images_BxHxWx3.shape[0], height, width, 3)
   resized = jax.image.resize(images_BxHxWx3.astype(jnp.float32), shape, method, antialias=True)
   return jnp.clip(jnp.round(resized), 0, 255)
@@ -54,11 +54,11 @@ def resize(images_BxHxWx3: jax.Array, height: int, width: int, method: str = 'bi
 
 def resize_and_normalise(
     images_BxHxWx3: jax.Array, size: int, mean: Statistics, std: Statistics, method: str = 'bicubic') -> jax.Array:
-  """Square views as another model sees them inside a train step (docs/method.md, One pretraining step).
+  """Makes square views as another model sees them inside a train step (docs/method.md, One pretraining step).
 
   Args:
-    images_BxHxWx3: pixels 0..255, uint8 or float; resized where they differ from `size`.
-    size, mean, std: of the other model.
+    images_BxHxWx3: pixels 0..255, uint8 or float; resized if their side is not `size`.
+    size, mean, std: those of the other model.
     method: see `resize`.
 
   Returns:
@@ -71,13 +71,13 @@ def resize_and_normalise(
 
 @jax.named_scope('inputs')
 def resize_crops(batch: dict[str, jax.Array], size: int, parts: int = 1) -> dict[str, jax.Array]:
-  """The batch with views in place of crops; without crops, as it is (docs/method.md, Resizing on the devices).
+  """Replaces a batch's crops by views; a batch without crops stays (docs/method.md, Resizing on the devices).
 
   Args:
-    batch: of every crop NAME, uint8 (B, C, C, 3), and NAME_box, float32 (B, 4): its (top, left, height, width), pixels;
-      'flip' bool (B,), whether its views are flipped.
-    size: side S of the views.
-    parts: into how many the batch is divided, which are resized one after the other, to save memory.
+    batch: holds for every crop NAME, uint8 (B, C, C, 3), and NAME_box, float32 (B, 4), its (top, left, height, width)
+      in pixels; and 'flip' bool (B,), whether its views are flipped.
+    size: the side S of the views.
+    parts: the number of parts of the batch, which are resized one after the other to save memory.
 
   Returns:
     NAME uint8 (B, S, S, 3), and what else the batch holds.
@@ -125,7 +125,7 @@ def _bicubic_weights(first_B: jax.Array, side_B: jax.Array, flip_B: jax.Array, s
 
 
 def check_normalised(images: Any, mean: Statistics, std: Statistics, name: str) -> None:
-  """Raises ValueError for floats that no normalised pixels are: far out of their range, or all in 0..1."""
+  """Raises ValueError for floats that cannot be normalised pixels: far out of their range, or all in 0..1."""
   if not images.size:
     return
   low, high = float(images.min()), float(images.max())

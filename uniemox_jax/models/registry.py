@@ -1,4 +1,4 @@
-"""What the `kind` in a checkpoint's description stands for: the student's modules by name."""
+"""The student's modules by name, which is the `kind` in a checkpoint's description."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ class Encoder(nnx.Module):
     self.encoder = ViT(**arguments)
 
   def features(self, images_BxHxWx3: jax.Array) -> jax.Array:
-    """Pooled features (B, D) of normalised float images: mean over patch tokens, after the final LayerNorm."""
+    """The features (B, D) of normalised float images: the mean over patch tokens, after the final LayerNorm."""
     return self.encoder(images_BxHxWx3)[:, 1:].mean(axis=1)
 
 
@@ -26,7 +26,7 @@ MODULES: dict[str, type[nnx.Module]] = {'uniemox': UniEmoX, 'classifier': Classi
 
 
 def abstract_student(kind: str, arguments: Mapping[str, Any]) -> nnx.Module:
-  """The module of a checkpoint's `kind` and 'model' arguments, with shapes in place of parameters.
+  """Makes the module of a checkpoint's `kind` and 'model' arguments, with shapes in place of parameters.
 
   Raises:
     ValueError, TypeError: there is no such model.

@@ -31,9 +31,9 @@ OTHER_SIGLIPS = {
     'siglip2_text_model': 'it is the text tower of a NaFlex model (model_type siglip2_text_model)',
     'siglip_vision_model': 'it is the image tower of a SigLIP alone (model_type siglip_vision_model)',
     'siglip_text_model': 'it is the text tower of a SigLIP alone (model_type siglip_text_model)'}
-"""What is not covered, by the `model_type` of a config.json."""
+"""The SigLIPs that are not covered, by the `model_type` of a config.json."""
 SCALE_INIT, BIAS_INIT = math.log(10.0), -10.0
-"""Log scale and bias of the logits that training starts from, as published."""
+"""The log scale and the bias of the logits from which training starts, as published."""
 
 
 def check_siglip_type(model_type: Any) -> None:
@@ -45,10 +45,10 @@ def check_siglip_type(model_type: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class SiglipConfig:
-  """Shape of a SigLIP.
+  """The shape of a SigLIP.
 
-  image_size, patch_size: pixels; what is left over of the image beside whole patches is not seen. context_length:
-  positions of the text tower, to which texts are padded. projection_dim: E, as wide as the image tower.
+  image_size, patch_size: pixels; the rest of the image beside whole patches is not seen. context_length: the positions
+  of the text tower, to which texts are padded. projection_dim: the width E, which is that of the image tower.
   """
 
   vision: Tower
@@ -73,12 +73,12 @@ class SiglipConfig:
 
   @property
   def patches(self) -> int:
-    """Whole patches of an image."""
+    """The number of whole patches of an image."""
     return (self.image_size // self.patch_size)**2
 
   @classmethod
   def from_dict(cls, hub: dict[str, Any]) -> 'SiglipConfig':
-    """From the contents of a transformers SigLIP `config.json`.
+    """Makes the shape of the contents of a transformers SigLIP `config.json`.
 
     Raises:
       UserError: another model's config, or a value that this implementation does not cover.
@@ -183,9 +183,9 @@ class SigLIP(nnx.Module):
     self.logit_bias = nnx.Param(jnp.asarray(BIAS_INIT, jnp.float32))
 
   def image(self, images_BxHxWx3: jax.Array) -> jax.Array:
-    """Image embeddings, float32 (B, E) of unit norm, of float images normalised by SigLIP's mean and deviation."""
+    """Embeds float images normalised by SigLIP's mean and deviation: float32 (B, E) of unit norm."""
     return layers.unit(self.vision(images_BxHxWx3))
 
   def text(self, ids_BxT: jax.Array) -> jax.Array:
-    """Text embeddings, float32 (B, E) of unit norm, of int32 token ids, padded to the context length as in training."""
+    """Embeds int32 token ids, padded to the context length as in training: float32 (B, E) of unit norm."""
     return layers.unit(self.language(ids_BxT))

@@ -14,12 +14,13 @@ from uniemox_jax.models.vit import ViT
 
 
 class Outputs(NamedTuple):
-  """fused_BxE: gamma, through the adapter if there is one, so E is the teacher's width; float32, not normalised; None
-  where no loss needs it.
+  """What the student gives in pretraining.
 
-  prediction_BxUxLxP: pixels predicted for each decoded view (U = 1, the scene, or 2), None without reconstruction.
-  mask_BxUxL: which of their patches were hidden, None without a decoder.
-  teacher_tokens_BxLxD: predicted for the scene's patches, None without distillation.
+  fused_BxE: gamma, float32, not normalised; None if no loss needs it. It has passed the adapter, if there is one: E is
+    the teacher's width.
+  prediction_BxUxLxP: the predicted pixels of each decoded view (U = 1, the scene, or 2); None without reconstruction.
+  mask_BxUxL: which of their patches were hidden; None without a decoder.
+  teacher_tokens_BxLxD: the predicted teacher's tokens of the scene's patches; None without distillation.
   """
 
   fused_BxE: jax.Array | None
@@ -34,20 +35,20 @@ class UniEmoX(nnx.Module):
   Args:
     image_size, patch_size, width, depth, heads: the encoder, see `vit.ViT`.
     decoder_width, decoder_depth, decoder_heads: the decoder; its width is also that of the fusion.
-    mask_ratio: share of patches hidden, 0.9 in the published recipe.
+    mask_ratio: the share of patches that are hidden, 0.9 in the published recipe.
     fusion, fusion_heads: see `fusion.make_fusion`.
     decode: 'scene' decodes the scene stream, 'both' also the person's.
-    embedding: of a view, what enters the fusion: its 'class_token', or the 'mean' of its visible patches.
-    teacher_width: of the embeddings that gamma is compared with; 0 is decoder_width. Where it is another, a linear
-      adapter maps gamma to it.
-    teacher_token_width: of the teacher's patch tokens, which the decoder predicts where it is not 0.
+    embedding: what of a view enters the fusion: its 'class_token', or the 'mean' of its visible patches.
+    teacher_width: the width of the embeddings that gamma is compared with; 0 is decoder_width. If it differs from that,
+      a linear adapter maps gamma to it.
+    teacher_token_width: the width of the teacher's patch tokens, which the decoder predicts; 0 if it does not.
     semantic: whether L1 or L2 is trained, so that fusion and person view are needed.
     reconstruct: whether L3 is trained, so that the decoder predicts pixels.
     norm_eps, remat, scan, dtype: see `vit.ViT`.
-    pre_norm, activation: of the encoder alone, see `vit.ViT`.
+    pre_norm, activation: options of the encoder alone, see `vit.ViT`.
 
   Raises:
-    ValueError: an option outside its choices, or nothing to train.
+    ValueError: an option is none of its choices, or there is nothing to train.
   """
 
   def __init__(
@@ -133,5 +134,5 @@ class UniEmoX(nnx.Module):
     return fused_BxE.astype(jnp.float32)
 
   def features(self, views_BxVxHxWx3: jax.Array) -> jax.Array:
-    """Gamma of whole views, of which no patch is hidden, (B, E); for a model that is `semantic`."""
+    """Gamma (B, E) of whole views, in which no patch is hidden; for a model that is `semantic`."""
     return self._fused(self._encoded(views_BxVxHxWx3))

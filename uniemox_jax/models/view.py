@@ -1,4 +1,4 @@
-"""How a model sees an image when it is not trained: resized, its centre cut out, normalised."""
+"""The view in which a model that is not training sees an image: resized, its centre cut out, normalised."""
 
 import dataclasses
 from typing import Any
@@ -14,16 +14,16 @@ from uniemox_jax.models.preprocess import CLIP_MEAN, CLIP_STD, normalise
 
 BILINEAR, BICUBIC = int(Image.Resampling.BILINEAR), int(Image.Resampling.BICUBIC)
 FILTERS = {BILINEAR: 'bilinear', BICUBIC: 'bicubic'}
-"""By PIL's numbers, as preprocessor_config.json gives them."""
+"""The filters by PIL's numbers, as preprocessor_config.json gives them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
   """How a model expects its images: resized (the short side, or `squash` both), centre-cropped, normalised.
 
-  size: the model's input. short_side: before the crop. mean, std: of pixels in 0..1. resample: a key of `FILTERS`.
-  floor: see `images.centre_view`. These two are not in the repr, of which the digests of teachers from before they
-  existed are made.
+  size: the side of the model's input. short_side: that of the image before the crop. mean, std: the statistics of
+  pixels in 0..1. resample: a key of `FILTERS`. floor: see `images.centre_view`. The last two are not in the repr, from
+  which digests of teachers were made before they existed.
   """
 
   size: int
@@ -36,28 +36,28 @@ class View:
 
   @property
   def centre(self) -> dict[str, Any]:
-    """The arguments of `centre_view`, of Pillow's and of tensorflow's."""
+    """The arguments of both `centre_view`s, Pillow's and tensorflow's."""
     return {
         'size': self.size, 'short_side': self.short_side, 'squash': self.squash, 'floor': self.floor,
         'resample': self.resample}
 
   @property
   def geometry(self) -> dict[str, Any]:
-    """What a description of a checkpoint keeps beside the statistics: arguments of a view of its image size."""
+    """The arguments of the view that a checkpoint's description keeps beside the statistics and the image size."""
     return {name: value for name, value in self.centre.items() if name != 'size'}
 
   @property
   def statistics(self) -> dict[str, list[float]]:
-    """'mean' and 'std', as a checkpoint's description holds them."""
+    """The 'mean' and 'std', as a checkpoint's description holds them."""
     return {'mean': list(self.mean), 'std': list(self.std)}
 
   def __call__(self, images: Any) -> jax.Array:
-    """Images, see `image_arguments`, as normalised float32 (B, size, size, 3)."""
+    """Makes normalised views, float32 (B, size, size, 3), of images, see `image_arguments`."""
     views = self.views(images)
     return normalise(jnp.asarray(views), self.mean, self.std) if views.dtype == np.uint8 else jnp.asarray(views)
 
   def views(self, images: Any, name: str = 'images') -> np.ndarray:
-    """The same before they are normalised, uint8 (B, size, size, 3), unless they are already; see `image_views`."""
+    """Makes views before normalisation, uint8 (B, size, size, 3), unless images are normalised; see `image_views`."""
     return image_views(images, self.size, self.pixels, self.mean, self.std, name)
 
   def pixels(self, image: Image.Image) -> np.ndarray:

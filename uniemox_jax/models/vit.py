@@ -11,7 +11,8 @@ from uniemox_jax.models import layers
 from uniemox_jax.models.masking import patchify, take_tokens
 
 MAX_POSITIONS = 2**27
-"""Numbers, of which some copies are made before any weight is read: 95,000 patches of the widest published ViT."""
+"""The most numbers in a table of positions, which is copied before any weight is read: 95,000 patches of the widest
+published ViT."""
 
 
 def sincos_positions(width: int, side: int) -> np.ndarray:
@@ -40,7 +41,7 @@ class ViT(nnx.Module):
 
   Args:
     image_size, patch_size: pixels; the image is square and divisible by the patch.
-    width, depth, heads: D, layers, attention heads. The MLP is 4 D wide.
+    width, depth, heads: the width D, the number of layers, the attention heads. The MLP is 4 D wide.
     norm_eps: LayerNorm epsilon, 1e-6 in the files of MAE and of the original.
     final_norm: whether the last LayerNorm exists; fine-tuned classifiers drop it.
     train_positions: False keeps the sine-cosine positions fixed (pretraining).
@@ -78,7 +79,7 @@ class ViT(nnx.Module):
     """Encodes normalised float images; with `ids_keep_BxK` only those patches are embedded at all.
 
     Returns:
-      Tokens (B, 1 + K, D), CLS first; after the final LayerNorm where there is one. K is L without masking.
+      Tokens (B, 1 + K, D), CLS first, after the final LayerNorm if there is one. Without masking, K is L.
     """
     positions = self.positions[...] if self.train_positions else jax.lax.stop_gradient(self.positions[...])
     patches_BxLxP = patchify(images_BxHxWx3, self.patch_size)

@@ -1,13 +1,13 @@
-"""What a prediction's confidence is worth: its calibration, and the errors that remain where unsure ones are withheld.
+"""Measures what a prediction's confidence is worth: calibration, and the errors that remain among the surest answers.
 
-All functions take of N examples:
+All functions take these arrays of N examples:
 
-  confidence_N: probability of the likeliest class.
+  confidence_N: the probability of the likeliest class.
   right_N: whether that class is right, or its chance to be, from 0 to 1.
   weight_RxN: how often each example counts, at least 0, in each of R weightings.
 
 They return float64 (R,), NaN where nothing counts. Weights are repetitions, and equal confidences count together: no
-result hangs on the order of the examples.
+result depends on the order of the examples.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ COVERAGE = 0.8
 
 
 def expected_calibration_error(confidence_N: np.ndarray, right_N: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
-  """Mean distance of accuracy and confidence over 15 equal bins (low, high] of confidence, by what they hold.
+  """The mean distance of accuracy and confidence over 15 equal bins (low, high] of confidence, weighted by their size.
 
   Source: Guo et al. (2017), eq. 3.
   """
@@ -27,7 +27,7 @@ def expected_calibration_error(confidence_N: np.ndarray, right_N: np.ndarray, we
 
 
 def adaptive_calibration_error(confidence_N: np.ndarray, right_N: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
-  """As the expected calibration error, over 15 bins that hold equally many examples each, from the surest on.
+  """The expected calibration error over 15 bins that hold equally many examples each, from the surest on.
 
   The bins are those of Nixon et al. (2019). Their own measure takes every class; this one the likeliest alone. An
   example on the border of two bins, or a group of equal confidence, counts in both by its shares.
@@ -46,14 +46,14 @@ def area_under_risk_coverage(confidence_N: np.ndarray, right_N: np.ndarray, weig
 
 
 def accuracy_at_coverage(confidence_N: np.ndarray, right_N: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
-  """The accuracy where 80 % are answered, the surest."""
+  """The accuracy if only the surest 80 % are answered."""
   mass_RxK, hits_RxK = _from_the_surest(confidence_N, right_N, weight_RxN)
   hits_R = [_between(COVERAGE, mass_K, hits_K) for mass_K, hits_K in zip(mass_RxK, hits_RxK)]
   return _share(np.array(hits_R), COVERAGE * mass_RxK[:, -1])
 
 
 def risk_coverage_curve(confidence_N: np.ndarray, right_N: np.ndarray, coverage_K: np.ndarray) -> np.ndarray:
-  """The share of errors among the surest answers, float64 (K,), where a share `coverage_K` above 0 is answered."""
+  """The share of errors, float64 (K,), if only the surest share `coverage_K`, above 0, is answered."""
   [mass_G], [errors_G] = _from_the_surest(confidence_N, 1 - right_N, np.ones((1, len(confidence_N))))
   return _between(coverage_K, mass_G, errors_G) / (coverage_K * mass_G[-1])
 

@@ -13,9 +13,9 @@ import optax
 from uniemox_jax.models.layers import unit
 
 DYNAMIC_C = 1.2
-"""Of the class weights 1 / ln(c + p) (Kosti et al. 2017; taken from their code, the text could not be checked)."""
+"""The c of the class weights 1 / ln(c + p) (Kosti et al. 2017; from their code, the text could not be checked)."""
 ABSENT_WEIGHT = 1e-4
-"""Of a class without examples, as in the published code of EMOTIC; the formula would give it the largest weight."""
+"""The weight of a class without examples, as in the published code of EMOTIC. The formula would give it the largest."""
 
 
 def _cosine(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -35,7 +35,7 @@ def _text_similarities(fused_BxE: jax.Array, image_BxE: jax.Array, text: jax.Arr
 
 
 def equal_text_weights(text: jax.Array) -> jax.Array:
-  """Weights with which equal texts count once together: 1 / how often each is there; (T,) or (B, T), as `text` is."""
+  """Weights by which equal texts count once together: 1 / the number of equal ones; (T,) or (B, T), as `text` is."""
   return 1 / jnp.sum(jnp.all(text[..., :, None, :] == text[..., None, :, :], axis=-1), axis=-1)
 
 
@@ -49,10 +49,10 @@ def contrastive_cosine(
     fused_BxE: student embeddings, float32, any norm.
     image_BxE: teacher image embeddings, float32, unit norm.
     text: teacher text embeddings, float32, unit norm: (T, E) shared by all rows, or (B, T, E) with own texts a row.
-    weight: of the texts, (T,) or (B, T); None counts each once.
+    weight: the weights of the texts, (T,) or (B, T); None counts each once.
 
   Returns:
-    Per-example loss (B,), in [0, 2].
+    The loss of each example, (B,), in [0, 2].
   """
   student_BxT, teacher_BxT = _text_similarities(fused_BxE, image_BxE, text)
   if weight is not None:
@@ -72,7 +72,7 @@ def contrastive_kl(
 
 
 def group_texts(text_BxE: jax.Array, group: int) -> jax.Array:
-  """Texts for `negatives='local'`: row i gets the texts of its consecutive group of `group` rows, (B, group, E)."""
+  """The texts for `negatives='local'`, (B, group, E): row i gets those of its consecutive group of `group` rows."""
   batch, width = text_BxE.shape
   grouped = text_BxE.reshape(batch // group, 1, group, width)
   return jnp.broadcast_to(grouped, (batch // group, group, group, width)).reshape(batch, group, width)
@@ -101,10 +101,10 @@ def reconstruction(
 def distillation(predicted_BxLxD: jax.Array, teacher_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
   """L4, of UniEmoX+: one minus the cosine between predicted and true tokens of the teacher; (B,), in [0, 2].
 
-  The mean over the hidden patches, as in MaskDistill (Peng et al. 2022, whose text could not be checked).
+  It is the mean over the hidden patches, as in MaskDistill (Peng et al. 2022, whose text could not be checked).
 
   Args:
-    predicted_BxLxD, teacher_BxLxD: of every patch, float32, any norm.
+    predicted_BxLxD, teacher_BxLxD: the tokens of every patch, float32, any norm.
     mask_BxL: 1 where hidden.
   """
   apart_BxL = 1.0 - _cosine(predicted_BxLxD, teacher_BxLxD)
@@ -135,12 +135,12 @@ def cross_entropy(logits_BxC: jax.Array, target_BxC: jax.Array, weight: jax.Arra
 
 
 def binary_cross_entropy(logits_BxC: jax.Array, target_BxC: jax.Array, weight_BxC: jax.Array) -> jax.Array:
-  """Mean over classes of the sigmoid cross-entropies."""
+  """The mean over classes of the sigmoid cross-entropies."""
   return jnp.mean(weight_BxC * optax.sigmoid_binary_cross_entropy(logits_BxC, target_BxC), axis=-1)
 
 
 def weighted_euclidean(output_BxC: jax.Array, target_BxC: jax.Array, weight_BxC: jax.Array) -> jax.Array:
-  """Sum over classes of w (output - target)^2: EMOTIC's loss of the categories (Kosti et al. 2017, section 4.2).
+  """The sum over classes of w (output - target)^2: EMOTIC's loss of the categories (Kosti et al. 2017, section 4.2).
 
   The output is linear, and is itself the score of its class.
   """
@@ -148,19 +148,19 @@ def weighted_euclidean(output_BxC: jax.Array, target_BxC: jax.Array, weight_BxC:
 
 
 def kl_divergence(logits_BxC: jax.Array, target_BxC: jax.Array, weight_Bx1: jax.Array) -> jax.Array:
-  """KL(target || softmax(logits)) of distributions, in nats; 0 ln 0 is 0."""
+  """The divergence KL(target || softmax(logits)) of distributions, in nats; 0 ln 0 is 0."""
   entropy_B = jnp.sum(jax.scipy.special.xlogy(target_BxC, target_BxC), axis=-1)
   cross_entropy_B = -jnp.sum(target_BxC * jax.nn.log_softmax(logits_BxC), axis=-1)
   return (entropy_B + cross_entropy_B) * weight_Bx1[:, 0]
 
 
 def squared_error(output_BxD: jax.Array, target_BxD: jax.Array, weight_BxD: jax.Array) -> jax.Array:
-  """Mean over dimensions of the squared error."""
+  """The mean over dimensions of the squared error."""
   return jnp.mean(weight_BxD * (output_BxD - target_BxD)**2, axis=-1)
 
 
 def one_minus_ccc(output_BxD: jax.Array, target_BxD: jax.Array, weight_BxD: jax.Array) -> jax.Array:
-  """Each example's part of 1 - CCC (Lin 1989), mean over dimensions; their mean over the batch is 1 - CCC.
+  """Each example's part of 1 - CCC (Lin 1989), the mean over dimensions; the parts' mean over the batch is 1 - CCC.
 
   1 - CCC = E[(x - y)^2] / (var x + var y + (E x - E y)^2), and the denominator is of the whole batch: these examples
   must be all of it. `weight` must have mean 1 over examples, or be 0 for all.
@@ -174,10 +174,10 @@ def one_minus_ccc(output_BxD: jax.Array, target_BxD: jax.Array, weight_BxD: jax.
 
 
 def balanced_weights(share_C: jax.Array) -> jax.Array:
-  """1 / (C p) of each class's share p, all classes weigh the same; 0 for an absent one (scikit-learn's balanced)."""
+  """Weights 1 / (C p) by each class's share p: all classes weigh the same, an absent one 0 (scikit-learn: balanced)."""
   return jnp.where(share_C > 0, 1 / (len(share_C) * jnp.maximum(share_C, 1e-12)), 0.0)
 
 
 def class_weights(share_C: jax.Array) -> jax.Array:
-  """1 / ln(c + p) with c = 1.2 of each class's share p of the examples, of the train split (static) or of the batch."""
+  """Weights 1 / ln(c + p), c = 1.2, by each class's share p of the examples, in train (static) or in the batch."""
   return jnp.where(share_C > 0, 1 / jnp.log(DYNAMIC_C + share_C), ABSENT_WEIGHT)

@@ -23,26 +23,26 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 ACTIVATIONS = {'softmax': _softmax, 'sigmoid': _sigmoid, 'identity': lambda outputs: outputs}
-"""From outputs to predictions; any float dtype, rows are examples."""
+"""The functions that turn outputs into predictions; any float dtype, rows are examples."""
 CONFIDENCE = {
     'ece': confidence.expected_calibration_error, 'adaptive_ece': confidence.adaptive_calibration_error,
     'aurc': confidence.area_under_risk_coverage, 'top1_at_80': confidence.accuracy_at_coverage}
-"""What the confidence in the likeliest class is worth, by name."""
+"""The measures of what the confidence in the likeliest class is worth, by name."""
 
 
 def mean_defined(values: Sequence[float | None]) -> float | None:
-  """Mean of those that are not None; None where all are."""
+  """The mean of the values that are not None; None if all are."""
   defined = [value for value in values if value is not None]
   return float(np.mean(defined)) if defined else None
 
 
 def single_label(logits_NxC: np.ndarray, label_N: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-  """Metrics for single-label classification.
+  """Computes the metrics of single-label classification.
 
   Args:
-    logits_NxC: of any float dtype.
+    logits_NxC: logits of any float dtype.
     label_N: class indices.
-    names: of the classes.
+    names: the names of the classes.
 
   Returns:
     examples, top1, top3, macro_f1 (see `macro_f1`), balanced_accuracy (mean recall of the classes with examples), of
@@ -82,13 +82,14 @@ def macro_f1(f1_C: np.ndarray, support_C: np.ndarray) -> dict[str, float]:
 def multi_label(
     scores_NxC: np.ndarray, present_NxC: np.ndarray, names: Sequence[str],
     thresholds_C: Sequence[float | None]) -> dict[str, Any]:
-  """Metrics for multi-label classification.
+  """Computes the metrics of multi-label classification.
 
   Args:
     scores_NxC: higher is likelier, comparable within a class.
     present_NxC: which classes each example has; bool.
-    names: of the classes.
-    thresholds_C: of `break_even_thresholds` on val; a class is predicted from its threshold on, never at None.
+    names: the names of the classes.
+    thresholds_C: the thresholds that `break_even_thresholds` gave on val. A class is predicted from its threshold on,
+      and never if that is None.
 
   Returns:
     examples; map, the mean average precision over the classes with examples; at the thresholds, macro_f1 (see
@@ -112,13 +113,14 @@ def multi_label(
 
 
 def average_precision(score_N: np.ndarray, present_N: np.ndarray) -> float | None:
-  """Sum over thresholds of precision times the step in recall, equal scores taken together; None without positives."""
+  """The sum over thresholds of precision times the step in recall. Equal scores count together; None without positives.
+  """
   [found] = weighted_average_precision(score_N, present_N, np.ones((1, len(score_N))))
   return None if np.isnan(found) else float(found)
 
 
 def weighted_average_precision(score_N: np.ndarray, present_N: np.ndarray, weight_RxN: np.ndarray) -> np.ndarray:
-  """The same where each example counts as often as its weight says, float64 (R,); NaN without positives."""
+  """The average precision if each example counts as often as its weight says, float64 (R,); NaN without positives."""
   order_N = np.argsort(-score_N, kind='stable')
   weight_RxN = weight_RxN[:, order_N]
   last_of_equals = np.flatnonzero(np.append(np.diff(score_N[order_N]) != 0, True))
@@ -131,7 +133,7 @@ def weighted_average_precision(score_N: np.ndarray, present_N: np.ndarray, weigh
 
 
 def break_even_thresholds(scores_NxC: np.ndarray, present_NxC: np.ndarray) -> list[float | None]:
-  """Of each class, the score at which precision equals recall: as many are predicted as there are.
+  """The score of each class at which precision equals recall: as many examples are predicted as there are.
 
   Equal scores at that place are predicted together, and precision is then the lower of the two. None without examples.
   """
@@ -140,7 +142,7 @@ def break_even_thresholds(scores_NxC: np.ndarray, present_NxC: np.ndarray) -> li
 
 
 def label_distribution(logits_NxC: np.ndarray, target_NxC: np.ndarray) -> dict[str, Any]:
-  """The six measures of Geng (2016, table 1), means over examples; 0 / 0 and 0 ln 0 count as 0.
+  """Computes the six measures of Geng (2016, table 1), means over examples; 0 / 0 and 0 ln 0 count as 0.
 
   Args:
     logits_NxC: their softmax is the prediction.
@@ -187,13 +189,14 @@ def entropies(logits_NxC: np.ndarray, target_NxC: np.ndarray) -> tuple[np.ndarra
 
 
 def surest_class(logits_NxC: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """What `confidence` asks for: the probability of the likeliest class, float64 (N,), and how right that class is.
+  """The inputs of `confidence`: the probability of the likeliest class, float64 (N,), and how right that class is.
 
-  Probabilities have 12 places, so that those which are equal but for the order of a sum are equal.
+  Probabilities are rounded to 12 places, so that those which differ only by the order of a sum are equal.
 
   Args:
-    logits_NxC: of any float dtype.
-    target: class indices (N,): it is right or not; or shares (N, C) of votes: its share is its chance to be right.
+    logits_NxC: logits of any float dtype.
+    target: class indices (N,), by which the class is right or not; or shares of votes (N, C), by which its share is its
+      chance to be right.
   """
   predicted_N = logits_NxC.argmax(axis=-1)
   probability_N = np.take_along_axis(_softmax(logits_NxC.astype(np.float64)), predicted_N[:, None], axis=-1)[:, 0]
@@ -204,11 +207,11 @@ def surest_class(logits_NxC: np.ndarray, target: np.ndarray) -> tuple[np.ndarray
 
 
 def dimensional(predicted_NxD: np.ndarray, target_NxD: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-  """Metrics of continuous dimensions.
+  """Computes the metrics of continuous dimensions.
 
   Args:
     predicted_NxD, target_NxD: on the dataset's scale; a target may be NaN, which leaves it out.
-    names: of the dimensions.
+    names: the names of the dimensions.
 
   Returns:
     examples (with any target), mae, pearson, ccc, means over dimensions; per_dimension with the same of each. CCC is

@@ -1,4 +1,4 @@
-"""The classifier's random regularisation: mixup, cutmix, label smoothing, drop-path. All drawn for the whole batch."""
+"""The classifier's random regularisation: mixup, cutmix, label smoothing, drop-path, drawn for the whole batch."""
 
 from typing import NamedTuple
 
@@ -9,32 +9,33 @@ import jax.numpy as jnp
 class Mix(NamedTuple):
   """How each image is mixed with its partner, the one at the other end of the batch.
 
-  weight_HxW: of the image itself. share: the mean of that, which is the share of its target.
+  weight_HxW: the weight of the image itself. share: its mean, which is the share of the image's target.
   """
 
   weight_HxW: jax.Array
   share: jax.Array
 
   def blend(self, images_BxHxWx3: jax.Array, partners_BxHxWx3: jax.Array) -> jax.Array:
-    """The mixed images; of several views (B, V, H, W, 3), all in the same way."""
+    """Mixes the images; several views (B, V, H, W, 3) are all mixed in the same way."""
     weight_HxWx1 = self.weight_HxW[..., None]
     return weight_HxWx1 * images_BxHxWx3 + (1 - weight_HxWx1) * partners_BxHxWx3
 
   def blend_targets(self, target_BxC: jax.Array) -> jax.Array:
-    """The targets of the mixed images of a whole batch."""
+    """Mixes the targets of a whole batch as its images are mixed."""
     return self.share * target_BxC + (1 - self.share) * target_BxC[::-1]
 
 
 def draw_mix(key: jax.Array, size: tuple[int, int], mixup: float, cutmix: float) -> Mix | None:
-  """One mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) for a batch, each with probability 1/2 where both are on.
+  """Draws a mixup (Zhang et al. 2018) or a cutmix (Yun et al. 2019) for a batch, each with probability 1/2 if both are
+  on.
 
   Args:
     key: PRNG key.
     size: (H, W) of the images.
-    mixup, cutmix: parameter of the symmetric Beta distribution, 0 is off.
+    mixup, cutmix: the parameter of the symmetric Beta distribution, 0 is off.
 
   Returns:
-    None where both are off.
+    The mix; None if both are off.
   """
   if not (mixup or cutmix):
     return None
@@ -75,7 +76,7 @@ def smooth_labels(label_B: jax.Array, classes: int, smoothing: float) -> jax.Arr
 
 
 def draw_branch_scales(key: jax.Array, batch: int, depth: int, rate: float) -> jax.Array:
-  """Stochastic depth (Huang et al. 2016): 0 where a branch is dropped, 1 / (1 - p) where it is kept.
+  """Draws stochastic depth (Huang et al. 2016): 0 where a branch is dropped, 1 / (1 - p) where it is kept.
 
   p grows linearly from 0 in the first block to `rate` in the last.
 

@@ -1,4 +1,4 @@
-"""Tasks: what of a record the fine-tuned model predicts, by which loss, and how that is measured (docs/tasks.md).
+"""Tasks: what the fine-tuned model predicts of a record, by which loss, and how that is measured (docs/tasks.md).
 
 A task is named after the record's field that holds its target. The classifier's one linear head has the columns of all
 tasks side by side, in their order, which is the same as a head for each.
@@ -23,14 +23,14 @@ LOSSES: dict[str, tuple[Loss, str]] = {
     'cross_entropy': (losses.cross_entropy, 'softmax'), 'bce': (losses.binary_cross_entropy, 'sigmoid'),
     'weighted_euclidean': (losses.weighted_euclidean, 'identity'), 'kl': (losses.kl_divergence, 'softmax'),
     'l2': (losses.squared_error, 'identity'), 'ccc': (losses.one_minus_ccc, 'identity')}
-"""By name: the loss, and what turns its outputs into predictions."""
+"""The losses by name, each with the function that turns its outputs into predictions."""
 
 
 class Kind(NamedTuple):
   """What holds for every task of a field.
 
-  losses: its losses by name, the default first. score: the metric that scores an epoch. direction: 1 if more of that is
-  better, else -1. options: keys of the config's `task_loss` that only this task reads, beside its weight.
+  losses: the names of its losses, the default first. score: the metric that scores an epoch. direction: 1 if more of
+  that is better, else -1. options: keys of the config's `task_loss` that only this task reads, beside its weight.
   """
 
   losses: tuple[str, ...]
@@ -43,7 +43,7 @@ KINDS = {
     'label': Kind(('cross_entropy',), 'top1', 1, ('class_weights',)),
     'labels': Kind(('bce', 'weighted_euclidean'), 'map', 1, ('labels_form', 'class_weights')),
     'distribution': Kind(('kl',), 'kl', -1), 'vad': Kind(('l2', 'ccc'), 'ccc', 1, ('vad_form',))}
-"""By field of the record; 'auto' takes them in this order."""
+"""The kinds of tasks by the record's field; 'auto' takes them in this order."""
 VAD = ('valence', 'arousal', 'dominance')
 
 
@@ -54,11 +54,11 @@ class Task:
   Attributes:
     name: the record's field, a key of `KINDS`.
     outputs: names of its columns: classes, or dimensions.
-    loss: one of its kind's.
-    weight: of the loss in the sum.
-    class_weights: of 'label' and 'labels': 'none', 'static' or 'dynamic'.
-    shares: of 'static': each class's share of the training examples.
-    mean, std: of 'vad': of each dimension in train; the model predicts standardised values.
+    loss: the name of one of its kind's losses.
+    weight: the weight of the loss in the sum.
+    class_weights: 'none', 'static' or 'dynamic', for 'label' and 'labels'.
+    shares: each class's share of the training examples, for 'static'.
+    mean, std: those of each dimension in train, for 'vad'; the model predicts standardised values.
   """
 
   name: str
@@ -77,13 +77,13 @@ def single_label_task(labels: Sequence[Any]) -> Task:
 
 
 def untrained_task(name: str, outputs: Sequence[str]) -> Task:
-  """A task that was not trained here: its kind's own loss; values of 'vad' are on the model's own scale."""
+  """A task that was not trained here. It has its kind's own loss, and values of 'vad' are on the model's own scale."""
   ones: dict[str, Any] = {'mean': (0.0,) * len(outputs), 'std': (1.0,) * len(outputs)} if name == 'vad' else {}
   return Task(name, tuple(outputs), KINDS[name].losses[0], **ones)
 
 
 def tasks_of(description: dict[str, Any]) -> tuple[Task, ...]:
-  """The tasks of a classifier's checkpoint, whose JSON has lists for tuples; a single label in one without tasks.
+  """Reads the tasks of a classifier's checkpoint, whose JSON has lists for tuples; without tasks, a single label.
 
   Raises:
     UserError: a task has a class twice.
@@ -115,17 +115,17 @@ def present(name: str, target: np.ndarray) -> np.ndarray:
 def choose_tasks(
     asked: str, columns: Mapping[str, Sequence[str]], targets: dict[str, np.ndarray],
     options: dict[str, Any]) -> tuple[Task, ...]:
-  """The tasks of a run.
+  """Chooses the tasks of a run.
 
   Args:
     asked: names joined by '+', the first of which chooses the epoch, or 'auto' for all whose field the training
       examples have.
-    columns: of every field, the names of what it holds.
-    targets: of every field, all training targets, as `targets.read` gives them.
+    columns: for every field, the names of its columns.
+    targets: for every field, all training targets, as `targets.read` gives them.
     options: the config's `task_loss`.
 
   Raises:
-    UserError: an unknown name, or a field that no training example has.
+    UserError: a name is unknown, or no training example has the field.
   """
   found = [name for name in KINDS if present(name, targets[name]).any()]
   names = found if asked == 'auto' else asked.split('+')
@@ -159,27 +159,28 @@ def _task(name: str, outputs: tuple[str, ...], target: np.ndarray, options: dict
 
 
 def width(tasks: Sequence[Task]) -> int:
-  """Columns of the head."""
+  """The number of columns of the head."""
   return sum(len(task.outputs) for task in tasks)
 
 
 def split_columns(outputs_BxW: Any, tasks: Sequence[Task]) -> dict[str, Any]:
-  """The head's outputs by task; numpy's or jax's."""
+  """Divides the head's outputs, of numpy or jax, by task."""
   ends = np.cumsum([len(task.outputs) for task in tasks])
   return {task.name: outputs_BxW[:, end - len(task.outputs):end] for task, end in zip(tasks, ends)}
 
 
 def prepare_targets(task: Task, target: jax.Array, smoothing: float = 0.0) -> tuple[jax.Array, jax.Array]:
-  """A batch's field as the loss takes it, and which targets are present.
+  """Prepares a batch's field for the loss, and finds which targets are present.
 
   Args:
-    task: whose field it is.
-    target: int32 (B,) of 'label', -1 for none; multi-hot float32 (B, C) of 'labels', shares float32 (B, C) of
-      'distribution', zero throughout for none; float32 (B, 3) of 'vad', NaN for none.
-    smoothing: of the labels of 'label'.
+    task: the task whose field it is.
+    target: for 'label' int32 (B,), -1 for none; for 'labels' multi-hot float32 (B, C), and for 'distribution' shares
+      float32 (B, C), both zero throughout for none; for 'vad' float32 (B, 3), NaN for none.
+    smoothing: the label smoothing of 'label'.
 
   Returns:
-    float32 (B, C) target, zero where it is missing; float32 (B, 1), or (B, C) of 'vad', 1 where it is present.
+    The target, float32 (B, C), zero where it is missing; and where it is present, 1 in float32 (B, 1), or (B, C) for
+    'vad'.
   """
   if task.name == 'label':
     present_Bx1 = (target >= 0)[:, None].astype(jnp.float32)
@@ -196,12 +197,12 @@ def prepare_targets(task: Task, target: jax.Array, smoothing: float = 0.0) -> tu
 
 
 def dimensions(task: Task) -> np.ndarray:
-  """Which of valence, arousal, dominance the task 'vad' predicts, as indices."""
+  """The indices of those of valence, arousal and dominance that the task 'vad' predicts."""
   return np.array([VAD.index(name) for name in task.outputs])
 
 
 def row_weights(task: Task, target_BxC: jax.Array, present_BxK: jax.Array) -> jax.Array:
-  """The loss's weights, which need the whole batch.
+  """Computes the loss's weights, which need the whole batch.
 
   They are scaled so that the batch mean equals the mean over the examples that have this target.
 
@@ -222,20 +223,20 @@ def row_loss(task: Task, outputs_BxC: jax.Array, target_BxC: jax.Array, weight_B
 
 
 def predict(task: Task, outputs_BxC: np.ndarray) -> np.ndarray:
-  """From outputs to probabilities, scores, shares, or values on the dataset's scale; (B, C)."""
+  """Turns outputs into probabilities, scores, shares, or values on the dataset's scale; (B, C)."""
   predicted_BxC = metrics.ACTIVATIONS[LOSSES[task.loss][1]](outputs_BxC)
   return predicted_BxC * np.array(task.std) + np.array(task.mean) if task.name == 'vad' else predicted_BxC
 
 
 def measure(task: Task, outputs_NxC: np.ndarray, target: np.ndarray,
             thresholds: Sequence[float | None] | None = None) -> dict[str, Any]:
-  """The task's loss and metrics over a whole split; examples without the target are left out.
+  """Computes the task's loss and metrics over a whole split; examples without the target are left out.
 
   Args:
     task: the task.
-    outputs_NxC: float32, of every example.
+    outputs_NxC: the outputs of every example, float32.
     target: the field, as for `prepare_targets`.
-    thresholds: of 'labels', chosen on val; None chooses them here.
+    thresholds: those of 'labels', chosen on val; None chooses them here.
 
   Raises:
     UserError: no example has the target.
@@ -268,6 +269,6 @@ def _metrics(
 
 
 def score(task: Task, measured: dict[str, Any]) -> float:
-  """What chooses the epoch, higher is better; 0 where the split leaves the metric undefined."""
+  """The score that chooses the epoch; higher is better, and 0 if the split leaves the metric undefined."""
   kind = KINDS[task.name]
   return kind.direction * (measured[kind.score] or 0.0)

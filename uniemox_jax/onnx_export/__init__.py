@@ -1,1 +1,1 @@
-"""The export to ONNX: written, compared with our own outputs, and made smaller and faster in 8 bits."""
+"""The export to ONNX: it is written, compared with our own outputs, and made smaller and faster in 8 bits."""

@@ -1,4 +1,4 @@
-"""Any model -> `model.onnx`, compared with our own outputs as soon as it is written (docs/weights.md, ONNX)."""
+"""Writes any model as `model.onnx`, and compares it with our own outputs at once (docs/weights.md, ONNX)."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -31,16 +31,16 @@ from uniemox_jax.train.checkpoint import Checkpoint
 
 MODEL = 'model.onnx'
 TOLERANCE = 1e-5
-"""Largest difference from our own outputs, as a share of the largest output."""
+"""The largest difference from our own outputs that is accepted, as a share of the largest output."""
 RANDOM, DRAWN = 3, 4
-"""Images of each kind on which both are compared."""
+"""How many images of each kind both are compared on."""
 
 
 class OnnxExport(NamedTuple):
-  """What is exported.
+  """The model that is exported.
 
-  graph: of the model. views, outputs: their shapes without the batch. model: the same in our own form. view: how it
-  wants its images. recogniser: if it names emotions. description: what the file says of itself.
+  graph: its graph. views, outputs: the shapes of both without the batch. model: the same model in our own form. view:
+  how it wants its images. recogniser: it too, if it names emotions. description: what the file says of itself.
   """
 
   graph: onnx_graph.Graph
@@ -53,7 +53,7 @@ class OnnxExport(NamedTuple):
 
 
 def of_student(loaded: Checkpoint) -> OnnxExport:
-  """Of a checkpoint: a classifier gives its logits, any other student the tokens of its encoder."""
+  """Prepares a checkpoint: a classifier gives its logits, any other student the tokens of its encoder."""
   kind, model = loaded.description['kind'], loaded.description['model']
   if kind == 'classifier':
     recogniser = of_checkpoint(loaded)
@@ -68,10 +68,10 @@ def of_student(loaded: Checkpoint) -> OnnxExport:
 
 
 def of_words(source: str, clip: Clip, labels: str | None, prompts: str | None, texts: Sequence[str]) -> OnnxExport:
-  """Of a CLIP or SigLIP that is asked in words, see `words.read_words`.
+  """Prepares a CLIP or SigLIP that is asked in words, see `words.read_words`.
 
   Raises:
-    UserError: there are no words, or words that cannot be read.
+    UserError: there are no words, or they cannot be read.
   """
   words = read_words(labels, prompts, texts)
   recogniser = of_clip(source, clip, words)
@@ -94,7 +94,7 @@ def write_model(folder: Path, export: OnnxExport) -> str:
 
   Raises:
     UserError: a package is missing.
-    RuntimeError: they differ by more than `TOLERANCE`; nobody has seen that.
+    RuntimeError: the outputs differ by more than `TOLERANCE`, which nobody has seen yet.
   """
   onnx_files.check_onnx_installed('--to=onnx')
   model = onnx_graph.to_model(export.graph, export.views, export.outputs)

@@ -1,4 +1,4 @@
-"""`model.onnx` -> `model_int8.onnx`: matrix products in 8 bits, calibrated on images and compared on others
+"""Makes `model_int8.onnx` of `model.onnx`: matrix products in 8 bits, calibrated on images and compared on others
 (docs/weights.md, In 8 bits)."""
 
 from collections.abc import Iterator
@@ -24,11 +24,12 @@ from uniemox_jax.recognition.recogniser import Recogniser, of_onnx
 
 INT8 = 'model_int8.onnx'
 IMAGES_READ = 384
-"""At most, spread over the folder; of every three, the first calibrates and the others are held out."""
+"""The most images that are read, spread over the folder; of every three, the first calibrates, the others are held
+out."""
 FEWEST = 12
-"""Images from which ranges, and how often the top class stays, can be measured at all."""
+"""The fewest images from which ranges, and how often the top class stays, can be measured."""
 PRODUCTS = ['Gemm', 'MatMul']
-"""Operators of which those with weights are in 8 bits. What they give is not rounded again."""
+"""The operators that are in 8 bits if they have weights. Their results are not rounded again."""
 _BATCH = 8
 
 
@@ -39,8 +40,8 @@ def write_int8(folder: Path, export: OnnxExport, source: str) -> list[str]:
   GELU, the products between activations and all sums stay float32.
 
   Args:
-    folder: that of `write_model`.
-    export: what that was given.
+    folder: the folder given to `write_model`.
+    export: the export given to it.
     source: images, as `find_images.find` takes them; videos are left out.
 
   Raises:
@@ -111,7 +112,7 @@ def _quantise(source: Path, scratch: Path, views_NxV: np.ndarray, view: View) ->
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Without advice about models that were not made here, which goes to the root logger."""
+  """Silences advice about models that were not made here, which goes to the root logger."""
   root = logging.getLogger()
   level = root.level
   root.setLevel(logging.ERROR)
@@ -127,7 +128,7 @@ def _outputs(path: Path, views_NxV: np.ndarray) -> np.ndarray:
 
 
 def _losses(exact_NxW: np.ndarray, rounded_NxW: np.ndarray, recogniser: Recogniser) -> list[str]:
-  """Of each task, what 8 bits change in it."""
+  """Says what 8 bits change in each task."""
   tasks, lines = recogniser.tasks, []
   exact, rounded = (split_columns(outputs[:, :width(tasks)], tasks) for outputs in (exact_NxW, rounded_NxW))
   for task in tasks:

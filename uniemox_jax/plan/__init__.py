@@ -1,1 +1,1 @@
-"""The verb `plan`: a step compiled for accelerators that need not be present."""
+"""The verb `plan`: it compiles a step for accelerators that need not be present."""

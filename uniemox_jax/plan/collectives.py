@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its text (optimised HLO)."""
+"""Reads what a compiled program sends between devices from its text (optimised HLO)."""
 
 import re
 from typing import NamedTuple
@@ -14,8 +14,8 @@ _CHANNEL = re.compile(r'channel_id=\d+')
 class Collective(NamedTuple):
   """All collectives of one kind in one program.
 
-  count: runs a step, loops unrolled. bytes: on one device, over all runs, the larger of what each takes and gives; a
-  ring sends about that (gather, scatter) or twice that (reduce). largest: bytes of one run.
+  count: how often they run a step, loops unrolled. bytes: on one device, over all runs, the larger of what each takes
+  and gives; a ring sends about that (gather, scatter) or twice that (reduce). largest: the most bytes of one run.
   """
 
   kind: str
@@ -25,7 +25,7 @@ class Collective(NamedTuple):
 
 
 def read_collectives(text: str) -> list[Collective]:
-  """Every kind of collective in optimised HLO text (`jax.stages.Compiled.as_text()`), the most bytes first."""
+  """Finds every kind of collective in optimised HLO text (`jax.stages.Compiled.as_text()`), the most bytes first."""
   program = ProgramText.read(text)
   found: dict[str, tuple[str, int, int]] = {}  # channel -> kind, runs, bytes of one run
   for name, times in program.runs().items():

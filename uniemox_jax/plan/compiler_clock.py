@@ -1,7 +1,7 @@
-"""How long the TPU's compiler thinks that a step takes: the cycles that it writes beside its operations.
+"""Reads how long the TPU's compiler expects a step to take: the cycles that it writes beside its operations.
 
-They are an estimate by its cost model, of which nothing was measured: one operation after another, with no overlap. So
-their sum says what is costly, and whether a change helps, better than how long a step will take.
+They are an estimate by its cost model, not a measurement: one operation after another, with no overlap. So their sum
+says what is costly, and whether a change helps, better than how long a step will take.
 """
 
 from collections import Counter, defaultdict
@@ -14,11 +14,10 @@ from uniemox_jax.plan.program_text import ProgramText, array_bytes, array_sizes,
 from uniemox_jax.runtime.hardware import Chip
 
 PARTS = ('inputs', 'teacher', 'encoder', 'decoder', 'fusion', 'head', 'losses', 'optimizer')
-"""The scopes (`jax.named_scope`) of a step, of which an operation belongs to the innermost. `losses` is what the
-gradient is taken of, so it holds whatever has no closer name; `inputs` is masking, and pixels before their embedding.
-"""
+"""The scopes (`jax.named_scope`) of a step; an operation belongs to the innermost. The gradient is that of `losses`, so
+this scope holds whatever has no closer name. `inputs` is masking, and pixels before their embedding."""
 OTHER = 'other'
-"""Where the compiler names no scope."""
+"""The name of the part for which the compiler names no scope."""
 SHOWN = 10
 MEANING = (
     "an estimate of the compiler's cost model, nothing ran: the cycles of its operations, one after another with "
@@ -36,16 +35,16 @@ _FREE = re.compile(
 
 
 def part_of(path: str) -> str:
-  """The part that an operation with this path of scopes belongs to, as the compiler keeps it (`op_name`)."""
+  """The part that an operation belongs to, by its path of scopes, as the compiler keeps it (`op_name`)."""
   return (_PART.findall(path) or [OTHER])[-1]
 
 
 class Operation(NamedTuple):
   """Instructions of a program that are alike, over all of a step's runs of each.
 
-  part: one of `PARTS`, or `OTHER`. name: what jax calls it, or else the compiler. kind: 'attention product', 'product',
-  'kernel', 'copy' or 'other'. backward: whether the gradient is what it computes. shape: of its result, or of the
-  largest of several. count: how often it runs a step. cycles: of all runs.
+  part: one of `PARTS`, or `OTHER`. name: jax's name of it, or else the compiler's. kind: 'attention product',
+  'product', 'kernel', 'copy' or 'other'. backward: whether it computes the gradient. shape: that of its result, or of
+  the largest of several. count: how often it runs a step. cycles: those of all runs.
   """
 
   part: str
@@ -91,15 +90,15 @@ def _operation(program: ProgramText, line: str, count: int, schedules: Mapping[K
 
 def read_operations(text: str,
                     schedules: Mapping[Kernel, int] | None = None) -> tuple[list[Operation], list[dict[str, Any]]]:
-  """What the compiler estimates of a program (`jax.stages.Compiled.as_text()` of a TPU's).
+  """Reads the compiler's estimates of a program (`jax.stages.Compiled.as_text()` of a TPU's).
 
   Args:
-    text: of the program.
-    schedules: cycles of one program of each kernel (`kernel_schedules.read_schedules`).
+    text: the program's text.
+    schedules: the cycles of one program of each kernel (`kernel_schedules.read_schedules`).
 
   Returns:
-    Alike operations together, the costliest first. And what has no estimate, by `name` of the compiler: how often it
-    runs a step (`count`), and the `bytes` of its largest results in all, the most first.
+    The operations, alike ones together, the costliest first. And what has no estimate, by the compiler's `name`: how
+    often it runs a step (`count`), and the `bytes` of its largest results in all, the most first.
   """
   program = ProgramText.read(text)
   found: dict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
@@ -119,9 +118,9 @@ def read_operations(text: str,
 
 
 def summarise_cycles(text: str, schedules: Mapping[Kernel, int] | None = None) -> dict[str, Any] | None:
-  """`read_operations` as plan.json keeps it, in cycles: in all, by part, by kind, and the costliest operations.
+  """Sums up `read_operations` as plan.json keeps it, in cycles: in all, by part, by kind, and the costliest operations.
 
-  None of a program whose compiler writes no cycles, as those of CPUs and GPUs do not.
+  None for a program whose compiler writes no cycles; those of CPUs and GPUs write none.
   """
   operations, unknown = read_operations(text, schedules)
   if not operations:
@@ -136,7 +135,7 @@ def summarise_cycles(text: str, schedules: Mapping[Kernel, int] | None = None) -
 
 
 def timed(summary: dict[str, Any], chip: Chip, flops: float) -> dict[str, Any]:
-  """A summary of cycles in seconds, with the share of the peak that a device's `flops` a step would be (MFU)."""
+  """Turns a summary of cycles into seconds, with the share of the peak that a device's `flops` a step would be."""
   seconds = {name: {key: cycles / chip.clock for key, cycles in summary[name].items()} for name in ('parts', 'kinds')}
   costliest = [operation | {'seconds': operation['cycles'] / chip.clock} for operation in summary['costliest']]
   total = summary['cycles'] / chip.clock
@@ -145,7 +144,7 @@ def timed(summary: dict[str, Any], chip: Chip, flops: float) -> dict[str, Any]:
 
 
 def format_clock(clock: dict[str, Any]) -> list[str]:
-  """The lines that `plan` prints of what `timed` gives."""
+  """The lines that `plan` prints of the result of `timed`."""
 
   def shares(name: str) -> str:
     return ', '.join(f"{key} {1e3 * seconds:.4g} ms" for key, seconds in clock[name].items())

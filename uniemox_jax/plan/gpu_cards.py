@@ -9,10 +9,10 @@ from data_pipelines.errors import UserError
 from uniemox_jax.runtime.hardware import CHIPS, GIB, Slice, gpu_facts, parse_slice
 
 MOST = 8
-"""GPUs of one machine."""
+"""The most GPUs of one machine."""
 POOL, RESERVED = 0.75, 5 * GIB
-"""The share of the memory that jax takes for its arrays; and what CUDA's context, NCCL's buffers and batches that wait
-may take beside them, which weighs more on a small GPU."""
+"""The share of the memory that jax takes for its arrays; and the bytes that CUDA's context, NCCL's buffers and batches
+that wait may take beside them, which weigh more on a small GPU."""
 MARGIN = 0.1
 """How far from the limit a total must be for an answer: on a GPU the compiler tries kernels, and may choose others."""
 LIMIT = (
@@ -68,7 +68,7 @@ class Gpus(NamedTuple):
 
   @property
   def limit(self) -> int:
-    """Bytes of one GPU that a program may count on."""
+    """The bytes of one GPU that a program may count on."""
     memory = round(self.fields['memory'] * GIB)
     return min(round(POOL * memory), memory - RESERVED)
 
@@ -78,7 +78,7 @@ class Gpus(NamedTuple):
 
   @property
   def target(self) -> str:
-    """What XLA's compiler has to know: a `GpuTargetConfigProto` as text. Without some fields it ends silently."""
+    """The text of a `GpuTargetConfigProto`, which XLA's compiler needs. Without some fields it ends silently."""
     major, _, minor = self.fields['capability'].partition('.')
     return _TARGET.format(**self.fields, bytes=round(self.fields['memory'] * GIB), major=major, minor=minor)
 
@@ -91,10 +91,10 @@ def cards() -> dict[str, dict[str, Any]]:
 
 
 def parse_topology(name: str) -> Slice | Gpus:
-  """The TPU slice or the GPUs that `--topology` names.
+  """Reads which TPU slice or GPUs `--topology` names.
 
   Raises:
-    UserError: neither.
+    UserError: it names neither.
   """
   kind, _, count = name.partition(':')
   if kind in cards():

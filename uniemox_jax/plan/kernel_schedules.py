@@ -1,6 +1,6 @@
-"""What the TPU's compiler knows of the time of a kernel of ours, for which it writes no estimate: its schedule.
+"""Reads the schedules of our kernels, for whose time the TPU's compiler writes no other estimate.
 
-Every instruction of a kernel has its cycle, so the length of the schedule is what one program of its grid takes while
+Every instruction of a kernel has its cycle. So the length of the schedule is the time of one program of its grid, if
 its data arrive in time, which they do for `attention_kernel` (docs/performance.md).
 """
 
@@ -17,22 +17,22 @@ _ANY_INSTRUCTION = 'HLO: '
 _STORE_SLOTS = re.compile(r' - VECTOR_STORE: \(\d+/(\d+)\)')
 
 Kernel = tuple[str, str]
-"""The name of an instruction without its number, and the largest of its results: of equal ones the compiler keeps one.
-"""
+"""The name of an instruction without its number, and the largest of its results. Of equal kernels the compiler keeps
+one."""
 
 
 def kernel_of(instruction: str, shapes: str) -> Kernel:
-  """Which kernel an instruction of this name runs, from the text of its results."""
+  """Finds which kernel an instruction of this name runs, from the text of its results."""
   return re.sub(r'[.\d]+$', '', instruction), largest_array(shapes)
 
 
 def compiler_flags(folder: str) -> str:
-  """Flags of libtpu (LIBTPU_INIT_ARGS) that make it write its schedules, and nothing else, into a folder."""
+  """The flags of libtpu (LIBTPU_INIT_ARGS) that make it write its schedules, and nothing else, into a folder."""
   return f'--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=.*{_LABEL}.*'
 
 
 def read_schedules(folder: str) -> dict[Kernel, int]:
-  """Cycles of one program of each kernel; none where the compiler wrote no files."""
+  """Reads the cycles of one program of each kernel; none if the compiler wrote no files."""
   return {
       kernel: cycles for path in sorted(Path(folder).glob(f'*{_LABEL}*'))
       for kernel, cycles in _schedules(path.read_text(encoding='utf-8').splitlines())}

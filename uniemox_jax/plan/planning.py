@@ -40,7 +40,7 @@ SHIPPED = {
     'pretrain_emoset_vitl16': ('v4:4x4x4', 'v5e:16x16', 'v5p:4x4x4', 'v6e:8x8'),
     'pretrain_emoset_vitb16': ('v4:4x4x4', 'v5e:8x8', 'v5p:4x4x4', 'v6e:8x8'), 'finetune:emo8': _EIGHT_CHIPS,
     'demo:pretrain': _EIGHT_CHIPS, 'demo:finetune': _EIGHT_CHIPS}
-"""What `--all` plans: every shipped config that trains a student, on one slice of each generation."""
+"""The plans of `--all`: every shipped config that trains a student, on one slice of each generation."""
 GPU_COMPILER = os.path.join('.venv-gpu', 'bin', 'python')
 """The Python that compiles for GPUs, as `make gpu-compiler` makes it. Beside the compiler's package every other run of
 jax would look for a GPU, and print a traceback."""
@@ -53,10 +53,10 @@ ASSUMPTIONS = (
 
 
 def compile_in_subprocess(config: ConfigDict, topology: str, python: str = sys.executable) -> dict[str, Any]:
-  """What `uniemox_jax.plan.step_compiler` measures, in a process of its own, by this `python`.
+  """Runs `uniemox_jax.plan.step_compiler` in a process of its own, by this `python`, and returns what it measured.
 
   Raises:
-    UserError: a mistake in the config or the topology, or the compiler crashed.
+    UserError: the config or the topology has a mistake, or the compiler crashed.
   """
   with temporary_folder() as scratch:
     path, schedules = os.path.join(scratch, 'request.json'), os.path.join(scratch, 'schedules')
@@ -104,7 +104,7 @@ def _require_gpu_compiler(python: str) -> None:
 
 
 def roofline(measured: dict[str, Any], chip: Chip, examples_per_device: float) -> dict[str, Any]:
-  """Seconds a step by `ASSUMPTIONS`, and each part of them."""
+  """Computes the seconds of a step by `ASSUMPTIONS`, and each part of them."""
   flops = measured['student_flops_per_example'] + measured['teacher_flops_per_example']
   updated = 4 * measured['params_bytes_per_device'] + 2 * measured['optimizer_bytes_per_device']
   weights = 2 * 4 * measured['params'] + updated
@@ -118,7 +118,7 @@ def roofline(measured: dict[str, Any], chip: Chip, examples_per_device: float) -
 
 
 def plan(config: ConfigDict, topology: str, gpu_compiler: str = GPU_COMPILER) -> dict[str, Any]:
-  """The contents of plan.json (docs/tpu.md says what each key means).
+  """Makes the contents of plan.json (docs/tpu.md says what each key means).
 
   Raises:
     UserError: see `compile_in_subprocess`.
@@ -132,7 +132,8 @@ def plan(config: ConfigDict, topology: str, gpu_compiler: str = GPU_COMPILER) ->
 
 
 def complete_plan(measured: dict[str, Any], config: ConfigDict, where: Slice | Gpus) -> dict[str, Any]:
-  """What was measured, with what follows from the config and the devices; of GPUs no time, which nothing here knows."""
+  """Adds to what was measured what follows from the config and the devices. For GPUs there is no time, which nothing
+  here knows."""
   flops = measured['student_flops_per_example'] + measured['teacher_flops_per_example']
   batch, devices = config.batch_size, where.chips
   estimate = clock = None
@@ -151,7 +152,8 @@ def _versions() -> dict[str, str]:
 
 
 def search_batch(config: ConfigDict, topology: str, gpu_compiler: str = GPU_COMPILER) -> dict[str, Any]:
-  """The plan of the largest batch that fits, exactly; memory is assumed to grow with the batch. Undecided is no fit.
+  """Finds the plan of the exactly largest batch that fits. It assumes that memory grows with the batch. Undecided is no
+  fit.
 
   It doubles or halves the config's batch until one batch fits and another does not. Between the two it tries where
   memory, were it linear, would reach the limit, but at least a margin away from both. The margin doubles each time:
@@ -251,7 +253,7 @@ def _times(result: dict[str, Any]) -> list[str]:
 
 
 def shipped_config(name: str) -> ConfigDict:
-  """A key of `SHIPPED` as a config."""
+  """Loads the config of a key of `SHIPPED`."""
   module, colon, argument = name.partition(':')
   return cli.load_config(f'configs/{module}.py{colon}{argument}')
 

@@ -1,4 +1,4 @@
-"""The text of a compiled program (optimised HLO): its computations, and how often each instruction runs a step."""
+"""Reads the text of a compiled program (optimised HLO): its computations, and how often a step runs each of them."""
 
 from collections import Counter, defaultdict
 import math
@@ -14,17 +14,17 @@ _CONDITION = re.compile(r' while\(.*condition=%([\w.\-]+)')
 _LIMIT = re.compile(r' = s32\[\]\S* constant\((\d+)\)')
 
 ARRAY = re.compile(r'\b(pred|[a-z]+\d+(?:e\d+m\d+\w*)?)\[([\d,]*)\]')
-"""An array's type and its sizes, as the text names it."""
+"""The pattern of an array's type and sizes in the text."""
 
 
 def array_sizes(shape: str) -> list[int]:
-  """Of the first array named in a piece of the text."""
+  """The sizes of the first array named in a piece of the text."""
   match = ARRAY.search(shape)
   return [int(size) for size in match[2].split(',') if size] if match else []
 
 
 def array_bytes(shapes: str) -> int:
-  """Bytes of all arrays named in a piece of the text."""
+  """The bytes of all arrays named in a piece of the text."""
   bits = 0
   for dtype, dims in ARRAY.findall(shapes):
     width = 8 if dtype == 'pred' else int(re.findall(r'\d+', dtype)[0])
@@ -38,14 +38,14 @@ def largest_array(shapes: str) -> str:
 
 
 class ProgramText(NamedTuple):
-  """A program's entry computation by name, and the instructions of every computation, one a line."""
+  """The name of a program's entry computation, and the instructions of every computation, one per line."""
 
   entry: str
   computations: defaultdict[str, list[str]]
 
   @classmethod
   def read(cls, text: str) -> 'ProgramText':
-    """From the text that `jax.stages.Compiled.as_text()` gives."""
+    """Reads the text that `jax.stages.Compiled.as_text()` gives."""
     entry, name = '', ''
     lines: defaultdict[str, list[str]] = defaultdict(list)
     for line in text.splitlines():
@@ -57,7 +57,7 @@ class ProgramText(NamedTuple):
     return cls(entry, lines)
 
   def trips(self, line: str) -> int:
-    """How often an instruction runs what it calls: 1, but for a loop that counts up to a constant, as `scan` does."""
+    """How often an instruction runs what it calls: once, except a loop that counts up to a constant, as `scan` does."""
     if not (condition := _CONDITION.search(line)):
       return 1
     limits = map(_LIMIT.search, self.computations[condition[1]])
@@ -69,9 +69,9 @@ class ProgramText(NamedTuple):
     return [called for names in _CALLED.findall(line) for called in re.findall(r'%([\w.\-]+)', names)]
 
   def runs(self, whole: re.Pattern[str] | None = None) -> Counter[str]:
-    """How often each computation runs a step; a loop without a length in the text, as in rejection sampling, once.
+    """How often each computation runs a step. A loop without a length in the text, as in rejection sampling, runs once.
 
-    What an instruction calls is left out where `whole` is found in its line, which then stands for all of it.
+    What an instruction calls is left out if `whole` is found in its line, which then stands for all of it.
     """
     runs: Counter[str] = Counter()
 

@@ -1,4 +1,4 @@
-"""A config's real training step, compiled for devices that need not exist: no data, no weights, nothing computed.
+"""Compiles a config's real training step for devices that need not exist: no data, no weights, nothing computed.
 
 `plan` starts `python -m uniemox_jax.plan.step_compiler FILE` in a process of its own, since a compiler may crash. It
 reads a config and a topology from FILE, and replaces them with what it measured.
@@ -40,9 +40,10 @@ from uniemox_jax.train.state import TrainState, abstract_model, builder, state_t
 from uniemox_jax.train.steps import Step, make_finetune_step, make_pretrain_step
 
 STEPS_PER_EPOCH = 1000
-"""Only constants in the learning rate's schedule depend on it, never the program."""
+"""The assumed steps of an epoch. Only constants in the learning rate's schedule depend on it, never the program."""
 CLASSES = 8
-"""Of a fine-tuned dataset: emotion data sets have 6 to 26, and the head is a few thousandths of any model."""
+"""The assumed classes of a fine-tuned dataset: emotion data sets have 6 to 26, and the head is a few thousandths of any
+model."""
 
 
 class Program(NamedTuple):
@@ -108,10 +109,10 @@ def _finetuning(config: FinetuneConfig, mesh: Mesh) -> Program:
 
 
 def training_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
-  """The step that `pretrain` or `finetune` runs with this config on these devices.
+  """Makes the step that `pretrain` or `finetune` runs with this config on these devices.
 
   Raises:
-    UserError: a mistake in the config, another verb's config, or a mesh or batch that does not fit the devices.
+    UserError: the config has a mistake or is another verb's, or a mesh or batch does not fit the devices.
   """
   checked = parse_trainable(config)
   if checked.dtype == AUTO:
@@ -122,7 +123,7 @@ def training_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Progr
 
 
 def compile_program(program: Program) -> jax.stages.Compiled:
-  """Compiles as `loop.train` does."""
+  """Compiles the program as `loop.train` does."""
   shape = jax.eval_shape(lambda: jax.random.key(0))
   key = jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=NamedSharding(program.mesh, P()))
   with jax.set_mesh(program.mesh):
@@ -130,12 +131,12 @@ def compile_program(program: Program) -> jax.stages.Compiled:
 
 
 def device_bytes(tree: Any) -> int:
-  """Bytes of a tree of sharded shapes that one device holds."""
+  """The bytes that one device holds of a tree of sharded shapes."""
   return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def sizes(program: Program) -> dict[str, int]:
-  """What is known before compiling: bytes per device of what the step takes, and the work of one example."""
+  """Returns what is known before compiling: bytes per device of the step's inputs, and the work of one example."""
   work = program.work
   params = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
   return {
@@ -147,7 +148,7 @@ def sizes(program: Program) -> dict[str, int]:
 
 
 def measure_program(compiled: jax.stages.Compiled, schedules: Mapping[Kernel, int] | None = None) -> dict[str, Any]:
-  """Of a program that fits: the memory of one device, what it sends to the others, and its compiler's cycles."""
+  """Measures a program that fits: the memory of one device, what it sends to the others, and its compiler's cycles."""
   memory, text = compiled.memory_analysis(), compiled.as_text()
   assert memory is not None and text is not None  # every compiler that a plan asks gives both
   total = (
@@ -173,10 +174,10 @@ def out_of_memory(message: str) -> dict[str, Any] | None:
 
 
 def refusal(message: str, where: Slice | Gpus) -> dict[str, Any]:
-  """The answer where the compiler does not compile a program.
+  """Makes the answer for a program that the compiler does not compile.
 
   Raises:
-    UserError: for another reason than memory.
+    UserError: the reason is another than memory.
   """
   if (refused := out_of_memory(message)) is not None:
     return refused

@@ -12,7 +12,7 @@ from uniemox_jax.recognition.recogniser import ModelSource
 from uniemox_jax.runtime import cli
 
 MOST_ROWS = 16_384
-"""In a batch: 2.5 GB of views of 224 x 224."""
+"""The most rows of a batch: 2.5 GB of views of 224 x 224."""
 
 
 def main(*arguments: str) -> None:

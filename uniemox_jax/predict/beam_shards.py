@@ -1,4 +1,4 @@
-"""The Apache Beam path of `predict`: the parts of one run, made by many workers, and put together.
+"""The Apache Beam path of `predict`: many workers make the parts of one run, which are put together.
 
 The list of files travels in a file, and the parts come back as files, in a folder beside the table that every worker
 sees under the same path. A worker is sent a number.
@@ -35,7 +35,7 @@ from uniemox_jax.recognition.predictor import Predictor, open_predictor
 from uniemox_jax.recognition.recogniser import ModelSource
 
 MOST_SHARDS = 256
-"""Of one run: enough for many workers, and few enough that a worker starts seldom."""
+"""The most parts of one run: enough for many workers, and few enough that a worker starts seldom."""
 _JOB = 'job.json'
 
 
@@ -46,10 +46,10 @@ def predict_by_beam(
   """Writes the table that `predict_images` writes, the same bytes; a run that was stopped goes on when it is repeated.
 
   Args:
-    model, arguments, out, batch_size, per_second, max_megapixels, ranking: as for `predict_images`; of the paths,
-      those that are not absolute are from the workers' current folder.
+    model, arguments, out, batch_size, per_second, max_megapixels, ranking: as for `predict_images`. Paths that are not
+      absolute start from the workers' current folder.
     runner, options: as for `read_beam_options`.
-    **settings: further ones of `predict_images`.
+    **settings: further arguments of `predict_images`.
 
   Raises:
     UserError: as `predict_images` and `read_beam_options`, or there is no `out`.

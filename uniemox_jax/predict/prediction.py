@@ -39,14 +39,14 @@ from uniemox_jax.runtime.integrity import check_finite
 MAX_REASONS = 3
 """How many unreadable files the summary names."""
 BOX = ('person_ymin', 'person_xmin', 'person_ymax', 'person_xmax')
-"""Columns of a model that sees the person: the box without its margin, as fractions of the image."""
+"""The columns of a model that sees the person: the box without its margin, as fractions of the image."""
 
 
 @dataclasses.dataclass
 class PredictionSummary:
-  """predicted: rows with numbers. unreadable: rows without. without_person: predicted rows in which the scene replaced
-  the person that the model expects. reasons: 'name: error' of the first unreadable. repaired: how many of the predicted
-  had to be read without something, by what it was."""
+  """The counts of a run. predicted: rows with numbers. unreadable: rows without. without_person: predicted rows in
+  which the scene replaced the person that the model expects. reasons: 'name: error' of the first unreadable files.
+  repaired: how many predicted files were read without a damaged part, by that part."""
 
   predicted: int = 0
   unreadable: int = 0
@@ -77,20 +77,20 @@ def predict_images(
 
   Args:
     model: any model that names emotions, as `open_recogniser` takes it, or what was loaded from it.
-    arguments: files, folders, archives, globs and text lists, or what was found in them.
+    arguments: files, folders, archives, globs and text lists; or the files that were found in them.
     out: the table; None for standard output.
     file_format: 'csv' or 'jsonl'; None goes by the name of `out`.
     append: continue `out` after its rows, if it exists.
     batch_size: None finds one.
-    per_second: frames that are taken of a second of a video or an animated image.
+    per_second: how many frames are taken of a second of a video or an animated image.
     max_megapixels: larger images are not decoded; up to 178, Pillow's own limit.
     boxes, detector: where persons are, as `PersonFinder` takes them, for a model that sees them.
     shard: the part of the files that is predicted; None for all. Only the first part's CSV has the headings.
-    ranking: what is written of the finished table.
+    ranking: what is made of the finished table.
 
   Raises:
-    UserError: nothing to predict, nothing that can be read, a model that names no emotions, boxes or detector for a
-      model of the scene alone, or a table that may not be written, continued or ranked.
+    UserError: there is nothing to predict, or nothing that can be read; the model names no emotions; boxes or a
+      detector are given for a model of the scene alone; or the table may not be written, continued or ranked.
   """
   found = arguments if isinstance(arguments, FoundFiles) else find_images.find(arguments)
   predictor = model if isinstance(model, Predictor) else opened(model)
@@ -128,25 +128,25 @@ def predict_images(
 
 
 def opened(model: str | ModelSource) -> Predictor:
-  """The model, loaded; what is said of it goes to standard error, since standard output is for the table."""
+  """Loads the model. Messages about it go to standard error, since standard output is for the table."""
   with contextlib.redirect_stdout(sys.stderr):
     return open_predictor(model)
 
 
 def batch_rows(asked: int | None, predictor: Predictor, expected: int) -> int:
-  """Images in a batch: as many as are asked for, but no more than there are; None finds a good number."""
+  """The number of images in a batch: the one asked for, but no more than there are; None finds a good number."""
   if asked is None:
     return find_batch_size(predictor, expected)
   return min(round_up(asked, predictor.devices), round_up(expected, predictor.devices))
 
 
 def expected_rows(paths: Iterable[str], per_second: float) -> int:
-  """About how many rows these files have; an animated image counts as one."""
+  """Estimates how many rows these files have; an animated image counts as one."""
   return sum(video.expected_frames(path, per_second) if video.is_video(path) else 1 for path in paths)
 
 
 def table_columns(predictor: Predictor) -> list[str]:
-  """Names of the table's columns, in order."""
+  """The names of the table's columns, in order."""
   return ['path', *predictor.column_names(), *(BOX if predictor.recogniser.sees_person else ()), 'error']
 
 
@@ -166,13 +166,13 @@ def _finder(recogniser: Recogniser, boxes: str | None, detector: str | None) -> 
 
 
 Batch = tuple[list[ReadImage], int, jax.Array | np.ndarray | None]
-"""Rows, the first one's place in the devices' batch, and the outputs of that; None if no row has pixels."""
+"""Rows, the first one's place in the devices' batch, and that batch's outputs; None if no row has pixels."""
 
 
 def write_rows(
     predictor: Predictor, rows: Iterator[ReadImage], table: PredictionTable, batch_size: int,
     progress: tqdm.tqdm) -> PredictionSummary:
-  """Predicts and writes batch by batch; while the devices compute one, the one before is written."""
+  """Predicts and writes batch by batch: while the devices compute one, the one before is written."""
   summary = PredictionSummary()
   started = _start_batches(predictor, rows, batch_size, table.rows % batch_size)
   end: Batch = [], 0, None
@@ -213,8 +213,8 @@ def _write(
 
 def print_counts(
     summary: PredictionSummary, found: FoundFiles, earlier_rows: int, out: str | None, shard: FileShard | None) -> None:
-  """Prints to standard error. Raises UserError if there is no prediction of all files, now or from an earlier run, and
-  removes the table, in which none of these files would be tried again."""
+  """Prints the counts to standard error. If no file could be predicted, now or in an earlier run, it raises UserError
+  and removes the table, in which none of these files would be tried again."""
   reasons = '; '.join(summary.reasons)
   if summary.unreadable > len(summary.reasons):
     reasons += f"; {summary.unreadable - len(summary.reasons)} more, see the column 'error'"

@@ -1,4 +1,4 @@
-"""What a finished table shows: its rows sorted by a column, and a sheet of the images that rank highest."""
+"""Sorts the rows of a finished table by a column, and draws a sheet of the images that rank highest."""
 
 from collections.abc import Iterable, Iterator, Sequence
 import csv
@@ -22,17 +22,17 @@ from uniemox_jax.predict.shards import FileShard
 
 SHEETS = ('.jpg', '.jpeg', '.png', '.html')
 SIDE, PER_ROW = 160, 8
-"""Pixels of a thumbnail, and how many stand side by side."""
+"""The side of a thumbnail in pixels, and how many stand side by side."""
 _TEXTS = ('path', 'label', 'labels', 'error')
 _MOST_PIXELS = 65_500
-"""Of a JPEG's side."""
+"""The most pixels of a JPEG's side."""
 
 
 class Ranking(NamedTuple):
-  """What is asked for at the end of a table.
+  """What is made of a table at its end.
 
-  sort: a class or column by which the rows are sorted, highest first; sheet: the file of the contact sheet; None for
-  none. top: images of each class on it.
+  sort: a class or column by which the rows are sorted, highest first, or None. sheet: the file of the contact sheet, or
+  None. top: how many images of each class are on it.
   """
 
   sort: str | None = None
@@ -52,13 +52,13 @@ class _Ranked(NamedTuple):
 
 def check_ranking(
     ranking: Ranking, out: str | None, columns: Sequence[str], shard: FileShard | None, paths: Sequence[str]) -> None:
-  """Raises UserError unless a table of these columns can be ranked so, and the files be written.
+  """Raises UserError unless a table of these columns can be ranked so, and the files can be written.
 
   Args:
     ranking, columns: what is asked for, and the table's columns.
     out: the table; None for standard output.
     shard: the part of the files that it is about; None for all.
-    paths: of the images, over which nothing is written.
+    paths: the paths of the images, over which nothing is written.
   """
   asked = [f'--{name}' for name, value in (('sort', ranking.sort), ('contact_sheet', ranking.sheet)) if value]
   if asked and out is None:
@@ -82,12 +82,12 @@ def check_ranking(
 def write_ranking(
     ranking: Ranking, out: str | None, file_format: str, columns: Sequence[str], paths: Sequence[str],
     per_second: float, max_megapixels: float) -> None:
-  """Writes what is asked for, of all rows of the table, each file whole or not at all; says so on standard error.
+  """Writes what is asked for, from all rows of the table, each file whole or not at all; says so on standard error.
 
   Args:
     ranking, columns, paths: as `check_ranking` took them.
     out, file_format: the table.
-    per_second, max_megapixels: as its rows were made.
+    per_second, max_megapixels: the values with which its rows were made.
   """
   if out and ranking.sort:
     target, rows = _write_sorted(out, file_format, _column(ranking.sort, columns), ranking.sort)
@@ -122,7 +122,7 @@ def _column(asked: str, columns: Sequence[str]) -> str:
 
 
 def table_rows(table: str, file_format: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
-  """The lines of the rows, and their cells by column; every row of a table is one line."""
+  """Yields the line of each row, and its cells by column; every row of a table is one line."""
   with storage.open_local(table) as file:
     names = next(csv.reader([file.readline().decode()])) if file_format == 'csv' else []
     for line in file:
@@ -154,7 +154,7 @@ def _write_sorted(out: str, file_format: str, column: str, asked: str) -> tuple[
 
 
 def _highest(out: str, file_format: str, columns: Sequence[str], top: int) -> dict[str, list[_Ranked]]:
-  """Of each column the rows of the highest values, highest first; of one value, the first rows."""
+  """The rows of the highest values of each column, highest first; of equal values, the first rows."""
   heaps: dict[str, list[tuple[float, int, str]]] = {column: [] for column in columns}
   for number, (_, cells) in enumerate(table_rows(out, file_format)):
     for column, heap in heaps.items():

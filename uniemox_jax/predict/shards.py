@@ -1,4 +1,4 @@
-"""Parts of a list of files, for as many runs: their tables, one after the other, are the table of one run."""
+"""Divides a list of files for several runs, whose tables one after the other are the table of one run."""
 
 import dataclasses
 import re
@@ -25,7 +25,7 @@ class FileShard:
     return f'{self.index}/{self.count}'
 
   def part(self, paths: list[str], batch_size: int) -> list[str]:
-    """A range of the paths, cut between batches of one run, so that an image has the same place in its batch."""
+    """This part of the paths: a range cut between the batches of one run, so an image keeps its place in its batch."""
     batches = -(-len(paths) // batch_size)
     first, last = (batch_size * (number * batches // self.count) for number in (self.index - 1, self.index))
     return paths[first:last]

@@ -19,15 +19,15 @@ from data_pipelines.storage import exists, open_local, read_json_object, write_s
 
 FORMATS = ('csv', 'jsonl')
 DESCRIPTION = '.made_by.json'
-"""Ending of the file beside the table that describes what its rows were made with."""
+"""The ending of the file beside the table that describes what its rows were made with."""
 DECIMALS = 6
 DESCRIBE_SECONDS = 60.0
 CHECKSUMS = 'rows_crc32c'
-"""In the description: CRC-32C of the table up to each row, 8 hexadecimal digits, so that a table that was cut is known
-from one that is damaged."""
+"""The key of the description with the CRC-32C of the table up to each row, 8 hexadecimal digits each. By it a table
+that was cut is known from one that is damaged."""
 
 _BEFORE = {'max_megapixels': MAX_MEGAPIXELS}
-"""What rows of a table were made with whose description does not say so, for an earlier version wrote it."""
+"""The settings of a table whose description does not have them, since an earlier version wrote it."""
 
 _CALLED = {'weights_sha256': 'other weights, words or prompts'}
 
@@ -35,7 +35,7 @@ Value = str | float | None
 
 
 def format_of(path: str | None) -> str:
-  """The format by a file's ending; CSV without one. Raises UserError if it is that of another kind of file."""
+  """Finds the format by a file's ending; CSV without one. Raises UserError if it is that of another kind of file."""
   ending = os.path.splitext(path or '')[1].lower()
   if ending in ('.jsonl', '.json', '.ndjson'):
     return 'jsonl'
@@ -45,10 +45,10 @@ def format_of(path: str | None) -> str:
 
 
 def check_append(path: str | None, made_by: Mapping[str, Any], append: bool) -> dict[str, Any] | None:
-  """The description of the table that this run continues; None if it makes a new one.
+  """Reads the description of the table that this run continues; None if it makes a new one.
 
   Args:
-    path: of the table, None for standard output.
+    path: the table, None for standard output.
     made_by: what this run makes rows with; the table's description must agree in these keys.
     append: whether an existing table may be continued.
 
@@ -80,7 +80,7 @@ def check_append(path: str | None, made_by: Mapping[str, Any], append: bool) -> 
 
 
 def csv_lines(rows: Iterable[Sequence[Value]]) -> str:
-  """Rows as lines of CSV: a number keeps 6 decimals, None is an empty cell, and no cell is a formula."""
+  """Writes rows as lines of CSV: a number keeps 6 decimals, None is an empty cell, and no cell is a formula."""
   buffer = io.StringIO(newline='')
   csv.writer(buffer, lineterminator='\n').writerows(
       [f'{value:.{DECIMALS}f}' if isinstance(value, float) else csv_cell(value) for value in row] for row in rows)
@@ -91,8 +91,8 @@ class PredictionTable:
   """Appends rows to a table.
 
   Attributes:
-    names: first values of the rows from an earlier run.
-    rows: number of these rows.
+    names: the first values of the rows from an earlier run.
+    rows: the number of these rows.
   """
 
   def __init__(
@@ -170,7 +170,7 @@ class PredictionTable:
     """Appends rows and passes them to the system, so that they survive a kill.
 
     Args:
-      columns: by name, equally long. A number keeps 6 decimals; None is an empty cell.
+      columns: the values by column, equally many. A number keeps 6 decimals; None is an empty cell.
 
     Raises:
       UserError: the disk is full, or the reader of standard output is gone.

@@ -1,1 +1,1 @@
-"""Any model that names emotions in images: made ready by one function, run by one class."""
+"""Any model that names emotions in images: one function makes it ready, one class runs it."""

@@ -1,4 +1,4 @@
-"""What was predicted of images, as the columns of a table with one row an image (docs/predict.md)."""
+"""Predictions as the columns of a table with one row per image (docs/predict.md)."""
 
 from collections.abc import Mapping, Sequence
 import itertools
@@ -12,10 +12,10 @@ Columns = dict[str, Sequence[str | float]]
 
 
 class Predictions(dict[str, np.ndarray]):
-  """What was predicted of N images: by task a float32 array (N, columns), whose names the table of `to_dict` has.
+  """The predictions for N images: for each task a float32 array (N, columns), whose names the table of `to_dict` has.
 
-  columns: of that table, by name. names: of the images, None for one that is
-  no file; None as a whole where none is.
+  columns: the columns of that table, by name. names: the images' names, with None for one that is no file; None if no
+  image is a file.
   """
 
   def __init__(self, arrays: Mapping[str, np.ndarray], columns: Columns, names: Sequence[str | None] | None):
@@ -23,12 +23,12 @@ class Predictions(dict[str, np.ndarray]):
     self.columns, self.names = columns, names
 
   def to_dict(self) -> dict[str, list[Any]]:
-    """The table of `predict` by columns: 'path' where images are files, 'label', 'probability', 'p_CLASS'…"""
+    """The table of `predict` by columns: 'path' if images are files, 'label', 'probability', 'p_CLASS'…"""
     path = {} if self.names is None else {'path': list(self.names)}
     return path | {name: list(values) for name, values in self.columns.items()}
 
   def to_pandas(self) -> Any:
-    """The same as a pandas DataFrame, a row an image.
+    """The same table as a pandas DataFrame, with a row per image.
 
     Raises:
       ImportError: pandas is not installed.
@@ -40,10 +40,10 @@ class Predictions(dict[str, np.ndarray]):
 def prediction_columns(
     outputs_BxW: np.ndarray, tasks: Sequence[Task], thresholds: Sequence[float | None] | None,
     texts: Sequence[str]) -> Columns:
-  """The columns for a batch of outputs, in order.
+  """Makes the columns for a batch of outputs, in order.
 
   Args:
-    outputs_BxW: of the module of a `Recogniser`, whose tasks, thresholds and texts follow.
+    outputs_BxW: the outputs of a `Recogniser`'s module. The other arguments are its tasks, thresholds and texts.
   """
   outputs = split_columns(outputs_BxW[:, :width(tasks)].astype(np.float64), tasks)
   table: Columns = {}

@@ -1,4 +1,4 @@
-"""A recogniser over views: on all devices or in onnxruntime, in batches of one size; its predictions as columns."""
+"""Runs a recogniser on views, on all devices or in onnxruntime, in batches of one size; predictions become columns."""
 
 from collections.abc import Callable
 import functools
@@ -19,11 +19,11 @@ from uniemox_jax.recognition.recogniser import FlaxModel, ModelSource, OnnxModel
 from uniemox_jax.runtime import sharding
 
 CPU_BATCH = 32
-"""Measured (docs/predict.md): on a CPU, larger batches gain nothing and keep more in memory."""
+"""The batch on a CPU: larger ones gain nothing and take more memory, as was measured (docs/predict.md)."""
 SMALLEST, LARGEST = 32, 1024
-"""Batches that are tried on an accelerator; a view of 224 x 224 takes 150 kB."""
+"""The smallest and the largest batch that is tried on an accelerator; a view of 224 x 224 takes 150 kB."""
 _MIN_GAIN = 1.05
-"""In speed, for which a batch is doubled."""
+"""The least gain in speed for which a batch is doubled."""
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -68,9 +68,9 @@ class Predictor:
 
   Attributes:
     recogniser: what it runs.
-    view_shape: of an example: (S, S, 3), or (2, S, S, 3), scene and person.
-    devices: number that share a batch.
-    platform: their kind, 'cpu' for example.
+    view_shape: the shape of an example: (S, S, 3), or (2, S, S, 3), scene and person.
+    devices: the number of devices that share a batch.
+    platform: the kind of these devices, 'cpu' for example.
   """
 
   def __init__(self, recogniser: Recogniser):
@@ -82,7 +82,7 @@ class Predictor:
     self.devices, self.platform = self._run.devices, self._run.platform
 
   def __call__(self, views: np.ndarray) -> jax.Array | np.ndarray:
-    """Outputs (B, W); those of a module are not waited for.
+    """Computes the outputs (B, W), without waiting for those of a module.
 
     Args:
       views: (B, *view_shape), uint8, or float32 that is normalised already; B is a multiple of `devices`.
@@ -104,7 +104,7 @@ def open_predictor(source: str | ModelSource) -> Predictor:
 
 
 def find_batch_size(predictor: Predictor, examples: int) -> int:
-  """A good batch for this machine and number of examples: `CPU_BATCH` per device on a CPU, else measured."""
+  """Finds a good batch for this machine and number of examples: `CPU_BATCH` per device on a CPU, else it measures."""
   devices = predictor.devices
   if predictor.platform == 'cpu':
     return min(CPU_BATCH * devices, round_up(examples, devices))
@@ -112,7 +112,7 @@ def find_batch_size(predictor: Predictor, examples: int) -> int:
 
 
 def seconds_per_batch(predictor: Predictor, rows: int) -> float:
-  """Time of a batch from host to host, once compiled: the shortest of three runs."""
+  """The time of a batch from host to host, once compiled: the shortest of three runs."""
   views = np.zeros((rows, *predictor.view_shape), np.uint8)
   jax.block_until_ready(predictor(views))
   return min(timeit.repeat(lambda: jax.device_get(predictor(views)), number=1, repeat=3))
@@ -122,9 +122,9 @@ def fastest_batch(seconds: Callable[[int], float], examples: int, devices: int) 
   """Doubles the batch until it is out of memory or hardly faster; halves it if even the first is too large.
 
   Args:
-    seconds: time of a batch of so many rows.
-    examples: how many there are.
-    devices: the batch is a multiple of it.
+    seconds: a function from the rows of a batch to its time.
+    examples: how many examples there are.
+    devices: the number of devices; the batch is a multiple of it.
 
   Raises:
     UserError: a single row per device does not fit.

@@ -1,4 +1,4 @@
-"""Anything that names emotions in images, behind one form: a fine-tuned run, a classifier of another library, or a CLIP
+"""One form for all models that name emotions in images: a fine-tuned run, a classifier of another library, or a CLIP
 that is asked in words."""
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class FlaxModel(NamedTuple):
 
 
 class OnnxModel(NamedTuple):
-  """The same as a session of onnxruntime, on the CPU."""
+  """A session of onnxruntime, which does the same on the CPU."""
 
   session: Any
 
@@ -45,10 +45,10 @@ class OnnxModel(NamedTuple):
 class Recogniser(NamedTuple):
   """A model that names emotions, and how it is used.
 
-  path: where it came from. tasks: what it predicts. texts: own texts whose similarity to an image follows the columns
-  of the tasks. thresholds: of the task 'labels', from which on a class is chosen, None for never; None as a whole if
-  not known. view: how it wants its images. streams: a key of `STREAMS`. model: what computes. weights_sha256: of all
-  weights and of how they are used.
+  path: where it came from. tasks: what it predicts. texts: own texts, whose similarity to an image follows the columns
+  of the tasks. thresholds: for the task 'labels', the scores from which on a class is chosen, with None for never; None
+  if they are not known. view: how it wants its images. streams: a key of `STREAMS`. model: what computes.
+  weights_sha256: the hash of all weights and of how they are used.
   """
 
   path: str
@@ -67,7 +67,8 @@ class Recogniser(NamedTuple):
 
 
 class ModelSource(NamedTuple):
-  """A model as a user names it. path: what `open_model` takes. labels, prompts, texts: of a CLIP, see `read_words`."""
+  """A model as a user names it. path: what `open_model` takes. labels, prompts, texts: words for a CLIP, see
+  `read_words`."""
 
   path: str
   labels: str | os.PathLike | Sequence[str] | None = None
@@ -76,11 +77,11 @@ class ModelSource(NamedTuple):
 
 
 def open_recogniser(asked: str | ModelSource) -> Recogniser:
-  """Loads a model that names emotions; a text is its path, also of a .onnx file that `export_torch --to=onnx` wrote.
+  """Loads a model that names emotions. A text is its path, which may be a .onnx file that `export_torch` wrote.
 
   Raises:
-    UserError: no such model; one that names no emotions; words for one that was trained for its own classes; or none
-      for a CLIP.
+    UserError: there is no such model, or it names no emotions; words are given for a model that was trained for its own
+      classes, or none for a CLIP.
   """
   source, labels, prompts, texts = ModelSource(asked) if isinstance(asked, str) else asked
   in_words = labels is not None or prompts is not None or texts
@@ -100,7 +101,7 @@ def open_recogniser(asked: str | ModelSource) -> Recogniser:
 
 
 def of_checkpoint(checkpoint: Checkpoint) -> Recogniser:
-  """A classifier's checkpoint, ready to be used. Raises UserError for another kind of model."""
+  """Makes a recogniser of a classifier's checkpoint. Raises UserError for another kind of model."""
   description = checkpoint.description
   kind = description['kind']
   if kind != 'classifier':
@@ -123,7 +124,7 @@ def of_checkpoint(checkpoint: Checkpoint) -> Recogniser:
 
 
 def of_clip(source: str, clip: Clip, words: Words) -> Recogniser:
-  """A CLIP and what it is asked; its text side is computed here, once, and left behind.
+  """Makes a recogniser of a CLIP and what it is asked. Its text side is computed here, once, and left behind.
 
   Raises:
     UserError: see `Words.embed`.
@@ -141,7 +142,7 @@ def of_clip(source: str, clip: Clip, words: Words) -> Recogniser:
 
 
 def tasks_of_words(words: Words) -> tuple[Task, ...]:
-  """What a CLIP predicts that is asked these: a class, then the dimensions, from -1 to 1."""
+  """The tasks of a CLIP that is asked these words: a class, then the dimensions, from -1 to 1."""
   tasks = [single_label_task(words.classes)] if words.classes else []
   if words.dimensions:
     tasks.append(untrained_task('vad', words.dimensions))
@@ -149,14 +150,14 @@ def tasks_of_words(words: Words) -> tuple[Task, ...]:
 
 
 def describe_recogniser(recogniser: Recogniser) -> dict[str, Any]:
-  """All but the model itself, as plain values for JSON; `of_onnx` reads them."""
+  """Describes a recogniser, without the model itself, in plain values for JSON; `of_onnx` reads them."""
   return {
       'tasks': [dataclasses.asdict(task) for task in recogniser.tasks], 'texts': recogniser.texts,
       'thresholds': recogniser.thresholds, 'view': dataclasses.asdict(recogniser.view), 'streams': recogniser.streams}
 
 
 def of_onnx(source: str, file: OnnxFile) -> Recogniser:
-  """An opened ONNX file, ready to be used.
+  """Makes a recogniser of an opened ONNX file.
 
   Raises:
     UserError: it names no emotions, or its description does not fit its graph.
@@ -179,14 +180,14 @@ def of_onnx(source: str, file: OnnxFile) -> Recogniser:
 
 
 def view_of(description: Mapping[str, Any]) -> View:
-  """How a checkpoint's model wants its images: our own evaluation view, unless its description has another."""
+  """The view that a checkpoint's model wants: our own evaluation view, unless its description has another."""
   view = evaluation_view_of(description['model']['image_size'])
   changes: dict[str, Any] = {name: tuple(values) for name, values in description.get('statistics', {}).items()}
   return dataclasses.replace(view, **changes, **description.get('view', {}))
 
 
 def evaluation_view_of(size: int) -> View:
-  """Of our own models, `images.evaluation_view` with ImageNet's statistics."""
+  """The evaluation view of our own models: `images.evaluation_view` with ImageNet's statistics."""
   return View(size, images.short_side_of(size), mean=IMAGENET_MEAN, std=IMAGENET_STD, floor=False)
 
 

@@ -1,4 +1,4 @@
-"""What a CLIP is asked in words: classes, the poles of valence and arousal, and own texts, all embedded once."""
+"""The words in which a CLIP is asked: classes, the poles of valence and arousal, and own texts, all embedded once."""
 
 from collections.abc import Sequence
 import os
@@ -20,12 +20,12 @@ POLES = {
     'arousal': (('excitement', 'alarm', 'agitation'), ('calm', 'boredom', 'sleepiness'))}
 """Words at the high and the low end of a dimension, from the axes of Russell's circumplex (1980)."""
 _NAMES = {*NAMED_LABELS, 'valence'}
-"""What stands for several classes, or for the dimensions."""
+"""The names that stand for several classes, or for the dimensions."""
 
 
 class Words(NamedTuple):
-  """classes: names, in order. dimensions: of `POLES`. texts: whole texts, whose similarity is wanted.
-  templates: with {} for a class or a pole."""
+  """What a CLIP is asked. classes: names, in order. dimensions: keys of `POLES`. texts: whole texts, whose similarity
+  is wanted. templates: texts with {} for a class or a pole."""
 
   classes: tuple[str, ...]
   dimensions: tuple[str, ...]
@@ -33,7 +33,7 @@ class Words(NamedTuple):
   templates: tuple[str, ...]
 
   def embed(self, clip: Clip) -> np.ndarray:
-    """Unit-norm float32 (W, E), as `ZeroShotClassifier` takes them.
+    """Embeds the words: unit-norm float32 (W, E), as `ZeroShotClassifier` takes them.
 
     Raises:
       UserError: the CLIP has no tokenizer, or a text is longer than its context.
@@ -50,7 +50,7 @@ class Words(NamedTuple):
 def read_words(
     labels: str | os.PathLike | Sequence[str] | None, prompts_given: str | os.PathLike | Sequence[str] | None,
     texts: str | Sequence[str] = ()) -> Words:
-  """What the flags --labels, --prompts and --texts ask for.
+  """Reads what the flags --labels, --prompts and --texts ask for.
 
   Args:
     labels: names of `NAMED_LABELS`, 'valence' for the dimensions of `POLES`, own classes with commas between them, and
@@ -59,8 +59,8 @@ def read_words(
     texts: whole texts; a text alone is one.
 
   Raises:
-    UserError: nothing is asked for, templates without classes, one class alone, one that is named twice, a text that
-      cannot be a column's name, or a file that cannot be read.
+    UserError: nothing is asked for; there are templates without classes, one class alone, or a class named twice; a
+      text cannot be a column's name; or a file cannot be read.
   """
   classes, dimensions = ((), ()) if labels is None else read_labels(labels)
   texts = (texts,) if isinstance(texts, str) else tuple(texts)
@@ -89,12 +89,12 @@ def _templates(given: str | os.PathLike | Sequence[str] | None) -> tuple[str, ..
 
 def read_labels(labels: str | os.PathLike | Sequence[str], shown: str | None = None,
                 files: bool = True) -> tuple[tuple[str, ...], tuple[str, ...]]:
-  """(classes, dimensions): those of every part, each class once, whatever its case.
+  """Reads (classes, dimensions) of every part, each class once, whatever its case.
 
   Args:
     labels: as for `read_words`.
-    shown: what messages call them.
-    files: whether they may name a file; words of strangers may not.
+    shown: what messages call these labels.
+    files: whether labels may name a file; words of strangers may not.
 
   Raises:
     UserError: as `read_words`.
@@ -167,7 +167,7 @@ def _check_texts(texts: Sequence[str]) -> None:
 
 
 def class_embeddings(clip: Clip, labels: Sequence[str], templates: Sequence[str]) -> np.ndarray:
-  """A text embedding per class, unit-norm float32 (C, E): the mean over the templates' unit-norm embeddings, rescaled.
+  """Embeds each class, unit-norm float32 (C, E): the mean over the templates' unit-norm embeddings, rescaled.
 
   Raises:
     UserError: the CLIP has no tokenizer, or a text is longer than its context.
@@ -178,7 +178,7 @@ def class_embeddings(clip: Clip, labels: Sequence[str], templates: Sequence[str]
 
 
 def check_lengths(clip: Clip, texts: Sequence[str]) -> None:
-  """Raises UserError for a text that the CLIP would cut off."""
+  """Raises UserError if the CLIP would cut off a text."""
   for text in texts:
     if (tokens := len(clip.tokenizer.encode(text))) > clip.config.context_length:
       raise UserError(f"prompt '{text}' takes {tokens} tokens, the CLIP reads {clip.config.context_length}: shorten it")

@@ -40,14 +40,14 @@ _STYLE: dict[Any, Any] = {
 
 
 def summarise_losses(metrics_lines: list[dict[str, Any]], total_steps: int) -> dict[str, dict[str, float]]:
-  """Means of every pretraining loss over the first and the last 5 % of steps, as report.json's 'losses'.
+  """Computes the means of every pretraining loss over the first and the last 5 % of steps: report.json's 'losses'.
 
   A line holds the mean over the steps since the line before it. If the 5 % end inside a line, its mean counts for the
   steps inside: of 700 steps logged every 20, the first 35 are line 1 and 15/20 of line 2.
 
   Args:
-    metrics_lines: of a finished pretraining run, oldest first; lines without 'loss' (validation) are ignored.
-    total_steps: of the run.
+    metrics_lines: the lines of a finished pretraining run, oldest first; those without 'loss' (validation) are ignored.
+    total_steps: the steps of the run.
 
   Returns:
     By 'total' and the names of the losses that were logged: {'first', 'last'}.
@@ -71,7 +71,7 @@ def summarise_losses(metrics_lines: list[dict[str, Any]], total_steps: int) -> d
 
 
 def package_versions() -> dict[str, str]:
-  """Version of 'python', then of every installed distribution by its name in lower case with '-', sorted."""
+  """The version of 'python', then of every installed distribution by its name in lower case with '-', sorted."""
   installed = {item.name.lower().replace('_', '-'): item.version for item in importlib.metadata.distributions()}
   return {'python': platform.python_version()} | dict(sorted(installed.items()))
 
@@ -88,7 +88,7 @@ def write_report(report: dict[str, Any], workdir: str) -> None:
       'versions', 'commands' [str], 'config' {section: dict}, and 'runs' {'uniemox', 'finetune_uniemox',
       'finetune_mae_only', 'finetune_scratch', 'look_uniemox', 'look_finetune_uniemox', ...: folder relative to
       `workdir`}.
-    workdir: of the demo.
+    workdir: the demo's workdir.
 
   Raises:
     KeyError: a required part is absent; nothing is written.
@@ -117,13 +117,13 @@ def _page_parts(report: dict[str, Any], workdir: str) -> dict[str, Any]:
 
 
 def reading(accuracy: dict[str, float], examples: int) -> str:
-  """The accuracies of one seed in a sentence: the differences in points, and whether they are beyond chance.
+  """Puts the accuracies of one seed into a sentence: the differences in points, and whether chance may explain them.
 
-  Chance is the 95 % margin of two independent proportions: a cautious one, as all are measured on the same images.
+  Chance is the 95 % margin of two independent proportions. That is cautious, as all are measured on the same images.
 
   Args:
     accuracy: top-1 in [0, 1] of 'uniemox', 'mae_only' and 'scratch'.
-    examples: number of test images.
+    examples: the number of test images.
   """
   clauses = []
   for rival in ('scratch', 'mae_only'):

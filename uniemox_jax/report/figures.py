@@ -1,4 +1,4 @@
-"""Figures for people: sheets of tiles, heat maps, scatter plots; the same bytes for the same input."""
+"""Draws figures for people: sheets of tiles, heat maps, scatter plots. The same input gives the same bytes."""
 
 from collections.abc import Sequence
 import io
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from data_pipelines.sheet_text import load_font, text_height, wrap_text
 
 TILE = 192
-"""Least side of a tile, pixels."""
+"""The least side of a tile, pixels."""
 _GAP = 8
 _FONT = load_font(11)
 # Okabe and Ito's colours, which colour-blind readers can distinguish, without yellow, too pale on white. Seven colours
@@ -23,14 +23,14 @@ _HEAT = matplotlib.colormaps['inferno']
 
 
 class Tile(NamedTuple):
-  """pixels: uint8 (H, W, 3), or None for an empty place; text: below it."""
+  """A tile of a sheet. pixels: uint8 (H, W, 3), or None for an empty place. text: the text below it."""
 
   pixels: np.ndarray | None
   text: str = ''
 
 
 def heat_overlay(pixels_SxSx3: np.ndarray, map_RxC: np.ndarray) -> np.ndarray:
-  """A map over its image in grey, uint8 (S, S, 3): dark is the map's least, bright its most."""
+  """Draws a map over its image in grey, uint8 (S, S, 3): dark is the map's least, bright its most."""
   spread = map_RxC.max() - map_RxC.min()
   heat_RxC = ((map_RxC - map_RxC.min()) / (spread if spread > 0 else 1.0)).astype(np.float32)
   heat_SxS = np.asarray(Image.fromarray(heat_RxC).resize(pixels_SxSx3.shape[1::-1], Image.Resampling.BILINEAR))
@@ -39,7 +39,7 @@ def heat_overlay(pixels_SxSx3: np.ndarray, map_RxC: np.ndarray) -> np.ndarray:
 
 
 def sheet(rows: Sequence[Sequence[Tile]], title: str) -> bytes:
-  """A PNG of rows of tiles below a title, each over its text; a row is as high as its longest text."""
+  """Draws a PNG of rows of tiles below a title, each over its text; a row is as high as its longest text."""
   side = max([TILE] + [tile.pixels.shape[0] for row in rows for tile in row if tile.pixels is not None])
   columns = max(map(len, rows), default=1)
   width = max(columns, 2) * (side + _GAP) + _GAP
@@ -63,7 +63,7 @@ def sheet(rows: Sequence[Sequence[Tile]], title: str) -> bytes:
 
 
 def scatter_plot(points_Nx2: np.ndarray, label_N: np.ndarray, labels: Sequence[str], title: str) -> bytes:
-  """A PNG of points, each class in a colour and a shape; those of label -1 in grey."""
+  """Draws a PNG of points, each class in a colour and a shape; those of label -1 in grey."""
   figure = Figure(figsize=(8, 6), layout='constrained')
   axes = figure.subplots()
   for index in sorted(set(label_N.tolist())):

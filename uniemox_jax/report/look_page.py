@@ -1,4 +1,4 @@
-"""The figures of `look` as a page that needs no network, and as part of the demo's report."""
+"""Shows the figures of `look` on a page that needs no network, and in the demo's report."""
 
 import os
 from typing import Any
@@ -13,7 +13,7 @@ SUMMARY, PAGE = 'look.json', 'look.html'
 
 
 def read_look(folder: str) -> dict[str, Any] | None:
-  """look.json and 'images', the figures beside it as data URIs by name; None if there is no look.json."""
+  """Reads look.json and 'images', the figures beside it as data URIs by name; None if there is no look.json."""
   path = os.path.join(folder, SUMMARY)
   if not exists(path):
     return None

@@ -1,4 +1,4 @@
-"""README.md of an export: where the weights come from and what was measured, from the run's own files."""
+"""Writes README.md of an export: where the weights come from and what was measured, from the run's own files."""
 
 import functools
 import json
@@ -12,7 +12,7 @@ from uniemox_jax.report.rendering import render
 from uniemox_jax.train.run_folder import read_run_config, read_run_result, run_folder
 
 LOCAL = ('data_dir', 'mesh', 'log_every', 'save_every', 'images_every')
-"""Config keys that concern one machine only."""
+"""The config keys that concern one machine only."""
 NOT_METRICS = ('dataset', 'split', 'init', 'checkpoint_step', 'config_hash')
 TITLES = {
     'uniemox': 'UniEmoX, pretrained', 'encoder': 'ViT encoder', 'classifier': 'UniEmoX emotion classifier',
@@ -25,10 +25,10 @@ def write_card(folder: Path, *, target: str, kind: str, training: dict[str, Any]
   Args:
     folder: the export.
     target: as in `export_torch`.
-    kind: of the checkpoint, 'clip' for a CLIP.
+    kind: the kind of the checkpoint, 'clip' for a CLIP.
     training: see `training_record`; a shared model's is that of its config.
-    facts: 'sees_person' (False if not there), 'labels' (list or None), 'view' (a `view.View`), 'notes' (lines)
-      and 'source' (of imported weights, or None), for the template.
+    facts: for the template, 'sees_person' (False if not there), 'labels' (list or None), 'view' (a `view.View`),
+      'notes' (lines) and 'source' (that of imported weights, or None).
 
   Raises:
     UserError: a shared model's `training` has another form.
@@ -43,15 +43,15 @@ def write_card(folder: Path, *, target: str, kind: str, training: dict[str, Any]
 
 
 def training_record(run: epath.Path, step: int | None) -> dict[str, Any]:
-  """Where weights come from and what was measured, from the configs of a run and of those it started from, and its
-  result.json: plain values for JSON, without what concerns one machine only.
+  """Records where weights come from and what was measured, in plain values for JSON, without what concerns one machine
+  only. It reads the configs of a run and of those it started from, and its result.json.
 
-  'stages': of the training, the first one first: 'name', 'dataset', 'labelled', 'config'. 'start': what that one
+  'stages': the stages of training, the first one first: 'name', 'dataset', 'labelled', 'config'. 'start': what that one
   started from, if known. 'result': 'split', 'dataset', 'checkpoint_step', 'metrics' and 'per_class', if known.
 
   Args:
     run: a run folder.
-    step: of the checkpoint; a result.json of another step is ignored. None if unknown.
+    step: the checkpoint's step, None if unknown; a result.json of another step is ignored.
   """
   stages, start = _stages(run)
   result = read_run_result(run, step)
@@ -86,7 +86,7 @@ def _stages(run: epath.Path) -> tuple[list[dict[str, Any]], str | None]:
 
 
 def public_name(origin: str) -> str:
-  """A hub id as it is; of a path its last name, since the rest is specific to one machine."""
+  """Returns a hub id as it is, and of a path its last name, since the rest is specific to one machine."""
   if is_remote(origin):
     return origin.rstrip('/').rpartition('/')[2]
   path = Path(origin).expanduser()

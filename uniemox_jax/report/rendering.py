@@ -1,4 +1,4 @@
-"""The templates of this folder, rendered: HTML pages and Markdown, in which every value is escaped."""
+"""Renders the templates of this folder: HTML pages and Markdown, in which every value is escaped."""
 
 from collections.abc import Callable, Mapping
 import os
@@ -8,5 +8,5 @@ from data_pipelines.page_rendering import render_template
 
 
 def render(template: str, facts: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None) -> str:
-  """`render_template` of one in this folder."""
+  """Renders a template of this folder by `render_template`."""
   return render_template(os.path.join(os.path.dirname(__file__), template), facts, filters)

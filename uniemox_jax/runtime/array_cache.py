@@ -1,6 +1,5 @@
-"""Arrays that are computed once and kept on disk, with the key of what they are."""
+"""Keeps arrays that are computed once on disk, with a key that says what they are."""
 
-import io
 import os
 
 import numpy as np
@@ -11,28 +10,27 @@ _KEY = 'key'
 
 
 def write_arrays(path: str | os.PathLike, key: str, **arrays: np.ndarray) -> None:
-  """Writes an .npz file, whole or not at all. `key` says what the arrays are of."""
-  content = io.BytesIO()
-  np.savez(content, **arrays, **{_KEY: np.array(key)})  # type: ignore[arg-type]  # which takes any names
-  storage.write_bytes(path, content.getvalue())
+  """Writes an .npz file, whole or not at all. `key` says what the arrays are."""
+  with storage.new_file(path) as file:
+    np.savez(file, **arrays, **{_KEY: np.array(key)})  # type: ignore[arg-type]  # which takes any names
 
 
 def read_arrays(
     path: str | os.PathLike, key: str, *, remedy: str = 'delete the file, and it is made again',
     **shapes: tuple[int | None, ...]) -> tuple[np.ndarray, ...]:
-  """The arrays of these names, whose checksums the format has.
+  """Reads the arrays of these names. The format holds their checksums.
 
   Args:
     path: the file.
-    key: as it was written; files of an earlier version have none.
-    remedy: of a damaged file.
-    **shapes: of each; None is any length.
+    key: the key that was written; files of an earlier version have none.
+    remedy: what a message says to do with a damaged file.
+    **shapes: the shape of each array; None is any length.
 
   Raises:
-    UserError: damaged, of something else, or of other shapes.
+    UserError: the file is damaged, or holds something else, or other shapes.
   """
-  with storage.parsing(path, remedy):
-    loaded = np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False)
+  with storage.parsing(path, remedy), storage.local_copy(path) as local, storage.open_local(local) as file:
+    loaded = np.load(file, allow_pickle=False)
     if _KEY in loaded and str(loaded[_KEY]) != key:
       raise ValueError('it is of something else than its name says')
     found = tuple(loaded[name] for name in shapes)

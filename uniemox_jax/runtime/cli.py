@@ -1,4 +1,4 @@
-"""Shared by all commands: flags, config files, and one line in place of a traceback."""
+"""What all commands share: flags, config files, and one line in place of a traceback."""
 
 from collections.abc import Callable
 import importlib.util
@@ -63,7 +63,7 @@ def _profile_steps(value: str | None) -> Profile | None:
 
 
 def find_config(value: str) -> str:
-  """The existing file for a `--config` value FILE or FILE:ARG: as given, or from the installed `configs` package.
+  """Finds the file of a `--config` value FILE or FILE:ARG: as given, or in the installed `configs` package.
 
   Raises:
     UserError: neither exists. ml_collections itself would continue without an error.
@@ -80,10 +80,10 @@ def find_config(value: str) -> str:
 
 
 def load_config(value: str) -> ConfigDict:
-  """What a config file gives; `value` is as for `find_config`.
+  """Loads the config that a config file gives; `value` is as for `find_config`.
 
   Raises:
-    UserError: no such file, or the file or its argument is at fault.
+    UserError: there is no such file, or the file or its argument is at fault.
   """
   path, colon, argument = find_config(value).partition(':')
   try:
@@ -146,8 +146,9 @@ def run(main: Callable[..., Any], *operands: str) -> None:
   """Parses the command line and runs `main`; a user's mistake ends in one line on standard error and exit code 2.
 
   Args:
-    main: receives what the command line gives for the operands.
-    operands: names of what is given without `--`, such as 'SRC'; of the last, one or more where it ends in '...'.
+    main: the function that receives what the command line gives for the operands.
+    operands: the names of what is given without `--`, such as 'SRC'. If the last ends in '...', it stands for one or
+      more.
   """
   app.define_help_flags()
   try:

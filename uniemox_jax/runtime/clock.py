@@ -1,4 +1,4 @@
-"""A run's time: what was training and what was not, and which steps to look into."""
+"""Counts a run's time: what was training and what was not; and says which steps to trace."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -8,28 +8,29 @@ from typing import NamedTuple
 
 
 def duration(seconds: float) -> str:
-  """For people: 42s, 3m05s, 2h10m."""
+  """Puts a duration into words for people: 42s, 3m05s, 2h10m."""
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f'{hours}h{minutes:02d}m' if hours else f'{minutes}m{seconds:02d}s' if minutes else f'{seconds}s'
 
 
 class Profile(NamedTuple):
-  """Steps to trace: from `first` on, until `last` is done. from_start: counted from where the run starts or resumes."""
+  """The steps to trace: from `first` on, until `last` is done. from_start: whether they are counted from where the run
+  starts or resumes."""
 
   first: int
   last: int
   from_start: bool = False
 
   def of_run(self, start: int) -> 'Profile':
-    """The same in steps of the whole run, which starts or resumes at `start`."""
+    """The same steps counted in the whole run, which starts or resumes at `start`."""
     return Profile(self.first + start, self.last + start) if self.from_start else self
 
 
 class Clock:
   """Counts training from the end of the first step, which compiles, and leaves out what runs `apart`.
 
-  seconds: by activity; 'train' is one of them.
+  seconds: the seconds by activity; 'train' is one of them.
   """
 
   def __init__(self) -> None:
@@ -66,7 +67,7 @@ class Clock:
     self._steps += self._training_since is not None
 
   def lap(self) -> float | None:
-    """Seconds a step since the last lap; None where no step was counted."""
+    """The seconds a step since the last lap; None if no step was counted."""
     if self._stop():
       self.start()
     steps, seconds = self._steps, self.seconds['train'] - self._seconds_at_lap
@@ -74,11 +75,11 @@ class Clock:
     return seconds / steps if steps else None
 
   def newly_apart(self) -> dict[str, float]:
-    """'{activity}_seconds' of everything but training since the last call."""
+    """The '{activity}_seconds' of everything but training since the last call."""
     new = {activity: seconds - self._reported.get(activity, 0.0) for activity, seconds in self.seconds.items()}
     self._reported = dict(self.seconds)
     return {f'{activity}_seconds': seconds for activity, seconds in new.items() if seconds > 0 and activity != 'train'}
 
   def summary(self) -> str:
-    """Everything, for people."""
+    """Puts all counts into a line for people."""
     return ', '.join(f'{activity} {duration(seconds)}' for activity, seconds in self.seconds.items())

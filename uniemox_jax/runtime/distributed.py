@@ -19,7 +19,7 @@ from data_pipelines.errors import UserError
 from uniemox_jax.runtime.preemption import EXIT_CODE
 
 DEAD_SECONDS = 20
-"""A process that gives no sign of life for so long has died."""
+"""A process that gives no sign of life for so long counts as dead."""
 VARIABLES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 
 
@@ -30,8 +30,9 @@ def join(multihost: bool, timeout: int) -> None:
 
   Args:
     timeout: seconds.
-    multihost: find them as jax does by itself on TPU slices, GKE, Slurm and Open MPI. Without it, only where
-      `VARIABLES` (host:port of the first process, how many, which this is) are set, as launch_local.sh sets them.
+    multihost: whether to find them as jax does by itself on TPU slices, GKE, Slurm and Open MPI. Otherwise there are
+      others only if `VARIABLES` (host:port of the first process, how many, which this is) are set, as launch_local.sh
+      does.
 
   Raises:
     UserError: some of the variables are missing or no numbers, or there is nothing to find.
@@ -102,7 +103,7 @@ def _end_after_death() -> None:
 
 
 def wait_for_news_of_death() -> None:
-  """Called after an error that the death of another process may have caused: if so, this process ends here."""
+  """Ends this process if the death of another one caused an error. It is called after such an error."""
   if jax.distributed.is_initialized():
     time.sleep(1.5 * DEAD_SECONDS)
 
@@ -127,12 +128,12 @@ def _time_limit(what: str, seconds: int) -> Iterator[None]:
 
 
 def is_primary() -> bool:
-  """Whether this is the one process that writes what only one should."""
+  """Whether this is the one process that writes what only one should write."""
   return jax.process_index() == 0
 
 
 def is_same_everywhere(value: object) -> bool:
-  """Whether every process asks with the same value, by its representation; all must ask."""
+  """Whether every process calls this with the same value, by its representation; all must call it."""
   digest = np.frombuffer(hashlib.sha256(repr(value).encode()).digest(), np.uint8)
   return bool(np.all(multihost_utils.process_allgather(digest) == digest))
 

@@ -18,9 +18,9 @@ from data_pipelines.errors import UserError
 class Chip(NamedTuple):
   """One TPU chip, which is one device here.
 
-  peak: bf16 FLOP/s. multipliers: of bf16, that work at once in its matrix units (MXU), 2 FLOPs each a cycle. hbm: bytes
-  that a program may use. hbm_bandwidth: bytes/s. ici_bandwidth: bytes/s that it can send to its neighbours, all links
-  together (half of the bidirectional figure). device_kind: as `jax.Device` says it.
+  peak: bf16 FLOP/s. multipliers: those of bf16 that work at once in its matrix units (MXU), 2 FLOPs each a cycle. hbm:
+  bytes that a program may use. hbm_bandwidth: bytes/s. ici_bandwidth: bytes/s that it can send to its neighbours, all
+  links together (half of the bidirectional figure). device_kind: the name that `jax.Device` gives.
   """
 
   peak: float
@@ -32,7 +32,7 @@ class Chip(NamedTuple):
 
   @property
   def clock(self) -> float:
-    """Cycles a second, as the peak implies them."""
+    """The cycles a second that the peak implies."""
     return self.peak / (2 * self.multipliers)
 
 
@@ -78,17 +78,17 @@ class Slice(NamedTuple):
 
   @property
   def chips(self) -> int:
-    """How many there are; each is one device."""
+    """The number of chips; each is one device."""
     return math.prod(self.shape)
 
   @property
   def limit(self) -> int:
-    """Bytes of one device that a program may use."""
+    """The bytes of one device that a program may use."""
     return self.chip.hbm
 
   @property
   def device_kind(self) -> str:
-    """As `jax.Device` says it."""
+    """The kind of its devices, by the name that `jax.Device` gives."""
     return self.chip.device_kind
 
   @property
@@ -103,10 +103,10 @@ class Slice(NamedTuple):
 
 
 def parse_slice(name: str) -> Slice:
-  """The slice called `name`.
+  """Reads the name of a slice.
 
   Raises:
-    UserError: not of the form GENERATION:AxB or GENERATION:AxBxC, or an unknown generation.
+    UserError: it has not the form GENERATION:AxB or GENERATION:AxBxC, or the generation is unknown.
   """
   match = re.fullmatch(r'(\w+):(\d+(?:x\d+){1,2})', name)
   if not match or match[1] not in CHIPS:
@@ -120,7 +120,7 @@ def parse_slice(name: str) -> Slice:
 
 
 def require_compiler() -> None:
-  """Raises UserError where the TPU compiler is not installed."""
+  """Raises UserError if the TPU compiler is not installed."""
   if importlib.util.find_spec('libtpu') is None:
     raise UserError("the TPU compiler is missing: pip install 'uniemox_jax[tpu]' (it needs no TPU)")
 

@@ -17,7 +17,7 @@ import numpy as np
 from data_pipelines.errors import UserError
 
 CHUNK = 2**20
-"""Elements that a host sums at a time, to avoid a copy of a large array."""
+"""How many elements a host sums at a time, to avoid a copy of a large array."""
 
 Leaves = dict[str, dict[str, Any]]
 
@@ -39,7 +39,7 @@ def _device_sums(leaf: jax.Array) -> jax.Array:
 
 
 def _host_sums(leaf: np.ndarray) -> np.ndarray:
-  """The same of an array in this host's memory."""
+  """The same checksum of an array in this host's memory."""
   words = np.ascontiguousarray(leaf).view(f'u{leaf.dtype.itemsize}').ravel()
   sums = np.zeros(2, np.uint32)
   for first in range(0, len(words), CHUNK):
@@ -58,10 +58,11 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def describe_leaves(tree: Any) -> Leaves:
-  """For every leaf its shape, dtype and checksum (16 hexadecimal digits).
+  """Describes every leaf by its shape, dtype and checksum (16 hexadecimal digits).
 
   Args:
-    tree: of jax arrays, sharded in any way over any number of processes, or of numpy arrays; at most 32 bits a value.
+    tree: a tree of jax arrays, sharded in any way over any number of processes, or of numpy arrays; at most 32 bits a
+      value.
   """
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   if any(isinstance(leaf, np.ndarray) for _, leaf in leaves):
@@ -74,12 +75,12 @@ def describe_leaves(tree: Any) -> Leaves:
 
 
 def changed_leaves(tree: Any, recorded: Leaves) -> list[str]:
-  """Names of the leaves that differ from what was recorded; `recorded` may hold more leaves."""
+  """The names of the leaves that differ from what was recorded; `recorded` may hold more leaves."""
   return [name for name, leaf in describe_leaves(tree).items() if leaf != recorded.get(name)]
 
 
 def seal(value: Any) -> str:
-  """CRC-32C of a JSON value, 8 hexadecimal digits, independent of how the file is formatted."""
+  """The CRC-32C of a JSON value, 8 hexadecimal digits, however the file is formatted."""
   return f'{google_crc32c.value(json.dumps(value, sort_keys=True).encode()):08x}'
 
 

@@ -21,7 +21,7 @@ from jax._src.distributed import global_state  # the service by which processes 
 from jax.experimental import multihost_utils
 
 EXIT_CODE = 75
-"""EX_TEMPFAIL of sysexits.h: run the same command again."""
+"""The exit code EX_TEMPFAIL of sysexits.h: run the same command again."""
 NOTICE = 'RECEIVED_PREEMPTION_NOTICE'
 """The key that jax's pre-emption service sets for all processes after a SIGTERM (preemption_sync_manager.cc of xla)."""
 ENDING = 'uniemox_jax/ending'
@@ -31,7 +31,7 @@ FOREVER_MS = 2**31 - 1
 TOGETHER_MS = 10_000
 """How long processes that end wait for each other."""
 LAST_SECONDS = 2
-"""How much later the process ends that serves the coordination: the others must not miss it."""
+"""How much later the process ends that serves the coordination, since the others must not miss it."""
 
 
 class Preempted(Exception):
@@ -56,8 +56,8 @@ _watch = _Watch()
 
 
 def watch() -> None:
-  """Catches SIGTERM, and SIGHUP of a closed terminal, from here on: by its own handler, or of several processes through
-  jax's service."""
+  """Catches SIGTERM, and SIGHUP of a closed terminal, from here on: by its own handler, or with several processes
+  through jax's service."""
   if _are_several():
     if signal.SIGHUP in _endings():
       signal.signal(signal.SIGHUP, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
@@ -148,16 +148,16 @@ def _are_several() -> bool:
 
 
 def end_together() -> None:
-  """Called by all processes after their work, so that no signal ends one where the others no longer can end.
+  """Waits for all processes after their work, so that no signal ends one while the others no longer can end.
 
-  It waits for a limited time, since a process that failed never calls it.
+  All processes call it. It waits for a limited time, since a process that failed never calls it.
   """
   with contextlib.suppress(jax.errors.JaxRuntimeError):
     begin(TOGETHER_MS)
 
 
 def begin(patience_ms: int = FOREVER_MS) -> None:
-  """Called by all processes before work that could be lost.
+  """Begins work that could be lost. All processes call it.
 
   Until the last one calls it, a signal ends all that `watch` at once; from then on `poll` says where to end.
   """
@@ -188,7 +188,7 @@ def poll() -> bool:
 
 
 def raise_if_preempted() -> None:
-  """Raises Preempted where `poll` says to end: for work that leaves nothing to save."""
+  """Raises Preempted if `poll` says to end; for work that leaves nothing to save."""
   if poll():
     raise Preempted('nothing is unsaved')
 

@@ -28,7 +28,7 @@ _WITHOUT = 'restore it, or delete it to go on without the lines so far'
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
-  """All lines of a run's metrics.jsonl; a last line cut short by a kill is left out, and named.
+  """Reads all lines of a run's metrics.jsonl; a last line cut short by a kill is left out, and named.
 
   Raises:
     UserError: another line is not what was written.
@@ -44,7 +44,7 @@ def read_metrics(workdir: str) -> list[dict[str, Any]]:
 
 
 def _lines_before(workdir: str, start_step: int, seal: str) -> list[dict[str, Any]]:
-  """Of a run's metrics.jsonl, the lines up to the step at which it is resumed; see `RunLog`."""
+  """The lines of a run's metrics.jsonl up to the step at which it is resumed; see `RunLog`."""
   path = os.path.join(workdir, METRICS_FILE)
   found = read_metrics(workdir) if start_step else []
   with storage.parsing(path, _WITHOUT):
@@ -118,7 +118,7 @@ class _TensorBoard:
 class RunLog:
   """A run's log. Metrics stay on the device until `flush`, which also counts the steps that were skipped.
 
-  seal: of the last line of metrics.jsonl, '' before the first and in other processes than the first.
+  seal: the seal of the last line of metrics.jsonl; '' before the first line, and in other processes than the first.
   """
 
   def __init__(
@@ -156,7 +156,7 @@ class RunLog:
 
   @contextlib.contextmanager
   def stepping(self, step: int, first: bool) -> Iterator[None]:
-    """Around the update that follows `step` others: counts the first as compilation, and traces what was asked for."""
+    """Surrounds the update after `step` others: counts the first as compilation, and traces what was asked for."""
     if self._profile and not self._tracing and self._profile.first <= step <= self._profile.last:
       with _tensorflow_restored():
         jax.profiler.start_trace(self._profile_folder)
@@ -188,10 +188,10 @@ class RunLog:
 
     Args:
       max_skipped: how many steps in a row may be skipped.
-      newest_checkpoint: named in the error.
+      newest_checkpoint: the checkpoint that the error names.
 
     Raises:
-      UserError: more were, naming step, reason and examples.
+      UserError: more were skipped; it names step, reason and examples.
     """
     if not self._pending:
       return
@@ -232,7 +232,7 @@ class RunLog:
           '--config.optimizer.base_lr, raise --config.max_gradient_norm, or look at these images')
 
   def write(self, step: int, values: dict[str, float]) -> None:
-    """One line of metrics.jsonl, and the same scalars to TensorBoard."""
+    """Writes one line of metrics.jsonl, and the same scalars to TensorBoard."""
     if not self._writes:
       return
     self._append({'step': step, **values})
@@ -244,12 +244,12 @@ class RunLog:
     self._file.add(text)
 
   def image(self, step: int, name: str, image_HxWx3: np.ndarray) -> None:
-    """A uint8 image to TensorBoard."""
+    """Writes a uint8 image to TensorBoard."""
     if self._writes:
       self._board.write(Event(step=step, summary=summary.image(name, image_HxWx3, dataformats='HWC')))
 
   def sync(self) -> None:
-    """Brings all lines into storage: before a checkpoint is saved, which a resumed run continues them from."""
+    """Brings all lines into storage. It is called before a checkpoint is saved, from which a resumed run continues."""
     if self._writes:
       self._file.flush()
 

@@ -1,4 +1,4 @@
-"""The device mesh, which parameters are split over it, and how a host's share becomes a global array."""
+"""Makes the device mesh, splits parameters over it, and makes global arrays of the hosts' shares."""
 
 from collections.abc import Sequence
 import math
@@ -20,13 +20,14 @@ PARAMETER_RULES = (
     (r'(bias|scale)$', P('fsdp')),
     (r'.*', P()),
 )
-"""First match wins, every parameter is covered; optimizer moments have their parameter's path and so its rule."""
+"""The rules of parameters: the first match wins, and every parameter has one. Optimizer moments have their parameter's
+path and so its rule."""
 
 BATCH = P(('data', 'fsdp'))
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """A (data, fsdp) mesh over `devices` (None: all); -1 takes what the other axis leaves.
+  """Makes a (data, fsdp) mesh over `devices` (None: all); -1 takes what the other axis leaves.
 
   Raises:
     UserError: the axes do not multiply to the number of devices.
@@ -43,7 +44,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
 
 
 def describe_mesh(mesh: Mesh) -> str:
-  """The devices and how they share the work: what decides the order of additions, and so the last bits."""
+  """Describes the devices and how they share the work, which decides the order of additions, and so the last bits."""
   axes = ', '.join(f'{axis}={size}' for axis, size in mesh.shape.items())
   return f'{mesh.size} x {mesh.devices.flat[0].device_kind} in {jax.process_count()} processes ({axes})'
 
@@ -71,13 +72,13 @@ def tree_shardings(tree: Any, mesh: Mesh) -> Any:
 
 
 def global_batch(host_batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """This host's rows of a batch as global arrays, split over all devices along the first axis."""
+  """Makes global arrays of this host's rows of a batch, split over all devices along the first axis."""
   sharding = NamedSharding(mesh, BATCH)
   return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in host_batch.items()}
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-  """The same arrays on every device of every host; from host arrays, or from ones that are sharded over the mesh."""
+  """Puts the same arrays on every device of every host; from host arrays, or from ones sharded over the mesh."""
   if any(isinstance(leaf, jax.Array) and not leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
     return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))(tree)
   return jax.device_put(tree, NamedSharding(mesh, P()))

@@ -55,7 +55,7 @@ class Clip:
 
   @functools.cached_property
   def tokenizer(self) -> Tokenizer | SiglipTokenizer:
-    """Of the files in `folder`.
+    """The tokenizer that the files in `folder` describe.
 
     Raises:
       UserError: the folder has no tokenizer files.
@@ -66,7 +66,7 @@ class Clip:
 
   @property
   def clip_config(self) -> CLIPConfig:
-    """The configuration, for what is done with a CLIP alone.
+    """The configuration, for code that needs a CLIP and cannot take a SigLIP.
 
     Raises:
       UserError: it is a SigLIP.
@@ -79,12 +79,12 @@ class Clip:
 
   @property
   def scale(self) -> float:
-    """What cosines are multiplied by to be logits. A SigLIP's bias, equal for all classes, changes no softmax."""
+    """The factor that turns cosines into logits. A SigLIP's bias is equal for all classes and changes no softmax."""
     return float(np.exp(self.params['logit_scale']))
 
   @functools.cached_property
   def digest(self) -> str:
-    """SHA-256 of configuration, how images are prepared, weights and compute dtype."""
+    """The SHA-256 of the configuration, the preparation of images, the weights and the compute dtype."""
     resample = '' if self.view.resample == BICUBIC else f' resample {self.view.resample}'
     digest = hashlib.sha256(f'{self.config} {self.view} {jnp.dtype(self.dtype).name}{resample}'.encode())
     for path, leaf in sorted(traverse_util.flatten_dict(self.params, sep='/').items()):
@@ -94,7 +94,7 @@ class Clip:
 
   @functools.cached_property
   def tokenizer_digest(self) -> str:
-    """SHA-256 of the tokenizer's files, which `digest` does not cover."""
+    """The SHA-256 of the tokenizer's files, which `digest` does not cover."""
     digest = hashlib.sha256()
     for path in (self.folder / name for name in (*TOKENIZER_FILES, PIECES) if self.folder):
       if path.is_file():
@@ -106,7 +106,10 @@ class Clip:
     return jax.device_put(self.params)
 
   def tokenize(self, texts: Sequence[str]) -> np.ndarray:
-    """int32 ids (B, T): cut at the context length; a CLIP's padded to a multiple of 8, a SigLIP's to all of it."""
+    """Token ids, int32 (B, T), cut at the context length.
+
+    A CLIP's ids are padded to a multiple of 8, a SigLIP's to the whole context length.
+    """
     ids_BxT = self.tokenizer.encode_batch(texts, self.config.context_length)
     largest = int(ids_BxT.max(initial=0))
     if largest >= self.config.vocab_size:
@@ -116,7 +119,7 @@ class Clip:
     return ids_BxT.astype(np.int32)
 
   def encode_image(self, images: Any) -> np.ndarray:
-    """Unit-norm float32 (B, E).
+    """The images' embeddings, unit-norm float32 (B, E).
 
     Args:
       images: see `image_arguments`.
@@ -128,7 +131,7 @@ class Clip:
     return np.asarray(_embed(self.graphdef, 'image', self._placed, images_BxHxWx3))
 
   def encode_text(self, texts: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Unit-norm float32 (B, E).
+    """The texts' embeddings, unit-norm float32 (B, E).
 
     Args:
       texts: a list of str, cut at the context length; or int32 token ids (B, T), T at most the context length.
@@ -181,7 +184,7 @@ def load_clip(folder_or_hub_id: str | os.PathLike, *, dtype: Any = jnp.float32, 
 
 def read_clip(
     weights: weight_files.Weights, source: Path, *, dtype: Any = jnp.float32, activation: str | None = None) -> Clip:
-  """The CLIP or SigLIP in `weights`, which came from `source` and are emptied; see `load_clip`."""
+  """Makes the CLIP or SigLIP of `weights`, which came from `source` and are emptied; see `load_clip`."""
   name, folder = str(weights.path), hub.config_folder(source, weights.path)
   config, view, rules, ignored, left_names = describe(weights, folder, activation)
   template = abstract_clip(config)[1]

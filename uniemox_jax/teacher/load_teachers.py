@@ -1,4 +1,4 @@
-"""Opens the teacher of a run, or several, which are as one from there on (docs/method.md, Several teachers)."""
+"""Opens the teacher of a run; several teachers become one here (docs/method.md, Several teachers)."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipelines.errors import UserError
-from uniemox_jax.teacher.caption_embeddings import CaptionEmbeddings
+from uniemox_jax.teacher.caption_embeddings import KeptCaptions
 from uniemox_jax.teacher.frozen_clip import Clip, load_clip
 from uniemox_jax.teacher.step_teacher import Teacher, join_teachers, make_teacher
 
 BETWEEN = ','
-"""Stands between the names of several teachers."""
+"""The character between the names of several teachers."""
 
 
 class LoadedTeachers(NamedTuple):
-  """clips: each. teacher, frozen: all of them, as the step wants them."""
+  """The loaded teachers. clips: one by one. teacher, frozen: all of them as one, in the form that the step takes."""
 
   clips: list[Clip]
   teacher: Teacher
@@ -23,21 +23,24 @@ class LoadedTeachers(NamedTuple):
 
   @property
   def digest(self) -> str:
-    """Of all; that of `Clip.digest` for one."""
+    """The digest of all teachers together; for a single one, it equals its `Clip.digest`."""
     return '+'.join(clip.digest for clip in self.clips)
 
 
 class JoinedCaptions(NamedTuple):
   """The embeddings of the same captions by several teachers, side by side."""
 
-  parts: Sequence[CaptionEmbeddings]
+  parts: Sequence[KeptCaptions]
 
   def at(self, positions_R: np.ndarray) -> np.ndarray:
-    """float32 (R, E), each part of unit norm."""
+    """The embeddings of these positions' captions, float32 (R, E); each teacher's part has unit norm."""
     return np.concatenate([part.at(positions_R) for part in self.parts], axis=1)
 
   def largest_share(self) -> float:
-    """Share of the positions that have the most frequent caption; teachers may cut captions at different lengths."""
+    """The share of the positions that have the most frequent caption, for the teacher for which it is largest.
+
+    Teachers may cut captions at different lengths.
+    """
     return max(part.largest_share() for part in self.parts)
 
 
@@ -56,7 +59,7 @@ def load_teachers(names: str, dtype: Any, statistics: str = 'clip', attention: s
 
 
 def names_of(names: str) -> list[str]:
-  """Each of several. Raises UserError for an empty one, or one that is named twice."""
+  """Splits the names of several teachers. Raises UserError if a name is empty or given twice."""
   each = [name.strip() for name in names.split(BETWEEN)]
   if '' in each or len(set(each)) < len(each):
     raise UserError(f"config key 'teacher' is {names!r}: give one name or several, with commas between, each once")

@@ -1,4 +1,4 @@
-"""What a CLIP is asked, in words, to tell emotions apart (docs/protocols.md)."""
+"""The words in which a CLIP is asked which emotion an image evokes (docs/protocols.md)."""
 
 from collections.abc import Sequence
 
@@ -13,22 +13,22 @@ TEMPLATES = (
     'the mood of this photo is {}.', 'an atmosphere of {}.', 'a place that fills visitors with {}.',
     'a painting about {}.', 'a drawing of {}.', 'whoever looks at this picture feels {}.',
     'the emotion in this image is {}.', 'a feeling of {}.')
-"""{} is the class, as a noun."""
+"""The prompts of the ensemble; {} stands for the class, as a noun."""
 NOUNS = {'happy': 'happiness', 'sad': 'sadness', 'neutral': 'neutrality'}
-"""Of labels that are adjectives (CAER-S)."""
+"""The nouns of labels that are adjectives (CAER-S)."""
 
 
 def class_word(label: str) -> str:
-  """How a text names a class: lower case, without underscores, as a noun."""
+  """The word by which a text names a class: a noun in lower case, without underscores."""
   word = ' '.join(label.replace('_', ' ').lower().split())
   return NOUNS.get(word, word)
 
 
 def read_templates(path: str) -> tuple[str, ...]:
-  """One template a line; empty lines do not count.
+  """Reads a file with one template a line; empty lines do not count.
 
   Raises:
-    UserError: no such file, none in it, or one without {}.
+    UserError: there is no such file, it has no template, or a template has no {}.
   """
   lines = read_text(path, 'give a text file as --prompts, one template a line').splitlines()
   if bad := [f'line {number}, {line.strip()!r},' for number, line in enumerate(lines, start=1)
@@ -41,5 +41,5 @@ def read_templates(path: str) -> tuple[str, ...]:
 
 
 def fill(template: str, labels: Sequence[str]) -> list[str]:
-  """The template about each class."""
+  """The texts that the template gives, one for each class."""
   return [template.replace('{}', class_word(label)) for label in labels]

@@ -1,4 +1,4 @@
-"""The tokenizers of SigLIP and SigLIP 2, by transformers."""
+"""The tokenizers of SigLIP and SigLIP 2, which transformers computes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,19 +10,19 @@ from data_pipelines import storage
 from data_pipelines.errors import UserError
 
 PIECES, GEMMA = 'spiece.model', 'tokenizer.json'
-"""The vocabulary of SigLIP, a model of SentencePiece, and that of SigLIP 2, which is Gemma's."""
+"""The files of vocabularies: SigLIP's is a model of SentencePiece, SigLIP 2 has Gemma's."""
 MAX_VOCABULARY = 128 << 20
-"""Bytes; Gemma's file has 34 million."""
+"""The largest file that is read, in bytes; Gemma's has 34 million."""
 
 
 class SiglipTokenizer:
-  """Texts to token ids, as SigLIP was trained with them.
+  """Turns texts into token ids, as SigLIP was trained with them.
 
   SigLIP's texts are in lower case and without punctuation. Those of SigLIP 2 are in lower case, also where the folder
   names Gemma's own tokenizer, which would keep capitals.
 
   Args:
-    folder: with spiece.model, or with SigLIP 2's tokenizer.json.
+    folder: a folder that holds spiece.model, or SigLIP 2's tokenizer.json.
 
   Raises:
     UserError: the folder lacks them, or they are damaged.
@@ -47,12 +47,12 @@ class SiglipTokenizer:
     return len(self._plain)
 
   def encode(self, text: str) -> list[int]:
-    """Ids of the whole text, with that of its end."""
+    """The ids of the whole text, the end's included."""
     with storage.parsing(self._files):
       return [int(number) for number in self._plain(_valid(text), verbose=False)['input_ids']]
 
   def encode_batch(self, texts: Sequence[str], context: int) -> np.ndarray:
-    """Ids (B, context): cut so that the end stays, and padded, since the model saw no shorter texts."""
+    """The texts' ids (B, context), cut so that the end stays. They are padded: the model saw no shorter texts."""
     if not texts:
       return np.zeros((0, context), np.int64)
     with storage.parsing(self._files):
@@ -61,11 +61,11 @@ class SiglipTokenizer:
       return np.array(rows['input_ids'], np.int64).reshape(len(texts), context)
 
   def is_cleaned(self, text: str) -> bool:
-    """False: no version here has read a text otherwise. See `tokenizer.Tokenizer.is_cleaned`."""
+    """Always False: every version here has read texts alike. See `tokenizer.Tokenizer.is_cleaned`."""
     del text
     return False
 
 
 def _valid(text: str) -> str:
-  """Without halves of surrogate pairs, which have no bytes."""
+  """Removes halves of surrogate pairs, which have no bytes."""
   return text.encode(errors='replace').decode()

@@ -22,14 +22,14 @@ from uniemox_jax.teacher.frozen_clip import Clip, model_of
 
 
 class Teacher(NamedTuple):
-  """The frozen CLIP or SigLIP as the step sees it, or several of them, whose embeddings stand side by side.
+  """The frozen CLIP or SigLIP as the step sees it. Of several, each is a *part*: their embeddings stand side by side.
 
-  embed_image: (params, uint8 scene views (B, H, W, 3)) -> float32 (B, E); of unit norm, each part by itself.
+  embed_image: (params, uint8 scene views (B, H, W, 3)) -> float32 (B, E), in which each part has unit norm.
   embed_patches: (params, the same views, side) -> that, and the tokens of a grid of side x side patches, float32
-    (B, side^2, D): those of the last block, centred and of unit norm, each part by itself, resized to the grid.
+    (B, side^2, D): the tokens of the last block, centred and of unit norm in each part, resized to the grid.
   scales: (params) -> the learned logit scale s of each part.
-  widths, token_widths: of each part; E and D are their sums.
-  towers: the modules behind `embed_image`, shapes in place of parameters, for counting their FLOPs.
+  widths, token_widths: the widths of the parts, whose sums are E and D.
+  towers: the modules behind `embed_image`, with shapes in place of parameters, for counting their FLOPs.
   """
 
   embed_image: Callable[[Any, jax.Array], jax.Array]
@@ -41,15 +41,15 @@ class Teacher(NamedTuple):
 
   @property
   def width(self) -> int:
-    """E."""
+    """The width E of an embedding."""
     return sum(self.widths)
 
   def split(self, embedding: jax.Array | None) -> list[Any]:
-    """The parts of (..., E); a None each where there is nothing."""
+    """Divides an embedding (..., E) into its parts, each None where there is no embedding."""
     return self._split(embedding, self.widths)
 
   def split_tokens(self, tokens: jax.Array | None) -> list[Any]:
-    """The parts of (..., D); a None each where there is nothing."""
+    """Divides tokens (..., D) into their parts, each None where there are no tokens."""
     return self._split(tokens, self.token_widths)
 
   def _split(self, values: jax.Array | None, widths: Sequence[int]) -> list[Any]:
@@ -62,8 +62,8 @@ def make_teacher(clip: Clip, dtype: Any, statistics: str = 'clip',
 
   Args:
     clip: the teacher; its weights may be shapes.
-    dtype: of the computation.
-    statistics: 'clip', its own of the pixels, or 'imagenet', the student's, which the original gave it.
+    dtype: the dtype of the computation.
+    statistics: 'clip' for the teacher's own statistics of pixels; 'imagenet' for the student's, as in the original.
     attention: 'xla' or 'kernel', see `layers.with_attention`.
   """
   size = clip.config.image_size
@@ -105,7 +105,7 @@ def _patch_grid(tokens_BxNxD: jax.Array, side: int) -> jax.Array:
 
 
 def join_teachers(made: Sequence[tuple[Teacher, Any]]) -> tuple[Teacher, Any]:
-  """Several as one, whose frozen parameters are the tuple of theirs; a single one stays as it is.
+  """Joins teachers to one, whose frozen parameters are the tuple of theirs; a single one stays as it is.
 
   Source: docs/method.md, Several teachers. Arguments and result are as `make_teacher` gives them.
   """
@@ -134,8 +134,8 @@ def embed_views_as_one(teacher: Teacher, frozen: Any, views_BxVxHxWx3: jax.Array
                        side: int = 0) -> tuple[jax.Array, jax.Array | None]:
   """The mean of the embeddings of an example's views, each part scaled to unit length: float32 (B, E).
 
-  Equal views, as an example without a person has them, give the embedding of one, but for rounding. With `side`, also
-  the tokens of the first view, see `Teacher.embed_patches`.
+  An example without a person has equal views, and they give the embedding of one, but for rounding. With `side`, the
+  tokens of the first view are returned too, see `Teacher.embed_patches`.
   """
   batch, views = views_BxVxHxWx3.shape[:2]
   images_NxHxWx3 = views_BxVxHxWx3.reshape(batch * views, *views_BxVxHxWx3.shape[2:])
@@ -152,7 +152,7 @@ def embed_views_as_one(teacher: Teacher, frozen: Any, views_BxVxHxWx3: jax.Array
 
 
 def without_tower(frozen: Any) -> Any:
-  """What a step needs of the frozen parameters that is given the image embeddings."""
+  """The frozen parameters that a step needs if it is given the image embeddings."""
   if isinstance(frozen, tuple):
     return tuple(map(without_tower, frozen))
   return {name: leaf for name, leaf in frozen.items() if name != 'vision'}
@@ -166,7 +166,7 @@ def _as_computed(dtype: Any, path: tuple[Any, ...], leaf: Any) -> Any:
 
 
 def teacher_shardings(frozen: Any, mesh: Mesh, sharded: bool) -> Any:
-  """Shardings of the teacher's parameters: split over `fsdp` as the student's are, or whole on every device."""
+  """The shardings of the teacher's parameters: split over `fsdp` as the student's are, or whole on every device."""
   if sharded:
     return sharding.tree_shardings(frozen, mesh)
   return jax.tree.map(lambda leaf: NamedSharding(mesh, P()), frozen)

@@ -38,12 +38,12 @@ def clean(text: str) -> str:
 
 
 class Tokenizer:
-  """Texts to token ids, as OpenAI's own tokenizer gives them.
+  """Turns texts into token ids, as OpenAI's own tokenizer does.
 
   transformers reads the files and merges the byte pairs. It would not clean texts, and divides some otherwise.
 
   Args:
-    folder: with vocab.json and merges.txt, or tokenizer.json; None is OpenAI's vocabulary.
+    folder: a folder that holds vocab.json and merges.txt, or tokenizer.json; None is OpenAI's vocabulary.
 
   Raises:
     UserError: the folder lacks them, or they are damaged.
@@ -73,7 +73,7 @@ class Tokenizer:
     return len(self._plain)
 
   def encode(self, text: str) -> list[int]:
-    """Ids of the whole text, between those of its start and end.
+    """The ids of the whole text, between the ids of its start and its end.
 
     Raises:
       UserError: the vocabulary lacks a byte of it.
@@ -81,7 +81,7 @@ class Tokenizer:
     return [self.start, *(number for word in _WORDS.findall(clean(text)) for number in self._word(word)), self.end]
 
   def encode_batch(self, texts: Sequence[str], context: int) -> np.ndarray:
-    """Ids (B, T): cut at `context`, padded after the end of text to a common multiple of `LENGTH_STEP`.
+    """The texts' ids (B, T), cut at `context`, and padded after the end of text to a common multiple of `LENGTH_STEP`.
 
     Raises:
       UserError: the vocabulary lacks a byte.

@@ -31,7 +31,7 @@ from uniemox_jax.runtime.distributed import is_primary, wait_for_all
 from uniemox_jax.teacher.step_teacher import Teacher, teacher_shardings
 
 SHARD = 4096
-"""Examples in a file: what a kill loses at most."""
+"""How many examples a file holds, which is what a kill loses at most."""
 PROGRESS_SECONDS = 5.0
 _VERSION = 1
 """Changes when the same key means other views."""
@@ -39,7 +39,10 @@ _FOOTER = struct.Struct('<qqq32s')  # view, shard, width, key
 
 
 class Scenes(NamedTuple):
-  """What decides the pixels that the teacher is shown. image_size: of the student; others: as in `train_batches`."""
+  """What decides the pixels that the teacher is shown.
+
+  image_size: the side of the student's views. The others are as in `train_batches`.
+  """
 
   split: Split
   views: Views
@@ -49,14 +52,14 @@ class Scenes(NamedTuple):
 
 
 class ViewEmbeddings:
-  """Omega by view and position. The files of one view at a time are mapped, so memory holds what was read lately.
+  """The image embeddings Omega by view and position. One view's files are mapped: memory holds what was read lately.
 
   Args:
-    cache_dir: on a disk or in a bucket; holds a folder for each teacher and way to make views.
-    scenes: that are embedded.
+    cache_dir: a folder on a disk or in a bucket, which holds one folder for each teacher and way to make views.
+    scenes: the scenes that are embedded.
     teacher: what else decides the embeddings: digest, statistics.
-    width: E.
-    dtype: of the computation, in which the embeddings are kept.
+    width: the width E of an embedding.
+    dtype: the dtype of the computation, in which the embeddings are kept.
   """
 
   def __init__(self, cache_dir: str, scenes: Scenes, teacher: str, width: int, dtype: Any):
@@ -72,7 +75,7 @@ class ViewEmbeddings:
     self._view, self._files = -1, contextlib.ExitStack()
 
   def rows(self, shard: int) -> int:
-    """Examples in this shard."""
+    """How many examples this shard holds."""
     return min(SHARD, self._examples - shard * SHARD)
 
   def _name(self, view: int, shard: int) -> str:
@@ -83,18 +86,18 @@ class ViewEmbeddings:
     return os.path.join(self.folder, self._name(view, shard))
 
   def present(self, views: int) -> np.ndarray:
-    """Which files there are, by view and shard, bool (K, S)."""
+    """Which files exist, by view and shard: bool (K, S)."""
     names = {path.name for path in epath.Path(self.folder).iterdir()} if storage.exists(self.folder) else set()
     return np.array(
         [[self._name(view, shard) in names for shard in range(-(-self._examples // SHARD))] for view in range(views)])
 
   def write(self, view: int, shard: int, embedded_RxE: np.ndarray) -> None:
-    """Keeps a shard: its embeddings, `_FOOTER`, and the CRC-32C of both."""
+    """Writes a shard: its embeddings, `_FOOTER`, and the CRC-32C of both."""
     content = embedded_RxE.astype(self._dtype).tobytes() + _FOOTER.pack(view, shard, self._width, self._key)
     storage.write_bytes(self.path(view, shard), content + storage.CHECKSUM.pack(google_crc32c.value(content)))
 
   def at(self, view: int, positions_R: np.ndarray) -> np.ndarray:
-    """Unit-norm float32 (R, E).
+    """The embeddings of this view at these positions, unit-norm float32 (R, E).
 
     Raises:
       UserError: a file of this view is missing or damaged.
@@ -134,15 +137,15 @@ def embed_views(
   Several hosts call this together; each makes its part of every batch. Where they share no folder, each keeps all.
 
   Args:
-    kept: where; another process that computes the same is waited for.
+    kept: where the embeddings are kept. Another process that computes the same ones is waited for.
     scenes: what to show the teacher.
     teacher, frozen: see `make_teacher`.
     mesh: devices, among which a batch is split.
-    batch_size: views a call, over all devices; a multiple of their number.
+    batch_size: views in a call, over all devices; a multiple of their number.
     sharded: whether to split the teacher over `fsdp`.
 
   Returns:
-    How many views of examples were missing.
+    The number of views of examples that were missing.
 
   Raises:
     UserError: records are damaged.

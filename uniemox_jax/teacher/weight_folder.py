@@ -21,9 +21,9 @@ _REMEDY = 'correct it, or fetch it again'
 
 
 class Description(NamedTuple):
-  """What is needed to read a teacher's weights. rules, ignored: as in `name_table.import_params`.
+  """What is needed to read a teacher's weights.
 
-  left: a regular expression of those ignored names that are printed.
+  rules, ignored: as in `name_table.import_params`. left: a regular expression of the ignored names that are printed.
   """
 
   config: CLIPConfig | SiglipConfig
@@ -34,10 +34,10 @@ class Description(NamedTuple):
 
 
 def describe(weights: Weights, folder: Path | None, activation: str | None) -> Description:
-  """The description of the CLIP or SigLIP in `weights`.
+  """Describes the CLIP or SigLIP in `weights`.
 
   Args:
-    weights: its tensors get the names of their family.
+    weights: the weights, whose tensors are renamed to the names of their family.
     folder: where configuration files lie, None if there is none.
     activation: 'gelu' or 'quick_gelu', for weights in OpenAI's form that do not say it.
 

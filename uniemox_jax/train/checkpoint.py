@@ -38,7 +38,7 @@ _SCORE = 'score'
 
 
 class Checkpoint(NamedTuple):
-  """Loaded weights. path: the step folder; step: updates done; params: nested dict of numpy arrays;
+  """Loaded weights. path: the step folder. step: how many updates were done. params: a nested dict of numpy arrays.
   description: what the model is ('kind', 'model' arguments, 'labels', ...)."""
 
   path: str
@@ -48,8 +48,8 @@ class Checkpoint(NamedTuple):
 
 
 class Restored(NamedTuple):
-  """A run's newest good state; whether its evaluation is still to come; the devices that it was saved from; the seal of
-  the last line of the log then."""
+  """A run's newest good state, whether its evaluation is still to come, the devices that it was saved from, and the
+  seal of the last line that the log had then."""
 
   state: TrainState
   unevaluated: bool
@@ -150,16 +150,16 @@ class Checkpoints:
 
   @property
   def latest_step(self) -> int | None:
-    """The newest whole step, None before the first."""
+    """The newest whole step; None before the first."""
     return self._manager.latest_step()
 
   @property
   def newest(self) -> str:
-    """The newest whole step's folder, for messages."""
+    """The folder of the newest whole step, for messages."""
     return 'none yet' if self.latest_step is None else str(self.folder / str(self.latest_step))
 
   def save(self, state: TrainState, score: float | None = None, unevaluated: bool = False, log: str = '') -> None:
-    """Saves `state` under its step, in the place of an unevaluated one.
+    """Saves `state` under its step; it replaces a checkpoint of that step that was not evaluated.
 
     Args:
       state: the state; its buffers may be donated when this returns.

@@ -28,9 +28,9 @@ from uniemox_jax.train.settings import (
 )
 
 DTYPES = ('float32', 'bfloat16')
-"""What is computed in."""
+"""The dtypes that a run may compute in."""
 AUTO = 'auto'
-"""What `dtype` may hold until the devices are known."""
+"""The value of `dtype` that stands until the devices are known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class DataConfig:
   init: str = key(OFF, 'checkpoint, file, folder or hub id to start from; none is a random initialisation', path=True)
 
   def check(self) -> None:
-    """Raises UserError for keys that do not go together, or that this run would not read."""
+    """Raises UserError if keys do not go together, or if this run would not read one that was changed."""
     model = getattr(self, 'model', None)
     if isinstance(model, EncoderSettings) and self.init == OFF and model.width % model.heads:  # else of its weights
       raise UserError(f'model.width {model.width} is not divisible by {model.heads} heads: set --config.model.heads')
@@ -260,11 +260,11 @@ class TrainClipConfig(CaptionedConfig):
 
 CONFIGS: dict[str, type[DataConfig]] = {
     'train_clip': TrainClipConfig, 'pretrain': PretrainConfig, 'finetune': FinetuneConfig, 'probe': ProbeConfig}
-"""By verb."""
+"""The class of each verb's config."""
 
 
 def config_class(config: Mapping[str, Any]) -> type[DataConfig]:
-  """The class of a config, or of a run's config.json, recognised by the sections that only one verb has."""
+  """Recognises the class of a config, or of a run's config.json, by the sections that only one verb has."""
   verbs = {'loss': 'pretrain', 'regularisation': 'finetune', 'protocol': 'probe'}
   return CONFIGS[next((verb for name, verb in verbs.items() if name in config), 'train_clip')]
 

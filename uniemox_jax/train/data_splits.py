@@ -17,9 +17,9 @@ _WITHOUT = {
 
 
 def open_splits(config: MeasuredConfig) -> tuple[reader.Split, reader.Split, reader.Split]:
-  """Train, or the share of it that `fraction` asks for, val, and the split of the result.
+  """Opens train, or the share of it that `fraction` asks for, then val, and the split of the result.
 
-  With `left_out_domain`, the first two are without it, and the last is of it alone.
+  With `left_out_domain`, train and val leave that domain out, and the split of the result holds it alone.
 
   Raises:
     UserError: no such records, or no such share, domain or fold.
@@ -43,7 +43,7 @@ def open_splits(config: MeasuredConfig) -> tuple[reader.Split, reader.Split, rea
 
 
 def count_train(config: MeasuredConfig) -> int:
-  """How many images `open_splits` gives to train on. Raises UserError as it does."""
+  """Counts the images that `open_splits` gives to train on. Raises UserError as it does."""
   return _count_train(
       config.data_dir, config.dataset, config.left_out_domain, config.folds, config.fold, config.fold_seed,
       config.fraction, config.seed if config.fraction != 1 else 0)
@@ -53,7 +53,7 @@ def count_train(config: MeasuredConfig) -> int:
 def _count_train(
     data_dir: str, dataset: str, domain: str, folds_: int, fold: int, fold_seed: int, fraction: float,
     seed: int) -> int:
-  """As `count_train`: runs that differ in their initialisation alone have as many."""
+  """Counts as `count_train` does: runs that differ in their initialisation alone have as many."""
   train = open_part({
       'data_dir': data_dir, 'dataset': dataset, 'left_out_domain': domain, 'folds': folds_, 'fold': fold, 'fold_seed':
           fold_seed}, 'train', tested=False)
@@ -61,12 +61,12 @@ def _count_train(
 
 
 def open_part(config: Mapping[str, Any], name: str, tested: bool) -> reader.Split:
-  """Train, val or test of a run, whole.
+  """Opens train, val or test of a run, without taking a fraction.
 
   Args:
     config: the run's config.json; a key that it leaves out has its default.
-    name: of the split.
-    tested: whether its images are those of the result, which are of the domain that is left out, if one is.
+    name: the split's name.
+    tested: whether the result is measured on it; if a domain is left out, it then holds that domain alone.
 
   Raises:
     UserError: as for `open_splits`.
@@ -94,7 +94,7 @@ def _of_domain(config: Mapping[str, Any], split: reader.Split, tested: bool) -> 
 
 
 def fold_of(config: Mapping[str, Any]) -> dict[str, Any]:
-  """What result.json says of the fold that was tested; {} where there are none."""
+  """The entry of result.json about the fold that was tested; {} without folds."""
   if not config.get('folds'):
     return {}
   return {'fold': {'tested': config.get('fold', 0), 'of': config['folds'], 'seed': config.get('fold_seed', 0)}}

@@ -19,7 +19,7 @@ from uniemox_jax.models.vit import ViT
 
 
 class Work(NamedTuple):
-  """Of a forward pass: FLOPs, and how many values its matrix products read and write besides their weights."""
+  """The work of a forward pass: FLOPs, and how many values its matrix products read and write besides their weights."""
 
   flops: int = 0
   values: int = 0
@@ -33,19 +33,19 @@ class Work(NamedTuple):
 
 
 class ExampleWork(NamedTuple):
-  """Of one example: the forward passes of the student and of the teacher, apart."""
+  """The work of one example: the forward passes of the student and of the teacher, apart."""
 
   student: Work
   teacher: Work = Work()
 
   @property
   def training(self) -> Work:
-    """Of one example in training: the student three times, the teacher once."""
+    """The work of one example in training: the student three times, the teacher once."""
     return self.student.times(3) + self.teacher
 
 
 def _dense(module: nnx.Module, tokens: int = 1) -> Work:
-  """Every kernel (..., in, out) of the module, applied once to each of `tokens`."""
+  """The work of every kernel (..., in, out) of the module, applied once to each of `tokens`."""
   total = Work()
   for path, leaf in traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(module, nnx.Param))).items():
     if path[-1] == 'kernel':
@@ -82,13 +82,13 @@ def _image_tower(tower: ImageTower | SiglipImageTower) -> Work:
 
 def pretrain_work(
     student: UniEmoX, towers: Sequence[ImageTower | SiglipImageTower], texts: int, embedded: int = 1) -> ExampleWork:
-  """One pretraining example (docs/method.md, One pretraining step).
+  """The work of one pretraining example (docs/method.md, One pretraining step).
 
   Args:
     student: the module; shapes in place of parameters will do.
-    towers: of the teachers, likewise; none where no loss needs them, or where their embeddings are read.
-    texts: which each example is compared with in L1; 0 without L1.
-    embedded: views of an example that each teacher embeds.
+    towers: the teachers' image towers, likewise; none where no loss needs them, or where their embeddings are read.
+    texts: the number of texts that each example is compared with in L1; 0 without L1.
+    embedded: the number of an example's views that each teacher embeds.
   """
   tokens, patches = 1 + student.visible, student.encoder.patches
   work = (_encoder(student.encoder, student.visible) + _dense(student.project, tokens)).times(student.view_count)
@@ -109,6 +109,6 @@ def pretrain_work(
 
 
 def finetune_work(classifier: Classifier) -> ExampleWork:
-  """One example of fine-tuning (docs/method.md, Recipes)."""
+  """The work of one example of fine-tuning (docs/method.md, Recipes)."""
   encoder = classifier.encoder
   return ExampleWork(_encoder(encoder, encoder.patches).times(classifier.view_count) + _dense(classifier.head))

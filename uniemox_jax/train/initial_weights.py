@@ -25,8 +25,8 @@ CLASSIFIER_NEW, CLASSIFIER_LEFT = ('fc_norm', 'head'), ('encoder/norm', 'project
 ARCHITECTURE = {
     'patch_size': None, 'width': None, 'depth': None, 'heads': None, 'decoder_width': None, 'decoder_depth': None,
     'decoder_heads': None, 'norm_eps': 1e-6, 'pre_norm': False, 'activation': 'gelu'}
-"""Arguments of a model that are those of its weights, and what a description that leaves them out means. The image size
-may be another."""
+"""Arguments that a model must share with its weights, each with the value that a description without it means. The
+image size may differ."""
 
 Config = TypeVar('Config', FinetuneConfig, PretrainConfig, ProbeConfig)
 
@@ -34,7 +34,7 @@ Config = TypeVar('Config', FinetuneConfig, PretrainConfig, ProbeConfig)
 def transfer(
     source: dict[str, Any], template: dict[str, Any], *, new: tuple[str, ...], left: tuple[str, ...],
     origin: str) -> tuple[dict[str, Any], str]:
-  """The part of `source` that fits `template`.
+  """Takes the part of `source` that fits `template`.
 
   Positions of another image size are resized, see `convert.position_embeddings`.
 
@@ -86,10 +86,10 @@ def _fit_positions(have: dict[str, Any], want: dict[str, Any], origin: str) -> l
 
 
 class Source(NamedTuple):
-  """What there is to start from.
+  """The weights that a run starts from.
 
-  init: where it was found. kind, model, params: as in a checkpoint. statistics: {'mean', 'std'} of its pixels where
-  they are known not to be ImageNet's, else {}. step: of our checkpoint, None for a file of another library.
+  init: where they were found. kind, model, params: as in a checkpoint. statistics: {'mean', 'std'} of their pixels
+  where they are known not to be ImageNet's, else {}. step: that of our checkpoint, None for a file of another library.
   """
 
   init: str
@@ -104,12 +104,12 @@ def read_source(init: str, model: dict[str, Any], *, decoder: bool) -> Source:
   """Reads a checkpoint PATH of ours, or a file, folder or hub id that `import_torch` reads.
 
   Args:
-    init: where it is.
+    init: where the weights lie.
     model: arguments of the model to start; its heads count where the file does not say.
     decoder: whether another library's decoder is wanted.
 
   Raises:
-    UserError: nothing there, or nothing that can be read.
+    UserError: there is nothing, or nothing that can be read.
   """
   heads = AttentionHeads(model.get('heads'), model.get('decoder_heads'), binding=False)
   loaded = open_student(init, heads=heads, decoder=decoder, head=False)
@@ -119,14 +119,14 @@ def read_source(init: str, model: dict[str, Any], *, decoder: bool) -> Source:
 
 
 def open_source(config: Config, workdir: str, adopt: bool = True) -> tuple[Source | None, Config]:
-  """What `--config.init` names, None for 'none', and the config with the architecture that it has.
+  """Reads what `--config.init` names, None for 'none', and returns it with the config that has its architecture.
 
-  A key of `model` that the user gave stays: by a flag, or by a config file with another value than the default. The
-  others are those of a run that was begun in the workdir, else of what it starts from. Prints which were taken. Without
-  `adopt` all stay, as a comparison of several sources wants it.
+  A key of `model` stays if the user gave it: by a flag, or by a config file with another value than the default. The
+  other keys become those of a run that was begun in the workdir, else those of the source. It prints which were taken.
+  Without `adopt` all keys stay, which a comparison of several sources needs.
 
   Raises:
-    UserError: nothing there to start from, or nothing that can be read; or a key that was given contradicts it.
+    UserError: there is nothing to start from, or nothing that can be read; or a key that was given contradicts it.
   """
   model, kept = dataclasses.asdict(config.model), os.path.join(workdir, 'config.json')
   default = dataclasses.asdict(type(config)().model)
@@ -153,23 +153,23 @@ def open_source(config: Config, workdir: str, adopt: bool = True) -> tuple[Sourc
 
 
 def given_flags() -> set[str]:
-  """Keys of the config that the command line sets, also where it sets the default."""
+  """The keys of the config that the command line sets, even if it sets the default."""
   return set(getattr(flags.FLAGS['config'], 'override_values', ()) if 'config' in flags.FLAGS else ())
 
 
 def initial_weights(source: Source, template: dict[str, Any], *, classifier: bool) -> dict[str, Any]:
-  """The weights to start from. Prints what was taken.
+  """Returns the weights to start from, and prints what was taken.
 
   A classifier's head is always new: its rows belong to one dataset's label table. An adapter to a teacher of another
   width is left behind.
 
   Args:
-    source: see `open_source`; of a CLIP its image tower.
+    source: see `open_source`; a CLIP is represented by its image tower.
     template: shapes of the model to start.
-    classifier: whether it is a classifier; it needs no decoder.
+    classifier: whether that model is a classifier, which needs no decoder.
 
   Raises:
-    UserError: it is of another model.
+    UserError: the source is another model.
   """
   params, statistics = source.params, source.statistics
   if classifier:
@@ -188,7 +188,7 @@ def initial_weights(source: Source, template: dict[str, Any], *, classifier: boo
 
 
 def check_architecture(source: Source, model: dict[str, Any]) -> None:
-  """Raises UserError where arguments of a model are others than a source was trained with, see `ARCHITECTURE`."""
+  """Raises UserError if a model's arguments differ from those that a source was trained with, see `ARCHITECTURE`."""
   decodes = 'decoder' in source.params
   values = {
       name: (source.model.get(name, default), model.get(name, default))

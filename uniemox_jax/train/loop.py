@@ -29,7 +29,7 @@ Evaluate = Callable[[int, TrainState], float | None]
 
 
 class Every(NamedTuple):
-  """In steps: how often to log, to save, and to run `evaluate`. 0 is never but at the end."""
+  """After how many steps to log, to save, and to run `evaluate`. 0 means only at the end."""
 
   log: int
   save: int
@@ -49,7 +49,7 @@ class Due(NamedTuple):
 
 
 class Run(NamedTuple):
-  """A new or restored run: `state` stands at `start`, the log is cut back to it.
+  """A new or restored run: `state` stands at step `start`, and the log is cut back to that step.
 
   unevaluated: whether the checkpoint was saved before its due evaluation.
   """
@@ -79,14 +79,14 @@ def open_run(
 
   Args:
     config, inputs: kept in the workdir; a resumed run must have the same, see `keep_config`.
-    name: of the verb, for progress lines.
-    description: of the model, stored with every checkpoint.
+    name: the verb's name, for progress lines.
+    description: what describes the model; every checkpoint stores it.
     build, mesh, loaded: see `state.state_template` and `state.create_state`.
-    flops_per_example: of training (see `flops`), for the utilisation in the log; None leaves it out.
-    profile: steps to trace.
+    flops_per_example: the FLOPs of training (see `flops`), for the utilisation in the log; None leaves it out.
+    profile: the steps to trace.
 
   Raises:
-    UserError: the workdir belongs to another run, or one is in it now, or its checkpoints are damaged; and see
+    UserError: the workdir belongs to another run, a process is using it now, or its checkpoints are damaged; and see
       `keep_config`.
   """
   use_compilation_cache()
@@ -142,7 +142,7 @@ def use_compilation_cache() -> None:
 
 
 def jit_step(step_fn: Step, state: TrainState) -> Any:
-  """The jitted step: the state's buffers are donated, and it comes back sharded as it came (shapes will do)."""
+  """Jits a step. It donates the state's buffers, and returns the state sharded as it came (shapes will do)."""
   shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
   return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
 
@@ -194,8 +194,8 @@ def train(
 
 
 def compile_step(step_fn: Step, *arguments: Any) -> Any:
-  """The program for these arguments of a step, state first. A signal that comes before all processes have it ends them
-  without a step, and at once unless something was saved before.
+  """Compiles the program for these arguments of a step, state first. A signal that comes before all processes have it
+  ends them without a step, and at once unless something was saved before.
 
   Raises:
     Preempted: SIGTERM came.

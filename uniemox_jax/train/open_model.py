@@ -1,4 +1,4 @@
-"""The one door to any model: a run, a folder that `export_torch --to=uniemox` wrote, or weights of another library."""
+"""Opens any model: a run, a folder that `export_torch --to=uniemox` wrote, or weights of another library."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -23,9 +23,9 @@ from uniemox_jax.train.checkpoint import Checkpoint, load_checkpoint
 from uniemox_jax.train.run_folder import TEACHER_FOLDER
 
 FILES = (*CONFIG_FILES, OPEN_CLIP_CONFIG, *TOKENIZER_FILES, PIECES, shared_model.CHECKSUMS)
-"""What is fetched from the hub beside the weights."""
+"""The files that are fetched from the hub beside the weights."""
 REGISTRY = Path(__file__).parents[1] / 'assets' / 'models.json'
-"""Short names of published models: {NAME: {"repository": hub id, "sha256": of its model.safetensors}}."""
+"""The file of short names of published models: {NAME: {"repository": hub id, "sha256": its model.safetensors'}}."""
 
 
 def open_model(
@@ -38,10 +38,10 @@ def open_model(
     heads, decoder, head: see `import_student`.
 
   Returns:
-    A CLIP or SigLIP as it is. All else as a checkpoint; one that no run saved is of step 0.
+    A CLIP or SigLIP as it is, and any other model as a checkpoint; the step is 0 if no run saved it.
 
   Raises:
-    UserError: nothing there, or nothing that can be read.
+    UserError: there is nothing, or nothing that can be read.
   """
   if exists(own := absolute(source) / TEACHER_FOLDER):  # a run of train_clip
     source = str(own)
@@ -64,7 +64,7 @@ def open_model(
 
 
 def _as_wanted(checkpoint: Checkpoint, head: bool) -> Checkpoint:
-  """Without its head, a classifier that pools what went through the last LayerNorm is an encoder (`import_student`)."""
+  """Makes an encoder of a classifier without head that pools after the last LayerNorm, see `import_student`."""
   path, step, params, description = checkpoint
   if head or description['model'].get('pooling', 'mean') == 'mean':
     return checkpoint
@@ -76,16 +76,16 @@ def _as_wanted(checkpoint: Checkpoint, head: bool) -> Checkpoint:
 
 def open_student(
     source: str, *, heads: AttentionHeads = UNKNOWN_HEADS, decoder: bool = True, head: bool = True) -> Checkpoint:
-  """As `open_model`; of a CLIP the image tower, as an encoder.
+  """Opens a model as `open_model` does, but takes only the image tower of a CLIP, as an encoder.
 
   Raises:
-    UserError: as there, or a model without an encoder of this method.
+    UserError: as for `open_model`, or the model has no encoder of this method.
   """
   return _student_of(open_model(source, heads=heads, decoder=decoder, head=head), source)
 
 
 def open_encoder(source: str) -> Checkpoint | Clip:
-  """As `open_student`, without decoder and head; a SigLIP, whose image tower is no student, as it is."""
+  """Opens a student without decoder and head. A SigLIP, whose image tower is no student, comes back as it is."""
   model = open_model(source, decoder=False, head=False)
   if isinstance(model, Clip) and isinstance(model.config, SiglipConfig):
     return model
@@ -104,9 +104,10 @@ def _student_of(model: Checkpoint | Clip, source: str) -> Checkpoint:
 
 
 def describe_import(imported: ImportedStudent, source: str, table: Sequence[str] | None = None) -> dict[str, Any]:
-  """The description of a checkpoint for an imported student; names its classes, and says how.
+  """Describes an imported student as a checkpoint does. It names the classes, and prints how they were found.
 
-  `table` is the label table of the dataset that it was trained on, in whose order its head is put; see `name_head`.
+  `table` is the label table of the dataset that the student was trained on. Its head is put in that order, see
+  `name_head`.
   """
   description: dict[str, Any] = {'kind': imported.kind, 'model': imported.model, 'source': source}
   if imported.kind == 'classifier':

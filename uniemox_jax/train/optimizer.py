@@ -20,7 +20,7 @@ _TOKENS = ('cls_token', 'mask_token')
 
 
 def warmup_cosine(base_lr: float, batch_size: int, steps: int, warmup_steps: int, final_lr: float = 0.0) -> Schedule:
-  """lr(step): base_lr * batch/256 at the peak, linear from zero before it, a cosine to `final_lr` after it."""
+  """The learning rate by step: linear from zero to a peak of base_lr * batch/256, then a cosine to `final_lr`."""
   peak = base_lr * batch_size / 256
   return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, max(steps, warmup_steps + 1), final_lr)
 
@@ -28,8 +28,8 @@ def warmup_cosine(base_lr: float, batch_size: int, steps: int, warmup_steps: int
 def decay_mask(params: dict[str, Any], tokens: bool = False) -> dict[str, Any]:
   """True where weight decay applies: everything but biases, norms, tokens and positions.
 
-  With `tokens`, also the class token, the mask token and the bias that ends a fusion: those biases and tokens that have
-  more than one axis in the original, whose optimizer goes by that.
+  With `tokens`, it applies to the class token, the mask token and the bias that ends a fusion, too. These have more
+  than one axis in the original, whose optimizer decides by the number of axes.
   """
 
   def decayed(path: tuple[Any, ...], _: jax.Array) -> bool:
@@ -73,12 +73,12 @@ def update_average(average: dict[str, Any], params: dict[str, Any], step: jax.Ar
   """The exponential moving average of the parameters after one more update.
 
   Its decay is min(`decay`, (1 + step) / (10 + step)), TensorFlow's rule (`tf.train.ExponentialMovingAverage` with
-  `num_updates`): the initial weights, with which it starts, are soon forgotten, so nothing is left to correct for.
+  `num_updates`). The average starts from the initial weights and soon forgets them, so it needs no correction.
 
   Args:
     average, params: nested dicts of float32 arrays; `params` are the updated ones.
-    step: updates done before this one.
-    decay: below 1.
+    step: how many updates were done before this one.
+    decay: the final decay, below 1.
   """
   slowed = jnp.minimum(decay, (1 + step) / (10 + step))
   return optax.incremental_update(params, average, 1 - slowed)
@@ -87,9 +87,9 @@ def update_average(average: dict[str, Any], params: dict[str, Any], step: jax.Ar
 class Optimizer(NamedTuple):
   """How a gradient becomes an update.
 
-  tx: optax's transformation. schedule: learning rate of a step, for the log; `tx` follows it.
-  accum_steps: micro-batches of a step. max_gradient_norm: a longer gradient is not applied.
-  ema_decay: of the averaged parameters, 0 without; see `update_average`.
+  tx: optax's transformation. schedule: the learning rate of a step, for the log; `tx` follows it.
+  accum_steps: the number of micro-batches in a step. max_gradient_norm: a longer gradient is not applied.
+  ema_decay: the decay of the averaged parameters, 0 without an average; see `update_average`.
   """
 
   tx: optax.GradientTransformation
@@ -100,7 +100,7 @@ class Optimizer(NamedTuple):
 
 
 def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> Optimizer:
-  """The optimizer of a run; accumulation, averaging and layer decay where its verb has the key."""
+  """Makes the optimizer of a run, with accumulation, averaging and layer decay if its verb has these keys."""
   settings = config.optimizer
   steps, warmup_steps = config.epochs * steps_per_epoch, config.warmup_epochs * steps_per_epoch
   schedule = warmup_cosine(settings.base_lr, config.batch_size, steps, warmup_steps, settings.final_lr)

@@ -21,7 +21,7 @@ from uniemox_jax.train.config import AUTO, DTYPES, DataConfig, config_class
 Config = TypeVar('Config', bound=DataConfig)
 
 TEACHER_FOLDER = 'teacher'
-"""Where `train_clip` writes its CLIP, in a form that `--config.teacher` takes."""
+"""The folder to which `train_clip` writes its CLIP, in a form that `--config.teacher` takes."""
 _INPUTS = 'inputs.json'
 # What a resumed run may change: none of it changes the numbers that a step computes.
 _FREE_KEYS = frozenset({
@@ -32,23 +32,23 @@ _LATER_KEYS = frozenset({'test_changes'})
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-  """First 16 hex digits of the sha256 of the config as sorted JSON."""
+  """The first 16 hex digits of the SHA-256 of the config as sorted JSON."""
   return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def run_hash(config: Mapping[str, Any]) -> str:
-  """`config_hash` of what stays the same in a run, however often it is resumed: its checkpoints keep it."""
+  """The `config_hash` of the keys that a resumed run may not change. Its checkpoints keep it."""
   return config_hash({
       key: value for key, value in config.items() if key == 'init' or key not in _FREE_KEYS | _LATER_KEYS})
 
 
 def is_of_run(result: Mapping[str, Any], config: Mapping[str, Any] | None) -> bool:
-  """Whether a result is of the run with this config; an earlier version's may name none, and None belongs to any."""
+  """Whether a result belongs to the run with this config. A config of None, or a result without a hash, fits any."""
   return config is None or result.get('config_hash', config_hash(config)) == config_hash(config)
 
 
 def read_kept_config(workdir: str, description: Mapping[str, Any]) -> dict[str, Any]:
-  """The `config.json` in a run's folder, in which a checkpoint with this description lies.
+  """Reads the `config.json` of the run's folder in which a checkpoint with this description lies.
 
   Raises:
     UserError: it is missing, damaged, or another run's.
@@ -70,10 +70,10 @@ def _with_defaults(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> di
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-  """Keys whose values differ, but for those that change no number that a step computes.
+  """The keys whose values differ, except those that change no number that a step computes.
 
-  A key that one of them leaves out has its default, so runs from before that key was there resume. With a new
-  dtype of auto the run keeps its own, see `settle_dtype`.
+  A key that one config leaves out has its default, so a run that is older than the key resumes. If the new dtype is
+  auto, the run keeps its own, see `settle_dtype`.
   """
   free = _FREE_KEYS | _LATER_KEYS | ({'dtype'} if new.get('dtype') == AUTO else set())
   old, new = (_with_defaults(config, dataclasses.asdict(config_class(config)())) for config in (old, new))
@@ -81,7 +81,7 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def settle_dtype(config: Config, workdir: str | None) -> Config:
-  """The config with the dtype that `auto` means, which is said: that of the run in `workdir`, or else the devices'.
+  """Replaces the dtype `auto` by that of the run in `workdir`, else by the devices' best one, and prints it.
 
   So a run keeps the dtype that it began with, wherever it goes on.
   """
@@ -104,15 +104,15 @@ def _has_steps(workdir: str) -> bool:
 def keep_config(config: DataConfig, workdir: str, inputs: Mapping[str, str | None] | None = None) -> dict[str, Any]:
   """Writes `config.json` and `inputs.json`, or checks that a resumed run's config and inputs are the same.
 
-  Where steps are saved, `config.json` keeps naming the `init` that they began from. Nothing is written after an error.
-  `inputs` holds, by config key, a digest of the files that the key names, None where it is not known.
+  Once steps are saved, `config.json` keeps the `init` that they began from. Nothing is written after an error.
+  `inputs` holds, by config key, a digest of the files that the key names, or None where it is not known.
 
   Returns:
-    What `config.json` holds now.
+    The content that `config.json` has now.
 
   Raises:
-    UserError: the workdir belongs to a run with other values, named, or other files lie where it was trained from; or
-      processes read different files.
+    UserError: the workdir belongs to a run with other values, which are named; the files that it was trained from have
+      changed; or processes read different files.
   """
   inputs = dict(inputs or {})
   if different := [f'--config.{key}' for key in sorted(inputs) if not is_same_everywhere(inputs[key])]:
@@ -173,20 +173,20 @@ def run_folder(checkpoint: str | os.PathLike) -> epath.Path:
 
 
 def read_run_config(run: epath.Path) -> dict[str, Any]:
-  """The config that a run was trained with; {} for a folder of another kind, such as an `import_torch` output."""
+  """Reads the config that a run was trained with; {} for another kind of folder, such as an `import_torch` output."""
   config = _read_object(run / 'config.json')
   return config if 'epochs' in config else {}
 
 
 def predicts_normalised_patches(checkpoint: str | os.PathLike, description: Mapping[str, Any]) -> bool:
-  """Whether a decoder was trained on normalised patches: as the weights of another library stated, or by its run."""
+  """Whether a decoder was trained on normalised patches, as its run or the weights of another library say."""
   stated = description.get('norm_pix')
   run = read_run_config(run_folder(checkpoint)) if stated is None else {}
   return bool(stated or run.get('loss', {}).get('norm_pix'))
 
 
 def read_run_result(run: epath.Path, step: int | None) -> dict[str, Any]:
-  """The result.json of a run; {} without one, or, as it says, if it is about another step or run."""
+  """Reads the result.json of a run; {} without one, or if it says that it is about another step or run."""
   if step is None or not (run / 'result.json').exists():
     return {}
   result, config = _read_object(run / 'result.json'), _read_object(run / 'config.json')

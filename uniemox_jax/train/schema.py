@@ -1,4 +1,4 @@
-"""One home for a config key: a dataclass field holds its name, type, default, check and meaning.
+"""A config key has one home: a dataclass field that holds its name, type, default, check and meaning.
 
 A config file gives `config_dict(CLASS)` with other values, flags override its keys, and `parse` checks it and returns
 the dataclass, which is what the code reads. docs/config.md is generated from the same fields.
@@ -29,7 +29,7 @@ def key(
 
 
 def key_of(kind: type, name: str, default: Any = dataclasses.MISSING) -> Any:
-  """The key of another class, which has its check and meaning, here with another default."""
+  """Repeats the key of another class, with its check and meaning, and with another default if one is given."""
   field = _fields(kind)[name]
   return dataclasses.field(
       default=field.default if default is dataclasses.MISSING else default, metadata=field.metadata)
@@ -46,7 +46,7 @@ def config_dict(kind: type) -> ConfigDict:
 
 
 def parse(kind: type[T], config: ConfigDict, prefix: str = '') -> T:
-  """The checked values of a config, or of a section whose keys have a `prefix`.
+  """Checks a config, or a section whose keys have a `prefix`, and returns its values.
 
   A key that is left out has its default; a section that may be None (`X | None`) is None.
 
@@ -101,7 +101,7 @@ def _problem(value: Any, choices: tuple[str, ...], least: float, most: float, ab
 
 
 def range_text(least: float, most: float, above: float, below: float) -> str:
-  """A range in words: 'at least 1 and below 2'."""
+  """Puts a range into words: 'at least 1 and below 2'."""
   limits = (('at least', least), ('above', above), ('at most', most), ('below', below))
   return ' and '.join(f'{word} {limit:g}' for word, limit in limits if math.isfinite(limit)) or 'a finite number'
 
@@ -115,7 +115,7 @@ def _known(kind: type) -> str:
 
 
 def refuse_unused(config: Any, names: tuple[str, ...], reason: str) -> None:
-  """Raises UserError for a dotted key that the run does not read, if it has another value than its default."""
+  """Raises UserError if a dotted key that the run does not read has another value than its default."""
   for name in names:
     *sections, last = name.split('.')
     holder, default = config, type(config)()
@@ -128,7 +128,7 @@ def refuse_unused(config: Any, names: tuple[str, ...], reason: str) -> None:
 
 
 def key_rows(kind: type, prefix: str = '', default: Any = None) -> Iterator[tuple[str, str, str, str]]:
-  """Of every key its dotted name, default, values and meaning, for docs/config.md."""
+  """Yields the dotted name, default, values and meaning of every key, for docs/config.md."""
   default, types = default or kind(), get_type_hints(kind)
   for name, field in _fields(kind).items():
     value = getattr(default, name)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from uniemox_jax.train.schema import key, section
 
 OFF = 'none'
-"""What `init`, `fusion` and `class_weights` hold where there is none."""
+"""The value of `init`, `fusion` and `class_weights` that switches them off."""
 WITH_HEADS = ('weighted_sum', 'attention', 'glu')
-"""Fusions that use heads. Loading `models.fusion`, which says so too, would load jax."""
+"""The fusions that use heads. `models.fusion` says so too, but loads jax."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptimizerSettings(OptimizerSettings):
-  """The same, with slower early layers."""
+  """AdamW as for pretraining, with lower learning rates for early layers."""
 
   layer_decay: float = key(0.75, 'factor of the learning rate from one layer to the one below it', above=0, most=1)
 

@@ -1,4 +1,4 @@
-"""From a pretraining config to the parts of its step; neither data nor tensorflow is needed."""
+"""Makes the parts of a step from a pretraining config. It needs neither data nor tensorflow."""
 
 import dataclasses
 from typing import Any
@@ -18,10 +18,10 @@ from uniemox_jax.train.settings import LossSettings, StudentSettings, TeacherSha
 
 
 def model_arguments(model: StudentSettings, loss: LossSettings, teacher: Teacher | None) -> dict[str, Any]:
-  """The arguments of `UniEmoX` but for dtype and random streams, as checkpoints describe the model.
+  """The arguments of `UniEmoX`, except dtype and random streams, as checkpoints describe the model.
 
-  Among them are the teacher's widths that it needs: of embeddings that are not as wide as the decoder, of patch tokens
-  that it predicts.
+  They hold the teacher's widths that the model needs: that of embeddings if it is not the decoder's, and that of patch
+  tokens if it predicts them.
   """
   widths = {}
   if teacher and teacher.width != model.decoder_width:
@@ -35,7 +35,7 @@ def step_graph(model: nnx.Module, attention: str, device: Any) -> nnx.GraphDef:
   """The static half of a model as the train step computes it; `model` may hold shapes.
 
   Raises:
-    UserError: attention by a kernel that this device does not have.
+    UserError: attention by a kernel is asked for, and this device does not have it.
   """
   if attention == 'kernel' and device.platform != 'tpu' and not attention_kernel.INTERPRET:
     raise UserError(f'--config.attention=kernel is for TPUs, and this is a {device.device_kind}: leave it out')

@@ -1,4 +1,4 @@
-"""What training changes: step, parameters, optimizer state; made sharded from the start."""
+"""The state that training changes: step, parameters, optimizer state. It is sharded from the start."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -14,8 +14,8 @@ from uniemox_jax.runtime.sharding import tree_shardings
 
 
 class TrainState(NamedTuple):
-  """step: int32 scalar, updates done. params: nested dict of float32 arrays. opt_state: optax's.
-  average: the moving average of `params` (`optimizer.update_average`), None without."""
+  """The state. step: int32 scalar, the updates done. params: nested dict of float32 arrays. opt_state: optax's state.
+  average: the moving average of `params` (`optimizer.update_average`), or None."""
 
   step: jax.Array
   params: dict[str, Any]
@@ -33,7 +33,7 @@ Build = Callable[[nnx.Rngs], M]
 
 
 def builder(module: Callable[..., M], **arguments: Any) -> Build[M]:
-  """A function from random streams to `module(**arguments)`, tried once without allocating anything.
+  """A function from random streams to `module(**arguments)`. It is tried once here, without allocating anything.
 
   Raises:
     UserError: the module refuses its arguments, which come from the config.
@@ -65,14 +65,14 @@ def abstract_params(build: Build) -> dict[str, Any]:
 
 
 def initial_params(build: Build, seed: int) -> dict[str, Any]:
-  """Freshly drawn parameters as a plain nested dict; call it under jit with shardings for large models."""
+  """Draws parameters, a plain nested dict. For large models, call it under jit with shardings."""
   return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(seed)), nnx.Param))
 
 
 def state_template(build: Build, tx: optax.GradientTransformation, mesh: Mesh, averaged: bool = False) -> TrainState:
-  """The state as `jax.ShapeDtypeStruct` with shardings: for creating it, restoring it, and compiling ahead of time.
+  """The state as `jax.ShapeDtypeStruct` with shardings, for creating it, restoring it, and compiling ahead of time.
 
-  If `averaged`, an average is kept beside the parameters; it starts as they do.
+  If `averaged`, an average is kept beside the parameters, and starts equal to them.
   """
   shapes = jax.eval_shape(lambda: _create(build, tx, 0, {}, averaged))
   return jax.tree.map(
@@ -82,7 +82,7 @@ def state_template(build: Build, tx: optax.GradientTransformation, mesh: Mesh, a
 def create_state(
     template: TrainState, build: Build, tx: optax.GradientTransformation, seed: int,
     loaded: dict[str, Any] | None = None) -> TrainState:
-  """The state of `state_template(build, tx, ...)`, made by a jitted function: no parameter is copied between hosts.
+  """Makes the state of `state_template(build, tx, ...)` by a jitted function: no parameter is copied between hosts.
 
   Parameters in `loaded`, whose paths and shapes are already checked, replace the drawn ones of the same path.
   """

@@ -29,16 +29,16 @@ Params = dict[str, Any]
 Arrays = dict[str, jax.Array]
 Step = Callable[[TrainState, Any, Arrays, jax.Array], tuple[TrainState, Arrays]]
 ExampleLosses = Callable[[Params, Any], Arrays]
-"""(parameters, rows of a batch) -> each loss by name, float32 (B,)."""
+"""A function (parameters, rows of a batch) -> each loss by name, float32 (B,)."""
 
 
 def make_pretrain_step(
     student: nnx.GraphDef, teacher: Teacher | None, optimizer: Optimizer, settings: LossSettings) -> Step:
-  """The UniEmoX step (docs/method.md, One pretraining step).
+  """Makes the UniEmoX step (docs/method.md, One pretraining step).
 
-  Its batch: 'scene' uint8 (B, H, W, 3), or a crop for `resize_crops`; 'person' likewise where the student has two
-  streams; 'text' float32 (B, E), unit-norm caption embeddings, where L1 is on; 'image' float32 (B, E), the teacher's
-  unit-norm embeddings of the scenes, where they were computed before: then there is no image tower in the step.
+  Its batch holds 'scene' uint8 (B, H, W, 3), or a crop for `resize_crops`; 'person' likewise if the student has two
+  streams; 'text' float32 (B, E), unit-norm caption embeddings, if L1 is on; and 'image' float32 (B, E), the teacher's
+  unit-norm embeddings of the scenes, if they were computed before: then the step has no image tower.
   `frozen` holds the teacher's parameters; `key` belongs to the run.
   """
   weights = loss_weights(settings)
@@ -64,9 +64,9 @@ def make_pretrain_step(
 class Part(NamedTuple):
   """What the losses compare with one teacher. What no loss reads is None.
 
-  fused_BxE, image_BxE: the student's gamma, and the teacher's embedding. text: of unit norm, (T, E), or (B, T, E) with
-  own texts a row. scale: the learned logit scale. predicted_BxLxD, tokens_BxLxD: of the scene's patches, by the
-  student's decoder, and by the teacher.
+  fused_BxE, image_BxE: the student's gamma, and the teacher's embedding. text: texts of unit norm, (T, E), or
+  (B, T, E) with own texts for each row. scale: the learned logit scale. predicted_BxLxD, tokens_BxLxD: the tokens of
+  the scene's patches that the student's decoder and the teacher give.
   """
 
   fused_BxE: jax.Array
@@ -123,18 +123,18 @@ PRETRAIN_LOSSES: dict[str, tuple[Callable[[Compared, LossSettings], jax.Array], 
     'contrastive': (_contrastive, 'L1: how differently student and CLIP rank the captions'),
     'reconstruction': (_reconstruction, 'L3: squared error of the hidden patches'), 'distillation':
         (_distillation, 'L4: 1 - cosine between predicted and true tokens of CLIP for the hidden patches')}
-"""By the key of their weight in `LossSettings`: each loss, float32 (B,), and its meaning. In another order, a step
+"""The losses, float32 (B,), and their meanings, by the key of their weight in `LossSettings`. In another order, a step
 would compute other last bits, and no run would resume exactly."""
 
 
 def pretrain_losses(
     student: nnx.GraphDef, teacher: Teacher | None, frozen: Any, text_TxE: jax.Array | None, settings: LossSettings,
     params: Params, rows: Arrays) -> Arrays:
-  """Every pretraining loss with a weight, per example.
+  """Computes every pretraining loss that has a weight, per example.
 
   Args:
     student, params: graph and parameters of a `UniEmoX`.
-    teacher, frozen: with its parameters; None where no loss needs it.
+    teacher, frozen: the teacher and its parameters; None if no loss needs it.
     text_TxE: unit-norm embeddings of the texts that all examples share.
     settings: weights and forms.
     rows: 'views' uint8 (B, V, H, W, 3); 'noise' (B, V, L), which decides what is hidden; 'text' (B, G, E), the texts of
@@ -162,16 +162,16 @@ def pretrain_losses(
 
 
 def loss_weights(settings: LossSettings) -> dict[str, float]:
-  """Of the losses that are trained, by name."""
+  """The weights of the losses that are trained, by name."""
   return {name: weight for name in PRETRAIN_LOSSES if (weight := getattr(settings, name))}
 
 
 def make_finetune_step(
     classifier: nnx.GraphDef, optimizer: Optimizer, settings: RegularisationSettings,
     tasks: Sequence[Task] | None = None) -> Step:
-  """The classifier's step (docs/method.md, Recipes) for any tasks; None is a single label.
+  """Makes the classifier's step (docs/method.md, Recipes) for any tasks; None means a single label.
 
-  Its batch: 'image' uint8 (B, H, W, 3), or a crop for `resize_crops`; 'person' likewise where the classifier has two
+  Its batch holds 'image' uint8 (B, H, W, 3), or a crop for `resize_crops`; 'person' likewise if the classifier has two
   streams; and the field of every task as `tasks.prepare_targets` takes it.
   """
 
@@ -211,7 +211,10 @@ def make_finetune_step(
 def make_clip_step(
     clip: nnx.GraphDef, optimizer: Optimizer, view: Callable[[jax.Array], jax.Array],
     equal_texts: str = 'each') -> Step:
-  """CLIP's contrastive step. Its batch: 'scene' uint8 (B, H, W, 3), 'ids' int32 (B, T); `view` normalises pixels."""
+  """Makes CLIP's contrastive step. Its batch holds 'scene' uint8 (B, H, W, 3) and 'ids' int32 (B, T).
+
+  `view` normalises pixels.
+  """
 
   def step(state: TrainState, frozen: Any, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
     del frozen, key
@@ -232,10 +235,10 @@ def make_clip_step(
 
 def accumulate(example_losses: ExampleLosses, weights: dict[str, float], params: Params, rows: Any,
                accum_steps: int) -> tuple[Params, Arrays]:
-  """The gradient of the weighted mean losses over all rows, computed in `accum_steps` micro-batches.
+  """Computes the gradient of the weighted mean losses over all rows, in `accum_steps` micro-batches.
 
   Returns:
-    The gradient, and 'loss', the weighted sum, with the mean of each loss by name.
+    The gradient, and a dict of the mean of each loss by name and of 'loss', their weighted sum.
   """
   batch = len(jax.tree.leaves(rows)[0])
 
@@ -266,7 +269,7 @@ def _weighted(values: Arrays, weights: dict[str, float]) -> jax.Array:
 
 @jax.named_scope('optimizer')
 def update(state: TrainState, gradient: Params, means: Arrays, optimizer: Optimizer) -> tuple[TrainState, Arrays]:
-  """One optimizer update; its metrics are `means`, the gradient's norm, the learning rate, and whether it was skipped.
+  """Applies one update; its metrics are `means`, the gradient's norm, the learning rate, and whether it was skipped.
 
   A gradient that is not finite, or longer than `max_gradient_norm`, is not applied: parameters, optimizer and average
   keep every bit. Only the step is counted, so that the next one sees other examples.

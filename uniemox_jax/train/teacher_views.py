@@ -1,4 +1,4 @@
-"""The crops and flips of a pretraining whose teacher embeddings are computed once: which they are, and where they lie.
+"""Finds the crops and flips of a pretraining whose teacher embeddings are computed once, and their embeddings.
 
 Source: docs/method.md, A teacher that is paid once.
 """
@@ -16,11 +16,11 @@ from uniemox_jax.teacher.view_embeddings import Scenes, ViewEmbeddings, embed_vi
 from uniemox_jax.train.config import PretrainConfig
 
 CACHE = 'view_cache'
-"""Folder under data_dir, beside that of the captions."""
+"""The folder under data_dir, beside that of the captions."""
 
 
 def views_of(config: PretrainConfig) -> Views | None:
-  """The crops and flips that come again; None where every epoch draws new ones."""
+  """The crops and flips that come again; None if every epoch draws new ones."""
   if not config.teacher_views:
     return None
   seed = config.seed if config.teacher_views_seed < 0 else config.teacher_views_seed
@@ -30,13 +30,13 @@ def views_of(config: PretrainConfig) -> Views | None:
 def view_embeddings(
     config: PretrainConfig, split: reader.Split, digest: str, teacher: Teacher, frozen: Any,
     mesh: Mesh) -> tuple[ViewEmbeddings, int]:
-  """The teacher's embeddings of all views that a run reads; those that are missing are computed.
+  """Opens the teacher's embeddings of all views that a run reads, and computes those that are missing.
 
   Args:
-    config: with `teacher_views`.
+    config: a config with `teacher_views`.
     split: its records.
     digest, teacher, frozen: see `LoadedTeachers`.
-    mesh: devices that compute.
+    mesh: the devices that compute.
 
   Returns:
     The embeddings, and how many were computed.

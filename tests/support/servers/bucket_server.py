@@ -38,6 +38,21 @@ class Request(NamedTuple):
   headers: dict[str, str]
   body: bytes
 
+  @property
+  def kind(self) -> str:
+    """What the request does, in a word."""
+    if self.method == 'DELETE':
+      return 'delete'
+    if self.path.startswith('/upload/'):
+      return 'write'
+    if re.search('/(rewriteTo|copyTo)/', self.path):
+      return 'copy'
+    if self.query.get('alt') == 'media' or not re.match('/(download/)?storage/', self.path):
+      return 'read'
+    if re.search('/o/.', self.path):
+      return 'look up'
+    return 'list' if re.search('/o/?$', self.path) else 'bucket'
+
 
 class Answer(NamedTuple):
   """Status, body, and headers beside Content-Length."""
@@ -74,7 +89,7 @@ class Store:
 
   def __init__(self, buckets: list[str]):
     self.objects: dict[str, dict[str, Stored]] = {name: {} for name in buckets}
-    self._generations = itertools.count(1)
+    self._generations = itertools.count(time.time_ns())  # no two servers give the same
     self._uploads: dict[str, tuple[str, str, dict[str, str], bytearray]] = {}
 
   def handle(self, request: Request) -> Answer:
@@ -240,7 +255,8 @@ class Server:
   """Connections, latency, faults and counts around a `Store`.
 
   `PUT /_settings` with JSON sets: latency (seconds), unavailable and cut (shares of all requests), status (answers
-  every request) and hold (seconds of 429). `GET /_counts` gives requests and bytes sent since the last `PUT`.
+  every request) and hold (seconds of 429). `GET /_counts` gives requests, also by kind, and bytes sent since the last
+  `PUT`.
   """
 
   def __init__(self, store: Store, context: ssl.SSLContext | None):
@@ -268,6 +284,7 @@ class Server:
         answer, cut = self._answer(request)
         self.counts['requests'] += 1
         self.counts[f'{request.method} {answer.status}'] += 1
+        self.counts[request.kind] += 1
         self.counts['bytes'] += len(answer.body)
         await _send(writer, answer, cut)
         if cut:

@@ -1,4 +1,4 @@
-"""Where weights lie: a file, a folder in Hugging Face's form, or the hub's copy of one."""
+"""Finds the place of weights: a file, a folder in Hugging Face's form, or the hub's copy of one."""
 
 from collections.abc import Sequence
 import os
@@ -19,20 +19,20 @@ WEIGHTS = (
     ('open_clip_model.safetensors',),
     ('open_clip_pytorch_model.bin',),
 )
-"""Names of weights on the hub, the preferred first: the others are fetched only if those are missing."""
+"""The names of weights on the hub, the preferred first; the others are fetched only if those are missing."""
 ID = r'[\w-][\w.-]*(/[\w-][\w.-]*)?'
-"""What a hub id looks like."""
+"""The pattern of a hub id."""
 
 
 def locate(source: str | os.PathLike, wanted: Sequence[str]) -> Path:
-  """The file or folder itself, or the local cache of a hub id's files, downloaded if necessary.
+  """Finds the file or folder itself, or the local cache of a hub id's files, which are downloaded if necessary.
 
   Args:
     source: a path, or an id such as openai/clip-vit-base-patch16.
-    wanted: names of the files needed beside the weights.
+    wanted: the names of the files needed beside the weights.
 
   Raises:
-    UserError: neither a path here, nor a model that could be fetched; or files that this package wrote were damaged.
+    UserError: there is no such path, and no such model could be fetched; or files that this package wrote are damaged.
   """
   name = str(source)
   if storage.exists(storage.absolute(name)):
@@ -63,10 +63,10 @@ def config_folder(source: Path, weights: Path) -> Path | None:
 
 
 def read_config(folder: Path | None, name: str) -> dict[str, Any]:
-  """The JSON object in `folder`/`name`, {} if there is no such file.
+  """Reads the JSON object in `folder`/`name`; {} if there is no such file.
 
   Raises:
-    UserError: it is something else, or cannot be read.
+    UserError: the file holds something else, or cannot be read.
   """
   if folder is None or not (folder / name).is_file():
     return {}
@@ -75,15 +75,15 @@ def read_config(folder: Path | None, name: str) -> dict[str, Any]:
 
 
 def pixel_statistics(processor: dict[str, Any], mean: Any, std: Any) -> dict[str, list[float]]:
-  """{'mean', 'std'} of pixels in 0..1, from the contents of a `preprocessor_config.json`.
+  """Finds {'mean', 'std'} of pixels in 0..1 in the contents of a `preprocessor_config.json`.
 
   Args:
     processor: the contents.
-    mean, std: what holds where it has none.
+    mean, std: the statistics if the contents have none.
 
   Raises:
-    UserError: it scales pixels in another way.
-    ValueError, TypeError: a value of another type.
+    UserError: the processor scales pixels in another way.
+    ValueError, TypeError: a value has another type.
   """
   factor = processor.get('rescale_factor', 1 / 255)
   if not switch(processor, 'do_rescale') or type(factor) not in (int, float) or not abs(255 * factor - 1) < 1e-3:
@@ -96,7 +96,8 @@ def pixel_statistics(processor: dict[str, Any], mean: Any, std: Any) -> dict[str
 
 
 def switch(processor: dict[str, Any], name: str, default: bool = True) -> bool:
-  """Whether a step of the preparation is done; `default` if nothing is said. Raises UserError for no true or false."""
+  """Whether a step of the preparation is done; `default` if nothing is said. Raises UserError unless it is true or
+  false."""
   value = processor.get(name, default)
   if type(value) is not bool:
     raise UserError(f'{name} is {reprlib.repr(value)}, not true or false')
@@ -104,11 +105,11 @@ def switch(processor: dict[str, Any], name: str, default: bool = True) -> bool:
 
 
 def side(value: Any, name: str) -> tuple[int, bool]:
-  """Pixels of a size in a `preprocessor_config.json`, and whether height and width get them, or the shorter of both.
+  """The pixels of a size in a `preprocessor_config.json`, and whether both height and width get them, or the shorter.
 
   Raises:
-    UserError: it is given by other keys, or not square.
-    ValueError: it is no integer.
+    UserError: the size is given by other keys, or is not square.
+    ValueError: the size is no integer.
   """
   given = value if isinstance(value, dict) else {'shortest_edge': value}
   given = {key: pixels for key, pixels in given.items() if pixels is not None}

@@ -1,4 +1,4 @@
-"""What PyTorch checkpoints hold beside tensors, as plain data: names of classes, and what stands in for each.
+"""Reads what PyTorch checkpoints hold beside tensors as plain data: names of classes, and a stand-in for each.
 
 A pickle names classes and what to call them with. `torch.load(weights_only=True)` gets a stand-in for each name here,
 and refuses every other. So no class that a file names is imported or called.
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 _VALUES = 'biufU'
-"""Kinds of NumPy's types that stay values: numbers and text."""
+"""The kinds of NumPy's types that stay values: numbers and text."""
 
 
 class _Dictionary:
@@ -72,5 +72,5 @@ _NAMES = {
             'omegaconf.base.ContainerMetadata', 'omegaconf.base.Metadata',
             *(f'omegaconf.nodes.{kind}Node' for kind in ('Any', 'String', 'Integer', 'Float', 'Boolean')))}
 STAND_INS: list[Any] = [(stand_in, name) for stand_in, names in _NAMES.items() for name in names]
-"""For `torch.serialization.safe_globals`. Settings become a Namespace, dictionaries dictionaries, paths text, NumPy's
-scalars numbers."""
+"""The stand-ins for `torch.serialization.safe_globals`. Settings become a Namespace, dictionaries dictionaries, paths
+text, and NumPy's scalars numbers."""

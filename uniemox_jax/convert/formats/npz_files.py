@@ -1,4 +1,4 @@
-"""NumPy archives, the form of Google's ViTs: read without pickles, under timm's names.
+"""Reads NumPy archives, the form of Google's ViTs, without pickles and under timm's names.
 
 Source: google-research/vision_transformer (augreg) and big_vision, whose blocks are numbered, or stacked along an axis.
 """
@@ -28,7 +28,7 @@ _IN_BLOCK = {
     'MlpBlock_[03]/Dense_1/bias': 'mlp.fc2.bias', 'MultiHeadDotProductAttention_[01]/query/kernel': 'attn.qkv.weight',
     'MultiHeadDotProductAttention_[01]/query/bias': 'attn.qkv.bias', 'MultiHeadDotProductAttention_[01]/out/kernel':
         'attn.proj.weight', 'MultiHeadDotProductAttention_[01]/out/bias': 'attn.proj.bias'}
-"""Both: a regular expression of Google's name -> timm's. A block's key and value are joined to its query."""
+"""A regular expression of Google's name -> timm's. A block's key and value are joined to its query."""
 _BLOCK = re.compile(r'Transformer/encoderblock(?:_(\d+))?/(.*)')
 
 
@@ -43,18 +43,18 @@ def is_npz(path: Path) -> bool:
 
 
 def read_npz(path: Path, most: int) -> tuple[dict[str, Any], Iterator[tuple[str, str, np.ndarray]]]:
-  """The archive's arrays: of Google's ViT as timm names and lays them out, of anything else as they are.
+  """Reads the archive's arrays. Those of Google's ViT get timm's names and layout, any others stay as they are.
 
   Args:
     path: an archive for which `is_npz` holds.
-    most: bytes that it may unpack to.
+    most: the most bytes to which it may unpack.
 
   Returns:
-    Of Google's ViT what timm's config.json would say: heads, mean and deviation of the pixels; else {}. And the arrays
+    For Google's ViT what timm's config.json would say: heads, mean and deviation of the pixels; else {}. And the arrays
     one at a time, as '', name and array.
 
   Raises:
-    UserError: damaged, or it holds Python objects. Also from the iterator.
+    UserError: the archive is damaged, or holds Python objects. The iterator may raise it too.
   """
   with storage.parsing(path, _REMEDY):
     with zipfile.ZipFile(path) as archive:

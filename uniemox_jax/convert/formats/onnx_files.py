@@ -1,7 +1,7 @@
-"""ONNX files that this package wrote: a graph, and in its metadata all that is needed to use it, as JSON.
+"""Reads and writes ONNX files of this package: a graph whose metadata hold, as JSON, all that is needed to use it.
 
-onnxruntime runs the graph. A file is opened only if it is what was written: nothing in it names code, another file's
-numbers but those of its own `.data`, or an operator that no export here has.
+onnxruntime runs the graph. A file is opened only if it is what was written: nothing in it may name code, numbers of
+another file than its own `.data`, or an operator that no export here has.
 """
 
 from collections.abc import Mapping
@@ -18,20 +18,20 @@ from data_pipelines.seals import add_seal, take_seal
 
 ENDING = '.onnx'
 DATA = '.data'
-"""Ending, after the file's name, of the file beside it that holds the weights of a large model."""
+"""What is appended to the file's name to name the file beside it that holds the weights of a large model."""
 MAX_INLINE = 1_900_000_000
-"""Bytes of a graph with its weights in it; a protobuf message has at most 2 GiB."""
+"""The most bytes of a graph with its weights in it; a protobuf message has at most 2 GiB."""
 FORMAT = 1
-"""Of the JSON. Readers take no other."""
+"""The format of the JSON. Readers take no other."""
 KEY = 'uniemox_jax'
-"""Of the metadata."""
+"""The key of the metadata."""
 OPERATORS = {
     'Add', 'Concat', 'DequantizeLinear', 'Div', 'Gather', 'Gelu', 'Gemm', 'Identity', 'LayerNormalization', 'MatMul',
     'Mul', 'Pad', 'QuantizeLinear', 'ReduceMean', 'ReduceSumSquare', 'Reshape', 'Sigmoid', 'Slice', 'Softmax', 'Sqrt',
     'Tanh', 'Transpose'}
-"""Those of the standard that exports have. None runs a graph within the graph, or code of its own."""
+"""The standard's operators that exports have. None runs a graph within the graph, or code of its own."""
 START = rb'\x08[\x01-\x0d][\x12\x1a:B](?!.{5}\{)'
-"""The version, and then any field; not the length of a safetensors header."""
+"""How a file starts: with the version, and then any field. That is not the length of a safetensors header."""
 _AGAIN = 'fetch it, or export it, again'
 _REMEDY = 'make one with: uniemox export_torch --checkpoint=RUN --to=onnx --out=FOLDER'
 
@@ -39,7 +39,8 @@ _REMEDY = 'make one with: uniemox export_torch --checkpoint=RUN --to=onnx --out=
 class OnnxFile(NamedTuple):
   """An opened file.
 
-  session: onnxruntime's, on the CPU. description: what `write_onnx` was given. sha256: of the file, 64 hex digits.
+  session: onnxruntime's, on the CPU. description: the one that `write_onnx` was given. sha256: the file's, 64 hex
+  digits.
   """
 
   session: Any
@@ -48,7 +49,7 @@ class OnnxFile(NamedTuple):
 
 
 def check_onnx_installed(source: str) -> None:
-  """Raises UserError, about `source`, unless the packages for ONNX are there."""
+  """Raises UserError about `source` unless the packages for ONNX are installed."""
   try:
     import onnx  # noqa: F401
     import onnxruntime  # noqa: F401
@@ -57,11 +58,11 @@ def check_onnx_installed(source: str) -> None:
 
 
 def find_onnx(source: str) -> Path | None:
-  """The local file of what a user named, if it is ONNX by its name or by how it starts, or the only one of an export's
+  """Finds the local ONNX file that a user named, by its name, by how it starts, or as the only one of an export's
   folder; else None.
 
   Raises:
-    UserError: it is one by its name, and is not there; or the folder has several.
+    UserError: a file of such a name is not there, or the folder has several.
   """
   path = Path(source).expanduser()
   if source.lower().endswith(ENDING):
@@ -87,7 +88,7 @@ def write_onnx(path: Path, model: Any, description: Mapping[str, Any]) -> None:
   Args:
     path: the destination, in a folder that exists.
     model: an `onnx.ModelProto` of the operators in `OPERATORS`. Its large weights are taken out of it.
-    description: plain values for JSON, of which 'version' is that of this package.
+    description: plain values for JSON; its 'version' is that of this package.
   """
   import onnx
   data = path.with_name(path.name + DATA)
@@ -134,7 +135,7 @@ def read_onnx(path: Path) -> OnnxFile:
 
 
 def open_session(path: Path) -> Any:
-  """onnxruntime's session of a file, on the CPU.
+  """Opens onnxruntime's session of a file, on the CPU.
 
   Raises:
     UserError: onnxruntime refuses it.

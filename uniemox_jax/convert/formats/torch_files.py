@@ -1,4 +1,4 @@
-"""PyTorch's own files (.pth, .pt, .bin), read without running what they hold."""
+"""Reads PyTorch's own files (.pth, .pt, .bin) without running what they hold."""
 
 import argparse
 from collections.abc import Iterator
@@ -18,20 +18,20 @@ from uniemox_jax.convert.formats.torchscript import read_torchscript
 
 ZIP = b'PK\x03\x04'
 OLDEST_TORCH = (2, 6)
-"""Below it, `weights_only=True` can be made to run code."""
+"""The oldest version that is used: before it, `weights_only=True` can be made to run code."""
 OWN_NAMES = ('model', 'state_dict')
-"""Keys of the state dict that is taken where a checkpoint holds several; without them it is the largest."""
+"""The keys of the state dict that is taken if a checkpoint holds several; without them the largest is taken."""
 OF_TRAINING = '(?i).*(optim|sched|scaler|callback|rng_state)'
-"""Keys under which tensors are not a model's."""
+"""The keys under which tensors are not a model's."""
 _WRAPPERS = re.compile(r'(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.')
 _DISTRIBUTED = re.compile(r'^(?:module\.)+')
 MAX_UNPACKED = 64 << 20
-"""Bytes of a TorchScript archive's program, which alone is compressed."""
+"""The most bytes of a TorchScript archive's program, which alone is compressed."""
 Simple = bool | int | float | str | None
 
 
 def bare_name(name: str) -> tuple[str, set[str]]:
-  """A tensor's name without what wrapped its module (DistributedDataParallel, torch.compile, FSDP); and what did."""
+  """A tensor's name without those of wrappers (DistributedDataParallel, torch.compile, FSDP), and what was removed."""
   bare = name
   while (shorter := _WRAPPERS.sub(r'\1', bare)) != bare:
     bare = shorter
@@ -40,18 +40,19 @@ def bare_name(name: str) -> tuple[str, set[str]]:
 
 
 def read_torch(path: Path, key: str = '') -> tuple[str, dict[str, Any], Iterator[tuple[str, str, np.ndarray]]]:
-  """A file of `torch.save`, zipped or older, or of `torch.jit.save`.
+  """Reads a file of `torch.save`, zipped or older, or of `torch.jit.save`.
 
   Args:
     path: the file.
-    key: of the state dict to take, where there are several; it counts only if the file has it.
+    key: the key of the state dict to take if there are several; it counts only if the file has it.
 
   Returns:
     The form and the metadata, see `weight_files.Weights`; and the tensors one at a time, as prefix (an entry's key with
     a dot, '' for `OWN_NAMES`, `key` and the file itself), name, and array, floating point as float32.
 
   Raises:
-    UserError: damaged, more than tensors and plain values, or torch is missing or too old. Also from the iterator.
+    UserError: the file is damaged, or holds more than tensors and plain values; or torch is missing or too old. The
+      iterator may raise it too.
   """
   with storage.open_local(path) as file:
     zipped = file.read(len(ZIP)) == ZIP

@@ -1,7 +1,7 @@
-"""TorchScript archives, the form of OpenAI's CLIP files, read as data.
+"""Reads TorchScript archives, the form of OpenAI's CLIP files, as data.
 
 `torch.load(weights_only=True)` refuses them, and `torch.jit.load` runs the program inside. Here the pickle's opcodes
-are read as a description of what it would build: nothing that the file names is imported or called. Needs no torch.
+are read as a description of what it would build: nothing that the file names is imported or called. It needs no torch.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ import numpy as np
 from data_pipelines.errors import UserError
 
 MAX_SCOPE, MAX_MODULES = 500, 100_000
-"""Characters of a module's name and modules of a tree; a module that holds itself would pass both."""
+"""The most characters of a module's name, and the most modules of a tree; a module that holds itself passes both."""
 STORAGES = {
     'Float': '<f4', 'Double': '<f8', 'Half': '<f2', 'BFloat16': ml_dtypes.bfloat16, 'Long': '<i8', 'Int': '<i4',
     'Short': '<i2', 'Char': '<i1', 'Byte': '<u1', 'Bool': '?', 'ComplexFloat': '<c8', 'ComplexDouble': '<c16'}
@@ -29,7 +29,7 @@ VALUES = ('BINUNICODE', 'BININT', 'BININT1', 'BININT2', 'LONG1', 'BINFLOAT')
 
 
 def read_torchscript(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-  """Parameters and buffers by name, one at a time, as `torch.jit.load(...).state_dict()` has them.
+  """Yields parameters and buffers by name, one at a time, as `torch.jit.load(...).state_dict()` has them.
 
   Args:
     path: an archive of `torch.jit.save`, its members checked.
@@ -125,7 +125,7 @@ def _tensors(archive: zipfile.ZipFile, root: str, module: _Built, scope: str,
 
 
 def _declared(archive: zipfile.ZipFile, root: str, qualified: str) -> list[str]:
-  """Names of a class's parameters and buffers, from its source in the archive."""
+  """Reads the names of a class's parameters and buffers from its source in the archive."""
   path, _, name = qualified.rpartition('.')
   source = archive.read(f'{root}/code/{path.replace(".", "/")}.py').decode()
   found = re.search(

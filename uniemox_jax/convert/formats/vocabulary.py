@@ -1,4 +1,4 @@
-"""CLIP's vocabulary: OpenAI's list of merges (MIT, in assets/clip) -> the files that CLIPTokenizer reads."""
+"""Makes of OpenAI's list of merges (MIT, in assets/clip) the files of CLIP's vocabulary that CLIPTokenizer reads."""
 
 import gzip
 from importlib import resources
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 MERGES = 49152 - 256 - 2
-"""Lines of the list that OpenAI uses; the special tokens follow."""
+"""The number of lines of the list that OpenAI uses; the special tokens follow."""
 START, END = '<|startoftext|>', '<|endoftext|>'
 SIZE = 49408
 

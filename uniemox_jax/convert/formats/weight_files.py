@@ -1,4 +1,4 @@
-"""Weight files of every published form, recognised by their content, as one flat dict of PyTorch names."""
+"""Reads weight files of every published form, recognised by their content, as one flat dict of PyTorch names."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,18 +24,18 @@ MSGPACK = 'flax_model.msgpack'
 BIN = 'pytorch_model.bin'
 SHARDED_BIN = 'pytorch_model.bin.index.json'
 FORMS = (SAFETENSORS, SHARDED, 'open_clip_model.safetensors', MSGPACK, BIN, SHARDED_BIN, 'open_clip_pytorch_model.bin')
-"""Files that hold a folder's weights, the preferred first: those that need no torch."""
+"""The files that may hold a folder's weights, the preferred first: those that need no torch."""
 INTEGERS = r'(.*\.)?(position_ids|num_batches_tracked|n_averaged|input_resolution|context_length|vocab_size)'
-"""Buffers that are integers in published files."""
+"""A regular expression of buffers that are integers in published files."""
 INFINITE = r'(.*\.)?attn_mask'
-"""Buffers that hold -inf on purpose."""
+"""A regular expression of buffers that hold -inf on purpose."""
 MAX_HEADER = 100_000_000
-"""Bytes; safetensors' own limit."""
+"""The most bytes of a header, which is safetensors' own limit."""
 MAX_TENSORS = 2**16
 MAX_MAPPED = 64 << 20
-"""Bytes of a safetensors file that are mapped into memory at the same time, and a tensor more."""
+"""How many bytes of a safetensors file are mapped into memory at the same time, beside one more tensor."""
 MAX_GROWTH = 8
-"""float32 bytes per byte of file: float8 grows four times, tied weights double."""
+"""The most float32 bytes per byte of file: float8 grows four times, and tied weights double."""
 NOT_WEIGHTS = {
     rb'\Z': 'is empty: fetch it again',
     rb'\s*<': 'is a web page, not weights: fetch it again, from the address of the file itself',
@@ -48,7 +48,7 @@ NOT_WEIGHTS = {
     rb'GGUF|ggml': 'is a quantised file of llama.cpp: ask for the original weights',
     onnx_files.START:
         'is ONNX, which only predict, app and load_classifier run: ask for the weights that it was made from',}
-"""What else a file may be, by how it starts."""
+"""What another kind of file is, by how it starts."""
 
 Tensors = Iterator[tuple[str, str, np.ndarray]]
 
@@ -79,14 +79,14 @@ class Weights(NamedTuple):
 
 
 def read_weights(path: Path, key: str = '') -> Weights:
-  """The weights of a file, whatever its name, or of a Hugging Face folder.
+  """Reads the weights of a file, whatever its name, or of a Hugging Face folder.
 
-  Files: safetensors, Flax msgpack, NumPy's .npz, `torch.save` and `torch.jit.save`; and the index of shards, which does
-  end in .index.json. Nothing in a file is executed. `key` chooses among the state dicts of a checkpoint.
+  Files may be safetensors, Flax msgpack, NumPy's .npz, `torch.save` and `torch.jit.save`; and the index of shards,
+  whose name has to end in .index.json. Nothing in a file is executed. `key` chooses among a checkpoint's state dicts.
 
   Raises:
-    UserError: not found or not readable, damaged, of another form, needs code to be run, or holds NaN, infinity,
-      integers, complex or empty tensors, or two tensors of one name.
+    UserError: the file is not found or not readable, is damaged, has another form, needs code to be run, or holds NaN,
+      infinity, integers, complex or empty tensors, or two tensors of one name.
   """
   try:
     if path.is_dir():

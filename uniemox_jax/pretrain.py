@@ -34,7 +34,7 @@ from uniemox_jax.train.schema import parse
 from uniemox_jax.train.setup import example_work, model_arguments, step_graph
 from uniemox_jax.train.state import TrainState, abstract_model, abstract_params, builder
 from uniemox_jax.train.steps import make_pretrain_step
-from uniemox_jax.train.teacher_views import view_embeddings, views_of
+from uniemox_jax.train.teacher_views import recurring_crops, view_embeddings
 
 SHOWN_EXAMPLES = 8
 Captions = KeptCaptions | JoinedCaptions
@@ -86,13 +86,13 @@ def _step_batches(
   """What the step takes of each batch: its views, with the scene as person view if asked, and embeddings of captions
   and scenes."""
   for batch in batches:
-    kept = {name: rows for name, rows in batch.items() if name not in ('position', 'label', 'view')}
+    kept = {name: rows for name, rows in batch.items() if name not in ('position', 'label', 'crop')}
     if scene_twice:
       kept |= {name.replace('scene', 'person'): rows for name, rows in kept.items() if name.startswith('scene')}
     if text is not None:
       kept['text'] = text.at(batch['position'])
     if images is not None:  # all rows are of one epoch
-      kept['image'] = images.at(int(batch['view'][0]), batch['position'])
+      kept['image'] = images.at(int(batch['crop'][0]), batch['position'])
     yield kept
 
 
@@ -153,7 +153,7 @@ def pretrain(given: ConfigDict, workdir: str, profile: Profile | None = None) ->
   batches = pipeline.train_batches(
       split, batch_size=config.batch_size, seed=config.seed, image_size=image_size, start_step=run.start,
       mode='pretrain', person=two_views and config.person_view == 'crop', crop_area=(config.min_crop_area, 1.0),
-      person_jitter=config.person_jitter, views=views_of(config), canvas=config.crop_canvas,
+      person_jitter=config.person_jitter, recurring=recurring_crops(config), canvas=config.crop_canvas,
       process_index=jax.process_index(), process_count=jax.process_count())
   draw = None
   if config.loss.reconstruction:

@@ -25,7 +25,7 @@ def epoch_keys(seed: tf.Tensor | int, epoch: tf.Tensor | int) -> tf.Tensor:
   return tf.random.stateless_uniform([KEYS], seed_2, minval=None, maxval=None, dtype=tf.int64, alg='philox')
 
 
-def with_view_of(keys_K: tf.Tensor, other_K: tf.Tensor) -> tf.Tensor:
+def with_crop_of(keys_K: tf.Tensor, other_K: tf.Tensor) -> tf.Tensor:
   """Replaces one epoch's keys by another's for the scene's crop and the flip."""
   return tf.concat([keys_K[:CROP], other_K[CROP:FLIP + 1], keys_K[FLIP + 1:]], axis=0)
 

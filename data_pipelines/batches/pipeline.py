@@ -39,7 +39,7 @@ ViewFields = tuple[tf.Tensor, ...]
 """The pixels of a finished view, uint8 (S, S, 3), alone; or the result of `crop_for_canvas`."""
 
 
-class Views(NamedTuple):
+class RecurringCrops(NamedTuple):
   """Epoch e crops and flips scenes as epoch e mod `number` does, by draws of this `seed`."""
 
   number: int
@@ -60,8 +60,8 @@ def train_batches(
     split: Split, *, batch_size: int, seed: int, image_size: int, start_step: int = 0, mode: str = 'pretrain',
     crop_area: tuple[float, float] = (0.2, 1.0), person: bool | None = None, person_jitter: float = 0.0,
     randaugment: tuple[float, float] | None = None, erase: float = 0.0, targets: Sequence[str] = (),
-    balanced_by: np.ndarray | None = None, views: Views | None = None, canvas: int = 0, process_index: int = 0,
-    process_count: int = 1, parallelism: int | None = None) -> Iterator[Batch]:
+    balanced_by: np.ndarray | None = None, recurring: RecurringCrops | None = None, canvas: int = 0,
+    process_index: int = 0, process_count: int = 1, parallelism: int | None = None) -> Iterator[Batch]:
   """Yields endless training batches from `start_step` on: this host's rows of every global batch.
 
   Each epoch is a new permutation of the records, of which the last num_examples % batch_size are dropped. Views are
@@ -80,7 +80,7 @@ def train_batches(
     erase: in 'finetune', the probability of random erasing of each view.
     targets: names of `targets.FIELDS` to add, as `targets.dense` describes them.
     balanced_by: every record's class (N,), -1 for none; all classes come equally often. None takes each record once.
-    views: which crops and flips come again; None draws new ones every epoch.
+    recurring: which crops and flips come again; None draws new ones every epoch.
     canvas: the side C of the square in which crops are left for the devices to resize; 0 resizes them here.
     process_index, process_count: this host's number, and the number of hosts.
     parallelism: the number of threads; None is one per CPU. It does not change the batches.
@@ -88,7 +88,7 @@ def train_batches(
   Yields:
     With R = batch_size / process_count rows: 'scene' ('pretrain') or 'image' ('finetune') and 'person', uint8
     (R, S, S, 3); 'position' in the split int32 (R,), 'example_id' int64 (R,), 'label' int32 (R,), -1 for none; the
-    `targets`; and if `views` is given, which of them it is, 'view' int32 (R,). 'person' is the stored crop of one
+    `targets`; and if `recurring` is given, which of them it is, 'crop' int32 (R,). 'person' is the stored crop of one
     person, drawn each epoch from those of the record, squashed to S x S and flipped as the scene is. Without a person
     it equals the finished scene view. With a canvas, the crops of which `models.preprocess.resize_crops` makes views.
 
@@ -105,7 +105,7 @@ def train_batches(
 
   def order(step: tf.Tensor) -> Record:
     index_R = step % epoch_steps * batch_size + first_row + tf.range(rows, dtype=tf.int64)
-    return _train_order(index_R, step // epoch_steps, ordered, seed, views)
+    return _train_order(index_R, step // epoch_steps, ordered, seed, recurring)
 
   def make(record: Record) -> Record:
     scene, person_view = _train_views(record, image_size, canvas, crop_area, person_jitter, randaugment, erase)
@@ -118,16 +118,17 @@ def train_batches(
   return _batches(split, steps.map(order), make, rows, parallelism, targets, canvas)
 
 
-def _train_order(index_R: tf.Tensor, epoch: tf.Tensor, ordered: Order, seed: int, views: Views | None) -> Record:
-  """Position and keys of each of these places of an epoch, int64, and its view where there are `views`."""
+def _train_order(
+    index_R: tf.Tensor, epoch: tf.Tensor, ordered: Order, seed: int, recurring: RecurringCrops | None) -> Record:
+  """Position and keys of each of these places of an epoch, int64, and its crop where they recur."""
   keys_K = augment.epoch_keys(seed, epoch)
   position_R, drawn_before_R = ordered(index_R, keys_K[augment.ORDER])
-  view = {}
-  if views:
-    view['view'] = tf.fill(tf.shape(index_R), tf.cast(epoch % views.number, tf.int32))
-    keys_K = augment.with_view_of(keys_K, augment.epoch_keys(views.seed, epoch % views.number))
+  crop = {}
+  if recurring:
+    crop['crop'] = tf.fill(tf.shape(index_R), tf.cast(epoch % recurring.number, tf.int32))
+    keys_K = augment.with_crop_of(keys_K, augment.epoch_keys(recurring.seed, epoch % recurring.number))
   # A record that comes again in the same epoch has other views.
-  return {'position': position_R, 'keys': keys_K[None] + drawn_before_R[:, None]} | view
+  return {'position': position_R, 'keys': keys_K[None] + drawn_before_R[:, None]} | crop
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
@@ -139,14 +140,15 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
   return split.num_examples // batch_size
 
 
-def view_batches(
+def recurring_batches(
     split: Split, seed: int, starts: Sequence[tuple[int, int]], *, batch_size: int, image_size: int,
     crop_area: tuple[float, float], canvas: int = 0, process_index: int = 0, process_count: int = 1,
     parallelism: int | None = None) -> Iterator[Batch]:
-  """Yields scenes in the order of the split, cropped and flipped as training batches with `Views` of this seed do.
+  """Yields scenes in the order of the split, cropped and flipped as by training batches with `RecurringCrops`.
 
   Args: as in `train_batches`, and
-    starts: for each batch, which view it shows and the position of its first row.
+    seed: that of the crops.
+    starts: for each batch, which crop it shows and the position of its first row.
 
   Yields:
     'scene' uint8 (R, S, S, 3), R = batch_size / process_count, or with a canvas as in `train_batches`; past the end of
@@ -224,8 +226,8 @@ def _host_rows(batch_size: int, process_index: int, process_count: int) -> tuple
 
 def _labels(record: Record) -> Record:
   """What every batch says of its rows."""
-  view = {'view': record['view']} if 'view' in record else {}
-  return view | {
+  crop = {'crop': record['crop']} if 'crop' in record else {}
+  return crop | {
       'position': tf.cast(record['position'], tf.int32), 'example_id': record['example_id'], 'label':
           tf.cast(record['label'], tf.int32)}
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.batches.pipeline import Views, view_batches
+from data_pipelines.batches.pipeline import RecurringCrops, recurring_batches
 from data_pipelines.errors import UserError
 from data_pipelines.ownership import owned
 from data_pipelines.records import reader
@@ -31,7 +31,7 @@ def teacher(clip_folder):
 @pytest.fixture(scope='module')
 def scenes(data_dir):
   """56 examples, two views of each."""
-  return Scenes(reader.open_split(data_dir, 'emoset', 'train+val'), Views(2, seed=3), 32, AREA)
+  return Scenes(reader.open_split(data_dir, 'emoset', 'train+val'), RecurringCrops(2, seed=3), 32, AREA)
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,7 @@ def test_embeddings_are_those_that_the_teacher_gives_for_the_scenes_of_training(
   embed, frozen = teacher
   positions = np.random.default_rng(0).permutation(56)
   for view in (1, 0):
-    batch, = view_batches(scenes.split, 3, [(view, 0)], batch_size=56, image_size=32, crop_area=AREA)
+    batch, = recurring_batches(scenes.split, 3, [(view, 0)], batch_size=56, image_size=32, crop_area=AREA)
     expected = np.asarray(embed.embed_image(frozen, batch['scene']))
     found = filled.at(view, positions)
     assert found.dtype == np.float32
@@ -86,7 +86,7 @@ def test_embeddings_are_those_that_the_teacher_gives_for_the_scenes_of_training(
 
 def test_a_second_run_computes_nothing_and_more_views_only_those_that_are_new(cache, scenes, teacher):
   assert fill(cache, scenes, teacher)[1] == 0
-  kept, count = fill(cache, scenes._replace(views=Views(3, seed=3)), teacher)
+  kept, count = fill(cache, scenes._replace(crops=RecurringCrops(3, seed=3)), teacher)
   assert count == 56 and kept.at(2, np.arange(4)).shape == (4, WIDTH)
   assert len(list(cache.iterdir())) == 1
 
@@ -150,12 +150,12 @@ def test_whatever_changes_the_embeddings_has_a_folder_of_its_own(scenes, data_di
       folder(teacher='another'),
       folder(dtype=jnp.bfloat16),
       folder(width=16),
-      folder(scenes._replace(views=Views(2, seed=4))),
+      folder(scenes._replace(crops=RecurringCrops(2, seed=4))),
       folder(scenes._replace(split=reader.open_split(data_dir, 'emoset', 'train'))),
       folder(scenes._replace(image_size=48)),
       folder(scenes._replace(crop_area=(0.2, 1.0)))]
   assert len({folder(), *others}) == 1 + len(others)
-  assert folder(scenes._replace(views=Views(9, seed=3))) == folder()
+  assert folder(scenes._replace(crops=RecurringCrops(9, seed=3))) == folder()
 
 
 def test_two_that_need_the_same_embeddings_compute_them_once(cache, filled, scenes, teacher, tmp_path, capsys):

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from data_pipelines import storage
-from data_pipelines.batches.pipeline import Views, view_batches
+from data_pipelines.batches.pipeline import RecurringCrops, recurring_batches
 from data_pipelines.ownership import owned
 from data_pipelines.records.reader import Split
 from uniemox_jax.models.preprocess import resize_crops
@@ -45,7 +45,7 @@ class Scenes(NamedTuple):
   """
 
   split: Split
-  views: Views
+  crops: RecurringCrops
   image_size: int
   crop_area: tuple[float, float]
   canvas: int = 0
@@ -67,7 +67,7 @@ class ViewEmbeddings:
     self._examples = scenes.split.num_examples
     # Without the number of views: those of a larger number are these and more.
     described = (
-        f'{_VERSION} {teacher} {self._dtype.name} {width} {scenes.split.fingerprint} {scenes.views.seed} '
+        f'{_VERSION} {teacher} {self._dtype.name} {width} {scenes.split.fingerprint} {scenes.crops.seed} '
         f'{scenes.image_size} {scenes.crop_area}' + (f' {scenes.canvas}' if scenes.canvas else ''))
     self._key = hashlib.sha256(described.encode()).digest()
     self.folder = os.path.join(cache_dir, f'views-{self._key.hex()}')
@@ -150,13 +150,13 @@ def embed_views(
   Raises:
     UserError: records are damaged.
   """
-  if not len(_missing(kept, scenes.views.number)):
+  if not len(_missing(kept, scenes.crops.number)):
     return 0
   with contextlib.ExitStack() as owner:
     if is_primary():
       owner.enter_context(owned(kept.folder, 'views', wait=True))
     wait_for_all('views owned')
-    missing = _missing(kept, scenes.views.number)
+    missing = _missing(kept, scenes.crops.number)
     total = sum(kept.rows(shard) for _, shard in missing)
     say = _progress(total, kept.folder)
     placed = jax.device_put(frozen, teacher_shardings(frozen, mesh, sharded))
@@ -182,8 +182,8 @@ def _embedded(
   """View, shard and embeddings, float32 (R, E), of each of these; the same on every host. `say` hears how many come."""
   batch = min(batch_size, -(-SHARD // mesh.size) * mesh.size)
   starts = [(view, shard * SHARD + first) for view, shard in missing for first in range(0, kept.rows(shard), batch)]
-  batches = view_batches(
-      scenes.split, scenes.views.seed, starts, batch_size=batch, image_size=scenes.image_size,
+  batches = recurring_batches(
+      scenes.split, scenes.crops.seed, starts, batch_size=batch, image_size=scenes.image_size,
       crop_area=scenes.crop_area, canvas=scenes.canvas, process_index=jax.process_index(),
       process_count=jax.process_count())
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from data_pipelines.batches.pipeline import Views
+from data_pipelines.batches.pipeline import RecurringCrops
 from data_pipelines.records import reader
 from uniemox_jax.teacher.step_teacher import Teacher
 from uniemox_jax.teacher.view_embeddings import Scenes, ViewEmbeddings, embed_views
@@ -19,12 +19,12 @@ CACHE = 'view_cache'
 """The folder under data_dir, beside that of the captions."""
 
 
-def views_of(config: PretrainConfig) -> Views | None:
+def recurring_crops(config: PretrainConfig) -> RecurringCrops | None:
   """The crops and flips that come again; None if every epoch draws new ones."""
   if not config.teacher_views:
     return None
   seed = config.seed if config.teacher_views_seed < 0 else config.teacher_views_seed
-  return Views(config.teacher_views, seed)
+  return RecurringCrops(config.teacher_views, seed)
 
 
 def view_embeddings(
@@ -41,10 +41,10 @@ def view_embeddings(
   Returns:
     The embeddings, and how many were computed.
   """
-  views = views_of(config)
-  assert views is not None  # both callers have asked
-  views = views._replace(number=min(views.number, config.epochs))
-  scenes = Scenes(split, views, config.model.image_size, (config.min_crop_area, 1.0), config.crop_canvas)
+  crops = recurring_crops(config)
+  assert crops is not None  # both callers have asked
+  crops = crops._replace(number=min(crops.number, config.epochs))
+  scenes = Scenes(split, crops, config.model.image_size, (config.min_crop_area, 1.0), config.crop_canvas)
   kept = ViewEmbeddings(
       os.path.join(config.data_dir, CACHE), scenes, f'{digest} {config.teacher_statistics}', teacher.width,
       jnp.dtype(config.dtype))

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from data_pipelines.batches import augment
 from data_pipelines.batches.canvas import crop_for_canvas
-from data_pipelines.batches.pipeline import Views, train_batches, view_batches
+from data_pipelines.batches.pipeline import RecurringCrops, recurring_batches, train_batches
 from uniemox_jax.models.preprocess import resize_crops
 
 SIDE, CANVAS, BATCH = 32, 132, 9
@@ -123,11 +123,12 @@ def test_crops_are_the_same_bytes_on_any_hosts_and_from_any_step(train, hosts):
 
 
 def test_crops_of_views_that_come_again_are_those_that_training_shows(train):
-  views = Views(2, seed=1)
-  batches = take(train, 3, canvas=CANVAS, views=views)
+  recurring = RecurringCrops(2, seed=1)
+  batches = take(train, 3, canvas=CANVAS, recurring=recurring)
   shown = next(
-      view_batches(
-          train, views.seed, [(0, 0)], batch_size=27, image_size=SIDE, crop_area=RANDOM['crop_area'], canvas=CANVAS))
+      recurring_batches(
+          train, recurring.seed, [(0, 0)], batch_size=27, image_size=SIDE, crop_area=RANDOM['crop_area'],
+          canvas=CANVAS))
   assert shown.keys() == {'scene', 'scene_box', 'flip'}
   order = np.argsort(np.concatenate([batch['position'] for batch in batches]))
   for name in shown:

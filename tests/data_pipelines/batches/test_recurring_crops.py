@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from data_pipelines.batches.pipeline import Views, train_batches, view_batches
+from data_pipelines.batches.pipeline import RecurringCrops, recurring_batches, train_batches
 from data_pipelines.errors import UserError
 
 SIDE, BATCH = 32, 9
@@ -37,7 +37,7 @@ def fresh(train):
 @pytest.fixture(scope='module')
 def repeated(train):
   """Four epochs of two views."""
-  return epochs(train, 4, views=Views(2, seed=1))
+  return epochs(train, 4, recurring=RecurringCrops(2, seed=1))
 
 
 def test_epochs_that_are_so_many_apart_show_the_same_scenes_in_another_order(repeated):
@@ -46,7 +46,7 @@ def test_epochs_that_are_so_many_apart_show_the_same_scenes_in_another_order(rep
     np.testing.assert_array_equal(by_position(repeated[first], 'scene'), by_position(repeated[again], 'scene'))
   other = (by_position(repeated[0], 'scene') != by_position(repeated[1], 'scene')).any((1, 2, 3))
   assert other.sum() > 24
-  assert [set(epoch['view']) for epoch in repeated] == [{0}, {1}, {0}, {1}]
+  assert [set(epoch['crop']) for epoch in repeated] == [{0}, {1}, {0}, {1}]
 
 
 def test_the_person_is_cut_anew_and_flipped_as_the_scene_that_came_again(repeated):
@@ -60,7 +60,7 @@ def test_the_person_is_cut_anew_and_flipped_as_the_scene_that_came_again(repeate
 
 def test_the_first_epochs_are_those_without_views_where_the_seeds_agree(fresh, repeated):
   for ours, theirs in zip(repeated[:2], fresh):
-    assert ours.keys() == theirs.keys() | {'view'}
+    assert ours.keys() == theirs.keys() | {'crop'}
     for name, rows in theirs.items():
       np.testing.assert_array_equal(ours[name], rows, err_msg=name)
   assert (by_position(repeated[2], 'scene') != by_position(fresh[2], 'scene')).any()
@@ -68,13 +68,13 @@ def test_the_first_epochs_are_those_without_views_where_the_seeds_agree(fresh, r
 
 
 def test_another_seed_of_the_views_changes_crops_and_flips_alone(train, repeated):
-  other, = epochs(train, 1, views=Views(2, seed=2))
+  other, = epochs(train, 1, recurring=RecurringCrops(2, seed=2))
   np.testing.assert_array_equal(other['position'], repeated[0]['position'])
   assert (other['scene'] != repeated[0]['scene']).any((1, 2, 3)).sum() > 24
 
 
 def test_another_run_with_the_same_seed_of_the_views_sees_the_same_scenes(train, repeated):
-  other, = epochs(train, 1, seed=5, views=Views(2, seed=1))
+  other, = epochs(train, 1, seed=5, recurring=RecurringCrops(2, seed=1))
   assert (other['position'] != repeated[0]['position']).any()
   np.testing.assert_array_equal(by_position(other, 'scene'), by_position(repeated[0], 'scene'))
 
@@ -84,7 +84,7 @@ def test_views_by_position_are_those_that_training_shows(train, repeated, hosts)
   starts = [(view, first) for view in (0, 1) for first in range(0, 27, 8)]
   parts = [
       list(
-          view_batches(
+          recurring_batches(
               train, 1, starts, batch_size=8, image_size=SIDE, crop_area=AREA, process_index=index, process_count=hosts,
               parallelism=index + 1)) for index in range(hosts)]
   scenes = [np.concatenate([batch['scene'] for batch in rows]) for rows in zip(*parts, strict=True)]
@@ -95,4 +95,4 @@ def test_views_by_position_are_those_that_training_shows(train, repeated, hosts)
 
 def test_a_batch_that_hosts_cannot_share_is_one_line(train):
   with pytest.raises(UserError, match='batch_size 9 does not divide by 2 hosts'):
-    view_batches(train, 1, [], batch_size=9, image_size=SIDE, crop_area=AREA, process_count=2)
+    recurring_batches(train, 1, [], batch_size=9, image_size=SIDE, crop_area=AREA, process_count=2)

@@ -172,7 +172,7 @@ def main() -> None:
       for name in names:
         code = f'from benchmarks.growth import run_task; run_task({name!r}, {str(folder)!r})'
         done = subprocess.run([sys.executable, '-c', code], check=True, stdout=subprocess.PIPE, text=True)
-        print(f'| {records:,} | {name} | {done.stdout.strip()} |', flush=True)
+        print(f'| {records:,} | {name} | {done.stdout.splitlines()[-1]} |', flush=True)
 
 
 if __name__ == '__main__':

@@ -49,19 +49,22 @@ def split_outputs(
       targets=[name for name in fields if name != 'label'], process_index=jax.process_index(),
       process_count=jax.process_count())
   view_names = ('image', 'person') if person else ('image',)
-  parts, started, reported = [], time.monotonic(), time.monotonic()
+  found: dict[str, np.ndarray] = {}
+  done, started, reported = 0, time.monotonic(), time.monotonic()
   with jax.set_mesh(mesh):
-    for index, batch in enumerate(batches, start=1):
+    for batch in batches:
       preemption.raise_if_preempted()
       rows = sharding.global_batch({name: batch[name] for name in (*view_names, 'mask', *fields)}, mesh)
       part = jax.device_get(apply({name: rows.pop(name) for name in view_names}, rows))
       kept = part.pop('mask') > 0
-      parts.append({name: values[kept] for name, values in part.items()})
-      now, done = time.monotonic(), min(index * batch_size, split.num_examples)
+      found = found or {
+          name: np.empty((split.num_examples, *values.shape[1:]), values.dtype) for name, values in part.items()}
+      for name, values in part.items():
+        found[name][done:done + kept.sum()] = values[kept]
+      now, done = time.monotonic(), done + int(kept.sum())
       if progress and is_primary() and now - reported > PROGRESS_SECONDS:
         reported = now
         seconds_left = (now - started) / done * (split.num_examples - done)
         print(f'{progress} {done:,}/{split.num_examples:,}  {seconds_left:.0f}s left', file=sys.stderr, flush=True)
-  found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
   integrity.check_finite(found['outputs'], f'some image of {split.name}')
   return found

@@ -108,7 +108,7 @@ def test_a_protocol_is_run_only_for_whom_it_is_for():
   config.initialisations = ('uniemox', 'teacher', 'scratch')
   check(config)
   of_teacher = [job for job in jobs_of(config) if job.protocol == 'zero_shot']
-  assert of_teacher == [('teacher', 'emo8', 'zero_shot', 0, None)]  # nothing of it hangs on the seed
+  assert of_teacher == [('teacher', 'emo8', 'zero_shot', 0, None)]  # nothing of it depends on the seed
   config.folds = 2
   assert len([job for job in jobs_of(config) if job.protocol == 'zero_shot']) == 6
 

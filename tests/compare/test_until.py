@@ -27,7 +27,7 @@ class Killed(Exception):
 
 
 def run_drawn(folder: str, name: str) -> None:
-  """Leaves what a run would: outputs that are right by a chance that hangs on the initialisation and the seed."""
+  """Leaves what a run would: outputs that are right by a chance that depends on the initialisation and the seed."""
   initialisation, _, _, seed = name.split('/')
   rng = np.random.default_rng(zlib.crc32(name.encode()))
   ease_N = np.random.default_rng(0).normal(0.5, 0.1, len(IMAGES))

@@ -23,7 +23,7 @@ from uniemox_jax.zero_shot import zero_shot_by_config
 
 
 class _Verb(NamedTuple):
-  """What runs a job, and its keys. draws: whether its result hangs on the seed."""
+  """What runs a job, and its keys. draws: whether its result depends on the seed."""
 
   run: Callable[..., dict[str, Any]]
   keys: type[MeasuredConfig]
@@ -219,7 +219,7 @@ def job_config(config: ConfigDict, job: ComparisonJob, workdir: str = '') -> Con
   verb = VERBS[protocol.verb]
   if variant.fraction is not None:
     section.fraction = float(variant.fraction)
-    if verb.run is finetune:  # the others take a batch of any size
+    if verb.keys is FinetuneConfig:  # the others take a batch of any size
       section.batch_size = _batch_that_fits(schema.parse(verb.keys, section))
   schema.parse(verb.keys, section)
   return section

@@ -109,7 +109,7 @@ def patch_map(influence_IxTxT: jax.Array, rows: str, views_BxVxHxWx3: jax.Array)
 
 def reads_person(model: nnx.Module) -> bool:
   """Whether the model encodes the person view beside the scene."""
-  return getattr(model, 'streams', 1) == 2
+  return getattr(model, 'view_count', 1) == 2
 
 
 def pooled_tokens(model: nnx.Module) -> str:

@@ -1,6 +1,5 @@
 """Fine-tuning and evaluating tasks on drawn records in EMOTIC's and Emotion6's layouts, on one host and on two."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +107,7 @@ evaluate(sys.argv[3])
 
 
 def assert_close(ours: Any, theirs: Any) -> None:
-  """The same structure, numbers to 1e-6; outputs of another topology differ in their last bits."""
+  """The same structure, numbers to 1e-4: outputs of another topology differ in their last bits, concordances more."""
   if isinstance(ours, dict):
     assert ours.keys() == theirs.keys()
     for name in ours:
@@ -117,20 +116,20 @@ def assert_close(ours: Any, theirs: Any) -> None:
     for one, other in zip(ours, theirs, strict=True):
       assert_close(one, other)
   else:
-    assert ours == (pytest.approx(theirs, abs=1e-6) if isinstance(theirs, float) else theirs)
+    assert ours == (pytest.approx(theirs, abs=1e-4) if isinstance(theirs, float) else theirs)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('dataset', ['emotic', 'emotion6'])
 def test_two_hosts_measure_what_one_measures(runs, dataset):
   path = Path(runs[dataset], 'result.json')
-  alone = json.loads(path.read_text())
+  alone = read_json(path)
   path.unlink()
   address = f'127.0.0.1:{small_runs.free_port()}'
   small_runs.finish(
       *(small_runs.start(['-c', TWO_HOSTS, address, rank, runs[dataset]], devices=4) for rank in range(2)))
-  together = json.loads(path.read_text())
-  path.write_text(json.dumps(alone))
+  together = read_json(path)
+  write_json(path, alone)
   assert_close(together, alone)
 
 

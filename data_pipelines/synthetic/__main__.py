@@ -38,7 +38,11 @@ if __name__ == '__main__':
   flags.DEFINE_bool('tasks', False, 'Draw emotic/ and emotion6/ instead, which hold every kind of target.')
   flags.DEFINE_integer('emoset_examples', 2880, 'Images in emoset/, 2400 to 4000, a multiple of 8.')
   flags.DEFINE_integer('seed', 0, 'The same seed gives the same files.', 0)
-  for part, size in hard_tables.SIZES.items():
-    flags.DEFINE_integer(part, size, f'Images of the hard world: {part}.', 20)
+  # One by one and by name, as the shell's completion finds them.
+  sizes = hard_tables.SIZES
+  flags.DEFINE_integer('unlabelled', sizes['unlabelled'], 'Images of the hard world to pretrain on.', 20)
+  flags.DEFINE_integer('train', sizes['train'], 'Labelled images of the hard world to train on.', 20)
+  flags.DEFINE_integer('val', sizes['val'], 'Labelled images of the hard world for choices.', 20)
+  flags.DEFINE_integer('test', sizes['test'], 'Labelled images of the hard world to test on.', 20)
   flags.DEFINE_integer('workers', None, 'Processes that draw the hard world; by default one a CPU core.', 1)
   command.run(main)

@@ -138,7 +138,8 @@ def test_teacher_statistics_are_clips_or_imagenets(clip_folder):
 def test_every_row_unattended_and_killed_in_the_middle(data_dir, clip_folder, tmp_path):
   demo_workdir, workdir = tmp_path / 'demo', tmp_path / 'ablation'
   shutil.copytree(clip_folder, demo_workdir / 'clip' / 'teacher')
-  shutil.copytree(clip_folder, workdir / 'clip_no_emotion_word' / 'teacher')
+  for row in ablate.OWN_TEACHER:
+    shutil.copytree(clip_folder, workdir / f'clip_{row}' / 'teacher')
   (demo_workdir / 'data').symlink_to(data_dir)
   (demo_workdir / 'stages.json').write_text(
       json.dumps(dict.fromkeys(('draw', 'build emoset', 'build emo8', 'train_clip'), 1.0)))

@@ -88,6 +88,7 @@ def test_encoder_gives_the_tokens_of_its_code(shape, noise, tmp_path, assert_par
 @pytest.mark.parametrize(('shape', 'noise'), [(TINY, 0.1),
                                               pytest.param(VIT_B, 0.01, marks=pytest.mark.slow),
                                               pytest.param(VIT_L, 0.01, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures('one_device')  # eight copies of ViT-L take most of 24 GiB
 def test_fine_tuned_classifier_gives_the_probabilities_of_its_code(shape, noise, tmp_path, assert_parity, capsys):
   theirs = randomised(reference.FineTuned(**shape, classes=8), noise)
   torch.save({'model': theirs.state_dict(), 'epoch': 3, 'args': argparse.Namespace(lr=1.0)}, tmp_path / 'max.pth')

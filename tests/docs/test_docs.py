@@ -66,7 +66,8 @@ def test_citations_lead_to_a_page_and_a_heading(path: Path) -> None:
 
 def test_a_citation_that_leads_nowhere_is_found() -> None:
   assert not _wrong_citations('as docs/method.md, Losses. And (docs/method.md,\n  # Parity traps), in docs/runs.md')
-  for wrong in ('docs/absent' + '.md', 'docs/method.md, ' + 'Lossless', '(docs/method.md,\n    "' + 'Step 2")'):
+  no_page = 'docs/method.md'.replace('method', 'absent')
+  for wrong in (no_page, 'docs/method.md, ' + 'Lossless', '(docs/method.md,\n    "' + 'Step 2")'):
     assert len(_wrong_citations(wrong)) == 1
 
 

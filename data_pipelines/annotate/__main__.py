@@ -4,8 +4,6 @@ python -m data_pipelines.annotate --source=DIR --out=DIR --labels=mikels
 python -m data_pipelines.annotate --out=DIR --tally    # only writes the tables again
 """
 
-import contextlib
-
 from absl import flags
 
 from data_pipelines import command
@@ -47,10 +45,7 @@ def _serve(asked: questions.Questions) -> None:
     print(f'{values.out}: {opened.write_tables()}')
     if values.host not in page_server.LOCAL:
       print(ELSEWHERE.format(host=values.host))
-    listening.listen()  # From here on a browser is answered, if a moment later.
-    print(f'Open {page_server.address(values.host, listening)} in a browser; Ctrl-C here ends it.', flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-      page_server.serve(page.make_app(opened, values.host), listening)
+    page_server.serve(page.make_app(opened, values.host), values.host, listening)
     print(f'{values.out}: {opened.write_tables()}')
 
 

@@ -5,6 +5,7 @@ Import it once its libraries are known to be installed: `command.require_librari
 
 from collections.abc import Awaitable, Callable, Sequence
 import pathlib
+import signal
 import socket
 from urllib.parse import urlsplit
 
@@ -108,9 +109,24 @@ def address(host: str, listening: socket.socket) -> str:
   return f'http://{f"[{name}]" if ":" in name else name}:{listening.getsockname()[1]}/'
 
 
-def serve(application: Starlette, listening: socket.socket) -> None:
-  """Answers until Ctrl-C or SIGTERM."""
+def serve(application: Starlette, host: str, listening: socket.socket) -> None:
+  """Says where the page is, and answers until Ctrl-C or SIGTERM.
+
+  Args:
+    application: what answers.
+    host: the host that the socket is bound to.
+    listening: the socket; from here on it listens.
+  """
   config = uvicorn.Config(
-      application, log_level='warning', access_log=False, server_header=False, lifespan='off',
+      application, log_config=None, log_level='warning', access_log=False, server_header=False, lifespan='off',
       timeout_graceful_shutdown=5)
-  uvicorn.Server(config).run(sockets=[listening])
+  server = uvicorn.Server(config)
+  # Before the address is told: without a handler, Ctrl-C raises an error wherever Python is, which a destructor drops.
+  before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+  try:
+    listening.listen()  # From here on a browser is answered, if a moment later.
+    print(f'Open {address(host, listening)} in a browser; Ctrl-C here ends it.', flush=True)
+    server.run(sockets=[listening])
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)

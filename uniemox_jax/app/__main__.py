@@ -1,7 +1,5 @@
 """A page to try any model on: python -m uniemox_jax.app --checkpoint=PATH [--checkpoint=OTHER] (docs/app.md)."""
 
-import contextlib
-
 from absl import flags
 
 from data_pipelines import command
@@ -40,10 +38,7 @@ def main() -> None:
     answerer.warm_up()
     if values.host not in page_server.LOCAL:
       print(ELSEWHERE.format(host=values.host))
-    listening.listen()
-    print(f'Open {page_server.address(values.host, listening)} in a browser; Ctrl-C here ends it.', flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-      page_server.serve(server.trial_page(answerer, limits, values.host), listening)
+    page_server.serve(server.trial_page(answerer, limits, values.host), values.host, listening)
 
 
 if __name__ == '__main__':

@@ -172,3 +172,26 @@ def test_kills_at_random_moments_lose_no_acknowledged_vote(source, tmp_path):
     assert len(acknowledged) > 500 and kept >= set(acknowledged) and len(kept) == len(saved)
     assert len(kept) <= len(acknowledged) + 4 * 10  # One a person may be on the disk, and the answer lost on the way.
     assert '4 annotators' in opened.write_tables()
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_page_ends_however_early_it_is_told_to(number, monkeypatch, capsys):
+  from starlette.applications import Starlette
+
+  from data_pipelines.local_page import page_server
+
+  class Dropped:
+
+    def __del__(self):
+      signal.raise_signal(number)  # An error raised here would be dropped.
+
+  told_address = page_server.address
+
+  def interrupted(*arguments):
+    Dropped()
+    return told_address(*arguments)
+
+  monkeypatch.setattr(page_server, 'address', interrupted)
+  with page_server.bound_socket('127.0.0.1', 0) as listening:
+    page_server.serve(Starlette(), '127.0.0.1', listening)
+  assert 'Open http' in capsys.readouterr().out

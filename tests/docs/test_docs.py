@@ -57,11 +57,10 @@ def _wrong_citations(text: str) -> list[str]:
   return wrong
 
 
-@pytest.mark.parametrize('path', SOURCES, ids=_name)
-def test_citations_lead_to_a_page_and_a_heading(path: Path) -> None:
-  text = path.read_text(encoding='utf-8')
-  assert not _wrong_citations(text)
-  assert not ELSEWHERE.findall(text)
+def test_citations_lead_to_a_page_and_a_heading() -> None:
+  texts = {_name(path): path.read_text(encoding='utf-8') for path in SOURCES}
+  wrong = {name: _wrong_citations(text) + ELSEWHERE.findall(text) for name, text in texts.items()}
+  assert not {name: found for name, found in wrong.items() if found}
 
 
 def test_a_citation_that_leads_nowhere_is_found() -> None:
@@ -71,8 +70,7 @@ def test_a_citation_that_leads_nowhere_is_found() -> None:
     assert len(_wrong_citations(wrong)) == 1
 
 
-@pytest.mark.parametrize('page', [*PAGES, *_files('.ipynb')], ids=_name)
-def test_links_lead_somewhere(page: Path) -> None:
+def _wrong_links(page: Path) -> list[str]:
   wrong = []
   for link in re.findall(r'\]\(([^)\s]+)\)', re.sub(r'`[^`\n]*`', '', _prose(page))):
     if re.match(r'https?:|mailto:', link):
@@ -81,14 +79,18 @@ def test_links_lead_somewhere(page: Path) -> None:
     path = page.parent / target if target else page
     if not path.exists() or (anchor and anchor not in map(_anchor, _headings(path))):
       wrong.append(link)
-  assert not wrong
+  return wrong
 
 
-@pytest.mark.parametrize('page', PAGES, ids=_name)
-def test_files_that_pages_name_exist(page: Path) -> None:
-  named = re.findall(
-      rf'(?<![\w/])((?:{"|".join(FOLDERS)})/[\w/]+\.(?:py|sh|md|ipynb|txt|lock))', page.read_text('utf-8'))
-  assert not [name for name in named if not (ROOT / name).exists()]
+def test_links_lead_somewhere() -> None:
+  wrong = {_name(page): _wrong_links(page) for page in [*PAGES, *_files('.ipynb')]}
+  assert not {name: links for name, links in wrong.items() if links}
+
+
+def test_files_that_pages_name_exist() -> None:
+  path = re.compile(rf'(?<![\w/])((?:{"|".join(FOLDERS)})/[\w/]+\.(?:py|sh|md|ipynb|txt|lock))')
+  named = {(_name(page), name) for page in PAGES for name in path.findall(page.read_text(encoding='utf-8'))}
+  assert not [(page, name) for page, name in sorted(named) if not (ROOT / name).exists()]
 
 
 def test_readme_has_four_small_images() -> None:

@@ -36,6 +36,7 @@ def teacher_of_width(width: int) -> Teacher:
   return Teacher(lambda *_: None, lambda *_: (None, None), lambda _: [], (width,))
 
 
+@pytest.mark.slow
 def test_a_run_says_and_keeps_its_adapter_resumes_with_it_and_hands_on_what_fits(
     data_dir, clip_folder, tmp_path, capsys):
   run = tmp_path / 'run'

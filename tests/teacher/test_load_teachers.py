@@ -26,7 +26,8 @@ def other_clip(tmp_path_factory):
   return folder
 
 
-@pytest.mark.parametrize('views', [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('views', [1, 0])
 def test_a_run_learns_from_two_teachers_and_resumes_to_the_same_bits(
     data_dir, clip_folder, other_clip, tmp_path, capsys, views):
   config = small_runs.pretrain_config(data_dir, clip_folder, epochs=1)

@@ -86,7 +86,8 @@ def test_without_pixels_the_decoder_predicts_tokens_alone():
   assert outputs.prediction_BxUxLxP is None and outputs.teacher_tokens_BxLxD.shape == (2, 16, 10)
 
 
-@pytest.mark.parametrize('pixels', [1.0, pytest.param(0.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('pixels', [1.0, 0.0])
 def test_a_run_distils_resumes_to_the_same_bits_and_hands_on_its_encoder(data_dir, clip_folder, tmp_path, pixels):
   config = plus_config(data_dir, clip_folder)
   config.loss.reconstruction = pixels

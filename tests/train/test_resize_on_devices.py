@@ -64,6 +64,7 @@ def test_the_teacher_of_views_that_come_again_sees_them_resized_alike(config, wh
   assert losses(tmp_path / 'run') == pytest.approx(losses(whole), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_that_shows_the_scene_twice_lose_as_with_views_of_the_host(config, tmp_path):
   config.person_view, config.epochs, config.batch_size = 'scene', 1, 16
   config.accum_steps = 2
@@ -73,6 +74,7 @@ def test_parts_of_a_batch_that_shows_the_scene_twice_lose_as_with_views_of_the_h
   assert losses(tmp_path / 'devices') == pytest.approx(losses(tmp_path / 'host'), rel=2e-3)
 
 
+@pytest.mark.slow
 def test_finetuning_on_scene_and_person_loses_as_with_views_of_the_host(data_dir, tmp_path):
   config = small_runs.finetune_config(data_dir, epochs=1)
   config.augment.randaugment, config.augment.erase, config.streams = 0.0, 0.0, 'scene+person'

@@ -311,6 +311,7 @@ def test_each_loss_is_the_mean_over_several_teachers_each_with_its_part_of_the_f
       np.testing.assert_allclose(values, (alone[0][name] + alone[1][name]) / 2, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_accumulation_on_split_devices_with_an_adapter_and_a_teacher_of_both_views_changes_nothing(batch, teacher):
   options: dict[str, Any] = dict(teacher_sees='both', model={'decoder_width': 16, 'teacher_width': WIDTH})
   assert_same(

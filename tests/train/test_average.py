@@ -156,6 +156,7 @@ def test_resumed_run_ends_bit_equal(run, data_dir, tmp_path):
   assert (run / 'result.json').read_bytes() == (parts / 'result.json').read_bytes()
 
 
+@pytest.mark.slow
 def test_readers_get_the_averaged_weights(run):
   """The checkpoint's `params` are the average: val scores and result.json are theirs, the raw ones lie elsewhere."""
   build, tx = builder(Classifier, **small_runs.ENCODER,

@@ -234,6 +234,7 @@ def test_decoding_both_streams_averages_both_reconstructions(batch, teacher):
   assert other != both
 
 
+@pytest.mark.slow
 def test_adapters_gradient_is_that_of_a_plain_linear_layer_before_both_losses(batch, teacher):
   builds = [builder(UniEmoX, **MODEL | {'decoder_width': 16, 'teacher_width': width}) for width in (0, WIDTH)]
   plain, adapted = (initial_params(build, seed=0) for build in builds)
@@ -267,6 +268,7 @@ def test_adapters_gradient_is_that_of_a_plain_linear_layer_before_both_losses(ba
         jax.grad(by_hand)(adapter))
 
 
+@pytest.mark.slow
 def test_teacher_of_both_views_gives_the_unit_mean_of_its_two_unit_embeddings(batch, teacher):
   embedder, frozen = teacher
   person = np.concatenate([batch['scene'][:4], batch['person'][4:]])  # four examples without a person

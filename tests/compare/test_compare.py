@@ -311,3 +311,26 @@ def test_36_jobs_unattended_and_killed_in_the_middle(data_dir, clip_folder, tmp_
   assert content['unfinished'] == 0
   assert [row['runs'] for row in content['summaries']] == [3] * 12
   assert '| - |' not in (workdir / 'comparison.md').read_text().split('Difference')[0]
+
+
+@pytest.mark.slow
+def test_a_study_that_pretrains_ends_with_the_same_table_however_it_was_killed_on_two_workers(pretraining, tmp_path):
+  pretraining.protocols, pretraining.seeds = ('finetune', 'linear'), 2
+  pretraining.protocol.finetune.change.epochs = 2
+  pretraining.initialisation.mae.pretrain.change.epochs = 4
+  assert run(pretraining, tmp_path / 'whole', '--jobs=2')[0] == 0
+  killed = tmp_path / 'killed'
+  # While the first pretrains, while the second does beside jobs, and when some jobs are done.
+  for sign in ('mae/pretrain/seed0/checkpoints/*', 'mae/pretrain/seed1/checkpoints/*', '*/*/*/*/result.json'):
+    process = small_runs.start(small_runs.command(VERB, pretraining, killed, '--jobs=2'))
+    deadline = time.monotonic() + 600
+    while not any(killed.glob(sign)):
+      assert process.poll() is None and time.monotonic() < deadline
+      time.sleep(0.01)
+    process.kill()
+    process.communicate()
+  assert 0 < len(list(killed.glob('*/*/*/*/result.json'))) < 8
+  code, said = run(pretraining, killed, '--jobs=2')
+  assert code == 0, said
+  for name in ('comparison.md', 'comparison.tex'):
+    assert (killed / name).read_text() == (tmp_path / 'whole' / name).read_text()

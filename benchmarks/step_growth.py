@@ -37,7 +37,7 @@ BASE = {
     'cpu': {'batch': 64, 'tokens': 36, 'width': 96, 'depth': 4},
     'compiler': {'batch': 128, 'tokens': 196, 'width': 768, 'depth': 12}}
 """The demo's student, and ViT-B/16 with 128 examples a device."""
-SECONDS, TURNS = 1.0, 3
+SECONDS, TURNS = 0.5, 7
 QUANTITIES = {'seconds': 'time of a step', 'bytes': 'memory'}
 """What grows, with its title in the figure. On a CPU the time is that of all threads, which other jobs disturb less."""
 _HEAD_WIDTH = {'cpu': 24, 'compiler': 64}
@@ -122,8 +122,8 @@ def powers(run: dict[str, Any]) -> str:
   rows = ['| grows with | time, as a power | memory, as a power |', '|---|---|---|']
   for axis in BASE['cpu']:
     curves = [curve(run, axis, quantity) for quantity in QUANTITIES]
-    rows.append(f'| {axis} | {" | ".join(f"{exponent(line):.2f}" if line else "-" for line in curves)} |')
-  if memory := curve(run, 'batch', 'bytes'):
+    rows.append(f'| {axis} | {" | ".join(f"{exponent(line):.2f}" if len(line) > 1 else "-" for line in curves)} |')
+  if len(memory := curve(run, 'batch', 'bytes')) > 1:
     example, fixed = np.polyfit([batch for batch, _ in memory], [size for _, size in memory], 1)
     rows.append(f'\nmemory by batch: {fixed / GIB:.2f} GiB, and {example / 2**20:.1f} MiB an example')
   return '\n'.join(rows)

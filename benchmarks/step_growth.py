@@ -16,6 +16,7 @@ from typing import Any
 from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
+import numpy as np
 from tqdm import tqdm
 
 from benchmarks.steps import step_sizes, step_worker
@@ -36,7 +37,9 @@ BASE = {
     'cpu': {'batch': 64, 'tokens': 36, 'width': 96, 'depth': 4},
     'compiler': {'batch': 128, 'tokens': 196, 'width': 768, 'depth': 12}}
 """The demo's student, and ViT-B/16 with 128 examples a device."""
-SECONDS, TURNS = 1.0, 3
+SECONDS, TURNS = 0.5, 7
+QUANTITIES = {'seconds': 'time of a step', 'bytes': 'memory'}
+"""What grows, with its title in the figure. On a CPU the time is that of all threads, which other jobs disturb less."""
 _HEAD_WIDTH = {'cpu': 24, 'compiler': 64}
 
 Point = dict[str, int]
@@ -60,15 +63,15 @@ def config_of(kind: str, point: Point) -> ConfigDict:
 
 
 def time_on_cpu(point: Point) -> dict[str, float]:
-  """Seconds of a step in a process of its own, which has nothing else compiled: the median over turns."""
+  """Seconds of a step, of the wall and of all threads' CPU time, in a process of its own: the median over turns."""
   config = config_of('cpu', point)
   config.size = 'demo'
   with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as process:
     process.submit(step_worker.build, 'ours', config, 'cpu').result()
     warm = process.submit(step_worker.run, 1).result()['seconds']
     steps = max(1, round(SECONDS / warm))
-    turns = [process.submit(step_worker.run, steps).result()['seconds'] / steps for _ in range(TURNS)]
-  return {'seconds': statistics.median(turns)}
+    turns = [process.submit(step_worker.run, steps).result() for _ in range(TURNS)]
+  return {name: statistics.median(turn[name] for turn in turns) / steps for name in ('seconds', 'cpu_seconds')}
 
 
 def ask_compiler(topology: str, point: Point) -> dict[str, float]:
@@ -82,7 +85,7 @@ def grow(where: str, folder: str) -> list[dict[str, Any]]:
   """All points of 'cpu' or of a topology, each with its seconds and bytes; those of an earlier try are read."""
   kind = 'cpu' if where == 'cpu' else 'compiler'
   path = os.path.join(folder, f'{where.replace(":", "_")}.json')
-  kept = read_json_object(path) if exists(path) else {'on': where, 'points': []}
+  kept: dict[str, Any] = read_json_object(path) if exists(path) else {'on': where, 'points': []}
   known = {_key(point): point for point in kept['points']}
   measure: Callable[[Point], dict[str,
                                   float]] = time_on_cpu if kind == 'cpu' else lambda point: ask_compiler(where, point)
@@ -97,41 +100,74 @@ def _key(point: dict[str, Any]) -> tuple[Any, ...]:
   return tuple(point[axis] for axis in BASE['cpu'])
 
 
+def curve(run: dict[str, Any], axis: str, quantity: str) -> list[tuple[int, float]]:
+  """(value of the axis, one of `QUANTITIES`) of a run's points in which only this axis differs from the base."""
+  if (run['on'], quantity) == ('cpu', 'seconds'):
+    quantity = 'cpu_seconds'
+  base = BASE['cpu' if run['on'] == 'cpu' else 'compiler']
+  others = [other for other in base if other != axis]
+  return sorted((point[axis], point[quantity])
+                for point in run['points']
+                if quantity in point and all(point[other] == base[other] for other in others))
+
+
+def exponent(line: list[tuple[int, float]]) -> float:
+  """The p of y = c x^p: the slope of log y over log x, by least squares."""
+  x_N, y_N = np.log(line).T
+  return float(np.polyfit(x_N, y_N, 1)[0])
+
+
+def powers(run: dict[str, Any]) -> str:
+  """A table of the powers of each axis by which time and memory grow, and memory as a fixed part and one an example."""
+  rows = ['| grows with | time, as a power | memory, as a power |', '|---|---|---|']
+  for axis in BASE['cpu']:
+    curves = [curve(run, axis, quantity) for quantity in QUANTITIES]
+    rows.append(f'| {axis} | {" | ".join(f"{exponent(line):.2f}" if len(line) > 1 else "-" for line in curves)} |')
+  if len(memory := curve(run, 'batch', 'bytes')) > 1:
+    example, fixed = np.polyfit([batch for batch, _ in memory], [size for _, size in memory], 1)
+    rows.append(f'\nmemory by batch: {fixed / GIB:.2f} GiB, and {example / 2**20:.1f} MiB an example')
+  return '\n'.join(rows)
+
+
 def draw(folder: str) -> None:
-  """step_growth.png: a column an axis; time above, memory below, as multiples of the base's."""
-  kept = [read_json_object(str(path)) for path in sorted(Path(folder).glob('*.json'))]
+  """step_growth.png: a column an axis; time above, memory below, as multiples of the base's, with their powers."""
+  runs = [read_json_object(str(path)) for path in sorted(Path(folder).glob('*.json'))]
   figure = Figure(figsize=(11, 5.4), layout='constrained')
   panels = figure.subplots(2, len(BASE['cpu']), sharey='row')
-  for row, (quantity, title) in enumerate((('seconds', 'time of a step'), ('bytes', 'memory'))):
-    for axes, axis in zip(panels[row], BASE['cpu']):
-      for run in kept:
-        base = BASE['cpu' if run['on'] == 'cpu' else 'compiler']
-        line = sorted((point[axis] / base[axis], point[quantity])
-                      for point in run['points']
-                      if quantity in point and all(point[other] == base[other] for other in base if other != axis))
-        if line:
-          of_base = dict(line)[1.0]
-          axes.plot([x for x, _ in line], [y / of_base for _, y in line], marker='o', markersize=4, label=run['on'])
-      axes.plot([0.25, 4], [0.25, 4], color='#bbbbbb', linewidth=1, label='in proportion')
+  for row, (quantity, title) in zip(panels, QUANTITIES.items()):
+    for axes, axis in zip(row, BASE['cpu']):
+      for number, run in enumerate(runs):
+        line = curve(run, axis, quantity)
+        if len(line) > 1:
+          base = BASE['cpu' if run['on'] == 'cpu' else 'compiler'][axis]
+          x_N, y_N = np.array(line).T
+          axes.plot(
+              x_N / base, y_N / dict(line)[base], marker='o', markersize=4, color=f'C{number}',
+              label=f'{run["on"]}: {exponent(line):.2f}')
+      axes.plot([0.25, 4], [0.25, 4], color='#bbbbbb', linewidth=1, zorder=0)
       axes.set_xscale('log', base=2)
       axes.set_yscale('log', base=2)
       axes.set(title=f'{title}, by {axis}', xlabel=f'{axis} / base')
       axes.grid(alpha=0.3)
-  panels[0, 0].legend(fontsize='small')
-  panels[0, 0].set_ylabel('multiple of the base')
+      if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize='small')
+    row[0].set_ylabel('multiple of the base')
   figure.savefig(os.path.join(folder, 'step_growth.png'), dpi=100)
 
 
 def main() -> None:
-  """Prints a table of every point, and draws."""
+  """Prints a table of every point and one of powers, and draws."""
   where, folder = flags.FLAGS.on, flags.FLAGS.out
-  print(f'| {" | ".join(BASE["cpu"])} | ms a step | examples/s | memory |\n|{"---|" * 7}')
-  for point in grow(where, folder):
-    seconds, size = point.get('seconds'), point.get('bytes')
+  print(f'| {" | ".join(BASE["cpu"])} | ms a step | CPU ms a step | examples/s | memory |\n|{"---|" * 8}')
+  found = grow(where, folder)
+  for point in found:
+    seconds, cpu_seconds, size = (point.get(name) for name in ('seconds', 'cpu_seconds', 'bytes'))
     cells = [
         *(str(value) for value in _key(point)), f'{1e3 * seconds:.4g}' if seconds else '-',
-        f'{point["batch"] / seconds:.4g}' if seconds else '-', f'{size / GIB:.2f} GiB' if size else '-']
+        f'{1e3 * cpu_seconds:.4g}' if cpu_seconds else '-', f'{point["batch"] / seconds:.4g}' if seconds else '-',
+        f'{size / GIB:.2f} GiB' if size else '-']
     print(f'| {" | ".join(cells)} |')
+  print('\n' + powers({'on': where, 'points': found}))
   draw(folder)
 
 

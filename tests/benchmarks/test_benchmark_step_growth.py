@@ -24,7 +24,7 @@ def test_points_of_an_earlier_try_are_not_measured_again(tmp_path, monkeypatch):
     asked.append(point)
     if len(asked) == 4:
       raise KeyboardInterrupt
-    return {'seconds': point['batch'] * point['depth'] / 1000}
+    return {'seconds': point['batch'] * point['depth'] / 1000, 'cpu_seconds': point['batch'] * point['depth'] / 500}
 
   monkeypatch.setattr(step_growth, 'time_on_cpu', measure)
   with pytest.raises(KeyboardInterrupt):
@@ -34,3 +34,15 @@ def test_points_of_an_earlier_try_are_not_measured_again(tmp_path, monkeypatch):
   assert read_json_object(str(tmp_path / 'cpu.json'))['points'] == found
   step_growth.draw(str(tmp_path))
   assert (tmp_path / 'step_growth.png').stat().st_size > 10_000
+
+
+def test_growth_is_a_power_and_memory_a_fixed_part_and_one_an_example():
+  points = step_growth.points('compiler')
+  run = {
+      'on': 'v5e:1x1', 'points': [
+          point | {
+              'seconds': point['batch'] * point['tokens']**2 * point['depth']**0.5 / 1e6,
+              'bytes': 2**30 + point['batch'] * 2**21} for point in points]}
+  table = step_growth.powers(run)
+  assert '| batch | 1.00 |' in table and '| tokens | 2.00 |' in table and '| depth | 0.50 |' in table
+  assert 'memory by batch: 1.00 GiB, and 2.0 MiB an example' in table

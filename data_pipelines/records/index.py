@@ -20,7 +20,7 @@ import numpy as np
 
 from data_pipelines import byte_ranges, storage
 from data_pipelines.errors import UserError
-from data_pipelines.records.host_copies import host_copy
+from data_pipelines.host_copies import host_copy
 
 ENTRY = np.dtype([('offset', '<i8'), ('length', '<u4'), ('crc', '<u4'), ('shard', '<i4'), ('label', '<i4')])
 """The entry of a record, 24 bytes: where its data begin in its shard, their length and masked CRC-32C; its label, -1

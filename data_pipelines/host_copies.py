@@ -35,6 +35,7 @@ def host_copy(path: str) -> Path:
   """
   if not storage.is_remote(path):
     return Path(path)
+  path = path.rstrip('/')
   if names := byte_ranges.Ranges(path).names():
     return _kept(path, _versions(path, names))
   folder, name = os.path.split(path)

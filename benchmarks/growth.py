@@ -51,7 +51,8 @@ def repeat(built: Path, folder: Path, records: int) -> None:
 def _repeat_split(built: Path, final: Path, split: str, records: int) -> int:
   """A split of the few train records, again and again; how many shards it has."""
   shard = next(built.glob('emo8-train.tfrecord*'))
-  once, entries = shard.read_bytes(), index.read_index(str(built), 'emo8-train', [(shard.name, 80)]).entries_N
+  found = [(shard.name, _split(str(built.parents[1])).num_examples)]
+  once, entries = shard.read_bytes(), index.read_index(str(built), 'emo8-train', found).entries_N
   repeats, shards = SHARD_RECORDS // len(entries), records // SHARD_RECORDS
   names = [f'emo8-{split}.tfrecord-{number:05d}-of-{shards:05d}' for number in range(shards)]
   (final / names[0]).write_bytes(once * repeats)
@@ -95,7 +96,7 @@ def _token_ids(folder: str) -> None:
 
 
 def _evaluation(folder: str) -> None:
-  from uniemox_jax.evaluate import evaluate
+  from uniemox_jax.eval.run_evaluation import evaluate
   evaluate(f'{folder}/few/run', 'test', folder)
 
 
@@ -128,7 +129,7 @@ TASKS: dict[str, tuple[Callable[[str], object], int]] = {
     'captions, again': (_captions, SIZES[2]),
     'token ids, the first time': (_token_ids, SIZES[2]),
     'token ids, again': (_token_ids, SIZES[2]),
-    'evaluation': (_evaluation, SIZES[1]),
+    'evaluation': (_evaluation, SIZES[2]),
     'features, the first time': (_features, SIZES[1]),
     'features, again, and one linear probe': (_linear_probe, SIZES[1]),
     'listing of predict': (_listing, SIZES[2]),}
@@ -136,13 +137,15 @@ TASKS: dict[str, tuple[Callable[[str], object], int]] = {
 
 
 def run_task(name: str, folder: str) -> None:
-  """Prints the seconds of a task, and by how many MiB the most memory exceeds what imports take."""
+  """Prints the seconds of a task, by the clock and of the processors, and by how many MiB the most memory exceeds what
+  imports take."""
   _split(f'{folder}/few')  # imports everything
   Path('/proc/self/clear_refs').write_text('5', encoding='ascii')  # the most memory counts from here
-  before, started = _most_kibibytes(), time.monotonic()
+  before, started, computed = _most_kibibytes(), time.monotonic(), time.process_time()
   TASKS[name][0](folder)
   grown = (_most_kibibytes() - before) / 1024
-  print(f'{time.monotonic() - started:.1f} s, {grown:.0f} MiB', flush=True)
+  seconds, of_processors = time.monotonic() - started, time.process_time() - computed
+  print(f'{seconds:.1f} s, {of_processors:.1f} s of processors, {grown:.0f} MiB', flush=True)
 
 
 def _most_kibibytes() -> int:

@@ -53,9 +53,22 @@ class Ranges:
     waiting = [self._store.read(name, byte_range=slice(start, start + length)) for name, start, length in ranges]
     return [self._result(future, name, start + length).value for (name, start, length), future in zip(ranges, waiting)]
 
-  def generation(self, name: str) -> bytes:
-    """The generation of a file, which changes when it is written again. Raises as `read`."""
-    return self._result(self._store.read(name, byte_range=slice(0, 0)), name, 0).stamp.generation
+  def generations(self, names: Sequence[str]) -> list[bytes]:
+    """The generation of each file, which changes when it is written again. Raises as `read`."""
+    waiting = [self._store.read(name, byte_range=slice(0, 0)) for name in names]
+    return [self._result(future, name, 0).stamp.generation for name, future in zip(names, waiting)]
+
+  def names(self) -> list[str]:
+    """The paths in the folder of all files below it, sorted, without the objects that only stand for a folder.
+
+    Raises:
+      UserError: the storage fails.
+    """
+    try:
+      found = self._store.list().result()
+    except ValueError as error:
+      raise UserError(f'{self._folder} cannot be listed: {first_line(error)}') from error
+    return sorted(name.decode() for name in found if name and not name.endswith(b'/'))
 
   def _result(self, future: Any, name: str, end: int) -> Any:
     path = f'{self._folder}/{name}'

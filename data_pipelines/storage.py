@@ -4,7 +4,6 @@ A file appears whole or not at all. On a disk it is written under another name, 
 bucket an object appears whole by itself, and cannot be appended to.
 """
 
-import atexit
 from collections.abc import Iterator
 import contextlib
 import errno
@@ -333,38 +332,6 @@ def _upload(source: Path, target: epath.Path) -> None:
   for path in sorted(source.rglob('*')):
     if path.is_file():
       (target / path.relative_to(source).as_posix()).write_bytes(path.read_bytes())
-
-
-@contextlib.contextmanager
-def local_copy(path: str | os.PathLike) -> Iterator[Path]:
-  """Gives `path` itself on a disk; for a file or folder in a bucket, a copy for as long as the context lasts."""
-  if not is_remote(path):
-    yield Path(path)
-    return
-  source = epath.Path(path)
-  with tempfile.TemporaryDirectory() as scratch:
-    target = Path(scratch) / source.name
-    _download(source, target)
-    yield target
-
-
-_fetched = contextlib.ExitStack()
-atexit.register(_fetched.close)
-
-
-@functools.cache
-def fetched(path: str) -> Path:
-  """Returns `path` itself on a disk; for a file or folder in a bucket, a copy that stays until this process ends."""
-  return _fetched.enter_context(local_copy(path))
-
-
-def _download(source: epath.Path, target: Path) -> None:
-  if not source.is_dir():
-    target.write_bytes(source.read_bytes())
-    return
-  target.mkdir()
-  for path in source.iterdir():
-    _download(path, target / path.name)
 
 
 def explain(error: BaseException) -> str | None:

@@ -16,7 +16,8 @@ from etils import epath
 
 from data_pipelines import checksums
 from data_pipelines.errors import UserError
-from data_pipelines.storage import absolute, fetched, whole_folder, write_json
+from data_pipelines.host_copies import host_copy
+from data_pipelines.storage import absolute, whole_folder, write_json
 from uniemox_jax import __version__
 from uniemox_jax.convert import export_students
 from uniemox_jax.convert.export_students import ExportedStudent
@@ -238,7 +239,7 @@ def main() -> None:
   options = OnnxOptions(values.calibration, values.labels, values.prompts, tuple(values.texts))
   export_torch(values.checkpoint, values.to, values.out, options)
   if values.push_to_hub:
-    push(str(fetched(values.out)), values.push_to_hub)
+    push(str(host_copy(values.out)), values.push_to_hub)
 
 
 if __name__ == '__main__':

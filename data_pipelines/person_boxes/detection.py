@@ -15,7 +15,7 @@ from data_pipelines import checksums, images
 from data_pipelines.errors import UserError
 from data_pipelines.ownership import owned
 from data_pipelines.person_boxes import box_file, crops, detectors
-from data_pipelines.progress_file import ProgressFile
+from data_pipelines.person_boxes.progress_file import ProgressFile
 from data_pipelines.read_ahead import read_ahead
 from data_pipelines.records import manifest
 from data_pipelines.source_files import raw_files

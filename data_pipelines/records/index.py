@@ -20,7 +20,7 @@ import numpy as np
 
 from data_pipelines import byte_ranges, storage
 from data_pipelines.errors import UserError
-from data_pipelines.records.host_copies import host_copy
+from data_pipelines.host_copies import host_copy
 
 ENTRY = np.dtype([('offset', '<i8'), ('length', '<u4'), ('crc', '<u4'), ('shard', '<i4'), ('label', '<i4')])
 """The entry of a record, 24 bytes: where its data begin in its shard, their length and masked CRC-32C; its label, -1
@@ -198,14 +198,21 @@ def read_annotations(folder: str, split: str, sha256: str) -> Iterator[Annotatio
   Raises:
     UserError: the file is missing or not the one that the index was made with.
   """
-  path, digest = f'{folder}/{split}{ANNOTATIONS}', hashlib.sha256()
+  return (Annotation(*json.loads(line)) for line in _annotation_lines(folder, split, sha256))
+
+
+def read_ids(folder: str, split: str, sha256: str) -> Iterator[str]:
+  """Reads the id of each record, in order, and no other annotation. Raises as `read_annotations`."""
+  parse = json.JSONDecoder().raw_decode  # From a place in the text, one value: the first of the line's array.
+  return (parse(line.decode(), 1)[0] for line in _annotation_lines(folder, split, sha256))
+
+
+def _annotation_lines(folder: str, split: str, sha256: str) -> Iterator[bytes]:
+  path = f'{folder}/{split}{ANNOTATIONS}'
   if not storage.exists(path):
     raise _damaged_index(path, 'it is missing')
   with storage.open_local(host_copy(path)) as file:
-    for line in file:
-      digest.update(line)
-    if digest.hexdigest() != sha256:
+    if hashlib.file_digest(file, 'sha256').hexdigest() != sha256:
       raise _damaged_index(path, 'it does not match its checksum')
     file.seek(0)
-    for line in file:
-      yield Annotation(*json.loads(line))
+    yield from file

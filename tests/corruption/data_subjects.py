@@ -20,7 +20,7 @@ from data_pipelines.media import find_images
 from data_pipelines.media.read_media import read_media
 from data_pipelines.person_boxes import box_file
 from data_pipelines.person_boxes.detectors import load_detector
-from data_pipelines.progress_file import ProgressFile
+from data_pipelines.person_boxes.progress_file import ProgressFile
 from data_pipelines.records import manifest, targets
 from data_pipelines.records.reader import open_split
 from tests.corruption.subject import Subject, list_files

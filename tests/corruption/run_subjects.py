@@ -1,5 +1,6 @@
 """What runs keep and read again, and the small files that a user gives them."""
 
+from collections.abc import Callable
 import contextlib
 import json
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from configs import demo
-from data_pipelines.records.reader import open_split
+from data_pipelines.batches.pipeline import RecurringCrops
+from data_pipelines.records.reader import Split, open_split
 from data_pipelines.storage import write_sealed
 from tests.corruption.subject import Subject, list_files
 from tests.corruption.world import World
@@ -28,8 +30,10 @@ from uniemox_jax.report.look_page import SUMMARY, read_look
 from uniemox_jax.runtime.cli import load_config
 from uniemox_jax.runtime.run_log import RunLog, read_metrics
 from uniemox_jax.runtime.sharding import make_mesh
-from uniemox_jax.teacher.caption_embeddings import embed_captions
+from uniemox_jax.teacher.caption_embeddings import embed_captions, tokenized_captions
 from uniemox_jax.teacher.prompts import fill, read_templates
+from uniemox_jax.teacher.step_teacher import make_teacher
+from uniemox_jax.teacher.view_embeddings import Scenes, ViewEmbeddings, embed_views
 from uniemox_jax.train.checkpoint import Checkpoints, load_checkpoint
 from uniemox_jax.train.config import FinetuneConfig
 from uniemox_jax.train.optimizer import make_optimizer
@@ -245,6 +249,24 @@ def prompts(world: World, twin: World) -> Subject:
       owned=True)
 
 
+def _cache(kind: str, folder: Path, read: Callable[[], Any], read_another: Callable[[], Any]) -> Subject:
+  """The files that a reader makes in a folder if they are not there; the twins are those of another reader."""
+  read_another()
+  others = list_files(folder, '**/*')
+  read()
+  files = [path for path in list_files(folder, '**/*') if path not in others]
+  twins = folder.with_name(f'{folder.name}_twin')
+  for path, another in zip(files, others, strict=True):
+    twin = twins / path.relative_to(folder)
+    twin.parent.mkdir(parents=True, exist_ok=True)
+    twin.write_bytes(another.read_bytes())
+  return Subject(kind, folder, files, read, twin=twins)
+
+
+def _splits(world: World) -> list[Split]:
+  return [open_split(world.records('emo8').parents[1], 'emo8', name) for name in ('val', 'test')]
+
+
 def captions(world: World, twin: World) -> Subject:
   folder = world.folder / 'caption_cache'
   texts = [f'a picture of a {word}' for word in ('tree', 'house', 'face', 'street')]
@@ -252,30 +274,40 @@ def captions(world: World, twin: World) -> Subject:
   def embed(*captions: str) -> Any:
     return embed_captions(world.clip, captions, folder, '', len(captions)).at(np.arange(len(captions)))
 
-  embed('another', *texts)
-  others = list_files(folder, '*')
-  embed(*texts)
-  files = [path for path in list_files(folder, '*') if path not in others]
-  twins = world.folder / 'caption_cache_twin'
-  twins.mkdir(parents=True)
-  (twins / files[0].name).write_bytes(others[0].read_bytes())
-  return Subject('caption cache', folder, files, lambda: embed(*texts), twin=twins)
+  return _cache('caption cache', folder, lambda: embed(*texts), lambda: embed('another', *texts))
+
+
+def token_ids(world: World, twin: World) -> Subject:
+  folder = world.folder / 'token_ids'
+  val, test = _splits(world)
+
+  def read(split: Split) -> Any:
+    return tokenized_captions(world.clip, split, True, 'natural', str(folder)).at(np.arange(split.num_examples))
+
+  return _cache('token ids', folder, lambda: read(val), lambda: read(test))
+
+
+def views(world: World, twin: World) -> Subject:
+  folder = world.folder / 'view_cache'
+  teacher, frozen = make_teacher(world.clip, 'float32')
+  val, test = _splits(world)
+
+  def read(split: Split) -> Any:
+    scenes = Scenes(split, RecurringCrops(2, seed=0), 32, (0.4, 1.0))
+    kept = ViewEmbeddings(str(folder), scenes, 'teacher', teacher.width, 'float32')
+    embed_views(kept, scenes, teacher, frozen, mesh=make_mesh(), batch_size=8, sharded=False)
+    return [kept.at(view, np.arange(split.num_examples)) for view in range(2)]
+
+  return _cache('view embeddings', folder, lambda: read(val), lambda: read(test))
 
 
 def features(world: World, twin: World) -> Subject:
   folder = world.folder / 'features'
   model = {'image_size': 32, 'patch_size': 8, 'width': 16, 'depth': 1, 'heads': 2}
   frozen = load_frozen(None, model, dtype='float32', seed=0)
-  splits = {name: open_split(world.records('emo8').parents[1], 'emo8', name) for name in ('val', 'test')}
+  val, test = _splits(world)
 
-  def read(split: str = 'val') -> Any:
-    return split_features(frozen, splits[split], str(folder), image_size=32, batch_size=8, mesh=make_mesh())
+  def read(split: Split) -> Any:
+    return split_features(frozen, split, str(folder), image_size=32, batch_size=8, mesh=make_mesh())
 
-  read('test')
-  others = list_files(folder, '*')
-  read()
-  files = [path for path in list_files(folder, '*') if path not in others]
-  twins = world.folder / 'features_twin'
-  twins.mkdir(parents=True)
-  (twins / files[0].name).write_bytes(others[0].read_bytes())
-  return Subject('features cache', folder, files, read, twin=twins)
+  return _cache('features cache', folder, lambda: read(val), lambda: read(test))

@@ -57,6 +57,8 @@ CHEAP: dict[str, Callable[[World, World], Subject]] = {
 
 TRAINED: dict[str, Callable[[World, World], Subject]] = {
     'caption cache': run_subjects.captions,
+    'token ids': run_subjects.token_ids,
+    'view embeddings': run_subjects.views,
     'features cache': run_subjects.features,
     'checkpoint of pretrain': _of(_checkpoint, name='pretrained'),
     'checkpoint of finetune': _of(_checkpoint, name='finetuned'),

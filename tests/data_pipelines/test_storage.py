@@ -94,7 +94,7 @@ def test_an_error_of_the_system_is_found_inside_that_of_a_library():
 
 PLACES = {
     'data_pipelines/storage.py', 'data_pipelines/ownership.py', 'data_pipelines/byte_ranges.py',
-    'data_pipelines/records/host_copies.py'}
+    'data_pipelines/host_copies.py'}
 FORBIDDEN_MODULES = {'filelock', 'shutil', 'tempfile'}
 OF_NAMES_ALONE = {'join', 'basename', 'dirname', 'split', 'abspath', 'realpath', 'commonpath', 'splitext'}
 """Functions of os.path that open no file, and are right for a bucket too, or made for local names."""

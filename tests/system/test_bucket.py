@@ -108,7 +108,8 @@ def test_a_save_of_300_arrays_takes_some_two_hundred_requests(bucket):
   assert sum(kinds.values()) == counts['requests'] < 250
 
 
-def test_views_embedded_into_a_bucket_are_those_of_a_disk(bucket, data_dir, tmp_path):
+def test_views_embedded_into_a_bucket_are_those_of_a_disk(bucket, data_dir, tmp_path, monkeypatch):
+  monkeypatch.setenv('TMPDIR', str(tmp_path))
   shutil.copytree(data_dir, tmp_path / 'data')
   told = []
   for place, data, teacher in (('disk', str(tmp_path / 'data'), small_runs.write_teacher(tmp_path / 'teacher')),
@@ -120,6 +121,8 @@ def test_views_embedded_into_a_bucket_are_those_of_a_disk(bucket, data_dir, tmp_
     told.append(run(bucket, '-c', READ_VIEWS, tmp_path / f'{place}_config.py')[-1])
   assert told[0] == told[1] and told[0].startswith('0 (3, 56, 12) ')
   assert len(bucket.names('data/view_cache/')) >= 2
+  [copies] = tmp_path.glob('uniemox_jax-*')
+  assert not list(copies.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class KeptOutputs(NamedTuple):
 
 def example_keys(split: Split) -> np.ndarray:
   """A number of each record that is the same in every split, fold and build: 8 bytes of its id's SHA-256, uint64."""
-  digests = (hashlib.sha256(found.id.encode()).digest()[:8] for found in split.annotations())
+  digests = (hashlib.sha256(name.encode()).digest()[:8] for name in split.ids())
   return np.fromiter(map(int.from_bytes, digests), np.uint64, split.num_examples)
 
 

@@ -5,6 +5,7 @@ import os
 import numpy as np
 
 from data_pipelines import storage
+from data_pipelines.host_copies import copied
 
 _KEY = 'key'
 
@@ -29,7 +30,8 @@ def read_arrays(
   Raises:
     UserError: the file is damaged, or holds something else, or other shapes.
   """
-  with storage.parsing(path, remedy), storage.local_copy(path) as local, storage.open_local(local) as file:
+  folder, name = os.path.split(path)
+  with storage.parsing(path, remedy), copied(folder, [name]) as local, storage.open_local(local / name) as file:
     loaded = np.load(file, allow_pickle=False)
     if _KEY in loaded and str(loaded[_KEY]) != key:
       raise ValueError('it is of something else than its name says')

@@ -21,8 +21,8 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from data_pipelines import storage
+from data_pipelines.host_copies import host_copy
 from data_pipelines.records import caption_text
-from data_pipelines.records.host_copies import host_copy
 from uniemox_jax.teacher.frozen_clip import Clip
 
 if TYPE_CHECKING:  # it would load tensorflow

@@ -3,6 +3,7 @@
 Source: docs/method.md, A teacher that is paid once.
 """
 
+import atexit
 from collections.abc import Callable, Iterator
 import contextlib
 import hashlib
@@ -22,6 +23,7 @@ import numpy as np
 
 from data_pipelines import storage
 from data_pipelines.batches.pipeline import RecurringCrops, recurring_batches
+from data_pipelines.host_copies import copied
 from data_pipelines.ownership import owned
 from data_pipelines.records.reader import Split
 from uniemox_jax.models.preprocess import resize_crops
@@ -73,6 +75,7 @@ class ViewEmbeddings:
     self.folder = os.path.join(cache_dir, f'views-{self._key.hex()}')
     self._mapped: list[np.ndarray] = []
     self._view, self._files = -1, contextlib.ExitStack()
+    atexit.register(self._files.close)
 
   def rows(self, shard: int) -> int:
     """How many examples this shard holds."""
@@ -115,17 +118,17 @@ class ViewEmbeddings:
     """Checks and maps the files of a view; from a bucket, they are copied for as long as it is this view's turn."""
     self._files.close()
     self._view, self._mapped = -1, []
-    for shard in range(-(-self._examples // SHARD)):
-      path = self.path(view, shard)
-      with storage.parsing(path, 'delete it and run the same command again, and it is made again'):
-        local = self._files.enter_context(storage.local_copy(path))
-        with storage.open_local(local) as file:
+    names = [self._name(view, shard) for shard in range(-(-self._examples // SHARD))]
+    local = self._files.enter_context(copied(self.folder, names))
+    for shard, name in enumerate(names):
+      with storage.parsing(self.path(view, shard), 'delete it and run the same command again, and it is made again'):
+        with storage.open_local(local / name) as file:
           if storage.checksum_at_end(file) is None:
             raise ValueError('it does not match its checksum')
           file.seek(-_FOOTER.size - storage.CHECKSUM.size, os.SEEK_END)
           if _FOOTER.unpack(file.read(_FOOTER.size)) != (view, shard, self._width, self._key):
             raise ValueError('it is of other views than its name says')
-        self._mapped.append(np.memmap(local, self._dtype, 'r', 0, (self.rows(shard), self._width)))
+        self._mapped.append(np.memmap(local / name, self._dtype, 'r', 0, (self.rows(shard), self._width)))
     self._view = view
 
 

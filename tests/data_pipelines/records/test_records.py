@@ -1,6 +1,7 @@
 """Random access gives what was written, and a damaged shard is named instead of read past."""
 
 import collections
+import hashlib
 import json
 import random
 import shutil
@@ -233,6 +234,24 @@ def test_fractions_are_nested_seeded_and_take_a_share_of_every_class(data_dir):
         label: max(1, round(share * count)) for label, count in per_class.items()}
   assert ids(parts[-1]) == ids(whole)
   assert ids(whole.fraction(0.25, seed=3)) == ids(parts[3]) != ids(whole.fraction(0.25, seed=4))
+
+
+def test_a_fraction_is_of_the_ids_that_hash_lowest_with_the_seed_in_each_class(data_dir):
+  whole = open_split(data_dir, 'tiny', 'train+val')
+  expected = set()
+  for label in range(-1, len(whole.labels)):
+    members = [found.id for found in whole.annotations() if found.label == label]
+    members.sort(key=lambda name: hashlib.sha256(f'fraction 3:{name}'.encode()).digest())
+    expected |= set(members[:max(1, round(0.25 * len(members)))])
+  assert set(ids(whole.fraction(0.25, seed=3))) == expected
+
+
+def test_ids_are_read_as_the_annotations_have_them(tmp_path):
+  written = ['plain.jpg', 'a "quoted" \\ name.jpg', 'Straße/日本 😀.jpg', 'line\nbreak\u2028.jpg', '']
+  lines = b''.join(json.dumps([name, 0, {}, [], [], []], ensure_ascii=False).encode() + b'\n' for name in written)
+  (tmp_path / f'x{index.ANNOTATIONS}').write_bytes(lines)
+  arguments = str(tmp_path), 'x', hashlib.sha256(lines).hexdigest()
+  assert list(index.read_ids(*arguments)) == [one.id for one in index.read_annotations(*arguments)] == written
 
 
 def test_a_fraction_reads_as_a_split_of_its_own(train):

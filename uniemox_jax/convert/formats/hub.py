@@ -9,6 +9,7 @@ from typing import Any
 
 from data_pipelines import checksums, storage
 from data_pipelines.errors import UserError
+from data_pipelines.host_copies import host_copy
 from uniemox_jax.models.layers import check_sizes
 from uniemox_jax.models.preprocess import check_statistics
 
@@ -36,7 +37,7 @@ def locate(source: str | os.PathLike, wanted: Sequence[str]) -> Path:
   """
   name = str(source)
   if storage.exists(storage.absolute(name)):
-    path = storage.fetched(name if storage.is_remote(name) else os.fspath(Path(name).expanduser()))
+    path = host_copy(name) if storage.is_remote(name) else Path(name).expanduser()
     checksums.compare_checksums((path if path.is_dir() else path.parent) / checksums.FOLDER)
     return path
   if not re.fullmatch(ID, name):

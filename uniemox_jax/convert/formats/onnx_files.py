@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from data_pipelines import checksums, storage
 from data_pipelines.errors import UserError, first_line, join_names
+from data_pipelines.host_copies import host_copy
 from data_pipelines.seals import add_seal, take_seal
 
 ENDING = '.onnx'
@@ -68,7 +69,7 @@ def find_onnx(source: str) -> Path | None:
   if source.lower().endswith(ENDING):
     if not storage.exists(storage.absolute(source)):
       raise UserError(f"'{source}' does not exist: correct the path, or {_REMEDY}")
-    return storage.fetched(source if storage.is_remote(source) else str(path))
+    return host_copy(source) if storage.is_remote(source) else path
   if storage.is_remote(source):
     return None
   if path.is_dir() and not (path / 'config.json').exists():

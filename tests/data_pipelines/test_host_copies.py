@@ -79,7 +79,10 @@ def end(process):
   assert process.returncode == 0, errors
 
 
-@pytest.mark.parametrize('line, letters, size', [('/a', 'a', SIZE), ('/', 'abc', 2 * SIZE)], ids=['a file', 'a folder'])
+@pytest.mark.parametrize(
+    'line, letters, size', [
+        pytest.param('/a', 'a', SIZE, id='a file', marks=pytest.mark.slow),
+        pytest.param('/', 'abc', 2 * SIZE, id='a folder')])
 def test_processes_that_come_together_fetch_once_and_the_last_removes_it(bucket, begin, tmp_path, line, letters, size):
   bucket.set(latency=0.3)
   first, second = begin(), begin()

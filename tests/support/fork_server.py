@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +114,7 @@ def _become(connection: int, output: int) -> list[str]:
   os.chdir(cwd)
   os.environ.clear()
   os.environ.update(environment)
+  tempfile.tempdir = None  # or it stays that of the environment before
   return arguments
 
 

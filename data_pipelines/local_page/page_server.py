@@ -121,7 +121,7 @@ def serve(application: Starlette, host: str, listening: socket.socket) -> None:
       application, log_config=None, log_level='warning', access_log=False, server_header=False, lifespan='off',
       timeout_graceful_shutdown=5)
   server = uvicorn.Server(config)
-  # Before the address is told: without a handler, Ctrl-C raises an error wherever Python is, which a destructor drops.
+  # Before the address is shown: without a handler, Ctrl-C raises an error wherever Python is, which a destructor drops.
   before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
   try:
     listening.listen()  # From here on a browser is answered, if a moment later.

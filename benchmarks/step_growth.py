@@ -45,6 +45,11 @@ _HEAD_WIDTH = {'cpu': 24, 'compiler': 64}
 Point = dict[str, int]
 
 
+def kind_of(where: str) -> str:
+  """Which axes and base 'cpu' or a topology has."""
+  return 'cpu' if where == 'cpu' else 'compiler'
+
+
 def points(kind: str) -> list[Point]:
   """The base, then every other value of each axis."""
   base = BASE[kind]
@@ -83,7 +88,7 @@ def ask_compiler(topology: str, point: Point) -> dict[str, float]:
 
 def grow(where: str, folder: str) -> list[dict[str, Any]]:
   """All points of 'cpu' or of a topology, each with its seconds and bytes; those of an earlier try are read."""
-  kind = 'cpu' if where == 'cpu' else 'compiler'
+  kind = kind_of(where)
   path = os.path.join(folder, f'{where.replace(":", "_")}.json')
   kept: dict[str, Any] = read_json_object(path) if exists(path) else {'on': where, 'points': []}
   known = {_key(point): point for point in kept['points']}
@@ -104,7 +109,7 @@ def curve(run: dict[str, Any], axis: str, quantity: str) -> list[tuple[int, floa
   """(value of the axis, one of `QUANTITIES`) of a run's points in which only this axis differs from the base."""
   if (run['on'], quantity) == ('cpu', 'seconds'):
     quantity = 'cpu_seconds'
-  base = BASE['cpu' if run['on'] == 'cpu' else 'compiler']
+  base = BASE[kind_of(run['on'])]
   others = [other for other in base if other != axis]
   return sorted((point[axis], point[quantity])
                 for point in run['points']
@@ -139,7 +144,7 @@ def draw(folder: str) -> None:
       for number, run in enumerate(runs):
         line = curve(run, axis, quantity)
         if len(line) > 1:
-          base = BASE['cpu' if run['on'] == 'cpu' else 'compiler'][axis]
+          base = BASE[kind_of(run['on'])][axis]
           x_N, y_N = np.array(line).T
           axes.plot(
               x_N / base, y_N / dict(line)[base], marker='o', markersize=4, color=f'C{number}',

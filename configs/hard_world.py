@@ -26,7 +26,7 @@ CANDIDATES = {
     'plus_mask_50': {'model': {'embedding': 'mean', 'mask_ratio': 0.5}}, 'no_pixels': {'loss': {'reconstruction': 0.0}},
     'mask_50': {'model': {'mask_ratio': 0.5}}, 'kl_once': {'loss': {'form': 'kl', 'equal_texts': 'once'}},
     'mae_only': {'loss': {'contrastive': 0.0, 'similarity': 0.0}}}
-CANDIDATES |= {f'views_{count}': {'teacher_views': count} for count in (1, 2, 5)}
+CANDIDATES |= {f'views_{count}': {'teacher_views': count} for count in (1, 2)}
 """What each changes of the published recipe at this size."""
 
 

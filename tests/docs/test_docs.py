@@ -10,14 +10,14 @@ from docs import generate
 ROOT = Path(__file__).parents[2]
 FOLDERS = ('uniemox_jax', 'data_pipelines', 'configs', 'benchmarks', 'tests', 'tpu_scripts', 'docs')
 MAX_IMAGE_BYTES = 200_000
-# Names of pages that are not in this repository.
-ELSEWHERE = re.compile(r'method section|(?<!docs/)\bmethod\.md|\(design, |\bredesign\b|\bshared/')
+# Names of pages that are not in this repository. The brackets keep the pattern from finding itself.
+ELSEWHERE = re.compile(r'method[ ]section|(?<!docs/)\bmethod[.]md|\([d]esign, |\bre[d]esign\b|\bshare[d]/')
 
 
 def _files(*endings: str) -> list[Path]:
-  """Files of the repository, this one left out: it names what it forbids."""
+  """Files of the repository."""
   found = [path for folder in FOLDERS for path in (ROOT / folder).rglob('*') if path.suffix in endings]
-  return sorted({*found, *(path for path in ROOT.glob('*') if path.suffix in endings)} - {Path(__file__)})
+  return sorted({*found, *(path for path in ROOT.glob('*') if path.suffix in endings)})
 
 
 def _name(path: Path) -> str:

@@ -107,7 +107,7 @@ evaluate(sys.argv[3])
 
 
 def assert_close(ours: Any, theirs: Any, within: float = 1e-6) -> None:
-  """The same structure and numbers: outputs of another topology differ in their last bits, correlations of them more."""
+  """The same structure and numbers: outputs of another topology differ in their last bits, correlations in more."""
   if isinstance(ours, dict):
     assert ours.keys() == theirs.keys()
     for name in ours:

@@ -9,25 +9,27 @@ python -m uniemox_jax.train_clip --config=configs/hard_world.py:clip --workdir=r
 python -m uniemox_jax.compare --config=configs/hard_world.py --workdir=runs/hard/compare --jobs=2
 
 Few labels: --config.fractions="(0.025,0.1,0.5)". Styles that no label shows: --config.left_out_domains="('cartoon',)"
-Other candidates: --config.initialisations="('uniemox','plus_distillation','distillation')"
+Other candidates, such as rows of ablate: --config.initialisations="('uniemox','mae_only','distillation')"
 Hardware: two CPU cores. Time: docs/uniemox_plus.md.
 """
 
 from ml_collections import ConfigDict
 
 from configs import compare, demo, uniemox_plus_vitb16
+from uniemox_jax import ablate
 
 ROOT = 'runs/hard'
 TEACHER = f'{ROOT}/clip/teacher'
+PLUS = {'model': {'embedding': 'mean'}}
 CANDIDATES = {
-    'uniemox': {}, 'distillation': {'loss': {'distillation': 1.0}},
-    'plus_distillation': {'model': {'embedding': 'mean'}, 'loss': {'distillation': 1.0}
-                         }, 'plus_no_pixels': {'model': {'embedding': 'mean'}, 'loss': {'reconstruction': 0.0}},
-    'plus_mask_50': {'model': {'embedding': 'mean', 'mask_ratio': 0.5}}, 'no_pixels': {'loss': {'reconstruction': 0.0}},
-    'mask_50': {'model': {'mask_ratio': 0.5}}, 'kl_once': {'loss': {'form': 'kl', 'equal_texts': 'once'}},
-    'mae_only': {'loss': {'contrastive': 0.0, 'similarity': 0.0}}}
+    row: variant.change for row, variant in ablate.ROWS.items() if variant.change and row not in ablate.OWN_TEACHER}
+CANDIDATES |= {
+    'uniemox': {}, 'plus_distillation': PLUS | {'loss': {'distillation': 1.0}},
+    'plus_no_pixels': PLUS | {'loss': {'reconstruction': 0.0}},
+    'plus_mask_50': {'model': {'embedding': 'mean',
+                               'mask_ratio': 0.5}}, 'kl_once': {'loss': {'form': 'kl', 'equal_texts': 'once'}}}
 CANDIDATES |= {f'views_{count}': {'teacher_views': count} for count in (1, 2)}
-"""What each changes of the published recipe at this size."""
+"""What each changes of the published recipe at this size; the rows of `ablate` are among them."""
 
 
 def _section(name: str) -> ConfigDict:

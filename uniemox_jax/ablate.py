@@ -30,7 +30,7 @@ from uniemox_jax.train_clip import TEACHER_FOLDER, train_clip
 
 class Variant(NamedTuple):
   """One way to pretrain. labels: where its pretraining meets the EmoSet-like labels. change: what differs from the
-  demo's pretraining config, by dotted key; None for a row that does not pretrain by that verb."""
+  demo's pretraining config; None for a row that does not pretrain by that verb."""
 
   labels: str
   change: dict[str, Any] | None
@@ -41,23 +41,23 @@ ROWS = {
     'full': Variant(_CAPTIONS, {}),
     'no_emotion_word': Variant('none', {'emotion_in_caption': False}),
     'original_captions': Variant(_CAPTIONS, {'caption_style': 'original'}),
-    'equal_texts_once': Variant(_CAPTIONS, {'loss.equal_texts': 'once'}),
-    'no_contrastive': Variant('through the teacher', {'loss.contrastive': 0.0}),
-    'no_similarity': Variant(_CAPTIONS, {'loss.similarity': 0.0}),
-    'no_reconstruction': Variant(_CAPTIONS, {'loss.reconstruction': 0.0}),
-    'contrastive_kl': Variant(_CAPTIONS, {'loss.form': 'kl'}),
-    'local_negatives': Variant(_CAPTIONS, {'loss.negatives': 'local'}),
-    'no_fusion': Variant(_CAPTIONS, {'model.fusion': 'none'}),
-    **{f'fusion_{name}': Variant(_CAPTIONS, {'model.fusion': name}) for name in FUSIONS if name != 'additive'},
+    'equal_texts_once': Variant(_CAPTIONS, {'loss': {'equal_texts': 'once'}}),
+    'no_contrastive': Variant('through the teacher', {'loss': {'contrastive': 0.0}}),
+    'no_similarity': Variant(_CAPTIONS, {'loss': {'similarity': 0.0}}),
+    'no_reconstruction': Variant(_CAPTIONS, {'loss': {'reconstruction': 0.0}}),
+    'contrastive_kl': Variant(_CAPTIONS, {'loss': {'form': 'kl'}}),
+    'local_negatives': Variant(_CAPTIONS, {'loss': {'negatives': 'local'}}),
+    'no_fusion': Variant(_CAPTIONS, {'model': {'fusion': 'none'}}),
+    **{f'fusion_{name}': Variant(_CAPTIONS, {'model': {'fusion': name}}) for name in FUSIONS if name != 'additive'},
     'whole_image': Variant(_CAPTIONS, {'person_view': 'scene'}),
-    'decode_both': Variant(_CAPTIONS, {'model.decode': 'both'}),
-    'mask_50': Variant(_CAPTIONS, {'model.mask_ratio': 0.5}),
-    'mask_90': Variant(_CAPTIONS, {'model.mask_ratio': 0.9}),
+    'decode_both': Variant(_CAPTIONS, {'model': {'decode': 'both'}}),
+    'mask_50': Variant(_CAPTIONS, {'model': {'mask_ratio': 0.5}}),
+    'mask_90': Variant(_CAPTIONS, {'model': {'mask_ratio': 0.9}}),
     'teacher_imagenet_statistics': Variant(_CAPTIONS, {'teacher_statistics': 'imagenet'}),
-    'teacher_sees_both': Variant(_CAPTIONS, {'loss.teacher_sees': 'both'}),
-    'mean_embedding': Variant(_CAPTIONS, {'model.embedding': 'mean'}),
-    'distillation': Variant(_CAPTIONS, {'loss.distillation': 1.0}),
-    'mae_only': Variant('none', {'loss.contrastive': 0.0, 'loss.similarity': 0.0}),
+    'teacher_sees_both': Variant(_CAPTIONS, {'loss': {'teacher_sees': 'both'}}),
+    'mean_embedding': Variant(_CAPTIONS, {'model': {'embedding': 'mean'}}),
+    'distillation': Variant(_CAPTIONS, {'loss': {'distillation': 1.0}}),
+    'mae_only': Variant('none', {'loss': {'contrastive': 0.0, 'similarity': 0.0}}),
     'supervised': Variant('as targets', None),
     'scratch': Variant('-', None),}
 """`full` is the demo's pretraining: all three losses, additive fusion, person crops, 75 % hidden, the scene decoded,
@@ -103,7 +103,7 @@ def pretrain_config(row: str, config: ConfigDict, teachers: Mapping[str, str]) -
   """
   section = config.pretrain.copy_and_resolve_references()
   section.teacher = teachers.get(row, section.teacher)
-  section.update_from_flattened_dict(ROWS[row].change)
+  section.update(ROWS[row].change)
   return section
 
 

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from typing import Any
 
+from flax import traverse_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -24,12 +26,17 @@ TEACHERS = {row: f'teacher_{row}' for row in ablate.OWN_TEACHER}
 PRETRAINED = [name for name, row in ablate.ROWS.items() if row.change is not None]
 
 
+def flat(change: dict[str, Any]) -> dict[str, Any]:
+  """A change of a config by dotted key."""
+  return traverse_util.flatten_dict(change, sep='.')
+
+
 @pytest.mark.parametrize('row', PRETRAINED)
 def test_row_changes_what_its_name_says_and_nothing_else(row):
   config = demo.get_config()
   expected = config.pretrain.to_dict()
   expected['teacher'] = TEACHERS.get(row, expected['teacher'])
-  for key, value in ablate.ROWS[row].change.items():
+  for key, value in flat(ablate.ROWS[row].change).items():
     section, _, name = key.rpartition('.')
     (expected[section] if section else expected)[name] = value
   changed = ablate.pretrain_config(row, config, TEACHERS)
@@ -39,7 +46,7 @@ def test_row_changes_what_its_name_says_and_nothing_else(row):
 
 
 def test_every_switch_of_the_method_has_its_row():
-  changes = [ablate.ROWS[name].change for name in PRETRAINED]
+  changes = [flat(ablate.ROWS[name].change) for name in PRETRAINED]
   fusions = {change.get('model.fusion', demo.get_config().pretrain.model.fusion) for change in changes}
   assert fusions == {'none', *FUSIONS}
   assert {name for change in changes for name in change} >= {

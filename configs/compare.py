@@ -66,6 +66,7 @@ def _change(data_dir: str, model: dict) -> ConfigDict:
 def _published() -> ConfigDict:
   config = ConfigDict()
   config.initialisations = ('uniemox', 'mae', 'clip', 'supervised', 'scratch')
+  # Those with one emotion an image.
   config.datasets = ('emo8', 'emoset', 'fi', 'emotion6', 'unbiasedemo', 'caers', 'heco')
   config.protocols = ('finetune', 'linear')
   config.seeds, config.first_seed = 3, 0

@@ -2,7 +2,7 @@
 
 python -m uniemox_jax.finetune --config=configs/finetune.py:emo8 --config.init=CHECKPOINT --workdir=DIR
 
-The argument is the dataset: emoset, emo8, fi, emotion6, unbiasedemo, caers, heco, emotic or folder.
+The argument is the name of a dataset that is built (docs/datasets.md), such as emoset, emotic or folder.
 `--config.init=none` trains from scratch under the same recipe. `--config.tasks=label+vad` learns these alone, auto all
 that the records have (docs/tasks.md). The encoder is that of CHECKPOINT; from scratch another, such as ViT-B/16, by
 --config.model.width=768 --config.model.depth=12 --config.model.heads=12

@@ -2,7 +2,7 @@
 
 python -m uniemox_jax.probe --config=configs/probe.py:emo8 --config.init=PATH --config.protocol=linear --workdir=DIR
 
-The argument is the dataset: emoset, emo8, fi, emotion6, unbiasedemo, caers, heco or folder. `--config.protocol=knn`;
+The argument is the name of a dataset that is built (docs/datasets.md), such as emo8 or folder. `--config.protocol=knn`;
 `--config.init=none` is a random encoder, the honest baseline. The encoder is PATH's; another random one, ViT-B/16:
 --config.model.width=768 --config.model.depth=12 --config.model.heads=12
 Few-shot: --config.fraction=0.1 takes a tenth of every class; `seed` says which.

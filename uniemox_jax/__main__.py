@@ -32,7 +32,7 @@ VERBS = {
     'predict': ('uniemox_jax.predict', 'predict emotions of any images or videos, as a table'),
     'app': ('uniemox_jax.app', 'try a model, or two, on images of your own on a local page'),
     'look': ('uniemox_jax.look', 'draw attention, embeddings, mistakes and reconstructions of a model'),
-    'plan': ('uniemox_jax.plan', 'check whether a config fits a TPU slice'),
+    'plan': ('uniemox_jax.plan', 'check whether a config fits TPUs or GPUs, and how long a step takes'),
     'import_torch': ('uniemox_jax.import_torch', 'read weights of other libraries'),
     'export_torch': ('uniemox_jax.export_torch', 'write weights for PyTorch, timm, transformers, TensorFlow or ONNX'),
 }  # fmt: skip

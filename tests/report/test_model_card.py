@@ -1,12 +1,13 @@
 """A model card says what the run knows, and that the rest is not known."""
 
+from importlib import resources
 import json
 import re
 
 import pytest
 
 from tests.support.exported import LABELS, TINY, TINY_DECODER, saved
-from uniemox_jax.export_torch import export_torch
+from uniemox_jax.export_torch import TARGETS, export_torch
 
 PRETRAINED = {
     'epochs': 9, 'dataset': 'emoset', 'teacher': '/home/somebody/clip', 'emotion_in_caption': True,
@@ -53,6 +54,12 @@ def test_card_claims_no_measurement_that_was_not_made(result, classifier, tmp_pa
   if result:
     (classifier / 'result.json').write_text(json.dumps(result))
   assert 'Nothing is known to have been measured' in card_of(classifier, tmp_path / 'out')
+
+
+def test_the_card_says_of_every_target_how_it_is_loaded():
+  template = resources.files('uniemox_jax.report').joinpath('model_card.md.j2').read_text()
+  use = template[template.index('```python'):template.index('Preprocessing:')]
+  assert [target for target in TARGETS if f"if target == '{target}'" not in use] == []
 
 
 @pytest.mark.parametrize('target', ['timm', 'vit-mae', 'mae'])

@@ -141,8 +141,7 @@ def write_mae(folder: Path, student: ExportedStudent) -> list[str]:
     raise UserError(
         "--to=mae writes a PyTorch file, and torch is not installed: pip install 'uniemox_jax[torch]'") from error
   kind = student.kind if student.reconstructs or student.kind == 'classifier' else 'encoder'
-  # The paper's figure has the fusion 'prior', the original's code does not.
-  fuses = student.reconstructs and 'fusion' in student.params and student.model['fusion'] != 'prior'
+  fuses = student.reconstructs and 'fusion' in student.params
   flat, messages = _export(mae_weights.student_rules(kind, student.model | {'semantic': fuses}), student.params)
   prefix = mae_weights.FUSION_PREFIX
   parts = {'model': {name: array for name, array in flat.items() if not name.startswith(prefix)}}

@@ -7,7 +7,6 @@ fusion beside the model, under `att_fusion` (chincharles/u-emo, main_pretrain.py
 from collections.abc import Mapping
 from typing import Any
 
-from data_pipelines.errors import UserError
 from uniemox_jax.convert import name_table
 from uniemox_jax.convert.name_table import NameRule, block_rules, layer_norm_rules, linear_rules
 
@@ -15,6 +14,8 @@ NORM_EPS = 1e-6
 CLIP_NORM_EPS = 1e-5
 """The epsilon of timm's image towers of CLIP (timm/models/vision_transformer.py, `vit_*_clip_*`)."""
 FUSION_PREFIX = 'att_fusion.'
+FUSIONS = ('additive', 'weighted_sum', 'attention', 'glu')
+"""Those that the original's code has."""
 
 _BLOCK = name_table.BlockNames(
     norm1='norm1', qkv=('attn.qkv',), out='attn.proj', norm2='norm2', up='mlp.fc1', down='mlp.fc2')
@@ -43,11 +44,7 @@ ALL_RULES = [*ENCODER_RULES, *PRE_NORM_RULES, *NORM_RULES, *PROJECT_RULES, *DECO
 
 
 def fusion_rules(fusion: str, heads: int) -> list[NameRule]:
-  """The rules of the original's fusion; its `heads` separate layers are one matrix here.
-
-  Raises:
-    UserError: the original has no such fusion.
-  """
+  """The rules of a fusion of the original, one of `FUSIONS`; its `heads` separate layers are one matrix here."""
 
   def each_head(ours: str, theirs: str) -> list[NameRule]:
     return linear_rules(f'fusion/{ours}', *(f'att_fusion.{theirs}.{head}' for head in range(heads)))
@@ -60,12 +57,9 @@ def fusion_rules(fusion: str, heads: int) -> list[NameRule]:
   mlp = linear_rules('fusion/up', 'att_fusion.mlp.0') + linear_rules('fusion/down', 'att_fusion.mlp.2')
   gates = each_head('scene_gate', 'W_a') + each_head('person_gate', 'W_b')
   tables: dict[str, list[NameRule]] = {
-      'none': [], 'additive': additive,
-      'weighted_sum': weights + layer_norm_rules('fusion/norm', 'att_fusion.layer_norm') + bias,
+      'additive': additive, 'weighted_sum': weights + layer_norm_rules('fusion/norm', 'att_fusion.layer_norm') + bias,
       'attention': each_head('scene_score', 'W_a') + each_head('person_score', 'W_b') + bias,
       'glu': gates + mlp + linear_rules('fusion/gate', 'att_fusion.gate') + bias}
-  if fusion not in tables:
-    raise UserError(f"the original has no fusion '{fusion}': its own are {', '.join(tables)}")
   return tables[fusion]
 
 
@@ -84,7 +78,7 @@ def student_rules(kind: str, model: Mapping[str, Any]) -> list[NameRule]:
 
   Args:
     kind: a key of `models.registry.MODULES`.
-    model: its arguments, as a checkpoint's description holds them.
+    model: its arguments, as a checkpoint's description holds them. A fusion that the original lacks has no rules.
   """
   encoder = ENCODER_RULES
   if model.get('pre_norm'):
@@ -94,5 +88,6 @@ def student_rules(kind: str, model: Mapping[str, Any]) -> list[NameRule]:
   if kind == 'classifier':
     return encoder + (CLASSIFIER_RULES if model.get('pooling', 'mean') == 'mean' else NORMED_HEAD_RULES)
   decoder = DECODER_RULES if model['reconstruct'] else []
-  fusion = fusion_rules(model['fusion'], model['fusion_heads']) if model['semantic'] else []
+  fuses = model['semantic'] and model['fusion'] in FUSIONS
+  fusion = fusion_rules(model['fusion'], model['fusion_heads']) if fuses else []
   return encoder + NORM_RULES + PROJECT_RULES + decoder + fusion

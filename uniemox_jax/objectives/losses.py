@@ -99,7 +99,7 @@ def reconstruction(
 
 
 def distillation(predicted_BxLxD: jax.Array, teacher_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
-  """L4, of UniEmoX+: one minus the cosine between predicted and true tokens of the teacher; (B,), in [0, 2].
+  """L4, which is ours: one minus the cosine between predicted and true tokens of the teacher; (B,), in [0, 2].
 
   It is the mean over the hidden patches, as in MaskDistill (Peng et al. 2022, whose text could not be checked).
 

@@ -22,7 +22,7 @@ from uniemox_jax.teacher.frozen_clip import Clip, model_of
 
 
 class Teacher(NamedTuple):
-  """The frozen CLIP or SigLIP as the step sees it. Of several, each is a *part*: their embeddings stand side by side.
+  """The frozen CLIP or SigLIP as the step sees it, or several joined to one, each a *part* of it.
 
   embed_image: (params, uint8 scene views (B, H, W, 3)) -> float32 (B, E), in which each part has unit norm.
   embed_patches: (params, the same views, side) -> that, and the tokens of a grid of side x side patches, float32

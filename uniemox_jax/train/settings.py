@@ -89,7 +89,7 @@ class LossSettings:
 
   @property
   def semantic(self) -> bool:
-    """Whether gamma learns from the teacher, by L1 or L2; L4 is trained only beside these."""
+    """Whether gamma learns from the teacher, by L1 or L2. Without them, L4 is refused."""
     return bool(self.contrastive or self.similarity)
 
 

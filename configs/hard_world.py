@@ -16,13 +16,12 @@ Hardware: two CPU cores. Time: docs/uniemox_plus.md.
 from ml_collections import ConfigDict
 
 from configs import compare, demo, uniemox_plus_vitb16
-from uniemox_jax import ablate
+from uniemox_jax.compare.ablation_rows import OWN_TEACHER, ROWS
 
 ROOT = 'runs/hard'
 TEACHER = f'{ROOT}/clip/teacher'
 PLUS = {'model': {'embedding': 'mean'}}
-CANDIDATES = {
-    row: variant.change for row, variant in ablate.ROWS.items() if variant.change and row not in ablate.OWN_TEACHER}
+CANDIDATES = {row: variant.change for row, variant in ROWS.items() if variant.change and row not in OWN_TEACHER}
 CANDIDATES |= {
     'uniemox': {}, 'plus_distillation': PLUS | {'loss': {'distillation': 1.0}},
     'plus_no_pixels': PLUS | {'loss': {'reconstruction': 0.0}},

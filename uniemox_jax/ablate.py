@@ -16,52 +16,16 @@ from ml_collections import ConfigDict
 from data_pipelines.errors import UserError
 from data_pipelines.storage import exists, parsing, write_json, write_text
 from uniemox_jax.compare import subprocess_runs, table_text
+from uniemox_jax.compare.ablation_rows import OWN_TEACHER, ROWS
 from uniemox_jax.compare.resampling import RunScore, resampled_scores
 from uniemox_jax.compare.summary_statistics import holm, over_seeds, shared_repeats
 from uniemox_jax.compare.tables import difference_of, limits_text, values_of
 from uniemox_jax.demo import Stages, check_sections, place, prepare
 from uniemox_jax.eval.result_file import read_result, result_path
 from uniemox_jax.finetune import finetune
-from uniemox_jax.models.fusion import FUSIONS
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.runtime import cli
 from uniemox_jax.train_clip import TEACHER_FOLDER, train_clip
-
-
-class Variant(NamedTuple):
-  """One way to pretrain. labels: where its pretraining meets the EmoSet-like labels. change: what differs from the
-  demo's pretraining config; None for a row that does not pretrain by that verb."""
-
-  labels: str
-  change: dict[str, Any] | None
-
-
-_CAPTIONS = 'in captions'
-ROWS = {
-    'full': Variant(_CAPTIONS, {}),
-    'no_emotion_word': Variant('none', {'emotion_in_caption': False}),
-    'original_captions': Variant(_CAPTIONS, {'caption_style': 'original'}),
-    'equal_texts_once': Variant(_CAPTIONS, {'loss': {'equal_texts': 'once'}}),
-    'no_contrastive': Variant('through the teacher', {'loss': {'contrastive': 0.0}}),
-    'no_similarity': Variant(_CAPTIONS, {'loss': {'similarity': 0.0}}),
-    'no_reconstruction': Variant(_CAPTIONS, {'loss': {'reconstruction': 0.0}}),
-    'contrastive_kl': Variant(_CAPTIONS, {'loss': {'form': 'kl'}}),
-    'local_negatives': Variant(_CAPTIONS, {'loss': {'negatives': 'local'}}),
-    'no_fusion': Variant(_CAPTIONS, {'model': {'fusion': 'none'}}),
-    **{f'fusion_{name}': Variant(_CAPTIONS, {'model': {'fusion': name}}) for name in FUSIONS if name != 'additive'},
-    'whole_image': Variant(_CAPTIONS, {'person_view': 'scene'}),
-    'decode_both': Variant(_CAPTIONS, {'model': {'decode': 'both'}}),
-    'mask_50': Variant(_CAPTIONS, {'model': {'mask_ratio': 0.5}}),
-    'mask_90': Variant(_CAPTIONS, {'model': {'mask_ratio': 0.9}}),
-    'teacher_imagenet_statistics': Variant(_CAPTIONS, {'teacher_statistics': 'imagenet'}),
-    'teacher_sees_both': Variant(_CAPTIONS, {'loss': {'teacher_sees': 'both'}}),
-    'mean_embedding': Variant(_CAPTIONS, {'model': {'embedding': 'mean'}}),
-    'distillation': Variant(_CAPTIONS, {'loss': {'distillation': 1.0}}),
-    'mae_only': Variant('none', {'loss': {'contrastive': 0.0, 'similarity': 0.0}}),
-    'supervised': Variant('as targets', None),
-    'scratch': Variant('-', None),}
-"""`full` is the demo's pretraining: all three losses, additive fusion, person crops, 75 % hidden, the scene decoded,
-texts from the global batch, CLIP's own pixel statistics. Every other row changes what its name says."""
 
 _COLUMNS = {
     'row': ('pretraining', ''), 'labels_in_pretraining': ('labels in pretraining', ''), 'mean': ('top-1, mean', '.4f'),
@@ -69,9 +33,6 @@ _COLUMNS = {
     'p_holm_scratch': ("p, Holm's", '.3g'), 'over_full': ('over full', '+.4f'), 'interval_full': ('95 % interval', ''),
     'p_holm_full': ("p, Holm's", '.3g'), 'runs': ('runs', '')}
 """The columns of ablation.md: heading and format by the key in ablation.json."""
-
-OWN_TEACHER = ('no_emotion_word', 'original_captions')
-"""Rows with other captions than the demo's: their teacher learns from these, too."""
 
 PREPARATION = 'prepare'
 """The first job, which makes records and teachers."""

@@ -14,6 +14,7 @@ from configs import demo
 from data_pipelines.errors import UserError
 from tests.support import small_runs
 from uniemox_jax import ablate
+from uniemox_jax.compare.ablation_rows import OWN_TEACHER, ROWS
 from uniemox_jax.compare.resampling import RunScore
 from uniemox_jax.models.fusion import FUSIONS
 from uniemox_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, resize_and_normalise
@@ -24,8 +25,8 @@ from uniemox_jax.train.config import PretrainConfig
 from uniemox_jax.train.schema import parse
 from uniemox_jax.train.settings import LossSettings
 
-TEACHERS = {row: f'teacher_{row}' for row in ablate.OWN_TEACHER}
-PRETRAINED = [name for name, row in ablate.ROWS.items() if row.change is not None]
+TEACHERS = {row: f'teacher_{row}' for row in OWN_TEACHER}
+PRETRAINED = [name for name, row in ROWS.items() if row.change is not None]
 
 
 def flat(change: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def test_row_changes_what_its_name_says_and_nothing_else(row):
   config = demo.get_config()
   expected = config.pretrain.to_dict()
   expected['teacher'] = TEACHERS.get(row, expected['teacher'])
-  for key, value in flat(ablate.ROWS[row].change).items():
+  for key, value in flat(ROWS[row].change).items():
     section, _, name = key.rpartition('.')
     (expected[section] if section else expected)[name] = value
   changed = ablate.pretrain_config(row, config, TEACHERS)
@@ -48,7 +49,7 @@ def test_row_changes_what_its_name_says_and_nothing_else(row):
 
 
 def test_every_switch_of_the_method_has_its_row():
-  changes = [flat(ablate.ROWS[name].change) for name in PRETRAINED]
+  changes = [flat(ROWS[name].change) for name in PRETRAINED]
   fusions = {change.get('model.fusion', demo.get_config().pretrain.model.fusion) for change in changes}
   assert fusions == {'none', *FUSIONS}
   no_switches = {'norm_pix', 'local_batch'}  # a form of L3's target, and a size
@@ -77,7 +78,7 @@ def test_table_has_mean_spread_paired_differences_and_runs(tmp_path):
     folder = tmp_path / row / f'seed{seed}' / 'finetune'
     folder.mkdir(parents=True)
     (folder / 'result.json').write_text(json.dumps({'top1': top1}))
-  jobs = {ablate.AblationJob(row, seed): {} for row in ablate.ROWS for seed in range(3)}
+  jobs = {ablate.AblationJob(row, seed): {} for row in ROWS for seed in range(3)}
   scores = ablate.read_scores(str(tmp_path), jobs)
   ablate.write_table(scores, scores.keys(), str(tmp_path))
   table = (tmp_path / 'ablation.md').read_text()
@@ -90,7 +91,7 @@ def test_table_has_mean_spread_paired_differences_and_runs(tmp_path):
   (failed / 'error.txt').write_text('error: no space left')
   ablate.write_table(scores, jobs, str(tmp_path))
   missing = (tmp_path / 'ablation.md').read_text().removeprefix(table)
-  without = 3 * len(ablate.ROWS) - 6
+  without = 3 * len(ROWS) - 6
   assert missing == f'\n{without} runs have no result yet:\n\n- mask_50:1 failed: error: no space left\n'
   assert json.loads(
       (tmp_path / 'ablation.json').read_text())['rows'][0]['top1_by_seed'] == {'0': 0.6, '1': 0.7, '2': 0.8}
@@ -148,7 +149,7 @@ def test_teacher_statistics_are_clips_or_imagenets(clip_folder):
 def test_every_row_unattended_and_killed_in_the_middle(data_dir, clip_folder, tmp_path):
   demo_workdir, workdir = tmp_path / 'demo', tmp_path / 'ablation'
   shutil.copytree(clip_folder, demo_workdir / 'clip' / 'teacher')
-  for row in ablate.OWN_TEACHER:
+  for row in OWN_TEACHER:
     shutil.copytree(clip_folder, workdir / f'clip_{row}' / 'teacher')
   (demo_workdir / 'data').symlink_to(data_dir)
   (demo_workdir / 'stages.json').write_text(
@@ -159,7 +160,7 @@ def test_every_row_unattended_and_killed_in_the_middle(data_dir, clip_folder, tm
   command = small_runs.command('uniemox_jax.ablate', config, workdir, f'--demo_workdir={demo_workdir}', '--seeds=1')
   process = small_runs.start(command)
   for line in process.stdout:
-    if f' 8/{len(ablate.ROWS)} jobs' in line:
+    if f' 8/{len(ROWS)} jobs' in line:
       break
   process.kill()
   process.wait()
@@ -167,7 +168,7 @@ def test_every_row_unattended_and_killed_in_the_middle(data_dir, clip_folder, tm
   again = small_runs.start(command)
   said = again.communicate(timeout=3000)[0]
   assert again.returncode == 0, said
-  assert 8 <= len(before) < len(ablate.ROWS)
+  assert 8 <= len(before) < len(ROWS)
   assert {path: path.stat().st_mtime_ns for path in before} == before
   rows = json.loads((workdir / 'ablation.json').read_text())['rows']
-  assert [(row['row'], row['runs']) for row in rows] == [(row, 1) for row in ablate.ROWS]
+  assert [(row['row'], row['runs']) for row in rows] == [(row, 1) for row in ROWS]

@@ -10,10 +10,6 @@ from data_pipelines import command
 from data_pipelines.annotate import questions, session
 from data_pipelines.ownership import disown, owned
 
-ELSEWHERE = (
-    'Others can reach this page: whoever reaches {host} sees all the images, can vote under any name, and what they '
-    'send is not encrypted. Use it in a network that you trust.')
-
 
 def main() -> None:
   """Runs the command."""
@@ -43,9 +39,8 @@ def _serve(asked: questions.Questions) -> None:
   with page_server.bound_socket(values.host, values.port) as listening, session.begun(values.source, values.out, asked,
                                                                                       print) as opened:
     print(f'{values.out}: {opened.write_tables()}')
-    if values.host not in page_server.LOCAL:
-      print(ELSEWHERE.format(host=values.host))
-    page_server.serve(page.make_app(opened, values.host), values.host, listening)
+    page_server.serve(
+        page.make_app(opened, values.host), values.host, listening, 'sees all the images, can vote under any name')
     print(f'{values.out}: {opened.write_tables()}')
 
 

@@ -109,14 +109,19 @@ def address(host: str, listening: socket.socket) -> str:
   return f'http://{f"[{name}]" if ":" in name else name}:{listening.getsockname()[1]}/'
 
 
-def serve(application: Starlette, host: str, listening: socket.socket) -> None:
+def serve(application: Starlette, host: str, listening: socket.socket, others: str) -> None:
   """Says where the page is, and answers until Ctrl-C or SIGTERM.
 
   Args:
     application: what answers.
     host: the host that the socket is bound to.
     listening: the socket; from here on it listens.
+    others: what whoever reaches the page does or can do, for the warning where others reach it.
   """
+  if host not in LOCAL:
+    print(
+        f'Others can reach this page: whoever reaches {host} {others}, and what they send is not encrypted. Use it in '
+        'a network that you trust.')
   config = uvicorn.Config(
       application, log_config=None, log_level='warning', access_log=False, server_header=False, lifespan='off',
       timeout_graceful_shutdown=5)

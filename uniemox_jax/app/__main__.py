@@ -7,9 +7,6 @@ from data_pipelines.errors import UserError
 from data_pipelines.storage import checked_path
 from uniemox_jax.runtime import cli
 
-ELSEWHERE = (
-    'Others can reach this page: whoever reaches {host} can use it, and what they send is not encrypted. Use it in a '
-    'network that you trust.')
 WORDS = 'mikels+valence'
 """The words that a CLIP is asked without --labels."""
 
@@ -36,9 +33,7 @@ def main() -> None:
       raise UserError('--labels and --prompts are for a CLIP, and none is given: leave them out')
     answerer = answer.Answerer(models, limits.megapixels)
     answerer.warm_up()
-    if values.host not in page_server.LOCAL:
-      print(ELSEWHERE.format(host=values.host))
-    page_server.serve(server.trial_page(answerer, limits, values.host), values.host, listening)
+    page_server.serve(server.trial_page(answerer, limits, values.host), values.host, listening, 'can use it')
 
 
 if __name__ == '__main__':

@@ -191,7 +191,7 @@ def address(*arguments):
 
 page_server.address = address
 with page_server.bound_socket('127.0.0.1', 0) as listening:
-  page_server.serve(Starlette(), '127.0.0.1', listening)
+  page_server.serve(Starlette(), '127.0.0.1', listening, 'can use it')
 print('ended')
 """
 

@@ -25,10 +25,11 @@ _until_the_end = contextlib.ExitStack()
 atexit.register(_until_the_end.close)
 
 
-def host_copy(path: str) -> Path:
+def host_copy(path: str, *beside: str) -> Path:
   """Returns `path` itself on a disk; for a file or folder in a bucket, a copy that stays until this process ends.
 
-  The content is not compared with the bucket's: what is read so has checksums, which its readers check.
+  Of the names `beside`, the files that lie beside a file are copied with it. The content is not compared with the
+  bucket's: what is read so has checksums, which its readers check.
 
   Raises:
     UserError: there is nothing, or the storage fails.
@@ -39,7 +40,8 @@ def host_copy(path: str) -> Path:
   if names := byte_ranges.Ranges(path).names():
     return _kept(path, _versions(path, names))
   folder, name = os.path.split(path)
-  return _kept(folder, _versions(folder, [name])) / name
+  there = [other for other in beside if storage.exists(f'{folder}/{other}')]
+  return _kept(folder, _versions(folder, [name, *there])) / name
 
 
 @contextlib.contextmanager

@@ -8,8 +8,11 @@ import signal
 
 import pytest
 
-from tests.support import small_runs
+from tests.support import exported, small_runs
 from tests.support.servers import bucket as buckets
+from uniemox_jax.convert.formats import onnx_files
+from uniemox_jax.export_torch import export_torch
+from uniemox_jax.recognition.recogniser import open_recogniser
 
 KINDS = ('write', 'look up', 'list', 'read', 'delete', 'copy', 'bucket')
 """Of requests, as `bucket_server` counts them."""
@@ -49,6 +52,12 @@ layers = {f'layer{number}': {'kernel': jnp.ones((4, 4)), 'bias': jnp.ones(4)} fo
 checkpoints = Checkpoints(sys.argv[1], {'kind': 'a student'}, 'a device')
 checkpoints.save(TrainState(jnp.asarray(1), layers, {'mu': layers}))
 checkpoints.close()
+"""
+
+READ_ONNX = """
+import sys
+from uniemox_jax.recognition.recogniser import open_recogniser
+print([open_recogniser(source).weights_sha256 for source in sys.argv[1:]])
 """
 
 
@@ -98,6 +107,17 @@ def test_all_records_cost_little_more_than_their_bytes(bucket, data_dir):
   told = run(bucket, '-c', READ_ALL, f'{bucket.url}/data')
   assert bucket.counts()['bytes'] < 1.1 * size + 100_000  # the JSON files and the index beside them
   assert told == run(bucket, '-c', READ_ALL, data_dir)
+
+
+@pytest.mark.slow
+def test_an_onnx_file_brings_the_weights_beside_it(bucket, tmp_path, monkeypatch):
+  monkeypatch.setattr(onnx_files, 'MAX_INLINE', 1000)
+  exported.saved(tmp_path / 'run', 'classifier', **exported.TINY, classes=8)
+  export_torch(str(tmp_path / 'run'), 'onnx', str(tmp_path / 'onnx'))
+  assert (tmp_path / 'onnx' / 'model.onnx.data').is_file()
+  bucket.upload(tmp_path / 'onnx', 'onnx')
+  [told] = run(bucket, '-c', READ_ONNX, f'{bucket.url}/onnx', f'{bucket.url}/onnx/model.onnx')[-1:]
+  assert told == str([open_recogniser(str(tmp_path / 'onnx')).weights_sha256] * 2)
 
 
 def test_a_save_of_300_arrays_takes_some_two_hundred_requests(bucket):

@@ -59,28 +59,27 @@ def check_onnx_installed(source: str) -> None:
 
 
 def find_onnx(source: str) -> Path | None:
-  """Finds the local ONNX file that a user named, by its name, by how it starts, or as the only one of an export's
-  folder; else None.
+  """Finds the ONNX file that a user named, by its name, by how it starts, or as the only one of an export's folder.
+
+  Of one in a bucket it is the host's copy, with its `.data` beside it; None if there is none.
 
   Raises:
     UserError: a file of such a name is not there, or the folder has several.
   """
-  path = Path(source).expanduser()
+  path = storage.absolute(source)
   if source.lower().endswith(ENDING):
-    if not storage.exists(storage.absolute(source)):
+    if not storage.exists(path):
       raise UserError(f"'{source}' does not exist: correct the path, or {_REMEDY}")
-    return host_copy(source) if storage.is_remote(source) else path
-  if storage.is_remote(source):
-    return None
+    return host_copy(str(path), path.name + DATA)
   if path.is_dir() and not (path / 'config.json').exists():
     found = sorted(child.name for child in path.iterdir() if child.suffix == ENDING)
     if len(found) > 1:
       raise UserError(f'{source} holds {join_names(found)}: give one of them, such as {path / found[0]}')
-    return path / found[0] if found else None
-  if not path.is_file():
+    return host_copy(str(path / found[0]), found[0] + DATA) if found else None
+  if storage.is_remote(source) or not path.is_file():
     return None
   with storage.open_local(path) as file:
-    return path if re.match(START, file.read(9), re.DOTALL) else None
+    return Path(path) if re.match(START, file.read(9), re.DOTALL) else None
 
 
 def write_onnx(path: Path, model: Any, description: Mapping[str, Any]) -> None:

@@ -98,19 +98,19 @@ def _outcome(subject: Subject, path: Path, whole: str) -> tuple[str, str]:
   return ('other content' if subject.owned else 'silent'), said
 
 
-def run(subject: Subject, count: int, seed: int, spare: Path) -> Iterator[Trial]:
+def run(kind: str, subject: Subject, count: int, seed: int, spare: Path) -> Iterator[Trial]:
   """Damages one of the subject's files after the other, `count` times; each is whole again afterwards."""
   shutil.copytree(subject.folder, spare)
   whole, _ = _read(subject)
   if _read(subject)[0] != whole:
-    raise AssertionError(f'{subject.kind}: two readings of undamaged files differ')
+    raise AssertionError(f'{kind}: two readings of undamaged files differ')
   for number in range(count):
-    draws = random.Random(f'{seed} {subject.kind} {number}')
+    draws = random.Random(f'{seed} {kind} {number}')
     path = draws.choice(subject.files)
     shutil.rmtree(subject.folder)
     shutil.copytree(spare, subject.folder)
     way = damage(path, subject.other(path), path.name not in subject.optional, draws)
-    yield Trial(subject.kind, str(path.relative_to(subject.folder)), way, *_outcome(subject, path, whole))
+    yield Trial(kind, str(path.relative_to(subject.folder)), way, *_outcome(subject, path, whole))
   shutil.rmtree(subject.folder)
   spare.rename(subject.folder)
 
@@ -123,7 +123,7 @@ def campaign(folder: Path, count: int, seed: int, kinds: Sequence[str]) -> Itera
     for number, kind in enumerate(kinds):
       with quiet():
         subject = (CHEAP | TRAINED)[kind](world, twin)
-      yield from run(subject, (count + number) // len(kinds), seed, folder / 'spare')
+      yield from run(kind, subject, (count + number) // len(kinds), seed, folder / 'spare')
   finally:
     signal.signal(signal.SIGALRM, before)
 

@@ -11,7 +11,7 @@ QUICK = (
     'records of emo8', 'records of an earlier version', 'raw emotic', 'raw emotion6', 'person_boxes.csv',
     'progress of person_boxes', 'list of images', 'images of predict', 'table of predict, csv',
     'table of predict, jsonl', 'label map', 'prompts', 'config file', 'config.json, inputs.json', 'metrics.jsonl',
-    'stages.json', 'look.json', 'results of compare', 'teacher folder')
+    'stages.json', 'look.json, figures', 'results of compare', 'teacher folder')
 """Kinds whose files are made and read in no time."""
 
 

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 import json
+import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
+import jax.numpy as jnp
 import numpy as np
 
 from configs import demo
@@ -23,6 +27,7 @@ from uniemox_jax.teacher.step_teacher import make_teacher
 from uniemox_jax.teacher.view_embeddings import Scenes, ViewEmbeddings, embed_views
 from uniemox_jax.train.checkpoint import Checkpoints, load_checkpoint
 from uniemox_jax.train.config import FinetuneConfig
+from uniemox_jax.train.loop import use_compilation_cache
 from uniemox_jax.train.optimizer import make_optimizer
 from uniemox_jax.train.run_folder import keep_config
 from uniemox_jax.train.schema import parse
@@ -64,8 +69,6 @@ def stages(world: World, twin: World) -> Subject:
 
 def metrics(world: World, twin: World) -> Subject:
   """metrics.jsonl as a resumed run takes it up."""
-  import jax.numpy as jnp
-
   folders, seals = [world.folder / 'log', world.folder / 'log_twin'], []
   for number, folder in enumerate(folders):
     log = RunLog(str(folder), name='finetune', total_steps=20, batch_size=8, start_step=0)
@@ -175,3 +178,28 @@ def features(world: World, twin: World) -> Subject:
     return split_features(frozen, split, str(folder), image_size=32, batch_size=8, mesh=make_mesh())
 
   return _cache(folder, lambda: read(val), lambda: read(test))
+
+
+def programs(world: World, twin: World) -> Subject:
+  """Compiled programs, which JAX keeps."""
+  folder, numbers_8x8 = world.new_folder('programs'), np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+  wanted = {
+      'jax_compilation_cache_dir': str(folder), 'jax_persistent_cache_min_compile_time_secs': 0.0,
+      'jax_persistent_cache_min_entry_size_bytes': -1}
+
+  def read() -> Any:
+    usual = {name: getattr(jax.config, name) for name in wanted}
+    with mock.patch.dict(os.environ, JAX_COMPILATION_CACHE_DIR=str(folder)):
+      use_compilation_cache()
+    try:
+      for name, value in wanted.items():
+        jax.config.update(name, value)
+      compilation_cache.reset_cache()
+      return np.asarray(jax.jit(lambda x: jnp.sort(jnp.tanh(x @ x)))(numbers_8x8))
+    finally:
+      for name, value in usual.items():
+        jax.config.update(name, value)
+      compilation_cache.reset_cache()
+
+  read()
+  return Subject(folder, list_files(folder, '*-cache'), read)

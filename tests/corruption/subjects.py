@@ -109,5 +109,6 @@ TRAINED: dict[str, Callable[[World, World], Subject]] = {
     'checkpoint of finetune': _of(_checkpoint, name='finetuned'),
     'a run, resumed': run_subjects.resumed,
     'run of an earlier version': result_subjects.old_run,
-    'config.json, result.json of a run': result_subjects.run_config}  # yapf: disable
+    'config.json, result.json of a run': result_subjects.run_config,
+    'compiled programs': run_subjects.programs}  # yapf: disable
 """Of runs of pretrain and finetune, or by a compiled model."""

@@ -177,7 +177,9 @@ def detector_folder(world: World, twin: World) -> Subject:
   config = transformers.YolosConfig(
       hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=[32, 32],
       patch_size=16, num_detection_tokens=5, id2label={0: 'bicycle', 1: 'person'})  # yapf: disable
-  _random_torch(transformers.YolosForObjectDetection, config).save_pretrained(folder)
+  model = _random_torch(transformers.YolosForObjectDetection, config)
+  model.class_labels_classifier.layers[-1].bias.data[1] = 3.0  # It finds persons.
+  model.save_pretrained(folder)
   transformers.YolosImageProcessorPil(size={'height': 32, 'width': 32}).save_pretrained(folder)
   image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
   return Subject(folder, list_files(folder, '*'), lambda: load_detector(str(folder))([image]), owned=True)

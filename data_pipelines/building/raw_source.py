@@ -100,7 +100,9 @@ def table_source(
     names = [os.fspath(given)] if path.exists() else os.fspath(given).split(',')
     tables = [pathlib.Path(file) for name in names for file in sorted(glob.glob(name.strip(), recursive=True))]
     if missing := [name for name in names if not glob.glob(name.strip(), recursive=True)]:
-      raise UserError(f'{missing[0]} is not there: give a table, a folder of tables, or a pattern in quotes')
+      of_several = f', of {given},' if len(names) > 1 else ''
+      raise UserError(
+          f'{missing[0]}{of_several} is not there: give a table, a folder of tables, or a pattern in quotes')
     root = pathlib.Path(os.path.commonpath([os.path.abspath(table.parent) for table in tables]))
   if images is not None:
     root, listing = pathlib.Path(images), None

@@ -112,7 +112,7 @@ def emotic_mat(world: World, twin: World) -> Subject:
 
 def table(world: World, twin: World, form: str) -> Subject:
   """A table of `build`, with its images as files, or in it."""
-  given = tables.FORMS[form](world.new_folder('tables') / 'table')
+  given = tables.FORMS[form](world.new_folder(f'table of {form}') / 'table')
   folder = given.parent if given.is_file() else given
   files = [given] if given.is_file() else list_files(given, '**/*.parquet', '**/*.arrow')
 

@@ -341,7 +341,7 @@ def test_texts_of_arrow_that_end_before_they_begin_are_named(tmp_path):
   offsets = np.array([0, 3, 6, 10], np.int32).tobytes()
   assert offsets in path.read_bytes()
   path.write_bytes(path.read_bytes().replace(offsets, np.array([0, 9, 6, 10], np.int32).tobytes()))
-  with pytest.raises(UserError, match=r'table.arrow is damaged.*ArrowInvalid'):  # Of bytes, such ends abort the process.
+  with pytest.raises(UserError, match=r'table.arrow is damaged.*ArrowInvalid'):  # Bytes would abort.
     build_table(tmp_path, path)
 
 

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable, Mapping
+import hashlib
 import io
 import os
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from data_pipelines import storage
+from data_pipelines.errors import UserError
+from data_pipelines.image_bytes.png import is_whole_png
 from data_pipelines.plain_text import markdown_code, markdown_text
 
 
@@ -33,6 +37,22 @@ def render_template(
 def data_uri(content: bytes, kind: str) -> str:
   """Makes of a file an address that contains it; kind is its media type."""
   return f'data:{kind};base64,{base64.b64encode(content).decode()}'
+
+
+def png_uri(path: str | os.PathLike, sha256: str | None = None) -> str:
+  """Makes `data_uri` of a PNG that this package drew.
+
+  Args:
+    path: the file.
+    sha256: the SHA-256 that it must have, 64 hexadecimal digits; None if only the PNG's own checksums count.
+
+  Raises:
+    UserError: it is not what was drawn.
+  """
+  content = storage.read_bytes(path)
+  if not is_whole_png(content) or sha256 not in (None, hashlib.sha256(content).hexdigest()):
+    raise UserError(f'{os.fspath(path)} is not what was drawn: delete it, and the page goes without it')
+  return data_uri(content, 'image/png')
 
 
 def svg_chart(draw: Callable[[Any], None], width: float, height: float, style: Mapping[Any, Any]) -> str:

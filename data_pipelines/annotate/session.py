@@ -28,12 +28,14 @@ class Session:
     log: the log of the votes.
   """
 
-  def __init__(self, out: pathlib.Path, root: str, source: str, questions: Questions, checked: dict[str, CheckedFile]):
+  def __init__(
+      self, out: pathlib.Path, root: str, source: str, questions: Questions, checked: dict[str, CheckedFile],
+      last_vote: str = ''):
     self.questions, self._out, self._root, self._source, self._checked = questions, out, root, source, checked
     self.images = [name for name, file in checked.items() if not file.problem]
     self._of_key = {image_list.image_key(name): name for name in self.images}
     self._tables_lock = threading.Lock()
-    self.log = VoteLog(out / FILE_NAME)
+    self.log = VoteLog(out / FILE_NAME, last_vote)
 
   def begin(self, name: Any) -> dict[str, Any]:
     """Returns all that the page needs for an annotator: the questions, the images in order, and their answers so far.
@@ -86,6 +88,13 @@ class Session:
     """Makes `image_list.shown_jpeg` of an image of the list. No other kind of file is ever opened."""
     return image_list.shown_jpeg(pathlib.Path(self._root, self.image(key)))
 
+  def save_settings(self) -> None:
+    """Writes annotation.json, in which the last vote vouches for the log: the loss of lines at its end is found."""
+    storage.write_sealed(
+        self._out / SETTINGS, {
+            'questions': self.questions.as_json(), 'root': self._root, 'source': self._source, 'images': self._checked,
+            'last_vote': self.log.seal})
+
   def write_tables(self) -> str:
     """Writes votes.csv, table.csv and card.md, each whole or not at all; returns a line that says what they hold."""
     with self._tables_lock:
@@ -97,6 +106,7 @@ class Session:
       card = annotation_card.card_text(
           os.path.basename(self._source), self.questions, self._checked, actions, votes, rows)
       storage.write_text(self._out / 'card.md', card)
+      self.save_settings()
     voted = len({vote.image for vote in votes}.intersection(self.images))
     annotators = len({vote.annotator for vote in votes})
     return f'{len(votes)} votes by {annotators} annotators, on {voted} of {len(self.images)} images'
@@ -126,8 +136,9 @@ def begun(source: str, out: str, questions: Questions, say: Callable[[str], None
   path = pathlib.Path(out, SETTINGS)
   place = os.path.abspath(source)
   known: dict[str, CheckedFile] = {}
+  last_vote = ''
   if storage.exists(path):
-    earlier, root, earlier_place, known = _settings(path)
+    earlier, root, earlier_place, known, last_vote = _settings(path)
     if earlier != questions:
       raise UserError(f'the votes in {out} answer other questions: ask the same, or choose another --out')
     if earlier_place != place:
@@ -141,16 +152,17 @@ def begun(source: str, out: str, questions: Questions, say: Callable[[str], None
   if all(file.problem for file in checked.values()):
     raise UserError(f'no image of {source} can be read: give others as --source')
   root = os.path.abspath(found.root)
-  storage.write_sealed(path, {'questions': questions.as_json(), 'root': root, 'source': place, 'images': checked})
-  with _opened(Session(pathlib.Path(out), root, place, questions, checked), out, say) as session:
+  pathlib.Path(out).mkdir(parents=True, exist_ok=True)
+  with _opened(Session(pathlib.Path(out), root, place, questions, checked, last_vote), out, say) as session:
+    session.save_settings()
     yield session
 
 
 @contextlib.contextmanager
 def reopened(out: str, say: Callable[[str], None]) -> Iterator[Session]:
   """Opens the session in a folder, as it was when its page last ran; the images need not be there."""
-  questions, root, place, checked = _settings(pathlib.Path(out, SETTINGS))
-  with _opened(Session(pathlib.Path(out), root, place, questions, checked), out, say) as session:
+  questions, root, place, checked, last_vote = _settings(pathlib.Path(out, SETTINGS))
+  with _opened(Session(pathlib.Path(out), root, place, questions, checked, last_vote), out, say) as session:
     yield session
 
 
@@ -167,10 +179,10 @@ def _opened(session: Session, out: str, say: Callable[[str], None]) -> Iterator[
     yield session
 
 
-def _settings(path: pathlib.Path) -> tuple[Questions, str, str, dict[str, CheckedFile]]:
+def _settings(path: pathlib.Path) -> tuple[Questions, str, str, dict[str, CheckedFile], str]:
   value = storage.read_json_object(path)
   with storage.parsing(path):
     asked: dict[str, Any] = {
         name: tuple(part) if isinstance(part, list) else part for name, part in value['questions'].items()}
     checked = {name: CheckedFile(*file) for name, file in value['images'].items()}
-    return Questions(**asked), value['root'], value['source'], checked
+    return Questions(**asked), value['root'], value['source'], checked, str(value.get('last_vote', ''))

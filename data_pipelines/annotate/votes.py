@@ -15,6 +15,7 @@ from data_pipelines.errors import UserError
 FILE_NAME = 'votes.jsonl'
 VOTE, SKIP, UNDO = 'vote', 'skip', 'undo'
 _MAX_NAME = 80
+_REMEDY = 'restore it from a copy; if there is none, delete annotation.json beside it, and go on with what is left'
 
 
 class Action(NamedTuple):
@@ -60,17 +61,19 @@ class VoteLog:
 
   Args:
     path: the file; its folder exists.
+    last: the seal of a line that was there before, see `seal`; '' for none.
 
   Attributes:
     actions: the actions of each annotator, in the order of the file, without those undone.
     dropped: how many bytes of an incomplete last line were cut off.
+    seal: the seal of the last line, '' without lines; it vouches for all lines.
 
   Raises:
-    UserError: a line is not what was written; the message names the file and the line.
+    UserError: a line is not what was written, or lines are missing; the message names the file.
     OSError: the file cannot be read or written.
   """
 
-  def __init__(self, path: str | os.PathLike):
+  def __init__(self, path: str | os.PathLike, last: str = ''):
     self._lock = threading.Lock()
     self._file = storage.open_local(path, 'a+b', buffering=0)
     self._file.seek(0)
@@ -79,8 +82,10 @@ class VoteLog:
     self.dropped = len(content) - self._length
     self.actions: dict[str, list[Action]] = {}
     self._by_key: dict[str, Action] = {}
-    with storage.parsing(path, 'restore it from a copy'):
-      lines, self._seal = seals.read_lines(content[:self._length])
+    with storage.parsing(path, _REMEDY):
+      lines, self.seal = seals.read_lines(content[:self._length])
+      if last.encode() not in content[:self._length]:
+        raise ValueError('its last lines are missing')
       for line in lines:
         self._count(Action(**line))
     if self.dropped:
@@ -109,9 +114,9 @@ class VoteLog:
         image = self.actions[annotator][-1].image
       time = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
       action = Action(key, time, annotator, kind, image, answer or {})
-      (line, seal), = seals.seal_lines([action._asdict()], self._seal)
+      (line, seal), = seals.seal_lines([action._asdict()], self.seal)
       self._append(line.encode())
-      self._seal = seal
+      self.seal = seal
       self._count(action)
       return action
 

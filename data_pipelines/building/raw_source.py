@@ -1,5 +1,6 @@
 """Finds what a build reads: the folder to which the paths of images are relative, and for a table, its files."""
 
+import collections
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import glob
@@ -99,7 +100,9 @@ def table_source(
     names = [os.fspath(given)] if path.exists() else os.fspath(given).split(',')
     tables = [pathlib.Path(file) for name in names for file in sorted(glob.glob(name.strip(), recursive=True))]
     if missing := [name for name in names if not glob.glob(name.strip(), recursive=True)]:
-      raise UserError(f'{missing[0]} is not there: give a table, a folder of tables, or a pattern in quotes')
+      of_several = f', of {given},' if len(names) > 1 else ''
+      raise UserError(
+          f'{missing[0]}{of_several} is not there: give a table, a folder of tables, or a pattern in quotes')
     root = pathlib.Path(os.path.commonpath([os.path.abspath(table.parent) for table in tables]))
   if images is not None:
     root, listing = pathlib.Path(images), None
@@ -120,10 +123,25 @@ def _tables_in(folder: pathlib.Path, listing: Listing) -> list[pathlib.Path]:
   heavy = [path for path in tables if path.suffix.lower() in (*table_files.PARQUET, *table_files.ARROW)]
   if not tables:
     raise UserError(f'{folder} holds no table ({", ".join(table_files.SUFFIXES)}): give the file')
+  _check_parts(tables)
   if heavy and len(heavy) < len(tables):
     others = [path.relative_to(folder).as_posix() for path in tables if path not in heavy]
     print(visible(f'{folder}: not read, beside Parquet or Arrow files: {join_names(others)}; to read one, name it'))
   return heavy or tables
+
+
+def _check_parts(tables: Iterable[pathlib.Path]) -> None:
+  """Raises UserError where names say that there are more files, such as train-00000-of-00002.parquet alone."""
+  numbers = collections.defaultdict(set)
+  for table in tables:
+    if found := re.fullmatch(r'(.*-)(\d+)-of-(\d+)', table.stem):
+      numbers[table.parent, found[1], found[3], table.suffix].add(int(found[2]))
+  for (folder, name, total, suffix), parts in numbers.items():
+    if len(parts) < int(total):
+      lost = min(set(range(len(parts) + 1)) - parts)
+      raise UserError(
+          f'{folder} has {len(parts)} of the {int(total)} files {name}*-of-{total}{suffix}, and not number {lost}: '
+          'fetch them again, or name those that are wanted, separated by commas')
 
 
 def _split_in(path: pathlib.Path) -> str | None:

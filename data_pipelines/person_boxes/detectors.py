@@ -93,6 +93,8 @@ class Transformer:
       raise UserError(f"--detector={name} has no class 'person' (it has {known}...): choose a model trained on COCO")
     self._device = 'cuda' if torch.cuda.is_available() else 'cpu'
     self._model = model.eval().to(self._device)
+    with storage.parsing(name, 'fetch it again, or choose another model'):  # Some settings are only read by its use.
+      self([Image.new('RGB', (64, 64))])
 
   def __call__(self, images: list[Image.Image]) -> list[np.ndarray]:
     """The boxes of images, as `Detector` says."""

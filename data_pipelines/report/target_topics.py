@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import storage
+from data_pipelines import checksums, storage
 from data_pipelines.errors import UserError
 from data_pipelines.records import caption_text
 from data_pipelines.records.label_sets import VAD
@@ -56,6 +56,7 @@ class Captions:
 
 def _token_counter(folder: str | os.PathLike) -> tuple[Callable[[str], int], int]:
   """Counts the tokens of a text by the tokenizer of a CLIP folder; and how many its model reads."""
+  checksums.compare_checksums(pathlib.Path(folder, checksums.FOLDER))
   files = {path.name for path in pathlib.Path(folder).glob('*')}
   if not files >= {'vocab.json', 'merges.txt'} and 'tokenizer.json' not in files:
     raise UserError(

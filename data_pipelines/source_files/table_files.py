@@ -201,9 +201,10 @@ class _Arrow:
 
   def _batches(self) -> Iterator[pa.RecordBatch]:
     reader = self._open()
-    if isinstance(reader, pa.ipc.RecordBatchFileReader):
-      return map(reader.get_batch, range(reader.num_record_batches))
-    return iter(reader)
+    is_file = isinstance(reader, pa.ipc.RecordBatchFileReader)
+    for batch in map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader:
+      batch.validate(full=True)  # Texts that end before they begin would abort the process.
+      yield batch
 
   def rows(self, names: Sequence[str]) -> Iterator[TableRow]:
     forms = {column.name: column.form for column in self.columns}

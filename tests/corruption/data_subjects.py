@@ -1,5 +1,6 @@
-"""What is read before and beside training: records, raw folders, persons, images."""
+"""What `build` and `synthetic` read: raw folders, tables, lists; and the records that a build writes."""
 
+import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -8,32 +9,39 @@ import shutil
 import types
 from typing import Any
 
-import av
 import numpy as np
-from PIL import Image
 import scipy.io
 
-from data_pipelines import checksums
 from data_pipelines.build import builder_class
+from data_pipelines.building.raw_source import table_source
 from data_pipelines.emotic import annotations
-from data_pipelines.media import find_images
-from data_pipelines.media.read_media import read_media
-from data_pipelines.person_boxes import box_file
-from data_pipelines.person_boxes.detectors import load_detector
-from data_pipelines.person_boxes.progress_file import ProgressFile
 from data_pipelines.records import manifest, targets
+from data_pipelines.records.label_sets import EMOTIC
 from data_pipelines.records.reader import open_split
+from data_pipelines.synthetic import datasets
 from tests.corruption.subject import Subject, list_files
 from tests.corruption.world import World
-from tests.support.tiny_onnx import write_yolox
+from tests.support import tables
+
+
+def listed(builder: Any, source: Path) -> Any:
+  """All that a builder makes of a raw folder or table; it says what it leaves out."""
+  builder.data_path.parent.mkdir(parents=True, exist_ok=True)
+  builder._beam, builder._limit = False, None
+  generators = builder._split_generators(types.SimpleNamespace(manual_dir=source))
+  found = {split: list(examples) for split, examples in generators.items()}
+  if builder._rejects:
+    print('rejected:', builder._rejects)
+  ignored = builder.take_ignored()
+  print('ignored:', ignored)
+  return found, ignored, builder._provenance, builder.facts
 
 
 def records(world: World, twin: World, dataset: str) -> Subject:
-  return dataclasses.replace(
-      _records_in(world.records(dataset), dataset, f'records of {dataset}'), twin=twin.records(dataset))
+  return dataclasses.replace(_records_in(world.records(dataset), dataset), twin=twin.records(dataset))
 
 
-def _records_in(folder: Path, dataset: str, kind: str) -> Subject:
+def _records_in(folder: Path, dataset: str) -> Subject:
 
   def read() -> Any:
     split = open_split(folder.parents[1], dataset, 'train')
@@ -43,7 +51,7 @@ def _records_in(folder: Path, dataset: str, kind: str) -> Subject:
 
   skipped = {'rejects.csv', 'duplicates.csv'}
   files = [path for path in list_files(folder, '*') if path.name not in skipped]
-  return Subject(kind, folder, [path for path in files if not re.search('-(val|test)', path.name)], read)
+  return Subject(folder, [path for path in files if not re.search('-(val|test)', path.name)], read)
 
 
 def old_records(world: World, twin: World) -> Subject:
@@ -55,25 +63,40 @@ def old_records(world: World, twin: World) -> Subject:
   for split in stored['splits'].values():
     split.pop('records_sha256', None)
   (folder / 'manifest.json').write_text(json.dumps(stored, indent=2))
-  return dataclasses.replace(_records_in(folder, 'emo8', 'records of an earlier version'), owned=True)
+  return dataclasses.replace(_records_in(folder, 'emo8'), owned=True)
 
 
 def raw(world: World, twin: World, dataset: str, patterns: tuple[str, ...]) -> Subject:
   source = world.raw(dataset)
 
   def read() -> Any:
-    builder = builder_class(dataset)(data_dir=str(world.folder / 'none'), max_rejects=0.0)
-    builder.data_path.parent.mkdir(parents=True, exist_ok=True)
-    builder._beam, builder._limit = False, None
-    generators = builder._split_generators(types.SimpleNamespace(manual_dir=source))
-    found = {split: list(examples) for split, examples in generators.items()}
-    if builder._rejects:
-      print('rejected:', builder._rejects)
-    ignored = builder.take_ignored()
-    print('ignored:', ignored)
-    return found, ignored, builder._provenance
+    return listed(builder_class(dataset)(data_dir=str(world.folder / 'none'), max_rejects=0.0), source)
 
-  return Subject(f'raw {dataset}', source, list_files(source, *patterns), read, owned=True, twin=twin.raw(dataset))
+  return Subject(source, list_files(source, *patterns), read, owned=True, twin=twin.raw(dataset))
+
+
+def image_arrays(world: World, twin: World) -> Subject:
+  """EMOTIC in tables and arrays."""
+  source = world.new_folder('arrays')
+  (source / 'annots_arrs').mkdir()
+  (source / 'img_arrs').mkdir()
+  draws = np.random.default_rng(0)
+  for split in ('train', 'val', 'test'):
+    rows = [[
+        '', 'Folder', 'Filename', *annotations.ARRAY_SIZE, *annotations.ARRAY_BOX, *EMOTIC, 'Valence', 'Arousal',
+        'Dominance', annotations.ARRAY_NAME]]
+    for number in range(3):
+      marks = [float(place % 5 == number) for place in range(len(EMOTIC))]
+      name = f'{split}_{number}.npy'
+      rows.append([number, 'mscoco/images', f'{split}{number}.jpg', 32, 24, 2, 3, 20, 22, *marks, 5, 6, 7, name])
+      np.save(source / 'img_arrs' / name, draws.integers(0, 256, (24, 32, 3), np.uint8))
+    with (source / 'annots_arrs' / f'annot_arrs_{split}.csv').open('w', newline='') as file:
+      csv.writer(file).writerows(rows)
+
+  def read() -> Any:
+    return listed(builder_class('emotic')(data_dir=str(world.folder / 'none'), max_rejects=0.0), source)
+
+  return Subject(source, list_files(source, '*/*'), read, owned=True)
 
 
 def emotic_mat(world: World, twin: World) -> Subject:
@@ -84,88 +107,41 @@ def emotic_mat(world: World, twin: World) -> Subject:
       'annotations_continuous': {'valence': 5, 'arousal': 4, 'dominance': 3}}
   image = {'filename': 'a.jpg', 'folder': 'f', 'person': person}
   scipy.io.savemat(path, {split: [image, image] for split in ('train', 'val', 'test')})
-  return Subject('EMOTIC .mat', path.parent, [path], lambda: annotations.read_mat(path), owned=True)
+  return Subject(path.parent, [path], lambda: annotations.read_mat(path), owned=True)
 
 
-def boxes(world: World, twin: World) -> Subject:
-  folder = world.folder / 'boxes'
-  folder.mkdir(parents=True)
-  path = folder / box_file.FILE_NAME
-  draws = np.random.default_rng(world.seed)
-  box_file.write_boxes(path, ((f'a/{n}.jpg', *draws.uniform(0, 200, 4).round(2), 0.9) for n in range(20)))
-  checksums.write_checksums(box_file.checksums_of(path), [path])
-  return Subject('person_boxes.csv', folder, list_files(folder, '*'), lambda: box_file.read_boxes(path))
-
-
-def progress(world: World, twin: World) -> Subject:
-  folder = world.folder / 'progress'
-  folder.mkdir(parents=True)
-  path = folder / '.person_boxes.csv.unfinished'
-  items = [{'image': f'{n}.jpg', 'boxes': [[n, 2.5, 30.0, 40.0, 0.5]], 'dropped': 0} for n in range(12)]
-  file = ProgressFile(path, 'boxes of hog')
-  file.add(items)
-  file.close()
+def table(world: World, twin: World, form: str) -> Subject:
+  """A table of `build`, with its images as files, or in it."""
+  given = tables.FORMS[form](world.new_folder(f'table of {form}') / 'table')
+  folder = given.parent if given.is_file() else given
+  files = [given] if given.is_file() else list_files(given, '**/*.parquet', '**/*.arrow')
 
   def read() -> Any:
-    again = ProgressFile(path, 'boxes of hog')
-    try:
-      done = {item['image']: item['boxes'] for item in again.items}
-    finally:
-      again.close()
-    return {item['image']: done.get(item['image'], item['boxes']) for item in items}
+    return listed(
+        builder_class('table')(data_dir=str(world.folder / 'none'), max_rejects=0.0, source=table_source(given)),
+        folder)
 
-  return Subject('progress of person_boxes', folder, [path], read)
+  return Subject(folder, files, read, owned=True)
 
 
-def detector(world: World, twin: World) -> Subject:
-  folder = world.folder / 'detector'
-  folder.mkdir(parents=True)
-  path = folder / 'tiny.onnx'
-  write_yolox(path, 64, 96, 1.0, [np.array([0, 0, 9.0]), np.array([0, 0, 9.0])])
-  image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
-  return Subject('detector .onnx', folder, [path], lambda: load_detector(str(path))([image]), owned=True)
-
-
-def images(world: World, twin: World) -> Subject:
-  folder = world.folder / 'photos'
-  folder.mkdir(parents=True)
-  pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
-  for ending in ('jpg', 'png', 'webp', 'bmp', 'gif', 'tiff'):
-    Image.fromarray(pixels).save(folder / f'photo.{ending}')
-  files = list_files(folder, '*')
+def list_of_build(world: World, twin: World, which: str) -> Subject:
+  """The images that a build leaves out, or the groups that no split cuts."""
+  path, source = world.new_folder(which) / f'{which}.csv', world.raw('emo8')
+  names = [image.relative_to(source).as_posix() for image in list_files(source, 'train/*/*.jpg')]
+  rows = [f'{name},group{number // 2}\n' for number, name in enumerate(names[::2])]
+  path.write_text('image,group\n' + ''.join(rows))
 
   def read() -> Any:
-    found = list(read_media([str(path) for path in files], 32, ahead=4))
-    print([f'{view.name}: {view.error}' for view in found if view.error])
-    return [(view.name, view.pixels, view.error) for view in found]
+    builder = builder_class('folder')(
+        data_dir=str(world.folder / 'none'), max_rejects=0.0, **{f'{which}_file': path})  # yapf: disable
+    return listed(builder, source)
 
-  return Subject('images of predict', folder, files, read, owned=True)
-
-
-def video(world: World, twin: World) -> Subject:
-  folder = world.folder / 'video'
-  folder.mkdir(parents=True)
-  path = folder / 'clip.mp4'
-  with av.open(str(path), 'w') as container:
-    stream = container.add_stream('mpeg4', 5)
-    stream.width = stream.height = 32
-    pixels = np.random.default_rng(0).integers(0, 256, (15, 32, 32, 3), np.uint8)
-    for packet in (packet for frame in pixels for packet in stream.encode(av.VideoFrame.from_ndarray(frame))):
-      container.mux(packet)
-    for packet in stream.encode():
-      container.mux(packet)
-
-  def read() -> Any:
-    found = list(read_media([str(path)], 32, ahead=4, per_second=5))
-    print([f'{view.name}: {view.error}' for view in found if view.error])
-    return [(view.name, view.pixels, view.error) for view in found]
-
-  return Subject('video', folder, [path], read, owned=True)
+  return Subject(path.parent, [path], read, owned=True)
 
 
-def paths_list(world: World, twin: World) -> Subject:
-  folder = world.folder / 'list'
-  folder.mkdir(parents=True)
-  path = folder / 'images.txt'
-  path.write_text('\n'.join(f'/photos/{n}.jpg' for n in range(5)) + '\n')
-  return Subject('list of images', folder, [path], lambda: find_images.find([str(path)]), owned=True)
+def provenance(world: World, twin: World) -> Subject:
+  folder = world.new_folder('drawn')
+  path = folder / 'provenance.json'
+  path.write_bytes((world.raw('emo8') / path.name).read_bytes())
+  facts = json.loads(path.read_text())
+  return Subject(folder, [path], lambda: datasets.is_drawn(folder, facts))

@@ -1,43 +1,35 @@
-"""What runs keep and read again, and the small files that a user gives them."""
+"""What runs keep, and take up when they are resumed: config, log, states, caches."""
 
 from collections.abc import Callable
-import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
-from ml_collections import ConfigDict
+from jax.experimental.compilation_cache import compilation_cache
+import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from configs import demo
 from data_pipelines.batches.pipeline import RecurringCrops
 from data_pipelines.records.reader import Split, open_split
-from data_pipelines.storage import write_sealed
 from tests.corruption.subject import Subject, list_files
 from tests.corruption.world import World
-from uniemox_jax.compare import comparison as compare
-from uniemox_jax.compare import tables
 from uniemox_jax.demo import Stages
-from uniemox_jax.eval import label_maps
 from uniemox_jax.eval.features import load_frozen, split_features
-from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.models.classifier import Classifier
-from uniemox_jax.objectives.tasks import measure, single_label_task
-from uniemox_jax.predict import table_writer
-from uniemox_jax.report.look_page import SUMMARY, read_look
-from uniemox_jax.runtime.cli import load_config
 from uniemox_jax.runtime.run_log import RunLog, read_metrics
 from uniemox_jax.runtime.sharding import make_mesh
 from uniemox_jax.teacher.caption_embeddings import embed_captions, tokenized_captions
-from uniemox_jax.teacher.prompts import fill, read_templates
 from uniemox_jax.teacher.step_teacher import make_teacher
 from uniemox_jax.teacher.view_embeddings import Scenes, ViewEmbeddings, embed_views
 from uniemox_jax.train.checkpoint import Checkpoints, load_checkpoint
 from uniemox_jax.train.config import FinetuneConfig
+from uniemox_jax.train.loop import use_compilation_cache
 from uniemox_jax.train.optimizer import make_optimizer
-from uniemox_jax.train.run_folder import config_hash, keep_config, read_kept_config, read_run_result, run_folder
+from uniemox_jax.train.run_folder import keep_config
 from uniemox_jax.train.schema import parse
 from uniemox_jax.train.state import builder, state_template
 
@@ -55,12 +47,11 @@ def kept_config(world: World, twin: World) -> Subject:
   def read() -> Any:
     return keep_config(configs['kept'], str(folder), {'data_dir': 'digest 0', 'init': None})
 
-  return Subject('config.json, inputs.json', folder, list_files(folder, '*'), read, twin=world.folder / 'kept_twin')
+  return Subject(folder, list_files(folder, '*'), read, twin=world.folder / 'kept_twin')
 
 
 def stages(world: World, twin: World) -> Subject:
-  folder = world.folder / 'stages'
-  folder.mkdir(parents=True)
+  folder = world.new_folder('stages')
   with_stages = Stages(str(folder))
   for name in ('draw', 'build emoset', 'train_clip'):
     with_stages.run(name, lambda: None)
@@ -73,96 +64,11 @@ def stages(world: World, twin: World) -> Subject:
       again.run(name, lambda: None)
     return [(name, found.get(name, whole.get(name))) for name in again.seconds]
 
-  return Subject('stages.json', folder, list_files(folder, '*'), read)
-
-
-def table(world: World, twin: World, form: str) -> Subject:
-  folder = world.folder / f'table_{form}'
-  folder.mkdir(parents=True)
-  path, columns = str(folder / f'table.{form}'), ['path', 'label', 'probability', 'error']
-  made_by = {'weights_sha256': 'ab' * 32, 'columns': columns, 'format': form, 'fps': 1.0}
-  rows = {f'{n}.jpg': ['awe', 1 / (n + 1), None] for n in range(12)}
-
-  def read() -> Any:
-    table_writer.check_append(path, made_by, append=True)
-    with contextlib.closing(table_writer.PredictionTable(path, form, columns, made_by | {'batch_size': 4})) as written:
-      left = [name for name in rows if name not in written.names]
-      written.write({'path': left, **{
-          column: [rows[name][place] for name in left] for place, column in enumerate(columns[1:])}})  # yapf: disable
-    return Path(path).read_bytes()
-
-  read()
-  return Subject(f'table of predict, {form}', folder, list_files(folder, '*'), read)
-
-
-def look(world: World, twin: World) -> Subject:
-  folder = world.folder / 'look'
-  folder.mkdir(parents=True)
-  Image.new('RGB', (20, 20), (1, 2, 3)).save(folder / 'attention.png')
-  write_sealed(str(folder / SUMMARY), {
-      'checkpoint': 'x', 'step': 3, 'kind': 'classifier', 'dataset': 'emo8', 'split': 'test', 'examples': 4,
-      'pictures': {'attention': {'file': 'attention.png', 'note': 'a note'}}, 'skipped': {}})  # yapf: disable
-
-  def read() -> Any:
-    found = read_look(str(folder))
-    if found is None:
-      print(f'the report says that {SUMMARY} is absent')
-    return found
-
-  return Subject('look.json', folder, [folder / SUMMARY], read)
-
-
-def config_file(world: World, twin: World) -> Subject:
-  folder = world.folder / 'config_file'
-  folder.mkdir(parents=True)
-  path = folder / 'mine.py'
-  path.write_text('from ml_collections import ConfigDict\n\n\ndef get_config():\n  return ConfigDict({"seed": 3})\n')
-  return Subject('config file', folder, [path], lambda: load_config(str(path)).to_dict(), owned=True)
-
-
-def _run_with_result(world: World, name: str) -> Path:
-  """A fine-tuning folder of a comparison, without training."""
-  folder = world.folder / name
-  given = demo.get_config('finetune')
-  given.seed = int(name[-1])
-  kept = keep_config(parse(FinetuneConfig, given), str(folder))
-  draws = np.random.default_rng(given.seed)
-  measured = measure(
-      single_label_task(['a', 'b', 'c', 'd']),
-      draws.standard_normal((40, 4)).astype(np.float32), draws.integers(0, 4, 40))
-  write_result(
-      result_path(str(folder), 'test'), dataset='emo8', split='test', init='none', checkpoint_step=7,
-      config_hash=config_hash(kept), **measured)
-  return folder
-
-
-def comparison(world: World, twin: World) -> Subject:
-  names = [f'compare/scratch/emo8/finetune/seed{seed}' for seed in range(2)]
-  folders = [_run_with_result(world, name) for name in names]
-  sections = {}
-  for seed in range(2):
-    section = demo.get_config('finetune')
-    section.seed = seed
-    sections[tables.ComparisonJob('scratch', 'emo8', 'finetune', seed)] = section
-  config = ConfigDict({
-      'initialisation': {'scratch': {'init': 'none', 'change': {}}}, 'initialisations': ('scratch',),
-      'datasets': ('emo8',), 'protocols': ('finetune',), 'seeds': 2, 'reference': 'scratch'})
-
-  def read() -> Any:
-    found = compare.read_comparison(config, sections, str(world.folder / 'compare'))
-    for job in sections.keys() - found.results.keys():  # What is not finished is run again.
-      _run_with_result(world, f'compare/{job.name}')
-    found = compare.read_comparison(config, sections, str(world.folder / 'compare'))
-    tables.write(found, str(world.folder / 'compare_out'))
-    return [path.read_bytes() for path in list_files(world.folder / 'compare_out', '*.json', '*.csv', '*.md')]
-
-  return Subject('results of compare', folders[0], list_files(folders[0], '*'), read, twin=folders[1])
+  return Subject(folder, list_files(folder, '*'), read)
 
 
 def metrics(world: World, twin: World) -> Subject:
   """metrics.jsonl as a resumed run takes it up."""
-  import jax.numpy as jnp
-
   folders, seals = [world.folder / 'log', world.folder / 'log_twin'], []
   for number, folder in enumerate(folders):
     log = RunLog(str(folder), name='finetune', total_steps=20, batch_size=8, start_step=0)
@@ -179,7 +85,7 @@ def metrics(world: World, twin: World) -> Subject:
     log.close()
     return read_metrics(str(folders[0])), log.skipped_in_row
 
-  return Subject('metrics.jsonl', folders[0], [folders[0] / 'metrics.jsonl'], read, twin=folders[1])
+  return Subject(folders[0], [folders[0] / 'metrics.jsonl'], read, twin=folders[1])
 
 
 def resumed(world: World, twin: World) -> Subject:
@@ -207,49 +113,10 @@ def resumed(world: World, twin: World) -> Subject:
     return jax.tree.leaves(jax.device_get(restored.state)), read_metrics(str(folder)), log.skipped_in_row
 
   files = [*list_files(folder / 'checkpoints' / str(newest), '**/*'), *list_files(folder, '*.json*')]
-  return Subject(
-      'a run, resumed', folder, [path for path in files if not path.name.startswith('result')], read,
-      twin=twin.finetuned)
+  return Subject(folder, [path for path in files if not path.name.startswith('result')], read, twin=twin.finetuned)
 
 
-def run_config(world: World, twin: World) -> Subject:
-  """config.json and result.json beside a checkpoint, as evaluate and predict read them."""
-  folder = world.finetuned
-  loaded = load_checkpoint(str(folder))
-
-  def read() -> Any:
-    return read_kept_config(str(folder), loaded.description), read_run_result(run_folder(loaded.path), loaded.step)
-
-  return Subject(
-      'config.json, result.json of a run', folder, [folder / 'config.json', folder / 'result.json'], read,
-      twin=twin.finetuned, optional=('result.json',))
-
-
-def label_map(world: World, twin: World) -> Subject:
-  folder = world.folder / 'maps'
-  folder.mkdir(parents=True)
-  path = folder / 'mine.json'
-  path.write_text(json.dumps({
-      'source': {'joy': 'good', 'awe': 'good', 'fear': 'bad', 'odd': None}, 'target': {'happy': 'good', 'sad': 'bad'},
-      'why': {'odd': 'no such class'}}, indent=2))  # yapf: disable
-
-  def read() -> Any:
-    return label_maps.resolve(label_maps.load_label_map(str(path)), ['joy', 'awe', 'fear', 'odd'], ['happy', 'sad'])
-
-  return Subject('label map', folder, [path], read, owned=True)
-
-
-def prompts(world: World, twin: World) -> Subject:
-  folder = world.folder / 'prompts'
-  folder.mkdir(parents=True)
-  path = folder / 'prompts.txt'
-  path.write_text('a photo of {}.\nthe mood is {}.\n\nan image about {}\n')
-  return Subject(
-      'prompts', folder, [path], lambda: [fill(template, ['joy', 'awe']) for template in read_templates(str(path))],
-      owned=True)
-
-
-def _cache(kind: str, folder: Path, read: Callable[[], Any], read_another: Callable[[], Any]) -> Subject:
+def _cache(folder: Path, read: Callable[[], Any], read_another: Callable[[], Any]) -> Subject:
   """The files that a reader makes in a folder if they are not there; the twins are those of another reader."""
   read_another()
   others = list_files(folder, '**/*')
@@ -260,7 +127,7 @@ def _cache(kind: str, folder: Path, read: Callable[[], Any], read_another: Calla
     twin = twins / path.relative_to(folder)
     twin.parent.mkdir(parents=True, exist_ok=True)
     twin.write_bytes(another.read_bytes())
-  return Subject(kind, folder, files, read, twin=twins)
+  return Subject(folder, files, read, twin=twins)
 
 
 def _splits(world: World) -> list[Split]:
@@ -274,7 +141,7 @@ def captions(world: World, twin: World) -> Subject:
   def embed(*captions: str) -> Any:
     return embed_captions(world.clip, captions, folder, '', len(captions)).at(np.arange(len(captions)))
 
-  return _cache('caption cache', folder, lambda: embed(*texts), lambda: embed('another', *texts))
+  return _cache(folder, lambda: embed(*texts), lambda: embed('another', *texts))
 
 
 def token_ids(world: World, twin: World) -> Subject:
@@ -284,7 +151,7 @@ def token_ids(world: World, twin: World) -> Subject:
   def read(split: Split) -> Any:
     return tokenized_captions(world.clip, split, True, 'natural', str(folder)).at(np.arange(split.num_examples))
 
-  return _cache('token ids', folder, lambda: read(val), lambda: read(test))
+  return _cache(folder, lambda: read(val), lambda: read(test))
 
 
 def views(world: World, twin: World) -> Subject:
@@ -298,7 +165,7 @@ def views(world: World, twin: World) -> Subject:
     embed_views(kept, scenes, teacher, frozen, mesh=make_mesh(), batch_size=8, sharded=False)
     return [kept.at(view, np.arange(split.num_examples)) for view in range(2)]
 
-  return _cache('view embeddings', folder, lambda: read(val), lambda: read(test))
+  return _cache(folder, lambda: read(val), lambda: read(test))
 
 
 def features(world: World, twin: World) -> Subject:
@@ -310,4 +177,29 @@ def features(world: World, twin: World) -> Subject:
   def read(split: Split) -> Any:
     return split_features(frozen, split, str(folder), image_size=32, batch_size=8, mesh=make_mesh())
 
-  return _cache('features cache', folder, lambda: read(val), lambda: read(test))
+  return _cache(folder, lambda: read(val), lambda: read(test))
+
+
+def programs(world: World, twin: World) -> Subject:
+  """Compiled programs, which JAX keeps."""
+  folder, numbers_8x8 = world.new_folder('programs'), np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+  wanted = {
+      'jax_compilation_cache_dir': str(folder), 'jax_persistent_cache_min_compile_time_secs': 0.0,
+      'jax_persistent_cache_min_entry_size_bytes': -1}
+
+  def read() -> Any:
+    usual = {name: getattr(jax.config, name) for name in wanted}
+    with mock.patch.dict(os.environ, JAX_COMPILATION_CACHE_DIR=str(folder)):
+      use_compilation_cache()
+    try:
+      for name, value in wanted.items():
+        jax.config.update(name, value)
+      compilation_cache.reset_cache()
+      return np.asarray(jax.jit(lambda x: jnp.sort(jnp.tanh(x @ x)))(numbers_8x8))
+    finally:
+      for name, value in usual.items():
+        jax.config.update(name, value)
+      compilation_cache.reset_cache()
+
+  read()
+  return Subject(folder, list_files(folder, '*-cache'), read)

@@ -10,12 +10,11 @@ from typing import Any
 class Subject:
   """A kind of file.
 
-  kind: its name. folder: restored after each damage. files: those that are damaged. read: gives what a verb would use.
+  folder: restored after each damage. files: those that are damaged. read: gives what a verb would use.
   owned: whether the files are the user's own, or another library's, with no checksum of this package. twin: a folder
   with other files of the same kinds. optional: names of files that may be absent, and so are not deleted.
   """
 
-  kind: str
   folder: Path
   files: list[Path]
   read: Callable[[], Any]

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from tests.corruption.campaign import FAULTS, campaign
-from tests.corruption.subjects import CHEAP, TRAINED
+from tests.corruption.subjects import KINDS
 
-QUICK = (
-    'records of emo8', 'records of an earlier version', 'raw emotic', 'raw emotion6', 'person_boxes.csv',
-    'progress of person_boxes', 'list of images', 'images of predict', 'table of predict, csv',
-    'table of predict, jsonl', 'label map', 'prompts', 'config file', 'config.json, inputs.json', 'metrics.jsonl',
-    'stages.json', 'look.json', 'results of compare', 'teacher folder')
-"""Kinds whose files are made and read in no time."""
+SLOW = (
+    'records of emotion6', 'raw emos', 'raw emo8', 'table of build: parquet of', 'table of build: arrow of', 'detector',
+    'video', 'the hub', 'another', 'teacher: ', 'weights: ', 'export to ', 'checkpoint of ', 'a run', 'run of',
+    'config.json and result', 'caption cache', 'token ids', 'view embeddings', 'features cache', 'compiled programs')
+QUICK = tuple(kind for kind in KINDS if not kind.startswith(SLOW))
+"""Kinds whose files are made and read in no time, without torch."""
 
 
 def faults(folder: Path, count: int, kinds: tuple[str, ...]) -> list[str]:
@@ -21,10 +21,10 @@ def faults(folder: Path, count: int, kinds: tuple[str, ...]) -> list[str]:
   return [' '.join(trial) for trial in trials if trial.outcome in FAULTS]
 
 
-def test_each_of_100_damages_is_named_or_harmless(tmp_path):
-  assert not faults(tmp_path, 100, QUICK)
+def test_each_of_150_damages_is_named_or_harmless(tmp_path):
+  assert not faults(tmp_path, 150, QUICK)
 
 
 @pytest.mark.slow
 def test_each_of_1000_damages_of_every_kind_of_file_is_named_or_harmless(tmp_path):
-  assert not faults(tmp_path, 1000, (*CHEAP, *TRAINED))
+  assert not faults(tmp_path, 1000, tuple(KINDS))

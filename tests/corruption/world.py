@@ -30,6 +30,12 @@ class World:
   def __init__(self, folder: Path, seed: int = 0):
     self.folder, self.seed = folder, seed
 
+  def new_folder(self, name: str) -> Path:
+    """An empty folder."""
+    path = self.folder / name
+    path.mkdir(parents=True)
+    return path
+
   def raw(self, dataset: str) -> Path:
     """A raw folder in the dataset's layout."""
     path = self.folder / 'raw' / dataset
@@ -94,7 +100,8 @@ class World:
     """The folders that export_torch writes, by target."""
     saved(self.folder / 'encoder', 'uniemox', **TINY, **TINY_DECODER, fusion='none', semantic=False)
     sources = {
-        'timm': self.classifier, 'mae': self.classifier, 'vit-mae': self.folder / 'encoder', 'clip': self.teacher}
+        'timm': self.classifier, 'mae': self.classifier, 'vit-mae': self.folder / 'encoder', 'clip': self.teacher,
+        'uniemox': self.classifier}
     for target, source in sources.items():
       export_torch(str(source), target, str(self.folder / 'exports' / target))
     return {target: self.folder / 'exports' / target for target in sources}

@@ -1,5 +1,6 @@
 """The demo's report says what the numbers say, needs no network, and names what is missing."""
 
+from collections.abc import Callable
 import json
 from pathlib import Path
 import re
@@ -9,9 +10,11 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from data_pipelines.checksums import sha256_of
+from data_pipelines.errors import UserError
 from data_pipelines.page_rendering import data_uri
 from uniemox_jax.report import demo_page as reporting
-from uniemox_jax.report.look_page import SUMMARY
+from uniemox_jax.report.look_page import SUMMARY, read_look
 
 LABELS = ['amusement', 'awe', 'contentment', 'excitement', 'anger', 'disgust', 'fear', 'sadness']
 RUNS = {
@@ -137,6 +140,30 @@ def test_both_looks_are_shown_and_what_one_could_not_draw_is_said(report: dict[s
 def test_a_look_that_lost_an_image_says_so(report: dict[str, Any], workdir: Path) -> None:
   (workdir / 'look_uniemox' / 'attention.png').unlink()
   assert _page(report, workdir).count('its file is gone') == 1
+
+
+@pytest.mark.parametrize(
+    'damage', [lambda png: png[:-1], lambda png: png + b'x', lambda png: png.replace(b'IDAT', b'IDAU')])
+@pytest.mark.parametrize('name', ['look_uniemox/attention.png', 'uniemox/reconstructions/step_0000200.png'])
+def test_a_figure_that_is_not_what_was_drawn_is_named(
+    name: str, damage: Callable[[bytes], bytes], report: dict[str, Any], workdir: Path) -> None:
+  path = workdir / name
+  path.write_bytes(damage(path.read_bytes()))
+  with pytest.raises(UserError, match=re.escape(name)):
+    _page(report, workdir)
+
+
+def test_a_figure_in_the_place_of_another_is_named(tmp_path: Path) -> None:
+  _write_look(tmp_path / 'look', ['attention', 'mistakes'], {})
+  path = tmp_path / 'look' / SUMMARY
+  look = json.loads(path.read_text())
+  for name, figure in look['pictures'].items():
+    figure['sha256'] = sha256_of(tmp_path / 'look' / f'{name}.png')
+  path.write_text(json.dumps(look))
+  assert set(read_look(str(tmp_path / 'look'))['images']) == {'attention', 'mistakes'}
+  (tmp_path / 'look' / 'attention.png').write_bytes((tmp_path / 'look' / 'mistakes.png').read_bytes())
+  with pytest.raises(UserError, match='attention.png is not what was drawn'):
+    read_look(str(tmp_path / 'look'))
 
 
 def test_same_numbers_give_the_same_page(report: dict[str, Any], workdir: Path) -> None:

@@ -5,6 +5,7 @@ each that the checkpoint has the parts for, look.html with all, and look.json. d
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import hashlib
 import os
 from typing import Any, NamedTuple
 
@@ -218,7 +219,9 @@ def look(
       epath.Path(path).unlink(missing_ok=True)
       continue
     write_bytes(path, figure.content)
-    result['pictures'][name] = {'file': f'{name}.png', 'note': figure.note, **figure.facts}
+    result['pictures'][name] = {
+        'file': f'{name}.png', 'sha256': hashlib.sha256(figure.content).hexdigest(), 'note': figure.note,
+        **figure.facts}
   write_sealed(os.path.join(workdir, look_page.SUMMARY), result)
   look_page.write_page(workdir)
   return result

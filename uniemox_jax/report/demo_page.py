@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 import numpy as np
 from scipy import stats
 
-from data_pipelines.page_rendering import data_uri, svg_chart
+from data_pipelines.page_rendering import png_uri, svg_chart
 from data_pipelines.storage import write_json, write_text
 from uniemox_jax.report.look_page import read_look
 from uniemox_jax.report.rendering import render
@@ -205,9 +205,7 @@ def _sheets(folder: str | None) -> list[dict[str, Any]]:
   """The first and the last sheet of reconstruction triplets of a pretraining run."""
   paths = sorted(pathlib.Path(folder, 'reconstructions').glob('step_*.png')) if folder else []
   ends = dict.fromkeys(paths[:1] + paths[-1:])
-  return [
-      {'step': int(path.stem.removeprefix('step_')), 'image': data_uri(path.read_bytes(), 'image/png')} for path in ends
-  ]
+  return [{'step': int(path.stem.removeprefix('step_')), 'image': png_uri(path)} for path in ends]
 
 
 def _svg(draw: Callable[[Axes], None], width: float, height: float) -> str:

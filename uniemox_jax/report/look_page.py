@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from data_pipelines.page_rendering import data_uri
+from data_pipelines.page_rendering import png_uri
 from data_pipelines.storage import exists, parsing, read_json_object, write_text
 from uniemox_jax.report.rendering import render
 
@@ -13,14 +13,19 @@ SUMMARY, PAGE = 'look.json', 'look.html'
 
 
 def read_look(folder: str) -> dict[str, Any] | None:
-  """Reads look.json and 'images', the figures beside it as data URIs by name; None if there is no look.json."""
+  """Reads look.json and 'images', the figures beside it as data URIs by name; None if there is no look.json.
+
+  Raises:
+    UserError: one of the files is not what was written.
+  """
   path = os.path.join(folder, SUMMARY)
   if not exists(path):
     return None
   look = read_json_object(path)
   with parsing(path):
-    files = {name: epath.Path(folder, figure['file']) for name, figure in look['pictures'].items()}
-  images = {name: data_uri(file.read_bytes(), 'image/png') for name, file in files.items() if file.exists()}
+    files = {
+        name: (epath.Path(folder, figure['file']), figure.get('sha256')) for name, figure in look['pictures'].items()}
+  images = {name: png_uri(file, sha256) for name, (file, sha256) in files.items() if file.exists()}
   return look | {'images': images}
 
 

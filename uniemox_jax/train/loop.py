@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax._src import compilation_cache  # how JAX packs the programs that it keeps has no public name
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -133,7 +134,12 @@ def _own(workdir: str, owner: contextlib.ExitStack) -> None:
 
 
 def use_compilation_cache() -> None:
-  """Keeps compiled programs between runs, unless the user has chosen a place or none (JAX_COMPILATION_CACHE_DIR)."""
+  """Keeps compiled programs between runs, unless the user has chosen a place or none (JAX_COMPILATION_CACHE_DIR).
+
+  JAX warns of a program that is damaged, and compiles it again.
+  """
+  # zlib adds a checksum. zstandard, which JAX prefers, adds none: a damaged program would crash, or compute otherwise.
+  vars(compilation_cache).update(zstandard=None, zstd=None)
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     cache = os.environ.get('XDG_CACHE_HOME', str(Path.home() / '.cache'))
     jax.config.update('jax_compilation_cache_dir', os.path.join(cache, 'uniemox_jax', 'xla'))

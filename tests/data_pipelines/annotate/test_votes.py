@@ -51,6 +51,16 @@ def test_a_line_that_was_changed_is_named(path):
     VoteLog(path)
 
 
+@pytest.mark.parametrize('left', [0, 2])
+def test_lines_lost_at_the_end_are_named_by_who_knows_the_last_one(path, left):
+  log = filled(path)
+  log.close()
+  VoteLog(path, log.seal).close()
+  path.write_bytes(b''.join(path.read_bytes().splitlines(keepends=True)[:left]))
+  with pytest.raises(UserError, match=r'votes\.jsonl.*last lines are missing'):
+    VoteLog(path, log.seal)
+
+
 def test_each_line_is_flushed_to_the_device_before_add_returns(path, monkeypatch):
   log, flushed = VoteLog(path), []
   monkeypatch.setattr(os, 'fsync', lambda descriptor: flushed.append(os.fstat(descriptor).st_size))

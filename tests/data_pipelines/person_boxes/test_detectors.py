@@ -162,6 +162,15 @@ def test_transformers_model_without_persons_or_weights_is_a_users_mistake(edited
     detectors.load_detector(str(folder))
 
 
+def test_settings_that_only_its_use_reads_are_checked_when_it_is_loaded(edited):
+  folder = edited({})
+  settings = json.loads((folder / 'preprocessor_config.json').read_text())
+  (folder / 'preprocessor_config.json').write_text(
+      json.dumps(settings | {'do_normalize': True, 'image_mean': [0.5] * 2}))
+  with pytest.raises(UserError, match='is damaged'):
+    detectors.load_detector(str(folder))
+
+
 def test_weights_are_never_unpickled(edited):
   import torch
 

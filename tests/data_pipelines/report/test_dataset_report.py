@@ -4,6 +4,7 @@ import csv
 import html
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -192,6 +193,16 @@ def test_captions_that_clip_cuts_are_counted_by_its_tokenizer(tmp_path, clip_fol
   captions = json.loads((tmp_path / 'r.json').read_text())['captions']
   # A word is a token; 75 of them, a start and an end are the 77 that CLIP reads.
   assert captions['token_limit'] == 77 and captions['cut'] == sum(70 + number % 10 > 75 for number in range(64))
+
+
+def test_a_tokenizer_that_is_not_what_was_written_is_named(tmp_path, clip_folder):
+  draw_table(tmp_path / 'raw')
+  build('table', tmp_path / 'raw' / 'table.csv', tmp_path / 'records')
+  shutil.copytree(clip_folder, tmp_path / 'clip')
+  merges = tmp_path / 'clip' / 'merges.txt'
+  merges.write_text(merges.read_text().replace('t h', 't q', 1))
+  with pytest.raises(UserError, match='merges.txt is missing, or is not what was written'):
+    write_dataset_report(tmp_path / 'records', 'table', tmp_path / 'r.html', tokenizer=tmp_path / 'clip')
 
 
 @pytest.mark.parametrize(('arguments', 'thing', 'remedy'), [

@@ -11,6 +11,8 @@ import time
 
 import numpy as np
 from PIL import Image
+import pyarrow as pa
+import pyarrow.ipc
 import pytest
 
 from data_pipelines.build import build
@@ -319,6 +321,28 @@ def test_a_folder_of_two_kinds_of_tables_says_which_is_read(tmp_path, capsys):
   tables.write_text(source.with_name('notes.csv'), tables.rows())
   assert build_table(tmp_path, source.parent)['read'] == tables.COUNT
   assert 'not read, beside Parquet or Arrow files: notes.csv' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('lost', ['train-00000', 'train-00001'])
+def test_a_missing_part_is_known_by_the_names_of_the_others(lost, tmp_path):
+  source = tables.FORMS['Parquet of datasets'](tmp_path / 'raw')
+  (source / 'data' / f'{lost}-of-00002.parquet').unlink()
+  with pytest.raises(UserError, match=rf'1 of the 2 files train-\*-of-00002.parquet, and not number {int(lost[-1])}'):
+    build_table(tmp_path, source)
+  left = source / 'data' / f'train-0000{1 - int(lost[-1])}-of-00002.parquet'
+  assert build_table(tmp_path, f'{left},{source}/data/test-0000*')['read'] > 0
+
+
+def test_texts_of_arrow_that_end_before_they_begin_are_named(tmp_path):
+  path = tmp_path / 'table.arrow'
+  texts = pa.table({'image': ['a.jpg', 'b.jpg', 'c.jpg'], 'label': ['awe', 'joy', 'fear']})
+  with pa.ipc.new_file(str(path), texts.schema) as writer:
+    writer.write_table(texts)
+  offsets = np.array([0, 3, 6, 10], np.int32).tobytes()
+  assert offsets in path.read_bytes()
+  path.write_bytes(path.read_bytes().replace(offsets, np.array([0, 9, 6, 10], np.int32).tobytes()))
+  with pytest.raises(UserError, match=r'table.arrow is damaged.*ArrowInvalid'):  # Bytes would abort.
+    build_table(tmp_path, path)
 
 
 def test_records_of_one_image_stay_in_one_split(tmp_path):

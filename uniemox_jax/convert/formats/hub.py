@@ -51,9 +51,11 @@ def locate(source: str | os.PathLike, wanted: Sequence[str]) -> Path:
       if any(any(path.glob(pattern)) for pattern in weights):
         break
   except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+    copy = Path(huggingface_hub.constants.HF_HUB_CACHE, 'models--' + name.replace('/', '--'))
+    damaged = f', or remove {copy}, if that is damaged' if copy.is_dir() else ''
     raise UserError(
         f"'{name}' is neither a path here nor a model that could be fetched from the Hugging Face hub "
-        f'({type(error).__name__}): check the name and the connection, or give a folder') from error
+        f'({type(error).__name__}): check the name and the connection, or give a folder{damaged}') from error
   return path
 
 

@@ -57,6 +57,28 @@ def test_it_computes_what_xla_computes(heads: int, size: int, causal: bool) -> N
     assert np.abs(ours - xlas).max() < 5e-6
 
 
+@pytest.mark.parametrize('causal', [False, True])
+def test_sequences_that_share_a_row_do_not_see_each_other(causal: bool) -> None:
+  *inputs, gradient = (jax.random.normal(jax.random.key(index), (8, 9, 32)) for index in range(4))
+
+  def run(sequences: int) -> list[jax.Array]:
+    rows = [part.reshape(8 // sequences, sequences * 9, 32) for part in (*inputs, gradient)]
+    output, pull = jax.vjp(lambda *parts: attention_kernel.attend_on_chip(*parts, 4, causal, sequences), *rows[:3])
+    return [part.reshape(8, 9, 32) for part in (output, *pull(rows[3]))]
+
+  for together, alone in zip(run(4), run(1)):
+    assert np.abs(together - alone).max() < 5e-6
+
+
+def test_as_many_sequences_share_a_row_as_fit_and_as_devices_can_share() -> None:
+  with jax.set_mesh(sharding.make_mesh(2, 4)):
+    assert attention_kernel.sequences_in_row(256, 20) == 4
+    assert attention_kernel.sequences_in_row(16, 20) == 2
+    assert attention_kernel.sequences_in_row(8, 20) == 1
+  assert attention_kernel.sequences_in_row(256, 65) == 1
+  assert attention_kernel.sequences_in_row(3, 20) == 1
+
+
 def test_in_bfloat16_it_is_as_near_to_the_exact_result_as_xla() -> None:
   arrays = draw(4, 32, 'bfloat16')
   exact = gradients([array.astype(jnp.float32) for array in arrays], False, False)

@@ -3,6 +3,7 @@
 `layers.attend` computes the same by XLA, which writes such matrices to memory and reads them back: most of a step's
 time by the TPU's compiler (docs/performance.md). A sequence of 197 tokens fits into the chip's own memory with all its
 heads, so here one program of the grid takes one sequence, and nothing is kept for the backward pass but the inputs.
+Short sequences share a row of tokens, and with it a program.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +16,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 MIN_TOKENS = 64
-"""The shortest sequence that is worth a program of the grid; the few tokens of masked images are not."""
+"""The shortest row that is worth a program of the grid."""
+SHARED_TOKENS = 128
+"""The longest row of several sequences: a token computes with all of its row, and then keeps its own sequence's."""
 MAX_TOKENS = 512
 """The longest sequence: a few of its matrices in float32 fit into a chip's memory (16 MiB)."""
 LANES = 128
@@ -24,44 +27,57 @@ INTERPRET = False
 """Whether the kernel's operations run one by one, on any device, as tests need it."""
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def sequences_in_row(batch: int, tokens: int) -> int:
+  """How many of a batch of sequences of so many tokens share a row: a power of two that divides each device's share."""
+  mesh = jax.sharding.get_abstract_mesh()
+  shared = 1
+  while 2 * shared * tokens <= SHARED_TOKENS and batch % (2 * shared * (1 if mesh.empty else mesh.size)) == 0:
+    shared *= 2
+  return shared
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def attend_on_chip(
-    query_BxLxD: jax.Array, key_BxLxD: jax.Array, value_BxLxD: jax.Array, heads: int, causal: bool) -> jax.Array:
+    query_BxLxD: jax.Array, key_BxLxD: jax.Array, value_BxLxD: jax.Array, heads: int, causal: bool,
+    sequences: int = 1) -> jax.Array:
   """Computes softmax attention (B, L, D), D = heads * K, with a float32 softmax. A mesh splits B over its devices.
 
+  Each row holds so many sequences of L / `sequences` tokens one after the other, each of which attends to itself alone.
+
   Raises:
-    ValueError: the sequence has more than `MAX_TOKENS` tokens.
+    ValueError: a row has more than `MAX_TOKENS` tokens.
   """
-  return _attend_forward(query_BxLxD, key_BxLxD, value_BxLxD, heads, causal)[0]
+  return _attend_forward(query_BxLxD, key_BxLxD, value_BxLxD, heads, causal, sequences)[0]
 
 
-def _attend_forward(query: jax.Array, key: jax.Array, value: jax.Array, heads: int,
-                    causal: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-  mixed = _by_sequence(_forward_kernel, heads, causal, 1, query, key, value)[0]
+def _attend_forward(query: jax.Array, key: jax.Array, value: jax.Array, heads: int, causal: bool,
+                    sequences: int) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+  kernel = functools.partial(_forward_kernel, heads=heads, causal=causal, sequences=sequences)
+  mixed = _by_row(kernel, '_forward_kernel', 1, query, key, value)[0]
   return mixed, (query, key, value)
 
 
-def _attend_backward(heads: int, causal: bool, kept: tuple[jax.Array, ...],
+def _attend_backward(heads: int, causal: bool, sequences: int, kept: tuple[jax.Array, ...],
                      gradient_BxLxD: jax.Array) -> tuple[jax.Array, ...]:
-  return tuple(_by_sequence(_backward_kernel, heads, causal, 3, *kept, gradient_BxLxD))
+  kernel = functools.partial(_backward_kernel, heads=heads, causal=causal, sequences=sequences)
+  return tuple(_by_row(kernel, '_backward_kernel', 3, *kept, gradient_BxLxD))
 
 
 attend_on_chip.defvjp(_attend_forward, _attend_backward)
 
 
-def _by_sequence(kernel: Callable[..., None], heads: int, causal: bool, results: int, *arrays_BxLxD:
-                 jax.Array) -> Sequence[jax.Array]:
-  """`kernel` on each sequence of the arrays, which gives so many like them."""
+def _by_row(kernel: Callable[..., None], name: str, results: int, *arrays_BxLxD: jax.Array) -> Sequence[jax.Array]:
+  """`kernel` on each row of the arrays, which gives so many like them."""
   tokens, width = arrays_BxLxD[0].shape[1:]
   if tokens > MAX_TOKENS:
     raise ValueError(f'attention of {tokens} tokens does not fit into the kernel, which takes {MAX_TOKENS} at most')
 
   def call(*arrays: jax.Array) -> Sequence[jax.Array]:
-    one = pl.BlockSpec((1, tokens, width), lambda sequence: (sequence, 0, 0))
+    one = pl.BlockSpec((1, tokens, width), lambda row: (row, 0, 0))
     like = jax.ShapeDtypeStruct(arrays[0].shape, arrays[0].dtype)
     return pl.pallas_call(
-        functools.partial(kernel, heads=heads, causal=causal), grid=(len(arrays[0]),), in_specs=[one] * len(arrays),
-        out_specs=[one] * results, out_shape=[like] * results, interpret=INTERPRET, name=kernel.__name__)(*arrays)
+        kernel, grid=(len(arrays[0]),), in_specs=[one] * len(arrays), out_specs=[one] * results,
+        out_shape=[like] * results, interpret=INTERPRET, name=name)(*arrays)
 
   mesh = jax.sharding.get_abstract_mesh()
   if not mesh.empty:  # No compiler can split a kernel.
@@ -77,24 +93,34 @@ def _product(left: jax.Array, right: jax.Array, axes: tuple[int, int]) -> jax.Ar
       precision=jax.lax.Precision.HIGHEST if left.dtype == jnp.float32 else None)
 
 
-def _attention(query_LxC: jax.Array, key_LxC: jax.Array, size: int, causal: bool) -> tuple[jax.Array, jax.Array]:
+def _seen(tokens: int, causal: bool, sequences: int) -> jax.Array | None:
+  """Which tokens (L, L) each one attends to: those of its own sequence, if causal none after itself; None is all."""
+  if sequences == 1 and not causal:
+    return None
+  query_place, key_place = (jax.lax.broadcasted_iota(jnp.int32, (tokens, tokens), axis) for axis in range(2))
+  seen_LxL = query_place // (tokens // sequences) == key_place // (tokens // sequences)
+  return seen_LxL & (query_place >= key_place) if causal else seen_LxL
+
+
+def _attention(query_LxC: jax.Array, key_LxC: jax.Array, size: int,
+               seen_LxL: jax.Array | None) -> tuple[jax.Array, jax.Array]:
   """Float32 attention (L, L) of a head of this size, before its rows are divided by their sums (L, 1)."""
   scores_LxL = _product(query_LxC, key_LxC, (1, 1)) * size**-0.5
-  if causal:
-    query_place, key_place = (jax.lax.broadcasted_iota(jnp.int32, scores_LxL.shape, axis) for axis in range(2))
-    scores_LxL = jnp.where(query_place >= key_place, scores_LxL, -jnp.inf)
+  if seen_LxL is not None:
+    scores_LxL = jnp.where(seen_LxL, scores_LxL, -jnp.inf)
   powers_LxL = jnp.exp(scores_LxL - scores_LxL.max(axis=1, keepdims=True))
   return powers_LxL, powers_LxL.sum(axis=1, keepdims=True)
 
 
 def _forward_kernel(
-    query_1xLxD: Any, key_1xLxD: Any, value_1xLxD: Any, mixed_1xLxD: Any, *, heads: int, causal: bool) -> None:
-  size = query_1xLxD.shape[-1] // heads
+    query_1xLxD: Any, key_1xLxD: Any, value_1xLxD: Any, mixed_1xLxD: Any, *, heads: int, causal: bool,
+    sequences: int) -> None:
+  size, seen_LxL = query_1xLxD.shape[-1] // heads, _seen(query_1xLxD.shape[1], causal, sequences)
   for lanes in _rows_of_lanes(query_1xLxD, size):
     query_LxC, key_LxC, value_LxC = (ref[lanes] for ref in (query_1xLxD, key_1xLxD, value_1xLxD))
     mixed_LxC = jnp.zeros(value_LxC.shape, jnp.float32)
     for own_LxC in _heads_in(query_LxC, size):
-      powers_LxL, total_Lx1 = _attention(jnp.where(own_LxC, query_LxC, 0), key_LxC, size, causal)
+      powers_LxL, total_Lx1 = _attention(jnp.where(own_LxC, query_LxC, 0), key_LxC, size, seen_LxL)
       all_LxC = _product(powers_LxL.astype(value_LxC.dtype), value_LxC, (1, 0)) / total_Lx1
       mixed_LxC = jnp.where(own_LxC, all_LxC, mixed_LxC)
     mixed_1xLxD[lanes] = mixed_LxC.astype(value_LxC.dtype)
@@ -102,8 +128,8 @@ def _forward_kernel(
 
 def _backward_kernel(
     query_1xLxD: Any, key_1xLxD: Any, value_1xLxD: Any, gradient_1xLxD: Any, by_query_1xLxD: Any, by_key_1xLxD: Any,
-    by_value_1xLxD: Any, *, heads: int, causal: bool) -> None:
-  size = query_1xLxD.shape[-1] // heads
+    by_value_1xLxD: Any, *, heads: int, causal: bool, sequences: int) -> None:
+  size, seen_LxL = query_1xLxD.shape[-1] // heads, _seen(query_1xLxD.shape[1], causal, sequences)
   for lanes in _rows_of_lanes(query_1xLxD, size):
     query_LxC, key_LxC, value_LxC, gradient_LxC = (
         ref[lanes] for ref in (query_1xLxD, key_1xLxD, value_1xLxD, gradient_1xLxD))
@@ -112,7 +138,7 @@ def _backward_kernel(
     for own_LxC in _heads_in(query_LxC, size):
       own_query_LxC, own_key_LxC, own_gradient_LxC = (
           jnp.where(own_LxC, part_LxC, 0) for part_LxC in (query_LxC, key_LxC, gradient_LxC))
-      powers_LxL, total_Lx1 = _attention(own_query_LxC, key_LxC, size, causal)
+      powers_LxL, total_Lx1 = _attention(own_query_LxC, key_LxC, size, seen_LxL)
       attention_LxL = powers_LxL / total_Lx1
       by_attention_LxL = _product(own_gradient_LxC, value_LxC, (1, 1))
       mean_Lx1 = (attention_LxL * by_attention_LxL).sum(axis=1, keepdims=True)

@@ -187,10 +187,12 @@ class Attention(nnx.Module):
     self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
     self.out = linear(width, width, dtype=dtype, rngs=rngs)
 
-  def __call__(self, tokens_BxLxD: jax.Array) -> jax.Array:
-    if self.kernel and tokens_BxLxD.shape[1] >= attention_kernel.MIN_TOKENS:
+  def __call__(self, tokens_BxLxD: jax.Array, sequences: int = 1) -> jax.Array:
+    """Mixes the tokens of each row. Only the kernel takes rows of several sequences, see `attend_on_chip`."""
+    if sequences > 1 or self.kernel and tokens_BxLxD.shape[1] >= attention_kernel.MIN_TOKENS:
       projected = (project_part(self.qkv, tokens_BxLxD, 1, part)[:, :, 0] for part in range(3))
-      return self.out(checkpoint_name(attention_kernel.attend_on_chip(*projected, self.heads, self.causal), _ATTENDED))
+      mixed_BxLxD = attention_kernel.attend_on_chip(*projected, self.heads, self.causal, sequences)
+      return self.out(checkpoint_name(mixed_BxLxD, _ATTENDED))
     return self.out(attend(*self.project(tokens_BxLxD), self.causal).reshape(tokens_BxLxD.shape))
 
   def project(self, tokens_BxLxD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -234,14 +236,15 @@ class Block(nnx.Module):
     self.norm2 = LayerNorm(width, epsilon=eps, dtype=dtype, rngs=rngs)
     self.mlp = Mlp(width, hidden, activation=activation, dtype=dtype, rngs=rngs)
 
-  def __call__(self, tokens_BxLxD: jax.Array, branch_scale_Bx2: jax.Array | None = None) -> jax.Array:
+  def __call__(
+      self, tokens_BxLxD: jax.Array, branch_scale_Bx2: jax.Array | None = None, sequences: int = 1) -> jax.Array:
 
     def scaled(update: jax.Array, branch: int) -> jax.Array:
       if branch_scale_Bx2 is None:
         return update
       return update * branch_scale_Bx2[:, branch, None, None].astype(update.dtype)
 
-    tokens_BxLxD = tokens_BxLxD + scaled(self.attention(self.norm1(tokens_BxLxD)), 0)
+    tokens_BxLxD = tokens_BxLxD + scaled(self.attention(self.norm1(tokens_BxLxD), sequences), 0)
     return tokens_BxLxD + scaled(self.mlp(self.norm2(tokens_BxLxD)), 1)
 
 
@@ -274,12 +277,17 @@ class Blocks(nnx.Module):
   def __call__(self, tokens_BxLxD: jax.Array, branch_scale_NxBx2: jax.Array | None = None) -> jax.Array:
     """Applies all blocks; `branch_scale_NxBx2`, if given, multiplies each layer's two branches per example."""
     graphdef, params_NxX = nnx.split(self.layers)
+    batch, tokens, width = tokens_BxLxD.shape
+    shares_rows = self.layers.attention.kernel and branch_scale_NxBx2 is None
+    sequences = attention_kernel.sequences_in_row(batch, tokens) if shares_rows else 1
 
     def body(tokens: jax.Array, layer: Any) -> tuple[jax.Array, None]:
       params, branch_scale = layer
-      return nnx.merge(graphdef, params)(tokens, branch_scale), None
+      return nnx.merge(graphdef, params)(tokens, branch_scale, sequences), None
 
     if self.remat != 'none':
       body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan)
     unroll = 1 if self.scan else max(self.depth, 1)
-    return jax.lax.scan(body, tokens_BxLxD, (params_NxX, branch_scale_NxBx2), unroll=unroll)[0]
+    rows = tokens_BxLxD.reshape(batch // sequences, sequences * tokens, width)
+    rows, _ = jax.lax.scan(body, rows, (params_NxX, branch_scale_NxBx2), unroll=unroll)
+    return rows.reshape(tokens_BxLxD.shape)

@@ -70,12 +70,15 @@ def test_sequences_that_share_a_row_do_not_see_each_other(causal: bool) -> None:
     assert np.abs(together - alone).max() < 5e-6
 
 
-def test_as_many_sequences_share_a_row_as_fit_and_as_devices_can_share() -> None:
+def test_as_many_sequences_share_a_row_as_fit_and_as_devices_can_share(monkeypatch: pytest.MonkeyPatch) -> None:
   with jax.set_mesh(sharding.make_mesh(2, 4)):
     assert attention_kernel.sequences_in_row(256, 20) == 4
     assert attention_kernel.sequences_in_row(16, 20) == 2
     assert attention_kernel.sequences_in_row(8, 20) == 1
   assert attention_kernel.sequences_in_row(256, 65) == 1
+  monkeypatch.setattr(attention_kernel, 'MIN_TOKENS', 64)
+  assert attention_kernel.sequences_in_row(256, 20) == 4
+  assert attention_kernel.sequences_in_row(2, 20) == 1
   assert attention_kernel.sequences_in_row(3, 20) == 1
 
 

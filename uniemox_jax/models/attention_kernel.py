@@ -28,12 +28,15 @@ INTERPRET = False
 
 
 def sequences_in_row(batch: int, tokens: int) -> int:
-  """How many of a batch of sequences of so many tokens share a row: a power of two that divides each device's share."""
+  """How many of a batch of sequences of so many tokens share a row: a power of two that divides each device's share.
+
+  It is 1 if the row would still be shorter than `MIN_TOKENS`.
+  """
   mesh = jax.sharding.get_abstract_mesh()
   shared = 1
   while 2 * shared * tokens <= SHARED_TOKENS and batch % (2 * shared * (1 if mesh.empty else mesh.size)) == 0:
     shared *= 2
-  return shared
+  return shared if shared * tokens >= MIN_TOKENS else 1
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))

@@ -20,11 +20,11 @@ from uniemox_jax.compare.ablation_rows import OWN_TEACHER, ROWS
 
 ROOT = 'runs/hard'
 TEACHER = f'{ROOT}/clip/teacher'
-PLUS = {'model': {'embedding': 'mean'}}
 CANDIDATES = {row: variant.change for row, variant in ROWS.items() if variant.change and row not in OWN_TEACHER}
+PLUS = CANDIDATES['mean_embedding']
 CANDIDATES |= {
-    'uniemox': {}, 'plus_distillation': PLUS | {'loss': {'distillation': 1.0}},
-    'plus_no_pixels': PLUS | {'loss': {'reconstruction': 0.0}},
+    'uniemox': {}, 'plus_distillation': PLUS | CANDIDATES['distillation'],
+    'plus_no_pixels': PLUS | CANDIDATES['no_reconstruction'],
     'plus_mask_50': {'model': {'embedding': 'mean',
                                'mask_ratio': 0.5}}, 'kl_once': {'loss': {'form': 'kl', 'equal_texts': 'once'}}}
 CANDIDATES |= {f'views_{count}': {'teacher_views': count} for count in (1, 2)}

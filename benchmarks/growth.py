@@ -132,7 +132,7 @@ TASKS: dict[str, tuple[Callable[[str], object], int]] = {
     'evaluation': (_evaluation, SIZES[-1]),
     'features, the first time': (_features, SIZES[2]),
     'features, again, and one linear probe': (_linear_probe, SIZES[2]),
-    'listing of predict': (_listing, SIZES[2]),}
+    'listing of predict': (_listing, SIZES[-1]),}
 """Each with the most records that it is measured with."""
 
 

@@ -20,7 +20,7 @@ from data_pipelines.records import reader
 from data_pipelines.storage import read_json
 from tests.support import small_runs
 import uniemox_jax
-from uniemox_jax.eval import features, knn, linear_probe
+from uniemox_jax.eval import features, knn, linear_probe, split_outputs
 from uniemox_jax.finetune import finetune
 from uniemox_jax.models.registry import MODULES
 from uniemox_jax.probe import probe
@@ -227,6 +227,15 @@ def test_damaged_cache_is_one_line(data_dir, tmp_path):
   with pytest.raises(UserError, match='damaged.*delete the file') as error:
     extract()
   assert '\n' not in str(error.value)
+
+
+def test_outputs_without_room_are_one_line_after_one_batch(data_dir, tmp_path, monkeypatch):
+  monkeypatch.setattr(split_outputs.os, 'sysconf', lambda name: 16)  # 16 pages of 16 bytes
+  frozen = features.load_frozen(None, config_of(data_dir).model.to_dict(), dtype='float32', seed=0)
+  split = reader.open_split(data_dir, 'emo8', 'val')
+  with pytest.raises(UserError, match=f'outputs of {split.num_examples} examples of val take .* GiB.*fewer records'):
+    features.split_features(frozen, split, str(tmp_path), image_size=32, batch_size=16, mesh=make_mesh())
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.filterwarnings("ignore:'uniemox_jax:RuntimeWarning")  # runpy, of a module that another test imported

@@ -1,6 +1,7 @@
 """Computes a frozen model's outputs for every record of a split: each once, in order, on all hosts and devices."""
 
 from collections.abc import Callable, Sequence
+import os
 import sys
 import time
 from typing import Any
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from data_pipelines.batches import pipeline
+from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from uniemox_jax.runtime import integrity, preemption, sharding
 from uniemox_jax.runtime.distributed import is_primary
@@ -40,7 +42,7 @@ def split_outputs(
     'outputs' (N, W) and `fields`.
 
   Raises:
-    UserError: a shard is damaged, or outputs are not finite.
+    UserError: a shard is damaged, outputs are not finite, or this host has less memory than they take.
     Preempted: SIGTERM came.
   """
   batch_size = -(-batch_size // mesh.size) * mesh.size
@@ -57,8 +59,7 @@ def split_outputs(
       rows = sharding.global_batch({name: batch[name] for name in (*view_names, 'mask', *fields)}, mesh)
       part = jax.device_get(apply({name: rows.pop(name) for name in view_names}, rows))
       kept = part.pop('mask') > 0
-      found = found or {
-          name: np.empty((split.num_examples, *values.shape[1:]), values.dtype) for name, values in part.items()}
+      found = found or _room_for(part, split)
       for name, values in part.items():
         found[name][done:done + kept.sum()] = values[kept]
       now, done = time.monotonic(), done + int(kept.sum())
@@ -68,3 +69,17 @@ def split_outputs(
         print(f'{progress} {done:,}/{split.num_examples:,}  {seconds_left:.0f}s left', file=sys.stderr, flush=True)
   integrity.check_finite(found['outputs'], f'some image of {split.name}')
   return found
+
+
+def _room_for(part: dict[str, np.ndarray], split: reader.Split) -> dict[str, np.ndarray]:
+  """Arrays for the outputs of a whole split, of which `part` is a batch.
+
+  Without the check the system would grant them all the same, and end the process when they are full, hours later.
+  """
+  needed = split.num_examples * sum(values[0].nbytes for values in part.values())
+  memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  if needed > memory:
+    raise UserError(
+        f'the outputs of {split.num_examples:,} examples of {split.name} take {needed / 2**30:,.1f} GiB of memory, and '
+        f'this host has {memory / 2**30:,.1f} GiB: take a host with more, or build a data set of fewer records')
+  return {name: np.empty((split.num_examples, *values.shape[1:]), values.dtype) for name, values in part.items()}

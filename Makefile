@@ -8,8 +8,8 @@ LOCK := requirements-dev.lock
 # With LOCKED=1, .venv gets the very versions that the lock file names.
 CONSTRAINT := $(if $(LOCKED),--constraint $(LOCK))
 PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest
-# A process a core, at most four; the tests of a file stay together, since they share runs. The order is that of
-# tests/conftest.py: files that take long come first.
+# At most four processes; the tests of a file stay together, since they share runs. tests/conftest.py says how many
+# there are by default, and the order: files that take long come first.
 PARALLEL := -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 TIMM := .venv-timm
 TIMM_STAMP := $(TIMM)/.installed

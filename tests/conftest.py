@@ -41,6 +41,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
   signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+  """One worker more than there are CPUs, since many tests wait for processes that they started."""
+  return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   places = {name: place for place, name in enumerate(LONG_FILES)}
   items.sort(key=lambda item: places.get(item.path.stem, len(places)))

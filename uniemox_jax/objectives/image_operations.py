@@ -110,12 +110,14 @@ def _filled(covered_SxS: jax.Array, image_3xSxS: jax.Array) -> jax.Array:
 
 
 def _move_rows(image_3xSxS: jax.Array, shift_S: jax.Array) -> jax.Array:
-  """Pixel x of each row becomes that at x + shift, which is less than a row's length."""
+  """Pixel x of each row becomes that at x + shift, which is at most half of a row."""
   side = len(shift_S)
-  whole_S = jnp.floor(shift_S).astype(jnp.int32)
-  extended_Sx3S = jnp.pad(_packed(image_3xSxS), ((0, 0), (side, side)), mode='edge')
-  near_SxN = jax.vmap(lambda row, first: jax.lax.dynamic_slice(row, (first,), (side + 3,)))(
-      extended_Sx3S, side + whole_S - 1)
+  whole_S, room, bits = jnp.floor(shift_S).astype(jnp.int32), side // 2 + 2, side.bit_length()
+  # Rows start so many pixels early. By powers of two, since a TPU reaches for each row's own place one row after another.
+  early_Sx1 = (room - 1 + whole_S)[:, None]
+  near_SxN = jnp.pad(_packed(image_3xSxS), ((0, 0), (room, 2**bits + 2 - room)), mode='edge')
+  for bit in range(bits):
+    near_SxN = jnp.where(early_Sx1 >> bit & 1, near_SxN[:, 2**bit:], near_SxN[:, :-2**bit])
   moved_3xSxS = _cut(_cubic([_unpacked(near_SxN[:, tap:tap + side]) for tap in range(4)], (shift_S - whole_S)[:, None]))
   x_SxS = jnp.arange(side) + (shift_S[:, None] + 0.5)
   return _filled((x_SxS >= 0) & (x_SxS < side), moved_3xSxS)
@@ -141,16 +143,17 @@ def _rotate(image_3xSxS: jax.Array, degrees: jax.Array) -> jax.Array:
   across_1xS, down_Sx1 = offset_S[None], offset_S[:, None]
   x_SxS = jnp.cos(angle) * across_1xS + jnp.sin(angle) * down_Sx1 + side / 2
   y_SxS = jnp.cos(angle) * down_Sx1 - jnp.sin(angle) * across_1xS + side / 2
+  covered_SxS = (x_SxS >= 0) & (x_SxS < side) & (y_SxS >= 0) & (y_SxS < side)
   column_SxS, row_SxS = (jnp.floor(place - 0.5).astype(jnp.int32) for place in (x_SxS, y_SxS))
-  pixels_P = _packed(image_3xSxS).ravel()
-
-  def at(down: int, across: int) -> jax.Array:
-    row, column = (jnp.clip(place, 0, side - 1) for place in (row_SxS + down, column_SxS + across))
-    return _unpacked(pixels_P.at[row * side + column].get(mode='promise_in_bounds'))
-
-  lines = [_cubic([at(down, across) for across in range(-1, 3)], x_SxS - 0.5 - column_SxS) for down in range(-1, 3)]
+  # All 16 lie side by side, so that a pixel takes one access to memory.
+  pixels = jnp.pad(_packed(image_3xSxS), 2, mode='edge')
+  taps = [pixels[down:down + side + 1, across:across + side + 1] for down in range(4) for across in range(4)]
+  first_SxS = jnp.where(covered_SxS, (row_SxS + 1) * (side + 1) + column_SxS + 1, 0)
+  near_SxSx16 = jnp.stack(taps, axis=-1).reshape(-1, 16).at[first_SxS].get(mode='promise_in_bounds')
+  near = [_unpacked(near_SxSx16[..., tap]) for tap in range(16)]
+  lines = [_cubic(near[tap:tap + 4], x_SxS - 0.5 - column_SxS) for tap in range(0, 16, 4)]
   turned_3xSxS = _cut(_cubic(lines, y_SxS - 0.5 - row_SxS))
-  return _filled((x_SxS >= 0) & (x_SxS < side) & (y_SxS >= 0) & (y_SxS < side), turned_3xSxS)
+  return _filled(covered_SxS, turned_3xSxS)
 
 
 OPERATIONS: dict[str, Operation] = {

@@ -47,7 +47,7 @@ def crop_for_canvas(jpeg: tf.Tensor, box: tf.Tensor, size: int, canvas: int) -> 
 def resolve_draws(batch: dict[str, tf.Tensor], randaugment: tuple[float, float] | None) -> dict[str, tf.Tensor]:
   """Replaces a batch's draws by what they choose, and its seeds by numbers of 32 bits, the largest that jax takes.
 
-  Once a batch, since a call into Python for each example would cost several times as much.
+  Once a batch, and not for each example, since a call into Python takes long.
 
   Args:
     batch: holds for some views NAME_draws, float32 (B, L, 4), see `rand_augment.rand_augment`; or NAME_noise, int64
@@ -56,7 +56,7 @@ def resolve_draws(batch: dict[str, tf.Tensor], randaugment: tuple[float, float] 
 
   Returns:
     NAME_operation int32 (B, L) and NAME_amount float32 (B, L), see `rand_augment.choose`; NAME_noise uint32 (B, 4); and
-    what else the batch holds.
+    what else the batch holds, such as NAME_erased int32 (B, 4), the box of `augment.erased_box`.
   """
   fields = dict(batch)
   for name, values in batch.items():

@@ -83,8 +83,7 @@ def train_batches(
     targets: names of `targets.FIELDS` to add, as `targets.dense` describes them.
     balanced_by: every record's class (N,), -1 for none; all classes come equally often. None takes each record once.
     recurring: which crops and flips come again; None draws new ones every epoch.
-    canvas: the side C of the square in which crops are left for the devices, which resize and augment them; 0 does it
-      here.
+    canvas: the side C of the square in which crops are left for the devices to resize and augment; 0 does it here.
     process_index, process_count: this host's number, and the number of hosts.
     parallelism: the number of threads; None is one per CPU. It does not change the batches.
 
@@ -93,10 +92,7 @@ def train_batches(
     (R, S, S, 3); 'position' in the split int32 (R,), 'example_id' int64 (R,), 'label' int32 (R,), -1 for none; the
     `targets`; and if `recurring` is given, which of them it is, 'crop' int32 (R,). 'person' is the stored crop of one
     person, drawn each epoch from those of the record, squashed to S x S and flipped as the scene is. Without a person
-    it equals the finished scene view. With a canvas, the crops of which `models.preprocess.resize_crops` makes views;
-    and for each augmented view NAME what `objectives.augmentation.augment_views` does to it: NAME_operation int32
-    (R, L) and NAME_amount float32 (R, L) by L layers of RandAugment, and NAME_erased int32 (R, 4) and NAME_noise uint32
-    (R, 4), the box and the seed of erasing.
+    it equals the finished scene view. With a canvas, crops for `preprocess.resize_crops`, draws for `augment_views`.
 
   Raises:
     UserError: the batch is larger than the split or does not divide by process_count; an augmentation or the canvas is
@@ -115,16 +111,13 @@ def train_batches(
 
   def make(record: Record) -> Record:
     scene, person_view = _train_views(record, image_size, canvas, crop_area, person_jitter, randaugment, erase)
-    views = _named('scene' if mode == 'pretrain' else 'image', scene)
+    views = _named('scene' if mode == 'pretrain' else 'image', scene, record)
     if person:
-      views |= _named('person', _person_or(scene, record, person_view))
-    if canvas:
-      views['flip'] = _flip(record)
+      views |= _named('person', _person_or(scene, record, person_view), record)
     return _labels(record) | record_targets.dense(record, sizes) | views
 
   steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-  finish = functools.partial(resolve_draws, randaugment=randaugment) if canvas else None
-  return _batches(split, steps.map(order), make, rows, parallelism, targets, canvas, finish=finish)
+  return _batches(split, steps.map(order), make, rows, parallelism, targets, canvas, randaugment)
 
 
 def _train_order(
@@ -176,8 +169,7 @@ def recurring_batches(
     return {'position': tf.minimum(index_R, split.num_examples - 1), 'keys': tf.repeat(keys_K[None], rows, axis=0)}
 
   def make(record: Record) -> Record:
-    views = _named('scene', _train_views(record, image_size, canvas, crop_area, 0.0, None, 0.0)[0])
-    return views | {'flip': _flip(record)} if canvas else views
+    return _named('scene', _train_views(record, image_size, canvas, crop_area, 0.0, None, 0.0)[0], record)
 
   starts_Bx2 = tf.data.Dataset.from_tensor_slices(np.array(starts, np.int64).reshape(-1, 2))
   return _batches(split, starts_Bx2.map(order), make, rows, parallelism, (), canvas)
@@ -300,9 +292,10 @@ def _augmentation_draws(record: Record, name: str, size: int, randaugment: bool,
   return draws
 
 
-def _named(name: str, view: ViewFields) -> Record:
+def _named(name: str, view: ViewFields, record: Record) -> Record:
   """A view as fields of the batch."""
-  return {f'{name}{field}': value for field, value in view.items()}
+  fields = {f'{name}{field}': value for field, value in view.items()}
+  return fields | {'flip': _flip(record)} if '_box' in view else fields
 
 
 def _flip(record: Record) -> tf.Tensor:
@@ -336,11 +329,11 @@ def _person_crop(record: Record, jitter: float) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _batches(
     split: Split, ordered: tf.data.Dataset, make: Callable[[Record], Record], rows: int, parallelism: int | None,
-    targets: Sequence[str], canvas: int = 0, boxes: bool = False,
-    finish: Callable[[Record], Record] | None = None) -> Iterator[Batch]:
+    targets: Sequence[str], canvas: int = 0, randaugment: tuple[float, float] | None = None,
+    boxes: bool = False) -> Iterator[Batch]:
   """Reads the records at the positions in `ordered`, makes each into one row, and batches the rows in that order.
 
-  Sides that differ from row to row become those of the canvas. `finish` changes each whole batch.
+  Sides that differ from row to row become those of the canvas.
   """
   failures: list[UserError] = []
   fields = _FIELDS | record_targets.fields(targets) | (BOX_FIELDS if boxes else {})
@@ -375,10 +368,9 @@ def _batches(
   if canvas:
     shapes = {name: [side or canvas for side in spec.shape] for name, spec in dataset.element_spec.items()}
     dataset = dataset.padded_batch(rows, shapes, drop_remainder=True)
+    dataset = dataset.map(functools.partial(resolve_draws, randaugment=randaugment))
   else:
     dataset = dataset.batch(rows, drop_remainder=True)
-  if finish:
-    dataset = dataset.map(finish)
   dataset = dataset.prefetch(2).with_options(options)
   _open.add(batches := _iterate(dataset, failures))
   return batches

@@ -30,7 +30,7 @@ LEFT_OUT = -1
 """The place of a layer that changes nothing."""
 
 
-class Operation(NamedTuple):
+class PillowOperation(NamedTuple):
   """One way to change an image.
 
   amount: a function (level in [0, 1], sign -1 or 1) -> how much is changed, in a unit of its own.
@@ -88,19 +88,19 @@ def _solarize_add(image: Image.Image, added: float) -> Image.Image:
   return image.point([min(255, value + int(added)) if value < 128 else value for value in range(256)] * 3)
 
 
-def _enhancing(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
-  return Operation(
+def _enhancing(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> PillowOperation:
+  return PillowOperation(
       lambda level, sign: max(0.1, 1 + sign * level * 0.9), lambda image, factor: enhancer(image).enhance(factor))
 
 
-def _signed(most: float, change: Callable[[Image.Image, float], Image.Image]) -> Operation:
+def _signed(most: float, change: Callable[[Image.Image, float], Image.Image]) -> PillowOperation:
   """An operation that goes both ways, as far as `most`."""
-  return Operation(lambda level, sign: sign * level * most, change)
+  return PillowOperation(lambda level, sign: sign * level * most, change)
 
 
-def _plain(change: Callable[[Image.Image], Image.Image]) -> Operation:
+def _plain(change: Callable[[Image.Image], Image.Image]) -> PillowOperation:
   """An operation of one strength."""
-  return Operation(lambda level, sign: 0, lambda image, amount: change(image))
+  return PillowOperation(lambda level, sign: 0, lambda image, amount: change(image))
 
 
 def _move_rows(image: Image.Image, shift_H: np.ndarray) -> Image.Image:
@@ -143,18 +143,19 @@ def _along_columns(change: Callable[[Image.Image, float], Image.Image]) -> Calla
   return lambda image, amount: change(image.transpose(turn), amount).transpose(turn)
 
 
-OPERATIONS: dict[str, Operation] = {
+OPERATIONS: dict[str, PillowOperation] = {
     'AutoContrast': _plain(ImageOps.autocontrast),
     'Equalize': _plain(ImageOps.equalize),
     'Invert': _plain(ImageOps.invert),
     'Rotate': _signed(30, lambda image, degrees: image.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=FILL)),
     'Posterize':
-        Operation(lambda level, sign: 4 - int(level * 4), lambda image, bits: ImageOps.posterize(image, int(bits))),
+        PillowOperation(
+            lambda level, sign: 4 - int(level * 4), lambda image, bits: ImageOps.posterize(image, int(bits))),
     'Solarize':
-        Operation(
+        PillowOperation(
             lambda level, sign: 256 - int(level * 256),
             lambda image, threshold: ImageOps.solarize(image, int(threshold))),
-    'SolarizeAdd': Operation(lambda level, sign: int(level * 110), _solarize_add),
+    'SolarizeAdd': PillowOperation(lambda level, sign: int(level * 110), _solarize_add),
     'Color': _enhancing(ImageEnhance.Color),
     'Contrast': _enhancing(ImageEnhance.Contrast),
     'Brightness': _enhancing(ImageEnhance.Brightness),

@@ -113,7 +113,7 @@ def _move_rows(image_3xSxS: jax.Array, shift_S: jax.Array) -> jax.Array:
   """Pixel x of each row becomes that at x + shift, which is at most half of a row."""
   side = len(shift_S)
   whole_S, room, bits = jnp.floor(shift_S).astype(jnp.int32), side // 2 + 2, side.bit_length()
-  # Rows start so many pixels early. By powers of two, since a TPU reaches for each row's own place one row after another.
+  # Each row is moved by its own number of pixels, one power of two at a time: a TPU would slice row after row.
   early_Sx1 = (room - 1 + whole_S)[:, None]
   near_SxN = jnp.pad(_packed(image_3xSxS), ((0, 0), (room, 2**bits + 2 - room)), mode='edge')
   for bit in range(bits):

@@ -128,6 +128,7 @@ def _our_streams(folder: pathlib.Path) -> dict[str, Generator[int, None, None]]:
     streams[f'ours, {stored}'] = ours(records)
     streams[f'ours, {stored}, resized on the device'] = ours(records, canvas=CANVAS)
     streams[f'ours, {stored}, augmented'] = ours(records, **RECIPE)
+    streams[f'ours, {stored}, augmented on the device'] = ours(records, canvas=CANVAS, **RECIPE)
   return streams
 
 
@@ -156,7 +157,7 @@ def main() -> None:
   print(
       f'{flags.FLAGS.images} images of {photographs.WIDTH} x {photographs.HEIGHT}, {REPETITIONS} turns of '
       f'{TIMED_BATCHES} batches of {BATCH}; {versions}; {CPUS} CPUs, load {os.getloadavg()[0]:.1f} at the end\n')
-  augmented = {name: costs.pop(name) for name in streams if name.endswith('augmented') or name == TORCHVISION}
+  augmented = {name: costs.pop(name) for name in streams if 'augmented' in name or name == TORCHVISION}
   print('Pretraining, two views an image:\n\n' + cost_table(costs, PIL) + '\n')
   print('Fine-tuning, with RandAugment and erasing:\n\n' + cost_table(augmented, TORCHVISION) + '\n')
   print('Resident MiB after so many images: ' + ', '.join(f'{count:,}: {mib:.0f}' for count, mib in resident.items()))

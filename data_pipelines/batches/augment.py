@@ -90,30 +90,46 @@ def inner_box(draws_4: tf.Tensor, height: tf.Tensor, width: tf.Tensor, inset: fl
   return tf.cast(tf.concat([first_2, last_2 - first_2], axis=0), tf.int32)
 
 
-def erase(image_SxSx3: tf.Tensor, draws: tf.Tensor, noise_seed_2: tf.Tensor, probability: float) -> tf.Tensor:
-  """Random erasing in timm's `pixel` mode (Zhong et al., arXiv 1708.04896): a rectangle becomes noise; uint8.
+def erased_box(draws: tf.Tensor, size: int, probability: float) -> tf.Tensor:
+  """Finds the rectangle that random erasing takes (Zhong et al., arXiv 1708.04896), as timm does.
 
-  The rectangle takes 2 % to 1/3 of the area, with sides in a ratio of 0.3 to 1/0.3. timm fills it with N(0, 1) after
-  normalisation by ImageNet's mean and standard deviation. Here the noise is converted to pixels: rounded, and clipped
-  to [0, 255], at about 2 standard deviations to either side.
+  It takes 2 % to 1/3 of the area, with sides in a ratio of 0.3 to 1/0.3.
+
+  Args:
+    draws: uniform in [0, 1), float32 (2, TRIES + 2): whether to erase, then the box as for `random_crop`.
+    size: the side of the square view.
+    probability: the probability of erasing at all.
+
+  Returns:
+    (top, left, height, width) in pixels, int32 (4,), all zero for none.
+  """
+  return tf.cond(
+      draws[0, 0] < probability, lambda: random_crop(draws[:, 1:], size, size, (0.02, 1 / 3), (0.3, 1 / 0.3)),
+      lambda: tf.zeros([4], tf.int32))
+
+
+def erase(image_SxSx3: tf.Tensor, box_4: tf.Tensor, noise_seed_2: tf.Tensor) -> tf.Tensor:
+  """Fills a rectangle with noise, as random erasing in timm's `pixel` mode; uint8.
+
+  timm fills it with N(0, 1) after normalisation by ImageNet's mean and standard deviation. Here the noise is converted
+  to pixels: rounded, and clipped to [0, 255], at about 2 standard deviations to either side.
 
   Args:
     image_SxSx3: uint8, square.
-    draws: uniform in [0, 1), float32 (2, TRIES + 2): whether to erase, then the box as for `random_crop`.
+    box_4: that of `erased_box`.
     noise_seed_2: int64, key and example id.
-    probability: the probability of erasing at all.
   """
   size = image_SxSx3.shape[0]
 
   def erased() -> tf.Tensor:
-    top, left, height, width = tf.unstack(random_crop(draws[:, 1:], size, size, (0.02, 1 / 3), (0.3, 1 / 0.3)))
+    top, left, height, width = tf.unstack(box_4)
     noise_HxWx3 = tf.random.stateless_normal([height, width, 3], noise_seed_2, alg='philox')
     pixels_HxWx3 = _rounded(255 * (noise_HxWx3 * _STD + _MEAN))
     above, between, below = tf.split(image_SxSx3, [top, height, size - top - height])
     before, _, after = tf.split(between, [left, width, size - left - width], axis=1)
     return tf.concat([above, tf.concat([before, pixels_HxWx3, after], axis=1), below], axis=0)
 
-  return tf.ensure_shape(tf.cond(draws[0, 0] < probability, erased, lambda: image_SxSx3), [size, size, 3])
+  return tf.ensure_shape(tf.cond(box_4[2] > 0, erased, lambda: image_SxSx3), [size, size, 3])
 
 
 def resize(image_HxWx3: tf.Tensor, height: tf.Tensor | int, width: tf.Tensor | int) -> tf.Tensor:

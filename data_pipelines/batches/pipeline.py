@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines.batches import augment, rand_augment
-from data_pipelines.batches.canvas import crop_for_canvas
+from data_pipelines.batches.canvas import crop_for_canvas, resolve_draws
 from data_pipelines.batches.evaluation_views import BOX_FIELDS, evaluation_views
 from data_pipelines.batches.image_changes import REMOVALS
 from data_pipelines.batches.order import Order, make_order
@@ -37,8 +37,8 @@ _FIELDS = {
 
 Batch = dict[str, np.ndarray]
 Record = dict[str, tf.Tensor]
-ViewFields = tuple[tf.Tensor, ...]
-"""The pixels of a finished view, uint8 (S, S, 3), alone; or the result of `crop_for_canvas`."""
+ViewFields = dict[str, tf.Tensor]
+"""What a batch holds of a view, by what follows the view's name: '' is the pixels."""
 
 
 class RecurringCrops(NamedTuple):
@@ -83,7 +83,7 @@ def train_batches(
     targets: names of `targets.FIELDS` to add, as `targets.dense` describes them.
     balanced_by: every record's class (N,), -1 for none; all classes come equally often. None takes each record once.
     recurring: which crops and flips come again; None draws new ones every epoch.
-    canvas: the side C of the square in which crops are left for the devices to resize; 0 resizes them here.
+    canvas: the side C of the square in which crops are left for the devices to resize and augment; 0 does it here.
     process_index, process_count: this host's number, and the number of hosts.
     parallelism: the number of threads; None is one per CPU. It does not change the batches.
 
@@ -92,14 +92,14 @@ def train_batches(
     (R, S, S, 3); 'position' in the split int32 (R,), 'example_id' int64 (R,), 'label' int32 (R,), -1 for none; the
     `targets`; and if `recurring` is given, which of them it is, 'crop' int32 (R,). 'person' is the stored crop of one
     person, drawn each epoch from those of the record, squashed to S x S and flipped as the scene is. Without a person
-    it equals the finished scene view. With a canvas, the crops of which `models.preprocess.resize_crops` makes views.
+    it equals the finished scene view. With a canvas, crops for `preprocess.resize_crops`, draws for `augment_views`.
 
   Raises:
     UserError: the batch is larger than the split or does not divide by process_count; an augmentation or the canvas is
       out of its range or not of this mode; or, while iterating, a shard is damaged.
   """
   _check_augmentations(mode, person_jitter, randaugment, erase)
-  _check_canvas(canvas, image_size, bool(randaugment or erase))
+  _check_canvas(canvas, image_size)
   person = mode == 'pretrain' if person is None else person
   epoch_steps, sizes = steps_per_epoch(split, batch_size), record_targets.lengths(split, targets)
   first_row, rows = _host_rows(batch_size, process_index, process_count)
@@ -117,7 +117,7 @@ def train_batches(
     return _labels(record) | record_targets.dense(record, sizes) | views
 
   steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-  return _batches(split, steps.map(order), make, rows, parallelism, targets, canvas)
+  return _batches(split, steps.map(order), make, rows, parallelism, targets, canvas, randaugment)
 
 
 def _train_order(
@@ -160,7 +160,7 @@ def recurring_batches(
     UserError: the batch does not divide by process_count, or the canvas is too small; or, while iterating, a shard is
       damaged.
   """
-  _check_canvas(canvas, image_size, augmented=False)
+  _check_canvas(canvas, image_size)
   first_row, rows = _host_rows(batch_size, process_index, process_count)
 
   def order(start_2: tf.Tensor) -> Record:
@@ -252,40 +252,50 @@ def _check_augmentations(mode: str, jitter: float, randaugment: tuple[float, flo
         'standard deviation of at least 0')
 
 
-def _check_canvas(canvas: int, size: int, augmented: bool) -> None:
-  """Raises UserError if a canvas has no room for a view, or if what needs finished views would get none."""
+def _check_canvas(canvas: int, size: int) -> None:
+  """Raises UserError if a canvas has no room for a view."""
   if canvas and canvas < size:
     raise UserError(f'canvas is {canvas}: choose at least the side of a view, {size}, or 0')
-  if canvas and augmented:
-    raise UserError('randaugment and erase change views that are resized here: leave them off, or canvas at 0')
 
 
 def _train_views(
     record: Record, size: int, canvas: int, crop_area: tuple[float, float], jitter: float,
     randaugment: tuple[float, float] | None, erase: float) -> tuple[ViewFields, Callable[[], ViewFields]]:
   """The view of the whole image, and a function that makes the view of one of the record's persons."""
-  key, example_id, flip = record['keys'], record['example_id'], _flip(record)
 
   def view(name: str, jpeg: tf.Tensor, box: tf.Tensor) -> ViewFields:
+    draws = _augmentation_draws(record, name, size, bool(randaugment), erase)
     if canvas:
-      return crop_for_canvas(jpeg, box, size, canvas)
+      pixels, shown = crop_for_canvas(jpeg, box, size, canvas)
+      return {'': pixels, '_box': shown} | draws
     resized = augment.resize(augment.decode_crop(jpeg, box), size, size)
-    image = tf.ensure_shape(tf.cond(flip, lambda: tf.reverse(resized, [1]), lambda: resized), [size, size, 3])
+    image = tf.cond(_flip(record), lambda: tf.reverse(resized, [1]), lambda: resized)
+    image = tf.ensure_shape(image, [size, size, 3])
     if randaugment:
-      draws = augment.uniform(key[augment.RANDAUGMENT[name]], example_id, list(rand_augment.DRAWS))
-      image = rand_augment.rand_augment(image, draws, *randaugment)
+      image = rand_augment.rand_augment(image, draws['_draws'], *randaugment)
     if erase:
-      draws = augment.uniform(key[augment.ERASE[name]], example_id, [2, augment.TRIES + 2])
-      image = augment.erase(image, draws, tf.stack([key[augment.NOISE[name]], example_id]), erase)
-    return (image,)
+      image = augment.erase(image, draws['_erased'], draws['_noise'])
+    return {'': image}
 
   return view('image', *_scene_crop(record, crop_area)), lambda: view('person', *_person_crop(record, jitter))
 
 
+def _augmentation_draws(record: Record, name: str, size: int, randaugment: bool, erase: float) -> ViewFields:
+  """The draws of one view for `rand_augment`, and the box and the seed for `augment.erase`."""
+  keys, example_id, draws = record['keys'], record['example_id'], {}
+  if randaugment:
+    draws['_draws'] = augment.uniform(keys[augment.RANDAUGMENT[name]], example_id, list(rand_augment.DRAWS))
+  if erase:
+    erasing = augment.uniform(keys[augment.ERASE[name]], example_id, [2, augment.TRIES + 2])
+    draws['_erased'] = augment.erased_box(erasing, size, erase)
+    draws['_noise'] = tf.stack([keys[augment.NOISE[name]], example_id])
+  return draws
+
+
 def _named(name: str, view: ViewFields, record: Record) -> Record:
   """A view as fields of the batch."""
-  fields = dict(zip((name, f'{name}_box'), view))
-  return fields | {'flip': _flip(record)} if len(view) > 1 else fields
+  fields = {f'{name}{field}': value for field, value in view.items()}
+  return fields | {'flip': _flip(record)} if '_box' in view else fields
 
 
 def _flip(record: Record) -> tf.Tensor:
@@ -319,7 +329,8 @@ def _person_crop(record: Record, jitter: float) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _batches(
     split: Split, ordered: tf.data.Dataset, make: Callable[[Record], Record], rows: int, parallelism: int | None,
-    targets: Sequence[str], canvas: int = 0, boxes: bool = False) -> Iterator[Batch]:
+    targets: Sequence[str], canvas: int = 0, randaugment: tuple[float, float] | None = None,
+    boxes: bool = False) -> Iterator[Batch]:
   """Reads the records at the positions in `ordered`, makes each into one row, and batches the rows in that order.
 
   Sides that differ from row to row become those of the canvas.
@@ -357,6 +368,7 @@ def _batches(
   if canvas:
     shapes = {name: [side or canvas for side in spec.shape] for name, spec in dataset.element_spec.items()}
     dataset = dataset.padded_batch(rows, shapes, drop_remainder=True)
+    dataset = dataset.map(functools.partial(resolve_draws, randaugment=randaugment))
   else:
     dataset = dataset.batch(rows, drop_remainder=True)
   dataset = dataset.prefetch(2).with_options(options)

@@ -1,6 +1,7 @@
 """RandAugment as in timm's `rand-m9-mstd0.5-inc1`, by the same Pillow operations; only the source of draws differs.
 
-Shears and translations are our own, since Pillow's take long: the same pixels to 1 of 255.
+Shears and translations are our own, since Pillow's take long: the same pixels to 1 of 255. Where the devices make the
+views, `choose` alone runs here (docs/method.md, Resizing on the devices).
 
 Cubuk et al., "RandAugment", arXiv 1909.13719, with timm's changes: operations that all grow stronger with magnitude, a
 magnitude drawn from a normal distribution, and each operation left out half of the time.
@@ -8,6 +9,7 @@ magnitude drawn from a normal distribution, and each operation left out half of 
 
 from collections.abc import Callable
 import functools
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -24,8 +26,19 @@ _ROWS_IN_CACHE = 56
 FILL = (124, 116, 104)
 """The colour of the area that geometric operations leave uncovered: ImageNet's mean."""
 
-Operation = Callable[[Image.Image, float, int], Image.Image]
-"""A function (RGB image, level in [0, 1], sign -1 or 1) -> RGB image of the same size."""
+LEFT_OUT = -1
+"""The place of a layer that changes nothing."""
+
+
+class PillowOperation(NamedTuple):
+  """One way to change an image.
+
+  amount: a function (level in [0, 1], sign -1 or 1) -> how much is changed, in a unit of its own.
+  change: a function (RGB image, amount) -> RGB image of the same size.
+  """
+
+  amount: Callable[[float, int], float]
+  change: Callable[[Image.Image, float], Image.Image]
 
 
 def rand_augment(image_HxWx3: tf.Tensor, draws_Lx4: tf.Tensor, magnitude: float, std: float) -> tf.Tensor:
@@ -46,25 +59,48 @@ def rand_augment(image_HxWx3: tf.Tensor, draws_Lx4: tf.Tensor, magnitude: float,
   return tf.cond(tf.reduce_any(draws_Lx4[:, 1] < PROBABILITY), run, lambda: image_HxWx3)
 
 
-def _apply(image_HxWx3: np.ndarray, draws_Lx4: np.ndarray, magnitude: float, std: float) -> np.ndarray:
-  image = Image.fromarray(image_HxWx3)
-  for which, applied, spread, sign in draws_Lx4:
+def choose(draws_Nx4: np.ndarray, magnitude: float, std: float) -> tuple[np.ndarray, np.ndarray]:
+  """What each layer does, for the draws and strengths of `rand_augment`.
+
+  Returns:
+    Places in `OPERATIONS`, `LEFT_OUT` for none, int32 (N,); and the amounts, float64 (N,), 0 for none.
+  """
+  places_N, amounts_N = np.full(len(draws_Nx4), LEFT_OUT, np.int32), np.zeros(len(draws_Nx4))
+  for layer, (which, applied, spread, sign) in enumerate(draws_Nx4):
     if applied < PROBABILITY:
       # The normal quantile of 0 is infinite. float64, because the operations truncate levels to integers.
       drawn = magnitude + std * float(special.ndtri(np.float64(max(spread, np.float32(2.0**-24)))))
       level = min(max(drawn, 0.0), MAX_MAGNITUDE) / MAX_MAGNITUDE
-      image = OPERATIONS[_NAMES[int(which * len(_NAMES))]](image, level, -1 if sign < 0.5 else 1)
+      places_N[layer] = int(which * len(_IN_ORDER))
+      amounts_N[layer] = _IN_ORDER[places_N[layer]].amount(level, -1 if sign < 0.5 else 1)
+  return places_N, amounts_N
+
+
+def _apply(image_HxWx3: np.ndarray, draws_Lx4: np.ndarray, magnitude: float, std: float) -> np.ndarray:
+  image = Image.fromarray(image_HxWx3)
+  for place, amount in zip(*choose(draws_Lx4, magnitude, std)):
+    if place != LEFT_OUT:
+      image = _IN_ORDER[place].change(image, float(amount))
   return np.asarray(image)
 
 
-def _solarize_add(image: Image.Image, level: float, sign: int) -> Image.Image:
-  del sign
-  added = int(level * 110)
-  return image.point([min(255, value + added) if value < 128 else value for value in range(256)] * 3)
+def _solarize_add(image: Image.Image, added: float) -> Image.Image:
+  return image.point([min(255, value + int(added)) if value < 128 else value for value in range(256)] * 3)
 
 
-def _enhancing(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
-  return lambda image, level, sign: enhancer(image).enhance(max(0.1, 1 + sign * level * 0.9))
+def _enhancing(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> PillowOperation:
+  return PillowOperation(
+      lambda level, sign: max(0.1, 1 + sign * level * 0.9), lambda image, factor: enhancer(image).enhance(factor))
+
+
+def _signed(most: float, change: Callable[[Image.Image, float], Image.Image]) -> PillowOperation:
+  """An operation that goes both ways, as far as `most`."""
+  return PillowOperation(lambda level, sign: sign * level * most, change)
+
+
+def _plain(change: Callable[[Image.Image], Image.Image]) -> PillowOperation:
+  """An operation of one strength."""
+  return PillowOperation(lambda level, sign: 0, lambda image, amount: change(image))
 
 
 def _move_rows(image: Image.Image, shift_H: np.ndarray) -> Image.Image:
@@ -102,26 +138,32 @@ def _translate(image: Image.Image, share: float) -> Image.Image:
   return _move_rows(image, np.full(image.height, share * image.width))
 
 
-def _along_columns(
-    operation: Callable[[Image.Image, float], Image.Image], image: Image.Image, amount: float) -> Image.Image:
-  return operation(image.transpose(Image.Transpose.TRANSPOSE), amount).transpose(Image.Transpose.TRANSPOSE)
+def _along_columns(change: Callable[[Image.Image, float], Image.Image]) -> Callable[[Image.Image, float], Image.Image]:
+  turn = Image.Transpose.TRANSPOSE
+  return lambda image, amount: change(image.transpose(turn), amount).transpose(turn)
 
 
-OPERATIONS: dict[str, Operation] = {
-    'AutoContrast': lambda image, level, sign: ImageOps.autocontrast(image),
-    'Equalize': lambda image, level, sign: ImageOps.equalize(image),
-    'Invert': lambda image, level, sign: ImageOps.invert(image),
-    'Rotate': lambda image, level, sign: image.rotate(sign * level * 30, Image.Resampling.BICUBIC, fillcolor=FILL),
-    'Posterize': lambda image, level, sign: ImageOps.posterize(image, 4 - int(level * 4)),
-    'Solarize': lambda image, level, sign: ImageOps.solarize(image, 256 - int(level * 256)),
-    'SolarizeAdd': _solarize_add,
+OPERATIONS: dict[str, PillowOperation] = {
+    'AutoContrast': _plain(ImageOps.autocontrast),
+    'Equalize': _plain(ImageOps.equalize),
+    'Invert': _plain(ImageOps.invert),
+    'Rotate': _signed(30, lambda image, degrees: image.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=FILL)),
+    'Posterize':
+        PillowOperation(
+            lambda level, sign: 4 - int(level * 4), lambda image, bits: ImageOps.posterize(image, int(bits))),
+    'Solarize':
+        PillowOperation(
+            lambda level, sign: 256 - int(level * 256),
+            lambda image, threshold: ImageOps.solarize(image, int(threshold))),
+    'SolarizeAdd': PillowOperation(lambda level, sign: int(level * 110), _solarize_add),
     'Color': _enhancing(ImageEnhance.Color),
     'Contrast': _enhancing(ImageEnhance.Contrast),
     'Brightness': _enhancing(ImageEnhance.Brightness),
     'Sharpness': _enhancing(ImageEnhance.Sharpness),
-    'ShearX': lambda image, level, sign: _shear(image, sign * level * 0.3),
-    'ShearY': lambda image, level, sign: _along_columns(_shear, image, sign * level * 0.3),
-    'TranslateX': lambda image, level, sign: _translate(image, sign * level * 0.45),
-    'TranslateY': lambda image, level, sign: _along_columns(_translate, image, sign * level * 0.45),}
-"""timm's 15 "increasing" operations."""
-_NAMES = tuple(OPERATIONS)
+    'ShearX': _signed(0.3, _shear),
+    'ShearY': _signed(0.3, _along_columns(_shear)),
+    'TranslateX': _signed(0.45, _translate),
+    'TranslateY': _signed(0.45, _along_columns(_translate)),}
+"""timm's 15 "increasing" operations. Amounts are degrees, bits that stay, a threshold, what is added, a factor of
+`ImageEnhance`, a slope, and a share of the side."""
+_IN_ORDER = tuple(OPERATIONS.values())

@@ -63,6 +63,29 @@ def test_collectives_are_counted_through_loops_and_once_where_the_compiler_split
   assert found == {'all-reduce': (3, 3 * 32, 32), 'all-gather': (2, 256 + 128, 256), 'reduce-scatter': (1, 64, 64)}
 
 
+CONDITIONAL = """
+%first (x: f32[8]) -> f32[8] {
+  ROOT %reduced = f32[8]{0} all-reduce(%x), channel_id=1
+}
+
+%second (x: f32[8]) -> f32[8] {
+  ROOT %x = f32[8]{0} parameter(0)
+}
+
+%body (x: f32[8]) -> f32[8] {
+  ROOT %either = f32[8]{0} conditional(%place, %x, %x), branch_computations={%first, %second}
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  ROOT %while = f32[8]{0} while(%a), condition=%limit, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+}
+"""
+
+
+def test_branches_of_a_conditional_share_its_runs() -> None:
+  assert read_collectives(CONDITIONAL)[0][1] == 3  # half of 5, rounded up
+
+
 def _config(data: int, fsdp: int, **changes: Any) -> ConfigDict:
   """The demo's pretraining, smaller, on `DEVICES` devices, scanned as the large configs are."""
   config = demo.get_config('pretrain')
@@ -126,6 +149,19 @@ def test_crops_on_a_canvas_are_planned_for_in_the_batch() -> None:
       step_compiler.sizes(program)['batch_bytes_per_device'] for program in _programs_without_and_with_canvas())
   a_view = 3 * (48**2 - 32**2) + 4 * 4
   assert crops - views == 16 // DEVICES * (2 * a_view + 1)
+
+
+def test_draws_of_augmentation_are_planned_for_in_the_batch() -> None:
+  config = demo.get_config('finetune')
+  config.update(batch_size=16, crop_canvas=128, streams='scene+person')
+  with_draws = config.copy_and_resolve_references()
+  with_draws.augment.update(randaugment=9.0, erase=0.25)
+  plain, drawn = (step_compiler.training_program(each, jax.devices()) for each in (config, with_draws))
+  assert {name for name in drawn.batch.keys() - plain.batch.keys() if name.startswith('person')
+         } == {'person_operation', 'person_amount', 'person_erased', 'person_noise'}
+  bytes_of_plain, bytes_of_drawn = (
+      step_compiler.sizes(program)['batch_bytes_per_device'] for program in (plain, drawn))
+  assert bytes_of_drawn - bytes_of_plain == 16 // DEVICES * 2 * 4 * (2 + 2 + 4 + 4)
 
 
 @pytest.mark.slow

@@ -81,12 +81,6 @@ def test_a_key_that_is_unknown_or_of_another_type_is_one_line(config, message):
   assert message in str(error.value) and '\n' not in str(error.value)
 
 
-def test_crops_for_the_devices_go_without_randaugment_and_erasing():
-  with pytest.raises(UserError, match='--config.augment.randaugment=0 and --config.augment.erase=0'):
-    parse(FinetuneConfig, changed(FinetuneConfig, crop_canvas=344))
-  parse(FinetuneConfig, changed(FinetuneConfig, crop_canvas=344, augment__randaugment=0.0, augment__erase=0.0))
-
-
 def test_a_key_that_is_left_out_has_its_default_and_an_integer_is_a_float_too():
   config = parse(FinetuneConfig, ConfigDict({'ema_decay': 0, 'optimizer': {'base_lr': 1}}))
   assert config == FinetuneConfig(optimizer=dataclasses.replace(FinetuneConfig().optimizer, base_lr=1.0))

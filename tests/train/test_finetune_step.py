@@ -9,7 +9,9 @@ import pytest
 
 from tests.support.steps import finetune_step
 from uniemox_jax.models.classifier import Classifier
+from uniemox_jax.models.preprocess import resize_crops
 from uniemox_jax.objectives import regularisation
+from uniemox_jax.objectives.augmentation import augment_views
 from uniemox_jax.runtime import sharding
 from uniemox_jax.train import optimizer
 from uniemox_jax.train.state import TrainState, abstract_params, builder, create_state, graphdef_of, state_template
@@ -48,6 +50,25 @@ def test_accumulation_changes_nothing_with_all_regularisation_on():
     for mine, theirs in zip(jax.tree.leaves(after_whole.params[name]), jax.tree.leaves(after_parts.params[name]),
                             strict=True):
       np.testing.assert_allclose(theirs, mine, rtol=1e-4, atol=1e-6)
+
+
+def test_crops_with_draws_are_learned_from_as_the_views_that_they_become():
+  rng, size = np.random.default_rng(0), 48
+  batch = {
+      'image': rng.integers(0, 256, (BATCH, size, size, 3),
+                            dtype=np.uint8), 'image_box': np.tile(np.float32([3, 2, 40, 44]),
+                                                                  (BATCH, 1)), 'flip': np.arange(BATCH) % 2 == 0,
+      'image_operation': rng.integers(-1, 15, (BATCH, 2), np.int32), 'image_amount': rng.random(
+          (BATCH, 2), np.float32), 'image_erased': np.tile(np.int32([4, 4, 20, 10]), (BATCH, 1)),
+      'image_noise': rng.integers(0, 2**32, (BATCH, 4), np.uint32), 'label': rng.integers(0, 5, BATCH, dtype=np.int32)}
+  views = augment_views(resize_crops(batch, MODEL['image_size']))
+  assert views.keys() == {'image', 'label'}
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  build, tx = builder(Classifier, **MODEL), optimizer.adamw(lambda step: 1e-3, layer_decay=1.0, weight_decay=0.0)
+  state = create_state(state_template(build, tx, mesh), build, tx, seed=0)
+  step = jax.jit(finetune_step(graphdef_of(build), tx, accum_steps=2, smoothing=0.1))
+  norms = [float(step(state, (), each, jax.random.key(0))[1]['gradient_norm']) for each in (batch, views)]
+  assert norms[0] == pytest.approx(norms[1], rel=1e-6)
 
 
 def test_layer_decay_slows_early_layers():

@@ -75,10 +75,26 @@ def test_parts_of_a_batch_that_shows_the_scene_twice_lose_as_with_views_of_the_h
 
 
 @pytest.mark.slow
-def test_finetuning_on_scene_and_person_loses_as_with_views_of_the_host(data_dir, tmp_path):
+@pytest.mark.parametrize('magnitude, apart', [(0.0, 2e-3), (9.0, 2e-2)])
+def test_finetuning_on_scene_and_person_loses_as_with_views_of_the_host(data_dir, tmp_path, magnitude, apart):
   config = small_runs.finetune_config(data_dir, epochs=1)
-  config.augment.randaugment, config.augment.erase, config.streams = 0.0, 0.0, 'scene+person'
+  # The noise of erased boxes is another on the devices.
+  config.augment.randaugment, config.augment.erase, config.streams = magnitude, 0.0, 'scene+person'
   for canvas in (0, CANVAS):
     config.crop_canvas = canvas
     finetune(config, str(tmp_path / str(canvas)))
-  assert losses(tmp_path / str(CANVAS)) == pytest.approx(losses(tmp_path / '0'), rel=2e-3)
+  assert losses(tmp_path / str(CANVAS)) == pytest.approx(losses(tmp_path / '0'), rel=apart)
+
+
+@pytest.mark.slow
+def test_finetuning_that_devices_augment_is_resumed_bit_equal(data_dir, tmp_path):
+  config = small_runs.finetune_config(data_dir, epochs=2)
+  config.augment.randaugment, config.augment.erase, config.crop_canvas = 9.0, 0.5, CANVAS
+  finetune(config, str(tmp_path / 'whole'))
+  shutil.copytree(tmp_path / 'whole', tmp_path / 'resumed')
+  (tmp_path / 'resumed' / 'result.json').unlink()
+  steps = sorted((tmp_path / 'whole' / 'checkpoints').glob('[0-9]*'), key=lambda step: int(step.name))
+  shutil.rmtree(tmp_path / 'resumed' / 'checkpoints' / steps[-1].name)
+  finetune(config, str(tmp_path / 'resumed'))
+  assert small_runs.same_weights(tmp_path / 'whole', tmp_path / 'resumed')
+  assert losses(tmp_path / 'resumed') == losses(tmp_path / 'whole')

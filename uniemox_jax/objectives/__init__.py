@@ -1,1 +1,1 @@
-"""What is learned, how it is penalised, and how it is measured."""
+"""What is learned, how it is regularised, and how it is measured."""

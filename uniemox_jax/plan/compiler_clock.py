@@ -61,8 +61,8 @@ def _kind(name: str, opcode: str, path: str, called: list[str]) -> str:
     return 'copy'
   if not any(' convolution(' in line or ' dot(' in line for line in called):
     return 'other'
-  # Of the einsums of a step, all but those of the losses are in attention.
-  return 'attention product' if '->' in path and part_of(path) != 'losses' else 'product'
+  # Of the einsums of a step, all but those of the inputs and the losses are in attention.
+  return 'attention product' if '->' in path and part_of(path) not in ('inputs', 'losses') else 'product'
 
 
 def _operation(program: ProgramText, line: str, count: int, schedules: Mapping[Kernel, int]) -> Operation | None:

@@ -70,6 +70,7 @@ class ProgramText(NamedTuple):
 
   def runs(self, whole: re.Pattern[str] | None = None) -> Counter[str]:
     """How often each computation runs a step. A loop without a length in the text, as in rejection sampling, runs once.
+    The branches of a conditional share its runs equally, rounded up, since a compiler does not know which one is taken.
 
     What an instruction calls is left out if `whole` is found in its line, which then stands for all of it.
     """
@@ -79,8 +80,10 @@ class ProgramText(NamedTuple):
       runs[name] += times
       for line in self.computations[name]:
         if not (whole and whole.search(line)):
-          for called in self.called(line):
-            visit(called, times * self.trips(line))
+          called = self.called(line)
+          branches = len(called) if ' conditional(' in line else 1
+          for one in called:
+            visit(one, -(-times * self.trips(line) // branches))
 
     visit(self.entry, 1)
     return runs

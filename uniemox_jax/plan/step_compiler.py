@@ -69,6 +69,16 @@ def _batch(config: PretrainConfig | FinetuneConfig, mesh: Mesh, views: Sequence[
       for name, (dtype, *shape) in fields.items()}
 
 
+def _augmentation(config: FinetuneConfig, views: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+  """The fields of `augment_views`, as `_batch` takes others; none where the host augments."""
+  fields: dict[str, tuple[Any, ...]] = {}
+  if config.crop_canvas and config.augment.randaugment:
+    fields |= {'operation': (jnp.int32, 2), 'amount': (jnp.float32, 2)}
+  if config.crop_canvas and config.augment.erase:
+    fields |= {'erased': (jnp.int32, 4), 'noise': (jnp.uint32, 4)}
+  return {f'{view}_{field}': shape for view in views for field, shape in fields.items()}
+
+
 def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
   dtype = jnp.dtype(config.dtype)
   teacher: Teacher | None = None
@@ -101,11 +111,13 @@ def _finetuning(config: FinetuneConfig, mesh: Mesh) -> Program:
   build = builder(Classifier, dtype=jnp.dtype(config.dtype), **arguments)
   classifier = abstract_model(build)
   optimizer = make_optimizer(config, STEPS_PER_EPOCH)
+  views = STREAMS[config.streams]
+  batch = _batch(config, mesh, views, label=(jnp.int32,), **_augmentation(config, views))
   return Program(
       make_finetune_step(
           setup.step_graph(classifier, config.attention, mesh.devices.flat[0]), optimizer, config.regularisation),
-      state_template(build, optimizer.tx, mesh, averaged=optimizer.ema_decay > 0), (),
-      _batch(config, mesh, STREAMS[config.streams], label=(jnp.int32,)), mesh, finetune_work(classifier))
+      state_template(build, optimizer.tx, mesh, averaged=optimizer.ema_decay > 0), (), batch, mesh,
+      finetune_work(classifier))
 
 
 def training_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:

@@ -88,8 +88,8 @@ class PretrainConfig(CaptionedConfig):
 
   accum_steps: int = key(1, 'micro-batches that a batch is divided into; the result is the same', least=1)
   crop_canvas: int = key(
-      0, 'side in pixels of the square in which crops go to the devices, which resize them; 0 resizes them on the host '
-      '(docs/input.md)', least=0)
+      0, 'side in pixels of the square in which crops go to the devices, which resize and augment them; 0 does it on '
+      'the host (docs/input.md)', least=0)
   person_jitter: float = key(
       0.0, 'how far each edge of the person crop may move inwards, share of its side', least=0, below=0.5)
   person_view: str = key(
@@ -210,10 +210,6 @@ class FinetuneConfig(TrainConfig, MeasuredConfig):
     """See `DataConfig.check`."""
     super().check()
     _check_canvas(self)
-    if self.crop_canvas and (self.augment.randaugment or self.augment.erase):
-      raise UserError(
-          'RandAugment and erasing change finished views on the host, where crop_canvas leaves none: set '
-          '--config.crop_canvas=0, or both --config.augment.randaugment=0 and --config.augment.erase=0')
 
 
 def _check_canvas(config: PretrainConfig | FinetuneConfig) -> None:

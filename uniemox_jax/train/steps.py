@@ -18,6 +18,7 @@ from uniemox_jax.models.masking import patchify
 from uniemox_jax.models.preprocess import normalise, resize_crops
 from uniemox_jax.models.uniemox import UniEmoX
 from uniemox_jax.objectives import losses
+from uniemox_jax.objectives.augmentation import augment_views
 from uniemox_jax.objectives.regularisation import draw_branch_scales, draw_mix
 from uniemox_jax.objectives.tasks import Task, prepare_targets, row_loss, row_weights, single_label_task, split_columns
 from uniemox_jax.teacher.step_teacher import Teacher, embed_views_as_one
@@ -171,8 +172,8 @@ def make_finetune_step(
     tasks: Sequence[Task] | None = None) -> Step:
   """Makes the classifier's step (docs/method.md, Recipes) for any tasks; None means a single label.
 
-  Its batch holds 'image' uint8 (B, H, W, 3), or a crop for `resize_crops`; 'person' likewise if the classifier has two
-  streams; and the field of every task as `tasks.prepare_targets` takes it.
+  Its batch holds 'image' uint8 (B, H, W, 3), or a crop for `resize_crops` and what `augment_views` does to its view;
+  'person' likewise if the classifier has two streams; and the field of every task as `tasks.prepare_targets` takes it.
   """
 
   def step(state: TrainState, frozen: Any, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
@@ -180,7 +181,7 @@ def make_finetune_step(
     mix_key, drop_key = jax.random.split(jax.random.fold_in(key, state.step))
     model = nnx.merge(classifier, state.params)
     chosen = tasks or (single_label_task(range(model.head.out_features)),)
-    batch = resize_crops(batch, model.encoder.image_size, optimizer.accum_steps)
+    batch = augment_views(resize_crops(batch, model.encoder.image_size, optimizer.accum_steps))
     views, depth = stack_views(batch), model.encoder.blocks.depth
     mix = draw_mix(mix_key, (views.shape[-3], views.shape[-2]), settings.mixup, settings.cutmix)
     scales_RxNx2 = draw_branch_scales(drop_key, len(views) * model.view_count, depth, settings.drop_path)

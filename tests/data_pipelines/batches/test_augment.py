@@ -189,7 +189,8 @@ def test_inner_box_moves_every_edge_inwards_by_at_most_the_inset(height, width, 
 def test_erasing_fills_one_rectangle_of_the_promised_sizes_with_noise_and_leaves_the_rest():
   size, count = 64, 400
   image = tf.fill([size, size, 3], tf.constant(7, tf.uint8))
-  erase = tf.function(lambda draws, example: augment.erase(image, draws, tf.stack([5, example]), 0.25))
+  erase = tf.function(
+      lambda draws, example: augment.erase(image, augment.erased_box(draws, size, 0.25), tf.stack([5, example])))
   draws = np.random.default_rng(0).random((count, 2, augment.TRIES + 2), np.float32)
   shares, ratios, noise = [], [], []
   for example, draw in enumerate(draws):
@@ -216,9 +217,8 @@ def test_erasing_fills_one_rectangle_of_the_promised_sizes_with_noise_and_leaves
 
 @pytest.mark.parametrize('probability, erased', [(0.0, False), (1.0, True)])
 def test_erasing_never_and_always(probability, erased):
-  image = tf.zeros([32, 32, 3], tf.uint8)
+  image, seed = tf.zeros([32, 32, 3], tf.uint8), tf.constant([1, 2], tf.int64)
   draws = np.random.default_rng(3).random((20, 2, augment.TRIES + 2), np.float32)
-  changed = [
-      tf.reduce_any(augment.erase(image, tf.constant(draw), tf.constant([1, 2], tf.int64), probability) > 0)
-      for draw in draws]
+  boxes = [augment.erased_box(tf.constant(draw), 32, probability) for draw in draws]
+  changed = [tf.reduce_any(augment.erase(image, box, seed) > 0) for box in boxes]
   assert [bool(change) for change in changed] == [erased] * 20

@@ -15,6 +15,7 @@ from data_pipelines.batches.pipeline import RecurringCrops, recurring_batches, t
 from uniemox_jax.models.preprocess import resize_crops
 
 SIDE, CANVAS, BATCH = 32, 132, 9
+AUGMENTED = {'mode': 'finetune', 'person_jitter': 0.0, 'person': True, 'randaugment': (9.0, 0.5), 'erase': 0.5}
 RANDOM = {'batch_size': BATCH, 'seed': 1, 'image_size': SIDE, 'crop_area': (0.3, 1.0), 'person_jitter': 0.14}
 
 
@@ -111,12 +112,11 @@ def test_crops_for_finetuning_are_those_of_its_views(train):
   assert_close(resize_crops(crops, SIDE)['image'], views['image'])
 
 
-@pytest.mark.parametrize('hosts', [2, 4])
-def test_crops_are_the_same_bytes_on_any_hosts_and_from_any_step(train, hosts):
-  whole = take(train, 4, batch_size=8, canvas=CANVAS)
-  parts = [
-      take(train, 2, batch_size=8, canvas=CANVAS, start_step=2, process_index=index, process_count=hosts)
-      for index in range(hosts)]
+@pytest.mark.parametrize('hosts, options', [(2, {}), (4, {}), (2, AUGMENTED)], ids=str)
+def test_crops_and_draws_are_the_same_bytes_on_any_hosts_and_from_any_step(train, hosts, options):
+  options = {'batch_size': 8, 'canvas': CANVAS} | options
+  whole = take(train, 4, **options)
+  parts = [take(train, 2, start_step=2, process_index=index, process_count=hosts, **options) for index in range(hosts)]
   for batch, rows in zip(whole[2:], zip(*parts, strict=True), strict=True):
     for name in batch:
       np.testing.assert_array_equal(np.concatenate([row[name] for row in rows]), batch[name], err_msg=name)

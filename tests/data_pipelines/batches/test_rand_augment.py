@@ -81,7 +81,8 @@ def test_shears_and_translations_are_pillows_to_one_of_255_at_every_strength(nam
   for strength in (*np.random.default_rng(0).uniform(-1, 1, 20), 0, 1, -1):
     scaled = [strength * value * (SIDE if place % 3 == 2 else 1) for place, value in enumerate(matrix)]
     expected = np.asarray(moved(pixels, 1, scaled[1], scaled[2], scaled[3], 1, scaled[5]))
-    ours = np.asarray(OPERATIONS[name](pixels, abs(strength), -1 if strength < 0 else 1)).astype(int)
+    amount = OPERATIONS[name].amount(abs(strength), -1 if strength < 0 else 1)
+    ours = np.asarray(OPERATIONS[name].change(pixels, amount)).astype(int)
     assert np.abs(ours - expected).max() <= 1 and (ours == expected).mean() > 0.995
 
 

@@ -10,10 +10,11 @@ other jobs, a loader's share of the CPUs grows with its number of threads. CPU t
 docs/input.md holds what was measured.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 import contextlib
 import importlib.metadata
 import multiprocessing
+from multiprocessing import connection
 import os
 import pathlib
 import statistics
@@ -38,6 +39,7 @@ WARM_UP_BATCHES, TIMED_BATCHES = 6, 8
 SETTLE_SECONDS = 1.5
 CPUS = len(os.sched_getaffinity(0))
 MEMORY_IMAGES, MEMORY_EVERY = 20_000, 2_000
+MEMORY_OF = 'ours, short side 256'
 SIDES = {256: 'short side 256', 0: 'original size'}
 """Short sides of the records, 0 for no limit, by name."""
 CANVAS = 384
@@ -53,11 +55,32 @@ class Cost(NamedTuple):
   cpu_milliseconds_per_image: float
 
 
-def ours(data_dir: pathlib.Path, **options: Any) -> Generator[int, None, None]:
+def ours(data_dir: pathlib.Path, options: dict[str, Any]) -> Generator[int, None, None]:
   """Views in each batch of our pipeline."""
   split = reader.open_split(data_dir, 'folder', 'train')
   for batch in pipeline.train_batches(split, batch_size=BATCH, seed=0, image_size=SIZE, parallelism=CPUS, **options):
     yield sum(len(batch[name]) for name in ('scene', 'image', 'person') if name in batch)
+
+
+def in_a_process(name: str, make: Callable[..., Iterator[int]], *arguments: Any) -> Generator[int, None, None]:
+  """A stream in a process of that name, as a training run has it: several that are open in one slow each other."""
+  here, there = multiprocessing.Pipe()
+  process = multiprocessing.get_context('spawn').Process(
+      target=_serve, args=(there, make, *arguments), name=name, daemon=True)
+  process.start()
+  try:
+    while True:
+      here.send(True)
+      yield here.recv()
+  finally:
+    process.terminate()
+    process.join()
+
+
+def _serve(parent: connection.Connection, make: Callable[..., Iterator[int]], *arguments: Any) -> None:
+  stream = make(*arguments)
+  while parent.recv():
+    parent.send(next(stream))
 
 
 def bare_decoding(source: pathlib.Path) -> Generator[int, None, None]:
@@ -84,15 +107,17 @@ def measure_costs(streams: dict[str, Iterator[int]]) -> dict[str, list[Cost]]:
   return costs
 
 
-def resident_memory(stream: Iterator[int]) -> dict[int, float]:
-  """Resident memory of this process in MiB, after every MEMORY_EVERY images (two views each) of a stream."""
-  taken, images = {}, 0
+def resident_memory(name: str, stream: Iterator[int]) -> dict[int, float]:
+  """Resident memory of a stream's process in MiB, after every MEMORY_EVERY images (two views each)."""
+  taken: dict[int, float] = {}
+  images = 0
+  pid, = (child.pid for child in multiprocessing.active_children() if child.name == name)
   with tqdm.tqdm(total=MEMORY_IMAGES, desc='memory', unit=' images') as progress:
     while images < MEMORY_IMAGES:
       images += next(stream) // 2
       progress.update(min(images, MEMORY_IMAGES) - progress.n)
       if images // MEMORY_EVERY > len(taken):
-        taken[images] = _resident_mebibytes()
+        taken[images] = _resident_mebibytes(pid)
   return taken
 
 
@@ -125,10 +150,10 @@ def _our_streams(folder: pathlib.Path) -> dict[str, Generator[int, None, None]]:
   streams = {}
   for short_side, stored in SIDES.items():
     records = folder / str(short_side)
-    streams[f'ours, {stored}'] = ours(records)
-    streams[f'ours, {stored}, resized on the device'] = ours(records, canvas=CANVAS)
-    streams[f'ours, {stored}, augmented'] = ours(records, **RECIPE)
-    streams[f'ours, {stored}, augmented on the device'] = ours(records, canvas=CANVAS, **RECIPE)
+    for made, options in (('', {}), (', resized on the device', {'canvas': CANVAS}), (', augmented', RECIPE),
+                          (', augmented on the device', RECIPE | {'canvas': CANVAS})):
+      name = f'ours, {stored}{made}'
+      streams[name] = in_a_process(name, ours, records, options)
   return streams
 
 
@@ -152,7 +177,7 @@ def main() -> None:
       for stream in streams.values():  # An open one can keep an interrupted process from ending.
         stack.callback(stream.close)
       costs = measure_costs(streams)
-      resident = resident_memory(streams['ours, short side 256'])
+      resident = resident_memory(MEMORY_OF, streams[MEMORY_OF])
   versions = ', '.join(f'{name} {importlib.metadata.version(name)}' for name in ('tensorflow-cpu', 'torch', 'pillow'))
   print(
       f'{flags.FLAGS.images} images of {photographs.WIDTH} x {photographs.HEIGHT}, {REPETITIONS} turns of '
@@ -172,8 +197,8 @@ def _cpu_seconds() -> float:
   return ticks / os.sysconf('SC_CLK_TCK')
 
 
-def _resident_mebibytes() -> float:
-  pages = int(pathlib.Path('/proc/self/statm').read_text().split()[1])
+def _resident_mebibytes(pid: int | None) -> float:
+  pages = int(pathlib.Path(f'/proc/{pid}/statm').read_text().split()[1])
   return pages * os.sysconf('SC_PAGE_SIZE') / 2**20
 
 

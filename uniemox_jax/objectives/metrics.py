@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from uniemox_jax.objectives import confidence
 
@@ -185,6 +184,7 @@ def brier_by_example(logits_NxC: np.ndarray, target_NxC: np.ndarray) -> np.ndarr
 def entropies(logits_NxC: np.ndarray, target_NxC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Shannon's entropy of the softmax of the logits, and of the target, nats, float64 (N,) each."""
   predicted_NxC = _softmax(logits_NxC.astype(np.float64))
+  from scipy import special  # Here, so that no --help waits for it: a tenth of a second.
   return special.entr(predicted_NxC).sum(axis=-1), special.entr(target_NxC.astype(np.float64)).sum(axis=-1)
 
 

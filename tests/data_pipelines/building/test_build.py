@@ -241,8 +241,8 @@ def test_a_killed_build_looks_unfinished_and_starts_over(emo8, tmp_path):
   process = small_runs.start([
       '-m', 'data_pipelines.build', '--dataset=emo8', f'--source={emo8}', f'--data_dir={tmp_path / "out"}'])
   try:
-    deadline = time.time() + 60
-    while not list(tmp_path.glob('out/emo8/incomplete.*')) and time.time() < deadline:
+    deadline = time.time() + 240
+    while not any(path.is_dir() for path in tmp_path.glob('out/emo8/incomplete.*')) and time.time() < deadline:
       time.sleep(0.1)
   finally:
     process.send_signal(signal.SIGKILL)

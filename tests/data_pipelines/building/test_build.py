@@ -4,7 +4,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import detection
 from data_pipelines.records.label_sets import EMOTIONS
 from data_pipelines.synthetic import datasets
-from tests.support import raw_folders, small_runs
+from tests.support import raw_folders
 
 SIZES = {'train': 16, 'val': 8, 'test': 8}
 
@@ -235,19 +234,18 @@ def test_an_error_while_building_leaves_nothing(emo8, tmp_path, monkeypatch):
 
 
 def test_a_killed_build_looks_unfinished_and_starts_over(emo8, tmp_path):
-  # A pipe in place of an image: the build waits there until it is killed.
-  waiting = emo8 / 'val' / 'awe' / 'zz.jpg'
-  os.mkfifo(waiting)
-  process = small_runs.start([
-      '-m', 'data_pipelines.build', '--dataset=emo8', f'--source={emo8}', f'--data_dir={tmp_path / "out"}'])
+  # The build waits, all but finished, until it is killed.
+  waiting = 'import signal; from data_pipelines import build; from data_pipelines.records import manifest; '
+  waiting += 'manifest.write_manifest = lambda *arguments: signal.pause(); '
+  process = subprocess.Popen([
+      sys.executable, '-c', waiting + f'build.build("emo8", {str(emo8)!r}, {str(tmp_path / "out")!r})'])
   try:
-    deadline = time.time() + 240
-    while not any(path.is_dir() for path in tmp_path.glob('out/emo8/incomplete.*')) and time.time() < deadline:
+    deadline = time.time() + 60
+    while not list(tmp_path.glob('out/emo8/incomplete.*')) and time.time() < deadline:
       time.sleep(0.1)
   finally:
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
-  waiting.unlink()
   left = [path.name for path in (tmp_path / 'out' / 'emo8').iterdir()]
   left = [name for name in left if name not in ('.lock', '.owner')]  # free, since its process is dead
   assert len(left) == 1 and left[0].startswith('incomplete.')

@@ -17,10 +17,10 @@ import time
 from absl import flags
 import numpy as np
 from PIL import Image
-import tensorflow as tf
 
 from data_pipelines import command, images
 from data_pipelines.batches.pipeline import train_batches
+from data_pipelines.light_tensorflow import tf
 from data_pipelines.records import index, label_sets, reader, schema
 from tests.support.servers import bucket as buckets
 

@@ -24,13 +24,13 @@ import time
 from typing import Any, NamedTuple
 
 from absl import flags, logging
-import tensorflow as tf
 import tqdm
 
 from benchmarks import photographs, torch_loaders
 from data_pipelines import build, command
 from data_pipelines.batches import augment, pipeline
 from data_pipelines.errors import UserError
+from data_pipelines.light_tensorflow import tf
 from data_pipelines.records import reader
 
 BATCH, SIZE = 64, 224

@@ -15,9 +15,9 @@ import tempfile
 from absl import flags
 import jax
 import numpy as np
-import tensorflow as tf
 
 from data_pipelines.batches import pipeline
+from data_pipelines.light_tensorflow import tf
 from data_pipelines.media.read_media import read_media
 from data_pipelines.records import reader
 from data_pipelines.storage import read_json

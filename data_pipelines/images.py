@@ -324,7 +324,7 @@ def _is_clean_jpeg(encoded: ImageFile.ImageFile, file: BinaryIO) -> bool:
 
 def _decodable_jpeg(file: BinaryIO) -> bytes | None:
   """The file's bytes, unless training's decoder refuses them: of damaged JPEGs, Pillow reads some that it does not."""
-  import tensorflow as tf
+  from data_pipelines.light_tensorflow import tf
 
   file.seek(0)
   data = file.read()

@@ -17,11 +17,11 @@ from PIL import Image, ImageDraw, ImageOps
 
 from data_pipelines import command, storage
 from data_pipelines.batches import pipeline
+from data_pipelines.drawing.sheet_text import contact_sheet
 from data_pipelines.errors import UserError
 from data_pipelines.person_boxes import crops
 from data_pipelines.records import caption_text, manifest, reader
 from data_pipelines.records.label_sets import VAD
-from data_pipelines.sheet_text import contact_sheet
 
 LEGEND = (
     'Left: the stored image, never flipped, with all its person boxes (green; yellow for a score below '

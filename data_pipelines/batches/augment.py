@@ -3,9 +3,9 @@
 import math
 
 from PIL import Image
-import tensorflow as tf
 
 from data_pipelines import images
+from data_pipelines.light_tensorflow import tf
 
 ORDER, CROP, FLIP, PERSON, JITTER = slice(0, 3), *range(3, 7)
 """The places of the streams in `epoch_keys`; each is an independent stream of draws."""

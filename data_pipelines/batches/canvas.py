@@ -5,9 +5,8 @@ Source: docs/method.md, Resizing on the devices.
 
 import functools
 
-import tensorflow as tf
-
 from data_pipelines.batches import augment, rand_augment
+from data_pipelines.light_tensorflow import tf
 
 _SCALES = (1, 2, 4, 8)
 """A JPEG decoder gives an image at 1/2, 1/4 and 1/8 of its size for less work than the whole."""

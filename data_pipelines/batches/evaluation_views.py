@@ -4,9 +4,9 @@ from collections.abc import Callable
 import functools
 
 import numpy as np
-import tensorflow as tf
 
 from data_pipelines.batches import augment, image_changes
+from data_pipelines.light_tensorflow import tf
 
 BOX_FIELDS = {'boxes': tf.io.RaggedFeature(tf.float32), 'box_scores': tf.io.RaggedFeature(tf.float32)}
 """The fields of a record that changes need which take persons or scenes away, beside those of every view."""

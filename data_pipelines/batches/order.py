@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import numpy as np
-import tensorflow as tf
 
 from data_pipelines.batches import augment
+from data_pipelines.light_tensorflow import tf
 
 Order = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 """A function (int64 slots (R,) of an epoch, its key (3,)) -> int64 positions (R,), and how often each was drawn before

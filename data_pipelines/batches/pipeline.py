@@ -12,7 +12,6 @@ from typing import NamedTuple
 import weakref
 
 import numpy as np
-import tensorflow as tf
 
 from data_pipelines.batches import augment, rand_augment
 from data_pipelines.batches.canvas import crop_for_canvas, resolve_draws
@@ -20,6 +19,7 @@ from data_pipelines.batches.evaluation_views import BOX_FIELDS, evaluation_views
 from data_pipelines.batches.image_changes import REMOVALS
 from data_pipelines.batches.order import Order, make_order
 from data_pipelines.errors import UserError
+from data_pipelines.light_tensorflow import tf
 from data_pipelines.records import targets as record_targets
 from data_pipelines.records.reader import Split
 

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 from scipy import special
-import tensorflow as tf
+
+from data_pipelines.light_tensorflow import tf
 
 LAYERS = 2
 PROBABILITY = 0.5

@@ -7,9 +7,9 @@ import os
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from data_pipelines.batches import augment
+from data_pipelines.light_tensorflow import tf
 from data_pipelines.records.reader import Split
 
 _FIELDS = {

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-import tensorflow as tf
 
 from data_pipelines.errors import UserError
+from data_pipelines.light_tensorflow import tf
 from data_pipelines.read_ahead import THREADS, read_ahead
 
 HASHES = 3

@@ -122,7 +122,7 @@ def make_index(folder: str, split: str, shards: Sequence[tuple[str, int]]) -> It
   Raises:
     UserError: a shard is missing, cut short or damaged; the message names it.
   """
-  import tensorflow as tf
+  from data_pipelines.light_tensorflow import tf
   entries, sized, digest, records_sha256 = bytearray(), [], hashlib.sha256(), hashlib.sha256()
   with storage.new_file(f'{folder}/{split}{ANNOTATIONS}') as annotations:
     for number, (name, records) in enumerate(shards):

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from etils import epath
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from data_pipelines import byte_ranges, storage
 from data_pipelines.errors import UserError, first_line, join_names
+from data_pipelines.light_tensorflow import tf
 from data_pipelines.plain_text import check_labels
 from data_pipelines.records import index, manifest, schema
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 import sys
 
 import numpy as np
-import tensorflow as tf
 
 from data_pipelines.errors import UserError
+from data_pipelines.light_tensorflow import tf
 from data_pipelines.records import manifest
 from data_pipelines.records.label_sets import VAD
 from data_pipelines.records.reader import Split

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 import numpy as np
 
-from data_pipelines.page_rendering import svg_chart
+from data_pipelines.drawing.page_rendering import svg_chart
 
 _COLOUR = '#0072b2'
 _STYLE: Any = {'svg.hashsalt': 'report', 'axes.spines.top': False, 'axes.spines.right': False, 'font.size': 9}

@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from data_pipelines.page_rendering import data_uri
+from data_pipelines.drawing.page_rendering import data_uri
 from data_pipelines.report.record_topics import StoredRecord
 
 _SIDE = 112

@@ -8,10 +8,10 @@ import tqdm
 
 from data_pipelines import storage
 from data_pipelines.building.splits import usual_order
+from data_pipelines.drawing.page_rendering import render_template
 from data_pipelines.duplicates.duplicate_tables import pairs_of_splits, read_copies
 from data_pipelines.duplicates.near_duplicates import Copy
 from data_pipelines.errors import UserError
-from data_pipelines.page_rendering import render_template
 from data_pipelines.plain_text import visible
 from data_pipelines.records import manifest, reader
 from data_pipelines.records.label_sets import VAD

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-import tensorflow as tf
+
+from data_pipelines.light_tensorflow import tf
 
 
 class StoredRecord(NamedTuple):

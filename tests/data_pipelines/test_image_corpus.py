@@ -9,11 +9,11 @@ import sys
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from data_pipelines import images as image_files
 from data_pipelines.batches import augment
+from data_pipelines.light_tensorflow import tf
 from data_pipelines.media.read_media import read_media
 from data_pipelines.records import reader
 from tests.support.image_corpus import BLUE, RED, coloured, colourless, unusable

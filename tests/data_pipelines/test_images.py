@@ -6,10 +6,10 @@ import zlib
 import numpy as np
 from PIL import Image
 import pytest
-import tensorflow as tf
 
 from data_pipelines import images
 from data_pipelines.errors import UserError
+from data_pipelines.light_tensorflow import tf
 from data_pipelines.person_boxes import box_file, crops
 
 

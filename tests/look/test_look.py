@@ -15,7 +15,7 @@ from scipy import special
 from data_pipelines import build
 from data_pipelines.batches.pipeline import eval_batches
 from data_pipelines.batches.single_examples import read_examples
-from data_pipelines.page_rendering import data_uri
+from data_pipelines.drawing.page_rendering import data_uri
 from data_pipelines.records import reader
 from data_pipelines.storage import read_json
 from tests.support import small_runs

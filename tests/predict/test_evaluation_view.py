@@ -73,7 +73,7 @@ import os
 import pathlib
 import numpy as np
 from PIL import Image
-import tensorflow as tf
+from data_pipelines.light_tensorflow import tf
 from data_pipelines import images
 from data_pipelines.batches import augment
 from data_pipelines.person_boxes import crops, detectors

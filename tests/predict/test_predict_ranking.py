@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from data_pipelines import sheet_text
+from data_pipelines.drawing import sheet_text
 from tests.support.predictions import LABELS, animate, assert_refused, draw, pack, rows_of
 from uniemox_jax.predict import ranking as rankings
 from uniemox_jax.predict.prediction import predict_images

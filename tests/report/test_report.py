@@ -11,8 +11,8 @@ from PIL import Image
 import pytest
 
 from data_pipelines.checksums import sha256_of
+from data_pipelines.drawing.page_rendering import data_uri
 from data_pipelines.errors import UserError
-from data_pipelines.page_rendering import data_uri
 from uniemox_jax.report import demo_page as reporting
 from uniemox_jax.report.look_page import SUMMARY, read_look
 

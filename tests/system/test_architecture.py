@@ -15,9 +15,9 @@ PACKAGES = ('uniemox_jax', 'data_pipelines', 'configs')
 
 # Library -> the only places that import it; below a folder that ends in '/', or one file.
 ONLY_IN = {
-    'tensorflow': ('data_pipelines/', 'uniemox_jax/convert/saved_model.py'), 'tensorflow_datasets':
-        ('data_pipelines/',), 'orbax': ('uniemox_jax/train/checkpoint.py',
-                                       ), 'torch': ('uniemox_jax/convert/', 'data_pipelines/person_boxes/detectors.py'),
+    'tensorflow': ('data_pipelines/light_tensorflow.py',
+                  ), 'tensorflow_datasets': ('data_pipelines/',), 'orbax': ('uniemox_jax/train/checkpoint.py',),
+    'torch': ('uniemox_jax/convert/', 'data_pipelines/person_boxes/detectors.py'),
     'starlette': ('data_pipelines/local_page/', 'data_pipelines/annotate/page.py', 'uniemox_jax/app/server.py'),
     'uvicorn': ('data_pipelines/local_page/',), 'jax': ('uniemox_jax/',), 'flax': ('uniemox_jax/',
                                                                                   ), 'optax': ('uniemox_jax/',)}

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines import images
+from data_pipelines.drawing.page_rendering import data_uri
 from data_pipelines.errors import UserError
-from data_pipelines.page_rendering import data_uri
 from data_pipelines.plain_text import single_line, visible
 from uniemox_jax.app.tried_models import Said, TriedModel
 from uniemox_jax.objectives.tasks import predict, split_columns, width

@@ -22,7 +22,8 @@ def write_saved_model(folder: Path, student: ExportedStudent) -> list[str]:
     [], since nothing is left behind.
   """
   from jax.experimental import jax2tf
-  import tensorflow as tf
+
+  from data_pipelines.light_tensorflow import tf
   graphdef = nnx.graphdef(abstract_student(student.kind, student.model))
   classifies, size = student.kind == 'classifier', student.model['image_size']
   name = 'logits' if classifies else 'tokens'

@@ -199,7 +199,7 @@ def _write_sheet(path: str, best: dict[str, list[_Ranked]], thumbnails: dict[str
 
 def _drawn(shown: dict[str, list[tuple[Image.Image, _Ranked]]]) -> Image.Image:
   """One sheet below the other."""
-  from data_pipelines.sheet_text import absent_letters, contact_sheet  # It loads matplotlib, for its font.
+  from data_pipelines.drawing.sheet_text import absent_letters, contact_sheet  # It loads matplotlib, for its font.
 
   texts = ''.join(
       title + ''.join(ranked.path.rpartition('/')[2] for _, ranked in some) for title, some in shown.items())
@@ -218,7 +218,7 @@ def _drawn(shown: dict[str, list[tuple[Image.Image, _Ranked]]]) -> Image.Image:
 
 
 def _page(shown: dict[str, list[tuple[Image.Image, _Ranked]]]) -> str:
-  from data_pipelines.page_rendering import data_uri, render_template
+  from data_pipelines.drawing.page_rendering import data_uri, render_template
 
   classes = {
       title: [{'image': data_uri(images.encode_jpeg(image), 'image/jpeg'), 'path': ranked.path, 'value': ranked.value}

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 import numpy as np
 from scipy import stats
 
-from data_pipelines.page_rendering import png_uri, svg_chart
+from data_pipelines.drawing.page_rendering import png_uri, svg_chart
 from data_pipelines.storage import write_json, write_text
 from uniemox_jax.report.look_page import read_look
 from uniemox_jax.report.rendering import render

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data_pipelines.sheet_text import load_font, text_height, wrap_text
+from data_pipelines.drawing.sheet_text import load_font, text_height, wrap_text
 
 TILE = 192
 """The least side of a tile, pixels."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from data_pipelines.page_rendering import png_uri
+from data_pipelines.drawing.page_rendering import png_uri
 from data_pipelines.storage import exists, parsing, read_json_object, write_text
 from uniemox_jax.report.rendering import render
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 import os
 from typing import Any
 
-from data_pipelines.page_rendering import render_template
+from data_pipelines.drawing.page_rendering import render_template
 
 
 def render(template: str, facts: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None) -> str:

@@ -6,10 +6,10 @@ import math
 import numpy as np
 from PIL import Image
 import pytest
-import tensorflow as tf
 
 from data_pipelines import images
 from data_pipelines.batches import augment
+from data_pipelines.light_tensorflow import tf
 from tests.support.predictions import torchvision_view
 
 

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 from PIL import Image
 import pytest
-import tensorflow as tf
 
 from data_pipelines.batches import augment
 from data_pipelines.batches.canvas import crop_for_canvas
 from data_pipelines.batches.pipeline import RecurringCrops, recurring_batches, train_batches
+from data_pipelines.light_tensorflow import tf
 from uniemox_jax.models.preprocess import resize_crops
 
 SIDE, CANVAS, BATCH = 32, 132, 9

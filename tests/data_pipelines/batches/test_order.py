@@ -1,9 +1,9 @@
 """Balanced sampling: every class equally often, every record of a class before any comes again, resumed anywhere."""
 
 import numpy as np
-import tensorflow as tf
 
 from data_pipelines.batches.order import balanced_order
+from data_pipelines.light_tensorflow import tf
 
 LABELS = np.array([2] * 50 + [0] * 7 + [-1] * 4 + [1] * 3)
 

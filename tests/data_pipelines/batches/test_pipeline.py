@@ -12,10 +12,10 @@ import time
 import numpy as np
 from PIL import Image
 import pytest
-import tensorflow as tf
 
 from data_pipelines.batches.pipeline import eval_batches, train_batches
 from data_pipelines.errors import UserError
+from data_pipelines.light_tensorflow import tf
 from data_pipelines.records import index
 from data_pipelines.records.reader import Split, open_split
 

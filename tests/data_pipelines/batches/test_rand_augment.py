@@ -3,10 +3,10 @@
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 import pytest
-import tensorflow as tf
 
 from data_pipelines.batches import rand_augment
 from data_pipelines.batches.rand_augment import FILL, OPERATIONS
+from data_pipelines.light_tensorflow import tf
 
 NAMES = tuple(OPERATIONS)
 SIDE = 64

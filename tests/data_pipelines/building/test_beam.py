@@ -7,11 +7,11 @@ import sys
 
 from PIL import Image
 import pytest
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from data_pipelines.build import build
 from data_pipelines.errors import UserError
+from data_pipelines.light_tensorflow import tf
 from data_pipelines.storage import read_json
 from data_pipelines.synthetic import datasets
 from tests.support import tables

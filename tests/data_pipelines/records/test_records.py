@@ -9,10 +9,10 @@ import subprocess
 import sys
 
 import pytest
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from data_pipelines.errors import UserError
+from data_pipelines.light_tensorflow import tf
 from data_pipelines.records import index
 from data_pipelines.records.reader import open_split
 

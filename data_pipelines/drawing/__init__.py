@@ -1,0 +1,1 @@
+"""Pages of HTML and sheets of images: how the reports of both packages look."""

@@ -101,7 +101,7 @@ def _reconstruction_viewer(
   """(step, state) -> None: draws triplets of these images into the folder and into TensorBoard."""
 
   def draw(step: int, state: TrainState) -> None:
-    sheet = reconstruction_triplets(student, sharding.replicate(state.params, run.mesh), scene_BxHxWx3, norm_pix)
+    sheet = reconstruction_triplets(student, sharding.replicate(state.evaluated, run.mesh), scene_BxHxWx3, norm_pix)
     run.log.image(step, 'reconstruction', sheet)
     if is_primary():
       png = io.BytesIO()

@@ -23,6 +23,7 @@ from uniemox_jax.eval.run_evaluation import evaluate
 from uniemox_jax.finetune import finetune
 from uniemox_jax.models.classifier import Classifier
 from uniemox_jax.plan import step_compiler
+from uniemox_jax.pretrain import pretrain
 from uniemox_jax.runtime import sharding
 from uniemox_jax.runtime.preemption import Preempted
 from uniemox_jax.runtime.run_log import read_metrics
@@ -178,6 +179,19 @@ def test_readers_get_the_averaged_weights(run):
       classifier.predict_proba(images), jax.nn.softmax(module(student_view(images, 32))), rtol=1e-5)
 
 
+def test_pretraining_hands_on_the_average_and_trains_as_without(tmp_path, data_dir, clip_folder):
+  checksums = []
+  for decay in (0.0, 0.9):
+    config, workdir = small_runs.pretrain_config(data_dir, clip_folder, epochs=1), tmp_path / f'decay_{decay}'
+    config.ema_decay = decay
+    pretrain(config, str(workdir))
+    checksums.append(json.loads((workdir / 'checkpoints' / '7' / 'record' / 'metadata').read_text())['leaves'])
+  plain, averaged = checksums
+  trained = {name: sums for name, sums in plain.items() if name.startswith('params/')}
+  assert trained == {name: averaged[f'optimizer/{name}'] for name in trained}
+  assert all(averaged[name] != sums for name, sums in trained.items() if name.endswith('kernel'))
+
+
 def test_decay_that_is_none_is_refused_and_older_configs_resume(tmp_path, data_dir):
   config = small_runs.finetune_config(data_dir)
   keep_config(parse(FinetuneConfig, config), str(tmp_path))
@@ -193,14 +207,18 @@ def test_decay_that_is_none_is_refused_and_older_configs_resume(tmp_path, data_d
     finetune(config, str(tmp_path / 'run'))
 
 
-def test_plan_counts_the_average_with_the_optimizer(data_dir):
-  config = small_runs.finetune_config(data_dir)
+@pytest.mark.parametrize('verb', ['pretrain', 'finetune'])
+def test_plan_counts_the_average_with_the_optimizer(verb, data_dir, clip_folder):
+  pretraining = small_runs.pretrain_config(data_dir, clip_folder)
+  config = pretraining if verb == 'pretrain' else small_runs.finetune_config(data_dir)
   off = step_compiler.sizes(step_compiler.training_program(config, jax.devices()[:1]))
   config.ema_decay = 0.9
   program = step_compiler.training_program(config, jax.devices()[:1])
   on = step_compiler.sizes(program)
   grown = {name: on[name] - off[name] for name in on if on[name] != off[name]}
   assert grown == {'optimizer_bytes_per_device': on['params_bytes_per_device']}
+  if verb == 'pretrain':  # its teacher of the published size would take a minute to compile
+    return
   compiled = step_compiler.compile_program(program).memory_analysis()
   donated = on['params_bytes_per_device'] + on['optimizer_bytes_per_device']
   assert compiled.argument_size_in_bytes == pytest.approx(donated + on['batch_bytes_per_device'], rel=0.01)

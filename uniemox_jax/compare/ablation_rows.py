@@ -34,6 +34,7 @@ ROWS = {
     'teacher_sees_both': Variant(_CAPTIONS, {'loss': {'teacher_sees': 'both'}}),
     'mean_embedding': Variant(_CAPTIONS, {'model': {'embedding': 'mean'}}),
     'distillation': Variant(_CAPTIONS, {'loss': {'distillation': 1.0}}),
+    'averaged_weights': Variant(_CAPTIONS, {'ema_decay': 0.999}),
     'mae_only': Variant('none', {'loss': {'contrastive': 0.0, 'similarity': 0.0}}),
     'supervised': Variant('as targets', None),
     'scratch': Variant('-', None),}

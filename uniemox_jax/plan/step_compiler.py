@@ -101,7 +101,7 @@ def _pretraining(config: PretrainConfig, mesh: Mesh) -> Program:
   return Program(
       make_pretrain_step(
           setup.step_graph(student, config.attention, mesh.devices.flat[0]), teacher, optimizer, config.loss),
-      state_template(build, optimizer.tx, mesh), frozen,
+      state_template(build, optimizer.tx, mesh, averaged=optimizer.ema_decay > 0), frozen,
       _batch(config, mesh, ('scene', 'person')[:student.view_count], **embeddings), mesh,
       setup.example_work(config, student, teacher))
 

@@ -108,6 +108,7 @@ class PretrainConfig(CaptionedConfig):
   teacher_shape: TeacherShape | None = section(TeacherShape)
   model: StudentSettings = section(StudentSettings)
   loss: LossSettings = section(LossSettings)
+  ema_decay: float = key(0.0, 'decay of averaged weights, 0 is off (docs/runs.md)', least=0, below=1)
   images_every: int = key(2000, 'steps between two sheets of reconstructions; 0 draws the last alone', least=0)
 
   def check(self) -> None:
@@ -201,7 +202,7 @@ class FinetuneConfig(TrainConfig, MeasuredConfig):
   optimizer: FinetuneOptimizerSettings = section(FinetuneOptimizerSettings, final_lr=1e-6, b2=0.999)
   regularisation: RegularisationSettings = section(RegularisationSettings)
   augment: AugmentSettings = section(AugmentSettings)
-  ema_decay: float = key(0.0, 'decay of averaged weights, 0 is off (docs/runs.md)', least=0, below=1)
+  ema_decay: float = key_of(PretrainConfig, 'ema_decay')
   tasks: str = key('label', 'what is learned, joined by +; auto is all that the records have (docs/tasks.md)')
   task_loss: TaskLossSettings = section(TaskLossSettings)
   eval_every_epochs: int = key(1, 'epochs between two evaluations on val', least=1)

@@ -162,6 +162,15 @@ def test_layer_norm_and_its_written_out_gradient_are_the_librarys(dtype, toleran
     assert np.linalg.norm(ours - theirs) <= tolerance * np.linalg.norm(theirs)
 
 
+@pytest.mark.parametrize('mean', [0.0, 1.0, 10.0, 100.0])
+@pytest.mark.parametrize('width', [96, 768, 1280])
+def test_fast_statistics_of_bfloat16_lose_less_than_its_rounding(width, mean):
+  x = jnp.asarray(np.random.default_rng(0).standard_normal((50, width)) + mean, jnp.bfloat16)
+  norm = layers.LayerNorm(width, epsilon=1e-6, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  exact = norm(x.astype(jnp.float32))
+  assert jnp.linalg.norm(norm(x) - exact) < 2**-9 * jnp.linalg.norm(exact)
+
+
 def test_gelu_is_exact_in_float32_and_keeps_small_values_in_bfloat16():
   x = np.linspace(-5, 5, 1001)
   exact = x * np.vectorize(math.erfc)(-x / math.sqrt(2)) / 2

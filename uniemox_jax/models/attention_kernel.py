@@ -39,54 +39,69 @@ def sequences_in_row(batch: int, tokens: int) -> int:
   return shared if shared * tokens >= MIN_TOKENS else 1
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def attend_on_chip(
-    query_BxLxD: jax.Array, key_BxLxD: jax.Array, value_BxLxD: jax.Array, heads: int, causal: bool,
-    sequences: int = 1) -> jax.Array:
+    qkv_BxLx3D: jax.Array, bias_3D: jax.Array, heads: int, causal: bool, sequences: int = 1) -> jax.Array:
   """Computes softmax attention (B, L, D), D = heads * K, with a float32 softmax. A mesh splits B over its devices.
+
+  The channels of a token are those of its query, its key and its value, to which the kernel adds the bias. It takes and
+  gives them as one array, as one product makes them: nothing is cut, and no pass over memory adds a bias, sums its
+  gradient, or adds up those of the three (docs/performance.md).
 
   Each row holds so many sequences of L / `sequences` tokens one after the other, each of which attends to itself alone.
 
   Raises:
     ValueError: a row has more than `MAX_TOKENS` tokens.
   """
-  return _attend_forward(query_BxLxD, key_BxLxD, value_BxLxD, heads, causal, sequences)[0]
+  return _attend_forward(qkv_BxLx3D, bias_3D, heads, causal, sequences)[0]
 
 
-def _attend_forward(query: jax.Array, key: jax.Array, value: jax.Array, heads: int, causal: bool,
-                    sequences: int) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+def _attend_forward(qkv_BxLx3D: jax.Array, bias_3D: jax.Array, heads: int, causal: bool,
+                    sequences: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
   kernel = functools.partial(_forward_kernel, heads=heads, causal=causal, sequences=sequences)
-  mixed = _by_row(kernel, '_forward_kernel', 1, query, key, value)[0]
-  return mixed, (query, key, value)
+  _, tokens, channels = qkv_BxLx3D.shape
+  mixed_BxLxD, = _by_row(kernel, '_forward_kernel', [(tokens, channels // 3, qkv_BxLx3D.dtype)], bias_3D, qkv_BxLx3D)
+  return mixed_BxLxD, (qkv_BxLx3D, bias_3D)
 
 
-def _attend_backward(heads: int, causal: bool, sequences: int, kept: tuple[jax.Array, ...],
-                     gradient_BxLxD: jax.Array) -> tuple[jax.Array, ...]:
+def _attend_backward(
+    heads: int, causal: bool, sequences: int, kept: tuple[jax.Array, jax.Array],
+    gradient_BxLxD: jax.Array) -> tuple[jax.Array, jax.Array]:
+  qkv_BxLx3D, bias_3D = kept
   kernel = functools.partial(_backward_kernel, heads=heads, causal=causal, sequences=sequences)
-  return tuple(_by_row(kernel, '_backward_kernel', 3, *kept, gradient_BxLxD))
+  _, tokens, channels = qkv_BxLx3D.shape
+  by_qkv_BxLx3D, by_bias_Bx1x3D = _by_row(
+      kernel, '_backward_kernel', [(tokens, channels, qkv_BxLx3D.dtype), (1, channels, jnp.float32)], bias_3D,
+      qkv_BxLx3D, gradient_BxLxD)
+  return by_qkv_BxLx3D, by_bias_Bx1x3D.sum((0, 1)).astype(bias_3D.dtype)
 
 
 attend_on_chip.defvjp(_attend_forward, _attend_backward)
 
 
-def _by_row(kernel: Callable[..., None], name: str, results: int, *arrays_BxLxD: jax.Array) -> Sequence[jax.Array]:
-  """`kernel` on each row of the arrays, which gives so many like them."""
-  tokens, width = arrays_BxLxD[0].shape[1:]
-  if tokens > MAX_TOKENS:
+def _by_row(
+    kernel: Callable[..., None], name: str, results: Sequence[tuple[int, int, Any]], bias_3D: jax.Array, *arrays_BxLxC:
+    jax.Array) -> Sequence[jax.Array]:
+  """`kernel` on the bias and each row of the arrays; (tokens, channels, dtype) of each of its results for a row."""
+  if (tokens := arrays_BxLxC[0].shape[1]) > MAX_TOKENS:
     raise ValueError(f'attention of {tokens} tokens does not fit into the kernel, which takes {MAX_TOKENS} at most')
 
-  def call(*arrays: jax.Array) -> Sequence[jax.Array]:
-    one = pl.BlockSpec((1, tokens, width), lambda row: (row, 0, 0))
-    like = jax.ShapeDtypeStruct(arrays[0].shape, arrays[0].dtype)
+  def block(tokens: int, channels: int) -> pl.BlockSpec:
+    return pl.BlockSpec((1, tokens, channels), lambda row: (row, 0, 0))
+
+  def call(bias_1x3D: jax.Array, *arrays: jax.Array) -> Sequence[jax.Array]:
     return pl.pallas_call(
-        kernel, grid=(len(arrays[0]),), in_specs=[one] * len(arrays), out_specs=[one] * results,
-        out_shape=[like] * results, interpret=INTERPRET, name=name)(*arrays)
+        kernel, grid=(len(arrays[0]),),
+        in_specs=[pl.BlockSpec(bias_1x3D.shape, lambda row: (0, 0)), *(block(*array.shape[1:]) for array in arrays)],
+        out_specs=[block(tokens, channels) for tokens, channels, _ in results],
+        out_shape=[jax.ShapeDtypeStruct((len(arrays[0]), *shape), dtype) for *shape, dtype in results],
+        interpret=INTERPRET, name=name)(bias_1x3D, *arrays)
 
   mesh = jax.sharding.get_abstract_mesh()
   if not mesh.empty:  # No compiler can split a kernel.
-    rows = P(mesh.axis_names)
-    call = jax.shard_map(call, in_specs=rows, out_specs=rows, check_vma=False)
-  return call(*arrays_BxLxD)
+    split = P(mesh.axis_names)
+    call = jax.shard_map(call, in_specs=(P(), *[split] * len(arrays_BxLxC)), out_specs=split, check_vma=False)
+  return call(bias_3D[None], *arrays_BxLxC)
 
 
 def _product(left: jax.Array, right: jax.Array, axes: tuple[int, int]) -> jax.Array:
@@ -116,11 +131,11 @@ def _attention(query_LxC: jax.Array, key_LxC: jax.Array, size: int,
 
 
 def _forward_kernel(
-    query_1xLxD: Any, key_1xLxD: Any, value_1xLxD: Any, mixed_1xLxD: Any, *, heads: int, causal: bool,
-    sequences: int) -> None:
-  size, seen_LxL = query_1xLxD.shape[-1] // heads, _seen(query_1xLxD.shape[1], causal, sequences)
-  for lanes in _rows_of_lanes(query_1xLxD, size):
-    query_LxC, key_LxC, value_LxC = (ref[lanes] for ref in (query_1xLxD, key_1xLxD, value_1xLxD))
+    bias_1x3D: Any, qkv_1xLx3D: Any, mixed_1xLxD: Any, *, heads: int, causal: bool, sequences: int) -> None:
+  _, tokens, width = mixed_1xLxD.shape
+  size, seen_LxL = width // heads, _seen(tokens, causal, sequences)
+  for lanes, *parts in _rows_of_lanes(width, size):
+    query_LxC, key_LxC, value_LxC = (qkv_1xLx3D[part] + bias_1x3D[part[1:]] for part in parts)
     mixed_LxC = jnp.zeros(value_LxC.shape, jnp.float32)
     for own_LxC in _heads_in(query_LxC, size):
       powers_LxL, total_Lx1 = _attention(jnp.where(own_LxC, query_LxC, 0), key_LxC, size, seen_LxL)
@@ -130,13 +145,13 @@ def _forward_kernel(
 
 
 def _backward_kernel(
-    query_1xLxD: Any, key_1xLxD: Any, value_1xLxD: Any, gradient_1xLxD: Any, by_query_1xLxD: Any, by_key_1xLxD: Any,
-    by_value_1xLxD: Any, *, heads: int, causal: bool, sequences: int) -> None:
-  size, seen_LxL = query_1xLxD.shape[-1] // heads, _seen(query_1xLxD.shape[1], causal, sequences)
-  for lanes in _rows_of_lanes(query_1xLxD, size):
-    query_LxC, key_LxC, value_LxC, gradient_LxC = (
-        ref[lanes] for ref in (query_1xLxD, key_1xLxD, value_1xLxD, gradient_1xLxD))
-    dtype = query_LxC.dtype
+    bias_1x3D: Any, qkv_1xLx3D: Any, gradient_1xLxD: Any, by_qkv_1xLx3D: Any, by_bias_1x1x3D: Any, *, heads: int,
+    causal: bool, sequences: int) -> None:
+  _, tokens, width = gradient_1xLxD.shape
+  size, seen_LxL = width // heads, _seen(tokens, causal, sequences)
+  for lanes, *parts in _rows_of_lanes(width, size):
+    query_LxC, key_LxC, value_LxC = (qkv_1xLx3D[part] + bias_1x3D[part[1:]] for part in parts)
+    gradient_LxC, dtype = gradient_1xLxD[lanes], qkv_1xLx3D.dtype
     by_query_LxC, by_key_LxC, by_value_LxC = (jnp.zeros(query_LxC.shape, jnp.float32) for _ in range(3))
     for own_LxC in _heads_in(query_LxC, size):
       own_query_LxC, own_key_LxC, own_gradient_LxC = (
@@ -149,17 +164,21 @@ def _backward_kernel(
       by_query_LxC += _product(by_product_LxL, own_key_LxC, (1, 0))
       by_key_LxC += _product(by_product_LxL, own_query_LxC, (0, 0))
       by_value_LxC += _product(attention_LxL.astype(dtype), own_gradient_LxC, (0, 0))
-    by_query_1xLxD[lanes] = by_query_LxC.astype(dtype)
-    by_key_1xLxD[lanes] = by_key_LxC.astype(dtype)
-    by_value_1xLxD[lanes] = by_value_LxC.astype(dtype)
+    for part, by_part_LxC in zip(parts, (by_query_LxC, by_key_LxC, by_value_LxC)):
+      by_qkv_1xLx3D[part] = by_part_LxC.astype(dtype)
+      by_bias_1x1x3D[part] = by_part_LxC.sum(axis=0, keepdims=True)
 
 
-def _rows_of_lanes(tokens_1xLxD: Any, size: int) -> list[tuple[Any, ...]]:
-  """Where the channels of as many heads lie as fill the chip's lanes; to cut between lanes would move all of them."""
-  width = tokens_1xLxD.shape[-1]
+def _rows_of_lanes(width: int, size: int) -> list[list[tuple[Any, ...]]]:
+  """Where the channels of as many heads lie as fill the chip's lanes; to cut between lanes would move all of them.
+
+  Each time in an array of D channels, and those of query, key and value in one of 3D.
+  """
   heads = max(1, LANES // size)
   lanes = heads * size if width % (heads * size) == 0 else size
-  return [(0, slice(None), pl.ds(first, lanes)) for first in range(0, width, lanes)]
+  return [[(0, slice(None), pl.ds(start + first, lanes))
+           for start in (0, 0, width, 2 * width)]
+          for first in range(0, width, lanes)]
 
 
 def _heads_in(tokens_LxC: jax.Array, size: int) -> list[jax.Array]:

@@ -16,10 +16,13 @@ def test_a_process_whose_peer_never_comes_says_where_it_waited_and_asks_to_be_ru
   command = [
       '-m', 'uniemox_jax.pretrain', f'--config={small_runs.ROOT}/configs/demo.py:pretrain', f'--workdir={tmp_path}',
       '--connect_timeout=2']
+  ports: set[int] = set()
+  while len(ports) < 2:  # at one port they would find each other
+    ports.add(small_runs.free_port())
   alone = [
       small_runs.start(
-          command, JAX_COORDINATOR_ADDRESS=f'127.0.0.1:{small_runs.free_port()}', JAX_NUM_PROCESSES='2',
-          JAX_PROCESS_ID=str(rank)) for rank in (0, 1)]
+          command, JAX_COORDINATOR_ADDRESS=f'127.0.0.1:{port}', JAX_NUM_PROCESSES='2', JAX_PROCESS_ID=str(rank))
+      for rank, port in enumerate(ports)]
   for rank, told in enumerate(small_runs.finish(*alone, code=75)):
     errors = [line for line in told.splitlines() if line.startswith('error: ')]
     assert len(errors) == 1, told

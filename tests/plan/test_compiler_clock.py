@@ -52,13 +52,19 @@ def test_a_fusion_inside_a_fusion_is_not_counted_twice() -> None:
 KERNEL = (
     '  %_forward_kernel.1 = bf16[128,197,512]{2,1,0:T(8,128)(2,1)} custom-call(%copy, %copy.1), '
     'custom_call_target="tpu_custom_call", metadata={op_name="jit(step)/decoder/attend/pallas_call"}')
+# On v6e, stores and other operations share two slots a cycle.
+V6E_SCHEDULE = f"""HLO: {KERNEL.strip()}
+ - VECTOR_STORE_AND_MISC: (2318/5968) - 0.39
+ - SMEM_SPILL_COUNT: (0/2984) - 0
+"""
 SCHEDULE = f"""HLO: %copy.1 = bf16[128,197,512] copy(%copy-done)
- - VECTOR_STORE: (1/77) - 0.01
+ - SMEM_SPILL_COUNT: (0/77) - 0
 HLO: {KERNEL.strip()}
  - MXU_0 matmul_packed: (207/298) - 0.69
  - VECTOR_STORE: (1294/4757) - 0.27
+ - SMEM_SPILL_COUNT: (0/4757) - 0
 HLO: %copy.3 = bf16[128,197,512] copy(%_forward_kernel.1)
- - VECTOR_STORE: (1/99) - 0.01
+ - SMEM_SPILL_COUNT: (0/99) - 0
 """
 
 
@@ -76,8 +82,16 @@ def test_a_kernel_takes_the_cycles_of_its_schedule_for_each_sequence(tmp_path: P
   assert sum(one.cycles for one in operations) == sum(one.cycles for one in without) + kernel.cycles
   # Without its schedule it is named among what has no estimate, and never taken for nothing.
   assert 'tpu_custom_call' not in [one['name'] for one in unknown]
-  assert 'tpu_custom_call' in [one['name'] for one in compiler_clock.read_operations(text)[1]]
+  summary = compiler_clock.summarise_cycles(text)
+  assert summary is not None
+  said = compiler_clock.format_clock(compiler_clock.timed(summary, hardware.CHIPS['v5e'], 1e9))
+  assert '1 runs of kernels without a schedule' in said[1] and 'tpu_custom_call' in said[-1]
   assert kernel_schedules.read_schedules(str(tmp_path / 'missing')) == {}
+
+
+def test_the_schedule_of_another_generation_is_read_too(tmp_path: Path) -> None:
+  (tmp_path / '17-TLP-00-hlo-static-bundle-profile.txt').write_text(V6E_SCHEDULE, encoding='utf-8')
+  assert kernel_schedules.read_schedules(str(tmp_path)) == {('_forward_kernel', 'bf16[128,197,512]'): 2984}
 
 
 def test_cycles_become_milliseconds_and_utilisation() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import re
 from typing import Any, NamedTuple
 
-from uniemox_jax.plan.kernel_schedules import Kernel, kernel_of
+from uniemox_jax.plan.kernel_schedules import TARGET, Kernel, kernel_of
 from uniemox_jax.plan.program_text import ProgramText, array_bytes, array_sizes, largest_array
 from uniemox_jax.runtime.hardware import Chip
 
@@ -143,6 +143,12 @@ def timed(summary: dict[str, Any], chip: Chip, flops: float) -> dict[str, Any]:
       'seconds': total, 'mfu': flops / (total * chip.peak), 'costliest': costliest, 'meaning': MEANING}
 
 
+def _missing_kernels(clock: dict[str, Any]) -> list[str]:
+  """A line if the sum lacks what the time of a step is made of."""
+  runs = sum(one['count'] for one in clock['without_estimate'] if one['name'] == TARGET)
+  return [f'  TOO LITTLE: {runs} runs of kernels without a schedule are not in it'] if runs else []
+
+
 def format_clock(clock: dict[str, Any]) -> list[str]:
   """The lines that `plan` prints of the result of `timed`."""
 
@@ -151,7 +157,7 @@ def format_clock(clock: dict[str, Any]) -> list[str]:
 
   lines = [
       f"by the compiler's cycles: {1e3 * clock['seconds']:.4g} ms a step, MFU {clock['mfu']:.1%}; {MEANING}",
-      f"  by part: {shares('parts')}", f"  by kind: {shares('kinds')}", '  costliest:']
+      *_missing_kernels(clock), f"  by part: {shares('parts')}", f"  by kind: {shares('kinds')}", '  costliest:']
   for one in clock['costliest']:
     name = one['name'] + (' (backward)' if one['backward'] else '')
     kind = '' if one['kind'] in ('other', one['name']) else f", {one['kind']}"

@@ -10,11 +10,14 @@ import re
 
 from uniemox_jax.plan.program_text import largest_array
 
+TARGET = 'tpu_custom_call'
+"""What the text of a program calls the target of a call to a kernel."""
 _LABEL = 'hlo-static-bundle-profile'
-_INSTRUCTION = re.compile(r'HLO: %([\w.\-]+) = (.*?) custom-call\(.*custom_call_target="tpu_custom_call"')
+_INSTRUCTION = re.compile(r'HLO: %([\w.\-]+) = (.*?) custom-call\(.*custom_call_target="' + TARGET)
 _ANY_INSTRUCTION = 'HLO: '
-# Stores have one slot a cycle, so there are as many slots as cycles.
-_STORE_SLOTS = re.compile(r' - VECTOR_STORE: \(\d+/(\d+)\)')
+# At most one value a cycle is spilled to scalar memory, so it has as many slots as cycles. Stores of vectors have one
+# slot on v5e and two on v6e.
+_SPILL_SLOTS = re.compile(r' - SMEM_SPILL_COUNT: \(\d+/(\d+)\)')
 
 Kernel = tuple[str, str]
 """The name of an instruction without its number, and the largest of its results. Of equal kernels the compiler keeps
@@ -44,5 +47,5 @@ def _schedules(lines: Iterable[str]) -> Iterable[tuple[Kernel, int]]:
     if line.startswith(_ANY_INSTRUCTION):
       match = _INSTRUCTION.match(line)
       kernel = kernel_of(*match.groups()) if match else None
-    elif kernel and (slots := _STORE_SLOTS.match(line)):
+    elif kernel and (slots := _SPILL_SLOTS.match(line)):
       yield kernel, int(slots[1])

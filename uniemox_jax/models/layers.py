@@ -6,6 +6,7 @@ unrolled, so a checkpoint never depends on how the program was compiled.
 
 from collections.abc import Callable
 import functools
+import operator
 import reprlib
 from typing import Any, TypeVar
 
@@ -258,6 +259,35 @@ class Block(nnx.Module):
     return tokens_BxLxD + scaled(self.mlp(self.norm2(tokens_BxLxD)), 1)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _layers(params_NxX: Any, depth: int, dtype: Any) -> list[Any]:
+  """Cuts stacked parameters into those of each layer.
+
+  The gradients of matrices are stacked in `dtype`, in which they were computed: in bfloat16 the optimizer then reads
+  half as much (docs/performance.md).
+  """
+  del dtype
+  return [jax.tree.map(operator.itemgetter(number), params_NxX) for number in range(depth)]
+
+
+def _layers_forward(params_NxX: Any, depth: int, dtype: Any) -> tuple[list[Any], None]:
+  return _layers(params_NxX, depth, dtype), None
+
+
+def _layers_backward(depth: int, dtype: Any, kept: None, gradients: list[Any]) -> tuple[Any]:
+  del depth, kept
+
+  def stacked(*gradients: jax.Array) -> jax.Array:
+    if gradients[0].ndim < 2:
+      return jnp.stack(gradients)
+    return jnp.stack([gradient.astype(dtype) for gradient in gradients]).astype(gradients[0].dtype)
+
+  return (jax.tree.map(stacked, *gradients),)
+
+
+_layers.defvjp(_layers_forward, _layers_backward)
+
+
 class Blocks(nnx.Module):
   """A stack of `depth` equal blocks.
 
@@ -275,7 +305,7 @@ class Blocks(nnx.Module):
       causal: bool = False, remat: str = 'none', scan: bool = False, dtype: Any = jnp.float32, rngs: nnx.Rngs):
     if remat != 'none' and remat not in REMAT_POLICIES:
       raise ValueError(f"remat '{remat}' is not one of none, {', '.join(REMAT_POLICIES)}")
-    self.depth, self.remat, self.scan = depth, remat, scan
+    self.depth, self.remat, self.scan, self.dtype = depth, remat, scan, dtype
 
     @nnx.split_rngs(splits=depth)
     @nnx.vmap(in_axes=0, out_axes=0)
@@ -297,7 +327,14 @@ class Blocks(nnx.Module):
 
     if self.remat != 'none':
       body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan)
-    unroll = 1 if self.scan else max(self.depth, 1)
     rows = tokens_BxLxD.reshape(batch // sequences, sequences * tokens, width)
-    rows, _ = jax.lax.scan(body, rows, (params_NxX, branch_scale_NxBx2), unroll=unroll)
+    if self.scan:
+      # XLA rounds all matrices before the loop anyway. Rounded here, they have their gradients in that dtype, too.
+      params_NxX = jax.tree.map(lambda leaf: leaf.astype(self.dtype) if leaf.ndim > 2 else leaf, params_NxX)
+      rows, _ = jax.lax.scan(body, rows, (params_NxX, branch_scale_NxBx2))
+    else:
+      body = jax.jit(body)  # traced once for all layers
+      for number, params in enumerate(_layers(params_NxX, self.depth, self.dtype)):
+        branch_scale_Bx2 = None if branch_scale_NxBx2 is None else branch_scale_NxBx2[number]
+        rows, _ = body(rows, (params, branch_scale_Bx2))
     return rows.reshape(tokens_BxLxD.shape)

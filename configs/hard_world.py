@@ -27,6 +27,7 @@ CANDIDATES |= {
     'plus_averaged': PLUS | CANDIDATES['averaged_weights'], 'plus_no_pixels': PLUS | CANDIDATES['no_reconstruction'],
     'plus_mask_50': {'model': {'embedding': 'mean',
                                'mask_ratio': 0.5}}, 'kl_once': {'loss': {'form': 'kl', 'equal_texts': 'once'}}}
+CANDIDATES |= {'long': {'epochs': 15}, 'plus_long': PLUS | {'epochs': 15}}
 CANDIDATES |= {f'views_{count}': {'teacher_views': count} for count in (1, 2)}
 """What each changes of the published recipe at this size; the rows of `ablate` are among them."""
 

@@ -126,6 +126,20 @@ def test_fsdp_divides_parameters_and_optimizer_in_the_compiled_program() -> None
   assert held == pytest.approx(sum(size for name, size in divided.items() if name.endswith('per_device')), abs=64)
 
 
+@pytest.mark.parametrize('scan', [True, False])
+def test_fsdp_sends_parameters_and_leaves_activations_where_they_are(scan: bool) -> None:
+  config = _config(1, DEVICES)
+  config.model.scan = scan
+  program = step_compiler.training_program(config, jax.devices())
+  sent = {
+      one['kind']: one['bytes']
+      for one in step_compiler.measure_program(step_compiler.compile_program(program))['collectives']}
+  tokens = 2 * config.batch_size * 5 * config.model.width * 4  # of both views, after one block
+  assert sent['all-to-all'] < tokens / 2
+  # Each layer's parameters are gathered for its forward and its backward pass.
+  assert sent['all-gather'] < 2 * DEVICES * step_compiler.sizes(program)['params_bytes_per_device'] + tokens
+
+
 def test_views_that_come_again_leave_the_teacher_out_of_the_step_and_of_its_flops() -> None:
   own, read = (
       step_compiler.sizes(step_compiler.training_program(_config(DEVICES, 1, teacher_views=views), jax.devices()))

@@ -14,6 +14,7 @@ from flax import nnx
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from uniemox_jax.models import attention_kernel
 
@@ -288,6 +289,19 @@ def _layers_backward(depth: int, dtype: Any, kept: None, gradients: list[Any]) -
 _layers.defvjp(_layers_forward, _layers_backward)
 
 
+def _on_mesh(tokens_BxLxD: jax.Array, params: Any) -> tuple[jax.Array, Any]:
+  """Keeps whole examples on each device of the mesh that is set, and gathers what `fsdp` has split of one layer.
+
+  Left to itself, XLA splits channels as the parameters are split, and sends all activations to and fro
+  (docs/performance.md).
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1 or len(tokens_BxLxD) % mesh.size:
+    return tokens_BxLxD, params
+  by_example, whole = P(mesh.axis_names), P()
+  return (jax.lax.with_sharding_constraint(tokens_BxLxD, by_example), jax.lax.with_sharding_constraint(params, whole))
+
+
 class Blocks(nnx.Module):
   """A stack of `depth` equal blocks.
 
@@ -323,6 +337,7 @@ class Blocks(nnx.Module):
 
     def body(tokens: jax.Array, layer: Any) -> tuple[jax.Array, None]:
       params, branch_scale = layer
+      tokens, params = _on_mesh(tokens, params)
       return nnx.merge(graphdef, params)(tokens, branch_scale, sequences), None
 
     if self.remat != 'none':

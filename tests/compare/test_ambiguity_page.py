@@ -14,7 +14,7 @@ from data_pipelines.records.label_sets import EMOTIONS
 from data_pipelines.storage import write_sealed
 from data_pipelines.synthetic import hard_annotators, hard_oracle, hard_rows
 from tests.support import tables as drawn_tables
-from uniemox_jax.compare import comparison
+from uniemox_jax.compare import comparison, plots
 from uniemox_jax.compare.ambiguity_page import write_ambiguity
 from uniemox_jax.compare.comparison_results import Comparison, ComparisonJob, ProtocolVariant
 from uniemox_jax.compare.study import check, job_config, jobs_of
@@ -138,3 +138,10 @@ def test_a_table_with_votes_is_compared_from_the_shipped_protocols(tmp_path):
   write_ambiguity(comparison.read_comparison(config, sections, workdir), workdir)
   text = (tmp_path / 'compare' / 'ambiguity.md').read_text()
   assert '| initialisation | votes | majority | knn |' in text and '### Votes minus majority, mine' in text
+
+
+@pytest.mark.filterwarnings('error')
+def test_long_names_leave_the_panels_of_a_figure_their_room() -> None:
+  domains = ('cartoon', 'natural', 'realistic', 'science_fiction', 'advertising_cover')
+  risks = {('uniemox_plus', f'linear_without_{domain}'): np.linspace(0.1, 0.5, 96) for domain in domains}
+  assert plots.risk_figure({'hard_labelled': risks}).startswith(b'\x89PNG')

@@ -14,6 +14,8 @@ from uniemox_jax.compare.resampling import interval
 _COLOURS = ('#0072b2', '#d55e00', '#5f5f5f', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
 COVERAGES = np.linspace(0.05, 1, 96)
 """The coverages of `risk_figure`, (K,): lines begin at the least and end at the most."""
+_LEGEND_INCHES, _LEGEND_INCHES_A_LETTER = 0.5, 0.06
+"""The width of a legend's entry beside its text, and of a letter of it."""
 _LINES = ('-', '--', ':', '-.')
 _MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 
@@ -92,8 +94,10 @@ def _png(figure: Figure, panels: np.ndarray, labels: int) -> bytes:
   for axes in panels:
     axes.grid(axis='y', color='#e3e3e3')
     axes.set_axisbelow(True)
-  if panels[0].get_legend_handles_labels()[0]:  # none until a run of a curve has finished
-    panels[0].legend(fontsize=8, frameon=False, ncols=min(4, labels))
+  if named := panels[0].get_legend_handles_labels()[1]:  # none until a run of a curve has finished
+    # A legend that is wider than the figure would leave its panels no room.
+    fits = int(figure.get_size_inches()[0] / (_LEGEND_INCHES + _LEGEND_INCHES_A_LETTER * max(map(len, named))))
+    panels[0].legend(fontsize=8, frameon=False, ncols=max(1, min(4, labels, fits)))
   png = io.BytesIO()
   figure.savefig(png, format='png', dpi=120)
   return png.getvalue()

@@ -82,6 +82,7 @@ def test_a_kernel_takes_the_cycles_of_its_schedule_for_each_sequence(tmp_path: P
   assert sum(one.cycles for one in operations) == sum(one.cycles for one in without) + kernel.cycles
   # Without its schedule it is named among what has no estimate, and never taken for nothing.
   assert 'tpu_custom_call' not in [one['name'] for one in unknown]
+  assert 'tpu_custom_call' in [one['name'] for one in compiler_clock.read_operations(text)[1]]
   summary = compiler_clock.summarise_cycles(text)
   assert summary is not None
   said = compiler_clock.format_clock(compiler_clock.timed(summary, hardware.CHIPS['v5e'], 1e9))

@@ -13,7 +13,7 @@ from uniemox_jax.plan.program_text import largest_array
 TARGET = 'tpu_custom_call'
 """What the text of a program calls the target of a call to a kernel."""
 _LABEL = 'hlo-static-bundle-profile'
-_INSTRUCTION = re.compile(r'HLO: %([\w.\-]+) = (.*?) custom-call\(.*custom_call_target="' + TARGET)
+_INSTRUCTION = re.compile(r'HLO: %([\w.\-]+) = (.*?) custom-call\(.*custom_call_target="' + TARGET + '"')
 _ANY_INSTRUCTION = 'HLO: '
 # At most one value a cycle is spilled to scalar memory, so it has as many slots as cycles. Stores of vectors have one
 # slot on v5e and two on v6e.

@@ -6,6 +6,7 @@ python -m uniemox_jax.compare --config=configs/compare.py --workdir=runs/compare
 Chosen among what is defined below: --config.datasets="('emo8','fi')" --config.protocols="('linear',)" --config.seeds=5
 Votes or their majority: --config.protocols="('votes','majority')".
 Few labels: --config.fractions="(0.01,0.05,0.1,0.25,0.5)". Small data: --config.folds=5. Narrow intervals: --until=0.02
+Other data sets: --config.transfers="('fi','emotion6:mikels_to_emotion6')".
 Changed test images: --config.test_changes="('blur_3','person_removed')". By kind: --config.group_column=domain
 With ViT-B/16 in place of ViT-L/16: --config=configs/compare.py:vitb16
 At demo size, after `make demo`: --config=configs/compare.py:demo
@@ -71,7 +72,7 @@ def _published() -> ConfigDict:
   config.protocols = ('finetune', 'linear')
   config.seeds, config.first_seed = 3, 0
   config.folds, config.left_out_domains, config.fractions = 0, (), ()
-  config.test_changes, config.group_column, config.groups = (), '', ''
+  config.test_changes, config.transfers, config.group_column, config.groups = (), (), '', ''
   config.reference, config.vad_score, config.detect, config.spread = 'scratch', 'ccc', 0.02, 0.0
   config.initialisation = ConfigDict(INITIALISATIONS)
   config.protocol = ConfigDict(PROTOCOLS)

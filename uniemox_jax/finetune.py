@@ -7,6 +7,7 @@ The best epoch is chosen on val; test is read once, at the end.
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import itertools
 from typing import Any
 
 from flax import nnx
@@ -21,8 +22,9 @@ from data_pipelines.errors import UserError
 from data_pipelines.records import reader
 from data_pipelines.records import targets as record_targets
 from uniemox_jax.eval.changed_images import changes_of, report_persons
-from uniemox_jax.eval.run_evaluation import describe_result, evaluations
+from uniemox_jax.eval.run_evaluation import describe_result, evaluate_on, evaluations
 from uniemox_jax.eval.trained_classifier import measure_split, metrics_of, predict_tasks
+from uniemox_jax.eval.transfer import open_transfers, read_transfers
 from uniemox_jax.models.classifier import STREAMS, Classifier
 from uniemox_jax.objectives.tasks import KINDS, Task, choose_tasks, present, score, width
 from uniemox_jax.runtime import cli, sharding
@@ -124,7 +126,8 @@ def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None, *,
   """Fine-tunes, or resumes, the run in `workdir` as `pretrain` does, then evaluates its best checkpoint on test.
 
   It leaves checkpoints/, metrics.jsonl, tensorboard/, config.json, inputs.json, outputs.npz and result.json, and the
-  last two for each of `test_changes`, see `evaluations`. It returns result.json's content. `adopt`: see `open_source`.
+  last two for each of `test_changes` and `transfers`, see `evaluations` and `evaluate_on`. It returns result.json's
+  content. `adopt`: see `open_source`.
 
   Raises:
     UserError: the config, the data or the checkpoint to start from has a mistake.
@@ -140,6 +143,7 @@ def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None, *,
         '(docs/person_boxes.md) and build the records again, or set --config.streams=scene')
   steps_per_epoch = pipeline.steps_per_epoch(train_split, config.batch_size)
   tasks = _choose_tasks(config, train_split, val_split, test_split)
+  open_transfers(config.transfers, config.data_dir, tasks)
   source, config = open_source(config, workdir, adopt)
   arguments = dataclasses.asdict(config.model) | {'classes': width(tasks), 'streams': config.streams}
   build = builder(Classifier, dtype=jnp.dtype(config.dtype), **arguments)
@@ -160,8 +164,10 @@ def finetune(given: ConfigDict, workdir: str, profile: Profile | None = None, *,
       run, step, _step_batches(config, train_split, tasks, run.start),
       every=loop.Every(config.log_every, 0, config.eval_every_epochs * steps_per_epoch),
       evaluate=_validator(config, graphdef, val_split, tasks, mesh, run.log))
+  transferred = (
+      evaluate_on(workdir, *transfer, data_dir=config.data_dir) for transfer in read_transfers(config.transfers))
   results = []
-  for result in evaluations(workdir, test_changes=config.test_changes):
+  for result in itertools.chain(evaluations(workdir, test_changes=config.test_changes), transferred):
     print(describe_result(result), flush=True)
     results.append(result)
   return results[0]

@@ -27,6 +27,7 @@ from uniemox_jax.eval.knn import probe_knn
 from uniemox_jax.eval.linear_probe import probe_linear
 from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.ridge_probe import probe_ridge
+from uniemox_jax.eval.transfer import measure_transfer, open_transfers
 from uniemox_jax.objectives.tasks import (
     KINDS,
     Task,
@@ -132,7 +133,8 @@ def probe(given: ConfigDict, workdir: str, *, adopt: bool = True) -> dict[str, A
 
   It leaves features/, config.json, outputs.npz and result.json, whose content it returns: what `evaluate` returns, and
   protocol, train_examples and what was chosen on val. For each of `test_changes` it also leaves outputs_CHANGE.npz and
-  result_CHANGE.json, with what `describe_change` says. `adopt`: see `open_source`.
+  result_CHANGE.json, with what `describe_change` says, and for each of `transfers` what `measure_transfer` does.
+  `adopt`: see `open_source`.
 
   Raises:
     UserError: the config, the data or the checkpoint to start from has a mistake.
@@ -142,6 +144,7 @@ def probe(given: ConfigDict, workdir: str, *, adopt: bool = True) -> dict[str, A
   splits = dict(zip(('train', 'val', 'test'), open_splits(config)))
   task = _task(config, splits)
   changes = changes_of(config.test_changes, splits['test'])
+  transfers = open_transfers(config.transfers, config.data_dir, [task])
   source, config = open_source(config, workdir, adopt)
   model, dtype = dataclasses.asdict(config.model), jnp.dtype(config.dtype)
   frozen = load_fused(source, model, dtype=dtype) if config.features == 'fused' else load_frozen(
@@ -157,6 +160,9 @@ def probe(given: ConfigDict, workdir: str, *, adopt: bool = True) -> dict[str, A
   known = {name: _known(task.name, of_whole, split) for name, split in splits.items()}
   classify, chosen = _fit(config.protocol, known['train'], known['val'], task, mesh)
   truths, results = read_truths(known['test'].split), []
+  of_run: dict[str, Any] = {
+      'init': config.init, 'checkpoint_step': frozen.step, 'config_hash': config_hash(kept),
+      'protocol': config.protocol, 'train_examples': len(known['train'].target), 'chosen': chosen}
   for change in ('', *changes):
     said = describe_change(change, splits['test'])
     test = _known(task.name, functools.partial(of_whole, change=change), splits['test']) if change else known['test']
@@ -168,11 +174,13 @@ def probe(given: ConfigDict, workdir: str, *, adopt: bool = True) -> dict[str, A
     results.append(
         write_result(
             result_path(workdir, 'test', change=change), dataset=config.dataset, split=config.test_split,
-            init=config.init, checkpoint_step=frozen.step, config_hash=config_hash(kept),
             **(measured if task.name == 'label' else {'examples': len(test.target), 'tasks': {task.name: measured}}),
-            protocol=config.protocol, train_examples=len(known['train'].target), chosen=chosen, **fold_of(kept),
-            **said))
+            **of_run, **fold_of(kept), **said))
     _print(results[-1])
+  for opened in transfers:
+    features = extract(opened.split)
+    logits_NxC = classify(features.features_NxD)
+    _print(measure_transfer(opened, logits_NxC, features.label_N, workdir, trained_on=config.dataset, **of_run))
   return results[0]
 
 

@@ -23,6 +23,7 @@ from uniemox_jax.eval.changed_images import changes_of, describe_change
 from uniemox_jax.eval.kept_outputs import example_keys, keep_outputs
 from uniemox_jax.eval.result_file import result_path, write_result
 from uniemox_jax.eval.split_outputs import Fields, split_outputs
+from uniemox_jax.eval.transfer import measure_transfer, open_transfers
 from uniemox_jax.models.preprocess import normalise
 from uniemox_jax.models.view import View
 from uniemox_jax.objectives.tasks import measure, single_label_task
@@ -62,10 +63,19 @@ def image_embeddings(clip: Clip, split: reader.Split, batch_size: int,
   return found['outputs'], found['label']
 
 
+def _open_labelled(records: Mapping[str, Any], split_name: str) -> reader.Split:
+  split = open_part(records, split_name, tested=True)
+  if (split.label_array() < 0).all():
+    raise UserError(
+        f"no image of split {split_name!r} of {records['dataset']} has a single label, by which zero-shot is measured: "
+        'choose another split or dataset')
+  return split
+
+
 def zero_shot(
     teacher: str, data_dir: str, dataset: str, workdir: str, split_name: str = 'test',
     templates: Sequence[str] = prompts.TEMPLATES, batch_size: int = BATCH_SIZE, *,
-    part: Mapping[str, Any] | None = None, test_changes: str = '') -> dict[str, Any]:
+    part: Mapping[str, Any] | None = None, test_changes: str = '', transfers: str = '') -> dict[str, Any]:
   """Classifies a split by the nearest class embedding and writes result.json (result_val.json for val).
 
   Args:
@@ -77,6 +87,7 @@ def zero_shot(
     part: keys of a `MeasuredConfig` that say which images are tested, such as a fold; None for the whole split.
       With it, the file is result.json for any split.
     test_changes: changes of the images. Each is measured too, in result_CHANGE.json, see `image_changes.read_changes`.
+    transfers: other datasets, see `read_transfers`. Their images are asked for the classes of `dataset`.
 
   Returns:
     The content of the file: what `evaluate` returns for a single label, and protocol, templates, and under 'plain' the
@@ -88,21 +99,21 @@ def zero_shot(
   """
   final = 'test' if part is None else split_name  # whose result is result.json
   part = dict(part or {})
-  split = open_part({**part, 'data_dir': data_dir, 'dataset': dataset}, split_name, tested=True)
+  split = _open_labelled({**part, 'data_dir': data_dir, 'dataset': dataset}, split_name)
   asked = {'teacher': teacher, 'dataset': dataset, 'split': split_name, 'templates': list(templates), **part}
   path = result_path(workdir, split_name, final=final)
   if exists(path) and read_json_object(path).get('config_hash') != config_hash(asked):
     raise UserError(f'{path} is of another run: choose another --workdir')
-  if (split.label_array() < 0).all():
-    raise UserError(
-        f'no image of split {split_name!r} of {dataset} has a single label, by which zero-shot is measured: choose '
-        'another split or dataset')
   changes = changes_of(test_changes, split)
-  clip = load_clip(teacher)
   task = single_label_task(split.labels)
+  others = open_transfers(transfers, data_dir, [task])
+  clip = load_clip(teacher)
   ensemble_CxE = class_embeddings(clip, split.labels, templates)
   plain_CxE = class_embeddings(clip, split.labels, [prompts.PLAIN])
   truths, results = read_truths(split), []
+  of_run: dict[str, Any] = {
+      'init': teacher, 'checkpoint_step': None, 'config_hash': config_hash(asked), 'protocol': 'zero_shot',
+      'templates': list(templates)}
   for change in ('', *changes):
     said = describe_change(change, split)
     image_NxE, label_N = image_embeddings(clip, split, batch_size, change)
@@ -114,9 +125,12 @@ def zero_shot(
       keep_outputs(workdir, config_hash(asked), example_keys(split), [task], found, truths, change)
     results.append(
         write_result(
-            result_path(workdir, split_name, final=final, change=change), dataset=dataset, split=split_name,
-            init=teacher, checkpoint_step=None, config_hash=config_hash(asked), **ensemble, protocol='zero_shot',
-            templates=list(templates), plain={'template': prompts.PLAIN, **plain}, **fold_of(part), **said))
+            result_path(workdir, split_name, final=final, change=change), dataset=dataset, split=split_name, **ensemble,
+            **of_run, plain={'template': prompts.PLAIN, **plain}, **fold_of(part), **said))
+  for opened in others:
+    image_NxE, label_N = image_embeddings(clip, opened.split, batch_size)
+    logits_NxC = clip.scale * image_NxE @ ensemble_CxE.T
+    measure_transfer(opened, logits_NxC, label_N, workdir, trained_on=dataset, **of_run)
   return results[0]
 
 
@@ -126,7 +140,8 @@ def zero_shot_by_config(given: ConfigDict, workdir: str) -> dict[str, Any]:
   part = {name: getattr(config, name) for name in ('left_out_domain', 'folds', 'fold', 'fold_seed')}
   return zero_shot(
       config.init, config.data_dir, config.dataset, workdir, config.test_split, batch_size=config.batch_size,
-      part={name: value for name, value in part.items() if value}, test_changes=config.test_changes)
+      part={name: value for name, value in part.items() if value}, test_changes=config.test_changes,
+      transfers=config.transfers)
 
 
 def main() -> None:

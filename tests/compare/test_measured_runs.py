@@ -59,7 +59,7 @@ def leave_run_of_the_oracle(folder: Path, section: ConfigDict, changes: tuple[st
     logits_NxC = 9.0 * np.eye(len(split.labels))[said] * (not blind)
     keep_outputs(
         str(folder), config_hash(config), example_keys(split), [task], {'outputs': logits_NxC, 'label': label_N},
-        change=change)
+        tested_on=change)
     write_result(
         result_path(str(folder), 'test', change=change), dataset='hard', split='test', init='', checkpoint_step=None,
         config_hash=config_hash(config), **measure(task, logits_NxC.astype(np.float32), label_N))

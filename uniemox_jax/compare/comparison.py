@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.errors import UserError
 from data_pipelines.ownership import owned
+from data_pipelines.records import reader
 from data_pipelines.storage import exists, write_json
 from uniemox_jax.compare import subprocess_runs, tables
 from uniemox_jax.compare.ambiguity_page import PAGE, write_ambiguity
@@ -30,9 +31,11 @@ from uniemox_jax.compare.study import (
     jobs_of,
     pretraining_config,
     pretraining_folder,
+    transfers_of,
     variants_of,
 )
 from uniemox_jax.compare.summary_statistics import MOST_SEEDS, seeds_needed
+from uniemox_jax.eval.transfer import open_transfer
 
 PRETRAINED = 'pretrained.json'
 """The file in the workdir of a finished pretraining that says how long its last try took."""
@@ -58,7 +61,7 @@ def read_comparison(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigD
   vad_score, groups = config.get('vad_score', 'ccc'), _groups(config, sections)
   variants = measured_variants(
       variants_of(config).values(), config.get('test_changes', ()),
-      sorted({name for of_dataset in groups.values() for name in of_dataset}))
+      sorted({name for of_dataset in groups.values() for name in of_dataset}), transfers_of(config))
   for folder, section in pretrainings_of(config, sections, workdir).items():
     subprocess_runs.check_same_config(folder, section)
   for job, section in sections.items():
@@ -70,7 +73,7 @@ def read_comparison(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigD
       job._replace(protocol=name)
       for job in sections
       for name, variant in variants.items()
-      if variant.trained == job.protocol and not variant.group)
+      if variant.trained == job.protocol and not variant.group and variant.is_for(job.dataset))
   comparison = Comparison(
       config.initialisations, config.datasets, variants, config.reference, wanted,
       {job: run.result for job, run in measured.items()}, {}, {job: run.resampled for job, run in measured.items()},
@@ -88,6 +91,13 @@ def _groups(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict]) ->
   return {
       dataset: read_groups(data_dir, dataset, config.groups.replace('{dataset}', dataset), config.group_column)
       for dataset, data_dir in data_dirs.items()}
+
+
+def _check_transfers(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict]) -> None:
+  """Raises UserError where a dataset to transfer to is missing, or its map does not fit the classes of one compared."""
+  for data_dir, dataset in {(section.data_dir, job.dataset) for job, section in sections.items()}:
+    for transfer in transfers_of(config, dataset):
+      open_transfer(transfer, data_dir, reader.open_split(data_dir, dataset, 'train').labels)
 
 
 def pretrainings_of(config: ConfigDict, jobs: Iterable[ComparisonJob], workdir: str) -> dict[str, ConfigDict]:
@@ -127,6 +137,7 @@ def compare(config: ConfigDict, workdir: str, until: Until | None = None) -> Non
           f'--until needs an initialisation beside the reference, and --most_seeds={until.most_seeds} of at least '
           f'{seeds}: raise it, or leave --until out')
   sections = {job: job_config(config, job, workdir) for job in jobs_of(config, seeds)}
+  _check_transfers(config, sections)
   before = tables.differences(read_comparison(config, sections, workdir))
   if planned := describe_plan(config, before, seeds):
     print(planned, flush=True)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from uniemox_jax.compare.resampling import RunScore
 from uniemox_jax.compare.summary_statistics import Repeat
+from uniemox_jax.eval.transfer import Transfer
 from uniemox_jax.objectives.tasks import KINDS
 
 
@@ -40,13 +41,15 @@ class ProtocolVariant(NamedTuple):
 
   protocol: its name in the config. domain: the domain that training leaves out, '' for none. fraction: the share of
   each class that is trained on, None for the protocol's own. test_change: the change of the test images, '' for none.
-  group: the group of test images that is measured, '' for all images.
+  transfer: the other data set that is measured on, None for the run's own. group: the group of test images that is
+  measured, '' for all images.
   """
 
   protocol: str
   domain: str = ''
   fraction: float | None = None
   test_change: str = ''
+  transfer: Transfer | None = None
   group: str = ''
 
   @property
@@ -58,7 +61,17 @@ class ProtocolVariant(NamedTuple):
   @property
   def name(self) -> str:
     """A name that no other variant has: what is run, and in which way it is measured."""
-    return ', '.join(filter(None, (self.trained, self.test_change, self.group)))
+    return ', '.join(
+        filter(None, (self.trained, self.test_change, self.transfer and f'on {self.transfer}', self.group)))
+
+  @property
+  def tested_on(self) -> str:
+    """What names of files in the run's folder call the images, see `kept_outputs.keep_outputs`."""
+    return self.transfer.file_part if self.transfer else self.test_change
+
+  def is_for(self, dataset: str) -> bool:
+    """Whether runs of a dataset are measured so; a transfer from a dataset to itself would be their own test."""
+    return self.transfer != Transfer(dataset)
 
   @property
   def asked(self) -> bool:
@@ -163,5 +176,5 @@ class Comparison(NamedTuple):
 
   @property
   def unfinished(self) -> set[ComparisonJob]:
-    """The runs that lack a result, of their own or of changed test images."""
+    """The runs that lack a result: of their own test images, of changed ones, or of another dataset."""
     return {job._replace(protocol=self.variants[job.protocol].trained) for job in self.jobs if job not in self.results}

@@ -1,4 +1,4 @@
-"""Variants of a protocol that are read together: over fractions of the labels, domains, changes or groups of images."""
+"""Variants of a protocol that are read together: over fractions of the labels, domains, changes, groups or datasets."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -17,6 +17,8 @@ class Family(NamedTuple):
   members: the name of each variant, and what it differs in, in order: '5 %', or a domain.
   summaries: by name, the weights of the members in a weighted sum, such as their mean.
   ranked: what a member is called, such as a domain, if the worst is to be named; else ''.
+  title: what the heading of its table says after the name.
+  dataset: the only dataset that it is of; '' for all.
   asked: whether its sums are questions, see `ProtocolVariant.asked`.
   """
 
@@ -24,6 +26,8 @@ class Family(NamedTuple):
   members: Mapping[str, str]
   summaries: Mapping[str, Sequence[float]]
   ranked: str = ''
+  title: str = ''
+  dataset: str = ''
   asked: bool = True
 
   def question(self, summary: str) -> str:
@@ -34,10 +38,14 @@ class Family(NamedTuple):
 UNCHANGED = 'unchanged'
 """The name of the test images as they are, among changed ones."""
 
+ITSELF = 'itself'
+"""The name of a run's own dataset, among others."""
 
-def families_of(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
-  """All families of these variants."""
-  return [*curves(variants), *left_out(variants), *changed(variants), *by_group(variants)]
+
+def families_of(variants: Mapping[str, ProtocolVariant], datasets: Sequence[str]) -> list[Family]:
+  """All families of these variants, for runs of these datasets."""
+  return [
+      *curves(variants), *left_out(variants), *changed(variants), *by_group(variants), *transferred(variants, datasets)]
 
 
 def curves(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
@@ -74,7 +82,7 @@ def changed(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
     if count and not key.group:  # `by_group` has those of each change.
       mean = {'mean over changes': [0.0, *_alike(count)]} if count > 1 else {}
       apart = {'changed minus unchanged': [-1.0, *_alike(count)]}
-      found.append(Family(_name(key), changes, mean | apart, 'change'))
+      found.append(Family(_name(key), changes, mean | apart, 'change', ' on changed images'))
   return found
 
 
@@ -85,7 +93,20 @@ def by_group(variants: Mapping[str, ProtocolVariant]) -> list[Family]:
     groups = {name: variant.group for name, variant in members.items() if variant.group}
     if len(groups) > 1:
       summaries = {'mean over groups': _alike(len(groups))}
-      found.append(Family(_name(key), groups, summaries, 'group', asked=not key.test_change))
+      found.append(Family(_name(key), groups, summaries, 'group', ' by group', asked=not key.test_change))
+  return found
+
+
+def transferred(variants: Mapping[str, ProtocolVariant], datasets: Sequence[str]) -> list[Family]:
+  """The families of a run's own test images and those of other datasets, which count alike in their mean."""
+  found = []
+  for key, members in _grouped(variants, lambda variant: variant._replace(transfer=None)).items():
+    for dataset in datasets:
+      tests = {name: str(of.transfer or ITSELF) for name, of in members.items() if of.is_for(dataset)}
+      count = len(tests) - 1
+      if count:
+        mean = {'mean over other datasets': [0.0, *_alike(count)]} if count > 1 else {}
+        found.append(Family(_name(key), tests, mean, title=' on other datasets', dataset=dataset))
   return found
 
 
@@ -104,7 +125,8 @@ def _grouped(variants: Mapping[str, ProtocolVariant],
 def _name(variant: ProtocolVariant) -> str:
   without = f' without {variant.domain}' if variant.domain else ''
   of_labels = '' if variant.fraction is None else f' at {100 * variant.fraction:g} %'
-  return ', '.join(filter(None, (variant.protocol + without + of_labels, variant.test_change, variant.group)))
+  transfer = variant.transfer and f'on {variant.transfer}'
+  return ', '.join(filter(None, (variant.protocol + without + of_labels, variant.test_change, transfer, variant.group)))
 
 
 def _trapezoid(x_K: np.ndarray) -> list[float]:
@@ -115,10 +137,17 @@ def _trapezoid(x_K: np.ndarray) -> list[float]:
 
 def columns_of(family: Family, comparison: Comparison) -> dict[Column, dict[str, Scores]]:
   """The scores of each member by its name, for every column that some member has."""
-  by_member = {name: comparison.columns(name) for name in family.members}
-  found = dict.fromkeys(column for columns in by_member.values() for column in columns if column.task)
+  by_member: dict[str, dict[tuple[str, str], Scores]] = {}
+  found: dict[tuple[str, str], Column] = {}  # Another dataset's heading may lack what the run's own says.
+  for name in family.members:
+    columns = {column[:2]: (column, scores) for column, scores in comparison.columns(name).items()}
+    by_member[name] = {key: scores for key, (_, scores) in columns.items()}
+    found = {key: column for key, (column, _) in columns.items() if column.task} | found
   nothing: Scores = {name: {} for name in comparison.initialisations}
-  return {column: {name: columns.get(column, nothing) for name, columns in by_member.items()} for column in found}
+  return {
+      column: {name: members.get(key, nothing) for name, members in by_member.items()}
+      for key, column in found.items()
+      if family.dataset in ('', column.dataset)}
 
 
 def weighted_sum(weights: Sequence[float], members: Mapping[str, Scores]) -> Scores:

@@ -1,4 +1,7 @@
-"""Measures one run on its test images, on the same ones changed, and on groups of both. Nothing is trained for it."""
+"""Measures one run on its test images, on the same ones changed, on groups of both, and on other datasets.
+
+Nothing is trained for it.
+"""
 
 from collections.abc import Iterable, Mapping
 import math
@@ -11,6 +14,7 @@ from uniemox_jax.compare.comparison_results import ComparisonJob, ProtocolVarian
 from uniemox_jax.compare.image_groups import Groups
 from uniemox_jax.compare.resampling import resampled_scores, score_of_group
 from uniemox_jax.eval.result_file import read_result, result_path
+from uniemox_jax.eval.transfer import Transfer
 
 
 class MeasuredRun(NamedTuple):
@@ -21,13 +25,15 @@ class MeasuredRun(NamedTuple):
   resampled: Mapping[str, np.ndarray | None]
 
 
-def measured_variants(trained: Iterable[ProtocolVariant], changes: Iterable[str],
-                      groups: Iterable[str]) -> dict[str, ProtocolVariant]:
+def measured_variants(
+    trained: Iterable[ProtocolVariant], changes: Iterable[str], groups: Iterable[str],
+    transfers: Iterable[Transfer] = ()) -> dict[str, ProtocolVariant]:
   """The ways in which a run is measured, by name: first on all images, and first on them as they are."""
-  changes, groups = ('', *changes), ('', *groups)
-  found = [
-      variant._replace(test_change=change, group=group) for variant in trained for change in changes for group in groups
-  ]
+  changes, groups, transfers = ('', *changes), ('', *groups), tuple(transfers)
+  found = []
+  for variant in trained:
+    found += [variant._replace(test_change=change, group=group) for change in changes for group in groups]
+    found += [variant._replace(transfer=transfer) for transfer in transfers]
   return {variant.name: variant for variant in found}
 
 
@@ -37,16 +43,18 @@ def measured_runs(
   """Reads all that is known of a job's run in `folder`. The keys are the job with each variant's name as protocol."""
   found = {}
   for name, variant in variants.items():
-    change = variant.test_change
-    if variant.trained != job.protocol or (result := read_result(folder, change)) is None:
+    tested_on = variant.tested_on
+    if variant.trained != job.protocol or not variant.is_for(job.dataset):
       continue
-    with parsing(result_path(folder, 'test', change=change)):
+    if (result := read_result(folder, tested_on)) is None:
+      continue
+    with parsing(result_path(folder, 'test', change=tested_on)):
       scores = {score.task: score.name for score in scores_of(result, vad_score)}
     config_hash = result.get('config_hash', '')
     if variant.group:
-      measured = _of_group(folder, result, scores, change, groups.get(variant.group, frozenset()))
+      measured = _of_group(folder, result, scores, tested_on, groups.get(variant.group, frozenset()))
     else:
-      drawn = {task: resampled_scores(folder, config_hash, task, metric, change) for task, metric in scores.items()}
+      drawn = {task: resampled_scores(folder, config_hash, task, metric, tested_on) for task, metric in scores.items()}
       measured = MeasuredRun(result, drawn)
     if measured:
       found[job._replace(protocol=name)] = measured
@@ -54,11 +62,11 @@ def measured_runs(
 
 
 def _of_group(
-    folder: str, result: dict[str, Any], scores: Mapping[str, str], change: str,
+    folder: str, result: dict[str, Any], scores: Mapping[str, str], tested_on: str,
     group: frozenset[int]) -> MeasuredRun | None:
   """Computes the scores; None if outputs were not kept, or none of these images was tested."""
   config_hash = result.get('config_hash', '')
-  found = {task: score_of_group(folder, config_hash, task, metric, change, group) for task, metric in scores.items()}
+  found = {task: score_of_group(folder, config_hash, task, metric, tested_on, group) for task, metric in scores.items()}
   known = {task: measured for task, measured in found.items() if measured is not None}
   if not known:
     return None

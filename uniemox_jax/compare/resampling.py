@@ -50,27 +50,27 @@ class Interval(NamedTuple):
 
 
 @functools.cache
-def resampled_scores(folder: str, config_hash: str, task: str, metric: str, change: str = '') -> np.ndarray | None:
+def resampled_scores(folder: str, config_hash: str, task: str, metric: str, tested_on: str = '') -> np.ndarray | None:
   """A finished run's score of a task on each resample of its test images, float64 (R,); None if it kept no outputs.
 
-  `change` is the change of the images, '' for none.
+  `tested_on` is a change of the images, or `Transfer.file_part` of another dataset; '' for the run's own test.
 
   Raises:
     UserError: the kept outputs are damaged.
   """
-  kept = read_outputs(folder, config_hash, task, change)
+  kept = read_outputs(folder, config_hash, task, tested_on)
   return None if kept is None else _resampled(kept, metric)
 
 
 @functools.cache
-def score_of_group(folder: str, config_hash: str, task: str, metric: str, change: str,
+def score_of_group(folder: str, config_hash: str, task: str, metric: str, tested_on: str,
                    group: frozenset[int]) -> tuple[RunScore, int] | None:
   """The scores of `resampled_scores` for the images whose keys are in `group`, and the number of these images.
 
   Returns:
     None if the run kept no outputs, or tested no such image. A score that these images leave undefined is NaN.
   """
-  kept = read_outputs(folder, config_hash, task, change)
+  kept = read_outputs(folder, config_hash, task, tested_on)
   inside_N = kept is not None and np.isin(kept.example_N, np.fromiter(group, np.uint64, len(group)))
   if kept is None or not np.any(inside_N):
     return None

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from data_pipelines.batches.image_changes import read_changes
 from data_pipelines.errors import UserError
 from uniemox_jax.compare.comparison_results import ComparisonJob, ProtocolVariant
+from uniemox_jax.eval.transfer import Transfer, read_transfers
 from uniemox_jax.finetune import finetune
 from uniemox_jax.pretrain import pretrain
 from uniemox_jax.probe import probe
@@ -56,6 +57,9 @@ class CompareConfig:
   fractions: tuple = schema.key((), 'shares of the training labels, at each of which every protocol is run')
   test_changes: tuple = schema.key(
       (), 'changes of the test images, such as blur_3, under each of which every run is measured, too')
+  transfers: tuple = schema.key(
+      (), "other datasets that every run of a label is measured on, too: 'fi', or 'emotion6:mikels_to_emotion6' with "
+      'a label map; never on its own')
   group_column: str = schema.key(
       '', 'heading of a column in groups by which the test images are measured in groups, too; without groups, of what '
       'the records say, such as domain')
@@ -130,6 +134,10 @@ def check(config: ConfigDict) -> None:
     if not (isinstance(fraction, int | float) and 0 < fraction <= 1) or values.fractions.count(fraction) > 1:
       raise UserError(f"config key 'fractions' is {values.fractions}: give shares above 0 and at most 1, each once")
   read_changes('+'.join(values.test_changes))
+  if transfers_of(config) and values.folds:
+    raise UserError(
+        'transfers are measured on whole datasets, of which every fold has the same images: leave folds or transfers '
+        'out')
   if values.groups and not values.group_column:
     raise UserError(f"config key 'groups' is {values.groups}: say which of its columns with --config.group_column")
 
@@ -160,6 +168,12 @@ def variants_of(config: ConfigDict) -> dict[str, ProtocolVariant]:
       for domain in config.get('left_out_domains') or ('',)
       for fraction in config.get('fractions') or (None,)]
   return {variant.name: variant for variant in found}
+
+
+def transfers_of(config: ConfigDict, dataset: str = '') -> tuple[Transfer, ...]:
+  """The transfers that were asked for, without that of a dataset to itself."""
+  found = read_transfers('+'.join(config.get('transfers', ())))
+  return tuple(transfer for transfer in found if transfer != Transfer(dataset))
 
 
 def jobs_of(config: ConfigDict, seeds: int | None = None) -> list[ComparisonJob]:
@@ -212,6 +226,7 @@ def job_config(config: ConfigDict, job: ComparisonJob, workdir: str = '') -> Con
   section.dataset, section.seed = job.dataset, job.seed
   section.init = pretraining_folder(job, workdir) if initialisation.get('pretrain') else initialisation.init
   section.test_changes = '+'.join(config.get('test_changes', ()))
+  section.transfers = '+'.join(transfer.text for transfer in transfers_of(config, job.dataset))
   if variant.domain:
     section.left_out_domain = variant.domain
   if job.fold is not None:

@@ -37,12 +37,12 @@ class Question(NamedTuple):
 
 
 def questions(comparison: Comparison) -> list[Question]:
-  """The questions of every column of every protocol, then of the means over fractions, domains, changes and groups."""
+  """The questions of every column of every protocol, then of the means over the members of each family."""
   found = [
       Question(protocol, column, scores, variant.asked)
       for protocol, variant in comparison.variants.items()
       for column, scores in comparison.columns(protocol).items()]
-  for family in families_of(comparison.variants):
+  for family in families_of(comparison.variants, comparison.datasets):
     found += [
         Question(family.question(summary), column, weighted_sum(weights, members), family.asked)
         for column, members in columns_of(family, comparison).items()
@@ -106,7 +106,7 @@ def write(comparison: Comparison, workdir: str) -> list[dict[str, Any]]:
 
 def _tables(comparison: Comparison, from_reference: list[dict[str, Any]]) -> dict[str, list[list[str]]]:
   """Header and rows of each table as text, by its title. Variants of a family are columns of its table."""
-  significant = {(row['initialisation'], row['measured'], row['protocol'])
+  significant = {(row['initialisation'], row['dataset'], row['task'], row['protocol'])
                  for row in from_reference
                  if row['p_holm'] is not None and row['p_holm'] < _SIGNIFICANT}
   variants = comparison.variants
@@ -115,21 +115,16 @@ def _tables(comparison: Comparison, from_reference: list[dict[str, Any]]) -> dic
       protocol: _table(comparison, protocol, significant)
       for protocol, variant in variants.items()
       if protocol not in in_families and protocol == variant.trained}
-  for family in families_of(variants):
+  for family in families_of(variants, comparison.datasets):
     for column, members in columns_of(family, comparison).items():
       rows = _family_table(comparison, family, column, members, significant)
       if _ranked(family):
         rows = [[*row, *more] for row, more in zip(rows, _worst_and_gap(comparison, family, column, members))]
-      found[_title(family, column)] = rows
+      found[f'{family.name}{family.title}: {column.measured}'] = rows
   return found
 
 
-def _title(family: Family, column: Column) -> str:
-  by = {'change': ' on changed images', 'group': ' by group'}
-  return f'{family.name}{by.get(family.ranked, "")}: {column.measured}'
-
-
-def _table(comparison: Comparison, protocol: str, significant: set[tuple[str, str, str]]) -> list[list[str]]:
+def _table(comparison: Comparison, protocol: str, significant: set[tuple[str, str, str, str]]) -> list[list[str]]:
   """Header and rows of a protocol as text: '**0.6951 ± 0.0230, 0.6601 to 0.7290 (3) †**'."""
   columns = {
       column.measured: _cells(comparison, Question(protocol, column, scores), significant)
@@ -139,7 +134,7 @@ def _table(comparison: Comparison, protocol: str, significant: set[tuple[str, st
 
 def _family_table(
     comparison: Comparison, family: Family, column: Column, members: Mapping[str, Scores],
-    significant: set[tuple[str, str, str]]) -> list[list[str]]:
+    significant: set[tuple[str, str, str, str]]) -> list[list[str]]:
   """The columns of a family: its members, and their weighted sums."""
   columns = {
       said: _cells(comparison, Question(protocol, column, members[protocol]), significant)
@@ -155,7 +150,7 @@ def _rows(comparison: Comparison, columns: Mapping[str, list[str]]) -> list[list
   return [list(row) for row in zip(*parts)]
 
 
-def _cells(comparison: Comparison, question: Question, significant: set[tuple[str, str, str]]) -> list[str]:
+def _cells(comparison: Comparison, question: Question, significant: set[tuple[str, str, str, str]]) -> list[str]:
   protocol, column, scores, _ = question
   found = {name: summary_statistics.over_seeds(values_of(runs)) for name, runs in scores.items() if runs}
   direction = KINDS[column.task].direction if column.task else 1
@@ -163,7 +158,7 @@ def _cells(comparison: Comparison, question: Question, significant: set[tuple[st
   texts = dict.fromkeys(scores, '-')
   for name, (mean, _, _) in found.items():
     texts[name] = runs_text(scores[name], comparison.folds)
-    texts[name] += ' †' if (name, column.measured, protocol) in significant else ''
+    texts[name] += ' †' if (name, column.dataset, column.task, protocol) in significant else ''
     if direction * mean == best:
       texts[name] = f'**{texts[name]}**'
   return list(texts.values())

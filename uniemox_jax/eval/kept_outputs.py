@@ -1,6 +1,6 @@
 """The file outputs.npz keeps what a run predicted for every tested example, and what is true, beside result.json.
 
-For changed test images its name is outputs_CHANGE.npz.
+For changed test images its name is outputs_CHANGE.npz, and for a transfer outputs_DATASET[_MAP].npz.
 
 `compare` draws test images from it anew, to say how far a result depends on them. With 8 classes it takes some 40 bytes
 an example, and twice that if records have votes and a majority, see `ambiguity`.
@@ -38,13 +38,13 @@ def example_keys(split: Split) -> np.ndarray:
   return np.fromiter(map(int.from_bytes, digests), np.uint64, split.num_examples)
 
 
-def _path(folder: str, change: str) -> str:
-  return os.path.join(folder, f'outputs_{change}.npz' if change else 'outputs.npz')
+def _path(folder: str, tested_on: str) -> str:
+  return os.path.join(folder, f'outputs_{tested_on}.npz' if tested_on else 'outputs.npz')
 
 
 def keep_outputs(
     folder: str, config_hash: str, example_N: np.ndarray, tasks: Sequence[Task], found: Mapping[str, np.ndarray],
-    truths: Truths | None = None, change: str = '') -> None:
+    truths: Truths | None = None, tested_on: str = '') -> None:
   """Writes outputs.npz, on the primary host alone.
 
   Args:
@@ -54,7 +54,7 @@ def keep_outputs(
     tasks: the tasks whose outputs they are.
     found: 'outputs' (N, W), and the target of every task, as `split_outputs` returns them.
     truths: the truths of the examples, if they have votes and a majority.
-    change: the change of the images, '' for none.
+    tested_on: a change of the images, or `Transfer.file_part` of another dataset; '' for the run's own test.
   """
   if not is_primary():
     return
@@ -71,10 +71,10 @@ def keep_outputs(
     assert truths
     arrays |= {'majority': truths.majority_N, 'votes': truths.votes_NxC}
     arrays |= {f'{name}_shared': places for name, places in columns.items()}
-  write_arrays(_path(folder, change), config_hash, **arrays)
+  write_arrays(_path(folder, tested_on), config_hash, **arrays)
 
 
-def read_outputs(folder: str, config_hash: str, task: str, change: str = '') -> KeptOutputs | None:
+def read_outputs(folder: str, config_hash: str, task: str, tested_on: str = '') -> KeptOutputs | None:
   """Reads what `keep_outputs` wrote of a task; None if an earlier version ran, which kept nothing.
 
   Raises:
@@ -82,7 +82,8 @@ def read_outputs(folder: str, config_hash: str, task: str, change: str = '') -> 
   """
   shape: tuple[int | None, ...] = (None,) if task == 'label' else (None, None)
   found = _read(
-      _path(folder, change), config_hash, example=(None,), **{f'{task}_outputs': (None, None), f'{task}_target': shape})
+      _path(folder, tested_on), config_hash, example=(None,),
+      **{f'{task}_outputs': (None, None), f'{task}_target': shape})
   return KeptOutputs(*found) if found else None
 
 

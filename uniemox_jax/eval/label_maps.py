@@ -79,7 +79,7 @@ def resolve(label_map: LabelMap | None, source: Sequence[str], target: Sequence[
     if set(source) != set(target):
       raise UserError(
           f'the model knows {", ".join(source)}, the dataset has {", ".join(target)}: give '
-          f'--label_map=NAME or FILE.json; shipped: {", ".join(shipped_names())}')
+          f'--label_map=NAME or FILE.json (in transfers DATASET:NAME); shipped: {", ".join(shipped_names())}')
     label_map = LabelMap('', {name: name for name in source}, {})
   to_target = label_map.target or {name: name for name in target}
   missing = {

@@ -35,13 +35,15 @@ def write_result(
   return result
 
 
-def read_result(folder: str, change: str = '') -> dict[str, Any] | None:
-  """Reads the result.json in a run's folder, or that on changed test images; None without one.
+def read_result(folder: str, tested_on: str = '') -> dict[str, Any] | None:
+  """Reads the result.json in a run's folder, or that on changed test images, or on another dataset; None without one.
+
+  `tested_on` is the change, or `Transfer.file_part` of the dataset.
 
   Raises:
     UserError: the file is damaged, or another run's.
   """
-  path, config_path = result_path(folder, 'test', change=change), os.path.join(folder, 'config.json')
+  path, config_path = result_path(folder, 'test', change=tested_on), os.path.join(folder, 'config.json')
   if not exists(path):
     return None
   result = read_json_object(path)

@@ -4,14 +4,11 @@ from collections.abc import Iterator
 import os
 from typing import Any
 
-import numpy as np
-
 from data_pipelines.errors import UserError
 from data_pipelines.plain_text import visible
 from data_pipelines.records import reader
 from data_pipelines.storage import parsing
 from uniemox_jax.convert import shared_model
-from uniemox_jax.eval import label_maps
 from uniemox_jax.eval.ambiguity import measure_ambiguity, read_truths
 from uniemox_jax.eval.changed_images import changes_of, describe_change, report_persons
 from uniemox_jax.eval.kept_outputs import example_keys, keep_outputs
@@ -23,7 +20,8 @@ from uniemox_jax.eval.trained_classifier import (
     predict_split,
     predict_tasks,
 )
-from uniemox_jax.objectives.tasks import KINDS, measure, single_label_task, split_columns, tasks_of
+from uniemox_jax.eval.transfer import Transfer, classes_of, measure_transfer, open_transfer
+from uniemox_jax.objectives.tasks import KINDS, split_columns, tasks_of
 from uniemox_jax.recognition.recogniser import view_of
 from uniemox_jax.runtime import sharding
 from uniemox_jax.train.data_splits import fold_of, open_part
@@ -57,11 +55,11 @@ class _FinetunedRun:
     if self.checkpoint.description['model'].get('streams', 'scene') != 'scene':
       report_persons(split)
 
-  def write(self, path: str, dataset: str, split_name: str, **metrics: Any) -> dict[str, Any]:
-    """See `write_result`."""
-    return write_result(
-        path, dataset=dataset, split=split_name, init=self.config['init'], checkpoint_step=self.checkpoint.step,
-        config_hash=config_hash(self.config), **metrics)
+  @property
+  def identity(self) -> dict[str, Any]:
+    """What `write_result` says of the run."""
+    return {
+        'init': self.config['init'], 'checkpoint_step': self.checkpoint.step, 'config_hash': config_hash(self.config)}
 
 
 def evaluate(workdir: str, split_name: str | None = None, data_dir: str | None = None) -> dict[str, Any]:
@@ -123,7 +121,8 @@ def evaluations(workdir: str, split_name: str | None = None, data_dir: str | Non
     if split_name == run.final_split:
       keep_outputs(workdir, config_hash(run.config), example_keys(split), run.tasks, found, truths, change)
     path = result_path(workdir, split_name, final=run.final_split, change=change)
-    yield run.write(path, dataset, split_name, **measured, **fold_of(run.config), **said)
+    yield write_result(
+        path, dataset=dataset, split=split_name, **run.identity, **measured, **fold_of(run.config), **said)
 
 
 def evaluate_on(
@@ -131,38 +130,26 @@ def evaluate_on(
     data_dir: str | None = None) -> dict[str, Any]:
   """Evaluates a fine-tuning run on another dataset, and writes result_DATASET[_SPLIT][_MAP].json.
 
-  Probabilities of classes with the same target are summed. Classes that the map leaves out lose their probability, and
-  the rest is scaled to sum to 1. Images whose class the map leaves out are not counted; their number is printed.
-
   Args:
     workdir, split_name, data_dir: as for `evaluate`.
     dataset: the other dataset.
     label_map: see `label_maps.load_label_map`; None if both have the same classes.
 
   Returns:
-    The content of the file: that of `evaluate`, and trained_on, label_map, and left_out (examples by class).
+    What `measure_transfer` returns.
 
   Raises:
     UserError: there is no such run, records, split or map; the map does not fit; or the model has no single label.
   """
   run = _FinetunedRun(workdir)
-  classes = next((task.outputs for task in run.tasks if task.name == 'label'), None)
-  if classes is None:
-    raise UserError(
-        f'{workdir} predicts {", ".join(task.name for task in run.tasks)} and no single label: evaluate it on its '
-        'own dataset')
-  chosen = None if label_map is None else label_maps.load_label_map(label_map)
-  split = reader.open_split(data_dir or run.config['data_dir'], dataset, split_name)
-  resolved = label_maps.resolve(chosen, classes, split.labels)
-  run.report_persons(split)
-  found = predict_split(split=split, fields=['label'], **run.on_split)
-  logits_NxT = label_maps.mapped_logits(split_columns(found['outputs'], run.tasks)['label'], resolved)
-  label_N, left_out = label_maps.mapped_labels(found['label'], resolved, split.labels)
-  print(label_maps.describe_left_out(left_out, split.num_examples), flush=True)
-  path = result_path(workdir, split_name, dataset, chosen.name if chosen else '')
-  return run.write(
-      path, dataset, split_name, trained_on=run.config['dataset'], label_map=chosen and chosen.name, left_out=left_out,
-      **measure(single_label_task(resolved.classes), logits_NxT.astype(np.float32), label_N))
+  transfer = Transfer(dataset, label_map)
+  opened = open_transfer(transfer, data_dir or run.config['data_dir'], classes_of(run.tasks), split_name)
+  run.report_persons(opened.split)
+  found = predict_split(split=opened.split, fields=['label'], **run.on_split)
+  return measure_transfer(
+      opened,
+      split_columns(found['outputs'], run.tasks)['label'], found['label'], workdir, trained_on=run.config['dataset'],
+      **run.identity)
 
 
 def describe_domains(result: dict[str, Any]) -> str:

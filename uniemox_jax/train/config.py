@@ -171,6 +171,9 @@ class MeasuredConfig(DataConfig):
   fold: int = key(0, 'which part is tested, from 0', least=0)
   fold_seed: int = key(0, 'of the deal', least=0)
   test_changes: str = key('', 'changes of the test images to measure under, too, joined by + (docs/protocols.md)')
+  transfers: str = key(
+      '', 'other datasets to measure on, too, such as fi+emotion6:mikels_to_emotion6, each with a label map where its '
+      'classes differ (docs/protocols.md)')
 
   def check(self) -> None:
     """See `DataConfig.check`."""

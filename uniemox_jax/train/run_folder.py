@@ -28,7 +28,7 @@ _FREE_KEYS = frozenset({
     'data_dir', 'teacher', 'teacher_shape', 'teacher_sharded', 'init', 'mesh', 'log_every', 'save_every',
     'images_every', 'max_skipped_steps', 'features_dir'})
 # What is measured after a run, in files of its own. It may change even where config.json may not, whose hash they hold.
-_LATER_KEYS = frozenset({'test_changes'})
+_LATER_KEYS = frozenset({'test_changes', 'transfers'})
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

@@ -42,13 +42,16 @@ PROTOCOLS |= {
 PROTOCOLS['zero_shot'] = {
     'verb': 'zero_shot', 'recipe': 'configs/probe.py:{dataset}', 'only': ('clip', 'teacher'), 'change': {}}
 
+# A probe of a CLIP takes the embedding that it was trained to give, and not the mean over its patches.
+EMBEDDING = {'features': 'embedding'}
+
 INITIALISATIONS = {
     'uniemox': {'init': 'runs/pretrain_vitl16',
                 'change': {}}, 'uniemox_plus': {'init': 'runs/uniemox_plus_vitl16', 'change': {}},
     'mae': {'init': 'mae_pretrain_vit_large.pth', 'change': {}},
     # CLIP's tower has another norm, activation and eps; its parameters mean nothing without them.
     'clip': {
-        'init': 'openai/clip-vit-large-patch14',
+        'init': 'openai/clip-vit-large-patch14', 'probe_change': EMBEDDING,
         'change': {'model': {'patch_size': 14, 'pre_norm': True, 'activation': 'quick_gelu', 'norm_eps': 1e-5}}},
     'supervised': {'init': 'google/vit-large-patch16-224',
                    'change': {'model': {'norm_eps': 1e-12}}}, 'scratch': {'init': 'none', 'change': {}}}
@@ -60,7 +63,7 @@ def _change(data_dir: str, model: dict) -> ConfigDict:
   """For all jobs; what is empty stays as a recipe has it, until a flag such as --config.change.batch_size=32."""
   empty = {
       'batch_size': config_dict.placeholder(int), 'epochs': config_dict.placeholder(int),
-      'tasks': config_dict.placeholder(str)}
+      'tasks': config_dict.placeholder(str), 'test_split': config_dict.placeholder(str)}
   return ConfigDict({'data_dir': data_dir, 'model': model} | empty)
 
 
@@ -100,7 +103,7 @@ def _demo() -> ConfigDict:
       'scratch': {'init': 'none', 'change': {}},
       # The demo's CLIP itself: what serves without any pretraining.
       'teacher': {
-          'init': 'runs/demo/clip/teacher',
+          'init': 'runs/demo/clip/teacher', 'probe_change': EMBEDDING,
           'change': {'model': {'depth': 3, 'pre_norm': True, 'activation': 'quick_gelu', 'norm_eps': 1e-5}}}})
   # Shorter than the demo's own fine-tuning: 18 of them are run here.
   shorter = {'verb': 'finetune', 'recipe': 'configs/demo.py:finetune', 'change': {'epochs': 6, 'eval_every_epochs': 3}}

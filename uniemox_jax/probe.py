@@ -21,7 +21,14 @@ from data_pipelines.errors import UserError
 from data_pipelines.records import reader, targets
 from uniemox_jax.eval.ambiguity import measure_ambiguity, read_truths
 from uniemox_jax.eval.changed_images import changes_of, describe_change, report_persons
-from uniemox_jax.eval.features import Features, load_frozen, load_fused, split_features
+from uniemox_jax.eval.features import (
+    Features,
+    FrozenEncoder,
+    load_embedding,
+    load_frozen,
+    load_fused,
+    split_features,
+)
 from uniemox_jax.eval.kept_outputs import example_keys, keep_outputs
 from uniemox_jax.eval.knn import probe_knn
 from uniemox_jax.eval.linear_probe import probe_linear
@@ -128,6 +135,18 @@ def _fit(protocol: str, train: _Known, val: _Known, task: Task,
   return probe_knn(Features(*labelled), len(task.outputs), mesh, val.features_NxD, val_top1)
 
 
+def _load(config: ProbeConfig, workdir: str, adopt: bool) -> tuple[FrozenEncoder, ProbeConfig]:
+  """Loads what is probed, and returns it with the config that has its architecture."""
+  dtype = jnp.dtype(config.dtype)
+  if config.features == 'embedding':
+    return load_embedding(config.init, dtype=dtype), config
+  source, config = open_source(config, workdir, adopt)
+  model = dataclasses.asdict(config.model)
+  if config.features == 'fused':
+    return load_fused(source, model, dtype=dtype), config
+  return load_frozen(source, model, dtype=dtype, seed=config.seed), config
+
+
 def probe(given: ConfigDict, workdir: str, *, adopt: bool = True) -> dict[str, Any]:
   """Computes features, or reads those of an earlier run, and evaluates the protocol on test.
 
@@ -145,10 +164,7 @@ def probe(given: ConfigDict, workdir: str, *, adopt: bool = True) -> dict[str, A
   task = _task(config, splits)
   changes = changes_of(config.test_changes, splits['test'])
   transfers = open_transfers(config.transfers, config.data_dir, [task])
-  source, config = open_source(config, workdir, adopt)
-  model, dtype = dataclasses.asdict(config.model), jnp.dtype(config.dtype)
-  frozen = load_fused(source, model, dtype=dtype) if config.features == 'fused' else load_frozen(
-      source, model, dtype=dtype, seed=config.seed)
+  frozen, config = _load(config, workdir, adopt)
   if frozen.person:
     report_persons(splits['test'])
   loop.use_compilation_cache()

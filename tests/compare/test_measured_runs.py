@@ -14,6 +14,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.records.reader import open_split
 from data_pipelines.storage import write_json
 from data_pipelines.synthetic import hard_oracle, hard_rows, hard_tables
+from data_pipelines.synthetic.world import STYLES
 from tests.compare.test_compare import run, small_config
 from tests.compare.test_families import comparison_of
 from uniemox_jax.compare import tables
@@ -24,10 +25,14 @@ from uniemox_jax.compare.study import check, job_config, jobs_of, variants_of
 from uniemox_jax.eval.kept_outputs import example_keys, keep_outputs
 from uniemox_jax.eval.result_file import read_result, result_path, write_result
 from uniemox_jax.objectives.tasks import measure, single_label_task
+from uniemox_jax.train.config import ProbeConfig
+from uniemox_jax.train.data_splits import open_splits
 from uniemox_jax.train.run_folder import config_hash
+from uniemox_jax.train.schema import parse
 
 TEST = 96
 SEES = {'': 'both', SCENE_REMOVED: 'figure', PERSON_REMOVED: 'scene'}
+SUMMARIES = ('linear', 'linear, area under the curve', 'linear, mean over domains')
 QUESTIONS = {'': 'label', SCENE_REMOVED: 'figure_alone', PERSON_REMOVED: 'scene_alone'}
 
 
@@ -47,12 +52,18 @@ def config_of(data_dir: Path, **values) -> ConfigDict:
   return config
 
 
+def place_of(record: str) -> tuple[str, int]:
+  """The part of the world, and the number in it, of an image: images/test/00/00003.jpg."""
+  _, part, _, name = Path(record).parts
+  return part, int(Path(name).stem)
+
+
 def leave_run_of_the_oracle(folder: Path, section: ConfigDict, changes: tuple[str, ...], blind: bool) -> None:
   """What a run would leave whose model sees all that is drawn, or nothing."""
   config = section.to_dict()
   write_json(folder / 'config.json', config)
-  split = open_split(section.data_dir, 'hard', 'test')
-  scenes = [hard_rows.plan_scene('test', int(Path(one.id).stem), seed=2).scene for one in split.annotations()]
+  split = open_splits(parse(ProbeConfig, section))[2]
+  scenes = [hard_rows.plan_scene(*place_of(one.id), seed=2).scene for one in split.annotations()]
   task, label_N = single_label_task(split.labels), split.label_array()
   for change in changes:
     said = [split.labels.index(hard_oracle.best_answer(scene.case, 'label', SEES[change])) for scene in scenes]
@@ -100,6 +111,41 @@ def test_tables_by_change_and_by_kind_of_cues_say_what_the_oracle_reaches(hard, 
   sums = ['mean over changes', 'changed minus unchanged', 'mean over groups']
   asked = ['linear', *(f'linear, {name}' for name in (*groups, *changes, *sums))]
   assert sorted(row['protocol'] for row in rows) == sorted(asked)  # Not of groups of changed images.
+
+
+@pytest.mark.parametrize(
+    'values', [{'left_out_domains': STYLES}, {'fractions': (0.5, 1.0)}, {'folds': 3}],
+    ids=['domains', 'few labels', 'folds'])
+def test_domains_few_labels_and_folds_say_what_the_oracle_reaches(hard, tmp_path, values):
+  table, data_dir = hard
+  config = config_of(data_dir, **values)
+  check(config)
+  sections = {job: job_config(config, job) for job in jobs_of(config)}
+  for job, section in sections.items():
+    leave_run_of_the_oracle(Path(job.folder(str(tmp_path))), section, ('',), blind=job.initialisation == 'scratch')
+  comparison = read_comparison(config, sections, str(tmp_path))
+  assert not comparison.unfinished
+  tables.write(comparison, str(tmp_path))
+  results = {job: result for job, result in comparison.results.items() if job.initialisation == 'oracle'}
+  examples = [result['examples'] for result in results.values()]
+  right = [round(result['top1'] * result['examples']) for result in results.values()]
+  oracle = json.loads((table.parent / 'provenance.json').read_text())['oracle']['label']
+  [summary] = [
+      row for row in json.loads((tmp_path / 'comparison.json').read_text())['summaries']
+      if row['initialisation'] == 'oracle' and row['protocol'] in SUMMARIES]
+  assert summary['interval'][0] <= summary['mean'] <= summary['interval'][1]
+  if 'folds' in values:  # of all labelled images, of every split
+    rows = list(csv.DictReader(table.open(newline='', encoding='utf-8')))
+    said = [
+        hard_oracle.best_answer(hard_rows.plan_scene(*place_of(row['image']), seed=2).scene.case, 'label')
+        for row in rows]
+    assert sum(examples) == len(rows) and sum(right) == sum(answer == row['label'] for answer, row in zip(said, rows))
+  elif 'fractions' in values:  # which change nothing for who learns nothing
+    assert [count / TEST for count in right] == pytest.approx([oracle, oracle], abs=1e-4)
+    assert summary['mean'] == pytest.approx(oracle, abs=1e-4)
+  else:
+    assert sum(examples) == TEST and sum(right) / TEST == pytest.approx(oracle, abs=1e-4)
+    assert summary['mean'] == pytest.approx(np.mean([result['top1'] for result in results.values()]))
 
 
 def test_a_run_that_lacks_a_change_is_not_finished_and_is_shown(hard, tmp_path):

@@ -112,13 +112,14 @@ def test_a_budget_ends_it_and_says_so(config, drawn, tmp_path, capsys):
 def test_a_finished_study_says_how_many_seeds_the_next_one_needs(config, drawn, tmp_path, capsys):
   drawn()
   compare(config, str(tmp_path))
-  assert 'a difference of 0.02 needs' not in capsys.readouterr().out  # nothing is known yet
+  assert 'a difference of 0.02 needs follows from a spread that is not known yet' in capsys.readouterr().out
   page = (tmp_path / 'comparison.md').read_text()
   assert '| seeds for 0.02 |' in page and '95 % interval' in page
   ran = drawn()
   compare(config, str(tmp_path))
   said = capsys.readouterr().out
-  assert not ran and 'a difference of 0.02 needs' in said and 'on emo8, top1, linear; 2 are asked for' in said
+  assert not ran and 'not known yet' not in said and 'a difference of 0.02 needs' in said
+  assert 'on emo8, top1, linear; 2 are asked for' in said
   config.spread, config.detect = 0.03, 0.05
   compare(config, str(tmp_path))
   assert f'a difference of 0.05 needs {seeds_needed(0.03, 0.05)} seeds' in capsys.readouterr().out

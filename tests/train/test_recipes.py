@@ -20,7 +20,10 @@ PRETRAIN = {
     'emotion_in_caption': True, 'batch_size': 2,  # a GPU
     'loss.negatives': 'local', 'init': 'mae_pretrained.pth',
     'model.decode': 'both',  # and one reconstruction is thrown away
-    'teacher_statistics': 'imagenet', 'person_view': 'scene'}
+    'teacher_statistics': 'imagenet', 'person_view': 'scene',
+    # What is ours alone, and off.
+    'model.embedding': 'class_token', 'loss.distillation': 0.0, 'loss.teacher_sees': 'scene', 'teacher_views': 0,
+    'ema_decay': 0.0}
 FINETUNE = {
     'epochs': 100, 'warmup_epochs': 5, 'optimizer.base_lr': 1e-3, 'optimizer.final_lr': 1e-6, 'optimizer.b1': 0.9,
     'optimizer.b2': 0.999, 'optimizer.weight_decay': 0.05, 'min_crop_area': 0.08,  # timm's create_transform

@@ -173,13 +173,15 @@ def _run_all(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict], w
 
 
 def describe_plan(config: ConfigDict, from_reference: list[dict[str, Any]], seeds: int) -> str:
-  """Says how many seeds are needed to find the difference, by the known or the largest spread; '' if none is known."""
+  """Says how many seeds the difference needs, by the known or the largest spread, or that none is known."""
   spread, detect, folds = config.get('spread', 0.0), config.get('detect', 0.02), config.get('folds', 0)
   where = 'as config.spread says'
   if not spread:
     row = max(from_reference, key=lambda row: row['spread'] or 0, default=None)
     if row is None or not row['spread']:
-      return ''
+      return (
+          f'how many seeds a difference of {detect:g} needs follows from a spread that is not known yet: give '
+          '--config.spread, or see the table after two seeds') if len(config.initialisations) > 1 else ''
     spread, where = row['spread'], f"of {row['initialisation']} on {row['measured']}, {row['protocol']}"
   needed = seeds_needed(spread, detect, folds)
   return (

@@ -83,6 +83,7 @@ class InitialisationSettings:
   init: str = schema.key('', 'checkpoint, file, folder or hub id; none is a random initialisation')
   pretrain: ConfigDict = schema.section(ConfigDict)
   change: ConfigDict = schema.section(ConfigDict)
+  probe_change: ConfigDict = schema.section(ConfigDict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +205,7 @@ def pretraining_config(config: ConfigDict, job: ComparisonJob) -> ConfigDict | N
   pretraining = config.initialisation[job.initialisation].get('pretrain')
   if not pretraining:
     return None
-  section = _changed(pretraining.recipe, {f'initialisation.{job.initialisation}.pretrain': pretraining})
+  section = _changed(pretraining.recipe, {f'initialisation.{job.initialisation}.pretrain': pretraining.change})
   section.seed = job.seed
   return section
 
@@ -219,10 +220,12 @@ def job_config(config: ConfigDict, job: ComparisonJob, workdir: str = '') -> Con
   """
   variant, initialisation = variants_of(config)[job.protocol], config.initialisation[job.initialisation]
   protocol = config.protocol[variant.protocol]
+  verb, owner = VERBS[protocol.verb], f'initialisation.{job.initialisation}'
+  of_probes = {f'probes, {owner}': initialisation.get('probe_change', {})} if verb.keys is ProbeConfig else {}
   section = _changed(
-      protocol.recipe.replace('{dataset}', job.dataset), {
-          'the config': config, f'protocol.{variant.protocol}': protocol, f'initialisation.{job.initialisation}':
-              initialisation})
+      protocol.recipe.replace('{dataset}', job.dataset),
+      {'the config': config.change, f'protocol.{variant.protocol}': protocol.change, owner: initialisation.change} |
+      of_probes)
   section.dataset, section.seed = job.dataset, job.seed
   section.init = pretraining_folder(job, workdir) if initialisation.get('pretrain') else initialisation.init
   section.test_changes = '+'.join(config.get('test_changes', ()))
@@ -231,7 +234,6 @@ def job_config(config: ConfigDict, job: ComparisonJob, workdir: str = '') -> Con
     section.left_out_domain = variant.domain
   if job.fold is not None:
     section.folds, section.fold, section.fold_seed = config.folds, job.fold, job.seed
-  verb = VERBS[protocol.verb]
   if variant.fraction is not None:
     section.fraction = float(variant.fraction)
     if verb.keys is FinetuneConfig:  # the others take a batch of any size
@@ -240,12 +242,12 @@ def job_config(config: ConfigDict, job: ComparisonJob, workdir: str = '') -> Con
   return section
 
 
-def _changed(recipe: str, origins: Mapping[str, ConfigDict]) -> ConfigDict:
-  """The config `recipe` with the `change` of each of `origins`, by what messages call them."""
+def _changed(recipe: str, changes: Mapping[str, Mapping[str, Any]]) -> ConfigDict:
+  """The config `recipe` with each of these changes, by what messages call them."""
   section = cli.load_config(recipe)
-  for origin, settings in origins.items():
+  for origin, change in changes.items():
     try:
-      section.update({name: value for name, value in settings.change.items() if value is not None})
+      section.update({name: value for name, value in change.items() if value is not None})
     except (TypeError, ValueError, KeyError, AttributeError) as error:
       raise UserError(f'change of {origin} does not fit {recipe}: {" ".join(str(error).split())}') from error
   return section

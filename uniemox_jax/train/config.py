@@ -238,8 +238,9 @@ class ProbeConfig(MeasuredConfig):
       'where there is one', choices=('auto', 'label', 'vad'))
   features: str = key(
       'patches',
-      "what is probed: the mean over the scene's patch tokens, or gamma, which pretraining fuses of scene and "
-      'person', choices=('patches', 'fused'))
+      "what is probed: the mean over the scene's patch tokens; gamma, which pretraining fuses of scene and person; or "
+      'the embedding that a CLIP or SigLIP itself gives an image, in its own view, for which the section model is not '
+      'read', choices=('patches', 'fused', 'embedding'))
   features_dir: str = key('', 'where features are kept; the workdir if empty', path=True)
   model: EncoderSettings = section(EncoderSettings, remat='none')
 

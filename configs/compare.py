@@ -49,6 +49,8 @@ INITIALISATIONS = {
     'uniemox': {'init': 'runs/pretrain_vitl16',
                 'change': {}}, 'uniemox_plus': {'init': 'runs/uniemox_plus_vitl16', 'change': {}},
     'mae': {'init': 'mae_pretrain_vit_large.pth', 'change': {}},
+    # The same images without a teacher: pretrained with --config.loss.contrastive=0 --config.loss.similarity=0.
+    'mae_only': {'init': 'runs/mae_only_vitl16', 'change': {}},
     # CLIP's tower has another norm, activation and eps; its parameters mean nothing without them.
     'clip': {
         'init': 'openai/clip-vit-large-patch14', 'probe_change': EMBEDDING,
@@ -86,8 +88,8 @@ def _published() -> ConfigDict:
 def _vitb16() -> ConfigDict:
   config = _published()
   for name, init in (('uniemox', 'runs/pretrain_vitb16'), ('uniemox_plus', 'runs/uniemox_plus_vitb16'),
-                     ('mae', 'mae_pretrain_vit_base.pth'), ('clip', 'openai/clip-vit-base-patch16'),
-                     ('supervised', 'google/vit-base-patch16-224')):
+                     ('mae', 'mae_pretrain_vit_base.pth'), ('mae_only', 'runs/mae_only_vitb16'),
+                     ('clip', 'openai/clip-vit-base-patch16'), ('supervised', 'google/vit-base-patch16-224')):
     config.initialisation[name].init = init
   config.initialisation.clip.change.model.patch_size = 16
   config.change.model.update(width=768, depth=12, heads=12)

@@ -25,6 +25,7 @@ PLUS = CANDIDATES['mean_embedding']
 CANDIDATES |= {
     'uniemox': {}, 'plus_distillation': PLUS | CANDIDATES['distillation'],
     'plus_kl': PLUS | CANDIDATES['contrastive_kl'], 'plus_once': PLUS | CANDIDATES['equal_texts_once'],
+    'plus_features': {**PLUS, 'loss': {'distillation': 1.0, 'reconstruction': 0.0}},
     'plus_averaged': PLUS | CANDIDATES['averaged_weights'], 'plus_no_pixels': PLUS | CANDIDATES['no_reconstruction'],
     'plus_mask_50': {'model': {'embedding': 'mean',
                                'mask_ratio': 0.5}}, 'kl_once': {'loss': {'form': 'kl', 'equal_texts': 'once'}}}

@@ -13,6 +13,8 @@ from uniemox_jax.runtime.run_log import read_metrics
 from uniemox_jax.teacher.frozen_clip import save_clip
 from uniemox_jax.teacher.load_teachers import load_teachers
 from uniemox_jax.train.checkpoint import load_checkpoint
+from uniemox_jax.train.settings import LossSettings
+from uniemox_jax.train.steps import PRETRAIN_LOSSES, Compared, Part
 
 pytestmark = pytest.mark.usefixtures('one_device')
 
@@ -50,3 +52,33 @@ def test_a_run_learns_from_two_teachers_and_resumes_to_the_same_bits(
 def test_a_teacher_without_a_name_or_named_twice_is_one_line(names):
   with pytest.raises(UserError, match='give one name or several'):
     load_teachers(names, 'float32')
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [LossSettings(), LossSettings(form='kl'), LossSettings(equal_texts='once')],
+    ids=['cosine', 'kl', 'equal captions once'])
+@pytest.mark.parametrize('name', ['contrastive', 'similarity'])
+def test_a_loss_is_the_mean_over_the_teachers(name, settings):
+  rng = np.random.default_rng(0)
+
+  def drawn(width: int) -> jax.Array:
+    rows = rng.normal(size=(6, width)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+  parts = [
+      Part(drawn(width), drawn(width), drawn(width), np.float32(scale), None, None)
+      for width, scale in ((12, 5.0), (20, 9.0))]
+  loss, _ = PRETRAIN_LOSSES[name]
+  alone = [loss(Compared(None, None, None, [part]), settings) for part in parts]
+  assert not np.allclose(*alone)
+  np.testing.assert_allclose(loss(Compared(None, None, None, parts), settings), np.mean(alone, axis=0), rtol=1e-6)
+
+
+def test_two_teachers_stand_side_by_side(clip_folder, other_clip):
+  both = load_teachers(f'{clip_folder},{other_clip}', 'float32')
+  assert [clip.config.projection_dim for clip in both.clips] == [12, 12]
+  rows = np.arange(48, dtype=np.float32).reshape(2, 24)
+  left, right = both.teacher.split(rows)
+  np.testing.assert_array_equal(left, rows[:, :12])
+  np.testing.assert_array_equal(right, rows[:, 12:])

@@ -95,9 +95,12 @@ def _groups(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict]) ->
 
 def _check_transfers(config: ConfigDict, sections: Mapping[ComparisonJob, ConfigDict]) -> None:
   """Raises UserError where a dataset to transfer to is missing, or its map does not fit the classes of one compared."""
+  if not transfers_of(config):
+    return
   for data_dir, dataset in {(section.data_dir, job.dataset) for job, section in sections.items()}:
+    classes = reader.open_split(data_dir, dataset, 'train').labels
     for transfer in transfers_of(config, dataset):
-      open_transfer(transfer, data_dir, reader.open_split(data_dir, dataset, 'train').labels)
+      open_transfer(transfer, data_dir, classes)
 
 
 def pretrainings_of(config: ConfigDict, jobs: Iterable[ComparisonJob], workdir: str) -> dict[str, ConfigDict]:

@@ -41,7 +41,7 @@ class ProtocolVariant(NamedTuple):
 
   protocol: its name in the config. domain: the domain that training leaves out, '' for none. fraction: the share of
   each class that is trained on, None for the protocol's own. test_change: the change of the test images, '' for none.
-  transfer: the other data set that is measured on, None for the run's own. group: the group of test images that is
+  transfer: the other dataset that is measured on, None for the run's own. group: the group of test images that is
   measured, '' for all images.
   """
 
@@ -61,8 +61,12 @@ class ProtocolVariant(NamedTuple):
   @property
   def name(self) -> str:
     """A name that no other variant has: what is run, and in which way it is measured."""
-    return ', '.join(
-        filter(None, (self.trained, self.test_change, self.transfer and f'on {self.transfer}', self.group)))
+    return ', '.join(filter(None, (self.trained, self.measured)))
+
+  @property
+  def measured(self) -> str:
+    """In which way a run is measured, in words; '' for all of its own test images as they are."""
+    return ', '.join(filter(None, (self.test_change, self.transfer and f'on {self.transfer}', self.group)))
 
   @property
   def tested_on(self) -> str:

@@ -125,8 +125,7 @@ def _grouped(variants: Mapping[str, ProtocolVariant],
 def _name(variant: ProtocolVariant) -> str:
   without = f' without {variant.domain}' if variant.domain else ''
   of_labels = '' if variant.fraction is None else f' at {100 * variant.fraction:g} %'
-  transfer = variant.transfer and f'on {variant.transfer}'
-  return ', '.join(filter(None, (variant.protocol + without + of_labels, variant.test_change, transfer, variant.group)))
+  return ', '.join(filter(None, (variant.protocol + without + of_labels, variant.measured)))
 
 
 def _trapezoid(x_K: np.ndarray) -> list[float]:

@@ -10,8 +10,9 @@ import pytest
 
 from data_pipelines.errors import UserError
 from data_pipelines.storage import write_json
-from tests.compare.test_compare import run, small_config
+from tests.compare.test_compare import small_config
 from tests.compare.test_families import comparison_of
+from tests.compare.test_measured_runs import run_and_measure_more
 from uniemox_jax.compare import tables
 from uniemox_jax.compare.comparison import compare, read_comparison
 from uniemox_jax.compare.measured_runs import measured_variants
@@ -130,16 +131,6 @@ def test_a_dataset_or_map_that_is_not_there_is_named_before_anything_runs(data_d
 @pytest.mark.slow
 def test_a_finished_comparison_is_measured_on_another_dataset_without_being_trained_again(data_dir, tmp_path):
   config = small_config(data_dir, {'scratch': 'none'}, ('emo8', 'emoset'), ('finetune', 'knn'), 1)
-  workdir = tmp_path / 'compare'
-  code, said = run(config, workdir)
-  assert code == 0, said
-  folder = workdir / 'scratch' / 'emo8' / 'finetune' / 'seed0'
-  before = {folder / name: (folder / name).read_bytes() for name in ('result.json', 'config.json', 'outputs.npz')}
-  config.transfers = ('emo8', 'emoset')
-  code, said = run(config, workdir)
-  assert code == 0 and '4 jobs, 0 of them finished before' in said, said
-  assert {path: path.read_bytes() for path in before} == before
+  folder, page = run_and_measure_more(config, tmp_path / 'compare', 4, transfers=('emo8', 'emoset'))
   assert read_result(str(folder), 'emoset')['trained_on'] == 'emo8'
-  code, said = run(config, workdir)
-  assert code == 0 and '4 jobs, 4 of them finished before' in said, said
-  assert '## finetune on other datasets: emoset, top1' in (workdir / 'comparison.md').read_text()
+  assert '## finetune on other datasets: emoset, top1' in page

@@ -223,19 +223,27 @@ def test_groups_that_cannot_be_are_one_line(hard, tmp_path, content, column, sai
     read_groups(str(hard[1]), 'hard', str(table) if content else '', column)
 
 
-@pytest.mark.slow
-def test_a_finished_comparison_is_measured_on_more_without_being_trained_again(data_dir, tmp_path):
-  config = small_config(data_dir, {'scratch': 'none'}, ('emo8',), ('finetune', 'knn'), 1)
-  workdir = tmp_path / 'compare'
+def run_and_measure_more(config: ConfigDict, workdir: Path, jobs: int, **more: tuple[str, ...]) -> tuple[Path, str]:
+  """Runs a comparison, then with more that is asked for, and again. Nothing is trained twice, nor measured twice.
+
+  Returns the folder of a fine-tuning run, and the comparison's page.
+  """
   code, said = run(config, workdir)
   assert code == 0, said
   folder = workdir / 'scratch' / 'emo8' / 'finetune' / 'seed0'
   before = {folder / name: (folder / name).read_bytes() for name in ('result.json', 'config.json', 'outputs.npz')}
-  config.test_changes = ('person_removed', 'jpeg_5')
+  config.update(more)
   code, said = run(config, workdir)
-  assert code == 0 and '2 jobs, 0 of them finished before' in said, said
+  assert code == 0 and f'{jobs} jobs, 0 of them finished before' in said, said
   assert {path: path.read_bytes() for path in before} == before
-  assert read_result(str(folder), 'jpeg_5')['test_change'] == 'jpeg_5'
   code, said = run(config, workdir)
-  assert code == 0 and '2 jobs, 2 of them finished before' in said, said
-  assert 'worst change' in (workdir / 'comparison.md').read_text()
+  assert code == 0 and f'{jobs} jobs, {jobs} of them finished before' in said, said
+  return folder, (workdir / 'comparison.md').read_text()
+
+
+@pytest.mark.slow
+def test_a_finished_comparison_is_measured_on_more_without_being_trained_again(data_dir, tmp_path):
+  config = small_config(data_dir, {'scratch': 'none'}, ('emo8',), ('finetune', 'knn'), 1)
+  folder, page = run_and_measure_more(config, tmp_path / 'compare', 2, test_changes=('person_removed', 'jpeg_5'))
+  assert read_result(str(folder), 'jpeg_5')['test_change'] == 'jpeg_5'
+  assert 'worst change' in page
